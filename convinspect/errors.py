@@ -1,0 +1,62 @@
+"""Every failure that a user can mend, as a tree of exceptions.
+
+    ConvInspectError            one line: PATH: what is wrong; what to do          (exit code 2)
+    ├── NotACheckpoint          the file is something else: git-lfs pointer, HTML, tar, ONNX, …
+    ├── BrokenFile              it is a checkpoint, but cut short or malformed
+    ├── RefusedFile             it asks for what no honest file asks for: duplicate records, a path outside
+    ├── NotThere                a layer, root or path of that name does not exist (says the closest ones)
+    └── CannotShow              the wish does not fit the data: a slice out of range, shapes without numbers
+
+Anything else that escapes a command is a bug of ours and ends with exit code 3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ConvInspectError(Exception):
+    """A failure with a remedy.
+
+    Args:
+        problem: What is wrong, without the path; no full stop at the end.
+        remedy: What the user can do about it, or "" when the problem already says it.
+        path: The file concerned. May be added later, at the public edge, by `at`.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", path: Path | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+        self.path = path
+
+    def at(self, path: Path) -> ConvInspectError:
+        """The same error, naming `path` unless it already names a file."""
+        if self.path is None:
+            self.path = path
+        return self
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path is not None else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{where}{self.problem}{remedy}"
+
+
+class NotACheckpoint(ConvInspectError):
+    """The file holds something other than a saved model."""
+
+
+class BrokenFile(ConvInspectError):
+    """The file is a checkpoint whose bytes are missing or malformed."""
+
+
+class RefusedFile(ConvInspectError):
+    """The file asks for something that no honest file asks for."""
+
+
+class NotThere(ConvInspectError):
+    """No file, layer or root of the given name."""
+
+
+class CannotShow(ConvInspectError):
+    """What was asked for does not fit the data at hand."""

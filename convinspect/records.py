@@ -1,0 +1,234 @@
+"""The nouns of the program: plain, frozen data. No torch, no I/O, no formatting.
+
+`None` in any field means "not recorded in the file", never a default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Evidence = Literal["module", "shape", "ambiguous"]
+"""Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
+
+ITEMSIZE: dict[str, float] = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+    "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "float6_e2m3fn": 0.75, "float6_e3m2fn": 0.75, "float4_e2m1fn_x2": 1, "float4_e2m1fn": 0.5,
+    "complex32": 4, "complex64": 8, "complex128": 16,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1,
+    "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
+    "quint8": 1, "qint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
+    "bits8": 1, "bits16": 2, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1,
+}  # fmt: skip
+"""Bytes of one element by PyTorch's name of the dtype; below 1 where several elements share a byte."""
+
+FLOATING = frozenset(name for name in ITEMSIZE if name.startswith(("float", "bfloat")))
+COMPLEX = frozenset(name for name in ITEMSIZE if name.startswith("complex"))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `start:end` of the pickle stream (offsets into the stream, not into the file)."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes in a file that one or more tensors are views of.
+
+    Attributes:
+        file: The file that holds the bytes.
+        key: The storage's name in that file; equal keys in one file are the same bytes.
+        nbytes: Size that the file's header claims, in bytes.
+        available: How many of these bytes the file really holds; less than `nbytes` when it was cut short.
+        start: Offset in bytes from the start of `file` to the data; when `local_header` is set, to the zip
+            local header that the data follow. None when the bytes are not in the file (shapes only).
+        local_header: `start` points at a zip local header, not at the data.
+        packed_nbytes: Size of the deflated zip member in bytes, or None when it is stored as it is.
+        crc: The zip member's CRC-32, or None where the container keeps none (0 means "not computed").
+        byteorder: "little" or "big".
+    """
+
+    file: Path
+    key: str
+    nbytes: int
+    available: int
+    start: int | None
+    local_header: bool = False
+    packed_nbytes: int | None = None
+    crc: int | None = None
+    byteorder: str = "little"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as the file describes it.
+
+    Attributes:
+        key: Its state_dict key below the root, prefixes included.
+        dtype: PyTorch's name of the dtype, such as "float32".
+        shape: As stored.
+        stride: In elements, as stored.
+        offset: First element's place in `storage`, in elements.
+        storage: The bytes, or None when the file holds shapes only.
+        layout: "strided", or what else PyTorch calls it ("sparse_coo", …); only strided ones can be read.
+        requires_grad: As stored.
+        device: The device tag as stored, such as "cuda:0".
+        subclass: Name of the Tensor subclass that wraps it, when there is one.
+        shape_span: Where the pickle pushes the size tuple.
+        stride_span: Where the pickle pushes the stride tuple.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+    storage: Storage | None = None
+    layout: str = "strided"
+    requires_grad: bool | None = None
+    device: str | None = None
+    subclass: str | None = None
+    shape_span: Span | None = None
+    stride_span: Span | None = None
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, without what else the storage holds."""
+        return math.ceil(self.numel * ITEMSIZE.get(self.dtype, 0))
+
+    @property
+    def whole(self) -> bool:
+        """False when the file ends before this tensor's last element."""
+        if self.storage is None or self.storage.available >= self.storage.nbytes:
+            return True
+        reach = self.offset + 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        return self.numel == 0 or reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that the file itself describes (whole pickled model, TorchScript, `.pt2`).
+
+    Attributes:
+        name: Dotted path below the root; "" is the root module.
+        class_name: Qualified name as the file gives it, such as "torch.nn.modules.conv.Conv1d".
+        attributes: Its plain values: numbers, strings, booleans, None and tuples of these.
+    """
+
+    name: str
+    class_name: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The class's own name."""
+        return self.class_name.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A dictionary of tensors, or a module, somewhere in the file.
+
+    Attributes:
+        path: Where it lies, as dotted keys from the top; "" is the top itself.
+        role: "model", "ema" or "optimizer".
+        tensors: In stored order.
+        modules: By name, when the file describes them.
+    """
+
+    path: str
+    role: str
+    tensors: tuple[Tensor, ...]
+    modules: Mapping[str, Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one format reader found in a file or folder.
+
+    Attributes:
+        path: What was opened.
+        format: "torch.save (zip)", "torch.save (before 1.6)", "TorchScript", "safetensors", ….
+        roots: In stored order.
+        nbytes_on_disk: Size of the file, or of all shards together.
+        problems: What is wrong with the file although it can be listed, each one a whole line.
+        notes: What a user should know, each one a whole line.
+        metadata: The file's own string metadata, where the format has it (safetensors).
+        foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
+    """
+
+    path: Path
+    format: str
+    roots: tuple[Root, ...]
+    nbytes_on_disk: int
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A module path and the tensors that belong to it.
+
+    Attributes:
+        name: Dotted path, without the checkpoint's prefix.
+        kind: PyTorch's class name ("Conv1d", "Linear", "Embedding", …) or "Conv1D (transformers)".
+        evidence: Where `kind` comes from.
+        tensors: All of the layer's tensors, by the last part of their key, in stored order.
+        weight: The tensor that carries the kernel's shape (`weight`, `weight_v`, `weight_orig`, …).
+        bias: Its bias, or None when it has none.
+        norm: "weight_norm", "spectral_norm" or "pruned" when `weight` is the product of several tensors.
+        pointwise: Every kernel dimension is 1 (Linear-like kinds are pointwise by nature).
+        in_width: in_channels or in_features; None when it needs groups that are not recorded.
+        out_width: out_channels or out_features.
+        kernel_size: One number per kernel dimension, () for Linear-like kinds.
+        stride: As recorded, or None.
+        padding: As recorded (numbers or "same"/"valid"), or None.
+        dilation: As recorded, or None.
+        groups: As recorded, or None.
+        tied_to: Keys elsewhere that are the same bytes.
+        tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
+        notes: Whole sentences: the reasons behind tags and evidence.
+    """
+
+    name: str
+    kind: str
+    evidence: Evidence
+    tensors: Mapping[str, Tensor]
+    weight: Tensor | None
+    bias: Tensor | None = None
+    norm: str | None = None
+    pointwise: bool = False
+    in_width: int | None = None
+    out_width: int | None = None
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] | None = None
+    padding: tuple[int, ...] | str | None = None
+    dilation: tuple[int, ...] | None = None
+    groups: int | None = None
+    tied_to: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Elements in all of the layer's tensors."""
+        return sum(t.numel for t in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of the layer's tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
