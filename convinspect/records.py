@@ -14,7 +14,7 @@ from typing import Any, Literal
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
 
-ITEMSIZE: dict[str, float] = {
+ITEMSIZE: dict[str, int | float] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
     "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
     "float6_e2m3fn": 0.75, "float6_e3m2fn": 0.75, "float4_e2m1fn_x2": 1, "float4_e2m1fn": 0.5,
@@ -106,7 +106,9 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, without what else the storage holds."""
-        return math.ceil(self.numel * ITEMSIZE.get(self.dtype, 0))
+        itemsize = ITEMSIZE.get(self.dtype, 0)
+        # Whole sizes stay in integers: a float is exact only up to 2**53.
+        return self.numel * itemsize if isinstance(itemsize, int) else math.ceil(self.numel * itemsize)
 
     @property
     def whole(self) -> bool:
@@ -190,9 +192,10 @@ class Layer:
         tensors: All of the layer's tensors, by the last part of their key, in stored order.
         weight: The tensor that carries the kernel's shape (`weight`, `weight_v`, `weight_orig`, …).
         bias: Its bias, or None when it has none.
-        norm: "weight_norm", "spectral_norm" or "pruned" when `weight` is the product of several tensors.
-        pointwise: Every kernel dimension is 1 (Linear-like kinds are pointwise by nature).
-        in_width: in_channels or in_features; None when it needs groups that are not recorded.
+        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when the kernel is computed from several
+            tensors.
+        pointwise: A convolution whose every kernel dimension is 1. False for Linear, which has none.
+        in_width: in_channels or in_features; None when it depends on groups and these are not recorded.
         out_width: out_channels or out_features.
         kernel_size: One number per kernel dimension, () for Linear-like kinds.
         stride: As recorded, or None.
@@ -208,7 +211,7 @@ class Layer:
     kind: str
     evidence: Evidence
     tensors: Mapping[str, Tensor]
-    weight: Tensor | None
+    weight: Tensor
     bias: Tensor | None = None
     norm: str | None = None
     pointwise: bool = False

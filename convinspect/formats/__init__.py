@@ -1,0 +1,79 @@
+"""Readers of saved models, each from a path to `Contents`. What a file is, is decided by its content."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convinspect.errors import ConvInspectError, NotThere
+from convinspect.formats import distributed, exported, sharded, torch_legacy, torch_zip
+from convinspect.formats.files import File, describe_stranger
+from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
+from convinspect.records import Contents
+
+
+def read_contents(path: Path) -> Contents:
+    """List a file or folder, whatever it holds, from its headers alone.
+
+    Raises:
+        ConvInspectError: It cannot be listed; the error names `path` and says what to do.
+    """
+    try:
+        with _collector_paused():
+            return _read_any(path)
+    except ConvInspectError as error:
+        raise error.at(path) from None
+    except RecursionError:
+        raise NotThere("its parts nest too deeply to follow", path=path) from None
+
+
+def _read_any(path: Path) -> Contents:
+    if distributed.is_distributed(path):
+        return distributed.read_distributed(path)
+    if path.is_dir():
+        return sharded.read_folder(path, _read_file, _read_any)
+    with File(path) as file:
+        head = file.read(0, 64)
+    if sharded.is_index(path, head):
+        return sharded.read_index(path, _read_file)
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> Contents:
+    with File(path) as file:
+        head = file.read(0, 64)
+        if torch_zip.is_zip(head):
+            return _read_zip(file)
+        if is_safetensors(head):
+            return read_safetensors(file)
+        if torch_legacy.is_legacy(file):
+            return torch_legacy.read_torch_legacy(file)
+        if torch_legacy.is_pickle(file):
+            raise torch_legacy.other_pickle(file)
+        describe_stranger(file)
+
+
+def _read_zip(file: File) -> Contents:
+    if not torch_zip.has_directory(file):
+        raise torch_zip.headless(file)
+    archive = torch_zip.Archive(file)
+    if exported.is_exported(archive):
+        return exported.read_exported(file, archive)
+    return torch_zip.read_archive(file, archive)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A large listing makes hundreds of thousands of containers and drops few of them.
+
+    The garbage collector would only look on; without it such a listing takes half the time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

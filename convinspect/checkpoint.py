@@ -1,0 +1,173 @@
+"""An opened checkpoint: one root's tensors under clean names, what is tied, and the numbers on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convinspect.errors import ConvInspectError
+from convinspect.formats import read_contents
+from convinspect.formats.roots import main_root, root_at
+from convinspect.records import Contents, Module, Root, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Wrappers that add a level to every name below them and change nothing else.
+_WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over tensors, each distinct run of bytes counted once.
+
+    Attributes:
+        numel: Elements.
+        nbytes: Bytes of these elements.
+        storage_nbytes: Bytes of the storages that they are views of.
+    """
+
+    numel: int
+    nbytes: int
+    storage_nbytes: int
+
+
+class Checkpoint:
+    """One root of a saved model.
+
+    Attributes:
+        path: What was opened.
+        format: Name of the container.
+        root: The root in use.
+        roots: All roots of the file.
+        tensors: The root's tensors in stored order, by clean name.
+        modules: The root's modules by clean name, where the file describes them.
+        prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
+        problems: Lines that say what is wrong with the file.
+        notes: Lines that a user should know.
+        metadata: The file's string metadata.
+        foreign: Names that the file's pickle mentions beyond torch's own.
+        nbytes_on_disk: Size of the file or of all its shards.
+    """
+
+    def __init__(self, contents: Contents, root: str | None = None) -> None:
+        self.path = contents.path
+        self.format = contents.format
+        self.roots = contents.roots
+        self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root)
+        self.problems = contents.problems
+        self.notes = contents.notes
+        self.metadata = contents.metadata
+        self.foreign = contents.foreign
+        self.nbytes_on_disk = contents.nbytes_on_disk
+        keys = [tensor.key for tensor in self.root.tensors]
+        names = clean_names(keys)
+        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
+        self.modules: dict[str, Module] = {_clean(name): module for name, module in self.root.modules.items()}
+        self.prefixes = _prefixes(keys, names)
+        self._tied = _ties(self.tensors)
+
+    def tied_to(self, name: str) -> tuple[str, ...]:
+        """Names of the other tensors that are the same bytes as tensor `name`."""
+        return tuple(other for other in self._tied.get(name, ()) if other != name)
+
+    def totals(self, tensors: Iterable[Tensor] | None = None) -> Totals:
+        """Sums over `tensors` (all of the root's by default), counted once over ties."""
+        distinct: dict[object, Tensor] = {}
+        storages: dict[object, int] = {}
+        for tensor in self.tensors.values() if tensors is None else tensors:
+            distinct.setdefault(_bytes_of(tensor) or id(tensor), tensor)
+            if tensor.storage is not None:
+                storages[(tensor.storage.file, tensor.storage.key)] = tensor.storage.nbytes
+        return Totals(
+            sum(tensor.numel for tensor in distinct.values()),
+            sum(tensor.nbytes for tensor in distinct.values()),
+            sum(storages.values()),
+        )
+
+    def read(self, name: str) -> np.ndarray:
+        """The numbers of tensor `name`, in its own shape and dtype.
+
+        Raises:
+            ConvInspectError: They are not in the file, or cannot be read.
+        """
+        from convinspect import numbers
+
+        try:
+            return numbers.read(self.tensors[name])
+        except ConvInspectError as error:
+            raise error.at(self.path) from None
+
+
+def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
+    """Open a saved model without running anything in it; only headers are read.
+
+    Args:
+        path: A file (`torch.save` of any age, TorchScript, `.pt2`, safetensors, shard index) or a folder of shards.
+        root: Which dictionary of tensors in it, as dotted keys; "." for all; by default the model's.
+
+    Raises:
+        ConvInspectError: It cannot be opened; the message says why and what to do.
+    """
+    where = Path(path)
+    contents = read_contents(where)
+    try:
+        return Checkpoint(contents, root)
+    except ConvInspectError as error:
+        raise error.at(where) from None
+
+
+def clean_names(keys: list[str]) -> list[str]:
+    """Keys without wrappers' levels; a key stays whole where two would become the same."""
+    cleaned = [_clean(key) for key in keys]
+    if len(set(cleaned)) == len(keys):
+        return cleaned
+    taken = set(keys)
+    counts: dict[str, int] = {}
+    for name in cleaned:
+        counts[name] = counts.get(name, 0) + 1
+    return [
+        name if counts[name] == 1 and (name == key or name not in taken) else key
+        for key, name in zip(keys, cleaned, strict=True)
+    ]
+
+
+def _clean(key: str) -> str:
+    if "module" not in key and "_orig_mod" not in key:
+        return key
+    parts = key.split(".")
+    front = 0
+    while front < len(parts) - 1 and parts[front] in _WRAPPERS_IN_FRONT:
+        front += 1
+    kept = [part for part in parts[front:] if part not in _WRAPPERS_ANYWHERE]
+    return ".".join(kept) or key
+
+
+def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
+    """What cleaning took from the front of keys, with how many had it; wrappers in mid-name count by their own name."""
+    found: dict[str, int] = {}
+    for key, name in zip(keys, names, strict=True):
+        if key != name:
+            removed = key.removesuffix(name) if key.endswith(name) else "…_orig_mod."
+            found[removed] = found.get(removed, 0) + 1
+    return found
+
+
+def _bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
+    """What two tensors share when they are the same bytes; None for tensors without any."""
+    storage = tensor.storage
+    if storage is None or tensor.numel == 0:
+        return None
+    return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
+
+
+def _ties(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    groups: dict[object, list[str]] = {}
+    for name, tensor in tensors.items():
+        where = _bytes_of(tensor)
+        if where is not None:
+            groups.setdefault(where, []).append(name)
+    return {name: tuple(names) for names in groups.values() if len(names) > 1 for name in names}

@@ -1,0 +1,74 @@
+"""`main()`: the commands, and how every way of ending becomes an exit code.
+
+0 done · 1 a difference was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from convinspect import __version__
+from convinspect.cli.shapes import shapes
+from convinspect.cli.weights import weights
+from convinspect.errors import ConvInspectError
+from convinspect.view.text import safe
+
+_REPORT_TO = "https://github.com/convinspect/convinspect/issues"
+
+app = typer.Typer(
+    name="convinspect",
+    help="See and change the pointwise layers of a saved PyTorch model, without running the model.",
+    epilog="Start with:  convinspect shapes model.pt",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"convinspect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(shapes)
+app.command()(weights)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        app(prog_name="convinspect")
+    except ConvInspectError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except BrokenPipeError:
+        # `| head` has seen enough. What is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _complain("there is not enough memory for that; choose fewer layers or a slice (--rows, --cols)")
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
+        sys.exit(3)
+
+
+def _complain(text: str) -> None:
+    print(f"error: {safe(text)}", file=sys.stderr)

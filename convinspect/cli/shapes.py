@@ -1,0 +1,64 @@
+"""`convinspect shapes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.cli.options import (
+    FormatOption,
+    OutputOption,
+    PathArgument,
+    RootOption,
+    WidthOption,
+    complete_layers,
+    end_with_problems,
+    show,
+)
+from convinspect.folding import fold as folded
+from convinspect.folding import unfolded
+from convinspect.layers import find_layers, select
+from convinspect.view.emit import Format
+from convinspect.view.listing import listing_payload, listing_table
+
+
+def shapes(
+    path: PathArgument,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", metavar="GLOB", help="Only these layers.", autocompletion=complete_layers),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only this kind, as in conv1d or 'conv*'.")
+    ] = None,
+    pointwise: Annotated[bool, typer.Option("--pointwise", help="Only convolutions of kernel size 1.")] = False,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Every tensor's owner, whatever its kind.")] = False,
+    fold: Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")] = False,
+    root: RootOption = None,
+    fmt: FormatOption = Format.table,
+    width: WidthOption = None,
+    output: OutputOption = None,
+) -> None:
+    """List the convolution and Linear layers of a saved model, with their kernel shapes.
+
+    Nothing in the file is run and only its headers are read.
+
+    [bold]Examples[/bold]
+
+      convinspect shapes model.pt
+
+      convinspect shapes model.pt --pointwise --fold
+
+      convinspect shapes model.safetensors --layer 'encoder.*' --format json
+
+      convinspect shapes model.ckpt --root ema --output table.svg
+    """
+    checkpoint = open_checkpoint(path, root)
+    layers = find_layers(checkpoint)
+    shown = select(layers, layer or (), kind or (), pointwise, everything)
+    rows = folded(shown) if fold else unfolded(shown)
+    table = listing_table(checkpoint, layers, rows, everything or bool(layer or kind or pointwise))
+    show(table, listing_payload(checkpoint, layers, shown), fmt, width, output, f"convinspect shapes {path.name}")
+    end_with_problems(checkpoint)

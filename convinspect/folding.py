@@ -1,0 +1,78 @@
+"""Repeated blocks as one row: `encoder.0.conv`, `encoder.1.conv`, … → `encoder.{0–1}.conv`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from convinspect.records import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Layers alike but for numbers in their names.
+
+    Attributes:
+        name: Their name, each number that varies as a set in braces.
+        layers: In stored order.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+
+
+def unfolded(layers: Iterable[Layer]) -> list[Fold]:
+    """Each layer by itself."""
+    return [Fold(layer.name, (layer,)) for layer in layers]
+
+
+def fold(layers: Sequence[Layer]) -> list[Fold]:
+    """Layers that agree in kind, shapes, dtype, settings and tags, and whose names differ in numbers only.
+
+    One number position is folded at a time, from the last to the first, so that what comes out is a full product
+    of the sets shown: no name stands for a layer that does not exist.
+    """
+    folds = [(tuple(layer.name.split(".")), (layer,)) for layer in layers]
+    deepest = max((len(parts) for parts, _ in folds), default=0)
+    for position in reversed(range(deepest)):
+        folds = _folded_at(folds, position)
+    return [Fold(".".join(parts), members) for parts, members in folds]
+
+
+_Entry = tuple[tuple[str, ...], tuple[Layer, ...]]
+
+
+def _folded_at(folds: list[_Entry], position: int) -> list[_Entry]:
+    groups: dict[Hashable, list[_Entry]] = {}
+    for index, (parts, members) in enumerate(folds):
+        if position < len(parts) and parts[position].isdecimal():
+            same = (parts[:position], parts[position + 1 :], _signature(members[0]))
+            groups.setdefault(same, []).append((parts, members))
+        else:
+            groups[index] = [(parts, members)]
+    return [_merged(entries, position) for entries in groups.values()]
+
+
+def _signature(layer: Layer) -> Hashable:
+    parts = tuple((leaf, tensor.shape, tensor.dtype) for leaf, tensor in layer.tensors.items())
+    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return (layer.kind, layer.evidence, parts, settings, layer.tags)
+
+
+def _merged(entries: list[_Entry], position: int) -> _Entry:
+    if len(entries) == 1:
+        return entries[0]
+    parts = list(entries[0][0])
+    parts[position] = "{" + _ranges([int(entry[0][position]) for entry in entries]) + "}"
+    return tuple(parts), tuple(layer for _, members in entries for layer in members)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0, 1, 2, 5` → `0–2,5`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)

@@ -1,0 +1,97 @@
+"""A distributed checkpoint (`torch.distributed.checkpoint`): a folder whose `.metadata` pickle lists the tensors.
+
+Only shapes and dtypes are read; the numbers lie in pieces over the `*.distcp` files. The classes are those of
+PyTorch's `torch/distributed/checkpoint/metadata.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from convinspect.errors import BrokenFile, NotACheckpoint
+from convinspect.formats.files import File
+from convinspect.formats.pickle_walk import Call, Global, walk
+from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.torch_tensors import arguments, function_name, pairs_of, plain
+from convinspect.formats.torch_zip import foreign_globals
+from convinspect.records import ITEMSIZE, Contents, Root, Tensor
+
+METADATA = ".metadata"
+_PACKAGE = "torch.distributed.checkpoint.metadata."
+
+
+def is_distributed(path: Path) -> bool:
+    """True for a distributed checkpoint's folder, or its `.metadata` file."""
+    return (path / METADATA).is_file() if path.is_dir() else path.name == METADATA
+
+
+def read_distributed(path: Path) -> Contents:
+    """List the tensors of a distributed checkpoint.
+
+    Raises:
+        BrokenFile: Its `.metadata` is cut or malformed.
+        NotACheckpoint: Its `.metadata` is something else.
+    """
+    folder = path if path.is_dir() else path.parent
+    with File(folder / METADATA) as file:
+        tree = walk(file.read, 0, file.size)
+    state = _state(tree.value)
+    listed = pairs_of(state.get("state_dict_metadata"))
+    if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":
+        raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
+    tensors = [tensor for key, node in listed if (tensor := _tensor(str(key), node)) is not None]
+    pieces = [entry for entry in folder.iterdir() if entry.is_file()]
+    return Contents(
+        path,
+        "distributed checkpoint",
+        tuple(_split(tensors)),
+        sum(entry.stat().st_size for entry in pieces),
+        (),
+        ("shapes only: the numbers of a distributed checkpoint are not read",),
+        {},
+        tuple(name for name in foreign_globals(tree) if not name.startswith(("pathlib.", "builtins."))),
+    )
+
+
+def _split(tensors: list[Tensor]) -> list[Root]:
+    """Model and optimizer as the usual `{"model": …, "optimizer": …}` flattens them."""
+    optimizer = [t for t in tensors if t.key.split(".")[0] in ("optim", "optimizer", "optimizer_state")]
+    model = [t for t in tensors if t not in optimizer] if optimizer else tensors
+    roots = [Root("", "model", tuple(model))] if model else []
+    return [*roots, Root("optimizer", "optimizer", tuple(optimizer))] if optimizer else roots
+
+
+def _state(node: Any) -> dict[str, Any]:
+    """Attributes that BUILD would set on a dataclass."""
+    states = node.states if isinstance(node, Call) else ()
+    return {str(key): value for state in states for key, value in pairs_of(state) or []}
+
+
+def _tensor(key: str, node: Any) -> Tensor | None:
+    """`TensorStorageMetadata(properties, size, chunks)`; bytes entries (`BytesStorageMetadata`) are passed over."""
+    if function_name(node) != f"{_PACKAGE}TensorStorageMetadata":
+        return None
+    fields = _state(node)
+    try:
+        shape = plain(fields["size"])
+    except (KeyError, TypeError):
+        shape = None
+    if not isinstance(shape, tuple) or not all(type(size) is int and 0 <= size < 2**63 for size in shape):
+        raise BrokenFile(f"tensor {key!r}: its size is malformed", "save it again")
+    dtype = _dtype(fields.get("properties"))
+    if dtype is None:
+        raise BrokenFile(f"tensor {key!r}: its dtype is not recorded", "save it again")
+    return Tensor(key, dtype, shape, contiguous(shape))
+
+
+def _dtype(node: Any) -> str | None:
+    """The dtype in `TensorProperties`, whose `__getstate__` is a tuple; older ones store a dictionary."""
+    found = _state(node).get("dtype")
+    if found is None and isinstance(node, Call):
+        candidates = [
+            *arguments(node),
+            *(item for state in node.states for item in getattr(state, "items", [])),
+        ]
+        found = next((item for item in candidates if isinstance(item, Global) and item.name in ITEMSIZE), None)
+    return found.name if isinstance(found, Global) and found.name in ITEMSIZE else None

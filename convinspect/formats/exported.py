@@ -1,0 +1,197 @@
+"""A `.pt2` archive (`torch.export.save`): weights as records, the graph as JSON.
+
+Two layouts: before PyTorch 2.8 the weights are a `torch.save` file inside the zip; later each is a record of its
+own, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each weight,
+and its literal arguments are the layer's hyperparameters. Field names and enumerations are those of PyTorch's
+`torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from convinspect.errors import BrokenFile
+from convinspect.formats.files import File
+from convinspect.formats.torch_zip import Archive, read_torch_zip
+from convinspect.records import ITEMSIZE, Contents, Module, Root, Tensor
+
+_SCALAR_TYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
+    9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16",
+    29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz",
+    33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
+}  # fmt: skip
+_OLD_GRAPH = "serialized_exported_program.json"
+_OLD_WEIGHTS = "serialized_state_dict.pt"
+_LARGEST_JSON = 1 << 28
+
+_CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_KINDS = {
+    "linear": "Linear", "embedding": "Embedding", "batch_norm": "BatchNorm", "layer_norm": "LayerNorm",
+    "group_norm": "GroupNorm", "native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm",
+    "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d",
+    "conv_transpose1d": "ConvTranspose1d", "conv_transpose2d": "ConvTranspose2d",
+    "conv_transpose3d": "ConvTranspose3d", "_native_batch_norm_legit_no_training": "BatchNorm",
+}  # fmt: skip
+
+
+def is_exported(archive: Archive) -> bool:
+    """True for either layout of a `.pt2`."""
+    return _OLD_GRAPH in archive.records or any(_is_graph(name) for name in archive.records)
+
+
+def read_exported(file: File, archive: Archive) -> Contents:
+    """List a `.pt2` archive.
+
+    Raises:
+        BrokenFile: A part is missing or malformed.
+    """
+    roots: list[Root] = []
+    problems: list[str] = []
+    for name, graph_record in _models(archive).items():
+        graph = _json(archive, graph_record)
+        tensors, trouble = _weights(file, archive, name)
+        modules = _modules(graph, {tensor.key: tensor for tensor in tensors})
+        roots.append(Root("" if not roots else name, "model", tuple(tensors), modules))
+        problems.extend(trouble)
+    return Contents(file.path, "torch.export (.pt2)", tuple(roots), file.size, tuple(problems))
+
+
+def _is_graph(name: str) -> bool:
+    return name.startswith("models/") and name.endswith(".json")
+
+
+def _models(archive: Archive) -> dict[str, str]:
+    """Record of the graph by model name."""
+    if _OLD_GRAPH in archive.records:
+        return {"model": _OLD_GRAPH}
+    return {name.removeprefix("models/").removesuffix(".json"): name for name in archive.records if _is_graph(name)}
+
+
+def _json(archive: Archive, record: str) -> dict[str, Any]:
+    if record in archive.records and archive.records[record].file_size > _LARGEST_JSON:
+        raise BrokenFile(f"record {record!r} is larger than 256 MB", "export the model again")
+    try:
+        value = json.loads(archive.read(record))
+    except (ValueError, RecursionError):
+        raise BrokenFile(f"record {record!r} is not valid JSON", "export the model again") from None
+    if not isinstance(value, dict):
+        raise BrokenFile(f"record {record!r} is not a dictionary", "export the model again")
+    return value
+
+
+def _weights(file: File, archive: Archive, model: str) -> tuple[list[Tensor], tuple[str, ...]]:
+    config = f"data/weights/{model}_weights_config.json"
+    if config in archive.records:
+        order = archive.byteorder()
+        entries = _json(archive, config).get("config")
+        if not isinstance(entries, dict):
+            raise BrokenFile(f"record {config!r} lists no weights", "export the model again")
+        return [_tensor(archive, key, entry, order) for key, entry in entries.items()], ()
+    for record in (_OLD_WEIGHTS, f"data/weights/{model}.pt"):
+        if record in archive.records:
+            return _inner(file, archive, record)
+    return [], ()
+
+
+def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Weights in a `torch.save` file that is itself a record of the archive."""
+    info = archive.records[record]
+    if info.compress_type:
+        raise BrokenFile(f"record {record!r} is compressed", "export the model again with a current PyTorch")
+    head = file.read(info.header_offset, 30)
+    start = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+    if info.file_size == 0:
+        return [], ()
+    with File(file.path, file.start + start, min(info.file_size, file.size - start)) as part:
+        contents = read_torch_zip(part)
+    return [tensor for root in contents.roots for tensor in root.tensors], contents.problems
+
+
+def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
+    """One weight: `{"path_name", "use_pickle", "tensor_meta": {"dtype", "sizes", "strides", "storage_offset"}}`."""
+    try:
+        meta = entry["tensor_meta"]
+        dtype = _SCALAR_TYPES[meta["dtype"]]
+        shape, stride = (tuple(_size(size) for size in meta[name]) for name in ("sizes", "strides"))
+        offset = _size(meta["storage_offset"])
+        if len(shape) != len(stride):
+            raise ValueError
+        layout = "pickled" if entry.get("use_pickle") else "strided"
+        record = f"data/weights/{entry['path_name']}"
+        found = archive.records.get(record)
+        reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
+        nbytes = found.file_size if found is not None else max(reach, 0)
+        device = str(meta.get("device", {}).get("type"))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None
+    storage = archive.storage(record, nbytes, byteorder)
+    return Tensor(key, dtype, shape, stride, offset, storage, layout, meta.get("requires_grad"), device)
+
+
+def _size(value: Any) -> int:
+    number = value["as_int"] if isinstance(value, dict) else value
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+def _modules(graph: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Module]:
+    """The modules whose weight is an argument of a known operator."""
+    modules: dict[str, Module] = {}
+    try:
+        module = graph["graph_module"]
+        keys = _parameter_keys(module["signature"]["input_specs"])
+        for node in module["graph"]["nodes"]:
+            found = _module(node, keys, tensors)
+            if found is not None:
+                modules[found.name] = found
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Without a readable graph the shapes still speak for themselves.
+        return {}
+    return modules
+
+
+def _parameter_keys(specs: list[dict[str, Any]]) -> dict[str, str]:
+    """Graph input name → state_dict key."""
+    keys: dict[str, str] = {}
+    for spec in specs:
+        for kind, name in (("parameter", "parameter_name"), ("buffer", "buffer_name")):
+            if kind in spec:
+                keys[spec[kind]["arg"]["name"]] = spec[kind][name]
+    return keys
+
+
+def _module(node: dict[str, Any], keys: dict[str, str], tensors: dict[str, Tensor]) -> Module | None:
+    operator = str(node["target"]).removeprefix("torch.ops.aten.").partition(".")[0]
+    values = {given["name"]: given["arg"] for given in node["inputs"]}
+    weight = values.get("weight", {}).get("as_tensor", {}).get("name")
+    key = keys.get(weight, "")
+    if key not in tensors or not key.endswith("weight"):
+        return None
+    attributes: dict[str, Any] = {}
+    kind = _KINDS.get(operator)
+    dims = len(tensors[key].shape) - 2
+    if operator == "convolution" and 1 <= dims <= 3:
+        transposed = bool(values.get("transposed", {}).get("as_bool"))
+        kind = f"Conv{'Transpose' if transposed else ''}{dims}d"
+    if kind is None:
+        return None
+    if kind.startswith("Conv"):
+        for name, default in _CONVOLUTION_DEFAULTS.items():
+            value = _literal(values.get(name), default)
+            attributes[name] = value if name == "groups" or isinstance(value, str) else _per_dimension(value, dims)
+    return Module(key.rpartition(".")[0], f"torch.ops.aten.{kind}", attributes)
+
+
+def _literal(argument: dict[str, Any] | None, default: int) -> Any:
+    if argument is None:
+        return default
+    kind, value = next(iter(argument.items()))
+    return tuple(value) if kind == "as_ints" else value
+
+
+def _per_dimension(value: Any, dims: int) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return values * dims if len(values) == 1 else values

@@ -1,0 +1,427 @@
+"""Pickle bytes → a tree of plain values. Nothing that the stream names is imported, called or looked up.
+
+A pickle is a program for a small stack machine. `pickletools.genops` decodes its instructions; this module runs
+them on stand-ins: a global becomes the pair of its names (`Global`), a call becomes a record of the call
+(`Call`). So no allow-list is needed, and a class that no longer exists is no obstacle. The instructions and
+their effect on the stack are those of the standard library's `pickletools` documentation, protocols 0 to 5.
+
+Every tuple remembers the bytes that built it and where each of its items was pushed, because a conversion
+rewrites exactly the size and stride tuples of a tensor and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pickletools import genops
+from typing import Any, TypeAlias
+
+from convinspect.errors import BrokenFile
+from convinspect.records import Span
+
+Read: TypeAlias = Callable[[int, int], bytes]
+"""(offset, size) → the bytes there, fewer where the stream ends."""
+
+# The nodes have no repr: a tuple doubled sixty times is a small graph and an endless text.
+
+_WINDOW = 1 << 20
+_LARGEST_WINDOW = 1 << 26
+
+# Strings longer than a window stay where they are: a replay buffer pickled beside the weights is not ours to load.
+_STRING_LENGTH_BYTES = {b"B": 4, b"X": 4, b"T": 4, b"\x8e": 8, b"\x8d": 8, b"\x96": 8}
+
+
+@dataclass(slots=True, eq=False)
+class Global:
+    """A name that the stream asks for, such as `torch._utils` `_rebuild_tensor_v2`."""
+
+    module: str
+    name: str
+
+    @property
+    def qualified(self) -> str:
+        """`module.name`, with Python 2's name of the builtins made today's."""
+        module = "builtins" if self.module == "__builtin__" else self.module
+        return f"{module}.{self.name}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Call:
+    """A call that unpickling would make: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ or INST.
+
+    Attributes:
+        function: What would be called, usually a `Global`.
+        args: Usually a `Tuple`.
+        kwargs: Of NEWOBJ_EX, else None.
+        states: What BUILD would hand to `__setstate__`, in order.
+        pairs: Key and value of every item set on the result.
+        items: What is appended or added to the result.
+    """
+
+    function: Any
+    args: Any
+    kwargs: Any = None
+    # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
+    states: list[Any] | tuple[()] = ()
+    pairs: list[tuple[Any, Any]] | tuple[()] = ()
+    items: list[Any] | tuple[()] = ()
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Tuple:
+    """A tuple, the bytes `start:end` that build it, and where each item is pushed."""
+
+    items: list[Any]
+    start: int
+    end: int
+    starts: list[int]
+
+    def span(self, index: int) -> Span:
+        """Bytes that push item `index`, its own tuple alone when it is one built there."""
+        item = self.items[index]
+        if isinstance(item, Tuple) and item.start == self.starts[index]:
+            return Span(item.start, item.end)
+        following = index + 1
+        return Span(self.starts[index], self.starts[following] if following < len(self.starts) else self.end - 1)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Dict:
+    """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs."""
+
+    pairs: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Set:
+    """A set or frozenset."""
+
+    items: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Persistent:
+    """A persistent id; torch uses it for storages and for the source of old whole modules."""
+
+    id: Any
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """A long string or bytes left unread: `length` bytes from `start` of the stream."""
+
+    start: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class OutOfBand:
+    """What lives outside the stream: a protocol 5 buffer, or an extension registry code."""
+
+    what: str
+
+
+@dataclass(slots=True)
+class Walk:
+    """Result of `walk`.
+
+    Attributes:
+        value: The tree.
+        end: Offset just behind the pickle's last instruction.
+        globals: Qualified names that the stream asks for, each with the offset where it first does.
+        persistent: The parts of every persistent id that is a tuple, in order.
+    """
+
+    value: Any
+    end: int
+    globals: dict[str, int]
+    persistent: list[list[Any]]
+
+
+def reader(data: bytes) -> Read:
+    """A `Read` over bytes in memory."""
+    return lambda offset, size: data[offset : offset + size]
+
+
+def walk(read: Read, start: int, end: int) -> Walk:
+    """Build the tree of the pickle that begins at `start` and stops before `end`.
+
+    Memory is bounded by the stream: it is read in windows, and a string longer than a window is left as a `Blob`.
+
+    Args:
+        read: Gives the stream's bytes.
+        start: Offset of the first instruction.
+        end: Offset that no instruction may pass.
+
+    Raises:
+        BrokenFile: The stream is cut short or is no pickle.
+    """
+    machine = _Machine()
+    position, size = start, _WINDOW
+    while True:
+        window = read(position, min(size, end - position))
+        stream = BytesIO(window)
+        try:
+            if machine.run(stream, position):
+                return Walk(machine.stack[-1], position + stream.tell(), machine.globals, machine.persistent)
+        except (ValueError, OverflowError, MemoryError) as error:
+            problem = str(error)
+        except (IndexError, KeyError, TypeError, AttributeError):
+            raise _broken(machine.position, "an instruction does not fit what precedes it") from None
+        failed_at = _after(window, position, machine.position)
+        blob = _blob_at(read, failed_at, end)
+        if blob is not None:
+            machine.push(blob, failed_at)
+            position, size = blob.start + blob.length, _WINDOW
+        elif position + len(window) >= end or size > _LARGEST_WINDOW:
+            raise _broken(failed_at, _reason(problem, read(failed_at, 1)))
+        else:
+            size = size * 4 if failed_at == position else _WINDOW
+            position = failed_at
+
+
+def _broken(position: int, reason: str) -> BrokenFile:
+    return BrokenFile(f"its pickle is malformed at byte {position:,}: {reason}", "get the file again, or save it again")
+
+
+def _reason(problem: str, code: bytes) -> str:
+    if "unknown" in problem:
+        return f"0x{code.hex()} is no pickle instruction"
+    if "exhausted" in problem or "remain" in problem or "not enough data" in problem:
+        return "the stream ends in the middle"
+    return "an instruction cannot be decoded"
+
+
+def _after(window: bytes, base: int, done: int) -> int:
+    """Offset of the instruction that follows the one at `done`; `base` when none of the window was done."""
+    if done < base:
+        return base
+    stream = BytesIO(window)
+    stream.seek(done - base)
+    next(genops(stream))
+    return base + stream.tell()
+
+
+def _blob_at(read: Read, position: int, end: int) -> Blob | None:
+    """The string instruction at `position`, when it is longer than a window and wholly inside the stream."""
+    head = read(position, min(9, end - position))
+    width = _STRING_LENGTH_BYTES.get(head[:1])
+    if width is None or len(head) <= width:
+        return None
+    length = int.from_bytes(head[1 : 1 + width], "little")
+    first = position + 1 + width
+    return Blob(first, length) if length >= _WINDOW and first + length < end else None
+
+
+class _Machine:
+    """The pickle machine's state, kept between windows."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.starts: list[int] = []
+        self.marks: list[tuple[list[Any], list[int], int]] = []
+        self.memo: dict[int, Any] = {}
+        self.globals: dict[str, int] = {}
+        self.persistent: list[list[Any]] = []
+        self.position = -1
+        """Offset of the last instruction carried out."""
+
+    def push(self, value: Any, start: int) -> None:
+        self.stack.append(value)
+        self.starts.append(start)
+
+    def run(self, stream: BytesIO, base: int) -> bool:
+        """Carry out the window's instructions; True once STOP is reached.
+
+        One plain loop over locals: this is where the time of a listing goes.
+        """
+        stack, starts, marks, memo = self.stack, self.starts, self.marks, self.memo
+        try:
+            for opcode, arg, pos in genops(stream):
+                code = opcode.code
+                at = base + pos  # type: ignore[operator]
+                if code in _PUT:
+                    memo[arg] = stack[-1]  # type: ignore[index]
+                elif code in _GET:
+                    stack.append(memo[arg])  # type: ignore[index]
+                    starts.append(at)
+                elif code in _LITERAL:
+                    stack.append(arg)
+                    starts.append(at)
+                elif code == "(":
+                    marks.append((stack, starts, at))
+                    stack, starts = [], []
+                elif code == "t":
+                    value = Tuple(stack, marks[-1][2], at + 1, starts)
+                    stack, starts, at = marks.pop()
+                    stack.append(value)
+                    starts.append(at)
+                elif code in _SHORT_TUPLE:
+                    n = _SHORT_TUPLE[code]
+                    if len(stack) < n:
+                        raise IndexError
+                    first = starts[-n] if n else at
+                    value = Tuple(stack[-n:] if n else [], first, at + 1, starts[-n:] if n else [])
+                    if n:
+                        del stack[-n:], starts[-n:]
+                    stack.append(value)
+                    starts.append(first)
+                elif code == "R":
+                    args = stack.pop()
+                    starts.pop()
+                    stack[-1] = Call(stack[-1], args)
+                elif code == "Q":
+                    value = stack[-1]
+                    stack[-1] = Persistent(value)
+                    if isinstance(value, Tuple):
+                        self.persistent.append(value.items)
+                elif code in _CONSTANT:
+                    stack.append(_CONSTANT[code])
+                    starts.append(at)
+                elif code == "u":
+                    items = stack
+                    stack, starts, _ = marks.pop()
+                    _pairs_of(stack[-1]).extend(_paired(items))
+                elif code == "c":
+                    stack.append(self._global(*_two_names(arg), at))
+                    starts.append(at)
+                elif code == "}":
+                    stack.append(Dict())
+                    starts.append(at)
+                elif code == "\x94":
+                    memo[len(memo)] = stack[-1]
+                elif code == ".":
+                    stack[-1]
+                    self.position = at
+                    return True
+                elif code not in _NO_EFFECT:
+                    self.stack, self.starts = stack, starts
+                    self._rare(code, arg, at)
+                    stack, starts = self.stack, self.starts
+                self.position = at
+        finally:
+            self.stack, self.starts = stack, starts
+        return False
+
+    def _global(self, module: str, name: str, at: int) -> Global:
+        value = Global(module, name)
+        self.globals.setdefault(value.qualified, at)
+        return value
+
+    def _pop(self) -> Any:
+        self.starts.pop()
+        return self.stack.pop()
+
+    def _pop_mark(self) -> tuple[list[Any], int]:
+        """Everything above the topmost mark, and the mark's own place."""
+        items = self.stack
+        self.stack, self.starts, at = self.marks.pop()
+        return items, at
+
+    def _rare(self, code: str, arg: Any, at: int) -> None:
+        """Instructions that make up a small share of a checkpoint's pickle."""
+        stack = self.stack
+        if code == "b":
+            state = self._pop()
+            target = self.stack[-1]
+            if isinstance(target, Call):
+                target.states = target.states or []
+                target.states.append(state)
+        elif code == "\x93":
+            name, module = self._pop(), stack[-1]
+            if not (isinstance(name, str) and isinstance(module, str)):
+                raise TypeError
+            stack[-1] = self._global(module, name, self.starts[-1])
+        elif code == "\x81":
+            args = self._pop()
+            stack[-1] = Call(stack[-1], args)
+        elif code == "\x92":
+            kwargs, args = self._pop(), self._pop()
+            stack[-1] = Call(stack[-1], args, kwargs)
+        elif code in "io":
+            items, start = self._pop_mark()
+            function = self._global(*_two_names(arg), at) if code == "i" else items.pop(0)
+            self.push(Call(function, Tuple(items, start, at + 1, [])), start)
+        elif code == "s":
+            value, key = self._pop(), self._pop()
+            _pairs_of(self.stack[-1]).append((key, value))
+        elif code == "d":
+            items, start = self._pop_mark()
+            self.push(Dict(list(_paired(items))), start)
+        elif code == "]":
+            self.push([], at)
+        elif code == "l":
+            self.push(*self._pop_mark())
+        elif code == "a":
+            value = self._pop()
+            _items_of(self.stack[-1]).append(value)
+        elif code in "e\x90":
+            items, _ = self._pop_mark()
+            _items_of(self.stack[-1]).extend(items)
+        elif code == "\x8f":
+            self.push(Set(), at)
+        elif code == "\x91":
+            items, start = self._pop_mark()
+            self.push(Set(items), start)
+        elif code == "P":
+            self.push(Persistent(arg), at)
+        elif code == "0":
+            # A POP right above a mark removes the mark, as the standard unpickler does.
+            if self.stack:
+                self._pop()
+            else:
+                self._pop_mark()
+        elif code == "1":
+            self._pop_mark()
+        elif code == "2":
+            self.push(stack[-1], at)
+        elif code in "\x82\x83\x84":
+            self.globals.setdefault(f"extension registry code {arg}", at)
+            self.push(OutOfBand(f"extension {arg}"), at)
+        elif code == "\x97":
+            self.push(OutOfBand("buffer"), at)
+        else:  # pragma: no cover - genops knows no further instruction
+            raise ValueError(f"unknown {code!r}")
+
+
+_PUT = frozenset("qrp")
+_GET = frozenset("hjg")
+_LITERAL = frozenset("IJKML\x8a\x8bSTUBC\x8e\x96VX\x8c\x8dFG")
+_CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
+_SHORT_TUPLE = {")": 0, "\x85": 1, "\x86": 2, "\x87": 3}
+_NO_EFFECT = frozenset("\x80\x95\x98")
+
+
+def _two_names(arg: Any) -> tuple[str, str]:
+    """GLOBAL's and INST's argument: `genops` joins the two lines by a space."""
+    module, _, name = str(arg).partition(" ")
+    return module, name
+
+
+def _paired(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if len(items) % 2:
+        raise IndexError
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def _pairs_of(target: Any) -> list[tuple[Any, Any]]:
+    """Where SETITEM puts what it sets: a dictionary, or the result of a call."""
+    if isinstance(target, Dict):
+        return target.pairs
+    if isinstance(target, Call):
+        target.pairs = target.pairs or []
+        return target.pairs
+    raise TypeError
+
+
+def _items_of(target: Any) -> list[Any]:
+    """Where APPEND and ADDITEMS put what they add: a list, a set, or the result of a call."""
+    if isinstance(target, list):
+        return target
+    if isinstance(target, Call):
+        target.items = target.items or []
+        return target.items
+    if isinstance(target, Set):
+        return target.items
+    raise TypeError

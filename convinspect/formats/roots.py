@@ -1,0 +1,68 @@
+"""Which of a file's roots is meant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from convinspect.errors import NotACheckpoint, NotThere
+from convinspect.records import Module, Root, Tensor
+
+
+def main_root(roots: tuple[Root, ...]) -> Root:
+    """The root that a user means by default: named like a model before others, then the largest.
+
+    Raises:
+        NotACheckpoint: There is no tensor at all.
+    """
+    if not any(root.tensors for root in roots):
+        raise NotACheckpoint("it holds no tensors", "give the file that holds the weights")
+    candidates = [root for root in roots if root.tensors]
+    return min(candidates, key=lambda root: (_rank(root), -sum(t.numel for t in root.tensors)))
+
+
+_RANKED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "model_state",
+    "net",
+    "network",
+    "module",
+    "generator",
+    "params",
+)
+
+
+def _rank(root: Root) -> int:
+    last = root.path.rpartition(".")[2].lower()
+    if root.role in ("optimizer", "other"):
+        return 400
+    if root.role == "ema":
+        return 300
+    return _RANKED.index(last) if last in _RANKED else 100
+
+
+def root_at(roots: tuple[Root, ...], path: str) -> Root:
+    """The root at `path`; all roots below it as one, when it is not a root itself. "." is the whole file.
+
+    Raises:
+        NotThere: No tensors lie there; names the roots that exist.
+    """
+    for root in roots:
+        if root.path == path:
+            return root
+    below = "" if path == "." else f"{path}."
+    inside = [root for root in roots if root.path.startswith(below)]
+    if not inside:
+        names = ", ".join(root.path or "." for root in roots[:8])
+        raise NotThere(f"no tensors lie at root {path!r}", f"the roots are: {names}")
+    tensors: list[Tensor] = []
+    modules: dict[str, Module] = {}
+    for root in inside:
+        prefix = root.path[len(below) :] + "." if root.path[len(below) :] else ""
+        tensors += [replace(tensor, key=prefix + tensor.key) for tensor in root.tensors]
+        modules |= {
+            (prefix + name).rstrip("."): replace(module, name=(prefix + name).rstrip("."))
+            for name, module in root.modules.items()
+        }
+    return Root("" if path == "." else path, inside[0].role, tuple(tensors), modules)

@@ -1,0 +1,146 @@
+"""One safetensors file: eight bytes of header length, a JSON header, then the tensors' bytes.
+
+The rules are those of the format's description: little-endian, row-major, offsets from the header's end,
+no overlaps and no gaps, at most 100 MB of header.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
+from convinspect.formats.files import File, cut_short
+from convinspect.records import Contents, Root, Storage, Tensor
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F6_E2M3": "float6_e2m3fn", "F6_E3M2": "float6_e3m2fn",
+    "F4": "float4_e2m1fn", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+_LONGEST_HEADER = 100_000_000
+_AGAIN = "download or copy it again"
+
+
+def is_safetensors(head: bytes) -> bool:
+    """True when the first bytes can only be a header length and the `{` of its JSON."""
+    return len(head) > 8 and head[8:9] == b"{" and not all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:8])
+
+
+def read_safetensors(file: File) -> Contents:
+    """List a safetensors file from its header alone.
+
+    Raises:
+        BrokenFile: The header is cut, malformed or does not fit the format.
+        RefusedFile: Its tensors overlap, or a name occurs twice.
+    """
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise BrokenFile(f"its header claims to be {length:,} bytes long; the format allows 100,000,000", _AGAIN)
+    if 8 + length > file.size:
+        raise cut_short(file.size, None, f", in the middle of a header of {length:,} bytes")
+    header = _parse(file.read(8, length))
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
+    tensors = [_tensor(file, key, entry, 8 + length) for key, entry in header.items()]
+    if not tensors:
+        raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
+    end = _check_layout(tensors)
+    return Contents(
+        file.path,
+        "safetensors",
+        (Root("", "model", tuple(tensors)),),
+        file.size,
+        _problems(file, tensors, max(end, 8 + length)),
+        _notes(file, end),
+        {str(key): str(value) for key, value in metadata.items()},
+    )
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise BrokenFile("its header is not valid JSON", _AGAIN) from None
+    if not isinstance(header, dict):
+        raise BrokenFile("its header is not a dictionary", _AGAIN)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of the pairs; a repeated key means that two readers may see different tensors."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RefusedFile(f"its header names {twice!r} twice, so what it says depends on who reads it", "save it again")
+    return values
+
+
+def _tensor(file: File, key: str, entry: Any, base: int) -> Tensor:
+    """One header entry: `{"dtype", "shape", "data_offsets"}`."""
+    fields = entry if isinstance(entry, dict) else {}
+    code, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
+    if shape is None or offsets is None or len(offsets) != 2 or len(shape) > 64:
+        raise BrokenFile(f"tensor {key!r}: its header entry is malformed", _AGAIN)
+    dtype = _DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise BrokenFile(f"tensor {key!r}: dtype {code!r} is not one of the format's", "update convinspect")
+    begin, end = offsets
+    tensor = Tensor(key, dtype, shape, contiguous(shape))
+    nbytes = tensor.nbytes
+    if end - begin != nbytes:
+        raise BrokenFile(f"tensor {key!r}: {end - begin:,} bytes are no {code} of shape {shape}", _AGAIN)
+    start = base + begin
+    storage = Storage(file.path, key, nbytes, max(0, min(nbytes, file.size - start)), file.start + start)
+    return replace(tensor, storage=storage)
+
+
+def _sizes(values: Any) -> tuple[int, ...] | None:
+    """A list of numbers that can be sizes, or None."""
+    if isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values):
+        return tuple(values)
+    return None
+
+
+def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
+    """Row-major strides of a shape, in elements, as PyTorch gives them."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(tuple(shape)):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _check_layout(tensors: list[Tensor]) -> int:
+    """Offset in the file where the last tensor ends.
+
+    Raises:
+        RefusedFile: Two tensors share bytes.
+    """
+    end, last = 0, ""
+    for start, nbytes, key in sorted((t.storage.start or 0, t.storage.nbytes, t.key) for t in tensors if t.storage):
+        if nbytes and start < end:
+            raise RefusedFile(f"tensors {last!r} and {key!r} overlap, which the format forbids", "save it again")
+        if nbytes:
+            end, last = start + nbytes, key
+    return end
+
+
+def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[str, ...]:
+    gone = [tensor.key for tensor in tensors if not tensor.whole]
+    if not gone:
+        return ()
+    more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+    return (str(cut_short(file.size, end - file.start, f", in the bytes of {gone[0]!r}{more}")),)
+
+
+def _notes(file: File, end: int) -> tuple[str, ...]:
+    extra = file.start + file.size - end
+    return (f"{extra:,} bytes follow the last tensor; the format allows none",) if extra > 0 else ()

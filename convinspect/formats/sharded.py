@@ -1,0 +1,184 @@
+"""A checkpoint in several files: an index (`*.index.json`) and its shards, of either kind; or a folder of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
+from convinspect.formats.files import File
+from convinspect.formats.roots import main_root
+from convinspect.records import Contents, Root, Tensor
+
+ReadFile: TypeAlias = Callable[[Path], Contents]
+"""Reads one shard."""
+
+SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
+_NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
+_LARGEST_INDEX = 200_000_000
+
+
+def is_index(path: Path, head: bytes) -> bool:
+    """True for a JSON file that says which shard holds which tensor."""
+    return path.name.endswith(".json") and head.lstrip()[:1] == b"{"
+
+
+def read_index(path: Path, read_file: ReadFile) -> Contents:
+    """List all shards of an index; what is wrong with one is reported and the others are still listed.
+
+    Raises:
+        BrokenFile: The index is no valid JSON or names no shards.
+        RefusedFile: It names a file outside its folder.
+        NotThere: None of its shards is there.
+    """
+    weight_map, total = _parse_index(path)
+    shards = list(dict.fromkeys(weight_map.values()))
+    for shard in shards:
+        _check_inside(shard)
+    return _combined(path, path.parent, shards, read_file, weight_map, total)
+
+
+def _parse_index(path: Path) -> tuple[dict[str, str], int | None]:
+    with File(path) as file:
+        if file.size > _LARGEST_INDEX:
+            raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
+        text = file.read(0, file.size)
+    try:
+        index = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BrokenFile("its index is not valid JSON", "download it again") from None
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise NotACheckpoint('it is a JSON file without a "weight_map"', "give the file that holds the weights")
+    if not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise BrokenFile("its weight_map does not name files", "download it again")
+    metadata = index.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return weight_map, total if type(total) is int else None
+
+
+def _check_inside(shard: str) -> None:
+    parts = re.split(r"[/\\]", shard)
+    if ".." in parts or shard.startswith(("/", "\\", "~")) or re.match(r"^[A-Za-z]:", shard) or "\0" in shard:
+        raise RefusedFile(f"its index names {shard!r}, a file outside its folder", "do not load it elsewhere either")
+
+
+def _combined(
+    path: Path,
+    folder: Path,
+    shards: list[str],
+    read_file: ReadFile,
+    weight_map: dict[str, str],
+    total: int | None,
+) -> Contents:
+    tensors: dict[str, Tensor] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    foreign: dict[str, None] = {}
+    size = present = 0
+    kind = ""
+    for shard in shards:
+        named = [key for key, where in weight_map.items() if where == shard]
+        try:
+            contents = read_file(folder / shard)
+        except NotThere:
+            problems.append(f"shard {shard} is not there ({len(named):,} tensors); download it too")
+            continue
+        except ConvInspectError as error:
+            problems.append(f"shard {shard}: {error.problem} ({len(named):,} tensors); {error.remedy}")
+            continue
+        present += 1
+        size, kind = size + contents.nbytes_on_disk, contents.format
+        problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
+        foreign.update(dict.fromkeys(contents.foreign))
+        held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
+        problems.extend(_disagreements(shard, named, held, tensors, weight_map))
+        tensors.update(held)
+    if not present:
+        raise NotThere(problems[0].partition(";")[0], "download the shards into the same folder", path)
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    if total is not None and not problems and total != nbytes:
+        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {nbytes:,}")
+    root = Root("", "model", tuple(tensors.values()))
+    what = f"{kind}, {len(shards)} shards"
+    return Contents(path, what, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign))
+
+
+def _disagreements(
+    shard: str, named: list[str], held: dict[str, Tensor], seen: dict[str, Tensor], weight_map: dict[str, str]
+) -> list[str]:
+    """Lines for tensors that the index promises and the shard lacks, and for those in two shards."""
+    lines = [
+        f"shard {shard} lacks {key!r}, which the index names; download both again" for key in named if key not in held
+    ]
+    lines += [f"shard {shard} holds {key!r}, which another shard holds too" for key in held if key in seen]
+    if weight_map:
+        extra = [key for key in held if key not in weight_map]
+        if extra:
+            lines.append(f"shard {shard} holds {extra[0]!r}, which the index does not name")
+    return lines
+
+
+def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents:
+    """List the checkpoint in a folder: by its index, as numbered shards, or its only file.
+
+    Raises:
+        NotACheckpoint: There is none.
+        NotThere: There are several, and which is meant cannot be told.
+    """
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    indexes = [name for name in names if name.endswith(".index.json")]
+    indexes.sort(key=lambda name: "safetensors" not in name)
+    if indexes:
+        return read_any(path / indexes[0])
+    files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    groups = _numbered_groups(files)
+    if len(groups) == 1 and (len(files) == len(next(iter(groups.values())))):
+        return _numbered_shards(path, next(iter(groups.values())), read_file)
+    preferred = [name for name in files if name.endswith(".safetensors")]
+    if len(files) == 1 or len(preferred) == 1:
+        return read_any(path / (preferred or files)[0])
+    if files:
+        shown = ", ".join(files[:6]) + (", …" if len(files) > 6 else "")
+        raise NotThere(f"the folder holds several checkpoints ({shown})", "name one of them", path)
+    raise _nothing_here(path)
+
+
+def _nothing_here(path: Path) -> ConvInspectError:
+    inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and _has_weights(entry))
+    if inside:
+        return NotThere(f"the weights lie in its folders {', '.join(inside[:6])}", "name one of them", path)
+    return NotACheckpoint("the folder holds no checkpoint", "give the file or folder that holds the weights", path)
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return False
+    return any(Path(name).suffix.lower() in SUFFIXES or name == ".metadata" for name in names)
+
+
+def _numbered_groups(names: list[str]) -> dict[tuple[str, str, str], list[str]]:
+    """Files named like `model-00001-of-00003.safetensors`, by what they share."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name in names:
+        match = _NUMBERED.match(name)
+        if match:
+            groups.setdefault((match[1], match[3], match[4]), []).append(name)
+    return groups
+
+
+def _numbered_shards(path: Path, names: list[str], read_file: ReadFile) -> Contents:
+    """Shards whose index is gone: their names say how many there should be."""
+    contents = _combined(path, path, names, read_file, {}, None)
+    match: Any = _NUMBERED.match(names[0])
+    count = int(match[3])
+    problems = contents.problems
+    if count != len(names):
+        problems = (*problems, f"{count - len(names):,} of {count:,} shards are not there; download them too")
+    notes = (*contents.notes, "there is no index; the shards are taken by their names")
+    return Contents(path, contents.format, contents.roots, contents.nbytes_on_disk, problems, notes)

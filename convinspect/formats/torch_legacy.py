@@ -1,0 +1,140 @@
+"""`torch.save` before PyTorch 1.6: a stream of five pickles, then the raw storages.
+
+The pickles are: a magic number, a protocol version, facts about the system, the object, and the storages' keys.
+Then each storage follows in the order of the keys: its number of elements as 8 bytes, and its elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
+from convinspect.formats.files import File, cut_short
+from convinspect.formats.pickle_walk import Dict, Walk, walk
+from convinspect.formats.torch_tensors import pairs_of, storage_dtype
+from convinspect.formats.torch_tree import find_roots
+from convinspect.formats.torch_zip import foreign_globals, module_notes
+from convinspect.records import ITEMSIZE, Contents, Storage
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The stream's three leading pickles, read."""
+
+    byteorder: str
+    end: int
+
+
+def is_legacy(file: File) -> bool:
+    """True when the file begins with the old format's magic number, in any pickle protocol."""
+    if file.read(0, 1) not in (b"\x80", b"L"):
+        return False
+    try:
+        return bool(walk(file.read, 0, min(file.size, 64)).value == _MAGIC)
+    except ConvInspectError:
+        return False
+
+
+def is_pickle(file: File) -> bool:
+    """True when the file is some other pickle of protocol 2 or later."""
+    return file.read(0, 1) == b"\x80" and file.read(1, 1) in (b"\2", b"\3", b"\4", b"\5")
+
+
+def read_torch_legacy(file: File) -> Contents:
+    """List a checkpoint in the format before 1.6.
+
+    Raises:
+        BrokenFile: It is cut before its storages begin, or malformed.
+    """
+    head = _read_head(file)
+    tree = walk(file.read, head.end, file.size)
+    keys = walk(file.read, tree.end, file.size)
+    storages, end = _place_storages(file, tree, keys, head.byteorder)
+
+    def storage_of(key: str, nbytes: int) -> Storage:
+        found = storages.get(key)
+        return found if found is not None else Storage(file.path, key, nbytes, 0, None)
+
+    roots = find_roots(tree.value, storage_of, tree.end - head.end)
+    problems = []
+    if end > file.size:
+        gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
+        where = f", in the bytes of {gone[0]!r}" if gone else ""
+        more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+        problems.append(str(cut_short(file.size, end, where + more)))
+    return Contents(
+        file.path,
+        "torch.save (before 1.6)",
+        roots,
+        file.size,
+        tuple(problems),
+        module_notes(roots),
+        foreign=foreign_globals(tree),
+    )
+
+
+def _read_head(file: File) -> _Head:
+    position = 0
+    values = []
+    for _ in range(3):
+        tree = walk(file.read, position, file.size)
+        values.append(tree.value)
+        position = tree.end
+    facts = dict(pairs_of(values[2]) or []) if isinstance(values[2], Dict) else {}
+    return _Head("big" if facts.get("little_endian") is False else "little", position)
+
+
+def _place_storages(file: File, tree: Walk, keys: Walk, byteorder: str) -> tuple[dict[str, Storage], int]:
+    """Every storage with its place in the file, and where the last one ends (past the file when it is cut)."""
+    sizes = _declared(tree)
+    if not isinstance(keys.value, list):
+        raise BrokenFile("its list of storage keys is malformed", "save it again")
+    storages: dict[str, Storage] = {}
+    position = keys.end
+    for key in keys.value:
+        if not isinstance(key, str) or key not in sizes or key in storages:
+            raise RefusedFile(
+                "its list of storages does not fit its pickle, so the bytes of each tensor cannot be told",
+                "save it again with a current PyTorch",
+            )
+        numel, itemsize = sizes[key]
+        claimed = file.read(position, 8)
+        if len(claimed) == 8 and int.from_bytes(claimed, "big" if byteorder == "big" else "little") != numel:
+            raise BrokenFile(
+                f"storage {key!r} has {int.from_bytes(claimed, 'little'):,} elements, its pickle says {numel:,}",
+                "get the file again, or save it again",
+            )
+        start, nbytes = position + 8, int(numel * itemsize)
+        available = max(0, min(nbytes, file.size - start))
+        storages[key] = Storage(file.path, key, nbytes, available, file.start + start, byteorder=byteorder)
+        position = start + nbytes
+    return storages, position
+
+
+def _declared(tree: Walk) -> dict[str, tuple[int, float]]:
+    """Elements and bytes of an element of each storage that the pickle names."""
+    sizes: dict[str, tuple[int, float]] = {}
+    for parts in tree.persistent:
+        dtype = storage_dtype(parts)
+        if dtype is not None:
+            key, numel = parts[2], parts[4]
+            sizes[key] = (numel, ITEMSIZE[dtype])
+    return sizes
+
+
+def other_pickle(file: File) -> ConvInspectError:
+    """The error for a pickle that `torch.save` did not write."""
+    try:
+        tree = walk(file.read, 0, file.size)
+    except BrokenFile as error:
+        return error.at(file.path)
+    names: Any = [name for name in tree.globals if not name.startswith("builtins.")]
+    asked = f" (it asks for {names[0]!r}{' and others' if len(names) > 1 else ''})" if names else ""
+    return NotACheckpoint(
+        f"it is a plain pickle{asked}, not written by torch.save",
+        "where you trust it, load it and torch.save its state_dict",
+        file.path,
+    )

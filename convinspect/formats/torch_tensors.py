@@ -1,0 +1,265 @@
+"""Records of calls → tensors: what each of PyTorch's `_rebuild_…` functions would have made.
+
+The functions and the order of their arguments are those of `torch/_utils.py` and `torch/_tensor.py`, from
+PyTorch 0.2 to 2.13. Nothing here is called; the arguments are read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from convinspect.errors import BrokenFile
+from convinspect.formats.pickle_walk import Call, Dict, Global, Persistent, Tuple
+from convinspect.records import ITEMSIZE, Storage, Tensor
+
+StorageOf: TypeAlias = Callable[[str, int], Storage]
+"""(key, size in bytes) → the storage of that key in the file being read."""
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
+    "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QUInt8Storage": "quint8", "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+
+_PLAIN = {
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_qtensor",
+}
+_WRAPPERS = {
+    # function: where its tensor stands among the arguments
+    "torch._utils._rebuild_parameter": 0,
+    "torch._utils._rebuild_parameter_with_state": 0,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": 0,
+    "torch.nn.parameter.Parameter": 0,
+    "torch.nn.parameter.Buffer": 0,
+}
+_FROM_TYPE = {
+    "torch._tensor._rebuild_from_type",
+    "torch._tensor._rebuild_from_type_v2",
+    "torch.tensor._rebuild_from_type",
+}
+_PARAMETER_TYPES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
+_LARGEST = 2**63 - 1
+
+
+def function_name(node: Any) -> str | None:
+    """Qualified name of what a call record calls, or None when it is not a plain name."""
+    if not isinstance(node, Call):
+        return None
+    function = node.function
+    if isinstance(function, Persistent):
+        # Before 1.6 a module's class was wrapped as ('module', class, file name, source text).
+        parts = function.id.items if isinstance(function.id, Tuple) else []
+        function = parts[1] if len(parts) > 1 and parts[0] == "module" else None
+    return function.qualified if isinstance(function, Global) else None
+
+
+def arguments(node: Call) -> list[Any]:
+    """The call's positional arguments."""
+    return node.args.items if isinstance(node.args, Tuple) else []
+
+
+def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
+    """The tensor that a call record would rebuild, named `key`; None when it is no tensor.
+
+    Raises:
+        BrokenFile: It is a tensor whose size, stride or storage cannot be understood.
+    """
+    name = function_name(node)
+    if name is None:
+        return None
+    try:
+        return _rebuilt(name, node, key, storage_of)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise BrokenFile(
+            f"tensor {key!r}: the pickle describes it in a way that PyTorch never writes",
+            "get the file again, or save it again",
+        ) from None
+
+
+def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor | None:
+    args = arguments(node)
+    if name in _PLAIN:
+        return _strided(name, node, key, storage_of)
+    if name in _WRAPPERS:
+        inner = tensor_of(args[_WRAPPERS[name]], key, storage_of)
+        trainable = args[1] if len(args) > 1 and isinstance(args[1], bool) else None
+        return inner and replace(inner, requires_grad=trainable)
+    if name in _FROM_TYPE:
+        return _from_type(args, key, storage_of)
+    if name == "torch._utils._rebuild_sparse_tensor":
+        return _sparse(args, key, storage_of)
+    if name == "torch._utils._rebuild_sparse_csr_tensor":
+        return _compressed(args, key, storage_of)
+    if name == "torch._utils._rebuild_meta_tensor_no_storage":
+        return _without_storage(key, args[0], args[1], args[2], "meta")
+    if name == "torch._utils._rebuild_wrapper_subclass":
+        tensor = _without_storage(key, args[1], args[2], args[3], "wrapped")
+        return replace(tensor, subclass=_class_name(args[0]))
+    return None
+
+
+def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
+    """`_rebuild_tensor…(storage, storage_offset, size, stride, …)`."""
+    packed = node.args
+    args = packed.items
+    kind, storage_key, device, numel, first = _storage_id(args[0])
+    dtype = _dtype(args[6]) if name.endswith("_v3") else kind
+    shape, stride = _numbers(args[2]), _numbers(args[3])
+    if len(shape) != len(stride):
+        raise ValueError("size and stride differ in length")
+    return Tensor(
+        key,
+        dtype,
+        shape,
+        stride,
+        _number(args[1]) + first,
+        storage_of(storage_key, int(numel * ITEMSIZE[kind])),
+        "quantized" if name.endswith("_rebuild_qtensor") else "strided",
+        args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
+        device,
+        None,
+        packed.span(2),
+        packed.span(3),
+    )
+
+
+def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
+    """`('storage', type, key, location, numel[, view])` → dtype, key, device, elements, first element.
+
+    A view (before 1.6 only) is (key, offset, size): a window on the storage, both in elements.
+    """
+    parts = node.id.items
+    if parts[0] != "storage":
+        raise ValueError("not a storage")
+    dtype = _STORAGE_DTYPES[parts[1].name]
+    view = parts[5] if len(parts) > 5 else None
+    first = _number(view.items[1]) if isinstance(view, Tuple) else 0
+    if not isinstance(parts[2], str) or not isinstance(parts[3], str):
+        raise TypeError("storage key and location are strings")
+    return dtype, parts[2], parts[3], _number(parts[4]), first
+
+
+def storage_dtype(parts: list[Any]) -> str | None:
+    """dtype of the storage that a persistent id's parts name; None when they name something else."""
+    named = len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], Global)
+    if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or parts[4] < 0:
+        return None
+    return _STORAGE_DTYPES.get(parts[1].name)
+
+
+def _from_type(args: list[Any], key: str, storage_of: StorageOf) -> Tensor | None:
+    """`_rebuild_from_type…(function, type, arguments, state)`: a tensor, then its subclass."""
+    inner = tensor_of(Call(args[0], args[2]), key, storage_of)
+    wrapper = _class_name(args[1])
+    return inner if inner is None or wrapper in _PARAMETER_TYPES else replace(inner, subclass=wrapper)
+
+
+def _sparse(args: list[Any], key: str, storage_of: StorageOf) -> Tensor:
+    """`_rebuild_sparse_tensor(layout, (indices, values, size, …))`."""
+    _, values, size = args[1].items[:3]
+    return _laid_out("sparse_coo", values, size, key, storage_of)
+
+
+def _compressed(args: list[Any], key: str, storage_of: StorageOf) -> Tensor:
+    """`_rebuild_sparse_csr_tensor(layout, (compressed indices, plain indices, values, size))`."""
+    _, _, values, size = args[1].items[:4]
+    layout = args[0].name if isinstance(args[0], Global) else "sparse"
+    return _laid_out(layout, values, size, key, storage_of)
+
+
+def _laid_out(layout: str, values: Any, size: Any, key: str, storage_of: StorageOf) -> Tensor:
+    held = tensor_of(values, key, storage_of)
+    if held is None:
+        raise ValueError("no values")
+    shape = _numbers(size)
+    return Tensor(key, held.dtype, shape, (0,) * len(shape), 0, None, layout, None, held.device)
+
+
+def _without_storage(key: str, dtype: Any, size: Any, stride: Any, layout: str) -> Tensor:
+    shape = _numbers(size)
+    return Tensor(key, _dtype(dtype), shape, _numbers(stride)[: len(shape)], 0, None, layout, None, "meta")
+
+
+def _dtype(node: Any) -> str:
+    if not isinstance(node, Global) or node.name not in ITEMSIZE:
+        raise ValueError("unknown dtype")
+    return node.name
+
+
+def _class_name(node: Any) -> str:
+    return node.qualified if isinstance(node, Global) else "?"
+
+
+def _numbers(node: Any) -> tuple[int, ...]:
+    """A size or stride: a tuple of numbers, or `torch.Size` of one."""
+    if isinstance(node, Call):
+        node = arguments(node)[0]
+    items = node if isinstance(node, list) else node.items
+    if len(items) > 64:
+        raise ValueError("more dimensions than a tensor can have")
+    return tuple(_number(item) for item in items)
+
+
+def _number(item: Any) -> int:
+    if type(item) is not int or not 0 <= item <= _LARGEST:
+        raise TypeError("not a size")
+    return item
+
+
+def plain(node: Any, depth: int = 0) -> Any:
+    """A number, string, boolean, None or tuple of these, as Python values; otherwise raises TypeError."""
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if depth < 4:
+        if isinstance(node, Call) and function_name(node) in _LISTS:
+            node = arguments(node)[0]
+        if isinstance(node, (list, Tuple)):
+            items = node if isinstance(node, list) else node.items
+            if len(items) <= 64:
+                return tuple(plain(item, depth + 1) for item in items)
+    raise TypeError("not a plain value")
+
+
+_LISTS = {
+    "torch.Size",
+    "torch.jit._pickle.build_intlist",
+    "torch.jit._pickle.build_doublelist",
+    "torch.jit._pickle.build_boollist",
+}
+
+
+def pairs_of(node: Any) -> list[tuple[Any, Any]] | None:
+    """Items of a mapping in stored order, a repeated key at its first place with its last value; None for others."""
+    if isinstance(node, Dict):
+        pairs = node.pairs
+    elif isinstance(node, Call):
+        pairs = [*_given_pairs(node), *node.pairs]
+        if not pairs and function_name(node) not in _MAPPINGS:
+            return None
+    else:
+        return None
+    named = {key: value for key, value in pairs if isinstance(key, (str, int))}
+    if len(named) == len(pairs):
+        return list(named.items())
+    return list(named.items()) + [pair for pair in pairs if not isinstance(pair[0], (str, int))]
+
+
+_MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
+
+
+def _given_pairs(node: Call) -> list[tuple[Any, Any]]:
+    """`OrderedDict([[key, value], …])`, as Python 2 pickled it."""
+    args = arguments(node)
+    if function_name(node) not in _MAPPINGS or not args or not isinstance(args[-1], (list, Tuple)):
+        return []
+    entries = args[-1] if isinstance(args[-1], list) else args[-1].items
+    items = [entry if isinstance(entry, list) else getattr(entry, "items", []) for entry in entries]
+    return [(item[0], item[1]) for item in items if isinstance(item, list) and len(item) == 2]

@@ -1,0 +1,299 @@
+"""The tree of a pickle → the dictionaries of tensors and the modules in it, wherever they lie.
+
+A root is a dictionary that holds tensors directly, or a module. Dictionaries that hold one layer each
+(`{"conv1": {"weight": …, "bias": …}, …}`) are not roots: their parent is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from convinspect.errors import RefusedFile
+from convinspect.formats.pickle_walk import Call, Dict, Set, Tuple
+from convinspect.formats.torch_tensors import (
+    StorageOf,
+    arguments,
+    function_name,
+    pairs_of,
+    plain,
+    tensor_of,
+)
+from convinspect.records import Module, Root, Tensor
+
+Path = tuple[str, ...]
+
+_DEEPEST = 200
+_SCRIPT = "__torch__."
+_FX = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the scan gathers: tensors by the container they lie in, modules by the root module's path."""
+
+    tensors: dict[Path, list[Tensor]] = field(default_factory=dict)
+    modules: dict[Path, dict[str, Module]] = field(default_factory=dict)
+    optimizers: list[Path] = field(default_factory=list)
+
+
+def find_roots(tree: Any, storage_of: StorageOf, size: int) -> tuple[Root, ...]:
+    """All roots of the tree, in stored order.
+
+    Args:
+        tree: What `pickle_walk.walk` built.
+        storage_of: Gives the storage of a key.
+        size: Length of the pickle in bytes; it bounds the work, since a tree may refer to the same
+            container over and over.
+
+    Raises:
+        RefusedFile: The containers refer to each other so often that following them would not end.
+        BrokenFile: A tensor cannot be understood.
+    """
+    found = _Found()
+    _scan(tree, storage_of, 10_000 + 4 * size, found)
+    return tuple(_roots(found))
+
+
+def _scan(tree: Any, storage_of: StorageOf, budget: int, found: _Found) -> None:
+    """Depth first, in stored order, without recursion; a container inside itself is passed over."""
+    above: set[int] = set()
+    todo: list[tuple[Path, Any]] = [((), tree)]
+    while todo:
+        path, node = todo.pop()
+        if node is _LEAVE:
+            above.discard(int(path[0]))
+            continue
+        budget -= 1
+        if budget < 0:
+            raise RefusedFile(
+                "its pickle nests the same containers inside each other without end",
+                "no honest checkpoint does that; do not load it elsewhere either",
+            )
+        if not isinstance(node, _CONTAINERS) or id(node) in above or len(path) > _DEEPEST:
+            continue
+        tensor = tensor_of(node, path[-1] if path else "", storage_of)
+        if tensor is not None:
+            found.tensors.setdefault(path[:-1], []).append(tensor)
+            continue
+        parts = module_parts(node)
+        if parts is not None:
+            _add_module(path, parts, storage_of, found)
+            continue
+        above.add(id(node))
+        todo.append(((str(id(node)),), _LEAVE))
+        children = list(_children(node))
+        names = {key for key, _ in children}
+        if "state" in names and "param_groups" in names:
+            found.optimizers.append(path)
+        # A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own.
+        joined = isinstance(node, Tuple) and path
+        todo.extend(
+            ((*path[:-1], f"{path[-1]}.{key}") if joined else (*path, key), child) for key, child in reversed(children)
+        )
+
+
+_LEAVE = object()
+_CONTAINERS = (Dict, Call, Tuple, Set, list)
+
+
+def _children(node: Any) -> Iterator[tuple[str, Any]]:
+    """What a container holds, each by the name that a path shows."""
+    pairs = pairs_of(node)
+    if pairs is not None:
+        for index, (key, value) in enumerate(pairs):
+            yield (str(key) if isinstance(key, (str, int)) else str(index)), value
+    if isinstance(node, (list, Tuple, Set)):
+        yield from _numbered(node if isinstance(node, list) else node.items)
+    elif isinstance(node, Call):
+        if pairs is None:
+            yield from _numbered(arguments(node))
+        yield from _numbered(node.items)
+        for state in _state_dicts(node):
+            yield from ((str(key), value) for key, value in state if key != "_metadata")
+
+
+def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((str(index), item) for index, item in enumerate(items))
+
+
+def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
+    """The attributes that BUILD would set; a state is a dictionary, or a tuple of those (`__slots__`)."""
+    for state in node.states:
+        for part in state.items if isinstance(state, Tuple) else (state,):
+            pairs = pairs_of(part)
+            if pairs:
+                yield pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A module's own tensors and children, as the pickle stores them."""
+
+    class_name: str
+    tensors: tuple[tuple[str, Any], ...]
+    modules: tuple[tuple[str, Any], ...]
+    attributes: dict[str, Any]
+
+
+def module_parts(node: Any) -> Parts | None:
+    """The parts of a pickled `nn.Module`, a TorchScript object or an FX graph module; None for anything else."""
+    if not isinstance(node, Call):
+        return None
+    name = function_name(node) or ""
+    state = {str(key): value for pairs in _state_dicts(node) for key, value in pairs}
+    if name in _FX:
+        body = pairs_of(arguments(node)[0]) if arguments(node) else None
+        state = {str(key): value for key, value in body or ()} | state
+    if name.startswith(_SCRIPT):
+        return _script_parts(name, state)
+    if "_modules" not in state or not ("_parameters" in state or "_buffers" in state):
+        return None
+    if name.startswith("copyreg.") or name.startswith("copy_reg."):
+        first = arguments(node)[:1]
+        name = getattr(first[0], "qualified", name) if first else name
+    hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
+    tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
+    return Parts(
+        name,
+        tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
+        tuple((key, value) for key, value in _named(state.get("_modules")) if value is not None),
+        _attributes(state),
+    )
+
+
+def _script_parts(name: str, state: dict[str, Any]) -> Parts:
+    """A TorchScript object keeps parameters, buffers, children and attributes side by side."""
+    modules = {key: value for key, value in state.items() if (function_name(value) or "").startswith(_SCRIPT)}
+    tensors = {key: value for key, value in state.items() if key not in modules and isinstance(value, Call)}
+    return Parts(name, tuple(tensors.items()), tuple(modules.items()), _attributes(state))
+
+
+def _named(node: Any) -> list[tuple[str, Any]]:
+    return [(str(key), value) for key, value in pairs_of(node) or []]
+
+
+def _listed(node: Any) -> list[Any]:
+    """Members of `set([…])`, which protocol 2 writes as a call."""
+    if isinstance(node, Set):
+        return node.items
+    first = arguments(node)[:1] if isinstance(node, Call) else []
+    return first[0] if first and isinstance(first[0], list) else []
+
+
+def plain_or_none(node: Any) -> Any:
+    """`plain`, with None for what is no plain value."""
+    try:
+        return plain(node)
+    except TypeError:
+        return None
+
+
+def _attributes(state: dict[str, Any]) -> dict[str, Any]:
+    """The module's plain attributes; those that are no numbers, strings or tuples are left out."""
+    attributes = {}
+    for key, value in state.items():
+        try:
+            attributes[key] = plain(value)
+        except TypeError:
+            continue
+    return attributes
+
+
+def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) -> None:
+    """A module tree becomes one container: its tensors under dotted keys, its modules by name."""
+    tensors = found.tensors.setdefault(path, [])
+    modules = found.modules.setdefault(path, {})
+    todo: list[tuple[str, Parts, int]] = [("", parts, 0)]
+    while todo:
+        name, part, depth = todo.pop()
+        modules[name] = Module(name, part.class_name, part.attributes)
+        prefix = f"{name}." if name else ""
+        for key, node in part.tensors:
+            tensor = tensor_of(node, prefix + key, storage_of)
+            if tensor is not None:
+                tensors.append(tensor)
+        children = []
+        for key, node in part.modules:
+            child = module_parts(node)
+            # A module registered under two names is listed under both; one inside itself is not followed for ever.
+            if child is not None and depth < _DEEPEST and len(modules) < 100_000:
+                children.append((prefix + key, child, depth + 1))
+        todo.extend(reversed(children))
+
+
+def _roots(found: _Found) -> Iterator[Root]:
+    merged = _merge_single_layers(found)
+    done: set[Path] = set()
+    for path in merged:
+        optimizer = next((o for o in found.optimizers if path[: len(o)] == o), None)
+        at = optimizer if optimizer is not None else path
+        if at in done:
+            continue
+        done.add(at)
+        tensors = _below(merged, at) if optimizer is not None else merged[path]
+        yield Root(
+            ".".join(at),
+            _role(at, tensors, optimizer is not None),
+            tuple(tensors),
+            found.modules.get(path, {}),
+        )
+
+
+def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
+    """All tensors below `at`, with keys relative to it."""
+    return [
+        replace(tensor, key=".".join((*path[len(at) :], tensor.key)))
+        for path, tensors in containers.items()
+        if path[: len(at)] == at
+        for tensor in tensors
+    ]
+
+
+_WHOLE_NAMES = ("state_dict", "model", "net", "ema", "generator", "discriminator", "module")
+_LAYER_PARTS = {
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "weight_g",
+    "weight_v",
+}
+
+
+def _merge_single_layers(found: _Found) -> dict[Path, list[Tensor]]:
+    """Containers whose tensors are one layer's parts go to their parent, when it has at least two such."""
+    bare: dict[Path, int] = {}
+    for path, tensors in found.tensors.items():
+        if _is_single_layer(path, tensors, found):
+            bare[path[:-1]] = bare.get(path[:-1], 0) + 1
+    merged: dict[Path, list[Tensor]] = {}
+    for path, tensors in found.tensors.items():
+        if bare.get(path[:-1], 0) > 1 and _is_single_layer(path, tensors, found):
+            moved = [replace(tensor, key=f"{path[-1]}.{tensor.key}") for tensor in tensors]
+            merged.setdefault(path[:-1], []).extend(moved)
+        else:
+            merged.setdefault(path, []).extend(tensors)
+    return merged
+
+
+def _is_single_layer(path: Path, tensors: list[Tensor], found: _Found) -> bool:
+    return (
+        bool(path)
+        and path not in found.modules
+        and not any(path[: len(o)] == o for o in found.optimizers)
+        and not path[-1].lower().startswith(_WHOLE_NAMES)
+        and all(tensor.key in _LAYER_PARTS for tensor in tensors)
+    )
+
+
+def _role(path: Path, tensors: list[Tensor], optimizer: bool) -> str:
+    """What a root is for, judged by its name; "other" when no tensor in it could be a weight."""
+    if optimizer or any("optimizer" in part.lower() for part in path):
+        return "optimizer"
+    if not any(len(tensor.shape) >= 2 for tensor in tensors) and path:
+        return "other"
+    named_ema = any("ema" in part.lower().split("_") or "shadow" in part.lower() for part in path)
+    return "ema" if named_ema or (path and path[-1].lower().endswith("ema")) else "model"

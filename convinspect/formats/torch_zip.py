@@ -1,0 +1,276 @@
+"""`torch.save` since PyTorch 1.6: a zip of one pickle and one record per storage; also TorchScript archives.
+
+The layout is that of PyTorch's `caffe2/serialize/inline_container.h`: every record lies below one folder,
+`data.pkl` holds the object, `data/KEY` the bytes of storage KEY, `byteorder` the machine's byte order.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
+from convinspect.formats import torchscript
+from convinspect.formats.files import File, cut_short
+from convinspect.formats.pickle_walk import Walk, reader, walk
+from convinspect.formats.torch_tree import find_roots
+from convinspect.records import Contents, Root, Storage
+
+_ALIGNMENT = 64
+
+# A deflated record may not unpack to more than this many times its size: text and pickles pack 5 to 20 times.
+_LARGEST_RATIO = 100
+_LARGEST_RECORD = 1 << 30
+
+PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
+
+
+class Archive:
+    """The records of a torch zip, by their name below its folder.
+
+    Raises:
+        BrokenFile: The zip's directory is missing or malformed.
+        RefusedFile: Two records share a name.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        try:
+            self._zip = zipfile.ZipFile(_Stream(file))
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+            raise BrokenFile(f"its zip directory is malformed ({error})", "download or copy it again") from None
+        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        self.folder = _common_folder(info.filename for info in infos)
+        self.records: dict[str, zipfile.ZipInfo] = {}
+        for info in infos:
+            name = info.filename[len(self.folder) :]
+            if name in self.records:
+                raise RefusedFile(
+                    f"it holds two records named {info.filename!r}, so what it says depends on who reads it",
+                    "do not load it elsewhere either",
+                )
+            self.records[name] = info
+
+    def read(self, name: str) -> bytes:
+        """A record's bytes, unpacked and checked against its CRC.
+
+        Raises:
+            BrokenFile: It is missing, damaged or cut.
+            RefusedFile: It unpacks to far more than it could honestly hold.
+        """
+        info = self.records.get(name)
+        if info is None:
+            raise BrokenFile(f"it lacks the record {name!r}", "save it again")
+        honest = max(_LARGEST_RATIO * info.compress_size, 1 << 20)
+        if info.file_size > min(honest, _LARGEST_RECORD) and info.compress_type != zipfile.ZIP_STORED:
+            raise RefusedFile(
+                f"record {name!r} of {info.compress_size:,} bytes would unpack to {info.file_size:,}",
+                "do not load it elsewhere either",
+            )
+        try:
+            with self._zip.open(info) as record:
+                # One byte more than claimed, so that a record that goes on is noticed.
+                data = record.read(min(info.file_size, self.file.size * _LARGEST_RATIO) + 1)
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            raise BrokenFile(f"record {name!r} is damaged ({error})", "download or copy it again") from None
+        except Exception as error:  # zlib.error, lzma.LZMAError: what the decompressors raise
+            raise BrokenFile(f"record {name!r} cannot be unpacked ({error})", "download it again") from None
+        if len(data) != info.file_size:
+            raise BrokenFile(f"record {name!r} has {len(data):,} of {info.file_size:,} bytes", "download it again")
+        return data
+
+    def storage(self, name: str, nbytes: int, byteorder: str) -> Storage:
+        """The storage in record `name`, without reading it."""
+        info = self.records.get(name)
+        key = name.rpartition("/")[2]
+        if info is None:
+            return Storage(self.file.path, key, nbytes, 0, None, byteorder=byteorder)
+        packed = info.compress_size if info.compress_type != zipfile.ZIP_STORED else None
+        start = self.file.start + info.header_offset
+        return Storage(
+            self.file.path, key, nbytes, info.file_size, start, True, packed, info.CRC, byteorder
+        )  # fmt: skip
+
+    def byteorder(self) -> str:
+        """Byte order of all storages; archives before PyTorch 2.1 do not say and are little-endian."""
+        return "big" if "byteorder" in self.records and self.read("byteorder").strip() == b"big" else "little"
+
+
+class _Stream(io.RawIOBase):
+    """What `zipfile` needs of a file, over a `File`."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        if base + offset < 0:
+            raise OSError("seek before the start")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = self._file.read(self._at, self._file.size if size is None or size < 0 else size)
+        self._at += len(data)
+        return data
+
+
+def _common_folder(names: Iterable[str]) -> str:
+    """The archive's one folder with its slash; "" when the records do not share one."""
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    return f"{folders.pop()}/" if len(folders) == 1 else ""
+
+
+def is_zip(head: bytes) -> bool:
+    """True for the first bytes of a zip archive."""
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def read_torch_zip(file: File) -> Contents:
+    """List a `torch.save` zip or a TorchScript archive.
+
+    Raises:
+        ConvInspectError: It is cut short, malformed, hostile, or another kind of zip.
+    """
+    return read_archive(file, Archive(file))
+
+
+def has_directory(file: File) -> bool:
+    """False when the zip's directory, which stands at its end, is gone."""
+    return zipfile.is_zipfile(_Stream(file))
+
+
+def read_archive(file: File, archive: Archive) -> Contents:
+    """`read_torch_zip` of an archive that is open already."""
+    if "data.pkl" not in archive.records:
+        raise _other_zip(archive)
+    data = archive.read("data.pkl")
+    tree = walk(reader(data), 0, len(data))
+    byteorder = archive.byteorder()
+    script = any(name.startswith("code/") for name in archive.records)
+    roots = find_roots(tree.value, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder), len(data))
+    if script:
+        roots = tuple(_with_script_constants(root, archive) for root in roots)
+    problems = _missing_records(roots)
+    return Contents(
+        file.path,
+        "TorchScript" if script else "torch.save (zip)",
+        roots,
+        file.size,
+        problems,
+        module_notes(roots),
+        foreign=foreign_globals(tree),
+    )
+
+
+def _with_script_constants(root: Root, archive: Archive) -> Root:
+    """Hyperparameters stand in the archive's code, as constants of each class or in its call of the operator."""
+    sources = {
+        name: archive.read(name).decode("utf-8", "replace")
+        for name in archive.records
+        if name.startswith("code/") and name.endswith(".py")
+    }
+    constants = torchscript.class_constants(sources)
+    modules = {
+        name: replace(
+            module,
+            class_name=torchscript.class_name(module.class_name),
+            attributes={**module.attributes, **constants.get(module.class_name, {})},
+        )
+        for name, module in root.modules.items()
+    }
+    return replace(root, modules=modules)
+
+
+def foreign_globals(tree: Walk) -> tuple[str, ...]:
+    """Names that the pickle mentions beyond those of tensors and torch's own modules, in stored order."""
+    return tuple(
+        name for name in tree.globals if not name.startswith((*PLAIN_GLOBALS, "__torch__.")) and name != "builtins.set"
+    )
+
+
+def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
+    """One line for the tensors whose record is absent or too short."""
+    short = [tensor for root in roots for tensor in root.tensors if not tensor.whole]
+    if not short:
+        return ()
+    more = f" and {len(short) - 1:,} more" if len(short) > 1 else ""
+    return (f"the bytes of tensor {short[0].key!r}{more} are missing from the file; download or copy it again",)
+
+
+def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
+    """One line for each whole module in the file, naming its class."""
+    names = [root.modules[""].class_name for root in roots if "" in root.modules]
+    return tuple(f"whole module {name}; its code was neither needed nor run" for name in dict.fromkeys(names))
+
+
+def headless(file: File) -> ConvInspectError:
+    """A zip without its directory, which stands at the end: say how much is missing, from the pickle at its start."""
+    expected = None
+    try:
+        expected = _expected_size(file)
+    except ConvInspectError:
+        pass
+    if expected is None or expected <= file.size:
+        return cut_short(file.size, None, ", and the zip directory at its end is gone")
+    return BrokenFile(
+        f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
+        f" (about {expected - file.size:,} are missing)",
+        "download or copy it again",
+    )
+
+
+def _expected_size(file: File) -> int | None:
+    """Size in bytes of the whole archive, near enough: each storage with its header and padding."""
+    head = file.read(0, 30)
+    name_length, extra_length = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+    name = file.read(30, name_length)
+    start = 30 + name_length + extra_length
+    if not name.endswith(b"/data.pkl"):
+        return None
+    tree = walk(file.part(start), 0, file.size - start)
+    sizes: dict[str, int] = {}
+
+    def storage_of(key: str, nbytes: int) -> Storage:
+        sizes[key] = nbytes
+        return Storage(file.path, key, nbytes, 0, None)
+
+    find_roots(tree.value, storage_of, tree.end)
+    directory = 100
+    return start + tree.end + sum(size + _ALIGNMENT + len(name) + directory for size in sizes.values())
+
+
+def _other_zip(archive: Archive) -> ConvInspectError:
+    names = archive.records
+    if "model.json" in names:
+        return NotACheckpoint(
+            "it is a TorchScript archive of PyTorch 1.3 or older",
+            "load and save it once with PyTorch 1.4 or newer",
+        )
+    if any(name.endswith((".npy", ".npz")) for name in names):
+        return NotACheckpoint("it is a NumPy archive (.npz)", "open it with numpy.load")
+    if any(name.endswith(("config.json", "model.weights.h5")) for name in names):
+        return NotACheckpoint("it is a Keras archive", "open it with Keras")
+    inside = [name for name in names if Path(name).suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}]
+    if inside:
+        return NotACheckpoint(f"it is a zip archive that holds {inside[0]!r}", "unpack it and open that file")
+    return NotACheckpoint("it is a zip archive without a checkpoint's records (no data.pkl)", "unpack it first")

@@ -1,0 +1,93 @@
+"""Hyperparameters of TorchScript modules, read from the archive's source text. Nothing of it is run.
+
+A scripted module's class lists its constants (`groups : Final[int] = 2`); a traced one does not, but its
+`forward` calls the operator with literal arguments (`torch._convolution(x, weight, bias, [1], [0], …)`).
+The text is parsed by `ast`, which builds a syntax tree and evaluates nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+# Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
+# PyTorch's aten/src/ATen/native/native_functions.yaml.
+_CONVOLUTIONS = {
+    "_convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
+    "convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
+    "conv1d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
+    "conv2d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
+    "conv3d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
+    "conv_transpose1d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
+    "conv_transpose2d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
+    "conv_transpose3d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
+}
+_LONGEST_SOURCE = 4_000_000
+
+
+def class_name(qualified: str) -> str:
+    """`__torch__.torch.nn.modules.conv.___torch_mangle_0.Conv1d` → `torch.nn.modules.conv.Conv1d`."""
+    parts = qualified.removeprefix("__torch__.").split(".")
+    return ".".join(part for part in parts if not part.startswith("___torch_mangle"))
+
+
+def class_constants(sources: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Constants of every class, by qualified name (`__torch__.torch.nn.modules.conv.Conv1d`).
+
+    Args:
+        sources: Text of each `code/….py` record, by record name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for record, text in sources.items():
+        module = record.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        for node in _classes(text):
+            found[f"{module}.{node.name}"] = _constants(node)
+    return found
+
+
+def _classes(text: str) -> list[ast.ClassDef]:
+    if len(text) > _LONGEST_SOURCE:
+        return []
+    try:
+        return [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+def _constants(node: ast.ClassDef) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            _keep_literal(values, statement.target.id, statement.value)
+    if "stride" not in values:
+        values |= _called_convolution(node)
+    return values
+
+
+def _keep_literal(values: dict[str, Any], name: str, node: ast.expr | None) -> None:
+    if node is None:
+        return
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return
+    values[name] = tuple(value) if isinstance(value, list) else value
+
+
+def _called_convolution(node: ast.ClassDef) -> dict[str, Any]:
+    """Literal arguments of the class's only convolution; nothing when there are several."""
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) in _CONVOLUTIONS]
+    if len(calls) != 1:
+        return {}
+    values: dict[str, Any] = {}
+    for name, position in _CONVOLUTIONS[_operator(calls[0])].items():
+        if position < len(calls[0].args):
+            _keep_literal(values, name, calls[0].args[position])
+    return values
+
+
+def _operator(call: ast.Call) -> str:
+    function = call.func
+    is_torch = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)
+    return function.attr if is_torch and function.value.id == "torch" else ""  # type: ignore[attr-defined]

@@ -1,0 +1,307 @@
+"""Tensors as the file describes them → numpy arrays, reading only the bytes that are asked for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BrokenFile, CannotShow, RefusedFile
+from .records import COMPLEX, Layer, Storage, Tensor
+from .storage import Fetch, check_range, compare_crc, fetch_bytes, opened
+
+Array = npt.NDArray[Any]
+
+NUMPY = frozenset(
+    ["float64", "float32", "float16", "complex64", "complex128", "bool"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+ML_DTYPES = frozenset(
+    ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
+)
+QUANTIZED = frozenset(["quint8", "qint8", "qint32", "quint4x2", "quint2x4"])
+
+SPAN = 4 << 20
+"""Most bytes of a file that are held at once while a tensor with gaps is read."""
+MOST_AXES = 32
+"""What every version of numpy can hold."""
+
+
+def numpy_dtype(name: str, byteorder: str = "little") -> np.dtype[Any]:
+    """The numpy dtype that reads the elements of a PyTorch dtype.
+
+    Args:
+        name: PyTorch's name, such as "bfloat16".
+        byteorder: "little" or "big".
+
+    Returns:
+        A dtype of the same item size, except for complex32: numpy has no such type, and its pairs of float16
+        are given as complex64.
+
+    Raises:
+        CannotShow: numpy cannot read the dtype (quantized, or several elements share a byte), or not in that
+            byte order (bfloat16 in the other order than the machine's).
+    """
+    if name in QUANTIZED:
+        raise CannotShow(f"{name} holds integers whose scale is kept apart from them", "dequantize it in PyTorch first")
+    if name in ML_DTYPES:
+        if byteorder != sys.byteorder and name == "bfloat16":
+            raise CannotShow(f"numpy has no {byteorder}-endian bfloat16")
+        small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return small
+    if name in NUMPY or name == "complex32":
+        native = np.dtype("complex64" if name == "complex32" else name)
+        known: np.dtype[Any] = native.newbyteorder("<" if byteorder == "little" else ">")
+        return known
+    raise CannotShow(f"{name} has no reading as one number per element", "unpack it in PyTorch first")
+
+
+def read(tensor: Tensor) -> Array:
+    """The values of one tensor.
+
+    Returns:
+        An array of `tensor.shape`, in the machine's byte order, that shares memory with nothing else. Its own
+        strides are those of the file where the elements lie densely, C order otherwise.
+
+    Raises:
+        CannotShow: The file holds no numbers for it, or numpy cannot read its dtype or layout.
+        BrokenFile: Bytes are missing or damaged.
+        RefusedFile: Its shape, stride or offset reach outside its storage.
+    """
+    storage, itemsize = _checked(tensor)
+    if tensor.numel == 0:
+        return np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
+    with opened(storage) as fetch:
+        if _dense(tensor):
+            raw = fetch_bytes(fetch, storage, tensor.offset * itemsize, tensor.numel * itemsize)
+            return _strided(_values(raw, tensor), tensor.shape, tensor.stride)
+        values = np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
+        for box, part in _boxes(fetch, storage, tensor, elements=1 << 20):
+            values[box] = part
+        return values
+
+
+def blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
+    """The values of one tensor in bounded memory, each element once, in no order that is promised.
+
+    Args:
+        tensor: What to read.
+        elements: Most elements of one block.
+
+    Yields:
+        1-D arrays in the machine's byte order. One buffer may serve for all of them: a block holds good until
+        the next one is asked for.
+
+    Raises:
+        As `read`; a damaged record is noticed after its last block.
+    """
+    storage, itemsize = _checked(tensor)
+    if tensor.numel == 0:
+        return
+    with opened(storage) as fetch:
+        if _dense(tensor):
+            yield from _stream(fetch, storage, tensor, elements * itemsize)
+        else:
+            for _, part in _boxes(fetch, storage, tensor, elements):
+                yield part.reshape(-1)
+
+
+def _stream(fetch: Fetch, storage: Storage, tensor: Tensor, most: int) -> Iterator[Array]:
+    itemsize = _itemsize(tensor.dtype)
+    begin, size, crc = tensor.offset * itemsize, tensor.numel * itemsize, 0
+    buffer = np.empty(min(size, most), np.uint8)
+    # Bytes that are a part of the record cannot be held against its CRC-32.
+    compare = storage.crc and size == storage.nbytes
+    for done in range(0, size, most):
+        raw = buffer[: size - done]
+        fetch(begin + done, raw.data)
+        crc = zlib.crc32(raw.data, crc) if compare else 0
+        yield _values(raw, tensor)
+    if compare:
+        compare_crc(storage, crc)
+
+
+def _boxes(fetch: Fetch, storage: Storage, tensor: Tensor, elements: int) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    """Boxes of indices that cover the tensor, and the values in each, in the order of the file."""
+    itemsize = _itemsize(tensor.dtype)
+    steps = _steps(tensor.shape, tensor.stride, itemsize, elements)
+    outer_first = sorted(range(len(steps)), key=lambda axis: -tensor.stride[axis])
+    for starts in itertools.product(*(range(0, tensor.shape[a], steps[a]) for a in outer_first)):
+        box = [slice(0)] * len(steps)
+        for axis, start in zip(outer_first, starts, strict=True):
+            box[axis] = slice(start, min(start + steps[axis], tensor.shape[axis]))
+        shape = tuple(s.stop - s.start for s in box)
+        first = tensor.offset + sum(s.start * n for s, n in zip(box, tensor.stride, strict=True))
+        span = 1 + sum((n - 1) * s for n, s in zip(shape, tensor.stride, strict=True))
+        raw = fetch_bytes(fetch, storage, first * itemsize, span * itemsize)
+        yield tuple(box), _strided(_values(raw, tensor), shape, tensor.stride)
+
+
+def _steps(shape: tuple[int, ...], stride: tuple[int, ...], itemsize: int, elements: int) -> list[int]:
+    """How many indices of each axis one box takes: what `elements` and `SPAN` allow, inner axes first."""
+    steps, count, span = [1] * len(shape), 1, itemsize
+    for axis in sorted(range(len(shape)), key=lambda axis: stride[axis]):
+        step = min(shape[axis], elements // count)
+        if stride[axis]:
+            step = min(step, (SPAN - span) // (stride[axis] * itemsize) + 1)
+        steps[axis] = max(1, step)
+        count, span = count * steps[axis], span + (steps[axis] - 1) * stride[axis] * itemsize
+        if steps[axis] < shape[axis]:
+            break
+    return steps
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of one element in the file."""
+    return 4 if dtype == "complex32" else numpy_dtype(dtype, sys.byteorder).itemsize
+
+
+def _values(raw: npt.NDArray[np.uint8], tensor: Tensor) -> Array:
+    """A run of bytes → its elements, 1-D. Swaps the bytes in place where the file has the other order."""
+    storage = cast(Storage, tensor.storage)
+    unit = _itemsize(tensor.dtype) // (2 if tensor.dtype in COMPLEX else 1)
+    if unit > 1 and storage.byteorder != sys.byteorder:
+        raw.view(f"u{unit}").byteswap(inplace=True)
+    if tensor.dtype == "bool":
+        return raw != 0
+    if tensor.dtype == "complex32":
+        pairs: Array = raw.view(np.float16).astype(np.float32).view(np.complex64)
+        return pairs
+    values: Array = raw.view(numpy_dtype(tensor.dtype, sys.byteorder))
+    return values
+
+
+def _strided(values: Array, shape: tuple[int, ...], stride: tuple[int, ...]) -> Array:
+    view: Array = np.lib.stride_tricks.as_strided(values, shape, [s * values.itemsize for s in stride])
+    return view
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one run of the storage, each place once, in whatever order of axes."""
+    run = 1
+    for stride, size in sorted((s, n) for n, s in zip(tensor.shape, tensor.stride, strict=True) if n > 1):
+        if stride != run:
+            return False
+        run *= size
+    return True
+
+
+def _reach(tensor: Tensor) -> int:
+    """Elements of the storage from the tensor's first to its last."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
+
+
+def _checked(tensor: Tensor) -> tuple[Storage, int]:
+    """The storage and the bytes of one element, once nothing speaks against reading them."""
+    where, storage = f"tensor {tensor.key}", tensor.storage
+    if tensor.layout != "strided":
+        raise CannotShow(f"{where} has the layout {tensor.layout}, of which only the shape can be shown")
+    if storage is None or storage.start is None:
+        raise CannotShow(f"the numbers of {where} are not in this file, only its shape")
+    if len(tensor.shape) > MOST_AXES:
+        raise CannotShow(f"{where} has {len(tensor.shape)} dimensions; at most {MOST_AXES} can be shown")
+    numbers = (tensor.offset, *tensor.shape, *tensor.stride)
+    if len(tensor.shape) != len(tensor.stride) or min(numbers) < 0 or max(numbers) >= 1 << 48:
+        raise RefusedFile(f"{where} has a shape, stride or offset that no tensor has", path=storage.file)
+    # An expanded tensor repeats few bytes; without a limit four of them could ask for any amount of work.
+    most = storage.available * 64 + (1 << 20) if tensor.numel else 1 << 56
+    if math.prod(n for n in tensor.shape if n) > most:
+        raise RefusedFile(
+            f"{where} claims {tensor.numel} elements over a record of {storage.available} bytes",
+            path=storage.file,
+        )
+    itemsize = _itemsize(tensor.dtype)
+    if tensor.numel:
+        check_range(storage, where, tensor.offset * itemsize, _reach(tensor) * itemsize)
+    return storage, itemsize
+
+
+def effective_weight(layer: Layer) -> Array:
+    """The kernel that a forward pass in eval mode uses: `weight`, or the product of what it is kept as.
+
+    - weight_norm: g · v / ‖v‖, the norm over the axes along which g has size 1 (Salimans & Kingma 2016,
+      "Weight Normalization", equation 2).
+    - spectral_norm: W / (uᵀ W v), W as a matrix with the output channels first (Miyato et al. 2018, "Spectral
+      Normalization for Generative Adversarial Networks", section 2.1 and algorithm 1), with the stored u, v.
+    - pruned: weight_orig · weight_mask.
+
+    Returns:
+        An array of the shape and dtype of `layer.weight`, computed in float64 and rounded to that dtype once.
+
+    Raises:
+        CannotShow: The layer has no weight.
+        BrokenFile: One of the tensors is missing, or their shapes do not fit each other.
+        And what `read` raises.
+    """
+    if layer.weight is None:
+        raise CannotShow(f"layer {layer.name} has no weight")
+    if layer.norm is None:
+        return read(layer.weight)
+    with np.errstate(all="ignore"):
+        return _PRODUCTS[layer.norm](layer).astype(numpy_dtype(layer.weight.dtype, sys.byteorder))
+
+
+def _weight_normed(layer: Layer) -> Array:
+    g = _wide(_part(layer, "weight_g", "parametrizations.weight.original0"))
+    v = _wide(_part(layer, "weight_v", "parametrizations.weight.original1"))
+    if g.size == 1:
+        g = g.reshape((1,) * v.ndim)
+    if g.ndim != v.ndim or any(n not in (1, m) for n, m in zip(g.shape, v.shape, strict=True)):
+        raise BrokenFile(f"layer {layer.name}: g of shape {g.shape} does not fit v of shape {v.shape}")
+    axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
+    v *= g / np.sqrt(np.sum(np.square(np.abs(v)), axis=axes, keepdims=True))
+    return v
+
+
+def _spectral_normed(layer: Layer) -> Array:
+    w = _wide(_part(layer, "weight_orig", "parametrizations.weight.original"))
+    u = _wide(_part(layer, "weight_u", "parametrizations.weight.0._u"))
+    first = 1 if layer.kind.startswith("ConvTranspose") else 0
+    fitting = [axis for axis in (first, *range(w.ndim)) if w.shape[axis : axis + 1] == u.shape]
+    if not fitting:
+        raise BrokenFile(f"layer {layer.name}: u of shape {u.shape} does not fit W of shape {w.shape}")
+    matrix = np.moveaxis(w, fitting[0], 0).reshape(len(u), -1)
+    if "weight_u" in layer.tensors and "weight_v" not in layer.tensors:
+        # Before PyTorch 1.1 v was not stored; the product was, as a buffer that eval mode used as it was.
+        if "weight" in layer.tensors:
+            return read(layer.tensors["weight"])
+        v = matrix.T @ u
+        v /= np.sqrt(np.sum(np.square(v)))
+    else:
+        v = _wide(_part(layer, "weight_v", "parametrizations.weight.0._v"))
+    if v.shape != matrix.shape[1:]:
+        raise BrokenFile(f"layer {layer.name}: v of shape {v.shape} does not fit W of shape {w.shape}")
+    product: Array = w / np.vdot(u, matrix @ v)
+    return product
+
+
+def _pruned(layer: Layer) -> Array:
+    w, mask = _wide(_part(layer, "weight_orig")), _wide(_part(layer, "weight_mask"))
+    if w.shape != mask.shape:
+        raise BrokenFile(f"layer {layer.name}: mask of shape {mask.shape} does not fit W of shape {w.shape}")
+    product: Array = w * mask
+    return product
+
+
+_PRODUCTS = {"weight_norm": _weight_normed, "spectral_norm": _spectral_normed, "pruned": _pruned}
+
+
+def _part(layer: Layer, *names: str) -> Tensor:
+    """The layer's tensor of the first of these names that it has."""
+    for name in names:
+        if name in layer.tensors:
+            return layer.tensors[name]
+    raise BrokenFile(
+        f"layer {layer.name} has {', '.join(layer.tensors)} but no {names[0]}", "save the whole model again"
+    )
+
+
+def _wide(tensor: Tensor) -> Array:
+    return read(tensor).astype(np.complex128 if tensor.dtype in COMPLEX else np.float64)

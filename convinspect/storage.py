@@ -1,0 +1,167 @@
+"""The bytes of a storage, by position: stored as they are or deflated, in a zip member or anywhere in a file.
+
+Files are read, never mapped into memory: a file that is cut while it is open then gives an error and not a
+signal, and pages of it do not count as our memory.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BrokenFile, NotThere, RefusedFile
+from .records import Storage
+
+Fetch = Callable[[int, memoryview], None]
+"""Fills a buffer with the storage's bytes from a position on."""
+
+PIECE = 1 << 18
+"""Bytes that are inflated at once."""
+MOST_INFLATION = 1032
+"""Deflate cannot shrink data more than this many times (https://zlib.net/zlib_tech.html)."""
+DAMAGED = "download or copy the file again"
+
+
+@contextmanager
+def opened(storage: Storage) -> Iterator[Fetch]:
+    """Open the storage's file, and give what reads it.
+
+    Raises:
+        NotThere: The file cannot be opened.
+        BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (from the fetch too).
+        RefusedFile: The record claims a place that no file has.
+    """
+    try:
+        file = FileIO(storage.file)
+    except OSError as error:
+        raise NotThere(f"the file cannot be opened: {error.strerror}", path=storage.file) from None
+    with file:
+        start = _data_start(file, storage)
+        if storage.packed_nbytes is None:
+            yield _stored(file, storage, start)
+        else:
+            yield _inflated(file, storage, start, storage.packed_nbytes)
+
+
+def _data_start(file: FileIO, storage: Storage) -> int:
+    """Where the data begin: a local header is 30 bytes, a name and an extra field (APPNOTE.TXT 4.3.7)."""
+    start = cast(int, storage.start)
+    if not storage.local_header:
+        return start
+    _seek(file, start, storage)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise BrokenFile(f"record {storage.key} has no zip header at byte {start}", DAMAGED, storage.file)
+    return start + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+
+
+def _seek(file: FileIO, position: int, storage: Storage) -> None:
+    try:
+        file.seek(position)
+    except (OSError, OverflowError, ValueError):
+        raise RefusedFile(f"record {storage.key} claims to lie at byte {position}", path=storage.file) from None
+
+
+def _stored(file: FileIO, storage: Storage, start: int) -> Fetch:
+    def fetch(begin: int, into: memoryview) -> None:
+        _seek(file, start + begin, storage)
+        done = 0
+        while done < len(into):
+            count = file.readinto(into[done:])
+            if not count:
+                raise _ended(storage, begin + done)
+            done += count
+
+    return fetch
+
+
+def _ended(storage: Storage, there: int) -> BrokenFile:
+    return BrokenFile(
+        f"record {storage.key}: the file ends after {there} of its {storage.nbytes} bytes",
+        DAMAGED,
+        storage.file,
+    )
+
+
+def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
+    pieces: Iterator[bytes] = iter(())
+    position, left = -1, memoryview(b"")
+
+    def fetch(begin: int, into: memoryview) -> None:
+        nonlocal pieces, position, left
+        if position < 0 or begin < position:
+            pieces, position, left = _inflate(file, storage, start, packed), 0, memoryview(b"")
+        done = 0
+        while done < len(into):
+            if not left:
+                left = memoryview(next(pieces, b""))
+                if not left:
+                    raise _ended(storage, position)
+            skipped = min(begin - position, len(left)) if position < begin else 0
+            taken = min(len(left) - skipped, len(into) - done)
+            into[done : done + taken] = left[skipped : skipped + taken]
+            left, position, done = left[skipped + taken :], position + skipped + taken, done + taken
+
+    return fetch
+
+
+def _inflate(file: FileIO, storage: Storage, start: int, packed: int) -> Iterator[bytes]:
+    """The unpacked bytes in pieces, never more than the storage claims."""
+    unpack, unread, total = zlib.decompressobj(-zlib.MAX_WBITS), packed, 0
+    _seek(file, start, storage)
+    chunk = b""
+    while total < storage.nbytes and not unpack.eof:
+        if not chunk and unread:
+            chunk = file.read(min(unread, PIECE))
+            unread -= len(chunk) or unread
+        try:
+            piece = unpack.decompress(chunk, min(PIECE, storage.nbytes - total))
+        except zlib.error:
+            raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
+        if not piece and not unread and not unpack.unconsumed_tail:
+            return
+        chunk, total = unpack.unconsumed_tail, total + len(piece)
+        if piece:
+            yield piece
+
+
+def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
+    """Hold `size` bytes from `begin` on against what the storage claims and what the file has.
+
+    Raises:
+        RefusedFile: They reach outside the storage, or it claims more than its deflated bytes can hold.
+        BrokenFile: The file was cut short before their end.
+    """
+    if begin + size > storage.nbytes:
+        raise RefusedFile(
+            f"{where} reaches to byte {begin + size} of a record of {storage.nbytes} bytes", path=storage.file
+        )
+    if storage.packed_nbytes is not None and storage.nbytes > MOST_INFLATION * (storage.packed_nbytes + 1):
+        raise RefusedFile(
+            f"record {storage.key} claims to unpack from {storage.packed_nbytes} to {storage.nbytes} bytes",
+            path=storage.file,
+        )
+    if begin + size > storage.available:
+        there = max(0, storage.available - begin)
+        raise BrokenFile(f"{where}: only {there} of its {size} bytes are in the file", DAMAGED, storage.file)
+
+
+def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:
+    """Bytes of the storage, held against its CRC-32 when they are all of it."""
+    raw = np.empty(size, np.uint8)
+    fetch(begin, raw.data)
+    if storage.crc and size == storage.nbytes:
+        compare_crc(storage, zlib.crc32(raw.data))
+    return raw
+
+
+def compare_crc(storage: Storage, crc: int) -> None:
+    """Raise BrokenFile when `crc`, of all the storage's bytes, is not the record's CRC-32."""
+    if crc != storage.crc:
+        raise BrokenFile(f"record {storage.key} is damaged: its CRC-32 does not match", DAMAGED, storage.file)

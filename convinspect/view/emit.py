@@ -1,0 +1,199 @@
+"""The one way out: whatever a command found is written here, in the format that was asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple, TextIO, TypeAlias
+
+from convinspect.view.layout import Ink, block_lines, lines
+from convinspect.view.machine import csv_text, json_text, markdown, markdown_text, table_payload
+from convinspect.view.table import Block, Table, plain
+
+RICH_ROWS = 300
+"""Tables of more rows are laid out by ourselves: Rich needs half a millisecond a row."""
+
+_LINES_AT_ONCE = 500
+
+# For terminals and files whose encoding has no line drawing.
+_PLAIN_GLYPHS = str.maketrans(
+    {"─": "-", "…": "~", "→": ">", "×": "x", "·": "-", "–": "-", "—": "-", "⋯": "~", "⋮": ":"}
+)
+
+Shown: TypeAlias = Table | Block
+"""What can be shown as it is."""
+
+
+class Format(str, Enum):
+    """How results are written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+
+
+class Room(NamedTuple):
+    """The cells that there are to draw on; None where there is no limit (a pipe or a file)."""
+
+    width: int | None
+    height: int | None
+
+
+def room(out: TextIO, width: int | None = None) -> Room:
+    """How much fits on `out`: its terminal's size, or no limit where it is not a terminal.
+
+    Args:
+        out: Where the result will go.
+        width: What the user asked for (`--width`); goes before the terminal's.
+    """
+    if not out.isatty():
+        return Room(width, None)
+    terminal = shutil.get_terminal_size()
+    return Room(width or terminal.columns, terminal.lines)
+
+
+def wants_color(out: TextIO) -> bool:
+    """Whether escape sequences are welcome: NO_COLOR forbids them, FORCE_COLOR asks for them, a terminal
+    that is not "dumb" takes them. (no-color.org, force-color.org: any value but "" counts.)
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return out.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _ink(out: TextIO, color: bool | None) -> Ink:
+    wanted = wants_color(out) if color is None else color
+    return Ink(wanted, os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"))
+
+
+def emit(
+    thing: object,
+    fmt: Format,
+    out: TextIO,
+    width: int | None = None,
+    color: bool | None = None,
+) -> None:
+    """Writes a result.
+
+    Args:
+        thing: For `Format.json` the payload (dicts, lists, plain values; a Table will do); otherwise a Table,
+            a Block or a sequence of these.
+        fmt: The format.
+        out: Where to, usually `sys.stdout`.
+        width: `--width`, in cells. None: the terminal's, or what the table needs where there is none.
+        color: Escape sequences or not; None decides by `wants_color`.
+
+    Raises:
+        TypeError: `thing` cannot be written in this format (a bug of the caller).
+        OSError: `out` cannot be written to, BrokenPipeError among them.
+    """
+    if fmt is Format.json:
+        payload = table_payload(thing) if isinstance(thing, Table) else thing
+        _write(json_text(payload), out)
+        return
+    shown = as_shown(thing)
+    if fmt is Format.table:
+        _show(shown, out, room(out, width).width, _ink(out, color))
+    elif fmt is Format.csv:
+        _write(csv_text(only_tables(shown)), out)
+    else:
+        _write(markdown_blocks(shown), out)
+
+
+def as_shown(thing: object) -> list[Shown]:
+    """`thing` as a list of what can be shown."""
+    things: Sequence[object] = thing if isinstance(thing, (list, tuple)) else [thing]
+    shown = [one for one in things if isinstance(one, (Table, Block))]
+    if len(shown) != len(things):
+        raise TypeError(f"neither a Table nor a Block: {type(thing).__name__}")
+    return shown
+
+
+def only_tables(shown: Sequence[Shown]) -> list[Table]:
+    """The tables among `shown`; a TypeError when there are others."""
+    tables = [one for one in shown if isinstance(one, Table)]
+    if len(tables) != len(shown):
+        raise TypeError("a Block has no columns")
+    return tables
+
+
+def markdown_blocks(shown: Sequence[Shown]) -> Iterator[str]:
+    """Markdown of tables, and of blocks as preformatted text."""
+    for i, one in enumerate(shown):
+        if i:
+            yield "\n"
+        if isinstance(one, Table):
+            yield from markdown_text([one])
+            continue
+        if one.title:
+            yield f"**{markdown(one.title)}**\n\n"
+        yield "```text\n"
+        yield from (f"{line}\n" for line in block_lines(Block(one.lines)))
+        yield "```\n"
+        for note in one.notes:
+            yield f"\n{markdown(plain(note))}\n"
+
+
+def text_lines(shown: Sequence[Shown], width: int | None, ink: Ink) -> Iterator[str]:
+    """Tables and blocks as lines of text without line ends, a blank line between two of them."""
+    for i, one in enumerate(shown):
+        if i:
+            yield ""
+        if isinstance(one, Table):
+            yield from lines(one, width, ink.color, ink.truecolor)
+        else:
+            yield from block_lines(one, ink.color, ink.truecolor)
+
+
+def _show(shown: Sequence[Shown], out: TextIO, width: int | None, ink: Ink) -> None:
+    rows = sum(len(one.rows) for one in shown if isinstance(one, Table))
+    if width is not None and ink.color and out.isatty() and rows <= RICH_ROWS and _is_unicode(out):
+        _show_by_rich(shown, out, width)
+    else:
+        _write((f"{line}\n" for line in text_lines(shown, width, ink)), out)
+
+
+def _show_by_rich(shown: Sequence[Shown], out: TextIO, width: int) -> None:
+    from rich.console import Console
+
+    from convinspect.view.rich_table import needed, render, render_block
+    from convinspect.view.table import fit
+
+    fitted = [fit(one, width) if isinstance(one, Table) else one for one in shown]
+    # Rich would cut what is wider than its console, and we never cut a number.
+    widest = max((needed(one) for one in fitted if isinstance(one, Table)), default=width)
+    console = Console(
+        file=out,
+        width=max(widest, width),
+        force_terminal=True,
+        no_color=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    for i, one in enumerate(fitted):
+        if i:
+            console.print()
+        console.print(render(one) if isinstance(one, Table) else render_block(one), crop=False)
+
+
+def _is_unicode(out: TextIO) -> bool:
+    return (getattr(out, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
+
+
+def _write(parts: Iterable[str], out: TextIO) -> None:
+    """Writes many small parts in few large ones, in what the encoding of `out` can say."""
+    unicode = _is_unicode(out)
+    parts = iter(parts)
+    while chunk := "".join(islice(parts, _LINES_AT_ONCE)):
+        out.write(chunk if unicode else _encodable(chunk, out.encoding))
+
+
+def _encodable(text: str, encoding: str) -> str:
+    return text.translate(_PLAIN_GLYPHS).encode(encoding, "backslashreplace").decode(encoding)

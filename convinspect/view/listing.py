@@ -1,0 +1,248 @@
+"""Layers → the table and the JSON of `shapes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.folding import Fold
+from convinspect.records import Layer
+from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.view.table import Cell, Column, Styled, Table
+from convinspect.view.text import count, shape, size
+
+_COLUMNS = (
+    Column("name", style=NAME, priority=100, elide=True, key="name"),
+    Column("kind", priority=90, foldable=True, key="kind"),
+    Column("weight", priority=95, key="weight_shape"),
+    Column("in → out", justify="right", priority=60, key="in_out"),
+    Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
+    Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
+    Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
+    Column("params", justify="right", priority=55, key="numel"),
+    Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
+    Column("notes", priority=80, wrap=True, key="notes", min_width=10),
+)
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
+_BAD_TAGS = {"incomplete", "cut"}
+
+ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
+_EXPLAINED = {
+    "assumed": ASSUMED,
+    "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
+    "view": "view: the tensor is part of a larger storage, which the file holds whole",
+    "cut": "cut: the file ends before the layer's last byte",
+    "bias?": "bias?: the bias does not fit the weight",
+}
+
+
+def layer_name(layer: Layer) -> str:
+    """Name as shown: the root module has none of its own."""
+    return layer.name or "(root)"
+
+
+def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequence[Fold], everything: bool) -> Table:
+    """The table of `shapes`.
+
+    Args:
+        checkpoint: What was opened.
+        layers: All of its layers, for the totals.
+        folds: The rows.
+        everything: Whether all kinds were asked for, so that nothing need be said of those left out.
+    """
+    shown = [layer for fold in folds for layer in fold.layers]
+    return Table(
+        _COLUMNS,
+        [_row(fold) for fold in folds],
+        title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
+        summary=_totals_lines(checkpoint, layers),
+        notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
+        raw=[_raw(layer, len(fold.layers), fold.name) for fold in folds for layer in fold.layers[:1]],
+    )
+
+
+def _root_of(checkpoint: Checkpoint) -> str:
+    return f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
+
+
+def _row(fold: Fold) -> tuple[Cell, ...]:
+    layer = fold.layers[0]
+    return (
+        fold.name or "(root)",
+        layer.kind,
+        shape(layer.weight.shape),
+        _widths(layer),
+        "×".join(map(str, layer.kernel_size)),
+        "yes" if layer.bias is not None else "–",
+        layer.weight.dtype,
+        count(sum(each.numel for each in fold.layers)),
+        size(sum(each.nbytes for each in fold.layers)),
+        _tag_cell(layer, len(fold.layers)),
+    )
+
+
+def _widths(layer: Layer) -> str:
+    """`in → out`; where groups are not recorded the shape's own number stands for `in`."""
+    wide_in, wide_out = layer.in_width, layer.out_width
+    if wide_in is None and layer.kernel_size:
+        wide_in = layer.weight.shape[1]
+    return f"{wide_in} → {wide_out}" if wide_in is not None and wide_out is not None else ""
+
+
+def tags_of(layer: Layer) -> tuple[str, ...]:
+    """What matters to a converter, in a few words each."""
+    return ("pointwise", *layer.tags) if layer.pointwise else layer.tags
+
+
+def _tag_cell(layer: Layer, repeats: int) -> Cell:
+    words = ([f"×{repeats}"] if repeats > 1 else []) + list(tags_of(layer))
+    pieces: list[Styled] = []
+    for word in words:
+        pieces += [Styled(", ")] if pieces else []
+        pieces.append(Styled(word, _tag_style(word)))
+    return tuple(pieces)
+
+
+def _tag_style(word: str) -> str:
+    if word == "pointwise":
+        return GOOD
+    if word in _BAD_TAGS:
+        return BAD
+    return WARN if word in _WARNING_TAGS or word.startswith(("groups", "stride", "padding", "depthwise")) else ""
+
+
+def _raw(layer: Layer, repeats: int, name: str) -> tuple[object, ...]:
+    """Machine values of a row, for CSV and Markdown."""
+    return (
+        name or "(root)",
+        layer.kind,
+        "×".join(map(str, layer.weight.shape)),
+        _widths(layer),
+        "×".join(map(str, layer.kernel_size)),
+        layer.bias is not None,
+        layer.weight.dtype,
+        layer.numel * repeats,
+        layer.nbytes * repeats,
+        ", ".join(([f"×{repeats}"] if repeats > 1 else []) + list(tags_of(layer))),
+    )
+
+
+def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
+    """The totals of the JSON contract: counts, elements and bytes."""
+    every = checkpoint.totals()
+    parameters = checkpoint.totals(tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(_BUFFERS))
+    return {
+        "layers": sum(layer.weight is not None and bool(layer.kernel_size or layer.in_width) for layer in layers),
+        "pointwise": sum(layer.pointwise for layer in layers),
+        "tensors": len(checkpoint.tensors),
+        "parameters": parameters.numel,
+        "tensor_nbytes": every.nbytes,
+        "storage_nbytes": every.storage_nbytes,
+        "disk_nbytes": checkpoint.nbytes_on_disk,
+    }
+
+
+def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell, ...]:
+    sums = totals(checkpoint, layers)
+    pointwise = Styled(f"{count(sums['pointwise'])} pointwise", GOOD if sums["pointwise"] else "")
+    stored = (
+        f", in storages of {size(sums['storage_nbytes'])}" if sums["storage_nbytes"] > sums["tensor_nbytes"] else ""
+    )
+    words = "layer" if sums["layers"] == 1 else "layers"
+    return (
+        (
+            Styled(f"{count(sums['layers'])} conv and linear {words}, ", "bold"),
+            pointwise,
+            Styled(
+                f" · {count(sums['parameters'])} parameters"
+                f" · {size(sums['tensor_nbytes'])} in tensors{stored}, {size(sums['disk_nbytes'])} on disk"
+            ),
+        ),
+    )
+
+
+def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
+    used = {tag for layer in shown for tag in layer.tags}
+    lines = [text for tag, text in _EXPLAINED.items() if tag in used]
+    lines += [f"bias of {name}: {note}" for name, note in _bias_notes(shown)]
+    for prefix, keys in checkpoint.prefixes.items():
+        lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
+    others = [f"{root.path or '.'} ({count(len(root.tensors))} tensors)" for root in _others(checkpoint)]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        lines.append(f"other roots: {', '.join(others[:5])}{more}; --root chooses")
+    left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
+    if left_out and not everything:
+        lines.append(f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all")
+    if everything and checkpoint.foreign:
+        lines.append(f"the pickle also names {', '.join(checkpoint.foreign[:8])}; nothing of it was imported or run")
+    return lines + list(checkpoint.notes)
+
+
+def _bias_notes(layers: Sequence[Layer]) -> list[tuple[str, str]]:
+    return [(layer_name(layer), note) for layer in layers if "bias?" in layer.tags for note in layer.notes[-1:]]
+
+
+def _others(checkpoint: Checkpoint) -> list[Any]:
+    return [root for root in checkpoint.roots if root.path != checkpoint.root.path and root.role != "other"]
+
+
+def _kinds(layers: Sequence[Layer]) -> str:
+    kinds: dict[str, int] = {}
+    for layer in layers:
+        kinds[layer.kind] = kinds.get(layer.kind, 0) + 1
+    return ", ".join(f"{kind} ×{number}" if number > 1 else kind for kind, number in kinds.items())
+
+
+def listing_payload(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer]) -> dict[str, Any]:
+    """The JSON of `shapes`; keys that do not apply to a kind are absent, None is "not recorded"."""
+    return {
+        "path": str(checkpoint.path),
+        "format": checkpoint.format,
+        "root": checkpoint.root.path,
+        "roots": [{"path": root.path, "role": root.role, "tensors": len(root.tensors)} for root in checkpoint.roots],
+        "layers": [layer_payload(layer) for layer in shown],
+        "totals": totals(checkpoint, layers),
+        "problems": list(checkpoint.problems),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def layer_payload(layer: Layer) -> dict[str, Any]:
+    """One layer of the JSON contract."""
+    payload: dict[str, Any] = {
+        "name": layer.name,
+        "kind": layer.kind,
+        "evidence": layer.evidence,
+        "pointwise": layer.pointwise,
+        "weight": {"shape": list(layer.weight.shape), "dtype": layer.weight.dtype},
+    }
+    if layer.kind != "Parameter":
+        payload["bias"] = layer.bias is not None
+    if layer.kernel_size:
+        payload |= {
+            "in_channels": layer.in_width,
+            "out_channels": layer.out_width,
+            "kernel_size": list(layer.kernel_size),
+            "stride": _listed(layer.stride),
+            "padding": _listed(layer.padding),
+            "dilation": _listed(layer.dilation),
+            "groups": layer.groups,
+        }
+    elif layer.in_width is not None:
+        payload |= {"in_features": layer.in_width, "out_features": layer.out_width}
+    if layer.norm:
+        payload["norm"] = layer.norm
+    return payload | {
+        "numel": layer.numel,
+        "nbytes": layer.nbytes,
+        "tied_to": list(layer.tied_to),
+        "notes": list(layer.notes),
+    }
+
+
+def _listed(value: tuple[int, ...] | str | None) -> list[int] | str | None:
+    return list(value) if isinstance(value, tuple) else value
