@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.errors import ConvInspectError
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.records import Contents, Module, Root, Tensor
+from convinspect.records import COMPLEX, FLOATING, Contents, Module, Root, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Wrappers that add a level to every name below them and change nothing else.
 _WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
+
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,25 @@ class Checkpoint:
     def tied_to(self, name: str) -> tuple[str, ...]:
         """Names of the other tensors that are the same bytes as tensor `name`."""
         return tuple(other for other in self._tied.get(name, ()) if other != name)
+
+    def parameters(self) -> list[Tensor]:
+        """What `model.parameters()` would give, as far as names and dtypes tell: each tie once, in stored order.
+
+        Left out are what PyTorch registers as buffers (batch statistics, pruning masks, spectral norm's u and v),
+        and integers other than quantized weights, such as position ids.
+        """
+        found: dict[object, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            numbers = tensor.dtype in FLOATING | COMPLEX or name.endswith("weight")
+            if numbers and not self._is_buffer(name):
+                found.setdefault(_bytes_of(tensor) or id(tensor), tensor)
+        return list(found.values())
+
+    def _is_buffer(self, name: str) -> bool:
+        if name.endswith(_BUFFERS):
+            return True
+        # Weight norm's v is a parameter; spectral norm's, which stands beside a u, is not.
+        return name.endswith("weight_v") and name.removesuffix("v") + "u" in self.tensors
 
     def totals(self, tensors: Iterable[Tensor] | None = None) -> Totals:
         """Sums over `tensors` (all of the root's by default), counted once over ties."""

@@ -5,6 +5,9 @@
     ├── BrokenFile              it is a checkpoint, but cut short or malformed
     ├── RefusedFile             it asks for what no honest file asks for: duplicate records, a path outside
     ├── NotThere                a layer, root or path of that name does not exist (says the closest ones)
+    ├── CannotWrite             the target cannot be written, or must not be overwritten
+    ├── ChangedMeanwhile        the source changed while it was read
+    ├── CannotConvert           a layer was asked for that must not be converted, or the wish contradicts itself
     └── CannotShow              the wish does not fit the data: a slice out of range, shapes without numbers
 
 Anything else that escapes a command is a bug of ours and ends with exit code 3.
@@ -60,3 +63,15 @@ class NotThere(ConvInspectError):
 
 class CannotShow(ConvInspectError):
     """What was asked for does not fit the data at hand."""
+
+
+class CannotWrite(ConvInspectError):
+    """The target cannot be written."""
+
+
+class ChangedMeanwhile(ConvInspectError):
+    """The source is no longer what it was when it was opened."""
+
+
+class CannotConvert(ConvInspectError):
+    """A conversion that was asked for would be wrong."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from convinspect.records import Layer
+
+_Entry: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]
+"""Parts of a name, and which layers have it."""
+
+# "01" is left alone, or its name could not be told from the fold; longer numbers count no blocks.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_DEEPEST = 64
+"""Positions beyond are left alone: no honest name has so many parts, and each costs a look at every layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +42,19 @@ def fold(layers: Sequence[Layer]) -> list[Fold]:
     One number position is folded at a time, from the last to the first, so that what comes out is a full product
     of the sets shown: no name stands for a layer that does not exist.
     """
-    folds = [(tuple(layer.name.split(".")), (layer,)) for layer in layers]
+    folds: list[_Entry] = [(tuple(layer.name.split(".")), (index,)) for index, layer in enumerate(layers)]
+    signatures = [_signature(layer) for layer in layers]
     deepest = max((len(parts) for parts, _ in folds), default=0)
-    for position in reversed(range(deepest)):
-        folds = _folded_at(folds, position)
-    return [Fold(".".join(parts), members) for parts, members in folds]
+    for position in reversed(range(min(deepest, _DEEPEST))):
+        folds = _folded_at(folds, position, signatures)
+    return [Fold(".".join(parts), tuple(layers[index] for index in sorted(members))) for parts, members in folds]
 
 
-_Entry = tuple[tuple[str, ...], tuple[Layer, ...]]
-
-
-def _folded_at(folds: list[_Entry], position: int) -> list[_Entry]:
+def _folded_at(folds: list[_Entry], position: int, signatures: Sequence[Hashable]) -> list[_Entry]:
     groups: dict[Hashable, list[_Entry]] = {}
     for index, (parts, members) in enumerate(folds):
-        if position < len(parts) and parts[position].isdecimal():
-            same = (parts[:position], parts[position + 1 :], _signature(members[0]))
+        if position < len(parts) and _NUMBER.fullmatch(parts[position]):
+            same = (parts[:position], parts[position + 1 :], signatures[members[0]])
             groups.setdefault(same, []).append((parts, members))
         else:
             groups[index] = [(parts, members)]
@@ -64,7 +72,7 @@ def _merged(entries: list[_Entry], position: int) -> _Entry:
         return entries[0]
     parts = list(entries[0][0])
     parts[position] = "{" + _ranges([int(entry[0][position]) for entry in entries]) + "}"
-    return tuple(parts), tuple(layer for _, members in entries for layer in members)
+    return tuple(parts), tuple(index for _, members in entries for index in members)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Tensors → layers: which tensors belong together. What each group is, `readings` decides."""
+"""Tensors → layers: which tensors belong together. What each group is, `groups` decides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import NotThere
-from convinspect.readings import Context, Group, context_of, read_group
+from convinspect.groups import Group, context_of, read_group
 from convinspect.records import Layer, Tensor
 
 _PARAMETRIZATIONS = "parametrizations."
@@ -24,8 +24,10 @@ LISTED = (
     "Linear (quantized)",
     "Conv (quantized)",
     "MultiheadAttention",
+    "Parametrized",
+    "Incomplete",
 )
-"""Kinds that a listing shows by default: all that hold a convolution's or a Linear's matrix."""
+"""Kinds that a listing shows by default: all that hold, or may hold, a convolution's or a Linear's matrix."""
 
 
 def find_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -34,7 +36,7 @@ def find_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     Tensors that are no part of a known layer come as layers of kind "Parameter", named by their whole key.
     """
     groups = _groups(checkpoint.tensors)
-    context: Context = context_of(groups)
+    context = context_of(groups)
     layers: list[Layer] = []
     for group in groups:
         tied = {leaf: checkpoint.tied_to(_key(group.name, leaf)) for leaf in group.tensors}
@@ -51,6 +53,9 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[Group]:
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, leaf = _split(key, tensors)
+        if _key(name, leaf) != key:
+            # A name that starts with a dot: "" stands for no module, so that ".weight" is not the root's "weight".
+            name, leaf = "", key
         groups.setdefault(name, {})[leaf] = tensor
     return [Group(name, parts) for name, parts in groups.items()]
 
@@ -60,11 +65,11 @@ def _split(key: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     if at == 0 or (at > 0 and key[at - 1] == "."):
         return key[: max(at - 1, 0)], key[at:]
     at = key.find("weight.")
-    if at >= 0 and key[: at + 6] in tensors:
+    if (at == 0 or (at > 0 and key[at - 1] == ".")) and key[: at + 6] in tensors:
         return key[: max(at - 1, 0)], key[at:]
-    at = key.find("._packed_params.")
+    at = f".{key}".find("._packed_params.")
     if at >= 0:
-        return key[:at], key[at + 1 :]
+        return key[: max(at - 1, 0)], key[at:]
     name, _, leaf = key.rpartition(".")
     return name, leaf
 
@@ -104,25 +109,34 @@ def select(
 def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
     if not patterns:
         return list(layers)
-    chosen: dict[str, Layer] = {}
+    chosen: set[int] = set()
     for pattern in patterns:
-        found = [layer for layer in layers if _matches(layer, pattern)]
+        # A name may hold a glob's characters, and then means itself alone.
+        found = [index for index, layer in enumerate(layers) if pattern in _names(layer)]
+        found = found or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
         if not found:
-            raise NotThere(f"no layer matches {pattern!r}", closest(pattern, [layer.name for layer in layers]))
-        chosen.update((layer.name, layer) for layer in found)
-    return [layer for layer in layers if layer.name in chosen]
+            names = [layer.name or "(root)" for layer in layers]
+            raise NotThere(f"no layer matches {pattern!r}", closest(pattern, names))
+        chosen.update(found)
+    return [layers[index] for index in sorted(chosen)]
+
+
+def _names(layer: Layer) -> set[str]:
+    """All that a layer may be called: its name and its tensors' keys, each as shown and as stored."""
+    names = {layer.name, _stored_name(layer)}
+    for leaf, tensor in layer.tensors.items():
+        names |= {tensor.key, _key(layer.name, leaf) if leaf else layer.name}
+    return names if layer.name else names | {"(root)", "."}
 
 
 def _matches(layer: Layer, pattern: str) -> bool:
-    if pattern in (layer.name, *(tensor.key for tensor in layer.tensors.values())):
-        return True
-    if pattern in (_key(layer.name, leaf) for leaf in layer.tensors):
-        return True
-    if layer.name == "" and pattern in ("(root)", "."):
-        return True
-    # The stored key's own front, so that a pattern may be copied from the file.
-    stored = next(iter(layer.tensors.values())).key
-    return fnmatchcase(layer.name, pattern) or fnmatchcase(stored.rpartition(".")[0], pattern)
+    return fnmatchcase(layer.name, pattern) or fnmatchcase(_stored_name(layer), pattern)
+
+
+def _stored_name(layer: Layer) -> str:
+    """The name with the wrappers' prefixes that the file has, so that a pattern may be copied from there."""
+    leaf, tensor = next(iter(layer.tensors.items()))
+    return tensor.key.removesuffix(f".{leaf}" if leaf else "")
 
 
 def closest(name: str, names: Sequence[str]) -> str:

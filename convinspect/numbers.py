@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BrokenFile, CannotShow, RefusedFile
-from .records import COMPLEX, Layer, Storage, Tensor
-from .storage import Fetch, check_range, compare_crc, fetch_bytes, opened
+from convinspect.errors import BrokenFile, CannotShow, RefusedFile
+from convinspect.records import COMPLEX, Layer, Storage, Tensor
+from convinspect.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
 
 Array = npt.NDArray[Any]
 
@@ -170,7 +170,8 @@ def _values(raw: npt.NDArray[np.uint8], tensor: Tensor) -> Array:
     if unit > 1 and storage.byteorder != sys.byteorder:
         raw.view(f"u{unit}").byteswap(inplace=True)
     if tensor.dtype == "bool":
-        return raw != 0
+        truths: Array = raw != 0
+        return truths
     if tensor.dtype == "complex32":
         pairs: Array = raw.view(np.float16).astype(np.float32).view(np.complex64)
         return pairs
@@ -179,7 +180,10 @@ def _values(raw: npt.NDArray[np.uint8], tensor: Tensor) -> Array:
 
 
 def _strided(values: Array, shape: tuple[int, ...], stride: tuple[int, ...]) -> Array:
-    view: Array = np.lib.stride_tricks.as_strided(values, shape, [s * values.itemsize for s in stride])
+    """A view of 1-D values under other strides, in elements."""
+    # Through bytes, since as_strided does not know every dtype of ml_dtypes.
+    steps = [step * values.itemsize for step in stride]
+    view: Array = np.ndarray(shape, values.dtype, values.view(np.uint8).data, strides=steps)
     return view
 
 
@@ -236,14 +240,14 @@ def effective_weight(layer: Layer) -> Array:
         An array of the shape and dtype of `layer.weight`, computed in float64 and rounded to that dtype once.
 
     Raises:
-        CannotShow: The layer has no weight.
+        CannotShow: `layer.norm` is none of these three.
         BrokenFile: One of the tensors is missing, or their shapes do not fit each other.
         And what `read` raises.
     """
-    if layer.weight is None:
-        raise CannotShow(f"layer {layer.name} has no weight")
     if layer.norm is None:
         return read(layer.weight)
+    if layer.norm not in _PRODUCTS:
+        raise CannotShow(f"layer {layer.name}: how its weight is computed is not recorded in the file")
     with np.errstate(all="ignore"):
         return _PRODUCTS[layer.norm](layer).astype(numpy_dtype(layer.weight.dtype, sys.byteorder))
 
@@ -263,11 +267,7 @@ def _weight_normed(layer: Layer) -> Array:
 def _spectral_normed(layer: Layer) -> Array:
     w = _wide(_part(layer, "weight_orig", "parametrizations.weight.original"))
     u = _wide(_part(layer, "weight_u", "parametrizations.weight.0._u"))
-    first = 1 if layer.kind.startswith("ConvTranspose") else 0
-    fitting = [axis for axis in (first, *range(w.ndim)) if w.shape[axis : axis + 1] == u.shape]
-    if not fitting:
-        raise BrokenFile(f"layer {layer.name}: u of shape {u.shape} does not fit W of shape {w.shape}")
-    matrix = np.moveaxis(w, fitting[0], 0).reshape(len(u), -1)
+    matrix = _output_first(layer, w, len(u))
     if "weight_u" in layer.tensors and "weight_v" not in layer.tensors:
         # Before PyTorch 1.1 v was not stored; the product was, as a buffer that eval mode used as it was.
         if "weight" in layer.tensors:
@@ -280,6 +280,15 @@ def _spectral_normed(layer: Layer) -> Array:
         raise BrokenFile(f"layer {layer.name}: v of shape {v.shape} does not fit W of shape {w.shape}")
     product: Array = w / np.vdot(u, matrix @ v)
     return product
+
+
+def _output_first(layer: Layer, w: Array, outputs: int) -> Array:
+    """W as the (outputs, rest) matrix that its spectral norm is of."""
+    first = 1 if layer.kind.startswith("ConvTranspose") else 0
+    for axis in (first, *range(w.ndim)):
+        if w.shape[axis : axis + 1] == (outputs,):
+            return np.moveaxis(w, axis, 0).reshape(outputs, -1)
+    raise BrokenFile(f"layer {layer.name}: u of length {outputs} does not fit W of shape {w.shape}")
 
 
 def _pruned(layer: Layer) -> Array:

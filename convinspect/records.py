@@ -120,6 +120,23 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A tensor that is to have another shape, with the same numbers.
+
+    Attributes:
+        tensor: As stored.
+        shape: Its new shape.
+        stride: Its new strides in elements, over the same storage; where a format keeps none, row-major.
+        transposed: Rows and columns change places, so that a format without strides must move the numbers.
+    """
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """A module that the file itself describes (whole pickled model, TorchScript, `.pt2`).
 
@@ -148,12 +165,15 @@ class Root:
         role: "model", "ema" or "optimizer".
         tensors: In stored order.
         modules: By name, when the file describes them.
+        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
+            cannot be read.
     """
 
     path: str
     role: str
     tensors: tuple[Tensor, ...]
     modules: Mapping[str, Module] = field(default_factory=dict)
+    parameters: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

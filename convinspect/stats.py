@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConvInspectError
-from .numbers import Array, blocks, effective_weight, numpy_dtype
-from .records import Layer, Tensor
+from convinspect.errors import ConvInspectError
+from convinspect.numbers import Array, blocks, effective_weight, numpy_dtype, read
+from convinspect.records import Layer, Tensor
 
 BINS = 16
-RUN = 1 << 19
-"""Elements taken at once: as float64, with a copy, they fit the second-level cache."""
+RUN = 1 << 17
+"""Elements taken at once. Shorter runs fit the caches better but leave two threads waiting for each other."""
+AT_ONCE = 1 << 24
+"""Bytes up to which a tensor is kept in memory, so that the file is read once and not for each pass."""
 PAIRED = BINS * 257 + 1
 """Two bin indices of 0 to 16 in one 16-bit number stay below this."""
 
@@ -103,7 +105,11 @@ def of(source: Source) -> Stats:
     """
     with np.errstate(all="ignore"):
         dtype = _dtype(source)
-        return _counted(source, dtype) if dtype.itemsize <= 2 else _streamed(source, dtype.kind)
+        if dtype.itemsize <= 2:
+            return _counted(source, dtype)
+        if isinstance(source, Tensor) and source.nbytes <= AT_ONCE:
+            source = read(source)
+        return _streamed(source, dtype.kind)
 
 
 def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | ConvInspectError]:
@@ -117,8 +123,7 @@ def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | Con
 
 def _of_layer(layer: Layer) -> Stats | ConvInspectError:
     try:
-        plain = layer.norm is None and layer.weight is not None
-        return of(layer.weight if plain else effective_weight(layer))
+        return of(effective_weight(layer) if layer.norm else layer.weight)
     except ConvInspectError as error:
         return error
 
@@ -131,29 +136,29 @@ def _dtype(source: Source) -> np.dtype[Any]:
     return next((block.dtype for block in source), np.dtype(np.float64))
 
 
-def _runs(source: Source, most: int) -> Iterator[Array]:
-    """1-D contiguous pieces of at most `most` elements."""
+def _runs(source: Source) -> Iterator[Array]:
+    """1-D contiguous pieces of at most `RUN` elements."""
     parts: Iterable[Array] = [source] if isinstance(source, np.ndarray) else ()
     if not isinstance(source, np.ndarray):
         parts = blocks(source) if isinstance(source, Tensor) else source
     for block in parts:
         flat = np.ascontiguousarray(block).reshape(-1)
-        for start in range(0, flat.size, most):
-            yield flat[start : start + most]
+        for start in range(0, flat.size, RUN):
+            yield flat[start : start + RUN]
 
 
 def _streamed(source: Source, kind: str) -> Stats:
     """Statistics of a type with more than 16 bits."""
     seen = _Range()
-    for run in _runs(source, RUN):
+    for run in _runs(source):
         seen = _widened(seen, _magnitudes(run))
     if not seen.finite:
         return _stats(seen, _Sums(), ())
     origin, exponent = (seen.low, 0) if kind in "iu" else (0, _exponent(seen))
     sums, pairs = _Sums(origin=int(origin), exponent=exponent), np.zeros(PAIRED, np.int64)
     low, high = (float(np.ldexp(float(x - origin), -exponent)) for x in (seen.low, seen.high))
-    scratch = np.empty(RUN), np.empty(RUN), np.empty(RUN, np.uint8)
-    for run in _runs(source, RUN):
+    scratch = np.empty(RUN), np.empty(RUN), np.empty(RUN + 1, np.uint8)
+    for run in _runs(source):
         values = _magnitudes(run)
         if seen.finite < seen.numel:
             values = values[np.isfinite(values)]
@@ -263,7 +268,7 @@ def _patterns(dtype: np.dtype[Any]) -> Array:
 def _counted(source: Source, dtype: np.dtype[Any]) -> Stats:
     """Statistics of a type with at most 16 bits: all follows from how often each bit pattern is there."""
     counts = np.zeros(256**dtype.itemsize, np.int64)
-    for run in _runs(source, 1 << 17):
+    for run in _runs(source):
         counts += np.bincount(run.view(f"u{dtype.itemsize}"), minlength=counts.size)
     there = np.flatnonzero(counts)
     values, counts = _patterns(dtype)[there], counts[there]

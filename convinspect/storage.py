@@ -15,8 +15,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BrokenFile, NotThere, RefusedFile
-from .records import Storage
+from convinspect.errors import BrokenFile, NotThere, RefusedFile
+from convinspect.records import Storage
 
 Fetch = Callable[[int, memoryview], None]
 """Fills a buffer with the storage's bytes from a position on."""
@@ -47,6 +47,20 @@ def opened(storage: Storage) -> Iterator[Fetch]:
             yield _stored(file, storage, start)
         else:
             yield _inflated(file, storage, start, storage.packed_nbytes)
+
+
+def data_start(storage: Storage) -> int:
+    """Offset in the file of the storage's first byte, for one that is stored as it is.
+
+    Raises:
+        NotThere: The file cannot be opened.
+        BrokenFile: It has no zip header where one is claimed.
+    """
+    try:
+        with FileIO(storage.file) as file:
+            return _data_start(file, storage)
+    except OSError as error:
+        raise NotThere(f"the file cannot be opened: {error.strerror}", path=storage.file) from None
 
 
 def _data_start(file: FileIO, storage: Storage) -> int:
@@ -89,7 +103,18 @@ def _ended(storage: Storage, there: int) -> BrokenFile:
     )
 
 
+_LARGEST_RATIO = 100
+_LARGEST_SMALL = 1 << 26
+
+
 def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
+    # Trained weights hardly pack at all, and zeros pack a thousandfold; only a bomb is both packed so and large.
+    if storage.nbytes > max(_LARGEST_RATIO * packed, _LARGEST_SMALL):
+        raise RefusedFile(
+            f"record {storage.key} of {packed:,} bytes would unpack to {storage.nbytes:,}",
+            "do not load it elsewhere either",
+            storage.file,
+        )
     pieces: Iterator[bytes] = iter(())
     position, left = -1, memoryview(b"")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import distributed, exported, sharded, torch_legacy, torch_zip
-from convinspect.formats.files import File, describe_stranger
+from convinspect.formats.files import File, stranger
 from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
 from convinspect.records import Contents
 
@@ -52,7 +52,7 @@ def _read_file(path: Path) -> Contents:
             return torch_legacy.read_torch_legacy(file)
         if torch_legacy.is_pickle(file):
             raise torch_legacy.other_pickle(file)
-        describe_stranger(file)
+        raise stranger(file)
 
 
 def _read_zip(file: File) -> Contents:

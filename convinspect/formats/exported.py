@@ -100,10 +100,9 @@ def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tup
     info = archive.records[record]
     if info.compress_type:
         raise BrokenFile(f"record {record!r} is compressed", "export the model again with a current PyTorch")
-    head = file.read(info.header_offset, 30)
-    start = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
     if info.file_size == 0:
         return [], ()
+    start = archive.payload(record)
     with File(file.path, file.start + start, min(info.file_size, file.size - start)) as part:
         contents = read_torch_zip(part)
     return [tensor for root in contents.roots for tensor in root.tensors], contents.problems

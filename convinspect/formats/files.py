@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tarfile
 from pathlib import Path
-from typing import NoReturn
 
 from convinspect.errors import BrokenFile, NotACheckpoint, NotThere
 from convinspect.formats.pickle_walk import Read
+
+# Opening a pipe without a writer must not wait for one.
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class File:
@@ -27,15 +30,22 @@ class File:
     def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
         self.path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            self._handle = os.open(path, _FLAGS)
         except FileNotFoundError:
             raise NotThere("there is no such file", path=path) from None
+        except IsADirectoryError:
+            raise NotThere("it is a folder, not a file", path=path) from None
         except PermissionError:
             raise NotThere("it may not be read", "ask its owner, or copy it elsewhere", path) from None
-        except OSError as error:
-            raise NotThere(f"it cannot be opened ({error.strerror})", path=path) from None
+        except (OSError, ValueError) as error:
+            raise NotThere(f"it cannot be opened ({_reason(error)})", path=path) from None
+        found = os.fstat(self._handle)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._handle)
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+            raise NotThere(f"it is {kind}, not a file", "save it as a file first", path)
         self.start = start
-        self.size = os.fstat(self._handle).st_size - start if size is None else size
+        self.size = found.st_size - start if size is None else size
 
     def __enter__(self) -> File:
         return self
@@ -50,7 +60,7 @@ class File:
             return b""
         pieces = []
         while size > 0:
-            piece = os.pread(self._handle, size, self.start + offset)
+            piece = _read_at(self._handle, size, self.start + offset)
             if not piece:
                 break
             pieces.append(piece)
@@ -62,15 +72,21 @@ class File:
         return lambda at, size: self.read(offset + at, size)
 
 
-def describe_stranger(file: File) -> NoReturn:
-    """Say what a file is that is no checkpoint, and what to do.
+def _read_at(handle: int, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    # Windows has no pread; nothing here shares a handle between threads.
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)
 
-    Raises:
-        NotACheckpoint: Always.
-    """
-    head = file.read(0, 1024)
-    problem, remedy = _stranger(head, file)
-    raise NotACheckpoint(problem, remedy, file.path)
+
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror or "unknown" if isinstance(error, OSError) else "its name is no file name here"
+
+
+def stranger(file: File) -> NotACheckpoint:
+    """The error that says what a file is that is no checkpoint, and what to do."""
+    return NotACheckpoint(*_stranger(file.read(0, 1024), file), file.path)
 
 
 def _stranger(head: bytes, file: File) -> tuple[str, str]:

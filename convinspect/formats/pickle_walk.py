@@ -254,9 +254,9 @@ class _Machine:
                     stack, starts = [], []
                 elif code == "t":
                     value = Tuple(stack, marks[-1][2], at + 1, starts)
-                    stack, starts, at = marks.pop()
+                    stack, starts, first = marks.pop()
                     stack.append(value)
-                    starts.append(at)
+                    starts.append(first)
                 elif code in _SHORT_TUPLE:
                     n = _SHORT_TUPLE[code]
                     if len(stack) < n:

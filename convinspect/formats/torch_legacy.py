@@ -1,31 +1,23 @@
 """`torch.save` before PyTorch 1.6: a stream of five pickles, then the raw storages.
 
 The pickles are: a magic number, a protocol version, facts about the system, the object, and the storages' keys.
-Then each storage follows in the order of the keys: its number of elements as 8 bytes, and its elements.
+Then each storage follows in the order of the keys: its number of elements as 8 bytes, and its elements. Both are
+little-endian whatever the system was (`THPStorage_writeFileRaw` in PyTorch's torch/csrc/generic/serialization.cpp).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle_walk import Dict, Walk, walk
-from convinspect.formats.torch_tensors import pairs_of, storage_dtype
+from convinspect.formats.pickle_walk import Walk, walk
+from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.torch_tree import find_roots
 from convinspect.formats.torch_zip import foreign_globals, module_notes
 from convinspect.records import ITEMSIZE, Contents, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """The stream's three leading pickles, read."""
-
-    byteorder: str
-    end: int
 
 
 def is_legacy(file: File) -> bool:
@@ -49,16 +41,16 @@ def read_torch_legacy(file: File) -> Contents:
     Raises:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
-    head = _read_head(file)
-    tree = walk(file.read, head.end, file.size)
+    start = _skip_head(file)
+    tree = walk(file.read, start, file.size)
     keys = walk(file.read, tree.end, file.size)
-    storages, end = _place_storages(file, tree, keys, head.byteorder)
+    storages, end = _place_storages(file, tree, keys)
 
     def storage_of(key: str, nbytes: int) -> Storage:
         found = storages.get(key)
         return found if found is not None else Storage(file.path, key, nbytes, 0, None)
 
-    roots = find_roots(tree.value, storage_of, tree.end - head.end)
+    roots = find_roots(tree.value, storage_of, tree.end - start)
     problems = []
     if end > file.size:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
@@ -76,18 +68,15 @@ def read_torch_legacy(file: File) -> Contents:
     )
 
 
-def _read_head(file: File) -> _Head:
+def _skip_head(file: File) -> int:
+    """Offset behind the three leading pickles."""
     position = 0
-    values = []
     for _ in range(3):
-        tree = walk(file.read, position, file.size)
-        values.append(tree.value)
-        position = tree.end
-    facts = dict(pairs_of(values[2]) or []) if isinstance(values[2], Dict) else {}
-    return _Head("big" if facts.get("little_endian") is False else "little", position)
+        position = walk(file.read, position, file.size).end
+    return position
 
 
-def _place_storages(file: File, tree: Walk, keys: Walk, byteorder: str) -> tuple[dict[str, Storage], int]:
+def _place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storage], int]:
     """Every storage with its place in the file, and where the last one ends (past the file when it is cut)."""
     sizes = _declared(tree)
     if not isinstance(keys.value, list):
@@ -102,14 +91,15 @@ def _place_storages(file: File, tree: Walk, keys: Walk, byteorder: str) -> tuple
             )
         numel, itemsize = sizes[key]
         claimed = file.read(position, 8)
-        if len(claimed) == 8 and int.from_bytes(claimed, "big" if byteorder == "big" else "little") != numel:
+        length = int.from_bytes(claimed, "little")
+        if len(claimed) == 8 and length != numel:
             raise BrokenFile(
-                f"storage {key!r} has {int.from_bytes(claimed, 'little'):,} elements, its pickle says {numel:,}",
+                f"storage {key!r} has {length:,} elements, its pickle says {numel:,}",
                 "get the file again, or save it again",
             )
         start, nbytes = position + 8, int(numel * itemsize)
         available = max(0, min(nbytes, file.size - start))
-        storages[key] = Storage(file.path, key, nbytes, available, file.start + start, byteorder=byteorder)
+        storages[key] = Storage(file.path, key, nbytes, available, file.start + start)
         position = start + nbytes
     return storages, position
 

@@ -47,6 +47,7 @@ _FROM_TYPE = {
 }
 _PARAMETER_TYPES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
 _LARGEST = 2**63 - 1
+_DEEPEST_NAME = 16
 
 
 def function_name(node: Any) -> str | None:
@@ -58,7 +59,22 @@ def function_name(node: Any) -> str | None:
         # Before 1.6 a module's class was wrapped as ('module', class, file name, source text).
         parts = function.id.items if isinstance(function.id, Tuple) else []
         function = parts[1] if len(parts) > 1 and parts[0] == "module" else None
-    return function.qualified if isinstance(function, Global) else None
+    return class_name(function)
+
+
+def class_name(node: Any) -> str | None:
+    """Qualified name of a class or function; None for what has no name in the pickle."""
+    inner: list[str] = []
+    # Below protocol 4 a class inside a class is pickled as `getattr(outer, 'Inner')`.
+    while isinstance(node, Call) and len(inner) < _DEEPEST_NAME:
+        args = arguments(node)
+        if getattr(node.function, "qualified", "") != "builtins.getattr" or len(args) != 2:
+            return None
+        if not isinstance(args[1], str):
+            return None
+        inner.insert(0, args[1])
+        node = args[0]
+    return ".".join([node.qualified, *inner]) if isinstance(node, Global) else None
 
 
 def arguments(node: Call) -> list[Any]:
@@ -96,13 +112,11 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
         return _from_type(args, key, storage_of)
     if name == "torch._utils._rebuild_sparse_tensor":
         return _sparse(args, key, storage_of)
-    if name == "torch._utils._rebuild_sparse_csr_tensor":
-        return _compressed(args, key, storage_of)
     if name == "torch._utils._rebuild_meta_tensor_no_storage":
         return _without_storage(key, args[0], args[1], args[2], "meta")
     if name == "torch._utils._rebuild_wrapper_subclass":
         tensor = _without_storage(key, args[1], args[2], args[3], "wrapped")
-        return replace(tensor, subclass=_class_name(args[0]))
+        return replace(tensor, subclass=class_name(args[0]) or "?")
     return None
 
 
@@ -122,13 +136,19 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         stride,
         _number(args[1]) + first,
         storage_of(storage_key, int(numel * ITEMSIZE[kind])),
-        "quantized" if name.endswith("_rebuild_qtensor") else "strided",
+        "quantized" if name.endswith("_rebuild_qtensor") else _view_bits(args[-1]),
         args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
         device,
         None,
         packed.span(2),
         packed.span(3),
     )
+
+
+def _view_bits(metadata: Any) -> str:
+    """Whether the stored numbers are meant conjugated or negated: lazy views, of which PyTorch stores the base."""
+    bits = dict(metadata.pairs) if isinstance(metadata, Dict) else {}
+    return "negated" if bits.get("neg") else "conjugated" if bits.get("conj") else "strided"
 
 
 def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
@@ -150,7 +170,7 @@ def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
 def storage_dtype(parts: list[Any]) -> str | None:
     """dtype of the storage that a persistent id's parts name; None when they name something else."""
     named = len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], Global)
-    if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or parts[4] < 0:
+    if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or not 0 <= parts[4] <= _LARGEST:
         return None
     return _STORAGE_DTYPES.get(parts[1].name)
 
@@ -158,29 +178,29 @@ def storage_dtype(parts: list[Any]) -> str | None:
 def _from_type(args: list[Any], key: str, storage_of: StorageOf) -> Tensor | None:
     """`_rebuild_from_type…(function, type, arguments, state)`: a tensor, then its subclass."""
     inner = tensor_of(Call(args[0], args[2]), key, storage_of)
-    wrapper = _class_name(args[1])
+    wrapper = class_name(args[1]) or "?"
     return inner if inner is None or wrapper in _PARAMETER_TYPES else replace(inner, subclass=wrapper)
 
 
 def _sparse(args: list[Any], key: str, storage_of: StorageOf) -> Tensor:
-    """`_rebuild_sparse_tensor(layout, (indices, values, size, …))`."""
-    _, values, size = args[1].items[:3]
-    return _laid_out("sparse_coo", values, size, key, storage_of)
+    """`_rebuild_sparse_tensor(layout, parts)`.
 
-
-def _compressed(args: list[Any], key: str, storage_of: StorageOf) -> Tensor:
-    """`_rebuild_sparse_csr_tensor(layout, (compressed indices, plain indices, values, size))`."""
-    _, _, values, size = args[1].items[:4]
-    layout = args[0].name if isinstance(args[0], Global) else "sparse"
-    return _laid_out(layout, values, size, key, storage_of)
-
-
-def _laid_out(layout: str, values: Any, size: Any, key: str, storage_of: StorageOf) -> Tensor:
+    The parts are (indices, values, size, …), or, of a compressed layout, (compressed indices, plain indices,
+    values, size).
+    """
+    layout = _layout(args[0])
+    values, size = args[1].items[1:3] if layout == "sparse_coo" else args[1].items[2:4]
     held = tensor_of(values, key, storage_of)
     if held is None:
         raise ValueError("no values")
     shape = _numbers(size)
     return Tensor(key, held.dtype, shape, (0,) * len(shape), 0, None, layout, None, held.device)
+
+
+def _layout(node: Any) -> str:
+    """A layout: `_get_layout('torch.sparse_csr')`, or the name itself."""
+    name = arguments(node)[0] if isinstance(node, Call) else class_name(node)
+    return str(name).removeprefix("torch.")
 
 
 def _without_storage(key: str, dtype: Any, size: Any, stride: Any, layout: str) -> Tensor:
@@ -192,10 +212,6 @@ def _dtype(node: Any) -> str:
     if not isinstance(node, Global) or node.name not in ITEMSIZE:
         raise ValueError("unknown dtype")
     return node.name
-
-
-def _class_name(node: Any) -> str:
-    return node.qualified if isinstance(node, Global) else "?"
 
 
 def _numbers(node: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from convinspect.formats.pickle_walk import Call, Dict, Set, Tuple
 from convinspect.formats.torch_tensors import (
     StorageOf,
     arguments,
+    class_name,
     function_name,
     pairs_of,
     plain,
@@ -35,7 +36,7 @@ class _Found:
 
     tensors: dict[Path, list[Tensor]] = field(default_factory=dict)
     modules: dict[Path, dict[str, Module]] = field(default_factory=dict)
-    optimizers: list[Path] = field(default_factory=list)
+    optimizers: dict[Path, tuple[tuple[int, ...], ...] | None] = field(default_factory=dict)
 
 
 def find_roots(tree: Any, storage_of: StorageOf, size: int) -> tuple[Root, ...]:
@@ -86,12 +87,25 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, found: _Found) -> None:
         children = list(_children(node))
         names = {key for key, _ in children}
         if "state" in names and "param_groups" in names:
-            found.optimizers.append(path)
+            found.optimizers[path] = _parameter_ids(dict(children)["param_groups"])
         # A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own.
         joined = isinstance(node, Tuple) and path
         todo.extend(
             ((*path[:-1], f"{path[-1]}.{key}") if joined else (*path, key), child) for key, child in reversed(children)
         )
+
+
+def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Ids of an optimizer's parameters by group, `[{"params": [0, 1, …], …}, …]`; None for anything else."""
+    if not isinstance(groups, list):
+        return None
+    ids: list[tuple[int, ...]] = []
+    for group in groups:
+        params = dict(_named(group)).get("params")
+        if not isinstance(params, list) or not all(type(one) is int for one in params):
+            return None
+        ids.append(tuple(params))
+    return tuple(ids)
 
 
 _LEAVE = object()
@@ -150,9 +164,9 @@ def module_parts(node: Any) -> Parts | None:
         return _script_parts(name, state)
     if "_modules" not in state or not ("_parameters" in state or "_buffers" in state):
         return None
-    if name.startswith("copyreg.") or name.startswith("copy_reg."):
+    if name.startswith(("copyreg.", "copy_reg.")):
         first = arguments(node)[:1]
-        name = getattr(first[0], "qualified", name) if first else name
+        name = (class_name(first[0]) if first else None) or name
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
     return Parts(
@@ -238,6 +252,7 @@ def _roots(found: _Found) -> Iterator[Root]:
             _role(at, tensors, optimizer is not None),
             tuple(tensors),
             found.modules.get(path, {}),
+            found.optimizers.get(at),
         )
 
 

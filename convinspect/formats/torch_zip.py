@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,9 @@ class Archive:
                 f"record {name!r} of {info.compress_size:,} bytes would unpack to {info.file_size:,}",
                 "do not load it elsewhere either",
             )
+        if info.CRC == 0 and info.compress_type == zipfile.ZIP_STORED:
+            # Written without checksums (`torch.serialization.set_crc32_options(False)`), which `zipfile` calls damaged.
+            return self._complete(name, self.file.read(self.payload(name), info.file_size))
         try:
             with self._zip.open(info) as record:
                 # One byte more than claimed, so that a record that goes on is noticed.
@@ -85,9 +89,21 @@ class Archive:
             raise BrokenFile(f"record {name!r} is damaged ({error})", "download or copy it again") from None
         except Exception as error:  # zlib.error, lzma.LZMAError: what the decompressors raise
             raise BrokenFile(f"record {name!r} cannot be unpacked ({error})", "download it again") from None
-        if len(data) != info.file_size:
-            raise BrokenFile(f"record {name!r} has {len(data):,} of {info.file_size:,} bytes", "download it again")
+        return self._complete(name, data)
+
+    def _complete(self, name: str, data: bytes) -> bytes:
+        size = self.records[name].file_size
+        if len(data) != size:
+            raise BrokenFile(f"record {name!r} has {len(data):,} of {size:,} bytes", "download it again")
         return data
+
+    def payload(self, name: str) -> int:
+        """Offset in the file of the first byte behind a record's local header."""
+        start = self.records[name].header_offset
+        head = self.file.read(start, 30)
+        if head[:4] != b"PK\x03\x04":
+            raise BrokenFile(f"record {name!r} is damaged (no header)", "download or copy it again")
+        return start + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
 
     def storage(self, name: str, nbytes: int, byteorder: str) -> Storage:
         """The storage in record `name`, without reading it."""
@@ -226,10 +242,8 @@ def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
 def headless(file: File) -> ConvInspectError:
     """A zip without its directory, which stands at the end: say how much is missing, from the pickle at its start."""
     expected = None
-    try:
+    with suppress(ConvInspectError):
         expected = _expected_size(file)
-    except ConvInspectError:
-        pass
     if expected is None or expected <= file.size:
         return cut_short(file.size, None, ", and the zip directory at its end is gone")
     return BrokenFile(

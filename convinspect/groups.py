@@ -1,0 +1,236 @@
+"""One module's tensors → its layer, and what is left over as parameters by themselves.
+
+Decides which tensor carries the kernel and which stand beside it; what its shape says, `readings` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from convinspect.readings import (
+    GPT2_NAMES,
+    PARTS,
+    QUANTIZED_NOTE,
+    QUANTIZED_PARTS,
+    STATISTICS,
+    Context,
+    last_word,
+    named_class,
+    of_torch,
+    orientation,
+    read_weight,
+)
+from convinspect.records import Evidence, Layer, Module, Tensor
+
+_LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
+_ORIGINAL = "parametrizations.weight.original"
+_BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
+# Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
+_HALVES = ("weight_orig", "weight_v", "weight_mask", "weight_g", "weight_u")
+_MAIN = (
+    # tensor that carries the kernel's shape, what must stand beside it, what the pair is
+    ("weight_v", "weight_g", "weight_norm"),
+    (f"{_ORIGINAL}1", f"{_ORIGINAL}0", "weight_norm"),
+    ("weight_orig", "weight_u", "spectral_norm"),
+    (_ORIGINAL, "parametrizations.weight.0._u", "spectral_norm"),
+    ("weight_orig", "weight_mask", "pruned"),
+    (_ORIGINAL, None, "parametrized"),
+    ("weight", None, None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors of one module, by what follows its name in their keys."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+
+
+def context_of(groups: Iterable[Group]) -> Context:
+    """Look once over the whole file for evidence on layers that alone could be two things."""
+    votes = [
+        (last_word(group.name) in GPT2_NAMES, orientation(group.name, group.tensors.get("weight"), _bias(group)))
+        for group in groups
+    ]
+    return Context(
+        any(vote == "transposed" for _, vote in votes),
+        any(named and vote == "linear" for named, vote in votes),
+        frozenset(group.name for group in groups),
+    )
+
+
+def read_group(
+    group: Group, module: Module | None, context: Context, tied: Mapping[str, tuple[str, ...]]
+) -> list[Layer]:
+    """The layer that a group is, and its remaining tensors as layers of kind "Parameter".
+
+    Args:
+        group: One module's tensors.
+        module: What the file says of that module, if it does.
+        context: What the rest of the file tells.
+        tied: For each tensor of the group, the keys elsewhere that are the same bytes.
+    """
+    own = {leaf: tensor for leaf, tensor in group.tensors.items() if PARTS.fullmatch(leaf) or leaf in QUANTIZED_PARTS}
+    layer = _layer(group, own, module, context)
+    found = [_with_ties(_with_lora(layer, context), tied)] if layer is not None else []
+    rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
+    return found + [_parameter(group, leaf, tied) for leaf in rest]
+
+
+def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, context: Context) -> Layer | None:
+    main, norm = _main_tensor(own)
+    half = _half_of_a_pair(own, main)
+    if main is None and not half:
+        return _without_weight(group, own, module) if own else None
+    layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], _bias(group), norm)
+    if half:
+        note = f"{half} is there without its partner, so the kernel cannot be computed"
+        return replace(layer, kind="Incomplete", tags=("incomplete",), notes=(note,))
+    if norm == "weight_norm" and not _is_weight_norm(own):
+        note = "the kernel is computed from several tensors by a parametrization that is not recorded"
+        return replace(layer, kind="Parametrized", norm="parametrized", tags=("parametrized",), notes=(note,))
+    return read_weight(layer, module, context)
+
+
+def _bias(group: Group) -> Tensor | None:
+    return next((group.tensors[leaf] for leaf in _BIASES if leaf in group.tensors), None)
+
+
+def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]:
+    for leaf, beside, norm in _MAIN:
+        if leaf in tensors and (beside is None or beside in tensors):
+            return leaf, norm
+    return None, None
+
+
+def _half_of_a_pair(tensors: Mapping[str, Tensor], main: str | None) -> str:
+    """A tensor of a computed kernel whose partner is not there; "" when all is well."""
+    pair = [leaf for leaf in (f"{_ORIGINAL}0", f"{_ORIGINAL}1") if leaf in tensors]
+    if len(pair) == 1:
+        return pair[0]
+    return "" if main else next((leaf for leaf in _HALVES if leaf in tensors), "")
+
+
+def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
+    """False where `original0` and `original1` are another parametrization's: a g has v's sizes, or 1."""
+    g, v = tensors.get(f"{_ORIGINAL}0"), tensors.get(f"{_ORIGINAL}1")
+    if g is None or v is None:
+        return True
+    fits = len(g.shape) == len(v.shape) and all(n in (1, m) for n, m in zip(g.shape, v.shape, strict=True))
+    return f"{_ORIGINAL}2" not in tensors and (g.numel == 1 or fits)
+
+
+def _parameter(group: Group, leaf: str, tied: Mapping[str, tuple[str, ...]]) -> Layer:
+    tensor = group.tensors[leaf]
+    name = f"{group.name}.{leaf}" if group.name else leaf
+    layer = Layer(name, "Parameter", "shape", {"": tensor}, tensor)
+    return _with_ties(layer, {"": tied.get(leaf, ())})
+
+
+# ---------------------------------------------------------------------- modules whose matrices have other names
+
+
+def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module | None) -> Layer | None:
+    """Attention, recurrent, quantized, norms without weights, a bias by itself."""
+    names = set(tensors)
+    if names & {"in_proj_weight", "q_proj_weight"}:
+        found = _attention(group.name, tensors)
+    elif any(leaf.startswith("weight_ih") for leaf in names):
+        found = _recurrent(group.name, tensors)
+    elif names & QUANTIZED_PARTS or any(leaf.startswith("_packed_params.") for leaf in names):
+        return _quantized(group.name, tensors)
+    elif names & STATISTICS:
+        first = next(iter(tensors.values()))
+        found = Layer(group.name, "BatchNorm", "shape", tensors, tensors.get("running_mean", first), _bias(group))
+    elif "bias" in names:
+        # It is its own weight here, and no bias to anything.
+        found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
+    else:
+        return None
+    if module is None:
+        return found
+    if of_torch(module):
+        return replace(found, kind=module.kind, evidence="module")
+    return named_class(found, module)
+
+
+def _attention(name: str, tensors: Mapping[str, Tensor]) -> Layer:
+    weight = tensors["in_proj_weight" if "in_proj_weight" in tensors else "q_proj_weight"]
+    note = "attention keeps query, key and value in one packed Linear, which is not converted"
+    bias = tensors.get("in_proj_bias")
+    return Layer(name, "MultiheadAttention", "shape", tensors, weight, bias, tags=("packed",), notes=(note,))
+
+
+def _recurrent(name: str, tensors: Mapping[str, Tensor]) -> Layer:
+    kind, evidence = _recurrent_kind(tensors)
+    weight = _first(tensors, "weight_ih")
+    assert weight is not None
+    notes = ["a recurrent layer's matrices are not converted"]
+    if evidence == "ambiguous":
+        notes.append("its shapes do not say which of LSTM, GRU and RNN it is")
+    bias = _first(tensors, "bias_ih")
+    return Layer(name, kind, evidence, tensors, weight, bias, tags=("recurrent",), notes=tuple(notes))
+
+
+def _recurrent_kind(tensors: Mapping[str, Tensor]) -> tuple[str, Evidence]:
+    """LSTM, GRU or RNN: four, three or one gate of hidden size, from `weight_hh (gates·hidden, hidden)`."""
+    if any(leaf.startswith("weight_hr") for leaf in tensors):
+        # Only an LSTM can project its hidden state.
+        return "LSTM", "shape"
+    cell = "" if any("_l0" in leaf for leaf in tensors) else "Cell"
+    hidden = _first(tensors, "weight_hh")
+    if hidden is not None and len(hidden.shape) == 2 and hidden.shape[1] > 0:
+        kind = {4: "LSTM", 3: "GRU", 1: "RNN"}.get(hidden.shape[0] // hidden.shape[1])
+        if kind and hidden.shape[0] % hidden.shape[1] == 0:
+            return kind + cell, "shape"
+    return f"RNN{cell}", "ambiguous"
+
+
+def _first(tensors: Mapping[str, Tensor], start: str) -> Tensor | None:
+    """The first whose name starts so; of a weight-normed one v, which has its shape."""
+    found = [tensor for leaf, tensor in tensors.items() if leaf.startswith(start) and not leaf.endswith("_g")]
+    return found[0] if found else _any_of(tensors, start)
+
+
+def _any_of(tensors: Mapping[str, Tensor], start: str) -> Tensor | None:
+    return next((tensor for leaf, tensor in tensors.items() if leaf.startswith(start)), None)
+
+
+def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
+    packed = [tensor for leaf, tensor in tensors.items() if leaf.startswith("_packed_params.")]
+    largest = max(packed or tensors.values(), key=lambda tensor: len(tensor.shape))
+    weight = tensors.get("qweight") or tensors.get("weight_packed") or largest
+    bias = tensors.get("bias") or next((tensor for tensor in packed if len(tensor.shape) == 1), None)
+    kind = "Conv (quantized)" if len(weight.shape) > 2 else "Linear (quantized)"
+    return Layer(name, kind, "shape", tensors, weight, bias, tags=("quantized",), notes=(QUANTIZED_NOTE,))
+
+
+# --------------------------------------------------------------------------- what other layers have to do with it
+
+
+def _with_lora(layer: Layer, context: Context) -> Layer:
+    for part in layer.name.split("."):
+        partner = _LORA.get(part)
+        if partner is not None:
+            other = ".".join(partner if piece == part else piece for piece in layer.name.split("."))
+            there = "" if other in context.names else ", which is not in the file"
+            note = f"one half of a LoRA pair with {other}{there}"
+            return replace(layer, tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
+    return layer
+
+
+def _with_ties(layer: Layer, tied: Mapping[str, tuple[str, ...]]) -> Layer:
+    others = tuple(dict.fromkeys(key for leaf in layer.tensors for key in tied.get(leaf, ())))
+    tags, notes = layer.tags, layer.notes
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {', '.join(others[:3])}{more}")
+    storage = layer.weight.storage
+    if storage is not None and layer.weight.numel and storage.nbytes > layer.weight.nbytes:
+        tags = (*tags, "view")
+        notes = (*notes, f"a view of {layer.weight.nbytes:,} bytes in a storage of {storage.nbytes:,}")
+    if not all(tensor.whole for tensor in layer.tensors.values()):
+        tags = (*tags, "cut")
+    return replace(layer, tied_to=others, tags=tags, notes=notes)

@@ -1,0 +1,230 @@
+"""A layer's numbers as named matrices: rows are output channels, columns input channels, one matrix per tap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from convinspect import numbers
+from convinspect.errors import BrokenFile, CannotShow
+from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.records import Layer, Tensor
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Numbers to show together.
+
+    Attributes:
+        title: What they are, without the layer's name.
+        values: (rows × columns).
+        row_names: One per row.
+        column_names: One per column.
+        bias: One number per row, or None.
+        note: A line below, or "".
+    """
+
+    title: str
+    values: Array
+    row_names: list[str]
+    column_names: list[str]
+    bias: Array | None = None
+    note: str = ""
+
+
+def _effective_bias(layer: Layer) -> Array | None:
+    """The bias that a forward pass would add; None when there is none, or when it cannot be computed."""
+    if layer.bias is None or len(layer.bias.shape) != 1 or "parametrizations.bias.original" in layer.tensors:
+        return None
+    bias = numbers.read(layer.bias)
+    mask = layer.tensors.get("bias_mask")
+    return bias if mask is None else (bias * numbers.read(mask)).astype(bias.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which part of each kernel was asked for; None is all of it.
+
+    Attributes:
+        kernel: One output channel, shown as input channels × taps.
+        rows: Slice of output channels, such as "0:6", "3" or "-4:".
+        columns: Slice of input channels.
+    """
+
+    kernel: int | None = None
+    rows: str | None = None
+    columns: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kernel is not None and self.rows is not None:
+            raise CannotShow("--kernel chooses one output already, so --rows has nothing to choose", "drop one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A layer's effective kernel in memory.
+
+    Attributes:
+        layer: Whose it is.
+        weight: (out, in/groups, *kernel_size); (in, out/groups, *kernel_size) for a ConvTranspose; (out, in)
+            for Linear and, transposed from how it is stored, for transformers' Conv1D.
+        bias: (out,), or None.
+        notes: What was done to get it.
+    """
+
+    layer: Layer
+    weight: Array
+    bias: Array | None
+    notes: tuple[str, ...]
+
+
+_HOW = {
+    "weight_norm": "effective kernel of a weight-normed layer: g · v / ‖v‖, in float64, rounded once",
+    "spectral_norm": "effective kernel of a spectral-normed layer: W / σ, in float64, rounded once",
+    "pruned": "effective kernel of a pruned layer: weight_orig · weight_mask",
+}
+
+
+def is_kernel(layer: Layer) -> bool:
+    """True for convolutions and Linear: kinds whose weight is a matrix of output and input channels."""
+    return bool(layer.kernel_size) or layer.in_width is not None
+
+
+def load_kernel(layer: Layer) -> Kernel:
+    """Read a layer's kernel and bias; only its own bytes are read.
+
+    Raises:
+        CannotShow: It is kept in a form that cannot be computed here.
+        ConvInspectError: Its bytes are missing or damaged.
+    """
+    if layer.norm == "parametrized":
+        raise CannotShow(
+            f"layer {layer.name}: its weight is computed by a parametrization that is not recorded in the file",
+            "weight norm, spectral norm and pruning can be shown",
+        )
+    weight = numbers.effective_weight(layer)
+    notes = [_HOW[layer.norm]] if layer.norm else []
+    if layer.kind == TRANSFORMERS_CONV1D:
+        weight = weight.T
+        notes.append("stored transposed, as (in, out)")
+    if layer.groups is not None and layer.groups > 1:
+        notes.append(f"groups {layer.groups}: each output sees {weight.shape[1]} of {layer.in_width} input channels")
+    bias = _effective_bias(layer)
+    if bias is None and "parametrizations.bias.original" in layer.tensors:
+        notes.append("its bias is computed by a parametrization that is not recorded in the file")
+    if bias is not None and len(bias) != weight.shape[0]:
+        # A ConvTranspose has its outputs in columns; a misfit is said elsewhere.
+        bias = None
+    return Kernel(layer, weight, bias, tuple(notes))
+
+
+def cut(kernel: Kernel, choice: Choice) -> tuple[Array, Array | None, range, range]:
+    """The chosen part: weight, bias, and the indices of its rows and columns.
+
+    Raises:
+        CannotShow: A slice is malformed or chooses nothing, or there is no such output.
+    """
+    count = kernel.weight.shape[0]
+    if choice.kernel is not None and not -count <= choice.kernel < count:
+        raise CannotShow(
+            f"there is no kernel {choice.kernel}", f"{kernel.layer.name} has {count:,}, from 0 to {count - 1}"
+        )
+    rows = indices(choice.rows if choice.kernel is None else str(choice.kernel), count, "rows")
+    columns = indices(choice.columns, kernel.weight.shape[1], "cols")
+    weight = kernel.weight[rows.start : rows.stop, columns.start : columns.stop]
+    bias = None if kernel.bias is None else kernel.bias[rows.start : rows.stop]
+    return weight, bias, rows, columns
+
+
+def matrices(kernel: Kernel, choice: Choice) -> Iterator[Matrix]:
+    """One (out × in) matrix per tap of the kernel, a single one for a pointwise or Linear layer; for one output
+    channel, its (in × taps).
+
+    Raises:
+        CannotShow: As `cut`.
+    """
+    weight, bias, rows, columns = cut(kernel, choice)
+    row_word, column_word = ("in", "out") if kernel.layer.kind.startswith("ConvTranspose") else ("out", "in")
+    column_names = [f"{column_word} {i}" for i in columns]
+    taps = list(product(*map(range, kernel.weight.shape[2:])))
+    if choice.kernel is not None:
+        names = [f"tap {_tap_name(tap)}" for tap in taps] if len(taps) > 1 else ["weight"]
+        title = f"kernel {rows.start} of {kernel.weight.shape[0]:,}"
+        note = "" if bias is None else f"bias {bias[0].item():.6g}"
+        yield Matrix(title, weight[0].reshape(len(columns), -1), column_names, names, None, note)
+        return
+    row_names = [f"{row_word} {i}" for i in rows]
+    # (taps, out, in): a kernel's dimensions as one, in front.
+    stacked = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
+    for tap, values in zip(taps, stacked, strict=True):
+        title = f"tap {_tap_name(tap)} of {'×'.join(map(str, kernel.weight.shape[2:]))}" if len(taps) > 1 else ""
+        yield Matrix(title, values, row_names, column_names, bias)
+
+
+def _tap_name(tap: tuple[int, ...]) -> str:
+    return ",".join(map(str, tap))
+
+
+def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
+    """Tensors of a layer that is neither convolution nor Linear: vectors side by side, the rest one by one.
+
+    Raises:
+        BrokenFile: Half of a pair of tensors is missing.
+        CannotShow: One kernel was asked for, and there are none.
+    """
+    if layer.kind == "Incomplete":
+        raise BrokenFile(f"layer {layer.name}: {layer.notes[-1]}", "save the whole model again")
+    if choice.kernel is not None:
+        raise CannotShow(f"{layer.name} is a {layer.kind}, which has no kernels", "drop --kernel")
+    vectors = {leaf: tensor for leaf, tensor in layer.tensors.items() if len(tensor.shape) == 1}
+    lengths = {tensor.shape[0] for tensor in vectors.values()}
+    if len(lengths) == 1 and len(vectors) == sum(len(tensor.shape) > 0 for tensor in layer.tensors.values()):
+        chosen = indices(choice.rows, lengths.pop(), "rows")
+        columns_of = [numbers.read(tensor)[chosen.start : chosen.stop] for tensor in vectors.values()]
+        names = [leaf or "value" for leaf in vectors]
+        yield Matrix("", np.stack(columns_of, axis=1), [str(i) for i in chosen], names)
+        return
+    for leaf, tensor in layer.tensors.items():
+        yield _plain_matrix(leaf, tensor, choice)
+
+
+def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
+    """Any tensor as a matrix: the first dimension down, all others across."""
+    values = numbers.read(tensor)
+    flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    down, across = indices(choice.rows, flat.shape[0], "rows"), indices(choice.columns, flat.shape[1], "cols")
+    title = f"{leaf} {tensor.shape}" if leaf else ""
+    block = flat[down.start : down.stop, across.start : across.stop]
+    return Matrix(title, block, [str(i) for i in down], [str(i) for i in across])
+
+
+_SLICE = re.compile(r"^(-?\d+)?(:)?(-?\d+)?$")
+
+
+def indices(text: str | None, count: int, what: str) -> range:
+    """The indices that a slice such as "0:6", "-4:" or "3" chooses of `count`.
+
+    Raises:
+        CannotShow: It is no slice, or chooses nothing.
+    """
+    if text is None:
+        return range(count)
+    match = _SLICE.match(text.strip())
+    if not match or not any(match.groups()) or (match[3] and not match[2]):
+        raise CannotShow(f"--{what} {text!r} is no slice", "write it as 0:6, 3 or -4:")
+    start = int(match[1]) if match[1] else None
+    stop = int(match[3]) if match[3] else None
+    if not match[2] and start is not None:
+        start, stop = start, (start + 1) or None
+    chosen = range(*slice(start, stop).indices(count))
+    if not chosen:
+        raise CannotShow(f"--{what} {text!r} chooses nothing", f"there are {count:,}, from 0 to {count - 1}")
+    return chosen
