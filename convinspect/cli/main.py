@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from convinspect import __version__
+from convinspect.cli.convert import convert
 from convinspect.cli.shapes import shapes
 from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
@@ -46,8 +49,13 @@ def _common(
     pass
 
 
-app.command()(shapes)
-app.command()(weights)
+def _help(command: Callable[..., None]) -> str:
+    """The command's docstring, each paragraph on one line, so that it wraps to the terminal and not to our editor."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
+
+
+for _command in (shapes, weights, convert):
+    app.command(help=_help(_command))(_command)
 
 
 def main() -> None:

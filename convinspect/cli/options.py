@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError
-from convinspect.layers import find_layers
-from convinspect.view.emit import Format, emit
+from convinspect.view.format import Format
 from convinspect.view.text import safe
+
+if TYPE_CHECKING:
+    from convinspect.checkpoint import Checkpoint
+    from convinspect.records import Layer
+    from convinspect.view.emit import Room
 
 
 def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Layer names of the file on the command line that begin with what is typed; none when it cannot be read."""
-    path = ctx.params.get("path")
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.layers import find_layers
+
+    path = ctx.params.get("path") or _path_typed()
     if not path:
         return
     try:
@@ -28,8 +37,25 @@ def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     yield from (name for name in names if name.startswith(incomplete))
 
 
+def _path_typed() -> str | None:
+    """The first word on the line being completed that is a path.
+
+    After an option that waits for its value the parser gives up before it reaches the arguments, so they are taken
+    from where the shells put the line: `COMP_WORDS` (bash) or `_TYPER_COMPLETE_ARGS` (the others).
+    """
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()
+    return next((word for word in words[2:] if os.path.exists(word)), None)
+
+
 PathArgument = Annotated[
-    Path, typer.Argument(help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, …")
+    Path,
+    typer.Argument(
+        metavar="PATH", help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, …"
+    ),
 ]
 RootOption = Annotated[
     str | None,
@@ -45,31 +71,86 @@ OutputOption = Annotated[
 ]
 
 
-def show(
-    thing: object,
-    payload: object,
-    fmt: Format,
-    width: int | None,
-    output: Path | None,
-    title: str,
-) -> None:
-    """Hand a result to stdout, or to a file where one was named."""
-    if output is None:
-        emit(payload if fmt is Format.json else thing, fmt, sys.stdout, width)
-        return
-    from convinspect.view.picture import save
-
-    save(thing, output, title, width, payload=payload)
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors raised inside name the file that the user gave, unless they name another already."""
+    try:
+        yield
+    except ConvInspectError as error:
+        raise error.at(path) from None
 
 
-def end_with_problems(checkpoint: Checkpoint) -> None:
+class Sink(NamedTuple):
+    """Where a result goes, and in which form."""
+
+    fmt: Format
+    width: int | None
+    output: Path | None
+    title: str
+
+    @property
+    def for_machines(self) -> bool:
+        """Whether numbers are wanted whole rather than laid out."""
+        if self.output is not None:
+            return self.output.suffix.lower() in (".csv", ".json", ".md")
+        return self.fmt is not Format.table
+
+    @property
+    def space(self) -> Room:
+        """Cells to lay out in: the terminal's, or those of a picture that can be read at a glance."""
+        from convinspect.view.emit import Room, room
+
+        return room(sys.stdout, self.width) if self.output is None else Room(self.width or 100, 48)
+
+    @property
+    def color(self) -> bool:
+        """Whether the result may be coloured."""
+        from convinspect.view.emit import wants_color
+
+        return wants_color(sys.stdout) if self.output is None else self.output.suffix.lower() in (".svg", ".html")
+
+    def show(self, thing: object, payload: object) -> None:
+        """Hand the result on: `payload` as JSON, `thing` in every other form."""
+        from convinspect.view.emit import emit
+
+        if self.output is None:
+            emit(payload if self.fmt is Format.json else thing, self.fmt, sys.stdout, self.width)
+            return
+        from convinspect.view.picture import save
+
+        save(thing, self.output, self.title, self.width, payload=payload)
+
+
+def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:
     """What can be shown of a damaged file was shown; now say what is wrong with it.
 
     Raises:
         BrokenFile: There is something wrong; all but the last line are printed before.
     """
-    for problem in checkpoint.problems[:-1]:
+    half = [f"layer {layer.name}: {layer.notes[-1]}; save it again" for layer in layers if layer.kind == "Incomplete"]
+    problems = [*checkpoint.problems, *half]
+    if not problems:
+        return
+    sys.stdout.flush()
+    for problem in problems[:-1]:
         print(f"error: {safe(f'{checkpoint.path}: {problem}')}", file=sys.stderr)
-    if checkpoint.problems:
-        sys.stdout.flush()
-        raise BrokenFile(checkpoint.problems[-1], path=checkpoint.path)
+    raise BrokenFile(problems[-1], path=checkpoint.path)
+
+
+_LONG = 500_000_000
+"""Bytes from which reading takes long enough to show how far it is."""
+
+
+@contextmanager
+def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """How far the work is, on stderr, where it is a terminal and the work is long."""
+    if total < _LONG or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)

@@ -6,22 +6,18 @@ from typing import Annotated
 
 import typer
 
-from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.options import (
     FormatOption,
     OutputOption,
     PathArgument,
     RootOption,
+    Sink,
     WidthOption,
     complete_layers,
     end_with_problems,
-    show,
+    naming,
 )
-from convinspect.folding import fold as folded
-from convinspect.folding import unfolded
-from convinspect.layers import find_layers, select
-from convinspect.view.emit import Format
-from convinspect.view.listing import listing_payload, listing_table
+from convinspect.view.format import Format
 
 
 def shapes(
@@ -55,10 +51,18 @@ def shapes(
 
       convinspect shapes model.ckpt --root ema --output table.svg
     """
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.folding import fold as folded
+    from convinspect.folding import unfolded
+    from convinspect.layers import find_layers, select
+    from convinspect.view.listing import listing_payload, listing_table
+
     checkpoint = open_checkpoint(path, root)
     layers = find_layers(checkpoint)
-    shown = select(layers, layer or (), kind or (), pointwise, everything)
+    with naming(path):
+        shown = select(layers, layer or (), kind or (), pointwise, everything)
     rows = folded(shown) if fold else unfolded(shown)
     table = listing_table(checkpoint, layers, rows, everything or bool(layer or kind or pointwise))
-    show(table, listing_payload(checkpoint, layers, shown), fmt, width, output, f"convinspect shapes {path.name}")
-    end_with_problems(checkpoint)
+    sink = Sink(fmt, width, output, f"convinspect shapes {path.name}")
+    sink.show(table, listing_payload(checkpoint, layers, shown))
+    end_with_problems(checkpoint, layers)

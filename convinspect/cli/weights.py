@@ -1,1 +1,161 @@
-def weights(): pass
+"""`convinspect weights`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convinspect.cli.options import (
+    FormatOption,
+    OutputOption,
+    PathArgument,
+    RootOption,
+    Sink,
+    WidthOption,
+    complete_layers,
+    end_with_problems,
+    naming,
+    reading_progress,
+)
+from convinspect.errors import ConvInspectError, NotThere
+from convinspect.view.format import Format
+from convinspect.view.text import safe
+
+if TYPE_CHECKING:
+    from convinspect.checkpoint import Checkpoint
+    from convinspect.records import Layer
+    from convinspect.stats import Stats
+
+_FEW = 4
+"""So many layers are shown as matrices when none was named; of more, the statistics."""
+
+
+def weights(
+    path: PathArgument,
+    layers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", metavar="GLOB", help="The same as LAYER.", autocompletion=complete_layers),
+    ] = None,
+    kernel: Annotated[
+        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only the kernel of output channel J.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option("--cols", metavar="A:B", help="Only these input channels.")] = None,
+    precision: Annotated[
+        int | None, typer.Option("--precision", "-p", min=1, max=17, metavar="N", help="Significant digits.")
+    ] = None,
+    heatmap: Annotated[bool, typer.Option("--heatmap", help="Draw each matrix in coloured cells.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Min, max, mean, std, … and a histogram per layer.")] = False,
+    root: RootOption = None,
+    fmt: FormatOption = Format.table,
+    width: WidthOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Show the kernels themselves: a matrix of output × input channels.
+
+    Only the bytes of the layers shown are read. Weight-normed, spectral-normed and pruned layers show the
+    kernel that a forward pass would use. CSV and JSON hold every number in full precision.
+
+    [bold]Examples[/bold]
+
+      convinspect weights model.pt conv1
+
+      convinspect weights model.pt conv1 --rows 0:6 --cols 0:3 --precision 6
+
+      convinspect weights model.pt 'encoder.*' --stats
+
+      convinspect weights model.safetensors conv1 --heatmap --output conv1.svg
+    """
+    from convinspect.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(path, root)
+    named = [*(layers or ()), *(layer or ())]
+    sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
+    with naming(path):
+        chosen = _choose(checkpoint, named)
+        # A call that names layers means their numbers; one that names none wants an overview when there are many.
+        if stats or (not named and len(chosen) > _FEW and not (heatmap or kernel is not None)):
+            hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
+            _show_stats(checkpoint, chosen, hint, sink)
+        else:
+            _show_kernels(checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink)
+    end_with_problems(checkpoint)
+
+
+def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
+    """The named layers; else the pointwise ones; else all convolutions and Linear."""
+    from convinspect.layers import find_layers, select
+
+    every = find_layers(checkpoint)
+    if named:
+        return select(every, named)
+    chosen = [layer for layer in select(every) if layer.in_width is not None or layer.kernel_size]
+    chosen = [layer for layer in chosen if layer.pointwise] or chosen
+    if not chosen:
+        raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")
+    return chosen
+
+
+def _show_kernels(
+    checkpoint: Checkpoint,
+    chosen: list[Layer],
+    wanted: tuple[int | None, str | None, str | None],
+    precision: int | None,
+    heatmap: bool,
+    sink: Sink,
+) -> None:
+    from convinspect import kernels
+    from convinspect.view import numbers_view as view
+
+    choice = kernels.Choice(*wanted)
+    things: list[object] = []
+    payloads: list[object] = []
+    for layer in chosen:
+        if kernels.is_kernel(layer):
+            kernel = kernels.load_kernel(layer)
+            found, notes = list(kernels.matrices(kernel, choice)), kernel.notes
+            payloads.append(view.kernel_payload(kernel, choice))
+        else:
+            found, notes = list(kernels.other_tensors(layer, choice)), ()
+            payloads.append(view.tensors_payload(layer, found))
+        for matrix in found:
+            shown = view.matrix_view(layer, matrix, notes if matrix is found[-1] else (), precision)
+            if heatmap and not sink.for_machines:
+                things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
+            elif sink.for_machines:
+                things.append(view.whole_matrix(shown))
+            else:
+                things.append(view.shown_matrix(shown, sink.space, sink.color, choice != kernels.Choice()))
+    sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads})
+
+
+def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ...], sink: Sink) -> None:
+    from convinspect import stats
+    from convinspect.view import numbers_view as view
+
+    found: list[tuple[Layer, Stats]] = []
+    failed: list[ConvInspectError] = []
+    with reading_progress(sum(layer.weight.nbytes for layer in chosen), "reading") as advance:
+        for layer, result in zip(chosen, stats.of_layers(chosen), strict=True):
+            if isinstance(result, ConvInspectError):
+                failed.append(result)
+            else:
+                found.append((layer, result))
+            advance(layer.weight.nbytes)
+    if found:
+        sink.show(view.stats_table(checkpoint, found, hint), view.stats_payload(checkpoint, found))
+        sys.stdout.flush()
+    for error in failed[:-1]:
+        print(f"error: {safe(str(error.at(checkpoint.path)))}", file=sys.stderr)
+    if failed:
+        raise failed[-1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
 from itertools import islice
 from typing import NamedTuple, TextIO, TypeAlias
 
+from convinspect.view.format import Format
 from convinspect.view.layout import Ink, block_lines, lines
 from convinspect.view.machine import csv_text, json_text, markdown, markdown_text, table_payload
 from convinspect.view.table import Block, Table, plain
@@ -25,15 +25,6 @@ _PLAIN_GLYPHS = str.maketrans(
 
 Shown: TypeAlias = Table | Block
 """What can be shown as it is."""
-
-
-class Format(str, Enum):
-    """How results are written."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
 
 
 class Room(NamedTuple):

@@ -18,7 +18,6 @@ from convinspect.view.table import (
     Table,
     above_and_below,
     by_column,
-    cell_lines,
     clean_cell,
     fit,
     mapped,
@@ -148,3 +147,17 @@ def _one_line_each(table: Table) -> list[Cells]:
         list(chain.from_iterable(cell + blanks[len(cell) : h] for cell, h in zip(cells, heights, strict=True)))
         for cells in split
     ]
+
+
+def cell_lines(cell: Cell) -> list[Cell]:
+    """A cell of a fitted table, line by line."""
+    if isinstance(cell, str):
+        return list(cell.split("\n"))
+    if isinstance(cell, Styled):
+        return [Styled(line, cell.style) for line in cell.text.split("\n")]
+    lines: list[list[Styled]] = [[]]
+    for piece in cell:
+        first, *rest = piece.text.split("\n")
+        lines[-1].append(Styled(first, piece.style))
+        lines += [[Styled(part, piece.style)] for part in rest]
+    return [tuple(line) for line in lines]

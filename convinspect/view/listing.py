@@ -25,17 +25,18 @@ _COLUMNS = (
     Column("notes", priority=80, wrap=True, key="notes", min_width=10),
 )
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}
 
 ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 _EXPLAINED = {
     "assumed": ASSUMED,
+    "depthwise?": "depthwise?: (C, 1, 1) is the shape of a depthwise convolution as well as of 1 → C",
+    "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
     "view": "view: the tensor is part of a larger storage, which the file holds whole",
+    "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
-    "bias?": "bias?: the bias does not fit the weight",
 }
 
 
@@ -56,7 +57,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
     shown = [layer for fold in folds for layer in fold.layers]
     return Table(
         _COLUMNS,
-        [_row(fold) for fold in folds],
+        _rows(folds),
         title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
         notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
@@ -68,13 +69,22 @@ def _root_of(checkpoint: Checkpoint) -> str:
     return f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
 
 
-def _row(fold: Fold) -> tuple[Cell, ...]:
+def _rows(folds: Sequence[Fold]) -> list[tuple[Cell, ...]]:
+    """All rows, the arrows under each other."""
+    pairs = [_widths(fold.layers[0]) for fold in folds]
+    left = max((len(wide_in) for wide_in, _ in pairs), default=0)
+    right = max((len(wide_out) for _, wide_out in pairs), default=0)
+    arrows = [f"{a:>{left}} → {b:<{right}}" if a or b else "" for a, b in pairs]
+    return [_row(fold, arrow) for fold, arrow in zip(folds, arrows, strict=True)]
+
+
+def _row(fold: Fold, arrow: str) -> tuple[Cell, ...]:
     layer = fold.layers[0]
     return (
         fold.name or "(root)",
         layer.kind,
         shape(layer.weight.shape),
-        _widths(layer),
+        arrow,
         "×".join(map(str, layer.kernel_size)),
         "yes" if layer.bias is not None else "–",
         layer.weight.dtype,
@@ -84,12 +94,12 @@ def _row(fold: Fold) -> tuple[Cell, ...]:
     )
 
 
-def _widths(layer: Layer) -> str:
-    """`in → out`; where groups are not recorded the shape's own number stands for `in`."""
+def _widths(layer: Layer) -> tuple[str, str]:
+    """In and out; where groups are not recorded the shape's own number stands for `in`."""
     wide_in, wide_out = layer.in_width, layer.out_width
     if wide_in is None and layer.kernel_size:
         wide_in = layer.weight.shape[1]
-    return f"{wide_in} → {wide_out}" if wide_in is not None and wide_out is not None else ""
+    return (str(wide_in), str(wide_out)) if wide_in is not None and wide_out is not None else ("", "")
 
 
 def tags_of(layer: Layer) -> tuple[str, ...]:
@@ -120,7 +130,7 @@ def _raw(layer: Layer, repeats: int, name: str) -> tuple[object, ...]:
         name or "(root)",
         layer.kind,
         "×".join(map(str, layer.weight.shape)),
-        _widths(layer),
+        " → ".join(filter(None, _widths(layer))),
         "×".join(map(str, layer.kernel_size)),
         layer.bias is not None,
         layer.weight.dtype,
@@ -133,7 +143,7 @@ def _raw(layer: Layer, repeats: int, name: str) -> tuple[object, ...]:
 def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     """The totals of the JSON contract: counts, elements and bytes."""
     every = checkpoint.totals()
-    parameters = checkpoint.totals(tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(_BUFFERS))
+    parameters = checkpoint.totals(checkpoint.parameters())
     return {
         "layers": sum(layer.weight is not None and bool(layer.kernel_size or layer.in_width) for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
@@ -167,23 +177,26 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
 def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
     used = {tag for layer in shown for tag in layer.tags}
     lines = [text for tag, text in _EXPLAINED.items() if tag in used]
-    lines += [f"bias of {name}: {note}" for name, note in _bias_notes(shown)]
+    lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
-    others = [f"{root.path or '.'} ({count(len(root.tensors))} tensors)" for root in _others(checkpoint)]
+    others = [f"{root.path or '.'} ({_tensors(len(root.tensors))})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"other roots: {', '.join(others[:5])}{more}; --root chooses")
     left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
     if left_out and not everything:
         lines.append(f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all")
-    if everything and checkpoint.foreign:
-        lines.append(f"the pickle also names {', '.join(checkpoint.foreign[:8])}; nothing of it was imported or run")
+    classes = {module.class_name for module in checkpoint.modules.values()}
+    foreign = [name for name in checkpoint.foreign if name not in classes]
+    if everything and foreign:
+        more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
+        lines.append(f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run")
     return lines + list(checkpoint.notes)
 
 
-def _bias_notes(layers: Sequence[Layer]) -> list[tuple[str, str]]:
-    return [(layer_name(layer), note) for layer in layers if "bias?" in layer.tags for note in layer.notes[-1:]]
+def _tensors(number: int) -> str:
+    return f"{count(number)} tensor{'s' * (number != 1)}"
 
 
 def _others(checkpoint: Checkpoint) -> list[Any]:

@@ -122,6 +122,11 @@ def json_text(payload: object) -> Iterator[str]:
     yield "\n"
 
 
+# json.dumps makes an encoder for every call; a listing of thousands of layers has tens of thousands of values.
+_TEXT = json.JSONEncoder(ensure_ascii=False)
+_STRICT = json.JSONEncoder(allow_nan=False)
+
+
 def _value(value: object, line_end: str) -> Iterator[str]:
     value = _listed(value)
     inner = line_end + "  "
@@ -158,7 +163,7 @@ def _is_number(value: object) -> bool:
 def _numbers(values: Sequence[object]) -> str:
     """A list of numbers on one line."""
     try:
-        return json.dumps(values, allow_nan=False)
+        return _STRICT.encode(values)
     except ValueError:
         return f"[{', '.join(map(_atom, values))}]"
 
@@ -168,14 +173,18 @@ def _json_key(key: object) -> str:
 
 
 def _atom(value: object) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
     if isinstance(value, Mapping):
         return "{}"
     if isinstance(value, float):
         word = _number_word(value)
         return f'"{word}"' if word else repr(float(value))
-    if _is_number(value):
-        return json.dumps(value)
-    text = json.dumps(str(value), ensure_ascii=False)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return _STRICT.encode(value) if _is_number(value) else _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    quoted = _TEXT.encode(text)
+    if quoted.isprintable():
+        return quoted
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)

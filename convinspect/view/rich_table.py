@@ -56,7 +56,9 @@ def _body(table: Table) -> RichTable:
         padding=(0, 1, 0, 0),
         border_style=Style.parse(QUIET),
     )
-    for column, width in zip(table.columns, widths(table), strict=True):
+    # Rich before 15 adds padding to a last column of fixed width; left to itself, it is as wide as its cells.
+    fixed: list[int | None] = [*widths(table)[:-1], None]
+    for column, width in zip(table.columns, fixed, strict=True):
         title = as_text(Styled(column.title, HEAD))
         drawn.add_column(title, justify=column.justify, width=width, no_wrap=True, overflow="crop")
     for row in table.rows:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from convinspect.view.text import cell_width
+from convinspect.view.text import cell_width, elide
 
 if TYPE_CHECKING:
     from rich.segment import Segment
@@ -43,6 +43,10 @@ class _Pen(NamedTuple):
     underline: bool
 
 
+_DOTS = 16
+"""Cells beside the title that the three dots take, on both sides so that it stays in the middle."""
+
+
 def svg(lines: Sequence[Iterable[Segment]], columns: int, title: str, theme: TerminalTheme) -> Iterator[str]:
     """The SVG of lines of Rich segments.
 
@@ -62,7 +66,7 @@ def svg(lines: Sequence[Iterable[Segment]], columns: int, title: str, theme: Ter
     yield f' fill="{paper}" stroke="{ink}" stroke-opacity="0.25"/>\n'
     yield from (f'<circle cx="{x}" cy="20" r="5" fill="{ink}" fill-opacity="0.25"/>\n' for x in (24, 42, 60))
     yield f'<text x="{width / 2:.1f}" y="25" text-anchor="middle" fill="{ink}" fill-opacity="0.6">'
-    yield f"{escape(title)}</text>\n"
+    yield f"{escape(elide(title, max(columns - _DOTS, 8)))}</text>\n"
     for i, line in enumerate(lines):
         yield from _line(line, _BAR + i * _LINE, theme)
     yield "</svg>\n"

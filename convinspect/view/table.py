@@ -138,9 +138,9 @@ def by_column(table: Table) -> list[Cells]:
 
 
 def widths(table: Table) -> list[int]:
-    """Cells that each column of a fitted table takes, its title included."""
+    """Cells that each column of a fitted table takes, its title included; one at least, as in Rich."""
     return [
-        max(widest(texts(cells)), cell_width(column.title))
+        max(widest(texts(cells)), cell_width(column.title), 1)
         for column, cells in zip(table.columns, by_column(table), strict=True)
     ]
 
@@ -172,7 +172,7 @@ def fit(table: Table, width: int | None) -> Table:
         table = _narrowed(table, needed, width)
     return replace(
         table,
-        title=wrapped(table.title, width) if isinstance(table.title, str) else table.title,
+        title=wrapped(table.title, width),
         summary=tuple(wrapped_cell(line, width) for line in table.summary),
         notes=tuple(wrapped_cell(line, width) for line in table.notes),
         raw=(),
@@ -189,7 +189,7 @@ def above_and_below(table: Table) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
 
 
 def _clean(table: Table) -> Table:
-    columns = tuple(replace(column, title=safe(column.title)) for column in table.columns)
+    columns = tuple(replace(column, title=_clean_title(column)) for column in table.columns)
     cells = [_clean_cells(c, column) for column, c in zip(columns, by_column(table), strict=True)]
     return replace(
         table,
@@ -199,6 +199,11 @@ def _clean(table: Table) -> Table:
         summary=tuple(map(clean_cell, table.summary)),
         notes=tuple(map(clean_cell, table.notes)),
     )
+
+
+def _clean_title(column: Column) -> str:
+    title = safe(column.title)
+    return title.rstrip(" ") if column.justify == "right" else title
 
 
 def clean_cell(cell: Cell) -> Cell:
@@ -219,8 +224,15 @@ def _clean_cells(cells: Cells, column: Column) -> Cells:
     cleaned = mapped(clean_cell, cells)
     if column.justify == "left":
         return cleaned
-    # Rich drops blanks at the end of what it sets flush right; so both layouts do.
-    return [cell.rstrip(" ") if isinstance(cell, str) else cell for cell in cleaned]
+    return mapped(_flush_right, cleaned)
+
+
+def _flush_right(cell: Cell) -> Cell:
+    """The cell without blanks at its end, which Rich drops from what it sets flush right; so both layouts do."""
+    if isinstance(cell, str):
+        return cell.rstrip(" ")
+    end = len(plain(cell).rstrip(" "))
+    return tuple(_cut(pieces(cell), 0, end))
 
 
 def _rows(columns: Sequence[Cells]) -> Sequence[tuple[Cell, ...]]:
@@ -374,17 +386,3 @@ def _cut(cell: tuple[Styled, ...], start: int, end: int) -> list[Styled]:
             out.append(Styled(part, piece.style))
         offset += len(piece.text)
     return out
-
-
-def cell_lines(cell: Cell) -> list[Cell]:
-    """A cell of a fitted table, line by line."""
-    if isinstance(cell, str):
-        return list(cell.split("\n"))
-    if isinstance(cell, Styled):
-        return [Styled(line, cell.style) for line in cell.text.split("\n")]
-    lines: list[list[Styled]] = [[]]
-    for piece in cell:
-        first, *rest = piece.text.split("\n")
-        lines[-1].append(Styled(first, piece.style))
-        lines += [[Styled(part, piece.style)] for part in rest]
-    return [tuple(line) for line in lines]

@@ -1,0 +1,264 @@
+"""`convinspect convert`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convinspect.cli.options import (
+    FormatOption,
+    RootOption,
+    Sink,
+    WidthOption,
+    complete_layers,
+    naming,
+    reading_progress,
+)
+from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
+from convinspect.view.format import Format
+from convinspect.view.text import safe
+
+if TYPE_CHECKING:
+    from convinspect.checkpoint import Checkpoint
+    from convinspect.convert import Plan
+    from convinspect.records import Layer
+    from convinspect.training import Followers
+
+
+class Target(str, Enum):
+    """Kinds that layers can become."""
+
+    linear = "linear"
+    conv1d = "conv1d"
+    conv2d = "conv2d"
+    conv3d = "conv3d"
+
+
+class Origin(str, Enum):
+    """Kinds that layers can be taken from."""
+
+    linear = "linear"
+    conv1d = "conv1d"
+    conv2d = "conv2d"
+    conv3d = "conv3d"
+    transformers = "transformers"
+    any = "any"
+
+
+def convert(
+    path: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint to convert.")],
+    to: Annotated[Target | None, typer.Option("--to", help="What the layers become.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="TARGET", help="The new file; same format as the source.")
+    ] = None,
+    origin: Annotated[
+        list[Origin] | None,
+        typer.Option("--from", help="Kinds to convert; by default Conv1d to Linear and Linear to convolutions."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", metavar="GLOB", help="Only these layers.", autocompletion=complete_layers),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not these layers.")] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="OTHER", help="Give each tensor the shape that it has in this checkpoint."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, write nothing.")] = False,
+    state_dict: Annotated[
+        bool, typer.Option("--state-dict", help="Write the plain state_dict of a whole model, TorchScript or .pt2.")
+    ] = False,
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Write weight-normed, spectral-normed and pruned layers as plain weights.")
+    ] = False,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="Leave optimizer state as it is; it will not fit the new shapes.")
+    ] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite TARGET when it exists.")] = False,
+    root: RootOption = None,
+    fmt: FormatOption = Format.table,
+    width: WidthOption = None,
+) -> None:
+    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.
+
+    Only shapes change: the header is written anew and everything else is copied as it is, so that every number, name,
+    tie and foreign object stays, and there and back gives the same bytes. Optimizer state and EMA copies follow their
+    weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+
+    [bold]Examples[/bold]
+
+      convinspect convert model.pt -o linear.pt --to linear
+
+      convinspect convert model.pt --to linear --dry-run
+
+      convinspect convert model.safetensors -o conv.safetensors --to conv2d --layer '*attn*'
+
+      convinspect convert gpt2.pt -o linear.pt --to linear --from transformers
+
+      convinspect convert old.pt -o new.pt --like model_that_wants_it.pt
+
+      convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
+    """
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.layers import find_layers, select
+    from convinspect.saving import check_target
+    from convinspect.training import Followers, followers
+    from convinspect.view.planning import plan_payload, plan_table
+
+    target = _target(path, output, in_place, dry_run)
+    if target is not None:
+        check_target(path, target, in_place, force)
+    checkpoint = open_checkpoint(path, root)
+    anew = state_dict or fuse or _other_format(checkpoint, target)
+    with naming(path):
+        _check_wish(to, like, anew)
+        _check_source(checkpoint, anew)
+        layers = find_layers(checkpoint)
+        planned = _planned(checkpoint, layers, to, origin or [], (layer or [], exclude or []), like)
+        following = Followers() if anew else followers(checkpoint, planned, keep_optimizer)
+        fused = [one for one in layers if fuse and one.norm and (not layer or one in select(layers, layer))]
+        lost: tuple[str, ...] = ()
+        if target is not None and anew:
+            from convinspect.resaving import resave
+
+            lost = resave(checkpoint, planned, fused, target).lost
+        elif target is not None:
+            _write(checkpoint, planned, following, target)
+    sink = Sink(fmt, width, None, "")
+    tensors = sum(len(one.tensors) for one in checkpoint.roots)
+    written = str(target) if target is not None else None
+    sink.show(
+        plan_table(checkpoint, planned, following, target.name if target is not None else None),
+        plan_payload(checkpoint, planned, following, written, tensors),
+    )
+    if fmt is Format.table:
+        _advise(planned, fused, like)
+    for line in lost:
+        print(f"note: {safe(line)}", file=sys.stderr)
+
+
+def _planned(
+    checkpoint: Checkpoint,
+    layers: Sequence[Layer],
+    to: Target | None,
+    origin: list[Origin],
+    globs: tuple[list[str], list[str]],
+    like: Path | None,
+) -> Plan:
+    from convinspect.convert import TARGETS, Plan, Request, plan
+
+    if like is not None:
+        return _plan_like(checkpoint, layers, like)
+    if to is None:
+        return Plan()
+    return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), tuple(globs[0]), tuple(globs[1])))
+
+
+def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
+    from convinspect.view.planning import advice_lines
+
+    for line in advice_lines(planned):
+        print(safe(line))
+    if fused:
+        names = ", ".join(layer.name for layer in fused)
+        print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
+    if like is not None and any(not one.done for one in planned.refusals):
+        print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")
+
+
+def _check_wish(to: Target | None, like: Path | None, anew: bool) -> None:
+    """Refuse options that say nothing, or two things.
+
+    Raises:
+        CannotConvert: Neither or both of `--to` and `--like`.
+    """
+    if to is not None and like is not None:
+        raise CannotConvert("--to and --like both say what the layers become", "give one of them")
+    if to is None and like is None and not anew:
+        raise CannotConvert("nothing says what the layers become", "give --to, or --like another checkpoint")
+
+
+def _other_format(checkpoint: Checkpoint, target: Path | None) -> bool:
+    """Whether the target's suffix asks for another container than the source's."""
+    if target is None:
+        return False
+    wanted = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}.get(
+        target.suffix.lower()
+    )
+    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
+    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
+
+
+def _plan_like(checkpoint: Checkpoint, layers: Sequence[Layer], like: Path) -> Plan:
+    """Shapes wanted by another checkpoint's main root."""
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.matching import plan_like
+
+    names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
+    return plan_like(layers, names, open_checkpoint(like).tensors)
+
+
+def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
+    """Where to write; None for a dry run.
+
+    Raises:
+        CannotWrite: The options contradict each other, or name no target.
+    """
+    if in_place and output is not None:
+        raise CannotWrite("--in-place writes over the source, so -o has nothing to say", "drop one of them", path)
+    if dry_run:
+        return None
+    if in_place:
+        return path
+    if output is None:
+        raise CannotWrite("there is no target", "give one with -o, or use --in-place or --dry-run", path)
+    return output
+
+
+def _kinds(origin: list[Origin], to: Target) -> tuple[str, ...]:
+    """Kinds named by `--from`; `any` is all but the wanted one."""
+    from convinspect.convert import TARGETS
+    from convinspect.layers import CONVOLUTIONS
+    from convinspect.readings import TRANSFORMERS_CONV1D
+
+    kinds: list[str] = []
+    for one in origin:
+        if one is Origin.any:
+            kinds += [kind for kind in ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D) if kind != TARGETS[to.value]]
+        else:
+            kinds.append(TRANSFORMERS_CONV1D if one is Origin.transformers else TARGETS[one.value])
+    return tuple(dict.fromkeys(kinds))
+
+
+def _check_source(checkpoint: Checkpoint, anew: bool) -> None:
+    """Refuse files whose shapes stand in more than one place, and files that are not whole.
+
+    Raises:
+        CannotConvert: The file holds modules beside their weights, or no numbers.
+        BrokenFile: It is damaged.
+    """
+    if checkpoint.problems:
+        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
+    whole = any(root.modules for root in checkpoint.roots)
+    if not anew and (whole or checkpoint.format.startswith(("TorchScript", "torch.export"))):
+        raise CannotConvert(
+            f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
+            "--state-dict writes its plain state_dict instead",
+        )
+    if checkpoint.format.startswith("distributed"):
+        raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
+
+
+def _write(checkpoint: Checkpoint, planned: Plan, following: Followers, target: Path) -> None:
+    from convinspect.saving import save_edits
+
+    edits = (*planned.edits, *following.copies, *following.optimizer)
+    with reading_progress(checkpoint.nbytes_on_disk, "writing") as advance:
+        save_edits(checkpoint, edits, target, advance)
+    sys.stdout.flush()

@@ -1,0 +1,14 @@
+"""The forms that a result can be written in; apart, because the command line needs the names before anything else."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Format(str, Enum):
+    """How results are written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"

@@ -1,0 +1,172 @@
+"""Kernels and statistics → tables, heatmaps and JSON of `weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import CannotShow
+from convinspect.kernels import Choice, Kernel, Matrix, cut
+from convinspect.records import Layer
+from convinspect.view.emit import Room
+from convinspect.view.heatmap import heatmap
+from convinspect.view.listing import layer_name
+from convinspect.view.matrix import MatrixView, machine_table, matrix_table, sparkline
+from convinspect.view.style import BAD, NAME, QUIET
+from convinspect.view.table import Block, Cell, Column, Styled, Table
+from convinspect.view.text import count, shape
+
+if TYPE_CHECKING:
+    from convinspect.stats import Stats
+
+_MOST_NUMBERS = 10_000
+"""A table in a pipe is not cut to a width, but beyond this it is elided all the same; CSV and JSON hold all."""
+
+_PIPED = Room(240, 60)
+
+
+def matrix_view(layer: Layer, matrix: Matrix, notes: Sequence[str], precision: int | None) -> MatrixView:
+    """A matrix with what stands above and below it."""
+    values, bias = matrix.values, matrix.bias
+    head = f"{layer_name(layer)} · {layer.kind} {shape(layer.weight.shape)} · {layer.weight.dtype}"
+    return MatrixView(
+        lambda i, j: values[i, j].item(),
+        matrix.row_names,
+        matrix.column_names,
+        None if bias is None else bias.tolist(),
+        precision,
+        f"{head} · {matrix.title}" if matrix.title else head,
+        ((matrix.note,) if matrix.note else ()) + tuple(notes),
+    )
+
+
+def shown_matrix(view: MatrixView, space: Room, color: bool, sliced: bool) -> Table:
+    """The matrix as it fits; whole where a slice was asked for and nothing limits it."""
+    if space.width is None and len(view.row_names) * len(view.column_names) > _MOST_NUMBERS and not sliced:
+        space = _PIPED
+    return matrix_table(view, space.width, space.height, color)
+
+
+def whole_matrix(view: MatrixView) -> Table:
+    """The matrix for CSV and Markdown."""
+    return machine_table(view)
+
+
+def shown_heatmap(matrix: Matrix, view: MatrixView, space: Room, color: bool) -> Block:
+    """The matrix in coloured cells.
+
+    Raises:
+        CannotShow: The numbers are complex.
+    """
+    if matrix.values.dtype.kind == "c":
+        raise CannotShow("a heatmap shows real numbers, and these are complex", "drop --heatmap")
+    values = matrix.values.astype("float64")
+    return heatmap(values, space.width or 100, space.height or 60, color, view.title, view.notes)
+
+
+_STATS_COLUMNS = (
+    Column("name", style=NAME, priority=100, elide=True, key="name"),
+    Column("weight", priority=60, key="weight_shape"),
+    Column("min", justify="right", priority=80, key="min"),
+    Column("max", justify="right", priority=80, key="max"),
+    Column("mean", justify="right", priority=70, key="mean"),
+    Column("std", justify="right", priority=75, key="std"),
+    Column("L2", justify="right", priority=65, key="l2"),
+    Column("zeros", justify="right", priority=50, style=QUIET, foldable=True, key="zeros"),
+    Column("NaN", justify="right", priority=90, foldable=True, key="nan"),
+    Column("Inf", justify="right", priority=89, foldable=True, key="inf"),
+    Column("histogram", priority=85, key="histogram"),
+)
+
+
+def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], notes: Sequence[str] = ()) -> Table:
+    """One row per layer; the histogram runs from the layer's min to its max."""
+    found = list(rows)
+    normed = any(layer.norm for layer, _ in found)
+    lines = ["histogram: from min to max, heights go with the square root of the count"]
+    if normed:
+        lines.append("weight-normed, spectral-normed and pruned layers: of the effective kernel")
+    return Table(
+        _STATS_COLUMNS,
+        [_stats_row(layer, stats) for layer, stats in found],
+        title=f"{checkpoint.path.name} · kernels of {len(found)} layer{'s' * (len(found) != 1)}",
+        notes=(*lines, *notes),
+        raw=[
+            (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],
+             " ".join(map(str, stats.histogram)))
+            for layer, stats in found
+        ],
+    )  # fmt: skip
+
+
+def _stats_values(stats: Stats) -> tuple[Any, ...]:
+    return (
+        stats.minimum, stats.maximum, stats.mean, stats.std, stats.l2, stats.zeros, stats.nan, stats.inf,
+        list(stats.histogram),
+    )  # fmt: skip
+
+
+def _stats_row(layer: Layer, stats: Stats) -> tuple[Cell, ...]:
+    return (
+        layer_name(layer),
+        shape(layer.weight.shape),
+        *(_figure(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std, stats.l2)),
+        count(stats.zeros),
+        *(Styled(count(number), BAD if number else QUIET) for number in (stats.nan, stats.inf)),
+        sparkline(stats.histogram),
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def stats_payload(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]]) -> dict[str, Any]:
+    """The JSON of `weights --stats`; None where a layer has no finite value."""
+    names = ("min", "max", "mean", "std", "l2", "zeros", "nan", "inf", "histogram")
+    return {
+        "path": str(checkpoint.path),
+        "root": checkpoint.root.path,
+        "layers": [
+            {
+                **_head(layer),
+                "numel": stats.numel,
+                **dict(zip(names, _stats_values(stats), strict=True)),
+            }
+            for layer, stats in rows
+        ],
+    }
+
+
+def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
+    """One layer of the JSON of `weights`: the chosen part of its kernel, numbers in full precision."""
+    weight, bias, rows, columns = cut(kernel, choice)
+    return {
+        **_head(kernel.layer),
+        "notes": list(kernel.notes),
+        "rows": list(rows),
+        "columns": list(columns),
+        "weight": weight,
+        "bias": bias,
+    }
+
+
+def tensors_payload(layer: Layer, matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """The same for a layer that is neither convolution nor Linear."""
+    return {
+        **_head(layer),
+        "matrices": [
+            {"title": matrix.title, "columns": " ".join(matrix.column_names[:8]), "values": matrix.values}
+            for matrix in matrices
+        ],
+    }
+
+
+def _head(layer: Layer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.weight.shape),
+        "dtype": layer.weight.dtype,
+    }
