@@ -1,0 +1,285 @@
+"""Layers → a plan of conversions and refusals → edits of tensors' shapes. Nothing here reads or writes a file.
+
+A pointwise convolution and a Linear hold the same numbers in the same order: `(O, I)`, `(O, I, 1)`, `(O, I, 1, 1)`
+and `(O, I, 1, 1, 1)` differ in their shape alone. transformers' `Conv1D` holds `(I, O)`: the same numbers under
+other strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from convinspect.errors import CannotConvert
+from convinspect.layers import CONVOLUTIONS, LISTED, select
+from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
+from convinspect.records import Edit, Layer, Tensor
+
+TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
+"""Names on the command line → kinds."""
+
+_EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
+_DEFAULT_FROM = {"Linear": ("Conv1d",)}
+_KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        to: The wanted kind, one of `TARGETS`' values.
+        kinds: Kinds to convert; () for the usual ones.
+        names: Layers or globs; () for all.
+        exclude: Layers or globs to leave.
+    """
+
+    to: str
+    kinds: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """One layer that changes.
+
+    Attributes:
+        layer: As stored.
+        to: Its new kind.
+        edits: Of all its tensors that carry the kernel's shape.
+        assumed: What had to be taken for granted.
+        warnings: What the user should look at.
+    """
+
+    layer: Layer
+    to: str
+    edits: tuple[Edit, ...]
+    assumed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def old_shape(self) -> tuple[int, ...]:
+        """Of the tensor that carries the kernel's shape."""
+        return self.layer.weight.shape
+
+    @property
+    def new_shape(self) -> tuple[int, ...]:
+        """The same, converted."""
+        return next((edit.shape for edit in self.edits if edit.tensor is self.layer.weight), self.edits[0].shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One layer that does not change although it was meant, and why.
+
+    Attributes:
+        name: The layer.
+        reason: One sentence.
+        done: It is of the wanted kind already.
+    """
+
+    name: str
+    reason: str
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will happen to which layer."""
+
+    conversions: tuple[Conversion, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All tensors' new shapes."""
+        return tuple(edit for conversion in self.conversions for edit in conversion.edits)
+
+
+def plan(layers: Sequence[Layer], request: Request) -> Plan:
+    """Decide for each layer whether it changes.
+
+    Raises:
+        NotThere: A name matches no layer.
+        CannotConvert: The request contradicts itself.
+    """
+    if request.to in request.kinds:
+        raise CannotConvert(f"--from {request.to} and --to {request.to} are the same", "drop one of them")
+    kinds = request.kinds or _DEFAULT_FROM.get(request.to, ("Linear",))
+    named = {layer.name for layer in select(layers, request.names)} if request.names else None
+    conversions: dict[str, Conversion] = {}
+    refusals: dict[str, Refusal] = {}
+    for layer in layers:
+        if (named is not None and layer.name not in named) or _excluded(layer, request.exclude):
+            continue
+        exact = layer.name in request.names
+        decided = _decide(layer, request.to, kinds, exact, named is not None)
+        if isinstance(decided, Conversion):
+            conversions[layer.name] = decided
+        elif decided is not None:
+            refusals[layer.name] = decided
+    hold_ties(layers, conversions, refusals)
+    return Plan(tuple(conversions.values()), tuple(refusals.values()))
+
+
+def _excluded(layer: Layer, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+
+
+def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bool) -> Conversion | Refusal | None:
+    """A conversion, a refusal worth saying, or None for a layer that nobody meant.
+
+    Args:
+        layer: Any layer.
+        to: The wanted kind.
+        kinds: Kinds to convert.
+        exact: The user named this very layer.
+        chosen: The user chose layers by name, so that every one of them deserves an answer.
+    """
+    if layer.kind == to:
+        return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
+    if layer.kind not in kinds:
+        return _not_meant(layer, kinds, chosen)
+    reason = _obstacle(layer, exact)
+    if reason is not None:
+        return Refusal(layer.name, reason)
+    edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
+    return Conversion(layer, to, edits, _assumed(layer), _warnings(layer))
+
+
+def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
+    if layer.kind in _KINDS and chosen:
+        return Refusal(layer.name, f"it is a {layer.kind}; --from {_option(layer.kind)} takes it")
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete") or layer.kind in _KINDS:
+        return None
+    # Lookalikes of what is meant are named with the reason; others only when they were asked for.
+    meant = chosen or (layer.kind in ("Embedding", "MultiheadAttention", "Linear (quantized)") and "Linear" in kinds)
+    return Refusal(layer.name, _why_not(layer)) if meant else None
+
+
+def _option(kind: str) -> str:
+    return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
+
+
+def _why_not(layer: Layer) -> str:
+    if layer.notes:
+        return f"{layer.kind}: {layer.notes[0]}"
+    return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
+
+
+def _obstacle(layer: Layer, exact: bool) -> str | None:
+    """Why a layer of the right kind must stay, or None."""
+    if layer.norm == "parametrized":
+        return "its weight is computed by a parametrization that is not known here"
+    if "LoRA" in layer.tags:
+        return "one half of a LoRA pair; both must change together, which is not supported yet"
+    if layer.kind in CONVOLUTIONS:
+        return _conv_obstacle(layer, exact)
+    if layer.evidence == "ambiguous" and not exact:
+        reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
+        return f"{reason}; name it with --layer {layer.name} to convert it all the same"
+    return None
+
+
+def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
+    doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
+    if doubt is not None and not exact:
+        return f"{doubt}; name it with --layer {layer.name} to convert it all the same"
+    if not layer.pointwise:
+        return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
+    if layer.groups is not None and layer.groups > 1:
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix"
+    if layer.stride is not None and any(step != 1 for step in layer.stride):
+        return f"it has stride={_numbers(layer.stride)}, which a Linear cannot do"
+    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
+        return f"it has padding={_numbers(layer.padding)}, which a Linear cannot do"
+    if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
+        return (
+            f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
+            f" name it with --layer {layer.name} if its groups are 1"
+        )
+    return None
+
+
+def _numbers(value: tuple[int, ...] | str) -> str:
+    return str(value[0]) if len(value) == 1 else str(value)
+
+
+def _shaped(layer: Layer) -> list[Tensor]:
+    """The layer's tensors that have the kernel's dimensions: its weight, and what the weight is computed from."""
+    names = ("weight", "weight_v", "weight_g", "weight_orig", "weight_mask", "parametrizations.weight.original",
+             "parametrizations.weight.original0", "parametrizations.weight.original1")  # fmt: skip
+    dims = len(layer.weight.shape)
+    return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
+
+
+def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
+    return reshaped(tensor, _EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
+
+
+def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
+    """A weight with `extra` trailing dimensions of size 1 after (out, in), whatever it has now.
+
+    Args:
+        tensor: Shape (out, in, 1, …); (in, out) when `turned`.
+        extra: How many dimensions of size 1 it is to have.
+        turned: It is stored transposed.
+    """
+    shape, stride = tensor.shape[:2], tensor.stride[:2]
+    if turned:
+        shape, stride = shape[::-1], stride[::-1]
+    ones = (1,) * extra
+    return Edit(tensor, shape + ones, stride + ones, turned)
+
+
+def _assumed(layer: Layer) -> tuple[str, ...]:
+    if layer.kind in CONVOLUTIONS and layer.groups is None:
+        return ("stride 1", "padding 0", "groups 1")
+    return ()
+
+
+def _warnings(layer: Layer) -> tuple[str, ...]:
+    return tuple(note for note in layer.notes if "usually have stride 2" in note or "its bias" in note)
+
+
+def hold_ties(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
+    """All names of a tie change, or none do: a conversion whose tensor another layer keeps is taken back.
+
+    Taking one back can leave another's partner unchanged, so it is looked over until nothing changes.
+    """
+    groups: dict[object, list[tuple[str, Layer]]] = {}
+    for layer in layers:
+        for tensor in layer.tensors.values():
+            groups.setdefault(_bytes_of(tensor), []).append((tensor.key, layer))
+    while True:
+        shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
+        before = len(conversions)
+        for name, conversion in list(conversions.items()):
+            keeper = _keeper(conversion, groups, shapes)
+            if keeper is not None:
+                del conversions[name]
+                key, owner = keeper
+                reason = f"its weight is tied to {key} of {owner.name} ({owner.kind}), which does not change"
+                refusals[name] = Refusal(name, reason)
+        if len(conversions) == before:
+            return
+
+
+def _keeper(
+    conversion: Conversion,
+    groups: Mapping[object, list[tuple[str, Layer]]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[str, Layer] | None:
+    """Another tensor over the same bytes as one that changes, which would not change the same way."""
+    for edit in conversion.edits:
+        for key, layer in groups[_bytes_of(edit.tensor)]:
+            if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
+                return key, layer
+    return None
+
+
+def _bytes_of(tensor: Tensor) -> object:
+    storage = tensor.storage
+    return tensor.key if storage is None else (storage.file, storage.key, tensor.offset, tensor.numel)

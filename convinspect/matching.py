@@ -1,0 +1,73 @@
+"""Another checkpoint's shapes as the wish: which tensors differ only in rank or transposition, and which really do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from convinspect.convert import Conversion, Plan, Refusal, hold_ties, reshaped
+from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.records import Edit, Layer, Tensor
+
+_KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+
+
+def plan_like(layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[str, Tensor]) -> Plan:
+    """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
+
+    Args:
+        layers: Of the checkpoint to convert.
+        names: Its tensors' clean names by stored key.
+        other: The other checkpoint's tensors by clean name.
+
+    Returns:
+        Conversions for what differs in rank or transposition alone; refusals for what really differs.
+    """
+    conversions: dict[str, Conversion] = {}
+    refusals: dict[str, Refusal] = {}
+    for layer in layers:
+        edits, mismatch = [], ""
+        for tensor in layer.tensors.values():
+            wanted = other.get(names[tensor.key])
+            if wanted is None or wanted.shape == tensor.shape:
+                continue
+            edit = edit_to(tensor, wanted.shape)
+            if edit is None:
+                mismatch = mismatch or f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
+            else:
+                edits.append(edit)
+        if mismatch:
+            refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
+        elif edits:
+            conversions[layer.name] = _conversion(layer, edits)
+    hold_ties(layers, conversions, refusals)
+    return Plan(tuple(conversions.values()), tuple(refusals.values()))
+
+
+def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
+    """The edit that gives a tensor another shape with the same numbers, or None when there is none.
+
+    Trailing dimensions of size 1 may come and go behind the first two; a matrix may be turned over.
+    """
+    old, new = _matrix(tensor.shape), _matrix(shape)
+    if old is None or new is None:
+        return None
+    extra = len(shape) - 2
+    if old == new:
+        return reshaped(tensor, extra, turned=False)
+    if old == new[::-1] and len(tensor.shape) == 2:
+        return reshaped(tensor, extra, turned=True)
+    return None
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(out, in) of a pointwise or Linear weight's shape; None for any other."""
+    if 2 <= len(shape) <= 5 and all(size == 1 for size in shape[2:]):
+        return shape[0], shape[1]
+    return None
+
+
+def _conversion(layer: Layer, edits: list[Edit]) -> Conversion:
+    main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
+    turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
+    to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
+    return Conversion(layer, to, tuple(edits))

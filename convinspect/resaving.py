@@ -1,0 +1,224 @@
+"""A root's tensors, reshaped where a plan says so, saved anew as a plain state_dict in either format.
+
+For what a rewritten header cannot do: another container, the state_dict of a whole model, numbers that change
+(fused weight norm, expanded groups). The numbers are mapped from the old file, so that memory holds what is made
+and not what is copied. This is the one part of a conversion that needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.convert import Plan
+from convinspect.errors import CannotConvert, CannotWrite
+from convinspect.formats import read_contents
+from convinspect.formats.writing import new_file, unchanged
+from convinspect.records import Edit, Layer, Storage, Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
+"""Suffix of a target → who writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resaved:
+    """What a new file could not take over, one line each."""
+
+    lost: tuple[str, ...]
+
+
+def writer_of(target: Path) -> str:
+    """ "torch" or "safetensors", by the target's suffix.
+
+    Raises:
+        CannotWrite: The suffix is another.
+    """
+    writer = SUFFIXES.get(target.suffix.lower())
+    if writer is None:
+        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(SUFFIXES)}", target)
+    return writer
+
+
+def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path) -> Resaved:
+    """Write the root in use to `target` as a plain state_dict.
+
+    Args:
+        checkpoint: The source.
+        plan: Conversions to carry out on the way.
+        fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
+        target: The new file; its suffix decides the format.
+
+    Raises:
+        ConvInspectError: Something cannot be read or written; the target is then as it was.
+    """
+    writer = writer_of(target)
+    with new_file(target) as temporary, unchanged(checkpoint.path):
+        state = _state_dict(checkpoint, plan, list(fused))
+        lost = _lost(checkpoint, writer, state)
+        if writer == "torch":
+            _save_torch(state, temporary)
+        else:
+            _save_safetensors(state, temporary, checkpoint.metadata)
+        _compare(state, temporary)
+    return Resaved(tuple(lost))
+
+
+def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[str, torch.Tensor]:
+    """Stored keys → tensors, in stored order."""
+    edits = {edit.tensor.key: edit for edit in plan.edits}
+    replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
+    mapped: dict[tuple[Path, str], torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for tensor in checkpoint.root.tensors:
+        layer = replaced.get(tensor.key)
+        if layer is None:
+            state[tensor.key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
+        elif tensor is layer.weight:
+            state[_plain_key(layer, tensor)] = _edited(_effective(layer), edits.get(tensor.key))
+    return state
+
+
+def _is_part(leaf: str) -> bool:
+    return leaf.startswith(("weight_", "parametrizations.weight."))
+
+
+def _plain_key(layer: Layer, tensor: Tensor) -> str:
+    """`conv.weight` for `conv.weight_v` or `conv.parametrizations.weight.original1`, wrappers' prefixes kept."""
+    leaf = next(leaf for leaf, one in layer.tensors.items() if one is tensor)
+    return tensor.key.removesuffix(leaf) + "weight"
+
+
+def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:
+    if edit is None:
+        return tensor
+    matrix = tensor.reshape(tensor.shape[:2])
+    return (matrix.T if edit.transposed else matrix).reshape(edit.shape)
+
+
+def _effective(layer: Layer) -> torch.Tensor:
+    from convinspect.kernels import load_kernel
+
+    kernel = load_kernel(layer)
+    return _from_numpy(kernel.weight, layer.weight.dtype)
+
+
+def _from_numpy(array: Any, dtype: str) -> torch.Tensor:
+    """A torch tensor of numpy's bytes, for dtypes that numpy itself does not know."""
+    import numpy as np
+    import torch
+
+    raw = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy())
+    return raw.view(getattr(torch, dtype)).reshape(array.shape)
+
+
+def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch.Tensor:
+    """A view on the mapped storage, so that ties stay ties; a copy where the bytes must be unpacked or swapped."""
+    import torch
+
+    storage = tensor.storage
+    if tensor.layout != "strided" or storage is None or storage.start is None:
+        raise CannotConvert(f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save", "leave it out")
+    dtype = getattr(torch, tensor.dtype, None)
+    if dtype is None:
+        raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
+    from convinspect import numbers
+
+    if storage.packed_nbytes is not None or storage.byteorder != "little" or not tensor.whole or not tensor.numel:
+        return _from_numpy(numbers.read(tensor), tensor.dtype)
+    key = (storage.file, storage.key)
+    if key not in mapped:
+        mapped[key] = _mapped(storage)
+    raw = mapped[key]
+    if raw.data_ptr() % dtype.itemsize:
+        return _from_numpy(numbers.read(tensor), tensor.dtype)
+    whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
+    return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
+
+
+def _mapped(storage: Storage) -> torch.Tensor:
+    """The storage's bytes, mapped and never written to."""
+    import numpy as np
+    import torch
+
+    from convinspect.storage import data_start
+
+    raw = np.memmap(storage.file, np.uint8, "r", data_start(storage), (storage.nbytes,))
+    with warnings.catch_warnings():
+        # PyTorch cannot mark a tensor as read-only and warns; nothing here writes to it.
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(raw)
+
+
+def _save_torch(state: Mapping[str, torch.Tensor], target: Path) -> None:
+    import torch
+
+    torch.save(dict(state), target)
+
+
+def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+    alone: dict[str, torch.Tensor] = {}
+    for key, tensor in state.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        # The format has neither strides nor ties.
+        alone[key] = tensor.contiguous() if pointer not in seen else tensor.clone().contiguous()
+        seen.add(pointer)
+    try:
+        save_file(alone, target, dict(metadata) or {"format": "pt"})
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CannotConvert(f"safetensors cannot hold it ({error})", "write a .pt instead") from None
+    os.chmod(target, 0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; safetensors itself writes files of mode 0600."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _compare(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Hold what was written against what was meant: names, dtypes and shapes.
+
+    Raises:
+        CannotWrite: They differ.
+    """
+    tensors = {tensor.key: tensor for root in read_contents(path).roots for tensor in root.tensors}
+    wrong = [
+        key
+        for key, tensor in state.items()
+        if key not in tensors or (tensors[key].shape, tensors[key].dtype) != (tuple(tensor.shape), _name(tensor))
+    ]
+    if wrong or len(tensors) != len(state):
+        raise CannotWrite(f"the new file differs in {wrong[:1]} from what it should be, so it was thrown away")
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _lost(checkpoint: Checkpoint, writer: str, state: Mapping[str, torch.Tensor]) -> list[str]:
+    lines = [
+        f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
+        for root in checkpoint.roots
+        if root.path != checkpoint.root.path
+    ]
+    if checkpoint.foreign:
+        lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
+    if writer == "torch" and checkpoint.metadata:
+        lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
+    ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
+    if writer == "safetensors" and ties:
+        lines.append(f"tied tensors are written once each: {', '.join(ties[:4])}")
+    return lines

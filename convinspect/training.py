@@ -1,0 +1,135 @@
+"""What follows a converted weight: the state that an optimizer keeps for it, and its copies in an EMA.
+
+An optimizer's state_dict knows parameters by number, not by name: `state[3]["exp_avg"]` belongs to the fourth
+parameter in its param_groups. Which one that is in the model follows from order alone, so it is used only where
+every shape fits; otherwise the user decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.convert import Plan, reshaped
+from convinspect.errors import CannotConvert
+from convinspect.records import FLOATING, Edit, Root, Tensor
+
+_WAYS_OUT = "use --keep-optimizer to leave its state as it is, or train on from a fresh optimizer"
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Edits beyond the model's own tensors.
+
+    Attributes:
+        optimizer: Of state that belongs to a converted weight.
+        copies: Of the same weights in other roots (EMA).
+        roots: Paths of the roots that they are in.
+    """
+
+    optimizer: tuple[Edit, ...] = ()
+    copies: tuple[Edit, ...] = ()
+    roots: tuple[str, ...] = ()
+
+
+def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
+    """What else must change when the plan is carried out.
+
+    Args:
+        checkpoint: The file; its root in use is the model.
+        plan: The model's conversions.
+        keep_optimizer: Leave optimizer state as it is.
+
+    Raises:
+        CannotConvert: An optimizer's state cannot be matched to the model's parameters without doubt.
+    """
+    if not plan.edits:
+        return Followers()
+    copies, optimizer, roots = [], [], []
+    for root in checkpoint.roots:
+        if root.path == checkpoint.root.path:
+            continue
+        found: list[Edit] = []
+        if root.role == "ema":
+            found = _copies(checkpoint, plan, root)
+            copies += found
+        elif root.role == "optimizer" and not keep_optimizer:
+            found = _states(checkpoint, plan, root)
+            optimizer += found
+        if found:
+            roots.append(root.path)
+    return Followers(tuple(optimizer), tuple(copies), tuple(roots))
+
+
+def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:
+    """Tensors of the same clean name and shape in another root; same edits."""
+    names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
+    wanted = {names[edit.tensor.key]: edit for edit in plan.edits}
+    others = dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
+    return [
+        _like(others[name], edit)
+        for name, edit in wanted.items()
+        if name in others and others[name].shape == edit.tensor.shape
+    ]
+
+
+def _like(tensor: Tensor, edit: Edit) -> Edit:
+    """The same change on a tensor of the same shape."""
+    return reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+
+
+def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:
+    """State of the converted weights, once every parameter's state is seen to fit the model in order."""
+    parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
+    groups = root.parameters
+    ids = [one for group in groups or () for one in group]
+    if groups is None or len(ids) != len(parameters):
+        raise CannotConvert(
+            f"the optimizer at {root.path!r} has {len(ids)} parameters and the model {len(parameters)},"
+            " so which state belongs to which weight cannot be told",
+            _WAYS_OUT,
+        )
+    edits = {id(edit.tensor): edit for edit in plan.edits}
+    position = {str(one): index for index, one in enumerate(ids)}
+    found = []
+    for tensor in root.tensors:
+        number, name = _number_and_name(tensor.key)
+        if number is None:
+            continue
+        if number not in position:
+            raise CannotConvert(f"the optimizer at {root.path!r} keeps state for no known parameter", _WAYS_OUT)
+        parameter = parameters[position[number]]
+        if not tensor.shape:
+            # The step count.
+            continue
+        if tensor.shape != parameter.shape:
+            raise CannotConvert(
+                f"optimizer state {name!r} of parameter {number} has shape {tensor.shape}, but"
+                f" {parameter.key} has {parameter.shape}",
+                _WAYS_OUT,
+            )
+        if id(parameter) in edits:
+            found.append(_like(tensor, edits[id(parameter)]))
+    if len(groups) > 1:
+        _hold_without_order(root, plan, parameters)
+    return found
+
+
+def _number_and_name(key: str) -> tuple[str | None, str]:
+    parts = key.split(".")
+    return (parts[1], ".".join(parts[2:])) if len(parts) > 2 and parts[0] == "state" else (None, "")
+
+
+def _hold_without_order(root: Root, plan: Plan, parameters: Sequence[Tensor]) -> None:
+    """With several groups the order is the groups', not the model's. Then equal shapes can be mixed up, which does
+    no harm only where all parameters of a shape change alike.
+    """
+    changed = {edit.tensor.key: edit for edit in plan.edits}
+    shapes = {edit.tensor.shape for edit in plan.edits}
+    if any(tensor.shape in shapes and tensor.key not in changed for tensor in parameters):
+        raise CannotConvert(
+            f"the optimizer at {root.path!r} has several parameter groups, and some weights of the same shape do not"
+            " change, so which state belongs to which cannot be told",
+            _WAYS_OUT,
+        )
