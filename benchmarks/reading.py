@@ -1,0 +1,156 @@
+"""How long listing and showing take, and how much memory, against PyTorch on the same files in the same run.
+
+    python benchmarks/reading.py [--folder DIR] [--repeats 3]
+
+Each line is a whole process, started anew; the time is the median of the repeats, the memory the largest resident
+set. Files are made in DIR (2.2 GB are needed) and kept there for the next run. Ratios are what counts: they hold on
+other machines too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_LAYERS = 128
+
+
+class Cost(NamedTuple):
+    """Of one process: wall-clock seconds, and the largest resident set in MB (10**6 bytes)."""
+
+    seconds: float
+    megabytes: float
+
+
+# Compiled modules are kept, as they are where the package is installed; otherwise each run compiles them anew.
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+_MAKE_BIG = f"""
+import sys, torch
+torch.manual_seed(0)
+sd = {{}}
+for i in range({_LAYERS}):
+    sd[f"layers.{{i}}.weight"] = torch.randn(2048, 2048, 1)
+    sd[f"layers.{{i}}.bias"] = torch.randn(2048)
+torch.save(sd, sys.argv[1])
+"""
+
+_MAKE_MANY = """
+import sys, torch
+torch.manual_seed(0)
+layers = [torch.nn.Conv1d(6, 8, 1) for _ in range(1500)]
+model = torch.nn.ModuleList(layers)
+optimizer = torch.optim.Adam(model.parameters())
+for parameter in model.parameters():
+    parameter.grad = torch.randn_like(parameter)
+optimizer.step()
+torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, sys.argv[1])
+"""
+
+_TORCH_LIST = """
+import sys, torch
+found = torch.load(sys.argv[1], mmap=True, weights_only=True)
+found = found.get("model", found)
+for key, value in found.items():
+    print(key, tuple(value.shape), value.dtype, value.numel())
+"""
+
+_TORCH_LAYER = """
+import sys, torch
+weight = torch.load(sys.argv[1], mmap=True, weights_only=True)["layers.64.weight"]
+print(weight)
+"""
+
+_TORCH_STATS = """
+import sys, torch
+for key, value in torch.load(sys.argv[1], mmap=True, weights_only=True).items():
+    if key.endswith("weight"):
+        x = value.flatten()
+        finite = x.isfinite()
+        print(key, x.min(), x.max(), x.mean(), x.std(), x.norm(), (x == 0).sum(), (~finite).sum(), x.histc(16))
+"""
+
+
+def run(command: Sequence[str]) -> Cost:
+    """One process, its output thrown away."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"failed: {' '.join(command)[:200]}")
+    # Linux counts the resident set in KiB, macOS in bytes.
+    return Cost(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+
+
+def measure(command: Sequence[str], repeats: int) -> Cost:
+    """Median time and largest memory of several runs; one run before them warms the page cache."""
+    run(command)
+    costs = [run(command) for _ in range(repeats)]
+    return Cost(statistics.median(cost.seconds for cost in costs), max(cost.megabytes for cost in costs))
+
+
+def python(script: str, *arguments: object) -> list[str]:
+    """Command line of a script given as text."""
+    return [sys.executable, "-c", script, *map(str, arguments)]
+
+
+def convinspect(*arguments: object) -> list[str]:
+    """Command line of one of our commands."""
+    return [sys.executable, "-m", "convinspect", *map(str, arguments)]
+
+
+def report(what: str, ours: Cost, theirs: Cost, bound: str) -> None:
+    """One line of the result."""
+    print(
+        f"{what:<42} {ours.seconds:6.2f} s {ours.megabytes:5.0f} MB   "
+        f"{theirs.seconds:6.2f} s {theirs.megabytes:5.0f} MB   ratio {ours.seconds / theirs.seconds:5.2f}   {bound}",
+        flush=True,
+    )
+
+
+def prepared(folder: Path, name: str, script: str) -> Path:
+    """The benchmark file of that name, made when it is not there."""
+    path = folder / name
+    if not path.exists():
+        run(python(script, path))
+    return path
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "convinspect-benchmarks")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    big = prepared(options.folder, "big.pt", _MAKE_BIG)
+    many = prepared(options.folder, "many.pt", _MAKE_MANY)
+    layer = "layers.64"
+    rows = [
+        ("shapes, 2 GB, 128 layers", convinspect("shapes", big), python(_TORCH_LIST, big), "≤ 0.15, ≤ 60 MB"),
+        ("shapes, 12,000 tensors", convinspect("shapes", many), python(_TORCH_LIST, many), "≤ 0.40"),
+        ("shapes --format json, 12,000 tensors", convinspect("shapes", many, "--format", "json"),
+         python(_TORCH_LIST, many), "≤ 0.40"),
+        ("weights FILE LAYER, 2 GB", convinspect("weights", big, layer), python(_TORCH_LAYER, big), "≤ 0.25, ≤ 150 MB"),
+        ("weights --stats, 2 GB", convinspect("weights", big, "--stats"), python(_TORCH_STATS, big), "≤ 150 MB"),
+        ("--help against import typer, rich.table", convinspect("--help"), python("import typer, rich.table"), "≤ 2"),
+    ]  # fmt: skip
+    print(f"{'':<42} {'convinspect':>17}   {'compared with':>17}")
+    for what, ours, theirs, bound in rows:
+        cost = measure(ours, options.repeats)
+        report(what, cost, measure(theirs, options.repeats), bound)
+        if "--stats" in what:
+            print(f"{'':<42} {big.stat().st_size / 1e9 / cost.seconds:6.2f} GB/s, whole process   (≥ 1)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Makes the pictures of README and docs from real runs on the fixtures: `python docs/pictures.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.folding import unfolded
+from convinspect.kernels import Choice, load_kernel, matrices
+from convinspect.layers import find_layers, select
+from convinspect.view.emit import Room
+from convinspect.view.listing import listing_table
+from convinspect.view.numbers_view import matrix_view, shown_heatmap, shown_matrix
+from convinspect.view.picture import save
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
+
+
+def make(folder: Path) -> list[Path]:
+    """Write every picture to `folder`, for dark and for light backgrounds."""
+    checkpoint = open_checkpoint(FIXTURE)
+    layers = find_layers(checkpoint)
+    table = listing_table(checkpoint, layers, unfolded(select(layers)), everything=False)
+    conv1 = select(layers, ["conv1"])[0]
+    matrix = next(iter(matrices(load_kernel(conv1), Choice())))
+    view = matrix_view(conv1, matrix, (), None)
+    pictures = {
+        "shapes": ("convinspect shapes pointnet_stnkd.pt", table, 98),
+        "weights": ("convinspect weights pointnet_stnkd.pt conv1", shown_matrix(view, Room(90, 24), True, False), 90),
+        "heatmap": (
+            "convinspect weights pointnet_stnkd.pt conv1 --heatmap",
+            shown_heatmap(matrix, view, Room(72, 24), True),
+            72,
+        ),
+    }
+    written = []
+    for name, (title, thing, width) in pictures.items():
+        for suffix, light in (("", False), ("-light", True)):
+            path = folder / f"{name}{suffix}.svg"
+            save(thing, path, title, width, light)
+            written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for made in make(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images"):
+        print(made.name)

@@ -1,0 +1,324 @@
+"""The commands as a user runs them: whole processes, their output, and how they end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+STNKD = FIXTURES / "pointnet_stnkd.pt"
+
+
+def run(
+    *arguments: object, env: dict[str, str] | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One call of the program; its output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", "convinspect", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        input=stdin,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
+        timeout=120,
+    )
+
+
+def listed(path: Path, *options: object) -> dict[str, dict[str, object]]:
+    """`shapes --format json`, layers by name."""
+    result = run("shapes", path, "--format", "json", *options)
+    assert result.returncode == 0, result.stderr
+    return {layer["name"]: layer for layer in json.loads(result.stdout)["layers"]}
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The user can fix it: exit code 2, one line on stderr that holds `words`, no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    for word in words:
+        assert word in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+
+def test_shapes_of_every_stnkd_container_agree_but_for_evidence() -> None:
+    def essence(path: Path) -> list[tuple[object, ...]]:
+        return [
+            (layer["name"], layer["kind"], layer["weight"], layer["bias"], layer["pointwise"], layer["numel"])
+            for layer in listed(path).values()
+        ]
+
+    containers = sorted([*FIXTURES.glob("pointnet_stnkd*.pt"), *FIXTURES.glob("pointnet_stnkd.*")])
+    assert len(containers) >= 8
+    expected = sorted(essence(STNKD), key=str)
+    assert len(expected) == 6
+    for path in containers:
+        assert sorted(essence(path), key=str) == expected, path.name
+
+
+def test_a_module_knows_what_a_state_dict_does_not() -> None:
+    plain, module = listed(STNKD)["conv1"], listed(FIXTURES / "pointnet_stnkd_module.pt")["conv1"]
+    assert (plain["evidence"], plain["groups"], plain["stride"], plain["in_channels"]) == ("shape", None, None, None)
+    assert (module["evidence"], module["groups"], module["stride"], module["padding"]) == ("module", 1, [1], [0])
+    assert module["in_channels"] == module["weight"]["shape"][1]  # type: ignore[index]
+
+
+def test_filters_and_order() -> None:
+    assert list(listed(STNKD, "--layer", "conv*")) == ["conv1", "conv2", "conv3"]
+    assert list(listed(STNKD, "--kind", "linear")) == ["fc1", "fc2", "fc3"]
+    assert list(listed(STNKD, "--pointwise")) == ["conv1", "conv2", "conv3"]
+    assert len(listed(STNKD, "--all")) == 11
+
+
+def test_a_name_that_matches_nothing_gives_the_closest() -> None:
+    assert_one_line(run("shapes", STNKD, "--layer", "convv1"), "convv1", "conv1")
+
+
+def test_csv_and_markdown_are_whole(tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("shapes", STNKD, "--format", "csv").stdout)))
+    assert [row["name"] for row in rows] == ["conv1", "conv2", "conv3", "fc1", "fc2", "fc3"]
+    assert rows[0]["kind"] == "Conv1d"
+    markdown = run("shapes", STNKD, "--format", "md").stdout
+    assert markdown.count("|") > 6 * 10
+
+
+def test_piped_output_is_never_cut(tmp_path: Path) -> None:
+    name = ".".join(f"a_rather_long_module_name_{i}" for i in range(12))
+    save_file({f"{name}.weight": torch.zeros(4, 6, 1)}, tmp_path / "long.safetensors")
+    assert name in run("shapes", tmp_path / "long.safetensors").stdout
+
+
+def test_narrow_output_fits_and_keeps_numbers_whole() -> None:
+    result = run("shapes", STNKD, "--width", "60")
+    assert all(len(line) <= 60 for line in result.stdout.splitlines())
+    assert "(16, 8, 1)" in result.stdout
+
+
+def test_no_color_means_no_escape_sequences() -> None:
+    assert "\x1b" in run("shapes", STNKD, env={"FORCE_COLOR": "1", "NO_COLOR": ""}).stdout
+    assert "\x1b" not in run("shapes", STNKD, env={"FORCE_COLOR": "1", "NO_COLOR": "1"}).stdout
+    assert "\x1b" not in run("shapes", STNKD).stdout
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".html", ".md", ".txt", ".csv", ".json"])
+def test_output_keeps_the_table_as_a_file(tmp_path: Path, suffix: str) -> None:
+    result = run("shapes", STNKD, "--output", tmp_path / f"table{suffix}")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "conv1" in (tmp_path / f"table{suffix}").read_text(encoding="utf-8")
+
+
+def test_output_of_an_unknown_kind_is_one_line(tmp_path: Path) -> None:
+    assert_one_line(run("shapes", STNKD, "--output", tmp_path / "table.docx"), ".svg")
+
+
+def test_names_from_the_file_are_never_obeyed(tmp_path: Path) -> None:
+    hostile = "a\x1b[31m[bold]x[/bold]\r\n\u202eb"
+    save_file({f"{hostile}.weight": torch.zeros(4, 6, 1)}, tmp_path / "names.safetensors")
+    for options in ((), ("--format", "csv"), ("--format", "md"), ("--format", "json"), ("--width", "60")):
+        shown = run("shapes", tmp_path / "names.safetensors", *options).stdout
+        assert "\x1b" not in shown
+        assert "\r" not in shown
+        assert "\u202e" not in shown
+        if options in ((), ("--format", "csv"), ("--format", "json")):
+            assert "[bold]" in shown
+
+
+def test_a_damaged_file_is_shown_and_ends_with_two(tmp_path: Path) -> None:
+    whole = (FIXTURES / "pointnet_stnkd.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-10])
+    result = run("shapes", tmp_path / "cut.safetensors")
+    assert_one_line(result, "cut short", f"{len(whole) - 10:,}", f"{len(whole):,}")
+    assert "conv1" in result.stdout
+
+
+# ----------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_are_the_numbers_that_torch_loads() -> None:
+    expected = torch.load(STNKD, weights_only=True)
+    result = run("weights", STNKD, "conv1", "fc2", "--format", "json")
+    found = json.loads(result.stdout)["layers"]
+    assert [layer["name"] for layer in found] == ["conv1", "fc2"]
+    for layer in found:
+        assert layer["weight"] == expected[f"{layer['name']}.weight"].tolist()
+        assert layer["bias"] == expected[f"{layer['name']}.bias"].tolist()
+
+
+def test_weights_csv_is_full_precision_with_bias() -> None:
+    expected = torch.load(STNKD, weights_only=True)
+    rows = list(csv.reader(io.StringIO(run("weights", STNKD, "conv2", "--format", "csv").stdout)))
+    numbers = [[float(cell) for cell in row[1:]] for row in rows[1:]]
+    joined = torch.cat([expected["conv2.weight"][:, :, 0], expected["conv2.bias"][:, None]], dim=1)
+    assert numbers == joined.double().tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "columns"),
+    [
+        (("--rows", "0:3", "--cols", "2:4"), slice(0, 3), slice(2, 4)),
+        (("--rows", "-2:"), slice(-2, None), slice(None)),
+        (("--kernel", "5"), slice(5, 6), slice(None)),
+        (("--rows", "-1"), slice(-1, None), slice(None)),
+    ],
+)
+def test_slices(options: tuple[str, ...], rows: slice, columns: slice) -> None:
+    expected = torch.load(STNKD, weights_only=True)["conv1.weight"][rows, columns]
+    found = json.loads(run("weights", STNKD, "conv1", *options, "--format", "json").stdout)
+    assert found["layers"][0]["weight"] == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("conv1", "--rows", "99:"), ("99:", "16")),
+        (("conv1", "--rows", "a:b"), ("a:b",)),
+        (("conv1", "--kernel", "16"), ("16", "conv1")),
+        (("conv1", "--kernel", "1", "--rows", "0:2"), ("--rows",)),
+        (("bn1", "--kernel", "1"), ("bn1",)),
+        (("nothing",), ("nothing",)),
+    ],
+)
+def test_wishes_that_do_not_fit_are_one_line(options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line(run("weights", STNKD, *options), *words)
+
+
+def test_weights_on_eighty_columns_never_cut_a_number() -> None:
+    expected = torch.load(STNKD, weights_only=True)["conv3.weight"]
+    result = run("weights", STNKD, "conv3", "--width", "80")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert f"{expected[0, 0, 0]:.4f}" in result.stdout
+    assert "of 24 columns" in result.stdout
+
+
+def test_statistics_agree_with_torch() -> None:
+    expected = torch.load(STNKD, weights_only=True)
+    result = run("weights", STNKD, "--stats", "--format", "json")
+    for layer in json.loads(result.stdout)["layers"]:
+        weight = expected[f"{layer['name']}.weight"].double()
+        assert layer["min"] == weight.min().item()
+        assert layer["max"] == weight.max().item()
+        assert layer["mean"] == pytest.approx(weight.mean().item(), rel=1e-12)
+        assert layer["std"] == pytest.approx(weight.std().item(), rel=1e-12)
+        assert layer["l2"] == pytest.approx(weight.norm().item(), rel=1e-12)
+        assert sum(layer["histogram"]) == weight.numel()
+        assert (layer["zeros"], layer["nan"], layer["inf"]) == (0, 0, 0)
+
+
+def test_a_damaged_record_is_noticed(tmp_path: Path) -> None:
+    data = bytearray(STNKD.read_bytes())
+    weight = torch.load(STNKD, weights_only=True)["conv1.weight"]
+    at = bytes(data).index(weight.numpy().tobytes())
+    data[at + 5] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(data)
+    assert run("shapes", tmp_path / "flipped.pt").returncode == 0
+    assert_one_line(run("weights", tmp_path / "flipped.pt", "conv1"), "CRC")
+
+
+def test_many_layers_without_a_name_give_statistics(tmp_path: Path) -> None:
+    save_file({f"layers.{i}.weight": torch.randn(4, 6, 1) for i in range(9)}, tmp_path / "many.safetensors")
+    shown = run("weights", tmp_path / "many.safetensors").stdout
+    assert "histogram" in shown
+    assert "weights FILE LAYER" in shown
+
+
+@pytest.mark.parametrize("name", ["weight_norm_old.pt", "spectral_norm_parametrized.pt", "pruned.pt"])
+def test_effective_kernels_say_so(name: str) -> None:
+    assert "effective kernel" in run("weights", FIXTURES / name, "conv").stdout
+
+
+def test_heatmap_and_taps(tmp_path: Path) -> None:
+    save_file({"conv.weight": torch.randn(4, 6, 3)}, tmp_path / "wide.safetensors")
+    shown = run("weights", tmp_path / "wide.safetensors", "conv").stdout
+    assert all(f"tap {tap} of 3" in shown for tap in range(3))
+    drawn = run("weights", tmp_path / "wide.safetensors", "conv", "--heatmap", env={"FORCE_COLOR": "1"}).stdout
+    assert "▀" in drawn
+
+
+# ------------------------------------------------------------------------------------- habits of the program
+
+
+def test_version_help_and_usage_errors() -> None:
+    assert run("--version").stdout.startswith("convinspect ")
+    for command in ("shapes", "weights"):
+        helped = run(command, "--help", env={"COLUMNS": "100"})
+        assert helped.returncode == 0
+        assert f"convinspect {command} model.pt" in helped.stdout
+    assert run("shapes").returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_layer_names_complete_from_the_file() -> None:
+    words = f"convinspect shapes {STNKD} --layer conv"
+    completed = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"})
+    assert completed.stdout.split() == ["conv1", "conv2", "conv3"]
+
+
+def test_head_is_no_error() -> None:
+    command = f"{sys.executable} -m convinspect shapes {STNKD} --all | head -n 1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_listing_loads_neither_torch_nor_numpy() -> None:
+    script = (
+        "import sys; sys.argv = ['convinspect', 'shapes', sys.argv[1]]\n"
+        "from convinspect.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'numpy', 'rich'} & set(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script, str(STNKD)], capture_output=True, text=True, timeout=60)
+    assert result.stderr.strip() == "set()"
+
+
+def test_showing_weights_does_not_load_torch() -> None:
+    script = (
+        "import sys; sys.argv = ['convinspect', 'weights', sys.argv[1], 'conv1']\n"
+        "from convinspect.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script, str(STNKD)], capture_output=True, text=True, timeout=60)
+    assert result.stderr.strip() == "False"
+
+
+def test_a_bug_of_ours_ends_with_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from convinspect import checkpoint
+    from convinspect.cli import main as entry
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(checkpoint, "open_checkpoint", broken)
+    monkeypatch.setattr(sys, "argv", ["convinspect", "shapes", str(STNKD)])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 3
+    assert "please report it" in capsys.readouterr().err
+
+
+def _missing(tmp_path: Path) -> Path:
+    return tmp_path / "missing.pt"
+
+
+def _unreadable(tmp_path: Path) -> Path:
+    return Path("/dev/null") if os.name == "posix" else tmp_path
+
+
+@pytest.mark.parametrize("make", [_missing, _unreadable])
+def test_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    for command in ("shapes", "weights"):
+        assert_one_line(run(command, make(tmp_path)))

@@ -1,0 +1,555 @@
+"""`convert`, with PyTorch and safetensors as the oracle: the shapes asked for change, and nothing else by a bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import stat
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.convert import Plan, Request, plan
+from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError
+from convinspect.layers import find_layers
+from convinspect.saving import check_target, save_edits
+from convinspect.training import followers
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+
+
+def converted(source: Path, target: Path, to: str = "Linear", keep_optimizer: bool = False, **options: Any) -> Plan:
+    """Carry out a conversion as the command does, and give its plan."""
+    checkpoint = open_checkpoint(source)
+    planned = plan(find_layers(checkpoint), Request(to, **options))
+    following = followers(checkpoint, planned, keep_optimizer)
+    edits = (*planned.edits, *following.copies, *following.optimizer)
+    save_edits(checkpoint, edits, target, lambda done: None)
+    return planned
+
+
+def load(path: Path) -> Any:
+    """The oracle."""
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+
+
+def names(planned: Plan) -> list[str]:
+    return [one.layer.name for one in planned.conversions]
+
+
+def reasons(planned: Plan) -> dict[str, str]:
+    return {one.name: one.reason for one in planned.refusals}
+
+
+def assert_only_reshaped(before: Any, after: Any, changed: Iterable[str]) -> None:
+    """Same keys in the same order, same bits, dtypes, devices and flags; shapes differ for `changed` alone."""
+    assert list(before) == list(after)
+    wanted = set(changed)
+    for key, old in before.items():
+        new = after[key]
+        assert (new.dtype, new.device, new.requires_grad) == (old.dtype, old.device, old.requires_grad), key
+        assert new.reshape(-1).tolist() == old.reshape(-1).tolist() or old.isnan().any(), key
+        assert (new.shape != old.shape) == (key in wanted), key
+
+
+CONTAINERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
+    "zip.pt": lambda sd, path: torch.save(sd, path),
+    "legacy.pt": lambda sd, path: torch.save(sd, path, _use_new_zipfile_serialization=False),
+    "one.safetensors": lambda sd, path: save_file(sd, path, metadata={"format": "pt", "note": "ü [bold]"}),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_there_and_back_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    state = {f"layers.{i}.weight": torch.randn(40 + i, 300 + i, 1) for i in range(5)}
+    state |= {f"layers.{i}.bias": torch.randn(40 + i) for i in range(5)} | {"norm.weight": torch.randn(7)}
+    source, linear, back = (tmp_path / f"{part}_{name}" for part in ("source", "linear", "back"))
+    # The folder in a zip is named after the file, so the same name keeps the bytes comparable.
+    CONTAINERS[name](state, source)
+    assert len(names(converted(source, linear))) == 5
+    assert_only_reshaped(load(source), load(linear), [f"layers.{i}.weight" for i in range(5)])
+    converted(linear, back, "Conv1d", names=("layers.*",))
+    assert back.read_bytes() == source.read_bytes()
+
+
+@st.composite
+def models(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """State_dicts of pointwise convolutions among other tensors, some of them shared or views."""
+    state: dict[str, torch.Tensor] = {}
+    dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+    for i in range(draw(st.integers(1, 5))):
+        rows, columns = draw(st.integers(1, 300)), draw(st.integers(2, 300))
+        state[f"a.{i}.weight"] = torch.randn(rows, columns, 1).to(draw(dtypes))
+        if draw(st.booleans()):
+            state[f"a.{i}.bias"] = torch.randn(rows)
+    if draw(st.booleans()):
+        state["tied.weight"] = state["a.0.weight"]
+    if draw(st.booleans()):
+        state["view.weight"] = torch.randn(600, 5, 1)[draw(st.integers(0, 5)) :: 2]
+    state["table"] = torch.randn(3, draw(st.integers(1, 70)))
+    state["wide.weight"] = torch.randn(4, 3, 5)
+    return state
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=models(), name=st.sampled_from(["zip.pt", "legacy.pt"]))
+def test_random_checkpoints_go_there_and_back(tmp_path: Path, state: dict[str, torch.Tensor], name: str) -> None:
+    source, linear, back = (tmp_path / f"{part}.pt" for part in ("model", "linear", "back"))
+    CONTAINERS[name](state, source)
+    planned = converted(source, linear)
+    changed = [edit.tensor.key for edit in planned.edits]
+    assert set(changed) == {key for key, value in state.items() if key.endswith("weight") and key != "wide.weight"}
+    loaded = load(linear)
+    assert_only_reshaped(load(source), loaded, changed)
+    for key in changed:
+        assert loaded[key].shape == state[key].shape[:2]
+    if "tied.weight" in state:
+        assert loaded["tied.weight"].data_ptr() == loaded["a.0.weight"].data_ptr()
+    converted(linear, back, "Conv1d", names=tuple(names(planned)))
+    assert back.read_bytes() == source.read_bytes()
+    if name == "zip.pt":
+        assert zipfile.ZipFile(linear).testzip() is None
+        torch.load(linear, mmap=True, weights_only=True)
+
+
+def test_records_stay_aligned(tmp_path: Path) -> None:
+    torch.save({f"l{i}.weight": torch.randn(65 + i, 300, 1) for i in range(30)}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    data = (tmp_path / "b.pt").read_bytes()
+    for info in zipfile.ZipFile(io.BytesIO(data)).infolist():
+        lengths = [int.from_bytes(data[info.header_offset + at :][:2], "little") for at in (26, 28)]
+        assert (info.header_offset + 30 + sum(lengths)) % 64 == 0 or not info.filename.rpartition("/data/")[1]
+
+
+def test_foreign_objects_metadata_and_nesting_survive(tmp_path: Path) -> None:
+    state = nn.Sequential(OrderedDict(conv=nn.Conv1d(6, 4, 1), bn=nn.BatchNorm1d(4))).state_dict()
+    torch.save({"epoch": 3, "state_dict": state, "args": {"lr": 0.1, "names": ["a", "b"]}}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    before, after = load(tmp_path / "a.pt"), load(tmp_path / "b.pt")
+    assert (after["epoch"], after["args"]) == (before["epoch"], before["args"])
+    assert after["state_dict"]._metadata == before["state_dict"]._metadata
+    assert_only_reshaped(before["state_dict"], after["state_dict"], ["conv.weight"])
+
+
+def test_stray_objects_keep_their_bytes(tmp_path: Path) -> None:
+    source = FIXTURES / "stray_objects.pt"
+    converted(source, tmp_path / "linear.pt")
+    converted(tmp_path / "linear.pt", tmp_path / "back.pt", "Conv1d", names=("conv",))
+    assert (tmp_path / "back.pt").read_bytes() == source.read_bytes()
+
+
+def test_safetensors_metadata_survives(tmp_path: Path) -> None:
+    save_file({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.safetensors", metadata={"k": "v", "ü": "é\n"})
+    converted(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "b.safetensors", "pt") as opened:
+        assert opened.metadata() == {"k": "v", "ü": "é\n"}
+        assert opened.get_tensor("c.weight").shape == (4, 6)
+
+
+def test_a_strict_load_into_the_rewritten_model_gives_the_same_outputs(tmp_path: Path) -> None:
+    conv = nn.Sequential(nn.Conv1d(6, 8, 1), nn.ReLU(), nn.Conv1d(8, 4, 1))
+    torch.save(conv.state_dict(), tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    linear = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    linear.load_state_dict(load(tmp_path / "b.pt"), strict=True)
+    x = torch.randn(2, 6, 9)
+    torch.testing.assert_close(linear(x.transpose(1, 2)).transpose(1, 2), conv(x))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_transformers_conv1d_is_turned_over(tmp_path: Path, suffix: str) -> None:
+    source = FIXTURES / f"gpt2_names{suffix}"
+    planned = converted(source, tmp_path / f"b{suffix}", kinds=("Conv1D (transformers)",))
+    before, after = load(source), load(tmp_path / f"b{suffix}")
+    assert {name.rpartition(".")[2] for name in names(planned)} >= {"c_attn", "c_fc", "c_proj"}
+    for one in planned.conversions:
+        assert torch.equal(after[f"{one.layer.name}.weight"], before[f"{one.layer.name}.weight"].T)
+    untouched = [key for key in before if not any(key == f"{name}.weight" for name in names(planned))]
+    assert all(torch.equal(before[key], after[key]) for key in untouched)
+
+
+def test_a_large_matrix_is_turned_over_in_bands(tmp_path: Path) -> None:
+    weight = torch.randn(1500, 4500)
+    save_file({"h.c_attn.weight": weight, "h.c_attn.bias": torch.randn(4500)}, tmp_path / "a.safetensors")
+    converted(tmp_path / "a.safetensors", tmp_path / "b.safetensors", kinds=("Conv1D (transformers)",))
+    assert torch.equal(load(tmp_path / "b.safetensors")["h.c_attn.weight"], weight.T)
+
+
+@pytest.mark.parametrize(("to", "dims"), [("Conv1d", 3), ("Conv2d", 4), ("Conv3d", 5)])
+def test_every_rank_to_every_other(tmp_path: Path, to: str, dims: int) -> None:
+    torch.save(nn.Sequential(nn.Linear(6, 4), nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1), nn.Conv3d(6, 4, 1)).state_dict(),
+               tmp_path / "a.pt")  # fmt: skip
+    kinds = tuple(kind for kind in ("Linear", "Conv1d", "Conv2d", "Conv3d") if kind != to)
+    converted(tmp_path / "a.pt", tmp_path / "b.pt", to, kinds=kinds)
+    after = load(tmp_path / "b.pt")
+    assert all(after[f"{i}.weight"].shape == (4, 6) + (1,) * (dims - 2) for i in range(4))
+    assert all(after[f"{i}.weight"].is_contiguous() for i in range(4))
+
+
+@pytest.mark.parametrize("name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_old",
+                                  "spectral_norm_parametrized", "pruned"])  # fmt: skip
+def test_all_parts_of_a_computed_weight_change_together(tmp_path: Path, name: str) -> None:
+    source = FIXTURES / f"{name}.pt"
+    planned = converted(source, tmp_path / "b.pt")
+    assert "conv" in names(planned)
+    before, after = load(source), load(tmp_path / "b.pt")
+    for key in before:
+        kernel_like = key.startswith("conv.") and before[key].dim() == 3
+        assert after[key].shape == (before[key].shape[:2] if kernel_like else before[key].shape) or "scalar" in key
+
+
+# ------------------------------------------------------------------------------------------ what must not change
+
+
+def test_what_the_file_says_is_obeyed() -> None:
+    checkpoint = open_checkpoint(FIXTURES / "grouped_module.pt")
+    planned = plan(find_layers(checkpoint), Request("Linear"))
+    assert set(names(planned)) == {"plain", "dilation", "padding_same"}
+    found = reasons(planned)
+    assert "stride=2" in found["stride"]
+    assert "padding=1" in found["padding"]
+    assert "groups=2" in found["groups"]
+
+
+def test_lookalikes_are_left_and_say_why() -> None:
+    planned = plan(find_layers(open_checkpoint(FIXTURES / "look_alikes.pt")), Request("Linear"))
+    assert names(planned) == ["out"]
+    assert planned.conversions[0].new_shape == (1, 6)
+    assert "depthwise" in reasons(planned)["in"]
+    exact = plan(find_layers(open_checkpoint(FIXTURES / "look_alikes.pt")), Request("Linear", names=("in",)))
+    assert names(exact) == ["in"]
+
+
+def test_embeddings_attention_and_ambiguous_ones_are_left_unless_named() -> None:
+    layers = find_layers(open_checkpoint(FIXTURES / "embeddings.pt"))
+    planned = plan(layers, Request("Conv1d"))
+    assert names(planned) == ["fc"]
+    assert {"wte", "head"} <= set(reasons(planned))
+    assert names(plan(layers, Request("Conv1d", names=("head",)))) == ["head"]
+    packed = plan(find_layers(open_checkpoint(FIXTURES / "attention_recurrent.pt")), Request("Conv1d"))
+    assert "attention" in reasons(packed)
+
+
+def test_ties_change_together_or_not_at_all(tmp_path: Path) -> None:
+    planned = converted(FIXTURES / "tied.pt", tmp_path / "b.pt")
+    assert set(names(planned)) == {"first", "second"}
+    assert "embed" in reasons(planned)["head"]
+    half = plan(find_layers(open_checkpoint(FIXTURES / "tied.pt")), Request("Linear", names=("first",)))
+    assert names(half) == []
+    assert "second" in reasons(half)["first"]
+
+
+def test_already_there_is_no_error(tmp_path: Path) -> None:
+    source = FIXTURES / "vae_attention.safetensors"
+    planned = converted(source, tmp_path / "b.safetensors", kinds=("Conv2d",), names=("*attn_1*",))
+    assert len(names(planned)) == 3
+    assert [one.done for one in planned.refusals] == [True]
+    again = converted(tmp_path / "b.safetensors", tmp_path / "c.safetensors", kinds=("Conv2d",), names=("*attn_1*",))
+    assert names(again) == []
+    assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------ optimizers
+
+
+def _trained(optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1))
+    found = optimizer(model.parameters())
+    _step(model, found, torch.randn(2, 6, 5), swap=False)
+    return model, found
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, swap: bool) -> None:
+    optimizer.zero_grad()
+    y = model(x.transpose(1, 2)).transpose(1, 2) if swap else model(x)
+    y.square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.AdamW(p, lr=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9),
+    ],
+)
+def test_training_resumes_with_the_same_numbers(tmp_path: Path, optimizer: Any) -> None:
+    model, trained = _trained(optimizer)
+    torch.save({"model": model.state_dict(), "optimizer": trained.state_dict()}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")
+    linear = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    linear.load_state_dict(after["model"], strict=True)
+    resumed = optimizer(linear.parameters())
+    resumed.load_state_dict(after["optimizer"])
+    x = torch.randn(2, 6, 5)
+    _step(model, trained, x, swap=False)
+    _step(linear, resumed, x, swap=True)
+    for old, new in zip(model.parameters(), linear.parameters(), strict=True):
+        torch.testing.assert_close(new, old.reshape(new.shape))
+
+
+def test_doubt_about_the_optimizer_is_refused(tmp_path: Path) -> None:
+    model, _ = _trained(lambda p: torch.optim.AdamW(p))
+    partial = torch.optim.AdamW(list(model.parameters())[2:])
+    _step(model, partial, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": partial.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="parameters"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
+    converted(tmp_path / "a.pt", tmp_path / "b.pt", keep_optimizer=True)
+    after = load(tmp_path / "b.pt")
+    assert after["optimizer"]["state"][0]["exp_avg"].dim() == 3
+
+
+def test_groups_in_another_order_are_refused_where_it_matters(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1))
+    weights = [value for key, value in model.named_parameters() if key.endswith("weight")]
+    biases = [value for key, value in model.named_parameters() if key.endswith("bias")]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_factored_state_is_refused(tmp_path: Path) -> None:
+    state = {"c.weight": torch.randn(4, 6, 1)}
+    optimizer = {"state": {0: {"step": 1, "exp_avg_sq_row": torch.randn(4)}}, "param_groups": [{"params": [0]}]}
+    torch.save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="exp_avg_sq_row"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_ema_copies_follow(tmp_path: Path) -> None:
+    converted(FIXTURES / "ema.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")
+    assert after["ema"]["conv.weight"].shape == after["model"]["conv.weight"].shape == (4, 6)
+
+
+# ------------------------------------------------------------------------------------------------ like another
+
+
+def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path: Path) -> None:
+    from test_cli import run
+
+    ours = {"proj_in.weight": torch.randn(8, 8, 1, 1), "to_k.weight": torch.randn(8, 6), "t.weight": torch.randn(8, 24)}
+    theirs = {"proj_in.weight": torch.zeros(8, 8), "to_k.weight": torch.zeros(8, 10), "t.weight": torch.zeros(24, 8)}
+    torch.save({f"module.{key}": value for key, value in ours.items()}, tmp_path / "a.pt")
+    torch.save(theirs, tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    assert done.returncode == 0, done.stderr
+    assert "to_k.weight is (8, 6) here and (8, 10) there" in done.stdout
+    assert "will still not load" in done.stdout
+    after = load(tmp_path / "c.pt")
+    assert torch.equal(after["module.proj_in.weight"], ours["proj_in.weight"][:, :, 0, 0])
+    assert torch.equal(after["module.t.weight"], ours["t.weight"].T)
+    assert torch.equal(after["module.to_k.weight"], ours["to_k.weight"])
+
+
+# -------------------------------------------------------------------------------------- another kind of file
+
+
+def _state_of(source: Path) -> dict[str, torch.Tensor]:
+    """The state_dict of any STNkd fixture, by torch, from the one that needs no class."""
+    return load(FIXTURES / "pointnet_stnkd.pt")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["module.pt", "legacy_module.pt", "script.pt", "trace.pt", ".pt2", "legacy.pt"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> None:
+    from test_cli import run
+
+    source = FIXTURES / (f"pointnet_stnkd{name}" if name.startswith(".") else f"pointnet_stnkd_{name}")
+    target = tmp_path / f"out{suffix}"
+    done = run("convert", source, "-o", target, "--state-dict", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after, expected = load(target), _state_of(source)
+    assert set(after) == set(expected)
+    for key, value in expected.items():
+        assert torch.equal(after[key].reshape(-1), value.reshape(-1)), key
+    assert after["conv1.weight"].shape == expected["conv1.weight"].shape[:2]
+    assert stat.S_IMODE(target.stat().st_mode) & 0o200
+
+
+@pytest.mark.parametrize("suffixes", [(".pt", ".safetensors"), (".safetensors", ".pt")])
+def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str]) -> None:
+    from test_cli import run
+
+    state = {"c.weight": torch.randn(4, 6, 1), "h.weight": torch.randn(3, 4).half(), "b": torch.randn(3).bfloat16()}
+    source, target = (tmp_path / f"{part}{suffix}" for part, suffix in zip(("a", "b"), suffixes, strict=True))
+    torch.save(state, source) if suffixes[0] == ".pt" else save_file(state, source, metadata={"author": "me"})
+    done = run("convert", source, "-o", target)
+    assert done.returncode == 0, done.stderr
+    assert_only_reshaped(state, {key: load(target)[key] for key in state}, [])
+    assert suffixes[0] == ".pt" or "author" in done.stderr
+
+
+def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> None:
+    from test_cli import run
+
+    shared = torch.randn(4, 6, 1)
+    torch.save({"a.weight": shared, "b.weight": shared, "w": shared.view(6, 4).T}, tmp_path / "a.pt")
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").returncode == 0
+    after = load(tmp_path / "b.pt")
+    assert after["a.weight"].data_ptr() == after["b.weight"].data_ptr() == after["w"].data_ptr()
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.safetensors")
+    assert "tied" in done.stderr
+    assert torch.equal(load(tmp_path / "c.safetensors")["b.weight"], shared)
+
+
+@pytest.mark.parametrize(
+    "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
+)
+def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
+    from test_cli import run
+
+    from convinspect.numbers import effective_weight
+
+    source = FIXTURES / f"{name}.pt"
+    done = run("convert", source, "-o", tmp_path / "b.pt", "--fuse", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    layers = {layer.name: layer for layer in find_layers(open_checkpoint(source))}
+    assert not [key for key in after if "weight_" in key or "parametrizations" in key]
+    assert after["conv.weight"].shape == (4, 6)
+    for layer_name, layer in layers.items():
+        expected = torch.from_numpy(effective_weight(layer))
+        assert torch.equal(after[f"{layer_name}.weight"].reshape(expected.shape), expected)
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+def test_sharded_checkpoints_are_written_whole(tmp_path: Path) -> None:
+    for folder in ("sharded", "sharded_bin"):
+        source, target = FIXTURES / folder, tmp_path / folder
+        planned = converted(source, target)
+        assert planned.conversions
+        before, after = open_checkpoint(source), open_checkpoint(target)
+        assert list(before.tensors) == list(after.tensors)
+        assert not after.problems
+        for name in before.tensors:
+            assert (before.read(name).reshape(-1) == after.read(name).reshape(-1)).all()
+
+
+def test_targets_are_protected(tmp_path: Path) -> None:
+    source = tmp_path / "a.pt"
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
+    other = tmp_path / "b.pt"
+    other.write_bytes(b"mine")
+    link = tmp_path / "link.pt"
+    link.symlink_to(source)
+    for target in (source, link, other, tmp_path, tmp_path / "none" / "b.pt"):
+        with pytest.raises(CannotWrite):
+            check_target(source, target, in_place=False, force=False)
+    check_target(source, other, in_place=False, force=True)
+    check_target(source, source, in_place=True, force=False)
+    assert other.read_bytes() == b"mine"
+
+
+def test_the_mode_follows_the_umask_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
+    (tmp_path / "real.pt").write_bytes(b"")
+    (tmp_path / "link.pt").symlink_to(tmp_path / "real.pt")
+    old = os.umask(0o027)
+    try:
+        converted(tmp_path / "a.pt", tmp_path / "link.pt")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "link.pt").is_symlink()
+    assert stat.S_IMODE((tmp_path / "real.pt").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("what", ["script", "trace", "module", "legacy_module"])
+def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> None:
+    from test_cli import assert_one_line, run
+
+    source = FIXTURES / f"pointnet_stnkd_{what}.pt"
+    assert_one_line(run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear"), "state_dict")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from convinspect.formats import writing
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
+    monkeypatch.setattr(writing, "_write_all", full)
+    with pytest.raises(CannotWrite, match="No space left"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convinspect import saving
+    from convinspect.formats import writing
+
+    source = tmp_path / "a.pt"
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
+    original = writing.write_pieces
+
+    def touching(*arguments: Any) -> None:
+        original(*arguments)
+        with open(source, "ab") as file:
+            file.write(b"x")
+
+    monkeypatch.setattr(saving, "write_pieces", touching)
+    with pytest.raises(ConvInspectError, match="changed while"):
+        converted(source, tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
+
+
+def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check after writing can fail: an edit that the header does not get is noticed."""
+    from convinspect.formats import rewrite
+
+    torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
+    original = rewrite._splices
+    monkeypatch.setattr(rewrite, "_splices", lambda edits: original(edits)[:-2])
+    with pytest.raises(ConvInspectError, match="thrown away"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_the_command_reports_and_advises(tmp_path: Path) -> None:
+    from test_cli import run
+
+    source = tmp_path / "a.pt"
+    torch.save({"c.weight": torch.randn(4, 6, 1), "c.bias": torch.randn(4)}, source)
+    before = copy.copy(source.read_bytes())
+    dry = run("convert", source, "--to", "linear", "--dry-run", "--format", "json")
+    planned = json.loads(dry.stdout)
+    assert planned["output"] is None
+    assert planned["converted"][0]["new_shape"] == [4, 6]
+    assert planned["converted"][0]["assumed"] == ["stride 1", "padding 0", "groups 1"]
+    assert planned["unchanged"] == 1
+    done = run("convert", source, "--to", "linear", "--in-place")
+    assert done.returncode == 0, done.stderr
+    assert "nn.Conv1d(6, 4, 1) → nn.Linear(6, 4)" in done.stdout
+    assert source.read_bytes() != before
+    assert load(source)["c.weight"].shape == (4, 6)
+    assert run("convert", source, "--to", "conv1d", "--layer", "c", "--in-place").returncode == 0
+    assert source.read_bytes() == before

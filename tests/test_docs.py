@@ -1,0 +1,62 @@
+"""README and docs are true: every console block is run and its output compared, every picture is made anew."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Command and expected output of each `$ convinspect …` in the page's console blocks."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            if command.startswith("convinspect "):
+                found.append((command, output))
+    return found
+
+
+CASES = [(page.name, command, output) for page in PAGES for command, output in blocks(page)]
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert len(CASES) >= 4
+
+
+@pytest.mark.parametrize(("page", "command", "output"), CASES, ids=[f"{page}: {command}" for page, command, _ in CASES])
+def test_console_blocks_show_what_the_command_prints(page: str, command: str, output: str) -> None:
+    words = shlex.split(command)
+    result = subprocess.run(
+        [sys.executable, "-m", "convinspect", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (result.stdout + result.stderr).rstrip() == output.rstrip()
+
+
+def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, ROOT / "docs" / "pictures.py", tmp_path], check=True, capture_output=True, timeout=120
+    )
+    made = sorted(tmp_path.iterdir())
+    assert made
+    for picture in made:
+        kept = ROOT / "docs" / "images" / picture.name
+        assert kept.read_text(encoding="utf-8") == picture.read_text(encoding="utf-8"), picture.name
+
+
+def test_pages_name_only_files_that_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(
+            r"\]\(([^)#\s]+)\)|srcset=\"([^\"]+)\"|src=\"([^\"]+)\"", page.read_text(encoding="utf-8")
+        ):
+            name = next(part for part in target if part)
+            if not name.startswith("http"):
+                assert (page.parent / name).exists(), f"{page.name} names {name}"

@@ -1,0 +1,276 @@
+"""What `shapes` says: its JSON contract, its totals, its table, and that no name from a file is obeyed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from saving import layers_in, opened, zeros
+from torch import nn
+from torch.nn.utils import weight_norm
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.folding import fold, unfolded
+from convinspect.layers import find_layers
+from convinspect.view.emit import Format, emit
+from convinspect.view.listing import layer_payload, listing_payload, listing_table
+from convinspect.view.table import Table, plain
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+ALWAYS = {"name", "kind", "evidence", "pointwise", "weight", "numel", "nbytes", "tied_to", "notes"}
+CHANNELS = {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"}
+FEATURES = {"in_features", "out_features"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved")
+
+
+def table_of(checkpoint: Checkpoint, everything: bool = True, folded: bool = False) -> Table:
+    layers = find_layers(checkpoint)
+    return listing_table(checkpoint, layers, fold(layers) if folded else unfolded(layers), everything)
+
+
+def payload_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    layers = find_layers(checkpoint)
+    return listing_payload(checkpoint, layers, layers)
+
+
+def written(thing: object, fmt: Format, out: io.StringIO | None = None, color: bool | None = None) -> str:
+    out = out or io.StringIO()
+    emit(thing, fmt, out, color=color)
+    return out.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------- JSON
+
+MODEL = nn.ModuleDict(
+    {
+        "conv": nn.Conv1d(6, 4, 1, stride=2, padding="valid", groups=2),
+        "up": nn.ConvTranspose2d(6, 4, (1, 2), padding=(0, 1)),
+        "fc": nn.Linear(4, 2),
+        "normed": weight_norm(nn.Linear(4, 2)),
+        "emb": nn.Embedding(5, 3),
+        "bn": nn.BatchNorm1d(4),
+        "att": nn.MultiheadAttention(4, 2),
+    }
+)
+
+
+def test_keys_of_the_contract(folder: Path) -> None:
+    state = MODEL.state_dict() | {"cls_token": torch.zeros(1, 1, 4)}
+    payload = payload_of(opened(folder, state))
+    assert set(payload) == {"path", "format", "root", "roots", "layers", "totals", "problems", "notes"}
+    keys = {layer["name"]: set(layer) - ALWAYS for layer in payload["layers"]}
+    assert all(set(layer) >= ALWAYS for layer in payload["layers"])
+    assert keys["conv"] == keys["up"] == {"bias"} | CHANNELS
+    assert keys["fc"] == keys["att.out_proj"] == {"bias"} | FEATURES
+    assert keys["normed"] == {"bias", "norm"} | FEATURES
+    # A matrix named so is more likely an Embedding, which has no features.
+    assert keys["emb"] == keys["bn"] == keys["att"] == {"bias"}
+    assert keys["cls_token"] == set()
+
+
+def test_null_is_what_the_file_does_not_record(folder: Path) -> None:
+    layer = layer_payload(layers_in(folder, MODEL.state_dict())["conv"])
+    assert {key: layer[key] for key in CHANNELS} == {
+        "in_channels": None,
+        "out_channels": 4,
+        "kernel_size": [1],
+        "stride": None,
+        "padding": None,
+        "dilation": None,
+        "groups": None,
+    }
+    assert layer["weight"] == {"shape": [4, 3, 1], "dtype": "float32"}
+    assert (layer["kind"], layer["evidence"], layer["pointwise"], layer["bias"]) == ("Conv1d", "shape", True, True)
+    assert (layer["numel"], layer["nbytes"], layer["tied_to"]) == (16, 64, [])
+
+
+def test_a_whole_module_records_them(folder: Path) -> None:
+    layers = layers_in(folder, MODEL)
+    conv, up = layer_payload(layers["conv"]), layer_payload(layers["up"])
+    assert [conv[key] for key in ("in_channels", "stride", "padding")] == [6, [2], "valid"]
+    assert [conv[key] for key in ("dilation", "groups")] == [[1], 2]
+    assert [up[key] for key in ("in_channels", "out_channels", "kernel_size")] == [6, 4, [1, 2]]
+    assert [up[key] for key in ("kind", "stride", "padding")] == ["ConvTranspose2d", [1, 1], [0, 1]]
+    assert layer_payload(layers["emb"])["kind"] == "Embedding"
+
+
+def test_json_is_the_payload(folder: Path) -> None:
+    payload = payload_of(opened(folder, MODEL.state_dict()))
+    assert json.loads(written(payload, Format.json)) == payload
+
+
+# ----------------------------------------------------------------------------------------------------- totals
+
+
+@st.composite
+def states(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """Tensors of which some are others, or parts of one large one."""
+    state: dict[str, torch.Tensor] = {}
+    large = torch.zeros(8, 3, 1)
+    for i in range(draw(st.integers(1, 6))):
+        dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.int64]))
+        fresh = torch.zeros(draw(st.integers(1, 4)), draw(st.integers(1, 4)), 1, dtype=dtype)
+        part = large[draw(st.integers(0, 3)) :]
+        state[f"layer{i}.weight"] = draw(st.sampled_from([fresh, part, *state.values()]))
+    return state
+
+
+@settings(max_examples=60, deadline=None)
+@given(states())
+def test_totals_count_each_run_of_bytes_once(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    distinct = {(t.data_ptr(), t.numel()): t for t in state.values()}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values()}
+    totals = payload_of(opened(folder, state))["totals"]
+    assert totals["parameters"] == sum(t.numel() for t in distinct.values())
+    assert totals["tensor_nbytes"] == sum(t.nbytes for t in distinct.values())
+    assert totals["storage_nbytes"] == sum(storages.values())
+    assert totals["disk_nbytes"] == (folder / "model.pt").stat().st_size
+    assert totals["tensors"] == len(state)
+
+
+def test_totals_of_a_model(folder: Path) -> None:
+    tied = nn.Sequential(nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Conv1d(6, 4, 1), nn.LSTM(2, 3))
+    tied[3].weight = tied[0].weight
+    checkpoint = opened(folder, tied.state_dict())
+    totals = payload_of(checkpoint)["totals"]
+    assert totals["parameters"] == sum(p.numel() for p in tied.parameters())
+    assert (totals["layers"], totals["pointwise"]) == (3, 2)
+    (line,) = table_of(checkpoint).summary
+    assert plain(line).startswith(f"3 conv and linear layers, 2 pointwise · {totals['parameters']} parameters · ")
+
+
+# ------------------------------------------------------------------------------------------------------- table
+
+
+def test_rows_and_their_machine_values(folder: Path) -> None:
+    checkpoint = opened(folder, MODEL)
+    rows = list(csv.DictReader(io.StringIO(written(table_of(checkpoint), Format.csv))))
+    layers = find_layers(checkpoint)
+    assert [row["name"] for row in rows] == [layer.name for layer in layers]
+    for row, layer in zip(rows, layers, strict=True):
+        assert (row["kind"], row["dtype"]) == (layer.kind, layer.weight.dtype)
+        assert row["weight_shape"] == "×".join(map(str, layer.weight.shape))
+        assert row["bias"] == str(layer.bias is not None).lower()
+        assert (int(row["numel"]), int(row["nbytes"])) == (layer.numel, layer.nbytes)
+    assert rows[0] == {
+        "name": "conv",
+        "kind": "Conv1d",
+        "weight_shape": "4×3×1",
+        "in_out": "6 → 4",
+        "kernel_size": "1",
+        "bias": "true",
+        "dtype": "float32",
+        "numel": "16",
+        "nbytes": "64",
+        "notes": "pointwise, groups 2, stride 2",
+    }
+
+
+def test_folded_rows_add_up(folder: Path) -> None:
+    model = nn.Sequential(*(nn.Conv1d(6, 4, 1) for _ in range(3)), nn.Linear(4, 2))
+    table = table_of(opened(folder, model.state_dict()), folded=True)
+    assert [plain(row[0]) for row in table.rows] == ["{0–2}", "3"]
+    assert plain(table.rows[0][7]) == "84"
+    assert plain(table.rows[0][9]) == "×3, pointwise, assumed"
+    assert table.raw[0][7:9] == (84, 336)
+    assert sum(int(str(raw[7])) for raw in table.raw) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_layer_without_a_name_is_the_root(folder: Path) -> None:
+    checkpoint = opened(folder, nn.Linear(4, 2).state_dict())
+    assert table_of(checkpoint).rows[0][0] == "(root)"
+    assert payload_of(checkpoint)["layers"][0]["name"] == ""
+
+
+def notes_of(folder: Path, thing: object, everything: bool = True) -> str:
+    return "\n".join(plain(note) for note in table_of(opened(folder, thing), everything).notes)
+
+
+def test_footnotes(folder: Path) -> None:
+    wrong = zeros(**{"module.a.weight": (4, 6, 1), "module.a.bias": (5,), "module.g_only.weight_g": (4, 1, 1)})
+    notes = notes_of(folder, {"model": wrong, "ema": zeros(a__weight=(4, 6), b__weight=(4,))})
+    assert "a: its bias (5,) does not fit its weight (4, 6, 1)" in notes
+    assert "assumed: a state_dict does not record stride, padding and groups" in notes
+    assert "incomplete: half of a pair of tensors is missing" in notes
+    assert "3 of 3 keys have 'module.', which is not shown" in notes
+    assert "other roots: ema (2 tensors); --root chooses" in notes
+
+
+def test_what_is_left_out_is_counted(folder: Path) -> None:
+    checkpoint = opened(folder, MODEL.state_dict())
+    layers = find_layers(checkpoint)
+    table = listing_table(checkpoint, layers, unfolded(layers[:3]), everything=False)
+    (note,) = (plain(note) for note in table.notes if plain(note).startswith("not shown"))
+    assert note == "not shown: Linear ×2, Embedding, BatchNorm, MultiheadAttention; --all shows all"
+
+
+# ----------------------------------------------------------------------------------------- names that mean harm
+
+HOSTILE = [
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "[bold red]loud[/bold red]",
+    "[link=https://example.org]click[/]",
+    ":smile:",
+    "two\nlines",
+    "back\r\b\x7f",
+    "\u202etfel",
+    "\x9b2J",
+    "a|b`c*<script>",
+    "{0–3}",
+]
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e]")
+
+
+class Terminal(io.StringIO):
+    """Says that it is a terminal, so that what is written has colours."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def hostile(folder: Path) -> Checkpoint:
+    kernel = torch.zeros(4, 6, 1)
+    state = {f"{name}.weight": kernel for name in HOSTILE} | {f"{name}.bias": torch.zeros(5) for name in HOSTILE}
+    return opened(folder, {"\x1b[5mroot": state, "\x1b[5mother[bold]": {"w": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_obeys_no_name(hostile: Checkpoint, terminal: bool, color: bool) -> None:
+    text = written(table_of(hostile), Format.table, Terminal() if terminal else None, color)
+    assert not UNSAFE.search(SGR.sub("", text) if color else text)
+    assert "\x1b[31mred" not in text
+    assert "\x1b[5m" not in text
+    bare = SGR.sub("", text)
+    if not terminal:
+        for name in ("[bold red]loud[/bold red]", r"\x1b[31mred", r"two\nlines".replace(r"\n", r"\x0a"), ":smile:"):
+            assert name in bare
+
+
+def test_machine_formats_obey_no_name(hostile: Checkpoint) -> None:
+    text = written(payload_of(hostile), Format.json)
+    assert not UNSAFE.search(text)
+    assert {layer["name"] for layer in json.loads(text)["layers"]} == set(HOSTILE)
+    assert json.loads(text)["root"] == "\x1b[5mroot"
+    table = table_of(hostile)
+    for fmt in (Format.csv, Format.md):
+        assert not UNSAFE.search(written(table, fmt))
+    rows = list(csv.DictReader(io.StringIO(written(table, Format.csv))))
+    assert [row["name"] for row in rows][:3] == [r"\x1b[31mred", r"\x1b]0;title\x07", "[bold red]loud[/bold red]"]
+    assert "<script>" not in written(table, Format.md)
