@@ -10,28 +10,13 @@ other machines too.
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from measuring import convinspect, measure, python, report, run
 
 _LAYERS = 128
 
-
-class Cost(NamedTuple):
-    """Of one process: wall-clock seconds, and the largest resident set in MB (10**6 bytes)."""
-
-    seconds: float
-    megabytes: float
-
-
-# Compiled modules are kept, as they are where the package is installed; otherwise each run compiles them anew.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 _MAKE_BIG = f"""
 import sys, torch
@@ -77,44 +62,6 @@ for key, value in torch.load(sys.argv[1], mmap=True, weights_only=True).items():
         finite = x.isfinite()
         print(key, x.min(), x.max(), x.mean(), x.std(), x.norm(), (x == 0).sum(), (~finite).sum(), x.histc(16))
 """
-
-
-def run(command: Sequence[str]) -> Cost:
-    """One process, its output thrown away."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"failed: {' '.join(command)[:200]}")
-    # Linux counts the resident set in KiB, macOS in bytes.
-    return Cost(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
-
-
-def measure(command: Sequence[str], repeats: int) -> Cost:
-    """Median time and largest memory of several runs; one run before them warms the page cache."""
-    run(command)
-    costs = [run(command) for _ in range(repeats)]
-    return Cost(statistics.median(cost.seconds for cost in costs), max(cost.megabytes for cost in costs))
-
-
-def python(script: str, *arguments: object) -> list[str]:
-    """Command line of a script given as text."""
-    return [sys.executable, "-c", script, *map(str, arguments)]
-
-
-def convinspect(*arguments: object) -> list[str]:
-    """Command line of one of our commands."""
-    return [sys.executable, "-m", "convinspect", *map(str, arguments)]
-
-
-def report(what: str, ours: Cost, theirs: Cost, bound: str) -> None:
-    """One line of the result."""
-    print(
-        f"{what:<42} {ours.seconds:6.2f} s {ours.megabytes:5.0f} MB   "
-        f"{theirs.seconds:6.2f} s {theirs.megabytes:5.0f} MB   ratio {ours.seconds / theirs.seconds:5.2f}   {bound}",
-        flush=True,
-    )
 
 
 def prepared(folder: Path, name: str, script: str) -> Path:

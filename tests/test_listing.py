@@ -20,7 +20,8 @@ from torch.nn.utils import weight_norm
 from convinspect.checkpoint import Checkpoint
 from convinspect.folding import fold, unfolded
 from convinspect.layers import find_layers
-from convinspect.view.emit import Format, emit
+from convinspect.view.emit import emit
+from convinspect.view.format import Format
 from convinspect.view.listing import layer_payload, listing_payload, listing_table
 from convinspect.view.table import Table, plain
 

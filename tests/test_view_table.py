@@ -22,7 +22,8 @@ from rich.console import Console
 
 from convinspect.errors import CannotShow
 from convinspect.view import layout, rich_table
-from convinspect.view.emit import Format, emit, room, wants_color
+from convinspect.view.emit import emit, room, wants_color
+from convinspect.view.format import Format
 from convinspect.view.heatmap import heatmap
 from convinspect.view.machine import json_text, markdown
 from convinspect.view.matrix import MatrixView, machine_table, matrix_table, sparkline
