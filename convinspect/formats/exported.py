@@ -181,7 +181,18 @@ def _module(node: dict[str, Any], keys: dict[str, str], tensors: dict[str, Tenso
         for name, default in _CONVOLUTION_DEFAULTS.items():
             value = _literal(values.get(name), default)
             attributes[name] = value if name == "groups" or isinstance(value, str) else _per_dimension(value, dims)
-    return Module(key.rpartition(".")[0], f"torch.ops.aten.{kind}", attributes)
+    return Module(key.rpartition(".")[0], _class_name(node, kind), attributes)
+
+
+def _class_name(node: dict[str, Any], kind: str) -> str:
+    """The module's own class, where the graph's record of it says more than the operator: BatchNorm1d, not BatchNorm.
+
+    The record is a text, "path,name,class" for each level of modules, joined by ";".
+    """
+    stack = str(node.get("metadata", {}).get("nn_module_stack", ""))
+    innermost = stack.rpartition(";")[2].rpartition(",")[2]
+    known = innermost.startswith("torch.nn.") and innermost.rpartition(".")[2].startswith(kind)
+    return innermost if known else f"torch.ops.aten.{kind}"
 
 
 def _literal(argument: dict[str, Any] | None, default: int) -> Any:
