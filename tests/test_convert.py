@@ -7,6 +7,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -501,6 +503,38 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(CannotWrite, match="No space left"):
         converted(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -> None:
+    """Slowed down to a pause before every piece of the file, and killed in one of them."""
+    source, target = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"c.weight": torch.randn(400, 600, 1)}, source)
+    target.write_bytes(b"as it was")
+    script = (
+        "import os, sys, signal\n"
+        "from convinspect.formats import writing\n"
+        "calls = 0\n"
+        "def dying(function):\n"
+        "    def wrapped(*arguments, **options):\n"
+        "        global calls\n"
+        "        if calls == int(sys.argv[-1]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        calls += 1\n"
+        "        return function(*arguments, **options)\n"
+        "    return wrapped\n"
+        "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
+        "os.replace = dying(os.replace)\n"
+        "from convinspect.cli import main\n"
+        "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
+    )
+    script = script.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
+    done = subprocess.run([sys.executable, "-c", script, str(source), str(target)], capture_output=True, timeout=60)
+    if done.returncode == 0:
+        assert load(target)["c.weight"].shape == (400, 600)
+    else:
+        assert done.returncode == -9, done.stderr
+        whole = target.read_bytes() == b"as it was" or load(target)["c.weight"].shape == (400, 600)
+        assert whole
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
