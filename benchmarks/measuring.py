@@ -44,14 +44,17 @@ def measure(command: Sequence[str], repeats: int, before: Callable[[], None] = l
 
 
 def measure_in_turn(commands: Mapping[str, Sequence[str]], repeats: int, before: Callable[[], None]) -> dict[str, Cost]:
-    """Several commands, each once in every round, so that what else the machine does falls on all of them."""
+    """Several commands, each once in every round, so that what else the machine does falls on all of them.
+
+    Of each the fastest round counts: a copy of gigabytes shows mostly what the machine was doing besides.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(repeats + 1):
         for name, command in commands.items():
             before()
             costs[name].append(run(command))
     return {
-        name: Cost(statistics.median(cost.seconds for cost in found[1:]), max(cost.megabytes for cost in found[1:]))
+        name: Cost(min(cost.seconds for cost in found[1:]), max(cost.megabytes for cost in found[1:]))
         for name, found in costs.items()
     }
 

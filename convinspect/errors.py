@@ -2,7 +2,8 @@
 
     ConvInspectError            one line: PATH: what is wrong; what to do          (exit code 2)
     ├── NotACheckpoint          the file is something else: git-lfs pointer, HTML, tar, ONNX, …
-    ├── BrokenFile              it is a checkpoint, but cut short or malformed
+    ├── BrokenFile              it is a checkpoint, but malformed
+    │   └── CutShort            … because it ends too early
     ├── RefusedFile             it asks for what no honest file asks for: duplicate records, a path outside
     ├── NotThere                a layer, root or path of that name does not exist (says the closest ones)
     ├── CannotWrite             the target cannot be written, or must not be overwritten
@@ -51,6 +52,10 @@ class NotACheckpoint(ConvInspectError):
 
 class BrokenFile(ConvInspectError):
     """The file is a checkpoint whose bytes are missing or malformed."""
+
+
+class CutShort(BrokenFile):
+    """The file ends before what it describes."""
 
 
 class RefusedFile(ConvInspectError):

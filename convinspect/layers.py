@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -141,6 +140,8 @@ def _stored_name(layer: Layer) -> str:
 
 def closest(name: str, names: Sequence[str]) -> str:
     """A remedy line that offers the names most like `name`."""
+    import difflib
+
     bare = name.strip("*")
     near = [other for other in names if bare and bare.lower() in other.lower()][:3]
     near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]

@@ -56,7 +56,7 @@ def _read_file(path: Path) -> Contents:
 
 
 def _read_zip(file: File) -> Contents:
-    if not torch_zip.has_directory(file):
+    if torch_zip.find_directory(file) is None:
         raise torch_zip.headless(file)
     archive = torch_zip.Archive(file)
     if exported.is_exported(archive):

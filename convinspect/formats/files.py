@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tarfile
 from pathlib import Path
 
-from convinspect.errors import BrokenFile, NotACheckpoint, NotThere
+from convinspect.errors import CutShort, NotACheckpoint, NotThere
 from convinspect.formats.pickle_walk import Read
 
 # Opening a pipe without a writer must not wait for one.
@@ -154,6 +153,8 @@ def _lfs_pointer(head: bytes) -> tuple[str, str]:
 
 
 def _is_tar(path: Path) -> bool:
+    import tarfile
+
     try:
         return tarfile.is_tarfile(path)
     except (OSError, ValueError, EOFError):
@@ -173,7 +174,7 @@ def _is_text(head: bytes) -> bool:
     return all(char.isprintable() or char in "\t\r\n\f" for char in text)
 
 
-def cut_short(there: int, expected: int | None, what: str = "") -> BrokenFile:
+def cut_short(there: int, expected: int | None, what: str = "") -> CutShort:
     """The error for a file that ends too early.
 
     Args:
@@ -184,4 +185,4 @@ def cut_short(there: int, expected: int | None, what: str = "") -> BrokenFile:
     missing = ""
     if expected is not None and expected > there:
         missing = f" of {expected:,} expected ({expected - there:,} are missing)"
-    return BrokenFile(f"it is cut short: {there:,} bytes{missing}{what}", "download or copy it again")
+    return CutShort(f"it is cut short: {there:,} bytes{missing}{what}", "download or copy it again")

@@ -17,7 +17,7 @@ from io import BytesIO
 from pickletools import genops
 from typing import Any, TypeAlias
 
-from convinspect.errors import BrokenFile
+from convinspect.errors import BrokenFile, CutShort
 from convinspect.records import Span
 
 Read: TypeAlias = Callable[[int, int], bytes]
@@ -155,7 +155,8 @@ def walk(read: Read, start: int, end: int) -> Walk:
         end: Offset that no instruction may pass.
 
     Raises:
-        BrokenFile: The stream is cut short or is no pickle.
+        CutShort: The stream ends before its last instruction.
+        BrokenFile: It is no pickle.
     """
     machine = _Machine()
     position, size = start, _WINDOW
@@ -175,7 +176,7 @@ def walk(read: Read, start: int, end: int) -> Walk:
             machine.push(blob, failed_at)
             position, size = blob.start + blob.length, _WINDOW
         elif position + len(window) >= end or size > _LARGEST_WINDOW:
-            raise _broken(failed_at, _reason(problem, read(failed_at, 1)))
+            raise _undecodable(failed_at, problem, read(failed_at, 1))
         else:
             size = size * 4 if failed_at == position else _WINDOW
             position = failed_at
@@ -185,12 +186,13 @@ def _broken(position: int, reason: str) -> BrokenFile:
     return BrokenFile(f"its pickle is malformed at byte {position:,}: {reason}", "get the file again, or save it again")
 
 
-def _reason(problem: str, code: bytes) -> str:
+def _undecodable(position: int, problem: str, code: bytes) -> BrokenFile:
+    """The error for an instruction that `genops` could not decode, from what it said."""
     if "unknown" in problem:
-        return f"0x{code.hex()} is no pickle instruction"
-    if "exhausted" in problem or "remain" in problem or "not enough data" in problem:
-        return "the stream ends in the middle"
-    return "an instruction cannot be decoded"
+        return _broken(position, f"0x{code.hex()} is no pickle instruction")
+    if "exhausted" in problem or "remain" in problem or "not enough data" in problem or "no newline" in problem:
+        return CutShort(f"its pickle ends in the middle, at byte {position:,}", "download or copy it again")
+    return _broken(position, "an instruction cannot be decoded")
 
 
 def _after(window: bytes, base: int, done: int) -> int:

@@ -12,29 +12,18 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import Archive
+from convinspect.formats.torch_zip import Archive, Directory, find_directory
 from convinspect.formats.writing import Piece, Range
 
-_LOCAL, _ENTRY, _END = 30, 46, 22
-_END64, _LOCATOR64 = 56, 20
+_LOCAL, _ENTRY = 30, 46
 _DESCRIPTOR = b"PK\x07\x08"
 _PADDING_FIELD = 0x4246
 _ZIP64_FIELD = 1
 _FULL = 0xFFFFFFFF
 _ALIGNMENT = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """Where the directory lies, and the bytes that follow it."""
-
-    start: int
-    size: int
-    tail: bytes
 
 
 def pieces_with_record(file: File, archive: Archive, name: str, data: bytes) -> list[Piece]:
@@ -50,7 +39,9 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes) -> 
         CannotWrite: The zip is laid out in a way that PyTorch does not write and that cannot be edited safely.
     """
     info = archive.records[name]
-    ends = _ends(file)
+    ends = find_directory(file)
+    if ends is None:
+        raise BrokenFile("its zip directory is gone", "download or copy it again")
     others = sorted(one.header_offset for one in archive.records.values())
     following = next((start for start in [*others, ends.start] if start > info.header_offset), ends.start)
     data_start = info.header_offset + _LOCAL + _local_lengths(file, info.header_offset)
@@ -72,7 +63,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes) -> 
         next_head,
         Range(following + skipped, ends.start),
         directory,
-        _end_records(ends, shift, len(directory)),
+        _end_records(file.read(ends.end, file.size - ends.end), ends, shift, len(directory)),
     ]
 
 
@@ -80,37 +71,16 @@ def _odd(what: str) -> CannotWrite:
     return CannotWrite(f"its zip {what}, which cannot be edited safely", "torch.save it again, then convert that")
 
 
-def _ends(file: File) -> _Ends:
-    """Find the end records from the back, as `zipfile` did when it opened the archive."""
-    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0:
-        raise BrokenFile("its zip directory is gone", "download or copy it again")
-    end = file.size - len(tail) + at
-    size, start = struct.unpack_from("<LL", tail, at + 12)
-    first = end
-    if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
-        first = struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0]
-        record = file.read(first, _END64)
-        if record[:4] != b"PK\x06\x06":
-            raise _odd("has a malformed zip64 end record")
-        size, start = struct.unpack_from("<QQ", record, 40)
-    # Bytes before the archive would make all offsets relative to where it begins.
-    if start + size != first:
-        raise _odd("has other bytes around its directory")
-    return _Ends(start, size, file.read(first, file.size - first))
-
-
-def _end_records(ends: _Ends, shift: int, size: int) -> bytes:
+def _end_records(old: bytes, ends: Directory, shift: int, size: int) -> bytes:
     """The end records, pointing at the moved directory."""
-    tail = bytearray(ends.tail)
+    tail = bytearray(old)
     start = ends.start + shift
     grown = size - ends.size
     if tail[:4] == b"PK\x06\x06":
         struct.pack_into("<QQ", tail, 40, size, start)
         at = tail.find(b"PK\x06\x07")
-        old = struct.unpack_from("<Q", tail, at + 8)[0]
-        struct.pack_into("<Q", tail, at + 8, old + shift + grown)
+        place = struct.unpack_from("<Q", tail, at + 8)[0]
+        struct.pack_into("<Q", tail, at + 8, place + shift + grown)
     end = tail.rfind(b"PK\x05\x06")
     if struct.unpack_from("<L", tail, end + 16)[0] != _FULL:
         if start >= _FULL or size >= _FULL:

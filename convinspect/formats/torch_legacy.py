@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle_walk import Walk, walk
 from convinspect.formats.torch_tensors import storage_dtype
@@ -41,9 +41,12 @@ def read_torch_legacy(file: File) -> Contents:
     Raises:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
-    start = _skip_head(file)
-    tree = walk(file.read, start, file.size)
-    keys = walk(file.read, tree.end, file.size)
+    try:
+        start = _skip_head(file)
+        tree = walk(file.read, start, file.size)
+        keys = walk(file.read, tree.end, file.size)
+    except CutShort:
+        raise cut_short(file.size, None, ", which end before all tensors are described") from None
     storages, end = _place_storages(file, tree, keys)
 
     def storage_of(key: str, nbytes: int) -> Storage:
@@ -119,6 +122,8 @@ def other_pickle(file: File) -> ConvInspectError:
     """The error for a pickle that `torch.save` did not write."""
     try:
         tree = walk(file.read, 0, file.size)
+    except CutShort:
+        return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
     except BrokenFile as error:
         return error.at(file.path)
     names: Any = [name for name in tree.globals if not name.startswith("builtins.")]

@@ -7,10 +7,11 @@ The layout is that of PyTorch's `caffe2/serialize/inline_container.h`: every rec
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
@@ -21,6 +22,8 @@ from convinspect.formats.torch_tree import find_roots
 from convinspect.records import Contents, Root, Storage
 
 _ALIGNMENT = 64
+_END, _END64, _LOCATOR64 = 22, 56, 20
+"""Bytes of the end record, of its zip64 form, and of that form's locator."""
 
 # A deflated record may not unpack to more than this many times its size: text and pickles pack 5 to 20 times.
 _LARGEST_RATIO = 100
@@ -170,9 +173,34 @@ def read_torch_zip(file: File) -> Contents:
     return read_archive(file, Archive(file))
 
 
-def has_directory(file: File) -> bool:
-    """False when the zip's directory, which stands at its end, is gone."""
-    return zipfile.is_zipfile(_Stream(file))
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where a zip's directory lies: bytes `start:start + size`, and the end records behind it from `end` on."""
+
+    start: int
+    size: int
+    end: int
+
+
+def find_directory(file: File) -> Directory | None:
+    """The zip's directory, found from the file's end; None when it is gone.
+
+    A directory counts only where its end record says it lies. Of a file that is cut, the end record of a zip stored
+    inside it may be the last that is left, and its offsets are not this file's.
+    """
+    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _END:
+        return None
+    end = file.size - len(tail) + at
+    size, start = struct.unpack_from("<LL", tail, at + 12)
+    if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
+        end = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
+        record = file.read(end, _END64)
+        if record[:4] != b"PK\x06\x06" or len(record) < _END64:
+            return None
+        size, start = struct.unpack_from("<QQ", record, 40)
+    return Directory(start, size, end) if start + size == end else None
 
 
 def read_archive(file: File, archive: Archive) -> Contents:

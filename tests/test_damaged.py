@@ -1,0 +1,148 @@
+"""Files that are not whole: what is there is listed, what is missing is said, and nothing else ever happens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.errors import ConvInspectError, CutShort, NotThere, RefusedFile
+from convinspect.formats import read_contents
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+CONTAINERS = [
+    "pointnet_stnkd.pt", "pointnet_stnkd_module.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd_legacy_module.pt",
+    "pointnet_stnkd_script.pt", "pointnet_stnkd_trace.pt", "pointnet_stnkd.pt2", "pointnet_stnkd.safetensors",
+]  # fmt: skip
+
+
+def outcome(path: Path) -> str:
+    """The error's text, or the problems of a listing; "" for a file that seems whole."""
+    try:
+        return " ".join(read_contents(path).problems)
+    except ConvInspectError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_cut_file_is_never_listed_as_whole(tmp_path: Path, name: str) -> None:
+    whole = (FIXTURES / name).read_bytes()
+    path = tmp_path / name
+    lengths = {*range(1, 40), *range(40, len(whole), len(whole) // 97), *range(len(whole) - 90, len(whole))}
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        said = outcome(path)
+        assert said, f"{name} cut to {length} of {len(whole)} bytes"
+        if length > 200:
+            assert f"{length:,} bytes" in said, said
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_half_a_file_says_how_much_is_there_and_how_much_is_missing(tmp_path: Path, name: str) -> None:
+    whole = (FIXTURES / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    said = outcome(tmp_path / name)
+    assert "cut short" in said
+    assert f"{len(whole) // 2:,} bytes" in said
+    # TorchScript and .pt2 describe their tensors at the end, and an old module is mostly its classes' sources: there
+    # no one can tell what is gone.
+    if not any(word in name for word in ("script", "trace", "pt2", "legacy_module")):
+        assert "are missing)" in said
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_bytes_end_as_a_listing_or_an_error(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    changed = bytearray((FIXTURES / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / name).write_bytes(changed)
+    outcome(tmp_path / name)
+
+
+def test_a_cut_safetensors_lists_its_header_and_marks_what_is_gone(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(4, 6, 1), "b.weight": torch.ones(4, 6, 1)}, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(whole[:-10])
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    assert [tensor.whole for tensor in checkpoint.tensors.values()] == [True, False]
+    assert checkpoint.read("a.weight").shape == (4, 6, 1)
+    with pytest.raises(ConvInspectError):
+        checkpoint.read("b.weight")
+
+
+def test_shards_report_each_defect_by_itself(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "sharded", tmp_path / "sharded")
+    whole = open_checkpoint(folder)
+    assert not whole.problems
+    first, second = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    text = json.loads(index.read_text())
+    index.write_text(json.dumps({**text, "weight_map": {**text["weight_map"], "ghost.weight": first.name}}))
+    (problem,) = open_checkpoint(folder).problems
+    assert "ghost.weight" in problem
+    assert first.name in problem
+    index.write_text(json.dumps(text))
+    first.unlink()
+    missing = open_checkpoint(index)
+    assert first.name in missing.problems[0]
+    assert 0 < len(missing.tensors) < len(whole.tensors)
+    second.unlink()
+    with pytest.raises(NotThere):
+        open_checkpoint(folder)
+    for outside in ("../a.safetensors", "/etc/passwd", "sub/../../a.safetensors", "C:\\a.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"a.weight": outside}}))
+        with pytest.raises(RefusedFile, match="outside"):
+            open_checkpoint(folder)
+
+
+def test_numbered_shards_without_an_index(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "sharded", tmp_path / "sharded")
+    expected = list(open_checkpoint(folder).tensors)
+    (folder / "model.safetensors.index.json").unlink()
+    checkpoint = open_checkpoint(folder)
+    assert sorted(checkpoint.tensors) == sorted(expected)
+    next(iter(sorted(folder.glob("*.safetensors")))).unlink()
+    assert "1 of 2 shards" in open_checkpoint(folder).problems[-1]
+
+
+def test_an_archive_stored_inside_does_not_stand_in_for_the_one_that_is_cut(tmp_path: Path) -> None:
+    """A .pt2 holds a whole torch.save file; with its own end cut off, that one's end record is the last."""
+    whole = (FIXTURES / "pointnet_stnkd.pt2").read_bytes()
+    (tmp_path / "x.pt2").write_bytes(whole[:-20])
+    with pytest.raises(CutShort):
+        read_contents(tmp_path / "x.pt2")
+
+
+def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convinspect.formats import files
+
+    taken = 0
+    original = files._read_at
+
+    def counting(handle: int, size: int, offset: int) -> bytes:
+        nonlocal taken
+        found = original(handle, size, offset)
+        taken += len(found)
+        return found
+
+    monkeypatch.setattr(files, "_read_at", counting)
+    header = json.dumps(
+        {"c.weight": {"dtype": "F32", "shape": [5_000_000, 1000, 1], "data_offsets": [0, 20_000_000_000]}}
+    )
+    text = header.encode() + b" " * (-len(header) % 8)
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + 20_000_000_000)
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    assert not checkpoint.problems
+    assert checkpoint.tensors["c.weight"].nbytes == 20_000_000_000
+    assert taken < 10_000
