@@ -33,12 +33,14 @@ class Request:
         kinds: Kinds to convert; () for the usual ones.
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
+        expand: Grouped convolutions become Linear over all channels, zero outside their groups.
     """
 
     to: str
     kinds: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    expand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Conversion:
         edits: Of all its tensors that carry the kernel's shape.
         assumed: What had to be taken for granted.
         warnings: What the user should look at.
+        groups: Of a grouped convolution whose kernel becomes block-diagonal; 1 for all others.
     """
 
     layer: Layer
@@ -58,6 +61,7 @@ class Conversion:
     edits: tuple[Edit, ...]
     assumed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    groups: int = 1
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -67,6 +71,8 @@ class Conversion:
     @property
     def new_shape(self) -> tuple[int, ...]:
         """The same, converted."""
+        if self.groups > 1:
+            return (self.layer.weight.shape[0], self.layer.weight.shape[1] * self.groups)
         return next((edit.shape for edit in self.edits if edit.tensor is self.layer.weight), self.edits[0].shape)
 
 
@@ -115,7 +121,10 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         if (named is not None and layer.name not in named) or _excluded(layer, request.exclude):
             continue
         exact = layer.name in request.names
-        decided = _decide(layer, request.to, kinds, exact, named is not None)
+        if request.expand and _can_expand(layer, request.to, kinds):
+            decided: Conversion | Refusal | None = _expanded(layer, request.to)
+        else:
+            decided = _decide(layer, request.to, kinds, exact, named is not None)
         if isinstance(decided, Conversion):
             conversions[layer.name] = decided
         elif decided is not None:
@@ -183,6 +192,19 @@ def _obstacle(layer: Layer, exact: bool) -> str | None:
     return None
 
 
+def _can_expand(layer: Layer, to: str, kinds: Sequence[str]) -> bool:
+    """A grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small kernel."""
+    grouped = layer.kind in kinds and layer.pointwise and layer.groups is not None and layer.groups > 1
+    return grouped and to == "Linear" and layer.norm is None and _strides_and_pads(layer) is None
+
+
+def _expanded(layer: Layer, to: str) -> Conversion:
+    """Of `(O, I/groups, 1)` the block-diagonal `(O, I)`, in which all but one in `groups` numbers are zero."""
+    groups = layer.groups or 1
+    old, new = layer.weight.nbytes, layer.weight.nbytes * groups
+    return Conversion(layer, to, (), (), (f"groups {groups}: grows from {old:,} to {new:,} bytes",), groups)
+
+
 def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
     if doubt is not None and not exact:
@@ -190,16 +212,24 @@ def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
     if layer.groups is not None and layer.groups > 1:
-        return f"it has groups={layer.groups}, so its kernel is not a full matrix"
-    if layer.stride is not None and any(step != 1 for step in layer.stride):
-        return f"it has stride={_numbers(layer.stride)}, which a Linear cannot do"
-    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
-        return f"it has padding={_numbers(layer.padding)}, which a Linear cannot do"
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix; --groups expand makes it one"
+    moved = _strides_and_pads(layer)
+    if moved is not None:
+        return moved
     if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
         return (
             f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
             f" name it with --layer {layer.name} if its groups are 1"
         )
+    return None
+
+
+def _strides_and_pads(layer: Layer) -> str | None:
+    """What a convolution does to positions and a Linear cannot, or None."""
+    if layer.stride is not None and any(step != 1 for step in layer.stride):
+        return f"it has stride={_numbers(layer.stride)}, which a Linear cannot do"
+    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
+        return f"it has padding={_numbers(layer.padding)}, which a Linear cannot do"
     return None
 
 

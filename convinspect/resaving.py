@@ -74,12 +74,15 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
 def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[str, torch.Tensor]:
     """Stored keys → tensors, in stored order."""
     edits = {edit.tensor.key: edit for edit in plan.edits}
+    grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
     mapped: dict[tuple[Path, str], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     for tensor in checkpoint.root.tensors:
         layer = replaced.get(tensor.key)
-        if layer is None:
+        if tensor.key in grouped:
+            state[tensor.key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
+        elif layer is None:
             state[tensor.key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
         elif tensor is layer.weight:
             state[_plain_key(layer, tensor)] = _edited(_effective(layer), edits.get(tensor.key))
@@ -101,6 +104,22 @@ def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:
         return tensor
     matrix = tensor.reshape(tensor.shape[:2])
     return (matrix.T if edit.transposed else matrix).reshape(edit.shape)
+
+
+def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """The full matrix of a grouped pointwise kernel.
+
+    Args:
+        weight: (O, I/groups, 1, …); output o belongs to group o // (O/groups) and sees that group's inputs alone.
+        groups: Divides O.
+
+    Returns:
+        (O, I), zero outside the blocks.
+    """
+    import torch
+
+    full: torch.Tensor = torch.block_diag(*weight.reshape(weight.shape[0], -1).chunk(groups))  # type: ignore[no-untyped-call]
+    return full
 
 
 def _effective(layer: Layer) -> torch.Tensor:

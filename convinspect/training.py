@@ -15,7 +15,7 @@ from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
 from convinspect.records import FLOATING, Edit, Root, Tensor
 
-_WAYS_OUT = "use --keep-optimizer to leave its state as it is, or train on from a fresh optimizer"
+_WAYS_OUT = "use --keep-optimizer to leave its state as it is, or --state-dict to write the model alone"
 
 
 @dataclass(frozen=True, slots=True)

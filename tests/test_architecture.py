@@ -21,7 +21,7 @@ LAYERS = [
     {"groups"},
     {"layers", "stats"},
     {"kernels", "convert"},
-    {"matching", "training", "saving", "resaving"},
+    {"matching", "training", "saving", "resaving", "user_models"},
     {"view"},
     {"cli"},
 ]
@@ -90,7 +90,9 @@ def test_nothing_executes_what_a_file_says(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "compile", "__import__", "torch.load", "importlib.import_module")
+            assert called not in ("eval", "exec", "compile", "__import__", "torch.load")
+            # The user's own code is named on the command line, never by a file.
+            assert called != "importlib.import_module" or path.name == "user_models.py"
 
 
 def test_every_module_has_its_place() -> None:

@@ -226,6 +226,42 @@ def test_what_the_file_says_is_obeyed() -> None:
     assert "groups=2" in found["groups"]
 
 
+def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> None:
+    from test_cli import assert_one_line, run
+
+    (tmp_path / "my_model.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1, stride=2), nn.Conv1d(4, 4, 1, groups=2))\n"
+    )
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1, stride=2), nn.Conv1d(4, 4, 1, groups=2))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    options = ("--to", "linear", "--dry-run", "--format", "json")
+    here = {"PYTHONPATH": str(tmp_path)}
+    planned = json.loads(run("convert", tmp_path / "a.pt", *options, "--model", "my_model:make", env=here).stdout)
+    assert [(one["name"], one["assumed"]) for one in planned["converted"]] == [("0", [])]
+    assert {one["name"] for one in planned["refused"]} == {"1", "2"}
+    for spec in ("my_model", "no_such_module:make", "my_model:nothing", "os:getcwd", "torch.nn:Identity"):
+        assert_one_line(run("convert", tmp_path / "a.pt", *options, "--model", spec, env=here), spec)
+
+
+def test_grouped_convolutions_expand_to_block_diagonal_linears(tmp_path: Path) -> None:
+    from test_cli import run
+
+    conv = nn.Conv1d(6, 4, 1, groups=2)
+    torch.save(nn.Sequential(conv), tmp_path / "a.pt")
+    command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--to", "linear")
+    refused = run(*command)
+    assert "groups=2" in refused.stdout
+    done = run(*command, "--groups", "expand", "--force")
+    assert done.returncode == 0, done.stderr
+    assert "grows from 48 to 96 bytes" in done.stdout
+    linear = nn.Sequential(nn.Linear(6, 4))
+    linear.load_state_dict(load(tmp_path / "b.pt"), strict=True)
+    x = torch.randn(2, 6, 5)
+    torch.testing.assert_close(linear(x.transpose(1, 2)).transpose(1, 2), conv(x))
+
+
 def test_lookalikes_are_left_and_say_why() -> None:
     planned = plan(find_layers(open_checkpoint(FIXTURES / "look_alikes.pt")), Request("Linear"))
     assert names(planned) == ["out"]

@@ -126,7 +126,7 @@ def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeyp
     from convinspect.formats import files
 
     taken = 0
-    original = files._read_at
+    original = files.read_at
 
     def counting(handle: int, size: int, offset: int) -> bytes:
         nonlocal taken
@@ -134,7 +134,7 @@ def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeyp
         taken += len(found)
         return found
 
-    monkeypatch.setattr(files, "_read_at", counting)
+    monkeypatch.setattr(files, "read_at", counting)
     header = json.dumps(
         {"c.weight": {"dtype": "F32", "shape": [5_000_000, 1000, 1], "data_offsets": [0, 20_000_000_000]}}
     )

@@ -39,6 +39,12 @@ class Target(str, Enum):
     conv3d = "conv3d"
 
 
+class Groups(str, Enum):
+    """What becomes of grouped convolutions."""
+
+    expand = "expand"
+
+
 class Origin(str, Enum):
     """Kinds that layers can be taken from."""
 
@@ -70,6 +76,16 @@ def convert(
         typer.Option("--like", metavar="OTHER", help="Give each tensor the shape that it has in this checkpoint."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, write nothing.")] = False,
+    groups: Annotated[
+        Groups | None,
+        typer.Option("--groups", help="Write grouped convolutions as Linear over all channels, mostly zeros."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to learn stride, padding, groups."
+        ),
+    ] = None,
     state_dict: Annotated[
         bool, typer.Option("--state-dict", help="Write the plain state_dict of a whole model, TorchScript or .pt2.")
     ] = False,
@@ -115,12 +131,18 @@ def convert(
     if target is not None:
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
-    anew = state_dict or fuse or _other_format(checkpoint, target)
+    anew = state_dict or fuse or groups is not None or _other_format(checkpoint, target)
     with naming(path):
         _check_wish(to, like, anew)
         _check_source(checkpoint, anew)
+        if model is not None:
+            from convinspect.user_models import modules_of
+
+            checkpoint.modules = modules_of(model)
+            _check_model(checkpoint, model)
         layers = find_layers(checkpoint)
-        planned = _planned(checkpoint, layers, to, origin or [], (layer or [], exclude or []), like)
+        globs = (tuple(layer or ()), tuple(exclude or ()))
+        planned = _planned(checkpoint, layers, to, origin or [], globs, groups is not None, like)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer)
         fused = [one for one in layers if fuse and one.norm and (not layer or one in select(layers, layer))]
         lost: tuple[str, ...] = ()
@@ -148,7 +170,8 @@ def _planned(
     layers: Sequence[Layer],
     to: Target | None,
     origin: list[Origin],
-    globs: tuple[list[str], list[str]],
+    globs: tuple[tuple[str, ...], tuple[str, ...]],
+    expand: bool,
     like: Path | None,
 ) -> Plan:
     from convinspect.convert import TARGETS, Plan, Request, plan
@@ -157,7 +180,7 @@ def _planned(
         return _plan_like(checkpoint, layers, like)
     if to is None:
         return Plan()
-    return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), tuple(globs[0]), tuple(globs[1])))
+    return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
 
 
 def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
@@ -182,6 +205,19 @@ def _check_wish(to: Target | None, like: Path | None, anew: bool) -> None:
         raise CannotConvert("--to and --like both say what the layers become", "give one of them")
     if to is None and like is None and not anew:
         raise CannotConvert("nothing says what the layers become", "give --to, or --like another checkpoint")
+
+
+def _check_model(checkpoint: Checkpoint, model: str) -> None:
+    """Refuse a model whose layers have other names than the file's: it would tell nothing and seem to agree.
+
+    Raises:
+        CannotConvert: No tensor of the file belongs to one of its modules.
+    """
+    if not any(name.rpartition(".")[0] in checkpoint.modules for name in checkpoint.tensors if "." in name):
+        names = ", ".join(list(checkpoint.modules)[1:4])
+        raise CannotConvert(
+            f"--model {model!r} has other layers than the file ({names}, …)", "give the model it was saved from"
+        )
 
 
 def _other_format(checkpoint: Checkpoint, target: Path | None) -> bool:

@@ -59,7 +59,7 @@ class File:
             return b""
         pieces = []
         while size > 0:
-            piece = _read_at(self._handle, size, self.start + offset)
+            piece = read_at(self._handle, size, self.start + offset)
             if not piece:
                 break
             pieces.append(piece)
@@ -71,7 +71,8 @@ class File:
         return lambda at, size: self.read(offset + at, size)
 
 
-def _read_at(handle: int, size: int, offset: int) -> bytes:
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes from `offset` of an open file."""
     if hasattr(os, "pread"):
         return os.pread(handle, size, offset)
     # Windows has no pread; nothing here shares a handle between threads.

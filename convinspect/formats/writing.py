@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.errors import CannotWrite, ChangedMeanwhile
+from convinspect.formats.files import read_at
 
 _BLOCK = 1 << 22
 
@@ -171,18 +172,13 @@ def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callab
                 by_kernel = False
                 continue
         else:
-            data = _read_at(reader, min(size, _BLOCK), at)
+            data = read_at(reader, min(size, _BLOCK), at)
             if not data:
                 raise ChangedMeanwhile("it became shorter while it was copied", "try again", source)
             _write_all(writer, data)
             done = len(data)
         at += done
         progress(done)
-
-
-def _read_at(handle: int, size: int, offset: int) -> bytes:
-    os.lseek(handle, offset, os.SEEK_SET)
-    return os.read(handle, size)
 
 
 def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> None:

@@ -1,0 +1,67 @@
+"""The user's own model code, asked what a state_dict does not record. This is the user's code, never a file's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from convinspect.errors import CannotConvert
+from convinspect.records import Module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def modules_of(spec: str) -> dict[str, Module]:
+    """Every module of the model that `package.module:Class_or_factory` makes, by name.
+
+    The model is built on the meta device, so that it costs no memory for its weights.
+
+    Raises:
+        CannotConvert: There is no such module or name, or calling it fails.
+    """
+    model = built(spec)
+    return {name: _record(name, module) for name, module in model.named_modules()}
+
+
+def built(spec: str) -> nn.Module:
+    """The model itself, on the meta device.
+
+    Raises:
+        CannotConvert: As `modules_of`.
+    """
+    import torch
+
+    where, colon, name = spec.partition(":")
+    if not colon or not where or not name:
+        raise CannotConvert(f"--model {spec!r} names no class", "write it as package.module:Class")
+    if os.getcwd() not in sys.path:
+        # As for `python -m`: what lies in the current folder can be imported.
+        sys.path.insert(0, os.getcwd())
+    try:
+        make: Any = importlib.import_module(where)
+        for part in name.split("."):
+            make = getattr(make, part)
+        with torch.device("meta"):
+            model = make()
+    except Exception as error:
+        # It is the user's code, which may fail in any way.
+        raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
+    if not isinstance(model, torch.nn.Module):
+        raise CannotConvert(f"--model {spec!r} gives a {type(model).__name__}, which is no nn.Module")
+    return model
+
+
+def _record(name: str, module: nn.Module) -> Module:
+    """A live module as the readers describe those in files."""
+    cls = type(module)
+    plain = {key: value for key, value in vars(module).items() if _is_plain(value)}
+    return Module(name, f"{cls.__module__}.{cls.__qualname__}", plain)
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(one, _PLAIN) for one in value))
