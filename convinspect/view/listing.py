@@ -13,7 +13,7 @@ from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, shape, size
 
 _COLUMNS = (
-    Column("name", style=NAME, priority=100, elide=True, key="name"),
+    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
     Column("kind", priority=90, foldable=True, key="kind"),
     Column("weight", priority=95, key="weight_shape"),
     Column("in → out", justify="right", priority=60, key="in_out"),
