@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats import pickle_walk
-from convinspect.formats.pickle_walk import Blob, Call, Dict, OutOfBand, Persistent, Set, Tuple, reader, walk
+from convinspect.formats.pickle_values import Blob, Call, Dict, OutOfBand, Persistent, Set, Tuple
+from convinspect.formats.pickle_walk import reader, walk
 from convinspect.formats.torch_tree import find_roots
 from convinspect.records import Span, Storage, Tensor
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
-from convinspect.formats.pickle_walk import Call, Global, walk
+from convinspect.formats.pickle_values import Call, Global
+from convinspect.formats.pickle_walk import walk
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.formats.torch_tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch_zip import foreign_globals

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle_walk import Call, Dict, Global, Persistent, Tuple
+from convinspect.formats.pickle_values import Call, Dict, Global, Persistent, Tuple
 from convinspect.records import ITEMSIZE, Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]

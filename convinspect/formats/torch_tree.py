@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convinspect.errors import RefusedFile
-from convinspect.formats.pickle_walk import Call, Dict, Set, Tuple
+from convinspect.formats.pickle_values import Call, Dict, Set, Tuple
 from convinspect.formats.torch_tensors import (
     StorageOf,
     arguments,

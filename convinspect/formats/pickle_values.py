@@ -1,0 +1,100 @@
+"""What a walked pickle is made of: stand-ins for what the stream would build. Plain data without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from convinspect.records import Span
+
+# The nodes have no repr: a tuple doubled sixty times is a small graph and an endless text.
+
+
+@dataclass(slots=True, eq=False)
+class Global:
+    """A name that the stream asks for, such as `torch._utils` `_rebuild_tensor_v2`."""
+
+    module: str
+    name: str
+
+    @property
+    def qualified(self) -> str:
+        """`module.name`, with Python 2's name of the builtins made today's."""
+        module = "builtins" if self.module == "__builtin__" else self.module
+        return f"{module}.{self.name}"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Call:
+    """A call that unpickling would make: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ or INST.
+
+    Attributes:
+        function: What would be called, usually a `Global`.
+        args: Usually a `Tuple`.
+        kwargs: Of NEWOBJ_EX, else None.
+        states: What BUILD would hand to `__setstate__`, in order.
+        pairs: Key and value of every item set on the result.
+        items: What is appended or added to the result.
+    """
+
+    function: Any
+    args: Any
+    kwargs: Any = None
+    # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
+    states: list[Any] | tuple[()] = ()
+    pairs: list[tuple[Any, Any]] | tuple[()] = ()
+    items: list[Any] | tuple[()] = ()
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Tuple:
+    """A tuple, the bytes `start:end` that build it, and where each item is pushed."""
+
+    items: list[Any]
+    start: int
+    end: int
+    starts: list[int]
+
+    def span(self, index: int) -> Span:
+        """Bytes that push item `index`, its own tuple alone when it is one built there."""
+        item = self.items[index]
+        if isinstance(item, Tuple) and item.start == self.starts[index]:
+            return Span(item.start, item.end)
+        following = index + 1
+        return Span(self.starts[index], self.starts[following] if following < len(self.starts) else self.end - 1)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Dict:
+    """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs."""
+
+    pairs: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Set:
+    """A set or frozenset."""
+
+    items: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Persistent:
+    """A persistent id; torch uses it for storages and for the source of old whole modules."""
+
+    id: Any
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """A long string or bytes left unread: `length` bytes from `start` of the stream."""
+
+    start: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class OutOfBand:
+    """What lives outside the stream: a protocol 5 buffer, or an extension registry code."""
+
+    what: str
