@@ -41,19 +41,27 @@ FILES = {
 
 
 @functools.cache
-def wheel(requirement: str) -> Path:
-    """The package's wheel, from the cache or the index."""
+def fetched(requirement: str) -> Path | str:
+    """The package's wheel, from the cache or the index; why there is none, asked only once, otherwise."""
     folder = CACHE / requirement.replace("==", "-")
     if not list(folder.glob("*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
         environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment)
         except subprocess.TimeoutExpired:
-            pytest.skip(f"the package index did not answer in time for {requirement}")
+            return f"the package index did not answer in time for {requirement}"
         if done.returncode != 0:
-            pytest.skip(f"the package index did not give {requirement}: {done.stderr.strip()[-200:]}")
+            return f"the package index did not give {requirement}: {done.stderr.strip()[-200:]}"
     return next(folder.glob("*.whl"))
+
+
+def wheel(requirement: str) -> Path:
+    """The package's wheel; skips the test, with the reason, where it cannot be had."""
+    found = fetched(requirement)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 @pytest.fixture
