@@ -67,7 +67,7 @@ class Checkpoint:
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         keys = [tensor.key for tensor in self.root.tensors]
-        names = clean_names(keys)
+        names = _distinct(clean_names(keys))
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
         self.modules: dict[str, Module] = {_clean(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
@@ -155,6 +155,22 @@ def clean_names(keys: list[str]) -> list[str]:
         name if counts[name] == 1 and (name == key or name not in taken) else key
         for key, name in zip(keys, cleaned, strict=True)
     ]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Each name that occurs again is numbered: keys `1` and `"1"` read the same, and no tensor may be lost."""
+    if len(set(names)) == len(names):
+        return names
+    taken = set(names)
+    seen: set[str] = set()
+    distinct = []
+    for name in names:
+        number, new = 2, name
+        while new in seen or (new != name and new in taken):
+            number, new = number + 1, f"{name} ({number})"
+        seen.add(new)
+        distinct.append(new)
+    return distinct
 
 
 def _clean(key: str) -> str:

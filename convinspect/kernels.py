@@ -74,8 +74,8 @@ class Kernel:
 
     Attributes:
         layer: Whose it is.
-        weight: (out, in/groups, *kernel_size); (in, out/groups, *kernel_size) for a ConvTranspose; (out, in)
-            for Linear and, transposed from how it is stored, for transformers' Conv1D.
+        weight: (out, in/groups, *kernel_size); (out/groups, in, *kernel_size) for a ConvTranspose; (out, in) for
+            Linear. A ConvTranspose and transformers' Conv1D are stored the other way round.
         bias: (out,), or None.
         notes: What was done to get it.
     """
@@ -115,13 +115,16 @@ def load_kernel(layer: Layer) -> Kernel:
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
         notes.append("stored transposed, as (in, out)")
+    if layer.kind.startswith("ConvTranspose"):
+        weight = weight.swapaxes(0, 1)
+        notes.append("stored as (in, out, …); outputs are counted within their group")
     if layer.groups is not None and layer.groups > 1:
         notes.append(f"groups {layer.groups}: each output sees {weight.shape[1]} of {layer.in_width} input channels")
     bias = _effective_bias(layer)
     if bias is None and "parametrizations.bias.original" in layer.tensors:
         notes.append("its bias is computed by a parametrization that is not recorded in the file")
     if bias is not None and len(bias) != weight.shape[0]:
-        # A ConvTranspose has its outputs in columns; a misfit is said elsewhere.
+        notes.append(f"its bias has {len(bias)} numbers for {weight.shape[0]} outputs shown, and is left out")
         bias = None
     return Kernel(layer, weight, bias, tuple(notes))
 
@@ -133,6 +136,8 @@ def cut(kernel: Kernel, choice: Choice) -> tuple[Array, Array | None, range, ran
         CannotShow: A slice is malformed or chooses nothing, or there is no such output.
     """
     count = kernel.weight.shape[0]
+    if choice.kernel is not None and count == 0:
+        raise CannotShow(f"{kernel.layer.name} has no outputs, so no kernels", "drop --kernel")
     if choice.kernel is not None and not -count <= choice.kernel < count:
         raise CannotShow(
             f"there is no kernel {choice.kernel}", f"{kernel.layer.name} has {count:,}, from 0 to {count - 1}"
@@ -152,18 +157,17 @@ def matrices(kernel: Kernel, choice: Choice) -> Iterator[Matrix]:
         CannotShow: As `cut`.
     """
     weight, bias, rows, columns = cut(kernel, choice)
-    row_word, column_word = ("in", "out") if kernel.layer.kind.startswith("ConvTranspose") else ("out", "in")
-    column_names = [f"{column_word} {i}" for i in columns]
+    column_names = [f"in {i}" for i in columns]
     taps = list(product(*map(range, kernel.weight.shape[2:])))
     if choice.kernel is not None:
         names = [f"tap {_tap_name(tap)}" for tap in taps] if len(taps) > 1 else ["weight"]
         title = f"kernel {rows.start} of {kernel.weight.shape[0]:,}"
         note = "" if bias is None else f"bias {bias[0].item():.6g}"
-        yield Matrix(title, weight[0].reshape(len(columns), -1), column_names, names, None, note)
+        yield Matrix(title, weight[0].reshape(len(columns), len(taps)), column_names, names, None, note)
         return
-    row_names = [f"{row_word} {i}" for i in rows]
+    row_names = [f"out {i}" for i in rows]
     # (taps, out, in): a kernel's dimensions as one, in front.
-    stacked = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
+    stacked = weight.reshape(*weight.shape[:2], len(taps)).transpose(2, 0, 1)
     for tap, values in zip(taps, stacked, strict=True):
         title = f"tap {_tap_name(tap)} of {'×'.join(map(str, kernel.weight.shape[2:]))}" if len(taps) > 1 else ""
         yield Matrix(title, values, row_names, column_names, bias)

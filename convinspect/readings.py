@@ -15,7 +15,8 @@ from convinspect.records import COMPLEX, FLOATING, Layer, Module, Tensor
 TRANSFORMERS_CONV1D = "Conv1D (transformers)"
 GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
-_EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?|pos)$")
+_EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
+_LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
 MAYBE_TRANSPOSED = "it may be a ConvTranspose"
 _STRIDED_NAMES = ("downsample", "shortcut")
 PARTS = re.compile(
@@ -185,7 +186,8 @@ def _without_bias(linear: Layer, transposed: Layer, gpt2: bool, name: str) -> La
         return replace(
             transposed, notes=(*linear.notes, "only its name says that it is transformers' Conv1D; it may be a Linear")
         )
-    if any(_EMBEDDING_WORDS.match(word) for word in re.split(r"[_\W]+", name.lower())):
+    words = re.split(r"[_\W]+", name.lower())
+    if any(map(_EMBEDDING_WORDS.match, words)) and not _LINEAR_WORDS & set(words):
         note = "named like an Embedding; a Linear without bias has the same shape"
         return replace(linear, kind="Embedding", in_width=None, out_width=None, notes=(*linear.notes, note))
     return replace(linear, notes=(*linear.notes, "without a bias, a Linear and an Embedding look alike"))

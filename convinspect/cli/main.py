@@ -17,6 +17,7 @@ import typer
 
 from convinspect import __version__
 from convinspect.cli.convert import convert
+from convinspect.cli.options import ReaderLeft
 from convinspect.cli.shapes import shapes
 from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
@@ -68,10 +69,13 @@ def main() -> None:
     except ConvInspectError as error:
         _complain(str(error))
         sys.exit(2)
-    except BrokenPipeError:
-        # `| head` has seen enough. What is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ReaderLeft, BrokenPipeError):
+        _forget_output()
         sys.exit(0)
+    except OSError as error:
+        _complain(f"the system refused: {error.strerror or error}; free what is full, or write elsewhere")
+        _forget_output()
+        sys.exit(2)
     except MemoryError:
         _complain("there is not enough memory for that; choose fewer layers or a slice (--rows, --cols)")
         sys.exit(2)
@@ -81,6 +85,11 @@ def main() -> None:
         sys.exit(3)
     finally:
         gc.enable()
+
+
+def _forget_output() -> None:
+    """What is still buffered for an output that takes no more must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

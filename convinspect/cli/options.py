@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from convinspect.view.emit import Room
 
 
+_HARMLESS = re.compile(r"[\w.+@:/-]+")
+
+
+class ReaderLeft(Exception):
+    """Whoever read our output has seen enough, as `head` does."""
+
+
 def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Layer names of the file on the command line that begin with what is typed; none when it cannot be read."""
     from convinspect.checkpoint import open_checkpoint
@@ -34,7 +42,8 @@ def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         names = [layer.name for layer in find_layers(open_checkpoint(path, ctx.params.get("root")))]
     except (ConvInspectError, OSError):
         return
-    yield from (name for name in names if name.startswith(incomplete))
+    # A name goes onto the command line as it is, where a shell would obey what some of them hold.
+    yield from (name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name))
 
 
 def _path_typed() -> str | None:
@@ -114,7 +123,11 @@ class Sink(NamedTuple):
         from convinspect.view.emit import emit
 
         if self.output is None:
-            emit(payload if self.fmt is Format.json else thing, self.fmt, sys.stdout, self.width)
+            try:
+                emit(payload if self.fmt is Format.json else thing, self.fmt, sys.stdout, self.width)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise ReaderLeft from None
             return
         from convinspect.view.picture import save
 

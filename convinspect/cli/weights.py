@@ -120,23 +120,39 @@ def _show_kernels(
     choice = kernels.Choice(*wanted)
     things: list[object] = []
     payloads: list[object] = []
+    failed: list[ConvInspectError] = []
     for layer in chosen:
-        if kernels.is_kernel(layer):
-            kernel = kernels.load_kernel(layer)
-            found, notes = list(kernels.matrices(kernel, choice)), kernel.notes
-            payloads.append(view.kernel_payload(kernel, choice))
-        else:
-            found, notes = list(kernels.other_tensors(layer, choice)), ()
-            payloads.append(view.tensors_payload(layer, found))
+        try:
+            if kernels.is_kernel(layer):
+                kernel = kernels.load_kernel(layer)
+                found, notes = list(kernels.matrices(kernel, choice)), kernel.notes
+                payloads.append(view.kernel_payload(kernel, choice))
+            else:
+                found, notes = list(kernels.other_tensors(layer, choice)), ()
+                payloads.append(view.tensors_payload(layer, found))
+        except ConvInspectError as error:
+            failed.append(error)
+            continue
         for matrix in found:
             shown = view.matrix_view(layer, matrix, notes if matrix is found[-1] else (), precision)
             if heatmap and not sink.for_machines:
                 things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
             elif sink.for_machines:
-                things.append(view.whole_matrix(shown))
+                several = len(found) > 1 or len(chosen) > 1
+                things.append(view.whole_matrix(view.labelled(shown, layer, matrix) if several else shown))
             else:
                 things.append(view.shown_matrix(shown, sink.space, sink.color, choice != kernels.Choice()))
-    sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads})
+    if things:
+        sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads})
+    _report(checkpoint, failed)
+
+
+def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
+    """What could be shown was shown; say what could not, a line each, and end with the last."""
+    for error in failed[:-1]:
+        print(f"error: {safe(str(error.at(checkpoint.path)))}", file=sys.stderr)
+    if failed:
+        raise failed[-1]
 
 
 def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ...], sink: Sink) -> None:
@@ -154,8 +170,4 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ..
             advance(layer.weight.nbytes)
     if found:
         sink.show(view.stats_table(checkpoint, found, hint), view.stats_payload(checkpoint, found))
-        sys.stdout.flush()
-    for error in failed[:-1]:
-        print(f"error: {safe(str(error.at(checkpoint.path)))}", file=sys.stderr)
-    if failed:
-        raise failed[-1]
+    _report(checkpoint, failed)

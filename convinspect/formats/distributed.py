@@ -19,6 +19,7 @@ from convinspect.formats.torch_zip import foreign_globals
 from convinspect.records import ITEMSIZE, Contents, Root, Tensor
 
 METADATA = ".metadata"
+_OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
 _PACKAGE = "torch.distributed.checkpoint.metadata."
 
 
@@ -57,10 +58,11 @@ def read_distributed(path: Path) -> Contents:
 
 def _split(tensors: list[Tensor]) -> list[Root]:
     """Model and optimizer as the usual `{"model": …, "optimizer": …}` flattens them."""
-    optimizer = [t for t in tensors if t.key.split(".")[0] in ("optim", "optimizer", "optimizer_state")]
-    model = [t for t in tensors if t not in optimizer] if optimizer else tensors
-    roots = [Root("", "model", tuple(model))] if model else []
-    return [*roots, Root("optimizer", "optimizer", tuple(optimizer))] if optimizer else roots
+    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    for tensor in tensors:
+        parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
+    roots = [Root("", "model", tuple(parts[False])), Root("optimizer", "optimizer", tuple(parts[True]))]
+    return [root for root in roots if root.tensors]
 
 
 def _state(node: Any) -> dict[str, Any]:

@@ -50,13 +50,13 @@ def read_safetensors(file: File) -> Contents:
     tensors = [_tensor(file, key, entry, 8 + length) for key, entry in header.items()]
     if not tensors:
         raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
-    end = _check_layout(tensors)
+    end = _check_layout(tensors, file.start + 8 + length)
     return Contents(
         file.path,
         "safetensors",
         (Root("", "model", tuple(tensors)),),
         file.size,
-        _problems(file, tensors, max(end, 8 + length)),
+        _problems(file, tensors, end),
         _notes(file, end),
         {str(key): str(value) for key, value in metadata.items()},
     )
@@ -118,13 +118,13 @@ def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _check_layout(tensors: list[Tensor]) -> int:
-    """Offset in the file where the last tensor ends.
+def _check_layout(tensors: list[Tensor], begin: int) -> int:
+    """Offset in the file where the last tensor ends; `begin`, where the header ends, when all are empty.
 
     Raises:
         RefusedFile: Two tensors share bytes.
     """
-    end, last = 0, ""
+    end, last = begin, ""
     for start, nbytes, key in sorted((t.storage.start or 0, t.storage.nbytes, t.key) for t in tensors if t.storage):
         if nbytes and start < end:
             raise RefusedFile(f"tensors {last!r} and {key!r} overlap, which the format forbids", "save it again")

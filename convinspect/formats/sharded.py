@@ -84,6 +84,7 @@ def _combined(
         named = [key for key, where in weight_map.items() if where == shard]
         try:
             contents = read_file(folder / shard)
+            held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
         except NotThere:
             problems.append(f"shard {shard} is not there ({len(named):,} tensors); download it too")
             continue
@@ -94,7 +95,6 @@ def _combined(
         size, kind = size + contents.nbytes_on_disk, contents.format
         problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
-        held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
         problems.extend(_disagreements(shard, named, held, tensors, weight_map))
         tensors.update(held)
     if not present:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats import torchscript
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle_walk import Walk, reader, walk
@@ -214,6 +214,11 @@ def read_archive(file: File, archive: Archive) -> Contents:
     roots = find_roots(tree.value, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder), len(data))
     if script:
         roots = tuple(_with_script_constants(root, archive) for root in roots)
+    if script and not any(root.tensors for root in roots):
+        raise NotACheckpoint(
+            "it is a TorchScript archive without named weights, as torch.jit.freeze makes it",
+            "give the model as it was before freezing",
+        )
     problems = _missing_records(roots)
     return Contents(
         file.path,
@@ -256,7 +261,16 @@ def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
     """One line for the tensors whose record is absent or too short."""
     short = [tensor for root in roots for tensor in root.tensors if not tensor.whole]
     if not short:
-        return ()
+        storages = [
+            t.storage for root in roots for t in root.tensors if t.storage is not None and t.storage.start is not None
+        ]
+        claims = next((one for one in storages if one.available < one.nbytes), None)
+        if claims is None:
+            return ()
+        return (
+            f"storage {claims.key} has {claims.available:,} of the {claims.nbytes:,} bytes that the pickle claims;"
+            " download or copy it again",
+        )
     more = f" and {len(short) - 1:,} more" if len(short) > 1 else ""
     return (f"the bytes of tensor {short[0].key!r}{more} are missing from the file; download or copy it again",)
 
@@ -264,6 +278,10 @@ def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
 def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
     """One line for each whole module in the file, naming its class."""
     names = [root.modules[""].class_name for root in roots if "" in root.modules]
+    # Of a model in a wrapper such as DataParallel the model's own class is what a user looks for.
+    names += [
+        one.class_name for root in roots for one in root.modules.values() if not one.class_name.startswith("torch.")
+    ][:3]
     return tuple(f"whole module {name}; its code was neither needed nor run" for name in dict.fromkeys(names))
 
 
@@ -274,7 +292,7 @@ def headless(file: File) -> ConvInspectError:
         expected = _expected_size(file)
     if expected is None or expected <= file.size:
         return cut_short(file.size, None, ", and the zip directory at its end is gone")
-    return BrokenFile(
+    return CutShort(
         f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
         f" (about {expected - file.size:,} are missing)",
         "download or copy it again",

@@ -16,6 +16,7 @@ from typing import Any
 _CONVOLUTIONS = {
     "_convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
     "convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
+    "_convolution_mode": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv1d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv2d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv3d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},

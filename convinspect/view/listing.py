@@ -176,7 +176,8 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
 
 def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
     used = {tag for layer in shown for tag in layer.tags}
-    lines = [text for tag, text in _EXPLAINED.items() if tag in used]
+    lines = [] if shown else ["no layer to show"]
+    lines += [text for tag, text in _EXPLAINED.items() if tag in used]
     lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")

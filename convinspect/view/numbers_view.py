@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
@@ -51,6 +52,12 @@ def shown_matrix(view: MatrixView, space: Room, color: bool, sliced: bool) -> Ta
 def whole_matrix(view: MatrixView) -> Table:
     """The matrix for CSV and Markdown."""
     return machine_table(view)
+
+
+def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
+    """The matrix with rows that say whose they are, for several in one CSV."""
+    front = " ".join(filter(None, (layer_name(layer), matrix.title)))
+    return replace(view, row_names=[f"{front} {name}" for name in view.row_names])
 
 
 def shown_heatmap(matrix: Matrix, view: MatrixView, space: Room, color: bool) -> Block:

@@ -1,0 +1,278 @@
+"""Which root of a file is meant, and under which names its tensors are shown."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
+from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
+from convinspect.formats import read_contents
+from convinspect.records import Root
+
+SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}
+LARGE = {"fc.weight": torch.ones(9, 9), "fc.bias": torch.ones(9)}
+
+
+def saved(folder: Path, value: object) -> Path:
+    path = folder / "model.pt"
+    torch.save(value, path)
+    return path
+
+
+def roots(folder: Path, value: object) -> dict[str, Root]:
+    return {root.path: root for root in read_contents(saved(folder, value)).roots}
+
+
+def opened(folder: Path, value: object, root: str | None = None) -> Checkpoint:
+    return open_checkpoint(saved(folder, value), root)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv=nn.Conv1d(3, 4, 1), fc=nn.Linear(4, 2)))
+
+
+# --- roots
+
+ONE, TWO = {"weight": torch.ones(4, 3, 1), "bias": torch.ones(4)}, {"weight": torch.ones(2)}
+# name → what is saved, every root with its role, the one that is meant
+NESTED: dict[str, tuple[Any, dict[str, str], str]] = {
+    "state_dict": (SMALL, {"": "model"}, ""),
+    "two networks": ({"G": SMALL, "D": LARGE}, {"G": "model", "D": "model"}, "D"),
+    "ema first": ({"ema": LARGE, "model": SMALL}, {"ema": "ema", "model": "model"}, "model"),
+    "ema_state_dict": ({"ema_state_dict": LARGE, "net": SMALL}, {"ema_state_dict": "ema", "net": "model"}, "net"),
+    "only ema": ({"step": 3, "shadow_params": LARGE}, {"shadow_params": "ema"}, "shadow_params"),
+    "named model": ({"other": LARGE, "state_dict": SMALL}, {"other": "model", "state_dict": "model"}, "state_dict"),
+    "statistics": ({"stats": {"mean": torch.ones(900)}, "x": SMALL}, {"stats": "other", "x": "model"}, "x"),
+    "deep": ({"a": {"b": {"params": SMALL}}}, {"a.b.params": "model"}, "a.b.params"),
+    "in a list": ([SMALL, LARGE], {"0": "model", "1": "model"}, "1"),
+    "layers": (
+        {"encoder": {"conv1": ONE, "conv2": TWO}},
+        {"encoder": "model"},
+        "encoder",
+    ),
+    "layers at the top": ({"conv1": ONE, "conv2": TWO}, {"": "model"}, ""),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_roots_and_the_main_one(tmp_path: Path, name: str) -> None:
+    value, expected, main = NESTED[name]
+    found = roots(tmp_path, value)
+    assert {path: root.role for path, root in found.items()} == expected
+    assert open_checkpoint(tmp_path / "model.pt").root.path == main
+
+
+def test_layers_in_dictionaries_have_dotted_keys(tmp_path: Path) -> None:
+    value, _, _ = NESTED["layers"]
+    assert list(opened(tmp_path, value).tensors) == ["conv1.weight", "conv1.bias", "conv2.weight"]
+
+
+@pytest.mark.parametrize("main", NESTED)
+def test_every_root_can_be_chosen(tmp_path: Path, main: str) -> None:
+    value, expected, _ = NESTED[main]
+    path = saved(tmp_path, value)
+    for root in expected:
+        assert open_checkpoint(path, root).root.path == root
+
+
+def test_the_whole_file_as_one_root(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"G": SMALL, "D": {"net": LARGE}})
+    everything = [f"G.{key}" for key in SMALL] + [f"D.net.{key}" for key in LARGE]
+    assert list(open_checkpoint(path, ".").tensors) == everything
+    assert list(open_checkpoint(path, "D").tensors) == [f"net.{key}" for key in LARGE]
+
+
+def test_modules_below_a_chosen_root(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, {"nets": {"a": net(), "b": net()}}, "nets")
+    assert list(checkpoint.tensors) == [f"{name}.{key}" for name in "ab" for key in net().state_dict()]
+    assert checkpoint.modules["b.conv"].kind == "Conv1d"
+    assert checkpoint.modules["b"].kind == "Sequential"
+
+
+def test_unknown_root_names_those_that_exist(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"G": SMALL, "D": LARGE})
+    with pytest.raises(NotThere) as caught:
+        open_checkpoint(path, "E")
+    assert str(path) in str(caught.value)
+    assert "'E'" in str(caught.value)
+    assert "G, D" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [{"epoch": 3}, {}, [], None, {"model": {}}, "text"])
+def test_nothing_but_plain_values(tmp_path: Path, value: object) -> None:
+    with pytest.raises(NotACheckpoint, match="no tensors"):
+        opened(tmp_path, value)
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "Adam": lambda parameters: torch.optim.Adam(parameters, amsgrad=True),
+    "AdamW": torch.optim.AdamW,
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, centered=True),
+    "Adagrad": torch.optim.Adagrad,
+}
+
+
+def stepped(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = net()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    conv, fc = model
+    fc(conv(torch.ones(1, 3, 2)).mean(2)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("key", ["optimizer", "optim", "opt_g"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_state(tmp_path: Path, name: str, key: str) -> None:
+    model, optimizer = stepped(name)
+    state = optimizer.state_dict()
+    found = roots(tmp_path, {key: state, "state_dict": model.state_dict()})
+    assert {path: root.role for path, root in found.items()} == {key: "optimizer", "state_dict": "model"}
+    expected = {
+        f"state.{index}.{part}": tuple(value.shape)
+        for index, parts in state["state"].items()
+        for part, value in parts.items()
+        if isinstance(value, torch.Tensor)
+    }
+    assert {tensor.key: tensor.shape for tensor in found[key].tensors} == expected
+    assert open_checkpoint(tmp_path / "model.pt").root.path == "state_dict"
+
+
+def test_lightning(tmp_path: Path) -> None:
+    model, optimizer = stepped("Adam")
+    state = {f"net.{key}": tensor for key, tensor in model.state_dict().items()}
+    value = {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [{"last_epoch": 3}],
+        "hyper_parameters": {"width": 4},
+    }
+    checkpoint = opened(tmp_path, value)
+    assert checkpoint.root.path == "state_dict"
+    assert list(checkpoint.tensors) == list(state)
+    assert [root.role for root in checkpoint.roots] == ["model", "other", "optimizer"]
+
+
+def test_averaged_model(tmp_path: Path) -> None:
+    model = net()
+    averaged = AveragedModel(model)
+    state = averaged.state_dict()
+    checkpoint = opened(tmp_path, {"ema": state, "model": model.state_dict()})
+    assert list(checkpoint.tensors) == list(model.state_dict())
+    ema = open_checkpoint(tmp_path / "model.pt", "ema")
+    assert list(ema.tensors) == [key.removeprefix("module.") for key in state]
+
+
+def test_totals_count_ties_once(tmp_path: Path) -> None:
+    embedding, linear = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+    model = nn.Sequential(embedding, linear, nn.Linear(5, 2))
+    linear.weight = embedding.weight
+    state = {
+        **model.state_dict(),
+        "view": embedding.weight[1:3],
+        "empty": torch.ones(0, 3),
+        "empty too": torch.ones(0, 3),
+    }
+    checkpoint = opened(tmp_path, state)
+    assert checkpoint.tied_to("0.weight") == ("1.weight",)
+    assert checkpoint.tied_to("view") == ()
+    assert checkpoint.tied_to("empty") == ()
+    assert checkpoint.totals().numel == sum(p.numel() for p in model.parameters()) + 6
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
+    assert checkpoint.totals().storage_nbytes == sum(stored.values())
+
+
+# --- wrapped names
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """As `torch.compile` returns a module, which its type does not tell."""
+    wrapped: Any = torch.compile(model)
+    assert isinstance(wrapped, nn.Module)
+    return wrapped
+
+
+WRAPPED: dict[str, nn.Module] = {
+    "module.": nn.DataParallel(net()),
+    "module._orig_mod.": nn.DataParallel(compiled(net())),
+    "_orig_mod.module.": compiled(nn.DataParallel(net())),
+    "_orig_mod.": compiled(net()),
+}
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+def test_wrappers_in_front(tmp_path: Path, prefix: str) -> None:
+    state = WRAPPED[prefix].state_dict()
+    checkpoint = opened(tmp_path, state)
+    assert list(checkpoint.tensors) == list(net().state_dict())
+    assert [tensor.key for tensor in checkpoint.tensors.values()] == list(state)
+    assert checkpoint.prefixes == {prefix: 4}
+
+
+def test_wrapper_inside(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, nn.ModuleDict({"model": compiled(net())}).state_dict())
+    assert list(checkpoint.tensors) == [f"model.{key}" for key in net().state_dict()]
+    assert sum(checkpoint.prefixes.values()) == 4
+
+
+def test_half_of_the_keys(tmp_path: Path) -> None:
+    state = {("module." if index % 2 else "") + key: t for index, (key, t) in enumerate(net().state_dict().items())}
+    checkpoint = opened(tmp_path, state)
+    assert list(checkpoint.tensors) == list(net().state_dict())
+    assert checkpoint.prefixes == {"module.": 2}
+
+
+def test_a_module_of_that_name_stays(tmp_path: Path) -> None:
+    state = {"encoder.module.weight": torch.ones(2, 3), "module_list.0.weight": torch.ones(1), "module": torch.ones(2)}
+    assert list(opened(tmp_path, state).tensors) == list(state)
+
+
+def test_both_with_and_without_stay_apart(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.ones(2, 3), "module.fc.weight": torch.ones(4, 3), "module.fc.bias": torch.ones(4)}
+    checkpoint = opened(tmp_path, state)
+    assert len(checkpoint.tensors) == 3
+    assert checkpoint.tensors["fc.weight"].shape == (2, 3)
+    assert checkpoint.tensors["module.fc.weight"].shape == (4, 3)
+
+
+@given(st.lists(st.lists(st.sampled_from(["module", "_orig_mod", "a", "b"]), min_size=1, max_size=5), max_size=8))
+@settings(deadline=None, max_examples=200)
+def test_clean_names_lose_no_key(parts: list[list[str]]) -> None:
+    keys = list(dict.fromkeys(".".join(part) for part in parts))
+    names = clean_names(keys)
+    assert len(set(names)) == len(keys)
+    for key, name in zip(keys, names, strict=True):
+        remaining = iter(key.split("."))
+        assert all(part in remaining for part in name.split("."))
+
+
+def test_names_of_a_whole_wrapped_module(tmp_path: Path) -> None:
+    model = nn.DataParallel(net())
+    checkpoint = opened(tmp_path, copy.deepcopy(model))
+    assert list(checkpoint.tensors) == list(net().state_dict())
+    assert checkpoint.modules["conv"].attributes["kernel_size"] == (1,)
+
+
+def test_keys_that_read_the_same(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, {1: torch.ones(2, 3), "1": torch.ones(4), "x": torch.ones(1)})
+    assert sorted(tensor.shape for tensor in checkpoint.tensors.values()) == [(1,), (2, 3), (4,)]
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConvInspectError, match=r"absent\.pt: there is no such file"):
+        open_checkpoint(tmp_path / "absent.pt")
