@@ -541,6 +541,15 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_framed_pickles_are_refused_rather_than_broken(tmp_path: Path, zipped: bool) -> None:
+    state = {"c.weight": torch.randn(4, 6, 1)}
+    torch.save(state, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CannotWrite, match="protocol 4"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
+
+
 @pytest.mark.parametrize("moment", range(12))
 def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -> None:
     """Slowed down to a pause before every piece of the file, and killed in one of them."""

@@ -44,6 +44,7 @@ def _zip(file: File, edits: list[Edit]) -> list[Piece]:
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
+    _check_protocol(data[:2], edits)
     parts: list[bytes] = []
     at = 0
     for span, new in _splices(edits):
@@ -52,8 +53,22 @@ def _zip(file: File, edits: list[Edit]) -> list[Piece]:
     return pieces_with_record(file, archive, _PICKLE, b"".join([*parts, data[at:]]))
 
 
+def _check_protocol(head: bytes, edits: list[Edit]) -> None:
+    """From protocol 4 on a pickle comes in frames whose lengths a splice would make wrong.
+
+    Raises:
+        CannotWrite: There is something to change in such a pickle.
+    """
+    if edits and head[:1] == b"\x80" and head[1:2] >= b"\x04":
+        raise CannotWrite(
+            f"its pickle is of protocol {head[1]}, whose frames cannot be edited yet",
+            "--state-dict writes its state_dict anew",
+        )
+
+
 def _spliced(file: File, edits: list[Edit]) -> Iterator[Piece]:
     """Before 1.6 the pickle lies open in the file, so that spans are offsets of the file."""
+    _check_protocol(file.read(0, 2), edits)
     at = 0
     for span, new in _splices(edits):
         yield Range(at, span.start)
