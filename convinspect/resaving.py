@@ -123,10 +123,10 @@ def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _effective(layer: Layer) -> torch.Tensor:
-    from convinspect.kernels import load_kernel
+    """In the order that the file stores; `kernels` turns some kinds over to show them."""
+    from convinspect import numbers
 
-    kernel = load_kernel(layer)
-    return _from_numpy(kernel.weight, layer.weight.dtype)
+    return _from_numpy(numbers.effective_weight(layer), layer.weight.dtype)
 
 
 def _from_numpy(array: Any, dtype: str) -> torch.Tensor:

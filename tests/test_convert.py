@@ -541,6 +541,27 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
+    """A ConvTranspose and transformers' Conv1D are shown the other way round, but never written so."""
+    from test_cli import run
+
+    torch.manual_seed(0)
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.ModuleDict(
+        {
+            "a": norm(nn.ConvTranspose1d(3, 5, 1)),
+            "square": norm(nn.ConvTranspose1d(4, 8, 1, groups=2)),
+            "b": nn.utils.parametrizations.spectral_norm(nn.ConvTranspose1d(4, 6, 1)).eval(),
+        }
+    )
+    expected = {name: module.weight.detach() for name, module in model.items()}
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse").returncode == 0
+    after = load(tmp_path / "b.pt")
+    for name, weight in expected.items():
+        torch.testing.assert_close(after[f"{name}.weight"], weight)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_framed_pickles_are_refused_rather_than_broken(tmp_path: Path, zipped: bool) -> None:
     state = {"c.weight": torch.randn(4, 6, 1)}
