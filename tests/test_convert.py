@@ -547,7 +547,7 @@ def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     norm = nn.utils.parametrizations.weight_norm
-    model = nn.ModuleDict(
+    model: Any = nn.ModuleDict(
         {
             "a": norm(nn.ConvTranspose1d(3, 5, 1)),
             "square": norm(nn.ConvTranspose1d(4, 8, 1, groups=2)),
