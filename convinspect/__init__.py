@@ -34,10 +34,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Names are looked up when first used, so that `convinspect --help` need not import what it does not show."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'convinspect' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "modules":
+        return import_module("convinspect.modules")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'convinspect' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     value = getattr(import_module(f"convinspect.{module}"), attribute)
     globals()[name] = value

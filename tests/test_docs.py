@@ -41,6 +41,21 @@ def test_console_blocks_show_what_the_command_prints(page: str, command: str, ou
     assert (result.stdout + result.stderr).rstrip() == output.rstrip()
 
 
+PYTHON = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page} {n}" for n, (page, _) in enumerate(PYTHON)])
+def test_python_blocks_run_and_print_what_they_say(page: str, block: str) -> None:
+    result = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    for said in re.findall(r"^ *print\(.*\)  # ([^:\n]*)", block, re.MULTILINE):
+        assert said.strip() in result.stdout
+
+
 def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, ROOT / "docs" / "pictures.py", tmp_path], check=True, capture_output=True, timeout=120

@@ -1,0 +1,192 @@
+"""A live module's state → the module that takes its place: parameters, buffers, norms, hooks, flags.
+
+All that can be carried over is carried over; what cannot is named by `obstacle`, before anything changes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""A weight, or a tensor of its dimensions, in its new shape."""
+
+WEIGHTS = ("weight", "weight_g", "weight_v", "weight_orig", "weight_mask")
+"""What may have the kernel's dimensions; spectral norm's 1-D `weight_v` is left by its number of dimensions."""
+
+# Private classes, known by name so that a version without them does not break the import.
+_PARAMETRIZATIONS = tuple(
+    getattr(parametrizations, name) for name in ("_WeightNorm", "_SpectralNorm") if hasattr(parametrizations, name)
+)
+_FIELDS_OF_LAYERS = {
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed", "output_padding",
+    "groups", "padding_mode", "_reversed_padding_repeated_twice", "in_features", "out_features", "positions",
+    "nf", "nx",
+}  # fmt: skip
+
+
+def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
+    """Why a module's state cannot be carried over whole, or None.
+
+    Args:
+        module: The one to be replaced.
+        keep_hooks: Its successor takes and gives the same shapes, so that hooks on them stay right.
+    """
+    if "forward" in vars(module) or vars(module).get("_compiled_call_impl") is not None:
+        return "its forward was replaced on the object itself (patched, or compiled); convert before that"
+    for name, parameter in [*_own_parameters(module), *_originals(module)]:
+        if isinstance(parameter, nn.UninitializedParameter):
+            return "its weight has no shape before the first input (a lazy module)"
+        if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
+            kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
+            return f"its {name} is a {kind.__name__}, which only its own library can reshape"
+        watched = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if watched and name in (*WEIGHTS, "original", "original0", "original1"):
+            return f"its {name} has a hook of its own (register_hook), which a new parameter would not call"
+    return _parametrization_obstacle(module) or _norm_obstacle(module) or _hook_obstacle(module, keep_hooks)
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, one) for name, one in module._parameters.items() if one is not None)
+
+
+def _originals(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    if parametrize.is_parametrized(module):
+        for listed in _parametrizations(module).values():
+            yield from _own_parameters(listed)
+
+
+def _parametrizations(module: nn.Module) -> Any:
+    """Its ParametrizationLists by the computed tensor's name; PyTorch declares them as any module."""
+    return module.parametrizations
+
+
+def _parametrization_obstacle(module: nn.Module) -> str | None:
+    if not parametrize.is_parametrized(module):
+        return None
+    for name, listed in _parametrizations(module).items():
+        known = name == "weight" and len(listed) == 1 and isinstance(listed[0], _PARAMETRIZATIONS)
+        if not known:
+            classes = ", ".join(type(one).__name__ for one in listed)
+            return f"its {name} is computed by {classes}, which may depend on the weight's shape"
+    return None
+
+
+def _norm_obstacle(module: nn.Module) -> str | None:
+    """A weight norm over the taps' dimension would become another norm."""
+    norms: list[Any] = [
+        hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)
+    ]
+    if parametrize.is_parametrized(module):
+        norms += list(_parametrizations(module)["weight"])
+    for norm in norms:
+        if getattr(norm, "dim", 0) not in (0, 1, -1):
+            return f"its weight is normed along dimension {norm.dim}, which the new weight does not have"
+    return None
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names of a module's attributes that hold hooks, with their dictionaries."""
+    return ((name, held) for name, held in vars(module).items() if "hook" in name)
+
+
+def _is_of_weights(hook: Any) -> bool:
+    """PyTorch's own norms and pruning work on parameters by name, in any shape, and never see an input."""
+    inner = getattr(hook, "hook", hook)
+    owner = getattr(inner, "__module__", None) or type(inner).__module__
+    return isinstance(inner, prune.BasePruningMethod) or owner.startswith("torch.nn.utils.")
+
+
+def _hook_obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
+    if keep_hooks:
+        return None
+    for name, held in _hooks(module):
+        if isinstance(held, dict) and not all(_is_of_weights(hook) for hook in held.values()):
+            return f"it has hooks ({name}), and its input changes shape; remove them, or use swap_pointwise"
+    return None
+
+
+def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter]) -> None:
+    """Give `new` all of `old`'s state, its weights changed. Numbers are shared, not copied, where strides allow.
+
+    A parameter whose shape stays is the very same object in both.
+
+    Args:
+        old: What is replaced; `obstacle` found nothing against it.
+        new: Just made; its own parameters are dropped.
+        change: What happens to tensors of the weight's dimensions.
+        memo: Changed parameters by the old one's id, so that what was one parameter stays one.
+    """
+    dims = stored_weight(old).dim()
+
+    def changed(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return change(tensor) if name in WEIGHTS and tensor.dim() == dims else tensor
+
+    new._parameters = {
+        name: None if one is None else _parameter(one, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
+        for name, one in old._parameters.items()
+    }
+    new._buffers = {name: None if one is None else changed(name, one) for name, one in old._buffers.items()}
+    new._non_persistent_buffers_set = set(old._non_persistent_buffers_set)
+    for name, value in vars(old).items():
+        if "hook" in name:
+            # The very dictionary, so that handles that remove a hook still do.
+            vars(new)[name] = value
+            _point_at(new, value)
+        elif name in ("weight", "bias") and isinstance(value, torch.Tensor):
+            # What an old-style norm or pruning computed last.
+            vars(new)[name] = changed(name, value.detach())
+        elif name not in vars(new) and name not in _FIELDS_OF_LAYERS:
+            vars(new)[name] = value
+    if parametrize.is_parametrized(old):
+        _carry_parametrization(old, new, change, memo)
+    new.train(old.training)
+
+
+def stored_weight(module: nn.Module) -> torch.Tensor:
+    """The tensor that has the kernel's shape. A computed weight is not asked for: that would run a power iteration."""
+    tensor: torch.Tensor
+    if parametrize.is_parametrized(module):
+        listed: Any = _parametrizations(module)["weight"]
+        tensor = listed.original if hasattr(listed, "original") else listed.original1
+        return tensor.detach()
+    name = next((one for one in ("weight_orig", "weight_v") if one in module._parameters), "weight")
+    tensor = getattr(module, name)
+    return tensor.detach()
+
+
+def _point_at(new: nn.Module, hooks: Any) -> None:
+    """Hooks on loading hold a weak reference to their module, which must not be the one that goes."""
+    for hook in hooks.values() if isinstance(hooks, dict) else ():
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(new)
+
+
+def _parameter(old: nn.Parameter, change: Change, memo: dict[int, nn.Parameter]) -> nn.Parameter:
+    if id(old) not in memo:
+        data = change(old.detach())
+        if data.shape == old.shape and data.stride() == old.stride():
+            memo[id(old)] = old
+        else:
+            memo[id(old)] = nn.Parameter(data, requires_grad=old.requires_grad)
+            if old.grad is not None:
+                memo[id(old)].grad = change(old.grad)
+    return memo[id(old)]
+
+
+def _carry_parametrization(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter]) -> None:
+    listed = _parametrizations(old)["weight"]
+    stored = stored_weight(old)
+    dims = stored.dim()
+    new._parameters["weight"] = nn.Parameter(change(stored))
+    parametrize.register_parametrization(new, "weight", listed[0], unsafe=True)
+    after = _parametrizations(new)["weight"]
+    for name, one in _own_parameters(listed):
+        setattr(after, name, _parameter(one, lambda t: change(t) if t.dim() == dims else t, memo))

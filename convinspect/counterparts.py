@@ -1,0 +1,131 @@
+"""A live module → its counterpart of the other kind: what speaks against it, and how it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from convinspect.carrying import carry, stored_weight
+from convinspect.pointwise import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d, PointwiseLinear
+
+CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
+# The most special first.
+_KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Its class as it was before a parametrization gave it one of its own."""
+    return parametrize.type_before_parametrizations(module)
+
+
+def is_transformers(module: nn.Module) -> bool:
+    cls = plain_class(module)
+    return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
+
+
+def kernel_obstacle(conv: nn.Module) -> str | None:
+    """Why a convolution's kernel is not one matrix applied at each position, or None."""
+    assert isinstance(conv, nn.modules.conv._ConvNd)
+    if conv.transposed:
+        return "it is a transposed convolution, whose weight is stored as (in, out, …)"
+    if any(size != 1 for size in conv.kernel_size):
+        return f"its kernel size is {'×'.join(map(str, conv.kernel_size))}, not 1"
+    if conv.groups != 1:
+        return f"it has groups={conv.groups}, so its kernel is not a full matrix"
+    cls = plain_class(conv)
+    base: type[nn.Module] = next(one for one in _KNOWN if isinstance(conv, one))
+    if cls is not base and any(
+        getattr(cls, name) is not getattr(base, name) for name in ("forward", "_conv_forward", "__call__")
+    ):
+        return f"its class {cls.__name__} computes something of its own"
+    return None
+
+
+def moving(conv: nn.Module) -> str | None:
+    """What a convolution does to positions and a plain Linear cannot, or None."""
+    assert isinstance(conv, nn.modules.conv._ConvNd)
+    if any(step != 1 for step in conv.stride):
+        return f"it has stride={_short(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
+    if any(_padding(conv)):
+        return f"it has padding={_short(_padding(conv))}, which a Linear cannot do; a PointwiseLinear can"
+    return None
+
+
+def _short(value: tuple[int, ...]) -> str:
+    return str(value[0]) if len(set(value)) == 1 else str(value)
+
+
+def _padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    # "same" needs none for a kernel of size 1, and "valid" means none.
+    return (0,) * len(conv.kernel_size) if isinstance(conv.padding, str) else tuple(conv.padding)
+
+
+def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
+    cls = plain_class(linear)
+    if cls not in (nn.Linear, PointwiseLinear):
+        return f"its class {cls.__name__} may compute something of its own"
+    if isinstance(linear, PointwiseLinear) and linear.positions.dims != dims:
+        return f"it stands for a Conv{linear.positions.dims}d, not a Conv{dims}d"
+    return None
+
+
+def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Parameter]) -> nn.Module:
+    """A module of the other kind with the old one's state.
+
+    Args:
+        old: Nothing speaks against its conversion.
+        to: "linear", "conv1d", "conv2d" or "conv3d".
+        in_place_of: It must take and give the same shapes as the old one.
+        memo: As for `carry`.
+    """
+    dims = 0 if to == "linear" else int(to[4])
+    new = _empty_linear(old, in_place_of) if dims == 0 else _empty_conv(old, dims, in_place_of)
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if is_transformers(old):
+            # A copy in order, since safetensors and many kernels take no transposed views.
+            return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
+        return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
+
+    carry(old, new, change, memo)
+    return new
+
+
+def _sizes(old: nn.Module) -> tuple[int, int]:
+    """(in, out) of a kernel that is one matrix."""
+    shape = stored_weight(old).shape
+    return (shape[0], shape[1]) if is_transformers(old) else (shape[1], shape[0])
+
+
+def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
+    wide_in, wide_out = _sizes(old)
+    bias = getattr(old, "bias", None) is not None
+    if not in_place_of or not isinstance(old, nn.modules.conv._ConvNd) or isinstance(old, POINTWISE):
+        return nn.Linear(wide_in, wide_out, bias, device="meta")
+    return PointwiseLinear(
+        wide_in,
+        wide_out,
+        bias,
+        device="meta",
+        dims=len(old.kernel_size),
+        stride=old.stride,
+        padding=_padding(old),
+        padding_mode=old.padding_mode,
+    )
+
+
+def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
+    wide_in, wide_out = _sizes(old)
+    bias = getattr(old, "bias", None) is not None
+    if isinstance(old, PointwiseLinear):
+        at = old.positions
+        options: dict[str, Any] = {"stride": at.stride, "padding": at.padding, "padding_mode": at.padding_mode}
+        cls: Any = CONVS[dims - 1]
+    else:
+        options, cls = {}, (POINTWISE if in_place_of else CONVS)[dims - 1]
+    conv: nn.Module = cls(wide_in, wide_out, 1, bias=bias, device="meta", **options)
+    return conv

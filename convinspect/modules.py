@@ -1,0 +1,342 @@
+"""The same conversion on live modules: a pointwise convolution ↔ a Linear, alone or everywhere in a model.
+
+    conv1d_to_linear(conv)            nn.Conv1d (O, I, 1)  →  nn.Linear (O, I)
+    linear_to_conv1d(linear)          and back; also 2d and 3d
+    transformers_to_linear(layer)     transformers' Conv1D (I, O)  →  nn.Linear (O, I)
+    swap_pointwise(model)             every pointwise layer of a model, which then runs as before
+
+A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is not
+transposed (dilation does nothing to a kernel of size 1). Stride and padding act on positions before the weights do, so
+`PointwiseLinear` does them exactly; what no Linear can do is refused by name.
+
+Numbers are shared with the old module where strides allow, not copied. Make optimizers after converting: weights are
+new parameters. Biases and whatever else keeps its shape are the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from convinspect.carrying import WEIGHTS, obstacle
+from convinspect.counterparts import (
+    CONVS,
+    POINTWISE,
+    is_transformers,
+    kernel_obstacle,
+    linear_obstacle,
+    made,
+    moving,
+    plain_class,
+)
+from convinspect.errors import CannotConvert, NotThere
+from convinspect.layers import closest
+from convinspect.pointwise import (
+    DynamicPointwiseLinear,
+    PointwiseConv1d,
+    PointwiseConv2d,
+    PointwiseConv3d,
+    PointwiseLinear,
+)
+
+__all__ = [
+    "DynamicPointwiseLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear",
+    "Swap", "Swaps", "conv1d_to_linear", "conv2d_to_linear", "conv3d_to_linear", "linear_to_conv1d",
+    "linear_to_conv2d", "linear_to_conv3d", "swap_pointwise", "transformers_to_linear",
+]  # fmt: skip
+
+Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
+Where: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+# --------------------------------------------------------------------------------------------------- one module
+
+
+def conv1d_to_linear(conv: nn.Conv1d) -> nn.Linear:
+    """The Linear that computes the same at each position.
+
+    Args:
+        conv: Kernel size 1, stride 1, padding 0, groups 1; takes `(N, C, L)`; weight `(O, I, 1)`.
+
+    Returns:
+        A Linear of weight `(O, I)` that takes `(N, L, C)`: `linear(x.mT).mT` equals `conv(x)` up to rounding.
+        dtype, device, requires_grad, grad, training flag, weight norm, spectral norm and pruning are kept.
+
+    Raises:
+        CannotConvert: It does what a Linear cannot, or holds what cannot be carried over; the message names it.
+    """
+    return _to_linear(conv, 1)
+
+
+def conv2d_to_linear(conv: nn.Conv2d) -> nn.Linear:
+    """As `conv1d_to_linear`, from weight `(O, I, 1, 1)`; the Linear takes `(N, H, W, C)`."""
+    return _to_linear(conv, 2)
+
+
+def conv3d_to_linear(conv: nn.Conv3d) -> nn.Linear:
+    """As `conv1d_to_linear`, from weight `(O, I, 1, 1, 1)`; the Linear takes `(N, D, H, W, C)`."""
+    return _to_linear(conv, 3)
+
+
+def linear_to_conv1d(linear: nn.Linear) -> nn.Conv1d:
+    """The Conv1d of kernel size 1 that computes the same.
+
+    Args:
+        linear: Weight `(O, I)`, takes `(…, I)`. A `PointwiseLinear` gives back its stride and padding.
+
+    Returns:
+        A Conv1d of weight `(O, I, 1)` that takes `(N, I, L)`.
+
+    Raises:
+        CannotConvert: As `conv1d_to_linear`.
+    """
+    conv = _to_conv(linear, 1)
+    assert isinstance(conv, nn.Conv1d)
+    return conv
+
+
+def linear_to_conv2d(linear: nn.Linear) -> nn.Conv2d:
+    """As `linear_to_conv1d`, to weight `(O, I, 1, 1)`, taking `(N, I, H, W)`."""
+    conv = _to_conv(linear, 2)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
+
+
+def linear_to_conv3d(linear: nn.Linear) -> nn.Conv3d:
+    """As `linear_to_conv1d`, to weight `(O, I, 1, 1, 1)`, taking `(N, I, D, H, W)`."""
+    conv = _to_conv(linear, 3)
+    assert isinstance(conv, nn.Conv3d)
+    return conv
+
+
+def transformers_to_linear(layer: nn.Module) -> nn.Linear:
+    """The Linear of transformers' `Conv1D`, a Linear whose weight is stored transposed.
+
+    Args:
+        layer: Weight `(I, O)`; takes `(…, I)`.
+
+    Returns:
+        A Linear of weight `(O, I)` that takes the same; the weight is a copy.
+
+    Raises:
+        CannotConvert: It is no such layer, or holds what cannot be carried over.
+    """
+    if not is_transformers(layer):
+        raise CannotConvert(f"a {type(layer).__name__} is no transformers Conv1D")
+    return made(layer, "linear", True, {})  # type: ignore[return-value]
+
+
+def _to_linear(conv: nn.Module, dims: int) -> nn.Linear:
+    if not isinstance(conv, CONVS[dims - 1]):
+        raise CannotConvert(f"a {type(conv).__name__} is no Conv{dims}d")
+    _refuse(kernel_obstacle(conv) or moving(conv) or obstacle(conv, isinstance(conv, POINTWISE)))
+    return made(conv, "linear", False, {})  # type: ignore[return-value]
+
+
+def _to_conv(linear: nn.Module, dims: int) -> nn.Module:
+    if not isinstance(linear, nn.Linear):
+        raise CannotConvert(f"a {type(linear).__name__} is no Linear")
+    _refuse(linear_obstacle(linear, dims) or obstacle(linear, isinstance(linear, PointwiseLinear)))
+    return made(linear, f"conv{dims}d", False, {})
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise CannotConvert(reason)
+
+
+# ------------------------------------------------------------------------------------------------- a whole model
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One layer that was replaced: its name in the model, its old class and its new one."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One layer that was meant and stayed: its name, its class, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """What `swap_pointwise` did.
+
+    Attributes:
+        model: The model; another object than the one given only where that itself was a layer to replace.
+        swapped: Layers replaced, in the model's order.
+        left: Layers that were meant and stayed, with the reason.
+    """
+
+    model: nn.Module
+    swapped: tuple[Swap, ...]
+    left: tuple[Left, ...]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    module: nn.Module
+    names: list[str]
+    parents: list[nn.Module]
+    reason: str | None = None
+
+
+def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None) -> Swaps:
+    """Replace every pointwise layer of a model by one of the other kind, in place, so that the model runs as before.
+
+    Args:
+        model: Changed in place; convolutions keep taking `(N, C, …)`, as `PointwiseLinear`.
+        to: "linear" takes pointwise Conv1d, Conv2d, Conv3d and transformers' Conv1D; "conv1d", "conv2d" and
+            "conv3d" take Linear. There and back gives the classes and numbers that were there.
+        where: Names or globs ("encoder.*"), or a function of name and module; None for all.
+
+    Returns:
+        What was swapped, and what was meant and was not, with the reason.
+
+    Raises:
+        NotThere: A name or glob matches no module.
+        CannotConvert: `to` is no kind.
+
+    Kept: dtype, device, requires_grad, grad, training flags, hooks, ties, weight norm, spectral norm, pruning, keys.
+    A weight that other code reads by itself (`model.conv.weight`) has its new shape there too.
+    """
+    if to not in ("linear", "conv1d", "conv2d", "conv3d"):
+        raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
+    candidates = _candidates(model, to, where)
+    _hold_ties(model, candidates)
+    memo: dict[int, nn.Parameter] = {}
+    swapped, left = [], []
+    for one in candidates:
+        kind = plain_class(one.module).__name__
+        if one.reason is not None:
+            left.append(Left(one.names[0], kind, one.reason))
+            continue
+        new = made(one.module, to, True, memo)
+        for name, parent in zip(one.names, one.parents, strict=True):
+            parent._modules[name.rpartition(".")[2]] = new
+        model = new if one.module is model else model
+        swapped.append(Swap(one.names[0], kind, plain_class(new).__name__))
+    return Swaps(model, tuple(swapped), tuple(left))
+
+
+def _candidates(model: nn.Module, to: str, where: Where) -> list[_Candidate]:
+    """Modules of the kinds that become `to`, each once, with the reason against it if there is one."""
+    found: dict[int, _Candidate] = {}
+    chosen: dict[int, list[bool]] = {}
+    is_chosen = _chooser(model, where)
+    for name, parent, module in _places(model):
+        if _is_meant(module, to):
+            candidate = found.setdefault(id(module), _Candidate(module, [], []))
+            if parent is not None:
+                candidate.names.append(name)
+                candidate.parents.append(parent)
+            else:
+                candidate.names, candidate.parents = [""], [nn.Module()]
+            chosen.setdefault(id(module), []).append(is_chosen(name, module))
+    meant = [one for key, one in found.items() if any(chosen[key])]
+    for one in meant:
+        one.reason = _reason(one, to)
+        if one.reason is None and not all(chosen[id(one.module)]):
+            other = one.names[chosen[id(one.module)].index(False)]
+            one.reason = f"it is also {other}, which was not chosen"
+    return meant
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, nn.Module]]:
+    """Every name of every module with its parent, in the model's order; a shared one comes once for each name."""
+    yield "", None, model
+    seen: set[int] = set()
+    todo: list[tuple[str, nn.Module | None, nn.Module]] = [("", None, model)]
+    while todo:
+        name, parent, module = todo.pop()
+        if parent is not None:
+            yield name, parent, module
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        children = [(key, child) for key, child in module._modules.items() if child is not None]
+        todo += [(f"{name}.{key}" if name else key, module, child) for key, child in reversed(children)]
+
+
+def _chooser(model: nn.Module, where: Where) -> Callable[[str, nn.Module], bool]:
+    if where is None:
+        return lambda name, module: True
+    if callable(where):
+        return where
+    patterns = [where] if isinstance(where, str) else list(where)
+    names = [name for name, _, _ in _places(model)]
+    for pattern in patterns:
+        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+            raise NotThere(f"no module matches {pattern!r}", closest(pattern, [name for name in names if name]))
+    return lambda name, module: any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_meant(module: nn.Module, to: str) -> bool:
+    if to != "linear":
+        return isinstance(module, nn.Linear)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
+
+
+def _reason(one: _Candidate, to: str) -> str | None:
+    """Why this layer must stay, or None."""
+    if any(isinstance(parent, torch.jit.ScriptModule) for parent in one.parents):
+        return "it belongs to a TorchScript module, which cannot be changed"
+    module = one.module
+    if isinstance(module, nn.modules.conv._ConvNd):
+        reason = kernel_obstacle(module)
+    elif isinstance(module, nn.Linear):
+        reason = linear_obstacle(module, int(to[4])) or _reader(one)
+    else:
+        reason = None
+    return reason or obstacle(module, keep_hooks=True)
+
+
+def _reader(one: _Candidate) -> str | None:
+    """PyTorch's own attention and transformer layers read their Linears' weights without calling them."""
+    for parent in one.parents:
+        cls = type(parent)
+        if cls.__module__.startswith("torch.nn.modules.") and cls not in (*_CONTAINERS, nn.Module):
+            return f"its parent, a {cls.__name__}, reads its weight without calling it"
+    return None
+
+
+def _hold_ties(model: nn.Module, candidates: list[_Candidate]) -> None:
+    """A parameter that several modules share changes in all of them or in none."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and key in (*WEIGHTS, "original", "original0", "original1"):
+                owners.setdefault(id(parameter), []).append((name, module))
+    changed = True
+    while changed:
+        changed = False
+        going = {id(one.module) for one in candidates if one.reason is None}
+        for one in candidates:
+            keeper = _keeper(one, owners, going) if one.reason is None else None
+            if keeper is not None:
+                one.reason = f"its weight is tied to that of {keeper}, which does not change"
+                changed = True
+
+
+def _keeper(one: _Candidate, owners: dict[int, list[tuple[str, nn.Module]]], going: set[int]) -> str | None:
+    for parameter in one.module.parameters():
+        for name, module in owners.get(id(parameter), []):
+            belongs = any(module is part for part in one.module.modules())
+            if not belongs and id(module) not in going:
+                return name or "(root)"
+    return None

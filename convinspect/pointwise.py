@@ -1,0 +1,179 @@
+"""Modules that hold one kind's weights and take the other kind's input, so that a swapped model runs unchanged.
+
+`PointwiseLinear` is a Linear, weight `(O, I)`, that takes `(N, C, …)` as a convolution does. `PointwiseConv1d`, `2d`
+and `3d` are convolutions, weight `(O, I, 1, …)`, that take `(N, …, C)` as a Linear does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Ints = int | tuple[int, ...]
+
+
+def _each(value: Ints, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value)
+
+
+def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
+    """The order of axes that a convolution's output would have in memory for this input."""
+    for size, order in ((2, torch.channels_last), (3, torch.channels_last_3d)):
+        if dims == size and x.dim() == size + 2 and x.is_contiguous(memory_format=order) and not x.is_contiguous():
+            return order
+    return torch.contiguous_format
+
+
+class _Positions:
+    """What a convolution does to positions before its kernel of size 1 meets them: padding, then stride.
+
+    Args:
+        dims: Dimensions of positions: 1 for `(N, C, L)`, 2 for `(N, C, H, W)`, 3 for `(N, C, D, H, W)`.
+        stride: Every so many positions are taken.
+        padding: Positions added on both sides.
+        padding_mode: What stands there: "zeros", "reflect", "replicate" or "circular".
+    """
+
+    def __init__(self, dims: int, stride: Ints, padding: Ints, padding_mode: str) -> None:
+        self.dims = dims
+        self.stride, self.padding = _each(stride, dims), _each(padding, dims)
+        self.padding_mode = padding_mode
+
+    def around(self, linear: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """(N, C, …) or (C, …) → (N, O, …) or (O, …), with `linear` taking the channels last."""
+        if x.dim() not in (self.dims + 1, self.dims + 2):
+            wanted = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[self.dims]
+            raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(x.shape)}")
+        order = _channels_last(x, self.dims)
+        if any(self.padding):
+            # torch.nn.functional.pad counts from the last dimension backwards, two numbers for each.
+            both = [width for width in reversed(self.padding) for _ in range(2)]
+            x = functional.pad(x, both, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        if any(step != 1 for step in self.stride):
+            every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in self.stride))
+            x = x[every]
+        channels = -1 - self.dims
+        # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
+        y = linear(x.movedim(channels, -1)).movedim(-1, channels)
+        return y.contiguous(memory_format=order) if y.dim() == self.dims + 2 else y.contiguous()
+
+    def described(self) -> str:
+        parts = [f"dims={self.dims}"]
+        if any(step != 1 for step in self.stride):
+            parts.append(f"stride={self.stride}")
+        if any(self.padding):
+            parts.append(f"padding={self.padding}, padding_mode={self.padding_mode!r}")
+        return ", ".join(parts)
+
+
+class PointwiseLinear(nn.Linear):
+    """A Linear in the place of a convolution of kernel size 1.
+
+    Holds `weight (out_features, in_features)` and `bias (out_features,)` as `nn.Linear` does, under the same keys, and
+    takes and gives what the convolution did: `(N, C, L)` → `(N, O, L')`, or `(N, C, H, W)`, `(N, C, D, H, W)`, each
+    also without N. Padding and stride act on positions, before the weights, and so are exact:
+    `L' = ceil((L + 2·padding) / stride)`.
+
+    Args:
+        in_features: Channels in.
+        out_features: Channels out.
+        bias: Whether to have one.
+        device: As for `nn.Linear`.
+        dtype: As for `nn.Linear`.
+        dims: Dimensions of positions, 1 to 3.
+        stride: As for the convolution, in positions.
+        padding: As for the convolution, in positions on both sides.
+        padding_mode: As for the convolution.
+
+    Raises:
+        ValueError: In `forward`, the input has another number of dimensions.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        dims: int = 1,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.positions = _Positions(dims, stride, padding, padding_mode)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.positions.around(super().forward, input)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.positions.described()}"
+
+
+class _TakesChannelsLast(nn.modules.conv._ConvNd):
+    """A convolution of kernel size 1 that takes `(…, C)`, as a Linear does."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        rows = input if input.dim() >= 3 else input[(None,) * (3 - input.dim())]
+        if 0 in input.shape:
+            # A convolution takes no example without positions, but it takes no examples.
+            rows = input.reshape(0, 1, input.shape[-1])
+        # (n, L, C) → (n, C, L), and for two or three dimensions of positions (n, C, 1, L) or (n, C, 1, 1, L).
+        x = rows.flatten(0, -3).movedim(-1, 1)
+        ones = self.weight.dim() - 3
+        for _ in range(ones):
+            x = x.unsqueeze(2)
+        # The next class in line is the convolution itself.
+        y = super().forward(x)
+        assert isinstance(y, torch.Tensor)
+        for _ in range(ones):
+            y = y.squeeze(2)
+        return y.movedim(1, -1).reshape(*input.shape[:-1], self.out_channels)
+
+
+class PointwiseConv1d(_TakesChannelsLast, nn.Conv1d):
+    """A Conv1d of kernel size 1, `weight (O, I, 1)`, in the place of a Linear: `(…, C)` → `(…, O)`."""
+
+
+class PointwiseConv2d(_TakesChannelsLast, nn.Conv2d):
+    """A Conv2d of kernel size 1, `weight (O, I, 1, 1)`, in the place of a Linear: `(…, C)` → `(…, O)`."""
+
+
+class PointwiseConv3d(_TakesChannelsLast, nn.Conv3d):
+    """A Conv3d of kernel size 1, `weight (O, I, 1, 1, 1)`, in the place of a Linear: `(…, C)` → `(…, O)`."""
+
+
+class DynamicPointwiseLinear(nn.Module):
+    """What `torch.ao.quantization.quantize_dynamic` makes of a `PointwiseLinear`: int8 weights, the same input.
+
+    That function looks for exact classes, so it must be told of both:
+
+        quantize_dynamic(model, {nn.Linear, PointwiseLinear}, mapping={
+            **get_default_dynamic_quant_module_mappings(), PointwiseLinear: DynamicPointwiseLinear})
+    """
+
+    def __init__(self, linear: nn.Module, positions: _Positions) -> None:
+        super().__init__()
+        self.linear = linear
+        self.positions = positions
+
+    @classmethod
+    def from_float(cls, module: PointwiseLinear, use_precomputed_fake_quant: bool = False) -> DynamicPointwiseLinear:
+        """Quantize as PyTorch quantizes an `nn.Linear` of the same weights."""
+        from torch.ao.nn.quantized.dynamic import Linear
+
+        plain = nn.Linear(module.in_features, module.out_features, device="meta")
+        plain.weight, plain.bias = module.weight, module.bias
+        plain.qconfig = module.qconfig
+        make: Any = Linear.from_float
+        return cls(make(plain), module.positions)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(N, C, …) → (N, O, …), as `PointwiseLinear`."""
+        return self.positions.around(self.linear, input)

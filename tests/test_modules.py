@@ -1,0 +1,536 @@
+"""Live modules: what comes out computes what went in, and keeps all that can be kept. The oracle is PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+
+from convinspect import modules
+from convinspect.errors import CannotConvert, NotThere
+from convinspect.modules import (
+    DynamicPointwiseLinear,
+    PointwiseConv1d,
+    PointwiseConv2d,
+    PointwiseLinear,
+    swap_pointwise,
+)
+
+PRUNE: Any = prune
+CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
+TO_LINEAR: list[Any] = [modules.conv1d_to_linear, modules.conv2d_to_linear, modules.conv3d_to_linear]
+TO_CONV: list[Any] = [modules.linear_to_conv1d, modules.linear_to_conv2d, modules.linear_to_conv3d]
+
+
+def positions(dims: int, size: int = 4) -> tuple[int, ...]:
+    return (size, size - 1, size + 1)[:dims]
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Equal up to the rounding of float64, in which every test here computes."""
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+# ------------------------------------------------------------------------------------------------- one module
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_pointwise_convolution_becomes_a_linear_and_back(dims: int, bias: bool) -> None:
+    conv = CONVS[dims - 1](6, 4, 1, bias=bias, dilation=3, dtype=torch.float64)
+    linear = TO_LINEAR[dims - 1](conv)
+    x = torch.randn(2, 6, *positions(dims), dtype=torch.float64)
+    close(linear(x.movedim(1, -1)).movedim(-1, 1), conv(x))
+    assert type(linear) is nn.Linear
+    assert linear.weight.shape == (4, 6)
+    assert linear.weight.data_ptr() == conv.weight.data_ptr()
+    back = TO_CONV[dims - 1](linear)
+    assert type(back) is CONVS[dims - 1]
+    assert torch.equal(back.weight, conv.weight)
+    close(back(x), conv(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_gradients_are_those_of_the_convolution(dims: int) -> None:
+    conv = CONVS[dims - 1](3, 2, 1, dtype=torch.float64)
+    linear = TO_LINEAR[dims - 1](copy.deepcopy(conv))
+    x = torch.randn(2, 3, *positions(dims, 3), dtype=torch.float64, requires_grad=True)
+    g = torch.randn_like(conv(x))
+    before = torch.autograd.grad((conv(x) * g).sum(), [x, conv.weight, conv.bias])
+    y = linear(x.movedim(1, -1)).movedim(-1, 1)
+    after = torch.autograd.grad((y * g).sum(), [x, linear.weight, linear.bias])
+    close(after[0], before[0])
+    close(after[1], before[1].reshape(2, 3))
+    close(after[2], before[2])
+
+
+@pytest.mark.parametrize(
+    ("conv", "word"),
+    [
+        (nn.Conv1d(6, 4, 3), "kernel size is 3"),
+        (nn.Conv1d(6, 4, 1, stride=2), "stride=2"),
+        (nn.Conv1d(6, 4, 1, padding=1), "padding=1"),
+        (nn.Conv1d(6, 4, 1, groups=2), "groups=2"),
+        (nn.LazyConv1d(4, 1), "no shape"),
+    ],
+)
+def test_what_a_linear_cannot_do_is_refused_by_name(conv: nn.Conv1d, word: str) -> None:
+    with pytest.raises(CannotConvert, match=word):
+        modules.conv1d_to_linear(conv)
+
+
+def test_other_classes_are_refused() -> None:
+    wrong: Any = nn.ConvTranspose1d(6, 4, 1)
+    with pytest.raises(CannotConvert, match="no Conv1d"):
+        modules.conv1d_to_linear(wrong)
+    wrong = nn.Conv2d(6, 4, 1)
+    with pytest.raises(CannotConvert, match="no Conv1d"):
+        modules.conv1d_to_linear(wrong)
+    wrong = nn.Embedding(6, 4)
+    with pytest.raises(CannotConvert, match="no Linear"):
+        modules.linear_to_conv1d(wrong)
+    with pytest.raises(CannotConvert, match="no transformers"):
+        modules.transformers_to_linear(wrong)
+
+
+class Scaled(nn.Conv1d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).mul(2)
+
+
+class Renamed(nn.Conv1d):
+    """A subclass that computes nothing of its own."""
+
+
+def test_a_subclass_with_its_own_forward_is_refused_and_a_mere_name_is_not() -> None:
+    with pytest.raises(CannotConvert, match="Scaled computes something of its own"):
+        modules.conv1d_to_linear(Scaled(6, 4, 1))
+    assert type(modules.conv1d_to_linear(Renamed(6, 4, 1))) is nn.Linear
+    out_proj: Any = nn.MultiheadAttention(4, 2).out_proj
+    with pytest.raises(CannotConvert, match="NonDynamicallyQuantizableLinear"):
+        modules.linear_to_conv1d(out_proj)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e4m3fn])
+def test_dtype_flags_and_gradients_are_kept(dtype: torch.dtype) -> None:
+    conv = nn.Conv1d(6, 4, 1).to(dtype).eval()
+    conv.weight.requires_grad_(False)
+    linear = modules.conv1d_to_linear(conv)
+    assert linear.weight.dtype == dtype
+    assert linear.bias is conv.bias
+    assert not linear.training
+    assert not linear.weight.requires_grad
+    assert linear.bias.requires_grad
+
+
+def test_a_gradient_that_waits_goes_along() -> None:
+    conv = nn.Conv1d(6, 4, 1)
+    conv(torch.randn(2, 6, 5)).sum().backward()
+    linear = modules.conv1d_to_linear(conv)
+    assert conv.weight.grad is not None
+    assert linear.weight.grad is not None
+    assert torch.equal(linear.weight.grad, conv.weight.grad[..., 0])
+
+
+def test_it_works_on_the_meta_device_and_uses_no_random_numbers() -> None:
+    state = torch.get_rng_state()
+    assert modules.conv1d_to_linear(nn.Conv1d(6, 4, 1, device="meta")).weight.device.type == "meta"
+    conv = nn.Conv1d(6, 4, 1, device="meta")
+    swap_pointwise(nn.Sequential(conv))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ------------------------------------------------------------------------------------------------- norms and pruning
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    PRUNE.l1_unstructured(module, "weight", 0.5)
+    return module
+
+
+def pruned_channels(module: nn.Module) -> nn.Module:
+    PRUNE.ln_structured(module, "weight", 0.5, n=2, dim=0)
+    PRUNE.random_unstructured(module, "bias", 0.3)
+    return module
+
+
+NORMS: list[Callable[..., nn.Module]] = [
+    weight_norm,
+    lambda m: weight_norm(m, dim=cast(Any, None)),
+    lambda m: weight_norm(m, dim=1),
+    spectral_norm,
+    parametrizations.weight_norm,
+    lambda m: parametrizations.weight_norm(m, dim=1),
+    parametrizations.spectral_norm,
+    pruned,
+    pruned_channels,
+]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", NORMS)
+@pytest.mark.parametrize("training", [False, True])
+def test_norms_and_pruning_are_kept(wrap: Callable[..., nn.Module], training: bool) -> None:
+    conv, before = (_seeded(wrap).train(training) for _ in range(2))
+    swaps = swap_pointwise(nn.Sequential(conv))
+    linear = swaps.model[0]  # type: ignore[index]
+    assert not swaps.left
+    assert isinstance(linear, PointwiseLinear)
+    assert list(linear.state_dict()) == list(before.state_dict())
+    x = torch.randn(2, 6, 5, dtype=torch.float64)
+    for _ in range(2):
+        close(linear(x), before(x))
+    grads = [[p.grad for p in module.parameters()] for module in (linear, before) if _backward(module, x)]
+    for after, wanted in zip(*grads, strict=True):
+        assert after is not None
+        assert wanted is not None
+        close(after, wanted.reshape(after.shape))
+    for key, tensor in before.state_dict().items():
+        assert torch.equal(linear.state_dict()[key].reshape(tensor.shape), tensor), key
+    back = swap_pointwise(nn.Sequential(linear), "conv1d").model[0]  # type: ignore[index]
+    close(back(x), before(x))
+
+
+def _seeded(wrap: Callable[..., nn.Module]) -> nn.Module:
+    """Built anew, since PyTorch cannot copy a module under the older weight norm."""
+    torch.manual_seed(1)
+    return wrap(nn.Conv1d(6, 4, 1, dtype=torch.float64))
+
+
+def _backward(module: nn.Module, x: torch.Tensor) -> bool:
+    module(x).square().sum().backward()
+    return True
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_removing_the_norm_afterwards_still_works() -> None:
+    conv = weight_norm(nn.Conv1d(6, 4, 1, dtype=torch.float64))
+    x = torch.randn(2, 6, 5, dtype=torch.float64)
+    wanted = conv(x)
+    linear = TO_LINEAR[0](conv)
+    nn.utils.remove_weight_norm(linear)
+    assert "weight" in dict(linear.named_parameters())
+    close(linear(x.mT).mT, wanted)
+    other = modules.conv1d_to_linear(parametrizations.weight_norm(nn.Conv1d(6, 4, 1)))
+    parametrize.remove_parametrizations(other, "weight")
+    assert type(other) is nn.Linear
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_unknown_parametrizations_and_lost_dimensions_are_refused() -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    conv = nn.Conv1d(6, 4, 1)
+    parametrize.register_parametrization(conv, "weight", Doubled())
+    with pytest.raises(CannotConvert, match="computed by Doubled"):
+        modules.conv1d_to_linear(conv)
+    with pytest.raises(CannotConvert, match="along dimension 2"):
+        modules.conv1d_to_linear(weight_norm(nn.Conv1d(6, 4, 1), dim=2))
+
+
+def test_spectral_norm_takes_no_step_of_its_power_iteration() -> None:
+    conv = parametrizations.spectral_norm(nn.Conv1d(6, 4, 1)).train()
+    before = copy.deepcopy(conv.state_dict())
+    linear = TO_LINEAR[0](conv)
+    assert torch.equal(linear.state_dict()["parametrizations.weight.0._u"], before["parametrizations.weight.0._u"])
+
+
+# ------------------------------------------------------------------------------------------------- PointwiseLinear
+
+
+@settings(deadline=None, max_examples=120)
+@given(data=st.data())
+def test_a_swapped_convolution_computes_the_same(data: st.DataObject) -> None:
+    dims = data.draw(st.integers(1, 3))
+    wide_in, wide_out = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    each = st.tuples(*[st.integers(1, 3)] * dims)
+    mode = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    pads = st.one_of(st.tuples(*[st.integers(0, 2)] * dims), st.sampled_from(["same", "valid"]))
+    padding = data.draw(pads)
+    stride = (1,) * dims if padding == "same" else data.draw(each)
+    conv = CONVS[dims - 1](
+        wide_in, wide_out, 1, stride, padding, data.draw(each), 1, data.draw(st.booleans()), mode, dtype=torch.float64
+    )
+    sizes = data.draw(st.tuples(*[st.integers(3, 6)] * dims))
+    batch = data.draw(st.sampled_from([(), (1,), (3,)]))
+    if not batch and mode != "zeros":
+        batch = (2,)
+    x = torch.randn(*batch, wide_in, *sizes, dtype=torch.float64, requires_grad=True)
+    linear = swap_pointwise(copy.deepcopy(conv)).model
+    assert isinstance(linear, PointwiseLinear)
+    wanted, found = conv(x), linear(x)
+    close(found, wanted)
+    assert found.is_contiguous()
+    g = torch.randn_like(wanted)
+    (a,), (b,) = torch.autograd.grad(wanted, x, g), torch.autograd.grad(found, x, g)
+    close(b, a)
+    back = swap_pointwise(linear, f"conv{dims}d").model  # type: ignore[arg-type]
+    assert type(back) is CONVS[dims - 1]
+    close(back(x), wanted)
+    assert torch.equal(back.weight, conv.weight)  # type: ignore[arg-type]
+
+
+def test_channels_last_stays_channels_last() -> None:
+    conv = nn.Conv2d(6, 4, 1, dtype=torch.float64).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
+    wanted = conv(x)
+    found = swap_pointwise(nn.Sequential(conv)).model(x)
+    close(found, wanted)
+    assert found.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 6, 5, 3)])
+def test_an_input_of_another_rank_is_an_error_as_for_a_convolution(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(N, C, L\)"):
+        PointwiseLinear(6, 4)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("to", ["conv1d", "conv2d", "conv3d"])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6), (2, 3, 5, 6), (0, 6), (2, 0, 6)])
+def test_a_swapped_linear_computes_the_same(to: Any, shape: tuple[int, ...]) -> None:
+    linear = nn.Linear(6, 4, dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64)
+    wanted = linear(x)
+    conv = swap_pointwise(nn.Sequential(linear), to).model[0]  # type: ignore[index]
+    close(conv(x), wanted)
+    assert isinstance(conv, nn.modules.conv._ConvNd)
+    assert type(swap_pointwise(nn.Sequential(conv)).model[0]) is nn.Linear  # type: ignore[index]
+
+
+@pytest.mark.parametrize("module", [PointwiseLinear(3, 2, dtype=torch.float64, stride=2, padding=1),
+                                    PointwiseConv1d(3, 2, 1, dtype=torch.float64),
+                                    PointwiseConv2d(3, 2, 1, dtype=torch.float64)])  # fmt: skip
+def test_gradcheck(module: nn.Module) -> None:
+    x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()))
+
+
+# ------------------------------------------------------------------------------------------------- a whole model
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 8, 1)
+        self.norm = nn.BatchNorm1d(8)
+        self.wide = nn.Conv1d(8, 8, 3, padding=1)
+        self.down = nn.Conv1d(8, 8, 1, stride=2)
+        self.grouped = nn.Conv1d(8, 8, 1, groups=2)
+        self.up = nn.ConvTranspose1d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.norm(self.first(x)).relu()
+        x = self.up(self.grouped(self.down(self.wide(x))))
+        return self.head(x.view(x.shape[0], 8, -1).mean(-1))
+
+
+def test_a_model_is_swapped_and_the_reasons_are_given() -> None:
+    net = Net().double().eval()
+    x = torch.randn(2, 3, 9, dtype=torch.float64)
+    wanted = net(x)
+    keys = list(net.state_dict())
+    swaps = swap_pointwise(net)
+    assert [one.name for one in swaps.swapped] == ["first", "down"]
+    assert {one.name: one.reason.split(",")[0] for one in swaps.left} == {
+        "wide": "its kernel size is 3",
+        "grouped": "it has groups=2",
+        "up": "it is a transposed convolution",
+    }
+    assert swaps.model is net
+    assert isinstance(net.first, PointwiseLinear)
+    assert list(net.state_dict()) == keys
+    close(net(x), wanted)
+    swap_pointwise(net, "conv1d", ["first", "down"])
+    assert type(net.first) is nn.Conv1d
+    assert net.down.stride == (2,)
+    assert type(net.head) is nn.Linear
+    close(net(x), wanted)
+
+
+def test_where_chooses_by_name_glob_or_function() -> None:
+    assert [one.name for one in swap_pointwise(Net(), where="first").swapped] == ["first"]
+    assert [one.name for one in swap_pointwise(Net(), where=["d*", "wide"]).swapped] == ["down"]
+    found = swap_pointwise(Net(), where=lambda name, module: getattr(module, "in_channels", 0) == 3)
+    assert [one.name for one in found.swapped] == ["first"]
+    with pytest.raises(NotThere, match=r"frist.*first"):
+        swap_pointwise(Net(), where="frist")
+    wrong: Any = "conv4d"
+    with pytest.raises(CannotConvert, match="no kind"):
+        swap_pointwise(Net(), wrong)
+
+
+def test_hooks_fire_and_can_still_be_removed() -> None:
+    conv = nn.Conv1d(3, 4, 1)
+    seen: list[tuple[int, ...]] = []
+    handle = conv.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape)))
+    conv.register_full_backward_hook(lambda module, inputs, outputs: seen.append((-1,)))
+    with pytest.raises(CannotConvert, match="it has hooks"):
+        modules.conv1d_to_linear(conv)
+    net = swap_pointwise(nn.Sequential(conv)).model
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    net(x).sum().backward()
+    assert seen == [(2, 4, 5), (-1,)]
+    handle.remove()
+    net(x)
+    assert len(seen) == 2
+
+
+def test_a_hook_on_loading_gets_the_new_module() -> None:
+    conv = nn.Conv1d(3, 4, 1)
+    seen: list[nn.Module] = []
+    register: Any = conv.register_load_state_dict_pre_hook
+    register(lambda module, *_: seen.append(module))
+    net = swap_pointwise(nn.Sequential(conv)).model
+    del conv
+    net.load_state_dict(net.state_dict())
+    assert seen == [net[0]]  # type: ignore[index]
+
+
+def test_a_hook_on_the_weight_itself_is_refused_and_one_on_the_bias_is_kept() -> None:
+    conv = nn.Conv1d(3, 4, 1)
+    weight: Any = conv.weight
+    weight.register_hook(lambda grad: grad)
+    assert "hook of its own" in swap_pointwise(nn.Sequential(conv)).left[0].reason
+    other = nn.Conv1d(3, 4, 1)
+    bias: Any = other.bias
+    calls: list[int] = []
+    bias.register_hook(lambda grad: calls.append(1))
+    swap_pointwise(nn.Sequential(other)).model(torch.randn(2, 3, 5)).sum().backward()
+    assert calls == [1]
+
+
+def test_a_patched_forward_is_refused() -> None:
+    conv = nn.Conv1d(3, 4, 1)
+    conv.forward = lambda input: input  # type: ignore[method-assign]
+    assert "forward was replaced" in swap_pointwise(nn.Sequential(conv)).left[0].reason
+
+
+def test_ties_are_kept_or_hold_both_back() -> None:
+    a, b = nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1)
+    b.weight = a.weight
+    net = nn.Sequential(a, b)
+    swap_pointwise(net)
+    assert net[0].weight is net[1].weight
+    assert net[0].weight.shape == (4, 4)
+    a, b = nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1, groups=1)
+    b.weight = a.weight
+    left = swap_pointwise(nn.Sequential(a, b), where="0").left
+    assert left[0].name == "0"
+    assert "tied to that of 1" in left[0].reason
+    head, embedding = nn.Linear(6, 9, bias=False), nn.Embedding(9, 6)
+    head.weight = embedding.weight
+    left = swap_pointwise(nn.Sequential(embedding, head), "conv1d").left
+    assert "tied to that of 0" in left[0].reason
+
+
+def test_a_shared_module_stays_shared() -> None:
+    conv = nn.Conv1d(4, 4, 1)
+    net = nn.Sequential(conv, nn.ReLU(), conv)
+    swaps = swap_pointwise(net)
+    assert net[0] is net[2]
+    assert len(swaps.swapped) == 1
+    net = nn.Sequential(conv, nn.ReLU(), conv)
+    assert "also 2" in swap_pointwise(net, where="0").left[0].reason
+
+
+def test_linears_that_torch_reads_by_itself_stay() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        wanted = layer(x)
+        swaps = swap_pointwise(layer, "conv1d")
+        assert not swaps.swapped
+        assert all("reads its weight" in one.reason or "class" in one.reason for one in swaps.left)
+        assert torch.equal(layer(x), wanted)
+
+
+def test_other_attributes_go_along() -> None:
+    conv = nn.Conv1d(3, 4, 1)
+    conv.note = "mine"  # type: ignore[assignment]
+    assert swap_pointwise(conv).model.note == "mine"
+
+
+def test_it_survives_pickling_copying_and_strict_loading() -> None:
+    net = swap_pointwise(Net()).model.eval()
+    x = torch.randn(2, 3, 9)
+    wanted = net(x)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(x), wanted)
+    assert torch.equal(copy.deepcopy(net)(x), wanted)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = swap_pointwise(Net()).model.eval()
+    fresh.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    assert torch.equal(fresh(x), wanted)
+    assert "stride=(2,)" in repr(net)
+    assert "dims=1" in repr(net)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_works_under_export_autocast_and_data_parallel() -> None:
+    net = swap_pointwise(Net()).model.eval()
+    x = torch.randn(2, 3, 9)
+    wanted = net(x)
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), wanted)
+    length = torch.export.Dim("length", min=4, max=64)
+    dynamic = torch.export.export(net.first, (x,), dynamic_shapes=({2: length},)).module()  # type: ignore[arg-type]
+    y = torch.randn(2, 3, 21)
+    torch.testing.assert_close(dynamic(y), net.first(y))  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.first(x).dtype == torch.bfloat16  # type: ignore[operator]
+    torch.testing.assert_close(nn.DataParallel(net)(x), wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_works_under_compile() -> None:
+    net = swap_pointwise(Net()).model.eval()
+    x = torch.randn(2, 3, 9)
+    # The graph is what is asked about; "eager" spares the test a C++ compiler.
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dynamic_quantization_of_linear() -> None:
+    import torch.ao.quantization as ao
+    from torch.ao.quantization.quantization_mappings import get_default_dynamic_quant_module_mappings
+
+    net = swap_pointwise(Net()).model.eval()
+    x = torch.randn(2, 3, 9)
+    wanted = net(x)
+    mapping = {**get_default_dynamic_quant_module_mappings(), PointwiseLinear: DynamicPointwiseLinear}
+    quantize: Any = ao.quantize_dynamic
+    quantized = quantize(net, {nn.Linear, PointwiseLinear}, mapping=mapping)
+    assert type(quantized.first) is DynamicPointwiseLinear
+    found = quantized(x)
+    assert not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.05)
+
+
+def test_transformers_conv1d() -> None:
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+    layer = pytorch_utils.Conv1D(4, 6).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    wanted = layer(x)
+    linear = modules.transformers_to_linear(layer)
+    assert linear.weight.shape == (4, 6)
+    assert linear.weight.is_contiguous()
+    close(linear(x), wanted)
+    swaps = swap_pointwise(nn.Sequential(layer))
+    assert type(swaps.model[0]) is nn.Linear  # type: ignore[index]
+    close(swaps.model(x), wanted)
