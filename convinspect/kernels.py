@@ -40,7 +40,7 @@ class Matrix:
     note: str = ""
 
 
-def _effective_bias(layer: Layer) -> Array | None:
+def effective_bias(layer: Layer) -> Array | None:
     """The bias that a forward pass would add; None when there is none, or when it cannot be computed."""
     if layer.bias is None or len(layer.bias.shape) != 1 or "parametrizations.bias.original" in layer.tensors:
         return None
@@ -120,7 +120,7 @@ def load_kernel(layer: Layer) -> Kernel:
         notes.append("stored as (in, out, …); outputs are counted within their group")
     if layer.groups is not None and layer.groups > 1:
         notes.append(f"groups {layer.groups}: each output sees {weight.shape[1]} of {layer.in_width} input channels")
-    bias = _effective_bias(layer)
+    bias = effective_bias(layer)
     if bias is None and "parametrizations.bias.original" in layer.tensors:
         notes.append("its bias is computed by a parametrization that is not recorded in the file")
     if bias is not None and len(bias) != weight.shape[0]:

@@ -79,7 +79,7 @@ def read(tensor: Tensor) -> Array:
     if tensor.numel == 0:
         return np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
     with opened(storage) as fetch:
-        if _dense(tensor):
+        if dense(tensor):
             raw = fetch_bytes(fetch, storage, tensor.offset * itemsize, tensor.numel * itemsize)
             return _strided(_values(raw, tensor), tensor.shape, tensor.stride)
         values = np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
@@ -106,7 +106,7 @@ def blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
     if tensor.numel == 0:
         return
     with opened(storage) as fetch:
-        if _dense(tensor):
+        if dense(tensor):
             yield from _stream(fetch, storage, tensor, elements * itemsize)
         else:
             for _, part in _boxes(fetch, storage, tensor, elements):
@@ -187,7 +187,7 @@ def _strided(values: Array, shape: tuple[int, ...], stride: tuple[int, ...]) -> 
     return view
 
 
-def _dense(tensor: Tensor) -> bool:
+def dense(tensor: Tensor) -> bool:
     """Whether the elements fill one run of the storage, each place once, in whatever order of axes."""
     run = 1
     for stride, size in sorted((s, n) for n, s in zip(tensor.shape, tensor.stride, strict=True) if n > 1):

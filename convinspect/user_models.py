@@ -28,8 +28,8 @@ def modules_of(spec: str) -> dict[str, Module]:
     return {name: _record(name, module) for name, module in model.named_modules()}
 
 
-def built(spec: str) -> nn.Module:
-    """The model itself, on the meta device.
+def built(spec: str, meta: bool = True) -> nn.Module:
+    """The model itself, on the meta device unless it is to be run.
 
     Raises:
         CannotConvert: As `modules_of`.
@@ -46,7 +46,7 @@ def built(spec: str) -> nn.Module:
         make: Any = importlib.import_module(where)
         for part in name.split("."):
             make = getattr(make, part)
-        with torch.device("meta"):
+        with torch.device("meta" if meta else "cpu"):
             model = make()
     except Exception as error:
         # It is the user's code, which may fail in any way.

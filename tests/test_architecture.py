@@ -20,16 +20,19 @@ LAYERS = [
     {"readings"},
     {"groups"},
     {"layers", "stats"},
-    {"kernels", "convert", "pointwise", "carrying"},
-    {"counterparts"},
-    {"matching", "training", "saving", "resaving", "user_models", "modules"},
+    {"tensors", "bits", "pointwise", "carrying"},
+    {"kernels", "convert", "pairs", "outputs", "counterparts"},
+    {"judging", "modules"},
+    {"verify"},
+    {"matching", "training", "saving", "resaving", "user_models"},
+    {"whole_model"},
     {"view"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-# What works on live modules is never loaded for a file.
-LIVE = {"pointwise", "carrying", "counterparts", "modules"}
+# What works on live modules and on outputs; commands that need neither never load it.
+LIVE = {"pointwise", "carrying", "counterparts", "modules", "outputs", "whole_model"}
 
 # The numbers of a matrix that must be turned over are read while the new file is written.
 ALLOWED = {("formats", "numbers")}

@@ -25,6 +25,16 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return found
 
 
+MEASURED = ("verify", "compare")
+"""Commands whose figures are the machine's: rounding differs with its libraries, time with everything."""
+
+
+def without_figures(text: str) -> str:
+    """Words alone: every number is one sign, and how wide columns are does not count."""
+    words = re.sub(r"<?-?\d[\d,.]*(e[+-]?\d+)?", "#", re.sub(r"─+", "─", text))
+    return " ".join(words.split())
+
+
 CASES = [(page.name, command, output) for page in PAGES for command, output in blocks(page)]
 
 
@@ -38,7 +48,11 @@ def test_console_blocks_show_what_the_command_prints(page: str, command: str, ou
     result = subprocess.run(
         [sys.executable, "-m", "convinspect", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert (result.stdout + result.stderr).rstrip() == output.rstrip()
+    shown = (result.stdout + result.stderr).rstrip()
+    if words[1] in MEASURED:
+        assert without_figures(shown) == without_figures(output.rstrip())
+    else:
+        assert shown == output.rstrip()
 
 
 PYTHON = [

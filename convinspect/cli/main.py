@@ -19,6 +19,7 @@ from convinspect import __version__
 from convinspect.cli.convert import convert
 from convinspect.cli.options import ReaderLeft
 from convinspect.cli.shapes import shapes
+from convinspect.cli.verify import verify
 from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
 from convinspect.view.text import safe
@@ -56,7 +57,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
-for _command in (shapes, weights, convert):
+for _command in (shapes, weights, convert, verify):
     app.command(help=_help(_command))(_command)
 
 

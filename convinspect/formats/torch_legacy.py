@@ -71,6 +71,15 @@ def read_torch_legacy(file: File) -> Contents:
     )
 
 
+def object_tree(file: File) -> Walk:
+    """The pickle that describes everything the file holds.
+
+    Raises:
+        BrokenFile: It is cut or malformed.
+    """
+    return walk(file.read, _skip_head(file), file.size)
+
+
 def _skip_head(file: File) -> int:
     """Offset behind the three leading pickles."""
     position = 0

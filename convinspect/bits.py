@@ -1,0 +1,204 @@
+"""Two stored tensors held against each other bit for bit, and what is said of them when they differ.
+
+Bits, not values: NaN payloads and the sign of zero count. Tensors are compared as matrices in the order that a Linear
+keeps, (out, in), so that a convolution, a Linear and transformers' `Conv1D` can be told to hold the same numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convinspect import numbers
+from convinspect.errors import CannotShow, ConvInspectError
+from convinspect.records import ITEMSIZE, Tensor
+from convinspect.storage import Fetch, check_range, opened
+
+Array = npt.NDArray[Any]
+
+_PIECE = 4 << 20
+"""Bytes of each file that are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two tensors of one shape and dtype differ.
+
+    Attributes:
+        count: How many elements.
+        total: Of how many.
+        where: Index of the first.
+        before: Its value in the one.
+        after: Its value in the other.
+    """
+
+    count: int
+    total: int
+    where: tuple[int, ...]
+    before: str
+    after: str
+
+
+def as_matrix(tensor: Tensor, turned: bool) -> Tensor:
+    """A pointwise or Linear weight as (out, in): the same numbers under other strides.
+
+    Args:
+        tensor: Shape (out, in, 1, …), or (in, out) when `turned`.
+        turned: It is stored as transformers' `Conv1D` stores it.
+    """
+    shape, stride = tensor.shape[:2], tensor.stride[:2]
+    if turned:
+        shape, stride = shape[::-1], stride[::-1]
+    return replace(tensor, shape=shape, stride=stride)
+
+
+def same_bits(before: Tensor, after: Tensor) -> bool:
+    """Whether two tensors have one dtype, one shape, and the same bits at each index.
+
+    Raises:
+        ConvInspectError: Numbers of one of them are missing or damaged.
+        CannotShow: They have no plain numbers (sparse, shapes only).
+    """
+    if before.dtype != after.dtype or before.shape != after.shape:
+        return False
+    if before.storage is None or after.storage is None or {before.layout, after.layout} != {"strided"}:
+        raise CannotShow("its numbers are not in the file, only its shape")
+    if not before.numel or _same_place(before, after):
+        return True
+    if _alike(before, after):
+        return all(_equal(a, b) for a, b in zip(_pieces(before), _pieces(after), strict=True))
+    a, b = numbers.read(before), numbers.read(after)
+    return _equal(_raw(a), _raw(b))
+
+
+def _same_place(before: Tensor, after: Tensor) -> bool:
+    return (before.storage, before.offset, before.stride) == (after.storage, after.offset, after.stride)
+
+
+def _alike(before: Tensor, after: Tensor) -> bool:
+    """Whether equal tensors would be equal runs of bytes."""
+    assert before.storage is not None
+    assert after.storage is not None
+    steps = [[s for s, n in zip(one.stride, one.shape, strict=True) if n > 1] for one in (before, after)]
+    swapped = before.storage.byteorder != after.storage.byteorder
+    whole = isinstance(ITEMSIZE.get(before.dtype), int)
+    return steps[0] == steps[1] and not swapped and whole and numbers.dense(before)
+
+
+def _pieces(tensor: Tensor) -> Iterator[Array]:
+    """The tensor's bytes as the file has them. Their CRC is left alone: what equals the other file is not damaged."""
+    storage, itemsize = tensor.storage, int(ITEMSIZE[tensor.dtype])
+    assert storage is not None
+    begin, size = tensor.offset * itemsize, tensor.nbytes
+    check_range(storage, f"tensor {tensor.key}", begin, size)
+    buffer = np.empty(min(size, _PIECE), np.uint8)
+    with opened(storage) as fetch:
+        yield from _filled(fetch, buffer, begin, size)
+
+
+def _filled(fetch: Fetch, buffer: Array, begin: int, size: int) -> Iterator[Array]:
+    for done in range(0, size, len(buffer)):
+        piece = buffer[: size - done]
+        fetch(begin + done, piece.data)
+        yield piece
+
+
+def _equal(a: Array, b: Array) -> bool:
+    """Of bytes, eight at a time where they come in eights."""
+    if len(a) % 8 == 0:
+        return bool((a.view(np.uint64) == b.view(np.uint64)).all())
+    return bool((a == b).all())
+
+
+def _raw(values: Array) -> Array:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def difference(before: Tensor, after: Tensor) -> Difference | None:
+    """Which elements differ, of two tensors of one shape and dtype; None when none does.
+
+    Raises:
+        As `same_bits`; and BrokenFile when a record's CRC-32 says that it is damaged.
+    """
+    a, b = numbers.read(before), numbers.read(after)
+    itemsize = a.dtype.itemsize
+    unequal = (_raw(a).reshape(-1, itemsize) != _raw(b).reshape(-1, itemsize)).any(axis=1)
+    places = np.flatnonzero(unequal)
+    if not len(places):
+        return None
+    where = tuple(int(i) for i in np.unravel_index(places[0], before.shape))
+    return Difference(len(places), a.size, where, *_told_apart(a[where], b[where]))
+
+
+def _told_apart(a: Any, b: Any) -> tuple[str, str]:
+    """Two values as text, with as many digits as tell them apart."""
+    exact = a.dtype.kind in "iub"
+    texts = (str(a.item()), str(b.item())) if exact else _shortest(a, b)
+    if texts[0] != texts[1]:
+        return texts
+    return f"{texts[0]} (bits {_hex(a)})", f"{texts[1]} (bits {_hex(b)})"
+
+
+def _shortest(a: Any, b: Any) -> tuple[str, str]:
+    def told(value: Any, digits: int) -> str:
+        return f"{complex(value):.{digits}g}" if a.dtype.kind == "c" else f"{float(value):.{digits}g}"
+
+    texts = ("", "")
+    for digits in (6, 9, 17):
+        texts = (told(a, digits), told(b, digits))
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
+def _hex(value: Any) -> str:
+    raw: bytes = value.tobytes()
+    return "0x" + (raw[::-1] if sys.byteorder == "little" else raw).hex()
+
+
+def owner_of(wanted: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Name of the first other tensor that holds the very bits of `wanted`."""
+    for name, other in others:
+        try:
+            if same_bits(wanted, other):
+                return name
+        except ConvInspectError:
+            continue
+    return None
+
+
+def relation(before: Tensor, after: Tensor) -> str:
+    """How the numbers of two tensors of one shape and dtype are related, as far as that has a name; "" otherwise.
+
+    Looks for a transposition, for rows in another order, and for one common factor.
+    """
+    a, b = (numbers.read(one) for one in (before, after))
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and _equal(_raw(a.T), _raw(b)):
+        return "it is transposed"
+    if a.ndim == 2 and a.shape[0] > 1 and _same_rows(a, b):
+        return "its rows are in another order"
+    if a.dtype.kind == "f" or str(a.dtype).startswith(("bfloat", "float")):
+        return _common_factor(a.astype(np.float64), b.astype(np.float64))
+    return ""
+
+
+def _same_rows(a: Array, b: Array) -> bool:
+    rows = [sorted(row.tobytes() for row in np.ascontiguousarray(one)) for one in (a, b)]
+    return rows[0] == rows[1]
+
+
+def _common_factor(a: Array, b: Array) -> str:
+    with np.errstate(all="ignore"):
+        ratios = (b / a)[(a != 0) & np.isfinite(a)]
+    if not len(ratios) or not np.isfinite(ratios).all():
+        return ""
+    factor = float(np.median(ratios))
+    # Each product was rounded to the file's dtype, in bfloat16 by up to 2**-8.
+    if abs(factor - 1) > 1e-6 and float(np.max(np.abs(ratios / factor - 1))) < 2**-7 and factor not in (0.0,):
+        return f"it is multiplied by {factor:.6g}"
+    return ""

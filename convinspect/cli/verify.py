@@ -1,0 +1,221 @@
+"""`convinspect verify`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convinspect.cli.options import (
+    FormatOption,
+    OutputOption,
+    RootOption,
+    Sink,
+    WidthOption,
+    complete_layers,
+    naming,
+    reading_progress,
+)
+from convinspect.errors import BrokenFile, CannotConvert, CannotShow, NotThere
+from convinspect.view.format import Format
+
+if TYPE_CHECKING:
+    import torch
+
+    from convinspect.checkpoint import Checkpoint
+    from convinspect.outputs import Inputs
+    from convinspect.verify import Report
+    from convinspect.whole_model import ModelCheck, Trial
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="BEFORE", help="The checkpoint before its conversion.")],
+    after: Annotated[
+        Path | None,
+        typer.Argument(metavar="[AFTER]", help="The checkpoint after; without it BEFORE is converted in memory."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", metavar="GLOB", help="Run only these layers.", autocompletion=complete_layers),
+    ] = None,
+    bits: Annotated[bool, typer.Option("--bits", help="Compare the stored bits only, without PyTorch.")] = False,
+    grad: Annotated[bool, typer.Option("--grad", help="Also compare the gradients of input, weight and bias.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code: also run the whole model."),
+    ] = None,
+    model_after: Annotated[
+        str | None,
+        typer.Option(
+            "--model-after", metavar="PACKAGE.MODULE:CLASS", help="The code for AFTER; else MODEL's layers are swapped."
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", metavar="SHAPE|FILE", help="The model's input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="NAME", help="In which dtype to tell rounding; the file's own by default.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random inputs.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input.")] = 2,
+    length: Annotated[int, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")] = 5,
+    root: RootOption = None,
+    fmt: FormatOption = Format.table,
+    width: WidthOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.
+
+    Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
+    every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
+    inputs, in float64, within the bound that rounding analysis gives. model: with --model, the whole model is loaded
+    strictly and run, before and after. Outputs in float32 differ by rounding; that is told, and is no fault.
+
+    [bold]Examples[/bold]
+
+      convinspect verify model.pt linear.pt
+
+      convinspect verify model.pt
+
+      convinspect verify model.pt linear.pt --model net:PointNet --model-after net:LinearPointNet -i 2x3x1024
+
+      convinspect verify big.safetensors converted.safetensors --bits
+    """
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.judging import Wish
+    from convinspect.verify import verify as compare
+    from convinspect.view.verdicts import verdict_payload, verdict_table
+
+    before = _whole(open_checkpoint(path, root))
+    if model is None and (model_after is not None or inputs):
+        raise CannotConvert("--input and --model-after say how to run a model, and no --model is given")
+    if model is not None and not inputs:
+        raise CannotConvert("--model is to be run and --input does not say on what", "give one, as in --input 2x3x1024")
+    notes: tuple[str, ...] = ()
+    if after is None:
+        with naming(path):
+            other, notes = _in_memory(before, tuple(layer or ()))
+    else:
+        other = _whole(open_checkpoint(after, root if _has_root(after, root) else None))
+    wish = Wish(tuple(layer or ()), None if bits else _inputs(batch, length, seed, device), grad, dtype)
+    total = before.nbytes_on_disk + (0 if after is None else other.nbytes_on_disk)
+    with naming(path), reading_progress(total, "comparing") as advance:
+        report = compare(before, other, wish, advance)
+    report = replace(report, notes=(*notes, *report.notes))
+    if model is not None:
+        from convinspect.whole_model import Trial
+
+        drawn = tuple(_drawn(text, seed + n) for n, text in enumerate(inputs or []))
+        trial = Trial(model, model_after or "", drawn, seed, device, grad)
+        report = replace(report, model=_model(report, before, other, trial))
+    names = (path.name, "converted in memory" if after is None else after.name)
+    Sink(fmt, width, output, f"convinspect verify {path.name}").show(
+        verdict_table(report, names), verdict_payload(report)
+    )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _whole(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, once it is seen to be whole.
+
+    Raises:
+        BrokenFile: It is damaged.
+    """
+    if checkpoint.problems:
+        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
+    return checkpoint
+
+
+def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint as `convert --to linear` would write it, and what that would leave.
+
+    Raises:
+        CannotConvert: There is nothing to convert.
+    """
+    from convinspect.convert import Request, plan
+    from convinspect.layers import find_layers
+    from convinspect.verify import converted_in_memory
+
+    planned = plan(find_layers(before), Request("Linear", names=names))
+    left = [one for one in planned.refusals if not one.done]
+    if not planned.conversions:
+        why = f" ({left[0].name}: {left[0].reason})" if left else ""
+        raise CannotConvert(f"no layer can be converted to Linear{why}", "give the checkpoint to compare with")
+    notes = tuple(f"left as it is: {one.name}: {one.reason}" for one in left)
+    return converted_in_memory(before, planned), notes
+
+
+def _has_root(path: Path, root: str | None) -> bool:
+    """Whether a file has that root; a plain state_dict made of another file's root has not."""
+    from convinspect.checkpoint import open_checkpoint
+
+    return root is not None and any(one.path == root for one in open_checkpoint(path).roots)
+
+
+def _inputs(batch: int, length: int, seed: int, device: str) -> Inputs:
+    """Two inputs for each layer: a single position, and the size asked for.
+
+    Raises:
+        CannotShow: There is no such device.
+    """
+    import torch
+
+    from convinspect.outputs import Inputs
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CannotShow(f"--device {device!r} cannot be used ({reason})", "cpu always can") from None
+    return Inputs(tuple(dict.fromkeys(((1, 1), (batch, length)))), seed, device)
+
+
+def _model(report: Report, before: Checkpoint, after: Checkpoint, trial: Trial) -> ModelCheck:
+    """The whole model, before and after."""
+    from convinspect.whole_model import try_models
+
+    kinds = {one.name: one.after for one in report.layers if one.after != one.before}
+    return try_models(before, after, kinds, trial)
+
+
+def _drawn(text: str, seed: int) -> torch.Tensor:
+    """A model's input, from a file or as random numbers of a shape.
+
+    Raises:
+        CannotShow: It is neither.
+    """
+    from convinspect.whole_model import parse_input
+
+    path = Path(text)
+    if not path.suffix or not path.exists():
+        if path.suffix in (".npy", ".pt", ".pth", ".safetensors"):
+            raise NotThere("there is no such file", path=path)
+        return parse_input(text, seed)
+    import numpy as np
+    import torch
+
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, allow_pickle=False)
+            return _widened(torch.from_numpy(array))
+        except (ValueError, OSError, TypeError, EOFError) as error:
+            raise CannotShow(f"it cannot be read as an array ({error})", "save it with numpy.save", path) from None
+    from convinspect import numbers
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.tensors import as_torch
+
+    tensors = list(open_checkpoint(path).tensors.values())
+    if len(tensors) != 1:
+        raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
+    return _widened(as_torch(numbers.read(tensors[0]), tensors[0].dtype))
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor

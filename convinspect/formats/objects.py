@@ -1,0 +1,180 @@
+"""What a `torch.save` file holds beside its tensors, and whether another file holds the same. Nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convinspect.errors import ConvInspectError
+from convinspect.formats.files import File
+from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
+from convinspect.formats.pickle_walk import Read, reader, walk
+from convinspect.formats.torch_legacy import is_legacy, object_tree
+from convinspect.formats.torch_tensors import tensor_of
+from convinspect.formats.torch_zip import Archive, is_zip
+from convinspect.records import Storage
+
+_PIECE = 1 << 20
+_MOST = 5_000_000
+"""Nodes that are looked at; a file that nests the same containers without end has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """A file's tree, and what reads the stream that it was made of."""
+
+    tree: Any
+    read: Read
+
+
+def read_objects(path: Path) -> Objects | None:
+    """The tree of a `torch.save` file of either age; None for containers that keep no objects beside tensors.
+
+    Raises:
+        ConvInspectError: The file cannot be read.
+    """
+    if path.is_dir():
+        return None
+    with File(path) as file:
+        if is_zip(file.read(0, 64)):
+            archive = Archive(file)
+            if "data.pkl" not in archive.records:
+                return None
+            data = archive.read("data.pkl")
+            return Objects(walk(reader(data), 0, len(data)).value, reader(data))
+        return Objects(object_tree(file).value, _stream_of(path)) if is_legacy(file) else None
+
+
+def _stream_of(path: Path) -> Read:
+    def read(offset: int, size: int) -> bytes:
+        with File(path) as file:
+            return file.read(offset, size)
+
+    return read
+
+
+def first_difference(before: Objects, after: Objects) -> str | None:
+    """Where two trees differ in anything but tensors, as dotted keys with what differs; None when nowhere.
+
+    Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
+    elsewhere, by name. An OrderedDict that became a dict of the same items is no difference.
+    """
+    todo: list[tuple[str, Any, Any]] = [("", before.tree, after.tree)]
+    seen: set[tuple[int, int]] = set()
+    for _ in range(_MOST):
+        if not todo:
+            return None
+        path, a, b = todo.pop()
+        if isinstance(a, _NODES) and (id(a), id(b)) in seen:
+            continue
+        seen.add((id(a), id(b)))
+        if _is_tensor(a) and _is_tensor(b):
+            continue
+        difference = _differs(a, b) or _blobs_differ(a, b, before.read, after.read)
+        if difference is not None:
+            return f"{path or 'the top'}: {difference}"
+        todo += reversed([(f"{path}.{name}" if path else name, one, other) for name, one, other in _parts(a, b)])
+    return "it holds too much to be looked through"
+
+
+_NODES = (Call, Tuple, Dict, Set, Persistent, list)
+
+
+def _is_tensor(node: Any) -> bool:
+    if not isinstance(node, Call):
+        return False
+    try:
+        return tensor_of(node, "", lambda key, nbytes: Storage(Path(), key, nbytes, 0, None)) is not None
+    except ConvInspectError:
+        return False
+
+
+def _is_dict(node: Any) -> bool:
+    """A dict, or an OrderedDict, with or without the attributes that `state_dict()` gives it."""
+    if isinstance(node, Call):
+        return isinstance(node.function, Global) and node.function.qualified == "collections.OrderedDict"
+    return isinstance(node, Dict)
+
+
+def _differs(a: Any, b: Any) -> str | None:
+    """What sets two nodes apart by themselves, without their parts."""
+    if type(a) is not type(b) and _is_dict(a) and _is_dict(b):
+        return None
+    if type(a) is not type(b):
+        return f"a {_kind(a)} became a {_kind(b)}"
+    if isinstance(a, Global):
+        return None if a.qualified == b.qualified else f"{a.qualified} became {b.qualified}"
+    if isinstance(a, Blob):
+        return None if a.length == b.length else f"{a.length:,} bytes became {b.length:,}"
+    if isinstance(a, OutOfBand):
+        return None if a.what == b.what else f"{a.what} became {b.what}"
+    if isinstance(a, Dict):
+        return None
+    if isinstance(a, _NODES):
+        lengths = [[len(part) for part in _sequences(one)] for one in (a, b)]
+        return None if lengths[0] == lengths[1] else "it has other parts"
+    # Equal text rather than equal value, so that NaN equals itself and 1 is not True.
+    texts = [_short(one) for one in (a, b)]
+    return None if a == b or texts[0] == texts[1] else f"{texts[0]} became {texts[1]}"
+
+
+def _blobs_differ(a: Any, b: Any, read_a: Read, read_b: Read) -> str | None:
+    """Whether two long strings that were left in their streams differ."""
+    if isinstance(a, Blob):
+        for done in range(0, a.length, _PIECE):
+            size = min(_PIECE, a.length - done)
+            if read_a(a.start + done, size) != read_b(b.start + done, size):
+                return f"{a.length:,} bytes differ"
+    return None
+
+
+def _kind(node: Any) -> str:
+    if isinstance(node, Call):
+        return node.function.qualified if isinstance(node.function, Global) else "call"
+    return type(node).__name__.lower()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:40]}… ({len(text):,} characters)"
+
+
+def _sequences(node: Any) -> list[list[Any] | tuple[Any, ...]]:
+    if isinstance(node, Call):
+        return [node.states, node.items]
+    if isinstance(node, Tuple | Set):
+        return [node.items]
+    return [node] if isinstance(node, list) else []
+
+
+def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Parts of two nodes that belong together, by name."""
+    if isinstance(a, Dict) or isinstance(b, Dict):
+        yield from _by_key(a.pairs, b.pairs)
+    elif isinstance(a, Persistent):
+        yield "id", a.id, b.id
+    elif isinstance(a, Call):
+        yield "()", a.function, b.function
+        yield "()", a.args, b.args
+        yield "()", a.kwargs, b.kwargs
+        yield from _by_key(a.pairs, b.pairs)
+        yield from _in_order("state", a.states, b.states)
+        yield from _in_order("", a.items, b.items)
+    else:
+        for one, other in zip(_sequences(a), _sequences(b), strict=True):
+            yield from _in_order("", one, other)
+
+
+def _in_order(name: str, a: Iterable[Any], b: Iterable[Any]) -> Iterator[tuple[str, Any, Any]]:
+    return ((name or str(index), one, other) for index, (one, other) in enumerate(zip(a, b, strict=True)))
+
+
+def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """Values of equal keys; of a key in one alone, the value against None, unless it is a tensor."""
+    here, there = ({_short(key): value for key, value in pairs} for pairs in (a, b))
+    for key in dict.fromkeys((*here, *there)):
+        one, other = here.get(key), there.get(key)
+        if not ((key not in there and _is_tensor(one)) or (key not in here and _is_tensor(other))):
+            yield key.strip("'"), one, other

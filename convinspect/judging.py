@@ -1,0 +1,302 @@
+"""One layer before and after → whether it is the same layer, and the first thing that is wrong if it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from convinspect.errors import BrokenFile, CannotShow
+from convinspect.layers import CONVOLUTIONS
+from convinspect.pairs import Pairs
+from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.records import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+    from convinspect.outputs import Agreement, Form, Inputs, Rounding
+
+KINDS = (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D)
+"""Kinds that may become each other."""
+
+_BIASES = ("bias", "bias_orig")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """One layer that was converted, or that differs.
+
+    Attributes:
+        name: The layer.
+        before: Its kind before.
+        after: Its kind after; "" when it is not there.
+        weights_equal: All its tensors hold the same bits.
+        cause: The first thing that is wrong; "" when all is well.
+        outputs: Both run on the same numbers; None where that was not or could not be done.
+        gradients: Of "input", "weight" and "bias"; empty when not asked for.
+        rounding: Both in the file's own dtype, for information.
+        assumed: What had to be taken for granted of stride, padding and groups.
+        note: Why its outputs could not be compared, or "".
+    """
+
+    name: str
+    before: str
+    after: str
+    weights_equal: bool
+    cause: str = ""
+    outputs: Agreement | None = None
+    gradients: Mapping[str, Agreement] = field(default_factory=dict)
+    rounding: Rounding | None = None
+    assumed: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing speaks against it."""
+        return not self.cause
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How layers are to be run.
+
+    Attributes:
+        names: Layers or globs to report on; () for all that were converted or differ.
+        inputs: Sizes, seed and device of the random inputs; None to compare bits alone.
+        gradients: Also compare ∂x, ∂W and ∂b.
+        dtype: In which rounding is told; "" for the file's own.
+    """
+
+    names: tuple[str, ...] = ()
+    inputs: Inputs | None = None
+    gradients: bool = False
+    dtype: str = ""
+
+
+def keys_of(layer: Layer) -> dict[str, str]:
+    """The layer's tensors by the last part of their name → their whole name."""
+    return {leaf: _key(layer.name, leaf) for leaf in layer.tensors}
+
+
+def _key(name: str, leaf: str) -> str:
+    return ".".join(part for part in (name, leaf) if part)
+
+
+def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, frozenset[str]]:
+    """What the stored bits say of one layer.
+
+    Args:
+        layer: Before.
+        other: The layer of that name after, or None.
+        pairs: What became of all tensors.
+
+    Returns:
+        The check, and the names of tensors that `pairs` calls changed, missing or unexpected although nothing is
+        wrong with them (fused norms, groups written out).
+    """
+    keys = keys_of(layer)
+    assumed = (
+        () if layer.groups is not None or layer.kind not in CONVOLUTIONS else ("stride 1", "padding 0", "groups 1")
+    )
+    check = LayerCheck(layer.name, layer.kind, "", False, assumed=assumed)
+    if other is None:
+        return replace(check, cause="it is not there any more"), frozenset()
+    check = replace(check, after=_kind_after(layer, other, pairs))
+    if any(name in pairs.converted for name in keys.values()) and layer.kind not in KINDS:
+        return replace(
+            check, cause=f"a {layer.kind} must keep its shape, which became {other.weight.shape}"
+        ), frozenset()
+    excused = _excused(layer, other, pairs)
+    wrong = [name for name in keys.values() if name in pairs.changed and name not in excused]
+    lost = [name for name in keys.values() if name in pairs.missing and name not in excused]
+    added = [_key(layer.name, leaf) for leaf in other.tensors]
+    added = [name for name in added if name in pairs.unexpected and name not in excused]
+    cause = _moved(layer, other, bool(excused)) or _named(layer, pairs.changed, wrong) or _bias(lost, added)
+    return replace(check, weights_equal=not (wrong or lost or added), cause=cause), excused
+
+
+def _kind_after(layer: Layer, other: Layer, pairs: Pairs) -> str:
+    """The kind after; where shapes alone leave it open, what a conversion gives."""
+    if other.kind in KINDS:
+        turned = layer.kind == TRANSFORMERS_CONV1D and other.kind == TRANSFORMERS_CONV1D
+        # A square one that was turned still looks like what it was beside others that were not.
+        return "Linear" if turned and _key(layer.name, "weight") in pairs.converted else other.kind
+    return "Linear" if layer.kind in KINDS and len(other.weight.shape) == 2 else other.kind
+
+
+def _excused(layer: Layer, other: Layer, pairs: Pairs) -> frozenset[str]:
+    """Tensors that look wrong and are right: a norm's parts and the plain weight they make, groups written out."""
+    plain = _key(layer.name, "weight")
+    if layer.norm and other.norm is None and plain in pairs.unexpected and _same_effective(layer, other):
+        parts = [name for leaf, name in keys_of(layer).items() if leaf not in _BIASES and name in pairs.missing]
+        return frozenset((*parts, plain))
+    if plain in pairs.changed and _is_expanded(layer, other):
+        return frozenset((plain,))
+    return frozenset()
+
+
+def _same_effective(layer: Layer, other: Layer) -> bool:
+    """Whether a plain weight holds the bits that a norm's parts make, computed in float64 and rounded once."""
+    from convinspect import numbers
+
+    made, there = numbers.effective_weight(layer), numbers.read(other.weight)
+    if made.size != there.size or made.dtype != there.dtype or made.shape[:2] != there.shape[:2]:
+        return False
+    return bool(made.reshape(-1).tobytes() == there.reshape(-1).tobytes())
+
+
+def _is_expanded(layer: Layer, other: Layer) -> bool:
+    """Whether a grouped kernel (O, I/groups, 1, …) became its block-diagonal (O, I)."""
+    import numpy as np
+
+    from convinspect import numbers
+
+    shapes = layer.weight.shape, other.weight.shape
+    if not layer.pointwise or layer.norm or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][0] or not shapes[0][1]:
+        return False
+    groups, rest = divmod(shapes[1][1], shapes[0][1])
+    if rest or groups < 2 or layer.groups not in (None, groups) or shapes[0][0] % groups:
+        return False
+    small, large = (
+        numbers.read(one.weight).reshape(shape[:2]) for one, shape in zip((layer, other), shapes, strict=True)
+    )
+    wanted = np.zeros_like(large)
+    rows, columns = shapes[0][0] // groups, shapes[0][1]
+    for group in range(groups):
+        block = slice(group * rows, (group + 1) * rows)
+        wanted[block, group * columns : (group + 1) * columns] = small[block]
+    return bool(wanted.tobytes() == np.ascontiguousarray(large).tobytes())
+
+
+def _moved(layer: Layer, other: Layer, expanded: bool) -> str:
+    """Stride, padding or groups that the one has and the other has not, where they are known."""
+    if layer.kind not in CONVOLUTIONS or other.kind not in KINDS:
+        return ""
+    dims = len(layer.kernel_size)
+    for what, one, there in (
+        ("stride", layer.stride, other.stride),
+        ("padding", layer.padding, other.padding),
+        ("groups", layer.groups, other.groups),
+    ):
+        default: Any = {"stride": (1,) * dims, "padding": (0,) * dims, "groups": 1}[what]
+        if one is None or (what == "groups" and expanded) or (isinstance(one, str) and layer.pointwise):
+            continue
+        if other.kind in CONVOLUTIONS and there is None:
+            # Another state_dict, which records none of them.
+            continue
+        if one != (default if there is None else there):
+            shown = one if not isinstance(one, tuple) or len(set(one)) > 1 else one[0]
+            return f"its {what}={shown} is ignored"
+    return ""
+
+
+def _named(layer: Layer, changed: Mapping[str, str], wrong: list[str]) -> str:
+    """The cause of the first tensor that differs, weights before the rest."""
+    keys = keys_of(layer)
+    for leaf, name in sorted(keys.items(), key=lambda item: item[0] in _BIASES):
+        if name in wrong:
+            return f"{leaf or 'it'}: {changed[name]}"
+    return ""
+
+
+def _bias(lost: list[str], added: list[str]) -> str:
+    for name in lost:
+        leaf = name.rpartition(".")[2]
+        return "its bias was dropped" if leaf in _BIASES else f"its {leaf} is missing"
+    for name in added:
+        leaf = name.rpartition(".")[2]
+        return "it has a bias that was not there" if leaf in _BIASES else f"it has a {leaf} that was not there"
+    return ""
+
+
+# --------------------------------------------------------------------------------------------------- outputs
+
+
+def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: Wish) -> LayerCheck:
+    """The check with both layers' outputs, and gradients when asked for.
+
+    Raises:
+        ConvInspectError: Bytes are missing or damaged.
+    """
+    if wish.inputs is None or other is None or layer.kind not in KINDS or check.after not in KINDS:
+        return check
+    if layer.kind in CONVOLUTIONS and not layer.pointwise:
+        return check if check.cause else replace(check, note="same bits; only pointwise layers are run")
+    import torch
+
+    from convinspect import outputs
+    from convinspect.tensors import torch_dtype
+
+    forms = (_form(layer, layer.kind), _form(other, check.after))
+    try:
+        weights, biases = _numbers(layer, other, check, forms, wish.inputs.device)
+    except CannotShow as error:
+        return replace(check, note=f"its outputs cannot be compared: {error.problem}")
+    channels = _channels(forms[0], weights[0])
+    if _channels(forms[1], weights[1]) != channels:
+        takes = f"it takes {_channels(forms[1], weights[1])} channels, and took {channels}"
+        return check if check.cause else replace(check, cause=takes)
+    own = torch_dtype(wish.dtype or layer.weight.dtype)
+    xs = outputs.inputs_for(channels, own, wish.inputs)
+    try:
+        with torch.no_grad():
+            found = outputs.compare_outputs(forms, weights, biases, xs)
+            rounding = None if check.cause else outputs.rounding(forms, weights, biases, xs[-1], own)
+            check = replace(check, outputs=found, rounding=rounding)
+        if wish.gradients:
+            check = replace(check, gradients=outputs.compare_gradients(forms, weights, biases, xs))
+    except ValueError as error:
+        return check if check.cause else replace(check, cause=f"it gives {error}")
+    return check if check.cause else replace(check, cause=_beyond(check))
+
+
+def _beyond(check: LayerCheck) -> str:
+    found = {"outputs": check.outputs, **{f"gradients of {name}": one for name, one in check.gradients.items()}}
+    for what, one in found.items():
+        if one is not None and not one.ok:
+            return f"its {what} differ by {one.difference:.3g}, where rounding explains {one.bound:.3g}"
+    return ""
+
+
+def _form(layer: Layer, kind: str) -> Form:
+    from convinspect.outputs import Form
+
+    if kind not in CONVOLUTIONS:
+        return Form(kind)
+    dims = int(kind[4])
+    padding = (0,) * dims if layer.padding is None or isinstance(layer.padding, str) else layer.padding
+    return Form(kind, layer.stride or (1,) * dims, padding, layer.groups or 1)
+
+
+def _channels(form: Form, weight: torch.Tensor) -> int:
+    """Input channels."""
+    return weight.shape[0] if form.kind == TRANSFORMERS_CONV1D else weight.shape[1] * form.groups
+
+
+def _numbers(
+    layer: Layer, other: Layer, check: LayerCheck, forms: tuple[Form, Form], device: str
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """Weights as stored and biases, before and after; those after are not read again where their bits are equal."""
+    weight, bias = _weight_and_bias(layer, device)
+    if check.weights_equal and layer.norm == other.norm and layer.groups in (None, 1):
+        matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
+        matrix = matrix.reshape(matrix.shape[:2]) if weight.dim() > 2 else matrix
+        after = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(other.weight.shape)
+        return (weight, after), (bias, bias)
+    there, its_bias = _weight_and_bias(other, device)
+    return (weight, there), (bias, its_bias)
+
+
+def _weight_and_bias(layer: Layer, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    from convinspect import numbers
+    from convinspect.kernels import effective_bias
+    from convinspect.tensors import as_torch
+
+    weight = as_torch(numbers.effective_weight(layer), layer.weight.dtype).to(device)
+    if weight.dim() < 2:
+        raise BrokenFile(f"layer {layer.name}: its weight has {weight.dim()} dimensions")
+    bias = effective_bias(layer)
+    if bias is None or layer.bias is None:
+        return weight, None
+    return weight, as_torch(bias, layer.bias.dtype).to(device)

@@ -1,0 +1,304 @@
+"""One layer, before and after: both are run on the same numbers, and their results held against a derived bound.
+
+Every weight is raised to float64, which is exact for all dtypes up to it. There both results may differ from the
+exact one by no more than rounding allows (Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed. 2002,
+section 3.1): a sum of n products, in any order, with or without fused operations, has an error of at most γₙ Σ|xᵢwᵢ|,
+with γₙ = n·u / (1 − n·u) and u = 2⁻⁵³. Two right results are therefore at most 2·γₙ·(|x||W|ᵀ + |b|) apart, n being
+the number of products and the bias. Products below the normal range lose up to 2⁻¹⁰²² each, also where a backend
+flushes them to zero, and that is allowed for.
+
+In the file's own dtype both are run too, but as information: some backends sum in less than float32, so that no
+bound that can be derived holds for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+UNIT = 2.0**-53
+"""Unit roundoff of float64."""
+TINY = 2.0**-1022
+_CHUNK = 1 << 18
+"""Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
+
+Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a layer computes.
+
+    Attributes:
+        kind: "Conv1d", "Conv2d", "Conv3d", "Linear" or "Conv1D (transformers)".
+        stride: Of a convolution, the same for all dimensions.
+        padding: Likewise.
+        groups: Of a convolution.
+    """
+
+    kind: str
+    stride: tuple[int, ...] = (1,)
+    padding: tuple[int, ...] | str = (0,)
+    groups: int = 1
+
+    @property
+    def simple(self) -> bool:
+        """One matrix at each position, so that rows of it can be run by themselves."""
+        return self.groups == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Random inputs of one layer: (batch, length) of each, and the seed."""
+
+    sizes: tuple[tuple[int, int], ...] = ((1, 1), (2, 5))
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two results are apart.
+
+    Attributes:
+        difference: Largest |before − after|.
+        bound: What rounding allows where the difference is largest against it.
+        share: Largest difference ÷ bound; at most 1 where all is well.
+        undecided: Results that hold Inf or NaN, or whose bound overflows: no difference can be told there.
+    """
+
+    difference: float = 0.0
+    bound: float = 0.0
+    share: float = 0.0
+    undecided: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Within the bound everywhere."""
+        return self.share <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Both results in one dtype against float64: what users see when they compare outputs. Information, no verdict."""
+
+    dtype: str
+    difference: float
+    before_max: float
+    before_rms: float
+    after_max: float
+    after_rms: float
+
+
+def operation(form: Form) -> Operation:
+    """The layer as a function of x (N, C, L), weight as stored and bias, giving (N, O, L')."""
+    if form.kind == "Linear":
+        return lambda x, w, b: functional.linear(x.mT, w, b).mT
+    if form.kind.startswith("Conv1D"):
+        return _transposed_linear
+    dims = int(form.kind[4])
+    conv: Any = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dims]
+
+    def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+        # (N, C, L) → (N, C, L, 1, …)
+        wide = x.reshape(*x.shape, *(1,) * (dims - 1))
+        y: torch.Tensor = conv(wide, w, b, form.stride, form.padding, 1, form.groups)
+        return y.flatten(2)
+
+    return run
+
+
+def _transposed_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    rows = x.mT.reshape(-1, w.shape[0])
+    y = rows @ w if b is None else torch.addmm(b, rows, w)
+    return y.reshape(x.shape[0], x.shape[2], w.shape[1]).mT
+
+
+def inputs_for(channels: int, dtype: torch.dtype, inputs: Inputs) -> list[torch.Tensor]:
+    """Random (N, C, L) in float64, each number one that `dtype` holds exactly."""
+    generator = torch.Generator().manual_seed(inputs.seed)
+    made = (torch.randn(batch, channels, length, generator=generator) for batch, length in inputs.sizes)
+    # float8 is too coarse for inputs; float32 holds what is drawn.
+    kept = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float32
+    return [x.to(kept).to(inputs.device, torch.float64) for x in made]
+
+
+def compare_outputs(
+    forms: tuple[Form, Form],
+    weights: tuple[torch.Tensor, torch.Tensor],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    xs: list[torch.Tensor],
+) -> Agreement:
+    """Run both in float64.
+
+    Args:
+        forms: Before and after.
+        weights: As stored, in any dtype; the same object twice where their bits are equal.
+        biases: (O,) or None.
+        xs: Inputs (N, C, L) in float64.
+
+    Raises:
+        ValueError: The two give results of different shapes.
+    """
+    worst = Agreement()
+    terms = _matrix(forms[0], weights[0]).shape[1] + 1
+    for parts in _row_chunks(forms, weights, biases):
+        (w, b), (v, c) = parts
+        for x in xs:
+            before, after = operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)
+            if before.shape != after.shape:
+                raise ValueError(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
+            size = operation(forms[0])(x.abs(), w.abs(), None if b is None else b.abs())
+            worst = _worse(worst, agreement(before, after, size, terms))
+    return worst
+
+
+def _row_chunks(
+    forms: tuple[Form, Form],
+    weights: tuple[torch.Tensor, torch.Tensor],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor | None]]]:
+    """(weight, bias) of before and after in float64, some output channels at a time."""
+    outputs = weights[0].shape[1] if forms[0].kind.startswith("Conv1D") else weights[0].shape[0]
+    step = max(1, _CHUNK * outputs // max(1, weights[0].numel()))
+    if not (forms[0].simple and forms[1].simple):
+        step = max(1, outputs)
+    for start in range(0, outputs, step):
+        rows = slice(start, start + step)
+        chunk = []
+        for form, weight, bias in zip(forms, weights, biases, strict=True):
+            part = weight[:, rows] if form.kind.startswith("Conv1D") else weight[rows]
+            chunk.append((_wide(part), None if bias is None else _wide(bias[rows])))
+        yield chunk
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64 (complex128); every dtype up to it is raised exactly."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def gamma(terms: int) -> float:
+    """γₙ = n·u / (1 − n·u), Higham's (3.1), in float64."""
+    return terms * UNIT / (1 - terms * UNIT)
+
+
+def agreement(before: torch.Tensor, after: torch.Tensor, size: torch.Tensor, terms: int) -> Agreement:
+    """Hold two results of any one shape against each other.
+
+    Args:
+        before: One result in float64.
+        after: The other.
+        size: The same sums over absolute values, |x||W|ᵀ + |b|.
+        terms: Most products and biases in one sum.
+    """
+    if not before.numel():
+        return Agreement()
+    # The sums over absolute values are rounded too.
+    bound = 2 * gamma(terms) * size / (1 - gamma(terms)) + 2 * terms * TINY
+    apart = (before - after).abs()
+    known = torch.isfinite(bound) & torch.isfinite(apart)
+    share = torch.where(known, apart / bound, 0)
+    # Inf or NaN in one result alone is a difference, unless sums of that size overflow by themselves.
+    lopsided = torch.isfinite(bound) & ~torch.isfinite(apart)
+    place = int(share.argmax())
+    return Agreement(
+        float(torch.where(known, apart, 0).max()),
+        float(bound.flatten()[place]),
+        math.inf if bool(lopsided.any()) else float(share.max()),
+        int((~known).sum()),
+    )
+
+
+def _worse(a: Agreement, b: Agreement) -> Agreement:
+    most = a if a.share >= b.share and a.bound else b
+    return Agreement(max(a.difference, b.difference), most.bound, most.share, a.undecided + b.undecided)
+
+
+def compare_gradients(
+    forms: tuple[Form, Form],
+    weights: tuple[torch.Tensor, torch.Tensor],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    xs: list[torch.Tensor],
+) -> dict[str, Agreement]:
+    """∂x, ∂W and ∂b of Σ g·y in float64, g random, against the same bound: each is a sum of products too.
+
+    The number of terms is O/groups for ∂x, and N·L' for ∂W and ∂b.
+    """
+    found: dict[str, Agreement] = {}
+    for x in xs:
+        terms = max(_matrix(forms[0], weights[0]).shape[0], x.shape[0] * _positions(forms[0], x)) + 1
+        before = _gradients(forms[0], weights[0], biases[0], x, positive=False)
+        after = _gradients(forms[1], weights[1], biases[1], x, positive=False)
+        sizes = _gradients(forms[0], weights[0], biases[0], x, positive=True)
+        for name in before:
+            one, other, size = before[name], after[name], sizes[name]
+            if name == "weight":
+                one, size = (_matrix(forms[0], tensor) for tensor in (one, size))
+                other = _matrix(forms[1], other)
+            worst = agreement(one, other, size, terms)
+            found[name] = _worse(found[name], worst) if name in found else worst
+    return found
+
+
+def _positions(form: Form, x: torch.Tensor) -> int:
+    """Most positions of an output: those of the input, and what padding adds in each dimension."""
+    widths = [0] if isinstance(form.padding, str) else form.padding
+    return math.prod((x.shape[2] if n == 0 else 1) + 2 * width for n, width in enumerate(widths))
+
+
+def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
+    return weight.mT if form.kind.startswith("Conv1D") else weight.reshape(weight.shape[:2])
+
+
+def _gradients(
+    form: Form, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor, positive: bool
+) -> dict[str, torch.Tensor]:
+    """By name: "input" (N, C, L), "weight" as stored, "bias" (O,); of absolute values when `positive`."""
+    leaves = {"input": x, "weight": _wide(weight)} | ({} if bias is None else {"bias": _wide(bias)})
+    leaves = {name: (one.abs() if positive else one).detach().requires_grad_() for name, one in leaves.items()}
+    y = operation(form)(leaves["input"], leaves["weight"], leaves.get("bias"))
+    generator = torch.Generator().manual_seed(1)
+    g = torch.randn(y.shape, generator=generator).to(y)
+    return dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), g.abs() if positive else g), strict=True))
+
+
+def rounding(
+    forms: tuple[Form, Form],
+    weights: tuple[torch.Tensor, torch.Tensor],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    x: torch.Tensor,
+    dtype: torch.dtype,
+) -> Rounding | None:
+    """Both in `dtype` against float64 on one input (N, C, L); None where PyTorch cannot compute in it."""
+    try:
+        found = [
+            operation(form)(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).double()
+            for form, weight, bias in zip(forms, weights, biases, strict=True)
+        ]
+    except (RuntimeError, NotImplementedError):
+        return None
+    exact = torch.cat([operation(forms[0])(x, w, b) for (w, b), _ in _row_chunks(forms, weights, biases)], dim=1)
+    before, after = (y - exact for y in found)
+    return Rounding(
+        str(dtype).removeprefix("torch."),
+        _largest(found[0] - found[1]),
+        _largest(before),
+        _rms(before),
+        _largest(after),
+        _rms(after),
+    )
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    finite = tensor[torch.isfinite(tensor)]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _rms(tensor: torch.Tensor) -> float:
+    finite = tensor[torch.isfinite(tensor)]
+    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0

@@ -1,0 +1,158 @@
+"""Two checkpoints → their tensors in pairs: which are the same, which were converted, which differ and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
+from convinspect.errors import CannotShow
+from convinspect.records import ITEMSIZE, Tensor
+
+LOOKED_THROUGH = 2_000
+"""Most tensors that are read in search of a wrong one's true owner."""
+
+
+@dataclass(slots=True)
+class Pairs:
+    """What became of each tensor of one root, by clean name.
+
+    Attributes:
+        same: Not one bit or size differs.
+        converted: Another shape, the same numbers.
+        changed: Differs, with the cause.
+        missing: In the first checkpoint only.
+        unexpected: In the second only.
+        unread: Equal as far as the file tells, but without numbers in it (shapes only, sparse, meta).
+    """
+
+    same: list[str] = field(default_factory=list)
+    converted: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def pair_up(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    turned: tuple[frozenset[str], frozenset[str]],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Pairs:
+    """Hold every tensor of `before` against that of the same name in `after`.
+
+    Args:
+        before: By clean name.
+        after: By clean name.
+        turned: Names of weights that are stored transposed, as transformers' `Conv1D` does, in either.
+        progress: Told of bytes that were compared.
+
+    Raises:
+        ConvInspectError: Bytes of one of the files are missing or damaged.
+    """
+    found = Pairs(unexpected=[name for name in after if name not in before])
+    for name, tensor in before.items():
+        other = after.get(name)
+        progress(tensor.nbytes)
+        if other is None:
+            found.missing.append(name)
+            continue
+        try:
+            cause = _compare(tensor, other, (name in turned[0], name in turned[1]), before)
+        except CannotShow:
+            facts = [(one.shape, one.dtype, one.layout) for one in (tensor, other)]
+            if facts[0] == facts[1]:
+                found.unread.append(name)
+            else:
+                found.changed[name] = f"{_facts(tensor)} became {_facts(other)}"
+            continue
+        if cause is None:
+            found.same.append(name)
+        elif cause == "":
+            found.converted.append(name)
+        else:
+            found.changed[name] = cause
+    return found
+
+
+def _facts(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tensor.shape}" + ("" if tensor.layout == "strided" else f" ({tensor.layout})")
+
+
+def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
+    """None when nothing differs, "" when only the shape does as a conversion may, and otherwise the cause."""
+    if before.dtype != after.dtype:
+        return _narrowed(before, after)
+    if before.shape == after.shape:
+        return _same_shape(before, after, turned, others)
+    if not (_is_matrix(before) and _is_matrix(after)):
+        return f"its shape {before.shape} became {after.shape}"
+    one, other = as_matrix(before, turned[0]), as_matrix(after, turned[1])
+    if one.shape == other.shape and same_bits(one, other):
+        return ""
+    if one.shape == other.shape[::-1] and same_bits(one, as_matrix(other, turned=True)):
+        return f"it is transposed: {one.shape} is wanted, and {after.shape} is there"
+    if before.shape[:2] == after.shape[1::-1] and _same_order(before, after):
+        return f"its numbers are as before under the turned shape {after.shape}, so rows are mixed up"
+    if one.shape == other.shape:
+        return _cause(one, other, others)
+    return f"its shape {before.shape} became {after.shape}, which no reshaping explains"
+
+
+def _same_shape(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
+    square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
+    if same_bits(before, after):
+        if turned == (True, False) and square and not _symmetric(before):
+            return "it is transposed: still (in, out) as before, while the other layers are (out, in) now"
+        return None
+    if square and turned[0] and same_bits(as_matrix(before, turned=True), after):
+        return ""
+    return _cause(before, after, others)
+
+
+def _symmetric(tensor: Tensor) -> bool:
+    return same_bits(tensor, as_matrix(tensor, turned=True))
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return len(tensor.shape) >= 2 and all(size == 1 for size in tensor.shape[2:])
+
+
+def _same_order(before: Tensor, after: Tensor) -> bool:
+    """Whether two matrices are the same run of numbers, row after row."""
+    flat = [replace(one, shape=(one.numel,), stride=(1,)) for one in (before, after)]
+    in_rows = all(one.stride[:2] == (one.shape[1], 1) for one in (before, after))
+    return in_rows and same_bits(*flat)
+
+
+def _narrowed(before: Tensor, after: Tensor) -> str:
+    sizes = [ITEMSIZE.get(one.dtype, 0) for one in (before, after)]
+    how = "narrowed" if sizes[1] < sizes[0] else "changed"
+    return f"its dtype was {how} from {before.dtype} to {after.dtype}"
+
+
+def _cause(before: Tensor, after: Tensor, others: Mapping[str, Tensor]) -> str:
+    """Why two tensors of one shape and dtype differ, in a few words.
+
+    Raises:
+        BrokenFile: One of them is damaged, which then is the cause.
+    """
+    found = difference(before, after)
+    if found is None:
+        return "its bytes differ where none of its numbers do"
+    place = f"{list(found.where)}: {found.before} became {found.after}"
+    if found.count == 1:
+        return f"1 of {found.total:,} numbers differs, at {place}"
+    same_kind = (
+        (name, as_matrix(one, turned=False) if _is_matrix(one) and len(one.shape) > len(after.shape) else one)
+        for name, one in list(others.items())[:LOOKED_THROUGH]
+        if one is not before
+    )
+    owner = owner_of(after, same_kind) if found.count > found.total // 2 else None
+    if owner is not None:
+        return f"it holds the numbers of {owner}"
+    named = relation(before, after) if found.count > found.total // 2 else ""
+    if named:
+        return f"{named}; {found.count:,} of {found.total:,} numbers differ"
+    return f"{found.count:,} of {found.total:,} numbers differ, first at {place}"

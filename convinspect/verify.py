@@ -1,0 +1,203 @@
+"""Two checkpoints, before and after a conversion → whether they hold the same model, how far that is proved, why not.
+
+Three strengths, each beyond the one before: the stored bits, each layer's outputs, the whole model's outputs (which
+`whole_model` adds). The report names the strength it reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.convert import Plan
+from convinspect.formats.objects import first_difference, read_objects
+from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
+from convinspect.layers import find_layers, select
+from convinspect.pairs import Pairs, pair_up
+from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
+from convinspect.records import Contents, Layer
+
+if TYPE_CHECKING:
+    from convinspect.whole_model import ModelCheck
+
+Strength = Literal["bits", "layer", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        before: What was opened.
+        after: What it was held against.
+        layers: Layers that were converted or differ, in stored order.
+        missing: Tensors of `before` that are not in `after`.
+        unexpected: Tensors of `after` that are not in `before`.
+        changed: Tensors and objects that should be as they were, with the cause.
+        unchanged: Number of tensors that are the same to the bit and in shape.
+        notes: What was not compared, and what else a user should know.
+        model: The whole model, when it was run.
+    """
+
+    before: str
+    after: str
+    layers: tuple[LayerCheck, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
+    unchanged: int = 0
+    notes: tuple[str, ...] = ()
+    model: ModelCheck | None = None
+
+    @property
+    def ok(self) -> bool:
+        """No difference was found."""
+        differs = self.missing or self.unexpected or self.changed or not all(one.ok for one in self.layers)
+        return not differs and (self.model is None or not self.model.cause)
+
+    @property
+    def strength(self) -> Strength:
+        """The strongest proof that covers all that was converted."""
+        if self.model is not None and not self.model.cause:
+            return "model"
+        return "layer" if self.layers and all(one.outputs is not None for one in self.layers) else "bits"
+
+    @property
+    def cause(self) -> str:
+        """The first thing that is wrong, with its name; "" when all is well."""
+        for one in self.layers:
+            if one.cause:
+                return f"layer {one.name or '(root)'}: {one.cause}"
+        for name, cause in self.changed.items():
+            return f"{name}: {cause}"
+        for names, what in ((self.missing, "is missing"), (self.unexpected, "was not there before")):
+            for name in names:
+                return f"{name} {what}"
+        return self.model.cause if self.model is not None else ""
+
+
+def converted_in_memory(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
+    """The checkpoint as it would be after a plan, its tensors reading the same file under other shapes."""
+    edits = {id(edit.tensor): edit for edit in plan.edits}
+    tensors = tuple(
+        tensor
+        if id(tensor) not in edits
+        else replace(tensor, shape=edits[id(tensor)].shape, stride=edits[id(tensor)].stride)
+        for tensor in checkpoint.root.tensors
+    )
+    root = replace(checkpoint.root, tensors=tensors, modules={})
+    return Checkpoint(Contents(checkpoint.path, checkpoint.format, (root,), checkpoint.nbytes_on_disk))
+
+
+def verify(
+    before: Checkpoint, after: Checkpoint, wish: Wish, progress: Callable[[int], None] = lambda done: None
+) -> Report:
+    """Hold two checkpoints against each other: bits first, then outputs of each converted layer.
+
+    Args:
+        before: The one.
+        after: The other.
+        wish: How layers are to be run.
+        progress: Told of bytes that were compared.
+
+    Raises:
+        NotThere: A name matches no layer.
+        ConvInspectError: Bytes of one of the files are missing or damaged.
+    """
+    layers = find_layers(before)
+    others = {layer.name: layer for layer in find_layers(after)}
+    asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
+    turned = (_turned(layers), _turned(_truly_turned(layers, others)))
+    pairs = pair_up(before.tensors, after.tensors, turned, progress)
+    checks, excused = [], set[str]()
+    for layer in layers:
+        if (asked is not None and layer.name in asked) or _is_touched(layer, others.get(layer.name), pairs):
+            check, forgiven = judge(layer, others.get(layer.name), pairs)
+            excused |= forgiven
+            if check.cause or asked is None or layer.name in asked:
+                checks.append(run(check, layer, others.get(layer.name), wish))
+    notes = [f"{len(pairs.unread)} tensors have no numbers in the file; their shapes are equal"] if pairs.unread else []
+    changed = {name: cause for name, cause in pairs.changed.items() if name not in excused}
+    missing = [name for name in pairs.missing if name not in excused]
+    unexpected = [name for name in pairs.unexpected if name not in excused]
+    if before.path != after.path:
+        _beside(before, after, changed, missing, notes)
+    return Report(
+        str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def _is_touched(layer: Layer, other: Layer | None, pairs: Pairs) -> bool:
+    """Whether any of its tensors was converted, differs, went or came."""
+    names = set(keys_of(layer).values())
+    if (
+        not names.isdisjoint(pairs.converted)
+        or not names.isdisjoint(pairs.changed)
+        or not names.isdisjoint(pairs.missing)
+    ):
+        return True
+    return other is not None and not set(keys_of(other).values()).isdisjoint(pairs.unexpected)
+
+
+def _truly_turned(layers: Iterable[Layer], others: Mapping[str, Layer]) -> Iterable[Layer]:
+    """Layers after that are transformers' `Conv1D`: they were before, or are called so. A bias as long as the wrong
+    side alone is what a Linear has that was transposed by mistake.
+    """
+    before = {layer.name for layer in layers if layer.kind == TRANSFORMERS_CONV1D}
+    return (one for one in others.values() if one.name in before or last_word(one.name) in GPT2_NAMES)
+
+
+def _turned(layers: Iterable[Layer]) -> frozenset[str]:
+    """Names of weights that are stored as (in, out)."""
+    return frozenset(
+        keys_of(one)["weight"] for one in layers if one.kind == TRANSFORMERS_CONV1D and "weight" in one.tensors
+    )
+
+
+def _beside(
+    before: Checkpoint, after: Checkpoint, changed: dict[str, str], missing: list[str], notes: list[str]
+) -> None:
+    """What lies in the files beside the model: other roots, metadata, other objects. Adds to the last three."""
+    _other_roots(before, after, changed, missing, notes)
+    if before.metadata != after.metadata and "safetensors" in before.format and "safetensors" in after.format:
+        changed["__metadata__"] = "the file's metadata differs"
+    if before.root.path != after.root.path or len({_container(one) for one in (before, after)}) > 1:
+        notes.append("the files are of different kinds, so objects beside the tensors were not compared")
+        return
+    objects = [read_objects(one.path) for one in (before, after)]
+    if objects[0] is not None and objects[1] is not None:
+        found = first_difference(objects[0], objects[1])
+        if found is not None:
+            place, _, what = found.partition(": ")
+            changed[place] = f"an object beside the tensors differs: {what}"
+
+
+def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
+    """What keeps objects in its own way: the format, and whether modules or plain dictionaries hold the tensors."""
+    return checkpoint.format.partition(" ")[0], bool(checkpoint.root.modules)
+
+
+def _other_roots(
+    before: Checkpoint, after: Checkpoint, changed: dict[str, str], missing: list[str], notes: list[str]
+) -> None:
+    there = {root.path: root for root in after.roots}
+    for root in before.roots:
+        if root.path == before.root.path or before.root.path.startswith("."):
+            continue
+        other = there.get(root.path)
+        if other is None and len(after.roots) == 1:
+            notes.append(
+                f"root {root.path} ({len(root.tensors)} tensors) is not in {after.path.name}, a plain state_dict"
+            )
+        elif other is None:
+            missing.append(f"root {root.path}")
+        else:
+            here, beyond = ({tensor.key: tensor for tensor in one.tensors} for one in (root, other))
+            found = pair_up(here, beyond, (frozenset(), frozenset()))
+            changed |= {f"{root.path}.{name}": cause for name, cause in found.changed.items()}
+            missing += [f"{root.path}.{name}" for name in found.missing]
+            if found.converted:
+                notes.append(f"{len(found.converted)} tensors of {root.path} were converted too")

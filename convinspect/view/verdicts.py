@@ -1,0 +1,202 @@
+"""A verification's report → the table, the summary and the JSON of `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from convinspect.judging import LayerCheck
+from convinspect.verify import Report
+from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.view.table import Cell, Column, Styled, Table
+from convinspect.view.text import count
+
+if TYPE_CHECKING:
+    from convinspect.outputs import Agreement, Rounding
+
+_LISTED = 5
+"""Names that are listed before the rest is counted."""
+
+_COLUMNS = (
+    Column("layer", style=NAME, priority=100, elide=True, key="name"),
+    Column("before", priority=70, style=QUIET, key="before"),
+    Column("after", priority=70, key="after"),
+    Column("bits", priority=90, key="weights_equal"),
+    Column("outputs differ by", "right", priority=80, key="max_abs_diff"),
+    Column("of bound", "right", priority=75, key="share"),
+    Column("rounding", "right", priority=50, style=QUIET, key="rounding"),
+    Column("result", priority=95, wrap=True, key="cause", min_width=24),
+)
+
+
+def verdict_table(report: Report, names: tuple[str, str]) -> Table:
+    """Every layer that was converted or differs, then what else differs, then the verdict.
+
+    Args:
+        report: What was found.
+        names: What the two sides are called.
+    """
+    return Table(
+        _COLUMNS if report.layers else (),
+        [_row(check) for check in report.layers],
+        title=f"{names[0]} → {names[1]}",
+        summary=(*_listed(report), *_model_lines(report), *_verdict(report)),
+        notes=tuple(_notes(report)),
+        raw=[_raw(check) for check in report.layers],
+    )
+
+
+def _row(check: LayerCheck) -> tuple[Cell, ...]:
+    bits = Styled("equal", GOOD) if check.weights_equal else Styled("differ", BAD)
+    result = Styled(check.cause, BAD) if check.cause else Styled(check.note or "same", WARN if check.note else GOOD)
+    apart, share = ("–", "–") if check.outputs is None else (_figure(check.outputs.difference), _share(check.outputs))
+    rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
+    return (check.name or "(root)", check.before, check.after, bits, apart, share, rounding, result)
+
+
+def _figure(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def _share(outputs: Agreement) -> str:
+    if outputs.share > 1:
+        return "beyond"
+    return (
+        "0 %" if outputs.share == 0 else "<1 %" if outputs.share < 0.01 else f"{outputs.share:.0%}".replace("%", " %")
+    )
+
+
+def _raw(check: LayerCheck) -> tuple[object, ...]:
+    found, rounding = check.outputs, check.rounding
+    return (
+        check.name, check.before, check.after, check.weights_equal, None if found is None else found.difference,
+        None if found is None else found.share, None if rounding is None else rounding.difference, check.cause,
+    )  # fmt: skip
+
+
+def _listed(report: Report) -> Iterable[Cell]:
+    inside = {check.name for check in report.layers}
+    changed = [f"{name}: {cause}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside]
+    for what, names in (("missing", report.missing), ("unexpected", report.unexpected), ("changed", changed)):
+        if names:
+            more = f" and {count(len(names) - _LISTED)} more" if len(names) > _LISTED else ""
+            yield (Styled(f"{what}: ", BAD), Styled(", ".join(names[:_LISTED]) + more))
+
+
+def _model_lines(report: Report) -> Iterable[Cell]:
+    if report.model is None:
+        return
+    worst = sorted(report.model.outputs.items(), key=lambda item: -item[1][0] / (item[1][1] or 1))
+    for place, (apart, most) in worst[:_LISTED]:
+        style = GOOD if apart <= most else BAD
+        explained = f" apart, rounding explains {_figure(most)}"
+        yield (Styled(f"model {place}: "), Styled(_figure(apart), style), Styled(explained))
+    if len(worst) > _LISTED:
+        yield f"and {count(len(worst) - _LISTED)} more outputs, each closer"
+
+
+def _verdict(report: Report) -> Iterable[Cell]:
+    if not report.ok:
+        yield (Styled("different", BAD), Styled(f" · {report.cause}"))
+        return
+    yield (Styled("equal", GOOD), Styled(f" · strength: {report.strength}"))
+    number = len(report.layers)
+    layers = f"{count(number)} layer{'s' * (number != 1)} converted: " if number else ""
+    proved = {
+        "bits": "every number is the same",
+        "layer": "the same numbers and the same outputs",
+        "model": "the same numbers, and the whole model gives the same outputs",
+    }[report.strength]
+    yield f"{layers}{proved} · {count(report.unchanged)} tensors unchanged"
+
+
+def _notes(report: Report) -> Iterable[str]:
+    if any(check.outputs is not None for check in report.layers):
+        yield "outputs: in float64; bound: 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there"
+    roundings = [check.rounding for check in report.layers if check.rounding is not None]
+    if roundings:
+        yield _rounding_line(roundings)
+    grads = [one for check in report.layers for one in check.gradients.values()]
+    if grads:
+        worst = max(grads, key=lambda one: one.share)
+        yield (
+            f"gradients: of input, weight and bias, at most {_figure(worst.difference)} apart,"
+            f" {_share(worst)} of the bound"
+        )
+    undecided = sum(check.outputs.undecided for check in report.layers if check.outputs is not None)
+    if undecided:
+        yield f"{count(undecided)} outputs are Inf or NaN, or too large for a bound; there only the bits were compared"
+    if any(check.assumed for check in report.layers):
+        end = "" if report.strength == "model" else "; others would not be seen at this strength"
+        yield f"assumed: stride 1, padding 0, groups 1, which a state_dict does not record{end}"
+    yield from report.notes
+    if report.model is not None:
+        yield from (f"model: {note}" for note in report.model.notes)
+
+
+def _rounding_line(roundings: Sequence[Rounding]) -> str:
+    names = ", ".join(dict.fromkeys(one.dtype for one in roundings))
+    before, after = max(one.before_max for one in roundings), max(one.after_max for one in roundings)
+    rms = max(one.before_rms for one in roundings), max(one.after_rms for one in roundings)
+    return (
+        f"rounding in {names}, no fault: apart by that much; off float64 by {_figure(before)} before and"
+        f" {_figure(after)} after (RMS {_figure(rms[0])}, {_figure(rms[1])})"
+    )
+
+
+def verdict_payload(report: Report) -> dict[str, Any]:
+    """The JSON of `verify`."""
+    payload: dict[str, Any] = {
+        "before": report.before,
+        "after": report.after,
+        "ok": report.ok,
+        "strength": report.strength,
+        "cause": report.cause,
+        "layers": [_check_payload(check) for check in report.layers],
+        "missing": list(report.missing),
+        "unexpected": list(report.unexpected),
+        "changed": [{"name": name, "cause": cause} for name, cause in report.changed.items()],
+        "unchanged": report.unchanged,
+        "notes": list(report.notes),
+    }
+    if report.model is not None:
+        payload["model"] = {
+            "outputs": [
+                {"name": place, "max_abs_diff": apart, "bound": most, "ok": apart <= most}
+                for place, (apart, most) in report.model.outputs.items()
+            ],
+            "cause": report.model.cause,
+            "notes": list(report.model.notes),
+        }
+    return payload
+
+
+def _check_payload(check: LayerCheck) -> dict[str, Any]:
+    found = check.outputs
+    payload: dict[str, Any] = {
+        "name": check.name,
+        "before": check.before,
+        "after": check.after,
+        "weights_equal": check.weights_equal,
+        "max_abs_diff": None if found is None else found.difference,
+        "bound": None if found is None else found.bound,
+        "share": None if found is None else found.share,
+        "ok": check.ok,
+        "cause": check.cause,
+        "assumed": list(check.assumed),
+        "note": check.note,
+    }
+    if check.gradients:
+        payload["gradients"] = {
+            name: {"max_abs_diff": one.difference, "bound": one.bound, "ok": one.ok}
+            for name, one in check.gradients.items()
+        }
+    rounding = check.rounding
+    if rounding is not None:
+        payload["rounding"] = {
+            "dtype": rounding.dtype,
+            "max_abs_diff": rounding.difference,
+            "before": {"max": rounding.before_max, "rms": rounding.before_rms},
+            "after": {"max": rounding.after_max, "rms": rounding.after_rms},
+        }
+    return payload

@@ -1,0 +1,302 @@
+"""The whole model, before and after, in the user's own code: strict loading, then outputs (and gradients) in float64.
+
+A deep model has no bound on its rounding that would be worth deriving. But rounding errors grow with the unit
+roundoff: what float32 is off by, float64 is off by about 2⁻²⁹ of (Higham 2002, chapter 3: forward errors are of first
+order in u). So the model is run once in float32 too, and the two models may differ in float64 by 2¹⁰ times 2⁻²⁹ of that
+error, and by 2¹⁰ roundoffs of the largest output. Where the model computes in less than float64 inside whatever it is
+given, that is noticed, and the two may only be held to four times the float32 error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinspect import numbers
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import CannotConvert, CannotShow
+from convinspect.modules import swap_pointwise
+from convinspect.tensors import as_torch
+from convinspect.user_models import built
+
+_SLACK = 2.0**10
+_FLOAT32_TO_64 = 2.0**-29
+_TARGETS = {"Linear": "linear", "Conv1d": "conv1d", "Conv2d": "conv2d", "Conv3d": "conv3d"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """The whole model's outputs, before and after.
+
+    Attributes:
+        outputs: By the output's place, the largest difference in float64 and the most that rounding explains.
+        cause: The first thing that is wrong; "" when all is well.
+        notes: What a user should know of how it was run.
+    """
+
+    outputs: Mapping[str, tuple[float, float]]
+    cause: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How to run a model.
+
+    Attributes:
+        model: `package.module:Class_or_factory` for the file before.
+        model_after: The same for the file after; "" to swap layers of `model`.
+        inputs: The forward call's arguments, in order; floating ones in float64.
+        seed: Set before every run, so that random layers draw the same.
+        device: Where to run.
+        gradients: Also compare gradients of the parameters.
+    """
+
+    model: str
+    model_after: str
+    inputs: tuple[torch.Tensor, ...]
+    seed: int = 0
+    device: str = "cpu"
+    gradients: bool = False
+
+
+def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], trial: Trial) -> ModelCheck:
+    """Load both strictly and run them.
+
+    Args:
+        before: Weights before.
+        after: Weights after.
+        kinds: Layers that were converted, with their kind after.
+        trial: How.
+
+    Raises:
+        CannotConvert: A model cannot be built, does not take the file before, or fails on these inputs.
+    """
+    first = built(trial.model, meta=False)
+    problem = _load(first, before)
+    if problem:
+        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {problem}")
+    second = built(trial.model_after or trial.model, meta=False)
+    if not trial.model_after:
+        _swap(second, kinds)
+    problem = _load(second, after)
+    if problem:
+        into = trial.model_after or f"{trial.model} with its layers swapped"
+        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {problem}")
+    rough = _run(first.float(), trial, torch.float32, trial.model)
+    low: set[str] = set()
+    one = _run(first.double(), trial, torch.float64, trial.model, low)
+    other = _run(second.double(), trial, torch.float64, trial.model_after or trial.model, low)
+    return _compared(one, other, rough, _notes(low, trial))
+
+
+def _notes(low: set[str], trial: Trial) -> tuple[str, ...]:
+    notes = [f"eval mode, seed {trial.seed}, on {trial.device}"]
+    if low:
+        notes.append(
+            f"the model computes in {', '.join(sorted(low))} inside, so it is held to that dtype's rounding only"
+        )
+    return tuple(notes)
+
+
+def _load(model: nn.Module, checkpoint: Checkpoint) -> str:
+    """Load strictly; "" or what does not fit."""
+    wanted = model.state_dict()
+    stored = {tensor.key: tensor for tensor in checkpoint.root.tensors}
+    # Wrappers' prefixes are kept where the model has them too.
+    tensors = (
+        stored
+        if len(stored.keys() & wanted.keys()) >= len(checkpoint.tensors.keys() & wanted.keys())
+        else checkpoint.tensors
+    )
+    try:
+        state = {key: as_torch(numbers.read(tensor), tensor.dtype) for key, tensor in tensors.items()}
+    except CannotShow as error:
+        raise error.at(checkpoint.path) from None
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        return "; ".join(lines[:2]) + (f" (and {len(lines) - 2} more)" if len(lines) > 2 else "")
+    return ""
+
+
+def _swap(model: nn.Module, kinds: Mapping[str, str]) -> None:
+    """Give the named layers their new kind.
+
+    Raises:
+        CannotConvert: One of them cannot be swapped.
+    """
+    for kind in dict.fromkeys(kinds.values()):
+        names = {name for name, one in kinds.items() if one == kind}
+        if kind not in _TARGETS:
+            raise CannotConvert(f"layers became {kind}, which is not swapped here", "give --model-after")
+        swaps = swap_pointwise(model, _TARGETS[kind], lambda name, module, names=names: name in names)  # type: ignore[arg-type, misc]
+        if swaps.left:
+            one = swaps.left[0]
+            raise CannotConvert(f"layer {one.name} of the model cannot be swapped: {one.reason}", "give --model-after")
+        lost = names - {one.name for one in swaps.swapped}
+        if lost:
+            raise CannotConvert(f"the model has no layer {sorted(lost)[0]} to swap", "give --model-after")
+
+
+class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the floating dtypes below float64 in which operators give their results."""
+
+    def __init__(self, found: set[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(one, torch.Tensor) and one.is_floating_point() and one.dtype != torch.float64:
+                self.found.add(str(one.dtype).removeprefix("torch."))
+        return result
+
+
+def _run(
+    model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """The model's outputs, and gradients when asked for, by their place."""
+    model = model.to(trial.device).eval()
+    inputs = [x.to(trial.device, dtype) if x.is_floating_point() else x.to(trial.device) for x in trial.inputs]
+    torch.manual_seed(trial.seed)
+    try:
+        with torch.set_grad_enabled(trial.gradients):
+            if low is None:
+                result = model(*inputs)
+            else:
+                with _LowerDtypes(low):
+                    result = model(*inputs)
+        found = dict(leaves(result))
+        if not found:
+            raise CannotConvert(f"{spec} gives no tensors to compare")
+        return found | (_gradients(model, found) if trial.gradients else {})
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+        text = str(error).strip().splitlines()
+        raise CannotConvert(
+            f"{spec} cannot be run on these inputs ({type(error).__name__}: {text[0] if text else ''})", "check --input"
+        ) from None
+
+
+def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of Σ g·y over all floating outputs, g random, by parameter; each as (out, in) where it is pointwise."""
+    generator = torch.Generator().manual_seed(1)
+    total = None
+    for y in outputs.values():
+        if y.requires_grad:
+            part = (torch.randn(y.shape, generator=generator).to(y) * y).sum()
+            total = part if total is None else total + part
+    if total is None:
+        return {}
+    names = dict(model.named_parameters())
+    grads = torch.autograd.grad(total, list(names.values()), allow_unused=True)
+    turned = {f"{name}.weight" for name, one in model.named_modules() if type(one).__name__ == "Conv1D"}
+    return {
+        f"gradient of {name}": _as_matrix(grad, name in turned)
+        for name, grad in zip(names, grads, strict=True)
+        if grad is not None
+    }
+
+
+def _as_matrix(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
+    flat = tensor.squeeze() if tensor.dim() < 2 else tensor.reshape(*tensor.shape[:2], -1).squeeze(-1)
+    return flat.mT if turned else flat
+
+
+def leaves(result: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors in a model's result, with their place in its tuples, lists, dictionaries and dataclasses."""
+    if isinstance(result, torch.Tensor):
+        yield place or "output", result
+    elif isinstance(result, Mapping):
+        for key, value in result.items():
+            yield from leaves(value, f"{place}.{key}" if place else str(key))
+    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
+        for one in dataclasses.fields(result):
+            yield from leaves(getattr(result, one.name), f"{place}.{one.name}" if place else one.name)
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        for index, value in enumerate(result):
+            yield from leaves(value, f"{place}.{index}" if place else str(index))
+
+
+def _compared(
+    one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], rough: Mapping[str, torch.Tensor],
+    notes: tuple[str, ...],
+) -> ModelCheck:  # fmt: skip
+    """Each output against the other model's, and against what float32 is off by."""
+    found: dict[str, tuple[float, float]] = {}
+    cause = ""
+    if list(one) != list(other):
+        odd = sorted(set(one) ^ set(other)) or list(other)
+        return ModelCheck({}, f"the two models give different outputs: {odd[0]}", notes)
+    for place, before in one.items():
+        after = other[place]
+        if before.shape != after.shape:
+            return ModelCheck(
+                found, f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after", notes
+            )
+        apart = _apart(before, after)
+        found[place] = (apart, _most(before, rough.get(place), len(notes) > 1))
+        if not cause and not apart <= found[place][1]:
+            cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
+    return ModelCheck(found, cause, notes)
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference; Inf where one alone is not finite. Equal Inf and NaN are no difference."""
+    a, b = _comparable(a), _comparable(b)
+    same = (a == b) | (torch.isnan(a) & torch.isnan(b))
+    apart = torch.where(same, 0, (a - b).abs())
+    return float(torch.nan_to_num(apart, nan=float("inf")).max()) if apart.numel() else 0.0
+
+
+def _comparable(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor if tensor.is_complex() else tensor.double()
+
+
+def _most(exact: torch.Tensor, rough: torch.Tensor | None, coarse: bool) -> float:
+    if not exact.is_floating_point():
+        return 0.0
+    wide = _comparable(exact)
+    size = float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
+    error = _apart(exact, rough) if rough is not None and rough.shape == exact.shape else size * 2.0**-20
+    if error == float("inf"):
+        error = size * 2.0**-20
+    if coarse:
+        return 4 * error + _SLACK * 2.0**-53 * size
+    return _SLACK * (_FLOAT32_TO_64 * error + 2.0**-53 * size)
+
+
+def parse_input(text: str, seed: int) -> torch.Tensor:
+    """Random numbers of a shape and dtype such as "2x64x1024", "2x16:int64" or "2x16:int64:50257".
+
+    Args:
+        text: Sizes joined by x; then, after colons, the dtype (float32 by default) and, for integers, one more than
+            the largest (2 by default).
+        seed: Of the numbers.
+
+    Raises:
+        CannotShow: It is none of these.
+    """
+    sizes, _, rest = text.partition(":")
+    name, _, most = rest.partition(":")
+    dtype = getattr(torch, name or "float32", None)
+    parts = sizes.lower().split("x")
+    if not isinstance(dtype, torch.dtype) or not all(part.isdigit() for part in parts) or (most and not most.isdigit()):
+        raise CannotShow(
+            f"--input {text!r} is neither a file nor a shape", "write it as 2x64x1024, 2x16:int64 or 2x16:int64:1000"
+        )
+    shape = [int(part) for part in parts]
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point or dtype.is_complex:
+        drawn = torch.randn(shape, generator=generator)
+        return drawn.to(dtype).to(torch.complex128 if dtype.is_complex else torch.float64)
+    return torch.randint(0, int(most or 2), shape, generator=generator).to(dtype)

@@ -1,0 +1,584 @@
+"""`verify`: right conversions pass, whatever their numbers; each kind of fault fails with its cause named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from convinspect import outputs
+from convinspect.bits import difference, relation, same_bits
+from convinspect.checkpoint import open_checkpoint
+from convinspect.convert import Request, plan
+from convinspect.judging import Wish
+from convinspect.layers import find_layers
+from convinspect.outputs import Form, Inputs
+from convinspect.saving import save_edits
+from convinspect.verify import Report, converted_in_memory, verify
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+State = dict[str, Any]
+
+
+def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
+    """What `verify` finds, in outputs too unless told otherwise."""
+    one = open_checkpoint(before)
+    wished = Wish(**{"inputs": Inputs(), **wish})
+    if after is None:
+        planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
+        return verify(one, converted_in_memory(one, planned), wished)
+    return verify(one, open_checkpoint(after), wished)
+
+
+def held(tmp_path: Path, before: Any, after: Any, **wish: Any) -> Report:
+    """The report on two objects, saved."""
+    torch.save(before, tmp_path / "before.pt")
+    torch.save(after, tmp_path / "after.pt")
+    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **wish)
+
+
+def net() -> State:
+    torch.manual_seed(0)
+    layers = OrderedDict(
+        conv1=nn.Conv1d(6, 6, 1), conv2=nn.Conv1d(6, 4, 1), conv3=nn.Conv1d(6, 4, 1), bn=nn.BatchNorm1d(4)
+    )
+    return dict(nn.Sequential(layers).state_dict())
+
+
+def converted(state: State) -> State:
+    return {key: value.squeeze(-1).clone() if value.dim() == 3 else value.clone() for key, value in state.items()}
+
+
+def edited(change: Callable[[State], None]) -> State:
+    state = converted(net())
+    change(state)
+    return state
+
+
+# --------------------------------------------------------------------------------------------- what must fail
+
+
+def one_ulp(state: State) -> None:
+    weight = state["conv2.weight"]
+    weight[2, 3] = torch.nextafter(weight[2, 3], torch.tensor(9.0))
+
+
+def one_percent(state: State) -> None:
+    state["conv2.weight"] *= 1.01
+
+
+def one_element_by_one_percent(state: State) -> None:
+    state["conv2.weight"][1, 1] *= 1.01
+
+
+def transposed(state: State) -> None:
+    state["conv1.weight"] = state["conv1.weight"].T.contiguous()
+
+
+def transposed_not_square(state: State) -> None:
+    state["conv2.weight"] = state["conv2.weight"].T.contiguous()
+
+
+def mixed_up(state: State) -> None:
+    state["conv2.weight"] = state["conv2.weight"].reshape(6, 4)
+
+
+def bias_dropped(state: State) -> None:
+    del state["conv2.bias"]
+
+
+def bias_of_a_neighbour(state: State) -> None:
+    state["conv2.bias"] = state["conv3.bias"].clone()
+
+
+def weight_of_a_neighbour(state: State) -> None:
+    state["conv2.weight"] = state["conv3.weight"].clone()
+
+
+def narrowed(state: State) -> None:
+    state["conv2.weight"] = state["conv2.weight"].half()
+
+
+def rows_swapped(state: State) -> None:
+    state["conv2.weight"] = state["conv2.weight"].flip(0)
+
+
+def other_tensor(state: State) -> None:
+    state["bn.running_mean"][1] += 1
+
+
+def counter(state: State) -> None:
+    state["bn.num_batches_tracked"] += 1
+
+
+def sign_of_zero(state: State) -> None:
+    state["bn.running_mean"][2] = -0.0
+
+
+def key_lost(state: State) -> None:
+    del state["bn.running_var"]
+
+
+def key_added(state: State) -> None:
+    state["bn.extra"] = torch.zeros(2)
+
+
+def layer_lost(state: State) -> None:
+    del state["conv3.weight"], state["conv3.bias"]
+
+
+def width_lost(state: State) -> None:
+    state["conv2.weight"] = state["conv2.weight"][:, :5].clone()
+
+
+FAULTS = [
+    (one_ulp, "conv2: weight: 1 of 24 numbers differs, at [2, 3]"),
+    (one_percent, "multiplied by 1.01"),
+    (one_element_by_one_percent, "1 of 24 numbers differs, at [1, 1]"),
+    (transposed, "layer conv1: weight: it is transposed"),
+    (transposed_not_square, "layer conv2: weight: it is transposed"),
+    (mixed_up, "rows are mixed up"),
+    (bias_dropped, "layer conv2: its bias was dropped"),
+    (bias_of_a_neighbour, "layer conv2: bias: it holds the numbers of conv3.bias"),
+    (weight_of_a_neighbour, "layer conv2: weight: it holds the numbers of conv3.weight"),
+    (narrowed, "layer conv2: weight: its dtype was narrowed from float32 to float16"),
+    (rows_swapped, "its rows are in another order"),
+    (other_tensor, "layer bn: running_mean: 1 of 4 numbers differs, at [1]"),
+    (counter, "layer bn: num_batches_tracked: 1 of 1 numbers differs, at []: 0 became 1"),
+    (sign_of_zero, "0 became -0"),
+    (key_lost, "layer bn: its running_var is missing"),
+    (key_added, "bn.extra was not there before"),
+    (layer_lost, "layer conv3: it is not there any more"),
+    (width_lost, "no reshaping explains"),
+]
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
+@pytest.mark.parametrize("bits_only", [False, True])
+def test_each_fault_is_seen_and_named(
+    tmp_path: Path, fault: Callable[[State], None], cause: str, bits_only: bool
+) -> None:
+    found = held(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
+    assert not found.ok
+    assert cause in found.cause
+
+
+def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
+    found = held(tmp_path, net(), converted(net()))
+    assert found.ok, found.cause
+    assert found.strength == "layer"
+    assert [one.name for one in found.layers] == ["conv1", "conv2", "conv3"]
+    assert found.unchanged == len(net()) - 3
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"stride": 2}, "its stride=2 is ignored"),
+        ({"padding": 1}, "its padding=1 is ignored"),
+        ({"groups": 2}, "its groups=2 is ignored"),
+    ],
+)
+def test_what_a_whole_model_records_must_not_be_ignored(tmp_path: Path, options: Any, cause: str) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
+    after = {key.replace("0.", "0."): value.squeeze(-1) for key, value in model.state_dict().items()}
+    found = held(tmp_path, model, after)
+    assert cause in found.cause
+
+
+def test_a_fault_far_below_float32_noise_is_still_beyond_the_bound() -> None:
+    """The outputs alone, without the bits, show one ulp of one weight in a layer of 2,048 inputs."""
+    torch.manual_seed(0)
+    before = torch.randn(16, 2048, 1)
+    after = before.squeeze(-1).clone()
+    after[3, 5] = torch.nextafter(after[3, 5], torch.tensor(9.0))
+    xs = outputs.inputs_for(2048, torch.float32, Inputs())
+    found = outputs.compare_outputs((Form("Conv1d"), Form("Linear")), (before, after), (None, None), xs)
+    assert found.share > 1
+
+
+def test_wrong_gradients_are_seen() -> None:
+    torch.manual_seed(0)
+    before, bias = torch.randn(4, 6, 1), torch.randn(4)
+    xs = outputs.inputs_for(6, torch.float32, Inputs())
+    forms = (Form("Conv1d"), Form("Linear"))
+    found = outputs.compare_gradients(forms, (before, before.squeeze(-1) * 1.0001), (bias, bias), xs)
+    assert {name: one.ok for name, one in found.items()} == {"input": False, "weight": True, "bias": True}
+
+
+# --------------------------------------------------------------------------------------------- what must pass
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_right_conversions_raise_no_alarm(data: st.DataObject) -> None:
+    """Widths to 4,096, every floating dtype, any magnitude, subnormals, zeros, Inf and NaN in the weights."""
+    seed = data.draw(st.integers(0, 2**31))
+    generator = torch.Generator().manual_seed(seed)
+    wide_in = data.draw(st.one_of(st.integers(1, 64), st.sampled_from([255, 1024, 4096])))
+    wide_out = data.draw(st.integers(1, 9))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    scale = 10.0 ** data.draw(st.integers(-320, 300) if dtype == torch.float64 else st.integers(-46, 38))
+    weight = (torch.randn(wide_out, wide_in, generator=generator, dtype=torch.float64) * scale).to(dtype).float()
+    if dtype == torch.float64:
+        weight = torch.randn(wide_out, wide_in, generator=generator, dtype=torch.float64) * scale
+    for value in data.draw(
+        st.lists(st.sampled_from([0.0, -0.0, float("inf"), float("-inf"), float("nan")]), max_size=2)
+    ):
+        weight[seed % wide_out, seed % wide_in] = value
+    weight = weight.to(dtype)
+    bias = (
+        (torch.randn(wide_out, generator=generator) * min(scale, 1e30)).to(dtype) if data.draw(st.booleans()) else None
+    )
+    sizes = ((1, 1), (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))))
+    xs = outputs.inputs_for(wide_in, dtype, Inputs(sizes, seed))
+    dims = data.draw(st.integers(1, 3))
+    turned = data.draw(st.booleans())
+    forms = (
+        Form("Conv1D (transformers)") if turned else Form(f"Conv{dims}d", (1,) * dims, (0,) * dims),
+        Form("Linear"),
+    )
+    before = weight.T if turned else weight.reshape(wide_out, wide_in, *(1,) * dims)
+    found = outputs.compare_outputs(forms, (before, weight), (bias, bias), xs)
+    assert found.ok, found
+    grads = outputs.compare_gradients(forms, (before, weight), (bias, bias), xs)
+    assert all(one.ok for one in grads.values()), grads
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_files_converted_by_the_command_verify(tmp_path: Path, data: st.DataObject) -> None:
+    """Any bits in any dtype, both containers."""
+    dtype = data.draw(st.sampled_from([*DTYPES, torch.int8]))
+    wide_in, wide_out = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
+    size = wide_out * wide_in * dtype.itemsize
+    raw = torch.tensor(list(data.draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
+    state = {"conv.weight": raw.view(dtype).reshape(wide_out, wide_in, 1), "conv.bias": torch.zeros(wide_out).to(dtype)}
+    suffix = data.draw(st.sampled_from([".pt", ".safetensors"]))
+    source, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, source)
+    one = open_checkpoint(source)
+    planned = plan(find_layers(one), Request("Linear", names=("conv",)))
+    target.unlink(missing_ok=True)
+    save_edits(one, planned.edits, target, lambda done: None)
+    found = report_of(source, target)
+    assert found.ok, found.cause
+
+
+@pytest.mark.parametrize("name", ["pointnet_stnkd.pt", "weight_norm_old.pt", "weight_norm_parametrized.pt", "tied.pt",
+                                  "spectral_norm_old.pt", "spectral_norm_parametrized.pt", "pruned.pt", "dtypes.pt",
+                                  "legacy_views.pt", "adamw.pt", "lightning.ckpt", "views.pt"])  # fmt: skip
+def test_fixtures_verify_in_memory(name: str) -> None:
+    found = report_of(FIXTURES / name, gradients=True)
+    assert found.ok, found.cause
+
+
+@pytest.mark.parametrize("name", ["gpt2_names.pt", "gpt2_names.safetensors"])
+def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path: Path, name: str) -> None:
+    before = open_checkpoint(FIXTURES / name)
+    planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
+    assert planned.conversions
+    found = verify(before, converted_in_memory(before, planned), Wish(inputs=Inputs()))
+    assert found.ok, found.cause
+    assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
+
+
+def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -> None:
+    before = {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
+              "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
+    right = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in before.items()}
+    assert held(tmp_path, before, right).ok
+    wrong = {**right, "c_proj.weight": before["c_proj.weight"]}
+    assert "c_proj: weight: it is transposed: still (in, out)" in held(tmp_path, before, wrong).cause
+
+
+def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
+    from convinspect.resaving import resave
+
+    source = FIXTURES / "weight_norm_old.pt"
+    before = open_checkpoint(source)
+    layers = find_layers(before)
+    resave(before, plan(layers, Request("Linear")), [one for one in layers if one.norm], tmp_path / "fused.pt")
+    found = report_of(source, tmp_path / "fused.pt")
+    assert found.ok, found.cause
+    assert any(one.outputs is not None for one in found.layers)
+    conv = nn.Sequential(nn.Conv1d(6, 4, 1, groups=2))
+    block_diag: Any = torch.block_diag
+    blocks = block_diag(*conv.state_dict()["0.weight"].squeeze(-1).detach().chunk(2))
+    assert held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    blocks = blocks.clone()
+    blocks[0, 5] = 1e-9
+    assert not held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+
+
+# --------------------------------------------------------------------------------------------- beside the tensors
+
+
+def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
+    before: Any = {"state_dict": net(), "epoch": 3, "config": {"lr": 0.1, "tags": ["a", float("nan")]}}
+    after = {**before, "state_dict": converted(net())}
+    assert held(tmp_path, before, after).ok
+    worse = copy.deepcopy(after)
+    worse["config"]["tags"][0] = "b"
+    assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in held(tmp_path, before, worse).cause
+    lost = {key: value for key, value in after.items() if key != "epoch"}
+    assert "epoch" in held(tmp_path, before, lost).cause
+
+
+def test_optimizer_state_counts(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 4, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(2, 6, 5)).sum().backward()
+    optimizer.step()
+    before = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(before, tmp_path / "a.pt")
+    subprocess.run([sys.executable, "-m", "convinspect", "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt",
+                    "--to", "linear"], check=True, capture_output=True)  # fmt: skip
+    found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert found.ok, found.cause
+    assert any("2 tensors of optimizer were converted too" in note for note in found.notes)
+    after = torch.load(tmp_path / "b.pt")
+    after["optimizer"]["state"][0]["exp_avg"][1, 1] += 1
+    torch.save(after, tmp_path / "b.pt")
+    found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert "optimizer.state.0.exp_avg" in found.cause
+
+
+def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> None:
+    found = held(tmp_path, {"model": net(), "ema": net()}, converted(net()))
+    assert found.ok, found.cause
+    assert any("ema" in note for note in found.notes)
+    assert any("not compared" in note for note in found.notes)
+
+
+def test_safetensors_metadata_counts(tmp_path: Path) -> None:
+    save_file(net(), tmp_path / "a.safetensors", {"who": "me"})
+    save_file(converted(net()), tmp_path / "b.safetensors", {"who": "you"})
+    assert "metadata" in report_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors").cause
+
+
+def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
+    before = {"emb.weight": torch.randn(9, 4)}
+    assert "must keep its shape" in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+
+
+# --------------------------------------------------------------------------------------------- bits
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_bits_are_those_that_torch_holds(tmp_path: Path, data: st.DataObject) -> None:
+    """Any two views of any dtype: equal bits as PyTorch sees them, whatever strides and storages say."""
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]))
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    size = data.draw(st.integers(0, 1))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    a = torch.randint(0, 2, shape, generator=generator).to(dtype)
+    b = a.clone()
+    if size:
+        b.view(-1)[data.draw(st.integers(0, a.numel() - 1))] = 1
+    order = data.draw(st.permutations(range(len(shape))))
+    b = b.permute(*order).contiguous().permute(*[order.index(i) for i in range(len(shape))])
+    torch.save({"x": a}, tmp_path / "a.pt")
+    torch.save({"x": b}, tmp_path / "b.pt")
+    one, other = (open_checkpoint(tmp_path / f"{name}.pt").tensors["x"] for name in "ab")
+    assert same_bits(one, other) == torch.equal(a, b)
+    found = difference(one, other)
+    assert (found.count if found else 0) == int((a != b).sum())
+
+
+def test_nan_payloads_count_and_equal_nans_do_not_differ(tmp_path: Path) -> None:
+    a = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
+    b = torch.tensor([0x7FC00000, 0x7FC00002], dtype=torch.int32).view(torch.float32)
+    assert held(tmp_path, {"x": a}, {"x": a.clone()}).ok
+    found = held(tmp_path, {"x": a}, {"x": b})
+    assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in found.cause
+
+
+def test_a_relation_is_named_only_where_it_holds(tmp_path: Path) -> None:
+    torch.save({"a": torch.randn(4, 4), "b": torch.randn(4, 4)}, tmp_path / "x.pt")
+    tensors = open_checkpoint(tmp_path / "x.pt").tensors
+    assert relation(tensors["a"], tensors["b"]) == ""
+
+
+# --------------------------------------------------------------------------------------------- whole models
+
+CODE = """
+import torch
+from torch import nn
+from convinspect.modules import swap_pointwise
+
+class Net(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.conv = nn.Conv1d(6, 4, 1, **options)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 3)
+    def forward(self, x):
+        y = self.norm(self.conv(x)).relu()
+        return {"y": self.head(y.mean(-1)), "all": (y, y.argmax(1))}
+
+def linear():
+    return swap_pointwise(Net(), where="conv").model
+
+def strided():
+    return Net(stride=2)
+
+class Noisy(Net):
+    def forward(self, x):
+        return super().forward(x + torch.randn_like(x))
+
+class Inner(Net):
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).float().softmax(1).to(x.dtype).mean(-1))
+
+def wrong():
+    net = swap_pointwise(Net(), where="conv").model
+    net.norm.eps = 1e-4
+    return net
+
+def none():
+    return None
+
+class Picky(Net):
+    def forward(self, x, mask):
+        return x
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "their_code.py").write_text(CODE)
+    namespace: dict[str, Any] = {}
+    exec(CODE, namespace)
+    torch.manual_seed(3)
+    state = namespace["Net"]().state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    torch.save({k: v.squeeze(-1) if v.dim() == 3 else v for k, v in state.items()}, tmp_path / "b.pt")
+    return tmp_path
+
+
+def command(folder: Path, *words: str) -> tuple[int, Any]:
+    result = subprocess.run(
+        [sys.executable, "-m", "convinspect", "verify", *words, "--format", "json"],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr
+    return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr
+
+
+@pytest.mark.parametrize("after", [[], ["--model-after", "their_code:linear"]])
+@pytest.mark.parametrize("grad", [[], ["--grad"]])
+def test_the_whole_model_is_run(models: Path, after: list[str], grad: list[str]) -> None:
+    code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Net", *after, "-i", "2x6x9", *grad)
+    assert (code, found["strength"]) == (0, "model"), found
+    assert {"y", "all.0", "all.1"} <= {one["name"] for one in found["model"]["outputs"]}
+    assert ("gradient of conv.weight" in {one["name"] for one in found["model"]["outputs"]}) == bool(grad)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--model", "their_code:Net", "--model-after", "their_code:wrong"], "y differs by"),
+        (["--model", "their_code:Net", "--model-after", "their_code:Net"], "does not load strictly"),
+        (["--model", "their_code:strided"], "has shape"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_seen(models: Path, words: list[str], cause: str) -> None:
+    if words[1].endswith("strided"):
+        words = [*words, "--model-after", "their_code:linear"]
+    code, found = command(models, "a.pt", "b.pt", *words, "-i", "2x6x9")
+    assert code == 1
+    assert cause in found["cause"]
+
+
+def test_random_layers_draw_the_same_and_lower_precision_inside_is_said(models: Path) -> None:
+    code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Noisy", "-i", "2x6x9")
+    assert (code, found["strength"]) == (0, "model")
+    code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Inner", "-i", "2x6x9")
+    assert (code, found["strength"]) == (0, "model")
+    assert any("float32 inside" in note for note in found["model"]["notes"])
+
+
+def test_inputs_come_from_files_too(models: Path) -> None:
+    import numpy as np
+
+    np.save(models / "x.npy", np.random.default_rng(0).standard_normal((2, 6, 9)).astype("float32"))
+    torch.save({"x": torch.randn(2, 6, 9)}, models / "x.pt")
+    for name in ("x.npy", "x.pt"):
+        assert command(models, "a.pt", "b.pt", "--model", "their_code:Net", "-i", name)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model", "their_code:Net"], "--input does not say"),
+        (["--model", "their_code:Net", "-i", "2y3"], "neither a file nor a shape"),
+        (["--model", "their_code:Net", "-i", "2x7x9"], "cannot be run on these inputs"),
+        (["--model", "their_code:Picky", "-i", "2x6x9"], "cannot be run on these inputs"),
+        (["--model", "their_code:none", "-i", "2x6x9"], "no nn.Module"),
+        (["--model", "torch.nn:Identity", "-i", "2x6x9"], "does not load into torch.nn:Identity"),
+        (["--model", "their_code:Net", "-i", "gone.npy"], "no such file"),
+        (["-i", "2x6x9"], "no --model is given"),
+        (["--device", "abacus"], "cannot be used"),
+        (["--dtype", "float31"], "no dtype float31"),
+        (["--layer", "nope"], "no layer matches"),
+    ],
+)
+def test_wrong_wishes_get_one_line(models: Path, words: list[str], line: str) -> None:
+    code, text = command(models, "a.pt", "b.pt", *words)
+    assert code == 2
+    assert line in text
+    assert text.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------- the command
+
+
+def test_one_file_is_converted_in_memory(tmp_path: Path) -> None:
+    code, found = command(FIXTURES, "grouped_module.pt")
+    assert code == 0
+    assert [one["name"] for one in found["layers"]] == ["plain", "padding_same", "dilation"]
+    assert any("stride=2" in note for note in found["notes"])
+    code, text = command(FIXTURES, "embeddings.pt")
+    assert code == 2
+    assert "no layer can be converted" in text
+
+
+def test_a_difference_is_exit_code_one_and_a_damaged_file_two(tmp_path: Path) -> None:
+    torch.save(net(), tmp_path / "a.pt")
+    torch.save(edited(one_ulp), tmp_path / "b.pt")
+    assert command(tmp_path, "a.pt", "b.pt")[0] == 1
+    (tmp_path / "c.pt").write_bytes((tmp_path / "b.pt").read_bytes()[:900])
+    assert command(tmp_path, "a.pt", "c.pt")[0] == 2
+
+
+def test_bits_alone_need_no_torch(tmp_path: Path) -> None:
+    probe = (
+        "import sys; sys.argv = ['convinspect', 'verify', sys.argv[1], '--bits']\n"
+        "from convinspect.cli.main import main\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", probe, str(FIXTURES / "pointnet_stnkd.pt")], check=True, capture_output=True)
+
+
+def test_layers_are_chosen(tmp_path: Path) -> None:
+    code, found = command(FIXTURES, "pointnet_stnkd.pt", "--layer", "conv1", "--grad", "--batch", "3", "--length", "2")
+    assert code == 0
+    assert [one["name"] for one in found["layers"]] == ["conv1"]
+    assert set(found["layers"][0]["gradients"]) == {"input", "weight", "bias"}
+    assert found["layers"][0]["rounding"]["dtype"] == "float32"
