@@ -16,7 +16,7 @@ from pathlib import Path
 
 from measuring import convinspect, measure_in_turn, python, report, run
 
-_MAKE = """
+MAKE = """
 import sys, torch
 torch.manual_seed(0)
 sd = {}
@@ -58,7 +58,7 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     source, target = options.folder / "half.pt", options.folder / "out.pt"
     if not source.exists():
-        run(python(_MAKE, source))
+        run(python(MAKE, source))
 
     def clean() -> None:
         target.unlink(missing_ok=True)

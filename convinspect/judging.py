@@ -241,8 +241,8 @@ def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: Wish) -> Lay
     xs = outputs.inputs_for(channels, own, wish.inputs)
     try:
         with torch.no_grad():
-            found = outputs.compare_outputs(forms, weights, biases, xs)
-            rounding = None if check.cause else outputs.rounding(forms, weights, biases, xs[-1], own)
+            found, exact = outputs.compare_outputs(forms, weights, biases, xs)
+            rounding = None if check.cause else outputs.rounding(forms, weights, biases, xs[-1], exact, own)
             check = replace(check, outputs=found, rounding=rounding)
         if wish.gradients:
             check = replace(check, gradients=outputs.compare_gradients(forms, weights, biases, xs))

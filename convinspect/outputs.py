@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +48,17 @@ class Form:
     groups: int = 1
 
     @property
-    def simple(self) -> bool:
-        """One matrix at each position, so that rows of it can be run by themselves."""
-        return self.groups == 1
+    def plain(self) -> bool:
+        """One matrix at each position, each position once."""
+        still = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
+        return self.groups == 1 and still
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Random inputs of one layer: (batch, length) of each, and the seed."""
 
-    sizes: tuple[tuple[int, int], ...] = ((1, 1), (2, 5))
+    sizes: tuple[tuple[int, int], ...] = ((1, 1), (2, 2))
     seed: int = 0
     device: str = "cpu"
 
@@ -133,29 +135,47 @@ def compare_outputs(
     weights: tuple[torch.Tensor, torch.Tensor],
     biases: tuple[torch.Tensor | None, torch.Tensor | None],
     xs: list[torch.Tensor],
-) -> Agreement:
+) -> tuple[Agreement, torch.Tensor]:
     """Run both in float64.
 
     Args:
         forms: Before and after.
-        weights: As stored, in any dtype; the same object twice where their bits are equal.
+        weights: As stored, in any dtype.
         biases: (O,) or None.
         xs: Inputs (N, C, L) in float64.
+
+    Returns:
+        How far apart the results are, and the result before on the last input, (N, O, L').
 
     Raises:
         ValueError: The two give results of different shapes.
     """
-    worst = Agreement()
+    worst, last = Agreement(), []
     terms = _matrix(forms[0], weights[0]).shape[1] + 1
-    for parts in _row_chunks(forms, weights, biases):
-        (w, b), (v, c) = parts
-        for x in xs:
-            before, after = operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)
+    sizes = [x.abs() for x in xs]
+    for (w, b), (v, c) in _row_chunks(forms, weights, biases):
+        found = [(operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)) for x in xs]
+        last.append(found[-1][0])
+        # Where a convolution is one matrix at each position, the product itself is the cheapest way to its bound.
+        form, matrix = (Form("Linear"), _matrix(forms[0], w)) if forms[0].plain else (forms[0], w)
+        magnitude, matrix = operation(form), matrix.abs()
+        for (before, after), size in zip(found, sizes, strict=True):
             if before.shape != after.shape:
                 raise ValueError(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
-            size = operation(forms[0])(x.abs(), w.abs(), None if b is None else b.abs())
-            worst = _worse(worst, agreement(before, after, size, terms))
-    return worst
+            bound = magnitude(size, matrix, None if b is None else b.abs())
+            worst = _worse(worst, agreement(before, after, bound, terms))
+    return worst, torch.cat(last, dim=1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run PyTorch's operators on one thread: a chunk takes less time than waking another thread does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _row_chunks(
@@ -166,20 +186,27 @@ def _row_chunks(
     """(weight, bias) of before and after in float64, some output channels at a time."""
     outputs = weights[0].shape[1] if forms[0].kind.startswith("Conv1D") else weights[0].shape[0]
     step = max(1, _CHUNK * outputs // max(1, weights[0].numel()))
-    if not (forms[0].simple and forms[1].simple):
+    if forms[0].groups != 1 or forms[1].groups != 1:
         step = max(1, outputs)
+    # The same memory for every chunk: asking for it anew costs more than filling it.
+    buffers: list[torch.Tensor | None] = [None, None]
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
         chunk = []
-        for form, weight, bias in zip(forms, weights, biases, strict=True):
+        for side, (form, weight, bias) in enumerate(zip(forms, weights, biases, strict=True)):
             part = weight[:, rows] if form.kind.startswith("Conv1D") else weight[rows]
-            chunk.append((_wide(part), None if bias is None else _wide(bias[rows])))
+            held = buffers[side]
+            if held is None or held.shape != part.shape:
+                held = buffers[side] = _wide(part)
+            else:
+                held.copy_(part)
+            chunk.append((held, None if bias is None else _wide(bias[rows])))
         yield chunk
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64 (complex128); every dtype up to it is raised exactly."""
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+    """A copy in float64 (complex128); every dtype up to it is raised exactly."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64, copy=True)
 
 
 def gamma(terms: int) -> float:
@@ -272,9 +299,10 @@ def rounding(
     weights: tuple[torch.Tensor, torch.Tensor],
     biases: tuple[torch.Tensor | None, torch.Tensor | None],
     x: torch.Tensor,
+    exact: torch.Tensor,
     dtype: torch.dtype,
 ) -> Rounding | None:
-    """Both in `dtype` against float64 on one input (N, C, L); None where PyTorch cannot compute in it."""
+    """Both in `dtype` against float64's `exact` (N, O, L') on one input (N, C, L); None where it cannot be computed."""
     try:
         found = [
             operation(form)(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).double()
@@ -282,7 +310,6 @@ def rounding(
         ]
     except (RuntimeError, NotImplementedError):
         return None
-    exact = torch.cat([operation(forms[0])(x, w, b) for (w, b), _ in _row_chunks(forms, weights, biases)], dim=1)
     before, after = (y - exact for y in found)
     return Rounding(
         str(dtype).removeprefix("torch."),

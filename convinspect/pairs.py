@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.errors import CannotShow
 from convinspect.records import ITEMSIZE, Tensor
 
+_UNREAD = "unread"
+_LARGE = 64 << 20
 LOOKED_THROUGH = 2_000
 """Most tensors that are read in search of a wrong one's true owner."""
 
@@ -52,27 +56,31 @@ def pair_up(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     found = Pairs(unexpected=[name for name in after if name not in before])
-    for name, tensor in before.items():
-        other = after.get(name)
-        progress(tensor.nbytes)
-        if other is None:
-            found.missing.append(name)
-            continue
+    found.missing = [name for name in before if name not in after]
+    common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
+
+    def fate(one: tuple[str, Tensor, Tensor]) -> tuple[str, str | None]:
+        name, tensor, other = one
         try:
-            cause = _compare(tensor, other, (name in turned[0], name in turned[1]), before)
+            return name, _compare(tensor, other, (name in turned[0], name in turned[1]), before)
         except CannotShow:
-            facts = [(one.shape, one.dtype, one.layout) for one in (tensor, other)]
-            if facts[0] == facts[1]:
+            facts = [(it.shape, it.dtype, it.layout) for it in (tensor, other)]
+            return name, _UNREAD if facts[0] == facts[1] else f"{_facts(tensor)} became {_facts(other)}"
+        finally:
+            progress(tensor.nbytes)
+
+    # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
+    workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
+    with ThreadPoolExecutor(workers) as pool:
+        for name, cause in pool.map(fate, common):
+            if cause is None:
+                found.same.append(name)
+            elif cause == _UNREAD:
                 found.unread.append(name)
+            elif cause == "":
+                found.converted.append(name)
             else:
-                found.changed[name] = f"{_facts(tensor)} became {_facts(other)}"
-            continue
-        if cause is None:
-            found.same.append(name)
-        elif cause == "":
-            found.converted.append(name)
-        else:
-            found.changed[name] = cause
+                found.changed[name] = cause
     return found
 
 

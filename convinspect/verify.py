@@ -6,7 +6,9 @@ Three strengths, each beyond the one before: the stored bits, each layer's outpu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +23,10 @@ from convinspect.records import Contents, Layer
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
+
+MOST_WORKERS = 8
+WORKING_BYTES = 512 << 20
+"""What layers that run side by side may hold together."""
 
 Strength = Literal["bits", "layer", "model"]
 
@@ -111,13 +117,15 @@ def verify(
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
     turned = (_turned(layers), _turned(_truly_turned(layers, others)))
     pairs = pair_up(before.tensors, after.tensors, turned, progress)
-    checks, excused = [], set[str]()
+    judged = []
     for layer in layers:
-        if (asked is not None and layer.name in asked) or _is_touched(layer, others.get(layer.name), pairs):
-            check, forgiven = judge(layer, others.get(layer.name), pairs)
-            excused |= forgiven
-            if check.cause or asked is None or layer.name in asked:
-                checks.append(run(check, layer, others.get(layer.name), wish))
+        other = others.get(layer.name)
+        if (asked is not None and layer.name in asked) or _is_touched(layer, other, pairs):
+            check, forgiven = judge(layer, other, pairs)
+            judged.append((check, layer, other, forgiven))
+    excused = {name for *_, forgiven in judged for name in forgiven}
+    shown = [one for one in judged if one[0].cause or asked is None or one[0].name in asked]
+    checks = _run_all([(check, layer, other) for check, layer, other, _ in shown], wish)
     notes = [f"{len(pairs.unread)} tensors have no numbers in the file; their shapes are equal"] if pairs.unread else []
     changed = {name: cause for name, cause in pairs.changed.items() if name not in excused}
     missing = [name for name in pairs.missing if name not in excused]
@@ -128,6 +136,20 @@ def verify(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
         tuple(notes),
     )  # fmt: skip
+
+
+def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -> list[LayerCheck]:
+    """The checks with outputs. Layers run side by side, each on one thread, as many as fit in `WORKING_BYTES`."""
+    if wish.inputs is None or not judged:
+        return [check for check, _, _ in judged]
+    from convinspect.outputs import one_thread
+
+    largest = max(layer.nbytes for _, layer, _ in judged)
+    workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))
+    if wish.inputs.device != "cpu":
+        workers = 1
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda one: run(one[0], one[1], one[2], wish), judged))
 
 
 def _is_touched(layer: Layer, other: Layer | None, pairs: Pairs) -> bool:

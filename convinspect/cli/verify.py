@@ -64,7 +64,7 @@ def verify(
     ] = "",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random inputs.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input.")] = 2,
-    length: Annotated[int, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")] = 5,
+    length: Annotated[int, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")] = 2,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
