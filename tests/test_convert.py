@@ -5,73 +5,25 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
-import stat
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conversions import CONTAINERS, FIXTURES, assert_only_reshaped, converted, load, names, reasons
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Plan, Request, plan
-from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError
+from convinspect.convert import Request, plan
+from convinspect.errors import CannotConvert
 from convinspect.layers import find_layers
-from convinspect.saving import check_target, save_edits
-from convinspect.training import followers
-
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-
-
-def converted(source: Path, target: Path, to: str = "Linear", keep_optimizer: bool = False, **options: Any) -> Plan:
-    """Carry out a conversion as the command does, and give its plan."""
-    checkpoint = open_checkpoint(source)
-    planned = plan(find_layers(checkpoint), Request(to, **options))
-    following = followers(checkpoint, planned, keep_optimizer)
-    edits = (*planned.edits, *following.copies, *following.optimizer)
-    save_edits(checkpoint, edits, target, lambda done: None)
-    return planned
-
-
-def load(path: Path) -> Any:
-    """The oracle."""
-    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-
-
-def names(planned: Plan) -> list[str]:
-    return [one.layer.name for one in planned.conversions]
-
-
-def reasons(planned: Plan) -> dict[str, str]:
-    return {one.name: one.reason for one in planned.refusals}
-
-
-def assert_only_reshaped(before: Any, after: Any, changed: Iterable[str]) -> None:
-    """Same keys in the same order, same bits, dtypes, devices and flags; shapes differ for `changed` alone."""
-    assert list(before) == list(after)
-    wanted = set(changed)
-    for key, old in before.items():
-        new = after[key]
-        assert (new.dtype, new.device, new.requires_grad) == (old.dtype, old.device, old.requires_grad), key
-        assert new.reshape(-1).tolist() == old.reshape(-1).tolist() or old.isnan().any(), key
-        assert (new.shape != old.shape) == (key in wanted), key
-
-
-CONTAINERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
-    "zip.pt": lambda sd, path: torch.save(sd, path),
-    "legacy.pt": lambda sd, path: torch.save(sd, path, _use_new_zipfile_serialization=False),
-    "one.safetensors": lambda sd, path: save_file(sd, path, metadata={"format": "pt", "note": "ü [bold]"}),
-}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -401,237 +353,6 @@ def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path:
     assert torch.equal(after["module.proj_in.weight"], ours["proj_in.weight"][:, :, 0, 0])
     assert torch.equal(after["module.t.weight"], ours["t.weight"].T)
     assert torch.equal(after["module.to_k.weight"], ours["to_k.weight"])
-
-
-# -------------------------------------------------------------------------------------- another kind of file
-
-
-def _state_of(source: Path) -> dict[str, torch.Tensor]:
-    """The state_dict of any STNkd fixture, by torch, from the one that needs no class."""
-    return load(FIXTURES / "pointnet_stnkd.pt")  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("name", ["module.pt", "legacy_module.pt", "script.pt", "trace.pt", ".pt2", "legacy.pt"])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> None:
-    from test_cli import run
-
-    source = FIXTURES / (f"pointnet_stnkd{name}" if name.startswith(".") else f"pointnet_stnkd_{name}")
-    target = tmp_path / f"out{suffix}"
-    done = run("convert", source, "-o", target, "--state-dict", "--to", "linear")
-    assert done.returncode == 0, done.stderr
-    after, expected = load(target), _state_of(source)
-    assert set(after) == set(expected)
-    for key, value in expected.items():
-        assert torch.equal(after[key].reshape(-1), value.reshape(-1)), key
-    assert after["conv1.weight"].shape == expected["conv1.weight"].shape[:2]
-    assert stat.S_IMODE(target.stat().st_mode) & 0o200
-
-
-@pytest.mark.parametrize("suffixes", [(".pt", ".safetensors"), (".safetensors", ".pt")])
-def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str]) -> None:
-    from test_cli import run
-
-    state = {"c.weight": torch.randn(4, 6, 1), "h.weight": torch.randn(3, 4).half(), "b": torch.randn(3).bfloat16()}
-    source, target = (tmp_path / f"{part}{suffix}" for part, suffix in zip(("a", "b"), suffixes, strict=True))
-    torch.save(state, source) if suffixes[0] == ".pt" else save_file(state, source, metadata={"author": "me"})
-    done = run("convert", source, "-o", target)
-    assert done.returncode == 0, done.stderr
-    assert_only_reshaped(state, {key: load(target)[key] for key in state}, [])
-    assert suffixes[0] == ".pt" or "author" in done.stderr
-
-
-def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> None:
-    from test_cli import run
-
-    shared = torch.randn(4, 6, 1)
-    torch.save({"a.weight": shared, "b.weight": shared, "w": shared.view(6, 4).T}, tmp_path / "a.pt")
-    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").returncode == 0
-    after = load(tmp_path / "b.pt")
-    assert after["a.weight"].data_ptr() == after["b.weight"].data_ptr() == after["w"].data_ptr()
-    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.safetensors")
-    assert "tied" in done.stderr
-    assert torch.equal(load(tmp_path / "c.safetensors")["b.weight"], shared)
-
-
-@pytest.mark.parametrize(
-    "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
-)
-def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
-    from test_cli import run
-
-    from convinspect.numbers import effective_weight
-
-    source = FIXTURES / f"{name}.pt"
-    done = run("convert", source, "-o", tmp_path / "b.pt", "--fuse", "--to", "linear")
-    assert done.returncode == 0, done.stderr
-    after = load(tmp_path / "b.pt")
-    layers = {layer.name: layer for layer in find_layers(open_checkpoint(source))}
-    assert not [key for key in after if "weight_" in key or "parametrizations" in key]
-    assert after["conv.weight"].shape == (4, 6)
-    for layer_name, layer in layers.items():
-        expected = torch.from_numpy(effective_weight(layer))
-        assert torch.equal(after[f"{layer_name}.weight"].reshape(expected.shape), expected)
-
-
-# --------------------------------------------------------------------------------------------------- writing
-
-
-def test_sharded_checkpoints_are_written_whole(tmp_path: Path) -> None:
-    for folder in ("sharded", "sharded_bin"):
-        source, target = FIXTURES / folder, tmp_path / folder
-        planned = converted(source, target)
-        assert planned.conversions
-        before, after = open_checkpoint(source), open_checkpoint(target)
-        assert list(before.tensors) == list(after.tensors)
-        assert not after.problems
-        for name in before.tensors:
-            assert (before.read(name).reshape(-1) == after.read(name).reshape(-1)).all()
-
-
-def test_targets_are_protected(tmp_path: Path) -> None:
-    source = tmp_path / "a.pt"
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
-    other = tmp_path / "b.pt"
-    other.write_bytes(b"mine")
-    link = tmp_path / "link.pt"
-    link.symlink_to(source)
-    for target in (source, link, other, tmp_path, tmp_path / "none" / "b.pt"):
-        with pytest.raises(CannotWrite):
-            check_target(source, target, in_place=False, force=False)
-    check_target(source, other, in_place=False, force=True)
-    check_target(source, source, in_place=True, force=False)
-    assert other.read_bytes() == b"mine"
-
-
-def test_the_mode_follows_the_umask_and_a_link_stays_a_link(tmp_path: Path) -> None:
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    (tmp_path / "real.pt").write_bytes(b"")
-    (tmp_path / "link.pt").symlink_to(tmp_path / "real.pt")
-    old = os.umask(0o027)
-    try:
-        converted(tmp_path / "a.pt", tmp_path / "link.pt")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "link.pt").is_symlink()
-    assert stat.S_IMODE((tmp_path / "real.pt").stat().st_mode) == 0o640
-
-
-@pytest.mark.parametrize("what", ["script", "trace", "module", "legacy_module"])
-def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> None:
-    from test_cli import assert_one_line, run
-
-    source = FIXTURES / f"pointnet_stnkd_{what}.pt"
-    assert_one_line(run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear"), "state_dict")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    from convinspect.formats import writing
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    monkeypatch.setattr(writing, "_write_all", full)
-    with pytest.raises(CannotWrite, match="No space left"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
-    """A ConvTranspose and transformers' Conv1D are shown the other way round, but never written so."""
-    from test_cli import run
-
-    torch.manual_seed(0)
-    norm = nn.utils.parametrizations.weight_norm
-    model: Any = nn.ModuleDict(
-        {
-            "a": norm(nn.ConvTranspose1d(3, 5, 1)),
-            "square": norm(nn.ConvTranspose1d(4, 8, 1, groups=2)),
-            "b": nn.utils.parametrizations.spectral_norm(nn.ConvTranspose1d(4, 6, 1)).eval(),
-        }
-    )
-    expected = {name: module.weight.detach() for name, module in model.items()}
-    torch.save(model.state_dict(), tmp_path / "a.pt")
-    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse").returncode == 0
-    after = load(tmp_path / "b.pt")
-    for name, weight in expected.items():
-        torch.testing.assert_close(after[f"{name}.weight"], weight)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_framed_pickles_are_refused_rather_than_broken(tmp_path: Path, zipped: bool) -> None:
-    state = {"c.weight": torch.randn(4, 6, 1)}
-    torch.save(state, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CannotWrite, match="protocol 4"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
-
-
-@pytest.mark.parametrize("moment", range(12))
-def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -> None:
-    """Slowed down to a pause before every piece of the file, and killed in one of them."""
-    source, target = tmp_path / "a.pt", tmp_path / "b.pt"
-    torch.save({"c.weight": torch.randn(400, 600, 1)}, source)
-    target.write_bytes(b"as it was")
-    script = (
-        "import os, sys, signal\n"
-        "from convinspect.formats import writing\n"
-        "calls = 0\n"
-        "def dying(function):\n"
-        "    def wrapped(*arguments, **options):\n"
-        "        global calls\n"
-        "        if calls == int(sys.argv[-1]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        calls += 1\n"
-        "        return function(*arguments, **options)\n"
-        "    return wrapped\n"
-        "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
-        "os.replace = dying(os.replace)\n"
-        "from convinspect.cli import main\n"
-        "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
-    )
-    script = script.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
-    done = subprocess.run([sys.executable, "-c", script, str(source), str(target)], capture_output=True, timeout=60)
-    if done.returncode == 0:
-        assert load(target)["c.weight"].shape == (400, 600)
-    else:
-        assert done.returncode == -9, done.stderr
-        whole = target.read_bytes() == b"as it was" or load(target)["c.weight"].shape == (400, 600)
-        assert whole
-
-
-def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect import saving
-    from convinspect.formats import writing
-
-    source = tmp_path / "a.pt"
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
-    original = writing.write_pieces
-
-    def touching(*arguments: Any) -> None:
-        original(*arguments)
-        with open(source, "ab") as file:
-            file.write(b"x")
-
-    monkeypatch.setattr(saving, "write_pieces", touching)
-    with pytest.raises(ConvInspectError, match="changed while"):
-        converted(source, tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
-
-
-def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check after writing can fail: an edit that the header does not get is noticed."""
-    from convinspect.formats import rewrite
-
-    torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    original = rewrite._splices
-    monkeypatch.setattr(rewrite, "_splices", lambda edits: original(edits)[:-2])
-    with pytest.raises(ConvInspectError, match="thrown away"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_the_command_reports_and_advises(tmp_path: Path) -> None:
