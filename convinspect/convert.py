@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from convinspect.errors import CannotConvert
 from convinspect.layers import CONVOLUTIONS, LISTED, select
 from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
-from convinspect.records import Edit, Layer, Tensor
+from convinspect.records import Edit, Layer, Tensor, bytes_of
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
 """Names on the command line → kinds."""
@@ -282,7 +282,7 @@ def hold_ties(layers: Sequence[Layer], conversions: dict[str, Conversion], refus
     groups: dict[object, list[tuple[str, Layer]]] = {}
     for layer in layers:
         for tensor in layer.tensors.values():
-            groups.setdefault(_bytes_of(tensor), []).append((tensor.key, layer))
+            groups.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
     while True:
         shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
         before = len(conversions)
@@ -304,12 +304,7 @@ def _keeper(
 ) -> tuple[str, Layer] | None:
     """Another tensor over the same bytes as one that changes, which would not change the same way."""
     for edit in conversion.edits:
-        for key, layer in groups[_bytes_of(edit.tensor)]:
+        for key, layer in groups[bytes_of(edit.tensor) or edit.tensor.key]:
             if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
                 return key, layer
     return None
-
-
-def _bytes_of(tensor: Tensor) -> object:
-    storage = tensor.storage
-    return tensor.key if storage is None else (storage.file, storage.key, tensor.offset, tensor.numel)

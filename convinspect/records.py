@@ -119,6 +119,14 @@ class Tensor:
         return self.numel == 0 or reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
 
 
+def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
+    """What two tensors share when they are the same bytes; None for tensors without any."""
+    storage = tensor.storage
+    if storage is None or tensor.numel == 0:
+        return None
+    return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
     """A tensor that is to have another shape, with the same numbers.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +27,15 @@ SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ck
 """Suffix of a target → who writes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resaved:
-    """What a new file could not take over, one line each."""
-
-    lost: tuple[str, ...]
+def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
+    """Whether the target's suffix asks for another container than the source's."""
+    wanted = SUFFIXES.get(target.suffix.lower())
+    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
+    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
 
 
 def writer_of(target: Path) -> str:
-    """ "torch" or "safetensors", by the target's suffix.
+    """Who writes the target by its suffix: "torch" or "safetensors".
 
     Raises:
         CannotWrite: The suffix is another.
@@ -47,7 +46,7 @@ def writer_of(target: Path) -> str:
     return writer
 
 
-def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path) -> Resaved:
+def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path) -> tuple[str, ...]:
     """Write the root in use to `target` as a plain state_dict.
 
     Args:
@@ -56,19 +55,21 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
 
+    Returns:
+        What the new file could not take over, one line each.
+
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
     writer = writer_of(target)
-    with new_file(target) as temporary, unchanged(checkpoint.path):
-        state = _state_dict(checkpoint, plan, list(fused))
-        lost = _lost(checkpoint, writer, state)
+    state: dict[str, torch.Tensor] = {}
+    with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
+        state |= _state_dict(checkpoint, plan, list(fused))
         if writer == "torch":
             _save_torch(state, temporary)
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
-        _compare(state, temporary)
-    return Resaved(tuple(lost))
+    return tuple(_lost(checkpoint, writer))
 
 
 def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[str, torch.Tensor]:
@@ -227,7 +228,7 @@ def _name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _lost(checkpoint: Checkpoint, writer: str, state: Mapping[str, torch.Tensor]) -> list[str]:
+def _lost(checkpoint: Checkpoint, writer: str) -> list[str]:
     lines = [
         f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
         for root in checkpoint.roots

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile, CannotWrite, ConvInspectError
+from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.rewrite import pieces_for
-from convinspect.formats.writing import copy_whole, new_file, room_for, size_of, unchanged, write_pieces
-from convinspect.records import Contents, Edit, Root, Tensor
+from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.writing import copy_whole, new_file, new_folder, room_for, size_of, unchanged, write_pieces
+from convinspect.records import Edit, Root, Tensor
 
 Progress = Callable[[int], None]
 
@@ -53,9 +51,8 @@ def save_edits(checkpoint: Checkpoint, edits: Iterable[Edit], target: Path, prog
         _save_shards(checkpoint, wanted, target, progress)
     else:
         # In this order a source that changed is noticed before the new file gets its name.
-        with new_file(target) as temporary, unchanged(source):
+        with new_file(target, lambda new: _compare(new, checkpoint.roots, wanted)) as temporary, unchanged(source):
             _write_one(source, wanted, temporary, progress)
-            _compare(read_contents(temporary), checkpoint.roots, wanted)
 
 
 def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress) -> None:
@@ -65,12 +62,13 @@ def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress
         write_pieces(source, pieces, target, progress)
 
 
-def _compare(new: Contents, roots: Iterable[Root], edits: Iterable[Edit]) -> None:
-    """Hold the new file against the old one's records.
+def _compare(written: Path, roots: Iterable[Root], edits: Iterable[Edit]) -> None:
+    """Hold the new file or folder against the old one's records.
 
     Raises:
         BrokenFile: Something else than the edits differs.
     """
+    new = read_contents(written)
     changed = {edit.tensor: edit for edit in edits}
     expected = [_after(tensor, changed) for root in roots for tensor in root.tensors]
     found = [_facts(tensor) for root in new.roots for tensor in root.tensors]
@@ -88,14 +86,8 @@ def _after(tensor: Tensor, changed: Mapping[Tensor, Edit]) -> tuple[object, ...]
         return _facts(tensor)
     in_order = tensor.shape_span is None
     shape = edit.shape
-    stride = _row_major(shape) if in_order else edit.stride
+    stride = contiguous(shape) if in_order else edit.stride
     return (tensor.key, tensor.dtype, shape, stride, *_facts(tensor)[4:])
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    from convinspect.formats.safetensors_file import contiguous
-
-    return contiguous(shape)
 
 
 def _facts(tensor: Tensor) -> tuple[object, ...]:
@@ -116,9 +108,8 @@ def _save_shards(checkpoint: Checkpoint, edits: list[Edit], target: Path, progre
     if os.path.exists(target):
         raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", "give another -o", target)
     source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
-    try:
-        temporary.mkdir()
+    index = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
+    with new_folder(target, lambda new: _compare(new / index, checkpoint.roots, edits)) as temporary:
         for name in _names(checkpoint):
             mine = [
                 edit for edit in edits if edit.tensor.storage is not None and edit.tensor.storage.file == source / name
@@ -128,16 +119,6 @@ def _save_shards(checkpoint: Checkpoint, edits: list[Edit], target: Path, progre
                     _write_one(source / name, mine, temporary / name, progress)
                 else:
                     copy_whole(source / name, temporary / name, progress)
-        index = checkpoint.path.name if checkpoint.path.suffix == ".json" else None
-        _compare(read_contents(temporary / index if index else temporary), checkpoint.roots, edits)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise CannotWrite(f"it cannot be written ({error.strerror})", "choose another place", target) from None
-    except ConvInspectError as error:
-        raise error.at(target) from None
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
     import errno
 
     from convinspect.formats import writing
@@ -77,9 +79,35 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
     monkeypatch.setattr(writing, "_write_all", full)
-    with pytest.raises(CannotWrite, match="No space left"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    with pytest.raises(CannotWrite, match="No space left") as caught:
+        converted(FIXTURES / "sharded" if sharded else tmp_path / "a.pt", tmp_path / "b.pt")
+    assert "make room" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_was_written_is_on_the_disk_before_it_is_checked_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool
+) -> None:
+    from convinspect import saving
+    from convinspect.formats import writing
+
+    done: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            done.append(name)
+            return function(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(writing, "_sync", noting("sync", writing._sync))
+    monkeypatch.setattr(saving, "_compare", noting("check", saving._compare))
+    monkeypatch.setattr(os, "replace", noting("name", os.replace))
+    source = FIXTURES / ("sharded" if sharded else "convs.pt")
+    converted(source, tmp_path / source.name)
+    files = len(list((tmp_path / source.name).iterdir())) if sharded else 0
+    assert done == ["sync"] * (files + 1) + ["check", "name", "sync"]
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -123,6 +123,7 @@ def convert(
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers, select
+    from convinspect.resaving import resave, wants_other_format
     from convinspect.saving import check_target
     from convinspect.training import Followers, followers
     from convinspect.view.planning import plan_payload, plan_table
@@ -131,7 +132,8 @@ def convert(
     if target is not None:
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
-    anew = state_dict or fuse or groups is not None or _other_format(checkpoint, target)
+    anew = state_dict or fuse or groups is not None
+    anew = anew or (target is not None and wants_other_format(checkpoint, target))
     with naming(path):
         _check_wish(to, like, anew)
         _check_source(checkpoint, anew)
@@ -144,12 +146,10 @@ def convert(
         globs = (tuple(layer or ()), tuple(exclude or ()))
         planned = _planned(checkpoint, layers, to, origin or [], globs, groups is not None, like)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer)
-        fused = [one for one in layers if fuse and one.norm and (not layer or one in select(layers, layer))]
+        fused = [one for one in select(layers, layer or (), everything=True) if fuse and one.norm]
         lost: tuple[str, ...] = ()
         if target is not None and anew:
-            from convinspect.resaving import resave
-
-            lost = resave(checkpoint, planned, fused, target).lost
+            lost = resave(checkpoint, planned, fused, target)
         elif target is not None:
             _write(checkpoint, planned, following, target)
     sink = Sink(fmt, width, None, "")
@@ -218,17 +218,6 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
         raise CannotConvert(
             f"--model {model!r} has other layers than the file ({names}, …)", "give the model it was saved from"
         )
-
-
-def _other_format(checkpoint: Checkpoint, target: Path | None) -> bool:
-    """Whether the target's suffix asks for another container than the source's."""
-    if target is None:
-        return False
-    wanted = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}.get(
-        target.suffix.lower()
-    )
-    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
-    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
 
 
 def _plan_like(checkpoint: Checkpoint, layers: Sequence[Layer], like: Path) -> Plan:

@@ -44,7 +44,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes) -> 
         raise BrokenFile("its zip directory is gone", "download or copy it again")
     others = sorted(one.header_offset for one in archive.records.values())
     following = next((start for start in [*others, ends.start] if start > info.header_offset), ends.start)
-    data_start = info.header_offset + _LOCAL + _local_lengths(file, info.header_offset)
+    data_start = archive.payload(name)
     old_end = data_start + info.compress_size
     packed = data if info.compress_type == zipfile.ZIP_STORED else _deflated(data)
     crc = zlib.crc32(data)
@@ -87,13 +87,6 @@ def _end_records(old: bytes, ends: Directory, shift: int, size: int) -> bytes:
             raise _odd("would grow past what its end record can say")
         struct.pack_into("<LL", tail, end + 12, size, start)
     return bytes(tail)
-
-
-def _local_lengths(file: File, at: int) -> int:
-    head = file.read(at, _LOCAL)
-    if head[:4] != b"PK\x03\x04":
-        raise BrokenFile("a zip record does not begin where the directory says", "download or copy it again")
-    return int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
 
 
 def _local_header(file: File, info: zipfile.ZipInfo, data_start: int, crc: int, packed: int, size: int) -> bytes:
