@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from convinspect.errors import CannotConvert
+from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, select
 from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
@@ -129,7 +130,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
             conversions[layer.name] = decided
         elif decided is not None:
             refusals[layer.name] = decided
-    hold_ties(layers, conversions, refusals)
+    hold_together(layers, conversions, refusals)
     return Plan(tuple(conversions.values()), tuple(refusals.values()))
 
 
@@ -182,11 +183,10 @@ def _obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a layer of the right kind must stay, or None."""
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
-    if "LoRA" in layer.tags:
-        return "one half of a LoRA pair; both must change together, which is not supported yet"
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact)
-    if layer.evidence == "ambiguous" and not exact:
+    # No embedding has a low-rank pair of these names.
+    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
         reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
         return f"{reason}; name it with --layer {layer.name} to convert it all the same"
     return None
@@ -274,12 +274,14 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
     return tuple(note for note in layer.notes if "usually have stride 2" in note or "its bias" in note)
 
 
-def hold_ties(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
-    """All names of a tie change, or none do: a conversion whose tensor another layer keeps is taken back.
+def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
+    """All names of a tie change, or none do, and so do both halves of a LoRA pair: a conversion whose tensor another
+    layer keeps, or whose other half stays, is taken back.
 
     Taking one back can leave another's partner unchanged, so it is looked over until nothing changes.
     """
     groups: dict[object, list[tuple[str, Layer]]] = {}
+    kinds = {layer.name: layer.kind for layer in layers}
     for layer in layers:
         for tensor in layer.tensors.values():
             groups.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
@@ -287,6 +289,11 @@ def hold_ties(layers: Sequence[Layer], conversions: dict[str, Conversion], refus
         shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
         before = len(conversions)
         for name, conversion in list(conversions.items()):
+            partner = lora_partner(name)
+            if partner is not None and partner not in conversions and kinds.get(partner) != conversion.to:
+                del conversions[name]
+                refusals[name] = Refusal(name, f"one half of a LoRA pair, whose other half {partner} does not change")
+                continue
             keeper = _keeper(conversion, groups, shapes)
             if keeper is not None:
                 del conversions[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from convinspect.convert import Conversion, Plan, Refusal, hold_ties, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, hold_together, reshaped
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
@@ -39,7 +39,7 @@ def plan_like(layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[
             refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
         elif edits:
             conversions[layer.name] = _conversion(layer, edits)
-    hold_ties(layers, conversions, refusals)
+    hold_together(layers, conversions, refusals)
     return Plan(tuple(conversions.values()), tuple(refusals.values()))
 
 

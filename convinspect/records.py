@@ -129,19 +129,21 @@ def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A tensor that is to have another shape, with the same numbers.
+    """A tensor that is to have another shape or name, with the same numbers.
 
     Attributes:
         tensor: As stored.
         shape: Its new shape.
         stride: Its new strides in elements, over the same storage; where a format keeps none, row-major.
         transposed: Rows and columns change places, so that a format without strides must move the numbers.
+        key: Its new key; None when it keeps its own.
     """
 
     tensor: Tensor
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     transposed: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,9 @@ def writer_of(target: Path) -> str:
     return writer
 
 
-def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path) -> tuple[str, ...]:
+def resave(
+    checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path, names: Iterable[Edit] = ()
+) -> tuple[str, ...]:
     """Write the root in use to `target` as a plain state_dict.
 
     Args:
@@ -54,6 +56,7 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
         plan: Conversions to carry out on the way.
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
+        names: Edits that give other keys.
 
     Returns:
         What the new file could not take over, one line each.
@@ -64,7 +67,7 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
     writer = writer_of(target)
     state: dict[str, torch.Tensor] = {}
     with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
-        state |= _state_dict(checkpoint, plan, list(fused))
+        state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
         if writer == "torch":
             _save_torch(state, temporary)
         else:
@@ -72,8 +75,10 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
     return tuple(_lost(checkpoint, writer))
 
 
-def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[str, torch.Tensor]:
-    """Stored keys → tensors, in stored order."""
+def _state_dict(
+    checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """New keys → tensors, in stored order."""
     edits = {edit.tensor.key: edit for edit in plan.edits}
     grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
@@ -81,12 +86,13 @@ def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[
     state: dict[str, torch.Tensor] = {}
     for tensor in checkpoint.root.tensors:
         layer = replaced.get(tensor.key)
+        key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
-            state[tensor.key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
+            state[key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
         elif layer is None:
-            state[tensor.key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
+            state[key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
         elif tensor is layer.weight:
-            state[_plain_key(layer, tensor)] = _edited(_effective(layer), edits.get(tensor.key))
+            state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
     return state
 
 
@@ -94,10 +100,10 @@ def _is_part(leaf: str) -> bool:
     return leaf.startswith(("weight_", "parametrizations.weight."))
 
 
-def _plain_key(layer: Layer, tensor: Tensor) -> str:
+def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
     """`conv.weight` for `conv.weight_v` or `conv.parametrizations.weight.original1`, wrappers' prefixes kept."""
     leaf = next(leaf for leaf, one in layer.tensors.items() if one is tensor)
-    return tensor.key.removesuffix(leaf) + "weight"
+    return key.removesuffix(leaf) + "weight"
 
 
 def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:

@@ -21,7 +21,7 @@ LAYERS = [
     {"groups"},
     {"layers", "stats"},
     {"kernels", "convert"},
-    {"matching", "training", "saving", "resaving", "user_models"},
+    {"matching", "renaming", "training", "saving", "resaving", "user_models"},
     {"view"},
     {"cli"},
 ]

@@ -242,6 +242,28 @@ def test_ties_change_together_or_not_at_all(tmp_path: Path) -> None:
     assert "second" in reasons(half)["first"]
 
 
+def test_both_halves_of_a_lora_pair_change_or_none(tmp_path: Path) -> None:
+    source = FIXTURES / "lora.safetensors"
+    planned = converted(source, tmp_path / "b.safetensors", "Conv1d")
+    found = set(names(planned))
+    assert {"base_model.model.q_proj.lora_A", "base_model.model.q_proj.lora_B", "lora_unet_to_q.lora_up"} <= found
+    assert "lora_unet_alone.lora_up" in reasons(planned)["lora_unet_alone.lora_down"]
+    before, after = load(source), load(tmp_path / "b.safetensors")
+    for key in ("lora_unet_to_q.lora_down.weight", "lora_unet_to_q.lora_up.weight"):
+        assert after[key].shape == (*before[key].shape, 1)
+    half = converted(source, tmp_path / "c.safetensors", "Conv1d", names=("lora_unet_to_q.lora_up",))
+    assert names(half) == []
+    assert "lora_down does not change" in reasons(half)["lora_unet_to_q.lora_up"]
+    # Where one half is there already, the other may follow it.
+    mixed = {"x.lora_down.weight": torch.randn(2, 8, 1), "x.lora_up.weight": torch.randn(6, 2)}
+    save_file(mixed, tmp_path / "d.safetensors")
+    assert names(converted(tmp_path / "d.safetensors", tmp_path / "e.safetensors", "Conv1d")) == ["x.lora_up"]
+    # A wide kernel in one half keeps the other as it is.
+    wide = {"x.lora_down.weight": torch.randn(2, 8, 3, 3), "x.lora_up.weight": torch.randn(6, 2, 1, 1)}
+    save_file(wide, tmp_path / "f.safetensors")
+    assert names(converted(tmp_path / "f.safetensors", tmp_path / "g.safetensors", kinds=("Conv2d",))) == []
+
+
 def test_already_there_is_no_error(tmp_path: Path) -> None:
     source = FIXTURES / "vae_attention.safetensors"
     planned = converted(source, tmp_path / "b.safetensors", kinds=("Conv2d",), names=("*attn_1*",))

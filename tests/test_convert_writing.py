@@ -111,12 +111,37 @@ def test_what_was_written_is_on_the_disk_before_it_is_checked_and_named(
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_framed_pickles_are_refused_rather_than_broken(tmp_path: Path, zipped: bool) -> None:
-    state = {"c.weight": torch.randn(4, 6, 1)}
-    torch.save(state, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CannotWrite, match="protocol 4"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("layers", [1, 1200])
+def test_framed_pickles_get_the_right_lengths(tmp_path: Path, zipped: bool, protocol: int, layers: int) -> None:
+    """Python's own unpickler holds that a frame is as long as it says; many layers need many frames."""
+    torch.manual_seed(0)
+    numbers = torch.randn(400, 600, 1)
+    state: dict[str, Any] = {f"l{i}.weight": numbers[i % 7 : i % 7 + 40 + i % 300] for i in range(layers)}
+    state["text"] = "x" * 100_000
+    paths = [tmp_path / f"{name}.pt" for name in "abc"]
+    torch.save(state, paths[0], pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    converted(paths[0], paths[1])
+    after = torch.load(paths[1], weights_only=False, pickle_module=_pure_python())
+    assert list(after) == list(state)
+    assert all(torch.equal(after[f"l{i}.weight"], state[f"l{i}.weight"].squeeze(2)) for i in range(layers))
+    converted(paths[1], paths[2], "Conv1d", names=tuple(f"l{i}" for i in range(layers)))
+    after = torch.load(paths[2], weights_only=False, pickle_module=_pure_python())
+    assert all(torch.equal(after[f"l{i}.weight"], state[f"l{i}.weight"]) for i in range(layers))
+    if layers == 1:
+        assert paths[2].read_bytes() == paths[0].read_bytes()
+
+
+def _pure_python() -> Any:
+    """The standard library's pickle without its C part, which is the stricter of the two about frames."""
+    import pickle
+    import types
+
+    module = types.ModuleType("pure")
+    module.__dict__.update(vars(pickle))
+    module.Unpickler = pickle._Unpickler  # type: ignore[attr-defined]
+    module.load = pickle._load  # type: ignore[attr-defined]
+    return module
 
 
 @pytest.mark.parametrize("moment", range(12))
@@ -175,8 +200,8 @@ def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.Monke
     from convinspect.formats import rewrite
 
     torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    original = rewrite._splices
-    monkeypatch.setattr(rewrite, "_splices", lambda edits: original(edits)[:-2])
+    original = rewrite._tuples
+    monkeypatch.setattr(rewrite, "_tuples", lambda edits: original(edits)[:-2])
     with pytest.raises(ConvInspectError, match="thrown away"):
         converted(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
