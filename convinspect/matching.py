@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from convinspect.convert import Conversion, Plan, Refusal, hold_together, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, hold_together, laid_out, reshaped
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
@@ -40,7 +40,7 @@ def plan_like(layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[
         elif edits:
             conversions[layer.name] = _conversion(layer, edits)
     hold_together(layers, conversions, refusals)
-    return Plan(tuple(conversions.values()), tuple(refusals.values()))
+    return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
 
 
 def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:

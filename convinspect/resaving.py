@@ -79,6 +79,8 @@ def _state_dict(
     checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
     """New keys → tensors, in stored order."""
+    import torch
+
     edits = {edit.tensor.key: edit for edit in plan.edits}
     grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
@@ -93,17 +95,25 @@ def _state_dict(
             state[key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
         elif tensor is layer.weight:
             state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
+        elif tensor is layer.tensors.get("bias_orig"):
+            mask = _load(layer.tensors["bias_mask"], mapped)
+            state[_plain_key(layer, tensor, key)] = _load(tensor, mapped) * mask.to(getattr(torch, tensor.dtype))
     return state
 
 
+def can_fuse(layer: Layer) -> bool:
+    """Whether the layer's weight or bias is computed from several tensors."""
+    return layer.norm is not None or "bias_mask" in layer.tensors
+
+
 def _is_part(leaf: str) -> bool:
-    return leaf.startswith(("weight_", "parametrizations.weight."))
+    return leaf.startswith(("weight_", "parametrizations.weight.", "bias_"))
 
 
 def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
     """`conv.weight` for `conv.weight_v` or `conv.parametrizations.weight.original1`, wrappers' prefixes kept."""
     leaf = next(leaf for leaf, one in layer.tensors.items() if one is tensor)
-    return key.removesuffix(leaf) + "weight"
+    return key.removesuffix(leaf) + ("bias" if leaf.startswith("bias") else "weight")
 
 
 def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:

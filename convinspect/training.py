@@ -14,6 +14,7 @@ from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
 from convinspect.records import FLOATING, Edit, Root, Tensor, bytes_of
+from convinspect.strides import with_channels_last
 
 _WAYS_OUT = (
     "use --drop-optimizer to leave its state out, so that it starts anew, or --keep-optimizer to leave it as it is"
@@ -105,7 +106,8 @@ def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit],
 
 def _like(tensor: Tensor, edit: Edit) -> Edit:
     """The same change on a tensor of the same shape."""
-    return reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+    like = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+    return like if set(edit.stride[2:]) <= {1} else with_channels_last(like)
 
 
 def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:

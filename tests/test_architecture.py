@@ -16,7 +16,7 @@ LAYERS = [
     {"storage", "folding"},
     {"numbers"},
     {"formats"},
-    {"checkpoint"},
+    {"checkpoint", "strides"},
     {"readings"},
     {"groups"},
     {"layers", "stats"},

@@ -7,7 +7,6 @@ import io
 import json
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
+from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
-from convinspect.errors import CannotConvert
+from convinspect.formats.files import File
+from convinspect.formats.rewrite import pieces_for
+from convinspect.formats.writing import size_of
 from convinspect.layers import find_layers
 
 
@@ -179,8 +181,6 @@ def test_what_the_file_says_is_obeyed() -> None:
 
 
 def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> None:
-    from test_cli import assert_one_line, run
-
     (tmp_path / "my_model.py").write_text(
         "from torch import nn\n"
         "def make():\n"
@@ -198,8 +198,6 @@ def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> Non
 
 
 def test_grouped_convolutions_expand_to_block_diagonal_linears(tmp_path: Path) -> None:
-    from test_cli import run
-
     conv = nn.Conv1d(6, 4, 1, groups=2)
     torch.save(nn.Sequential(conv), tmp_path / "a.pt")
     command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--to", "linear")
@@ -274,95 +272,10 @@ def test_already_there_is_no_error(tmp_path: Path) -> None:
     assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------ optimizers
-
-
-def _trained(optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1))
-    found = optimizer(model.parameters())
-    _step(model, found, torch.randn(2, 6, 5), swap=False)
-    return model, found
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, swap: bool) -> None:
-    optimizer.zero_grad()
-    y = model(x.transpose(1, 2)).transpose(1, 2) if swap else model(x)
-    y.square().mean().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        lambda p: torch.optim.AdamW(p, lr=0.1),
-        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-        lambda p: torch.optim.SGD(p, lr=0.1),
-        lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9),
-    ],
-)
-def test_training_resumes_with_the_same_numbers(tmp_path: Path, optimizer: Any) -> None:
-    model, trained = _trained(optimizer)
-    torch.save({"model": model.state_dict(), "optimizer": trained.state_dict()}, tmp_path / "a.pt")
-    converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    after = load(tmp_path / "b.pt")
-    linear = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
-    linear.load_state_dict(after["model"], strict=True)
-    resumed = optimizer(linear.parameters())
-    resumed.load_state_dict(after["optimizer"])
-    x = torch.randn(2, 6, 5)
-    _step(model, trained, x, swap=False)
-    _step(linear, resumed, x, swap=True)
-    for old, new in zip(model.parameters(), linear.parameters(), strict=True):
-        torch.testing.assert_close(new, old.reshape(new.shape))
-
-
-def test_doubt_about_the_optimizer_is_refused(tmp_path: Path) -> None:
-    model, _ = _trained(lambda p: torch.optim.AdamW(p))
-    partial = torch.optim.AdamW(list(model.parameters())[2:])
-    _step(model, partial, torch.randn(2, 6, 5), swap=False)
-    torch.save({"model": model.state_dict(), "optimizer": partial.state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert, match="parameters"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
-    converted(tmp_path / "a.pt", tmp_path / "b.pt", keep_optimizer=True)
-    after = load(tmp_path / "b.pt")
-    assert after["optimizer"]["state"][0]["exp_avg"].dim() == 3
-
-
-def test_groups_in_another_order_are_refused_where_it_matters(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1))
-    weights = [value for key, value in model.named_parameters() if key.endswith("weight")]
-    biases = [value for key, value in model.named_parameters() if key.endswith("bias")]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups)
-    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-
-
-def test_factored_state_is_refused(tmp_path: Path) -> None:
-    state = {"c.weight": torch.randn(4, 6, 1)}
-    optimizer = {"state": {0: {"step": 1, "exp_avg_sq_row": torch.randn(4)}}, "param_groups": [{"params": [0]}]}
-    torch.save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert, match="exp_avg_sq_row"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-
-
-def test_ema_copies_follow(tmp_path: Path) -> None:
-    converted(FIXTURES / "ema.pt", tmp_path / "b.pt")
-    after = load(tmp_path / "b.pt")
-    assert after["ema"]["conv.weight"].shape == after["model"]["conv.weight"].shape == (4, 6)
-
-
 # ------------------------------------------------------------------------------------------------ like another
 
 
 def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path: Path) -> None:
-    from test_cli import run
-
     ours = {"proj_in.weight": torch.randn(8, 8, 1, 1), "to_k.weight": torch.randn(8, 6), "t.weight": torch.randn(8, 24)}
     theirs = {"proj_in.weight": torch.zeros(8, 8), "to_k.weight": torch.zeros(8, 10), "t.weight": torch.zeros(24, 8)}
     torch.save({f"module.{key}": value for key, value in ours.items()}, tmp_path / "a.pt")
@@ -377,9 +290,87 @@ def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path:
     assert torch.equal(after["module.to_k.weight"], ours["to_k.weight"])
 
 
-def test_the_command_reports_and_advises(tmp_path: Path) -> None:
-    from test_cli import run
+@pytest.mark.parametrize(("make", "form"), [(nn.Conv2d, torch.channels_last), (nn.Conv3d, torch.channels_last_3d)])
+def test_channels_last_goes_there_and_back(tmp_path: Path, make: Any, form: Any) -> None:
+    """Strides of a pointwise kernel say so, a Linear's cannot; the convolutions that stay tell on the way back."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(make(6, 8, 1), make(8, 8, 3), make(8, 4, 1, bias=False), nn.Linear(4, 3))
+    model.to(memory_format=form)
+    optimizer = torch.optim.AdamW(model[:3].parameters())
+    for parameter in model[:3].parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    thing = {"model": model[:3].state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(thing, tmp_path / "a.pt")
+    kind = make.__name__
+    assert names(converted(tmp_path / "a.pt", tmp_path / "b.pt", kinds=(kind,))) == ["0", "2"]
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", kind, names=("0", "2"))
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+    # With nothing left to tell, or with others that tell something else, it is refused unless named.
+    torch.save(model[:1].state_dict(), tmp_path / "alone.pt")
+    planned = converted(tmp_path / "alone.pt", tmp_path / "d.pt", kinds=(kind,))
+    assert names(planned) == []
+    assert "channels-last" in reasons(planned)["0"]
+    assert names(converted(tmp_path / "alone.pt", tmp_path / "d.pt", kinds=(kind,), names=("0",))) == ["0"]
 
+
+def test_a_bare_layer_is_called_root(tmp_path: Path) -> None:
+    torch.save(nn.Conv1d(6, 4, 1).state_dict(), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert done.stdout.count("(root)") == 2
+    assert load(tmp_path / "b.pt")["weight"].shape == (4, 6)
+
+
+def test_meta_tensors_change_with_the_rest(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(4, 6, 1), "b.weight": torch.empty(5, 6, 1, device="meta")}
+    torch.save(state, tmp_path / "a.pt")
+    assert names(converted(tmp_path / "a.pt", tmp_path / "b.pt")) == ["a", "b"]
+    after = load(tmp_path / "b.pt")
+    assert after["b.weight"].device.type == "meta"
+    assert after["b.weight"].shape == (5, 6)
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", "Conv1d", names=("a", "b"))
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_sparse_tensors_are_left_and_the_rest_is_converted(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(4, 6, 1), "b.weight": torch.randn(5, 6, 1).to_sparse()}
+    torch.save(state, tmp_path / "a.pt")
+    planned = converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert names(planned) == ["a"]
+    assert "sparse" in reasons(planned)["b"]
+
+
+def test_long_names_stay_apart_in_a_narrow_table(tmp_path: Path) -> None:
+    keys = [f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.{j}.attn1.to_out_projection_layer.weight"
+            for i in range(3) for j in range(3)]  # fmt: skip
+    torch.save({key: torch.randn(4, 6, 1) for key in keys}, tmp_path / "a.pt")
+    lines = run("convert", tmp_path / "a.pt", "--to", "linear", "--dry-run", "--width", "80").stdout.splitlines()
+    shown = [line.split()[0] for line in lines if "to_out" in line or ("layer " in line and "Conv1d" in line)]
+    assert len(shown) >= 9
+    assert len(set(shown[:9])) == 9
+
+
+def test_records_beyond_4_gb_note_their_new_place(tmp_path: Path) -> None:
+    """Sparse: PyTorch leaves out the numbers, and only the pieces of the new file are looked at."""
+    state = {"a.weight": torch.empty(4, 300, 1), "big": torch.empty(1_100_000_000), "b.weight": torch.empty(40, 6, 1)}
+    with torch.serialization.skip_data():
+        torch.save(state, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    planned = plan(find_layers(checkpoint), Request("Linear"))
+    at, seen = 0, 0
+    with File(tmp_path / "a.pt") as file:
+        for piece in pieces_for(file, planned.edits):
+            if isinstance(piece, bytes) and piece[:4] == b"PK\x03\x04" and at > 1 << 32:
+                name_length = int.from_bytes(piece[26:28], "little")
+                extra = piece[30 + name_length :]
+                assert extra[:4] == b"\x01\x00\x08\x00"
+                assert int.from_bytes(extra[4:12], "little") == at
+                seen += 1
+            at += size_of(piece)
+    assert seen >= 3
+
+
+def test_the_command_reports_and_advises(tmp_path: Path) -> None:
     source = tmp_path / "a.pt"
     torch.save({"c.weight": torch.randn(4, 6, 1), "c.bias": torch.randn(4)}, source)
     before = copy.copy(source.read_bytes())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conversions import FIXTURES, assert_only_reshaped, load
 from safetensors.torch import save_file
+from test_cli import run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
@@ -24,8 +25,6 @@ def _state_of(source: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["module.pt", "legacy_module.pt", "script.pt", "trace.pt", ".pt2", "legacy.pt"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> None:
-    from test_cli import run
-
     source = FIXTURES / (f"pointnet_stnkd{name}" if name.startswith(".") else f"pointnet_stnkd_{name}")
     target = tmp_path / f"out{suffix}"
     done = run("convert", source, "-o", target, "--state-dict", "--to", "linear")
@@ -40,8 +39,6 @@ def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> N
 
 @pytest.mark.parametrize("suffixes", [(".pt", ".safetensors"), (".safetensors", ".pt")])
 def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str]) -> None:
-    from test_cli import run
-
     state = {"c.weight": torch.randn(4, 6, 1), "h.weight": torch.randn(3, 4).half(), "b": torch.randn(3).bfloat16()}
     source, target = (tmp_path / f"{part}{suffix}" for part, suffix in zip(("a", "b"), suffixes, strict=True))
     torch.save(state, source) if suffixes[0] == ".pt" else save_file(state, source, metadata={"author": "me"})
@@ -52,8 +49,6 @@ def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str])
 
 
 def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> None:
-    from test_cli import run
-
     shared = torch.randn(4, 6, 1)
     torch.save({"a.weight": shared, "b.weight": shared, "w": shared.view(6, 4).T}, tmp_path / "a.pt")
     assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").returncode == 0
@@ -68,8 +63,6 @@ def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> N
     "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
 )
 def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
-    from test_cli import run
-
     from convinspect.numbers import effective_weight
 
     source = FIXTURES / f"{name}.pt"
@@ -86,8 +79,6 @@ def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
 
 def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
     """A ConvTranspose and transformers' Conv1D are shown the other way round, but never written so."""
-    from test_cli import run
-
     torch.manual_seed(0)
     norm = nn.utils.parametrizations.weight_norm
     model: Any = nn.ModuleDict(
@@ -103,3 +94,31 @@ def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
     after = load(tmp_path / "b.pt")
     for name, weight in expected.items():
         torch.testing.assert_close(after[f"{name}.weight"], weight)
+
+
+def test_a_pruned_bias_is_fused_too(tmp_path: Path) -> None:
+    from torch.nn.utils import prune
+
+    cut: Any = prune.l1_unstructured
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1))
+    cut(model[0], "weight", 0.5)
+    cut(model[0], "bias", 0.5)
+    cut(model[1], "bias", 0.5)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse")
+    assert done.returncode == 0, done.stderr
+    plain = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1))
+    plain.load_state_dict(load(tmp_path / "b.pt"), strict=True)
+    x = torch.randn(2, 6, 5)
+    assert torch.equal(plain(x), model(x))
+
+
+def test_what_is_saved_anew_is_said(tmp_path: Path) -> None:
+    torch.save(nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 1)).state_dict(), tmp_path / "a.pt")
+    plain = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").stdout
+    fused = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--fuse").stdout
+    assert "nothing changes" not in plain + fused
+    assert "3 tensors written as a plain state_dict" in plain
+    assert "1 layer as plain weights" in fused
+    assert "(root)" in fused

@@ -136,7 +136,7 @@ def convert(
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers, select
     from convinspect.renaming import renaming
-    from convinspect.resaving import resave, wants_other_format
+    from convinspect.resaving import can_fuse, resave, wants_other_format
     from convinspect.saving import check_target
     from convinspect.training import Followers, followers
     from convinspect.view.planning import Done, plan_payload, plan_table
@@ -161,7 +161,7 @@ def convert(
         planned = _planned(checkpoint, layers, to, origin or [], globs, groups is not None, like)
         renamed = renaming(checkpoint, rename or [])
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
-        fused = [one for one in select(layers, layer or (), everything=True) if fuse and one.norm]
+        fused = [one for one in select(layers, layer or (), everything=True) if fuse and can_fuse(one)]
         lost: tuple[str, ...] = ()
         if target is not None and anew:
             lost = resave(checkpoint, planned, fused, target, renamed.edits)
@@ -203,7 +203,7 @@ def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
     for line in advice_lines(planned):
         print(safe(line))
     if fused:
-        names = ", ".join(layer.name for layer in fused)
+        names = ", ".join(layer.name or "(root)" for layer in fused)
         print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
     if like is not None and any(not one.done for one in planned.refusals):
         print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")

@@ -181,7 +181,7 @@ def advice(plan: Plan) -> list[str]:
         seen.add(pair)
         alike = sum((other.layer.kind, other.to) == pair for other in plan.conversions) - 1
         more = f"  (and {count(alike)} more)" if alike else ""
-        lines.append(f"{one.layer.name}: {_call(pair[0], one)} → {_call(pair[1], one)}{more}")
+        lines.append(f"{one.layer.name or '(root)'}: {_call(pair[0], one)} → {_call(pair[1], one)}{more}")
         if _input(pair[0]) != _input(pair[1]):
             lines.append(f"  takes {_input(pair[0])} → takes {_input(pair[1])}{_turn(*pair)}")
     return lines
