@@ -137,6 +137,19 @@ def test_transformers_conv1d_is_turned_over(tmp_path: Path, suffix: str) -> None
     assert all(torch.equal(before[key], after[key]) for key in untouched)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_transformers_conv1d_comes_back_by_its_own_file(tmp_path: Path, suffix: str) -> None:
+    """Square ones too, of which no shape tells how they lie."""
+    source, linear, back = FIXTURES / f"gpt2_names{suffix}", tmp_path / f"b{suffix}", tmp_path / f"c{suffix}"
+    assert run("convert", source, "-o", linear, "--to", "linear", "--from", "transformers").returncode == 0
+    done = run("convert", linear, "-o", back, "--like", source)
+    assert done.returncode == 0, done.stderr
+    assert "nn.Linear(8, 24) → Conv1D(nf=24, nx=8)" in done.stdout
+    assert back.read_bytes() == source.read_bytes()
+    again = run("convert", source, "-o", tmp_path / f"d{suffix}", "--like", source)
+    assert (tmp_path / f"d{suffix}").read_bytes() == source.read_bytes(), again.stdout
+
+
 def test_a_large_matrix_is_turned_over_in_bands(tmp_path: Path) -> None:
     weight = torch.randn(1500, 4500)
     save_file({"h.c_attn.weight": weight, "h.c_attn.bias": torch.randn(4500)}, tmp_path / "a.safetensors")

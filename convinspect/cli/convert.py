@@ -249,10 +249,12 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
 def _plan_like(checkpoint: Checkpoint, layers: Sequence[Layer], like: Path) -> Plan:
     """Shapes wanted by another checkpoint's main root."""
     from convinspect.checkpoint import open_checkpoint
+    from convinspect.layers import find_layers
     from convinspect.matching import plan_like
 
     names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
-    return plan_like(layers, names, open_checkpoint(like).tensors)
+    other = open_checkpoint(like)
+    return plan_like(layers, names, other.tensors, find_layers(other))
 
 
 def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:

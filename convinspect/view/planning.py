@@ -188,7 +188,8 @@ def advice(plan: Plan) -> list[str]:
 
 
 def _call(kind: str, one: Conversion) -> str:
-    wide_out, wide_in = one.new_shape[:2]
+    # (out, in) of every kind but transformers' Conv1D, which keeps (in, out).
+    wide_out, wide_in = one.new_shape[:2] if one.to != TRANSFORMERS_CONV1D else one.new_shape[::-1]
     if kind == TRANSFORMERS_CONV1D:
         return f"Conv1D(nf={wide_out}, nx={wide_in})"
     bias = "" if one.layer.bias is not None else ", bias=False"
