@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import runpy
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -123,6 +124,30 @@ def test_a_strict_load_into_the_rewritten_model_gives_the_same_outputs(tmp_path:
     linear.load_state_dict(load(tmp_path / "b.pt"), strict=True)
     x = torch.randn(2, 6, 9)
     torch.testing.assert_close(linear(x.transpose(1, 2)).transpose(1, 2), conv(x))
+
+
+@pytest.mark.parametrize("name", ["pointnet_stnkd.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd.safetensors"])
+def test_pointnets_stnkd_runs_on_linear_and_goes_back(tmp_path: Path, name: str) -> None:
+    """Its own code, changed as the command and the README say."""
+    space: dict[str, Any] = {}
+    exec(runpy.run_path(str(FIXTURES / "make.py"))["POINTNET"], space)
+    state = load(FIXTURES / name)
+    model = space["STNkd"](8, (16, 24, 40), (len(state["fc1.bias"]), len(state["fc2.bias"]))).eval()
+    model.load_state_dict(state, strict=True)
+    x = torch.randn(3, 8, 50)
+    expected = model(x)
+    linear, back = tmp_path / f"linear_{name}", tmp_path / f"back_{name}"
+    assert names(converted(FIXTURES / name, linear)) == ["conv1", "conv2", "conv3"]
+    for conv in ("conv1", "conv2", "conv3"):
+        old = getattr(model, conv)
+        new = nn.Linear(old.in_channels, old.out_channels)
+        new.register_forward_pre_hook(lambda module, args: (args[0].movedim(1, -1),))
+        new.register_forward_hook(lambda module, args, y: y.movedim(-1, 1))
+        setattr(model, conv, new)
+    model.load_state_dict(load(linear), strict=True)
+    torch.testing.assert_close(model(x), expected)
+    converted(linear, back, "Conv1d", names=("conv*",))
+    assert back.read_bytes() == (FIXTURES / name).read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

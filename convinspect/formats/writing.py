@@ -7,7 +7,6 @@ temporary name in the target's folder, checked, and only then takes the target's
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -103,7 +102,7 @@ def new_folder(target: Path, check: Check) -> Iterator[Path]:
 
 @contextmanager
 def _beside(target: Path, check: Check, remove: Callable[[Path], None]) -> Iterator[Path]:
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
+    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.partial")
     try:
         yield temporary
         if temporary.is_dir():

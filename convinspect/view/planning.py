@@ -170,20 +170,22 @@ def _notes(done: Done) -> list[str]:
     return lines
 
 
+_MOST_LINES = 8
+"""Layers of a kind whose lines are spelled out."""
+
+
 def advice(plan: Plan) -> list[str]:
-    """What the model's code must change to load the new file: one example of each kind of change."""
-    lines = []
-    seen: set[tuple[str, str]] = set()
+    """What the model's code must change to load the new file: the lines of each kind of change, and what goes in."""
+    kinds: dict[tuple[str, str], list[Conversion]] = {}
     for one in plan.conversions:
-        pair = (one.layer.kind, one.to)
-        if pair in seen:
-            continue
-        seen.add(pair)
-        alike = sum((other.layer.kind, other.to) == pair for other in plan.conversions) - 1
-        more = f"  (and {count(alike)} more)" if alike else ""
-        lines.append(f"{one.layer.name or '(root)'}: {_call(pair[0], one)} → {_call(pair[1], one)}{more}")
-        if _input(pair[0]) != _input(pair[1]):
-            lines.append(f"  takes {_input(pair[0])} → takes {_input(pair[1])}{_turn(*pair)}")
+        kinds.setdefault((one.layer.kind, one.to), []).append(one)
+    lines = []
+    for (old, new), alike in kinds.items():
+        lines += [f"{one.layer.name or '(root)'}: {_call(old, one)} → {_call(new, one)}" for one in alike[:_MOST_LINES]]
+        if len(alike) > _MOST_LINES:
+            lines.append(f"and {count(len(alike) - _MOST_LINES)} more")
+        if _input(old) != _input(new):
+            lines.append(f"  takes {_input(old)} → takes {_input(new)}{_turn(old, new)}")
     return lines
 
 
