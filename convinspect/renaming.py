@@ -19,10 +19,18 @@ class Renaming:
     Attributes:
         edits: Of the root in use.
         copies: Of the same names in its EMA copies.
+        roots: Paths of the roots that these are in.
     """
 
     edits: tuple[Edit, ...] = ()
     copies: tuple[Edit, ...] = ()
+    roots: tuple[str, ...] = ()
+
+    def names(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Clean names that the root's tensors will have, by stored key."""
+        new = {edit.tensor.key: edit.key or "" for edit in self.edits}
+        keys = [tensor.key for tensor in checkpoint.root.tensors]
+        return dict(zip(keys, clean_names([new.get(key, key) for key in keys]), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +74,13 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
         if text not in used:
             old = text.partition("=")[0]
             raise NotThere(f"no tensor is named {old!r}", closest(old, list(checkpoint.tensors)))
-    copies = [
-        edit
+    copies = {
+        root.path: _edits(root.tensors, rules, used)
         for root in checkpoint.roots
         if root is not checkpoint.root and root.role == "ema"
-        for edit in _edits(root.tensors, rules, used)
-    ]
-    return Renaming(tuple(edits), tuple(copies))
+    }
+    roots = tuple(path for path, found in copies.items() if found)
+    return Renaming(tuple(edits), tuple(edit for found in copies.values() for edit in found), roots)
 
 
 def _rule(text: str) -> _Rule:

@@ -201,6 +201,17 @@ def test_keys_that_are_no_strings_of_their_own_are_refused(tmp_path: Path) -> No
             renamed(tmp_path / name, tmp_path / "c.pt", rule)
 
 
+def test_the_wanted_shapes_are_those_of_the_new_names(tmp_path: Path) -> None:
+    torch.save({"model": net().state_dict(), "ema": net().state_dict()}, tmp_path / "a.pt")
+    torch.save({"lin1.weight": torch.zeros(4, 6), "conv1.weight": torch.zeros(9, 9)}, tmp_path / "b.pt")
+    command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    done = run(*command, "--rename", "conv1=lin1")
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "c.pt")["ema"]["lin1.weight"].shape == (4, 6)
+    assert "changed with them: ema" in done.stdout
+    assert "will still not load" not in done.stdout
+
+
 def test_another_format_takes_the_names_too(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.safetensors", "--rename", "conv1=lin1")

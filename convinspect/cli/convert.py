@@ -158,8 +158,11 @@ def convert(
             _check_model(checkpoint, model)
         layers = find_layers(checkpoint)
         globs = (tuple(layer or ()), tuple(exclude or ()))
-        planned = _planned(checkpoint, layers, to, origin or [], globs, groups is not None, like)
         renamed = renaming(checkpoint, rename or [])
+        if like is None:
+            planned = _planned(layers, to, origin or [], globs, groups is not None)
+        else:
+            planned = _plan_like(layers, renamed.names(checkpoint), like)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
         fused = [one for one in select(layers, layer or (), everything=True) if fuse and can_fuse(one)]
         lost: tuple[str, ...] = ()
@@ -180,18 +183,14 @@ def convert(
 
 
 def _planned(
-    checkpoint: Checkpoint,
     layers: Sequence[Layer],
     to: Target | None,
     origin: list[Origin],
     globs: tuple[tuple[str, ...], tuple[str, ...]],
     expand: bool,
-    like: Path | None,
 ) -> Plan:
     from convinspect.convert import TARGETS, Plan, Request, plan
 
-    if like is not None:
-        return _plan_like(checkpoint, layers, like)
     if to is None:
         return Plan()
     return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
@@ -246,13 +245,12 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
         )
 
 
-def _plan_like(checkpoint: Checkpoint, layers: Sequence[Layer], like: Path) -> Plan:
+def _plan_like(layers: Sequence[Layer], names: dict[str, str], like: Path) -> Plan:
     """Shapes wanted by another checkpoint's main root."""
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers
     from convinspect.matching import plan_like
 
-    names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
     other = open_checkpoint(like)
     return plan_like(layers, names, other.tensors, find_layers(other))
 

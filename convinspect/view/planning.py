@@ -161,8 +161,9 @@ def _notes(done: Done) -> list[str]:
         lines.append("assumed: stride 1, padding 0 and groups 1, which a state_dict does not record")
     if len(done.checkpoint.roots) > 1:
         lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
-    if done.followers.roots:
-        lines.append(f"changed with them: {', '.join(one or '.' for one in done.followers.roots)}")
+    roots = dict.fromkeys([*done.followers.roots, *done.renaming.roots])
+    if roots and not done.anew:
+        lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
     if done.followers.left:
         lines.append(f"left as they are: {', '.join(one or '.' for one in done.followers.left)}; --root takes one")
     if done.dropped and not done.anew:
