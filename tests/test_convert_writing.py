@@ -132,6 +132,26 @@ def test_framed_pickles_get_the_right_lengths(tmp_path: Path, zipped: bool, prot
         assert paths[2].read_bytes() == paths[0].read_bytes()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("size", range(20, 60, 3))
+def test_frames_may_end_anywhere(tmp_path: Path, zipped: bool, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Picklers in Python (dill's too) end a frame wherever it is full, also inside the tuples that change."""
+    import pickle
+
+    monkeypatch.setattr(pickle._Framer, "_FRAME_SIZE_TARGET", size)  # type: ignore[attr-defined]
+    state = {f"l{i}.weight": torch.randn(40 + i, 300, 1) for i in range(9)}
+    state |= {f"l{i}.bias": torch.randn(40 + i) for i in range(9)}
+    names = [tmp_path / f"{name}.pt" for name in "abc"]
+    torch.save(state, names[0], pickle_module=_pure_python(), pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    converted(names[0], names[1])
+    converted(names[1], names[2], "Conv1d", names=("l*",))
+    for path, dims in ((names[1], 2), (names[2], 3)):
+        found = torch.load(path, weights_only=False, pickle_module=_pure_python())
+        assert list(found) == list(state)
+        assert all(torch.equal(found[key].reshape(-1), state[key].reshape(-1)) for key in state)
+        assert {value.dim() for key, value in found.items() if key.endswith("weight")} == {dims}
+
+
 def _pure_python() -> Any:
     """The standard library's pickle without its C part, which is the stricter of the two about frames."""
     import pickle
@@ -139,9 +159,29 @@ def _pure_python() -> Any:
 
     module = types.ModuleType("pure")
     module.__dict__.update(vars(pickle))
+    module.Pickler = pickle._Pickler  # type: ignore[attr-defined]
     module.Unpickler = pickle._Unpickler  # type: ignore[attr-defined]
+    module.dump = pickle._dump  # type: ignore[attr-defined]
     module.load = pickle._load  # type: ignore[attr-defined]
     return module
+
+
+_DYING = (
+    "import os, sys, signal\n"
+    "from convinspect.formats import writing\n"
+    "calls = 0\n"
+    "def dying(function):\n"
+    "    def wrapped(*arguments, **options):\n"
+    "        global calls\n"
+    "        if calls == int(sys.argv[-1]): os.kill(os.getpid(), signal.SIGKILL)\n"
+    "        calls += 1\n"
+    "        return function(*arguments, **options)\n"
+    "    return wrapped\n"
+    "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
+    "os.replace = dying(os.replace)\n"
+    "from convinspect.cli import main\n"
+    "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
+)
 
 
 @pytest.mark.parametrize("moment", range(12))
@@ -150,23 +190,7 @@ def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -
     source, target = tmp_path / "a.pt", tmp_path / "b.pt"
     torch.save({"c.weight": torch.randn(400, 600, 1)}, source)
     target.write_bytes(b"as it was")
-    script = (
-        "import os, sys, signal\n"
-        "from convinspect.formats import writing\n"
-        "calls = 0\n"
-        "def dying(function):\n"
-        "    def wrapped(*arguments, **options):\n"
-        "        global calls\n"
-        "        if calls == int(sys.argv[-1]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        calls += 1\n"
-        "        return function(*arguments, **options)\n"
-        "    return wrapped\n"
-        "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
-        "os.replace = dying(os.replace)\n"
-        "from convinspect.cli import main\n"
-        "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
-    )
-    script = script.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
+    script = _DYING.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
     done = subprocess.run([sys.executable, "-c", script, str(source), str(target)], capture_output=True, timeout=60)
     if done.returncode == 0:
         assert load(target)["c.weight"].shape == (400, 600)
@@ -174,6 +198,17 @@ def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -
         assert done.returncode == -9, done.stderr
         whole = target.read_bytes() == b"as it was" or load(target)["c.weight"].shape == (400, 600)
         assert whole
+
+
+@pytest.mark.parametrize("moment", [0, 2, 5, 7, 9, 10])
+def test_a_killed_run_leaves_no_half_of_a_folder(tmp_path: Path, moment: int) -> None:
+    script = _DYING.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
+    source, target = FIXTURES / "sharded", tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", script, str(source), str(target)], capture_output=True, timeout=60)
+    assert done.returncode == -9, (done.returncode, done.stderr)
+    if target.exists():
+        assert {entry.name for entry in target.iterdir()} == {entry.name for entry in source.iterdir()}
+        assert not open_checkpoint(target).problems
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
