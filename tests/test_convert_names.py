@@ -298,3 +298,25 @@ def test_what_a_dropped_state_shares_with_the_model_stays(tmp_path: Path) -> Non
 def test_nothing_to_drop_is_said(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "a.pt")
     assert_one_line(run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--drop-optimizer"), "no optimizer")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_at_once(tmp_path: Path, way: str) -> None:
+    model, optimizer = trained()
+    ema = {key: value.clone() for key, value in model.state_dict().items()}
+    thing: Any = {"optimizer": optimizer.state_dict(), "keys": list(model.state_dict()), "ema": ema}
+    thing["model"] = model.state_dict()
+    WAYS[way](thing, tmp_path / "a.pt")
+    command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--drop-optimizer")
+    done = run(*command, "--rename", "conv1=lin", "--root", "model")
+    assert done.returncode == 0, done.stderr
+    found = reload(tmp_path / "b.pt")
+    assert found["keys"] == thing["keys"]
+    assert (found["optimizer"]["state"], found["optimizer"]["param_groups"][0]["lr"]) == ({}, 0.1)
+    for root in ("model", "ema"):
+        assert list(found[root]) == [key.replace("conv1", "lin") for key in thing[root]]
+        for (new, old), name in zip(
+            zip(found[root].values(), thing[root].values(), strict=True), thing[root], strict=True
+        ):
+            pointwise = name in ("conv1.weight", "block.0.weight")
+            assert torch.equal(new, old.squeeze(2) if pointwise else old), name
