@@ -81,8 +81,14 @@ def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit],
     """What changes with the plan in another root, and whether something there should but cannot.
 
     The same numbers change, and so does what an EMA keeps by the same name; shapes must be equal. An EMA that is a
-    list tells no names, and a model of equal names that is no EMA may be another model.
+    list tells no names, and follows in the order of parameters when every shape fits. A model of equal names that is
+    no EMA may be another model.
     """
+    in_order = _in_order(checkpoint, root)
+    if in_order:
+        edits = {id(edit.tensor): edit for edit in plan.edits}
+        pairs = zip(root.tensors, in_order, strict=True)
+        return [_like(tensor, edits[id(one)]) for tensor, one in pairs if id(one) in edits], False
     names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
     by_name = {names[edit.tensor.key]: edit for edit in plan.edits}
     by_bytes = {bytes_of(edit.tensor): edit for edit in plan.edits if bytes_of(edit.tensor) is not None}
@@ -102,6 +108,14 @@ def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit],
         ):
             more = True
     return found, more
+
+
+def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
+    """The model's parameters, when an EMA's list holds one of the same shape for each; none for any other root."""
+    parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
+    listed = [tensor.key for tensor in root.tensors] == [str(number) for number in range(len(parameters))]
+    fits = listed and [one.shape for one in root.tensors] == [one.shape for one in parameters]
+    return parameters if root.role == "ema" and fits else []
 
 
 def _like(tensor: Tensor, edit: Edit) -> Edit:

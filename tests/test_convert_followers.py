@@ -111,13 +111,16 @@ def test_several_roots_as_one(tmp_path: Path) -> None:
 
 
 def test_roots_over_the_same_numbers_follow_and_lists_are_named(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv1d(6, 4, 1))
-    weights = [value.clone() for value in model.state_dict().values()]
-    thing = {"model": model.state_dict(), "best": model.state_dict(), "ema_weights": weights}
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4))
+    weights = [value.detach().clone() for value in model.parameters()]
+    lists = {"ema_weights": weights, "ema_more": [*(one.clone() for one in weights), torch.ones(3)]}
+    thing = {"model": model.state_dict(), "best": model.state_dict(), **lists}
     torch.save(thing, tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
     after = load(tmp_path / "b.pt")
     assert after["best"]["0.weight"].shape == after["model"]["0.weight"].shape == (4, 6)
-    assert after["ema_weights"][0].shape == (4, 6, 1)
-    assert "changed with them: best" in done.stdout
-    assert "left as they are: ema_weights" in done.stdout
+    # A list in the order of parameters follows where every shape fits, as an optimizer's state does.
+    assert after["ema_weights"][0].shape == (4, 6)
+    assert after["ema_more"][0].shape == (4, 6, 1)
+    assert "changed with them: best, ema_weights" in done.stdout
+    assert "left as they are: ema_more" in done.stdout

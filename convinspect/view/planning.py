@@ -165,7 +165,9 @@ def _notes(done: Done) -> list[str]:
     if roots and not done.anew:
         lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
     if done.followers.left:
-        lines.append(f"left as they are: {', '.join(one or '.' for one in done.followers.left)}; --root takes one")
+        lines.append(
+            f"left as they are: {', '.join(one or '.' for one in done.followers.left)} (such weights are there too)"
+        )
     if done.dropped and not done.anew:
         lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
     return lines
