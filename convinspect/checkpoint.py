@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.errors import ConvInspectError
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.records import COMPLEX, FLOATING, Contents, Module, Root, Tensor
+from convinspect.records import COMPLEX, FLOATING, Contents, Module, Root, Tensor, bytes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ class Checkpoint:
         for name, tensor in self.tensors.items():
             numbers = tensor.dtype in FLOATING | COMPLEX or name.endswith("weight")
             if numbers and not self._is_buffer(name):
-                found.setdefault(_bytes_of(tensor) or id(tensor), tensor)
+                found.setdefault(bytes_of(tensor) or id(tensor), tensor)
         return list(found.values())
 
     def _is_buffer(self, name: str) -> bool:
@@ -101,7 +101,7 @@ class Checkpoint:
         distinct: dict[object, Tensor] = {}
         storages: dict[object, int] = {}
         for tensor in self.tensors.values() if tensors is None else tensors:
-            distinct.setdefault(_bytes_of(tensor) or id(tensor), tensor)
+            distinct.setdefault(bytes_of(tensor) or id(tensor), tensor)
             if tensor.storage is not None:
                 storages[(tensor.storage.file, tensor.storage.key)] = tensor.storage.nbytes
         return Totals(
@@ -194,18 +194,10 @@ def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
     return found
 
 
-def _bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
-    """What two tensors share when they are the same bytes; None for tensors without any."""
-    storage = tensor.storage
-    if storage is None or tensor.numel == 0:
-        return None
-    return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
-
-
 def _ties(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     groups: dict[object, list[str]] = {}
     for name, tensor in tensors.items():
-        where = _bytes_of(tensor)
+        where = bytes_of(tensor)
         if where is not None:
             groups.setdefault(where, []).append(name)
     return {name: tuple(names) for names in groups.values() if len(names) > 1 for name in names}

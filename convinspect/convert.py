@@ -7,14 +7,16 @@ other strides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from convinspect.errors import CannotConvert
+from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, select
 from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
-from convinspect.records import Edit, Layer, Tensor
+from convinspect.records import Edit, Layer, Tensor, bytes_of
+from convinspect.strides import channels_last, channels_last_stays, with_channels_last
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
 """Names on the command line → kinds."""
@@ -101,7 +103,7 @@ class Plan:
     @property
     def edits(self) -> tuple[Edit, ...]:
         """All tensors' new shapes."""
-        return tuple(edit for conversion in self.conversions for edit in conversion.edits)
+        return tuple(_edits(self.conversions))
 
 
 def plan(layers: Sequence[Layer], request: Request) -> Plan:
@@ -129,8 +131,12 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
             conversions[layer.name] = decided
         elif decided is not None:
             refusals[layer.name] = decided
-    hold_ties(layers, conversions, refusals)
-    return Plan(tuple(conversions.values()), tuple(refusals.values()))
+    for refusal in _strides_that_would_go(layers, conversions):
+        if refusal.name not in request.names and (refusal.name or "(root)") not in request.names:
+            del conversions[refusal.name]
+            refusals[refusal.name] = refusal
+    hold_together(layers, conversions, refusals)
+    return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
 
 
 def _excluded(layer: Layer, patterns: Iterable[str]) -> bool:
@@ -182,13 +188,14 @@ def _obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a layer of the right kind must stay, or None."""
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
-    if "LoRA" in layer.tags:
-        return "one half of a LoRA pair; both must change together, which is not supported yet"
+    if layer.weight.layout.startswith("sparse"):
+        return f"its weight is {layer.weight.layout}, whose indices would have to change too"
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact)
-    if layer.evidence == "ambiguous" and not exact:
+    # No embedding has a low-rank pair of these names.
+    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
         reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
-        return f"{reason}; name it with --layer {layer.name} to convert it all the same"
+        return f"{reason}; name it with --layer {layer.name or '(root)'} to convert it all the same"
     return None
 
 
@@ -208,7 +215,7 @@ def _expanded(layer: Layer, to: str) -> Conversion:
 def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
     if doubt is not None and not exact:
-        return f"{doubt}; name it with --layer {layer.name} to convert it all the same"
+        return f"{doubt}; name it with --layer {layer.name or '(root)'} to convert it all the same"
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
     if layer.groups is not None and layer.groups > 1:
@@ -219,7 +226,7 @@ def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
         return (
             f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
-            f" name it with --layer {layer.name} if its groups are 1"
+            f" name it with --layer {layer.name or '(root)'} if its groups are 1"
         )
     return None
 
@@ -264,6 +271,33 @@ def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
     return Edit(tensor, shape + ones, stride + ones, turned)
 
 
+def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Conversion]) -> list[Refusal]:
+    """Conversions of layers whose strides nothing would tell on the way back."""
+    found = []
+    for dims in (4, 5):
+        usual = channels_last_stays(layers, _edits(conversions.values()), dims)
+        for name, one in conversions.items():
+            own = {channels_last(edit.tensor) for edit in one.edits if len(edit.tensor.shape) == dims} - {None}
+            if own and own != {usual}:
+                kind, label = "channels-last" if True in own else "row-major", name or "(root)"
+                reason = f"its strides are {kind}, which nothing that stays would tell on the way back"
+                found.append(Refusal(name, f"{reason}; name it with --layer {label} to convert it all the same"))
+    return found
+
+
+def _edits(conversions: Iterable[Conversion]) -> list[Edit]:
+    return [edit for one in conversions for edit in one.edits]
+
+
+def laid_out(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
+    """The conversions, with channels-last strides for new convolutions where all others of the root have them."""
+    last = {dims for dims in (4, 5) if channels_last_stays(layers, _edits(conversions), dims)}
+    return tuple(
+        replace(one, edits=tuple(with_channels_last(edit) if len(edit.shape) in last else edit for edit in one.edits))
+        for one in conversions
+    )
+
+
 def _assumed(layer: Layer) -> tuple[str, ...]:
     if layer.kind in CONVOLUTIONS and layer.groups is None:
         return ("stride 1", "padding 0", "groups 1")
@@ -274,19 +308,26 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
     return tuple(note for note in layer.notes if "usually have stride 2" in note or "its bias" in note)
 
 
-def hold_ties(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
-    """All names of a tie change, or none do: a conversion whose tensor another layer keeps is taken back.
+def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
+    """All names of a tie change, or none do, and so do both halves of a LoRA pair: a conversion whose tensor another
+    layer keeps, or whose other half stays, is taken back.
 
     Taking one back can leave another's partner unchanged, so it is looked over until nothing changes.
     """
     groups: dict[object, list[tuple[str, Layer]]] = {}
+    kinds = {layer.name: layer.kind for layer in layers}
     for layer in layers:
         for tensor in layer.tensors.values():
-            groups.setdefault(_bytes_of(tensor), []).append((tensor.key, layer))
+            groups.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
     while True:
         shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
         before = len(conversions)
         for name, conversion in list(conversions.items()):
+            partner = lora_partner(name)
+            if partner is not None and partner not in conversions and kinds.get(partner) != conversion.to:
+                del conversions[name]
+                refusals[name] = Refusal(name, f"one half of a LoRA pair, whose other half {partner} does not change")
+                continue
             keeper = _keeper(conversion, groups, shapes)
             if keeper is not None:
                 del conversions[name]
@@ -304,12 +345,7 @@ def _keeper(
 ) -> tuple[str, Layer] | None:
     """Another tensor over the same bytes as one that changes, which would not change the same way."""
     for edit in conversion.edits:
-        for key, layer in groups[_bytes_of(edit.tensor)]:
+        for key, layer in groups[bytes_of(edit.tensor) or edit.tensor.key]:
             if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
                 return key, layer
     return None
-
-
-def _bytes_of(tensor: Tensor) -> object:
-    storage = tensor.storage
-    return tensor.key if storage is None else (storage.file, storage.key, tensor.offset, tensor.numel)

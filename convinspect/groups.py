@@ -24,6 +24,7 @@ from convinspect.readings import (
 from convinspect.records import Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
+"""One half of a low-rank pair → the other."""
 _ORIGINAL = "parametrizations.weight.original"
 _BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
 # Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
@@ -211,14 +212,20 @@ def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
 
 
 def _with_lora(layer: Layer, context: Context) -> Layer:
-    for part in layer.name.split("."):
-        partner = _LORA.get(part)
-        if partner is not None:
-            other = ".".join(partner if piece == part else piece for piece in layer.name.split("."))
-            there = "" if other in context.names else ", which is not in the file"
-            note = f"one half of a LoRA pair with {other}{there}"
-            return replace(layer, tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
-    return layer
+    other = lora_partner(layer.name)
+    if other is None:
+        return layer
+    there = "" if other in context.names else ", which is not in the file"
+    note = f"one half of a LoRA pair with {other}{there}"
+    return replace(layer, tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
+
+
+def lora_partner(name: str) -> str | None:
+    """The layer that is a low-rank pair with layer `name`, by their names; None when the name says no such thing."""
+    parts = name.split(".")
+    return next(
+        (".".join(_LORA[part] if one == part else one for one in parts) for part in parts if part in _LORA), None
+    )
 
 
 def _with_ties(layer: Layer, tied: Mapping[str, tuple[str, ...]]) -> Layer:

@@ -66,12 +66,14 @@ class Wish:
         inputs: Sizes, seed and device of the random inputs; None to compare bits alone.
         gradients: Also compare ∂x, ∂W and ∂b.
         dtype: In which rounding is told; "" for the file's own.
+        renamed: Tensors have other names in the file before than they are compared under.
     """
 
     names: tuple[str, ...] = ()
     inputs: Inputs | None = None
     gradients: bool = False
     dtype: str = ""
+    renamed: bool = False
 
 
 def keys_of(layer: Layer) -> dict[str, str]:
@@ -130,10 +132,23 @@ def _excused(layer: Layer, other: Layer, pairs: Pairs) -> frozenset[str]:
     plain = _key(layer.name, "weight")
     if layer.norm and other.norm is None and plain in pairs.unexpected and _same_effective(layer, other):
         parts = [name for leaf, name in keys_of(layer).items() if leaf not in _BIASES and name in pairs.missing]
-        return frozenset((*parts, plain))
+        return frozenset((*parts, plain, *_fused_bias(layer, other)))
     if plain in pairs.changed and _is_expanded(layer, other):
         return frozenset((plain,))
     return frozenset()
+
+
+def _fused_bias(layer: Layer, other: Layer) -> list[str]:
+    """A pruned bias's parts and the plain bias that they make, when that holds their product's bits."""
+    if "bias_mask" not in layer.tensors or other.bias is None:
+        return []
+    from convinspect import numbers
+    from convinspect.kernels import effective_bias
+
+    made = effective_bias(layer)
+    if made is None or made.tobytes() != numbers.read(other.bias).tobytes():
+        return []
+    return [_key(layer.name, leaf) for leaf in ("bias", "bias_orig", "bias_mask")]
 
 
 def _same_effective(layer: Layer, other: Layer) -> bool:

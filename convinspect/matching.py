@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from convinspect.convert import Conversion, Plan, Refusal, hold_ties, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, hold_together, laid_out, reshaped
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
 _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 
 
-def plan_like(layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[str, Tensor]) -> Plan:
+def plan_like(
+    layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[str, Tensor], others: Iterable[Layer] = ()
+) -> Plan:
     """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
 
     Args:
         layers: Of the checkpoint to convert.
         names: Its tensors' clean names by stored key.
         other: The other checkpoint's tensors by clean name.
+        others: Its layers: only these say that a square matrix is stored the other way round.
 
     Returns:
         Conversions for what differs in rank or transposition alone; refusals for what really differs.
     """
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
+    theirs = {layer.name: layer for layer in others}
     for layer in layers:
         edits, mismatch = [], ""
         for tensor in layer.tensors.values():
             wanted = other.get(names[tensor.key])
-            if wanted is None or wanted.shape == tensor.shape:
+            if wanted is None:
                 continue
-            edit = edit_to(tensor, wanted.shape)
+            turned = tensor is layer.weight and _square_turned(layer, theirs.get(layer.name))
+            if wanted.shape == tensor.shape and not turned:
+                continue
+            edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
             if edit is None:
                 mismatch = mismatch or f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
             else:
@@ -39,8 +46,16 @@ def plan_like(layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[
             refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
         elif edits:
             conversions[layer.name] = _conversion(layer, edits)
-    hold_ties(layers, conversions, refusals)
-    return Plan(tuple(conversions.values()), tuple(refusals.values()))
+    hold_together(layers, conversions, refusals)
+    return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
+
+
+def _square_turned(layer: Layer, other: Layer | None) -> bool:
+    """Whether one keeps a square matrix as Linear does and the other as transformers' Conv1D, which no shape tells."""
+    matrix = _matrix(layer.weight.shape) if len(layer.weight.shape) == 2 else None
+    if other is None or matrix is None or matrix[0] != matrix[1] or _matrix(other.weight.shape) != matrix:
+        return False
+    return (layer.kind == TRANSFORMERS_CONV1D) != (other.kind == TRANSFORMERS_CONV1D)
 
 
 def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:

@@ -119,21 +119,31 @@ class Tensor:
         return self.numel == 0 or reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
 
 
+def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
+    """What two tensors share when they are the same bytes; None for tensors without any."""
+    storage = tensor.storage
+    if storage is None or tensor.numel == 0:
+        return None
+    return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A tensor that is to have another shape, with the same numbers.
+    """A tensor that is to have another shape or name, with the same numbers.
 
     Attributes:
         tensor: As stored.
         shape: Its new shape.
         stride: Its new strides in elements, over the same storage; where a format keeps none, row-major.
         transposed: Rows and columns change places, so that a format without strides must move the numbers.
+        key: Its new key; None when it keeps its own.
     """
 
     tensor: Tensor
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     transposed: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
@@ -20,6 +19,7 @@ from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.writing import new_file, unchanged
 from convinspect.records import Edit, Layer, Storage, Tensor
+from convinspect.tensors import as_torch
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +28,15 @@ SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ck
 """Suffix of a target → who writes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resaved:
-    """What a new file could not take over, one line each."""
-
-    lost: tuple[str, ...]
+def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
+    """Whether the target's suffix asks for another container than the source's."""
+    wanted = SUFFIXES.get(target.suffix.lower())
+    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
+    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
 
 
 def writer_of(target: Path) -> str:
-    """ "torch" or "safetensors", by the target's suffix.
+    """Who writes the target by its suffix: "torch" or "safetensors".
 
     Raises:
         CannotWrite: The suffix is another.
@@ -47,7 +47,9 @@ def writer_of(target: Path) -> str:
     return writer
 
 
-def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path) -> Resaved:
+def resave(
+    checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path, names: Iterable[Edit] = ()
+) -> tuple[str, ...]:
     """Write the root in use to `target` as a plain state_dict.
 
     Args:
@@ -55,24 +57,31 @@ def resave(checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: P
         plan: Conversions to carry out on the way.
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
+        names: Edits that give other keys.
+
+    Returns:
+        What the new file could not take over, one line each.
 
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
     writer = writer_of(target)
-    with new_file(target) as temporary, unchanged(checkpoint.path):
-        state = _state_dict(checkpoint, plan, list(fused))
-        lost = _lost(checkpoint, writer, state)
+    state: dict[str, torch.Tensor] = {}
+    with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
+        state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
         if writer == "torch":
             _save_torch(state, temporary)
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
-        _compare(state, temporary)
-    return Resaved(tuple(lost))
+    return tuple(_lost(checkpoint, writer))
 
 
-def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[str, torch.Tensor]:
-    """Stored keys → tensors, in stored order."""
+def _state_dict(
+    checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """New keys → tensors, in stored order."""
+    import torch
+
     edits = {edit.tensor.key: edit for edit in plan.edits}
     grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
@@ -80,23 +89,32 @@ def _state_dict(checkpoint: Checkpoint, plan: Plan, fused: list[Layer]) -> dict[
     state: dict[str, torch.Tensor] = {}
     for tensor in checkpoint.root.tensors:
         layer = replaced.get(tensor.key)
+        key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
-            state[tensor.key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
+            state[key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
         elif layer is None:
-            state[tensor.key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
+            state[key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
         elif tensor is layer.weight:
-            state[_plain_key(layer, tensor)] = _edited(_effective(layer), edits.get(tensor.key))
+            state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
+        elif tensor is layer.tensors.get("bias_orig"):
+            mask = _load(layer.tensors["bias_mask"], mapped)
+            state[_plain_key(layer, tensor, key)] = _load(tensor, mapped) * mask.to(getattr(torch, tensor.dtype))
     return state
 
 
+def can_fuse(layer: Layer) -> bool:
+    """Whether the layer's weight or bias is computed from several tensors."""
+    return layer.norm is not None or "bias_mask" in layer.tensors
+
+
 def _is_part(leaf: str) -> bool:
-    return leaf.startswith(("weight_", "parametrizations.weight."))
+    return leaf.startswith(("weight_", "parametrizations.weight.", "bias_"))
 
 
-def _plain_key(layer: Layer, tensor: Tensor) -> str:
+def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
     """`conv.weight` for `conv.weight_v` or `conv.parametrizations.weight.original1`, wrappers' prefixes kept."""
     leaf = next(leaf for leaf, one in layer.tensors.items() if one is tensor)
-    return tensor.key.removesuffix(leaf) + "weight"
+    return key.removesuffix(leaf) + ("bias" if leaf.startswith("bias") else "weight")
 
 
 def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:
@@ -126,16 +144,7 @@ def _effective(layer: Layer) -> torch.Tensor:
     """In the order that the file stores; `kernels` turns some kinds over to show them."""
     from convinspect import numbers
 
-    return _from_numpy(numbers.effective_weight(layer), layer.weight.dtype)
-
-
-def _from_numpy(array: Any, dtype: str) -> torch.Tensor:
-    """A torch tensor of numpy's bytes, for dtypes that numpy itself does not know."""
-    import numpy as np
-    import torch
-
-    raw = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy())
-    return raw.view(getattr(torch, dtype)).reshape(array.shape)
+    return as_torch(numbers.effective_weight(layer), layer.weight.dtype)
 
 
 def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch.Tensor:
@@ -151,13 +160,13 @@ def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch
     from convinspect import numbers
 
     if storage.packed_nbytes is not None or storage.byteorder != "little" or not tensor.whole or not tensor.numel:
-        return _from_numpy(numbers.read(tensor), tensor.dtype)
+        return as_torch(numbers.read(tensor), tensor.dtype)
     key = (storage.file, storage.key)
     if key not in mapped:
         mapped[key] = _mapped(storage)
     raw = mapped[key]
     if raw.data_ptr() % dtype.itemsize:
-        return _from_numpy(numbers.read(tensor), tensor.dtype)
+        return as_torch(numbers.read(tensor), tensor.dtype)
     whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
     return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
 
@@ -227,7 +236,7 @@ def _name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _lost(checkpoint: Checkpoint, writer: str, state: Mapping[str, torch.Tensor]) -> list[str]:
+def _lost(checkpoint: Checkpoint, writer: str) -> list[str]:
     lines = [
         f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
         for root in checkpoint.roots

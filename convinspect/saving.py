@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile, CannotWrite, ConvInspectError
+from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.rewrite import pieces_for
-from convinspect.formats.writing import copy_whole, new_file, room_for, size_of, unchanged, write_pieces
-from convinspect.records import Contents, Edit, Root, Tensor
+from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.sharded import renamed_index
+from convinspect.formats.writing import copy_whole, new_file, new_folder, room_for, size_of, unchanged, write_pieces
+from convinspect.records import Edit, Root, Tensor
 
 Progress = Callable[[int], None]
 
@@ -37,42 +38,53 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
 
 
-def save_edits(checkpoint: Checkpoint, edits: Iterable[Edit], target: Path, progress: Progress) -> None:
-    """Write the checkpoint with other shapes to `target`, which `check_target` allowed.
+def save_edits(
+    checkpoint: Checkpoint, edits: Iterable[Edit], target: Path, progress: Progress, drop_optimizer: bool = False
+) -> None:
+    """Write the checkpoint with other shapes and names to `target`, which `check_target` allowed.
 
     The new file is opened and every tensor's name, dtype, shape, strides and bytes are compared with what they
     should be before it gets its name.
+
+    Args:
+        checkpoint: The source.
+        edits: What changes.
+        target: The new file or folder.
+        progress: Told how many bytes were written, now and then.
+        drop_optimizer: Leave every optimizer's state empty.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then as it was.
     """
     wanted = list(edits)
     source = checkpoint.path
+    expected = _expected(checkpoint.roots, wanted, drop_optimizer)
     shards = {tensor.storage.file for root in checkpoint.roots for tensor in root.tensors if tensor.storage is not None}
     if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
-        _save_shards(checkpoint, wanted, target, progress)
+        _save_shards(checkpoint, wanted, target, progress, expected)
     else:
         # In this order a source that changed is noticed before the new file gets its name.
-        with new_file(target) as temporary, unchanged(source):
-            _write_one(source, wanted, temporary, progress)
-            _compare(read_contents(temporary), checkpoint.roots, wanted)
+        with new_file(target, lambda new: _compare(new, expected)) as temporary, unchanged(source):
+            _write_one(source, wanted, temporary, progress, drop_optimizer)
 
 
-def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress) -> None:
+def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress, drop: bool = False) -> None:
     with File(source) as file:
-        pieces = pieces_for(file, edits)
+        pieces = pieces_for(file, edits, drop)
         room_for(target.parent, sum(size_of(piece) for piece in pieces))
         write_pieces(source, pieces, target, progress)
 
 
-def _compare(new: Contents, roots: Iterable[Root], edits: Iterable[Edit]) -> None:
-    """Hold the new file against the old one's records.
+Facts: TypeAlias = tuple[object, ...]
+
+
+def _compare(written: Path, expected: list[Facts]) -> None:
+    """Hold the new file or folder against what it should be.
 
     Raises:
         BrokenFile: Something else than the edits differs.
     """
-    changed = {edit.tensor: edit for edit in edits}
-    expected = [_after(tensor, changed) for root in roots for tensor in root.tensors]
+    new = read_contents(written)
     found = [_facts(tensor) for root in new.roots for tensor in root.tensors]
     if found != expected or new.problems:
         bad = next((one[0] for one, other in zip(found, expected, strict=False) if one != other), "")
@@ -82,23 +94,39 @@ def _compare(new: Contents, roots: Iterable[Root], edits: Iterable[Edit]) -> Non
         )
 
 
-def _after(tensor: Tensor, changed: Mapping[Tensor, Edit]) -> tuple[object, ...]:
-    edit = changed.get(tensor)
+def _expected(roots: Iterable[Root], edits: Iterable[Edit], drop: bool) -> list[Facts]:
+    """What must be found in the new file, tensor by tensor."""
+    wanted = list(edits)
+    shapes = {_place(edit.tensor): edit for edit in wanted if edit.shape != edit.tensor.shape or edit.transposed}
+    names = {(_place(edit.tensor), edit.tensor.key): edit.key for edit in wanted if edit.key is not None}
+    return [
+        _facts(_after(tensor, shapes.get(_place(tensor)), names.get((_place(tensor), tensor.key))))
+        for root in roots
+        for tensor in root.tensors
+        if not (drop and root.role == "optimizer" and tensor.key.startswith("state."))
+    ]
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What tells a tensor of the file from all others: where its size stands, or else its key. With `--root .` the
+    same tensor has another key.
+    """
+    file = None if tensor.storage is None else tensor.storage.file
+    return (file, tensor.key) if tensor.shape_span is None else (file, tensor.shape_span.start)
+
+
+def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
+    renamed = tensor if name is None else replace(tensor, key=name)
+    if name is not None and tensor.storage is not None and tensor.shape_span is None:
+        # safetensors knows bytes by their tensor's name.
+        renamed = replace(renamed, storage=replace(tensor.storage, key=name))
     if edit is None:
-        return _facts(tensor)
-    in_order = tensor.shape_span is None
-    shape = edit.shape
-    stride = _row_major(shape) if in_order else edit.stride
-    return (tensor.key, tensor.dtype, shape, stride, *_facts(tensor)[4:])
+        return renamed
+    stride = contiguous(edit.shape) if tensor.shape_span is None else edit.stride
+    return replace(renamed, shape=edit.shape, stride=stride)
 
 
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    from convinspect.formats.safetensors_file import contiguous
-
-    return contiguous(shape)
-
-
-def _facts(tensor: Tensor) -> tuple[object, ...]:
+def _facts(tensor: Tensor) -> Facts:
     """What of a tensor must survive, without its place in the file."""
     storage = tensor.storage
     held = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
@@ -111,14 +139,16 @@ def _facts(tensor: Tensor) -> tuple[object, ...]:
 # -------------------------------------------------------------------------------------------------- shards
 
 
-def _save_shards(checkpoint: Checkpoint, edits: list[Edit], target: Path, progress: Progress) -> None:
+def _save_shards(
+    checkpoint: Checkpoint, edits: list[Edit], target: Path, progress: Progress, expected: list[Facts]
+) -> None:
     """Every shard and the index into a new folder, which appears whole or not at all."""
     if os.path.exists(target):
         raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", "give another -o", target)
     source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
-    try:
-        temporary.mkdir()
+    index = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
+    names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
+    with new_folder(target, lambda new: _compare(new / index, expected)) as temporary:
         for name in _names(checkpoint):
             mine = [
                 edit for edit in edits if edit.tensor.storage is not None and edit.tensor.storage.file == source / name
@@ -126,18 +156,10 @@ def _save_shards(checkpoint: Checkpoint, edits: list[Edit], target: Path, progre
             with unchanged(source / name):
                 if mine:
                     _write_one(source / name, mine, temporary / name, progress)
+                elif names and name.endswith(".json"):
+                    (temporary / name).write_bytes(renamed_index((source / name).read_bytes(), names))
                 else:
                     copy_whole(source / name, temporary / name, progress)
-        index = checkpoint.path.name if checkpoint.path.suffix == ".json" else None
-        _compare(read_contents(temporary / index if index else temporary), checkpoint.roots, edits)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise CannotWrite(f"it cannot be written ({error.strerror})", "choose another place", target) from None
-    except ConvInspectError as error:
-        raise error.at(target) from None
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
-from convinspect.records import FLOATING, Edit, Root, Tensor
+from convinspect.records import FLOATING, Edit, Root, Tensor, bytes_of
+from convinspect.strides import with_channels_last
 
-_WAYS_OUT = "use --keep-optimizer to leave its state as it is, or --state-dict to write the model alone"
+_WAYS_OUT = (
+    "use --drop-optimizer to leave its state out, so that it starts anew, or --keep-optimizer to leave it as it is"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class Followers:
         optimizer: Of state that belongs to a converted weight.
         copies: Of the same weights in other roots (EMA).
         roots: Paths of the roots that they are in.
+        left: Paths of the roots that hold such weights and stay as they are.
     """
 
     optimizer: tuple[Edit, ...] = ()
     copies: tuple[Edit, ...] = ()
     roots: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
@@ -46,37 +51,77 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     """
     if not plan.edits:
         return Followers()
-    copies, optimizer, roots = [], [], []
+    copies, optimizer, roots, left = [], [], [], []
+    parts = _parts(checkpoint)
     for root in checkpoint.roots:
-        if root.path == checkpoint.root.path:
+        if root is checkpoint.root or (root in parts and root.role != "optimizer"):
             continue
         found: list[Edit] = []
-        if root.role == "ema":
-            found = _copies(checkpoint, plan, root)
-            copies += found
-        elif root.role == "optimizer" and not keep_optimizer:
-            found = _states(checkpoint, plan, root)
+        if root.role == "optimizer":
+            found = [] if keep_optimizer else _states(checkpoint, plan, root)
             optimizer += found
+        else:
+            found, more = _copies(checkpoint, plan, root)
+            copies += found
+            left += [root.path] * more
         if found:
             roots.append(root.path)
-    return Followers(tuple(optimizer), tuple(copies), tuple(roots))
+    return Followers(tuple(optimizer), tuple(copies), tuple(roots), tuple(left))
 
 
-def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:
-    """Tensors of the same clean name and shape in another root; same edits."""
+def _parts(checkpoint: Checkpoint) -> list[Root]:
+    """The roots that the root in use is put together of (`--root .`)."""
+    if any(root is checkpoint.root for root in checkpoint.roots):
+        return []
+    below = checkpoint.root.path
+    return [root for root in checkpoint.roots if not below or f"{root.path}.".startswith(f"{below}.")]
+
+
+def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit], bool]:
+    """What changes with the plan in another root, and whether something there should but cannot.
+
+    The same numbers change, and so does what an EMA keeps by the same name; shapes must be equal. An EMA that is a
+    list tells no names, and follows in the order of parameters when every shape fits. A model of equal names that is
+    no EMA may be another model.
+    """
+    in_order = _in_order(checkpoint, root)
+    if in_order:
+        edits = {id(edit.tensor): edit for edit in plan.edits}
+        pairs = zip(root.tensors, in_order, strict=True)
+        return [_like(tensor, edits[id(one)]) for tensor, one in pairs if id(one) in edits], False
     names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
-    wanted = {names[edit.tensor.key]: edit for edit in plan.edits}
-    others = dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
-    return [
-        _like(others[name], edit)
-        for name, edit in wanted.items()
-        if name in others and others[name].shape == edit.tensor.shape
-    ]
+    by_name = {names[edit.tensor.key]: edit for edit in plan.edits}
+    by_bytes = {bytes_of(edit.tensor): edit for edit in plan.edits if bytes_of(edit.tensor) is not None}
+    shapes = {edit.tensor.shape for edit in plan.edits}
+    found: list[Edit] = []
+    more = False
+    for name, tensor in zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True):
+        same = by_bytes.get(bytes_of(tensor))
+        named = by_name.get(name)
+        edit = same or (named if root.role == "ema" else None)
+        if edit is not None and edit.tensor.shape == tensor.shape:
+            found.append(_like(tensor, edit))
+        elif (
+            same
+            or (named and named.tensor.shape == tensor.shape)
+            or (root.role == "ema" and name.isdecimal() and tensor.shape in shapes)
+        ):
+            more = True
+    return found, more
+
+
+def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
+    """The model's parameters, when an EMA's list holds one of the same shape for each; none for any other root."""
+    parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
+    listed = [tensor.key for tensor in root.tensors] == [str(number) for number in range(len(parameters))]
+    fits = listed and [one.shape for one in root.tensors] == [one.shape for one in parameters]
+    return parameters if root.role == "ema" and fits else []
 
 
 def _like(tensor: Tensor, edit: Edit) -> Edit:
     """The same change on a tensor of the same shape."""
-    return reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+    like = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+    return like if set(edit.stride[2:]) <= {1} else with_channels_last(like)
 
 
 def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:

@@ -19,7 +19,7 @@ from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers import find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Contents, Layer
+from convinspect.records import Contents, Edit, Layer
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
@@ -97,6 +97,19 @@ def converted_in_memory(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
     return Checkpoint(Contents(checkpoint.path, checkpoint.format, (root,), checkpoint.nbytes_on_disk))
 
 
+def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
+    """The checkpoint with other keys, as `convert --rename` would write it."""
+    keys = {id(edit.tensor): edit.key for edit in edits if edit.key is not None}
+    roots = tuple(
+        replace(root, tensors=tuple(replace(one, key=keys.get(id(one), one.key)) for one in root.tensors))
+        for root in checkpoint.roots
+    )
+    contents = Contents(
+        checkpoint.path, checkpoint.format, roots, checkpoint.nbytes_on_disk, metadata=checkpoint.metadata
+    )
+    return Checkpoint(contents, checkpoint.root.path)
+
+
 def verify(
     before: Checkpoint, after: Checkpoint, wish: Wish, progress: Callable[[int], None] = lambda done: None
 ) -> Report:
@@ -131,7 +144,8 @@ def verify(
     missing = [name for name in pairs.missing if name not in excused]
     unexpected = [name for name in pairs.unexpected if name not in excused]
     if before.path != after.path:
-        _beside(before, after, changed, missing, notes)
+        _other_roots(before, after, changed, missing, notes)
+        _objects(before, after, wish.renamed, changed, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
         tuple(notes),
@@ -179,22 +193,23 @@ def _turned(layers: Iterable[Layer]) -> frozenset[str]:
     )
 
 
-def _beside(
-    before: Checkpoint, after: Checkpoint, changed: dict[str, str], missing: list[str], notes: list[str]
-) -> None:
-    """What lies in the files beside the model: other roots, metadata, other objects. Adds to the last three."""
-    _other_roots(before, after, changed, missing, notes)
+def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: dict[str, str], notes: list[str]) -> None:
+    """What lies in the files beside tensors: metadata and other objects. Adds to the last two."""
     if before.metadata != after.metadata and "safetensors" in before.format and "safetensors" in after.format:
         changed["__metadata__"] = "the file's metadata differs"
     if before.root.path != after.root.path or len({_container(one) for one in (before, after)}) > 1:
         notes.append("the files are of different kinds, so objects beside the tensors were not compared")
         return
     objects = [read_objects(one.path) for one in (before, after)]
-    if objects[0] is not None and objects[1] is not None:
-        found = first_difference(objects[0], objects[1])
-        if found is not None:
-            place, _, what = found.partition(": ")
-            changed[place] = f"an object beside the tensors differs: {what}"
+    if objects[0] is None or objects[1] is None:
+        return
+    if new_names:
+        notes.append("names changed, so objects beside the tensors were not compared")
+        return
+    found = first_difference(objects[0], objects[1])
+    if found is not None:
+        place, _, what = found.partition(": ")
+        changed[place] = f"an object beside the tensors differs: {what}"
 
 
 def _container(checkpoint: Checkpoint) -> tuple[str, bool]:

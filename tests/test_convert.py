@@ -5,73 +5,28 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
-import stat
-import subprocess
-import sys
+import runpy
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conversions import CONTAINERS, FIXTURES, assert_only_reshaped, converted, load, names, reasons
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Plan, Request, plan
-from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError
+from convinspect.convert import Request, plan
+from convinspect.formats.files import File
+from convinspect.formats.rewrite import pieces_for
+from convinspect.formats.writing import size_of
 from convinspect.layers import find_layers
-from convinspect.saving import check_target, save_edits
-from convinspect.training import followers
-
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-
-
-def converted(source: Path, target: Path, to: str = "Linear", keep_optimizer: bool = False, **options: Any) -> Plan:
-    """Carry out a conversion as the command does, and give its plan."""
-    checkpoint = open_checkpoint(source)
-    planned = plan(find_layers(checkpoint), Request(to, **options))
-    following = followers(checkpoint, planned, keep_optimizer)
-    edits = (*planned.edits, *following.copies, *following.optimizer)
-    save_edits(checkpoint, edits, target, lambda done: None)
-    return planned
-
-
-def load(path: Path) -> Any:
-    """The oracle."""
-    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-
-
-def names(planned: Plan) -> list[str]:
-    return [one.layer.name for one in planned.conversions]
-
-
-def reasons(planned: Plan) -> dict[str, str]:
-    return {one.name: one.reason for one in planned.refusals}
-
-
-def assert_only_reshaped(before: Any, after: Any, changed: Iterable[str]) -> None:
-    """Same keys in the same order, same bits, dtypes, devices and flags; shapes differ for `changed` alone."""
-    assert list(before) == list(after)
-    wanted = set(changed)
-    for key, old in before.items():
-        new = after[key]
-        assert (new.dtype, new.device, new.requires_grad) == (old.dtype, old.device, old.requires_grad), key
-        assert new.reshape(-1).tolist() == old.reshape(-1).tolist() or old.isnan().any(), key
-        assert (new.shape != old.shape) == (key in wanted), key
-
-
-CONTAINERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
-    "zip.pt": lambda sd, path: torch.save(sd, path),
-    "legacy.pt": lambda sd, path: torch.save(sd, path, _use_new_zipfile_serialization=False),
-    "one.safetensors": lambda sd, path: save_file(sd, path, metadata={"format": "pt", "note": "ü [bold]"}),
-}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -171,6 +126,30 @@ def test_a_strict_load_into_the_rewritten_model_gives_the_same_outputs(tmp_path:
     torch.testing.assert_close(linear(x.transpose(1, 2)).transpose(1, 2), conv(x))
 
 
+@pytest.mark.parametrize("name", ["pointnet_stnkd.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd.safetensors"])
+def test_pointnets_stnkd_runs_on_linear_and_goes_back(tmp_path: Path, name: str) -> None:
+    """Its own code, changed as the command and the README say."""
+    space: dict[str, Any] = {}
+    exec(runpy.run_path(str(FIXTURES / "make.py"))["POINTNET"], space)
+    state = load(FIXTURES / name)
+    model = space["STNkd"](8, (16, 24, 40), (len(state["fc1.bias"]), len(state["fc2.bias"]))).eval()
+    model.load_state_dict(state, strict=True)
+    x = torch.randn(3, 8, 50)
+    expected = model(x)
+    linear, back = tmp_path / f"linear_{name}", tmp_path / f"back_{name}"
+    assert names(converted(FIXTURES / name, linear)) == ["conv1", "conv2", "conv3"]
+    for conv in ("conv1", "conv2", "conv3"):
+        old = getattr(model, conv)
+        new = nn.Linear(old.in_channels, old.out_channels)
+        new.register_forward_pre_hook(lambda module, args: (args[0].movedim(1, -1),))
+        new.register_forward_hook(lambda module, args, y: y.movedim(-1, 1))
+        setattr(model, conv, new)
+    model.load_state_dict(load(linear), strict=True)
+    torch.testing.assert_close(model(x), expected)
+    converted(linear, back, "Conv1d", names=("conv*",))
+    assert back.read_bytes() == (FIXTURES / name).read_bytes()
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_transformers_conv1d_is_turned_over(tmp_path: Path, suffix: str) -> None:
     source = FIXTURES / f"gpt2_names{suffix}"
@@ -181,6 +160,19 @@ def test_transformers_conv1d_is_turned_over(tmp_path: Path, suffix: str) -> None
         assert torch.equal(after[f"{one.layer.name}.weight"], before[f"{one.layer.name}.weight"].T)
     untouched = [key for key in before if not any(key == f"{name}.weight" for name in names(planned))]
     assert all(torch.equal(before[key], after[key]) for key in untouched)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_transformers_conv1d_comes_back_by_its_own_file(tmp_path: Path, suffix: str) -> None:
+    """Square ones too, of which no shape tells how they lie."""
+    source, linear, back = FIXTURES / f"gpt2_names{suffix}", tmp_path / f"b{suffix}", tmp_path / f"c{suffix}"
+    assert run("convert", source, "-o", linear, "--to", "linear", "--from", "transformers").returncode == 0
+    done = run("convert", linear, "-o", back, "--like", source)
+    assert done.returncode == 0, done.stderr
+    assert "nn.Linear(8, 24) → Conv1D(nf=24, nx=8)" in done.stdout
+    assert back.read_bytes() == source.read_bytes()
+    again = run("convert", source, "-o", tmp_path / f"d{suffix}", "--like", source)
+    assert (tmp_path / f"d{suffix}").read_bytes() == source.read_bytes(), again.stdout
 
 
 def test_a_large_matrix_is_turned_over_in_bands(tmp_path: Path) -> None:
@@ -227,8 +219,6 @@ def test_what_the_file_says_is_obeyed() -> None:
 
 
 def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> None:
-    from test_cli import assert_one_line, run
-
     (tmp_path / "my_model.py").write_text(
         "from torch import nn\n"
         "def make():\n"
@@ -246,8 +236,6 @@ def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> Non
 
 
 def test_grouped_convolutions_expand_to_block_diagonal_linears(tmp_path: Path) -> None:
-    from test_cli import run
-
     conv = nn.Conv1d(6, 4, 1, groups=2)
     torch.save(nn.Sequential(conv), tmp_path / "a.pt")
     command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--to", "linear")
@@ -290,6 +278,28 @@ def test_ties_change_together_or_not_at_all(tmp_path: Path) -> None:
     assert "second" in reasons(half)["first"]
 
 
+def test_both_halves_of_a_lora_pair_change_or_none(tmp_path: Path) -> None:
+    source = FIXTURES / "lora.safetensors"
+    planned = converted(source, tmp_path / "b.safetensors", "Conv1d")
+    found = set(names(planned))
+    assert {"base_model.model.q_proj.lora_A", "base_model.model.q_proj.lora_B", "lora_unet_to_q.lora_up"} <= found
+    assert "lora_unet_alone.lora_up" in reasons(planned)["lora_unet_alone.lora_down"]
+    before, after = load(source), load(tmp_path / "b.safetensors")
+    for key in ("lora_unet_to_q.lora_down.weight", "lora_unet_to_q.lora_up.weight"):
+        assert after[key].shape == (*before[key].shape, 1)
+    half = converted(source, tmp_path / "c.safetensors", "Conv1d", names=("lora_unet_to_q.lora_up",))
+    assert names(half) == []
+    assert "lora_down does not change" in reasons(half)["lora_unet_to_q.lora_up"]
+    # Where one half is there already, the other may follow it.
+    mixed = {"x.lora_down.weight": torch.randn(2, 8, 1), "x.lora_up.weight": torch.randn(6, 2)}
+    save_file(mixed, tmp_path / "d.safetensors")
+    assert names(converted(tmp_path / "d.safetensors", tmp_path / "e.safetensors", "Conv1d")) == ["x.lora_up"]
+    # A wide kernel in one half keeps the other as it is.
+    wide = {"x.lora_down.weight": torch.randn(2, 8, 3, 3), "x.lora_up.weight": torch.randn(6, 2, 1, 1)}
+    save_file(wide, tmp_path / "f.safetensors")
+    assert names(converted(tmp_path / "f.safetensors", tmp_path / "g.safetensors", kinds=("Conv2d",))) == []
+
+
 def test_already_there_is_no_error(tmp_path: Path) -> None:
     source = FIXTURES / "vae_attention.safetensors"
     planned = converted(source, tmp_path / "b.safetensors", kinds=("Conv2d",), names=("*attn_1*",))
@@ -300,95 +310,10 @@ def test_already_there_is_no_error(tmp_path: Path) -> None:
     assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------ optimizers
-
-
-def _trained(optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1))
-    found = optimizer(model.parameters())
-    _step(model, found, torch.randn(2, 6, 5), swap=False)
-    return model, found
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, swap: bool) -> None:
-    optimizer.zero_grad()
-    y = model(x.transpose(1, 2)).transpose(1, 2) if swap else model(x)
-    y.square().mean().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        lambda p: torch.optim.AdamW(p, lr=0.1),
-        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-        lambda p: torch.optim.SGD(p, lr=0.1),
-        lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9),
-    ],
-)
-def test_training_resumes_with_the_same_numbers(tmp_path: Path, optimizer: Any) -> None:
-    model, trained = _trained(optimizer)
-    torch.save({"model": model.state_dict(), "optimizer": trained.state_dict()}, tmp_path / "a.pt")
-    converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    after = load(tmp_path / "b.pt")
-    linear = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
-    linear.load_state_dict(after["model"], strict=True)
-    resumed = optimizer(linear.parameters())
-    resumed.load_state_dict(after["optimizer"])
-    x = torch.randn(2, 6, 5)
-    _step(model, trained, x, swap=False)
-    _step(linear, resumed, x, swap=True)
-    for old, new in zip(model.parameters(), linear.parameters(), strict=True):
-        torch.testing.assert_close(new, old.reshape(new.shape))
-
-
-def test_doubt_about_the_optimizer_is_refused(tmp_path: Path) -> None:
-    model, _ = _trained(lambda p: torch.optim.AdamW(p))
-    partial = torch.optim.AdamW(list(model.parameters())[2:])
-    _step(model, partial, torch.randn(2, 6, 5), swap=False)
-    torch.save({"model": model.state_dict(), "optimizer": partial.state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert, match="parameters"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
-    converted(tmp_path / "a.pt", tmp_path / "b.pt", keep_optimizer=True)
-    after = load(tmp_path / "b.pt")
-    assert after["optimizer"]["state"][0]["exp_avg"].dim() == 3
-
-
-def test_groups_in_another_order_are_refused_where_it_matters(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1))
-    weights = [value for key, value in model.named_parameters() if key.endswith("weight")]
-    biases = [value for key, value in model.named_parameters() if key.endswith("bias")]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups)
-    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-
-
-def test_factored_state_is_refused(tmp_path: Path) -> None:
-    state = {"c.weight": torch.randn(4, 6, 1)}
-    optimizer = {"state": {0: {"step": 1, "exp_avg_sq_row": torch.randn(4)}}, "param_groups": [{"params": [0]}]}
-    torch.save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
-    with pytest.raises(CannotConvert, match="exp_avg_sq_row"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-
-
-def test_ema_copies_follow(tmp_path: Path) -> None:
-    converted(FIXTURES / "ema.pt", tmp_path / "b.pt")
-    after = load(tmp_path / "b.pt")
-    assert after["ema"]["conv.weight"].shape == after["model"]["conv.weight"].shape == (4, 6)
-
-
 # ------------------------------------------------------------------------------------------------ like another
 
 
 def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path: Path) -> None:
-    from test_cli import run
-
     ours = {"proj_in.weight": torch.randn(8, 8, 1, 1), "to_k.weight": torch.randn(8, 6), "t.weight": torch.randn(8, 24)}
     theirs = {"proj_in.weight": torch.zeros(8, 8), "to_k.weight": torch.zeros(8, 10), "t.weight": torch.zeros(24, 8)}
     torch.save({f"module.{key}": value for key, value in ours.items()}, tmp_path / "a.pt")
@@ -403,240 +328,87 @@ def test_like_takes_the_shapes_of_another_and_says_what_really_differs(tmp_path:
     assert torch.equal(after["module.to_k.weight"], ours["to_k.weight"])
 
 
-# -------------------------------------------------------------------------------------- another kind of file
-
-
-def _state_of(source: Path) -> dict[str, torch.Tensor]:
-    """The state_dict of any STNkd fixture, by torch, from the one that needs no class."""
-    return load(FIXTURES / "pointnet_stnkd.pt")  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("name", ["module.pt", "legacy_module.pt", "script.pt", "trace.pt", ".pt2", "legacy.pt"])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> None:
-    from test_cli import run
-
-    source = FIXTURES / (f"pointnet_stnkd{name}" if name.startswith(".") else f"pointnet_stnkd_{name}")
-    target = tmp_path / f"out{suffix}"
-    done = run("convert", source, "-o", target, "--state-dict", "--to", "linear")
-    assert done.returncode == 0, done.stderr
-    after, expected = load(target), _state_of(source)
-    assert set(after) == set(expected)
-    for key, value in expected.items():
-        assert torch.equal(after[key].reshape(-1), value.reshape(-1)), key
-    assert after["conv1.weight"].shape == expected["conv1.weight"].shape[:2]
-    assert stat.S_IMODE(target.stat().st_mode) & 0o200
-
-
-@pytest.mark.parametrize("suffixes", [(".pt", ".safetensors"), (".safetensors", ".pt")])
-def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str]) -> None:
-    from test_cli import run
-
-    state = {"c.weight": torch.randn(4, 6, 1), "h.weight": torch.randn(3, 4).half(), "b": torch.randn(3).bfloat16()}
-    source, target = (tmp_path / f"{part}{suffix}" for part, suffix in zip(("a", "b"), suffixes, strict=True))
-    torch.save(state, source) if suffixes[0] == ".pt" else save_file(state, source, metadata={"author": "me"})
-    done = run("convert", source, "-o", target)
-    assert done.returncode == 0, done.stderr
-    assert_only_reshaped(state, {key: load(target)[key] for key in state}, [])
-    assert suffixes[0] == ".pt" or "author" in done.stderr
-
-
-def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> None:
-    from test_cli import run
-
-    shared = torch.randn(4, 6, 1)
-    torch.save({"a.weight": shared, "b.weight": shared, "w": shared.view(6, 4).T}, tmp_path / "a.pt")
-    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").returncode == 0
-    after = load(tmp_path / "b.pt")
-    assert after["a.weight"].data_ptr() == after["b.weight"].data_ptr() == after["w"].data_ptr()
-    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.safetensors")
-    assert "tied" in done.stderr
-    assert torch.equal(load(tmp_path / "c.safetensors")["b.weight"], shared)
-
-
-@pytest.mark.parametrize(
-    "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
-)
-def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
-    from test_cli import run
-
-    from convinspect.numbers import effective_weight
-
-    source = FIXTURES / f"{name}.pt"
-    done = run("convert", source, "-o", tmp_path / "b.pt", "--fuse", "--to", "linear")
-    assert done.returncode == 0, done.stderr
-    after = load(tmp_path / "b.pt")
-    layers = {layer.name: layer for layer in find_layers(open_checkpoint(source))}
-    assert not [key for key in after if "weight_" in key or "parametrizations" in key]
-    assert after["conv.weight"].shape == (4, 6)
-    for layer_name, layer in layers.items():
-        expected = torch.from_numpy(effective_weight(layer))
-        assert torch.equal(after[f"{layer_name}.weight"].reshape(expected.shape), expected)
-
-
-# --------------------------------------------------------------------------------------------------- writing
-
-
-def test_sharded_checkpoints_are_written_whole(tmp_path: Path) -> None:
-    for folder in ("sharded", "sharded_bin"):
-        source, target = FIXTURES / folder, tmp_path / folder
-        planned = converted(source, target)
-        assert planned.conversions
-        before, after = open_checkpoint(source), open_checkpoint(target)
-        assert list(before.tensors) == list(after.tensors)
-        assert not after.problems
-        for name in before.tensors:
-            assert (before.read(name).reshape(-1) == after.read(name).reshape(-1)).all()
-
-
-def test_targets_are_protected(tmp_path: Path) -> None:
-    source = tmp_path / "a.pt"
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
-    other = tmp_path / "b.pt"
-    other.write_bytes(b"mine")
-    link = tmp_path / "link.pt"
-    link.symlink_to(source)
-    for target in (source, link, other, tmp_path, tmp_path / "none" / "b.pt"):
-        with pytest.raises(CannotWrite):
-            check_target(source, target, in_place=False, force=False)
-    check_target(source, other, in_place=False, force=True)
-    check_target(source, source, in_place=True, force=False)
-    assert other.read_bytes() == b"mine"
-
-
-def test_the_mode_follows_the_umask_and_a_link_stays_a_link(tmp_path: Path) -> None:
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    (tmp_path / "real.pt").write_bytes(b"")
-    (tmp_path / "link.pt").symlink_to(tmp_path / "real.pt")
-    old = os.umask(0o027)
-    try:
-        converted(tmp_path / "a.pt", tmp_path / "link.pt")
-    finally:
-        os.umask(old)
-    assert (tmp_path / "link.pt").is_symlink()
-    assert stat.S_IMODE((tmp_path / "real.pt").stat().st_mode) == 0o640
-
-
-@pytest.mark.parametrize("what", ["script", "trace", "module", "legacy_module"])
-def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> None:
-    from test_cli import assert_one_line, run
-
-    source = FIXTURES / f"pointnet_stnkd_{what}.pt"
-    assert_one_line(run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear"), "state_dict")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    from convinspect.formats import writing
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    monkeypatch.setattr(writing, "_write_all", full)
-    with pytest.raises(CannotWrite, match="No space left"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
-    """A ConvTranspose and transformers' Conv1D are shown the other way round, but never written so."""
-    from test_cli import run
-
+@pytest.mark.parametrize(("make", "form"), [(nn.Conv2d, torch.channels_last), (nn.Conv3d, torch.channels_last_3d)])
+def test_channels_last_goes_there_and_back(tmp_path: Path, make: Any, form: Any) -> None:
+    """Strides of a pointwise kernel say so, a Linear's cannot; the convolutions that stay tell on the way back."""
     torch.manual_seed(0)
-    norm = nn.utils.parametrizations.weight_norm
-    model: Any = nn.ModuleDict(
-        {
-            "a": norm(nn.ConvTranspose1d(3, 5, 1)),
-            "square": norm(nn.ConvTranspose1d(4, 8, 1, groups=2)),
-            "b": nn.utils.parametrizations.spectral_norm(nn.ConvTranspose1d(4, 6, 1)).eval(),
-        }
-    )
-    expected = {name: module.weight.detach() for name, module in model.items()}
-    torch.save(model.state_dict(), tmp_path / "a.pt")
-    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse").returncode == 0
+    model: Any = nn.Sequential(make(6, 8, 1), make(8, 8, 3), make(8, 4, 1, bias=False), nn.Linear(4, 3))
+    model.to(memory_format=form)
+    optimizer = torch.optim.AdamW(model[:3].parameters())
+    for parameter in model[:3].parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    thing = {"model": model[:3].state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(thing, tmp_path / "a.pt")
+    kind = make.__name__
+    assert names(converted(tmp_path / "a.pt", tmp_path / "b.pt", kinds=(kind,))) == ["0", "2"]
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", kind, names=("0", "2"))
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+    # With nothing left to tell, or with others that tell something else, it is refused unless named.
+    torch.save(model[:1].state_dict(), tmp_path / "alone.pt")
+    planned = converted(tmp_path / "alone.pt", tmp_path / "d.pt", kinds=(kind,))
+    assert names(planned) == []
+    assert "channels-last" in reasons(planned)["0"]
+    assert names(converted(tmp_path / "alone.pt", tmp_path / "d.pt", kinds=(kind,), names=("0",))) == ["0"]
+
+
+def test_a_bare_layer_is_called_root(tmp_path: Path) -> None:
+    torch.save(nn.Conv1d(6, 4, 1).state_dict(), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert done.stdout.count("(root)") == 2
+    assert load(tmp_path / "b.pt")["weight"].shape == (4, 6)
+
+
+def test_meta_tensors_change_with_the_rest(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(4, 6, 1), "b.weight": torch.empty(5, 6, 1, device="meta")}
+    torch.save(state, tmp_path / "a.pt")
+    assert names(converted(tmp_path / "a.pt", tmp_path / "b.pt")) == ["a", "b"]
     after = load(tmp_path / "b.pt")
-    for name, weight in expected.items():
-        torch.testing.assert_close(after[f"{name}.weight"], weight)
+    assert after["b.weight"].device.type == "meta"
+    assert after["b.weight"].shape == (5, 6)
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", "Conv1d", names=("a", "b"))
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_framed_pickles_are_refused_rather_than_broken(tmp_path: Path, zipped: bool) -> None:
-    state = {"c.weight": torch.randn(4, 6, 1)}
-    torch.save(state, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CannotWrite, match="protocol 4"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
+def test_sparse_tensors_are_left_and_the_rest_is_converted(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(4, 6, 1), "b.weight": torch.randn(5, 6, 1).to_sparse()}
+    torch.save(state, tmp_path / "a.pt")
+    planned = converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert names(planned) == ["a"]
+    assert "sparse" in reasons(planned)["b"]
 
 
-@pytest.mark.parametrize("moment", range(12))
-def test_a_killed_run_leaves_the_target_as_it_was(tmp_path: Path, moment: int) -> None:
-    """Slowed down to a pause before every piece of the file, and killed in one of them."""
-    source, target = tmp_path / "a.pt", tmp_path / "b.pt"
-    torch.save({"c.weight": torch.randn(400, 600, 1)}, source)
-    target.write_bytes(b"as it was")
-    script = (
-        "import os, sys, signal\n"
-        "from convinspect.formats import writing\n"
-        "calls = 0\n"
-        "def dying(function):\n"
-        "    def wrapped(*arguments, **options):\n"
-        "        global calls\n"
-        "        if calls == int(sys.argv[-1]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        calls += 1\n"
-        "        return function(*arguments, **options)\n"
-        "    return wrapped\n"
-        "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
-        "os.replace = dying(os.replace)\n"
-        "from convinspect.cli import main\n"
-        "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
-    )
-    script = script.replace("int(sys.argv[-1])", str(moment)) + "main()\n"
-    done = subprocess.run([sys.executable, "-c", script, str(source), str(target)], capture_output=True, timeout=60)
-    if done.returncode == 0:
-        assert load(target)["c.weight"].shape == (400, 600)
-    else:
-        assert done.returncode == -9, done.stderr
-        whole = target.read_bytes() == b"as it was" or load(target)["c.weight"].shape == (400, 600)
-        assert whole
+def test_long_names_stay_apart_in_a_narrow_table(tmp_path: Path) -> None:
+    keys = [f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.{j}.attn1.to_out_projection_layer.weight"
+            for i in range(3) for j in range(3)]  # fmt: skip
+    torch.save({key: torch.randn(4, 6, 1) for key in keys}, tmp_path / "a.pt")
+    lines = run("convert", tmp_path / "a.pt", "--to", "linear", "--dry-run", "--width", "80").stdout.splitlines()
+    shown = [line.split()[0] for line in lines if "to_out" in line or ("layer " in line and "Conv1d" in line)]
+    assert len(shown) >= 9
+    assert len(set(shown[:9])) == 9
 
 
-def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect import saving
-    from convinspect.formats import writing
-
-    source = tmp_path / "a.pt"
-    torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
-    original = writing.write_pieces
-
-    def touching(*arguments: Any) -> None:
-        original(*arguments)
-        with open(source, "ab") as file:
-            file.write(b"x")
-
-    monkeypatch.setattr(saving, "write_pieces", touching)
-    with pytest.raises(ConvInspectError, match="changed while"):
-        converted(source, tmp_path / "b.pt")
-    assert not (tmp_path / "b.pt").exists()
-
-
-def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check after writing can fail: an edit that the header does not get is noticed."""
-    from convinspect.formats import rewrite
-
-    torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    original = rewrite._splices
-    monkeypatch.setattr(rewrite, "_splices", lambda edits: original(edits)[:-2])
-    with pytest.raises(ConvInspectError, match="thrown away"):
-        converted(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+def test_records_beyond_4_gb_note_their_new_place(tmp_path: Path) -> None:
+    """Sparse: PyTorch leaves out the numbers, and only the pieces of the new file are looked at."""
+    state = {"a.weight": torch.empty(4, 300, 1), "big": torch.empty(1_100_000_000), "b.weight": torch.empty(40, 6, 1)}
+    with torch.serialization.skip_data():
+        torch.save(state, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    planned = plan(find_layers(checkpoint), Request("Linear"))
+    at, seen = 0, 0
+    with File(tmp_path / "a.pt") as file:
+        for piece in pieces_for(file, planned.edits):
+            if isinstance(piece, bytes) and piece[:4] == b"PK\x03\x04" and at > 1 << 32:
+                name_length = int.from_bytes(piece[26:28], "little")
+                extra = piece[30 + name_length :]
+                assert extra[:4] == b"\x01\x00\x08\x00"
+                assert int.from_bytes(extra[4:12], "little") == at
+                seen += 1
+            at += size_of(piece)
+    assert seen >= 3
 
 
 def test_the_command_reports_and_advises(tmp_path: Path) -> None:
-    from test_cli import run
-
     source = tmp_path / "a.pt"
     torch.save({"c.weight": torch.randn(4, 6, 1), "c.bias": torch.randn(4)}, source)
     before = copy.copy(source.read_bytes())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,11 +44,24 @@ def test_there_are_blocks_to_run() -> None:
     assert len(CASES) >= 4
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a reader's checkout, where commands may write files, which later ones of the page may read."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "fixtures", folder / "fixtures")
+    return folder
+
+
 @pytest.mark.parametrize(("page", "command", "output"), CASES, ids=[f"{page}: {command}" for page, command, _ in CASES])
-def test_console_blocks_show_what_the_command_prints(page: str, command: str, output: str) -> None:
+def test_console_blocks_show_what_the_command_prints(reader: Path, page: str, command: str, output: str) -> None:
     words = shlex.split(command)
     result = subprocess.run(
-        [sys.executable, "-m", "convinspect", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "convinspect", *words[1:]],
+        cwd=reader,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     shown = (result.stdout + result.stderr).rstrip()
     if words[1] in MEASURED:
@@ -59,6 +74,7 @@ PYTHON = [
     (page.name, block)
     for page in PAGES
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if "import " in block  # the rest are lines to be pasted into a model's own code
 ]
 
 

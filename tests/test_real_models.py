@@ -17,6 +17,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.layers import find_layers
+from convinspect.matching import plan_like
 from convinspect.saving import save_edits
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, which CI does not install")
@@ -136,3 +137,8 @@ def test_gpt2_runs_on_linear(tmp_path: Path) -> None:
     model.load_state_dict(torch.load(tmp_path / "linear.pt", weights_only=True), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+    linear, original = open_checkpoint(tmp_path / "linear.pt"), open_checkpoint(tmp_path / "model.pt")
+    names = {tensor.key: name for name, tensor in linear.tensors.items()}
+    back = plan_like(find_layers(linear), names, original.tensors, find_layers(original))
+    save_edits(linear, back.edits, tmp_path / "back.pt", lambda done: None)
+    assert (tmp_path / "back.pt").read_bytes() == (tmp_path / "model.pt").read_bytes()

@@ -576,6 +576,33 @@ def test_bits_alone_need_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", probe, str(FIXTURES / "pointnet_stnkd.pt")], check=True, capture_output=True)
 
 
+def test_renamed_tensors_are_found_under_their_new_names(tmp_path: Path) -> None:
+    torch.save(net(), tmp_path / "a.pt")
+    words = ["a.pt", "-o", "b.pt", "--to", "linear", "--rename", "conv*=layer*"]
+    subprocess.run(
+        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
+    )
+    assert command(tmp_path, "a.pt", "b.pt")[0] == 1
+    code, found = command(tmp_path, "a.pt", "b.pt", "--rename", "conv*=layer*")
+    assert (code, found["strength"]) == (0, "layer")
+    assert [one["name"] for one in found["layers"]] == ["layer1", "layer2", "layer3"]
+
+
+def test_a_pruned_bias_may_be_fused(tmp_path: Path) -> None:
+    from torch.nn.utils import prune
+
+    conv = nn.Conv1d(6, 4, 1)
+    for name in ("weight", "bias"):
+        prune.random_unstructured(conv, name, 0.5)  # type: ignore[no-untyped-call]
+    torch.save({f"conv.{key}": value for key, value in conv.state_dict().items()}, tmp_path / "a.pt")
+    words = ["a.pt", "-o", "b.pt", "--to", "linear", "--fuse"]
+    subprocess.run(
+        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
+    )
+    code, found = command(tmp_path, "a.pt", "b.pt")
+    assert (code, found["missing"], found["unexpected"]) == (0, [], []), found
+
+
 def test_layers_are_chosen(tmp_path: Path) -> None:
     code, found = command(FIXTURES, "pointnet_stnkd.pt", "--layer", "conv1", "--grad", "--batch", "3", "--length", "2")
     assert code == 0

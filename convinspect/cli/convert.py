@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.convert import Plan
     from convinspect.records import Layer
+    from convinspect.renaming import Renaming
     from convinspect.training import Followers
 
 
@@ -75,6 +76,12 @@ def convert(
         Path | None,
         typer.Option("--like", metavar="OTHER", help="Give each tensor the shape that it has in this checkpoint."),
     ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename", metavar="OLD=NEW", help="Other names, of tensors or modules; what * stands for is carried over."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, write nothing.")] = False,
     groups: Annotated[
         Groups | None,
@@ -94,6 +101,9 @@ def convert(
     ] = False,
     keep_optimizer: Annotated[
         bool, typer.Option("--keep-optimizer", help="Leave optimizer state as it is; it will not fit the new shapes.")
+    ] = False,
+    drop_optimizer: Annotated[
+        bool, typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts it anew.")
     ] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite TARGET when it exists.")] = False,
@@ -119,21 +129,27 @@ def convert(
 
       convinspect convert old.pt -o new.pt --like model_that_wants_it.pt
 
+      convinspect convert model.pt -o new.pt --rename 'encoder.*=enc.*' --rename 'module.*=*'
+
       convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers, select
+    from convinspect.renaming import renaming
+    from convinspect.resaving import can_fuse, resave, wants_other_format
     from convinspect.saving import check_target
     from convinspect.training import Followers, followers
-    from convinspect.view.planning import plan_payload, plan_table
+    from convinspect.view.planning import Done, plan_payload, plan_table
 
     target = _target(path, output, in_place, dry_run)
     if target is not None:
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
-    anew = state_dict or fuse or groups is not None or _other_format(checkpoint, target)
+    anew = state_dict or fuse or groups is not None
+    anew = anew or (target is not None and wants_other_format(checkpoint, target))
     with naming(path):
-        _check_wish(to, like, anew)
+        _check_wish(to, like, anew or bool(rename) or drop_optimizer)
+        _check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
         _check_source(checkpoint, anew)
         if model is not None:
             from convinspect.user_models import modules_of
@@ -142,22 +158,23 @@ def convert(
             _check_model(checkpoint, model)
         layers = find_layers(checkpoint)
         globs = (tuple(layer or ()), tuple(exclude or ()))
-        planned = _planned(checkpoint, layers, to, origin or [], globs, groups is not None, like)
-        following = Followers() if anew else followers(checkpoint, planned, keep_optimizer)
-        fused = [one for one in layers if fuse and one.norm and (not layer or one in select(layers, layer))]
+        renamed = renaming(checkpoint, rename or [])
+        if like is None:
+            planned = _planned(layers, to, origin or [], globs, groups is not None)
+        else:
+            planned = _plan_like(layers, renamed.names(checkpoint), like)
+        following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
+        fused = [one for one in select(layers, layer or (), everything=True) if fuse and can_fuse(one)]
         lost: tuple[str, ...] = ()
         if target is not None and anew:
-            from convinspect.resaving import resave
-
-            lost = resave(checkpoint, planned, fused, target).lost
+            lost = resave(checkpoint, planned, fused, target, renamed.edits)
         elif target is not None:
-            _write(checkpoint, planned, following, target)
+            _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")
-    tensors = sum(len(one.tensors) for one in checkpoint.roots)
-    written = str(target) if target is not None else None
+    done = Done(checkpoint, planned, following, renamed, tuple(fused), anew, drop_optimizer)
     sink.show(
-        plan_table(checkpoint, planned, following, target.name if target is not None else None),
-        plan_payload(checkpoint, planned, following, written, tensors),
+        plan_table(done, target.name if target is not None else None),
+        plan_payload(done, str(target) if target is not None else None),
     )
     if fmt is Format.table:
         _advise(planned, fused, like)
@@ -166,18 +183,14 @@ def convert(
 
 
 def _planned(
-    checkpoint: Checkpoint,
     layers: Sequence[Layer],
     to: Target | None,
     origin: list[Origin],
     globs: tuple[tuple[str, ...], tuple[str, ...]],
     expand: bool,
-    like: Path | None,
 ) -> Plan:
     from convinspect.convert import TARGETS, Plan, Request, plan
 
-    if like is not None:
-        return _plan_like(checkpoint, layers, like)
     if to is None:
         return Plan()
     return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
@@ -189,7 +202,7 @@ def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
     for line in advice_lines(planned):
         print(safe(line))
     if fused:
-        names = ", ".join(layer.name for layer in fused)
+        names = ", ".join(layer.name or "(root)" for layer in fused)
         print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
     if like is not None and any(not one.done for one in planned.refusals):
         print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")
@@ -204,7 +217,19 @@ def _check_wish(to: Target | None, like: Path | None, anew: bool) -> None:
     if to is not None and like is not None:
         raise CannotConvert("--to and --like both say what the layers become", "give one of them")
     if to is None and like is None and not anew:
-        raise CannotConvert("nothing says what the layers become", "give --to, or --like another checkpoint")
+        raise CannotConvert("nothing says what the layers become", "give --to, --like another checkpoint or --rename")
+
+
+def _check_optimizer(checkpoint: Checkpoint, keep: bool, drop: bool) -> None:
+    """Refuse to leave out what is not there or is to stay.
+
+    Raises:
+        CannotConvert: Both options, or no optimizer.
+    """
+    if keep and drop:
+        raise CannotConvert("--keep-optimizer and --drop-optimizer contradict each other", "drop one of them")
+    if drop and not any(root.role == "optimizer" for root in checkpoint.roots):
+        raise CannotConvert("it holds no optimizer state", "leave out --drop-optimizer")
 
 
 def _check_model(checkpoint: Checkpoint, model: str) -> None:
@@ -220,24 +245,14 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
         )
 
 
-def _other_format(checkpoint: Checkpoint, target: Path | None) -> bool:
-    """Whether the target's suffix asks for another container than the source's."""
-    if target is None:
-        return False
-    wanted = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}.get(
-        target.suffix.lower()
-    )
-    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
-    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
-
-
-def _plan_like(checkpoint: Checkpoint, layers: Sequence[Layer], like: Path) -> Plan:
+def _plan_like(layers: Sequence[Layer], names: dict[str, str], like: Path) -> Plan:
     """Shapes wanted by another checkpoint's main root."""
     from convinspect.checkpoint import open_checkpoint
+    from convinspect.layers import find_layers
     from convinspect.matching import plan_like
 
-    names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
-    return plan_like(layers, names, open_checkpoint(like).tensors)
+    other = open_checkpoint(like)
+    return plan_like(layers, names, other.tensors, find_layers(other))
 
 
 def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
@@ -291,10 +306,14 @@ def _check_source(checkpoint: Checkpoint, anew: bool) -> None:
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 
-def _write(checkpoint: Checkpoint, planned: Plan, following: Followers, target: Path) -> None:
+def _write(
+    checkpoint: Checkpoint, planned: Plan, following: Followers, renamed: Renaming, target: Path, drop: bool
+) -> None:
+    from convinspect.renaming import together
     from convinspect.saving import save_edits
 
-    edits = (*planned.edits, *following.copies, *following.optimizer)
+    shapes = (*planned.edits, *following.copies, *following.optimizer)
+    edits = together(shapes, (*renamed.edits, *renamed.copies))
     with reading_progress(checkpoint.nbytes_on_disk, "writing") as advance:
-        save_edits(checkpoint, edits, target, advance)
+        save_edits(checkpoint, edits, target, advance, drop)
     sys.stdout.flush()

@@ -40,6 +40,10 @@ def verify(
         list[str] | None,
         typer.Option("--layer", "-l", metavar="GLOB", help="Run only these layers.", autocompletion=complete_layers),
     ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="Names that the conversion changed, as given to convert."),
+    ] = None,
     bits: Annotated[bool, typer.Option("--bits", help="Compare the stored bits only, without PyTorch.")] = False,
     grad: Annotated[bool, typer.Option("--grad", help="Also compare the gradients of input, weight and bias.")] = False,
     model: Annotated[
@@ -98,12 +102,14 @@ def verify(
     if model is not None and not inputs:
         raise CannotConvert("--model is to be run and --input does not say on what", "give one, as in --input 2x3x1024")
     notes: tuple[str, ...] = ()
+    if rename:
+        before = _renamed(before, rename)
     if after is None:
         with naming(path):
             other, notes = _in_memory(before, tuple(layer or ()))
     else:
         other = _whole(open_checkpoint(after, root if _has_root(after, root) else None))
-    wish = Wish(tuple(layer or ()), None if bits else _inputs(batch, length, seed, device), grad, dtype)
+    wish = Wish(tuple(layer or ()), None if bits else _inputs(batch, length, seed, device), grad, dtype, bool(rename))
     total = before.nbytes_on_disk + (0 if after is None else other.nbytes_on_disk)
     with naming(path), reading_progress(total, "comparing") as advance:
         report = compare(before, other, wish, advance)
@@ -150,6 +156,15 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
         raise CannotConvert(f"no layer can be converted to Linear{why}", "give the checkpoint to compare with")
     notes = tuple(f"left as it is: {one.name}: {one.reason}" for one in left)
     return converted_in_memory(before, planned), notes
+
+
+def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
+    from convinspect.renaming import renaming
+    from convinspect.verify import renamed
+
+    with naming(before.path):
+        found = renaming(before, rules)
+        return renamed(before, (*found.edits, *found.copies))
 
 
 def _has_root(path: Path, root: str | None) -> bool:

@@ -15,6 +15,7 @@ from convinspect.formats.pickle_values import Call, Global
 from convinspect.formats.pickle_walk import walk
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.formats.torch_tensors import arguments, function_name, pairs_of, plain
+from convinspect.formats.torch_tree import state_of
 from convinspect.formats.torch_zip import foreign_globals
 from convinspect.records import ITEMSIZE, Contents, Root, Tensor
 
@@ -38,7 +39,7 @@ def read_distributed(path: Path) -> Contents:
     folder = path if path.is_dir() else path.parent
     with File(folder / METADATA) as file:
         tree = walk(file.read, 0, file.size)
-    state = _state(tree.value)
+    state = state_of(tree.value)
     listed = pairs_of(state.get("state_dict_metadata"))
     if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
@@ -65,17 +66,11 @@ def _split(tensors: list[Tensor]) -> list[Root]:
     return [root for root in roots if root.tensors]
 
 
-def _state(node: Any) -> dict[str, Any]:
-    """Attributes that BUILD would set on a dataclass."""
-    states = node.states if isinstance(node, Call) else ()
-    return {str(key): value for state in states for key, value in pairs_of(state) or []}
-
-
 def _tensor(key: str, node: Any) -> Tensor | None:
     """`TensorStorageMetadata(properties, size, chunks)`; bytes entries (`BytesStorageMetadata`) are passed over."""
     if function_name(node) != f"{_PACKAGE}TensorStorageMetadata":
         return None
-    fields = _state(node)
+    fields = state_of(node)
     try:
         shape = plain(fields["size"])
     except (KeyError, TypeError):
@@ -90,7 +85,7 @@ def _tensor(key: str, node: Any) -> Tensor | None:
 
 def _dtype(node: Any) -> str | None:
     """The dtype in `TensorProperties`, whose `__getstate__` is a tuple; older ones store a dictionary."""
-    found = _state(node).get("dtype")
+    found = state_of(node).get("dtype")
     if found is None and isinstance(node, Call):
         candidates = [
             *arguments(node),

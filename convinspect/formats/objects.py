@@ -11,7 +11,7 @@ from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
 from convinspect.formats.pickle_walk import Read, reader, walk
-from convinspect.formats.torch_legacy import is_legacy, object_tree
+from convinspect.formats.torch_legacy import is_legacy, pickles
 from convinspect.formats.torch_tensors import tensor_of
 from convinspect.formats.torch_zip import Archive, is_zip
 from convinspect.records import Storage
@@ -44,7 +44,7 @@ def read_objects(path: Path) -> Objects | None:
                 return None
             data = archive.read("data.pkl")
             return Objects(walk(reader(data), 0, len(data)).value, reader(data))
-        return Objects(object_tree(file).value, _stream_of(path)) if is_legacy(file) else None
+        return Objects(pickles(file)[1].value, _stream_of(path)) if is_legacy(file) else None
 
 
 def _stream_of(path: Path) -> Read:

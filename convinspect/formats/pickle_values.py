@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from convinspect.records import Span
+
+Batch: TypeAlias = tuple[int, int, list[int]]
+"""Items set at once: the instructions' first byte, the end of the last, and where each key and value is pushed."""
 
 # The nodes have no repr: a tuple doubled sixty times is a small graph and an endless text.
 
@@ -34,6 +37,7 @@ class Call:
         kwargs: Of NEWOBJ_EX, else None.
         states: What BUILD would hand to `__setstate__`, in order.
         pairs: Key and value of every item set on the result.
+        places: Where these were set, as in `Dict`.
         items: What is appended or added to the result.
     """
 
@@ -43,6 +47,7 @@ class Call:
     # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
     states: list[Any] | tuple[()] = ()
     pairs: list[tuple[Any, Any]] | tuple[()] = ()
+    places: list[Batch] | tuple[()] = ()
     items: list[Any] | tuple[()] = ()
 
 
@@ -66,9 +71,15 @@ class Tuple:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Dict:
-    """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs."""
+    """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs.
+
+    Attributes:
+        pairs: Key and value of each item.
+        places: The instructions that set them, one entry for each SETITEM or SETITEMS.
+    """
 
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
+    places: list[Batch] | tuple[()] = ()
 
 
 @dataclass(slots=True, eq=False, repr=False)

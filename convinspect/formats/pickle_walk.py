@@ -6,7 +6,8 @@ them on stand-ins: a global becomes the pair of its names (`Global`), a call bec
 their effect on the stack are those of the standard library's `pickletools` documentation, protocols 0 to 5.
 
 Every tuple remembers the bytes that built it and where each of its items was pushed, because a conversion
-rewrites exactly the size and stride tuples of a tensor and nothing else.
+rewrites exactly the size and stride tuples of a tensor and nothing else; every dictionary remembers where its items
+were set, because a renaming rewrites exactly the keys.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pickletools import genops
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile, CutShort
-from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
+from convinspect.formats.pickle_values import Batch, Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
 
 Read: TypeAlias = Callable[[int, int], bytes]
 """(offset, size) → the bytes there, fewer where the stream ends."""
@@ -191,9 +192,11 @@ class _Machine:
                     stack.append(_CONSTANT[code])
                     starts.append(at)
                 elif code == "u":
-                    items = stack
-                    stack, starts, _ = marks.pop()
-                    _pairs_of(stack[-1]).extend(_paired(items))
+                    items, places = stack, starts
+                    stack, starts, first = marks.pop()
+                    pairs, batches = _pairs_of(stack[-1])
+                    pairs.extend(_paired(items))
+                    batches.append((first, at + 1, places))
                 elif code == "c":
                     stack.append(self._global(*_two_names(arg), at))
                     starts.append(at)
@@ -255,8 +258,11 @@ class _Machine:
             function = self._global(*_two_names(arg), at) if code == "i" else items.pop(0)
             self.push(Call(function, Tuple(items, start, at + 1, [])), start)
         elif code == "s":
+            places = self.starts[-2:]
             value, key = self._pop(), self._pop()
-            _pairs_of(self.stack[-1]).append((key, value))
+            pairs, batches = _pairs_of(self.stack[-1])
+            pairs.append((key, value))
+            batches.append((places[0], at + 1, places))
         elif code == "d":
             items, start = self._pop_mark()
             self.push(Dict(list(_paired(items))), start)
@@ -316,14 +322,13 @@ def _paired(items: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(items[::2], items[1::2], strict=True)
 
 
-def _pairs_of(target: Any) -> list[tuple[Any, Any]]:
-    """Where SETITEM puts what it sets: a dictionary, or the result of a call."""
-    if isinstance(target, Dict):
-        return target.pairs
-    if isinstance(target, Call):
-        target.pairs = target.pairs or []
-        return target.pairs
-    raise TypeError
+def _pairs_of(target: Any) -> tuple[list[tuple[Any, Any]], list[Batch]]:
+    """Where SETITEM puts what it sets: a dictionary, or the result of a call; and where the places go."""
+    if not isinstance(target, (Dict, Call)):
+        raise TypeError
+    target.pairs = target.pairs or []
+    target.places = target.places or []
+    return target.pairs, target.places
 
 
 def _items_of(target: Any) -> list[Any]:

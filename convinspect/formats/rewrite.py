@@ -1,4 +1,4 @@
-"""A file with some tensors' shapes changed: its new header, and ranges of the old file for the rest."""
+"""A file with some tensors' shapes or names changed: its new header, and ranges of the old file for the rest."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from dataclasses import replace
 from typing import Any
 
 from convinspect.errors import CannotWrite
-from convinspect.formats import exported, torch_legacy, torch_zip
+from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy, torch_zip
 from convinspect.formats.files import File
+from convinspect.formats.pickle_walk import Walk, reader, walk
 from convinspect.formats.rewrite_zip import pieces_with_record
 from convinspect.formats.safetensors_file import is_safetensors
+from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.writing import Made, Piece, Range
 from convinspect.records import Edit, Span, Tensor
 
 _PICKLE = "data.pkl"
 
 
-def pieces_for(file: File, edits: Iterable[Edit]) -> list[Piece]:
-    """What to write so that the tensors of `file` have the shapes that the edits ask for, and nothing else changes.
+def pieces_for(file: File, edits: Iterable[Edit], drop_optimizer: bool = False) -> list[Piece]:
+    """What to write so that the tensors of `file` are as the edits say, and nothing else changes.
 
     Args:
         file: A `torch.save` file of either format, or a safetensors file.
         edits: Of tensors in this file.
+        drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
 
     Raises:
         CannotWrite: The file is of a kind whose shapes stand in more than one place, such as TorchScript.
@@ -33,60 +36,93 @@ def pieces_for(file: File, edits: Iterable[Edit]) -> list[Piece]:
     if is_safetensors(head):
         return _safetensors(file, wanted)
     if torch_zip.is_zip(head):
-        return _zip(file, wanted)
+        return _zip(file, wanted, drop_optimizer)
     if torch_legacy.is_legacy(file):
-        return list(_spliced(file, wanted))
+        return _legacy(file, wanted, drop_optimizer)
     raise CannotWrite("shapes in this kind of file cannot be changed")
 
 
-def _zip(file: File, edits: list[Edit]) -> list[Piece]:
+def _zip(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
     archive = torch_zip.Archive(file)
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
-    _check_protocol(data[:2], edits)
-    parts: list[bytes] = []
-    at = 0
-    for span, new in _splices(edits):
-        parts += [data[at : span.start], new]
-        at = span.end
-    return pieces_with_record(file, archive, _PICKLE, b"".join([*parts, data[at:]]))
+    new, dropped = _edited(data, 0, edits, drop)
+    gone = [name for key in dropped if (name := f"data/{key}") in archive.records]
+    return pieces_with_record(file, archive, _PICKLE, new, gone)
 
 
-def _check_protocol(head: bytes, edits: list[Edit]) -> None:
-    """From protocol 4 on a pickle comes in frames whose lengths a splice would make wrong.
-
-    Raises:
-        CannotWrite: There is something to change in such a pickle.
-    """
-    if edits and head[:1] == b"\x80" and head[1:2] >= b"\x04":
-        raise CannotWrite(
-            f"its pickle is of protocol {head[1]}, whose frames cannot be edited yet",
-            "--state-dict writes its state_dict anew",
-        )
-
-
-def _spliced(file: File, edits: list[Edit]) -> Iterator[Piece]:
+def _legacy(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
     """Before 1.6 the pickle lies open in the file, so that spans are offsets of the file."""
-    _check_protocol(file.read(0, 2), edits)
+    if not drop and not any(edit.key for edit in edits) and file.read(1, 1) < b"\x04":
+        return list(_with_tuples(file, edits))
+    start, tree, keys = torch_legacy.pickles(file)
+    new, dropped = _edited(file.read(start, tree.end - start), start, edits, drop)
+    pieces: list[Piece] = [Range(0, start), new]
+    if not dropped:
+        return [*pieces, Range(tree.end, file.size)]
+    storages = torch_legacy.place_storages(file, tree, keys)[0]
+    left = [key for key in keys.value if key not in dropped]
+    pieces.append(
+        b"\x80\x02](" + b"".join(b"X" + len(key).to_bytes(4, "little") + key.encode() for key in left) + b"e."
+    )
+    for key in left:
+        begin = storages[key].start or 0
+        pieces.append(Range(begin - 8, begin + storages[key].nbytes))
+    return pieces
+
+
+def _with_tuples(file: File, edits: list[Edit]) -> Iterator[Piece]:
+    """Ranges of the file around new tuples, so that a pickle that holds more than tensors need not be in memory."""
     at = 0
-    for span, new in _splices(edits):
+    for span, new in _tuples(edits):
         yield Range(at, span.start)
         yield new
         at = span.end
     yield Range(at, file.size)
 
 
-def _splices(edits: list[Edit]) -> list[tuple[Span, bytes]]:
+def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[bytes, set[str]]:
+    """The object's pickle, and the keys of the storages that it no longer names.
+
+    Args:
+        data: The pickle.
+        base: Its offset in what spans count from.
+        edits: Of its tensors.
+        drop: Empty the optimizers' state.
+    """
+    tuples = [(Span(span.start - base, span.end - base), new) for span, new in _tuples(edits)]
+    names = {}
+    for edit in edits:
+        if edit.key is not None:
+            at = -1 if edit.tensor.shape_span is None else edit.tensor.shape_span.start - base
+            names[at, edit.tensor.key] = edit.key
+    if not names and not drop:
+        return pickle_edit.edited(data, tuples), set()
+    tree = walk(reader(data), 0, len(data))
+    keys = pickle_places.places_of_keys(tree.value, names)
+    cuts = pickle_places.optimizer_items(tree.value) if drop else []
+    new = pickle_edit.edited(data, tuples, keys, cuts)
+    return new, _storages(tree) - _storages(walk(reader(new), 0, len(new))) if cuts else set()
+
+
+def _storages(tree: Walk) -> set[str]:
+    return {parts[2] for parts in tree.persistent if storage_dtype(parts) is not None}
+
+
+def _tuples(edits: list[Edit]) -> list[tuple[Span, bytes]]:
     """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
     found: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
-        for span, numbers in ((edit.tensor.shape_span, edit.shape), (edit.tensor.stride_span, edit.stride)):
+        tensor = edit.tensor
+        if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
+            continue
+        for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
-                raise CannotWrite(f"tensor {edit.tensor.key!r}: its size is not written in the pickle")
+                raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
             new = tuple_opcodes(numbers)
             if found.setdefault(span.start, (span, new)) != (span, new):
-                raise CannotWrite(f"tensor {edit.tensor.key!r} is stored once for two names that would differ")
+                raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")
     return [found[start] for start in sorted(found)]
 
 
@@ -118,6 +154,8 @@ def _safetensors(file: File, edits: list[Edit]) -> list[Piece]:
     header: dict[str, Any] = json.loads(file.read(8, length))
     for edit in edits:
         header[edit.tensor.key]["shape"] = list(edit.shape)
+    names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
+    header = {names.get(key, key): entry for key, entry in header.items()}
     base = 8 + length
     pieces: list[Piece] = [safetensors_header(header)]
     at = base

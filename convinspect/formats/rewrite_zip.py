@@ -1,9 +1,10 @@
 """A `torch.save` zip with another `data.pkl`: everything else is moved, not changed.
 
-`data.pkl` comes first and changes its length, so what follows moves. Each following record is aligned by padding
-in its own header, as PyTorch's `PyTorchStreamWriter` makes it: a field "FB" in the local extra. Padding the very
-next record anew makes the whole move a multiple of the alignment, so all records after it stay aligned with the
-padding that they have, and one copy of all their bytes does. Field layouts are those of PKWARE's APPNOTE.TXT.
+`data.pkl` comes first and changes its length, so what follows moves; so it does behind records that are left out.
+Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` makes it: a field "FB" in the
+local extra. Padding the very next record anew makes the whole move a multiple of the alignment, so all records after
+it stay aligned with the padding that they have, and one copy of all their bytes does. Field layouts are those of
+PKWARE's APPNOTE.TXT.
 """
 
 from __future__ import annotations
@@ -11,77 +12,97 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import Archive, Directory, find_directory
-from convinspect.formats.writing import Piece, Range
+from convinspect.formats.torch_zip import Archive, find_directory
+from convinspect.formats.writing import Piece, Range, size_of
 
 _LOCAL, _ENTRY = 30, 46
 _DESCRIPTOR = b"PK\x07\x08"
 _PADDING_FIELD = 0x4246
 _ZIP64_FIELD = 1
-_FULL = 0xFFFFFFFF
+_FULL, _MANY = 0xFFFFFFFF, 0xFFFF
 _ALIGNMENT = 64
 
 
-def pieces_with_record(file: File, archive: Archive, name: str, data: bytes) -> list[Piece]:
-    """The archive with the bytes of record `name` replaced.
+def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gone: Collection[str] = ()) -> list[Piece]:
+    """The archive with the bytes of record `name` replaced, and some records left out.
 
     Args:
         file: The archive's file.
         archive: Its records.
         name: A record below the archive's folder.
         data: Its new bytes, unpacked.
+        gone: Records below the archive's folder that the new file is not to have.
 
     Raises:
         CannotWrite: The zip is laid out in a way that PyTorch does not write and that cannot be edited safely.
     """
-    info = archive.records[name]
     ends = find_directory(file)
     if ends is None:
         raise BrokenFile("its zip directory is gone", "download or copy it again")
-    others = sorted(one.header_offset for one in archive.records.values())
-    following = next((start for start in [*others, ends.start] if start > info.header_offset), ends.start)
-    data_start = info.header_offset + _LOCAL + _local_lengths(file, info.header_offset)
-    old_end = data_start + info.compress_size
-    packed = data if info.compress_type == zipfile.ZIP_STORED else _deflated(data)
-    crc = zlib.crc32(data)
-    head = _local_header(file, info, data_start, crc, len(packed), len(data))
-    gap = _descriptor(file.read(old_end, following - old_end), info, crc, len(packed), len(data))
-    moved = len(packed) + len(gap) - (following - data_start)
-    next_head, skipped = _padded_anew(file, following, moved, ends.start)
-    shift = moved + len(next_head) - skipped
-    directory = _directory(file.read(ends.start, ends.size), info.header_offset, following, moved, shift,
-                           (crc, len(packed), len(data)))  # fmt: skip
-    return [
-        Range(0, info.header_offset),
-        head,
-        packed,
-        gap,
-        next_head,
-        Range(following + skipped, ends.start),
-        directory,
-        _end_records(file.read(ends.end, file.size - ends.end), ends, shift, len(directory)),
-    ]
+    entries = _entries(file.read(ends.start, ends.size))
+    left_out = {archive.records[one].header_offset for one in gone}
+    edited = archive.records[name]
+    packed = data if edited.compress_type == zipfile.ZIP_STORED else _deflated(data)
+    sums = (zlib.crc32(data), len(packed), len(data))
+    starts = [*sorted(entry.offset for entry in entries), ends.start]
+    pieces: list[Piece] = [Range(0, starts[0])]
+    places: dict[int, int] = {}
+    at = starts[0]
+    for start, end in pairwise(starts):
+        if start in left_out:
+            continue
+        if start == edited.header_offset:
+            data_start = archive.payload(name)
+            gap = file.read(data_start + edited.compress_size, end - data_start - edited.compress_size)
+            head = _summed_header(file.read(start, data_start - start), edited, sums)
+            made: list[Piece] = [head, packed, _descriptor(gap, edited, sums)]
+        else:
+            head, skipped = _moved_header(file, start, at)
+            made = [head, Range(start + skipped, end)]
+        places[start] = at
+        pieces += made
+        at += sum(map(size_of, made))
+    directory = b"".join(
+        _moved_entry(one, places[one.offset], sums if one.offset == edited.header_offset else None)
+        for one in entries
+        if one.offset not in left_out
+    )
+    tail = file.read(ends.end, file.size - ends.end)
+    return [*_joined(pieces), directory, _end_records(tail, at, len(directory), len(left_out))]
+
+
+def _joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbouring ranges as one, so that one copy does."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        last = joined[-1] if joined else b""
+        if isinstance(piece, Range) and isinstance(last, Range) and last.end == piece.start:
+            joined[-1] = Range(last.start, piece.end)
+        elif size_of(piece):
+            joined.append(piece)
+    return joined
 
 
 def _odd(what: str) -> CannotWrite:
     return CannotWrite(f"its zip {what}, which cannot be edited safely", "torch.save it again, then convert that")
 
 
-def _end_records(old: bytes, ends: Directory, shift: int, size: int) -> bytes:
-    """The end records, pointing at the moved directory."""
+def _end_records(old: bytes, start: int, size: int, fewer: int) -> bytes:
+    """The end records, pointing at the moved directory, which has `fewer` entries than before."""
     tail = bytearray(old)
-    start = ends.start + shift
-    grown = size - ends.size
     if tail[:4] == b"PK\x06\x06":
-        struct.pack_into("<QQ", tail, 40, size, start)
-        at = tail.find(b"PK\x06\x07")
-        place = struct.unpack_from("<Q", tail, at + 8)[0]
-        struct.pack_into("<Q", tail, at + 8, place + shift + grown)
+        counts = [count - fewer for count in struct.unpack_from("<QQ", tail, 24)]
+        struct.pack_into("<QQQQ", tail, 24, *counts, size, start)
+        struct.pack_into("<Q", tail, tail.find(b"PK\x06\x07") + 8, start + size)
     end = tail.rfind(b"PK\x05\x06")
+    counts = [count if count == _MANY else count - fewer for count in struct.unpack_from("<HH", tail, end + 8)]
+    struct.pack_into("<HH", tail, end + 8, *counts)
     if struct.unpack_from("<L", tail, end + 16)[0] != _FULL:
         if start >= _FULL or size >= _FULL:
             raise _odd("would grow past what its end record can say")
@@ -89,50 +110,44 @@ def _end_records(old: bytes, ends: Directory, shift: int, size: int) -> bytes:
     return bytes(tail)
 
 
-def _local_lengths(file: File, at: int) -> int:
-    head = file.read(at, _LOCAL)
-    if head[:4] != b"PK\x03\x04":
-        raise BrokenFile("a zip record does not begin where the directory says", "download or copy it again")
-    return int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-
-
-def _local_header(file: File, info: zipfile.ZipInfo, data_start: int, crc: int, packed: int, size: int) -> bytes:
-    head = bytearray(file.read(info.header_offset, data_start - info.header_offset))
+def _summed_header(old: bytes, info: zipfile.ZipInfo, sums: tuple[int, int, int]) -> bytes:
+    head = bytearray(old)
     if info.flag_bits & 8:
         return bytes(head)
     if struct.unpack_from("<LL", head, 18) == (_FULL, _FULL):
         raise _odd("keeps a small record as a large one")
-    struct.pack_into("<LLL", head, 14, crc, packed, size)
+    struct.pack_into("<LLL", head, 14, *sums)
     return bytes(head)
 
 
-def _descriptor(gap: bytes, info: zipfile.ZipInfo, crc: int, packed: int, size: int) -> bytes:
+def _descriptor(gap: bytes, info: zipfile.ZipInfo, sums: tuple[int, int, int]) -> bytes:
     """What stands between a record's bytes and the next record: its data descriptor, where it has one."""
     if not info.flag_bits & 8:
         return gap
     if gap[:4] != _DESCRIPTOR or len(gap) not in (16, 24):
         raise _odd("has an unusual data descriptor")
-    return _DESCRIPTOR + struct.pack("<LLL" if len(gap) == 16 else "<LQQ", crc, packed, size)
+    return _DESCRIPTOR + struct.pack("<LLL" if len(gap) == 16 else "<LQQ", *sums)
 
 
-def _padded_anew(file: File, at: int, moved: int, directory: int) -> tuple[bytes, int]:
-    """The next record's header, padded for its new place, and how many of the old bytes it stands for."""
-    if at >= directory:
+def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
+    """A record's header for its new place, and how many of the old bytes it stands for; none where it can stay."""
+    moved = (new - old) % _ALIGNMENT
+    if not moved and (new == old or max(old, new) < _FULL):
         return b"", 0
-    head = file.read(at, _LOCAL)
+    head = file.read(old, _LOCAL)
     name_length, extra_length = struct.unpack_from("<HH", head, 26)
-    body = file.read(at + _LOCAL, name_length + extra_length)
-    name, extra = body[:name_length], body[name_length:]
-    fields = _fields(extra)
-    padding = next((index for index, (kind, _) in enumerate(fields) if kind == _PADDING_FIELD), None)
-    old_length = _LOCAL + len(body)
-    if padding is None or (at + old_length) % _ALIGNMENT:
-        return head + body, old_length
-    fields[padding] = (_PADDING_FIELD, b"")
-    bare = _LOCAL + name_length + sum(4 + len(value) for _, value in fields)
-    fields[padding] = (_PADDING_FIELD, b"Z" * (-(at + moved + bare) % _ALIGNMENT))
-    new_extra = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in fields)
-    return head[:28] + struct.pack("<H", len(new_extra)) + name + new_extra, old_length
+    body = file.read(old + _LOCAL, name_length + extra_length)
+    name, fields = body[:name_length], _fields(body[name_length:])
+    length = _LOCAL + len(body)
+    for index, (kind, value) in enumerate(fields):
+        if kind == _ZIP64_FIELD and value[-8:] == struct.pack("<Q", old):
+            # Behind 4 GB PyTorch's writer notes a record's place in the record itself, too.
+            fields[index] = (kind, value[:-8] + struct.pack("<Q", new))
+        if kind == _PADDING_FIELD and moved and (old + length) % _ALIGNMENT == 0:
+            bare = length - len(value)
+            fields[index] = (kind, b"Z" * (-(new + bare) % _ALIGNMENT))
+    extra = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in fields)
+    return head[:28] + struct.pack("<H", len(extra)) + name + extra, length
 
 
 def _fields(extra: bytes) -> list[tuple[int, bytes]]:
@@ -146,45 +161,49 @@ def _fields(extra: bytes) -> list[tuple[int, bytes]]:
     return fields
 
 
-def _directory(old: bytes, edited: int, following: int, moved: int, shift: int, sums: tuple[int, int, int]) -> bytes:
-    """The directory with every offset that moved, and the edited record's sums."""
-    parts, at = [], 0
-    while at < len(old):
-        if old[at : at + 4] != b"PK\x01\x02":
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record's entry in the directory: its bytes, the lengths of its parts, and where the record lies."""
+
+    raw: bytes
+    lengths: tuple[int, ...]
+    offset: int
+
+    def fields(self) -> list[tuple[int, bytes]]:
+        """The extra fields."""
+        name, extra, _ = self.lengths
+        return _fields(self.raw[_ENTRY + name : _ENTRY + name + extra])
+
+
+def _entries(directory: bytes) -> list[_Entry]:
+    entries, at = [], 0
+    while at < len(directory):
+        if directory[at : at + 4] != b"PK\x01\x02":
             raise _odd("has a malformed directory")
-        lengths = struct.unpack_from("<HHH", old, at + 28)
+        lengths = struct.unpack_from("<HHH", directory, at + 28)
         length = _ENTRY + sum(lengths)
-        parts.append(_entry(old[at : at + length], lengths, edited, following, moved, shift, sums))
+        entry = _Entry(directory[at : at + length], lengths, struct.unpack_from("<L", directory, at + 42)[0])
+        if entry.offset == _FULL:
+            entry = replace(entry, offset=struct.unpack("<Q", dict(entry.fields())[_ZIP64_FIELD][-8:])[0])
+        entries.append(entry)
         at += length
-    return b"".join(parts)
+    return entries
 
 
-def _entry(
-    entry: bytes,
-    lengths: tuple[int, ...],
-    edited: int,
-    following: int,
-    moved: int,
-    shift: int,
-    sums: tuple[int, int, int],
-) -> bytes:
-    head = bytearray(entry[:_ENTRY])
-    name_length, extra_length, _ = lengths
-    fields = _fields(entry[_ENTRY + name_length : _ENTRY + name_length + extra_length])
-    large = next((index for index, (kind, _) in enumerate(fields) if kind == _ZIP64_FIELD), None)
-    values = b"" if large is None else fields[large][1]
-    short = struct.unpack_from("<L", head, 42)[0]
-    offset = struct.unpack("<Q", values[-8:])[0] if short == _FULL else short
-    sizes = values[:-8] if short == _FULL else values
-    if offset == edited:
+def _moved_entry(entry: _Entry, offset: int, sums: tuple[int, int, int] | None) -> bytes:
+    """The entry with the record's new place and, where it was edited, its sums."""
+    head = bytearray(entry.raw[:_ENTRY])
+    fields = entry.fields()
+    values = dict(fields).get(_ZIP64_FIELD, b"")
+    sizes = values[:-8] if struct.unpack_from("<L", head, 42)[0] == _FULL else values
+    if sums is not None:
         if sizes:
             raise _odd("keeps a small record as a large one")
         struct.pack_into("<LLL", head, 16, *sums)
-    offset += 0 if offset <= edited else moved if offset == following else shift
     struct.pack_into("<L", head, 42, min(offset, _FULL))
     rest = [field for field in fields if field[0] != _ZIP64_FIELD]
     kept = sizes + (struct.pack("<Q", offset) if offset >= _FULL else b"")
-    return _with_extra(head, entry, lengths, ([(_ZIP64_FIELD, kept)] if kept else []) + rest)
+    return _with_extra(head, entry.raw, entry.lengths, ([(_ZIP64_FIELD, kept)] if kept else []) + rest)
 
 
 def _with_extra(head: bytearray, entry: bytes, lengths: tuple[int, ...], fields: Iterable[tuple[int, bytes]]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,6 +58,21 @@ def _parse_index(path: Path) -> tuple[dict[str, str], int | None]:
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     return weight_map, total if type(total) is int else None
+
+
+def renamed_index(text: bytes, names: Mapping[str, str]) -> bytes:
+    """An index with other keys, laid out as it was."""
+    index = json.loads(text)
+    layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
+    end = b"\n" if text.endswith(b"\n") else b""
+
+    def written(layout: dict[str, Any], plain: bool) -> bytes:
+        return json.dumps(index, ensure_ascii=plain, **layout).encode("utf-8", "surrogatepass") + end
+
+    choices = [(layout, plain) for layout in layouts for plain in (True, False)]
+    same = next((choice for choice in choices if written(*choice) == text), choices[0])
+    index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
+    return written(*same)
 
 
 def _check_inside(shard: str) -> None:

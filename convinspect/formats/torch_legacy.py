@@ -42,12 +42,10 @@ def read_torch_legacy(file: File) -> Contents:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
     try:
-        start = _skip_head(file)
-        tree = walk(file.read, start, file.size)
-        keys = walk(file.read, tree.end, file.size)
+        start, tree, keys = pickles(file)
     except CutShort:
         raise cut_short(file.size, None, ", which end before all tensors are described") from None
-    storages, end = _place_storages(file, tree, keys)
+    storages, end = place_storages(file, tree, keys)
 
     def storage_of(key: str, nbytes: int) -> Storage:
         found = storages.get(key)
@@ -71,24 +69,20 @@ def read_torch_legacy(file: File) -> Contents:
     )
 
 
-def object_tree(file: File) -> Walk:
-    """The pickle that describes everything the file holds.
+def pickles(file: File) -> tuple[int, Walk, Walk]:
+    """Where the object's pickle begins, the object, and the storages' keys.
 
     Raises:
-        BrokenFile: It is cut or malformed.
+        CutShort: The file ends before them.
     """
-    return walk(file.read, _skip_head(file), file.size)
-
-
-def _skip_head(file: File) -> int:
-    """Offset behind the three leading pickles."""
-    position = 0
+    start = 0
     for _ in range(3):
-        position = walk(file.read, position, file.size).end
-    return position
+        start = walk(file.read, start, file.size).end
+    tree = walk(file.read, start, file.size)
+    return start, tree, walk(file.read, tree.end, file.size)
 
 
-def _place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storage], int]:
+def place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storage], int]:
     """Every storage with its place in the file, and where the last one ends (past the file when it is cut)."""
     sizes = _declared(tree)
     if not isinstance(keys.value, list):

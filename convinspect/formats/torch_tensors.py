@@ -113,9 +113,9 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
     if name == "torch._utils._rebuild_sparse_tensor":
         return _sparse(args, key, storage_of)
     if name == "torch._utils._rebuild_meta_tensor_no_storage":
-        return _without_storage(key, args[0], args[1], args[2], "meta")
+        return _without_storage(node, key, 0, "meta")
     if name == "torch._utils._rebuild_wrapper_subclass":
-        tensor = _without_storage(key, args[1], args[2], args[3], "wrapped")
+        tensor = _without_storage(node, key, 1, "wrapped")
         return replace(tensor, subclass=class_name(args[0]) or "?")
     return None
 
@@ -203,9 +203,13 @@ def _layout(node: Any) -> str:
     return str(name).removeprefix("torch.")
 
 
-def _without_storage(key: str, dtype: Any, size: Any, stride: Any, layout: str) -> Tensor:
+def _without_storage(node: Call, key: str, first: int, layout: str) -> Tensor:
+    """A tensor of shape alone, whose dtype, size and stride are the arguments from `first` on."""
+    packed = node.args
+    dtype, size, stride = packed.items[first : first + 3]
     shape = _numbers(size)
-    return Tensor(key, _dtype(dtype), shape, _numbers(stride)[: len(shape)], 0, None, layout, None, "meta")
+    return Tensor(key, _dtype(dtype), shape, _numbers(stride)[: len(shape)], 0, None, layout, None, "meta", None,
+                  packed.span(first + 1), packed.span(first + 2))  # fmt: skip
 
 
 def _dtype(node: Any) -> str:

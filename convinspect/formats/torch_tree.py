@@ -141,6 +141,11 @@ def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
                 yield pairs
 
 
+def state_of(node: Any) -> dict[str, Any]:
+    """The attributes that BUILD would set on an object, by name; none for what is no object."""
+    return {str(key): value for pairs in _state_dicts(node) for key, value in pairs} if isinstance(node, Call) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A module's own tensors and children, as the pickle stores them."""
@@ -156,7 +161,7 @@ def module_parts(node: Any) -> Parts | None:
     if not isinstance(node, Call):
         return None
     name = function_name(node) or ""
-    state = {str(key): value for pairs in _state_dicts(node) for key, value in pairs}
+    state = state_of(node)
     if name in _FX:
         body = pairs_of(arguments(node)[0]) if arguments(node) else None
         state = {str(key): value for key, value in body or ()} | state

@@ -22,8 +22,8 @@ from convinspect.formats.torch_tree import find_roots
 from convinspect.records import Contents, Root, Storage
 
 _ALIGNMENT = 64
-_END, _END64, _LOCATOR64 = 22, 56, 20
-"""Bytes of the end record, of its zip64 form, and of that form's locator."""
+_LOCAL, _END, _END64, _LOCATOR64 = 30, 22, 56, 20
+"""Bytes of a local header, of the end record, of its zip64 form, and of that form's locator."""
 
 # A deflated record may not unpack to more than this many times its size: text and pickles pack 5 to 20 times.
 _LARGEST_RATIO = 100
@@ -103,10 +103,10 @@ class Archive:
     def payload(self, name: str) -> int:
         """Offset in the file of the first byte behind a record's local header."""
         start = self.records[name].header_offset
-        head = self.file.read(start, 30)
-        if head[:4] != b"PK\x03\x04":
+        length = _header_length(self.file.read(start, _LOCAL))
+        if length is None:
             raise BrokenFile(f"record {name!r} is damaged (no header)", "download or copy it again")
-        return start + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        return start + length
 
     def storage(self, name: str, nbytes: int, byteorder: str) -> Storage:
         """The storage in record `name`, without reading it."""
@@ -151,6 +151,13 @@ class _Stream(io.RawIOBase):
         data = self._file.read(self._at, self._file.size if size is None or size < 0 else size)
         self._at += len(data)
         return data
+
+
+def _header_length(head: bytes) -> int | None:
+    """Bytes of a record's local header with its name and extra field, from its first 30; None when it is none."""
+    if len(head) < _LOCAL or head[:4] != b"PK\x03\x04":
+        return None
+    return _LOCAL + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
 
 
 def _common_folder(names: Iterable[str]) -> str:
@@ -301,11 +308,10 @@ def headless(file: File) -> ConvInspectError:
 
 def _expected_size(file: File) -> int | None:
     """Size in bytes of the whole archive, near enough: each storage with its header and padding."""
-    head = file.read(0, 30)
-    name_length, extra_length = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
-    name = file.read(30, name_length)
-    start = 30 + name_length + extra_length
-    if not name.endswith(b"/data.pkl"):
+    head = file.read(0, _LOCAL)
+    start = _header_length(head)
+    name = file.read(_LOCAL, int.from_bytes(head[26:28], "little"))
+    if start is None or not name.endswith(b"/data.pkl"):
         return None
     tree = walk(file.part(start), 0, file.size - start)
     sizes: dict[str, int] = {}

@@ -7,7 +7,6 @@ temporary name in the target's folder, checked, and only then takes the target's
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -75,27 +74,49 @@ def unchanged(path: Path) -> Iterator[None]:
         raise ChangedMeanwhile("it changed while it was read", "wait until it is written, and try again", path)
 
 
+Check: TypeAlias = Callable[[Path], None]
+"""Raises where what was written, and is on the disk, is not what was meant."""
+
+
 @contextmanager
-def new_file(target: Path) -> Iterator[Path]:
-    """A name to write to; what is there at the end becomes `target` in one step, or nothing does.
+def new_file(target: Path, check: Check) -> Iterator[Path]:
+    """A name to write to; what is there at the end is synced, checked and becomes `target` at once, or nothing does.
 
     The new file gets the mode that the umask asks for. A symbolic link is followed, so that the link stays.
 
     Raises:
         CannotWrite: The folder cannot be written to, or the disk is full.
+        ConvInspectError: What `check` raises.
     """
-    target = Path(os.path.realpath(target))
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
+    with _beside(Path(os.path.realpath(target)), check, os.unlink) as temporary:
+        yield temporary
+
+
+@contextmanager
+def new_folder(target: Path, check: Check) -> Iterator[Path]:
+    """The same for a folder of files, which is there to be written into."""
+    with _beside(target, check, shutil.rmtree) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextmanager
+def _beside(target: Path, check: Check, remove: Callable[[Path], None]) -> Iterator[Path]:
+    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.partial")
     try:
         yield temporary
+        if temporary.is_dir():
+            for entry in temporary.iterdir():
+                _sync(entry)
         _sync(temporary)
+        check(temporary)
         os.replace(temporary, target)
         _sync(target.parent)
     except OSError as error:
         raise CannotWrite(f"it cannot be written ({error.strerror})", _remedy(error), target) from None
     finally:
         with suppress(OSError):
-            os.unlink(temporary)
+            remove(temporary)
 
 
 def _remedy(error: OSError) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Conversion, Plan
 from convinspect.layers import CONVOLUTIONS
 from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.records import Layer
+from convinspect.renaming import Renaming
 from convinspect.training import Followers
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
-from convinspect.view.text import count, shape
+from convinspect.view.text import count, elide, shape
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -24,97 +27,174 @@ _COLUMNS = (
 )
 
 
-def plan_table(checkpoint: Checkpoint, plan: Plan, followers: Followers, written: str | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a conversion does, or did.
+
+    Attributes:
+        checkpoint: The source.
+        plan: What is converted and what is left.
+        followers: What follows.
+        renaming: What gets another name.
+        fused: Layers that get their plain effective weight.
+        anew: The root is saved anew, as a plain state_dict.
+        dropped: Optimizer state is left out.
+    """
+
+    checkpoint: Checkpoint
+    plan: Plan
+    followers: Followers
+    renaming: Renaming
+    fused: tuple[Layer, ...]
+    anew: bool
+    dropped: bool
+
+
+def plan_table(done: Done, written: str | None) -> Table:
     """Every layer that changes, and every one that was meant and does not, with the reason.
 
     Args:
-        checkpoint: The source.
-        plan: What is done.
-        followers: What follows.
+        done: What is done.
         written: Name of the file that was written; None for a plan only.
     """
-    rows = [_converted(one) for one in plan.conversions]
-    rows += [_left(one.name, one.reason, one.done) for one in plan.refusals]
-    raw: list[tuple[object, ...]] = [
-        (one.layer.name, one.layer.kind, one.to, one.old_shape, one.new_shape, "; ".join((*one.assumed, *one.warnings)))
-        for one in plan.conversions
-    ]
-    raw += [(one.name, "", "", "", "", one.reason) for one in plan.refusals]
+    plan, source = done.plan, done.checkpoint.path.name
+    names = _new_names(done.renaming)
+    lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
+    for one in plan.conversions:
+        new = names.pop(_module(one.layer.weight.key), None)
+        more = () if new is None else (f"renamed {new}",)
+        texts = (*one.assumed, *one.warnings, *more)
+        name = one.layer.name or "(root)"
+        raw = (name, one.layer.kind, one.to, one.old_shape, one.new_shape, "; ".join(texts))
+        lines.append((_converted(one, more), raw))
+    for left in plan.refusals:
+        lines.append((_quiet(left.name or "(root)", Styled(left.reason, QUIET if left.done else BAD)),
+                      (left.name or "(root)", "", "", "", "", left.reason)))  # fmt: skip
+    lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
+              for old, new in names.items()]  # fmt: skip
+    width = _telling_width([str(raw[0]) for _, raw in lines])
     return Table(
-        _COLUMNS,
-        rows,
-        title=f"{checkpoint.path.name} → {written}"
-        if written
-        else f"{checkpoint.path.name}: plan, nothing was written",
-        summary=(_summary(plan, followers, written is not None),),
-        notes=tuple(_notes(plan, followers)),
-        raw=raw,
+        (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]),
+        [cells for cells, _ in lines],
+        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
+        summary=(_summary(done, written is not None),),
+        notes=tuple(_notes(done)),
+        raw=[raw for _, raw in lines],
     )
 
 
-def _converted(one: Conversion) -> tuple[Cell, ...]:
-    notes: list[Styled] = []
-    if one.assumed:
-        notes.append(Styled("assumed", WARN))
-    for warning in one.warnings:
-        notes += [Styled(", "), Styled(warning, WARN)] if notes else [Styled(warning, WARN)]
-    return (one.layer.name, one.layer.kind, one.to, shape(one.old_shape), shape(one.new_shape), tuple(notes))
+def _new_names(renaming: Renaming) -> dict[str, str]:
+    """What is renamed, old name → new: whole modules where all that changes is theirs, else tensors."""
+    found: dict[str, str] = {}
+    for edit in renaming.edits:
+        old, new = edit.tensor.key, edit.key or ""
+        leaf = "." + old.rpartition(".")[2]
+        if old.endswith(leaf) and new.endswith(leaf):
+            found[old.removesuffix(leaf)] = new.removesuffix(leaf)
+        else:
+            found[old] = new
+    return found
 
 
-def _left(name: str, reason: str, done: bool) -> tuple[Cell, ...]:
-    return (name, "", "", "", "", Styled(reason, QUIET if done else BAD))
+def _module(key: str) -> str:
+    return key.rpartition(".")[0]
 
 
-def _summary(plan: Plan, followers: Followers, written: bool) -> Cell:
-    number = len(plan.conversions)
-    verb = "converted" if written else "to convert"
+def _telling_width(names: Sequence[str]) -> int:
+    """Cells that names need so that no two of them look alike when they are shortened."""
+    longest = max(map(len, names), default=0)
+    widths = range(_COLUMNS[0].min_width, longest, 4)
+    return next((width for width in widths if len({elide(one, width) for one in names}) == len(set(names))), longest)
+
+
+def _converted(one: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...]:
+    notes = [Styled("assumed", WARN)] if one.assumed else []
+    notes += [Styled(warning, WARN) for warning in one.warnings] + [Styled(text) for text in more]
+    parted = [piece for note in notes for piece in (Styled(", "), note)][1:]
+    name = one.layer.name or "(root)"
+    return (name, one.layer.kind, one.to, shape(one.old_shape), shape(one.new_shape), tuple(parted))
+
+
+def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:
+    return (name, "", "", "", "", note)
+
+
+def _summary(done: Done, written: bool) -> Cell:
+    plan, followers = done.plan, done.followers
+    number, renamed = len(plan.conversions), len(done.renaming.edits)
     extra = []
     if followers.copies:
         extra.append(f"{count(len(followers.copies))} copies")
     if followers.optimizer:
         extra.append(f"{count(len(followers.optimizer))} optimizer tensors")
     refused = sum(not one.done for one in plan.refusals)
-    done = len(plan.refusals) - refused
-    if not number and not plan.refusals:
-        return "no layer is of a kind to convert, so nothing changes"
-    parts = [Styled(f"{count(number)} layer{'s' * (number != 1)} {verb}", GOOD if number else "bold")]
+    already = len(plan.refusals) - refused
+    parts: list[Styled] = []
+    if number or plan.refusals:
+        verb = "converted" if written else "to convert"
+        parts.append(Styled(f"{count(number)} layer{'s' * (number != 1)} {verb}", GOOD if number else "bold"))
     if extra:
         parts.append(Styled(f" with {' and '.join(extra)}"))
-    if done:
-        parts.append(Styled(f" · {count(done)} already so"))
+    if renamed:
+        verb = "renamed" if written else "to rename"
+        parts.append(Styled(f"{' · ' * bool(parts)}{count(renamed)} tensor{'s' * (renamed != 1)} {verb}", GOOD))
+    if done.fused:
+        verb = "as plain weights" if written else "to fuse"
+        parts.append(
+            Styled(f"{' · ' * bool(parts)}{count(len(done.fused))} layer{'s' * (len(done.fused) != 1)} {verb}")
+        )
+    if already:
+        parts.append(Styled(f" · {count(already)} already so"))
     if refused:
         parts.append(Styled(f" · {count(refused)} left", WARN))
+    if done.anew and not parts:
+        total = len(done.checkpoint.root.tensors)
+        return f"{count(total)} tensors {'written' if written else 'to write'} as a plain state_dict, none reshaped"
+    if not parts and not done.dropped:
+        return "no layer is of a kind to convert, so nothing changes"
     return tuple(parts)
 
 
-def _notes(plan: Plan, followers: Followers) -> list[str]:
+def _notes(done: Done) -> list[str]:
     lines = []
-    if any(one.assumed for one in plan.conversions):
+    if any(one.assumed for one in done.plan.conversions):
         lines.append("assumed: stride 1, padding 0 and groups 1, which a state_dict does not record")
-    if followers.roots:
-        lines.append(f"changed with them: {', '.join(followers.roots)}")
+    if len(done.checkpoint.roots) > 1:
+        lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
+    roots = dict.fromkeys([*done.followers.roots, *done.renaming.roots])
+    if roots and not done.anew:
+        lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
+    if done.followers.left:
+        lines.append(
+            f"left as they are: {', '.join(one or '.' for one in done.followers.left)} (such weights are there too)"
+        )
+    if done.dropped and not done.anew:
+        lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
     return lines
 
 
+_MOST_LINES = 8
+"""Layers of a kind whose lines are spelled out."""
+
+
 def advice(plan: Plan) -> list[str]:
-    """What the model's code must change to load the new file: one example of each kind of change."""
-    lines = []
-    seen: set[tuple[str, str]] = set()
+    """What the model's code must change to load the new file: the lines of each kind of change, and what goes in."""
+    kinds: dict[tuple[str, str], list[Conversion]] = {}
     for one in plan.conversions:
-        pair = (one.layer.kind, one.to)
-        if pair in seen:
-            continue
-        seen.add(pair)
-        alike = sum((other.layer.kind, other.to) == pair for other in plan.conversions) - 1
-        more = f"  (and {count(alike)} more)" if alike else ""
-        lines.append(f"{one.layer.name}: {_call(pair[0], one)} → {_call(pair[1], one)}{more}")
-        if _input(pair[0]) != _input(pair[1]):
-            lines.append(f"  takes {_input(pair[0])} → takes {_input(pair[1])}{_turn(*pair)}")
+        kinds.setdefault((one.layer.kind, one.to), []).append(one)
+    lines = []
+    for (old, new), alike in kinds.items():
+        lines += [f"{one.layer.name or '(root)'}: {_call(old, one)} → {_call(new, one)}" for one in alike[:_MOST_LINES]]
+        if len(alike) > _MOST_LINES:
+            lines.append(f"and {count(len(alike) - _MOST_LINES)} more")
+        if _input(old) != _input(new):
+            lines.append(f"  takes {_input(old)} → takes {_input(new)}{_turn(old, new)}")
     return lines
 
 
 def _call(kind: str, one: Conversion) -> str:
-    wide_out, wide_in = one.new_shape[:2]
+    # (out, in) of every kind but transformers' Conv1D, which keeps (in, out).
+    wide_out, wide_in = one.new_shape[:2] if one.to != TRANSFORMERS_CONV1D else one.new_shape[::-1]
     if kind == TRANSFORMERS_CONV1D:
         return f"Conv1D(nf={wide_out}, nx={wide_in})"
     bias = "" if one.layer.bias is not None else ", bias=False"
@@ -134,14 +214,15 @@ def _turn(old: str, new: str) -> str:
     return ""
 
 
-def plan_payload(
-    checkpoint: Checkpoint, plan: Plan, followers: Followers, output: str | None, tensors: int
-) -> dict[str, Any]:
+def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
     """The JSON of `convert`; "unchanged" counts tensors of all roots that stay as they are."""
-    changed = len(plan.edits) + len(followers.copies) + len(followers.optimizer)
+    plan, followers = done.plan, done.followers
+    tensors = sum(len(root.tensors) for root in done.checkpoint.roots)
+    edits = [*plan.edits, *followers.copies, *followers.optimizer, *done.renaming.edits, *done.renaming.copies]
     return {
-        "source": str(checkpoint.path),
+        "source": str(done.checkpoint.path),
         "output": output,
+        "root": done.checkpoint.root.path,
         "converted": [
             {
                 "name": one.layer.name,
@@ -156,9 +237,10 @@ def plan_payload(
         ],
         "refused": [{"name": one.name, "reason": one.reason} for one in plan.refusals if not one.done],
         "already": [one.name for one in plan.refusals if one.done],
+        "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
-                      "roots": list(followers.roots)},
-        "unchanged": tensors - changed,
+                      "roots": list(followers.roots), "left": list(followers.left), "dropped": done.dropped},
+        "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
 
 

@@ -1,0 +1,278 @@
+"""A pickle with some instructions changed: other sizes, other keys of dictionaries, items left out.
+
+The memo is what makes this delicate. A pickler that meets a string again writes "fetch number 7" (GET) and not the
+string, so a key may be pushed in one place and used in another, and an item left out may be the one that put number 7
+there. So the instructions are gone through once with two memos side by side, what the old stream's holds and what the
+new one's does; where a GET would fetch something else than it did, what it fetched is pushed anew in its place and put
+there. From protocol 4 on the stream comes in frames, whose lengths are made right at the end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from pickletools import genops
+from typing import Any, NamedTuple
+
+from convinspect.errors import BrokenFile, CannotWrite
+from convinspect.records import Span
+
+Splices = dict[int, tuple[int, bytes]]
+"""Offset in the stream → where the old bytes end, and the new ones."""
+
+
+def spliced(data: bytes, splices: Splices) -> bytes:
+    """The bytes with some runs replaced; runs do not overlap."""
+    parts: list[bytes] = []
+    at = 0
+    for start, (end, new) in sorted(splices.items()):
+        parts += [data[at:start], new]
+        at = end
+    return b"".join([*parts, data[at:]])
+
+
+def edited(
+    data: bytes, tuples: Iterable[tuple[Span, bytes]], keys: Mapping[int, str] | None = None, cuts: Iterable[Span] = ()
+) -> bytes:
+    """The pickle with its instructions changed.
+
+    Args:
+        data: One whole pickle.
+        tuples: Instructions that push a tuple of numbers, and those to stand in their place.
+        keys: Offset where a dictionary's key is pushed → the new key.
+        cuts: Instructions to leave out, each run of them without effect on the stack.
+
+    Raises:
+        CannotWrite: It cannot be done without changing something else.
+    """
+    splices = {span.start: (span.end, new) for span, new in tuples}
+    left_out = sorted((span.start, span.end) for span in cuts)
+    framed = protocol_of(data) >= 4
+    if not keys and not left_out and not framed:
+        return spliced(data, splices)
+    instructions = list(_instructions(data))
+    splices = {start: one for start, one in splices.items() if not _inside(start, left_out)}
+    if keys or left_out:
+        splices |= _Memos(data, instructions, keys or {}, left_out).splices
+    if framed:
+        frames = [one for one in instructions if one.code == "\x95" and not _inside(one.start, left_out)]
+        # A stream without frames is as good; frames that begin or end inside what is left out cannot be kept.
+        splices = (
+            splices | {one.start: (one.end, b"") for one in frames} if left_out else _framed(frames, splices, data)
+        )
+    return spliced(data, splices)
+
+
+def protocol_of(data: bytes) -> int:
+    """The pickle's protocol, which says so from 2 on."""
+    return data[1] if data[:1] == b"\x80" and len(data) > 1 else 0
+
+
+class _Instruction(NamedTuple):
+    code: str
+    arg: Any
+    start: int
+    end: int
+
+
+def _instructions(data: bytes) -> Iterator[_Instruction]:
+    before: tuple[str, Any, int] | None = None
+    try:
+        for opcode, arg, at in genops(data):
+            if before is not None:
+                yield _Instruction(*before, at or 0)
+            before = (opcode.code, arg, at or 0)
+    except ValueError:
+        raise BrokenFile("its pickle is malformed", "get the file again, or save it again") from None
+    if before is not None:
+        yield _Instruction(*before, before[2] + 1)
+
+
+def _inside(at: int, spans: list[tuple[int, int]]) -> bool:
+    return any(start <= at < end for start, end in spans)
+
+
+# ------------------------------------------------------------------------------------------------- the memos
+
+_STRINGS = frozenset("UTVXS\x8c\x8d")
+_LARGE = 255
+_FRAME = 9
+"""Bytes of a frame's header."""
+
+_Held = bytes | int
+"""What a memo's slot holds: the instructions that push it anew, or a number that stands for what these cannot."""
+
+
+class _Memos:
+    """Splices for changed keys and for whatever a change of the memo drags along.
+
+    Args:
+        data: The stream.
+        instructions: All of its instructions.
+        keys: Offset of an instruction that pushes a key → the new key.
+        cuts: Runs of instructions that are left out.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        instructions: Iterable[_Instruction],
+        keys: Mapping[int, str],
+        cuts: list[tuple[int, int]],
+    ) -> None:
+        self.splices: Splices = {start: (end, b"") for start, end in cuts}
+        self._data, self._keys = data, keys
+        # From protocol 4 on the memo's slots are numbered by themselves.
+        self._framed = protocol_of(data) >= 4
+        self._old: dict[int, _Held] = {}
+        self._new: dict[int, _Held] = {}
+        self._slots: dict[int, int] = {}
+        """Slot in the old stream → in the new one; they part where a framed stream loses items."""
+        self._top: tuple[_Held, _Held, int] | None = None
+        """What was pushed last, in the old and in the new stream, and where, as long as it is on top of the stack."""
+        self._strings: list[tuple[_Held, _Held]] = []
+        left = iter([*cuts, (1 << 63, 1 << 63)])
+        cut = next(left)
+        for one in instructions:
+            while one.start >= cut[1]:
+                cut = next(left)
+            self._step(one, kept=one.start < cut[0])
+        if not all(start in self.splices for start in keys):
+            raise CannotWrite("a name in its pickle is not written as a string, so it cannot be changed")
+
+    def _step(self, one: _Instruction, kept: bool) -> None:
+        code = one.code
+        if code in "qrp\x94":
+            self._put(one, kept)
+        if code in "qrp\x94\x95":
+            return
+        top: tuple[_Held, _Held, int] | None = None
+        if code in _STRINGS:
+            old = self._data[one.start : one.end]
+            top = (old, self._renamed(one, old, kept), one.start)
+        elif code in "hjg":
+            top = self._get(one, kept)
+        elif code == "c":
+            raw = self._data[one.start : one.end]
+            top = (raw, raw, one.start)
+        elif code == "\x93" and len(self._strings) == 2:
+            (old_module, new_module), (old_name, new_name) = self._strings
+            if isinstance(old_module, bytes) and isinstance(old_name, bytes):
+                if (new_module, new_name) != (old_module, old_name):
+                    raise CannotWrite("a name in its pickle is a class's too, so it cannot be changed")
+                raw = old_module + old_name + b"\x93"
+                top = (raw, raw, one.start)
+        elif code in "02":
+            # No pickler of dictionaries of tensors copies or drops what it pushed; then the top is not what it seems.
+            raise CannotWrite("its pickle copies or drops values by itself, so names in it cannot be changed safely")
+        self._top = top
+        self._strings = [*self._strings[-1:], top[:2]] if top is not None and code != "\x93" else []
+
+    def _renamed(self, one: _Instruction, old: bytes, kept: bool) -> bytes:
+        if one.start not in self._keys or not kept:
+            return old
+        new = _string(self._keys[one.start], one.code, self._framed)
+        self.splices[one.start] = (one.end, new)
+        return new
+
+    def _put(self, one: _Instruction, kept: bool) -> None:
+        slot = len(self._old) if one.code == "\x94" else int(one.arg)
+        again = slot in self._old
+        old, new, start = self._top or (one.start, one.start, -1)
+        self._old[slot] = old
+        if not kept:
+            return
+        place = self._slots.get(slot)
+        if again and place is not None and start >= 0 and self._new.get(place) == new and one.code != "\x94":
+            # Pushed and put once more although it is there: what an earlier renaming had to do, undone.
+            self.splices[start] = (one.end, _fetch(place))
+            return
+        if place is None:
+            place = self._slots[slot] = len(self._new) if self._framed else slot
+        if one.code != "\x94" and place != slot:
+            self.splices[one.start] = (one.end, _put_at(place))
+        self._new[place] = new
+
+    def _get(self, one: _Instruction, kept: bool) -> tuple[_Held, _Held, int]:
+        slot = int(one.arg)
+        if slot not in self._old:
+            raise BrokenFile("its pickle fetches what it never put", "save it again")
+        old = self._old[slot]
+        new = old
+        if not kept:
+            return old, old, -1
+        if one.start in self._keys:
+            if not isinstance(old, bytes) or chr(old[0]) not in _STRINGS:
+                raise CannotWrite("a name in its pickle is not written as a string, so it cannot be changed")
+            new = _string(self._keys[one.start], chr(old[0]), self._framed)
+        place = self._slots.get(slot)
+        if place is not None and self._new.get(place) == new:
+            if place != slot or one.start in self._keys:
+                self.splices[one.start] = (one.end, _fetch(place))
+            return old, new, -1
+        if not isinstance(new, bytes):
+            raise CannotWrite("an object in what would be left out is used elsewhere in the file too")
+        if place is None:
+            place = self._slots[slot] = len(self._new) if self._framed else slot
+            put = b"\x94" if self._framed else _put_at(place)
+        else:
+            put = _put_at(place)
+        self.splices[one.start] = (one.end, new + put)
+        self._new[place] = new
+        return old, new, -1
+
+
+def _string(text: str, like: str, framed: bool) -> bytes:
+    """The instruction that pushes a string, as the pickler that wrote the others would."""
+    if like in "UTS" and text.isascii():
+        return _string_opcode("U" if len(text) <= _LARGE else "T", text.encode())
+    raw = text.encode("utf-8", "surrogatepass")
+    return _string_opcode("\x8c" if framed and len(raw) <= _LARGE else "X", raw)
+
+
+def _string_opcode(code: str, raw: bytes) -> bytes:
+    return code.encode("latin-1") + len(raw).to_bytes(1 if code in "U\x8c" else 4, "little") + raw
+
+
+def _fetch(slot: int) -> bytes:
+    return b"h" + slot.to_bytes(1, "little") if slot <= _LARGE else b"j" + slot.to_bytes(4, "little")
+
+
+def _put_at(slot: int) -> bytes:
+    return b"q" + slot.to_bytes(1, "little") if slot <= _LARGE else b"r" + slot.to_bytes(4, "little")
+
+
+# ------------------------------------------------------------------------------------------------- the frames
+
+
+def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splices:
+    """The same splices, none of them across a frame's header, and each header with its frame's new length."""
+    headers = [frame.start for frame in frames]
+    found: Splices = {}
+    for start, (end, new) in splices.items():
+        header = next(iter(headers[bisect_right(headers, start) :]), end)
+        if header < end:
+            before, after = _parted(data[start:header], new)
+            found |= {start: (header, before), header + _FRAME: (end, after)}
+        else:
+            found[start] = (end, new)
+    grown = [0] * len(frames)
+    for start, (end, new) in found.items():
+        index = bisect_right(headers, start) - 1
+        # Long strings stand between frames.
+        if index >= 0 and start < frames[index].end + frames[index].arg:
+            grown[index] += len(new) - (end - start)
+    lengths = [frame.arg + more for frame, more in zip(frames, grown, strict=True)]
+    return found | {
+        frame.start: (frame.end, b"\x95" + length.to_bytes(8, "little"))
+        for frame, length in zip(frames, lengths, strict=True)
+    }
+
+
+def _parted(old: bytes, new: bytes) -> tuple[bytes, bytes]:
+    """New instructions for a tuple, parted after as many as stood before a frame's header."""
+    count = sum(1 for _ in genops(old + b".")) - 1
+    places = [at or 0 for _, _, at in genops(new + b".")]
+    # The last that counts makes the tuple of what was pushed before.
+    at = places[min(count, len(places) - 2)]
+    return new[:at], new[at:]

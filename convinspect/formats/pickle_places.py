@@ -1,0 +1,131 @@
+"""Where in a pickle the keys of tensors stand, and the items that an optimizer keeps for its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from convinspect.errors import CannotWrite
+from convinspect.formats.pickle_values import Batch, Call, Dict, Persistent, Set, Tuple
+from convinspect.formats.torch_tensors import tensor_of
+from convinspect.formats.torch_tree import state_of
+from convinspect.records import Span, Storage
+
+Names = Mapping[tuple[int, str], str]
+"""(where a tensor's size tuple begins, its key) → its new key."""
+
+
+def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
+    """Where each renamed key is pushed, with the new one; the modules in a state_dict's `_metadata` follow theirs.
+
+    Raises:
+        CannotWrite: A tensor's name is not one key of a dictionary.
+    """
+    found: dict[int, str] = {}
+    left = set(names)
+    for node in _containers(tree):
+        renamed: dict[str, str] = {}
+        for start, key, value in _placed_items(node):
+            new = names.get((_size_at(value), key)) if isinstance(value, Call) else None
+            if new is not None:
+                left.discard((_size_at(value), key))
+                renamed[key] = new
+                found[start] = new
+        if renamed:
+            keys = [key for _, key, _ in _placed_items(node)]
+            found |= _metadata(node, {key: renamed.get(key, key) for key in keys})
+    if left:
+        name = min(key for _, key in left)
+        raise CannotWrite(f"tensor {name!r}: its name is not one key of a dictionary in the file, so it stays")
+    return found
+
+
+def _containers(tree: Any) -> Iterator[Any]:
+    """Everything in the tree that can hold something, each once."""
+    seen: set[int] = set()
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if id(node) in seen or not isinstance(node, (Dict, Call, Tuple, Set, Persistent, list)):
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, Persistent):
+            todo.append(node.id)
+        elif isinstance(node, list):
+            todo += node
+        elif isinstance(node, (Tuple, Set)):
+            todo += node.items
+        else:
+            todo += [value for _, value in node.pairs]
+            if isinstance(node, Call):
+                todo += [node.args, *node.states, *node.items]
+
+
+def _placed_items(node: Any) -> Iterator[tuple[int, str, Any]]:
+    """Where each string key of a dictionary is pushed, the key, and its value."""
+    if isinstance(node, (Dict, Call)) and node.pairs:
+        starts = [start for _, _, places in node.places for start in places[::2]]
+        if len(starts) == len(node.pairs):
+            for start, (key, value) in zip(starts, node.pairs, strict=True):
+                if isinstance(key, str):
+                    yield start, key, value
+
+
+def _size_at(node: Any) -> int:
+    """Where the size of the tensor that a call rebuilds is pushed; -1 when it is no such tensor."""
+    tensor = tensor_of(node, "", _no_storage)
+    return -1 if tensor is None or tensor.shape_span is None else tensor.shape_span.start
+
+
+def _no_storage(key: str, nbytes: int) -> Storage:
+    return Storage(Path(), key, nbytes, 0, None)
+
+
+def _metadata(node: Any, names: Mapping[str, str]) -> dict[int, str]:
+    """Keys of a state_dict's `_metadata`, which are modules' paths, as the names of their tensors change."""
+    moved = _moved_modules(names)
+    listed = list(_placed_items(state_of(node).get("_metadata")))
+    paths = {key: _moved(key, moved) for _, key, _ in listed}
+    if len(set(paths.values())) != len(paths):
+        return {}
+    return {start: paths[key] for start, key, _ in listed if paths[key] != key}
+
+
+def _moved_modules(names: Mapping[str, str]) -> dict[str, str]:
+    """Each module that has tensors → its new path, or its old one where its tensors do not agree on one."""
+    found: dict[str, str] = {}
+    for old, new in names.items():
+        parts = old.split(".")
+        for depth in range(1, len(parts)):
+            path, rest = ".".join(parts[:depth]), "." + ".".join(parts[depth:])
+            moved = new.removesuffix(rest) if new.endswith(rest) else path
+            found[path] = moved if found.get(path, moved) == moved else path
+    return found
+
+
+def _moved(path: str, moved: Mapping[str, str]) -> str:
+    """A module's new path; one without tensors (an activation) goes with the module that it lies in."""
+    above = path
+    while above and above not in moved:
+        above = above.rpartition(".")[0]
+    return moved[above] + path[len(above) :] if above else path
+
+
+def optimizer_items(tree: Any) -> list[Span]:
+    """The instructions that fill the `state` of every optimizer, which may be left out: it is then empty.
+
+    Raises:
+        CannotWrite: The state is not filled as a pickler fills a dictionary.
+    """
+    spans: dict[int, Span] = {}
+    for node in _containers(tree):
+        held = {key: value for _, key, value in _placed_items(node)}
+        if "param_groups" in held and isinstance(held.get("state"), (Dict, Call)):
+            state = held["state"]
+            batches: list[Batch] = list(state.places)
+            if sum(len(places) for _, _, places in batches) != 2 * len(state.pairs):
+                raise CannotWrite("an optimizer's state is stored in an unusual way", "--keep-optimizer leaves it")
+            spans |= {start: Span(start, end) for start, end, _ in batches}
+    return list(spans.values())

@@ -1,0 +1,126 @@
+"""What follows a converted weight, or stays and is named: optimizer state, EMA copies, other roots; held by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conversions import FIXTURES, converted, load
+from test_cli import run
+from torch import nn
+
+from convinspect.errors import CannotConvert
+
+
+def _trained(optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1))
+    found = optimizer(model.parameters())
+    _step(model, found, torch.randn(2, 6, 5), swap=False)
+    return model, found
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, swap: bool) -> None:
+    optimizer.zero_grad()
+    y = model(x.transpose(1, 2)).transpose(1, 2) if swap else model(x)
+    y.square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.AdamW(p, lr=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9),
+    ],
+)
+def test_training_resumes_with_the_same_numbers(tmp_path: Path, optimizer: Any) -> None:
+    model, trained = _trained(optimizer)
+    torch.save({"model": model.state_dict(), "optimizer": trained.state_dict()}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")
+    linear = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    linear.load_state_dict(after["model"], strict=True)
+    resumed = optimizer(linear.parameters())
+    resumed.load_state_dict(after["optimizer"])
+    x = torch.randn(2, 6, 5)
+    _step(model, trained, x, swap=False)
+    _step(linear, resumed, x, swap=True)
+    for old, new in zip(model.parameters(), linear.parameters(), strict=True):
+        torch.testing.assert_close(new, old.reshape(new.shape))
+
+
+def test_doubt_about_the_optimizer_is_refused(tmp_path: Path) -> None:
+    model, _ = _trained(lambda p: torch.optim.AdamW(p))
+    partial = torch.optim.AdamW(list(model.parameters())[2:])
+    _step(model, partial, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": partial.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="parameters"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert not (tmp_path / "b.pt").exists()
+    converted(tmp_path / "a.pt", tmp_path / "b.pt", keep_optimizer=True)
+    after = load(tmp_path / "b.pt")
+    assert after["optimizer"]["state"][0]["exp_avg"].dim() == 3
+
+
+def test_groups_in_another_order_are_refused_where_it_matters(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1))
+    weights = [value for key, value in model.named_parameters() if key.endswith("weight")]
+    biases = [value for key, value in model.named_parameters() if key.endswith("bias")]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_factored_state_is_refused(tmp_path: Path) -> None:
+    state = {"c.weight": torch.randn(4, 6, 1)}
+    optimizer = {"state": {0: {"step": 1, "exp_avg_sq_row": torch.randn(4)}}, "param_groups": [{"params": [0]}]}
+    torch.save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="exp_avg_sq_row"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_ema_copies_follow(tmp_path: Path) -> None:
+    converted(FIXTURES / "ema.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")
+    assert after["ema"]["conv.weight"].shape == after["model"]["conv.weight"].shape == (4, 6)
+
+
+# ------------------------------------------------------------------------------------------ roots and odd tensors
+
+
+def test_several_roots_as_one(tmp_path: Path) -> None:
+    thing = {name: nn.Sequential(nn.Conv1d(6, 4, 1)).state_dict() for name in ("G", "D")}
+    torch.save(thing, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--root", ".")
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    assert [after[name]["0.weight"].shape for name in ("G", "D")] == [(4, 6), (4, 6)]
+    one = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--to", "linear", "--root", "D")
+    assert "root in use: D" in one.stdout
+    assert "left as they are: G" in one.stdout
+
+
+def test_roots_over_the_same_numbers_follow_and_lists_are_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4))
+    weights = [value.detach().clone() for value in model.parameters()]
+    lists = {"ema_weights": weights, "ema_more": [*(one.clone() for one in weights), torch.ones(3)]}
+    thing = {"model": model.state_dict(), "best": model.state_dict(), **lists}
+    torch.save(thing, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    after = load(tmp_path / "b.pt")
+    assert after["best"]["0.weight"].shape == after["model"]["0.weight"].shape == (4, 6)
+    # A list in the order of parameters follows where every shape fits, as an optimizer's state does.
+    assert after["ema_weights"][0].shape == (4, 6)
+    assert after["ema_more"][0].shape == (4, 6, 1)
+    assert "changed with them: best, ema_weights" in done.stdout
+    assert "left as they are: ema_more" in done.stdout

@@ -1,0 +1,124 @@
+"""`convert` to another kind of file: a plain state_dict, the other format, fused weights. torch is the oracle."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conversions import FIXTURES, assert_only_reshaped, load
+from safetensors.torch import save_file
+from test_cli import run
+from torch import nn
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.layers import find_layers
+
+
+def _state_of(source: Path) -> dict[str, torch.Tensor]:
+    """The state_dict of any STNkd fixture, by torch, from the one that needs no class."""
+    return load(FIXTURES / "pointnet_stnkd.pt")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["module.pt", "legacy_module.pt", "script.pt", "trace.pt", ".pt2", "legacy.pt"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_state_dict_of_anything(tmp_path: Path, name: str, suffix: str) -> None:
+    source = FIXTURES / (f"pointnet_stnkd{name}" if name.startswith(".") else f"pointnet_stnkd_{name}")
+    target = tmp_path / f"out{suffix}"
+    done = run("convert", source, "-o", target, "--state-dict", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after, expected = load(target), _state_of(source)
+    assert set(after) == set(expected)
+    for key, value in expected.items():
+        assert torch.equal(after[key].reshape(-1), value.reshape(-1)), key
+    assert after["conv1.weight"].shape == expected["conv1.weight"].shape[:2]
+    assert stat.S_IMODE(target.stat().st_mode) & 0o200
+
+
+@pytest.mark.parametrize("suffixes", [(".pt", ".safetensors"), (".safetensors", ".pt")])
+def test_from_one_format_to_the_other(tmp_path: Path, suffixes: tuple[str, str]) -> None:
+    state = {"c.weight": torch.randn(4, 6, 1), "h.weight": torch.randn(3, 4).half(), "b": torch.randn(3).bfloat16()}
+    source, target = (tmp_path / f"{part}{suffix}" for part, suffix in zip(("a", "b"), suffixes, strict=True))
+    torch.save(state, source) if suffixes[0] == ".pt" else save_file(state, source, metadata={"author": "me"})
+    done = run("convert", source, "-o", target)
+    assert done.returncode == 0, done.stderr
+    assert_only_reshaped(state, {key: load(target)[key] for key in state}, [])
+    assert suffixes[0] == ".pt" or "author" in done.stderr
+
+
+def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> None:
+    shared = torch.randn(4, 6, 1)
+    torch.save({"a.weight": shared, "b.weight": shared, "w": shared.view(6, 4).T}, tmp_path / "a.pt")
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").returncode == 0
+    after = load(tmp_path / "b.pt")
+    assert after["a.weight"].data_ptr() == after["b.weight"].data_ptr() == after["w"].data_ptr()
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.safetensors")
+    assert "tied" in done.stderr
+    assert torch.equal(load(tmp_path / "c.safetensors")["b.weight"], shared)
+
+
+@pytest.mark.parametrize(
+    "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
+)
+def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
+    from convinspect.numbers import effective_weight
+
+    source = FIXTURES / f"{name}.pt"
+    done = run("convert", source, "-o", tmp_path / "b.pt", "--fuse", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    layers = {layer.name: layer for layer in find_layers(open_checkpoint(source))}
+    assert not [key for key in after if "weight_" in key or "parametrizations" in key]
+    assert after["conv.weight"].shape == (4, 6)
+    for layer_name, layer in layers.items():
+        expected = torch.from_numpy(effective_weight(layer))
+        assert torch.equal(after[f"{layer_name}.weight"].reshape(expected.shape), expected)
+
+
+def test_fused_kernels_keep_the_order_that_is_stored(tmp_path: Path) -> None:
+    """A ConvTranspose and transformers' Conv1D are shown the other way round, but never written so."""
+    torch.manual_seed(0)
+    norm = nn.utils.parametrizations.weight_norm
+    model: Any = nn.ModuleDict(
+        {
+            "a": norm(nn.ConvTranspose1d(3, 5, 1)),
+            "square": norm(nn.ConvTranspose1d(4, 8, 1, groups=2)),
+            "b": nn.utils.parametrizations.spectral_norm(nn.ConvTranspose1d(4, 6, 1)).eval(),
+        }
+    )
+    expected = {name: module.weight.detach() for name, module in model.items()}
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse").returncode == 0
+    after = load(tmp_path / "b.pt")
+    for name, weight in expected.items():
+        torch.testing.assert_close(after[f"{name}.weight"], weight)
+
+
+def test_a_pruned_bias_is_fused_too(tmp_path: Path) -> None:
+    from torch.nn.utils import prune
+
+    cut: Any = prune.l1_unstructured
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1))
+    cut(model[0], "weight", 0.5)
+    cut(model[0], "bias", 0.5)
+    cut(model[1], "bias", 0.5)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse")
+    assert done.returncode == 0, done.stderr
+    plain = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1))
+    plain.load_state_dict(load(tmp_path / "b.pt"), strict=True)
+    x = torch.randn(2, 6, 5)
+    assert torch.equal(plain(x), model(x))
+
+
+def test_what_is_saved_anew_is_said(tmp_path: Path) -> None:
+    torch.save(nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 1)).state_dict(), tmp_path / "a.pt")
+    plain = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict").stdout
+    fused = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--fuse").stdout
+    assert "nothing changes" not in plain + fused
+    assert "3 tensors written as a plain state_dict" in plain
+    assert "1 layer as plain weights" in fused
+    assert "(root)" in fused
