@@ -28,6 +28,18 @@ TINY = 2.0**-1022
 _CHUNK = 1 << 18
 """Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
 
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Without TF32, which computes float32 with a mantissa of 10 bits on CUDA; put back as it was."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 

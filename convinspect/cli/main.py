@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from convinspect import __version__
+from convinspect.cli.compare import compare
 from convinspect.cli.convert import convert
 from convinspect.cli.options import ReaderLeft
 from convinspect.cli.shapes import shapes
@@ -57,7 +58,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
-for _command in (shapes, weights, convert, verify):
+for _command in (shapes, weights, convert, verify, compare):
     app.command(help=_help(_command))(_command)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -87,6 +87,15 @@ def save(
             f"end it in {', '.join(list(_WRITERS)[:-1])} or {list(_WRITERS)[-1]}",
         )
     _replace(path, writer(_Picture(thing, title, width, light, payload)))
+
+
+def save_text(path: Path, parts: Iterable[str]) -> None:
+    """Keeps text as a file, whole or not at all.
+
+    Raises:
+        CannotShow: The file cannot be written.
+    """
+    _replace(path, iter(parts))
 
 
 def _svg(picture: _Picture) -> Iterator[str]:

@@ -1,0 +1,400 @@
+"""Conv1d of kernel size 1 against Linear with the same weights, measured on this machine: time, precision, gradients.
+
+Three things that are said of the two are held against the figures at the end. No claim here is general: another
+device, dtype, number of threads or library gives other figures.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+from convinspect.outputs import Agreement, Form, compare_gradients, full_float32
+
+Verdict = Literal["holds", "does not hold", "within noise"]
+
+_LEAST = 0.004
+"""Seconds that one timing takes at least: the clock and the call around it then count for nothing."""
+_SEEDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One layer's weights.
+
+    Attributes:
+        name: Of the layer.
+        weight: (O, I).
+        bias: (O,) or None.
+        alike: How many more layers of the file have its sizes.
+    """
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    alike: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured, on what.
+
+    Attributes:
+        batch: N of the input (N, C, L).
+        lengths: L, one or more.
+        dtypes: PyTorch's names.
+        device: "cpu", "cuda", ….
+        threads: Of PyTorch's operators on the CPU.
+        repeats: Timings of each; their median counts.
+        seed: Of the inputs.
+    """
+
+    batch: int = 8
+    lengths: tuple[int, ...] = (1024,)
+    dtypes: tuple[str, ...] = ("float32",)
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 7
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Seconds of one call: the median of several timings, and half the distance between their quartiles."""
+
+    median: float
+    spread: float
+
+    def over(self, other: Time) -> tuple[float, float]:
+        """This median ÷ the other's, and how far noise may carry that ratio."""
+        ratio = self.median / other.median
+        return ratio, ratio * (self.spread / self.median + other.spread / other.median)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One layer in one dtype at one length.
+
+    Attributes:
+        name: Of the layer.
+        sizes: (I, O).
+        dtype: PyTorch's name.
+        length: L.
+        alike: How many more layers of the file have these sizes.
+        forward: By "conv1d", "linear" and "transposed" (Linear between the two transposes that (N, C, L) needs).
+        backward: The same, forward and backward together.
+        errors: By "conv1d" and "linear": largest and RMS error against float64, one pair for each seed.
+        gradients: By "input", "weight" and "bias": the largest difference between the two, and the largest gradient.
+        exact: The same gradients in float64, against what rounding can do there.
+    """
+
+    name: str
+    sizes: tuple[int, int]
+    dtype: str
+    length: int
+    alike: int
+    forward: Mapping[str, Time]
+    backward: Mapping[str, Time]
+    errors: Mapping[str, Sequence[tuple[float, float]]]
+    gradients: Mapping[str, tuple[float, float]]
+    exact: Mapping[str, Agreement]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Something that is said of the two, with what was measured.
+
+    Attributes:
+        text: What is said.
+        verdict: On this machine.
+        figures: Sentences.
+    """
+
+    text: str
+    verdict: Verdict
+    figures: tuple[str, ...] = field(default_factory=tuple)
+
+
+def pointnet(seed: int = 0) -> list[Subject]:
+    """The pointwise layers of PointNet's feature transform, with PyTorch's own initial weights."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for number, (wide_in, wide_out) in enumerate(((64, 64), (64, 128), (128, 1024)), 1):
+        # As nn.Conv1d starts: uniform within ±1/√I.
+        bound = wide_in**-0.5
+        weight = (torch.rand(wide_out, wide_in, generator=generator) * 2 - 1) * bound
+        bias = (torch.rand(wide_out, generator=generator) * 2 - 1) * bound
+        found.append(Subject(f"conv{number}", weight, bias))
+    return found
+
+
+def compare(
+    subjects: Iterable[Subject], setting: Setting, progress: Callable[[str], None] = lambda what: None
+) -> list[Measured]:
+    """Measure every layer in every dtype at every length.
+
+    Args:
+        subjects: Layers.
+        setting: How.
+        progress: Told what comes next.
+
+    Raises:
+        RuntimeError: PyTorch cannot run one of the two in a dtype on the device.
+    """
+    found = []
+    with _threads(setting.threads), full_float32():
+        for subject in subjects:
+            for dtype in setting.dtypes:
+                for length in setting.lengths:
+                    progress(f"{subject.name}, {dtype}, length {length}")
+                    found.append(_measured(subject, setting, dtype, length))
+    return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+Op = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+
+
+def _conv1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    """(N, C, L), (O, C, 1) → (N, O, L)."""
+    return functional.conv1d(x, w, b)
+
+
+def _linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    """(N, L, C), (O, C) → (N, L, O)."""
+    return functional.linear(x, w, b)
+
+
+def _transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    """(N, C, L), (O, C) → (N, O, L), whole in memory as a convolution's result is."""
+    return functional.linear(x.mT, w, b).mT.contiguous()
+
+
+def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Measured:
+    kind: torch.dtype = getattr(torch, dtype)
+    wide_out, wide_in = subject.weight.shape
+    weight = subject.weight.to(setting.device, kind)
+    bias = None if subject.bias is None else subject.bias.to(setting.device, kind)
+    x = _input(setting, wide_in, length, setting.seed).to(setting.device, kind)
+    forms: dict[str, tuple[Op, torch.Tensor, torch.Tensor]] = {
+        "conv1d": (_conv1d, x, weight.unsqueeze(-1)),
+        "linear": (_linear, x.mT.contiguous(), weight),
+        "transposed": (_transposed, x, weight),
+    }
+    calls = {name: _forward(op, x, w, bias) for name, (op, x, w) in forms.items()}
+    both = {name: _backward(op, x, w, bias) for name, (op, x, w) in forms.items()}
+    seeds = [setting.seed + n for n in range(_SEEDS)]
+    samples = [_input(setting, wide_in, length, seed).to(setting.device, kind) for seed in seeds]
+    return Measured(
+        subject.name,
+        (wide_in, wide_out),
+        dtype,
+        length,
+        subject.alike,
+        _times(calls, setting),
+        _times(both, setting),
+        _errors(weight, bias, samples),
+        _gradient_differences(forms, bias),
+        compare_gradients((Form("Conv1d"), Form("Linear")), (weight.unsqueeze(-1), weight), (bias, bias), [x.double()]),
+    )
+
+
+def _input(setting: Setting, channels: int, length: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(setting.batch, channels, length, generator=generator)
+
+
+def _forward(op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+    def call() -> object:
+        with torch.no_grad():
+            return op(x, w, b)
+
+    return call
+
+
+def _backward(op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+    leaves = [one.detach().clone().requires_grad_() for one in (x, w) + (() if b is None else (b,))]
+    g = torch.ones_like(op(x, w, b))
+    bias = leaves[2] if b is not None else None
+    return lambda: torch.autograd.grad(op(leaves[0], leaves[1], bias), leaves, g)
+
+
+def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, Time]:
+    """Each call's time, the calls in turn, so that what else the machine does falls on all of them."""
+    from torch.utils.benchmark import Timer
+
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=setting.threads) for name, call in calls.items()
+    }
+    counts = {name: _count(timer) for name, timer in timers.items()}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(setting.repeats):
+        for name, timer in timers.items():
+            taken[name].append(timer.timeit(counts[name]).median)
+    return {name: _time(values) for name, values in taken.items()}
+
+
+def _count(timer: Any) -> int:
+    """Calls that make one timing long enough."""
+    timer.timeit(2)
+    once = timer.timeit(2).median
+    return max(1, int(_LEAST / max(once, 1e-9)))
+
+
+def _time(values: list[float]) -> Time:
+    if len(values) < 2:
+        return Time(values[0], 0.0)
+    low, middle, high = statistics.quantiles(values, n=4)
+    return Time(middle, (high - low) / 2)
+
+
+def _errors(
+    weight: torch.Tensor, bias: torch.Tensor | None, samples: list[torch.Tensor]
+) -> dict[str, list[tuple[float, float]]]:
+    """Largest and RMS error of each against float64, for each sample (N, C, L)."""
+    wide = weight.double(), None if bias is None else bias.double()
+    found: dict[str, list[tuple[float, float]]] = {"conv1d": [], "linear": []}
+    with torch.no_grad():
+        for x in samples:
+            exact = _conv1d(x.double(), wide[0].unsqueeze(-1), wide[1])
+            for name, y in (
+                ("conv1d", _conv1d(x, weight.unsqueeze(-1), bias)),
+                ("linear", _linear(x.mT.contiguous(), weight, bias).mT),
+            ):
+                error = y.double() - exact
+                found[name].append((float(error.abs().max()), float(error.square().mean().sqrt())))
+    return found
+
+
+def _gradient_differences(
+    forms: Mapping[str, tuple[Op, torch.Tensor, torch.Tensor]], bias: torch.Tensor | None
+) -> dict[str, tuple[float, float]]:
+    """Largest difference of ∂x, ∂W and ∂b in the dtype itself, and the largest gradient of each."""
+    grads = []
+    generator = torch.Generator().manual_seed(1)
+    g = None
+    for op, x, w in (forms["conv1d"], forms["transposed"]):
+        leaves = [one.detach().clone().requires_grad_() for one in (x, w) + (() if bias is None else (bias,))]
+        y = op(leaves[0], leaves[1], leaves[2] if bias is not None else None)
+        g = torch.randn(y.shape, generator=generator).to(y) if g is None else g
+        grads.append(torch.autograd.grad(y, leaves, g))
+    found = {}
+    for name, one, other in zip(("input", "weight", "bias"), *grads, strict=False):
+        apart = (one.double().flatten() - other.double().flatten()).abs()
+        found[name] = (float(apart.max()), float(one.double().abs().max()))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- what is said
+
+
+def claims(found: Sequence[Measured]) -> list[Claim]:
+    """Three claims of a widely read tutorial on Conv1d, each with the figures of this run."""
+    return [_faster(found), _more_precise(found), _gradients_differ(found)]
+
+
+def _faster(found: Sequence[Measured]) -> Claim:
+    def span(name: str) -> str:
+        forward = _span(one.forward["conv1d"].over(one.forward[name])[0] for one in found)
+        backward = _span(one.backward["conv1d"].over(one.backward[name])[0] for one in found)
+        return f"{forward} forward, {backward} with backward"
+
+    ratios = [one.forward["conv1d"].over(one.forward["linear"]) for one in found]
+    figures = (
+        f"time of Conv1d ÷ Linear: {span('linear')}",
+        f"counting the transposes around it: {span('transposed')}",
+    )
+    return Claim("Linear is faster than Conv1d", _verdict([(ratio - 1, noise) for ratio, noise in ratios]), figures)
+
+
+def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
+    """From how far each figure speaks for the claim, and how far noise may carry it."""
+    if all(value > noise for value, noise in excess):
+        return "holds"
+    return "does not hold" if any(value < -noise for value, noise in excess) else "within noise"
+
+
+def _span(values: Iterable[float]) -> str:
+    listed = sorted(values)
+    low, high = f"{listed[0]:.2f}", f"{listed[-1]:.2f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _more_precise(found: Sequence[Measured]) -> Claim:
+    excess, ratios = [], []
+    for one in found:
+        each = [
+            linear[1] / conv[1] if conv[1] else (1.0 if not linear[1] else 2.0)
+            for conv, linear in zip(one.errors["conv1d"], one.errors["linear"], strict=True)
+        ]
+        ratios.append(statistics.median(each))
+        excess.append((ratios[-1] - 1, max(max(each) - min(each), 0.01)))
+    largest = [max(error for one in found for error, _ in one.errors[name]) for name in ("conv1d", "linear")]
+    figures = (
+        f"RMS error against float64 of Linear ÷ Conv1d: {_span(ratios)}",
+        f"largest errors: Conv1d {largest[0]:.1e}, Linear {largest[1]:.1e}",
+    )
+    return Claim("Conv1d is more precise than Linear", _verdict(excess), figures)
+
+
+def _gradients_differ(found: Sequence[Measured]) -> Claim:
+    shares = [one.share for measured in found for one in measured.exact.values()]
+    apart = {
+        name: max((_relative(one.gradients[name]) for one in found if name in one.gradients), default=0.0)
+        for name in ("input", "weight", "bias")
+    }
+    told = ", ".join(f"{sign} {apart[name]:.1e}" for name, sign in (("input", "∂x"), ("weight", "∂W"), ("bias", "∂b")))
+    figures = (
+        f"largest difference ÷ largest gradient: {told}",
+        f"in float64 at most {100 * max(shares):.2g} % of what rounding can do there",
+    )
+    same = not any(apart.values())
+    verdict: Verdict = "holds" if max(shares) > 1 else "does not hold" if same else "within noise"
+    return Claim("their gradients differ", verdict, figures)
+
+
+def _relative(pair: tuple[float, float]) -> float:
+    return pair[0] / pair[1] if pair[1] else pair[0]
+
+
+def load_average() -> float:
+    """Processes that want to run on this machine, over the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def described(setting: Setting, load: float) -> dict[str, Any]:
+    """What a figure depends on: device, threads, versions, libraries, and the load before measuring."""
+    on_gpu = setting.device.startswith("cuda")
+    onednn: Any = torch.backends.mkldnn
+    mkl: Any = torch.backends.mkl
+    return {
+        "device": torch.cuda.get_device_name(setting.device) if on_gpu else setting.device,
+        "dtypes": list(setting.dtypes),
+        "batch": setting.batch,
+        "lengths": list(setting.lengths),
+        "threads": setting.threads,
+        "repeats": setting.repeats,
+        "torch": torch.__version__,
+        "oneDNN": bool(onednn.is_available()) and not on_gpu,
+        "MKL": bool(mkl.is_available()) and not on_gpu,
+        "tf32": False,
+        "load": load,
+        # Two threads that share one core wait for each other longer than a layer takes.
+        "busy": load + setting.threads > (os.cpu_count() or 1) + 0.5,
+    }
