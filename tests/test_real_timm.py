@@ -104,6 +104,22 @@ def test_convnext_runs_on_the_other_kind(
     assert back.read_bytes() == source.read_bytes()
 
 
+def test_convnext_verifies_in_its_own_code(tmp_path: Path, convnext: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convinspect import whole_model
+    from convinspect.checkpoint import open_checkpoint
+
+    torch.manual_seed(0)
+    save(make(convnext, True), tmp_path / "conv.pt")
+    done = run("convert", tmp_path / "conv.pt", "-o", tmp_path / "linear.pt", "--to", "linear", "--from", "conv2d")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(whole_model, "built", lambda spec, meta: make(convnext, spec == "conv"))
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    before, after = open_checkpoint(tmp_path / "conv.pt"), open_checkpoint(tmp_path / "linear.pt")
+    for second in ("linear", "conv"):
+        found = whole_model.try_models(before, after, {}, whole_model.Trial("conv", second, (x,), gradients=True))
+        assert bool(found.cause) == (second == "conv"), found.cause
+
+
 def save(model: torch.nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -14,13 +14,13 @@ from convinspect.view.text import count
 if TYPE_CHECKING:
     from convinspect.outputs import Agreement, Rounding
 
-_LISTED = 5
+_LISTED = 4
 """Names that are listed before the rest is counted."""
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
-    Column("before", priority=70, style=QUIET, key="before"),
-    Column("after", priority=70, key="after"),
+    Column("before", priority=60, style=QUIET, foldable=True, key="before"),
+    Column("after", priority=60, foldable=True, key="after"),
     Column("bits", priority=90, key="weights_equal"),
     Column("outputs differ by", "right", priority=80, key="max_abs_diff"),
     Column("of bound", "right", priority=75, key="share"),
