@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.explain import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.folding import unfolded
 from convinspect.kernels import Choice, load_kernel, matrices
 from convinspect.layers import find_layers, select
+from convinspect.view.drawing import frame, row_focus
 from convinspect.view.emit import Room
 from convinspect.view.listing import listing_table
 from convinspect.view.numbers_view import matrix_view, shown_heatmap, shown_matrix
 from convinspect.view.picture import save
+from convinspect.view.table import Block
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
@@ -34,6 +37,7 @@ def make(folder: Path) -> list[Path]:
             shown_heatmap(matrix, view, Room(72, 24), True),
             72,
         ),
+        "explain": ("convinspect explain --row 2", explained(2), 116),
     }
     written = []
     for name, (title, thing, width) in pictures.items():
@@ -42,6 +46,14 @@ def make(folder: Path) -> list[Path]:
             save(thing, path, title, width, light)
             written.append(path)
     return written
+
+
+def explained(row: int) -> Block:
+    """One row of the built-in example with its six kernels."""
+    example = built_in(4)
+    sums = [sum_of(example, row, kernel) for kernel in range(1, 7)]
+    digits = decimals(example)
+    return frame(example, row_focus(row, row), False, 116, sums, (digits, decimals_of_terms(sums, digits)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ LAYERS = [
     {"layers", "stats"},
     {"tensors", "bits", "pointwise", "carrying"},
     {"kernels", "convert", "pairs", "outputs", "counterparts"},
-    {"judging", "modules", "compare"},
+    {"judging", "modules", "compare", "explain"},
     {"verify"},
     {"matching", "renaming", "training", "saving", "resaving", "user_models"},
     {"whole_model"},
@@ -32,7 +32,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What works on live modules and on outputs; commands that need neither never load it.
-LIVE = {"pointwise", "carrying", "counterparts", "modules", "outputs", "whole_model", "compare"}
+LIVE = {"pointwise", "carrying", "counterparts", "modules", "outputs", "whole_model", "compare", "explain"}
 
 # The numbers of a matrix that must be turned over are read while the new file is written.
 ALLOWED = {("formats", "numbers")}

@@ -1,0 +1,245 @@
+"""`convinspect explain`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convinspect.cli.options import OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.errors import CannotShow, NotThere
+from convinspect.view.format import Format
+
+if TYPE_CHECKING:
+    import torch
+
+    from convinspect.explain import Example
+    from convinspect.view.drawing import Focus
+    from convinspect.view.table import Block
+
+
+class Names(str, Enum):
+    """Whose words to use."""
+
+    conv1d = "conv1d"
+    linear = "linear"
+    both = "both"
+
+
+def explain(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="A checkpoint; without it, a small layer of 3 → 6.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Argument(metavar="[LAYER]", help="One of its layers.", autocompletion=complete_layers)
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data.")] = 4,
+    row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row, from 1.")] = None,
+    kernel: Annotated[int | None, typer.Option("--kernel", metavar="J", help="Only this kernel, from 1.")] = None,
+    names: Annotated[Names, typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts.")] = Names.conv1d,
+    step: Annotated[bool, typer.Option("--step", help="Cell by cell: right, left, a row's number, q.")] = False,
+    animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the data drawn for a file's layer.")] = 0,
+    given: Annotated[
+        Path | None, typer.Option("--input", "-i", metavar="FILE", help="Your data, n × in: .csv, .npy or .pt.")
+    ] = None,
+    root: RootOption = None,
+    width: WidthOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
+
+    Each row of the data meets each kernel; their products, added up, are one number of the result. So 6 kernels make 6
+    columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count from 1.
+
+    [bold]Examples[/bold]
+
+      convinspect explain
+
+      convinspect explain --as both
+
+      convinspect explain model.pt conv1 --row 2 --kernel 5
+
+      convinspect explain --step
+
+      convinspect explain -o pointwise.html
+    """
+    if path is not None and layer is None:
+        raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
+    example = _example(path, layer, root, (rows, seed), given)
+    sink = Sink(Format.table, width, output, f"convinspect explain {example.name}")
+    columns = width or (sink.space.width if output is None else None) or _COMFORT
+    linear = names is Names.linear or (names is Names.conv1d and example.kind not in ("Conv1d",) and path is not None)
+    draw = _drawer(example, linear, columns)
+    if output is not None and output.suffix.lower() == ".html":
+        _save_page(example, draw, output)
+    elif (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty()):
+        _play(example, draw, step)
+    else:
+        sink.show(_frames(example, draw, row, kernel, names, columns), _payload(example))
+
+
+def _payload(example: Example) -> dict[str, object]:
+    return {"layer": example.name, "kind": example.kind, "x": example.x, "weight": example.w, "bias": example.b,
+            "result": example.f}  # fmt: skip
+
+
+def _example(
+    path: Path | None, layer: str | None, root: str | None, drawn: tuple[int, int], given: Path | None
+) -> Example:
+    from convinspect import explain as explaining
+
+    data = None if given is None else _data(given)
+    if path is None:
+        made = explaining.built_in(drawn[0])
+        if data is None:
+            return made
+        import torch
+
+        weight, bias = (torch.tensor(one, dtype=torch.float64) for one in (made.w, made.b))
+        return explaining.example(made.name, made.kind, made.stored, weight, bias, data)
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.layers import find_layers, select
+
+    with naming(path):
+        chosen = select(find_layers(open_checkpoint(path, root)), [layer or ""])
+        if len(chosen) > 1:
+            raise CannotShow(f"{layer!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
+        return explaining.of_layer(chosen[0], data, *drawn)
+
+
+def _data(path: Path) -> torch.Tensor:
+    """(n, in) in float64.
+
+    Raises:
+        CannotShow: The file holds no such matrix.
+        NotThere: There is no such file.
+    """
+    import numpy as np
+    import torch
+
+    if not path.exists():
+        raise NotThere("there is no such file", path=path)
+    try:
+        if path.suffix == ".csv":
+            return torch.from_numpy(np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64))
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
+    except (ValueError, OSError, TypeError, EOFError) as error:
+        raise CannotShow(f"it holds no matrix of numbers ({error})", "give one row per line", path) from None
+    from convinspect import numbers
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.tensors import as_torch
+
+    tensors = list(open_checkpoint(path).tensors.values())
+    if len(tensors) != 1:
+        raise CannotShow(f"it holds {len(tensors)} tensors, and the data are one", "save them by themselves", path)
+    return as_torch(numbers.read(tensors[0]), tensors[0].dtype).double()
+
+
+class _Drawer:
+    """Frames of one example, all with the same decimals."""
+
+    def __init__(self, example: Example, linear: bool, width: int) -> None:
+        from convinspect.explain import decimals
+
+        self.example, self.linear, self.width = example, linear, width
+        self.digits = decimals(example)
+
+    def __call__(self, focus: Focus, kernels: list[int]) -> Block:
+        from convinspect.explain import decimals_of_terms, sum_of
+        from convinspect.view.drawing import frame
+
+        sums = [sum_of(self.example, focus.row, kernel) for kernel in kernels]
+        digits = (self.digits, decimals_of_terms(sums, self.digits))
+        return frame(self.example, focus, self.linear, self.width, sums, digits)
+
+
+def _drawer(example: Example, linear: bool, width: int) -> _Drawer:
+    return _Drawer(example, linear, width)
+
+
+def _frames(
+    example: Example, draw: _Drawer, row: int | None, kernel: int | None, names: Names, width: int
+) -> list[Block]:
+    """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
+    from convinspect.explain import sum_of
+    from convinspect.view.drawing import cell_focus, layouts, row_focus
+    from convinspect.view.table import Block
+
+    count, outs = len(example.f), len(example.w)
+    shown = [row] if row is not None else sorted({1, min(2, count), count})
+    blocks: list[Block] = []
+    for n, one in enumerate(shown):
+        sum_of(example, one, kernel or 1)
+        if kernel is not None:
+            blocks.append(draw(cell_focus(one, kernel), [kernel]))
+        else:
+            active = outs if n == 2 else min(n + 1, outs)
+            listed = [j for j in range(1, outs + 1) if outs <= 8 or j <= 4 or j > outs - 2 or j == active]
+            blocks.append(draw(row_focus(one, active), listed))
+    if names is Names.both:
+        blocks.append(layouts(example, row_focus(shown[0], kernel or 1), width, draw.digits))
+    words = [f"{outs} kernels, so {outs} columns: each row of X meets each kernel once and gives one number."]
+    if example.note:
+        words.append(example.note)
+    blocks.append(Block((), notes=tuple(words)))
+    return blocks
+
+
+_COMFORT = 116
+"""Cells where no terminal sets a limit: three panels of the built-in example side by side."""
+_MOST_STEPS = 400
+
+
+def _cells(example: Example) -> list[tuple[int, int]]:
+    """All cells of the result, row after row, as many as anyone would step through."""
+    cells = [(i, j) for i in range(1, len(example.f) + 1) for j in range(1, len(example.w) + 1)]
+    return cells[:_MOST_STEPS]
+
+
+def _play(example: Example, draw: _Drawer, step: bool) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from convinspect.view.drawing import cell_focus
+    from convinspect.view.rich_table import render_block
+
+    cells, at = _cells(example), 0
+    with Live(console=Console(), auto_refresh=False, screen=step) as live:
+        while True:
+            i, j = cells[at]
+            live.update(render_block(draw(cell_focus(i, j), [j])), refresh=True)
+            if not step:
+                time.sleep(0.6)
+                if at == len(cells) - 1:
+                    return
+                at += 1
+                continue
+            at = _moved(typer.getchar(), at, cells)
+            if at < 0:
+                return
+
+
+def _moved(key: str, at: int, cells: list[tuple[int, int]]) -> int:
+    """The cell to go to; -1 to leave."""
+    if key in ("q", "Q", "\x1b", "\x03"):
+        return -1
+    if key.isdigit():
+        return next((n for n, (i, _) in enumerate(cells) if i == int(key)), at)
+    if key in ("\x1b[D", "h", "p", "b", "\x7f"):
+        return max(0, at - 1)
+    return min(len(cells) - 1, at + 1)
+
+
+def _save_page(example: Example, draw: _Drawer, output: Path) -> None:
+    from convinspect.view.drawing import cell_focus
+    from convinspect.view.page import page
+    from convinspect.view.picture import save_text
+
+    blocks = [draw(cell_focus(i, j), [j]) for i, j in _cells(example)]
+    save_text(output, page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))

@@ -1,0 +1,219 @@
+"""What a Conv1d or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
+
+Rows and kernels are counted from 1 here, as formulas are. The results are PyTorch's, in float64, to which every weight
+is raised exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from convinspect.errors import CannotShow
+from convinspect.layers import CONVOLUTIONS
+from convinspect.readings import TRANSFORMERS_CONV1D
+
+if TYPE_CHECKING:
+    from convinspect.records import Layer
+
+Matrix = list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One layer on n rows of data.
+
+    Attributes:
+        name: Of the layer.
+        kind: "Conv1d", "Linear", ….
+        stored: Shape of its weight as stored.
+        x: (n × in).
+        w: (out × in × taps); one tap for a pointwise convolution and for Linear.
+        b: (out), or None.
+        f: (n − taps + 1 × out), computed by PyTorch.
+        note: What was left out of the drawing, or "".
+    """
+
+    name: str
+    kind: str
+    stored: tuple[int, ...]
+    x: Matrix
+    w: list[Matrix]
+    b: list[float] | None
+    f: Matrix
+    note: str = ""
+
+    @property
+    def taps(self) -> int:
+        """Rows of data that one result sees."""
+        return len(self.w[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One result, term by term.
+
+    Attributes:
+        row: i, from 1.
+        kernel: j, from 1.
+        terms: (row of x, channel, value of x, value of w), all from 1, in the order of the sum.
+        bias: b[j], or None.
+        result: f[i, j].
+    """
+
+    row: int
+    kernel: int
+    terms: list[tuple[int, int, float, float]]
+    bias: float | None
+    result: float
+
+
+def sum_of(example: Example, row: int, kernel: int) -> Sum:
+    """The terms of f[row, kernel].
+
+    Raises:
+        CannotShow: There is no such row or kernel.
+    """
+    for what, number, count in (("row", row, len(example.f)), ("kernel", kernel, len(example.w))):
+        if not 1 <= number <= count:
+            raise CannotShow(f"there is no {what} {number}", f"they count from 1 to {count:,}")
+    weights = example.w[kernel - 1]
+    terms = [
+        (row + tap, channel + 1, example.x[row - 1 + tap][channel], weights[channel][tap])
+        for tap in range(example.taps)
+        for channel in range(len(weights))
+    ]
+    bias = None if example.b is None else example.b[kernel - 1]
+    return Sum(row, kernel, terms, bias, example.f[row - 1][kernel - 1])
+
+
+def built_in(rows: int) -> Example:
+    """PointNet's first layer in small: 3 columns become 6. Its numbers have one decimal, so that they can be added up
+    in the head.
+    """
+    weight = [
+        [0.5, -0.2, 0.1], [0.3, 0.4, -0.6], [-0.1, 0.7, 0.2], [0.8, 0.0, -0.3], [-0.4, 0.5, 0.9], [0.2, -0.9, 0.6],
+    ]  # fmt: skip
+    bias = [0.1, -0.2, 0.0, 0.3, -0.1, 0.2]
+    first = [[1.0, 2.0, -1.0], [0.5, -1.5, 2.0], [-2.0, 1.0, 0.5], [3.0, 0.0, 1.0]]
+    data = [[value + turn for value in first[n % 4]] for n in range(rows) for turn in [n // 4]]
+    w = torch.tensor(weight, dtype=torch.float64).unsqueeze(-1)
+    return example(
+        "conv1", "Conv1d", (6, 3, 1), w, torch.tensor(bias, dtype=torch.float64), torch.tensor(data).double()
+    )
+
+
+def example(
+    name: str,
+    kind: str,
+    stored: Sequence[int],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    x: torch.Tensor,
+    note: str = "",
+) -> Example:
+    """Run a layer on data.
+
+    Args:
+        name: Of the layer.
+        kind: Of the layer.
+        stored: Shape of its weight in the file.
+        weight: (O, I, taps) in float64.
+        bias: (O,) or None.
+        x: (n, I) in float64.
+        note: Said beside the drawing.
+
+    Raises:
+        CannotShow: The data have another number of columns, or fewer rows than the kernel has taps.
+    """
+    if x.dim() != 2 or x.shape[1] != weight.shape[1]:
+        held = " × ".join(map(str, x.shape))
+        raise CannotShow(f"the data are {held}, and {name} takes {weight.shape[1]} columns", "give n rows of that many")
+    if x.shape[0] < weight.shape[2]:
+        raise CannotShow(
+            f"the data have {x.shape[0]} rows, and a kernel of {name} sees {weight.shape[2]} at once",
+            "give more --rows",
+        )
+    f: Any = functional.conv1d(x.T.unsqueeze(0), weight, bias)[0].T
+    return Example(
+        name,
+        kind,
+        tuple(stored),
+        x.tolist(),
+        weight.tolist(),
+        None if bias is None else bias.tolist(),
+        f.tolist(),
+        note,
+    )
+
+
+def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Example:
+    """A file's own layer on data that are given, or drawn and rounded to one decimal.
+
+    Raises:
+        CannotShow: It is no layer that this drawing fits.
+        ConvInspectError: Its numbers cannot be read.
+    """
+    from convinspect import numbers
+    from convinspect.kernels import effective_bias
+    from convinspect.tensors import as_torch
+
+    name = layer.name or "(root)"
+    if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):
+        raise CannotShow(f"{name} is a {layer.kind}, and only convolutions and Linear can be explained")
+    if layer.groups is not None and layer.groups > 1:
+        raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
+    weight = as_torch(numbers.effective_weight(layer), layer.weight.dtype).double()
+    if layer.kind == TRANSFORMERS_CONV1D:
+        weight = weight.T
+    if layer.kind == "Conv1d":
+        kernel = weight
+    elif all(size == 1 for size in weight.shape[2:]):
+        kernel = weight.reshape(*weight.shape[:2], 1)
+    else:
+        raise CannotShow(f"{name} is a {layer.kind} of kernel size {'×'.join(map(str, weight.shape[2:]))}",
+                         "Conv1d of any size, and others of size 1, can be explained")  # fmt: skip
+    bias = effective_bias(layer)
+    kept = None if bias is None or layer.bias is None else as_torch(bias, layer.bias.dtype).double()
+    if x is None:
+        drawn = torch.randn(max(rows, kernel.shape[2]), kernel.shape[1], generator=torch.Generator().manual_seed(seed))
+        # In float64 from text, so that the printed decimals are the very numbers.
+        x = torch.tensor([[round(value, 1) for value in row] for row in drawn.tolist()], dtype=torch.float64)
+    moved = [
+        f"{what} {value}" for what, value in (("stride", layer.stride), ("padding", layer.padding)) if _acts(value)
+    ]
+    note = f"its {' and '.join(moved)} are left out of the drawing" if moved else ""
+    return example(name, layer.kind, layer.weight.shape, kernel, kept, x, note)
+
+
+def _acts(value: tuple[int, ...] | str | None) -> bool:
+    return isinstance(value, tuple) and value not in ((0,) * len(value), (1,) * len(value))
+
+
+def decimals(example: Example) -> int:
+    """Decimals for results: three significant digits of the largest, and as many as its data need at least."""
+    largest = max((abs(value) for row in example.f for value in row if math.isfinite(value)), default=1.0) or 1.0
+    return max(2, min(9, 2 - math.floor(math.log10(largest))))
+
+
+def decimals_of_terms(sums: Sequence[Sum], digits: int) -> int:
+    """The fewest decimals with which the printed terms add up to the printed result, at least those of the result."""
+    return next(
+        (more for more in range(digits, digits + 9) if all(adds_up(one, digits, more) for one in sums)), digits + 9
+    )
+
+
+def adds_up(one: Sum, digits: int, more: int) -> bool:
+    """Whether the terms as printed, with `more` decimals, give the result as printed with `digits`."""
+    if not math.isfinite(one.result):
+        return True
+    texts = [f"{x * w:.{more}f}" for _, _, x, w in one.terms] + [f"{one.bias or 0.0:.{more}f}"]
+    apart = sum(map(Decimal, texts), Decimal(0)) - Decimal(f"{one.result:.{digits}f}")
+    # Strictly less than half of the last decimal, so that no way of rounding gives another.
+    return abs(apart) * 2 < Decimal(1).scaleb(-digits)
