@@ -13,7 +13,7 @@ from convinspect.view.text import cell_width, shape
 if TYPE_CHECKING:
     from convinspect.explain import Example, Sum
 
-ACTIVE = "bold black on yellow"
+ACTIVE = "bold #000000 on #ffd84d"
 _GAP = 3
 _TERMS = 6
 """Terms of a sum that are printed before its middle is taken together."""
