@@ -231,6 +231,24 @@ def _with_ties(layer: Layer, tied: Mapping[str, tuple[str, ...]]) -> Layer:
     if storage is not None and layer.weight.numel and storage.nbytes > layer.weight.nbytes:
         tags = (*tags, "view")
         notes = (*notes, f"a view of {layer.weight.nbytes:,} bytes in a storage of {storage.nbytes:,}")
+    if layer.weight.layout in _UNREADABLE:
+        tags, notes = (*tags, layer.weight.layout), (*notes, _UNREADABLE[layer.weight.layout])
+    elif _is_expanded(layer.weight):
+        tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
         tags = (*tags, "cut")
-    return replace(layer, tied_to=others, tags=tags, notes=notes)
+    return replace(layer, tied_to=others, tags=tags, notes=notes) if tags is not layer.tags or others else layer
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return 0 in tensor.stride and tensor.storage is not None and tensor.nbytes > tensor.storage.nbytes
+
+
+_UNREADABLE = {
+    "meta": "on the meta device: the file holds its shape and no numbers",
+    "wrapped": "a Tensor subclass that keeps its numbers in parts of its own, which are not read",
+    **{
+        f"sparse_{kind}": f"sparse ({kind.upper()}): its numbers are kept as indices and values, which are not read"
+        for kind in ("coo", "csr", "csc", "bsr", "bsc")
+    },
+}

@@ -39,7 +39,8 @@ def shapes(
 ) -> None:
     """List the convolution and Linear layers of a saved model, with their kernel shapes.
 
-    Nothing in the file is run and only its headers are read.
+    Nothing in the file is run and only its headers are read. Params counts a layer's parameters without its buffers
+    (batch statistics, masks, position ids), as the total does, which counts ties once.
 
     [bold]Examples[/bold]
 
