@@ -289,7 +289,7 @@ class _Buffers(nn.Module):
         self.norm = nn.BatchNorm1d(6)
         self.spectral = torch.nn.utils.parametrizations.spectral_norm(nn.Conv1d(6, 4, 1))
         self.old_spectral = nn.utils.spectral_norm(nn.Linear(6, 4))
-        self.pruned = l1_unstructured(nn.Linear(6, 4), "weight", 0.5)
+        self.pruned = l1_unstructured(nn.Linear(6, 4), "weight", 0.5)  # type: ignore[no-untyped-call]
         self.weight_normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 3))
         self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
         self.head.weight = self.table.weight

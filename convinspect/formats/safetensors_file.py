@@ -65,7 +65,7 @@ def read_safetensors(file: File) -> Contents:
         (Root("", "model", tuple(tensors)),),
         file.size,
         _problems(file, tensors, end),
-        _notes(file, end),
+        _notes(file, tensors, file.start + 8 + length, end),
         {str(key): str(value) for key, value in metadata.items()},
     )
 
@@ -144,10 +144,15 @@ def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[str, ...]:
     gone = [tensor.key for tensor in tensors if not tensor.whole]
     if not gone:
         return ()
-    more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+    more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
     return (str(cut_short(file.size, end - file.start, f", in the bytes of {gone[0]!r}{more}")),)
 
 
-def _notes(file: File, end: int) -> tuple[str, ...]:
+def _notes(file: File, tensors: list[Tensor], begin: int, end: int) -> tuple[str, ...]:
     extra = file.start + file.size - end
-    return (f"{extra:,} bytes follow the last tensor; the format allows none",) if extra > 0 else ()
+    notes = [f"{extra:,} bytes follow the last tensor; the format allows none"] if extra > 0 else []
+    # No two overlap, so what the tensors leave over are gaps.
+    gaps = end - begin - sum(tensor.storage.nbytes for tensor in tensors if tensor.storage)
+    if gaps > 0:
+        notes.append(f"{gaps:,} bytes between the tensors belong to none; the format allows no gaps")
+    return tuple(notes)

@@ -58,7 +58,7 @@ def read_torch_legacy(file: File) -> Contents:
     if end > file.size:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
         where = f", in the bytes of {gone[0]!r}" if gone else ""
-        more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+        more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
         problems.append(str(cut_short(file.size, end, where + more)))
     return Contents(
         file.path,
