@@ -140,7 +140,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
     elif any(leaf.startswith("weight_ih") for leaf in names):
         found = _recurrent(group.name, tensors)
     elif names & QUANTIZED_PARTS or any(leaf.startswith("_packed_params.") for leaf in names):
-        return _quantized(group.name, tensors)
+        return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
         found = Layer(group.name, "BatchNorm", "shape", tensors, tensors.get("running_mean", first), _bias(group))
@@ -154,6 +154,15 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
     if of_torch(module):
         return replace(found, kind=module.kind, evidence="module")
     return named_class(found, module)
+
+
+def _with_widths(layer: Layer, module: Module | None) -> Layer:
+    """A packed weight's own shape may be another than the layer's, so its module's numbers are taken."""
+    values = module.attributes if module is not None else {}
+    widths = values.get("in_features"), values.get("out_features")
+    if not all(type(width) is int for width in widths):
+        return layer
+    return replace(layer, evidence="module", in_width=widths[0], out_width=widths[1])
 
 
 def _attention(name: str, tensors: Mapping[str, Tensor]) -> Layer:

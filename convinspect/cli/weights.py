@@ -107,7 +107,8 @@ def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
     every = find_layers(checkpoint)
     if named:
         return select(every, named)
-    chosen = [layer for layer in select(every) if layer.in_width is not None or layer.kernel_size]
+    whole = [layer for layer in select(every) if "quantized" not in layer.tags]
+    chosen = [layer for layer in whole if layer.in_width is not None or layer.kernel_size]
     chosen = [layer for layer in chosen if layer.pointwise] or chosen
     if not chosen:
         raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")

@@ -199,12 +199,28 @@ def module_parts(node: Any) -> Parts | None:
         name = (class_name(first[0]) if first else None) or name
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
+    for key, value in state.items():
+        if function_name(value) == "torch.ScriptObject":
+            tensors += _packed(key, value)
     return Parts(
         name,
         tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
         tuple((key, value) for key, value in _named(state.get("_modules")) if value is not None),
         _attributes(state),
     )
+
+
+def _packed(key: str, node: Call) -> list[tuple[str, Any]]:
+    """Calls in the state of an object of PyTorch's C++, as quantized layers keep weight and bias: `((w, b), class)`."""
+    found: list[tuple[str, Any]] = []
+    todo: list[tuple[Any, int]] = [(state, 0) for state in reversed(node.states)]
+    while todo:
+        part, depth = todo.pop()
+        if isinstance(part, Tuple) and depth < 4 and len(part.items) < 16:
+            todo += [(item, depth + 1) for item in reversed(part.items)]
+        elif isinstance(part, Call):
+            found.append((f"{key}.{len(found)}", part))
+    return found
 
 
 def _script_parts(name: str, state: dict[str, Any]) -> Parts:
