@@ -23,6 +23,9 @@ _WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
 
 
+_NUMBERS = FLOATING | COMPLEX
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over tensors, each distinct run of bytes counted once.
@@ -85,16 +88,18 @@ class Checkpoint:
         """
         found: dict[object, Tensor] = {}
         for name, tensor in self.tensors.items():
-            numbers = tensor.dtype in FLOATING | COMPLEX or name.endswith("weight")
-            if numbers and not self._is_buffer(name):
+            if self.is_parameter(name):
                 found.setdefault(bytes_of(tensor) or id(tensor), tensor)
         return list(found.values())
 
-    def _is_buffer(self, name: str) -> bool:
-        if name.endswith(_BUFFERS):
-            return True
+    def is_parameter(self, name: str) -> bool:
+        """Whether the tensor `name` counts as a parameter; nothing in an optimizer's state does."""
+        if self.root.role == "optimizer" or name.endswith(_BUFFERS):
+            return False
+        if self.tensors[name].dtype not in _NUMBERS and not name.endswith("weight"):
+            return False
         # Weight norm's v is a parameter; spectral norm's, which stands beside a u, is not.
-        return name.endswith("weight_v") and name.removesuffix("v") + "u" in self.tensors
+        return not (name.endswith("weight_v") and name.removesuffix("v") + "u" in self.tensors)
 
     def totals(self, tensors: Iterable[Tensor] | None = None) -> Totals:
         """Sums over `tensors` (all of the root's by default), counted once over ties."""

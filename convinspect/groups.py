@@ -141,7 +141,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
     elif any(leaf.startswith("weight_ih") for leaf in names):
         found = _recurrent(group.name, tensors)
     elif names & QUANTIZED_PARTS or any(leaf.startswith("_packed_params.") for leaf in names):
-        return _quantized(group.name, tensors)
+        return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
         found = Layer(group.name, "BatchNorm", "shape", tensors, tensors.get("running_mean", first), _bias(group))
@@ -155,6 +155,15 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
     if of_torch(module):
         return replace(found, kind=module.kind, evidence="module")
     return named_class(found, module)
+
+
+def _with_widths(layer: Layer, module: Module | None) -> Layer:
+    """A packed weight's own shape may be another than the layer's, so its module's numbers are taken."""
+    values = module.attributes if module is not None else {}
+    widths = values.get("in_features"), values.get("out_features")
+    if not all(type(width) is int for width in widths):
+        return layer
+    return replace(layer, evidence="module", in_width=widths[0], out_width=widths[1])
 
 
 def _attention(name: str, tensors: Mapping[str, Tensor]) -> Layer:
@@ -238,6 +247,24 @@ def _with_ties(layer: Layer, tied: Mapping[str, tuple[str, ...]]) -> Layer:
     if storage is not None and layer.weight.numel and storage.nbytes > layer.weight.nbytes:
         tags = (*tags, "view")
         notes = (*notes, f"a view of {layer.weight.nbytes:,} bytes in a storage of {storage.nbytes:,}")
+    if layer.weight.layout in _UNREADABLE:
+        tags, notes = (*tags, layer.weight.layout), (*notes, _UNREADABLE[layer.weight.layout])
+    elif _is_expanded(layer.weight):
+        tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
         tags = (*tags, "cut")
-    return replace(layer, tied_to=others, tags=tags, notes=notes)
+    return replace(layer, tied_to=others, tags=tags, notes=notes) if tags is not layer.tags or others else layer
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return 0 in tensor.stride and tensor.storage is not None and tensor.nbytes > tensor.storage.nbytes
+
+
+_UNREADABLE = {
+    "meta": "on the meta device: the file holds its shape and no numbers",
+    "wrapped": "a Tensor subclass that keeps its numbers in parts of its own, which are not read",
+    **{
+        f"sparse_{kind}": f"sparse ({kind.upper()}): its numbers are kept as indices and values, which are not read"
+        for kind in ("coo", "csr", "csc", "bsr", "bsc")
+    },
+}

@@ -91,6 +91,9 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if known is not None:
         return _with_converter_notes(known)
     dims = len(layer.weight.shape)
+    if _is_whole(layer.weight) and (dims < 2 or layer.weight.dtype == "bool"):
+        # Class weights, indices, masks: no matrix.
+        return replace(layer, kind="Parameter", evidence="shape")
     if dims <= 1 or (layer.bias is not None and layer.bias.shape == layer.weight.shape):
         found = _by_statistics(layer)
     elif dims == 2:
@@ -102,6 +105,9 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
         found = replace(found, evidence="ambiguous", notes=(*found.notes, note))
+    if _is_whole(layer.weight):
+        note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
+        found = replace(found, evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
     if module is not None:
         found = replace(
             found, notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
@@ -121,8 +127,17 @@ def _norm_notes(layer: Layer) -> tuple[str, ...]:
 
 
 def _is_quantized(layer: Layer) -> bool:
+    """Integers alone are no sign: that takes scales, a dtype made for it, or a bias that is no integer."""
     weight = layer.weight
-    return _has_scales(layer) or weight.layout == "quantized" or weight.dtype not in FLOATING | COMPLEX
+    if _has_scales(layer) or weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4", "float6")):
+        return True
+    if not _is_whole(weight) or weight.dtype == "bool":
+        return False
+    return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not _is_whole(layer.bias))
+
+
+def _is_whole(weight: Tensor) -> bool:
+    return weight.dtype not in FLOATING | COMPLEX
 
 
 def _has_scales(layer: Layer) -> bool:

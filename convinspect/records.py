@@ -30,6 +30,13 @@ FLOATING = frozenset(name for name in ITEMSIZE if name.startswith(("float", "bfl
 COMPLEX = frozenset(name for name in ITEMSIZE if name.startswith("complex"))
 
 
+def nbytes_of(dtype: str, numel: int) -> int:
+    """Bytes of `numel` elements."""
+    itemsize = ITEMSIZE.get(dtype, 0)
+    # Whole sizes stay in integers: a float is exact only up to 2**53.
+    return numel * itemsize if isinstance(itemsize, int) else math.ceil(numel * itemsize)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Bytes `start:end` of the pickle stream (offsets into the stream, not into the file)."""
@@ -106,9 +113,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, without what else the storage holds."""
-        itemsize = ITEMSIZE.get(self.dtype, 0)
-        # Whole sizes stay in integers: a float is exact only up to 2**53.
-        return self.numel * itemsize if isinstance(itemsize, int) else math.ceil(self.numel * itemsize)
+        return nbytes_of(self.dtype, self.numel)
 
     @property
     def whole(self) -> bool:

@@ -703,6 +703,45 @@ def many_members(tmp_path: Path, marker: Path) -> Path:
     return raw_zip(tmp_path / "many.pt", [stored("data.pkl", stream), stored("data/0", PAYLOAD), *empty])
 
 
+def much_of(tmp_path: Path, marker: Path, opcodes: bytes, times: int = 5_000_000) -> Path:
+    """A sound kernel, and megabytes of instructions of one byte."""
+    return zip_file(tmp_path, beside_a_layer(b"(" + opcodes * (times // len(opcodes)) + b"t"))
+
+
+def marks(tmp_path: Path, marker: Path) -> Path:
+    """A tuple in a tuple, a million deep."""
+    return zip_file(tmp_path, beside_a_layer(b"(" * 1_000_000 + b"t" * 1_000_000))
+
+
+def header_of_nothing(tmp_path: Path, marker: Path) -> Path:
+    """A safetensors header of 800,000 empty tensors."""
+    entry = '"dtype":"F32","shape":[0],"data_offsets":[0,0]'
+    header = ",".join(f'"t{index}":{{{entry}}}' for index in range(800_000))
+    return safetensors_file(tmp_path, f"{{{header}}}".encode(), b"")
+
+
+def header_that_repeats(tmp_path: Path, marker: Path) -> Path:
+    """A safetensors header whose last of many names occurs twice."""
+    entry = '"dtype":"F32","shape":[0],"data_offsets":[0,0]'
+    header = ",".join(f'"t{min(index, 59_998)}":{{{entry}}}' for index in range(60_000))
+    return safetensors_file(tmp_path, f"{{{header}}}".encode(), b"")
+
+
+MUCH = {
+    "nones": b"N", "lists": b"]", "dicts": b"}", "empty_tuples": b")", "pushed_and_popped": b"N0",
+    "numbers": b"J\1\2\3\4", "nested_tuples": b"N\x85", "floats": b"G" + bytes(8),
+}  # fmt: skip
+LARGE: dict[str, Builder] = {
+    **{f"zip_much_of_{name}": partial(much_of, opcodes=opcodes) for name, opcodes in MUCH.items()},
+    **{f"zip_half_much_of_{name}": partial(much_of, opcodes=opcodes, times=490_000) for name, opcodes in MUCH.items()},
+    "zip_marks": marks,
+    "safetensors_header_of_nothing": header_of_nothing,
+    "safetensors_header_that_repeats": header_that_repeats,
+}
+HONEST = {"zip_much_of_numbers", "zip_much_of_floats", *(name for name in LARGE if "half" in name)}
+"""Of these, what may as well be a long list that someone keeps beside the weights: listed, within the same limits."""
+
+
 def byteorder(tmp_path: Path, marker: Path, order: bytes) -> Path:
     """A byte order that no machine has."""
     stream = pickled(dict_of((text("conv.weight"), tensor())))
@@ -1092,6 +1131,7 @@ def _everywhere() -> dict[str, Builder]:
 HOSTILE: dict[str, Builder] = {
     **_everywhere(),
     **{f"zip_{name}": build for name, build in ZIPS.items()},
+    **LARGE,
     **{f"legacy_bomb_as_{part}": partial(legacy_part, part=part) for part in LEGACY_PARTS},
     **{
         f"legacy_{part}_is_{name}": partial(legacy_with, part=part, stream=pickled(value))

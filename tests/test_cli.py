@@ -322,3 +322,30 @@ def _unreadable(tmp_path: Path) -> Path:
 def test_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     for command in ("shapes", "weights"):
         assert_one_line(run(command, make(tmp_path)))
+
+
+def test_stats_and_a_choice_of_numbers_exclude_each_other() -> None:
+    for option in (["--rows", "0:2"], ["--cols", "0:2"], ["--kernel", "0"], ["--heatmap"]):
+        assert_one_line(run("weights", STNKD, "--stats", *option), option[0])
+
+
+def test_rows_without_a_layer_are_not_passed_over() -> None:
+    whole = json.loads(run("weights", STNKD, "--rows", "0:2", "--format", "json").stdout)
+    assert all(len(layer["weight"]) == 2 for layer in whole["layers"])
+
+
+def test_output_and_format_must_agree(tmp_path: Path) -> None:
+    assert_one_line(run("shapes", STNKD, "--format", "json", "--output", tmp_path / "table.csv"), "disagree")
+    assert run("shapes", STNKD, "--format", "csv", "--output", tmp_path / "table.csv").returncode == 0
+    assert (tmp_path / "table.csv").read_text().startswith("name,kind")
+
+
+def test_output_never_replaces_a_checkpoint(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{}")
+    assert_one_line(run("shapes", STNKD, "--output", index), "index")
+    assert index.read_text() == "{}"
+    source = tmp_path / "model.html"
+    source.write_bytes(Path(STNKD).read_bytes())
+    assert_one_line(run("shapes", source, "--output", source), "opened")
+    assert source.read_bytes() == Path(STNKD).read_bytes()

@@ -146,3 +146,36 @@ def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeyp
     assert not checkpoint.problems
     assert checkpoint.tensors["c.weight"].nbytes == 20_000_000_000
     assert taken < 10_000
+
+
+def test_a_zip_without_its_end_is_listed_as_far_as_it_goes(tmp_path: Path) -> None:
+    """A download that stopped: the pickle stands first, so all shapes are known, and the first kernels whole."""
+    torch.manual_seed(0)
+    state = {f"l{index}.weight": torch.randn(64, 32, 1) for index in range(12)}
+    whole, half = tmp_path / "whole.pt", tmp_path / "half.pt"
+    torch.save(state, whole)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    checkpoint = open_checkpoint(half)
+    assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {
+        name: tuple(tensor.shape) for name, tensor in state.items()
+    }
+    (problem,) = checkpoint.problems
+    assert "cut short" in problem
+    assert "missing" in problem
+    there = [name for name, tensor in checkpoint.tensors.items() if tensor.whole]
+    assert there == [f"l{index}.weight" for index in range(len(there))]
+    assert 4 <= len(there) <= 6
+    for name in there:
+        assert (checkpoint.read(name) == state[name].numpy()).all()
+
+
+def test_an_interrupted_save_is_called_cut_short(tmp_path: Path) -> None:
+    """All payload is there and the directory is not: it lists, and nobody is told to unpack it."""
+    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
+    torch.save({"conv.weight": torch.ones(8, 6, 1)}, whole)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: content.index(b"PK\x01\x02")])
+    checkpoint = open_checkpoint(cut)
+    assert (checkpoint.read("conv.weight") == 1).all()
+    assert "directory" in checkpoint.problems[0]
+    assert "unpack" not in checkpoint.problems[0]

@@ -381,8 +381,11 @@ def test_a_cut_zip_is_cut_short_whether_or_not_its_size_is_known(tmp_path: Path,
     torch.save({"a.weight": torch.ones(200, 100)}, tmp_path / "x.pt")
     size = int((tmp_path / "x.pt").stat().st_size * part)
     os.truncate(tmp_path / "x.pt", size)
-    with pytest.raises(CutShort, match=f"{size:,} bytes"):
-        read_contents(tmp_path / "x.pt")
+    try:
+        said = " ".join(read_contents(tmp_path / "x.pt").problems)
+    except CutShort as error:
+        said = str(error)
+    assert f"{size:,} bytes" in said
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])

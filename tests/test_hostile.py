@@ -15,13 +15,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli import main
-from convinspect.errors import NotACheckpoint
+from convinspect.errors import NotACheckpoint, RefusedFile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hostile import BOMBS, HOSTILE, NOT_CHECKPOINTS
+from hostile import BOMBS, HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
 
@@ -95,6 +96,41 @@ def test_hostile_files_end_as_promised(tmp_path: Path, part: int) -> None:
         process.kill()
         process.join()
     assert seen == 4 * len(built)
+
+
+@pytest.mark.parametrize("name", sorted(LARGE.keys() - HONEST))
+def test_what_only_costs_is_refused(tmp_path: Path, name: str) -> None:
+    path = LARGE[name](tmp_path, tmp_path / "marker")
+    with pytest.raises(RefusedFile):
+        open_checkpoint(path)
+
+
+def test_long_lists_beside_the_weights_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    """The order of ImageNet's samples, a loss for each step, a large vocabulary: all beside one layer."""
+    path = tmp_path / "long.pt"
+    content = {
+        "model": {"conv.weight": torch.zeros(4, 6, 1)},
+        "order": list(range(1_281_167)),
+        "losses": [step / 7 for step in range(100_000)],
+        "vocabulary": {f"word {index}": index for index in range(32_000)},
+        "seen": [True] * 100_000,
+    }
+    torch.save(content, path)
+    assert list(open_checkpoint(path).tensors) == ["conv.weight"]
+
+
+def test_many_tensors_with_optimizer_state_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    names = [f"layers.{index}.weight" for index in range(8_000)]
+    state = {
+        index: {"step": torch.zeros(()), "exp_avg": torch.zeros(1, 1), "exp_avg_sq": torch.zeros(1, 1)}
+        for index in range(8_000)
+    }
+    optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": list(range(8_000))}]}
+    model = {name: torch.zeros(1, 1) for name in names}
+    for old in (False, True):
+        path = tmp_path / f"many {old}.pt"
+        torch.save({"model": model, "optimizer": optimizer}, path, _use_new_zipfile_serialization=not old)
+        assert len(open_checkpoint(path).tensors) == 8_000
 
 
 @pytest.mark.parametrize("name", sorted(NOT_CHECKPOINTS))

@@ -198,6 +198,21 @@ def test_dynamically_quantized(folder: Path, below: str) -> None:
     assert layer.bias.shape == (4,)
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_dynamically_quantized_whole_module(folder: Path, old: bool) -> None:
+    """Weight and bias lie in an object of PyTorch's C++, whose state the pickle holds."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Conv1d(4, 2, 1))
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
+    path = folder / "quantized.pt"
+    torch.save(quantized, path, _use_new_zipfile_serialization=not old)
+    layer, conv = find_layers(open_checkpoint(path))
+    assert (layer.name, layer.kind, layer.evidence) == ("0", "Linear (quantized)", "module")
+    assert (layer.in_width, layer.out_width, layer.weight.shape) == (6, 4, (4, 6))
+    assert layer.bias is not None
+    assert layer.bias.shape == (4,)
+    assert (conv.kind, conv.pointwise) == ("Conv1d", True)
+
+
 def test_integers_that_are_no_matrix_are_not_quantized(folder: Path) -> None:
     layer = layers_in(folder, {"loss.weight": torch.arange(4)})["loss"]
     assert (layer.kind, layer.tags) == ("Parameter", ())

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from saving import layers_in, opened, zeros
 from torch import nn
 from torch.nn.utils import weight_norm
+from torch.nn.utils.prune import l1_unstructured
 
-from convinspect.checkpoint import Checkpoint
+from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.folding import fold, unfolded
-from convinspect.layers import find_layers
+from convinspect.layers import find_layers, select
 from convinspect.view.emit import emit
 from convinspect.view.format import Format
-from convinspect.view.listing import layer_payload, listing_payload, listing_table
+from convinspect.view.listing import layer_payload, listing_payload, listing_table, totals
 from convinspect.view.table import Table, plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -165,7 +166,8 @@ def test_rows_and_their_machine_values(folder: Path) -> None:
         assert (row["kind"], row["dtype"]) == (layer.kind, layer.weight.dtype)
         assert row["weight_shape"] == "×".join(map(str, layer.weight.shape))
         assert row["bias"] == str(layer.bias is not None).lower()
-        assert (int(row["numel"]), int(row["nbytes"])) == (layer.numel, layer.nbytes)
+        counted = sum(t.numel for leaf, t in layer.tensors.items() if not leaf.startswith(("running_", "num_batches")))
+        assert (int(row["parameters"]), int(row["nbytes"])) == (counted, layer.nbytes)
     assert rows[0] == {
         "name": "conv",
         "kind": "Conv1d",
@@ -174,9 +176,11 @@ def test_rows_and_their_machine_values(folder: Path) -> None:
         "kernel_size": "1",
         "bias": "true",
         "dtype": "float32",
-        "numel": "16",
+        "parameters": "16",
         "nbytes": "64",
         "notes": "pointwise, groups 2, stride 2",
+        "evidence": "module",
+        "pointwise": "true",
     }
 
 
@@ -275,3 +279,91 @@ def test_machine_formats_obey_no_name(hostile: Checkpoint) -> None:
     rows = list(csv.DictReader(io.StringIO(written(table, Format.csv))))
     assert [row["name"] for row in rows][:3] == [r"\x1b[31mred", r"\x1b]0;title\x07", "[bold red]loud[/bold red]"]
     assert "<script>" not in written(table, Format.md)
+
+
+class _Buffers(nn.Module):
+    """Every kind of buffer that PyTorch keeps beside parameters, and a tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.spectral = torch.nn.utils.parametrizations.spectral_norm(nn.Conv1d(6, 4, 1))
+        self.old_spectral = nn.utils.spectral_norm(nn.Linear(6, 4))
+        self.pruned = l1_unstructured(nn.Linear(6, 4), "weight", 0.5)  # type: ignore[no-untyped-call]
+        self.weight_normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 3))
+        self.table, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+        self.head.weight = self.table.weight
+        self.register_buffer("positions", torch.arange(9))
+
+
+def test_rows_add_up_to_the_total(folder: Path) -> None:
+    """The column counts what the total does: parameters and no buffers; ties once."""
+    model = _Buffers()
+    checkpoint = opened(folder, model.state_dict())
+    table = table_of(checkpoint)
+    layers = find_layers(checkpoint)
+    rows = {str(raw[0]): int(str(raw[7])) for raw in table.raw}
+    tied = sum(rows[layer.name] for layer in layers if layer.name == "head")
+    total = totals(checkpoint, layers)["parameters"]
+    assert sum(rows.values()) - tied == total == sum(p.numel() for p in model.parameters())
+
+
+def test_an_optimizer_has_no_parameters(folder: Path) -> None:
+    model = nn.Conv1d(6, 4, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.zeros(1, 6, 2)).sum().backward()
+    optimizer.step()
+    path = folder / "both.pt"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    state = written(table_of(open_checkpoint(path, "optimizer")), Format.table)
+    assert "parameters" not in state
+    assert "58 numbers of optimizer state" in state
+    assert "other roots" not in written(table_of(open_checkpoint(path, ".")), Format.table)
+    assert "other roots" in written(table_of(open_checkpoint(path)), Format.table)
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_integers_without_a_sign_are_not_called_quantized(folder: Path, kind: str) -> None:
+    shape = (4, 6, 1) if kind == "conv" else (4, 6)
+    layers = {
+        layer.name: layer
+        for layer in find_layers(
+            opened(
+                folder,
+                {
+                    "plain.weight": torch.zeros(shape, dtype=torch.int32),
+                    "mask.weight": torch.zeros(shape, dtype=torch.bool),
+                    "scaled.weight": torch.zeros(shape, dtype=torch.int8),
+                    "scaled.weight_scale": torch.ones(4),
+                },
+            )
+        )
+    }
+    assert "integers" in layers["plain"].tags
+    assert "quantized" not in layers["plain"].kind
+    assert layers["mask"].kind == "Parameter"
+    assert layers["scaled"].kind.endswith("(quantized)")
+
+
+def test_tensors_without_numbers_of_their_own_say_so(folder: Path) -> None:
+    state = {
+        "sparse.weight": torch.eye(4).to_sparse(),
+        "meta.weight": torch.zeros(4, 6, device="meta"),
+        "expanded.weight": torch.zeros(4, 1).expand(4, 6),
+    }
+    tags = {layer.name: layer.tags for layer in find_layers(opened(folder, state))}
+    for tag in ("sparse_coo", "meta", "expanded"):
+        assert tag in tags[tag.partition("_")[0]]
+
+
+def test_the_count_is_that_of_the_rows(folder: Path) -> None:
+    state = {
+        "conv.weight": torch.zeros(4, 6, 1),
+        "attention.in_proj_weight": torch.zeros(18, 6),
+        "half.weight_g": torch.zeros(4, 1),
+        "q.qweight": torch.zeros(4, 6, dtype=torch.int32),
+        "embed.weight": torch.zeros(9, 6),
+    }
+    checkpoint = opened(folder, state)
+    layers = find_layers(checkpoint)
+    assert totals(checkpoint, layers)["layers"] == len(select(layers)) == 4

@@ -242,7 +242,7 @@ def top_of_stack(data: bytes, end: int) -> Any:
 
 def tensors_of(data: bytes) -> list[Tensor]:
     found = walk(reader(data), 0, len(data))
-    roots = find_roots(found.value, lambda key, nbytes: Storage(Path("x"), key, nbytes, nbytes, 0), len(data))
+    roots = find_roots(found, lambda key, nbytes: Storage(Path("x"), key, nbytes, nbytes, 0))
     return [tensor for root in roots for tensor in root.tensors]
 
 

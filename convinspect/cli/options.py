@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from convinspect.errors import BrokenFile, ConvInspectError
+from convinspect.errors import BrokenFile, CannotShow, CannotWrite, ConvInspectError
 from convinspect.view.format import Format
 from convinspect.view.text import safe
 
@@ -60,6 +60,34 @@ def _path_typed() -> str | None:
     return next((word for word in words[2:] if os.path.exists(word)), None)
 
 
+def complete_kinds(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Kinds of layers that the file on the command line has."""
+    opened = _opened(ctx)
+    if opened is not None:
+        from convinspect.layers import find_layers
+
+        kinds = dict.fromkeys(layer.kind for layer in find_layers(opened))
+        yield from (kind for kind in kinds if kind.lower().startswith(incomplete.lower()) and _HARMLESS.fullmatch(kind))
+
+
+def complete_roots(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Roots of the file on the command line, and "." for all."""
+    opened = _opened(ctx)
+    if opened is not None:
+        paths = [root.path or "." for root in opened.roots] + ["."]
+        yield from (one for one in dict.fromkeys(paths) if one.startswith(incomplete) and _HARMLESS.fullmatch(one))
+
+
+def _opened(ctx: typer.Context) -> Checkpoint | None:
+    from convinspect.checkpoint import open_checkpoint
+
+    path = ctx.params.get("path") or _path_typed()
+    try:
+        return open_checkpoint(path) if path else None
+    except (ConvInspectError, OSError):
+        return None
+
+
 PathArgument = Annotated[
     Path,
     typer.Argument(
@@ -68,7 +96,12 @@ PathArgument = Annotated[
 ]
 RootOption = Annotated[
     str | None,
-    typer.Option("--root", metavar="KEY", help="Which dictionary in the file, as in 'ema' or '.' for all."),
+    typer.Option(
+        "--root",
+        metavar="KEY",
+        help="Which dictionary in the file, as in 'ema' or '.' for all.",
+        autocompletion=complete_roots,
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 WidthOption = Annotated[
@@ -96,6 +129,11 @@ class Sink(NamedTuple):
     width: int | None
     output: Path | None
     title: str
+
+    @property
+    def wants_payload(self) -> bool:
+        """Whether JSON is wanted; everything else is drawn from the table."""
+        return self.fmt is Format.json if self.output is None else self.output.suffix.lower() == ".json"
 
     @property
     def for_machines(self) -> bool:
@@ -132,6 +170,24 @@ class Sink(NamedTuple):
         from convinspect.view.picture import save
 
         save(thing, self.output, self.title, self.width, payload=payload)
+
+
+def check_output(output: Path | None, fmt: Format, source: Path) -> None:
+    """Hold a wish for a file against the other wishes, before any work; a table of an earlier call is replaced.
+
+    Raises:
+        CannotShow: The suffix and `--format` ask for different things.
+        CannotWrite: It would replace what was opened, or the index of a checkpoint.
+    """
+    if output is None:
+        return
+    suffix = output.suffix.lower()
+    if fmt is not Format.table and suffix != f".{fmt.value}":
+        raise CannotShow(f"--format {fmt.value} and --output {output.name} disagree", "leave out --format")
+    if output.name.endswith(".index.json"):
+        raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise CannotWrite("it is the file that was opened", "choose another name", output)
 
 
 def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:

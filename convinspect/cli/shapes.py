@@ -13,6 +13,8 @@ from convinspect.cli.options import (
     RootOption,
     Sink,
     WidthOption,
+    check_output,
+    complete_kinds,
     complete_layers,
     end_with_problems,
     naming,
@@ -27,7 +29,10 @@ def shapes(
         typer.Option("--layer", "-l", metavar="GLOB", help="Only these layers.", autocompletion=complete_layers),
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only this kind, as in conv1d or 'conv*'.")
+        list[str] | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="Only this kind, as in conv1d or 'conv*'.", autocompletion=complete_kinds
+        ),
     ] = None,
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Only convolutions of kernel size 1.")] = False,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every tensor's owner, whatever its kind.")] = False,
@@ -39,7 +44,8 @@ def shapes(
 ) -> None:
     """List the convolution and Linear layers of a saved model, with their kernel shapes.
 
-    Nothing in the file is run and only its headers are read.
+    Nothing in the file is run and only its headers are read. Params counts a layer's parameters without its buffers
+    (batch statistics, masks, position ids), as the total does, which counts ties once.
 
     [bold]Examples[/bold]
 
@@ -57,12 +63,15 @@ def shapes(
     from convinspect.layers import find_layers, select
     from convinspect.view.listing import listing_payload, listing_table
 
+    check_output(output, fmt, path)
     checkpoint = open_checkpoint(path, root)
     layers = find_layers(checkpoint)
     with naming(path):
         shown = select(layers, layer or (), kind or (), pointwise, everything)
-    rows = folded(shown) if fold else unfolded(shown)
-    table = listing_table(checkpoint, layers, rows, everything or bool(layer or kind or pointwise))
     sink = Sink(fmt, width, output, f"convinspect shapes {path.name}")
-    sink.show(table, listing_payload(checkpoint, layers, shown))
+    if sink.wants_payload:
+        sink.show(None, listing_payload(checkpoint, layers, shown))
+    else:
+        rows = folded(shown) if fold else unfolded(shown)
+        sink.show(listing_table(checkpoint, layers, rows, everything or bool(layer or kind or pointwise)), None)
     end_with_problems(checkpoint, layers)

@@ -14,12 +14,13 @@ from convinspect.cli.options import (
     RootOption,
     Sink,
     WidthOption,
+    check_output,
     complete_layers,
     end_with_problems,
     naming,
     reading_progress,
 )
-from convinspect.errors import ConvInspectError, NotThere
+from convinspect.errors import CannotShow, ConvInspectError, NotThere
 from convinspect.view.format import Format
 from convinspect.view.text import safe
 
@@ -66,6 +67,8 @@ def weights(
     Only the bytes of the layers shown are read. Weight-normed, spectral-normed and pruned layers show the
     kernel that a forward pass would use. CSV and JSON hold every number in full precision.
 
+    Where no LAYER is named and there are more than four, the statistics are shown, in JSON and CSV too.
+
     [bold]Examples[/bold]
 
       convinspect weights model.pt conv1
@@ -78,13 +81,18 @@ def weights(
     """
     from convinspect.checkpoint import open_checkpoint
 
+    check_output(output, fmt, path)
+    part = {"--kernel": kernel, "--rows": rows, "--cols": columns, "--heatmap": heatmap or None}
+    given = [option for option, value in part.items() if value is not None]
+    if stats and given:
+        raise CannotShow(f"{given[0]} chooses among numbers, of which --stats shows none", "leave one of them out")
     checkpoint = open_checkpoint(path, root)
     named = [*(layers or ()), *(layer or ())]
     sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
     with naming(path):
         chosen = _choose(checkpoint, named)
         # A call that names layers means their numbers; one that names none wants an overview when there are many.
-        if stats or (not named and len(chosen) > _FEW and not (heatmap or kernel is not None)):
+        if stats or (not named and not given and len(chosen) > _FEW):
             hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
             _show_stats(checkpoint, chosen, hint, sink)
         else:
@@ -99,7 +107,8 @@ def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
     every = find_layers(checkpoint)
     if named:
         return select(every, named)
-    chosen = [layer for layer in select(every) if layer.in_width is not None or layer.kernel_size]
+    whole = [layer for layer in select(every) if "quantized" not in layer.tags]
+    chosen = [layer for layer in whole if layer.in_width is not None or layer.kernel_size]
     chosen = [layer for layer in chosen if layer.pointwise] or chosen
     if not chosen:
         raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")

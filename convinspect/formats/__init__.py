@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere
-from convinspect.formats import distributed, exported, sharded, torch_legacy, torch_zip
+from convinspect.formats import distributed, exported, sharded, torch_cut, torch_legacy, torch_zip
 from convinspect.formats.files import File, stranger
 from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
 from convinspect.records import Contents
@@ -57,7 +57,7 @@ def _read_file(path: Path) -> Contents:
 
 def _read_zip(file: File) -> Contents:
     if torch_zip.find_directory(file) is None:
-        raise torch_zip.headless(file)
+        return torch_cut.read_cut_zip(file)
     archive = torch_zip.Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)

@@ -16,7 +16,7 @@ from convinspect.formats.pickle_walk import walk
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.formats.torch_tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch_tree import state_of
-from convinspect.formats.torch_zip import foreign_globals
+from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals
 from convinspect.records import ITEMSIZE, Contents, Root, Tensor
 
 METADATA = ".metadata"
@@ -38,18 +38,20 @@ def read_distributed(path: Path) -> Contents:
     """
     folder = path if path.is_dir() else path.parent
     with File(folder / METADATA) as file:
-        tree = walk(file.read, 0, file.size)
+        # Each rank's pieces of each tensor are listed.
+        pieces = [entry for entry in folder.iterdir() if entry.is_file()]
+        nbytes = sum(entry.stat().st_size for entry in pieces)
+        tree = walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
     state = state_of(tree.value)
     listed = pairs_of(state.get("state_dict_metadata"))
     if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
     tensors = [tensor for key, node in listed if (tensor := _tensor(str(key), node)) is not None]
-    pieces = [entry for entry in folder.iterdir() if entry.is_file()]
     return Contents(
         path,
         "distributed checkpoint",
         tuple(_split(tensors)),
-        sum(entry.stat().st_size for entry in pieces),
+        nbytes,
         (),
         ("shapes only: the numbers of a distributed checkpoint are not read",),
         {},

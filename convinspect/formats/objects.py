@@ -10,10 +10,10 @@ from typing import Any
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
-from convinspect.formats.pickle_walk import Read, reader, walk
+from convinspect.formats.pickle_walk import Read, reader
 from convinspect.formats.torch_legacy import is_legacy, pickles
 from convinspect.formats.torch_tensors import tensor_of
-from convinspect.formats.torch_zip import Archive, is_zip
+from convinspect.formats.torch_zip import Archive, is_zip, walked
 from convinspect.records import Storage
 
 _PIECE = 1 << 20
@@ -42,8 +42,7 @@ def read_objects(path: Path) -> Objects | None:
             archive = Archive(file)
             if "data.pkl" not in archive.records:
                 return None
-            data = archive.read("data.pkl")
-            return Objects(walk(reader(data), 0, len(data)).value, reader(data))
+            return Objects(walked(archive).value, reader(archive.read("data.pkl")))
         return Objects(pickles(file)[1].value, _stream_of(path)) if is_legacy(file) else None
 
 

@@ -1,7 +1,8 @@
-"""What a walked pickle is made of: stand-ins for what the stream would build. Plain data without behaviour."""
+"""What a walked pickle is made of: stand-ins for what the stream would build, and where parts are added to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -109,3 +110,31 @@ class OutOfBand:
     """What lives outside the stream: a protocol 5 buffer, or an extension registry code."""
 
     what: str
+
+
+def paired(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Keys and values, as SETITEMS finds them on the stack; an IndexError when one is alone."""
+    if len(items) % 2:
+        raise IndexError
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def pairs_into(target: Any) -> tuple[list[tuple[Any, Any]], list[Batch]]:
+    """Where SETITEM puts what it sets: a dictionary, or the result of a call; and where the places go."""
+    if not isinstance(target, (Dict, Call)):
+        raise TypeError
+    target.pairs = target.pairs or []
+    target.places = target.places or []
+    return target.pairs, target.places
+
+
+def items_into(target: Any) -> list[Any]:
+    """Where APPEND and ADDITEMS put what they add: a list, a set, or the result of a call."""
+    if isinstance(target, list):
+        return target
+    if isinstance(target, Call):
+        target.items = target.items or []
+        return target.items
+    if isinstance(target, Set):
+        return target.items
+    raise TypeError

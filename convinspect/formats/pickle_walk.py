@@ -8,18 +8,34 @@ their effect on the stack are those of the standard library's `pickletools` docu
 Every tuple remembers the bytes that built it and where each of its items was pushed, because a conversion
 rewrites exactly the size and stride tuples of a tensor and nothing else; every dictionary remembers where its items
 were set, because a renaming rewrites exactly the keys.
+
+The work is bounded: so many instructions, and so many more for each storage that the file holds. Long runs of
+numbers, such as the order of a data set's samples, are decoded at once and count a quarter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pickletools import genops
 from typing import Any, TypeAlias
 
-from convinspect.errors import BrokenFile, CutShort
-from convinspect.formats.pickle_values import Batch, Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
+from convinspect.errors import BrokenFile, CutShort, RefusedFile
+from convinspect.formats.pickle_runs import RUN, values_of
+from convinspect.formats.pickle_values import (
+    Blob,
+    Call,
+    Dict,
+    Global,
+    OutOfBand,
+    Persistent,
+    Set,
+    Tuple,
+    items_into,
+    paired,
+    pairs_into,
+)
 
 Read: TypeAlias = Callable[[int, int], bytes]
 """(offset, size) → the bytes there, fewer where the stream ends."""
@@ -29,6 +45,17 @@ _WINDOW = 1 << 20
 _LARGEST_WINDOW = 1 << 26
 
 # Strings longer than a window stay where they are: a replay buffer pickled beside the weights is not ours to load.
+_MOST_STEPS = 600_000
+"""Instructions that any pickle may have; each leaves at most 250 bytes of ours."""
+_STEPS_PER_STORAGE = 100
+"""More of them for each storage: a parameter with its optimizer state takes 32 a tensor."""
+_STEPS_PER_WINDOW = 4_000
+"""What reading a window counts, since the strings in it stay in memory."""
+_STEPS_PER_RUN = 4
+"""Numbers of a run that count as one instruction."""
+_DEEPEST = 10_000
+"""Marks that may be open at a time; a pickler recurses once for each and gives up at a tenth of that."""
+
 _STRING_LENGTH_BYTES = {b"B": 4, b"X": 4, b"T": 4, b"\x8e": 8, b"\x8d": 8, b"\x96": 8}
 
 
@@ -41,12 +68,14 @@ class Walk:
         end: Offset just behind the pickle's last instruction.
         globals: Qualified names that the stream asks for, each with the offset where it first does.
         persistent: The parts of every persistent id that is a tuple, in order.
+        steps: How much work it was, in instructions.
     """
 
     value: Any
     end: int
     globals: dict[str, int]
     persistent: list[list[Any]]
+    steps: int
 
 
 def reader(data: bytes) -> Read:
@@ -54,7 +83,7 @@ def reader(data: bytes) -> Read:
     return lambda offset, size: data[offset : offset + size]
 
 
-def walk(read: Read, start: int, end: int) -> Walk:
+def walk(read: Read, start: int, end: int, storages: int = 0) -> Walk:
     """Build the tree of the pickle that begins at `start` and stops before `end`.
 
     Memory is bounded by the stream: it is read in windows, and a string longer than a window is left as a `Blob`.
@@ -63,19 +92,24 @@ def walk(read: Read, start: int, end: int) -> Walk:
         read: Gives the stream's bytes.
         start: Offset of the first instruction.
         end: Offset that no instruction may pass.
+        storages: How many storages the file holds beside the pickle, which bounds what it may take to describe them.
 
     Raises:
         CutShort: The stream ends before its last instruction.
         BrokenFile: It is no pickle.
+        RefusedFile: It is out of proportion to the storages.
     """
-    machine = _Machine()
+    most = _MOST_STEPS + _STEPS_PER_STORAGE * storages
+    machine = _Machine(most)
     position, size = start, _WINDOW
     while True:
         window = read(position, min(size, end - position))
         stream = BytesIO(window)
+        machine.left -= _STEPS_PER_WINDOW
         try:
             if machine.run(stream, position):
-                return Walk(machine.stack[-1], position + stream.tell(), machine.globals, machine.persistent)
+                steps = most - machine.left
+                return Walk(machine.stack[-1], position + stream.tell(), machine.globals, machine.persistent, steps)
         except (ValueError, OverflowError, MemoryError) as error:
             problem = str(error)
         except (IndexError, KeyError, TypeError, AttributeError):
@@ -94,6 +128,13 @@ def walk(read: Read, start: int, end: int) -> Walk:
 
 def _broken(position: int, reason: str) -> BrokenFile:
     return BrokenFile(f"its pickle is malformed at byte {position:,}: {reason}", "get the file again, or save it again")
+
+
+def _too_much() -> RefusedFile:
+    return RefusedFile(
+        "its pickle builds far more than its tensors need, which may be meant to exhaust whoever opens it",
+        "where you trust it, load it with torch and save its state_dict by itself",
+    )
 
 
 def _undecodable(position: int, problem: str, code: bytes) -> BrokenFile:
@@ -129,13 +170,17 @@ def _blob_at(read: Read, position: int, end: int) -> Blob | None:
 class _Machine:
     """The pickle machine's state, kept between windows."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        """Instructions that may still follow."""
         self.stack: list[Any] = []
         self.starts: list[int] = []
         self.marks: list[tuple[list[Any], list[int], int]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[str, int] = {}
         self.persistent: list[list[Any]] = []
+        self.nothing: list[Any] = []
+        """The items of every empty tuple."""
         self.position = -1
         """Offset of the last instruction carried out."""
 
@@ -149,10 +194,15 @@ class _Machine:
         One plain loop over locals: this is where the time of a listing goes.
         """
         stack, starts, marks, memo = self.stack, self.starts, self.marks, self.memo
+        window, left, nothing = stream.getvalue(), self.left, self.nothing
+        left -= self._take_run(window, 0, stream, base)
         try:
             for opcode, arg, pos in genops(stream):
                 code = opcode.code
                 at = base + pos  # type: ignore[operator]
+                left -= 1
+                if left < 0:
+                    raise _too_much()
                 if code in _PUT:
                     memo[arg] = stack[-1]  # type: ignore[index]
                 elif code in _GET:
@@ -164,6 +214,12 @@ class _Machine:
                 elif code == "(":
                     marks.append((stack, starts, at))
                     stack, starts = [], []
+                    if len(marks) > _DEEPEST:
+                        raise _too_much()
+                    if RUN.match(window, pos + 1):  # type: ignore[operator]
+                        self.stack, self.starts = stack, starts
+                        left -= self._take_run(window, pos + 1, stream, base)  # type: ignore[operator]
+                        continue
                 elif code == "t":
                     value = Tuple(stack, marks[-1][2], at + 1, starts)
                     stack, starts, first = marks.pop()
@@ -173,12 +229,14 @@ class _Machine:
                     n = _SHORT_TUPLE[code]
                     if len(stack) < n:
                         raise IndexError
-                    first = starts[-n] if n else at
-                    value = Tuple(stack[-n:] if n else [], first, at + 1, starts[-n:] if n else [])
-                    if n:
-                        del stack[-n:], starts[-n:]
+                    first = starts[-n]
+                    value = Tuple(stack[-n:], first, at + 1, starts[-n:])
+                    del stack[-n:], starts[-n:]
                     stack.append(value)
                     starts.append(first)
+                elif code == ")":
+                    stack.append(Tuple(nothing, at, at + 1, nothing))
+                    starts.append(at)
                 elif code == "R":
                     args = stack.pop()
                     starts.pop()
@@ -194,8 +252,8 @@ class _Machine:
                 elif code == "u":
                     items, places = stack, starts
                     stack, starts, first = marks.pop()
-                    pairs, batches = _pairs_of(stack[-1])
-                    pairs.extend(_paired(items))
+                    pairs, batches = pairs_into(stack[-1])
+                    pairs.extend(paired(items))
                     batches.append((first, at + 1, places))
                 elif code == "c":
                     stack.append(self._global(*_two_names(arg), at))
@@ -215,8 +273,21 @@ class _Machine:
                     stack, starts = self.stack, self.starts
                 self.position = at
         finally:
-            self.stack, self.starts = stack, starts
+            self.stack, self.starts, self.left = stack, starts, left
         return False
+
+    def _take_run(self, window: bytes, pos: int, stream: BytesIO, base: int) -> int:
+        """Push the long run of numbers at `pos` of the window, if there is one; how many instructions it counts."""
+        run = RUN.match(window, pos)
+        if run is None:
+            return 0
+        values, width = values_of(run[0])
+        self.stack.extend(values)
+        # More items than a shape has, so nobody asks where each was pushed.
+        self.starts.extend([base + pos] * len(values))
+        self.position = base + run.end() - width
+        stream.seek(run.end())
+        return len(values) // _STEPS_PER_RUN
 
     def _global(self, module: str, name: str, at: int) -> Global:
         value = Global(module, name)
@@ -260,22 +331,22 @@ class _Machine:
         elif code == "s":
             places = self.starts[-2:]
             value, key = self._pop(), self._pop()
-            pairs, batches = _pairs_of(self.stack[-1])
+            pairs, batches = pairs_into(self.stack[-1])
             pairs.append((key, value))
             batches.append((places[0], at + 1, places))
         elif code == "d":
             items, start = self._pop_mark()
-            self.push(Dict(list(_paired(items))), start)
+            self.push(Dict(list(paired(items))), start)
         elif code == "]":
             self.push([], at)
         elif code == "l":
             self.push(*self._pop_mark())
         elif code == "a":
             value = self._pop()
-            _items_of(self.stack[-1]).append(value)
+            items_into(self.stack[-1]).append(value)
         elif code in "e\x90":
             items, _ = self._pop_mark()
-            _items_of(self.stack[-1]).extend(items)
+            items_into(self.stack[-1]).extend(items)
         elif code == "\x8f":
             self.push(Set(), at)
         elif code == "\x91":
@@ -306,7 +377,7 @@ _PUT = frozenset("qrp")
 _GET = frozenset("hjg")
 _LITERAL = frozenset("IJKML\x8a\x8bSTUBC\x8e\x96VX\x8c\x8dFG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
-_SHORT_TUPLE = {")": 0, "\x85": 1, "\x86": 2, "\x87": 3}
+_SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
 
 
@@ -314,30 +385,3 @@ def _two_names(arg: Any) -> tuple[str, str]:
     """GLOBAL's and INST's argument: `genops` joins the two lines by a space."""
     module, _, name = str(arg).partition(" ")
     return module, name
-
-
-def _paired(items: list[Any]) -> Iterator[tuple[Any, Any]]:
-    if len(items) % 2:
-        raise IndexError
-    return zip(items[::2], items[1::2], strict=True)
-
-
-def _pairs_of(target: Any) -> tuple[list[tuple[Any, Any]], list[Batch]]:
-    """Where SETITEM puts what it sets: a dictionary, or the result of a call; and where the places go."""
-    if not isinstance(target, (Dict, Call)):
-        raise TypeError
-    target.pairs = target.pairs or []
-    target.places = target.places or []
-    return target.pairs, target.places
-
-
-def _items_of(target: Any) -> list[Any]:
-    """Where APPEND and ADDITEMS put what they add: a list, a set, or the result of a call."""
-    if isinstance(target, list):
-        return target
-    if isinstance(target, Call):
-        target.items = target.items or []
-        return target.items
-    if isinstance(target, Set):
-        return target.items
-    raise TypeError

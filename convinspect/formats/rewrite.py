@@ -99,11 +99,12 @@ def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[byte
             names[at, edit.tensor.key] = edit.key
     if not names and not drop:
         return pickle_edit.edited(data, tuples), set()
-    tree = walk(reader(data), 0, len(data))
+    # The file was listed already, so its pickle is in proportion.
+    tree = walk(reader(data), 0, len(data), len(data))
     keys = pickle_places.places_of_keys(tree.value, names)
     cuts = pickle_places.optimizer_items(tree.value) if drop else []
     new = pickle_edit.edited(data, tuples, keys, cuts)
-    return new, _storages(tree) - _storages(walk(reader(new), 0, len(new))) if cuts else set()
+    return new, _storages(tree) - _storages(walk(reader(new), 0, len(new), len(data))) if cuts else set()
 
 
 def _storages(tree: Walk) -> set[str]:

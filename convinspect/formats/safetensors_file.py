@@ -7,13 +7,13 @@ no overlaps and no gaps, at most 100 MB of header.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import replace
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.records import Contents, Root, Storage, Tensor
+from convinspect.records import Contents, Root, Storage, Tensor, nbytes_of
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -23,6 +23,8 @@ _DTYPES = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 _LONGEST_HEADER = 100_000_000
+_LARGE_HEADER = 8_000_000
+"""Bytes of header, some 70,000 tensors, from which on the tensors must be larger than what describes them."""
 _AGAIN = "download or copy it again"
 
 
@@ -43,6 +45,12 @@ def read_safetensors(file: File) -> Contents:
         raise BrokenFile(f"its header claims to be {length:,} bytes long; the format allows 100,000,000", _AGAIN)
     if 8 + length > file.size:
         raise cut_short(file.size, None, f", in the middle of a header of {length:,} bytes")
+    if length > max(_LARGE_HEADER, file.size - 8 - length):
+        raise RefusedFile(
+            f"its header of {length:,} bytes describes {file.size - 8 - length:,} bytes of tensors,"
+            " which may be meant to exhaust whoever opens it",
+            "do not load it elsewhere either",
+        )
     header = _parse(file.read(8, length))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -57,7 +65,7 @@ def read_safetensors(file: File) -> Contents:
         (Root("", "model", tuple(tensors)),),
         file.size,
         _problems(file, tensors, end),
-        _notes(file, end),
+        _notes(file, tensors, file.start + 8 + length, end),
         {str(key): str(value) for key, value in metadata.items()},
     )
 
@@ -76,8 +84,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dictionary of the pairs; a repeated key means that two readers may see different tensors."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise RefusedFile(f"its header names {twice!r} twice, so what it says depends on who reads it", "save it again")
     return values
 
@@ -92,13 +100,12 @@ def _tensor(file: File, key: str, entry: Any, base: int) -> Tensor:
     if dtype is None:
         raise BrokenFile(f"tensor {key!r}: dtype {code!r} is not one of the format's", "update convinspect")
     begin, end = offsets
-    tensor = Tensor(key, dtype, shape, contiguous(shape))
-    nbytes = tensor.nbytes
+    nbytes = nbytes_of(dtype, math.prod(shape))
     if end - begin != nbytes:
         raise BrokenFile(f"tensor {key!r}: {end - begin:,} bytes are no {code} of shape {shape}", _AGAIN)
     start = base + begin
     storage = Storage(file.path, key, nbytes, max(0, min(nbytes, file.size - start)), file.start + start)
-    return replace(tensor, storage=storage)
+    return Tensor(key, dtype, shape, contiguous(shape), 0, storage)
 
 
 def _sizes(values: Any) -> tuple[int, ...] | None:
@@ -108,14 +115,14 @@ def _sizes(values: Any) -> tuple[int, ...] | None:
     return None
 
 
-def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     """Row-major strides of a shape, in elements, as PyTorch gives them."""
     strides: list[int] = []
     step = 1
-    for size in reversed(tuple(shape)):
+    for size in reversed(shape):
         strides.append(step)
         step *= max(size, 1)
-    return tuple(reversed(strides))
+    return tuple(strides[::-1])
 
 
 def _check_layout(tensors: list[Tensor], begin: int) -> int:
@@ -137,10 +144,15 @@ def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[str, ...]:
     gone = [tensor.key for tensor in tensors if not tensor.whole]
     if not gone:
         return ()
-    more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+    more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
     return (str(cut_short(file.size, end - file.start, f", in the bytes of {gone[0]!r}{more}")),)
 
 
-def _notes(file: File, end: int) -> tuple[str, ...]:
+def _notes(file: File, tensors: list[Tensor], begin: int, end: int) -> tuple[str, ...]:
     extra = file.start + file.size - end
-    return (f"{extra:,} bytes follow the last tensor; the format allows none",) if extra > 0 else ()
+    notes = [f"{extra:,} bytes follow the last tensor; the format allows none"] if extra > 0 else []
+    # No two overlap, so what the tensors leave over are gaps.
+    gaps = end - begin - sum(tensor.storage.nbytes for tensor in tensors if tensor.storage)
+    if gaps > 0:
+        notes.append(f"{gaps:,} bytes between the tensors belong to none; the format allows no gaps")
+    return tuple(notes)

@@ -14,7 +14,7 @@ from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle_walk import Walk, walk
 from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.torch_tree import find_roots
-from convinspect.formats.torch_zip import foreign_globals, module_notes
+from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.records import ITEMSIZE, Contents, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -42,7 +42,7 @@ def read_torch_legacy(file: File) -> Contents:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
     try:
-        start, tree, keys = pickles(file)
+        _, tree, keys = pickles(file)
     except CutShort:
         raise cut_short(file.size, None, ", which end before all tensors are described") from None
     storages, end = place_storages(file, tree, keys)
@@ -51,12 +51,12 @@ def read_torch_legacy(file: File) -> Contents:
         found = storages.get(key)
         return found if found is not None else Storage(file.path, key, nbytes, 0, None)
 
-    roots = find_roots(tree.value, storage_of, tree.end - start)
+    roots = find_roots(tree, storage_of)
     problems = []
     if end > file.size:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
         where = f", in the bytes of {gone[0]!r}" if gone else ""
-        more = f" and {len(gone) - 1:,} more tensors" if len(gone) > 1 else ""
+        more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
         problems.append(str(cut_short(file.size, end, where + more)))
     return Contents(
         file.path,
@@ -78,8 +78,8 @@ def pickles(file: File) -> tuple[int, Walk, Walk]:
     start = 0
     for _ in range(3):
         start = walk(file.read, start, file.size).end
-    tree = walk(file.read, start, file.size)
-    return start, tree, walk(file.read, tree.end, file.size)
+    tree = walk(file.read, start, file.size, file.size // SMALL_STORAGE)
+    return start, tree, walk(file.read, tree.end, file.size, file.size // SMALL_STORAGE)
 
 
 def place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storage], int]:
@@ -129,8 +129,14 @@ def other_pickle(file: File) -> ConvInspectError:
         return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
     except BrokenFile as error:
         return error.at(file.path)
+    except RefusedFile:
+        return _plain_pickle(file, "")
     names: Any = [name for name in tree.globals if not name.startswith("builtins.")]
     asked = f" (it asks for {names[0]!r}{' and others' if len(names) > 1 else ''})" if names else ""
+    return _plain_pickle(file, asked)
+
+
+def _plain_pickle(file: File, asked: str) -> ConvInspectError:
     return NotACheckpoint(
         f"it is a plain pickle{asked}, not written by torch.save",
         "where you trust it, load it and torch.save its state_dict",

@@ -12,6 +12,7 @@ from typing import Any
 
 from convinspect.errors import RefusedFile
 from convinspect.formats.pickle_values import Call, Dict, Set, Tuple
+from convinspect.formats.pickle_walk import Walk
 from convinspect.formats.torch_tensors import (
     StorageOf,
     arguments,
@@ -39,60 +40,80 @@ class _Found:
     optimizers: dict[Path, tuple[tuple[int, ...], ...] | None] = field(default_factory=dict)
 
 
-def find_roots(tree: Any, storage_of: StorageOf, size: int) -> tuple[Root, ...]:
+def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
     """All roots of the tree, in stored order.
 
     Args:
-        tree: What `pickle_walk.walk` built.
+        walked: The pickle.
         storage_of: Gives the storage of a key.
-        size: Length of the pickle in bytes; it bounds the work, since a tree may refer to the same
-            container over and over.
 
     Raises:
         RefusedFile: The containers refer to each other so often that following them would not end.
         BrokenFile: A tensor cannot be understood.
     """
     found = _Found()
-    _scan(tree, storage_of, 10_000 + 4 * size, found)
+    # A tree may refer to the same container over and over: as a tie of two models does, not a thousand times.
+    _scan(walked.value, storage_of, 10_000 + 4 * walked.steps, 20_000 + 4 * len(walked.persistent), found)
     return tuple(_roots(found))
 
 
-def _scan(tree: Any, storage_of: StorageOf, budget: int, found: _Found) -> None:
-    """Depth first, in stored order, without recursion; a container inside itself is passed over."""
+def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, found: _Found) -> None:
+    """Depth first, in stored order, without recursion; a container inside itself is passed over.
+
+    What was looked through without finding a tensor is not looked through again.
+    """
     above: set[int] = set()
-    todo: list[tuple[Path, Any]] = [((), tree)]
-    while todo:
-        path, node = todo.pop()
-        if node is _LEAVE:
-            above.discard(int(path[0]))
+    barren: set[int] = set()
+    tensors = 0
+    levels: list[tuple[Path, Any, Iterator[tuple[str, Any]], int]] = [((), None, iter([("", tree)]), 0)]
+    while levels:
+        above_path, holder, children, before = levels[-1]
+        item = next(children, None)
+        if item is None:
+            levels.pop()
+            above.discard(id(holder))
+            if tensors == before and len(levels) < _DEEPEST:
+                barren.add(id(holder))
             continue
         budget -= 1
-        if budget < 0:
+        node = item[1]
+        if budget < 0 or tensors > most_tensors:
             raise RefusedFile(
-                "its pickle nests the same containers inside each other without end",
-                "no honest checkpoint does that; do not load it elsewhere either",
+                "its pickle refers to the same parts over and over, more often than any checkpoint does",
+                "do not load it elsewhere either",
             )
-        if not isinstance(node, _CONTAINERS) or id(node) in above or len(path) > _DEEPEST:
+        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST:
             continue
+        path = _below_path(above_path, item[0], holder) if len(levels) > 1 else ()
         tensor = tensor_of(node, path[-1] if path else "", storage_of)
         if tensor is not None:
             found.tensors.setdefault(path[:-1], []).append(tensor)
+            tensors += 1
             continue
         parts = module_parts(node)
         if parts is not None:
-            _add_module(path, parts, storage_of, found)
+            tensors += _add_module(path, parts, storage_of, found)
             continue
+        groups = _param_groups(node)
+        if groups is not None:
+            found.optimizers[path] = _parameter_ids(groups)
         above.add(id(node))
-        todo.append(((str(id(node)),), _LEAVE))
-        children = list(_children(node))
-        names = {key for key, _ in children}
-        if "state" in names and "param_groups" in names:
-            found.optimizers[path] = _parameter_ids(dict(children)["param_groups"])
-        # A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own.
-        joined = isinstance(node, Tuple) and path
-        todo.extend(
-            ((*path[:-1], f"{path[-1]}.{key}") if joined else (*path, key), child) for key, child in reversed(children)
-        )
+        levels.append((path, node, _children(node), tensors))
+
+
+def _below_path(path: Path, key: str, holder: Any) -> Path:
+    """A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own."""
+    return (*path[:-1], f"{path[-1]}.{key}") if isinstance(holder, Tuple) and path else (*path, key)
+
+
+def _param_groups(node: Any) -> Any:
+    """The `param_groups` of an optimizer's state_dict, or of an optimizer pickled whole; None for anything else."""
+    mappings = [pairs_of(node) or [], *_state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
+    for pairs in mappings:
+        named = dict(pair for pair in pairs if pair[0] in ("state", "param_groups")) if len(pairs) < 100 else {}
+        if len(named) == 2:
+            return named["param_groups"]
+    return None
 
 
 def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
@@ -108,15 +129,14 @@ def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
     return tuple(ids)
 
 
-_LEAVE = object()
-_CONTAINERS = (Dict, Call, Tuple, Set, list)
+_CONTAINERS = {Dict, Call, Tuple, Set, list}
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """What a container holds, each by the name that a path shows."""
+    """The containers that a container holds, each by the name that a path shows."""
     pairs = pairs_of(node)
-    if pairs is not None:
-        for index, (key, value) in enumerate(pairs):
+    for index, (key, value) in enumerate(pairs or ()):
+        if _may_hold(value):
             yield (str(key) if isinstance(key, (str, int)) else str(index)), value
     if isinstance(node, (list, Tuple, Set)):
         yield from _numbered(node if isinstance(node, list) else node.items)
@@ -125,11 +145,21 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
             yield from _numbered(arguments(node))
         yield from _numbered(node.items)
         for state in _state_dicts(node):
-            yield from ((str(key), value) for key, value in state if key != "_metadata")
+            yield from ((str(key), value) for key, value in state if key != "_metadata" and _may_hold(value))
 
 
 def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    return ((str(index), item) for index, item in enumerate(items))
+    return ((str(index), item) for index, item in enumerate(items) if _may_hold(item))
+
+
+def _may_hold(node: Any) -> bool:
+    """Whether a tensor may lie in it: a call, or a container that is not empty."""
+    kind = type(node)
+    if kind is Call:
+        return True
+    if kind is Dict:
+        return bool(node.pairs)
+    return bool(node if kind is list else node.items) if kind in _CONTAINERS else False
 
 
 def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
@@ -174,12 +204,28 @@ def module_parts(node: Any) -> Parts | None:
         name = (class_name(first[0]) if first else None) or name
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
+    for key, value in state.items():
+        if function_name(value) == "torch.ScriptObject":
+            tensors += _packed(key, value)
     return Parts(
         name,
         tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
         tuple((key, value) for key, value in _named(state.get("_modules")) if value is not None),
         _attributes(state),
     )
+
+
+def _packed(key: str, node: Call) -> list[tuple[str, Any]]:
+    """Calls in the state of an object of PyTorch's C++, as quantized layers keep weight and bias: `((w, b), class)`."""
+    found: list[tuple[str, Any]] = []
+    todo: list[tuple[Any, int]] = [(state, 0) for state in reversed(node.states)]
+    while todo:
+        part, depth = todo.pop()
+        if isinstance(part, Tuple) and depth < 4 and len(part.items) < 16:
+            todo += [(item, depth + 1) for item in reversed(part.items)]
+        elif isinstance(part, Call):
+            found.append((f"{key}.{len(found)}", part))
+    return found
 
 
 def _script_parts(name: str, state: dict[str, Any]) -> Parts:
@@ -220,8 +266,8 @@ def _attributes(state: dict[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) -> None:
-    """A module tree becomes one container: its tensors under dotted keys, its modules by name."""
+def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) -> int:
+    """A module tree becomes one container: its tensors under dotted keys, its modules by name. How many it has."""
     tensors = found.tensors.setdefault(path, [])
     modules = found.modules.setdefault(path, {})
     todo: list[tuple[str, Parts, int]] = [("", parts, 0)]
@@ -240,6 +286,7 @@ def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) 
             if child is not None and depth < _DEEPEST and len(modules) < 100_000:
                 children.append((prefix + key, child, depth + 1))
         todo.extend(reversed(children))
+    return len(tensors)
 
 
 def _roots(found: _Found) -> Iterator[Root]:

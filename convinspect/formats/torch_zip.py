@@ -22,12 +22,17 @@ from convinspect.formats.torch_tree import find_roots
 from convinspect.records import Contents, Root, Storage
 
 _ALIGNMENT = 64
+_PAYLOAD_PER_STORAGE = 6_400
+"""Bytes beside the pickle that allow it as many instructions as a storage does."""
 _LOCAL, _END, _END64, _LOCATOR64 = 30, 22, 56, 20
 """Bytes of a local header, of the end record, of its zip64 form, and of that form's locator."""
+SMALL_STORAGE = 512
+"""Bytes of the storages of a checkpoint on average at least, where they cannot be counted beforehand."""
 
 # A deflated record may not unpack to more than this many times its size: text and pickles pack 5 to 20 times.
 _LARGEST_RATIO = 100
-_LARGEST_RECORD = 1 << 30
+_LARGEST_RECORD = 1 << 26
+_LARGE_PICKLE = 1 << 24
 
 PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
 
@@ -214,11 +219,10 @@ def read_archive(file: File, archive: Archive) -> Contents:
     """`read_torch_zip` of an archive that is open already."""
     if "data.pkl" not in archive.records:
         raise _other_zip(archive)
-    data = archive.read("data.pkl")
-    tree = walk(reader(data), 0, len(data))
+    tree = walked(archive)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
-    roots = find_roots(tree.value, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder), len(data))
+    roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder))
     if script:
         roots = tuple(_with_script_constants(root, archive) for root in roots)
     if script and not any(root.tensors for root in roots):
@@ -236,6 +240,20 @@ def read_archive(file: File, archive: Archive) -> Contents:
         module_notes(roots),
         foreign=foreign_globals(tree),
     )
+
+
+def walked(archive: Archive) -> Walk:
+    """The archive's pickle; a large one is read in pieces, so that what else lies in it need not fit into memory."""
+    info = archive.records["data.pkl"]
+    # A vocabulary of hundreds of thousands of words is pickled beside the embedding that it names: the larger the
+    # payload, the more may be said of it.
+    storages = len(archive.records) + max(0, archive.file.size - info.file_size) // _PAYLOAD_PER_STORAGE
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size > _LARGE_PICKLE:
+        start = archive.payload("data.pkl")
+        end = min(info.file_size, archive.file.size - start)
+        return walk(archive.file.part(start), 0, end, storages)
+    data = archive.read("data.pkl")
+    return walk(reader(data), 0, len(data), storages)
 
 
 def _with_script_constants(root: Root, archive: Archive) -> Root:
@@ -313,14 +331,14 @@ def _expected_size(file: File) -> int | None:
     name = file.read(_LOCAL, int.from_bytes(head[26:28], "little"))
     if start is None or not name.endswith(b"/data.pkl"):
         return None
-    tree = walk(file.part(start), 0, file.size - start)
+    tree = walk(file.part(start), 0, file.size - start, file.size // SMALL_STORAGE)
     sizes: dict[str, int] = {}
 
     def storage_of(key: str, nbytes: int) -> Storage:
         sizes[key] = nbytes
         return Storage(file.path, key, nbytes, 0, None)
 
-    find_roots(tree.value, storage_of, tree.end)
+    find_roots(tree, storage_of)
     directory = 100
     return start + tree.end + sum(size + _ALIGNMENT + len(name) + directory for size in sizes.values())
 

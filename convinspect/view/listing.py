@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.folding import Fold
+from convinspect.layers import LISTED
 from convinspect.records import Layer
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
@@ -20,7 +22,7 @@ _COLUMNS = (
     Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
     Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
     Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
-    Column("params", justify="right", priority=55, key="numel"),
+    Column("params", justify="right", priority=55, key="parameters"),
     Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
     Column("notes", priority=80, wrap=True, key="notes", min_width=10),
 )
@@ -55,30 +57,50 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         everything: Whether all kinds were asked for, so that nothing need be said of those left out.
     """
     shown = [layer for fold in folds for layer in fold.layers]
+    counted = _counted(checkpoint)
     return Table(
-        _COLUMNS,
-        _rows(folds),
+        _columns(checkpoint),
+        _rows(folds, counted),
         title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
         notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
-        raw=[_raw(layer, len(fold.layers), fold.name) for fold in folds for layer in fold.layers[:1]],
+        raw=[_raw(fold, counted) for fold in folds],
+        more=("evidence", "pointwise"),
     )
+
+
+def _columns(checkpoint: Checkpoint) -> tuple[Column, ...]:
+    """An optimizer's state holds numbers, and no parameters."""
+    if checkpoint.root.role != "optimizer":
+        return _COLUMNS
+    return tuple(replace(one, title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
+
+
+def _counted(checkpoint: Checkpoint) -> set[int]:
+    """Identities of the tensors that the column counts, those that are the total's parameters."""
+    optimizer = checkpoint.root.role == "optimizer"
+    return {id(tensor) for name, tensor in checkpoint.tensors.items() if optimizer or checkpoint.is_parameter(name)}
+
+
+def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
+    """Elements of the layers' parameters; buffers such as batch statistics and masks are none."""
+    return sum(tensor.numel for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted)
 
 
 def _root_of(checkpoint: Checkpoint) -> str:
     return f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
 
 
-def _rows(folds: Sequence[Fold]) -> list[tuple[Cell, ...]]:
+def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:
     """All rows, the arrows under each other."""
     pairs = [_widths(fold.layers[0]) for fold in folds]
     left = max((len(wide_in) for wide_in, _ in pairs), default=0)
     right = max((len(wide_out) for _, wide_out in pairs), default=0)
     arrows = [f"{a:>{left}} → {b:<{right}}" if a or b else "" for a, b in pairs]
-    return [_row(fold, arrow) for fold, arrow in zip(folds, arrows, strict=True)]
+    return [_row(fold, arrow, counted) for fold, arrow in zip(folds, arrows, strict=True)]
 
 
-def _row(fold: Fold, arrow: str) -> tuple[Cell, ...]:
+def _row(fold: Fold, arrow: str, counted: set[int]) -> tuple[Cell, ...]:
     layer = fold.layers[0]
     return (
         fold.name or "(root)",
@@ -88,7 +110,7 @@ def _row(fold: Fold, arrow: str) -> tuple[Cell, ...]:
         "×".join(map(str, layer.kernel_size)),
         "yes" if layer.bias is not None else "–",
         layer.weight.dtype,
-        count(sum(each.numel for each in fold.layers)),
+        count(parameters_of(fold.layers, counted)),
         size(sum(each.nbytes for each in fold.layers)),
         _tag_cell(layer, len(fold.layers)),
     )
@@ -124,19 +146,22 @@ def _tag_style(word: str) -> str:
     return WARN if word in _WARNING_TAGS or word.startswith(("groups", "stride", "padding", "depthwise")) else ""
 
 
-def _raw(layer: Layer, repeats: int, name: str) -> tuple[object, ...]:
+def _raw(fold: Fold, counted: set[int]) -> tuple[object, ...]:
     """Machine values of a row, for CSV and Markdown."""
+    layer, repeats = fold.layers[0], len(fold.layers)
     return (
-        name or "(root)",
+        fold.name or "(root)",
         layer.kind,
         "×".join(map(str, layer.weight.shape)),
         " → ".join(filter(None, _widths(layer))),
         "×".join(map(str, layer.kernel_size)),
         layer.bias is not None,
         layer.weight.dtype,
-        layer.numel * repeats,
-        layer.nbytes * repeats,
+        parameters_of(fold.layers, counted),
+        sum(each.nbytes for each in fold.layers),
         ", ".join(([f"×{repeats}"] if repeats > 1 else []) + list(tags_of(layer))),
+        layer.evidence,
+        layer.pointwise,
     )
 
 
@@ -145,7 +170,7 @@ def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     every = checkpoint.totals()
     parameters = checkpoint.totals(checkpoint.parameters())
     return {
-        "layers": sum(layer.weight is not None and bool(layer.kernel_size or layer.in_width) for layer in layers),
+        "layers": sum(layer.kind in LISTED for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
         "tensors": len(checkpoint.tensors),
         "parameters": parameters.numel,
@@ -162,13 +187,15 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
         f", in storages of {size(sums['storage_nbytes'])}" if sums["storage_nbytes"] > sums["tensor_nbytes"] else ""
     )
     words = "layer" if sums["layers"] == 1 else "layers"
+    numbers = f"{count(sums['parameters'])} parameters"
+    if checkpoint.root.role == "optimizer":
+        numbers = f"{count(checkpoint.totals().numel)} numbers of optimizer state"
     return (
         (
             Styled(f"{count(sums['layers'])} conv and linear {words}, ", "bold"),
             pointwise,
             Styled(
-                f" · {count(sums['parameters'])} parameters"
-                f" · {size(sums['tensor_nbytes'])} in tensors{stored}, {size(sums['disk_nbytes'])} on disk"
+                f" · {numbers} · {size(sums['tensor_nbytes'])} in tensors{stored}, {size(sums['disk_nbytes'])} on disk"
             ),
         ),
     )
@@ -201,7 +228,12 @@ def _tensors(number: int) -> str:
 
 
 def _others(checkpoint: Checkpoint) -> list[Any]:
-    return [root for root in checkpoint.roots if root.path != checkpoint.root.path and root.role != "other"]
+    chosen = checkpoint.root
+    others = [root for root in checkpoint.roots if root.path != chosen.path and root.role != "other"]
+    if not any(root is chosen for root in checkpoint.roots):
+        # All roots below a path were taken as one.
+        others = [root for root in others if chosen.path and not root.path.startswith(f"{chosen.path}.")]
+    return others
 
 
 def _kinds(layers: Sequence[Layer]) -> str:

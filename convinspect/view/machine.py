@@ -25,7 +25,7 @@ def raw_rows(table: Table) -> Iterable[Sequence[object]]:
 
 
 def _names(table: Table) -> list[str]:
-    return [column.machine_name for column in table.columns]
+    return [*(column.machine_name for column in table.columns), *table.more]
 
 
 def scalar(value: object) -> str:
@@ -89,7 +89,7 @@ def markdown_text(tables: Iterable[Table]) -> Iterator[str]:
 def _pipe_table(table: Table) -> Iterator[str]:
     if not table.columns:
         return
-    right = [column.justify == "right" for column in table.columns]
+    right = [column.justify == "right" for column in table.columns] + [False] * len(table.more)
     rows = [list(map(markdown, _names(table)))]
     rows += [[markdown(scalar(value)) for value in row] for row in raw_rows(table)]
     widths = [max(3, *map(cell_width, cells)) for cells in zip(*rows, strict=True)]

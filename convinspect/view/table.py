@@ -71,6 +71,7 @@ class Table:
         summary: Lines under the table: totals.
         notes: Quiet lines under those.
         raw: The rows' machine values for CSV, Markdown and JSON, or () where the cells' text will do.
+        more: Machine names of the values that `raw` has beyond the columns.
         fitted: Made by `fit`: all text is safe, and a line end in a cell is a line end.
     """
 
@@ -80,6 +81,7 @@ class Table:
     summary: tuple[Cell, ...] = ()
     notes: tuple[Cell, ...] = ()
     raw: Sequence[Sequence[object]] = ()
+    more: tuple[str, ...] = ()
     fitted: bool = False
 
 
