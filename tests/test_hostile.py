@@ -20,6 +20,7 @@ import torch
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli import main
 from convinspect.errors import NotACheckpoint, RefusedFile
+from convinspect.formats import read_contents
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import BOMBS, HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
@@ -195,3 +196,11 @@ def _quietly(path: Path) -> None:
         open_checkpoint(path)
     except ConvInspectError:
         return
+
+
+def test_a_vocabulary_beside_its_embedding_is_no_attack(tmp_path: Path) -> None:
+    """Honest pickles are large where the payload is: 250,000 words are three instructions each."""
+    words = {f"w{n}": n for n in range(250_000)}
+    torch.save({"vocab": words, "embedding.weight": torch.zeros(250_000, 32)}, tmp_path / "x.pt")
+    (root,) = read_contents(tmp_path / "x.pt").roots
+    assert [tensor.shape for tensor in root.tensors] == [(250_000, 32)]

@@ -552,8 +552,12 @@ def test_wrong_wishes_get_one_line(models: Path, words: list[str], line: str) ->
 def test_one_file_is_converted_in_memory(tmp_path: Path) -> None:
     code, found = command(FIXTURES, "grouped_module.pt")
     assert code == 0
-    assert [one["name"] for one in found["layers"]] == ["plain", "padding_same", "dilation"]
+    assert [one["name"] for one in found["layers"]] == ["plain", "padding_same", "dilation", "circular"]
     assert any("stride=2" in note for note in found["notes"])
+    code, found = command(FIXTURES, "vae_attention.safetensors")
+    assert code == 0
+    assert {one["before"] for one in found["layers"]} == {"Conv2d"}
+    assert not any("kernel size" in note for note in found["notes"])
     code, text = command(FIXTURES, "embeddings.pt")
     assert code == 2
     assert "no layer can be converted" in text

@@ -140,17 +140,21 @@ def _whole(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The checkpoint as `convert --to linear` would write it, and what that would leave.
+    """The checkpoint as `convert --to linear --from any` would write it, and what that would leave.
 
     Raises:
         CannotConvert: There is nothing to convert.
     """
     from convinspect.convert import Request, plan
-    from convinspect.layers import find_layers
+    from convinspect.layers import CONVOLUTIONS, find_layers
+    from convinspect.readings import TRANSFORMERS_CONV1D
     from convinspect.verify import converted_in_memory
 
-    planned = plan(find_layers(before), Request("Linear", names=names))
-    left = [one for one in planned.refusals if not one.done]
+    layers = find_layers(before)
+    planned = plan(layers, Request("Linear", kinds=(*CONVOLUTIONS, TRANSFORMERS_CONV1D), names=names))
+    # Convolutions of larger kernels are not news; what looks convertible and is not, is.
+    larger = {layer.name for layer in layers if layer.kernel_size and not layer.pointwise and not names}
+    left = [one for one in planned.refusals if not one.done and one.name not in larger]
     if not planned.conversions:
         why = f" ({left[0].name}: {left[0].reason})" if left else ""
         raise CannotConvert(f"no layer can be converted to Linear{why}", "give the checkpoint to compare with")
