@@ -97,6 +97,12 @@ def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
         assert kept.read_text(encoding="utf-8") == picture.read_text(encoding="utf-8"), picture.name
 
 
+def test_the_reference_is_what_the_commands_say(tmp_path: Path) -> None:
+    page = tmp_path / "cli.md"
+    subprocess.run([sys.executable, ROOT / "docs" / "reference.py", page], check=True, capture_output=True, timeout=120)
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
 def test_pages_name_only_files_that_exist() -> None:
     for page in PAGES:
         for target in re.findall(
