@@ -372,3 +372,9 @@ def test_a_bias_that_is_computed_is_a_bias(folder: Path) -> None:
     layer = layer_of(folder, linear)
     assert (layer.kind, layer.evidence) == ("Linear", "shape")
     assert layer.bias is layer.tensors["parametrizations.bias.original"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_no_floating_dtype_of_one_number_an_element_is_quantized(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {"conv.weight": torch.zeros(4, 6, 1, dtype=dtype), "conv.bias": torch.zeros(4, dtype=dtype)}
+    assert layers_in(tmp_path, state)["conv"].kind == "Conv1d"
