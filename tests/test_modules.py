@@ -21,6 +21,7 @@ from convinspect.modules import (
     DynamicPointwiseLinear,
     PointwiseConv1d,
     PointwiseConv2d,
+    PointwiseConv3d,
     PointwiseLinear,
     swap_pointwise,
 )
@@ -310,11 +311,20 @@ def test_a_swapped_linear_computes_the_same(to: Any, shape: tuple[int, ...]) -> 
     assert type(swap_pointwise(nn.Sequential(conv)).model[0]) is nn.Linear  # type: ignore[index]
 
 
-@pytest.mark.parametrize("module", [PointwiseLinear(3, 2, dtype=torch.float64, stride=2, padding=1),
-                                    PointwiseConv1d(3, 2, 1, dtype=torch.float64),
-                                    PointwiseConv2d(3, 2, 1, dtype=torch.float64)])  # fmt: skip
-def test_gradcheck(module: nn.Module) -> None:
-    x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+SWAPPED: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (PointwiseLinear(3, 2, dtype=torch.float64, stride=2, padding=1), (2, 3, 3)),
+    (PointwiseLinear(3, 2, False, dtype=torch.float64, padding=1, padding_mode="reflect"), (2, 3, 3)),
+    (PointwiseLinear(3, 2, dtype=torch.float64, dims=2, stride=(1, 2)), (2, 3, 3, 2)),
+    (PointwiseLinear(3, 2, dtype=torch.float64, dims=3), (1, 3, 2, 1, 2)),
+    (PointwiseConv1d(3, 2, 1, dtype=torch.float64), (2, 3, 3)),
+    (PointwiseConv2d(3, 2, 1, dtype=torch.float64), (2, 3, 3)),
+    (PointwiseConv3d(3, 2, 1, dtype=torch.float64), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), SWAPPED)
+def test_gradcheck(module: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()))
 
 

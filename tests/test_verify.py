@@ -546,6 +546,24 @@ def test_wrong_wishes_get_one_line(models: Path, words: list[str], line: str) ->
     assert text.count("\n") == 1
 
 
+def test_pointnets_stnkd_goes_there_in_its_own_code(tmp_path: Path) -> None:
+    (tmp_path / "their_net.py").write_text(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('fixture_maker', {str(FIXTURES / 'make.py')!r})\n"
+        "maker = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(maker)\n"
+        "exec(maker.POINTNET)\n"
+        "def stnkd(): return STNkd(8, (16, 24, 40), (24, 12))\n"
+    )
+    for suffix in (".pt", ".safetensors"):
+        words = [str(FIXTURES / f"pointnet_stnkd{suffix}"), "-o", f"after{suffix}", "--to", "linear"]
+        program = [sys.executable, "-m", "convinspect", "convert", *words]
+        subprocess.run(program, cwd=tmp_path, check=True, capture_output=True)
+        words = [words[0], words[2], "--model", "their_net:stnkd", "-i", "2x8x16", "--grad"]
+        code, found = command(tmp_path, *words)
+        assert (code, found["strength"], len(found["layers"])) == (0, "model", 3), found
+
+
 # --------------------------------------------------------------------------------------------- the command
 
 
