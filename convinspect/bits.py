@@ -162,7 +162,10 @@ def _hex(value: Any) -> str:
 
 
 def owner_of(wanted: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Name of the first other tensor that holds the very bits of `wanted`."""
+    """Name of the first other tensor that holds the very bits of `wanted`; None for constants, which many may hold."""
+    values = _raw(numbers.read(wanted)).reshape(wanted.numel, -1)
+    if (values == values[0]).all():
+        return None
     for name, other in others:
         try:
             if same_bits(wanted, other):
@@ -183,7 +186,8 @@ def relation(before: Tensor, after: Tensor) -> str:
     if a.ndim == 2 and a.shape[0] > 1 and _same_rows(a, b):
         return "its rows are in another order"
     if a.dtype.kind == "f" or str(a.dtype).startswith(("bfloat", "float")):
-        return _common_factor(a.astype(np.float64), b.astype(np.float64))
+        rounding = 2.0 ** -_MANTISSA.get(str(a.dtype), 23)
+        return _common_factor(a.astype(np.float64), b.astype(np.float64), rounding)
     return ""
 
 
@@ -192,13 +196,18 @@ def _same_rows(a: Array, b: Array) -> bool:
     return rows[0] == rows[1]
 
 
-def _common_factor(a: Array, b: Array) -> str:
+_MANTISSA = {"float64": 45, "float32": 22, "float16": 10, "bfloat16": 7}
+"""Bits of a product that are right for sure after it was rounded to a dtype."""
+
+
+def _common_factor(a: Array, b: Array, rounding: float) -> str:
     with np.errstate(all="ignore"):
         ratios = (b / a)[(a != 0) & np.isfinite(a)]
     if not len(ratios) or not np.isfinite(ratios).all():
         return ""
     factor = float(np.median(ratios))
-    # Each product was rounded to the file's dtype, in bfloat16 by up to 2**-8.
-    if abs(factor - 1) > 1e-6 and float(np.max(np.abs(ratios / factor - 1))) < 2**-7 and factor not in (0.0,):
+    with np.errstate(all="ignore"):
+        spread = float(np.max(np.abs(ratios / factor - 1))) if factor else 1.0
+    if abs(factor - 1) > 4 * rounding and spread < 2 * rounding:
         return f"it is multiplied by {factor:.6g}"
     return ""

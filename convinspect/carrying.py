@@ -21,6 +21,9 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 WEIGHTS = ("weight", "weight_g", "weight_v", "weight_orig", "weight_mask")
 """What may have the kernel's dimensions; spectral norm's 1-D `weight_v` is left by its number of dimensions."""
 
+ORIGINALS = ("original", "original0", "original1")
+"""What a parametrization keeps a weight as."""
+
 # Private classes, known by name so that a version without them does not break the import.
 _PARAMETRIZATIONS = tuple(
     getattr(parametrizations, name) for name in ("_WeightNorm", "_SpectralNorm") if hasattr(parametrizations, name)
@@ -48,7 +51,7 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
             kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
             return f"its {name} is a {kind.__name__}, which only its own library can reshape"
         watched = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
-        if watched and name in (*WEIGHTS, "original", "original0", "original1"):
+        if watched and name in (*WEIGHTS, *ORIGINALS):
             return f"its {name} has a hook of its own (register_hook), which a new parameter would not call"
     return _parametrization_obstacle(module) or _norm_obstacle(module) or _hook_obstacle(module, keep_hooks)
 

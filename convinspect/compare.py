@@ -318,7 +318,7 @@ def _faster(found: Sequence[Measured]) -> Claim:
     ratios = [one.forward["conv1d"].over(one.forward["linear"]) for one in found]
     figures = (
         f"time of Conv1d ÷ Linear: {span('linear')}",
-        f"counting the transposes around it: {span('transposed')}",
+        f"counting its transposes: {span('transposed')}",
     )
     return Claim("Linear is faster than Conv1d", _verdict([(ratio - 1, noise) for ratio, noise in ratios]), figures)
 

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from convinspect.carrying import WEIGHTS, obstacle
+from convinspect.carrying import ORIGINALS, WEIGHTS, obstacle
 from convinspect.counterparts import (
     CONVS,
     POINTWISE,
@@ -217,6 +217,12 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     """
     if to not in ("linear", "conv1d", "conv2d", "conv3d"):
         raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
+    for module in model.modules():
+        if type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            raise CannotConvert(
+                f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
+                "swap first, then wrap",
+            )
     candidates = _candidates(model, to, where)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
@@ -317,26 +323,32 @@ def _reader(one: _Candidate) -> str | None:
 
 def _hold_ties(model: nn.Module, candidates: list[_Candidate]) -> None:
     """A parameter that several modules share changes in all of them or in none."""
-    owners: dict[int, list[tuple[str, nn.Module]]] = {}
+    homes = {id(part): one for one in candidates for part in one.module.modules()}
+    owners: dict[int, list[tuple[str, _Candidate | None]]] = {}
     for name, module in model.named_modules():
+        home = homes.get(id(module))
         for key, parameter in module._parameters.items():
-            if parameter is not None and key in (*WEIGHTS, "original", "original0", "original1"):
-                owners.setdefault(id(parameter), []).append((name, module))
+            if parameter is not None:
+                # Elsewhere a weight may go by any name.
+                held = home if key in (*WEIGHTS, *ORIGINALS) else None
+                owners.setdefault(id(parameter), []).append((f"{name}.{key}" if name else key, held))
     changed = True
     while changed:
         changed = False
-        going = {id(one.module) for one in candidates if one.reason is None}
         for one in candidates:
-            keeper = _keeper(one, owners, going) if one.reason is None else None
+            keeper = _keeper(one, owners) if one.reason is None else None
             if keeper is not None:
-                one.reason = f"its weight is tied to that of {keeper}, which does not change"
+                one.reason = f"its weight is tied to {keeper}, which does not change"
                 changed = True
 
 
-def _keeper(one: _Candidate, owners: dict[int, list[tuple[str, nn.Module]]], going: set[int]) -> str | None:
-    for parameter in one.module.parameters():
-        for name, module in owners.get(id(parameter), []):
-            belongs = any(module is part for part in one.module.modules())
-            if not belongs and id(module) not in going:
-                return name or "(root)"
+def _keeper(one: _Candidate, owners: dict[int, list[tuple[str, _Candidate | None]]]) -> str | None:
+    """Where else a weight of this layer lies and would stay as it is."""
+    for part in one.module.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is None or key not in (*WEIGHTS, *ORIGINALS):
+                continue
+            for name, home in owners.get(id(parameter), []):
+                if home is None or home.reason is not None:
+                    return name
     return None

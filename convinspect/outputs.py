@@ -43,6 +43,10 @@ def full_float32() -> Iterator[None]:
 Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
+class OtherShape(Exception):
+    """Two results that should be alike have different shapes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a layer computes.
@@ -160,7 +164,7 @@ def compare_outputs(
         How far apart the results are, and the result before on the last input, (N, O, L').
 
     Raises:
-        ValueError: The two give results of different shapes.
+        OtherShape: The two give results of different shapes.
     """
     worst, last = Agreement(), []
     terms = _matrix(forms[0], weights[0]).shape[1] + 1
@@ -173,7 +177,7 @@ def compare_outputs(
         magnitude, matrix = operation(form), matrix.abs()
         for (before, after), size in zip(found, sizes, strict=True):
             if before.shape != after.shape:
-                raise ValueError(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
+                raise OtherShape(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
             bound = magnitude(size, matrix, None if b is None else b.abs())
             worst = _worse(worst, agreement(before, after, bound, terms))
     return worst, torch.cat(last, dim=1)

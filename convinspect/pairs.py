@@ -11,7 +11,7 @@ from convinspect.bits import as_matrix, difference, owner_of, relation, same_bit
 from convinspect.errors import CannotShow
 from convinspect.records import ITEMSIZE, Tensor
 
-_UNREAD = "unread"
+_UNREAD, _TURNED = "unread", "turned"
 _LARGE = 64 << 20
 LOOKED_THROUGH = 2_000
 """Most tensors that are read in search of a wrong one's true owner."""
@@ -69,6 +69,7 @@ def pair_up(
         finally:
             progress(tensor.nbytes)
 
+    squares: list[str] = []
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
     with ThreadPoolExecutor(workers) as pool:
@@ -79,8 +80,15 @@ def pair_up(
                 found.unread.append(name)
             elif cause == "":
                 found.converted.append(name)
+            elif cause == _TURNED:
+                squares.append(name)
             else:
                 found.changed[name] = cause
+    # A square weight does not tell by itself whether it was turned on purpose; others that were turned do.
+    if any(name in turned[0] for name in found.converted):
+        found.converted += squares
+    else:
+        found.changed |= dict.fromkeys(squares, "it is transposed, and no other layer is that would show it is meant")
     return found
 
 
@@ -100,7 +108,7 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     if one.shape == other.shape and same_bits(one, other):
         return ""
     if one.shape == other.shape[::-1] and same_bits(one, as_matrix(other, turned=True)):
-        return f"it is transposed: {one.shape} is wanted, and {after.shape} is there"
+        return f"it is transposed: {one.shape} is wanted, and {other.shape} is there"
     if before.shape[:2] == after.shape[1::-1] and _same_order(before, after):
         return f"its numbers are as before under the turned shape {after.shape}, so rows are mixed up"
     if one.shape == other.shape:
@@ -115,7 +123,7 @@ def _same_shape(before: Tensor, after: Tensor, turned: tuple[bool, bool], others
             return "it is transposed: still (in, out) as before, while the other layers are (out, in) now"
         return None
     if square and turned[0] and same_bits(as_matrix(before, turned=True), after):
-        return ""
+        return _TURNED if turned[1] else ""
     return _cause(before, after, others)
 
 

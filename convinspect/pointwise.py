@@ -22,6 +22,9 @@ def _each(value: Ints, dims: int) -> tuple[int, ...]:
 
 def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
     """The order of axes that a convolution's output would have in memory for this input."""
+    if torch.compiler.is_compiling():
+        # How numbers lie is the compiler's to choose, and asking would bind the program to these sizes.
+        return torch.contiguous_format
     for size, order in ((2, torch.channels_last), (3, torch.channels_last_3d)):
         if dims == size and x.dim() == size + 2 and x.is_contiguous(memory_format=order) and not x.is_contiguous():
             return order
@@ -55,7 +58,8 @@ class _Positions:
             x = functional.pad(x, both, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         if any(step != 1 for step in self.stride):
             every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in self.stride))
-            x = x[every]
+            # Copied here rather than by the product, which would bind an exported program to strides it compares.
+            x = x[every].clone(memory_format=torch.contiguous_format)
         channels = -1 - self.dims
         # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
         y = linear(x.movedim(channels, -1)).movedim(-1, channels)

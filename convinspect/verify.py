@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from convinspect.checkpoint import Checkpoint
-from convinspect.convert import Plan
+from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.convert import Conversion, Plan
+from convinspect.errors import CannotConvert
 from convinspect.formats.objects import first_difference, read_objects
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers import find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Contents, Edit, Layer
+from convinspect.records import Contents, Edit, Layer, Root, Tensor
+from convinspect.training import followers
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
@@ -127,6 +129,7 @@ def verify(
     """
     layers = find_layers(before)
     others = {layer.name: layer for layer in find_layers(after)}
+    layers = tuple(_standing_in(layer, others, after) for layer in layers)
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
     turned = (_turned(layers), _turned(_truly_turned(layers, others)))
     pairs = pair_up(before.tensors, after.tensors, turned, progress)
@@ -144,8 +147,9 @@ def verify(
     missing = [name for name in pairs.missing if name not in excused]
     unexpected = [name for name in pairs.unexpected if name not in excused]
     if before.path != after.path:
-        _other_roots(before, after, changed, missing, notes)
+        _other_roots(before, after, pairs, turned, (changed, missing, unexpected, notes))
         _objects(before, after, wish.renamed, changed, notes)
+        _ties(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
         tuple(notes),
@@ -164,6 +168,25 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
         workers = 1
     with one_thread(), full_float32(), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda one: run(one[0], one[1], one[2], wish), judged))
+
+
+def _standing_in(layer: Layer, others: dict[str, Layer], after: Checkpoint) -> Layer:
+    """A layer whose place a `PointwiseLinear` took, which does stride and padding by itself, as the module without."""
+    module = after.modules.get(layer.name)
+    if module is None or not module.class_name.startswith("convinspect.pointwise."):
+        return layer
+    dims = len(layer.kernel_size)
+    others[layer.name] = replace(others[layer.name], stride=None, padding=None)
+    return replace(layer, stride=(1,) * dims, padding=(0,) * dims)
+
+
+def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
+    """Says which tensors shared their bytes and do not any more."""
+    lost = [
+        name for name in before.tensors if before.tied_to(name) and name in after.tensors and not after.tied_to(name)
+    ]
+    if lost and "safetensors" not in after.format:
+        notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
 
 
 def _is_touched(layer: Layer, other: Layer | None, pairs: Pairs) -> bool:
@@ -203,6 +226,9 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
     objects = [read_objects(one.path) for one in (before, after)]
     if objects[0] is None or objects[1] is None:
         return
+    if before.root.modules and (new_names or _classes(before) != _classes(after)):
+        notes.append("classes changed, so objects beside the tensors were not compared")
+        return
     if new_names:
         notes.append("names changed, so objects beside the tensors were not compared")
         return
@@ -212,29 +238,68 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
         changed[place] = f"an object beside the tensors differs: {what}"
 
 
+def _classes(checkpoint: Checkpoint) -> dict[str, str]:
+    return {name: module.class_name for name, module in checkpoint.modules.items()}
+
+
 def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
     """What keeps objects in its own way: the format, and whether modules or plain dictionaries hold the tensors."""
     return checkpoint.format.partition(" ")[0], bool(checkpoint.root.modules)
 
 
 def _other_roots(
-    before: Checkpoint, after: Checkpoint, changed: dict[str, str], missing: list[str], notes: list[str]
+    before: Checkpoint,
+    after: Checkpoint,
+    pairs: Pairs,
+    turned: tuple[frozenset[str], frozenset[str]],
+    told: tuple[dict[str, str], list[str], list[str], list[str]],
 ) -> None:
+    """Holds EMA copies, optimizer state and other models against each other. Adds to all four lists."""
+    changed, missing, unexpected, notes = told
     there = {root.path: root for root in after.roots}
     for root in before.roots:
-        if root.path == before.root.path or before.root.path.startswith("."):
+        if root.path == before.root.path:
             continue
         other = there.get(root.path)
         if other is None and len(after.roots) == 1:
-            notes.append(
-                f"root {root.path} ({len(root.tensors)} tensors) is not in {after.path.name}, a plain state_dict"
-            )
+            plain = f"{after.path.name}, a plain state_dict"
+            notes.append(f"root {root.path} ({len(root.tensors)} tensors) is not in {plain}")
         elif other is None:
             missing.append(f"root {root.path}")
         else:
-            here, beyond = ({tensor.key: tensor for tensor in one.tensors} for one in (root, other))
-            found = pair_up(here, beyond, (frozenset(), frozenset()))
+            here, beyond = _named(root), _named(other)
+            found = pair_up(here, beyond, turned if root.role == "ema" else (frozenset(), frozenset()))
             changed |= {f"{root.path}.{name}": cause for name, cause in found.changed.items()}
             missing += [f"{root.path}.{name}" for name in found.missing]
+            unexpected += [f"{root.path}.{name}" for name in found.unexpected]
+            changed |= {f"{root.path}.{name}": cause for name, cause in _stayed(before, root, other, pairs).items()}
             if found.converted:
                 notes.append(f"{len(found.converted)} tensors of {root.path} were converted too")
+
+
+def _named(root: Root) -> dict[str, Tensor]:
+    return dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
+
+
+def _stayed(before: Checkpoint, root: Root, after: Root, pairs: Pairs) -> dict[str, str]:
+    """Copies and optimizer state that did not follow the weights that they belong to."""
+    shapes = {tensor.key: tensor.shape for tensor in after.tensors}
+    edits = tuple(
+        Edit(before.tensors[name], before.tensors[name].shape[:2], before.tensors[name].stride[:2])
+        for name in pairs.converted
+        if len(before.tensors[name].shape) > 2
+    )
+    if root.role not in ("ema", "optimizer") or not edits:
+        return {}
+    conversions = Plan((Conversion(find_layers(before)[0], "Linear", edits),))
+    try:
+        found = followers(before, conversions, keep_optimizer=False)
+    except CannotConvert:
+        # Which state belongs to which weight cannot be told.
+        return {}
+    stored = {id(tensor) for tensor in root.tensors}
+    return {
+        edit.tensor.key: f"it did not follow its weight: still {edit.tensor.shape}"
+        for edit in (*found.copies, *found.optimizer)
+        if id(edit.tensor) in stored and shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
+    }

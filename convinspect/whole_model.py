@@ -91,8 +91,14 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
         return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {problem}")
     rough = _run(first.float(), trial, torch.float32, trial.model)
     low: set[str] = set()
-    one = _run(first.double(), trial, torch.float64, trial.model, low)
-    other = _run(second.double(), trial, torch.float64, trial.model_after or trial.model, low)
+    spec = trial.model_after or trial.model
+    try:
+        one = _run(first.double(), trial, torch.float64, trial.model, low)
+    except CannotConvert:
+        # It runs in float32, as was just seen, and casts its input to it.
+        low.add("float32")
+        return _compared(rough, _run(second.float(), trial, torch.float32, spec), {}, _notes(low, trial))
+    other = _run(second.double(), trial, torch.float64, spec, low)
     return _compared(one, other, rough, _notes(low, trial))
 
 
@@ -176,8 +182,8 @@ def _run(
                 with _LowerDtypes(low):
                     result = model(*inputs)
         found = dict(leaves(result))
-        if not found:
-            raise CannotConvert(f"{spec} gives no tensors to compare")
+        if not any(one.numel() for one in found.values()):
+            raise CannotConvert(f"{spec} gives no numbers to compare", "check --input")
         return found | (_gradients(model, found) if trial.gradients else {})
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
         text = str(error).strip().splitlines()
@@ -275,6 +281,12 @@ def _most(exact: torch.Tensor, rough: torch.Tensor | None, coarse: bool) -> floa
     return _SLACK * (_FLOAT32_TO_64 * error + 2.0**-53 * size)
 
 
+def _is_plain(dtype: torch.dtype) -> bool:
+    """Whether numbers can be drawn in it: not quantized, not bits."""
+    whole = str(dtype).removeprefix("torch.").startswith(("int", "uint", "bool"))
+    return dtype.is_floating_point or dtype.is_complex or whole
+
+
 def parse_input(text: str, seed: int) -> torch.Tensor:
     """Random numbers of a shape and dtype such as "2x64x1024", "2x16:int64" or "2x16:int64:50257".
 
@@ -290,7 +302,8 @@ def parse_input(text: str, seed: int) -> torch.Tensor:
     name, _, most = rest.partition(":")
     dtype = getattr(torch, name or "float32", None)
     parts = sizes.lower().split("x")
-    if not isinstance(dtype, torch.dtype) or not all(part.isdigit() for part in parts) or (most and not most.isdigit()):
+    numbers_only = all(part.isdigit() for part in parts) and (most or "1").isdigit() and most != "0"
+    if not isinstance(dtype, torch.dtype) or not numbers_only or not _is_plain(dtype):
         raise CannotShow(
             f"--input {text!r} is neither a file nor a shape", "write it as 2x64x1024, 2x16:int64 or 2x16:int64:1000"
         )

@@ -19,7 +19,7 @@ from convinspect.compare import Measured, Setting, Subject, Time, claims, compar
 from convinspect.outputs import Agreement, full_float32
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-QUICK = ["--batch", "1", "--length", "16", "--repeats", "2", "--threads", "1"]
+QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

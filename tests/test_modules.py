@@ -440,11 +440,55 @@ def test_ties_are_kept_or_hold_both_back() -> None:
     b.weight = a.weight
     left = swap_pointwise(nn.Sequential(a, b), where="0").left
     assert left[0].name == "0"
-    assert "tied to that of 1" in left[0].reason
+    assert "tied to 1.weight" in left[0].reason
     head, embedding = nn.Linear(6, 9, bias=False), nn.Embedding(9, 6)
     head.weight = embedding.weight
     left = swap_pointwise(nn.Sequential(embedding, head), "conv1d").left
-    assert "tied to that of 0" in left[0].reason
+    assert "tied to 0.weight" in left[0].reason
+
+
+def test_a_weight_that_goes_by_another_name_elsewhere_stays() -> None:
+    net = nn.Module()
+    net.conv = nn.Conv1d(4, 4, 1)
+    net.scale = net.conv.weight
+    left = swap_pointwise(net).left
+    assert "tied to scale" in left[0].reason
+    assert net.scale is net.conv.weight
+    listed = nn.Sequential(nn.Conv1d(4, 4, 1))
+    listed.append(nn.ParameterList([listed[0].weight]))
+    assert "tied to 1.0" in swap_pointwise(listed).left[0].reason
+
+
+def test_ties_of_parametrized_weights_are_kept() -> None:
+    a, b = (parametrizations.weight_norm(nn.Conv1d(4, 4, 1)) for _ in range(2))
+    lists: Any = [one.parametrizations for one in (a, b)]
+    lists[1].weight.original1 = lists[0].weight.original1
+    net = nn.Sequential(a, b)
+    assert len(swap_pointwise(net).swapped) == 2
+    after: Any = [one.parametrizations for one in net]
+    assert after[0].weight.original1 is after[1].weight.original1
+    assert after[0].weight.original1.shape == (4, 4)
+
+
+def test_a_model_under_ddp_is_refused() -> None:
+    class DistributedDataParallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Conv1d(4, 4, 1)
+
+    with pytest.raises(CannotConvert, match="swap first, then wrap"):
+        swap_pointwise(DistributedDataParallel())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_with_stride_and_dynamic_sizes() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 5, 1, stride=2)).eval()
+    x, y = torch.randn(2, 4, 6, 6), torch.randn(3, 4, 9, 7)
+    wanted = net(y)
+    auto: Any = torch.export.Dim.AUTO
+    swapped = swap_pointwise(net).model
+    program: Any = torch.export.export(swapped, (x,), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
+    torch.testing.assert_close(program(y), wanted)
 
 
 def test_a_shared_module_stays_shared() -> None:

@@ -376,6 +376,98 @@ def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     assert "must keep its shape" in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
 
 
+def with_optimizer() -> tuple[State, State]:
+    """A checkpoint with Adam's state and an EMA copy, and its right conversion."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 6, 5)).sum().backward()
+    optimizer.step()
+    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    before: State = {"model": state, "ema": copy.deepcopy(state), "optimizer": optimizer.state_dict()}
+    after = copy.deepcopy(before)
+    for part in (after["model"], after["ema"]):
+        for key in ("0.weight", "1.weight"):
+            part[key] = part[key].squeeze(-1).clone()
+    for number in (0, 2):
+        for name in ("exp_avg", "exp_avg_sq"):
+            after["optimizer"]["state"][number][name] = after["optimizer"]["state"][number][name].squeeze(-1).clone()
+    return before, after
+
+
+def test_state_and_copies_must_follow(tmp_path: Path) -> None:
+    before, right = with_optimizer()
+    assert held(tmp_path, before, right).ok
+    wrong = {**right, "optimizer": before["optimizer"]}
+    assert "optimizer.state.0.exp_avg: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    wrong = {**right, "ema": before["ema"]}
+    assert "ema.0.weight: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    wrong = {**right, "ema": {**right["ema"], "new": torch.ones(1)}}
+    assert held(tmp_path, before, wrong).unexpected == ("ema.new",)
+
+
+def gpt2() -> State:
+    torch.manual_seed(0)
+    return {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
+            "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
+
+
+def test_a_square_layer_that_alone_was_turned_is_seen(tmp_path: Path) -> None:
+    before = gpt2()
+    wrong = {**before, "c_proj.weight": before["c_proj.weight"].T.contiguous()}
+    assert "c_proj: weight: it is transposed" in held(tmp_path, before, wrong).cause
+
+
+def test_turned_copies_are_right(tmp_path: Path) -> None:
+    before = {"model": gpt2(), "ema": gpt2()}
+    turned = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in gpt2().items()}
+    found = held(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
+    assert found.ok, found.cause
+    assert held(tmp_path, before, copy.deepcopy(before)).ok
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 1), (6, 0, 1), (0, 0, 1)])
+def test_empty_layers_are_no_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    before = {"a.weight": torch.randn(shape), "a.bias": torch.randn(shape[0])}
+    found = held(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
+    assert found.ok, found.cause
+
+
+def test_lost_ties_are_told(tmp_path: Path) -> None:
+    weight = torch.randn(4, 4)
+    found = held(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
+    assert found.ok
+    assert "tied before and separate now: a, b" in found.notes
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}])
+def test_a_whole_model_saved_after_a_swap_is_right(tmp_path: Path, options: Any) -> None:
+    from convinspect.modules import swap_pointwise
+
+    model = nn.Sequential(nn.Conv1d(6, 4, 1, **options), nn.ReLU())
+    torch.save(model, tmp_path / "a.pt")
+    torch.save(swap_pointwise(model).model, tmp_path / "b.pt")
+    found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert found.ok, found.cause
+    assert any("classes changed" in note for note in found.notes)
+
+
+def test_a_norm_folded_elsewhere_is_named(tmp_path: Path) -> None:
+    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 32, 1))
+    before = {f"c.{key}": value for key, value in conv.state_dict().items()}
+    folded = conv.weight.detach().squeeze(-1) * (1 + 2**-20)
+    found = held(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
+    assert "weight norm was made plain, in other numbers" in found.cause
+
+
+def test_rounding_through_a_smaller_dtype_is_no_common_factor(tmp_path: Path) -> None:
+    before = {"c.weight": torch.randn(32, 16)}
+    found = held(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
+    assert "multiplied" not in found.cause
+    zeros = {"a.bias": torch.zeros(4), "c.bias": torch.randn(4)}
+    assert "holds the numbers" not in held(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
+
+
 # --------------------------------------------------------------------------------------------- bits
 
 
@@ -446,6 +538,10 @@ class Inner(Net):
     def forward(self, x):
         return self.head(self.norm(self.conv(x)).float().softmax(1).to(x.dtype).mean(-1))
 
+class Cast(Net):
+    def forward(self, x):
+        return super().forward(x.float())
+
 def wrong():
     net = swap_pointwise(Net(), where="conv").model
     net.norm.eps = 1e-4
@@ -509,6 +605,8 @@ def test_a_model_that_computes_something_else_is_seen(models: Path, words: list[
 def test_random_layers_draw_the_same_and_lower_precision_inside_is_said(models: Path) -> None:
     code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Noisy", "-i", "2x6x9")
     assert (code, found["strength"]) == (0, "model")
+    code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Cast", "-i", "2x6x9")
+    assert (code, found["strength"]) == (0, "model")
     code, found = command(models, "a.pt", "b.pt", "--model", "their_code:Inner", "-i", "2x6x9")
     assert (code, found["strength"]) == (0, "model")
     assert any("float32 inside" in note for note in found["model"]["notes"])
@@ -535,7 +633,11 @@ def test_inputs_come_from_files_too(models: Path) -> None:
         (["--model", "their_code:Net", "-i", "gone.npy"], "no such file"),
         (["-i", "2x6x9"], "no --model is given"),
         (["--device", "abacus"], "cannot be used"),
-        (["--dtype", "float31"], "no dtype float31"),
+        (["--dtype", "float31"], "no floating dtype"),
+        (["--device", "meta"], "cannot be used"),
+        (["--bits", "--grad"], "nothing to compare"),
+        (["--model", "their_code:Net", "-i", "2x6x9:int64:0"], "neither a file nor a shape"),
+        (["--model", "their_code:Net", "-i", "0x6x9"], "no numbers"),
         (["--layer", "nope"], "no layer matches"),
     ],
 )

@@ -42,10 +42,11 @@ def compare(
     ] = "float32",
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads; by default as many as PyTorch takes.")
+        int | None,
+        typer.Option("--threads", min=1, max=1024, metavar="N", help="Threads; by default PyTorch's own choice."),
     ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, metavar="N", help="Timings of each.")] = 7,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random inputs.")] = 0,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, metavar="N", help="Timings of each.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")] = 0,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
@@ -107,7 +108,7 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
         if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
             raise CannotShow(f"--dtype {name!r} is no floating dtype of PyTorch", "write float32, bfloat16, float16, …")
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CannotShow(f"--device {device!r} cannot be used ({reason})", "cpu always can") from None

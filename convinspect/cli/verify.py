@@ -66,7 +66,7 @@ def verify(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="NAME", help="In which dtype to tell rounding; the file's own by default.")
     ] = "",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")] = 0,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input.")] = 2,
     length: Annotated[int, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")] = 2,
     root: RootOption = None,
@@ -109,10 +109,20 @@ def verify(
             other, notes = _in_memory(before, tuple(layer or ()))
     else:
         other = _whole(open_checkpoint(after, root if _has_root(after, root) else None))
-    wish = Wish(tuple(layer or ()), None if bits else _inputs(batch, length, seed, device), grad, dtype, bool(rename))
+    if bits and grad:
+        raise CannotConvert("--bits runs nothing, so --grad has nothing to compare", "drop one of them")
+    wish = Wish(
+        tuple(layer or ()), None if bits else _inputs(batch, length, seed, device, dtype), grad, dtype, bool(rename)
+    )
     total = before.nbytes_on_disk + (0 if after is None else other.nbytes_on_disk)
     with naming(path), reading_progress(total, "comparing") as advance:
-        report = compare(before, other, wish, advance)
+        try:
+            report = compare(before, other, wish, advance)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CannotShow(
+                f"PyTorch cannot run it ({reason[:200]})", "try another --device or size, or --bits"
+            ) from None
     report = replace(report, notes=(*notes, *report.notes))
     if model is not None:
         from convinspect.whole_model import Trial
@@ -178,18 +188,20 @@ def _has_root(path: Path, root: str | None) -> bool:
     return root is not None and any(one.path == root for one in open_checkpoint(path).roots)
 
 
-def _inputs(batch: int, length: int, seed: int, device: str) -> Inputs:
+def _inputs(batch: int, length: int, seed: int, device: str, dtype: str) -> Inputs:
     """Two inputs for each layer: a single position, and the size asked for.
 
     Raises:
-        CannotShow: There is no such device.
+        CannotShow: There is no such device or dtype.
     """
     import torch
 
     from convinspect.outputs import Inputs
 
+    if dtype and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+        raise CannotShow(f"--dtype {dtype!r} is no floating dtype of PyTorch", "write float32, bfloat16, float16, …")
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CannotShow(f"--device {device!r} cannot be used ({reason})", "cpu always can") from None
