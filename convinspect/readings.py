@@ -129,7 +129,7 @@ def _norm_notes(layer: Layer) -> tuple[str, ...]:
 def _is_quantized(layer: Layer) -> bool:
     """Integers alone are no sign: that takes scales, a dtype made for it, or a bias that is no integer."""
     weight = layer.weight
-    if _has_scales(layer) or weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4", "float6")):
+    if _has_scales(layer) or weight.layout == "quantized" or weight.dtype.startswith(("q", "bits")):
         return True
     if not _is_whole(weight) or weight.dtype == "bool":
         return False
