@@ -112,7 +112,7 @@ def test_what_was_written_is_on_the_disk_before_it_is_checked_and_named(
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("protocol", [4, 5])
-@pytest.mark.parametrize("layers", [1, 1200])
+@pytest.mark.parametrize("layers", [1, 500])
 def test_framed_pickles_get_the_right_lengths(tmp_path: Path, zipped: bool, protocol: int, layers: int) -> None:
     """Python's own unpickler holds that a frame is as long as it says; many layers need many frames."""
     torch.manual_seed(0)

@@ -367,3 +367,9 @@ def test_the_count_is_that_of_the_rows(folder: Path) -> None:
     checkpoint = opened(folder, state)
     layers = find_layers(checkpoint)
     assert totals(checkpoint, layers)["layers"] == len(select(layers)) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_no_floating_dtype_alone_means_quantized(folder: Path, dtype: torch.dtype) -> None:
+    (layer,) = find_layers(opened(folder, {"conv.weight": torch.zeros(4, 6, 1, dtype=dtype)}))
+    assert (layer.kind, layer.pointwise) == ("Conv1d", True)
