@@ -31,10 +31,11 @@ class Pairs:
     """
 
     same: list[str] = field(default_factory=list)
-    converted: list[str] = field(default_factory=list)
+    # Looked up for every layer, in stored order: dictionaries without values.
+    converted: dict[str, None] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
+    unexpected: dict[str, None] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
 
@@ -55,8 +56,10 @@ def pair_up(
     Raises:
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
-    found = Pairs(unexpected=[name for name in after if name not in before])
-    found.missing = [name for name in before if name not in after]
+    found = Pairs(
+        missing={name: None for name in before if name not in after},
+        unexpected={name: None for name in after if name not in before},
+    )
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
 
     def fate(one: tuple[str, Tensor, Tensor]) -> tuple[str, str | None]:
@@ -79,14 +82,14 @@ def pair_up(
             elif cause == _UNREAD:
                 found.unread.append(name)
             elif cause == "":
-                found.converted.append(name)
+                found.converted[name] = None
             elif cause == _TURNED:
                 squares.append(name)
             else:
                 found.changed[name] = cause
     # A square weight does not tell by itself whether it was turned on purpose; others that were turned do.
     if any(name in turned[0] for name in found.converted):
-        found.converted += squares
+        found.converted |= dict.fromkeys(squares)
     else:
         found.changed |= dict.fromkeys(squares, "it is transposed, and no other layer is that would show it is meant")
     return found

@@ -133,10 +133,12 @@ def verify(
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
     turned = (_turned(layers), _turned(_truly_turned(layers, others)))
     pairs = pair_up(before.tensors, after.tensors, turned, progress)
+    touched = pairs.converted.keys() | pairs.changed.keys() | pairs.missing.keys() | pairs.unexpected.keys()
     judged = []
     for layer in layers:
         other = others.get(layer.name)
-        if (asked is not None and layer.name in asked) or _is_touched(layer, other, pairs):
+        keys = {key for one in (layer, other) if one is not None for key in keys_of(one).values()}
+        if (asked is not None and layer.name in asked) or not keys.isdisjoint(touched):
             check, forgiven = judge(layer, other, pairs)
             judged.append((check, layer, other, forgiven))
     excused = {name for *_, forgiven in judged for name in forgiven}
@@ -147,7 +149,8 @@ def verify(
     missing = [name for name in pairs.missing if name not in excused]
     unexpected = [name for name in pairs.unexpected if name not in excused]
     if before.path != after.path:
-        _other_roots(before, after, pairs, turned, (changed, missing, unexpected, notes))
+        wanted = _followers(before, layers, pairs)
+        _other_roots(before, after, wanted, turned, (changed, missing, unexpected, notes))
         _objects(before, after, wish.renamed, changed, notes)
         _ties(before, after, notes)
     return Report(
@@ -187,18 +190,6 @@ def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     ]
     if lost and "safetensors" not in after.format:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
-
-
-def _is_touched(layer: Layer, other: Layer | None, pairs: Pairs) -> bool:
-    """Whether any of its tensors was converted, differs, went or came."""
-    names = set(keys_of(layer).values())
-    if (
-        not names.isdisjoint(pairs.converted)
-        or not names.isdisjoint(pairs.changed)
-        or not names.isdisjoint(pairs.missing)
-    ):
-        return True
-    return other is not None and not set(keys_of(other).values()).isdisjoint(pairs.unexpected)
 
 
 def _truly_turned(layers: Iterable[Layer], others: Mapping[str, Layer]) -> Iterable[Layer]:
@@ -250,7 +241,7 @@ def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
 def _other_roots(
     before: Checkpoint,
     after: Checkpoint,
-    pairs: Pairs,
+    wanted: Mapping[int, Edit],
     turned: tuple[frozenset[str], frozenset[str]],
     told: tuple[dict[str, str], list[str], list[str], list[str]],
 ) -> None:
@@ -272,7 +263,7 @@ def _other_roots(
             changed |= {f"{root.path}.{name}": cause for name, cause in found.changed.items()}
             missing += [f"{root.path}.{name}" for name in found.missing]
             unexpected += [f"{root.path}.{name}" for name in found.unexpected]
-            changed |= {f"{root.path}.{name}": cause for name, cause in _stayed(before, root, other, pairs).items()}
+            changed |= {f"{root.path}.{name}": cause for name, cause in _stayed(root, other, wanted).items()}
             if found.converted:
                 notes.append(f"{len(found.converted)} tensors of {root.path} were converted too")
 
@@ -281,25 +272,33 @@ def _named(root: Root) -> dict[str, Tensor]:
     return dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
 
 
-def _stayed(before: Checkpoint, root: Root, after: Root, pairs: Pairs) -> dict[str, str]:
-    """Copies and optimizer state that did not follow the weights that they belong to."""
-    shapes = {tensor.key: tensor.shape for tensor in after.tensors}
-    edits = tuple(
-        Edit(before.tensors[name], before.tensors[name].shape[:2], before.tensors[name].stride[:2])
-        for name in pairs.converted
-        if len(before.tensors[name].shape) > 2
-    )
-    if root.role not in ("ema", "optimizer") or not edits:
-        return {}
-    conversions = Plan((Conversion(find_layers(before)[0], "Linear", edits),))
+def _followers(before: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
+    """What must change with the layers that became flat, by the tensor's id: copies in an EMA, optimizer state.
+
+    Empty where which state belongs to which weight cannot be told.
+    """
+    conversions = []
+    for layer in layers:
+        keys = keys_of(layer)
+        flat = [one for leaf, one in layer.tensors.items() if keys[leaf] in pairs.converted and len(one.shape) > 2]
+        if flat:
+            edits = tuple(Edit(one, one.shape[:2], one.stride[:2]) for one in flat)
+            conversions.append(Conversion(layer, "Linear", edits))
     try:
-        found = followers(before, conversions, keep_optimizer=False)
+        found = followers(before, Plan(tuple(conversions)), keep_optimizer=False)
     except CannotConvert:
-        # Which state belongs to which weight cannot be told.
         return {}
-    stored = {id(tensor) for tensor in root.tensors}
+    return {id(edit.tensor): edit for edit in (*found.copies, *found.optimizer)}
+
+
+def _stayed(root: Root, after: Root, wanted: Mapping[int, Edit]) -> dict[str, str]:
+    """Copies and optimizer state that did not follow the weights that they belong to."""
+    if root.role not in ("ema", "optimizer"):
+        return {}
+    shapes = {tensor.key: tensor.shape for tensor in after.tensors}
+    edits = [wanted[id(tensor)] for tensor in root.tensors if id(tensor) in wanted]
     return {
         edit.tensor.key: f"it did not follow its weight: still {edit.tensor.shape}"
-        for edit in (*found.copies, *found.optimizer)
-        if id(edit.tensor) in stored and shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
+        for edit in edits
+        if shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
     }
