@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
-from convinspect.outputs import Agreement, Form, compare_gradients, full_float32
+from convinspect.outputs import Agreement, Form, Operation, compare_gradients, full_float32, threads
 
 Verdict = Literal["holds", "does not hold", "within noise"]
 
@@ -149,26 +148,13 @@ def compare(
         RuntimeError: PyTorch cannot run one of the two in a dtype on the device.
     """
     found = []
-    with _threads(setting.threads), full_float32():
+    with threads(setting.threads), full_float32():
         for subject in subjects:
             for dtype in setting.dtypes:
                 for length in setting.lengths:
                     progress(f"{subject.name}, {dtype}, length {length}")
                     found.append(_measured(subject, setting, dtype, length))
     return found
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-Op = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
 def _conv1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
@@ -192,7 +178,7 @@ def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Me
     weight = subject.weight.to(setting.device, kind)
     bias = None if subject.bias is None else subject.bias.to(setting.device, kind)
     x = _input(setting, wide_in, length, setting.seed).to(setting.device, kind)
-    forms: dict[str, tuple[Op, torch.Tensor, torch.Tensor]] = {
+    forms: dict[str, tuple[Operation, torch.Tensor, torch.Tensor]] = {
         "conv1d": (_conv1d, x, weight.unsqueeze(-1)),
         "linear": (_linear, x.mT.contiguous(), weight),
         "transposed": (_transposed, x, weight),
@@ -220,7 +206,7 @@ def _input(setting: Setting, channels: int, length: int, seed: int) -> torch.Ten
     return torch.randn(setting.batch, channels, length, generator=generator)
 
 
-def _forward(op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+def _forward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
     def call() -> object:
         with torch.no_grad():
             return op(x, w, b)
@@ -228,7 +214,7 @@ def _forward(op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -
     return call
 
 
-def _backward(op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+def _backward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
     leaves = [one.detach().clone().requires_grad_() for one in (x, w) + (() if b is None else (b,))]
     g = torch.ones_like(op(x, w, b))
     bias = leaves[2] if b is not None else None
@@ -283,7 +269,7 @@ def _errors(
 
 
 def _gradient_differences(
-    forms: Mapping[str, tuple[Op, torch.Tensor, torch.Tensor]], bias: torch.Tensor | None
+    forms: Mapping[str, tuple[Operation, torch.Tensor, torch.Tensor]], bias: torch.Tensor | None
 ) -> dict[str, tuple[float, float]]:
     """Largest difference of ∂x, ∂W and ∂b in the dtype itself, and the largest gradient of each."""
     grads = []

@@ -23,7 +23,8 @@ TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d":
 
 _EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
 _DEFAULT_FROM = {"Linear": ("Conv1d",)}
-_KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
+KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
+"""Kinds that may become each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,9 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
-    if layer.kind in _KINDS and chosen:
+    if layer.kind in KINDS and chosen:
         return Refusal(layer.name, f"it is a {layer.kind}; --from {_option(layer.kind)} takes it")
-    if layer.kind not in (*LISTED, "Embedding", "Incomplete") or layer.kind in _KINDS:
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete") or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
     meant = chosen or (layer.kind in ("Embedding", "MultiheadAttention", "Linear (quantized)") and "Linear" in kinds)

@@ -160,16 +160,15 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
         CannotShow: It is no layer that this drawing fits.
         ConvInspectError: Its numbers cannot be read.
     """
-    from convinspect import numbers
-    from convinspect.kernels import effective_bias
-    from convinspect.tensors import as_torch
+    from convinspect.tensors import weight_and_bias
 
     name = layer.name or "(root)"
     if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):
         raise CannotShow(f"{name} is a {layer.kind}, and only convolutions and Linear can be explained")
     if layer.groups is not None and layer.groups > 1:
         raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
-    weight = as_torch(numbers.effective_weight(layer), layer.weight.dtype).double()
+    stored, bias = weight_and_bias(layer)
+    weight = stored.double()
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
     if layer.kind == "Conv1d":
@@ -179,8 +178,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
     else:
         raise CannotShow(f"{name} is a {layer.kind} of kernel size {'×'.join(map(str, weight.shape[2:]))}",
                          "Conv1d of any size, and others of size 1, can be explained")  # fmt: skip
-    bias = effective_bias(layer)
-    kept = None if bias is None or layer.bias is None else as_torch(bias, layer.bias.dtype).double()
+    kept = None if bias is None else bias.double()
     if x is None:
         drawn = torch.randn(max(rows, kernel.shape[2]), kernel.shape[1], generator=torch.Generator().manual_seed(seed))
         # In float64 from text, so that the printed decimals are the very numbers.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from convinspect.convert import KINDS
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers import CONVOLUTIONS
 from convinspect.pairs import Pairs
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.outputs import Agreement, Form, Inputs, Rounding
-
-KINDS = (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D)
-"""Kinds that may become each other."""
 
 _BIASES = ("bias", "bias_orig")
 
@@ -298,25 +296,20 @@ def _numbers(
     layer: Layer, other: Layer, check: LayerCheck, forms: tuple[Form, Form], device: str
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor | None, torch.Tensor | None]]:
     """Weights as stored and biases, before and after; those after are not read again where their bits are equal."""
-    weight, bias = _weight_and_bias(layer, device)
+    weight, bias = _on_device(layer, device)
     if check.weights_equal and layer.norm == other.norm and layer.groups in (None, 1):
         matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
         matrix = matrix.reshape(matrix.shape[:2]) if weight.dim() > 2 else matrix
         after = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(other.weight.shape)
         return (weight, after), (bias, bias)
-    there, its_bias = _weight_and_bias(other, device)
+    there, its_bias = _on_device(other, device)
     return (weight, there), (bias, its_bias)
 
 
-def _weight_and_bias(layer: Layer, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from convinspect import numbers
-    from convinspect.kernels import effective_bias
-    from convinspect.tensors import as_torch
+def _on_device(layer: Layer, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    from convinspect.tensors import weight_and_bias
 
-    weight = as_torch(numbers.effective_weight(layer), layer.weight.dtype).to(device)
+    weight, bias = weight_and_bias(layer)
     if weight.dim() < 2:
         raise BrokenFile(f"layer {layer.name}: its weight has {weight.dim()} dimensions")
-    bias = effective_bias(layer)
-    if bias is None or layer.bias is None:
-        return weight, None
-    return weight, as_torch(bias, layer.bias.dtype).to(device)
+    return weight.to(device), None if bias is None else bias.to(device)

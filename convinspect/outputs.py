@@ -184,14 +184,14 @@ def compare_outputs(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run PyTorch's operators on one thread: a chunk takes less time than waking another thread does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(count: int) -> Iterator[None]:
+    """Run PyTorch's operators on so many threads; put back as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _row_chunks(

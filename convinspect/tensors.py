@@ -1,4 +1,4 @@
-"""numpy arrays and records → torch tensors, in every dtype that PyTorch has and numpy does not."""
+"""numpy arrays and layers → torch tensors, in every dtype that PyTorch has and numpy does not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convinspect.errors import CannotShow
-from convinspect.numbers import ML_DTYPES
+from convinspect.kernels import effective_bias
+from convinspect.numbers import ML_DTYPES, effective_weight
 
 if TYPE_CHECKING:
     import torch
+
+    from convinspect.records import Layer
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -42,3 +45,13 @@ def as_torch(array: Any, dtype: str) -> torch.Tensor:
         return plain
     raw = ordered.reshape(-1).view(np.uint8)
     return torch.from_numpy(raw).view(torch_dtype(dtype)).reshape(array.shape)
+
+
+def weight_and_bias(layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A layer's effective weight as stored and its bias (O,) or None, in the file's dtypes.
+
+    Raises:
+        ConvInspectError: They cannot be computed or read.
+    """
+    weight, bias = as_torch(effective_weight(layer), layer.weight.dtype), effective_bias(layer)
+    return weight, None if bias is None or layer.bias is None else as_torch(bias, layer.bias.dtype)

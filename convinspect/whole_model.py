@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinspect import numbers
 from convinspect.checkpoint import Checkpoint
+from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.modules import swap_pointwise
 from convinspect.tensors import as_torch
@@ -27,7 +28,7 @@ from convinspect.user_models import built
 
 _SLACK = 2.0**10
 _FLOAT32_TO_64 = 2.0**-29
-_TARGETS = {"Linear": "linear", "Conv1d": "conv1d", "Conv2d": "conv2d", "Conv3d": "conv3d"}
+_TARGETS = {kind: name for name, kind in TARGETS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,11 +139,9 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
 
 
 def _distinct(layers: list[Layer]) -> list[Subject]:
-    from convinspect import numbers
     from convinspect.compare import Subject
-    from convinspect.kernels import effective_bias
     from convinspect.readings import TRANSFORMERS_CONV1D
-    from convinspect.tensors import as_torch
+    from convinspect.tensors import weight_and_bias
 
     alike: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:
@@ -155,10 +153,10 @@ def _distinct(layers: list[Layer]) -> list[Subject]:
         raise CannotConvert("none of these layers is a pointwise Conv1d or a Linear", "choose others with --layer")
     found = []
     for first, *others in alike.values():
-        weight = as_torch(numbers.effective_weight(first), first.weight.dtype).float()
+        stored, bias = weight_and_bias(first)
+        weight = stored.float()
         matrix = weight.T.contiguous() if first.kind == TRANSFORMERS_CONV1D else weight.flatten(1)
-        bias = effective_bias(first)
-        kept = None if bias is None or first.bias is None else as_torch(bias, first.bias.dtype).float()
+        kept = None if bias is None else bias.float()
         found.append(Subject(first.name or "(root)", matrix, kept, len(others)))
     return found
 
