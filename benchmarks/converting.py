@@ -9,12 +9,10 @@ free, so the figures are of the work without it.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import tempfile
 from pathlib import Path
 
-from measuring import convinspect, measure_in_turn, python, report, run
+from measuring import convinspect, measure_in_turn, memory_folder, options, python, report, run
 
 MAKE = """
 import sys, torch
@@ -49,14 +47,8 @@ def digest(path: Path) -> str:
 
 def main() -> None:
     """Measure and print."""
-    shm = Path("/dev/shm")
-    default = (shm if shm.is_dir() else Path(tempfile.gettempdir())) / "convinspect-benchmarks"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--folder", type=Path, default=default)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    options.folder.mkdir(exist_ok=True)
-    source, target = options.folder / "half.pt", options.folder / "out.pt"
+    given = options(__doc__, memory_folder())
+    source, target = given.folder / "half.pt", given.folder / "out.pt"
     if not source.exists():
         run(python(MAKE, source))
 
@@ -68,13 +60,13 @@ def main() -> None:
         "cp": ["cp", str(source), str(target)],
         "script": python(_USUAL, source, target),
     }
-    costs = measure_in_turn(commands, options.repeats, clean)
+    costs = measure_in_turn(commands, given.repeats, clean)
     print(f"{'':<42} {'convinspect':>17}   {'compared with':>17}")
     report("convert, 2 GB, half of it pointwise: cp", costs["ours"], costs["cp"], "≤ 1.3, ≤ 80 MB")
     report("  the usual script", costs["ours"], costs["script"], "≤ 0.5")
     clean()
     run(convinspect("convert", source, "-o", target, "--to", "linear"))
-    back = options.folder / "back.pt"
+    back = given.folder / "back.pt"
     run(convinspect("convert", target, "-o", back, "--to", "conv1d", "--layer", "convs.*"))
     same = digest(back) == digest(source)
     print(f"there and back gives the same bytes: {'yes' if same else 'NO'}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 # Compiled modules are kept, as they are where the package is installed; otherwise each run compiles them anew.
@@ -57,6 +60,22 @@ def measure_in_turn(commands: Mapping[str, Sequence[str]], repeats: int, before:
         name: Cost(min(cost.seconds for cost in found[1:]), max(cost.megabytes for cost in found[1:]))
         for name, found in costs.items()
     }
+
+
+def memory_folder() -> Path:
+    """Where a disk's noise does not reach: a memory file system where there is one."""
+    shm = Path("/dev/shm")
+    return (shm if shm.is_dir() else Path(tempfile.gettempdir())) / "convinspect-benchmarks"
+
+
+def options(about: str | None, folder: Path) -> argparse.Namespace:
+    """`--folder` and `--repeats` from the command line; the folder is made."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=folder)
+    parser.add_argument("--repeats", type=int, default=3)
+    found = parser.parse_args()
+    found.folder.mkdir(exist_ok=True)
+    return found
 
 
 def python(script: str, *arguments: object) -> list[str]:

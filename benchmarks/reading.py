@@ -9,11 +9,10 @@ other machines too.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from measuring import convinspect, measure, python, report, run
+from measuring import convinspect, measure, options, python, report, run
 
 _LAYERS = 128
 
@@ -74,13 +73,9 @@ def prepared(folder: Path, name: str, script: str) -> Path:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "convinspect-benchmarks")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    options.folder.mkdir(exist_ok=True)
-    big = prepared(options.folder, "big.pt", _MAKE_BIG)
-    many = prepared(options.folder, "many.pt", _MAKE_MANY)
+    given = options(__doc__, Path(tempfile.gettempdir()) / "convinspect-benchmarks")
+    big = prepared(given.folder, "big.pt", _MAKE_BIG)
+    many = prepared(given.folder, "many.pt", _MAKE_MANY)
     layer = "layers.64"
     rows = [
         ("shapes, 2 GB, 128 layers", convinspect("shapes", big), python(_TORCH_LIST, big), "≤ 0.15, ≤ 60 MB"),
@@ -93,8 +88,8 @@ def main() -> None:
     ]  # fmt: skip
     print(f"{'':<42} {'convinspect':>17}   {'compared with':>17}")
     for what, ours, theirs, bound in rows:
-        cost = measure(ours, options.repeats)
-        report(what, cost, measure(theirs, options.repeats), bound)
+        cost = measure(ours, given.repeats)
+        report(what, cost, measure(theirs, given.repeats), bound)
         if "--stats" in what:
             print(f"{'':<42} {big.stat().st_size / 1e9 / cost.seconds:6.2f} GB/s, whole process   (≥ 1)")
 

@@ -8,12 +8,8 @@ files, compares with torch.equal and runs both operators once, as a careful user
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-from pathlib import Path
-
 from converting import MAKE
-from measuring import convinspect, measure_in_turn, python, report, run
+from measuring import convinspect, measure_in_turn, memory_folder, options, python, report, run
 
 _BARE = """
 import sys, torch
@@ -33,14 +29,8 @@ with torch.no_grad():
 
 def main() -> None:
     """Measure and print."""
-    shm = Path("/dev/shm")
-    default = (shm if shm.is_dir() else Path(tempfile.gettempdir())) / "convinspect-benchmarks"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--folder", type=Path, default=default)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    options.folder.mkdir(exist_ok=True)
-    before, after = options.folder / "half.pt", options.folder / "verified.pt"
+    given = options(__doc__, memory_folder())
+    before, after = given.folder / "half.pt", given.folder / "verified.pt"
     if not before.exists():
         run(python(MAKE, before))
     if not after.exists():
@@ -50,7 +40,7 @@ def main() -> None:
         "bits": convinspect("verify", before, after, "--bits"),
         "bare": python(_BARE, before, after),
     }
-    costs = measure_in_turn(commands, options.repeats, lambda: None)
+    costs = measure_in_turn(commands, given.repeats, lambda: None)
     print(f"{'':<42} {'convinspect':>17}   {'compared with':>17}")
     report("verify, 2 GB, 128 layers: a bare loop", costs["ours"], costs["bare"], "≤ 1.5, ≤ 600 MB")
     report("  --bits", costs["bits"], costs["bare"], "")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.cli.trials import check_device, check_dtype
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.view.format import Format
 
@@ -104,14 +105,8 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
         raise CannotShow(f"--length {lengths!r} is no length", "write it as 1024, or 1,20,1000")
     names = [name.strip() for name in dtypes.split(",")]
     for name in names:
-        kind = getattr(torch, name, None)
-        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-            raise CannotShow(f"--dtype {name!r} is no floating dtype of PyTorch", "write float32, bfloat16, float16, …")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CannotShow(f"--device {device!r} cannot be used ({reason})", "cpu always can") from None
+        check_dtype(name)
+    check_device(device)
     threads = rest[0] or torch.get_num_threads()
     distinct = tuple(dict.fromkeys(map(int, parts)))
     return Setting(batch, distinct, tuple(dict.fromkeys(names)), device, threads, rest[1], rest[2])

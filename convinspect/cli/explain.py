@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.cli.trials import tensor_in
 from convinspect.errors import CannotShow, NotThere
 from convinspect.view.format import Format
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from convinspect.explain import Example
     from convinspect.view.drawing import Focus
     from convinspect.view.table import Block
+
+    Draw = Callable[[Focus, list[int]], Block]
 
 
 class Names(str, Enum):
@@ -131,43 +135,26 @@ def _data(path: Path) -> torch.Tensor:
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
     except (ValueError, OSError, TypeError, EOFError) as error:
         raise CannotShow(f"it holds no matrix of numbers ({error})", "give one row per line", path) from None
-    from convinspect import numbers
-    from convinspect.checkpoint import open_checkpoint
-    from convinspect.tensors import as_torch
-
-    tensors = list(open_checkpoint(path).tensors.values())
-    if len(tensors) != 1:
-        raise CannotShow(f"it holds {len(tensors)} tensors, and the data are one", "save them by themselves", path)
-    return as_torch(numbers.read(tensors[0]), tensors[0].dtype).double()
+    return tensor_in(path).double()
 
 
-class _Drawer:
-    """Frames of one example, all with the same decimals."""
+def _drawer(example: Example, linear: bool, width: int) -> Draw:
+    """What draws one step of an example: the step, and the kernels whose sums are printed."""
+    from convinspect.explain import decimals, decimals_of_terms, sum_of
+    from convinspect.view.drawing import frame
 
-    def __init__(self, example: Example, linear: bool, width: int) -> None:
-        from convinspect.explain import decimals
+    digits = decimals(example)
 
-        self.example, self.linear, self.width = example, linear, width
-        self.digits = decimals(example)
+    def draw(focus: Focus, kernels: list[int]) -> Block:
+        sums = [sum_of(example, focus.row, kernel) for kernel in kernels]
+        return frame(example, focus, linear, width, sums, (digits, decimals_of_terms(sums, digits)))
 
-    def __call__(self, focus: Focus, kernels: list[int]) -> Block:
-        from convinspect.explain import decimals_of_terms, sum_of
-        from convinspect.view.drawing import frame
-
-        sums = [sum_of(self.example, focus.row, kernel) for kernel in kernels]
-        digits = (self.digits, decimals_of_terms(sums, self.digits))
-        return frame(self.example, focus, self.linear, self.width, sums, digits)
+    return draw
 
 
-def _drawer(example: Example, linear: bool, width: int) -> _Drawer:
-    return _Drawer(example, linear, width)
-
-
-def _frames(
-    example: Example, draw: _Drawer, row: int | None, kernel: int | None, names: Names, width: int
-) -> list[Block]:
+def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, names: Names, width: int) -> list[Block]:
     """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
-    from convinspect.explain import sum_of
+    from convinspect.explain import decimals, sum_of
     from convinspect.view.drawing import cell_focus, layouts, row_focus
     from convinspect.view.table import Block
 
@@ -183,7 +170,7 @@ def _frames(
             listed = [j for j in range(1, outs + 1) if outs <= 8 or j <= 4 or j > outs - 2 or j == active]
             blocks.append(draw(row_focus(one, active), listed))
     if names is Names.both:
-        blocks.append(layouts(example, row_focus(shown[0], kernel or 1), width, draw.digits))
+        blocks.append(layouts(example, row_focus(shown[0], kernel or 1), width, decimals(example)))
     words = [f"{outs} kernels, so {outs} columns: each row of X meets each kernel once and gives one number."]
     if example.note:
         words.append(example.note)
@@ -202,7 +189,7 @@ def _cells(example: Example) -> list[tuple[int, int]]:
     return cells[:_MOST_STEPS]
 
 
-def _play(example: Example, draw: _Drawer, step: bool) -> None:
+def _play(example: Example, draw: Draw, step: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -236,7 +223,7 @@ def _moved(key: str, at: int, cells: list[tuple[int, int]]) -> int:
     return min(len(cells) - 1, at + 1)
 
 
-def _save_page(example: Example, draw: _Drawer, output: Path) -> None:
+def _save_page(example: Example, draw: Draw, output: Path) -> None:
     from convinspect.view.drawing import cell_focus
     from convinspect.view.page import page
     from convinspect.view.picture import save_text

@@ -18,6 +18,7 @@ from convinspect.cli.options import (
     naming,
     reading_progress,
 )
+from convinspect.cli.trials import check_device, check_dtype, tensor_in
 from convinspect.errors import BrokenFile, CannotConvert, CannotShow, NotThere
 from convinspect.view.format import Format
 
@@ -194,17 +195,11 @@ def _inputs(batch: int, length: int, seed: int, device: str, dtype: str) -> Inpu
     Raises:
         CannotShow: There is no such device or dtype.
     """
-    import torch
-
     from convinspect.outputs import Inputs
 
-    if dtype and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
-        raise CannotShow(f"--dtype {dtype!r} is no floating dtype of PyTorch", "write float32, bfloat16, float16, …")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CannotShow(f"--device {device!r} cannot be used ({reason})", "cpu always can") from None
+    if dtype:
+        check_dtype(dtype)
+    check_device(device)
     return Inputs(tuple(dict.fromkeys(((1, 1), (batch, length)))), seed, device)
 
 
@@ -238,14 +233,7 @@ def _drawn(text: str, seed: int) -> torch.Tensor:
             return _widened(torch.from_numpy(array))
         except (ValueError, OSError, TypeError, EOFError) as error:
             raise CannotShow(f"it cannot be read as an array ({error})", "save it with numpy.save", path) from None
-    from convinspect import numbers
-    from convinspect.checkpoint import open_checkpoint
-    from convinspect.tensors import as_torch
-
-    tensors = list(open_checkpoint(path).tensors.values())
-    if len(tensors) != 1:
-        raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
-    return _widened(as_torch(numbers.read(tensors[0]), tensors[0].dtype))
+    return _widened(tensor_in(path))
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

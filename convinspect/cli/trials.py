@@ -1,0 +1,55 @@
+"""What commands that run layers ask of the user: a device, a dtype, numbers from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convinspect.errors import CannotShow
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that holds no numbers here.
+
+    Raises:
+        CannotShow: There is no such device.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CannotShow(f"--device {name!r} cannot be used ({reason})", "cpu always can") from None
+
+
+def check_dtype(name: str) -> None:
+    """Refuse what is no floating dtype.
+
+    Raises:
+        CannotShow: It is none.
+    """
+    import torch
+
+    if not getattr(getattr(torch, name, None), "is_floating_point", False):
+        raise CannotShow(f"--dtype {name!r} is no floating dtype of PyTorch", "write float32, bfloat16, float16, …")
+
+
+def tensor_in(path: Path) -> torch.Tensor:
+    """The one tensor of a checkpoint; nothing in the file is run.
+
+    Raises:
+        CannotShow: It holds several, or none.
+        ConvInspectError: It cannot be read.
+    """
+    from convinspect import numbers
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.tensors import as_torch
+
+    tensors = list(open_checkpoint(path).tensors.values())
+    if len(tensors) != 1:
+        raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
+    return as_torch(numbers.read(tensors[0]), tensors[0].dtype)
