@@ -52,7 +52,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     if not plan.edits:
         return Followers()
     copies, optimizer, roots, left = [], [], [], []
-    parts = _parts(checkpoint)
+    parts = parts_of(checkpoint)
     for root in checkpoint.roots:
         if root is checkpoint.root or (root in parts and root.role != "optimizer"):
             continue
@@ -69,7 +69,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     return Followers(tuple(optimizer), tuple(copies), tuple(roots), tuple(left))
 
 
-def _parts(checkpoint: Checkpoint) -> list[Root]:
+def parts_of(checkpoint: Checkpoint) -> list[Root]:
     """The roots that the root in use is put together of (`--root .`)."""
     if any(root is checkpoint.root for root in checkpoint.roots):
         return []

@@ -21,7 +21,7 @@ from convinspect.layers import find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
-from convinspect.training import followers
+from convinspect.training import followers, parts_of
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
@@ -249,8 +249,9 @@ def _other_roots(
     """Holds EMA copies, optimizer state and other models against each other. Adds to all four lists."""
     changed, missing, unexpected, notes = told
     there = {root.path: root for root in after.roots}
+    held = [before.root.path, *(root.path for root in parts_of(before))]
     for root in before.roots:
-        if root.path == before.root.path:
+        if root.path in held:
             continue
         other = there.get(root.path)
         if other is None and len(after.roots) == 1:

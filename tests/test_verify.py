@@ -727,6 +727,18 @@ def test_a_pruned_bias_may_be_fused(tmp_path: Path) -> None:
     assert (code, found["missing"], found["unexpected"]) == (0, [], []), found
 
 
+def test_the_same_root_is_taken_on_both_sides(tmp_path: Path) -> None:
+    torch.save({"model": net(), "ema": net()}, tmp_path / "a.pt")
+    torch.save({"model": converted(net()), "ema": converted(net())}, tmp_path / "b.pt")
+    torch.save(converted(net()), tmp_path / "plain.pt")
+    code, found = command(tmp_path, "a.pt", "b.pt", "--root", ".")
+    assert (code, len(found["layers"]), found["missing"], found["unexpected"]) == (0, 6, [], []), found
+    assert not any("converted too" in note for note in found["notes"])
+    code, found = command(tmp_path, "a.pt", "b.pt", "--root", "ema")
+    assert (code, len(found["layers"])) == (0, 3)
+    assert command(tmp_path, "a.pt", "plain.pt", "--root", "ema")[0] == 0
+
+
 def test_layers_are_chosen(tmp_path: Path) -> None:
     code, found = command(FIXTURES, "pointnet_stnkd.pt", "--layer", "conv1", "--grad", "--batch", "3", "--length", "2")
     assert code == 0

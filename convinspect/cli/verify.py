@@ -109,7 +109,7 @@ def verify(
         with naming(path):
             other, notes = _in_memory(before, tuple(layer or ()))
     else:
-        other = _whole(open_checkpoint(after, root if _has_root(after, root) else None))
+        other = _whole(_opened_alike(after, root))
     if bits and grad:
         raise CannotConvert("--bits runs nothing, so --grad has nothing to compare", "drop one of them")
     wish = Wish(
@@ -182,11 +182,16 @@ def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
         return renamed(before, (*found.edits, *found.copies))
 
 
-def _has_root(path: Path, root: str | None) -> bool:
-    """Whether a file has that root; a plain state_dict made of another file's root has not."""
+def _opened_alike(path: Path, root: str | None) -> Checkpoint:
+    """The file after, at the root of the file before; at its main one where it has none there, as a plain state_dict
+    made of it.
+    """
     from convinspect.checkpoint import open_checkpoint
 
-    return root is not None and any(one.path == root for one in open_checkpoint(path).roots)
+    try:
+        return open_checkpoint(path, root)
+    except NotThere:
+        return open_checkpoint(path)
 
 
 def _inputs(batch: int, length: int, seed: int, device: str, dtype: str) -> Inputs:
