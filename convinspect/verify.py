@@ -226,7 +226,7 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
         return
     found = first_difference(objects[0], objects[1])
     if found is not None:
-        place, _, what = found.partition(": ")
+        place, what = found
         changed[place] = f"an object beside the tensors differs: {what}"
 
 

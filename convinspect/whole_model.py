@@ -98,9 +98,9 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
     except CannotConvert:
         # It runs in float32, as was just seen, and casts its input to it.
         low.add("float32")
-        return _compared(rough, _run(second.float(), trial, torch.float32, spec), {}, _notes(low, trial))
+        return _compared(rough, _run(second.float(), trial, torch.float32, spec), {}, low, trial)
     other = _run(second.double(), trial, torch.float64, spec, low)
-    return _compared(one, other, rough, _notes(low, trial))
+    return _compared(one, other, rough, low, trial)
 
 
 def _notes(low: set[str], trial: Trial) -> tuple[str, ...]:
@@ -234,10 +234,22 @@ def leaves(result: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _compared(
-    one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], rough: Mapping[str, torch.Tensor],
-    notes: tuple[str, ...],
-) -> ModelCheck:  # fmt: skip
-    """Each output against the other model's, and against what float32 is off by."""
+    one: Mapping[str, torch.Tensor],
+    other: Mapping[str, torch.Tensor],
+    rough: Mapping[str, torch.Tensor],
+    low: set[str],
+    trial: Trial,
+) -> ModelCheck:
+    """Each output against the other model's, and against what float32 is off by.
+
+    Args:
+        one: Outputs before, by place.
+        other: Outputs after.
+        rough: Outputs before in float32; none where that is what `one` holds.
+        low: dtypes below float64 in which the model computes inside.
+        trial: How it was run.
+    """
+    notes = _notes(low, trial)
     found: dict[str, tuple[float, float]] = {}
     cause = ""
     if list(one) != list(other):
@@ -250,7 +262,7 @@ def _compared(
                 found, f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after", notes
             )
         apart = _apart(before, after)
-        found[place] = (apart, _most(before, rough.get(place), len(notes) > 1))
+        found[place] = (apart, _most(before, rough.get(place), bool(low)))
         if not cause and not apart <= found[place][1]:
             cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
     return ModelCheck(found, cause, notes)

@@ -54,8 +54,8 @@ def _stream_of(path: Path) -> Read:
     return read
 
 
-def first_difference(before: Objects, after: Objects) -> str | None:
-    """Where two trees differ in anything but tensors, as dotted keys with what differs; None when nowhere.
+def first_difference(before: Objects, after: Objects) -> tuple[str, str] | None:
+    """Where two trees differ in anything but tensors, as dotted keys, and what differs there; None when nowhere.
 
     Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
     elsewhere, by name. An OrderedDict that became a dict of the same items is no difference.
@@ -73,9 +73,9 @@ def first_difference(before: Objects, after: Objects) -> str | None:
             continue
         difference = _differs(a, b) or _blobs_differ(a, b, before.read, after.read)
         if difference is not None:
-            return f"{path or 'the top'}: {difference}"
+            return path or "the top", difference
         todo += reversed([(f"{path}.{name}" if path else name, one, other) for name, one, other in _parts(a, b)])
-    return "it holds too much to be looked through"
+    return "the top", "it holds too much to be looked through"
 
 
 _NODES = (Call, Tuple, Dict, Set, Persistent, list)
