@@ -36,7 +36,8 @@ class Example:
         x: (n × in).
         w: (out × in × taps); one tap for a pointwise convolution and for Linear.
         b: (out), or None.
-        f: (n − taps + 1 × out), computed by PyTorch.
+        f: (n − taps + 1 × out), computed by PyTorch's conv1d.
+        y: (n × out), computed by PyTorch's linear; None where a kernel has several taps.
         note: What was left out of the drawing, or "".
     """
 
@@ -47,6 +48,7 @@ class Example:
     w: list[Matrix]
     b: list[float] | None
     f: Matrix
+    y: Matrix | None = None
     note: str = ""
 
     @property
@@ -141,6 +143,7 @@ def example(
             "give more --rows",
         )
     f: Any = functional.conv1d(x.T.unsqueeze(0), weight, bias)[0].T
+    y = functional.linear(x, weight[:, :, 0], bias).tolist() if weight.shape[2] == 1 else None
     return Example(
         name,
         kind,
@@ -149,6 +152,7 @@ def example(
         weight.tolist(),
         None if bias is None else bias.tolist(),
         f.tolist(),
+        y,
         note,
     )
 

@@ -10,11 +10,11 @@ from convinspect.explain import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.folding import unfolded
 from convinspect.kernels import Choice, load_kernel, matrices
 from convinspect.layers import find_layers, select
-from convinspect.view.drawing import frame, row_focus
+from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.emit import Room
 from convinspect.view.listing import listing_table
 from convinspect.view.numbers_view import matrix_view, shown_heatmap, shown_matrix
-from convinspect.view.picture import save
+from convinspect.view.picture import save, save_steps
 from convinspect.view.table import Block
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
 
 
 def make(folder: Path) -> list[Path]:
-    """Write every picture to `folder`, for dark and for light backgrounds."""
+    """Write every picture to `folder`, for dark and for light backgrounds; the moving one needs Pillow."""
     checkpoint = open_checkpoint(FIXTURE)
     layers = find_layers(checkpoint)
     table = listing_table(checkpoint, layers, unfolded(select(layers)), everything=False)
@@ -37,7 +37,7 @@ def make(folder: Path) -> list[Path]:
             shown_heatmap(matrix, view, Room(72, 24), True),
             72,
         ),
-        "explain": ("convinspect explain --row 2", explained(2), 116),
+        "explain": ("convinspect explain --row 2", explained(2), 118),
     }
     written = []
     for name, (title, thing, width) in pictures.items():
@@ -45,7 +45,20 @@ def make(folder: Path) -> list[Path]:
             path = folder / f"{name}{suffix}.svg"
             save(thing, path, title, width, light)
             written.append(path)
-    return written
+    steps = folder / "explain.gif"
+    save_steps(stepped(), steps, "convinspect explain --animate", 118)
+    return [*written, steps]
+
+
+def stepped() -> list[Block]:
+    """All cells of the built-in example, one after another."""
+    example = built_in(4)
+    digits = decimals(example)
+    sums = [sum_of(example, row, kernel) for row in range(1, 5) for kernel in range(1, 7)]
+    return [
+        frame(example, cell_focus(one.row, one.kernel), False, 118, [one], (digits, decimals_of_terms([one], digits)))
+        for one in sums
+    ]
 
 
 def explained(row: int) -> Block:
@@ -53,7 +66,7 @@ def explained(row: int) -> Block:
     example = built_in(4)
     sums = [sum_of(example, row, kernel) for kernel in range(1, 7)]
     digits = decimals(example)
-    return frame(example, row_focus(row, row), False, 116, sums, (digits, decimals_of_terms(sums, digits)))
+    return frame(example, row_focus(row, row), False, 118, sums, (digits, decimals_of_terms(sums, digits)))
 
 
 if __name__ == "__main__":

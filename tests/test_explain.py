@@ -15,8 +15,9 @@ from test_cli import run
 from torch import nn
 
 from convinspect.explain import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
-from convinspect.view.drawing import cell_focus, frame, layouts, row_focus
+from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.layout import block_cells
+from convinspect.view.layouts import layouts
 from convinspect.view.table import Block, plain
 from convinspect.view.text import cell_width
 
@@ -64,7 +65,7 @@ def test_terms_as_printed_add_up_to_the_result_as_printed(data: st.DataObject) -
     assert abs(sum(terms) - Decimal(lines[result].split()[-1])) * 2 < Decimal(1).scaleb(-digits)
 
 
-@pytest.mark.parametrize("width", [40, 80, 116, 160])
+@pytest.mark.parametrize("width", [40, 80, 118, 160])
 @pytest.mark.parametrize("linear", [False, True])
 def test_every_frame_fits(width: int, linear: bool) -> None:
     made = built_in(4)
@@ -73,8 +74,28 @@ def test_every_frame_fits(width: int, linear: bool) -> None:
     assert max(map(cell_width, page.splitlines())) <= width
     assert page.count("▸") == 2
     assert "[-0.70]" in page
-    if width >= 116:
+    if width >= 118:
         assert any("X, data" in line and "result" in line for line in page.splitlines())
+
+
+def test_a_step_fits_the_usual_terminal() -> None:
+    """24 lines of 80 cells hold panels, arithmetic and the line of keys, also of wide layers and many rows."""
+    weight = torch.randn(40, 24, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wide = example("wide", "Conv1d", (40, 24, 1), weight, None, torch.randn(30, 24, dtype=torch.float64))
+    for made in (built_in(4), built_in(30), wide):
+        one = sum_of(made, 3, 4)
+        block = frame(made, cell_focus(3, 4), False, 80, [one], (2, 2), height=23)
+        lines = text_of(block).splitlines()
+        assert len(lines) <= 23
+        assert max(map(cell_width, lines)) <= 80
+        assert lines[-1].split() == ["=", f"{one.result:.2f}"]
+
+
+def test_nothing_moves_from_step_to_step() -> None:
+    made = built_in(4)
+    pages = [text_of(frame(made, cell_focus(i, j), False, 118, [], (2, 2))) for i in range(1, 5) for j in range(1, 7)]
+    places = {tuple(page.splitlines()[3].index(f"f{j}") for j in range(1, 7)) for page in pages}
+    assert len(places) == 1
 
 
 def test_a_layer_of_a_million_weights_is_elided() -> None:
@@ -104,6 +125,10 @@ def test_both_layouts_and_a_sliding_kernel() -> None:
     page = text_of(layouts(made, row_focus(1, 1), 160, 2))
     assert "(C, L) = (3, 4)" in page
     assert "(out, in, 1)" in page
+    assert "Linear takes (L, C) = (4, 3)" in page
+    assert "the same to within 1e-15, which is rounding" in page
+    assert made.y is not None
+    torch.testing.assert_close(torch.tensor(made.f), torch.tensor(made.y))
     weight = torch.randn(2, 3, 3, dtype=torch.float64)
     wide = example("conv", "Conv1d", (2, 3, 3), weight, None, torch.randn(5, 3, dtype=torch.float64))
     page = text_of(layouts(wide, row_focus(1, 1), 160, 2))
@@ -195,7 +220,10 @@ def test_wrong_columns_get_one_line(tmp_path: Path) -> None:
 def test_keys_move_through_the_cells() -> None:
     from convinspect.cli.explain import _moved
 
-    cells = [(i, j) for i in (1, 2, 3) for j in (1, 2)]
-    assert [_moved(key, 2, cells) for key in ("\x1b[C", " ", "\x1b[D", "3", "9", "q")] == [3, 3, 1, 4, 2, -1]
-    assert _moved("\x1b[C", 5, cells) == 5
-    assert _moved("\x1b[D", 0, cells) == 0
+    keys = ("\x1b[C", " ", "\x1b[D", "3", "9", "q")
+    assert [_moved(key, 2, (3, 2))[0] for key in keys] == [3, 3, 1, 4, 2, -1]
+    assert _moved("\x1b[C", 5, (3, 2)) == (5, "")
+    assert _moved("\x1b[D", 0, (3, 2)) == (0, "")
+    assert _moved("1", 0, (12, 2)) == (0, "1")
+    assert _moved("2", 0, (12, 2), "1") == (22, "12"), "a row's number may have two digits"
+    assert _moved("3", 0, (12, 2), "1") == (4, "3"), "there is no row 13"

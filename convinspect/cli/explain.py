@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +46,7 @@ def explain(
     row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row, from 1.")] = None,
     kernel: Annotated[int | None, typer.Option("--kernel", metavar="J", help="Only this kernel, from 1.")] = None,
     names: Annotated[Names, typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts.")] = Names.conv1d,
-    step: Annotated[bool, typer.Option("--step", help="Cell by cell: right, left, a row's number, q.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the data drawn for a file's layer.")] = 0,
     given: Annotated[
@@ -79,10 +80,12 @@ def explain(
     columns = width or (sink.space.width if output is None else None) or _COMFORT
     linear = names is Names.linear or (names is Names.conv1d and example.kind not in ("Conv1d",) and path is not None)
     draw = _drawer(example, linear, columns)
-    if output is not None and output.suffix.lower() == ".html":
-        _save_page(example, draw, output)
-    elif (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty()):
-        _play(example, draw, step)
+    playing = (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty())
+    if output is not None and output.suffix.lower() in (".html", ".gif"):
+        _save_steps(example, draw, output, sink.title)
+    elif playing:
+        lines = sink.space.height or _LINES
+        _play(example, _drawer(example, linear, columns, lines - 1), step, (row or 1, kernel or 1))
     else:
         sink.show(_frames(example, draw, row, kernel, names, columns), _payload(example))
 
@@ -138,7 +141,7 @@ def _data(path: Path) -> torch.Tensor:
     return tensor_in(path).double()
 
 
-def _drawer(example: Example, linear: bool, width: int) -> Draw:
+def _drawer(example: Example, linear: bool, width: int, height: int | None = None) -> Draw:
     """What draws one step of an example: the step, and the kernels whose sums are printed."""
     from convinspect.explain import decimals, decimals_of_terms, sum_of
     from convinspect.view.drawing import frame
@@ -147,7 +150,7 @@ def _drawer(example: Example, linear: bool, width: int) -> Draw:
 
     def draw(focus: Focus, kernels: list[int]) -> Block:
         sums = [sum_of(example, focus.row, kernel) for kernel in kernels]
-        return frame(example, focus, linear, width, sums, (digits, decimals_of_terms(sums, digits)))
+        return frame(example, focus, linear, width, sums, (digits, decimals_of_terms(sums, digits)), height)
 
     return draw
 
@@ -155,7 +158,8 @@ def _drawer(example: Example, linear: bool, width: int) -> Draw:
 def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, names: Names, width: int) -> list[Block]:
     """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
     from convinspect.explain import decimals, sum_of
-    from convinspect.view.drawing import cell_focus, layouts, row_focus
+    from convinspect.view.drawing import cell_focus, row_focus
+    from convinspect.view.layouts import layouts
     from convinspect.view.table import Block
 
     count, outs = len(example.f), len(example.w)
@@ -178,55 +182,85 @@ def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, n
     return blocks
 
 
-_COMFORT = 116
+_COMFORT = 118
 """Cells where no terminal sets a limit: three panels of the built-in example side by side."""
+_LINES = 24
 _MOST_STEPS = 400
+_MOST_PICTURES = 100
+"""Steps that anyone would look at on a page, or wait for in a GIF or an animation."""
 
 
-def _cells(example: Example) -> list[tuple[int, int]]:
-    """All cells of the result, row after row, as many as anyone would step through."""
-    cells = [(i, j) for i in range(1, len(example.f) + 1) for j in range(1, len(example.w) + 1)]
-    return cells[:_MOST_STEPS]
+def _cells(example: Example) -> int:
+    """How many numbers the result has."""
+    return len(example.f) * len(example.w)
 
 
-def _play(example: Example, draw: Draw, step: bool) -> None:
+def _cell(example: Example, at: int) -> tuple[int, int]:
+    """Row and kernel, from 1, of one number of the result; row after row."""
+    row, kernel = divmod(at, len(example.w))
+    return row + 1, kernel + 1
+
+
+def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int]) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    from convinspect.explain import sum_of
     from convinspect.view.drawing import cell_focus
     from convinspect.view.rich_table import render_block
 
-    cells, at = _cells(example), 0
+    sum_of(example, *first)
+    at, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
+    last = min(at + _MOST_PICTURES, _cells(example)) - 1
     with Live(console=Console(), auto_refresh=False, screen=step) as live:
-        while True:
-            i, j = cells[at]
-            live.update(render_block(draw(cell_focus(i, j), [j])), refresh=True)
-            if not step:
+        while at >= 0:
+            i, j = _cell(example, at)
+            block = draw(cell_focus(i, j), [j])
+            live.update(render_block(replace(block, notes=(*block.notes, _KEYS)) if step else block), refresh=True)
+            if step:
+                at, typed = _moved(typer.getchar(), at, (len(example.f), len(example.w)), typed)
+            else:
                 time.sleep(0.6)
-                if at == len(cells) - 1:
-                    return
-                at += 1
-                continue
-            at = _moved(typer.getchar(), at, cells)
-            if at < 0:
-                return
+                at = at + 1 if at < last else -1
 
 
-def _moved(key: str, at: int, cells: list[tuple[int, int]]) -> int:
-    """The cell to go to; -1 to leave."""
-    if key in ("q", "Q", "\x1b", "\x03"):
-        return -1
+_KEYS = "→ next · ← back · a row's number goes to that row · q leaves"
+
+
+def _moved(key: str, at: int, size: tuple[int, int], typed: str = "") -> tuple[int, str]:
+    """What a key does.
+
+    Args:
+        key: As the terminal sends it.
+        at: The number of the result that is shown, from 0, row after row.
+        size: Rows and columns of the result.
+        typed: Digits of a row's number so far, since it may have several.
+
+    Returns:
+        The number to go to, or -1 to leave; and the digits so far.
+    """
+    rows, outs = size
+    if key in ("q", "Q", "\x1b", "\x03", "\x04"):
+        return -1, ""
     if key.isdigit():
-        return next((n for n, (i, _) in enumerate(cells) if i == int(key)), at)
-    if key in ("\x1b[D", "h", "p", "b", "\x7f"):
-        return max(0, at - 1)
-    return min(len(cells) - 1, at + 1)
+        number = next((digits for digits in (typed + key, key) if 1 <= int(digits) <= rows), "")
+        return ((int(number) - 1) * outs if number else at), number
+    if key in ("\x1b[D", "\x1bOD", "\xe0K", "h", "p", "b", "\x7f"):
+        return max(0, at - 1), ""
+    return min(rows * outs - 1, at + 1), ""
 
 
-def _save_page(example: Example, draw: Draw, output: Path) -> None:
+def _save_steps(example: Example, draw: Draw, output: Path, title: str) -> None:
     from convinspect.view.drawing import cell_focus
     from convinspect.view.page import page
-    from convinspect.view.picture import save_text
+    from convinspect.view.picture import save_steps, save_text
 
-    blocks = [draw(cell_focus(i, j), [j]) for i, j in _cells(example)]
-    save_text(output, page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))
+    moving, every = output.suffix.lower() == ".gif", _cells(example)
+    shown = min(every, _MOST_PICTURES if moving else _MOST_STEPS)
+    blocks = [draw(cell_focus(i, j), [j]) for i, j in (_cell(example, at) for at in range(shown))]
+    if shown < every:
+        blocks[-1] = replace(blocks[-1], notes=(f"the first {shown:,} of {every:,} numbers",))
+    if moving:
+        save_steps(blocks, output, title)
+    else:
+        save_text(output, page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))

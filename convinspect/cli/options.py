@@ -109,7 +109,9 @@ WidthOption = Annotated[
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .md, .txt, .csv or .json instead."),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
+    ),
 ]
 
 
@@ -154,7 +156,9 @@ class Sink(NamedTuple):
         """Whether the result may be coloured."""
         from convinspect.view.emit import wants_color
 
-        return wants_color(sys.stdout) if self.output is None else self.output.suffix.lower() in (".svg", ".html")
+        if self.output is None:
+            return wants_color(sys.stdout)
+        return self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
 
     def show(self, thing: object, payload: object) -> None:
         """Hand the result on: `payload` as JSON, `thing` in every other form."""

@@ -1,4 +1,4 @@
-"""Results kept as a file: a picture (SVG, HTML), text, or data. The suffix decides."""
+"""Results kept as a file: a picture (SVG, HTML, PNG, GIF), text, or data. The suffix decides."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from convinspect.view.emit import Shown, as_shown, markdown_blocks, only_tables,
 from convinspect.view.layout import Ink, block_cells
 from convinspect.view.machine import csv_text, json_text, table_payload
 from convinspect.view.svg import FONTS, svg
-from convinspect.view.table import Table, fit, plain
+from convinspect.view.table import Block, Table, fit, plain
 from convinspect.view.text import cell_width, safe
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.segment import Segment
     from rich.terminal_theme import TerminalTheme
 
 _LEAST_WIDTH = 40
@@ -56,7 +57,7 @@ class _Picture(NamedTuple):
     payload: object
 
 
-_Writer: TypeAlias = Callable[[_Picture], Iterator[str]]
+_Writer: TypeAlias = Callable[[_Picture], Iterator[str] | bytes]
 
 
 def save(
@@ -71,7 +72,7 @@ def save(
 
     Args:
         thing: A Table, a Block, a sequence of these, or (for `.svg`, `.html`, `.txt`) any Rich renderable.
-        path: Its suffix decides: `.svg`, `.html`, `.md`, `.txt`, `.csv` or `.json`.
+        path: Its suffix decides: `.svg`, `.html`, `.png`, `.gif`, `.md`, `.txt`, `.csv` or `.json`.
         title: Of the window (SVG) or page (HTML).
         width: In cells; None for what the tables need.
         light: Dark text on white instead of light on dark (SVG, HTML).
@@ -98,12 +99,51 @@ def save_text(path: Path, parts: Iterable[str]) -> None:
     _replace(path, iter(parts))
 
 
-def _svg(picture: _Picture) -> Iterator[str]:
+def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None = None, light: bool = False) -> None:
+    """Keeps drawings as a GIF that shows one after another, whole or not at all.
+
+    Args:
+        steps: One after another.
+        path: Where to.
+        title: Above them.
+        width: In cells; None for what the widest needs.
+        light: Dark text on white.
+
+    Raises:
+        CannotShow: There is no Pillow or no font, the picture would be too large, or cannot be written.
+    """
+    from convinspect.view.raster import gif
+
+    widest = max(_canvas(_Picture(step, title, width, light, None))[0].width for step in steps)
+    drawn = [_lines(_Picture(step, title, widest, light, None))[1] for step in steps]
+    _replace(path, gif(drawn, widest, safe(title), _theme(light), 0.9))
+
+
+def _lines(picture: _Picture) -> tuple[int, list[list[Segment]]]:
+    """The width in cells, and what is drawn in them."""
     from rich.console import Group
 
     console, parts = _canvas(picture)
-    lines = console.render_lines(Group(*_spaced(parts)), pad=False)
-    return svg(lines, console.width, safe(picture.title), _theme(picture.light))
+    return console.width, console.render_lines(Group(*_spaced(parts)), pad=False)
+
+
+def _svg(picture: _Picture) -> Iterator[str]:
+    width, lines = _lines(picture)
+    return svg(lines, width, safe(picture.title), _theme(picture.light))
+
+
+def _png(picture: _Picture) -> bytes:
+    from convinspect.view.raster import png
+
+    width, lines = _lines(picture)
+    return png(lines, width, safe(picture.title), _theme(picture.light))
+
+
+def _gif(picture: _Picture) -> bytes:
+    from convinspect.view.raster import gif
+
+    width, lines = _lines(picture)
+    return gif([lines], width, safe(picture.title), _theme(picture.light), 1.0)
 
 
 def _html(picture: _Picture) -> Iterator[str]:
@@ -144,7 +184,7 @@ def _json(picture: _Picture) -> Iterator[str]:
 
 
 _WRITERS: dict[str, _Writer] = {
-    ".svg": _svg, ".html": _html, ".md": _md, ".txt": _txt, ".csv": _csv, ".json": _json,
+    ".svg": _svg, ".html": _html, ".png": _png, ".gif": _gif, ".md": _md, ".txt": _txt, ".csv": _csv, ".json": _json,
 }  # fmt: skip
 
 
@@ -241,14 +281,14 @@ def _theme(light: bool) -> TerminalTheme:
     )  # fmt: skip
 
 
-def _replace(path: Path, parts: Iterator[str]) -> None:
+def _replace(path: Path, parts: Iterator[str] | bytes) -> None:
     """Writes beside `path`, then takes its place; through a symbolic link, the place of what it points to."""
-    parts = iter(parts)
+    content = [parts] if isinstance(parts, bytes) else (part.encode("utf-8", "backslashreplace") for part in parts)
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n", errors="backslashreplace") as out:
-            out.writelines(parts)
+        with open(temporary, "xb") as out:
+            out.writelines(content)
         os.replace(temporary, target)
     except OSError as error:
         raise CannotShow(f"cannot be written: {error.strerror or error}", "choose another --output", path) from error

@@ -1,0 +1,110 @@
+"""The parts of a drawing: small tables of numbers, what is active in one colour, beside each other where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from convinspect.view.style import HEAD, NAME, QUIET
+from convinspect.view.table import Cell, Styled, pieces
+from convinspect.view.text import cell_width
+
+ACTIVE = "bold #000000 on #ffd84d"
+_GAP = 3
+
+Panel = list[tuple[Styled, ...]]
+
+
+def some(count: int, most: int, wanted: Iterable[int] = ()) -> list[int]:
+    """Indices from 1 to `count`, at most about `most` of them: both ends and what is wanted; 0 stands for a gap."""
+    if count <= most:
+        return list(range(1, count + 1))
+    kept = {
+        *range(1, most // 2 + 1),
+        *range(count - (most - 1) // 2 + 1, count + 1),
+        *(i for i in wanted if i <= count),
+    }
+    found: list[int] = []
+    for index in sorted(kept):
+        if found and index != found[-1] + 1:
+            found.append(0)
+        found.append(index)
+    return found
+
+
+def fixed(value: float, digits: int) -> str:
+    """With so many decimals; zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def value_text(value: float) -> str:
+    """A number of the data: one decimal where that is all of it, else four significant digits."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:.4g}"
+
+
+def weight_text(value: float) -> str:
+    """A number of a kernel: one decimal where that is all of it, else three."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def panel(
+    title: str,
+    names: Sequence[str],
+    columns: Sequence[str],
+    grid: Sequence[Sequence[str]],
+    style: Callable[[int, int], str],
+    gap: int = 2,
+) -> Panel:
+    """Lines of one width: title, column names, rows; columns `gap` cells apart."""
+    head = max(map(cell_width, names))
+    widths = [max([cell_width(name), *(cell_width(line[n]) for line in grid)]) for n, name in enumerate(columns)]
+    lines: Panel = [(Styled(title, HEAD),)]
+    lines.append(
+        (
+            Styled(" " * head),
+            *(Styled(" " * gap + f"{name:>{wide}}", QUIET) for name, wide in zip(columns, widths, strict=True)),
+        )
+    )
+    for i, (name, line) in enumerate(zip(names, grid, strict=True)):
+        cells = [Styled(f"{name:<{head}}", NAME)]
+        for n, (text, wide) in enumerate(zip(line, widths, strict=True)):
+            cells += [Styled(" " * gap), Styled(f"{text:>{wide}}", style(i, n))]
+        lines.append(tuple(cells))
+    wide = max(sum(cell_width(piece.text) for piece in line) for line in lines)
+    return [(*line, Styled(" " * (wide - sum(cell_width(piece.text) for piece in line)))) for line in lines]
+
+
+def stripped(line: Cell) -> Cell:
+    """Without the blanks that only kept the next panel in its place."""
+    kept = list(pieces(line))
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    return (*kept[:-1], Styled(kept[-1].text.rstrip(), kept[-1].style)) if kept else ""
+
+
+def wide(panel: Panel) -> int:
+    """Cells that a panel takes."""
+    return sum(cell_width(piece.text) for piece in panel[0])
+
+
+def _beside(panels: Sequence[Panel]) -> list[Cell]:
+    lines: list[Cell] = []
+    for n in range(max(map(len, panels))):
+        cells: list[Styled] = []
+        for panel in panels:
+            gap = [Styled(" " * _GAP)] if cells else []
+            cells += gap + list(panel[n] if n < len(panel) else (Styled(" " * wide(panel)),))
+        lines.append(tuple(cells))
+    return lines
+
+
+def flowing(panels: Sequence[Panel], width: int) -> list[Cell]:
+    """As many beside each other as fit, the others below them."""
+    lines: list[Cell] = []
+    row: list[Panel] = []
+    for panel in panels:
+        if row and sum(map(wide, [*row, panel])) + _GAP * len(row) > width:
+            lines += [*_beside(row), ""]
+            row = []
+        row.append(panel)
+    return lines + _beside(row)
