@@ -30,7 +30,7 @@ _PARAMETRIZATIONS = tuple(
 )
 _FIELDS_OF_LAYERS = {
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed", "output_padding",
-    "groups", "padding_mode", "_reversed_padding_repeated_twice", "in_features", "out_features", "positions",
+    "groups", "padding_mode", "_reversed_padding_repeated_twice", "in_features", "out_features", "dims",
     "nf", "nx",
 }  # fmt: skip
 
@@ -44,6 +44,9 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
     """
     if "forward" in vars(module) or vars(module).get("_compiled_call_impl") is not None:
         return "its forward was replaced on the object itself (patched, or compiled); convert before that"
+    inner = [name for name in module._modules if name != "parametrizations"]
+    if inner:
+        return f"it holds modules of its own ({', '.join(inner[:3])}), which its successor would not have"
     for name, parameter in [*_own_parameters(module), *_originals(module)]:
         if isinstance(parameter, nn.UninitializedParameter):
             return "its weight has no shape before the first input (a lazy module)"

@@ -36,12 +36,27 @@ def kernel_obstacle(conv: nn.Module) -> str | None:
         return f"its kernel size is {'×'.join(map(str, conv.kernel_size))}, not 1"
     if conv.groups != 1:
         return f"it has groups={conv.groups}, so its kernel is not a full matrix"
-    cls = plain_class(conv)
-    base: type[nn.Module] = next(one for one in _KNOWN if isinstance(conv, one))
-    if cls is not base and any(
-        getattr(cls, name) is not getattr(base, name) for name in ("forward", "_conv_forward", "__call__")
-    ):
-        return f"its class {cls.__name__} computes something of its own"
+    return _own_code(plain_class(conv), next(one for one in _KNOWN if isinstance(conv, one)))
+
+
+_HARMLESS = {
+    "__init__", "__module__", "__qualname__", "__doc__", "__annotations__", "__firstlineno__", "__static_attributes__",
+    "__dict__", "__weakref__", "__repr__", "__constants__", "__parameters__", "__orig_bases__", "__slots__",
+    "__abstractmethods__", "__type_params__", "_abc_impl", "extra_repr", "reset_parameters",
+}  # fmt: skip
+"""What a subclass may define without computing anything else, or being missed once the layer was replaced."""
+
+
+def _own_code(cls: type[nn.Module], base: type[nn.Module]) -> str | None:
+    """What a subclass does beyond its base, or None where it is but another name for it."""
+    for one in cls.__mro__[: cls.__mro__.index(base)]:
+        if issubclass(base, one):
+            continue
+        own = sorted(set(vars(one)) - _HARMLESS)
+        if own and not one.__module__.startswith("torch.nn.modules."):
+            computes = {"forward", "_conv_forward", "__call__"}.intersection(own)
+            does = "computes something of its own" if computes else f"has code of its own ({own[0]})"
+            return f"its class {cls.__name__} {does}"
     return None
 
 
@@ -68,8 +83,8 @@ def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
     cls = plain_class(linear)
     if cls not in (nn.Linear, PointwiseLinear):
         return f"its class {cls.__name__} may compute something of its own"
-    if isinstance(linear, PointwiseLinear) and linear.positions.dims != dims:
-        return f"it stands for a Conv{linear.positions.dims}d, not a Conv{dims}d"
+    if isinstance(linear, PointwiseLinear) and linear.dims != dims:
+        return f"it stands for a Conv{linear.dims}d, not a Conv{dims}d"
     return None
 
 
@@ -114,6 +129,7 @@ def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
         dims=len(old.kernel_size),
         stride=old.stride,
         padding=_padding(old),
+        dilation=old.dilation,
         padding_mode=old.padding_mode,
     )
 
@@ -122,8 +138,9 @@ def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
     bias = getattr(old, "bias", None) is not None
     if isinstance(old, PointwiseLinear):
-        at = old.positions
-        options: dict[str, Any] = {"stride": at.stride, "padding": at.padding, "padding_mode": at.padding_mode}
+        options: dict[str, Any] = {
+            name: getattr(old, name) for name in ("stride", "padding", "dilation", "padding_mode")
+        }
         cls: Any = CONVS[dims - 1]
     else:
         options, cls = {}, (POINTWISE if in_place_of else CONVS)[dims - 1]

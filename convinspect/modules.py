@@ -43,6 +43,7 @@ from convinspect.pointwise import (
     PointwiseConv3d,
     PointwiseLinear,
 )
+from convinspect.references import held_elsewhere
 
 __all__ = [
     "DynamicPointwiseLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear",
@@ -224,6 +225,7 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
                 "swap first, then wrap",
             )
     candidates = _candidates(model, to, where)
+    _hold_referenced(model, candidates)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
     swapped, left = [], []
@@ -319,6 +321,16 @@ def _reader(one: _Candidate) -> str | None:
         if cls.__module__.startswith("torch.nn.modules.") and cls not in (*_CONTAINERS, nn.Module):
             return f"its parent, a {cls.__name__}, reads its weight without calling it"
     return None
+
+
+def _hold_referenced(model: nn.Module, candidates: list[_Candidate]) -> None:
+    """A layer stays where the model also keeps it, or its weight, outside PyTorch's registers."""
+    owners: dict[int, _Candidate] = {}
+    for one in candidates:
+        if one.reason is None:
+            owners |= dict.fromkeys(map(id, (one.module, *one.module.parameters(recurse=True))), one)
+    for held, place in held_elsewhere(model, set(owners)).items():
+        owners[held].reason = f"the model also keeps it in {place}, which would stay with the old one"
 
 
 def _hold_ties(model: nn.Module, candidates: list[_Candidate]) -> None:

@@ -91,7 +91,11 @@ class PointwiseLinear(nn.Linear):
         dims: Dimensions of positions, 1 to 3.
         stride: As for the convolution, in positions.
         padding: As for the convolution, in positions on both sides.
+        dilation: As for the convolution; kept for the way back, since a kernel of size 1 has no gaps.
         padding_mode: As for the convolution.
+
+    Code that asks the convolution for `in_channels`, `out_channels`, `kernel_size`, `stride`, `padding`, `dilation`,
+    `groups` or `padding_mode` gets the same answers here.
 
     Raises:
         ValueError: In `forward`, the input has another number of dimensions.
@@ -108,10 +112,39 @@ class PointwiseLinear(nn.Linear):
         dims: int = 1,
         stride: Ints = 1,
         padding: Ints = 0,
+        dilation: Ints = 1,
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.positions = _Positions(dims, stride, padding, padding_mode)
+        # Plain values, so that a saved model says what it does to positions.
+        self.dims = dims
+        self.stride, self.padding, self.dilation = _each(stride, dims), _each(padding, dims), _each(dilation, dims)
+        self.padding_mode = padding_mode
+
+    @property
+    def positions(self) -> _Positions:
+        """What happens to positions before the weights."""
+        return _Positions(self.dims, self.stride, self.padding, self.padding_mode)
+
+    @property
+    def in_channels(self) -> int:
+        """`in_features`, by a convolution's name for it."""
+        return self.in_features
+
+    @property
+    def out_channels(self) -> int:
+        """`out_features`, by a convolution's name for it."""
+        return self.out_features
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """1 in each dimension of positions."""
+        return (1,) * self.dims
+
+    @property
+    def groups(self) -> int:
+        """Always 1."""
+        return 1
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.positions.around(super().forward, input)

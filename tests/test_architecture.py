@@ -20,7 +20,7 @@ LAYERS = [
     {"readings"},
     {"groups"},
     {"layers", "stats"},
-    {"bits", "pointwise", "carrying"},
+    {"bits", "pointwise", "carrying", "references"},
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts"},
     {"judging", "modules", "compare", "explain"},
     {"matching", "renaming", "training", "saving", "resaving", "user_models"},
@@ -32,7 +32,17 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What works on live modules and on outputs; commands that need neither never load it.
-LIVE = {"pointwise", "carrying", "counterparts", "modules", "outputs", "whole_model", "compare", "explain"}
+LIVE = {
+    "pointwise",
+    "carrying",
+    "references",
+    "counterparts",
+    "modules",
+    "outputs",
+    "whole_model",
+    "compare",
+    "explain",
+}
 
 # The numbers of a matrix that must be turned over are read while the new file is written.
 ALLOWED = {("formats", "numbers")}
