@@ -6,6 +6,7 @@ device, dtype, number of threads or library gives other figures.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from convinspect.outputs import Agreement, Form, Operation, compare_gradients, full_float32, threads
 
-Verdict = Literal["holds", "does not hold", "within noise"]
+Verdict = Literal["holds", "does not hold", "within noise", "not told"]
 
 _LEAST = 0.004
 """Seconds that one timing takes at least: the clock and the call around it then count for nothing."""
@@ -323,20 +324,24 @@ def _span(values: Iterable[float]) -> str:
 
 
 def _more_precise(found: Sequence[Measured]) -> Claim:
-    excess, ratios = [], []
+    text, excess, ratios = "Conv1d is more precise than Linear", [], []
+    found = [one for one in found if one.dtype != "float64"]
+    if not found:
+        return Claim(text, "not told", ("float64 is what errors are measured against; give another --dtype",))
     for one in found:
         each = [
-            linear[1] / conv[1] if conv[1] else (1.0 if not linear[1] else 2.0)
+            linear[1] / conv[1] if conv[1] else (math.inf if linear[1] else 1.0)
             for conv, linear in zip(one.errors["conv1d"], one.errors["linear"], strict=True)
         ]
         ratios.append(statistics.median(each))
-        excess.append((ratios[-1] - 1, max(max(each) - min(each), 0.01)))
+        spread = max(each) - min(each) if math.isfinite(max(each)) else 0.0
+        excess.append((ratios[-1] - 1, max(spread, 0.01)))
     largest = [max(error for one in found for error, _ in one.errors[name]) for name in ("conv1d", "linear")]
     figures = (
         f"RMS error against float64 of Linear ÷ Conv1d: {_span(ratios)}",
         f"largest errors: Conv1d {largest[0]:.1e}, Linear {largest[1]:.1e}",
     )
-    return Claim("Conv1d is more precise than Linear", _verdict(excess), figures)
+    return Claim(text, _verdict(excess), figures)
 
 
 def _gradients_differ(found: Sequence[Measured]) -> Claim:

@@ -108,6 +108,8 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
             check, cause=f"a {layer.kind} must keep its shape, which became {other.weight.shape}"
         ), frozenset()
     excused = _excused(layer, other, pairs)
+    if assumed and _groups_written_out(layer, other) > 1:
+        check = replace(check, assumed=assumed[:2])
     wrong = [name for name in keys.values() if name in pairs.changed and name not in excused]
     lost = [name for name in keys.values() if name in pairs.missing and name not in excused]
     added = [_key(layer.name, leaf) for leaf in other.tensors]
@@ -139,6 +141,16 @@ def _excused(layer: Layer, other: Layer, pairs: Pairs) -> frozenset[str]:
     return frozenset()
 
 
+def _groups_written_out(layer: Layer, other: Layer) -> int:
+    """How many groups a pointwise kernel (O, I/groups, 1, …) has that became (O, I); 1 where it did not."""
+    shapes = layer.weight.shape, other.weight.shape
+    if not layer.pointwise or layer.norm or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][0] or not shapes[0][1]:
+        return 1
+    groups, rest = divmod(shapes[1][1], shapes[0][1])
+    fits = not rest and groups and layer.groups in (None, groups) and not shapes[0][0] % groups
+    return groups if fits else 1
+
+
 def _fused_bias(layer: Layer, other: Layer) -> list[str]:
     """A pruned bias's parts and the plain bias that they make, when that holds their product's bits."""
     if "bias_mask" not in layer.tensors or other.bias is None:
@@ -168,11 +180,8 @@ def _is_expanded(layer: Layer, other: Layer) -> bool:
 
     from convinspect import numbers
 
-    shapes = layer.weight.shape, other.weight.shape
-    if not layer.pointwise or layer.norm or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][0] or not shapes[0][1]:
-        return False
-    groups, rest = divmod(shapes[1][1], shapes[0][1])
-    if rest or groups < 2 or layer.groups not in (None, groups) or shapes[0][0] % groups:
+    shapes, groups = (layer.weight.shape, other.weight.shape), _groups_written_out(layer, other)
+    if groups < 2:
         return False
     small, large = (
         numbers.read(one.weight).reshape(shape[:2]) for one, shape in zip((layer, other), shapes, strict=True)
@@ -186,25 +195,26 @@ def _is_expanded(layer: Layer, other: Layer) -> bool:
 
 
 def _moved(layer: Layer, other: Layer, expanded: bool) -> str:
-    """Stride, padding or groups that the one has and the other has not, where they are known."""
-    if layer.kind not in CONVOLUTIONS or other.kind not in KINDS:
+    """Stride, padding or groups that one of the two has and the other has not, where both are known."""
+    if layer.kind not in KINDS or other.kind not in KINDS:
         return ""
-    dims = len(layer.kernel_size)
-    for what, one, there in (
-        ("stride", layer.stride, other.stride),
-        ("padding", layer.padding, other.padding),
-        ("groups", layer.groups, other.groups),
-    ):
-        default: Any = {"stride": (1,) * dims, "padding": (0,) * dims, "groups": 1}[what]
-        if one is None or (what == "groups" and expanded) or (isinstance(one, str) and layer.pointwise):
+    for what, usual in (("stride", 1), ("padding", 0), ("groups", 1)):
+        one, there = _known(layer, what, usual), _known(other, what, usual)
+        if one is None or there is None or one == there or (what == "groups" and expanded):
             continue
-        if other.kind in CONVOLUTIONS and there is None:
-            # Another state_dict, which records none of them.
-            continue
-        if one != (default if there is None else there):
-            shown = one if not isinstance(one, tuple) or len(set(one)) > 1 else one[0]
-            return f"its {what}={shown} is ignored"
+        return f"its {what}={one} is ignored" if there == usual else f"its {what}={one} became {there}"
     return ""
+
+
+def _known(layer: Layer, what: str, usual: int) -> Any:
+    """Stride, padding or groups: one number where all dimensions agree; None where the file does not say."""
+    value = getattr(layer, what)
+    if value is None:
+        return None if layer.kind in CONVOLUTIONS else usual
+    if isinstance(value, str):
+        # "same" and "valid" pad nothing at kernel size 1.
+        return usual if layer.pointwise else value
+    return value if not isinstance(value, tuple) or len(set(value)) > 1 else value[0]
 
 
 def _named(layer: Layer, changed: Mapping[str, str], wrong: list[str]) -> str:
@@ -241,16 +251,23 @@ def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: Wish) -> Lay
         return check if check.cause else replace(check, note="same, and empty")
     if layer.kind in CONVOLUTIONS and not layer.pointwise:
         return check if check.cause else replace(check, note="same bits; only pointwise layers are run")
+    if layer.weight.dtype.startswith("complex"):
+        return check if check.cause else replace(check, note="same bits; complex layers are not run")
     import torch
 
     from convinspect import outputs
     from convinspect.tensors import torch_dtype
 
-    forms = (_form(layer, layer.kind), _form(other, check.after))
+    forms = _forms(layer, other, check.after)
     try:
         weights, biases = _numbers(layer, other, check, forms, wish.inputs.device)
     except CannotShow as error:
         return replace(check, note=f"its outputs cannot be compared: {error.problem}")
+    for matrix, bias, kind in zip(weights, biases, (layer.kind, check.after), strict=True):
+        rows = matrix.shape[1] if kind == TRANSFORMERS_CONV1D else matrix.shape[0]
+        if bias is not None and bias.numel() != rows:
+            return check if check.cause else replace(check, note=f"same bits; its bias has {bias.numel()} numbers for"
+                                                                 f" {rows} outputs, so it cannot be run")  # fmt: skip
     channels = _channels(forms[0], weights[0])
     if _channels(forms[1], weights[1]) != channels:
         takes = f"it takes {_channels(forms[1], weights[1])} channels, and took {channels}"
@@ -277,6 +294,16 @@ def _beyond(check: LayerCheck) -> str:
     return ""
 
 
+def _forms(layer: Layer, other: Layer, kind_after: str) -> tuple[Form, Form]:
+    """How both are to be run."""
+    if any(one.stride is not None and one.kind not in CONVOLUTIONS for one in (layer, other)):
+        # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
+        layer, other = (replace(one, stride=None, padding=None) for one in (layer, other))
+    if layer.groups is None:
+        layer = replace(layer, groups=_groups_written_out(layer, other))
+    return _form(layer, layer.kind), _form(other, kind_after)
+
+
 def _form(layer: Layer, kind: str) -> Form:
     from convinspect.outputs import Form
 
@@ -297,7 +324,7 @@ def _numbers(
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor | None, torch.Tensor | None]]:
     """Weights as stored and biases, before and after; those after are not read again where their bits are equal."""
     weight, bias = _on_device(layer, device)
-    if check.weights_equal and layer.norm == other.norm and layer.groups in (None, 1):
+    if check.weights_equal and layer.norm == other.norm and layer.weight.numel == other.weight.numel:
         matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
         matrix = matrix.reshape(matrix.shape[:2]) if weight.dim() > 2 else matrix
         after = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(other.weight.shape)

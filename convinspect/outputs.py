@@ -282,7 +282,7 @@ def compare_gradients(
             one, other, size = before[name], after[name], sizes[name]
             if name == "weight":
                 one, size = (_matrix(forms[0], tensor) for tensor in (one, size))
-                other = _matrix(forms[1], other)
+                other = own_blocks(_matrix(forms[1], other), one.shape[1], forms[0].groups)
             worst = agreement(one, other, size, terms)
             found[name] = _worse(found[name], worst) if name in found else worst
     return found
@@ -296,6 +296,14 @@ def _positions(form: Form, x: torch.Tensor) -> int:
 
 def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
     return weight.mT if form.kind.startswith("Conv1D") else weight.reshape(weight.shape[:2])
+
+
+def own_blocks(matrix: torch.Tensor, columns: int, groups: int) -> torch.Tensor:
+    """Of groups that were written out as (O, I): the numbers (O, I/groups) that the groups had."""
+    if matrix.shape[1] == columns:
+        return matrix
+    blocks = matrix.reshape(groups, -1, groups, columns)
+    return torch.cat([blocks[group, :, group] for group in range(groups)])
 
 
 def _gradients(
@@ -318,7 +326,11 @@ def rounding(
     exact: torch.Tensor,
     dtype: torch.dtype,
 ) -> Rounding | None:
-    """Both in `dtype` against float64's `exact` (N, O, L') on one input (N, C, L); None where it cannot be computed."""
+    """Both in `dtype` against float64's `exact` (N, O, L') on one input (N, C, L); None where it cannot be computed,
+    or computes with integers, which round as no float does.
+    """
+    if not dtype.is_floating_point:
+        return None
     try:
         found = [
             operation(form)(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).double()

@@ -67,7 +67,8 @@ def pair_up(
         try:
             return name, _compare(tensor, other, (name in turned[0], name in turned[1]), before)
         except CannotShow:
-            facts = [(it.shape, it.dtype, it.layout) for it in (tensor, other)]
+            # Without numbers, a conversion is seen by its shape alone.
+            facts = [(_without_ones(it.shape), it.dtype, it.layout) for it in (tensor, other)]
             return name, _UNREAD if facts[0] == facts[1] else f"{_facts(tensor)} became {_facts(other)}"
         finally:
             progress(tensor.nbytes)
@@ -95,6 +96,10 @@ def pair_up(
     return found
 
 
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if all(size == 1 for size in shape[2:]) else shape
+
+
 def _facts(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tensor.shape}" + ("" if tensor.layout == "strided" else f" ({tensor.layout})")
 
@@ -111,6 +116,8 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     if one.shape == other.shape and same_bits(one, other):
         return ""
     if one.shape == other.shape[::-1] and same_bits(one, as_matrix(other, turned=True)):
+        if before.shape[:2] == before.shape[1::-1]:
+            return "it is transposed"
         return f"it is transposed: {one.shape} is wanted, and {other.shape} is there"
     if before.shape[:2] == after.shape[1::-1] and _same_order(before, after):
         return f"its numbers are as before under the turned shape {after.shape}, so rows are mixed up"
@@ -122,11 +129,12 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
 def _same_shape(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
     square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
     if same_bits(before, after):
-        if turned == (True, False) and square and not _symmetric(before):
-            return "it is transposed: still (in, out) as before, while the other layers are (out, in) now"
+        if turned[0] != turned[1] and square and not _symmetric(before):
+            held, wanted = ("(in, out)", "(out, in)") if turned[0] else ("(out, in)", "(in, out)")
+            return f"it is transposed: still {held} as before, while the other layers are {wanted} now"
         return None
-    if square and turned[0] and same_bits(as_matrix(before, turned=True), after):
-        return _TURNED if turned[1] else ""
+    if square and any(turned) and same_bits(as_matrix(before, turned=True), after):
+        return _TURNED if all(turned) else ""
     return _cause(before, after, others)
 
 

@@ -17,7 +17,7 @@ from convinspect.convert import Conversion, Plan
 from convinspect.errors import CannotConvert
 from convinspect.formats.objects import first_difference, read_objects
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
-from convinspect.layers import find_layers, select
+from convinspect.layers import CONVOLUTIONS, find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
@@ -127,11 +127,11 @@ def verify(
         NotThere: A name matches no layer.
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
-    layers = find_layers(before)
-    others = {layer.name: layer for layer in find_layers(after)}
-    layers = tuple(_standing_in(layer, others, after) for layer in layers)
+    layers = tuple(_with_positions(layer, before) for layer in find_layers(before))
+    found = {layer.name: _with_positions(layer, after) for layer in find_layers(after)}
+    others = _as_wanted(layers, found)
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
-    turned = (_turned(layers), _turned(_truly_turned(layers, others)))
+    turned = (_turned(layers), _turned(others.values()))
     pairs = pair_up(before.tensors, after.tensors, turned, progress)
     touched = pairs.converted.keys() | pairs.changed.keys() | pairs.missing.keys() | pairs.unexpected.keys()
     judged = []
@@ -174,14 +174,12 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
         return list(pool.map(lambda one: run(one[0], one[1], one[2], wish), judged))
 
 
-def _standing_in(layer: Layer, others: dict[str, Layer], after: Checkpoint) -> Layer:
-    """A layer whose place a `PointwiseLinear` took, which does stride and padding by itself, as the module without."""
-    module = after.modules.get(layer.name)
-    if module is None or not module.class_name.startswith("convinspect.pointwise."):
+def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
+    """A `PointwiseLinear` with the stride and padding that its module records, which a Linear has not."""
+    module = checkpoint.modules.get(layer.name)
+    if module is None or module.class_name != "convinspect.pointwise.PointwiseLinear":
         return layer
-    dims = len(layer.kernel_size)
-    others[layer.name] = replace(others[layer.name], stride=None, padding=None)
-    return replace(layer, stride=(1,) * dims, padding=(0,) * dims)
+    return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
 def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
@@ -193,12 +191,29 @@ def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
 
 
-def _truly_turned(layers: Iterable[Layer], others: Mapping[str, Layer]) -> Iterable[Layer]:
-    """Layers after that are transformers' `Conv1D`: they were before, or are called so. A bias as long as the wrong
-    side alone is what a Linear has that was transposed by mistake.
+def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Layers after by name; those that only look like transformers' `Conv1D` are Linear.
+
+    What was a convolution is (out, in) after, whatever it is called. Of what was a Linear, the names of GPT-2 make it a
+    `Conv1D`, and others beside these; a bias as long as the wrong side alone is what a Linear has that was transposed
+    by mistake.
     """
-    before = {layer.name for layer in layers if layer.kind == TRANSFORMERS_CONV1D}
-    return (one for one in others.values() if one.name in before or last_word(one.name) in GPT2_NAMES)
+    before = {layer.name: layer.kind for layer in layers}
+
+    def is_named(one: Layer) -> bool:
+        return last_word(one.name) in GPT2_NAMES and before.get(one.name) not in CONVOLUTIONS
+
+    any_named = any(one.kind == TRANSFORMERS_CONV1D and is_named(one) for one in found.values())
+
+    def is_meant(one: Layer) -> bool:
+        if one.evidence == "module" or before.get(one.name) == TRANSFORMERS_CONV1D:
+            return True
+        return any_named and (is_named(one) or before.get(one.name) not in CONVOLUTIONS)
+
+    return {
+        name: replace(one, kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
+        for name, one in found.items()
+    }
 
 
 def _turned(layers: Iterable[Layer]) -> frozenset[str]:
@@ -224,10 +239,12 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
     if new_names:
         notes.append("names changed, so objects beside the tensors were not compared")
         return
-    found = first_difference(objects[0], objects[1])
+    found, versions = first_difference(objects[0], objects[1])
     if found is not None:
-        place, what = found
-        changed[place] = f"an object beside the tensors differs: {what}"
+        changed[found.place] = f"an object beside the tensors differs: {found.what}"
+    if versions is not None:
+        where = f" of {versions}" if versions else ""
+        notes.append(f"_metadata{where} (each module's version, for load_state_dict) is not the same")
 
 
 def _classes(checkpoint: Checkpoint) -> dict[str, str]:

@@ -4,7 +4,8 @@ A deep model has no bound on its rounding that would be worth deriving. But roun
 roundoff: what float32 is off by, float64 is off by about 2⁻²⁹ of (Higham 2002, chapter 3: forward errors are of first
 order in u). So the model is run once in float32 too, and the two models may differ in float64 by 2¹⁰ times 2⁻²⁹ of that
 error, and by 2¹⁰ roundoffs of the largest output. Where the model computes in less than float64 inside whatever it is
-given, that is noticed, and the two may only be held to four times the float32 error.
+given, that is noticed. What it then makes of rounding is measured: its parameters are moved at random by up to two
+roundoffs of the coarsest dtype seen, twice, and the two models may differ by eight times what that changes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.modules import swap_pointwise
+from convinspect.outputs import own_blocks
 from convinspect.tensors import as_torch
 from convinspect.user_models import built
 
 _SLACK = 2.0**10
+_GRADIENT = "gradient of "
 _FLOAT32_TO_64 = 2.0**-29
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
 
@@ -90,17 +93,57 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
     if problem:
         into = trial.model_after or f"{trial.model} with its layers swapped"
         return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {problem}")
+    spec = trial.model_after or trial.model
     rough = _run(first.float(), trial, torch.float32, trial.model)
     low: set[str] = set()
-    spec = trial.model_after or trial.model
     try:
         one = _run(first.double(), trial, torch.float64, trial.model, low)
     except CannotConvert:
         # It runs in float32, as was just seen, and casts its input to it.
         low.add("float32")
-        return _compared(rough, _run(second.float(), trial, torch.float32, spec), {}, low, trial)
+        _run(first.float(), trial, torch.float32, trial.model, low)
+        other = _run(second.float(), trial, torch.float32, spec)
+        return _compared(rough, other, _sensitivity(first, rough, low, trial, torch.float32), low, trial)
     other = _run(second.double(), trial, torch.float64, spec, low)
-    return _compared(one, other, rough, low, trial)
+    if low:
+        return _compared(one, other, _sensitivity(first, one, low, trial, torch.float64), low, trial)
+    limits = {
+        place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.get(place)) + 2.0**-53 * _size(value))
+        for place, value in one.items()
+    }
+    return _compared(one, other, limits, low, trial)
+
+
+def _sensitivity(
+    model: nn.Module, found: Mapping[str, torch.Tensor], low: set[str], trial: Trial, dtype: torch.dtype
+) -> dict[str, float]:
+    """The most that two right models may differ by, from how far each output moves when every parameter moves by up to
+    two roundoffs of the coarsest dtype in `low`; and two units in the last place of that dtype at least.
+    """
+    unit = max(torch.finfo(getattr(torch, name)).eps for name in low)
+    generator = torch.Generator().manual_seed(trial.seed + 1)
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    moved: dict[str, float] = {}
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), kept, strict=True):
+                factor = 1 + unit * (2 * torch.rand(value.shape, generator=generator) - 1)
+                parameter.copy_(value * factor.to(value))
+        near = _run(model, trial, dtype, trial.model)
+        for place, value in found.items():
+            moved[place] = max(moved.get(place, 0.0), _error(value, near.get(place)))
+    return {place: 8 * far + 2 * unit * _size(found[place]) for place, far in moved.items()}
+
+
+def _error(exact: torch.Tensor, rough: torch.Tensor | None) -> float:
+    """How far off another run is; a millionth of the largest number where that cannot be told."""
+    far = _apart(exact, rough) if rough is not None and rough.shape == exact.shape else float("inf")
+    return far if far < float("inf") else _size(exact) * 2.0**-20
+
+
+def _size(tensor: torch.Tensor) -> float:
+    wide = _comparable(tensor)
+    return float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
 
 
 def _notes(low: set[str], trial: Trial) -> tuple[str, ...]:
@@ -186,7 +229,9 @@ def _run(
         if not any(one.numel() for one in found.values()):
             raise CannotConvert(f"{spec} gives no numbers to compare", "check --input")
         return found | (_gradients(model, found) if trial.gradients else {})
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+    except CannotConvert:
+        raise
+    except Exception as error:  # The user's code may raise anything.
         text = str(error).strip().splitlines()
         raise CannotConvert(
             f"{spec} cannot be run on these inputs ({type(error).__name__}: {text[0] if text else ''})", "check --input"
@@ -207,7 +252,7 @@ def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[st
     grads = torch.autograd.grad(total, list(names.values()), allow_unused=True)
     turned = {f"{name}.weight" for name, one in model.named_modules() if type(one).__name__ == "Conv1D"}
     return {
-        f"gradient of {name}": _as_matrix(grad, name in turned)
+        f"{_GRADIENT}{name}": _as_matrix(grad, name in turned)
         for name, grad in zip(names, grads, strict=True)
         if grad is not None
     }
@@ -236,16 +281,16 @@ def leaves(result: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 def _compared(
     one: Mapping[str, torch.Tensor],
     other: Mapping[str, torch.Tensor],
-    rough: Mapping[str, torch.Tensor],
+    limits: Mapping[str, float],
     low: set[str],
     trial: Trial,
 ) -> ModelCheck:
-    """Each output against the other model's, and against what float32 is off by.
+    """Each output against the other model's, and against what rounding explains.
 
     Args:
         one: Outputs before, by place.
         other: Outputs after.
-        rough: Outputs before in float32; none where that is what `one` holds.
+        limits: By place, the most that rounding explains, of floating numbers.
         low: dtypes below float64 in which the model computes inside.
         trial: How it was run.
     """
@@ -257,12 +302,15 @@ def _compared(
         return ModelCheck({}, f"the two models give different outputs: {odd[0]}", notes)
     for place, before in one.items():
         after = other[place]
+        if place.startswith(_GRADIENT) and before.dim() == after.dim() == 2 and before.shape[0] == after.shape[0]:
+            groups, rest = divmod(after.shape[1], before.shape[1] or 1)
+            after = after if rest or before.shape[0] % max(groups, 1) else own_blocks(after, before.shape[1], groups)
         if before.shape != after.shape:
             return ModelCheck(
                 found, f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after", notes
             )
         apart = _apart(before, after)
-        found[place] = (apart, _most(before, rough.get(place), bool(low)))
+        found[place] = (apart, limits[place] if before.is_floating_point() else 0.0)
         if not cause and not apart <= found[place][1]:
             cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
     return ModelCheck(found, cause, notes)
@@ -279,19 +327,6 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
 def _comparable(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     return tensor if tensor.is_complex() else tensor.double()
-
-
-def _most(exact: torch.Tensor, rough: torch.Tensor | None, coarse: bool) -> float:
-    if not exact.is_floating_point():
-        return 0.0
-    wide = _comparable(exact)
-    size = float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
-    error = _apart(exact, rough) if rough is not None and rough.shape == exact.shape else size * 2.0**-20
-    if error == float("inf"):
-        error = size * 2.0**-20
-    if coarse:
-        return 4 * error + _SLACK * 2.0**-53 * size
-    return _SLACK * (_FLOAT32_TO_64 * error + 2.0**-53 * size)
 
 
 def _is_plain(dtype: torch.dtype) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -223,7 +224,11 @@ def test_wrong_gradients_are_seen() -> None:
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+# 10,000 take a quarter of an hour: EXAMPLES=10000 pytest tests/test_verify.py -k no_alarm
+EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
+
+
+@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_right_conversions_raise_no_alarm(data: st.DataObject) -> None:
     """Widths to 4,096, every floating dtype, any magnitude, subnormals, zeros, Inf and NaN in the weights."""

@@ -54,13 +54,40 @@ def _stream_of(path: Path) -> Read:
     return read
 
 
-def first_difference(before: Objects, after: Objects) -> tuple[str, str] | None:
-    """Where two trees differ in anything but tensors, as dotted keys, and what differs there; None when nowhere.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two trees first differ in anything but tensors.
+
+    Attributes:
+        place: Dotted keys.
+        what: What differs there, in a few words.
+    """
+
+    place: str
+    what: str
+
+
+def first_difference(before: Objects, after: Objects) -> tuple[Difference | None, str | None]:
+    """Where two trees differ, and where the attributes differ that `state_dict()` gives its OrderedDict (`_metadata`,
+    each module's version); None for nowhere.
 
     Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
     elsewhere, by name. An OrderedDict that became a dict of the same items is no difference.
     """
-    todo: list[tuple[str, Any, Any]] = [("", before.tree, after.tree)]
+    attributes: list[tuple[str, Any, Any]] = []
+    found = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
+    for place, a, b in attributes:
+        states = [one.states if isinstance(one, Call) else [] for one in (a, b)]
+        parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
+        if parts is None or _walk(list(parts), (before.read, after.read), []) is not None:
+            return found, place
+    return found, None
+
+
+def _walk(
+    todo: list[tuple[str, Any, Any]], reads: tuple[Read, Read], attributes: list[tuple[str, Any, Any]]
+) -> Difference | None:
+    """The first difference below these pairs; dictionaries with attributes of their own are added to the last."""
     seen: set[tuple[int, int]] = set()
     for _ in range(_MOST):
         if not todo:
@@ -71,11 +98,13 @@ def first_difference(before: Objects, after: Objects) -> tuple[str, str] | None:
         seen.add((id(a), id(b)))
         if _is_tensor(a) and _is_tensor(b):
             continue
-        difference = _differs(a, b) or _blobs_differ(a, b, before.read, after.read)
-        if difference is not None:
-            return path or "the top", difference
+        what = _differs(a, b) or _blobs_differ(a, b, *reads)
+        if what is not None:
+            return Difference(path or "the top", what)
+        if _is_dict(a) and any(isinstance(one, Call) and one.states for one in (a, b)):
+            attributes.append((path, a, b))
         todo += reversed([(f"{path}.{name}" if path else name, one, other) for name, one, other in _parts(a, b)])
-    return "the top", "it holds too much to be looked through"
+    return Difference("the top", "it holds too much to be looked through")
 
 
 _NODES = (Call, Tuple, Dict, Set, Persistent, list)
@@ -99,10 +128,10 @@ def _is_dict(node: Any) -> bool:
 
 def _differs(a: Any, b: Any) -> str | None:
     """What sets two nodes apart by themselves, without their parts."""
-    if type(a) is not type(b) and _is_dict(a) and _is_dict(b):
+    if _is_dict(a) and _is_dict(b):
         return None
     if type(a) is not type(b):
-        return f"a {_kind(a)} became a {_kind(b)}"
+        return f"{_kind(a)} became {_kind(b)}"
     if isinstance(a, Global):
         return None if a.qualified == b.qualified else f"{a.qualified} became {b.qualified}"
     if isinstance(a, Blob):
@@ -132,7 +161,7 @@ def _blobs_differ(a: Any, b: Any, read_a: Read, read_b: Read) -> str | None:
 def _kind(node: Any) -> str:
     if isinstance(node, Call):
         return node.function.qualified if isinstance(node.function, Global) else "call"
-    return type(node).__name__.lower()
+    return "None" if node is None else f"a value of type {type(node).__name__.lower()}"
 
 
 def _short(value: Any) -> str:
@@ -150,7 +179,7 @@ def _sequences(node: Any) -> list[list[Any] | tuple[Any, ...]]:
 
 def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
     """Parts of two nodes that belong together, by name."""
-    if isinstance(a, Dict) or isinstance(b, Dict):
+    if _is_dict(a) and _is_dict(b):
         yield from _by_key(a.pairs, b.pairs)
     elif isinstance(a, Persistent):
         yield "id", a.id, b.id

@@ -12,7 +12,7 @@ from convinspect.view.table import Block, Cell, Column, Styled, Table
 if TYPE_CHECKING:
     from convinspect.compare import Claim, Measured, Time
 
-_VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN}
+_VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN, "not told": WARN}
 
 
 def comparison_tables(
@@ -109,7 +109,8 @@ def _error_table(found: Sequence[Measured]) -> Table:
 def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
     lines: list[Cell] = []
     for claim in claims:
-        lines.append((Styled(f"“{claim.text}”: "), Styled(f"{claim.verdict} here", _VERDICT_STYLES[claim.verdict])))
+        said = "cannot be told" if claim.verdict == "not told" else f"{claim.verdict} here"
+        lines.append((Styled(f"“{claim.text}”: "), Styled(said, _VERDICT_STYLES[claim.verdict])))
         lines += [f"  {figure}" for figure in claim.figures]
     return Block(tuple(lines), title="what is said of the two", notes=_about_lines(about))
 

@@ -1,0 +1,227 @@
+"""`verify` on what conversions and swaps write: whatever a layer is called, groups, positions, coarse dtypes."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_verify import command, held
+from torch import nn
+
+from convinspect.compare import Setting, claims, compare, pointnet
+from convinspect.modules import PointwiseLinear, swap_pointwise
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
+
+
+# ------------------------------------------------------------------------- what a layer is called decides nothing
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_convolution_becomes_a_linear_whatever_it_is_called(tmp_path: Path, data: st.DataObject) -> None:
+    """The names of GPT-2's transposed layers are those of many convolutions too."""
+    sizes = {
+        name: (data.draw(st.sampled_from([3, 5])), data.draw(st.sampled_from([3, 5])), data.draw(st.booleans()))
+        for name in data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    }
+    before: dict[str, torch.Tensor] = {}
+    for name, (rows, columns, bias) in sizes.items():
+        before[f"h.{name}.weight"] = torch.randn(rows, columns, 1)
+        if bias:
+            before[f"h.{name}.bias"] = torch.randn(rows)
+    after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in before.items()}
+    found = held(tmp_path, before, after)
+    assert found.ok, found.cause
+    assert {one.after for one in found.layers} == {"Linear"}
+    name = data.draw(st.sampled_from(sorted(sizes)))
+    turned = after | {f"h.{name}.weight": after[f"h.{name}.weight"].T.contiguous()}
+    for wish in ({}, {"inputs": None}):
+        found = held(tmp_path, before, turned, **wish)
+        assert not found.ok
+        assert "transposed" in found.cause or "rows are mixed up" in found.cause
+
+
+def test_gpt2_may_be_turned_back(tmp_path: Path) -> None:
+    state = torch.load(FIXTURES / "gpt2_names.pt")
+    turned = {
+        key: one.T.contiguous() if one.dim() == 2 and "c_" in key and key.endswith("weight") else one
+        for key, one in state.items()
+    }
+    for before, after in ((state, turned), (turned, state)):
+        found = held(tmp_path, before, after)
+        assert found.ok, found.cause
+    key = "transformer.h.0.attn.c_proj.weight"
+    found = held(tmp_path, turned, state | {key: turned[key]})
+    assert "c_proj" in found.cause
+    assert "transposed" in found.cause
+
+
+# ------------------------------------------------------------------------------------------- groups, positions
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_groups_written_out_of_a_state_dict_verify(tmp_path: Path, groups: int) -> None:
+    conv = nn.Conv1d(8, 8, 1, groups=groups)
+    rows, columns = 8 // groups, 8 // groups
+    large = torch.zeros(8, 8)
+    for group in range(groups):
+        block = slice(group * rows, (group + 1) * rows)
+        large[block, group * columns : (group + 1) * columns] = conv.weight.detach()[block, :, 0]
+    before = {"g." + key: one for key, one in conv.state_dict().items()}
+    found = held(tmp_path, before, before | {"g.weight": large}, gradients=True)
+    assert found.ok, found.cause
+    assert found.strength == "layer"
+    assert found.layers[0].assumed == ("stride 1", "padding 0")
+    large[0, 7] += 1e-6
+    assert not held(tmp_path, before, before | {"g.weight": large}).ok
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"stride": 2, "padding": 3}])
+@pytest.mark.parametrize(("name", "value"), [("stride", (1,)), ("stride", (3,)), ("padding", (0,)), ("padding", (2,))])
+def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, name: str, value: Any) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
+    swapped = swap_pointwise(copy.deepcopy(model)).model
+    back = swap_pointwise(copy.deepcopy(swapped), "conv1d").model
+    for one, other in ((model, swapped), (swapped, model), (swapped, back), (model, back)):
+        found = held(tmp_path, one, other)
+        assert found.ok, found.cause
+    stand_in: Any = swapped[0]  # type: ignore[index]
+    assert isinstance(stand_in, PointwiseLinear)
+    if getattr(stand_in, name) != value:
+        setattr(stand_in, name, value)
+        for one, other in ((model, swapped), (swapped, model)):
+            for wish in ({}, {"inputs": None}):
+                assert f"its {name}=" in held(tmp_path, one, other, **wish).cause
+
+
+def test_a_linear_has_stride_1(tmp_path: Path) -> None:
+    linear, conv = nn.Linear(6, 4), nn.Conv1d(6, 4, 1, stride=2)
+    conv.load_state_dict({"weight": linear.weight.detach()[..., None], "bias": linear.bias.detach()})
+    found = held(tmp_path, nn.Sequential(linear), nn.Sequential(conv), inputs=None)
+    assert found.cause == "layer 0: its stride=1 became 2"
+
+
+def test_more_dimensions_of_positions_are_no_difference(tmp_path: Path) -> None:
+    one, two = nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1)
+    assert one.bias is not None
+    two.load_state_dict({"weight": one.weight.detach()[..., None], "bias": one.bias.detach()})
+    for before, after in ((one, two), (two, one)):
+        found = held(tmp_path, nn.Sequential(before), nn.Sequential(after))
+        assert found.ok, found.cause
+
+
+# ------------------------------------------------------------------------------------------------ what is not run
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.int8, torch.int64])
+def test_numbers_that_are_no_plain_floats_are_compared_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    weight = torch.arange(1, 13).to(dtype).reshape(4, 3, 1)
+    before = {"conv.weight": weight, "conv.bias": torch.zeros(4, dtype=dtype)}
+    after = before | {"conv.weight": weight.squeeze(-1)}
+    found = held(tmp_path, before, after, names=("conv",))
+    assert found.ok, found.cause
+    assert all(one.rounding is None for one in found.layers)
+    assert not held(tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, names=("conv",)).ok
+
+
+def test_a_bias_of_the_wrong_length_is_said_and_no_fault(tmp_path: Path) -> None:
+    before = {"conv.weight": torch.randn(4, 6, 1), "conv.bias": torch.randn(5)}
+    found = held(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
+    assert found.ok, found.cause
+    assert "5 numbers for 4 outputs" in found.layers[0].note
+
+
+def test_tensors_without_numbers_may_be_converted(tmp_path: Path) -> None:
+    before = {"conv.weight": torch.empty(4, 6, 1, device="meta"), "fc.weight": torch.randn(3, 3)}
+    found = held(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
+    assert found.ok, found.cause
+    assert not held(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).ok
+
+
+def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
+    """A state_dict made by hand has none of PyTorch's module versions, or those of another model's modules."""
+    model = nn.Sequential(OrderedDict(conv=nn.Conv1d(6, 4, 1), norm=nn.BatchNorm1d(4)))
+    other = nn.Sequential(OrderedDict(conv=nn.Linear(6, 4), act=nn.ReLU(), norm=nn.BatchNorm1d(4)))
+    state = model.state_dict()
+    after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in state.items()}
+    other.load_state_dict(after)
+    for one in (after, OrderedDict(after), other.state_dict()):
+        found = held(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
+        assert found.ok, found.cause
+        assert any("_metadata of state" in note for note in found.notes)
+    assert not held(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).ok
+    found = held(tmp_path, state, state)
+    assert not found.notes
+
+
+# --------------------------------------------------------------------------------- models that round coarsely inside
+
+CODE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(8, 16, 1), nn.Conv1d(16, 8, 1)
+
+class Autocast(Net):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.head(torch.relu(self.conv(x.float())))
+
+class Sharp(Net):
+    def forward(self, x):
+        return self.head(torch.softmax(50 * self.conv(x.float()), 1))
+
+class Failing(Net):
+    def forward(self, x):
+        return 1 / 0
+"""
+
+
+@pytest.mark.parametrize("name", ["Autocast", "Sharp"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_models_that_round_coarsely_inside_raise_no_alarm(tmp_path: Path, name: str, seed: int) -> None:
+    (tmp_path / "coarse_code.py").write_text(CODE)
+    namespace: dict[str, Any] = {}
+    exec(CODE, namespace)
+    torch.manual_seed(seed)
+    state = namespace[name]().state_dict()
+    after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in state.items()}
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(after, tmp_path / "b.pt")
+    words = ["--model", f"coarse_code:{name}", "-i", "2x8x9", "--grad"]
+    code, found = command(tmp_path, "a.pt", "b.pt", *words)
+    assert (code, found["strength"]) == (0, "model"), found
+    torch.save(after | {"head.bias": after["head.bias"] + 0.5}, tmp_path / "c.pt")
+    code, found = command(tmp_path, "a.pt", "c.pt", *words)
+    assert code == 1
+    assert "rounding explains" in found["model"]["cause"]
+
+
+def test_whatever_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "coarse_code.py").write_text(CODE)
+    torch.save(nn.Conv1d(8, 16, 1).state_dict(), tmp_path / "a.pt")
+    namespace: dict[str, Any] = {}
+    exec(CODE, namespace)
+    torch.save(namespace["Net"]().state_dict(), tmp_path / "a.pt")
+    code, said = command(tmp_path, "a.pt", "--model", "coarse_code:Failing", "-i", "2x8x9")
+    assert code == 2
+    assert "ZeroDivisionError" in said
+    assert said.count("\n") == 1
+
+
+def test_float64_cannot_be_its_own_judge() -> None:
+    for dtype in ("float32", "float64"):
+        found = compare(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
+        said = next(one for one in claims(found) if "precise" in one.text)
+        assert (said.verdict == "not told") == (dtype == "float64")
