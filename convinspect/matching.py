@@ -27,14 +27,15 @@ def plan_like(
     """
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
-    theirs = {layer.name: layer for layer in others}
+    # By the tensor, since the layer itself may be called otherwise there.
+    theirs = {id(layer.weight): layer for layer in others}
     for layer in layers:
         edits, mismatch = [], ""
         for tensor in layer.tensors.values():
             wanted = other.get(names[tensor.key])
             if wanted is None:
                 continue
-            turned = tensor is layer.weight and _square_turned(layer, theirs.get(layer.name))
+            turned = tensor is layer.weight and square_turned(layer, theirs.get(id(wanted)))
             if wanted.shape == tensor.shape and not turned:
                 continue
             edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
@@ -50,10 +51,10 @@ def plan_like(
     return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
 
 
-def _square_turned(layer: Layer, other: Layer | None) -> bool:
+def square_turned(layer: Layer, other: Layer | None) -> bool:
     """Whether one keeps a square matrix as Linear does and the other as transformers' Conv1D, which no shape tells."""
-    matrix = _matrix(layer.weight.shape) if len(layer.weight.shape) == 2 else None
-    if other is None or matrix is None or matrix[0] != matrix[1] or _matrix(other.weight.shape) != matrix:
+    matrix = out_in(layer.weight.shape) if len(layer.weight.shape) == 2 else None
+    if other is None or matrix is None or matrix[0] != matrix[1] or out_in(other.weight.shape) != matrix:
         return False
     return (layer.kind == TRANSFORMERS_CONV1D) != (other.kind == TRANSFORMERS_CONV1D)
 
@@ -63,7 +64,7 @@ def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
 
     Trailing dimensions of size 1 may come and go behind the first two; a matrix may be turned over.
     """
-    old, new = _matrix(tensor.shape), _matrix(shape)
+    old, new = out_in(tensor.shape), out_in(shape)
     if old is None or new is None:
         return None
     extra = len(shape) - 2
@@ -74,7 +75,7 @@ def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
     return None
 
 
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
+def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """(out, in) of a pointwise or Linear weight's shape; None for any other."""
     if 2 <= len(shape) <= 5 and all(size == 1 for size in shape[2:]):
         return shape[0], shape[1]

@@ -320,3 +320,15 @@ def test_all_at_once(tmp_path: Path, way: str) -> None:
         ):
             pointwise = name in ("conv1.weight", "block.0.weight")
             assert torch.equal(new, old.squeeze(2) if pointwise else old), name
+
+
+def test_like_turns_square_matrices_over_under_new_names_too(tmp_path: Path) -> None:
+    a = {"h.c_attn.weight": torch.rand(8, 24), "h.c_attn.bias": torch.rand(24),
+         "h.c_proj.weight": torch.rand(8, 8), "h.c_proj.bias": torch.rand(8)}  # fmt: skip
+    wanted = {f"model.{key}": value.T.contiguous() if value.dim() == 2 else value for key, value in a.items()}
+    torch.save(a, tmp_path / "a.pt")
+    torch.save(wanted, tmp_path / "b.pt")
+    command = ("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    assert run(*command, "--rename", "*=model.*").returncode == 0
+    made = load(tmp_path / "c.pt")
+    assert all(torch.equal(made[key], value) for key, value in wanted.items())
