@@ -76,6 +76,13 @@ class Checkpoint:
         self.prefixes = _prefixes(keys, names)
         self._tied = _ties(self.tensors)
 
+    @property
+    def holds_modules(self) -> bool:
+        """Whether shapes stand in modules' attributes too (whole models, TorchScript, `.pt2`), so that a changed shape
+        alone would contradict them.
+        """
+        return any(root.modules for root in self.roots) or self.format.startswith(("TorchScript", "torch.export"))
+
     def tied_to(self, name: str) -> tuple[str, ...]:
         """Names of the other tensors that are the same bytes as tensor `name`."""
         return tuple(other for other in self._tied.get(name, ()) if other != name)
@@ -181,12 +188,16 @@ def _distinct(names: list[str]) -> list[str]:
 def _clean(key: str) -> str:
     if "module" not in key and "_orig_mod" not in key:
         return key
+    return ".".join(part for part, wrapper in levels(key) if not wrapper) or key
+
+
+def levels(key: str) -> list[tuple[str, bool]]:
+    """A key's parts, each with whether it is a wrapper's level, which clean names leave out."""
     parts = key.split(".")
     front = 0
     while front < len(parts) - 1 and parts[front] in _WRAPPERS_IN_FRONT:
         front += 1
-    kept = [part for part in parts[front:] if part not in _WRAPPERS_ANYWHERE]
-    return ".".join(kept) or key
+    return [(part, at < front or part in _WRAPPERS_ANYWHERE) for at, part in enumerate(parts)]
 
 
 def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:

@@ -22,7 +22,7 @@ TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d":
 """Names on the command line → kinds."""
 
 _EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
-_DEFAULT_FROM = {"Linear": ("Conv1d",)}
+DEFAULT_FROM = {"Linear": ("Conv1d",)}
 KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
 """Kinds that may become each other."""
 
@@ -116,7 +116,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     """
     if request.to in request.kinds:
         raise CannotConvert(f"--from {request.to} and --to {request.to} are the same", "drop one of them")
-    kinds = request.kinds or _DEFAULT_FROM.get(request.to, ("Linear",))
+    kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
     named = {layer.name for layer in select(layers, request.names)} if request.names else None
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
@@ -167,7 +167,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
-        return Refusal(layer.name, f"it is a {layer.kind}; --from {_option(layer.kind)} takes it")
+        return Refusal(layer.name, f"it is a {layer.kind}; --from {option_of(layer.kind)} takes it")
     if layer.kind not in (*LISTED, "Embedding", "Incomplete") or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
@@ -175,7 +175,8 @@ def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | No
     return Refusal(layer.name, _why_not(layer)) if meant else None
 
 
-def _option(kind: str) -> str:
+def option_of(kind: str) -> str:
+    """How a kind is called on the command line."""
     return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
 
 

@@ -42,12 +42,22 @@ def fold(layers: Sequence[Layer]) -> list[Fold]:
     One number position is folded at a time, from the last to the first, so that what comes out is a full product
     of the sets shown: no name stands for a layer that does not exist.
     """
-    folds: list[_Entry] = [(tuple(layer.name.split(".")), (index,)) for index, layer in enumerate(layers)]
-    signatures = [_signature(layer) for layer in layers]
+    found = fold_names([layer.name for layer in layers], [_signature(layer) for layer in layers])
+    return [Fold(name, tuple(layers[index] for index in members)) for name, members in found]
+
+
+def fold_names(names: Sequence[str], signatures: Sequence[Hashable]) -> list[tuple[str, tuple[int, ...]]]:
+    """Dotted names that differ in numbers only and have equal signatures as one name, with the indices of its members.
+
+    Args:
+        names: In any order.
+        signatures: One for each name.
+    """
+    folds: list[_Entry] = [(tuple(name.split(".")), (index,)) for index, name in enumerate(names)]
     deepest = max((len(parts) for parts, _ in folds), default=0)
     for position in reversed(range(min(deepest, _DEEPEST))):
         folds = _folded_at(folds, position, signatures)
-    return [Fold(".".join(parts), tuple(layers[index] for index in sorted(members))) for parts, members in folds]
+    return [(".".join(parts), tuple(sorted(members))) for parts, members in folds]
 
 
 def _folded_at(folds: list[_Entry], position: int, signatures: Sequence[Hashable]) -> list[_Entry]:

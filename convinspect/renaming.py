@@ -96,8 +96,25 @@ def _rule(text: str) -> _Rule:
     return _Rule(text, re.compile(pattern + r"(\..*)?", re.DOTALL), tuple(new.split("*")))
 
 
+def new_keys(keys: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The keys that `--rename` with these rules gives, in order.
+
+    Raises:
+        CannotConvert: A rule is malformed, or two keys would become one.
+    """
+    return _new_keys(list(keys), [_rule(text) for text in texts], set())
+
+
 def _edits(tensors: Sequence[Tensor], rules: Sequence[_Rule], used: set[str]) -> list[Edit]:
-    keys = [tensor.key for tensor in tensors]
+    new = _new_keys([tensor.key for tensor in tensors], rules, used)
+    return [
+        Edit(tensor, tensor.shape, tensor.stride, key=name)
+        for tensor, name in zip(tensors, new, strict=True)
+        if name != tensor.key
+    ]
+
+
+def _new_keys(keys: list[str], rules: Sequence[_Rule], used: set[str]) -> list[str]:
     new = [_renamed(key, name, rules, used) for key, name in zip(keys, clean_names(keys), strict=True)]
     if len(set(new)) != len(new):
         seen: dict[str, str] = {}
@@ -107,11 +124,7 @@ def _edits(tensors: Sequence[Tensor], rules: Sequence[_Rule], used: set[str]) ->
                     f"{seen[name]!r} and {key!r} would both be named {name!r}", "rename one differently"
                 )
             seen[name] = key
-    return [
-        Edit(tensor, tensor.shape, tensor.stride, key=name)
-        for tensor, name in zip(tensors, new, strict=True)
-        if name != tensor.key
-    ]
+    return new
 
 
 def _renamed(key: str, name: str, rules: Iterable[_Rule], used: set[str]) -> str:

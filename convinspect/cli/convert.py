@@ -296,8 +296,7 @@ def _check_source(checkpoint: Checkpoint, anew: bool) -> None:
     """
     if checkpoint.problems:
         raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    whole = any(root.modules for root in checkpoint.roots)
-    if not anew and (whole or checkpoint.format.startswith(("TorchScript", "torch.export"))):
+    if not anew and checkpoint.holds_modules:
         raise CannotConvert(
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             "--state-dict writes its plain state_dict instead",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from convinspect.errors import BrokenFile, CannotShow, CannotWrite, ConvInspectError
+from convinspect.errors import BrokenFile, CannotShow, CannotWrite, ConvInspectError, NotThere
 from convinspect.view.format import Format
 from convinspect.view.text import safe
 
@@ -122,6 +122,27 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except ConvInspectError as error:
         raise error.at(path) from None
+
+
+def whole(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, once it is seen to be whole.
+
+    Raises:
+        BrokenFile: It is damaged.
+    """
+    if checkpoint.problems:
+        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
+    return checkpoint
+
+
+def opened_alike(path: Path, root: str | None) -> Checkpoint:
+    """Another file, at the root of the first; at its main one where it has none there, as a plain state_dict has."""
+    from convinspect.checkpoint import open_checkpoint
+
+    try:
+        return open_checkpoint(path, root)
+    except NotThere:
+        return open_checkpoint(path)
 
 
 class Sink(NamedTuple):

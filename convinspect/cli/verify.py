@@ -16,10 +16,12 @@ from convinspect.cli.options import (
     WidthOption,
     complete_layers,
     naming,
+    opened_alike,
     reading_progress,
+    whole,
 )
 from convinspect.cli.trials import check_device, check_dtype, tensor_in
-from convinspect.errors import BrokenFile, CannotConvert, CannotShow, NotThere
+from convinspect.errors import CannotConvert, CannotShow, NotThere
 from convinspect.view.format import Format
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def verify(
     from convinspect.verify import verify as compare
     from convinspect.view.verdicts import verdict_payload, verdict_table
 
-    before = _whole(open_checkpoint(path, root))
+    before = whole(open_checkpoint(path, root))
     if model is None and (model_after is not None or inputs):
         raise CannotConvert("--input and --model-after say how to run a model, and no --model is given")
     if model is not None and not inputs:
@@ -109,7 +111,7 @@ def verify(
         with naming(path):
             other, notes = _in_memory(before, tuple(layer or ()))
     else:
-        other = _whole(_opened_alike(after, root))
+        other = whole(opened_alike(after, root))
     if bits and grad:
         raise CannotConvert("--bits runs nothing, so --grad has nothing to compare", "drop one of them")
     wish = Wish(
@@ -137,17 +139,6 @@ def verify(
     )
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _whole(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, once it is seen to be whole.
-
-    Raises:
-        BrokenFile: It is damaged.
-    """
-    if checkpoint.problems:
-        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    return checkpoint
 
 
 def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -180,18 +171,6 @@ def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
     with naming(before.path):
         found = renaming(before, rules)
         return renamed(before, (*found.edits, *found.copies))
-
-
-def _opened_alike(path: Path, root: str | None) -> Checkpoint:
-    """The file after, at the root of the file before; at its main one where it has none there, as a plain state_dict
-    made of it.
-    """
-    from convinspect.checkpoint import open_checkpoint
-
-    try:
-        return open_checkpoint(path, root)
-    except NotThere:
-        return open_checkpoint(path)
 
 
 def _inputs(batch: int, length: int, seed: int, device: str, dtype: str) -> Inputs:
