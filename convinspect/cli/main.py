@@ -18,6 +18,7 @@ import typer
 from convinspect import __version__
 from convinspect.cli.compare import compare
 from convinspect.cli.convert import convert
+from convinspect.cli.diff import diff
 from convinspect.cli.explain import explain
 from convinspect.cli.options import ReaderLeft
 from convinspect.cli.shapes import shapes
@@ -59,7 +60,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
-for _command in (shapes, weights, convert, verify, compare, explain):
+for _command in (shapes, weights, diff, convert, verify, compare, explain):
     app.command(help=_help(_command))(_command)
 
 

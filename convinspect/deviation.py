@@ -1,0 +1,113 @@
+"""How far apart the numbers of two stored tensors are, in whatever dtypes, one after the other in bounded memory.
+
+As numbers, not as bits: NaN equals NaN and 0 equals -0 (`bits` tells these apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convinspect.numbers import Array, blocks, dense, read
+from convinspect.records import Tensor
+
+_RUN = 1 << 16
+"""Elements that are compared at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How two tensors of one shape differ.
+
+    Attributes:
+        count: Elements that differ.
+        total: Of how many.
+        absolute: Largest |a - b| where neither is NaN; of complex numbers, of the absolute value of the difference.
+        relative: Largest |a - b| / max(|a|, |b|); infinite where one is.
+        nan: Elements that are NaN on one side alone.
+    """
+
+    count: int
+    total: int
+    absolute: float = 0.0
+    relative: float = 0.0
+    nan: int = 0
+
+
+def deviation(a: Tensor, b: Tensor) -> Deviation | None:
+    """How two tensors of one shape differ; None when no number does.
+
+    Raises:
+        CannotShow: The file holds no numbers for one of them, or its dtype has no reading as one number per element.
+        ConvInspectError: Its bytes are missing or damaged.
+    """
+    count, nan, absolute, relative = 0, 0, 0.0, 0.0
+    with np.errstate(all="ignore"):
+        for x, y in _alongside(a, b):
+            found = _apart(x, y)
+            count, nan = count + found.count, nan + found.nan
+            absolute, relative = max(absolute, found.absolute), max(relative, found.relative)
+    return Deviation(count, a.numel, absolute, relative, nan) if count else None
+
+
+def _alongside(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
+    """The elements of both, 1-D, a run at a time; streamed where both lie in the same order, else read whole."""
+    if dense(a) and _order(a) == _order(b):
+        yield from zip(blocks(a, _RUN), blocks(b, _RUN), strict=True)
+        return
+    x, y = (values if values.ndim else values.reshape(1) for values in (read(a), read(b)))
+    rows = max(1, _RUN // max(1, x.size // max(1, len(x))))
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows].reshape(-1), y[start : start + rows].reshape(-1)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """Steps of the axes that have any."""
+    return [step for step, size in zip(tensor.stride, tensor.shape, strict=True) if size > 1]
+
+
+def _apart(x: Array, y: Array) -> Deviation:
+    x, y = _comparable(x, y)
+    nans = np.isnan(x), np.isnan(y)
+    unequal = (x != y) & ~(nans[0] & nans[1])
+    told = unequal & ~(nans[0] | nans[1])
+    found = Deviation(int(np.count_nonzero(unequal)), unequal.size, nan=int(np.count_nonzero(nans[0] != nans[1])))
+    x, y = x[told], y[told]
+    if not x.size:
+        return found
+    sizes = _distances(x, y)
+    ratios = sizes / np.maximum(_size(x), _size(y))
+    # Infinity over infinity, or from another infinity, is as far apart as can be.
+    largest = [float(np.where(np.isnan(one), np.inf, one).max()) for one in (sizes, ratios)]
+    return replace(found, absolute=largest[0], relative=largest[1])
+
+
+def _distances(x: Array, y: Array) -> Array:
+    if x.dtype.kind not in "iu":
+        apart: Array = np.abs(x - y)
+        return apart
+    # Two's complement: the distance of any two fits the unsigned type, whichever way the subtraction wraps.
+    wrapped: Array = np.maximum(x, y).view(np.uint64) - np.minimum(x, y).view(np.uint64)
+    return wrapped.astype(np.float64)
+
+
+def _size(x: Array) -> Array:
+    # The smallest integer has no absolute value of its own type.
+    size: Array = np.abs(x.astype(np.float64) if x.dtype.kind in "iu" else x)
+    return size
+
+
+def _comparable(x: Array, y: Array) -> tuple[Array, Array]:
+    """Both in the one type that holds either: int64, uint64, float64 or complex128."""
+    kinds = {x.dtype.kind, y.dtype.kind}
+    wide: Any = np.float64
+    if "c" in kinds:
+        wide = np.complex128
+    elif kinds <= {"b", "u"}:
+        wide = np.uint64
+    elif kinds <= {"b", "i", "u"} and np.dtype(np.uint64) not in (x.dtype, y.dtype):
+        wide = np.int64
+    return x.astype(wide), y.astype(wide)

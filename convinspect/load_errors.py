@@ -1,0 +1,356 @@
+"""The text of a `load_state_dict` error → for each of its lines, whether converting or renaming mends it.
+
+Texts of all versions of PyTorch are read: since 1.0, of 0.4.1 (which names the two shapes the wrong way round), and of
+0.3. They may stand anywhere in a log or a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.convert import DEFAULT_FROM, KINDS, Request, option_of, plan
+from convinspect.errors import CannotShow
+from convinspect.layers import find_layers
+from convinspect.matching import edit_to
+from convinspect.pairing import Prefix, pair_keys
+from convinspect.records import Layer, Tensor
+
+Shape = tuple[int, ...]
+Trouble = Literal["size mismatch", "missing", "unexpected", "not copied"]
+Fix = Literal["convert", "rename", "like", "none", "already", "other checkpoint"]
+_TARGETS = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+MOST_NAMES = 4
+"""Layers that are named one by one; of more, a shorter way to say the same is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that an error says.
+
+    Attributes:
+        trouble: What is wrong.
+        key: The state_dict key.
+        checkpoint: The shape in the checkpoint that was loaded; None where the error does not say it.
+        model: The shape in the model.
+    """
+
+    trouble: Trouble
+    key: str
+    checkpoint: Shape | None = None
+    model: Shape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What can be done about a complaint.
+
+    Attributes:
+        complaint: What the error says.
+        fix: - "convert": `convert --to` gives the wanted shape.
+            - "rename": the key has its partner under another prefix.
+            - "like": the shape can be had, but only `convert --like` a checkpoint that has it makes it.
+            - "none": nothing that keeps the numbers mends it.
+            - "already": the checkpoint at hand does not have the trouble.
+            - "other checkpoint": the error is not about the checkpoint at hand.
+        reason: A few words to go with it.
+        here: The shape in the checkpoint at hand; None where it has no such key.
+        layer: The layer to convert; "" is the root module.
+    """
+
+    complaint: Complaint
+    fix: Fix
+    reason: str
+    here: Shape | None = None
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of `convert`.
+
+    Attributes:
+        to: The kind that the layers become.
+        kinds: Kinds that `--from` must name; () where the usual ones do.
+        layers: Names or globs for `--layer`; () for all.
+        count: How many layers it converts.
+    """
+
+    to: str
+    kinds: tuple[str, ...]
+    layers: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What can be done about an error.
+
+    Attributes:
+        answers: One for each complaint, in the error's order.
+        steps: Calls of `convert` that do all that converting can.
+        rules: `--rename` rules that mend keys; None where no few rules do.
+        prefixes: What makes unexpected keys differ from missing ones.
+        taken: What the checkpoint's keys carry beyond those that the error speaks of.
+    """
+
+    answers: tuple[Answer, ...]
+    steps: tuple[Step, ...]
+    rules: tuple[str, ...] | None
+    prefixes: tuple[Prefix, ...]
+    taken: tuple[Prefix, ...]
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """Why it will still not load, a line each."""
+        return tuple(_obstacle(one) for one in self.answers if one.fix in ("none", "other checkpoint", "like"))
+
+    @property
+    def same(self) -> bool:
+        """The checkpoint at hand has none of the troubles."""
+        return all(one.fix == "already" for one in self.answers)
+
+
+def _obstacle(one: Answer) -> str:
+    said = one.complaint
+    if one.fix == "none" and said.trouble == "size mismatch":
+        return f"{said.key} is {one.here} in A and {said.model} in the model"
+    return f"{said.key}: {one.reason}"
+
+
+# ------------------------------------------------------------------------------------------------ reading the text
+
+_SIZE = r"(?:torch\.)?Size\(\[([\d,\s]*)\]\)"
+_SINCE_1_0 = re.compile(
+    rf"size mismatch for (\S.{{0,1000}}?):\s+copying a param with shape\s+{_SIZE}\s+from checkpoint,"
+    rf"\s+the shape in current model is\s+{_SIZE}"
+)
+_SINCE_0_4_1 = re.compile(
+    rf"size mismatch for (\S.{{0,1000}}?):\s+copying a param of\s+{_SIZE}\s+from checkpoint,"
+    rf"\s+where the shape is\s+{_SIZE}"
+)
+_WHILE = re.compile(
+    rf'While (?:copying|swapping) the parameter named "?(\S.{{0,1000}}?)"?,\s+whose dimensions in the model'
+    rf"\s+are\s+{_SIZE}\s+and\s+whose dimensions in the checkpoint are\s+{_SIZE}"
+)
+_NO_TENSOR = re.compile(r'While copying the parameter named "(\S.{0,1000}?)",\s+expected torch\.Tensor')
+_QUOTED = r"\"[^\"\n]*\""
+_KEYS = re.compile(rf"\b(Missing|Unexpected) key\(s\) in state_dict:\s*({_QUOTED}(?:,\s*{_QUOTED})*)")
+_OLD_UNEXPECTED = re.compile(r"unexpected key \"([^\"\n]+)\" in state_dict")
+_OLD_MISSING = re.compile(r"missing keys in state_dict: \"?\{([^}\n]*)\}")
+
+
+def read_error(text: str) -> tuple[Complaint, ...]:
+    """What an error says, each thing once, in the order of the text.
+
+    Raises:
+        CannotShow: Nothing in the text is an error of `load_state_dict`.
+    """
+    # An exception's repr, and a log in JSON, write quotes and line ends as escapes.
+    text = text.replace('\\"', '"').replace("\\n", "\n").replace("\\t", "\t")
+    found = sorted(_complaints(text), key=lambda one: one[0])
+    if not found:
+        raise CannotShow(
+            "no line of a load_state_dict error is in the text",
+            "give all that PyTorch printed, from 'Error(s) in loading state_dict for' on",
+        )
+    return tuple(dict.fromkeys(one for _, one in found))
+
+
+def _complaints(text: str) -> Iterator[tuple[tuple[int, int], Complaint]]:
+    """Each with its place in the text."""
+    for pattern in (_SINCE_1_0, _SINCE_0_4_1, _WHILE):
+        for match in pattern.finditer(text):
+            first, second = _shape(match[2]), _shape(match[3])
+            if pattern is not _SINCE_1_0:
+                # 0.4.1 named the model's shape as the checkpoint's; "While copying" names the model's first.
+                first, second = second, first
+            trouble: Trouble = "size mismatch" if first != second else "not copied"
+            yield (match.start(), 0), Complaint(trouble, match[1], first, second)
+    for match in _NO_TENSOR.finditer(text):
+        yield (match.start(), 0), Complaint("not copied", match[1])
+    for match in _KEYS.finditer(text):
+        kind: Trouble = "missing" if match[1] == "Missing" else "unexpected"
+        for at, key in enumerate(re.findall(_QUOTED, match[2])):
+            yield (match.start(), at), Complaint(kind, key[1:-1])
+    for match in _OLD_UNEXPECTED.finditer(text):
+        yield (match.start(), 0), Complaint("unexpected", match[1])
+    for match in _OLD_MISSING.finditer(text):
+        for at, key in enumerate(re.findall(r"'([^']*)'", match[1])):
+            yield (match.start(), at), Complaint("missing", key)
+
+
+def _shape(text: str) -> Shape:
+    return tuple(int(number) for number in text.replace(",", " ").split())
+
+
+# ---------------------------------------------------------------------------------------------- answering each line
+
+
+def answer_error(checkpoint: Checkpoint, complaints: Sequence[Complaint]) -> ErrorReport:
+    """What can be done with `checkpoint` about an error that loading it gave."""
+    there, taken = _tensors_of(checkpoint, [one.key for one in complaints if one.trouble != "missing"])
+    layers = find_layers(checkpoint)
+    steps, hindered = planned_steps(layers, _wishes(complaints, there))
+    partners = _Partners.of(complaints)
+    owners = {id(tensor): layer for layer in layers for tensor in layer.tensors.values()}
+    stored = {tensor.key for tensor in checkpoint.tensors.values()}
+    answers = []
+    for one in complaints:
+        tensor = there.get(one.key)
+        if one.trouble in ("missing", "unexpected"):
+            answers.append(_about_key(one, tensor, one.key in stored, partners))
+        else:
+            answers.append(_about_shape(one, tensor, owners.get(id(tensor)), hindered))
+    return ErrorReport(tuple(answers), steps, partners.rules, partners.prefixes, taken)
+
+
+def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Tensor], tuple[Prefix, ...]]:
+    """The checkpoint's tensors by the error's keys, and what its own keys carry beyond these."""
+    wanted = list(dict.fromkeys(keys))
+    tensors = list(checkpoint.tensors.values())
+    found = pair_keys(([one.key for one in tensors], wanted), (list(checkpoint.tensors), clean_names(wanted)))
+    return {wanted[j]: tensors[i] for _, i, j in found.pairs}, found.prefixes
+
+
+@dataclass(frozen=True, slots=True)
+class _Partners:
+    """Unexpected keys and the missing ones that they would be under another prefix."""
+
+    keys: frozenset[str]
+    rules: tuple[str, ...] | None
+    prefixes: tuple[Prefix, ...]
+
+    @classmethod
+    def of(cls, complaints: Sequence[Complaint]) -> _Partners:
+        ours = [one.key for one in complaints if one.trouble == "unexpected"]
+        theirs = [one.key for one in complaints if one.trouble == "missing"]
+        found = pair_keys((ours, theirs), (clean_names(ours), clean_names(theirs)))
+        keys = {key for _, i, j in found.pairs for key in (ours[i], theirs[j])}
+        return cls(frozenset(keys), found.rules, found.prefixes)
+
+
+def _about_key(one: Complaint, tensor: Tensor | None, stored: bool, partners: _Partners) -> Answer:
+    missing = one.trouble == "missing"
+    if missing and stored:
+        return Answer(one, "already", "it has this key")
+    if not missing and tensor is None:
+        return Answer(one, "other checkpoint", "it has no such key")
+    here = None if tensor is None else tensor.shape
+    if one.key not in partners.keys:
+        return Answer(one, "none", "no conversion makes it" if missing else "the model has no such key", here)
+    if partners.rules is None:
+        return Answer(one, "none", "it is there under another key, and no few --rename rules do it", here)
+    return Answer(
+        one, "rename", "it is there under another prefix" if missing else "its prefix is not the model's", here
+    )
+
+
+def _wishes(complaints: Sequence[Complaint], there: Mapping[str, Tensor]) -> dict[int, Shape]:
+    """Shapes that reshaping could give, by the tensor's identity."""
+    return {
+        id(there[one.key]): one.model
+        for one in complaints
+        if one.trouble == "size mismatch" and one.model is not None and one.key in there
+        if there[one.key].shape != one.model and edit_to(there[one.key], one.model) is not None
+    }
+
+
+def _about_shape(one: Complaint, tensor: Tensor | None, layer: Layer | None, hindered: Mapping[int, str]) -> Answer:
+    if tensor is None or layer is None:
+        return Answer(one, "other checkpoint", "it has no such key")
+    here, wanted = tensor.shape, one.model
+    if one.trouble == "not copied" or wanted is None:
+        return Answer(one, "none", "PyTorch could not copy it, whatever its shape", here)
+    if here == wanted:
+        return Answer(one, "already", "it has the wanted shape", here)
+    if one.checkpoint != here:
+        return Answer(one, "other checkpoint", f"it has {here}, and the error says {one.checkpoint}", here)
+    if edit_to(tensor, wanted) is None:
+        return Answer(one, "none", "no reshaping mends it", here)
+    if id(tensor) in hindered:
+        return Answer(one, "like", hindered[id(tensor)], here, layer.name)
+    return Answer(one, "convert", f"{layer.kind} → {_TARGETS[len(wanted)]}", here, layer.name)
+
+
+# ---------------------------------------------------------------------------------------- which calls of convert do it
+
+
+def planned_steps(layers: Sequence[Layer], wishes: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
+    """Calls of `convert --to` that give tensors the shapes that are wished for, and no other tensor another shape.
+
+    Args:
+        layers: Of the checkpoint.
+        wishes: Shapes by the tensor's identity.
+
+    Returns:
+        The calls; and by the tensor's identity, why none gives a wish.
+    """
+    hindered: dict[int, str] = {}
+    steps = []
+    concerned = [layer for layer in layers if any(id(tensor) in wishes for tensor in layer.tensors.values())]
+    for to in KINDS:
+        chosen = [layer for layer in concerned if _target(layer, wishes) == to]
+        while chosen:
+            reasons = _unmet(layers, chosen, to, wishes)
+            if not reasons:
+                steps.append(_step(layers, chosen, to))
+                break
+            hindered |= {
+                id(it): reasons[one.name] for one in chosen if one.name in reasons for it in one.tensors.values()
+            }
+            chosen = [layer for layer in chosen if layer.name not in reasons]
+    return tuple(steps), hindered
+
+
+def _target(layer: Layer, wishes: Mapping[int, Shape]) -> str:
+    """The kind that the layer's wishes ask for: that of its weight, where there is a wish for it."""
+    wished = [wishes[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wishes]
+    return _TARGETS[len(wished[0])]
+
+
+def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wishes: Mapping[int, Shape]) -> dict[str, str]:
+    """Names of chosen layers whose wishes are not met when all are converted, with the reason."""
+    found = {layer.name: _not_by_kind(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
+    if found:
+        return found
+    names = tuple(layer.name or "(root)" for layer in chosen)
+    planned = plan(layers, Request(to, _kinds(chosen), names))
+    refused = {one.name: one.reason for one in planned.refusals}
+    edits = {one.layer.name: {id(edit.tensor): edit.shape for edit in one.edits} for one in planned.conversions}
+    for layer in chosen:
+        wished = {id(tensor): wishes[id(tensor)] for tensor in layer.tensors.values() if id(tensor) in wishes}
+        if layer.name not in edits:
+            found[layer.name] = refused.get(layer.name, "it is left as it is")
+        elif edits[layer.name] != wished:
+            found[layer.name] = f"convert --to {option_of(to)} gives other shapes than these"
+    return found
+
+
+def _not_by_kind(layer: Layer, to: str) -> str:
+    if layer.kind == to:
+        return "only convert --like a checkpoint that has it transposed turns it over"
+    return f"only convert --like reshapes what reads as {layer.kind}"
+
+
+def _kinds(layers: Iterable[Layer]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer.kind for layer in layers))
+
+
+def _step(layers: Sequence[Layer], chosen: Sequence[Layer], to: str) -> Step:
+    """The shortest way to name the chosen layers: by name, by globs for numbered blocks, or as all there are."""
+    kinds = _kinds(chosen)
+    origin = () if set(kinds) <= set(DEFAULT_FROM.get(to, ("Linear",))) else kinds
+    names = tuple(layer.name or "(root)" for layer in chosen)
+    globs = tuple(dict.fromkeys(_NUMBER.sub("*", name) for name in names))
+    if len(names) > MOST_NAMES:
+        wanted = {layer.name for layer in chosen}
+        for shorter in ((), globs):
+            planned = plan(layers, Request(to, origin, shorter))
+            if {one.layer.name for one in planned.conversions} == wanted:
+                return Step(to, origin, shorter, len(names))
+    return Step(to, origin, names, len(names))

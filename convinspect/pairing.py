@@ -1,0 +1,206 @@
+"""Two lists of keys → which name the same tensor, once wrappers' prefixes and a common root are taken off.
+
+`load_state_dict` takes nothing off, so what had to be taken off is told, with the `--rename` rules that give one side
+the other's keys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from convinspect.checkpoint import levels
+from convinspect.errors import CannotConvert
+from convinspect.renaming import new_keys
+
+_DEEPEST = 8
+"""Levels of a name that are looked at in search of a root."""
+MOST_RULES = 4
+"""Rules beyond which renaming is no longer one habit of a wrapper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What stands before the names that two lists share, where it differs.
+
+    Attributes:
+        a: On the first side, such as "module."; "" for nothing; "*._orig_mod.*" where it stands within names.
+        b: On the second side.
+        keys: Pairs of which that is so.
+    """
+
+    a: str
+    b: str
+    keys: int
+
+    @property
+    def rule(self) -> str:
+        """The `--rename` rule that gives the first side's keys the second side's prefix."""
+        return "=".join(one if "*" in one else f"{one}*" for one in (self.a, self.b))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Which keys belong together.
+
+    Attributes:
+        pairs: The name that two keys share, and their places in the two lists, in order of the first.
+        only_a: Name and place of keys that the first list alone has.
+        only_b: The same of the second.
+        prefixes: What makes keys of pairs differ, the most frequent first.
+        rules: `--rename` rules that give the first side the second's keys; () when nothing is to be done, None when
+            no few rules do it.
+    """
+
+    pairs: tuple[tuple[str, int, int], ...]
+    only_a: tuple[tuple[str, int], ...]
+    only_b: tuple[tuple[str, int], ...]
+    prefixes: tuple[Prefix, ...]
+    rules: tuple[str, ...] | None
+
+
+def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[str], Sequence[str]]) -> Pairing:
+    """Pair two lists of keys.
+
+    Args:
+        keys: As stored.
+        names: The same without wrappers' levels, each list without repetitions.
+    """
+    roots = _roots(*names)
+    bare = (_bare(names[0], roots[0]), _bare(names[1], roots[1]))
+    places = {name: at for at, name in enumerate(bare[1])}
+    pairs = tuple((name, at, places[name]) for at, name in enumerate(bare[0]) if name in places)
+    paired = {name for name, _, _ in pairs}
+    counts = Counter(_prefix(keys[0][i], keys[1][j], name) for name, i, j in pairs if keys[0][i] != keys[1][j])
+    prefixes = tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
+    return Pairing(
+        pairs,
+        tuple((name, at) for at, name in enumerate(bare[0]) if name not in paired),
+        tuple((name, at) for at, name in enumerate(bare[1]) if name not in paired),
+        prefixes,
+        _rules(prefixes, keys, pairs),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- a common root
+
+
+def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
+    """The roots to take off either side so that more names agree; nothing where two ways would do equally well.
+
+    A root counts when it makes at least half of the shorter list agree.
+    """
+    mine, theirs = set(a), set(b)
+    agree, shorter = len(mine & theirs), min(len(mine), len(theirs))
+    if agree == shorter:
+        return "", ""
+    least = max(agree + 1, (shorter + 1) // 2)
+    found = {(root, "") for root in _fronts(a, theirs, least)} | {("", root) for root in _fronts(b, mine, least)}
+    found.add(_without_common_end(_common_front(a), _common_front(b)))
+    scores: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for roots in found:
+        agreed = set(_bare(a, roots[0])) & set(_bare(b, roots[1]))
+        # Without a level of its own, what is left of conv.weight and fc.weight says nothing.
+        matches = len(agreed) if not all(roots) else sum("." in name for name in agreed)
+        if matches >= least:
+            scores.setdefault((matches, -len("".join(roots))), []).append(roots)
+    best = scores[max(scores)] if scores else []
+    return best[0] if len(best) == 1 else ("", "")
+
+
+def _fronts(names: Iterable[str], others: set[str], least: int) -> list[str]:
+    """Beginnings that make at least `least` of the names one of the others when they are taken off."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        at = name.find(".")
+        for _ in range(_DEEPEST):
+            if at < 0:
+                break
+            if name[at + 1 :] in others:
+                counts[name[: at + 1]] += 1
+            at = name.find(".", at + 1)
+    return [front for front, number in counts.items() if number >= least]
+
+
+def _common_front(names: Sequence[str]) -> str:
+    """The levels that all names begin with, their last part left out."""
+    if not names:
+        return ""
+    first, last = min(names).split(".")[:-1], max(names).split(".")[:-1]
+    common = 0
+    while common < min(len(first), len(last), _DEEPEST) and first[common] == last[common]:
+        common += 1
+    front = "".join(f"{part}." for part in first[:common])
+    return front if all(name.startswith(front) for name in names) else ""
+
+
+def _without_common_end(a: str, b: str) -> tuple[str, str]:
+    """Two beginnings of names without the levels at their ends that they share."""
+    ours, theirs = a.split(".")[:-1], b.split(".")[:-1]
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours, theirs = ours[:-1], theirs[:-1]
+    return "".join(f"{part}." for part in ours), "".join(f"{part}." for part in theirs)
+
+
+def _bare(names: Sequence[str], root: str) -> list[str]:
+    """Names without a root; one whose rest is a name of its own stays whole, so that no two become the same."""
+    if not root:
+        return list(names)
+    taken = set(names)
+    return [
+        name[len(root) :]
+        if name.startswith(root) and len(name) > len(root) and name[len(root) :] not in taken
+        else name
+        for name in names
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- renaming
+
+
+def _prefix(key: str, other: str, name: str) -> tuple[str, str]:
+    """What makes two keys of one name differ: what stands before it, or wrappers' levels within it as patterns."""
+    if key.endswith(name) and other.endswith(name):
+        return _without_common_end(key.removesuffix(name), other.removesuffix(name))
+    places = [_before(levels(one), name.count(".") + 1) for one in (key, other)]
+    cuts = sorted({place for one in places for place in one if place})
+    patterns = ["".join(_starred(one, cuts)) for one in places]
+    return patterns[0], patterns[1]
+
+
+def _before(parts: Sequence[tuple[str, bool]], own: int) -> dict[int, str]:
+    """What stands in a key beside the name's `own` parts, by how many of these stand before it."""
+    found: dict[int, str] = {}
+    at = own - sum(not wrapper for _, wrapper in parts)
+    for part, wrapper in parts:
+        if wrapper or at < 0:
+            found[max(at, 0)] = found.get(max(at, 0), "") + f"{part}."
+        at += not wrapper
+    return found
+
+
+def _starred(before: dict[int, str], cuts: Sequence[int]) -> Iterable[str]:
+    yield before.get(0, "") + "*"
+    for cut in cuts:
+        yield f".{before.get(cut, '')}*"
+
+
+def _rules(
+    prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
+) -> tuple[str, ...] | None:
+    """Rules that were tried on all keys and do what they should, or None."""
+    if not prefixes:
+        return ()
+    if len(prefixes) > MOST_RULES:
+        return None
+    # Of several rules the first that fits counts, so those that fit less come first.
+    rules = [one.rule for one in sorted(prefixes, key=lambda one: (-len(one.a), one.a))]
+    for one in prefixes:
+        if not one.a and any(keys[0][i] == keys[1][j] and keys[0][i].startswith(one.b) for _, i, j in pairs):
+            rules.insert(0, f"{one.b}*={one.b}*")
+    try:
+        new = new_keys(keys[0], rules)
+    except CannotConvert:
+        return None
+    return tuple(rules) if all(new[i] == keys[1][j] for _, i, j in pairs) else None
