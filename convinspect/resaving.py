@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
+from convinspect.formats.objects import Objects, beside, read_objects, versions
 from convinspect.formats.writing import new_file, unchanged
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.tensors import as_torch
@@ -65,15 +67,17 @@ def resave(
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
-    writer = writer_of(target)
+    writer, names = writer_of(target), list(names)
     state: dict[str, torch.Tensor] = {}
     with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
         state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
+        objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
+        kept = None if objects is None or names or writer != "torch" else versions(objects, checkpoint.root.path)
         if writer == "torch":
-            _save_torch(state, temporary)
+            _save_torch(state, temporary, kept)
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
-    return tuple(_lost(checkpoint, writer))
+    return tuple(_lost(checkpoint, writer, objects, kept is not None))
 
 
 def _state_dict(
@@ -153,7 +157,10 @@ def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch
 
     storage = tensor.storage
     if tensor.layout != "strided" or storage is None or storage.start is None:
-        raise CannotConvert(f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save", "leave it out")
+        raise CannotConvert(
+            f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
+            "a .pt keeps it where the source is one and --state-dict is not asked for",
+        )
     dtype = getattr(torch, tensor.dtype, None)
     if dtype is None:
         raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
@@ -185,10 +192,18 @@ def _mapped(storage: Storage) -> torch.Tensor:
         return torch.from_numpy(raw)
 
 
-def _save_torch(state: Mapping[str, torch.Tensor], target: Path) -> None:
+def _save_torch(
+    state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, Mapping[str, object]] | None
+) -> None:
+    """As `state_dict()` gives it: an OrderedDict with `_metadata`, or a dict where there is none."""
     import torch
 
-    torch.save(dict(state), target)
+    if metadata is None:
+        torch.save(dict(state), target)
+        return
+    ordered: Any = OrderedDict(state)
+    ordered._metadata = OrderedDict(metadata)
+    torch.save(ordered, target)
 
 
 def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, str]) -> None:
@@ -236,7 +251,7 @@ def _name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _lost(checkpoint: Checkpoint, writer: str) -> list[str]:
+def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
     lines = [
         f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
         for root in checkpoint.roots
@@ -244,6 +259,13 @@ def _lost(checkpoint: Checkpoint, writer: str) -> list[str]:
     ]
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
+    if objects is not None:
+        left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
+        if left:
+            more = f" and {len(left) - 6} more" if len(left) > 6 else ""
+            lines.append(f"{', '.join(left[:6])}{more} beside the tensors: not in the new file")
+        if not versions_kept and versions(objects, checkpoint.root.path) is not None:
+            lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
     if writer == "torch" and checkpoint.metadata:
         lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
     ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]

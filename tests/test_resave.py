@@ -122,3 +122,39 @@ def test_what_is_saved_anew_is_said(tmp_path: Path) -> None:
     assert "3 tensors written as a plain state_dict" in plain
     assert "1 layer as plain weights" in fused
     assert "(root)" in fused
+
+
+def _trained() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_module_versions_are_kept_where_the_format_can_hold_them(tmp_path: Path, wrapped: bool) -> None:
+    state: Any = _trained().state_dict()
+    torch.save({"net": {"state_dict": state}, "epoch": 3} if wrapped else state, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    assert after._metadata == state._metadata
+    assert "_metadata" not in done.stderr
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.safetensors")
+    assert "_metadata, PyTorch's record of each module's version, is not in the new file" in done.stderr
+
+
+def test_what_stands_beside_the_tensors_is_named_when_it_is_left(tmp_path: Path) -> None:
+    state = _trained().state_dict()
+    others = {"epoch": 3, "args": {"lr": 0.1}, "ema": dict(state), "lists": [1, 2]}
+    torch.save({"model": {"net": state, "best": 0.5}, **others}, tmp_path / "a.pt")
+    for target in ("b.pt", "b.safetensors"):
+        done = run("convert", tmp_path / "a.pt", "-o", tmp_path / target, "--state-dict", "--root", "model.net")
+        assert done.returncode == 0, done.stderr
+        assert "epoch, args, lists, model.best beside the tensors: not in the new file" in done.stderr
+        assert "root ema" in done.stderr
+        assert "layer" not in done.stdout, "nothing was reshaped, so there is no table"
+
+
+def test_nothing_is_said_where_nothing_is_left(tmp_path: Path) -> None:
+    torch.save(dict(_trained().state_dict()), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.safetensors")
+    assert done.returncode == 0
+    assert done.stderr == ""

@@ -206,3 +206,53 @@ def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Itera
         one, other = here.get(key), there.get(key)
         if not ((key not in there and _is_tensor(one)) or (key not in here and _is_tensor(other))):
             yield key.strip("'"), one, other
+
+
+def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]:
+    """Dotted keys of what stands in a file's dictionaries beside the tensors of one root: epochs, settings, loops.
+
+    Args:
+        objects: The file's tree.
+        root: Path of that root.
+        others: Paths of other roots, which are not listed.
+
+    Only the dictionaries on the way to the root, and its own, are looked into.
+    """
+    found: list[str] = []
+    node, path = objects.tree, ""
+    ways = [f"{one}." for one in others]
+    while _is_dict(node):
+        inner = None
+        for key, value in node.pairs:
+            place = f"{path}.{key}" if path else str(key)
+            if place == root or root.startswith(f"{place}."):
+                inner = (place, value)
+            elif not (_is_tensor(value) or any(way.startswith(f"{place}.") for way in ways)):
+                found.append(place)
+        if inner is None:
+            break
+        path, node = inner
+    return found
+
+
+def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
+    """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
+    node = objects.tree
+    while root and _is_dict(node):
+        step = next((key for key, _ in node.pairs if root == str(key) or root.startswith(f"{key}.")), None)
+        if step is None:
+            return None
+        node = next(value for key, value in node.pairs if key == step)
+        root = root[len(str(step)) + 1 :]
+    states = node.states if isinstance(node, Call) and _is_dict(node) else ()
+    attributes = [pair for state in states if _is_dict(state) for pair in state.pairs]
+    kept: Any = next((value for key, value in attributes if key == "_metadata"), None)
+    if not _is_dict(kept):
+        return None
+    found: dict[str, dict[str, Any]] = {}
+    for name, facts in kept.pairs:
+        plain = _is_dict(facts) and all(isinstance(value, int | str | bool | None) for _, value in facts.pairs)
+        if not isinstance(name, str) or not plain:
+            return None
+        found[name] = {str(key): value for key, value in facts.pairs}
+    return found

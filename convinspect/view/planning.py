@@ -74,7 +74,7 @@ def plan_table(done: Done, written: str | None) -> Table:
               for old, new in names.items()]  # fmt: skip
     width = _telling_width([str(raw[0]) for _, raw in lines])
     return Table(
-        (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]),
+        (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
         title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
         summary=(_summary(done, written is not None),),
