@@ -9,7 +9,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from convinspect.carrying import carry, stored_weight
-from convinspect.pointwise import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d, PointwiseLinear
+from convinspect.pointwise import (
+    ChannelsFirstLinear,
+    PointwiseConv1d,
+    PointwiseConv2d,
+    PointwiseConv3d,
+    PointwiseLinear,
+)
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
@@ -108,6 +114,14 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
 
     carry(old, new, change, memo)
     return new
+
+
+def exposed(old: nn.Module) -> nn.Module:
+    """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
+    assert isinstance(old, PointwiseLinear)
+    linear = nn.Linear(*_sizes(old), old.bias is not None, device="meta")
+    carry(old, linear, lambda tensor: tensor, {})
+    return ChannelsFirstLinear(linear, old.positions).train(old.training)
 
 
 def _sizes(old: nn.Module) -> tuple[int, int]:

@@ -4,6 +4,7 @@
     linear_to_conv1d(linear)          and back; also 2d and 3d
     transformers_to_linear(layer)     transformers' Conv1D (I, O)  →  nn.Linear (O, I)
     swap_pointwise(model)             every pointwise layer of a model, which then runs as before
+    expose_linears(model)             stand-ins as plain nn.Linear children, for quantizers and adapters
 
 A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is not
 transposed (dilation does nothing to a kernel of size 1). Stride and padding act on positions before the weights do, so
@@ -27,6 +28,7 @@ from convinspect.carrying import ORIGINALS, WEIGHTS, obstacle
 from convinspect.counterparts import (
     CONVS,
     POINTWISE,
+    exposed,
     is_transformers,
     kernel_obstacle,
     linear_obstacle,
@@ -37,7 +39,7 @@ from convinspect.counterparts import (
 from convinspect.errors import CannotConvert, NotThere
 from convinspect.layers import closest
 from convinspect.pointwise import (
-    DynamicPointwiseLinear,
+    ChannelsFirstLinear,
     PointwiseConv1d,
     PointwiseConv2d,
     PointwiseConv3d,
@@ -46,8 +48,8 @@ from convinspect.pointwise import (
 from convinspect.references import held_elsewhere
 
 __all__ = [
-    "DynamicPointwiseLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear",
-    "Swap", "Swaps", "conv1d_to_linear", "conv2d_to_linear", "conv3d_to_linear", "linear_to_conv1d",
+    "ChannelsFirstLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear", "Swap",
+    "Swaps", "conv1d_to_linear", "conv2d_to_linear", "conv3d_to_linear", "expose_linears", "linear_to_conv1d",
     "linear_to_conv2d", "linear_to_conv3d", "swap_pointwise", "transformers_to_linear",
 ]  # fmt: skip
 
@@ -224,17 +226,48 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
                 f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
                 "swap first, then wrap",
             )
-    candidates = _candidates(model, to, where)
+    candidates = _candidates(model, where, lambda module: _is_meant(module, to))
+    for one in candidates:
+        one.reason = one.reason or _reason(one, to)
     _hold_referenced(model, candidates)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
+    return _replaced(model, candidates, lambda module: made(module, to, True, memo))
+
+
+def expose_linears(model: nn.Module, where: Where = None) -> Swaps:
+    """Give every `PointwiseLinear` of a model a plain `nn.Linear` as its child, in place, for tools that look for it.
+
+    `torch.ao.quantization` (dynamic, static, FX), bitsandbytes, torchao and adapters replace `nn.Linear` and nothing
+    else; they pass over a class of its own.
+
+    Args:
+        model: Changed in place, after `swap_pointwise`; takes and gives the same shapes.
+        where: As for `swap_pointwise`.
+
+    Returns:
+        What was replaced by a `ChannelsFirstLinear`, and what was not and why. Parameters are the same objects; keys
+        have one part more: `conv.linear.weight`.
+
+    Raises:
+        NotThere: A name or glob matches no module.
+    """
+    candidates = _candidates(model, where, lambda module: plain_class(module) is PointwiseLinear)
+    for one in candidates:
+        one.reason = one.reason or obstacle(one.module, keep_hooks=False)
+    _hold_referenced(model, candidates)
+    return _replaced(model, candidates, exposed)
+
+
+def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn.Module], nn.Module]) -> Swaps:
+    """The model with new modules in the places of those that nothing speaks against."""
     swapped, left = [], []
     for one in candidates:
         kind = plain_class(one.module).__name__
         if one.reason is not None:
             left.append(Left(one.names[0], kind, one.reason))
             continue
-        new = made(one.module, to, True, memo)
+        new = make(one.module)
         for name, parent in zip(one.names, one.parents, strict=True):
             parent._modules[name.rpartition(".")[2]] = new
         model = new if one.module is model else model
@@ -242,13 +275,13 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     return Swaps(model, tuple(swapped), tuple(left))
 
 
-def _candidates(model: nn.Module, to: str, where: Where) -> list[_Candidate]:
-    """Modules of the kinds that become `to`, each once, with the reason against it if there is one."""
+def _candidates(model: nn.Module, where: Where, is_meant: Callable[[nn.Module], bool]) -> list[_Candidate]:
+    """Chosen modules of the kinds that are meant, each once."""
     found: dict[int, _Candidate] = {}
     chosen: dict[int, list[bool]] = {}
     is_chosen = _chooser(model, where)
     for name, parent, module in _places(model):
-        if _is_meant(module, to):
+        if is_meant(module):
             candidate = found.setdefault(id(module), _Candidate(module, [], []))
             if parent is not None:
                 candidate.names.append(name)
@@ -258,8 +291,7 @@ def _candidates(model: nn.Module, to: str, where: Where) -> list[_Candidate]:
             chosen.setdefault(id(module), []).append(is_chosen(name, module))
     meant = [one for key, one in found.items() if any(chosen[key])]
     for one in meant:
-        one.reason = _reason(one, to)
-        if one.reason is None and not all(chosen[id(one.module)]):
+        if not all(chosen[id(one.module)]):
             other = one.names[chosen[id(one.module)].index(False)]
             one.reason = f"it is also {other}, which was not chosen"
     return meant

@@ -52,6 +52,12 @@ class _Positions:
             wanted = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[self.dims]
             raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(x.shape)}")
         order = _channels_last(x, self.dims)
+        # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
+        y = self.back(linear(self.rows(x)))
+        return y.contiguous(memory_format=order) if y.dim() == self.dims + 2 else y.contiguous()
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, L) → (N, L', C), or of more dimensions, or without N: what the weights meet."""
         if any(self.padding):
             # torch.nn.functional.pad counts from the last dimension backwards, two numbers for each.
             both = [width for width in reversed(self.padding) for _ in range(2)]
@@ -60,10 +66,11 @@ class _Positions:
             every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in self.stride))
             # Copied here rather than by the product, which would bind an exported program to strides it compares.
             x = x[every].clone(memory_format=torch.contiguous_format)
-        channels = -1 - self.dims
-        # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
-        y = linear(x.movedim(channels, -1)).movedim(-1, channels)
-        return y.contiguous(memory_format=order) if y.dim() == self.dims + 2 else y.contiguous()
+        return x.movedim(-1 - self.dims, -1)
+
+    def back(self, y: torch.Tensor) -> torch.Tensor:
+        """(N, L', O) → (N, O, L')."""
+        return y.movedim(-1, -1 - self.dims)
 
     def described(self) -> str:
         parts = [f"dims={self.dims}"]
@@ -186,31 +193,25 @@ class PointwiseConv3d(_TakesChannelsLast, nn.Conv3d):
     """A Conv3d of kernel size 1, `weight (O, I, 1, 1, 1)`, in the place of a Linear: `(…, C)` → `(…, O)`."""
 
 
-class DynamicPointwiseLinear(nn.Module):
-    """What `torch.ao.quantization.quantize_dynamic` makes of a `PointwiseLinear`: int8 weights, the same input.
+class ChannelsFirstLinear(nn.Module):
+    """A plain `nn.Linear`, as its child `linear`, that takes what a convolution took.
 
-    That function looks for exact classes, so it must be told of both:
+    For tools that look for `nn.Linear` itself and replace it: quantizers, adapters. It takes and gives the shapes of
+    `PointwiseLinear`; keys have one part more, `conv.linear.weight`.
 
-        quantize_dynamic(model, {nn.Linear, PointwiseLinear}, mapping={
-            **get_default_dynamic_quant_module_mappings(), PointwiseLinear: DynamicPointwiseLinear})
+    Args:
+        linear: Takes `(…, in_features)`.
+        positions: What happens to positions before it.
     """
 
-    def __init__(self, linear: nn.Module, positions: _Positions) -> None:
+    def __init__(self, linear: nn.Linear, positions: _Positions) -> None:
         super().__init__()
         self.linear = linear
         self.positions = positions
 
-    @classmethod
-    def from_float(cls, module: PointwiseLinear, use_precomputed_fake_quant: bool = False) -> DynamicPointwiseLinear:
-        """Quantize as PyTorch quantizes an `nn.Linear` of the same weights."""
-        from torch.ao.nn.quantized.dynamic import Linear
-
-        plain = nn.Linear(module.in_features, module.out_features, device="meta")
-        plain.weight, plain.bias = module.weight, module.bias
-        plain.qconfig = module.qconfig
-        make: Any = Linear.from_float
-        return cls(make(plain), module.positions)
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(N, C, …) → (N, O, …), as `PointwiseLinear`."""
-        return self.positions.around(self.linear, input)
+        """(N, C, L) → (N, O, L'). Nothing here depends on the input's shape, so that it can be traced symbolically."""
+        return self.positions.back(self.linear(self.positions.rows(input))).contiguous()
+
+    def extra_repr(self) -> str:
+        return self.positions.described()

@@ -18,7 +18,6 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from convinspect import modules
 from convinspect.errors import CannotConvert, NotThere
 from convinspect.modules import (
-    DynamicPointwiseLinear,
     PointwiseConv1d,
     PointwiseConv2d,
     PointwiseConv3d,
@@ -557,23 +556,6 @@ def test_it_works_under_compile() -> None:
     # The graph is what is asked about; "eager" spares the test a C++ compiler.
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), net(x))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_dynamic_quantization_of_linear() -> None:
-    import torch.ao.quantization as ao
-    from torch.ao.quantization.quantization_mappings import get_default_dynamic_quant_module_mappings
-
-    net = swap_pointwise(Net()).model.eval()
-    x = torch.randn(2, 3, 9)
-    wanted = net(x)
-    mapping = {**get_default_dynamic_quant_module_mappings(), PointwiseLinear: DynamicPointwiseLinear}
-    quantize: Any = ao.quantize_dynamic
-    quantized = quantize(net, {nn.Linear, PointwiseLinear}, mapping=mapping)
-    assert type(quantized.first) is DynamicPointwiseLinear
-    found = quantized(x)
-    assert not torch.equal(found, wanted)
-    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.05)
 
 
 def test_transformers_conv1d() -> None:
