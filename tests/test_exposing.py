@@ -105,6 +105,7 @@ def test_symbolic_tracing_compiling_and_exporting() -> None:
     wanted = net(x)
     trace: Any = torch.fx.symbolic_trace
     torch.testing.assert_close(trace(net)(x), wanted)
-    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x), wanted)
+    compiled: Any = torch.compile
+    torch.testing.assert_close(compiled(net, fullgraph=True, backend="eager")(x), wanted)
     exported: Any = torch.export.export(net, (x,)).module()
     torch.testing.assert_close(exported(x), wanted)
