@@ -16,7 +16,7 @@ from convinspect.records import Layer
 if TYPE_CHECKING:
     import torch
 
-    from convinspect.outputs import Agreement, Form, Inputs, Rounding
+    from convinspect.outputs import Agreement, Form, Rounding
 
 _BIASES = ("bias", "bias_orig")
 
@@ -53,6 +53,19 @@ class LayerCheck:
     def ok(self) -> bool:
         """Nothing speaks against it."""
         return not self.cause
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Random inputs of one layer: (batch, length) of each, and the seed.
+
+    Several examples of one position and one example of several, by default: together they cost half of what several
+    of several do, since a convolution in float64 packs its kernel anew for every example of more than one position.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((2, 1), (1, 2))
+    seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from convinspect.judging import Inputs
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
@@ -68,15 +71,6 @@ class Form:
         """One matrix at each position, each position once."""
         still = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
         return self.groups == 1 and still
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Random inputs of one layer: (batch, length) of each, and the seed."""
-
-    sizes: tuple[tuple[int, int], ...] = ((1, 1), (2, 2))
-    seed: int = 0
-    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +198,19 @@ def _row_chunks(
     step = max(1, _CHUNK * outputs // max(1, weights[0].numel()))
     if forms[0].groups != 1 or forms[1].groups != 1:
         step = max(1, outputs)
+    # Where both lie at one place (bits were found equal), one copy does for both.
+    shared = weights[0].data_ptr() == weights[1].data_ptr() and weights[0].numel() == weights[1].numel()
+    shared = shared and all(weight.is_contiguous() for weight in weights)
     # The same memory for every chunk: asking for it anew costs more than filling it.
     buffers: list[torch.Tensor | None] = [None, None]
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
-        chunk = []
+        chunk: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         for side, (form, weight, bias) in enumerate(zip(forms, weights, biases, strict=True)):
             part = weight[:, rows] if form.kind.startswith("Conv1D") else weight[rows]
+            if side and shared:
+                chunk.append((chunk[0][0].reshape(part.shape), None if bias is None else _wide(bias[rows])))
+                continue
             held = buffers[side]
             if held is None or held.shape != part.shape:
                 held = buffers[side] = _wide(part)

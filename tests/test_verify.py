@@ -23,9 +23,9 @@ from convinspect import outputs
 from convinspect.bits import difference, relation, same_bits
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
-from convinspect.judging import Wish
+from convinspect.judging import Inputs, Wish
 from convinspect.layers import find_layers
-from convinspect.outputs import Form, Inputs
+from convinspect.outputs import Form
 from convinspect.saving import save_edits
 from convinspect.verify import Report, converted_in_memory, verify
 

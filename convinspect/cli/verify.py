@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.checkpoint import Checkpoint
-    from convinspect.outputs import Inputs
+    from convinspect.judging import Inputs
     from convinspect.verify import Report
     from convinspect.whole_model import ModelCheck, Trial
 
@@ -70,8 +72,13 @@ def verify(
         str, typer.Option("--dtype", metavar="NAME", help="In which dtype to tell rounding; the file's own by default.")
     ] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")] = 0,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input.")] = 2,
-    length: Annotated[int, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")] = 2,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default."),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")
+    ] = None,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
@@ -173,18 +180,34 @@ def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
         return renamed(before, (*found.edits, *found.copies))
 
 
-def _inputs(batch: int, length: int, seed: int, device: str, dtype: str) -> Inputs:
-    """Two inputs for each layer: a single position, and the size asked for.
+def _inputs(batch: int | None, length: int | None, seed: int, device: str, dtype: str) -> Inputs:
+    """Two inputs for each layer: with a size asked for, that one and a single position.
 
     Raises:
         CannotShow: There is no such device or dtype.
     """
-    from convinspect.outputs import Inputs
+    from convinspect.judging import Inputs
 
     if dtype:
         check_dtype(dtype)
-    check_device(device)
-    return Inputs(tuple(dict.fromkeys(((1, 1), (batch, length)))), seed, device)
+    if device != "cpu":
+        check_device(device)
+    else:
+        _load_torch_meanwhile()
+    if batch is None and length is None:
+        return Inputs(seed=seed, device=device)
+    return Inputs(tuple(dict.fromkeys(((1, 1), (batch or 2, length or 2)))), seed, device)
+
+
+def _load_torch_meanwhile() -> None:
+    """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
+
+    def load() -> None:
+        import torch  # noqa: F401
+
+    # Where the system refuses a thread, it is loaded when it is needed.
+    with suppress(RuntimeError):
+        Thread(target=load).start()
 
 
 def _model(report: Report, before: Checkpoint, after: Checkpoint, trial: Trial) -> ModelCheck:
