@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
@@ -23,6 +22,7 @@ TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d":
 
 _EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
+_RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
 """Kinds that may become each other."""
 
@@ -117,17 +117,25 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     if request.to in request.kinds:
         raise CannotConvert(f"--from {request.to} and --to {request.to} are the same", "drop one of them")
     kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
-    named = {layer.name for layer in select(layers, request.names)} if request.names else None
+    chosen = chosen_layers(layers, request.names, request.exclude)
+    named = chosen if request.names else None
+    attention = {layer.name for layer in layers if layer.kind == "MultiheadAttention"}
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
     for layer in layers:
-        if (named is not None and layer.name not in named) or _excluded(layer, request.exclude):
+        if layer.name not in chosen:
             continue
         exact = layer.name in request.names
+        if exact and layer.kind == "Embedding" and layer.evidence != "module":
+            # (N, D) may be either; whoever names it knows.
+            layer = replace(layer, kind="Linear")
         if request.expand and _can_expand(layer, request.to, kinds):
             decided: Conversion | Refusal | None = _expanded(layer, request.to)
         else:
             decided = _decide(layer, request.to, kinds, exact, named is not None)
+        reader = _reader(layer, attention)
+        if isinstance(decided, Conversion) and reader and not exact:
+            decided = Refusal(layer.name, f"{reader}; name it with --layer {layer.name} to convert it all the same")
         if isinstance(decided, Conversion):
             conversions[layer.name] = decided
         elif decided is not None:
@@ -140,8 +148,29 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
 
 
-def _excluded(layer: Layer, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(layer.name, pattern) for pattern in patterns)
+def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
+    """Names of the layers that names or globs choose (all without any), without those that others exclude.
+
+    Raises:
+        NotThere: One of them matches no layer.
+    """
+    chosen = {layer.name for layer in (select(layers, names) if names else layers)}
+    return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
+
+
+def _reader(layer: Layer, attention: set[str]) -> str | None:
+    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it as it is."""
+    parent, _, leaf = layer.name.rpartition(".")
+    if layer.kind != "Linear":
+        return None
+    if leaf == "out_proj" and parent in attention:
+        return f"{parent} looks like a MultiheadAttention, which reads this weight without calling the layer"
+    encoder = f"{parent}.self_attn".lstrip(".")
+    if leaf in ("linear1", "linear2") and encoder in attention:
+        return (
+            f"{parent or 'its model'} looks like a TransformerEncoderLayer, which reads this weight without calling it"
+        )
+    return None
 
 
 def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bool) -> Conversion | Refusal | None:
@@ -162,16 +191,17 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
-    return Conversion(layer, to, edits, _assumed(layer), _warnings(layer))
+    return Conversion(layer, to, edits, assumed(layer), _warnings(layer))
 
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
         return Refusal(layer.name, f"it is a {layer.kind}; --from {option_of(layer.kind)} takes it")
-    if layer.kind not in (*LISTED, "Embedding", "Incomplete") or layer.kind in KINDS:
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *_RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
-    meant = chosen or (layer.kind in ("Embedding", "MultiheadAttention", "Linear (quantized)") and "Linear" in kinds)
+    alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *_RECURRENT)
+    meant = chosen or (layer.kind in alike and "Linear" in kinds)
     return Refusal(layer.name, _why_not(layer)) if meant else None
 
 
@@ -181,6 +211,10 @@ def option_of(kind: str) -> str:
 
 
 def _why_not(layer: Layer) -> str:
+    if layer.kind == "Embedding" and layer.evidence != "module":
+        return f"it looks like an Embedding by its name; name it with --layer {layer.name} if it is a Linear"
+    if layer.kind in ("MultiheadAttention", *_RECURRENT):
+        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
     if layer.notes:
         return f"{layer.kind}: {layer.notes[0]}"
     return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
@@ -300,7 +334,7 @@ def laid_out(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tu
     )
 
 
-def _assumed(layer: Layer) -> tuple[str, ...]:
+def assumed(layer: Layer) -> tuple[str, ...]:
     if layer.kind in CONVOLUTIONS and layer.groups is None:
         return ("stride 1", "padding 0", "groups 1")
     return ()

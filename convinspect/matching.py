@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from convinspect.convert import Conversion, Plan, Refusal, hold_together, laid_out, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
@@ -12,7 +12,11 @@ _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 
 
 def plan_like(
-    layers: Sequence[Layer], names: Mapping[str, str], other: Mapping[str, Tensor], others: Iterable[Layer] = ()
+    layers: Sequence[Layer],
+    names: Mapping[str, str],
+    other: Mapping[str, Tensor],
+    others: Iterable[Layer] = (),
+    chosen: Container[str] | None = None,
 ) -> Plan:
     """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
 
@@ -21,6 +25,7 @@ def plan_like(
         names: Its tensors' clean names by stored key.
         other: The other checkpoint's tensors by clean name.
         others: Its layers: only these say that a square matrix is stored the other way round.
+        chosen: Names of the layers that may change; None for all.
 
     Returns:
         Conversions for what differs in rank or transposition alone; refusals for what really differs.
@@ -30,6 +35,8 @@ def plan_like(
     # By the tensor, since the layer itself may be called otherwise there.
     theirs = {id(layer.weight): layer for layer in others}
     for layer in layers:
+        if chosen is not None and layer.name not in chosen:
+            continue
         edits, mismatch = [], ""
         for tensor in layer.tensors.values():
             wanted = other.get(names[tensor.key])
@@ -86,4 +93,4 @@ def _conversion(layer: Layer, edits: list[Edit]) -> Conversion:
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
     to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
-    return Conversion(layer, to, tuple(edits))
+    return Conversion(layer, to, tuple(edits), assumed(layer))

@@ -19,7 +19,7 @@ from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.objects import Objects, beside, read_objects, versions
-from convinspect.formats.writing import new_file, unchanged
+from convinspect.formats.writing import new_file, room_for, unchanged
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.tensors import as_torch
 
@@ -51,7 +51,7 @@ def writer_of(target: Path) -> str:
 
 def resave(
     checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path, names: Iterable[Edit] = ()
-) -> tuple[str, ...]:
+) -> None:
     """Write the root in use to `target` as a plain state_dict.
 
     Args:
@@ -60,9 +60,6 @@ def resave(
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
         names: Edits that give other keys.
-
-    Returns:
-        What the new file could not take over, one line each.
 
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
@@ -73,11 +70,35 @@ def resave(
         state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
         objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
         kept = None if objects is None or names or writer != "torch" else versions(objects, checkpoint.root.path)
+        room_for(target.parent, _nbytes(state, writer))
         if writer == "torch":
             _save_torch(state, temporary, kept)
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
-    return tuple(_lost(checkpoint, writer, objects, kept is not None))
+
+
+def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
+    """What a file saved anew does not take over, one line each.
+
+    Args:
+        checkpoint: The source.
+        writer: "torch" or "safetensors".
+        renamed: Keys get other names.
+
+    Raises:
+        ConvInspectError: The source cannot be read.
+    """
+    objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
+    kept = writer == "torch" and not renamed
+    return _lost(checkpoint, writer, objects, kept)
+
+
+def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
+    """Bytes of payload that will be written; PyTorch writes a shared storage once, and whole."""
+    if writer == "safetensors":
+        return sum(one.numel() * one.element_size() for one in state.values())
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in state.values()}
+    return sum(storages.values())
 
 
 def _state_dict(
@@ -198,12 +219,17 @@ def _save_torch(
     """As `state_dict()` gives it: an OrderedDict with `_metadata`, or a dict where there is none."""
     import torch
 
-    if metadata is None:
-        torch.save(dict(state), target)
-        return
-    ordered: Any = OrderedDict(state)
-    ordered._metadata = OrderedDict(metadata)
-    torch.save(ordered, target)
+    ordered: Any = dict(state)
+    if metadata is not None:
+        ordered = OrderedDict(state)
+        ordered._metadata = OrderedDict(metadata)
+    try:
+        torch.save(ordered, target)
+    except RuntimeError as error:
+        # PyTorch's zip writer turns a failing write into this, without the system's reason.
+        raise CannotWrite(
+            f"PyTorch could not write it ({str(error).splitlines()[0][:120]})", "see whether the disk is full", target
+        ) from None
 
 
 def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, str]) -> None:
@@ -220,6 +246,8 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     try:
         save_file(alone, target, dict(metadata) or {"format": "pt"})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if "I/O error" in str(error):
+            raise CannotWrite(f"it cannot be written ({error})", "make room, or write elsewhere", target) from None
         raise CannotConvert(f"safetensors cannot hold it ({error})", "write a .pt instead") from None
     os.chmod(target, 0o666 & ~_umask())
 
@@ -252,7 +280,8 @@ def _name(tensor: torch.Tensor) -> str:
 
 
 def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
-    lines = [
+    lines = [f"{checkpoint.root.path} is the whole of it: a plain state_dict"] if checkpoint.root.path else []
+    lines += [
         f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
         for root in checkpoint.roots
         if root.path != checkpoint.root.path
@@ -270,5 +299,5 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
         lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
     ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
     if writer == "safetensors" and ties:
-        lines.append(f"tied tensors are written once each: {', '.join(ties[:4])}")
+        lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines

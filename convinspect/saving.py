@@ -28,6 +28,13 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         CannotWrite: It is the source, it exists, or its folder does not.
     """
     same = os.path.exists(target) and os.path.samefile(source, target)
+    sharded = source.is_dir() or source.name.endswith(".index.json")
+    if sharded and in_place:
+        raise CannotWrite("a sharded checkpoint is not changed in place", "give a new folder with -o", source)
+    if sharded and target.is_dir():
+        raise CannotWrite(
+            "it exists, and a sharded checkpoint is written to a new folder", "remove it, or give another -o", target
+        )
     if same and not in_place:
         raise CannotWrite("the target is the source itself", "use --in-place, or give another -o", target)
     if os.path.exists(target) and not same and not force:

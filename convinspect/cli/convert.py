@@ -136,7 +136,7 @@ def convert(
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers, select
     from convinspect.renaming import renaming
-    from convinspect.resaving import can_fuse, resave, wants_other_format
+    from convinspect.resaving import can_fuse, losses, resave, wants_other_format, writer_of
     from convinspect.saving import check_target
     from convinspect.training import Followers, followers
     from convinspect.view.planning import Done, plan_payload, plan_table
@@ -146,10 +146,12 @@ def convert(
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
     anew = state_dict or fuse or groups is not None
-    anew = anew or (target is not None and wants_other_format(checkpoint, target))
+    anew = anew or (output is not None and wants_other_format(checkpoint, output))
     with naming(path):
         _check_wish(to, like, anew or bool(rename) or drop_optimizer)
         _check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
+        if anew:
+            _check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)
         _check_source(checkpoint, anew)
         if model is not None:
             from convinspect.user_models import modules_of
@@ -159,25 +161,27 @@ def convert(
         layers = find_layers(checkpoint)
         globs = (tuple(layer or ()), tuple(exclude or ()))
         renamed = renaming(checkpoint, rename or [])
+        apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         if like is None:
             planned = _planned(layers, to, origin or [], globs, groups is not None)
         else:
-            planned = _plan_like(layers, renamed.names(checkpoint), like)
+            planned, apart = _plan_like(layers, renamed.names(checkpoint), like, origin or [], globs)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
         fused = [one for one in select(layers, layer or (), everything=True) if fuse and can_fuse(one)]
-        lost: tuple[str, ...] = ()
+        writer = writer_of(output) if anew and output is not None else "torch"
+        lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
         if target is not None and anew:
-            lost = resave(checkpoint, planned, fused, target, renamed.edits)
+            resave(checkpoint, planned, fused, target, renamed.edits)
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")
-    done = Done(checkpoint, planned, following, renamed, tuple(fused), anew, drop_optimizer)
+    done = Done(checkpoint, planned, following, renamed, tuple(fused), anew, drop_optimizer, apart)
     sink.show(
         plan_table(done, target.name if target is not None else None),
         plan_payload(done, str(target) if target is not None else None),
     )
     if fmt is Format.table:
-        _advise(planned, fused, like)
+        _advise(planned, fused, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
     for line in lost:
         print(f"note: {safe(line)}", file=sys.stderr)
 
@@ -193,6 +197,8 @@ def _planned(
 
     if to is None:
         return Plan()
+    if expand and not any(one.groups is not None for one in layers):
+        raise CannotConvert("its groups are not recorded in the file", "give the model's code with --model")
     return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
 
 
@@ -204,7 +210,7 @@ def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
     if fused:
         names = ", ".join(layer.name or "(root)" for layer in fused)
         print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
-    if like is not None and any(not one.done for one in planned.refusals):
+    if like is not None:
         print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")
 
 
@@ -232,6 +238,29 @@ def _check_optimizer(checkpoint: Checkpoint, keep: bool, drop: bool) -> None:
         raise CannotConvert("it holds no optimizer state", "leave out --drop-optimizer")
 
 
+def _check_anew(checkpoint: Checkpoint, keep: bool, alone: bool, recomputed: bool) -> None:
+    """Refuse to lose optimizer state unasked where weights are saved anew.
+
+    Args:
+        checkpoint: The source.
+        keep: `--keep-optimizer`.
+        alone: It was asked for to write the weights alone, or to drop the state.
+        recomputed: Weights get other numbers (`--fuse`, `--groups expand`).
+
+    Raises:
+        CannotConvert: The state could be neither kept nor changed with its weights.
+    """
+    if not any(root.role == "optimizer" for root in checkpoint.roots):
+        return
+    if keep:
+        raise CannotConvert("optimizer state cannot be kept in a file that is saved anew", "give --drop-optimizer")
+    if recomputed and not alone:
+        raise CannotConvert(
+            "optimizer state cannot follow weights that get other numbers",
+            "--drop-optimizer leaves it out, --state-dict writes the weights alone",
+        )
+
+
 def _check_model(checkpoint: Checkpoint, model: str) -> None:
     """Refuse a model whose layers have other names than the file's: it would tell nothing and seem to agree.
 
@@ -245,14 +274,30 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
         )
 
 
-def _plan_like(layers: Sequence[Layer], names: dict[str, str], like: Path) -> Plan:
-    """Shapes wanted by another checkpoint's main root."""
+def _plan_like(
+    layers: Sequence[Layer],
+    names: dict[str, str],
+    like: Path,
+    origin: list[Origin],
+    globs: tuple[tuple[str, ...], tuple[str, ...]],
+) -> tuple[Plan, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
     from convinspect.checkpoint import open_checkpoint
+    from convinspect.convert import chosen_layers
     from convinspect.layers import find_layers
     from convinspect.matching import plan_like
 
     other = open_checkpoint(like)
-    return plan_like(layers, names, other.tensors, find_layers(other))
+    chosen = chosen_layers(layers, *globs)
+    if origin:
+        kinds = _kinds(origin, None)
+        chosen = frozenset(one.name for one in layers if one.name in chosen and one.kind in kinds)
+    here = list(names.values())
+    apart = (
+        tuple(name for name in here if name not in other.tensors),
+        tuple(name for name in other.tensors if name not in set(here)),
+    )
+    return plan_like(layers, names, other.tensors, find_layers(other), chosen), apart
 
 
 def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
@@ -272,7 +317,7 @@ def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> P
     return output
 
 
-def _kinds(origin: list[Origin], to: Target) -> tuple[str, ...]:
+def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
     """Kinds named by `--from`; `any` is all but the wanted one."""
     from convinspect.convert import TARGETS
     from convinspect.layers import CONVOLUTIONS
@@ -281,7 +326,8 @@ def _kinds(origin: list[Origin], to: Target) -> tuple[str, ...]:
     kinds: list[str] = []
     for one in origin:
         if one is Origin.any:
-            kinds += [kind for kind in ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D) if kind != TARGETS[to.value]]
+            wanted = TARGETS[to.value] if to is not None else ""
+            kinds += [kind for kind in ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D) if kind != wanted]
         else:
             kinds.append(TRANSFORMERS_CONV1D if one is Origin.transformers else TARGETS[one.value])
     return tuple(dict.fromkeys(kinds))

@@ -39,6 +39,7 @@ class Done:
         fused: Layers that get their plain effective weight.
         anew: The root is saved anew, as a plain state_dict.
         dropped: Optimizer state is left out.
+        apart: With `--like`: names that only the source has, and that only the other has.
     """
 
     checkpoint: Checkpoint
@@ -48,6 +49,7 @@ class Done:
     fused: tuple[Layer, ...]
     anew: bool
     dropped: bool
+    apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def plan_table(done: Done, written: str | None) -> Table:
@@ -168,6 +170,10 @@ def _notes(done: Done) -> list[str]:
         lines.append(
             f"left as they are: {', '.join(one or '.' for one in done.followers.left)} (such weights are there too)"
         )
+    for names, where in zip(done.apart, ("here alone", "there alone"), strict=True):
+        if names:
+            more = f" and {count(len(names) - 6)} more" if len(names) > 6 else ""
+            lines.append(f"{where}: {', '.join(names[:6])}{more}")
     if done.dropped and not done.anew:
         lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
     return lines
@@ -236,6 +242,8 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
             for one in plan.conversions
         ],
         "refused": [{"name": one.name, "reason": one.reason} for one in plan.refusals if not one.done],
+        "only_here": list(done.apart[0]),
+        "only_there": list(done.apart[1]),
         "already": [one.name for one in plan.refusals if one.done],
         "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),

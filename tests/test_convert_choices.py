@@ -1,0 +1,200 @@
+"""`convert` says what it leaves behind, heeds every choice, and takes no layer that its owner reads by itself."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conversions import FIXTURES, load
+from safetensors.torch import save_file
+from test_cli import run
+from torch import nn
+
+
+def plan_of(*words: object) -> Any:
+    import json
+
+    done = run("convert", *words, "--dry-run", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# ------------------------------------------------------------------------------------------------- a full disk
+
+
+def _limited() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("source", ["a.safetensors", "a.pt", "whole.pt"])
+def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, source: str, suffix: str) -> None:
+    state = {"c.weight": torch.randn(128, 128, 1)}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(nn.Sequential(nn.Conv1d(128, 128, 1)), tmp_path / "whole.pt")
+    before = sorted(tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "convinspect", "convert", source, "-o", f"new{suffix}", "--to", "linear",
+         "--state-dict"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=_limited,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert f"new{suffix}" in line
+    assert "write a .pt" not in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from convinspect.checkpoint import open_checkpoint
+    from convinspect.convert import Plan
+    from convinspect.errors import CannotWrite
+    from convinspect.resaving import resave
+
+    torch.save({"c.weight": torch.randn(128, 128, 1)}, tmp_path / "a.pt")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))
+    for name in ("b.pt", "b.safetensors"):
+        with pytest.raises(CannotWrite, match="1 bytes free, 65,536 are needed"):
+            resave(open_checkpoint(tmp_path / "a.pt"), Plan(), [], tmp_path / name)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.pt"]
+
+
+# ------------------------------------------------------------------------------------------- nothing lost unsaid
+
+
+def _trained(path: Path) -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 1)))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 6, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, path)
+
+
+def test_state_of_weights_that_get_other_numbers_is_not_lost_unasked(tmp_path: Path) -> None:
+    _trained(tmp_path / "a.pt")
+    words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--fuse"]
+    for more, line in (
+        ([], "--drop-optimizer leaves it out, --state-dict writes the weights alone"),
+        (["--keep-optimizer"], "cannot be kept in a file that is saved anew"),
+    ):
+        done = run(*words, *more)
+        assert done.returncode == 2
+        assert line in done.stderr
+    assert not (tmp_path / "b.pt").exists()
+    for more in (["--drop-optimizer"], ["--state-dict"]):
+        done = run(*words, *more, "--force")
+        assert done.returncode == 0, done.stderr
+        assert "model is the whole of it: a plain state_dict" in done.stderr
+        assert list(load(tmp_path / "b.pt")) == ["0.bias", "0.weight"]
+
+
+@pytest.mark.parametrize("target", ["b.safetensors", "b.pt"])
+def test_a_plan_names_the_same_losses_as_the_run(tmp_path: Path, target: str) -> None:
+    words = ["convert", FIXTURES / "adamw.pt", "-o", tmp_path / target, "--to", "linear"]
+    words += [] if target.endswith(".safetensors") else ["--state-dict"]
+    planned, done = run(*words, "--dry-run"), run(*words)
+    assert planned.returncode == done.returncode == 0
+    assert "root optimizer" in done.stderr
+    assert planned.stderr == done.stderr
+    assert "optimizer tensors" not in planned.stdout
+
+
+# ------------------------------------------------------------------------------------------------------- --like
+
+
+def test_like_lists_what_one_side_alone_has(tmp_path: Path) -> None:
+    torch.save({"w.weight": torch.randn(4, 6, 1), "b.bias": torch.randn(3)}, tmp_path / "a.pt")
+    torch.save({"w.weight": torch.randn(4, 6), "z.weight": torch.randn(3, 3)}, tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "--like", tmp_path / "b.pt", "--dry-run")
+    assert "here alone: b.bias" in done.stdout
+    assert "there alone: z.weight" in done.stdout
+    assert "still not load" in done.stdout
+    found = plan_of(tmp_path / "a.pt", "--like", tmp_path / "b.pt")
+    assert (found["only_here"], found["only_there"]) == (["b.bias"], ["z.weight"])
+    assert found["converted"][0]["assumed"] == ["stride 1", "padding 0", "groups 1"]
+
+
+def test_like_heeds_layers_exclusions_and_kinds(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.randn(4, 6, 1), "b.weight": torch.randn(4, 6, 1, 1)}, tmp_path / "a.pt")
+    torch.save({"a.weight": torch.randn(4, 6), "b.weight": torch.randn(4, 6)}, tmp_path / "b.pt")
+    for words, names in (
+        ([], ["a", "b"]), (["--layer", "b"], ["b"]), (["--exclude", "b"], ["a"]), (["--from", "conv2d"], ["b"]),
+        (["--from", "any"], ["a", "b"]),
+    ):  # fmt: skip
+        found = plan_of(tmp_path / "a.pt", "--like", tmp_path / "b.pt", *words)
+        assert [one["name"] for one in found["converted"]] == names
+
+
+# ------------------------------------------------------------------------------------------------------ choices
+
+
+def test_an_exclusion_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+    done = run("convert", FIXTURES / "pointnet_stnkd.pt", "--to", "linear", "--dry-run", "--exclude", "conv9")
+    assert done.returncode == 2
+    assert "conv9" in done.stderr
+    assert "closest" in done.stderr
+    found = plan_of(FIXTURES / "pointnet_stnkd.pt", "--to", "linear", "--exclude", "conv[12]")
+    assert [one["name"] for one in found["converted"]] == ["conv3"]
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (nn.ModuleDict({"att": nn.MultiheadAttention(8, 2)}), {"att", "att.out_proj"}),
+        (nn.ModuleDict({"enc": nn.TransformerEncoderLayer(8, 2, 12)}),
+         {"enc.self_attn", "enc.self_attn.out_proj", "enc.linear1", "enc.linear2"}),
+        (nn.ModuleDict({"gru": nn.GRU(4, 5)}), {"gru"}),
+        (nn.ModuleDict({"cell": nn.LSTMCell(4, 5)}), {"cell"}),
+    ],
+)  # fmt: skip
+def test_weights_that_their_owner_reads_by_itself_stay_and_are_named(
+    tmp_path: Path, model: nn.Module, kept: set[str]
+) -> None:
+    both = nn.ModuleDict({"fc": nn.Linear(3, 4), **dict(model.named_children())})
+    torch.save(both.state_dict(), tmp_path / "a.pt")
+    found = plan_of(tmp_path / "a.pt", "--to", "conv1d")
+    assert [one["name"] for one in found["converted"]] == ["fc"]
+    assert {one["name"] for one in found["refused"]} == kept
+    linear = [name for name in kept if name.endswith(("out_proj", "linear1"))]
+    if linear:
+        found = plan_of(tmp_path / "a.pt", "--to", "conv1d", "--layer", linear[0])
+        assert [one["name"] for one in found["converted"]] == [linear[0]]
+
+
+def test_an_embedding_is_taken_when_it_is_named(tmp_path: Path) -> None:
+    shared = torch.randn(9, 4)
+    torch.save({"emb.weight": shared, "head.weight": shared, "fc.weight": torch.randn(3, 4),
+                "fc.bias": torch.randn(3)}, tmp_path / "a.pt")  # fmt: skip
+    found = plan_of(tmp_path / "a.pt", "--to", "conv1d")
+    assert [one["name"] for one in found["converted"]] == ["fc"]
+    assert {one["name"] for one in found["refused"]} == {"emb", "head"}
+    found = plan_of(tmp_path / "a.pt", "--to", "conv1d", "--layer", "emb", "--layer", "head")
+    assert {one["name"] for one in found["converted"]} == {"emb", "head"}
+    found = plan_of(tmp_path / "a.pt", "--to", "conv1d", "--layer", "head")
+    assert "tied to emb.weight" in found["refused"][0]["reason"]
+
+
+def test_groups_that_nobody_knows_cannot_be_expanded(tmp_path: Path) -> None:
+    torch.save({"g.weight": torch.randn(8, 4, 1)}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "--to", "linear", "--groups", "expand", "--dry-run")
+    assert done.returncode == 2
+    assert "--model" in done.stderr
+
+
+def test_sharded_targets_get_advice_that_leads_on(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    done = run("convert", FIXTURES / "sharded", "-o", tmp_path / "there", "--to", "linear", "--force")
+    assert "remove it, or give another -o" in done.stderr
+    done = run("convert", FIXTURES / "sharded", "--in-place", "--to", "linear")
+    assert "not changed in place" in done.stderr
