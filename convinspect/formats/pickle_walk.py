@@ -21,7 +21,8 @@ from io import BytesIO
 from pickletools import genops
 from typing import Any, TypeAlias
 
-from convinspect.errors import BrokenFile, CutShort, RefusedFile
+from convinspect.admitted import EXTENSION
+from convinspect.formats.pickle_faults import broken, too_much, undecodable
 from convinspect.formats.pickle_runs import RUN, values_of
 from convinspect.formats.pickle_values import (
     Blob,
@@ -36,6 +37,7 @@ from convinspect.formats.pickle_values import (
     paired,
     pairs_into,
 )
+from convinspect.records import Span
 
 Read: TypeAlias = Callable[[int, int], bytes]
 """(offset, size) → the bytes there, fewer where the stream ends."""
@@ -66,14 +68,14 @@ class Walk:
     Attributes:
         value: The tree.
         end: Offset just behind the pickle's last instruction.
-        globals: Qualified names that the stream asks for, each with the offset where it first does.
+        globals: Qualified names that the stream asks for, each with the instruction that first does.
         persistent: The parts of every persistent id that is a tuple, in order.
         steps: How much work it was, in instructions.
     """
 
     value: Any
     end: int
-    globals: dict[str, int]
+    globals: dict[str, Span]
     persistent: list[list[Any]]
     steps: int
 
@@ -99,51 +101,10 @@ def walk(read: Read, start: int, end: int, storages: int = 0) -> Walk:
         BrokenFile: It is no pickle.
         RefusedFile: It is out of proportion to the storages.
     """
-    most = _MOST_STEPS + _STEPS_PER_STORAGE * storages
-    machine = _Machine(most)
-    position, size = start, _WINDOW
-    while True:
-        window = read(position, min(size, end - position))
-        stream = BytesIO(window)
-        machine.left -= _STEPS_PER_WINDOW
-        try:
-            if machine.run(stream, position):
-                steps = most - machine.left
-                return Walk(machine.stack[-1], position + stream.tell(), machine.globals, machine.persistent, steps)
-        except (ValueError, OverflowError, MemoryError) as error:
-            problem = str(error)
-        except (IndexError, KeyError, TypeError, AttributeError):
-            raise _broken(machine.position, "an instruction does not fit what precedes it") from None
-        failed_at = _after(window, position, machine.position)
-        blob = _blob_at(read, failed_at, end)
-        if blob is not None:
-            machine.push(blob, failed_at)
-            position, size = blob.start + blob.length, _WINDOW
-        elif position + len(window) >= end or size > _LARGEST_WINDOW:
-            raise _undecodable(failed_at, problem, read(failed_at, 1))
-        else:
-            size = size * 4 if failed_at == position else _WINDOW
-            position = failed_at
-
-
-def _broken(position: int, reason: str) -> BrokenFile:
-    return BrokenFile(f"its pickle is malformed at byte {position:,}: {reason}", "get the file again, or save it again")
-
-
-def _too_much() -> RefusedFile:
-    return RefusedFile(
-        "its pickle builds far more than its tensors need, which may be meant to exhaust whoever opens it",
-        "where you trust it, load it with torch and save its state_dict by itself",
-    )
-
-
-def _undecodable(position: int, problem: str, code: bytes) -> BrokenFile:
-    """The error for an instruction that `genops` could not decode, from what it said."""
-    if "unknown" in problem:
-        return _broken(position, f"0x{code.hex()} is no pickle instruction")
-    if "exhausted" in problem or "remain" in problem or "not enough data" in problem or "no newline" in problem:
-        return CutShort(f"its pickle ends in the middle, at byte {position:,}", "download or copy it again")
-    return _broken(position, "an instruction cannot be decoded")
+    machine = Machine(storages)
+    most = machine.left
+    end = machine.carry_out(read, start, end)
+    return Walk(machine.stack[-1], end, machine.globals, machine.persistent, most - machine.left)
 
 
 def _after(window: bytes, base: int, done: int) -> int:
@@ -167,17 +128,23 @@ def _blob_at(read: Read, position: int, end: int) -> Blob | None:
     return Blob(first, length) if length >= _WINDOW and first + length < end else None
 
 
-class _Machine:
-    """The pickle machine's state, kept between windows."""
+class Machine:
+    """The pickle machine's state, kept between windows, and what is left of it where the stream breaks.
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
+    Args:
+        storages: As of `walk`.
+    """
+
+    def __init__(self, storages: int = 0) -> None:
+        self.left = _MOST_STEPS + _STEPS_PER_STORAGE * storages
         """Instructions that may still follow."""
         self.stack: list[Any] = []
         self.starts: list[int] = []
         self.marks: list[tuple[list[Any], list[int], int]] = []
         self.memo: dict[int, Any] = {}
-        self.globals: dict[str, int] = {}
+        self.globals: dict[str, Span] = {}
+        self.rare: dict[str, int] = {}
+        """The first place of each instruction that no pickler of state_dicts writes."""
         self.persistent: list[list[Any]] = []
         self.nothing: list[Any] = []
         """The items of every empty tuple."""
@@ -187,6 +154,31 @@ class _Machine:
     def push(self, value: Any, start: int) -> None:
         self.stack.append(value)
         self.starts.append(start)
+
+    def carry_out(self, read: Read, start: int, end: int) -> int:
+        """Carry out the pickle at `start`; the offset behind it. Arguments and errors are those of `walk`."""
+        position, size = start, _WINDOW
+        while True:
+            window = read(position, min(size, end - position))
+            stream = BytesIO(window)
+            self.left -= _STEPS_PER_WINDOW
+            try:
+                if self.run(stream, position):
+                    return position + stream.tell()
+            except (ValueError, OverflowError, MemoryError) as error:
+                problem = str(error)
+            except (IndexError, KeyError, TypeError, AttributeError):
+                raise broken(self.position, "an instruction does not fit what precedes it") from None
+            failed_at = _after(window, position, self.position)
+            blob = _blob_at(read, failed_at, end)
+            if blob is not None:
+                self.push(blob, failed_at)
+                position, size = blob.start + blob.length, _WINDOW
+            elif position + len(window) >= end or size > _LARGEST_WINDOW or "unknown" in problem:
+                raise undecodable(failed_at, problem, read(failed_at, 1))
+            else:
+                size = size * 4 if failed_at == position else _WINDOW
+                position = failed_at
 
     def run(self, stream: BytesIO, base: int) -> bool:
         """Carry out the window's instructions; True once STOP is reached.
@@ -202,7 +194,7 @@ class _Machine:
                 at = base + pos  # type: ignore[operator]
                 left -= 1
                 if left < 0:
-                    raise _too_much()
+                    raise too_much()
                 if code in _PUT:
                     memo[arg] = stack[-1]  # type: ignore[index]
                 elif code in _GET:
@@ -215,7 +207,7 @@ class _Machine:
                     marks.append((stack, starts, at))
                     stack, starts = [], []
                     if len(marks) > _DEEPEST:
-                        raise _too_much()
+                        raise too_much()
                     if RUN.match(window, pos + 1):  # type: ignore[operator]
                         self.stack, self.starts = stack, starts
                         left -= self._take_run(window, pos + 1, stream, base)  # type: ignore[operator]
@@ -256,7 +248,7 @@ class _Machine:
                     pairs.extend(paired(items))
                     batches.append((first, at + 1, places))
                 elif code == "c":
-                    stack.append(self._global(*_two_names(arg), at))
+                    stack.append(self._global(*_two_names(arg), _line(arg, at)))
                     starts.append(at)
                 elif code == "}":
                     stack.append(Dict())
@@ -289,9 +281,9 @@ class _Machine:
         stream.seek(run.end())
         return len(values) // _STEPS_PER_RUN
 
-    def _global(self, module: str, name: str, at: int) -> Global:
+    def _global(self, module: str, name: str, span: Span) -> Global:
         value = Global(module, name)
-        self.globals.setdefault(value.qualified, at)
+        self.globals.setdefault(value.qualified, span)
         return value
 
     def _pop(self) -> Any:
@@ -307,17 +299,21 @@ class _Machine:
     def _rare(self, code: str, arg: Any, at: int) -> None:
         """Instructions that make up a small share of a checkpoint's pickle."""
         stack = self.stack
+        if code in _UNUSUAL:
+            self.rare.setdefault(code, at)
         if code == "b":
             state = self._pop()
             target = self.stack[-1]
             if isinstance(target, Call):
                 target.states = target.states or []
                 target.states.append(state)
+            else:
+                self.rare.setdefault(code, at)
         elif code == "\x93":
             name, module = self._pop(), stack[-1]
             if not (isinstance(name, str) and isinstance(module, str)):
                 raise TypeError
-            stack[-1] = self._global(module, name, self.starts[-1])
+            stack[-1] = self._global(module, name, Span(self.starts[-1], at + 1))
         elif code == "\x81":
             args = self._pop()
             stack[-1] = Call(stack[-1], args)
@@ -326,7 +322,7 @@ class _Machine:
             stack[-1] = Call(stack[-1], args, kwargs)
         elif code in "io":
             items, start = self._pop_mark()
-            function = self._global(*_two_names(arg), at) if code == "i" else items.pop(0)
+            function = self._global(*_two_names(arg), _line(arg, at)) if code == "i" else items.pop(0)
             self.push(Call(function, Tuple(items, start, at + 1, [])), start)
         elif code == "s":
             places = self.starts[-2:]
@@ -365,7 +361,7 @@ class _Machine:
         elif code == "2":
             self.push(stack[-1], at)
         elif code in "\x82\x83\x84":
-            self.globals.setdefault(f"extension registry code {arg}", at)
+            self.globals.setdefault(f"{EXTENSION}{arg}", Span(at, at + _EXTENSION[code]))
             self.push(OutOfBand(f"extension {arg}"), at)
         elif code == "\x97":
             self.push(OutOfBand("buffer"), at)
@@ -379,6 +375,14 @@ _LITERAL = frozenset("IJKML\x8a\x8bSTUBC\x8e\x96VX\x8c\x8dFG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
 _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
+_EXTENSION = {"\x82": 2, "\x83": 3, "\x84": 5}
+"""Bytes of each instruction that names something by a number."""
+_UNUSUAL = frozenset("ioP\x97")
+
+
+def _line(arg: Any, at: int) -> Span:
+    """Where GLOBAL or INST at `at` lies: its code and two lines."""
+    return Span(at, at + 2 + len(str(arg).encode("utf-8", "surrogatepass")))
 
 
 def _two_names(arg: Any) -> tuple[str, str]:
