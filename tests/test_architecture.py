@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 
 # From the ground up; a module may import from its own layer and those below.
 LAYERS = [
-    {"errors"},
-    {"records"},
+    {"errors", "admitted"},
+    {"records", "findings"},
     {"storage", "folding"},
     {"numbers"},
     {"formats"},
@@ -20,9 +20,9 @@ LAYERS = [
     {"readings"},
     {"groups"},
     {"layers", "stats"},
-    {"bits", "deviation", "pointwise", "carrying", "references"},
-    {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts"},
-    {"judging", "modules", "compare", "explain"},
+    {"bits", "deviation", "pointwise", "carrying", "references", "pickled", "zip_integrity", "values"},
+    {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "integrity"},
+    {"judging", "modules", "compare", "explain", "check"},
     {"matching", "renaming", "training", "saving", "resaving", "user_models"},
     {"pairing"},
     {"verify", "diff", "load_errors"},

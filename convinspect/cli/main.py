@@ -1,6 +1,6 @@
 """`main()`: the commands, and how every way of ending becomes an exit code.
 
-0 done · 1 a difference was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted.
+0 done · 1 a difference or a fault was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from convinspect import __version__
+from convinspect.cli.check import check
 from convinspect.cli.compare import compare
 from convinspect.cli.convert import convert
 from convinspect.cli.diff import diff
@@ -60,7 +61,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
-for _command in (shapes, weights, diff, convert, verify, compare, explain):
+for _command in (shapes, weights, diff, convert, verify, check, compare, explain):
     app.command(help=_help(_command))(_command)
 
 

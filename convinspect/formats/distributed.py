@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from convinspect.admitted import DISTRIBUTED, judged
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle_values import Call, Global
@@ -55,7 +56,7 @@ def read_distributed(path: Path) -> Contents:
         (),
         ("shapes only: the numbers of a distributed checkpoint are not read",),
         {},
-        tuple(name for name in foreign_globals(tree) if not name.startswith(("pathlib.", "builtins."))),
+        tuple(name for name in foreign_globals(tree) if judged(name, DISTRIBUTED).kind != "admitted"),
     )
 
 

@@ -40,18 +40,9 @@ def read_safetensors(file: File) -> Contents:
         BrokenFile: The header is cut, malformed or does not fit the format.
         RefusedFile: Its tensors overlap, or a name occurs twice.
     """
-    length = int.from_bytes(file.read(0, 8), "little")
-    if length > _LONGEST_HEADER:
-        raise BrokenFile(f"its header claims to be {length:,} bytes long; the format allows 100,000,000", _AGAIN)
-    if 8 + length > file.size:
-        raise cut_short(file.size, None, f", in the middle of a header of {length:,} bytes")
-    if length > max(_LARGE_HEADER, file.size - 8 - length):
-        raise RefusedFile(
-            f"its header of {length:,} bytes describes {file.size - 8 - length:,} bytes of tensors,"
-            " which may be meant to exhaust whoever opens it",
-            "do not load it elsewhere either",
-        )
-    header = _parse(file.read(8, length))
+    text = header_text(file)
+    length = len(text)
+    header = _parse(text)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
@@ -68,6 +59,27 @@ def read_safetensors(file: File) -> Contents:
         _notes(file, tensors, file.start + 8 + length, end),
         {str(key): str(value) for key, value in metadata.items()},
     )
+
+
+def header_text(file: File) -> bytes:
+    """The JSON header, once its length is seen to be possible.
+
+    Raises:
+        BrokenFile: The file is cut within it, or it claims more than the format allows.
+        RefusedFile: It is out of all proportion to the tensors.
+    """
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise BrokenFile(f"its header claims to be {length:,} bytes long; the format allows 100,000,000", _AGAIN)
+    if 8 + length > file.size:
+        raise cut_short(file.size, None, f", in the middle of a header of {length:,} bytes")
+    if length > max(_LARGE_HEADER, file.size - 8 - length):
+        raise RefusedFile(
+            f"its header of {length:,} bytes describes {file.size - 8 - length:,} bytes of tensors,"
+            " which may be meant to exhaust whoever opens it",
+            "do not load it elsewhere either",
+        )
+    return file.read(8, length)
 
 
 def _parse(text: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,14 +35,19 @@ def read_index(path: Path, read_file: ReadFile) -> Contents:
         RefusedFile: It names a file outside its folder.
         NotThere: None of its shards is there.
     """
-    weight_map, total = _parse_index(path)
+    weight_map, total = parse_index(path)
     shards = list(dict.fromkeys(weight_map.values()))
     for shard in shards:
-        _check_inside(shard)
+        check_inside(shard)
     return _combined(path, path.parent, shards, read_file, weight_map, total)
 
 
-def _parse_index(path: Path) -> tuple[dict[str, str], int | None]:
+def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
+    """Which shard holds which tensor, and the bytes of all tensors where the index says them.
+
+    Raises:
+        BrokenFile: It is no index, or a broken one.
+    """
     with File(path) as file:
         if file.size > _LARGEST_INDEX:
             raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
@@ -75,7 +81,12 @@ def renamed_index(text: bytes, names: Mapping[str, str]) -> bytes:
     return written(*same)
 
 
-def _check_inside(shard: str) -> None:
+def check_inside(shard: str) -> None:
+    """Refuse a shard's name that leads elsewhere.
+
+    Raises:
+        RefusedFile: It does.
+    """
     parts = re.split(r"[/\\]", shard)
     if ".." in parts or shard.startswith(("/", "\\", "~")) or re.match(r"^[A-Za-z]:", shard) or "\0" in shard:
         raise RefusedFile(f"its index names {shard!r}, a file outside its folder", "do not load it elsewhere either")
@@ -137,8 +148,23 @@ def _disagreements(
     return lines
 
 
-def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents:
-    """List the checkpoint in a folder: by its index, as numbered shards, or its only file.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The checkpoint in a folder.
+
+    Attributes:
+        one: Its index or only file; None when it is numbered shards.
+        shards: Names of these.
+        expected: How many there should be, by their names.
+    """
+
+    one: Path | None
+    shards: tuple[str, ...] = ()
+    expected: int = 0
+
+
+def in_folder(path: Path) -> Folder:
+    """Which files of a folder are its checkpoint.
 
     Raises:
         NotACheckpoint: There is none.
@@ -148,18 +174,29 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
     indexes = [name for name in names if name.endswith(".index.json")]
     indexes.sort(key=lambda name: "safetensors" not in name)
     if indexes:
-        return read_any(path / indexes[0])
+        return Folder(path / indexes[0])
     files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
     groups = _numbered_groups(files)
     if len(groups) == 1 and (len(files) == len(next(iter(groups.values())))):
-        return _numbered_shards(path, next(iter(groups.values())), read_file)
+        ((_, count, _), shards) = next(iter(groups.items()))
+        return Folder(None, tuple(shards), int(count))
     preferred = [name for name in files if name.endswith(".safetensors")]
     if len(files) == 1 or len(preferred) == 1:
-        return read_any(path / (preferred or files)[0])
+        return Folder(path / (preferred or files)[0])
     if files:
         shown = ", ".join(files[:6]) + (", …" if len(files) > 6 else "")
         raise NotThere(f"the folder holds several checkpoints ({shown})", "name one of them", path)
     raise _nothing_here(path)
+
+
+def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents:
+    """List the checkpoint in a folder: by its index, as numbered shards, or its only file.
+
+    Raises:
+        As `in_folder`, and what reading the files raises.
+    """
+    folder = in_folder(path)
+    return read_any(folder.one) if folder.one is not None else _numbered_shards(path, folder, read_file)
 
 
 def _nothing_here(path: Path) -> ConvInspectError:
@@ -187,13 +224,11 @@ def _numbered_groups(names: list[str]) -> dict[tuple[str, str, str], list[str]]:
     return groups
 
 
-def _numbered_shards(path: Path, names: list[str], read_file: ReadFile) -> Contents:
+def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Contents:
     """Shards whose index is gone: their names say how many there should be."""
-    contents = _combined(path, path, names, read_file, {}, None)
-    match: Any = _NUMBERED.match(names[0])
-    count = int(match[3])
-    problems = contents.problems
-    if count != len(names):
-        problems = (*problems, f"{count - len(names):,} of {count:,} shards are not there; download them too")
+    contents = _combined(path, path, list(folder.shards), read_file, {}, None)
+    missing, problems = folder.expected - len(folder.shards), contents.problems
+    if missing:
+        problems = (*problems, f"{missing:,} of {folder.expected:,} shards are not there; download them too")
     notes = (*contents.notes, "there is no index; the shards are taken by their names")
     return Contents(path, contents.format, contents.roots, contents.nbytes_on_disk, problems, notes)

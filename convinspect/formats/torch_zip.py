@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from convinspect.admitted import judged
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats import torchscript
 from convinspect.formats.files import File, cut_short
@@ -277,8 +278,11 @@ def _with_script_constants(root: Root, archive: Archive) -> Root:
 
 def foreign_globals(tree: Walk) -> tuple[str, ...]:
     """Names that the pickle mentions beyond those of tensors and torch's own modules, in stored order."""
+    plain = (*PLAIN_GLOBALS, "__torch__.")
     return tuple(
-        name for name in tree.globals if not name.startswith((*PLAIN_GLOBALS, "__torch__.")) and name != "builtins.set"
+        name
+        for name in tree.globals
+        if (not name.startswith(plain) and name != "builtins.set") or judged(name).kind == "executes"
     )
 
 

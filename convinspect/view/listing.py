@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from convinspect.admitted import judged
 from convinspect.checkpoint import Checkpoint
 from convinspect.folding import Fold
 from convinspect.layers import LISTED
@@ -220,6 +221,10 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     if everything and foreign:
         more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
         lines.append(f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run")
+        known = [(name, judged(name)) for name in foreign]
+        lines += [
+            f"{name} {one.reason} where the file is loaded; see convinspect check" for name, one in known if one.reason
+        ]
     return lines + list(checkpoint.notes)
 
 

@@ -1,0 +1,99 @@
+"""`convinspect check`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convinspect.cli.options import Sink, WidthOption, check_output, reading_progress
+from convinspect.errors import CannotShow
+from convinspect.view.format import Format
+from convinspect.view.text import safe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convinspect.findings import Report
+
+
+class CheckFormat(str, Enum):
+    """How findings are written."""
+
+    table = "table"
+    json = "json"
+    sarif = "sarif"
+
+
+def check(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Checkpoints of any kind: files or folders.")],
+    values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
+    fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
+    width: WidthOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Keep it as .sarif, .json, .txt, .md, .html or .svg."),
+    ] = None,
+) -> None:
+    """Is this file whole, and what would loading it elsewhere call?
+
+    Exit code 0: nothing found, 1: something found, 2: it could not be read.
+
+    Every checksum, header, offset and length is held against the others, as torch.load does not. Every name that the
+    pickles ask for is held against what torch.load(weights_only=True) admits; the others are listed with their place.
+    Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
+
+    [bold]Examples[/bold]
+
+      convinspect check model.pt
+
+      convinspect check model.pt --values
+
+      convinspect check downloads/*.pt --format json
+
+      convinspect check model.safetensors.index.json -o findings.sarif
+    """
+    from convinspect.check import check as look
+    from convinspect.check import size_of, worst
+
+    for path in paths:
+        check_output(output, Format.json if fmt is CheckFormat.json else Format.table, path)
+    if output is not None and fmt is CheckFormat.sarif and output.suffix.lower() not in (".sarif", ".json"):
+        raise CannotShow(f"--format sarif and --output {output.name} disagree", "end it in .sarif")
+    total = sum(map(size_of, paths)) * (2 if values else 1)
+    with reading_progress(total, "checking") as advance:
+        reports = [look(path, values, advance) for path in paths]
+    _show(reports, fmt, width, output)
+    _complain(reports)
+    if worst(reports):
+        raise typer.Exit(worst(reports))
+
+
+def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output: Path | None) -> None:
+    from convinspect.view.checking import check_payload, check_tables
+    from convinspect.view.machine import json_text
+    from convinspect.view.picture import save_text
+    from convinspect.view.sarif import sarif_payload
+
+    if fmt is CheckFormat.sarif or (output is not None and output.suffix.lower() == ".sarif"):
+        if output is not None:
+            save_text(output, json_text(sarif_payload(reports)))
+        else:
+            Sink(Format.json, width, None, "").show(None, sarif_payload(reports))
+        return
+    tables = check_tables(reports)
+    if tables or fmt is CheckFormat.json or output is not None:
+        form = Format.json if fmt is CheckFormat.json else Format.table
+        Sink(form, width, output, "convinspect check").show(tables, check_payload(reports))
+
+
+def _complain(reports: Sequence[Report]) -> None:
+    """What could not be read, a line each, where errors stand."""
+    sys.stdout.flush()
+    for one in (one for report in reports for one in report.findings if one.code == "unreadable"):
+        where = f"{one.path}: {one.place.record}: " if one.place.record else f"{one.path}: "
+        remedy = f"; {one.remedy}" if one.remedy else ""
+        print(f"error: {safe(where + one.message + remedy)}", file=sys.stderr)

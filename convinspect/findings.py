@@ -1,0 +1,204 @@
+"""What `check` can find: a closed list of codes, each with what it means and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+"""How bad it is. Notes alone leave the exit code at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A kind of finding.
+
+    Attributes:
+        name: As in the output and in SARIF's `ruleId`.
+        level: How bad it is.
+        meaning: One sentence for the documentation.
+        remedy: What to do, where a finding does not say something better.
+    """
+
+    name: str
+    level: Level
+    meaning: str
+    remedy: str
+
+
+AGAIN = "download or copy it again"
+ELSEWHERE = "do not load it elsewhere either"
+RESAVE = "save it again"
+TRUST = "load it only where you trust whoever made it"
+
+_CODES = (
+    # --- could not look
+    Code("unreadable", "error", "The file, or a part of it, could not be read, so nothing is said of it.", AGAIN),
+    # --- bytes
+    Code("wrong-crc", "error", "A record's bytes do not give its stored CRC-32; PyTorch loads it all the same.", AGAIN),
+    Code("no-crc", "warning", "A record was stored without a CRC-32 (it is 0), so damage would not show.",
+         "save it with torch.serialization.set_crc32_options(True)"),
+    Code("not-unpacked", "error", "A record cannot be unpacked: damaged, encrypted, a method that PyTorch does not"
+         " know, or out of all proportion.", AGAIN),
+    Code("end-records", "error", "The records at a zip's end disagree with each other or with its directory, so what"
+         " it holds depends on who reads it.", ELSEWHERE),
+    Code("header-differs", "error", "A record's own header says something else than the zip's directory.", ELSEWHERE),
+    Code("record-outside", "error", "A record does not lie where the directory says, or reaches past the end.", AGAIN),
+    Code("overlap", "error", "Two records or tensors share bytes.", ELSEWHERE),
+    Code("gap", "warning", "Bytes that belong to no record or tensor, where something may be hidden.", RESAVE),
+    Code("trailing-bytes", "warning", "Bytes behind the end of what is described.", RESAVE),
+    Code("duplicate-name", "error", "Two records or JSON entries share a name, so what the file holds depends on who"
+         " reads it.", ELSEWHERE),
+    Code("several-pickles", "error", "More than one data.pkl, so what is loaded depends on who loads it.", ELSEWHERE),
+    Code("record-name", "warning", "A record's name leads outside the archive's folder.", ELSEWHERE),
+    Code("unnamed-record", "warning", "A record that the pickle does not name, so nothing loads it.", RESAVE),
+    # --- tensors
+    Code("storage-short", "error", "A tensor's bytes are not all there, or reach past its storage.", AGAIN),
+    Code("storage-long", "warning", "A storage's record has more bytes than its pickle says.", RESAVE),
+    Code("bad-metadata", "warning", "A field beside the tensors is not what its format asks for, so that some readers"
+         " refuse the file.", RESAVE),
+    Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),
+    Code("tensor-twice", "error", "Two shards hold a tensor of the same name.", "write the shards again"),
+    Code("tensor-missing", "error", "The index names a tensor that its shard does not hold.", "download both again"),
+    Code("tensor-unexpected", "warning", "A shard holds a tensor that the index does not name.", "download both again"),
+    Code("shard-missing", "error", "A file of a checkpoint in several files is not there.", "download it too"),
+    Code("world-writable", "warning", "Anyone on this machine may change the file.", "chmod o-w it"),
+    # --- numbers, with --values
+    Code("nan", "warning", "A tensor holds NaN.", "look at the training that made it"),
+    Code("inf", "warning", "A tensor holds an infinity; attention masks may mean it.", "see whether it is meant"),
+    Code("values-not-read", "warning", "A tensor's numbers could not be read, so nothing is said of them.",
+         "load it with PyTorch and look there"),
+    # --- what loading it would call
+    Code("global-executes", "error", "A name that is known to run commands or code, to open files or connections, or"
+         " to reach others that do.", ELSEWHERE),
+    Code("global-unknown", "warning", "A name of other code, most likely the author's own model class; loading the file"
+         " imports and runs that code.", TRUST),
+    Code("global-library", "warning", "A name of PyTorch, NumPy or a plain value of Python's own library, beyond what"
+         " torch.load(weights_only=True) admits; by itself no sign of malice.", TRUST),
+    Code("odd-instruction", "error", "An instruction by which pickles reach objects in unusual ways and which"
+         " torch.load(weights_only=True) refuses.", ELSEWHERE),
+    Code("script-opens", "warning", "TorchScript code that saves or opens files when it is run.", TRUST),
+)  # fmt: skip
+CODES = {code.name: code for code in _CODES}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a file something was found.
+
+    Attributes:
+        record: Name of the zip record; "" is the file itself.
+        offset: Byte within the record once it is unpacked, or within the file; None when it is not one place.
+        length: Bytes from there on, or None.
+        in_file: Byte within the file; None when the record is compressed.
+    """
+
+    record: str = ""
+    offset: int | None = None
+    length: int | None = None
+    in_file: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or worth knowing.
+
+    Attributes:
+        code: One of `CODES`.
+        path: The file, a shard of what was checked perhaps.
+        place: Where in it.
+        message: What was found there.
+        remedy: What to do.
+        subject: The name that a pickle asks for, or the tensor; "" of others.
+    """
+
+    code: str
+    path: Path
+    place: Place
+    message: str
+    remedy: str
+    subject: str = ""
+
+    @property
+    def level(self) -> Level:
+        """How bad it is."""
+        return CODES[self.code].level
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was found in one path.
+
+    Attributes:
+        path: As given.
+        format: Name of the container; "" when it could not be told.
+        findings: In the order of their codes, the worst first.
+        notes: What a reader must know to take the result for what it is, each a whole line.
+        looked: What was looked at, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
+    """
+
+    path: Path
+    format: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    looked: dict[str, int]
+
+    @property
+    def exit_code(self) -> int:
+        """0 whole and nothing beyond the safe set, 1 something found, 2 could not be read."""
+        if any(one.code == "unreadable" for one in self.findings):
+            return 2
+        return 1 if any(one.level != "note" for one in self.findings) else 0
+
+
+LOOKED = ("records", "crcs", "bytes", "pickles", "names", "admitted", "tensors")
+_MOST = 1_000
+"""Findings of one code that are kept for a path; a hostile file could ask for any number."""
+
+
+@dataclass(slots=True)
+class Log:
+    """Gathers findings while a path is looked through.
+
+    Attributes:
+        advance: Told of every run of bytes that was read, for the progress bar.
+        values: Whether numbers are to be looked at.
+        depth: How deep in files within files this is.
+    """
+
+    advance: Callable[[int], None] = lambda done: None
+    values: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+    looked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOKED, 0))
+    left_out: dict[str, int] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def add(
+        self, code: str, path: Path, message: str, place: Place | None = None, remedy: str = "", subject: str = ""
+    ) -> None:
+        """Note a finding; past a thousand of a kind they are only counted."""
+        number = self.left_out.get(code, 0) + 1
+        self.left_out[code] = number
+        if number <= _MOST:
+            self.findings.append(Finding(code, path, place or Place(), message, remedy or CODES[code].remedy, subject))
+
+    def note(self, line: str) -> None:
+        """Keep a line that a reader should know; each once."""
+        self.notes[line] = None
+
+    def report(self, path: Path, form: str) -> Report:
+        """What was gathered, the worst first."""
+        order = {code: index for index, code in enumerate(CODES)}
+        worst = {"error": 0, "warning": 1, "note": 2}
+        found = sorted(self.findings, key=lambda one: (one.code != "unreadable", worst[one.level], order[one.code]))
+        more = [
+            f"{code}: {number - _MOST:,} more such findings are not listed"
+            for code, number in self.left_out.items()
+            if number > _MOST
+        ]
+        beyond = {one.subject for one in self.findings if one.code.startswith("global-")}
+        self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - beyond)
+        return Report(path, form, tuple(found), (*self.notes, *more), self.looked)

@@ -1,0 +1,258 @@
+"""What loading the pickles of a file would call: every name that they ask for, and where. Nothing of it is called."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from convinspect.admitted import judged
+from convinspect.errors import BrokenFile, ConvInspectError
+from convinspect.findings import Log, Place
+from convinspect.formats.pickle_values import Blob, Call, Dict, Persistent, Set, Tuple
+from convinspect.formats.pickle_walk import Machine, Read, reader
+from convinspect.formats.torch_tensors import storage_dtype
+from convinspect.records import ITEMSIZE
+
+_CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
+_TELLS = {
+    "library": "is of PyTorch, NumPy or Python's own library",
+    "unknown": "is of other code, most likely the author's own class",
+}
+_INSTRUCTIONS = {
+    "i": "INST makes an object of a class that it names",
+    "o": "OBJ makes an object of a class on the stack",
+    "P": "PERSID asks the reading program for an object by a text",
+    "b": "BUILD sets attributes of something that is no object made here",
+    "\x97": "NEXT_BUFFER takes what the reading program hands it",
+}
+_INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
+"""What may begin a pickle or an archive inside a string of another."""
+_DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
+_PIECE = 1 << 20
+_KNOWN_PROTOCOL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Bytes that hold a pickle.
+
+    Attributes:
+        read: Gives them.
+        size: How many there are.
+        path: The file that they are in.
+        record: The zip record that they are; "" for the file itself.
+        in_file: Where in the file the first of them lies; None when they are compressed there.
+        ordinary: Names that are ordinary here beyond those that safe loading admits.
+        prefixes: What such names may begin with.
+    """
+
+    read: Read
+    size: int
+    path: Path
+    record: str = ""
+    in_file: int | None = 0
+    ordinary: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    def place(self, offset: int, length: int | None = None) -> Place:
+        """A place in these bytes."""
+        return Place(self.record, offset, length, None if self.in_file is None else self.in_file + offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a pickle showed before it ended or broke.
+
+    Attributes:
+        end: Offset behind its last instruction; None when it broke.
+        storages: Bytes of each storage that it names, by key.
+        tree: What it would build; None when it broke.
+        error: Why it broke.
+    """
+
+    end: int | None
+    storages: dict[str, int] = field(default_factory=dict)
+    tree: Any = None
+    error: ConvInspectError | None = None
+
+
+def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
+    """Note every name that the pickle at `start` asks for beyond the safe set, whether it ends or breaks.
+
+    Args:
+        stream: Its bytes.
+        start: Where it begins.
+        log: Takes the findings.
+        storages: As of `pickle_walk.walk`.
+        depth: How deep within other pickles it lies.
+    """
+    machine = Machine(storages)
+    log.looked["pickles"] += 1
+    end, error = None, None
+    try:
+        end = machine.carry_out(stream.read, start, stream.size)
+    except ConvInspectError as raised:
+        # Without its traceback, which would keep all that was built.
+        error = BrokenFile(raised.problem, raised.remedy)
+    _note_names(machine, stream, log)
+    named = dict(_storages(machine.persistent))
+    if depth < _DEEPEST and _may_hold_pickles(stream, start, machine.position + _PIECE if end is None else end):
+        _look_inside(machine, stream, log, depth)
+    protocol = stream.read(start, 2)
+    if protocol[:1] == b"\x80" and protocol[1:] > bytes([_KNOWN_PROTOCOL]) and not (stream.prefixes or stream.ordinary):
+        log.note(f"pickle protocol {protocol[1]}, which torch.load(weights_only=True) may refuse; it reads protocol 2")
+    return Seen(end, named, machine.stack[-1] if end is not None else None, error)
+
+
+def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
+    for name, span in machine.globals.items():
+        log.names.add(name)
+        if name.startswith(stream.prefixes) if stream.prefixes else False:
+            continue
+        verdict = judged(name, stream.ordinary)
+        if verdict.kind == "admitted":
+            continue
+        told = verdict.reason or _TELLS[verdict.kind]
+        place = stream.place(span.start, span.end - span.start)
+        log.add(_CODES[verdict.kind], stream.path, f"{name} {told}", place, subject=name)
+    for code, at in machine.rare.items():
+        log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
+
+
+def _storages(persistent: Iterable[list[Any]]) -> Iterator[tuple[str, int]]:
+    for parts in persistent:
+        dtype = storage_dtype(parts)
+        if dtype is not None:
+            yield parts[2], int(parts[4] * ITEMSIZE[dtype])
+
+
+def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:
+    """Whether a string in the pickle may be one itself, by a look at its bytes alone."""
+    until = min(stream.size, end)
+    pieces = (stream.read(at, min(_PIECE + 3, until - at)) for at in range(start + 2, until, _PIECE))
+    return any(map(_INSIDE.search, pieces))
+
+
+def _look_inside(machine: Machine, stream: Stream, log: Log, depth: int) -> None:
+    """Look at the strings that are pickles or archives themselves; something may load them."""
+    left = _LARGEST
+    for number, value in enumerate(_strings(machine)):
+        if number >= _MOST_STRINGS or left < 0:
+            log.add("unreadable", stream.path, "it holds more pickles within pickles than can be looked at",
+                    Place(stream.record))  # fmt: skip
+            return
+        if isinstance(value, Blob):
+            inner = replace(stream, read=_part(stream.read, value.start), size=value.length, prefixes=(),
+                            record=_within(stream.record), in_file=_plus(stream.in_file, value.start))  # fmt: skip
+        else:
+            left -= len(value)
+            at = _find(stream, value)
+            inner = replace(stream, read=reader(value), size=len(value), prefixes=(),
+                            record=_within(stream.record), in_file=_plus(stream.in_file, at))  # fmt: skip
+        look_at_bytes(inner, log, depth + 1)
+
+
+def _within(record: str) -> str:
+    return f"{record} (a string in it)" if record else "(a string in it)"
+
+
+def _plus(base: int | None, at: int | None) -> int | None:
+    return None if base is None or at is None else base + at
+
+
+def _part(read: Read, start: int) -> Read:
+    return lambda offset, size: read(start + offset, size)
+
+
+def _find(stream: Stream, value: bytes) -> int | None:
+    """Where in the stream the string stands as it is."""
+    if stream.size > _LARGEST:
+        return None
+    at = stream.read(0, stream.size).find(value)
+    return at if at >= 0 else None
+
+
+def look_at_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
+    """Look at bytes that begin like a pickle or an archive, which something may load."""
+    if inner.read(0, 2) == b"PK":
+        for name, data in _small_records(inner.read(0, min(inner.size, _LARGEST))):
+            record = f"{inner.record} > {name}"
+            look_at_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
+        return
+    trial = Log(names=log.names)
+    at: int | None = 0
+    # An old torch.save is five pickles in a row.
+    for _ in range(5):
+        if at is None or not _INSIDE.match(inner.read(at, 4)):
+            break
+        at = look_at_pickle(inner, at, trial, inner.size // 512, depth).end
+    # Bytes may begin like a pickle by chance; then they do not end like one, nor name anything that exists.
+    if at is not None or any(one.code == "global-executes" for one in trial.findings):
+        log.findings += trial.findings
+        log.looked["pickles"] += trial.looked["pickles"]
+
+
+def _small_records(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Pickles in an archive that is held in memory."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(".pkl") and info.file_size <= _LARGEST:
+                    with archive.open(info) as record:
+                        yield info.filename, record.read(_LARGEST)
+    except Exception:  # whatever a decompressor raises: such bytes are no archive that anything loads
+        return
+
+
+def _strings(machine: Machine) -> Iterator[bytes | Blob]:
+    """Bytes in all that the pickle built, those also that it wrote as text, that may be a pickle themselves."""
+    todo: list[Any] = [*machine.stack, *machine.memo.values(), *(one for stack, _, _ in machine.marks for one in stack)]
+    seen: set[int] = set()
+    given: set[bytes] = set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (str, bytes, bytearray)):
+            value = _octets(node)
+            if value is not None and value not in given:
+                given.add(value)
+                yield value
+            continue
+        if not isinstance(node, (Dict, Call, Tuple, Set, Persistent, Blob, list)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Blob):
+            yield node
+        else:
+            todo += _PARTS[type(node)](node)
+
+
+def _octets(node: str | bytes | bytearray) -> bytes | None:
+    """The string as bytes when it begins like a pickle or an archive."""
+    if isinstance(node, str):
+        if not node.startswith(("\x80", "PK\x03\x04")):
+            return None
+        try:
+            node = node.encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+    return bytes(node) if _INSIDE.match(node) else None
+
+
+def _of_call(node: Call) -> list[Any]:
+    parts = [node.function, node.args, node.kwargs, *node.states, *node.items]
+    return parts + [part for pair in node.pairs for part in pair]
+
+
+_PARTS: dict[type, Callable[[Any], list[Any]]] = {
+    Dict: lambda node: [part for pair in node.pairs for part in pair],
+    Call: _of_call,
+    Tuple: lambda node: node.items,
+    Set: lambda node: node.items,
+    Persistent: lambda node: [node.id],
+    list: lambda node: node,
+}

@@ -1,0 +1,140 @@
+"""NaN and infinities in tensors, counted by their bit patterns in bounded memory. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import ml_dtypes
+import numpy as np
+
+from convinspect.errors import ConvInspectError
+from convinspect.findings import Log, Place
+from convinspect.numbers import Array, blocks, dense, read
+from convinspect.records import COMPLEX, FLOATING, Contents, Tensor, bytes_of
+
+_PARTS = {"complex32": "float32", "complex64": "float32", "complex128": "float64"}
+"""What the parts of a complex number are read as."""
+_MASKS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}
+"""The bits of the exponent, all set in what is not finite (IEEE 754-2019, section 3.4)."""
+_MOST_AT_ONCE = 1 << 26
+_CAN = frozenset(name for name in FLOATING | COMPLEX if not name.startswith(("float4_", "float6_")))
+"""Types that have a NaN or an infinity; those of 4 and 6 bits have neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """Elements of a tensor that are not finite.
+
+    Attributes:
+        nan: How many are NaN; of complex numbers, in either part.
+        inf: How many are infinite and not NaN.
+        first_nan: Index of the first NaN in the order of the tensor's storage; None where there is none.
+        first_inf: The same of the infinite ones.
+    """
+
+    nan: int = 0
+    inf: int = 0
+    first_nan: tuple[int, ...] | None = None
+    first_inf: tuple[int, ...] | None = None
+
+
+def look_at_values(contents: Contents, log: Log, name: str = "") -> None:
+    """Note the NaN and the infinities of every tensor of floating or complex numbers, ties once.
+
+    Args:
+        contents: What holds them.
+        log: Takes the findings.
+        name: What the only tensor is called, where the contents do not say it.
+    """
+    seen: set[object] = set()
+    for root in contents.roots:
+        for tensor in root.tensors:
+            where = bytes_of(tensor) or id(tensor)
+            if tensor.dtype not in _CAN or where in seen or not tensor.numel:
+                continue
+            seen.add(where)
+            key = name or (f"{root.path}.{tensor.key}" if root.path else tensor.key)
+            if tensor.storage is None and tensor.layout == "meta":
+                continue
+            path = tensor.storage.file if tensor.storage is not None else contents.path
+            if tensor.layout in ("conjugated", "negated"):
+                # Kept as what it is the conjugate or negative of, which is as finite.
+                tensor = replace(tensor, layout="strided")
+            try:
+                found = odd_of(tensor, log.advance)
+            except ConvInspectError as error:
+                log.add("values-not-read", path, f"{key}: {error.problem}", subject=key)
+                continue
+            log.looked["tensors"] += 1
+            for code, what, number, first in (
+                ("nan", "NaN", found.nan, found.first_nan),
+                ("inf", "infinite", found.inf, found.first_inf),
+            ):
+                if number:
+                    at = f", the first at {list(first)}" if first else ""
+                    are = "is" if number == 1 else "are"
+                    log.add(code, path, f"{key}: {number:,} of {tensor.numel:,} {are} {what}{at}", Place(), subject=key)
+
+
+def odd_of(tensor: Tensor, advance: Callable[[int], None] = lambda done: None) -> Odd:
+    """What of a tensor is not finite.
+
+    Raises:
+        What `numbers.read` raises.
+    """
+    counts, firsts, done = [0, 0], [-1, -1], 0
+    for block in blocks(tensor):
+        for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
+            if firsts[kind] < 0 and hits.any():
+                firsts[kind] = done + int(hits.argmax())
+            counts[kind] += int(np.count_nonzero(hits))
+        done += block.size
+        advance(block.nbytes)
+    nan, inf = (_index(tensor, first, test) for first, test in zip(firsts, (np.isnan, np.isinf), strict=True))
+    return Odd(counts[0], counts[1], nan, inf)
+
+
+def _odd_in(block: Array, dtype: str) -> tuple[Array, ...]:
+    """Which elements are NaN and which infinite; nothing where all are finite."""
+    if not _suspects(block, _PARTS.get(dtype, dtype)).any():
+        return ()
+    values = block if block.dtype.kind == "c" else block.astype(np.float64)
+    nan = np.isnan(values)
+    return nan, np.isinf(values) & ~nan
+
+
+def _suspects(block: Array, dtype: str) -> Array:
+    """Which numbers are not finite, each part of a complex number by itself."""
+    mask = _MASKS.get(dtype)
+    if mask is not None:
+        bits = block.view(f"u{2 if '16' in dtype else 4 if dtype == 'float32' else 8}")
+        kind = bits.dtype.type
+        masked: Array = (bits & kind(mask)) == kind(mask)
+        return masked
+    found: Array = _table(dtype)[block.view(np.uint8)]
+    return found
+
+
+@lru_cache(maxsize=8)
+def _table(dtype: str) -> Array:
+    """Which of the 256 values of an 8-bit type are not finite."""
+    values = np.arange(256).astype(np.uint8).view(getattr(ml_dtypes, dtype)).astype(np.float64)
+    odd: Array = ~np.isfinite(values)
+    return odd
+
+
+def _index(tensor: Tensor, place: int, test: Callable[[Array], Array]) -> tuple[int, ...] | None:
+    """The index of the element at a place in the order that `blocks` gives them; None without a place."""
+    if place < 0 or not tensor.shape:
+        return None
+    if dense(tensor):
+        index = [0] * len(tensor.shape)
+        for axis in sorted(range(len(tensor.shape)), key=lambda axis: -tensor.stride[axis]):
+            if tensor.shape[axis] > 1:
+                index[axis], place = divmod(place, tensor.stride[axis])
+        return tuple(index)
+    if tensor.numel > _MOST_AT_ONCE:
+        return None
+    return tuple(int(one) for one in np.argwhere(test(read(tensor)))[0])

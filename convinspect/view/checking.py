@@ -1,0 +1,170 @@
+"""What a check found → the table and the JSON of `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from convinspect.admitted import TAKEN_FROM
+from convinspect.check import worst
+from convinspect.findings import CODES, Finding, Report
+from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.view.table import Block, Cell, Column, Styled, Table
+from convinspect.view.text import count
+
+_COLUMNS = (
+    Column("level", priority=80, foldable=True, key="level"),
+    Column("code", style=NAME, priority=90, key="code"),
+    Column("where", style=QUIET, priority=60, wrap=True, key="where", min_width=18),
+    Column("what", priority=100, wrap=True, key="message", min_width=28),
+)
+_STYLES = {"error": BAD, "warning": WARN, "note": ""}
+_MOST_ROWS = 200
+
+
+def check_tables(reports: Sequence[Report]) -> list[Table | Block]:
+    """A table for each path that says anything beyond "could not be read", which stands on stderr; then the sum."""
+    shown: list[Table | Block] = [_table(report) for report in reports if _rows(report) or report.exit_code < 2]
+    if len(reports) > 1:
+        shown.append(Block((_sum(reports),)))
+    return shown
+
+
+def _rows(report: Report) -> list[Finding]:
+    return [one for one in report.findings if one.code != "unreadable"]
+
+
+def _table(report: Report) -> Table:
+    rows = _rows(report)
+    left = len(rows) - _MOST_ROWS
+    form = f" · {report.format}" if report.format else ""
+    return Table(
+        _COLUMNS if rows else (),
+        [_row(one, report) for one in rows[:_MOST_ROWS]],
+        title=f"{report.path.name}{form}",
+        summary=(_verdict(report), *_looked(report)),
+        notes=(
+            *([f"{count(left)} more findings are not shown; --format json holds all"] if left > 0 else []),
+            *_advice(rows),
+            *report.notes,
+        ),
+        raw=[(one.level, one.code, place_of(one, report), one.message) for one in rows],
+    )
+
+
+def _row(one: Finding, report: Report) -> tuple[Cell, ...]:
+    # The code says the rest of such a name.
+    what = one.subject if one.code in ("global-library", "global-unknown") else one.message
+    return (Styled(one.level, _STYLES[one.level]), one.code, place_of(one, report), what)
+
+
+def place_of(one: Finding, report: Report) -> str:
+    """File, where it is not the one that was given, record and byte."""
+    place = one.place
+    parts = [one.path.name] if one.path != report.path else []
+    parts += [place.record] if place.record else []
+    if place.offset is not None:
+        parts.append(f"byte {count(place.offset)}")
+    elif place.in_file is not None:
+        parts.append(f"byte {count(place.in_file)} of the file")
+    return ", ".join(parts) or "–"
+
+
+def _verdict(report: Report) -> Cell:
+    if report.exit_code == 2:
+        return Styled("could not be read as a whole, so nothing is said of the rest", BAD)
+    levels = [one.level for one in report.findings]
+    parts = [
+        f"{count(number)} {level}{'s' * (number != 1)}"
+        for level in ("error", "warning")
+        if (number := levels.count(level))
+    ]
+    return Styled(" and ".join(parts), BAD if "error" in levels else WARN) if parts else Styled("nothing found", GOOD)
+
+
+def _looked(report: Report) -> Iterator[str]:
+    looked = report.looked
+    parts = []
+    if looked["records"]:
+        sums = looked["crcs"] - sum(one.code == "wrong-crc" for one in report.findings)
+        parts.append(f"{count(sums)} of {count(looked['records'])} records as their CRC-32 says")
+    if looked["pickles"]:
+        names = f"{count(looked['names'])} name{'s' * (looked['names'] != 1)}"
+        number = f"{count(looked['pickles'])} pickle{'s' * (looked['pickles'] != 1)}"
+        parts.append(f"{names} in {number}, {_beyond(report)}")
+    elif report.exit_code < 2:
+        parts.append("no pickle, so loading it calls nothing that the file names")
+    if looked["tensors"]:
+        parts.append(f"the numbers of {count(looked['tensors'])} tensor{'s' * (looked['tensors'] != 1)}")
+    if parts:
+        yield f"looked at: {' · '.join(parts)}"
+
+
+def _beyond(report: Report) -> str:
+    beyond = report.looked["names"] - report.looked["admitted"]
+    if beyond:
+        return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
+    own = report.format.startswith(("TorchScript", "distributed"))
+    return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
+
+
+def _advice(rows: Iterable[Finding]) -> Iterator[str]:
+    """What each kind means and what to do, once."""
+    told = dict.fromkeys((one.code, one.remedy) for one in rows)
+    for code, remedy in told:
+        meaning = CODES[code].meaning.rstrip(".")
+        yield f"{code}: {_lowered(meaning)}; {remedy}"
+
+
+def _lowered(sentence: str) -> str:
+    """Without the capital of its first word, where that is no name."""
+    first = sentence.partition(" ")[0]
+    return sentence[:1].lower() + sentence[1:] if first[1:].islower() or len(first) == 1 else sentence
+
+
+def _sum(reports: Sequence[Report]) -> Cell:
+    codes = [report.exit_code for report in reports]
+    parts = [
+        Styled(f"{count(len(reports))} paths: "),
+        Styled(f"{count(codes.count(0))} with nothing found", GOOD if codes.count(0) else ""),
+        Styled(", "),
+        Styled(f"{count(codes.count(1))} with findings", WARN if codes.count(1) else ""),
+        Styled(", "),
+        Styled(f"{count(codes.count(2))} could not be read", BAD if codes.count(2) else ""),
+    ]
+    return tuple(parts)
+
+
+def check_payload(reports: Sequence[Report]) -> dict[str, Any]:
+    """The JSON of `check`; offsets that are not one place are null."""
+    return {
+        "exit_code": worst(reports),
+        "admitted_by": f"torch {TAKEN_FROM}",
+        "files": [
+            {
+                "path": str(report.path),
+                "format": report.format,
+                "exit_code": report.exit_code,
+                "findings": [finding_payload(one) for one in report.findings],
+                "looked_at": dict(report.looked),
+                "notes": list(report.notes),
+            }
+            for report in reports
+        ],
+    }
+
+
+def finding_payload(one: Finding) -> dict[str, Any]:
+    """One finding of the JSON contract."""
+    return {
+        "code": one.code,
+        "level": one.level,
+        "path": str(one.path),
+        "record": one.place.record,
+        "offset": one.place.offset,
+        "length": one.place.length,
+        "file_offset": one.place.in_file,
+        "name": one.subject,
+        "message": one.message,
+        "remedy": one.remedy,
+    }

@@ -1,0 +1,76 @@
+"""What a check found as SARIF 2.1.0, the form in which code hosts take the results of analyses (OASIS, 2020)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from convinspect import __version__
+from convinspect.check import worst
+from convinspect.findings import CODES, Finding, Report
+from convinspect.view.text import safe
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_HOME = "https://github.com/convinspect/convinspect"
+
+
+def sarif_payload(reports: Sequence[Report]) -> dict[str, Any]:
+    """One run with all findings; what could not be read is a result and a failed invocation."""
+    found = [one for report in reports for one in report.findings]
+    rules = list(dict.fromkeys(one.code for one in found))
+    return {
+        "$schema": _SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "convinspect",
+                        "version": __version__,
+                        "informationUri": _HOME,
+                        "rules": [_rule(code) for code in rules],
+                    }
+                },
+                "invocations": [{"executionSuccessful": worst(reports) < 2, "exitCode": worst(reports)}],
+                "results": [_result(one, rules.index(one.code)) for one in found],
+            }
+        ],
+    }
+
+
+def _rule(name: str) -> dict[str, Any]:
+    code = CODES[name]
+    return {
+        "id": name,
+        "shortDescription": {"text": code.meaning},
+        "help": {"text": f"{code.remedy[:1].upper()}{code.remedy[1:]}."},
+        "defaultConfiguration": {"level": code.level},
+    }
+
+
+def _result(one: Finding, rule: int) -> dict[str, Any]:
+    place = one.place
+    physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(one.path)}}
+    if place.in_file is not None:
+        physical["region"] = {"byteOffset": place.in_file}
+        if place.length is not None:
+            physical["region"]["byteLength"] = place.length
+    location: dict[str, Any] = {"physicalLocation": physical}
+    if place.record:
+        location["logicalLocations"] = [{"fullyQualifiedName": safe(place.record), "kind": "member"}]
+    record = f"{place.record}: " if place.record else ""
+    return {
+        "ruleId": one.code,
+        "ruleIndex": rule,
+        "level": one.level,
+        "message": {"text": safe(f"{record}{one.message}; {one.remedy}")},
+        "locations": [location],
+    }
+
+
+def _uri(path: Path) -> str:
+    """A path as a URI reference, relative where the path is."""
+    return path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))

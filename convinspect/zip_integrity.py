@@ -1,0 +1,222 @@
+"""Whether a torch zip is whole: every CRC-32, every header against the directory. PyTorch checks neither."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from convinspect.errors import BrokenFile
+from convinspect.findings import Log, Place
+from convinspect.formats.files import File
+from convinspect.formats.zip_layout import (
+    DEFLATED,
+    STORED,
+    Ends,
+    Entry,
+    Extent,
+    ends_of,
+    entries_of,
+    extent_of,
+)
+
+_PIECE = 1 << 18
+"""Bytes that are summed at once: what fits the caches is summed fastest."""
+_LARGEST_RATIO, _LARGEST = 100, 1 << 26
+"""A deflated record that is more than this times its size and larger than this is a bomb, as in `storage`."""
+_MANY_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record whose bytes can be read.
+
+    Attributes:
+        name: Below the archive's folder.
+        entry: What the directory says of it.
+        payload: Offset of its first byte.
+        sound: Whether its bytes lie in the file and unpack to what its directory and its CRC-32 say.
+    """
+
+    name: str
+    entry: Entry
+    payload: int
+    sound: bool
+
+
+def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
+    """Note whatever is wrong with a zip's bytes; its records, those of one name all.
+
+    Args:
+        file: The archive, which may be a part of another file.
+        log: Takes the findings.
+        within: The record of the outer archive that this one is, with what sets it apart; "" for a file of its own.
+
+    Raises:
+        BrokenFile: Its end records are gone, so nothing can be told.
+    """
+    ends = ends_of(file)
+    if ends is None:
+        raise BrokenFile("its zip directory is gone", "download or copy it again")
+    entries, wrong = entries_of(file, ends)
+    for told in (*ends.wrong, *([wrong] if wrong else [])):
+        log.add("end-records", file.path, told, _at(file, ends.end, within))
+    _look_at_names(file, entries, log, within)
+    extents = [(entry, extent_of(file, entry)) for entry in entries if not entry.name.endswith("/") or entry.size]
+    found = [_record(file, entry, extent, log, within) for entry, extent in extents]
+    _look_between(file, ends, [extent for _, extent in extents if extent is not None], log, within)
+    _note_unsummed(file, [entry for entry, _ in extents], log, within)
+    folder = common_folder([entry.name for entry in entries])
+    log.looked["records"] += len(found)
+    return [replace(one, name=one.name.removeprefix(folder)) for one in found if one is not None]
+
+
+def common_folder(names: list[str]) -> str:
+    """The one folder that all records lie in, with its slash; the first record's where they lie in several."""
+    return f"{names[0].partition('/')[0]}/" if names and "/" in names[0] else ""
+
+
+def _at(file: File, offset: int, within: str, length: int | None = None) -> Place:
+    return Place(within, offset, length, file.start + offset)
+
+
+def _look_at_names(file: File, entries: list[Entry], log: Log, within: str) -> None:
+    counts = Counter(entry.name for entry in entries)
+    for name, number in counts.items():
+        if number > 1:
+            log.add("duplicate-name", file.path, f"{number} records are named {name!r}", Place(within + name))
+        parts = re.split(r"[/\\]", name)
+        if ".." in parts or name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or "\0" in name:
+            log.add("record-name", file.path, f"record {name!r} leads outside", Place(within + name))
+    pickles = [name for name in counts if re.fullmatch(r"([^/]*/)?data\.pkl", name)]
+    if len(pickles) > 1:
+        log.add("several-pickles", file.path, f"it holds {' and '.join(map(repr, pickles[:_MANY_NAMED]))}",
+                Place(within + pickles[1]))  # fmt: skip
+
+
+def _record(file: File, entry: Entry, extent: Extent | None, log: Log, within: str) -> Record | None:
+    name = within + entry.name
+    if extent is None:
+        log.add("record-outside", file.path, f"there is no header at byte {entry.offset:,} for {entry.name!r}",
+                Place(name, None, None, entry.offset))  # fmt: skip
+        return None
+    place = Place(name, None, None, file.start + extent.start)
+    if extent.differs:
+        log.add("header-differs", file.path, f"its own header has {'; '.join(extent.differs)}", place)
+    if extent.padding:
+        log.add("gap", file.path, "the padding in its header is no padding", place)
+    if extent.payload + entry.packed > file.size:
+        there = max(0, file.size - extent.payload)
+        log.add("record-outside", file.path, f"{there:,} of its {entry.packed:,} bytes are in the file", place)
+        return Record(entry.name, entry, extent.payload, False)
+    return Record(entry.name, entry, extent.payload, _sums_up(file, entry, extent, log, place))
+
+
+def _sums_up(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -> bool:
+    """Whether the record's bytes are what the directory says; without a CRC-32 to hold them against, they are."""
+    why = _unreadable(entry)
+    if why:
+        log.add("not-unpacked", file.path, why, place)
+        return False
+    if (entry.crc == 0 and entry.method == STORED) or not entry.packed + entry.size:
+        log.advance(entry.packed)
+        return True
+    crc, size = 0, 0
+    try:
+        for piece in unpacked(file, entry, extent.payload, log):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+    except zlib.error:
+        log.add("not-unpacked", file.path, "its compressed bytes are damaged", place)
+        return False
+    log.looked["bytes"] += size
+    if size != entry.size:
+        log.add("not-unpacked", file.path, f"it unpacks to {size:,} bytes, not to {entry.size:,}", place)
+        return False
+    if entry.crc:
+        log.looked["crcs"] += 1
+    if entry.crc and crc != entry.crc:
+        log.add("wrong-crc", file.path, f"its bytes give the CRC-32 {crc:08x}, stored is {entry.crc:08x}",
+                replace(place, offset=0, length=entry.size, in_file=file.start + extent.payload))  # fmt: skip
+        return False
+    return True
+
+
+def _unreadable(entry: Entry) -> str:
+    if entry.encrypted:
+        return "it is encrypted, which PyTorch cannot read"
+    if entry.method not in (STORED, DEFLATED):
+        return f"it is compressed by method {entry.method}, which PyTorch cannot read"
+    if entry.method == STORED and entry.size != entry.packed:
+        return f"it is not compressed, and yet {entry.packed:,} bytes are to be {entry.size:,}"
+    if entry.method == DEFLATED and entry.size > max(_LARGEST_RATIO * entry.packed, _LARGEST):
+        return f"{entry.packed:,} bytes would unpack to {entry.size:,}, which may be meant to exhaust whoever opens it"
+    return ""
+
+
+def unpacked(file: File, entry: Entry, payload: int, log: Log) -> Iterator[bytes]:
+    """A record's bytes in pieces, one more than it claims at most.
+
+    Raises:
+        zlib.error: They cannot be unpacked.
+    """
+    unpack, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for at in range(payload, payload + entry.packed, _PIECE):
+        chunk = file.read(at, min(_PIECE, payload + entry.packed - at))
+        log.advance(len(chunk))
+        if entry.method == STORED:
+            yield chunk
+            continue
+        while chunk and total <= entry.size:
+            piece = unpack.decompress(chunk, min(_PIECE, entry.size + 1 - total) or 1)
+            chunk, total = unpack.unconsumed_tail, total + len(piece)
+            yield piece
+    if entry.method == DEFLATED and not unpack.eof and total <= entry.size:
+        raise zlib.error("incomplete")
+
+
+def _look_between(file: File, ends: Ends, extents: list[Extent], log: Log, within: str) -> None:
+    """Bytes that two records share, and bytes of none."""
+    reached = 0
+    for extent in sorted(extents, key=lambda one: one.start):
+        if extent.start < reached:
+            log.add("overlap", file.path, f"two records share the bytes from {extent.start:,} on",
+                    _at(file, extent.start, within))  # fmt: skip
+        elif extent.start > reached:
+            _look_at_gap(file, reached, extent.start, log, within)
+        reached = max(reached, extent.end)
+    if reached > ends.start:
+        log.add("overlap", file.path, "a record reaches into the directory", _at(file, ends.start, within))
+    elif reached < ends.start:
+        _look_at_gap(file, reached, ends.start, log, within)
+    if ends.start + ends.size > ends.end:
+        log.add("end-records", file.path, "its directory reaches into the end records", _at(file, ends.end, within))
+    elif ends.start + ends.size < ends.end:
+        _look_at_gap(file, ends.start + ends.size, ends.end, log, within)
+    if ends.comment:
+        log.add("trailing-bytes", file.path, f"a comment of {ends.comment:,} bytes follows, which PyTorch never writes",
+                _at(file, ends.after - ends.comment, within, ends.comment))  # fmt: skip
+    if ends.after < file.size:
+        log.add("trailing-bytes", file.path, f"{file.size - ends.after:,} bytes follow its end record",
+                _at(file, ends.after, within, file.size - ends.after))  # fmt: skip
+
+
+def _look_at_gap(file: File, start: int, end: int, log: Log, within: str) -> None:
+    """Bytes of no record hide something unless they are zero, as alignment leaves them."""
+    for at in range(start, end, _PIECE):
+        if file.read(at, min(_PIECE, end - at)).strip(b"\0"):
+            where = "come before its first record" if start == 0 else "belong to no record"
+            log.add("gap", file.path, f"{end - start:,} bytes {where}", _at(file, start, within, end - start))
+            return
+
+
+def _note_unsummed(file: File, entries: list[Entry], log: Log, within: str) -> None:
+    """One finding for all records without a CRC-32: PyTorch leaves out all or none."""
+    without = [entry for entry in entries if entry.size and not entry.crc]
+    if not without:
+        return
+    filled = sum(1 for entry in entries if entry.size)
+    which = "none of its records has" if len(without) == filled else f"{len(without):,} of {filled:,} records lack"
+    log.add("no-crc", file.path, f"{which} a CRC-32, the first {without[0].name!r}, so damage in them would not show",
+            Place(within + without[0].name, None, None, file.start + without[0].offset))  # fmt: skip
