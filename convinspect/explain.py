@@ -168,7 +168,8 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
 
     name = layer.name or "(root)"
     if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):
-        raise CannotShow(f"{name} is a {layer.kind}, and only convolutions and Linear can be explained")
+        article = "an" if layer.kind[0] in "AEIOU" else "a"
+        raise CannotShow(f"{name} is {article} {layer.kind}, and only convolutions and Linear can be explained")
     if layer.groups is not None and layer.groups > 1:
         raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
     stored, bias = weight_and_bias(layer)
@@ -187,15 +188,25 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
         drawn = torch.randn(max(rows, kernel.shape[2]), kernel.shape[1], generator=torch.Generator().manual_seed(seed))
         # In float64 from text, so that the printed decimals are the very numbers.
         x = torch.tensor([[round(value, 1) for value in row] for row in drawn.tolist()], dtype=torch.float64)
-    moved = [
-        f"{what} {value}" for what, value in (("stride", layer.stride), ("padding", layer.padding)) if _acts(value)
-    ]
-    note = f"its {' and '.join(moved)} are left out of the drawing" if moved else ""
-    return example(name, layer.kind, layer.weight.shape, kernel, kept, x, note)
+    return example(name, layer.kind, layer.weight.shape, kernel, kept, x, _unseen(layer))
 
 
-def _acts(value: tuple[int, ...] | str | None) -> bool:
-    return isinstance(value, tuple) and value not in ((0,) * len(value), (1,) * len(value))
+def _unseen(layer: Layer) -> str:
+    """What the layer does to positions that the drawing leaves out, or that the file does not tell; ""."""
+    if layer.kind not in CONVOLUTIONS:
+        return ""
+    if layer.stride is None and layer.groups is None:
+        return "stride 1, padding 0 and groups 1 are assumed, which a state_dict does not record"
+    said = []
+    for what, value, usual in (("stride", layer.stride, 1), ("padding", layer.padding, 0),
+                               ("dilation", layer.dilation, 1)):  # fmt: skip
+        acts = value is not None and value not in ("valid", (usual,) * len(value))
+        if acts and not (layer.pointwise and (what == "dilation" or value == "same")):
+            said.append(f"{what} {value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value}")
+    if not said:
+        return ""
+    listed = ", ".join(said[:-1]) + (" and " if said[:-1] else "") + said[-1]
+    return f"left out of the drawing: its {listed}; the layer itself gives other rows"
 
 
 def decimals(example: Example) -> int:

@@ -6,6 +6,7 @@ import json
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,9 +125,9 @@ def test_both_layouts_and_a_sliding_kernel() -> None:
     made = built_in(4)
     page = text_of(layouts(made, row_focus(1, 1), 160, 2))
     assert "(C, L) = (3, 4)" in page
-    assert "(out, in, 1)" in page
+    assert "(out, in, 1)" in " ".join(page.split())
     assert "Linear takes (L, C) = (4, 3)" in page
-    assert "the same to within 1e-15, which is rounding" in page
+    assert "the same to within 1e-15, which is rounding" in " ".join(page.split())
     assert made.y is not None
     torch.testing.assert_close(torch.tensor(made.f), torch.tensor(made.y))
     weight = torch.randn(2, 3, 3, dtype=torch.float64)
@@ -227,3 +228,80 @@ def test_keys_move_through_the_cells() -> None:
     assert _moved("1", 0, (12, 2)) == (0, "1")
     assert _moved("2", 0, (12, 2), "1") == (22, "12"), "a row's number may have two digits"
     assert _moved("3", 0, (12, 2), "1") == (4, "3"), "there is no row 13"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("more", [[], ["--as", "both"]])
+def test_sentences_and_layouts_fit_too(width: int, more: list[str]) -> None:
+    done = run("explain", "--width", width, *more)
+    assert done.returncode == 0, done.stderr
+    assert max(map(cell_width, done.stdout.splitlines())) <= width
+    said = " ".join(done.stdout.split())
+    assert "6 kernels, so 6 columns: each row of X meets each kernel once and gives one number." in said
+    if more:
+        assert "the same to within 1e-15, which is rounding" in said
+        assert "Y6" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kernel_size": 3, "dilation": 2}, "its dilation 2;"),
+        ({"kernel_size": 3, "padding": 1}, "its padding 1;"),
+        ({"kernel_size": 3, "padding": "same"}, "its padding same;"),
+        ({"kernel_size": 1, "padding": 1, "stride": 2}, "its stride 2 and padding 1;"),
+        ({"kernel_size": 1, "padding": "same", "dilation": 4}, ""),
+    ],
+)
+def test_what_the_drawing_leaves_out_is_said_everywhere(tmp_path: Path, options: Any, said: str) -> None:
+    torch.save(nn.Sequential(nn.Conv1d(3, 4, **options)), tmp_path / "m.pt")
+    pages = [run("explain", tmp_path / "m.pt", "0", "--rows", "9").stdout]
+    run("explain", tmp_path / "m.pt", "0", "--rows", "9", "-o", tmp_path / "x.html")
+    pages.append((tmp_path / "x.html").read_text(encoding="utf-8"))
+    for page in pages:
+        if said:
+            assert f"left out of the drawing: {said}" in " ".join(page.split())
+        else:
+            assert "left out of the drawing" not in page
+        assert "assumed" not in page
+        assert ("each window of 3 neighbouring rows" in page) == (options["kernel_size"] == 3)
+
+
+def test_a_state_dict_does_not_tell_and_that_is_said(tmp_path: Path) -> None:
+    assert (
+        "are assumed, which a state_dict does not record"
+        in run("explain", FIXTURES / "pointnet_stnkd.pt", "conv1").stdout
+    )
+    assert "assumed" not in run("explain", FIXTURES / "pointnet_stnkd.pt", "fc1").stdout
+
+
+def test_a_wide_kernel_is_no_linear(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv1d(3, 4, 3)), tmp_path / "m.pt")
+    done = run("explain", tmp_path / "m.pt", "0", "--as", "linear")
+    assert done.returncode == 2
+    assert "0 has a kernel of size 3, which no Linear is" in done.stderr
+    assert "b1 = " in run("explain", tmp_path / "m.pt", "0", "--rows", "5").stdout
+
+
+def test_the_page_has_both_layouts_when_asked(tmp_path: Path) -> None:
+    run("explain", "--as", "both", "-o", tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert page.count("Linear takes (L, C) = (4, 3)") == page.count("<pre id=") == 24
+    assert page.count("6 kernels, so 6 columns") == 24
+
+
+def test_what_is_elided_is_counted() -> None:
+    said = run("explain", FIXTURES / "pointnet_stnkd.pt", "conv3", "--rows", "30", "--width", "80").stdout
+    assert re.search(r"left out: \d+ rows of X, \d+ columns of X, \d+ kernels", said)
+    assert "left out" not in run("explain").stdout
+
+
+def test_names_above_the_numbers_and_empty_files(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,y,z\n1,0,0\n0,1,0\n")
+    assert "[0.60]" in run("explain", "-i", tmp_path / "x.csv").stdout
+    (tmp_path / "x.csv").write_text("\n")
+    done = run("explain", "-i", tmp_path / "x.csv")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "it is empty" in done.stderr
+    (tmp_path / "x.csv").write_text("1,2\n3,4\n")
+    assert "x.csv: the data are 2 × 2" in run("explain", "-i", tmp_path / "x.csv").stderr

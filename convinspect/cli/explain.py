@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
 from convinspect.cli.trials import tensor_in
 from convinspect.errors import CannotShow, NotThere
+from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.view.format import Format
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from convinspect.explain import Example
@@ -45,7 +48,10 @@ def explain(
     rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data.")] = 4,
     row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row, from 1.")] = None,
     kernel: Annotated[int | None, typer.Option("--kernel", metavar="J", help="Only this kernel, from 1.")] = None,
-    names: Annotated[Names, typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts.")] = Names.conv1d,
+    names: Annotated[
+        Names | None,
+        typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
+    ] = None,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the data drawn for a file's layer.")] = 0,
@@ -54,7 +60,10 @@ def explain(
     ] = None,
     root: RootOption = None,
     width: WidthOption = None,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .gif, .png, .txt or .json."),
+    ] = None,
 ) -> None:
     """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
 
@@ -78,16 +87,21 @@ def explain(
     example = _example(path, layer, root, (rows, seed), given)
     sink = Sink(Format.table, width, output, f"convinspect explain {example.name}")
     columns = width or (sink.space.width if output is None else None) or _COMFORT
-    linear = names is Names.linear or (names is Names.conv1d and example.kind not in ("Conv1d",) and path is not None)
+    linear = names is Names.linear or (names is not Names.conv1d and not example.kind.startswith("Conv"))
+    linear = linear or (names is not Names.conv1d and example.kind == TRANSFORMERS_CONV1D)
+    if names is Names.linear and example.taps > 1:
+        raise CannotShow(f"{example.name} has a kernel of size {example.taps}, which no Linear is", "leave out --as")
     draw = _drawer(example, linear, columns)
     playing = (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty())
     if output is not None and output.suffix.lower() in (".html", ".gif"):
-        _save_steps(example, draw, output, sink.title)
+        _save_steps(example, draw, output, sink.title, names is Names.both)
+    elif playing and names is Names.both:
+        raise CannotShow("both layouts do not fit one step", "leave out --as both, or keep a page with -o x.html")
     elif playing:
         lines = sink.space.height or _LINES
-        _play(example, _drawer(example, linear, columns, lines - 1), step, (row or 1, kernel or 1))
+        _play(example, _drawer(example, linear, columns, lines - 1), step, (row or 1, kernel or 1), lines)
     else:
-        sink.show(_frames(example, draw, row, kernel, names, columns), _payload(example))
+        sink.show(_frames(example, draw, row, kernel, names is Names.both, columns), _payload(example))
 
 
 def _payload(example: Example) -> dict[str, object]:
@@ -108,7 +122,8 @@ def _example(
         import torch
 
         weight, bias = (torch.tensor(one, dtype=torch.float64) for one in (made.w, made.b))
-        return explaining.example(made.name, made.kind, made.stored, weight, bias, data)
+        with naming(given or Path()):
+            return explaining.example(made.name, made.kind, made.stored, weight, bias, data)
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers import find_layers, select
 
@@ -133,12 +148,31 @@ def _data(path: Path) -> torch.Tensor:
         raise NotThere("there is no such file", path=path)
     try:
         if path.suffix == ".csv":
-            return torch.from_numpy(np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64))
+            return torch.from_numpy(_csv(path))
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
     except (ValueError, OSError, TypeError, EOFError) as error:
         raise CannotShow(f"it holds no matrix of numbers ({error})", "give one row per line", path) from None
     return tensor_in(path).double()
+
+
+def _csv(path: Path) -> npt.NDArray[np.float64]:
+    """Rows of numbers below a row of names, if there is one.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    import numpy as np
+
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("it is empty")
+    try:
+        return np.loadtxt(lines, delimiter=",", ndmin=2, dtype=np.float64)
+    except ValueError:
+        if len(lines) < 2:
+            raise
+        return np.loadtxt(lines[1:], delimiter=",", ndmin=2, dtype=np.float64)
 
 
 def _drawer(example: Example, linear: bool, width: int, height: int | None = None) -> Draw:
@@ -155,12 +189,11 @@ def _drawer(example: Example, linear: bool, width: int, height: int | None = Non
     return draw
 
 
-def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, names: Names, width: int) -> list[Block]:
+def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, both: bool, width: int) -> list[Block]:
     """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
     from convinspect.explain import decimals, sum_of
     from convinspect.view.drawing import cell_focus, row_focus
     from convinspect.view.layouts import layouts
-    from convinspect.view.table import Block
 
     count, outs = len(example.f), len(example.w)
     shown = [row] if row is not None else sorted({1, min(2, count), count})
@@ -173,13 +206,25 @@ def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, n
             active = outs if n == 2 else min(n + 1, outs)
             listed = [j for j in range(1, outs + 1) if outs <= 8 or j <= 4 or j > outs - 2 or j == active]
             blocks.append(draw(row_focus(one, active), listed))
-    if names is Names.both:
+    if both:
         blocks.append(layouts(example, row_focus(shown[0], kernel or 1), width, decimals(example)))
-    words = [f"{outs} kernels, so {outs} columns: each row of X meets each kernel once and gives one number."]
-    if example.note:
-        words.append(example.note)
-    blocks.append(Block((), notes=tuple(words)))
-    return blocks
+    return [*blocks, _moral(example, width)]
+
+
+def _moral(example: Example, width: int) -> Block:
+    """What the drawing shows, in one sentence, and what it leaves out."""
+    from convinspect.view.panels import prose
+    from convinspect.view.table import Block
+
+    outs = len(example.w)
+    kernels, columns = (f"{outs:,} {what}{'s' * (outs != 1)}" for what in ("kernel", "column"))
+    meets = (
+        "each row of X meets each kernel once and gives one number."
+        if example.taps == 1
+        else f"each window of {example.taps} neighbouring rows meets each kernel once and gives one number."
+    )
+    lines = prose(f"{kernels}, so {columns}: {meets}", width)
+    return Block((*lines, *(prose(f"{example.note}.", width) if example.note else ())))
 
 
 _COMFORT = 118
@@ -201,7 +246,7 @@ def _cell(example: Example, at: int) -> tuple[int, int]:
     return row + 1, kernel + 1
 
 
-def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int]) -> None:
+def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int], height: int) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -216,7 +261,11 @@ def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int]) -> N
         while at >= 0:
             i, j = _cell(example, at)
             block = draw(cell_focus(i, j), [j])
-            live.update(render_block(replace(block, notes=(*block.notes, _KEYS)) if step else block), refresh=True)
+            # A title and a blank line above, the keys below; of what does not fit, the result is kept.
+            most = height - 3
+            lines = block.lines if len(block.lines) <= most else (*block.lines[: most - 2], "…", block.lines[-1])
+            block = replace(block, lines=lines, notes=(_KEYS,) if step else ())
+            live.update(render_block(block), refresh=True)
             if step:
                 at, typed = _moved(typer.getchar(), at, (len(example.f), len(example.w)), typed)
             else:
@@ -250,16 +299,23 @@ def _moved(key: str, at: int, size: tuple[int, int], typed: str = "") -> tuple[i
     return min(rows * outs - 1, at + 1), ""
 
 
-def _save_steps(example: Example, draw: Draw, output: Path, title: str) -> None:
-    from convinspect.view.drawing import cell_focus
+def _save_steps(example: Example, draw: Draw, output: Path, title: str, both: bool) -> None:
+    from convinspect.explain import decimals
+    from convinspect.view.drawing import cell_focus, row_focus
+    from convinspect.view.layouts import layouts
     from convinspect.view.page import page
     from convinspect.view.picture import save_steps, save_text
 
     moving, every = output.suffix.lower() == ".gif", _cells(example)
     shown = min(every, _MOST_PICTURES if moving else _MOST_STEPS)
-    blocks = [draw(cell_focus(i, j), [j]) for i, j in (_cell(example, at) for at in range(shown))]
-    if shown < every:
-        blocks[-1] = replace(blocks[-1], notes=(f"the first {shown:,} of {every:,} numbers",))
+    more = (f"the first {shown:,} of {every:,} numbers",) if shown < every else ()
+    moral = _moral(example, _COMFORT).lines
+    blocks = []
+    for i, j in (_cell(example, at) for at in range(shown)):
+        block = draw(cell_focus(i, j), [j])
+        turned = layouts(example, row_focus(i, j), _COMFORT, decimals(example)) if both else None
+        below = () if turned is None else ("", turned.title, "", *turned.lines)
+        blocks.append(replace(block, lines=(*block.lines, *below, "", *moral, *more)))
     if moving:
         save_steps(blocks, output, title)
     else:

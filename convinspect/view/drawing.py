@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convinspect.view.panels import ACTIVE, Panel, fixed, flowing, panel, some, stripped, value_text, weight_text, wide
+from convinspect.view.panels import (
+    ACTIVE,
+    Panel,
+    fixed,
+    flowing,
+    panel,
+    prose,
+    some,
+    stripped,
+    value_text,
+    weight_text,
+    wide,
+)
 from convinspect.view.style import QUIET
 from convinspect.view.table import Block, Cell, Styled
 from convinspect.view.text import cell_width, shape
@@ -64,15 +76,33 @@ def frame(
         digits: Decimals of results, and of terms.
         height: Lines that there are, title included; None for as many as it takes.
     """
+    title = f"row {focus.row} of {len(example.f)}: {'Y' if linear else 'f'}[{focus.row}, ·]"
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
         # A screen that is too low for its panels has no room for a long sum either.
         terms = _TERMS if most > 3 else _FEWER_TERMS
-        lines = [*flowing(panels, width), "", *_arithmetic(sums, focus, linear, width, digits, terms)]
+        gaps = _left_out(example, focus, most)
+        beside = gaps if cell_width(f"{title}{gaps}") <= width else ""
+        below: list[Cell] = [] if beside else [(Styled(line, QUIET),) for line in prose(gaps.lstrip(" ·"), width)]
+        lines = [*flowing(panels, width), *below, "", *_arithmetic(sums, focus, linear, width, digits, terms)]
         if max(map(wide, panels)) <= width and (height is None or len(lines) + 2 <= height):
             break
-    letter = "Y" if linear else "f"
-    return Block(tuple(map(stripped, lines)), title=f"row {focus.row} of {len(example.f)}: {letter}[{focus.row}, ·]")
+    return Block(tuple(map(stripped, lines)), title=f"{title}{beside}")
+
+
+def _left_out(example: Example, focus: Focus, most: int) -> str:
+    """How much the gaps in the panels stand for, to be said behind the title; "" where there are none."""
+    window = range(focus.row, focus.row + example.taps)
+    parts = []
+    for what, count, wanted in (
+        ("rows of X", len(example.x), window),
+        ("columns of X", len(example.x[0]), ()),
+        ("kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
+    ):
+        hidden = count - sum(map(bool, some(count, most, wanted)))
+        if hidden:
+            parts.append(f"{hidden:,} {what}")
+    return f" · left out: {', '.join(parts)}" if parts else ""
 
 
 def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int) -> list[Panel]:
@@ -135,7 +165,8 @@ def _taps_panel(example: Example, focus: Focus, channels: list[int]) -> Panel:
     weights = example.w[focus.kernel - 1]
     grid = [[weight_text(weights[c - 1][tap]) if c else "…" for c in channels] for tap in range(example.taps)]
     names = [_mark(f"tap {tap + 1}", True) for tap in range(example.taps)]
-    what = f"kernel {focus.kernel} of W {shape(example.stored)}"
+    bias = "" if example.b is None else f", b{focus.kernel} = {weight_text(example.b[focus.kernel - 1])}"
+    what = f"kernel {focus.kernel} of W {shape(example.stored)}{bias}"
     return panel(what, names, [f"w{c}" if c else "…" for c in channels], grid, lambda i, c: ACTIVE)
 
 

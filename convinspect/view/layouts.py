@@ -6,19 +6,54 @@ import math
 from typing import TYPE_CHECKING
 
 from convinspect.view.drawing import Focus
-from convinspect.view.panels import ACTIVE, Panel, fixed, flowing, panel, some, stripped, value_text, weight_text
-from convinspect.view.table import Block
+from convinspect.view.panels import (
+    ACTIVE,
+    Panel,
+    fixed,
+    flowing,
+    panel,
+    prose,
+    some,
+    stripped,
+    value_text,
+    weight_text,
+    wide,
+)
+from convinspect.view.table import Block, Cell
 
 if TYPE_CHECKING:
     from convinspect.explain import Example
+
+
+_COLUMN = 100
+"""Cells in which sentences are read with ease."""
 
 
 def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
     """Conv1d's (N, C, L) next to Linear's (N, L, C): the same numbers, lying and standing."""
     turned_x = [list(column) for column in zip(*example.x, strict=True)]
     turned_f = [list(column) for column in zip(*example.f, strict=True)]
-    positions = some(len(example.x), 9, [focus.row])
-    channels, kernels = some(len(turned_x), 9), some(len(turned_f), 9, [focus.kernel])
+    for most in range(9, 1, -1):
+        lines, widest = _panels(example, (turned_x, turned_f), focus, most, (width, digits))
+        if widest <= width:
+            break
+    outs, ins = len(example.w), len(example.w[0])
+    words = _window_words(example.taps) if example.y is None else [*_pointwise_words(outs, ins), _same_words(example)]
+    lines += ["", *prose(" ".join(words), min(width, _COLUMN))]
+    return Block(tuple(map(stripped, lines)), title="the two layouts")
+
+
+def _panels(
+    example: Example,
+    turned: tuple[list[list[float]], list[list[float]]],
+    focus: Focus,
+    most: int,
+    room: tuple[int, int],
+) -> tuple[list[Cell], int]:
+    """Both layouts with at most about so many rows and columns of each panel, and the widest panel's cells."""
+    (turned_x, turned_f), (width, digits) = turned, room
+    positions = some(len(example.x), most, [focus.row])
+    channels, kernels = some(len(turned_x), most), some(len(turned_f), most, [focus.kernel])
     window = range(focus.row, focus.row + example.taps)
     lying = panel(
         f"Conv1d takes (C, L) = ({len(turned_x)}, {len(example.x)})",
@@ -35,7 +70,7 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
         [[weight_text(weights[c - 1][tap]) if c else "…" for tap in range(example.taps)] for c in channels],
         lambda c, tap: ACTIVE,
     )
-    places = some(len(example.f), 9, [focus.row])
+    places = some(len(example.f), most, [focus.row])
     gives = panel(
         f"and gives (O, L) = ({len(turned_f)}, {len(example.f)})",
         [f"kernel {j}" if j else "⋮" for j in kernels],
@@ -43,15 +78,13 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
         [[fixed(turned_f[j - 1][i - 1], digits) if j and i else "…" for i in places] for j in kernels],
         lambda j, i: ACTIVE if (kernels[j], places[i]) == (focus.kernel, focus.row) else "",
     )
-    outs, ins = len(example.w), len(example.w[0])
-    lines = flowing([lying, sliding, gives], width)
-    outs, ins = len(example.w), len(example.w[0])
-    if example.y is None:
-        lines += ["", *_window_words(example.taps)]
-    else:
-        lines += ["", *flowing(_standing(example, focus, (positions, channels, kernels), digits), width)]
-        lines += ["", *_pointwise_words(outs, ins), _same_words(example)]
-    return Block(tuple(map(stripped, lines)), title="the two layouts")
+    drawn = [lying, sliding, gives]
+    lines = flowing(drawn, width)
+    if example.y is not None:
+        standing = _standing(example, focus, (positions, channels, kernels), digits)
+        lines += ["", *flowing(standing, width)]
+        drawn += standing
+    return lines, max(map(wide, drawn))
 
 
 def _standing(

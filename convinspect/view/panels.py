@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from textwrap import wrap
 
 from convinspect.view.style import HEAD, NAME, QUIET
 from convinspect.view.table import Cell, Styled, pieces
@@ -43,7 +44,9 @@ def value_text(value: float) -> str:
 
 
 def weight_text(value: float) -> str:
-    """A number of a kernel: one decimal where that is all of it, else three."""
+    """A number of a kernel: one decimal where that is all of it, else three; with a power of ten beyond 10⁵."""
+    if abs(value) >= 1e5:
+        return f"{value:.2e}"
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
@@ -96,6 +99,11 @@ def _beside(panels: Sequence[Panel]) -> list[Cell]:
             cells += gap + list(panel[n] if n < len(panel) else (Styled(" " * wide(panel)),))
         lines.append(tuple(cells))
     return lines
+
+
+def prose(text: str, width: int) -> list[str]:
+    """A sentence in lines of at most `width` cells."""
+    return wrap(text, max(width, 20), break_on_hyphens=False)
 
 
 def flowing(panels: Sequence[Panel], width: int) -> list[Cell]:
