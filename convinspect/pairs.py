@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.errors import CannotShow
 from convinspect.records import ITEMSIZE, Tensor
+from convinspect.workers import side_by_side
 
 _UNREAD, _TURNED = "unread", "turned"
 _LARGE = 64 << 20
@@ -76,18 +76,17 @@ def pair_up(
     squares: list[str] = []
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
-    with ThreadPoolExecutor(workers) as pool:
-        for name, cause in pool.map(fate, common):
-            if cause is None:
-                found.same.append(name)
-            elif cause == _UNREAD:
-                found.unread.append(name)
-            elif cause == "":
-                found.converted[name] = None
-            elif cause == _TURNED:
-                squares.append(name)
-            else:
-                found.changed[name] = cause
+    for name, cause in side_by_side(fate, common, workers):
+        if cause is None:
+            found.same.append(name)
+        elif cause == _UNREAD:
+            found.unread.append(name)
+        elif cause == "":
+            found.converted[name] = None
+        elif cause == _TURNED:
+            squares.append(name)
+        else:
+            found.changed[name] = cause
     # A square weight does not tell by itself whether it was turned on purpose; others that were turned do.
     if any(name in turned[0] for name in found.converted):
         found.converted |= dict.fromkeys(squares)

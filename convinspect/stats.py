@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from convinspect.errors import ConvInspectError
 from convinspect.numbers import Array, blocks, effective_weight, numpy_dtype, read
 from convinspect.records import Layer, Tensor
+from convinspect.workers import side_by_side
 
 BINS = 16
 RUN = 1 << 17
@@ -117,8 +117,7 @@ def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | Con
 
     Layers are taken `threads` at a time: numpy lets other threads run while it computes.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(_of_layer, layers)
+    return side_by_side(_of_layer, layers, threads)
 
 
 def _of_layer(layer: Layer) -> Stats | ConvInspectError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +21,7 @@ from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.training import followers, parts_of
+from convinspect.workers import side_by_side
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
@@ -170,8 +170,8 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
     if wish.inputs.device != "cpu":
         workers = 1
     # On one thread a chunk takes less time than waking another does.
-    with threads(1), full_float32(), ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda one: run(one[0], one[1], one[2], wish), judged))
+    with threads(1), full_float32():
+        return list(side_by_side(lambda one: run(one[0], one[1], one[2], wish), judged, workers))
 
 
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 LAYERS = [
     {"errors", "admitted"},
     {"records", "findings"},
-    {"storage", "folding"},
+    {"storage", "folding", "workers"},
     {"numbers"},
     {"formats"},
     {"checkpoint", "strides"},

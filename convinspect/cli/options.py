@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -245,6 +245,12 @@ def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with suppress(RuntimeError):
+        # It draws from a thread of its own, which the system may refuse; then the work goes on unseen.
+        progress.start()
+    task = progress.add_task(what, total=total)
+    try:
         yield lambda done: progress.advance(task, done)
+    finally:
+        progress.stop()
