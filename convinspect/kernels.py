@@ -29,7 +29,7 @@ class Matrix:
         row_names: One per row.
         column_names: One per column.
         bias: One number per row, or None.
-        note: A line below, or "".
+        kernel_bias: Of one output's kernel, its bias: no row's but the whole kernel's.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Matrix:
     row_names: list[str]
     column_names: list[str]
     bias: Array | None = None
-    note: str = ""
+    kernel_bias: Any = None
 
 
 def effective_bias(layer: Layer) -> Array | None:
@@ -162,8 +162,8 @@ def matrices(kernel: Kernel, choice: Choice) -> Iterator[Matrix]:
     if choice.kernel is not None:
         names = [f"tap {_tap_name(tap)}" for tap in taps] if len(taps) > 1 else ["weight"]
         title = f"kernel {rows.start} of {kernel.weight.shape[0]:,}"
-        note = "" if bias is None else f"bias {bias[0].item():.6g}"
-        yield Matrix(title, weight[0].reshape(len(columns), len(taps)), column_names, names, None, note)
+        values = weight[0].reshape(len(columns), len(taps))
+        yield Matrix(title, values, column_names, names, None, None if bias is None else bias[0].item())
         return
     row_names = [f"out {i}" for i in rows]
     # (taps, out, in): a kernel's dimensions as one, in front.

@@ -238,6 +238,26 @@ def test_effective_kernels_say_so(name: str) -> None:
     assert "effective kernel" in run("weights", FIXTURES / name, "conv").stdout
 
 
+def test_many_taps_are_elided_for_people_and_kept_for_machines(tmp_path: Path) -> None:
+    file = tmp_path / "taps.pt"
+    torch.save({"a.weight": torch.randn(3, 2, 4000), "a.bias": torch.tensor([1 / 3, 2 / 3, 1])}, file)
+    for option in ((), ("--heatmap",), ("--width", 80)):
+        shown = run("weights", file, "a", *option).stdout
+        assert shown.count("tap ") == 8
+        assert "3,992 of 4,000 taps left out" in shown
+        assert shown.index("tap 3 of") < shown.index("left out") < shown.index("tap 3996 of")
+    kept = json.loads(run("weights", file, "a", "--format", "json").stdout)["layers"][0]["weight"]
+    assert len(kept[0][0]) == 4000
+    assert run("weights", file, "a", "--format", "csv").stdout.count("tap 2000 of") == 3
+    assert run("weights", file, "a", "--rows", 0, "--cols", "0").stdout.count("tap 2000 of") == 1
+
+
+@pytest.mark.parametrize(("option", "bias"), [((), "0.6667"), (("-p", 9), "0.666666687"), (("-p", 2), "0.67")])
+def test_a_kernels_bias_has_the_precision_asked_for(tmp_path: Path, option: tuple[object, ...], bias: str) -> None:
+    torch.save({"a.weight": torch.randn(3, 2, 1), "a.bias": torch.tensor([1 / 3, 2 / 3, 1])}, tmp_path / "a.pt")
+    assert run("weights", tmp_path / "a.pt", "a", "--kernel", 1, *option).stdout.splitlines()[-1] == f"bias {bias}"
+
+
 def test_heatmap_and_taps(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.randn(4, 6, 3)}, tmp_path / "wide.safetensors")
     shown = run("weights", tmp_path / "wide.safetensors", "conv").stdout

@@ -523,7 +523,7 @@ def test_a_rich_renderable_can_be_kept_as_a_picture(tmp_path: Path) -> None:
 
 
 def test_other_suffixes_are_refused_with_the_list(tmp_path: Path) -> None:
-    with pytest.raises(CannotShow, match=r"\.svg, \.html, \.md, \.txt, \.csv or \.json"):
+    with pytest.raises(CannotShow, match=r"\.svg, \.html, \.png, \.gif, \.md, \.txt, \.csv or \.json"):
         save(stnkd(), tmp_path / "a.pdf")
     with pytest.raises(CannotShow, match="cannot be written"):
         save(stnkd(), tmp_path / "none" / "a.svg")
@@ -614,6 +614,34 @@ def test_a_heatmap_shows_signs_means_and_what_is_not_finite() -> None:
     styles = [piece.style for line in colored.lines for piece in pieces(line)]
     assert any("#ff00ff" in style for style in styles)
     assert list(map(plain, heatmap(np.zeros((0, 3))).notes)) == ["no values"]
+
+
+@pytest.mark.parametrize("color", [True, False])
+@pytest.mark.parametrize("width", [40, 50, 80, 100])
+def test_a_heatmaps_legend_fits_and_says_only_what_is_there(width: int, color: bool) -> None:
+    def legend(values: object) -> str:
+        block = heatmap(np.array(values), width, 20, color)
+        assert max(cell_width(plain(line)) for line in block.lines) <= width
+        lines = list(map(plain, block.lines))
+        return " ".join(lines[-lines[::-1].index("") :])
+
+    full = legend([[-1.234e-21, 3.456e-21, 0.5e-21]])
+    assert "3.456e-21" in full
+    assert "finite" not in full
+    mixed = legend([[np.nan, 1.5]])
+    assert "not finite" in mixed
+    assert "1.5" in mixed
+    alone = legend([[np.nan, np.inf]])
+    assert "no finite value" in alone
+    assert "0" not in alone
+    assert legend(np.zeros((3, 3))) == "all values are 0"
+    assert "all others are 0" in legend([[0.0, np.inf]])
+
+
+def test_a_heatmap_without_colour_fits_the_screen() -> None:
+    for height in (12, 20, 48):
+        block = heatmap(np.random.default_rng(0).standard_normal((100, 100)), 60, height, color=False)
+        assert len(block.lines) + len(block.notes) + 3 <= height
 
 
 def test_a_heatmap_takes_any_real_dtype() -> None:

@@ -125,6 +125,7 @@ def _show_kernels(
 ) -> None:
     from convinspect import kernels
     from convinspect.view import numbers_view as view
+    from convinspect.view.table import Block
 
     choice = kernels.Choice(*wanted)
     things: list[object] = []
@@ -142,7 +143,13 @@ def _show_kernels(
         except ConvInspectError as error:
             failed.append(error)
             continue
-        for matrix in found:
+        sliced = choice != kernels.Choice()
+        # As with rows and columns: what was asked for is whole where no screen limits it.
+        all_taps = sink.for_machines or (sliced and sink.space.width is None)
+        for matrix in found if all_taps else view.elided(found):
+            if isinstance(matrix, Block):
+                things.append(matrix)
+                continue
             shown = view.matrix_view(layer, matrix, notes if matrix is found[-1] else (), precision)
             if heatmap and not sink.for_machines:
                 things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
@@ -150,7 +157,7 @@ def _show_kernels(
                 several = len(found) > 1 or len(chosen) > 1
                 things.append(view.whole_matrix(view.labelled(shown, layer, matrix) if several else shown))
             else:
-                things.append(view.shown_matrix(shown, sink.space, sink.color, choice != kernels.Choice()))
+                things.append(view.shown_matrix(shown, sink.space, sink.color, sliced))
     if things:
         sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads})
     _report(checkpoint, failed)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from convinspect.view.table import Block, Cell, Styled
+from convinspect.view.table import Block, Cell, Styled, plain, wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,8 @@ _LARGEST_CELL = 8
 _LEGEND = 16
 _CHROME = 6
 """Lines around the picture: title, its blank, legend and its blank, one note, and the next prompt."""
+_MORE_LEGEND = 2
+"""Lines that the legend of characters may take beyond the first."""
 
 
 def heatmap(
@@ -61,7 +63,8 @@ def heatmap(
     n_rows, n_columns = array.shape
     per_line = 2 if color else 1
     room_across = width if width is not None else n_columns
-    room_down = (max(height - _CHROME - len(notes), 2) if height is not None else n_rows) * per_line
+    chrome = _CHROME + len(notes) + (0 if color else _MORE_LEGEND)
+    room_down = (max(height - chrome, 2) if height is not None else n_rows) * per_line
     rows, columns = min(n_rows, room_down), min(n_columns, room_across)
     if not rows or not columns:
         return Block((), title, ("no values", *notes))
@@ -70,11 +73,11 @@ def heatmap(
     shares = [[v / largest if largest else v * 0 for v in row] for row in grid]
     if color:
         zoom = max(min(room_across // columns, room_down // rows, _LARGEST_CELL), 1)
-        picture, legend = _half_blocks(_zoomed(shares, zoom, zoom)), _color_legend(largest)
+        picture = _half_blocks(_zoomed(shares, zoom, zoom))
     else:
         picture = _characters(_zoomed(shares, 2 if width is None or 2 * columns <= width else 1, 1))
-        legend = _character_legend(largest)
-    return Block((*picture, "", legend), title, (*_mean_note(array.shape, rows, columns), *notes))
+    legend = _legend(largest, shares, width, color)
+    return Block((*picture, "", *legend), title, (*_mean_note(array.shape, rows, columns), *notes))
 
 
 def _means(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], rows: int, columns: int) -> Grid:
@@ -123,14 +126,31 @@ def shade(share: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _color_legend(largest: float) -> Cell:
-    ramp = [i / _LEGEND for i in range(1, _LEGEND + 1)]
+def _legend(largest: float, shares: Grid, width: int | None, color: bool) -> list[Cell]:
+    """What the cells mean, of those kinds that are there."""
+    bad = sum(not math.isfinite(share) for row in shares for share in row)
+    sign = Styled("█", _NOT_FINITE) if color else Styled("?")
+    if bad == sum(map(len, shares)):
+        return [(sign, Styled(" not finite; there is no finite value"))]
+    if not largest:
+        return [(sign, Styled(" not finite; all others are 0")) if bad else "all values are 0"]
+    if color:
+        return [_color_legend(largest, (Styled("  "), sign, Styled(" not finite")) if bad else (), width)]
+    return _character_legend(largest, bad > 0, width)
+
+
+def _color_legend(largest: float, last: tuple[Styled, ...], width: int | None) -> Cell:
+    low, middle, high = f"{-largest:.4g} ", " 0 ", f" {largest:.4g}"
+    text = len(low + middle + high) + len(plain(last))
+    shades = _LEGEND if width is None else max(min(_LEGEND, (width - text) // 2), 1)
+    ramp = [i / shades for i in range(1, shades + 1)]
     return (
-        Styled(f"{-largest:.4g} "),
+        Styled(low),
         *(Styled("█", shade(-share)) for share in reversed(ramp)),
-        Styled(" 0 "),
+        Styled(middle),
         *(Styled("█", shade(share)) for share in ramp),
-        Styled(f" {largest:.4g}"),
+        Styled(high),
+        *last,
     )
 
 
@@ -145,8 +165,13 @@ def _mark(share: float) -> str:
     return " " if level == 0 else (_MINUS if share < 0 else _PLUS)[level - 1]
 
 
-def _character_legend(largest: float) -> Cell:
+def _character_legend(largest: float, bad: bool, width: int | None) -> list[Cell]:
+    """The marks in one line, or, where that does not fit, those below zero, those above, and the rest in one each."""
     steps = [f"{step * largest:.3g}" for step in _MARKS_FROM]
     below = ", ".join(f"{mark} from -{step}" for mark, step in zip(_MINUS, steps, strict=True))
     above = ", ".join(f"{mark} from {step}" for mark, step in zip(_PLUS, steps, strict=True))
-    return f"{below}; {above}; largest {largest:.4g}; ? not finite"
+    parts = [below, above, f"largest {largest:.4g}" + ("; ? not finite" if bad else "")]
+    line = "; ".join(parts)
+    if width is None:
+        return [*parts]
+    return [line] if len(line) <= width else [*"\n".join(wrapped(part, width) for part in parts).split("\n")]

@@ -13,7 +13,7 @@ from convinspect.records import Layer
 from convinspect.view.emit import Room
 from convinspect.view.heatmap import heatmap
 from convinspect.view.listing import layer_name
-from convinspect.view.matrix import MatrixView, machine_table, matrix_table, sparkline
+from convinspect.view.matrix import MatrixView, machine_table, matrix_table, number, scale, sparkline
 from convinspect.view.style import BAD, NAME, QUIET
 from convinspect.view.table import Block, Cell, Column, Styled, Table
 from convinspect.view.text import count, shape
@@ -25,6 +25,10 @@ _MOST_NUMBERS = 10_000
 """A table in a pipe is not cut to a width, but beyond this it is elided all the same; CSV and JSON hold all."""
 
 _PIPED = Room(240, 60)
+
+_MOST_TAPS = 64
+"""Kernels of more taps are elided: 7 × 7 and 4 × 4 × 4 are shown whole."""
+_TAPS_AT_ENDS = 4
 
 
 def matrix_view(layer: Layer, matrix: Matrix, notes: Sequence[str], precision: int | None) -> MatrixView:
@@ -38,8 +42,22 @@ def matrix_view(layer: Layer, matrix: Matrix, notes: Sequence[str], precision: i
         None if bias is None else bias.tolist(),
         precision,
         f"{head} · {matrix.title}" if matrix.title else head,
-        ((matrix.note,) if matrix.note else ()) + tuple(notes),
+        (*_kernel_bias(matrix, precision), *notes),
     )
+
+
+def _kernel_bias(matrix: Matrix, precision: int | None) -> tuple[str, ...]:
+    bias = matrix.kernel_bias
+    return () if bias is None else (f"bias {number(bias, scale([bias], precision)).rstrip()}",)
+
+
+def elided(matrices: Sequence[Matrix]) -> list[Matrix | Block]:
+    """A kernel's matrices, one per tap; of very many the first and the last, and a line that counts the rest."""
+    hidden = len(matrices) - 2 * _TAPS_AT_ENDS
+    if len(matrices) <= _MOST_TAPS:
+        return list(matrices)
+    line = f"⋮ {count(hidden)} of {count(len(matrices))} taps left out; --kernel, --format json and csv show all"
+    return [*matrices[:_TAPS_AT_ENDS], Block((Styled(line, QUIET),)), *matrices[-_TAPS_AT_ENDS:]]
 
 
 def shown_matrix(view: MatrixView, space: Room, color: bool, sliced: bool) -> Table:
@@ -120,7 +138,7 @@ def _stats_row(layer: Layer, stats: Stats) -> tuple[Cell, ...]:
         shape(layer.weight.shape),
         *(_figure(value) for value in (stats.minimum, stats.maximum, stats.mean, stats.std, stats.l2)),
         count(stats.zeros),
-        *(Styled(count(number), BAD if number else QUIET) for number in (stats.nan, stats.inf)),
+        *(Styled(count(n), BAD if n else QUIET) for n in (stats.nan, stats.inf)),
         sparkline(stats.histogram),
     )
 
