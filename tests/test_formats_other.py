@@ -201,6 +201,25 @@ def test_each_defect_of_a_shard_is_a_line_of_its_own(tmp_path: Path, suffix: str
     assert {"conv.weight", "conv.bias", "fc.weight"} <= set(listed(index))
 
 
+@SHARDS
+def test_the_index_is_held_against_the_shards_that_hold_a_tensor(tmp_path: Path, suffix: str) -> None:
+    first, second = f"model-00001-of-00002.{suffix}", f"model-00002-of-00002.{suffix}"
+    one = {"one": torch.ones(1)}
+
+    def problems(named: str, *holders: str) -> tuple[str, ...]:
+        index = sharded(tmp_path, suffix, one=named, a=first, b=second)
+        for state, name, key in ((A, first, "a"), (B, second, "b")):
+            SAVE[suffix](state | {key: torch.ones(1)} | (one if name in holders else {}), tmp_path / name)
+        return read_contents(index).problems
+
+    assert problems(first, first) == problems(second, second) == ()
+    for named, true in ((first, second), (second, first)):
+        (line,) = problems(named, true)
+        assert line.startswith(f"the index says that 'one' is in shard {named}, and it is in {true}; correct the index")
+        assert problems(named, first, second) == (f"shard {second} holds 'one', which another shard holds too",)
+        assert problems(named) == (f"shard {named} lacks 'one', which the index names; download both again",)
+
+
 def test_a_shard_without_tensors_is_a_problem_of_that_shard(tmp_path: Path) -> None:
     index = sharded(tmp_path, "bin")
     torch.save({}, tmp_path / "model-00001-of-00002.bin")

@@ -214,6 +214,17 @@ def test_footnotes(folder: Path) -> None:
     assert "other roots: ema (2 tensors); --root chooses" in notes
 
 
+def test_the_most_useful_columns_stay_longest(folder: Path) -> None:
+    from convinspect.view.table import fit
+
+    fixtures = Path(__file__).resolve().parent.parent / "fixtures"
+    best = ["name", "kind", "weight", "in → out"]
+    for width, expected in ((81, [*best, "notes"]), (80, best), (70, best)):
+        fitted = fit(table_of(open_checkpoint(fixtures / "gpt2_names.pt"), everything=False), width)
+        assert [column.title for column in fitted.columns] == expected
+        assert any("ambiguous" in plain(note) for note in fitted.notes) == ("notes" in expected)
+
+
 def test_what_is_left_out_is_counted(folder: Path) -> None:
     checkpoint = opened(folder, MODEL.state_dict())
     layers = find_layers(checkpoint)

@@ -304,6 +304,16 @@ def test_hidden_columns_are_named_with_the_way_to_see_them() -> None:
     assert [c.title for c in fit(table, needed - 1).columns] != [c.title for c in table.columns]
 
 
+def test_what_explains_a_columns_words_goes_with_it() -> None:
+    columns = (Column("name", priority=9), Column("notes", wrap=True, min_width=10, legend=("odd: \x1b not even",)))
+    table = Table(columns, [("a" * 30, "odd")], notes=("all: of them", "odd: \x1b not even"))
+    assert [len(fit(table, width).notes) for width in (None, 80, 42, 41)] == [2, 2, 2, 2]
+    wide, narrow = fit(table, 42), fit(table, 30)
+    assert "odd: " in plain(wide.notes[1])
+    assert "odd: " not in " ".join(map(plain, narrow.notes))
+    assert plain(narrow.notes[0]) == "all: of them"
+
+
 def test_a_column_is_folded_only_when_needed_and_all_rows_agree() -> None:
     columns = (Column("name"), Column("dtype", foldable=True), Column("k", foldable=True))
     table = Table(columns, [("a" * 20, "float32", "1"), ("b" * 20, "float32", "3")])

@@ -101,11 +101,12 @@ def _combined(
     total: int | None,
 ) -> Contents:
     tensors: dict[str, Tensor] = {}
+    homes: dict[str, list[str]] = {}
     problems: list[str] = []
     notes: list[str] = []
     foreign: dict[str, None] = {}
-    size = present = 0
-    kind = ""
+    read: set[str] = set()
+    size, kind = 0, ""
     for shard in shards:
         named = [key for key, where in weight_map.items() if where == shard]
         try:
@@ -117,13 +118,16 @@ def _combined(
         except ConvInspectError as error:
             problems.append(f"shard {shard}: {error.problem} ({len(named):,} tensors); {error.remedy}")
             continue
-        present += 1
+        read.add(shard)
         size, kind = size + contents.nbytes_on_disk, contents.format
         problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
-        problems.extend(_disagreements(shard, named, held, tensors, weight_map))
+        problems.extend(_disagreements(shard, held, homes, weight_map))
         tensors.update(held)
-    if not present:
+        for key in held:
+            homes.setdefault(key, []).append(shard)
+    problems.extend(_misplaced(weight_map, homes, read))
+    if not read:
         raise NotThere(problems[0].partition(";")[0], "download the shards into the same folder", path)
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     if total is not None and not problems and total != nbytes:
@@ -134,17 +138,30 @@ def _combined(
 
 
 def _disagreements(
-    shard: str, named: list[str], held: dict[str, Tensor], seen: dict[str, Tensor], weight_map: dict[str, str]
+    shard: str, held: dict[str, Tensor], homes: dict[str, list[str]], weight_map: dict[str, str]
 ) -> list[str]:
-    """Lines for tensors that the index promises and the shard lacks, and for those in two shards."""
-    lines = [
-        f"shard {shard} lacks {key!r}, which the index names; download both again" for key in named if key not in held
-    ]
-    lines += [f"shard {shard} holds {key!r}, which another shard holds too" for key in held if key in seen]
-    if weight_map:
-        extra = [key for key in held if key not in weight_map]
-        if extra:
-            lines.append(f"shard {shard} holds {extra[0]!r}, which the index does not name")
+    """Lines for tensors of a shard that another holds too, and for one that the index does not name."""
+    lines = [f"shard {shard} holds {key!r}, which another shard holds too" for key in held if key in homes]
+    extra = next((key for key in held if weight_map and key not in weight_map), None)
+    if extra is not None:
+        lines.append(f"shard {shard} holds {extra!r}, which the index does not name")
+    return lines
+
+
+def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: set[str]) -> list[str]:
+    """Lines for tensors that are not in the shard that the index promises, of those that could be read."""
+    lines = []
+    for key, shard in weight_map.items():
+        found = homes.get(key, [])
+        if shard not in read or shard in found:
+            continue
+        if not found:
+            lines.append(f"shard {shard} lacks {key!r}, which the index names; download both again")
+        else:
+            lines.append(
+                f"the index says that {key!r} is in shard {shard}, and it is in {found[0]}; correct the index, or get"
+                " the one that belongs to these shards"
+            )
     return lines
 
 

@@ -15,19 +15,6 @@ from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, shape, size
 
-_COLUMNS = (
-    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
-    Column("kind", priority=90, foldable=True, key="kind"),
-    Column("weight", priority=95, key="weight_shape"),
-    Column("in → out", justify="right", priority=60, key="in_out"),
-    Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
-    Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
-    Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
-    Column("params", justify="right", priority=55, key="parameters"),
-    Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
-    Column("notes", priority=80, wrap=True, key="notes", min_width=10),
-)
-
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}
 
@@ -41,6 +28,19 @@ _EXPLAINED = {
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
 }
+
+_COLUMNS = (
+    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
+    Column("kind", priority=90, foldable=True, key="kind"),
+    Column("weight", priority=95, key="weight_shape"),
+    Column("in → out", justify="right", priority=85, key="in_out"),
+    Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
+    Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
+    Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
+    Column("params", justify="right", priority=55, key="parameters"),
+    Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
+    Column("notes", priority=80, wrap=True, key="notes", min_width=10, legend=tuple(_EXPLAINED.values())),
+)
 
 
 def layer_name(layer: Layer) -> str:

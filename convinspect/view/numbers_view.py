@@ -90,6 +90,8 @@ def shown_heatmap(matrix: Matrix, view: MatrixView, space: Room, color: bool) ->
     return heatmap(values, space.width or 100, space.height or 60, color, view.title, view.notes)
 
 
+_HISTOGRAM = "histogram: from min to max, heights go with the square root of the count"
+
 _STATS_COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name"),
     Column("weight", priority=60, key="weight_shape"),
@@ -101,7 +103,7 @@ _STATS_COLUMNS = (
     Column("zeros", justify="right", priority=50, style=QUIET, foldable=True, key="zeros"),
     Column("NaN", justify="right", priority=90, foldable=True, key="nan"),
     Column("Inf", justify="right", priority=89, foldable=True, key="inf"),
-    Column("histogram", priority=85, key="histogram"),
+    Column("histogram", priority=85, key="histogram", legend=(_HISTOGRAM,)),
 )
 
 
@@ -109,7 +111,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     """One row per layer; the histogram runs from the layer's min to its max."""
     found = list(rows)
     normed = any(layer.norm for layer, _ in found)
-    lines = ["histogram: from min to max, heights go with the square root of the count"]
+    lines = [_HISTOGRAM]
     if normed:
         lines.append("weight-normed, spectral-normed and pruned layers: of the effective kernel")
     return Table(

@@ -42,6 +42,7 @@ class Column:
         foldable: May become a line under the table when all rows agree.
         key: Machine name for CSV, Markdown and JSON; the title when "".
         min_width: What `wrap` and `elide` leave at least, in cells.
+        legend: Those of the table's notes that explain the column's words, and go where it goes.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Column:
     foldable: bool = False
     key: str = ""
     min_width: int = 16
+    legend: tuple[str, ...] = ()
 
     @property
     def machine_name(self) -> str:
@@ -191,7 +193,9 @@ def above_and_below(table: Table) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
 
 
 def _clean(table: Table) -> Table:
-    columns = tuple(replace(column, title=_clean_title(column)) for column in table.columns)
+    columns = tuple(
+        replace(column, title=_clean_title(column), legend=tuple(map(safe, column.legend))) for column in table.columns
+    )
     cells = [_clean_cells(c, column) for column, c in zip(columns, by_column(table), strict=True)]
     return replace(
         table,
@@ -258,12 +262,14 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
     if total(needed) > width:
         floors = _floors(table, needed)
         keep = _surviving(table.columns, floors, width)
-        hidden = [column.title for i, column in enumerate(table.columns) if i not in keep]
+        hidden = [column for i, column in enumerate(table.columns) if i not in keep]
         table = _kept(table, keep)
         needed = [needed[i] for i in keep]
         table = _squeezed(table, needed, [floors[i] for i in keep], width)
         if hidden:
-            table = replace(table, notes=(*table.notes, _hidden_note(hidden, full)))
+            gone = {line for column in hidden for line in column.legend}
+            notes = (note for note in table.notes if note not in gone)
+            table = replace(table, notes=(*notes, _hidden_note([column.title for column in hidden], full)))
     return table
 
 
