@@ -482,6 +482,7 @@ SHAPES: dict[str, bytes] = {
     "overflowing": integers(2**32, 2**32, 1),
     "int64_edge": integers(2**63 - 1, 2**63 - 1, 2**63 - 1),
     "escape": tuple_of(text("\x1b[31m"), integer(6), integer(1)),
+    "of_no_arguments": call(named("torch", "Size")),
 }
 
 VALUES: dict[str, bytes] = {
@@ -532,6 +533,7 @@ VALUES: dict[str, bytes] = {
     "module_in_itself": module_in_itself(),
     "unhashable_key": dict_of((b"}", tensor())),
     "odd_keys": odd_keys(),
+    "key_of_5_000_digits": dict_of((integer(10**5_000), tensor())),
     "escapes_in_class": instance("\x1b[31mevil\r", "[bold]Net[/bold]", ("a", integer(1))),
     "call_with_escapes": call(named("evil\x1b]0;title\x07", "f\u202e"), text("x")),
 }
@@ -727,6 +729,16 @@ def header_that_repeats(tmp_path: Path, marker: Path) -> Path:
     return safetensors_file(tmp_path, f"{{{header}}}".encode(), b"")
 
 
+def script_of(tmp_path: Path, marker: Path, line: bytes, times: int, records: int = 1, method: int = 8) -> Path:
+    """A TorchScript archive with a sound kernel and source texts that repeat a line; deflated, they are small."""
+    module = instance("__torch__", "Net", ("training", b"\x88"), ("weight", tensor()))
+    path = zip_of(tmp_path / "script.pt", {"data.pkl": pickled(module)})
+    with zipfile.ZipFile(path, "a", method) as archive:
+        for index in range(records):
+            archive.writestr(f"archive/code/__torch__/source{index}.py", b"class Net(Module):\n" + line * times)
+    return path
+
+
 MUCH = {
     "nones": b"N", "lists": b"]", "dicts": b"}", "empty_tuples": b")", "pushed_and_popped": b"N0",
     "numbers": b"J\1\2\3\4", "nested_tuples": b"N\x85", "floats": b"G" + bytes(8),
@@ -735,11 +747,16 @@ LARGE: dict[str, Builder] = {
     **{f"zip_much_of_{name}": partial(much_of, opcodes=opcodes) for name, opcodes in MUCH.items()},
     **{f"zip_half_much_of_{name}": partial(much_of, opcodes=opcodes, times=490_000) for name, opcodes in MUCH.items()},
     "zip_marks": marks,
+    "script_of_many_sources": partial(script_of, line=b" " * 1_000, times=1_000, records=500),
+    "script_of_many_names": partial(script_of, line=b"  a\n", times=250_000),
+    "script_of_many_statements": partial(script_of, line=b"  a;a;a;a;a\n", times=300_000, method=0),
+    "script_of_many_classes": partial(script_of, line=b"class A:\n a\n", times=80_000),
     "safetensors_header_of_nothing": header_of_nothing,
     "safetensors_header_that_repeats": header_that_repeats,
 }
-HONEST = {"zip_much_of_numbers", "zip_much_of_floats", *(name for name in LARGE if "half" in name)}
-"""Of these, what may as well be a long list that someone keeps beside the weights: listed, within the same limits."""
+HONEST = {"zip_much_of_numbers", "zip_much_of_floats", *(name for name in LARGE if "half" in name or "script" in name)}
+"""Of these, what may as well be a long list that someone keeps beside the weights, or long code: listed, within the
+same limits."""
 
 
 def byteorder(tmp_path: Path, marker: Path, order: bytes) -> Path:
@@ -801,6 +818,7 @@ ZIPS: dict[str, Builder] = {
     "member_encrypted": partial(odd_zip, member=Member("archive/data.pkl", [b"\x80\x02}."], 4, flags=1)),
     "member_by_unknown_method": partial(odd_zip, member=Member("archive/data.pkl", [b"\x80\x02}."], 4, method=99)),
     "member_not_deflated": partial(odd_zip, member=Member("archive/data.pkl", [b"\xff" * 64], 64, method=8)),
+    "member_without_name": partial(odd_zip, member=Member("", [b"x"], 1)),
     "member_named_outside": partial(odd_zip, member=Member("archive/../../evil", [b"x"], 1)),
     "member_named_with_escapes": partial(odd_zip, member=Member("archive/\x1b[31m[bold]\n", [b"x"], 1)),
     "byteorder_middle": partial(byteorder, order=b"middle"),
@@ -865,11 +883,11 @@ def described_tensor(size: bytes, *chunks: bytes) -> bytes:
     )
 
 
-def metadata_with(value: bytes) -> bytes:
-    """A `.metadata` that describes one sound tensor and `value`."""
+def metadata_with(value: bytes, key: bytes = text("\x1b[31m[bold]evil.weight")) -> bytes:
+    """A `.metadata` that describes one sound tensor and `value` under `key`."""
     chunk = instance(DISTRIBUTED, "ChunkStorageMetadata", ("offsets", integers(0, 0)), ("sizes", integers(4, 6)))
     sound = described_tensor(call(named("torch", "Size"), integers(4, 6)), chunk)
-    entries = dict_of((text("fc.weight"), sound), (text("\x1b[31m[bold]evil.weight"), value))
+    entries = dict_of((text("fc.weight"), sound), (key, value))
     state = (("state_dict_metadata", entries), ("planner_data", value), ("storage_data", b"}"))
     return pickled(instance(DISTRIBUTED, "Metadata", *state))
 
@@ -877,6 +895,11 @@ def metadata_with(value: bytes) -> bytes:
 def distributed(tmp_path: Path, marker: Path, make: Value) -> Path:
     """A distributed checkpoint with a value that does not belong there."""
     return distributed_folder(tmp_path, metadata_with(make(marker)))
+
+
+def distributed_key(tmp_path: Path, marker: Path, key: bytes) -> Path:
+    """A distributed checkpoint with a tensor under such a key."""
+    return distributed_folder(tmp_path, metadata_with(described_tensor(integers(4, 6)), key))
 
 
 # --- safetensors
@@ -1153,6 +1176,8 @@ HOSTILE: dict[str, Builder] = {
     "safetensors_header_of_4_gb": sparse_safetensors,
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
+    "distributed_key_of_5_000_digits": partial(distributed_key, key=integer(10**5_000)),
+    "distributed_key_is_none": partial(distributed_key, key=b"N"),
     "pipe": pipe,
     "link_to_itself": link_to_itself,
     "nested_folders": nested_folders,

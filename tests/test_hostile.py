@@ -25,6 +25,7 @@ from convinspect.formats import read_contents
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import BOMBS, HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
+from memory import peak, reset_peak
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
 
@@ -32,6 +33,10 @@ _SECONDS = 5.0
 """Far above the second promised, since the machine that tests may be busy; see the measured times in the docs."""
 
 _MEGABYTES = 200
+"""Resident memory that opening one may take, beyond what the process has."""
+
+_CEILING = 3_000_000_000
+"""More is refused by the system; well above what is allowed, since a handler of ours may hide the refusal."""
 
 
 COMMANDS = (
@@ -46,11 +51,11 @@ COMMANDS = (
 
 def _attempt(paths: list[tuple[str, Path, Path]], pipe: Connection) -> None:
     """In a process of its own: run the commands on every file and send what happened."""
-    limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + _MEGABYTES * 1_000_000
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (_CEILING, _CEILING))
     for name, path, marker in paths:
         for options in COMMANDS:
-            pipe.send((name, options, *_one(path, options), marker.exists()))
+            before = reset_peak()
+            pipe.send((name, options, *_one(path, options), marker.exists(), peak() - before))
     pipe.send(None)
 
 
@@ -73,6 +78,10 @@ def _builders() -> list[tuple[str, Callable[[Path, Path], Path]]]:
     return sorted(HOSTILE.items())
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 _PARTS = 6
 
 
@@ -86,6 +95,8 @@ def test_hostile_files_end_as_promised(tmp_path: Path, part: int | str) -> None:
             folder.mkdir()
             marker = tmp_path / f"marker {index}"
             built.append((name, build(folder, marker), marker))
+    # What lies in a file by gigabytes, if only as a hole, may take a share of them.
+    allowed = {name: _MEGABYTES * 1_000_000 + _size(path) // 5 for name, path, _ in built}
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_attempt, args=(built, theirs))
     process.start()
@@ -96,7 +107,7 @@ def test_hostile_files_end_as_promised(tmp_path: Path, part: int | str) -> None:
             answer = ours.recv()
             if answer is None:
                 break
-            name, options, code, stderr, seconds, marked = answer
+            name, options, code, stderr, seconds, marked, taken = answer
             where = f"{name} {options}: {code} {stderr[-2000:]}"
             assert not marked, f"something in the file ran: {where}"
             assert code in (None, 0, 2) or (options[0] == "check" and code == 1), where
@@ -104,6 +115,7 @@ def test_hostile_files_end_as_promised(tmp_path: Path, part: int | str) -> None:
             assert code != 2 or stderr.startswith("error: "), where
             assert all(char.isprintable() or char == "\n" for char in stderr), where
             assert seconds < _SECONDS, where
+            assert taken < allowed[name], f"{taken:,} bytes of memory: {where}"
             seen += 1
     finally:
         process.kill()

@@ -107,7 +107,7 @@ class Blob:
 
 @dataclass(slots=True, eq=False)
 class OutOfBand:
-    """What lives outside the stream: a protocol 5 buffer, or an extension registry code."""
+    """What has no value here: a protocol 5 buffer, an extension registry code, or a number beyond all use."""
 
     what: str
 

@@ -55,6 +55,8 @@ _STEPS_PER_WINDOW = 4_000
 """What reading a window counts, since the strings in it stay in memory."""
 _STEPS_PER_RUN = 4
 """Numbers of a run that count as one instruction."""
+_LONGEST_INTEGER = 8_192
+"""Bits of an integer that is kept as one."""
 _DEEPEST = 10_000
 """Marks that may be open at a time; a pickler recurses once for each and gives up at a tenth of that."""
 
@@ -363,6 +365,9 @@ class Machine:
         elif code in "\x82\x83\x84":
             self.globals.setdefault(f"{EXTENSION}{arg}", Span(at, at + _EXTENSION[code]))
             self.push(OutOfBand(f"extension {arg}"), at)
+        elif code == "\x8b":
+            # Python writes no integer of more digits out, and none is a size or a key of ours.
+            self.push(arg if arg.bit_length() <= _LONGEST_INTEGER else OutOfBand(hex(arg)), at)
         elif code == "\x97":
             self.push(OutOfBand("buffer"), at)
         else:  # pragma: no cover - genops knows no further instruction
@@ -371,7 +376,7 @@ class Machine:
 
 _PUT = frozenset("qrp")
 _GET = frozenset("hjg")
-_LITERAL = frozenset("IJKML\x8a\x8bSTUBC\x8e\x96VX\x8c\x8dFG")
+_LITERAL = frozenset("IJKML\x8aSTUBC\x8e\x96VX\x8c\x8dFG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
 _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")

@@ -240,7 +240,7 @@ def plain(node: Any, depth: int = 0) -> Any:
         return node
     if depth < 4:
         if isinstance(node, Call) and function_name(node) in _LISTS:
-            node = arguments(node)[0]
+            node = next(iter(arguments(node)), node)
         if isinstance(node, (list, Tuple)):
             items = node if isinstance(node, list) else node.items
             if len(items) <= 64:

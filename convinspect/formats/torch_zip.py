@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from convinspect.admitted import judged
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
@@ -20,7 +21,7 @@ from convinspect.formats import torchscript
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle_walk import Walk, reader, walk
 from convinspect.formats.torch_tree import find_roots
-from convinspect.records import Contents, Root, Storage
+from convinspect.records import Contents, Module, Root, Storage
 
 _ALIGNMENT = 64
 _PAYLOAD_PER_STORAGE = 6_400
@@ -52,7 +53,7 @@ class Archive:
             self._zip = zipfile.ZipFile(_Stream(file))
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
             raise BrokenFile(f"its zip directory is malformed ({error})", "download or copy it again") from None
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         self.folder = _common_folder(info.filename for info in infos)
         self.records: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
@@ -225,7 +226,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder))
     if script:
-        roots = tuple(_with_script_constants(root, archive) for root in roots)
+        roots = _with_script_constants(roots, archive)
     if script and not any(root.tensors for root in roots):
         raise NotACheckpoint(
             "it is a TorchScript archive without named weights, as torch.jit.freeze makes it",
@@ -257,23 +258,23 @@ def walked(archive: Archive) -> Walk:
     return walk(reader(data), 0, len(data), storages)
 
 
-def _with_script_constants(root: Root, archive: Archive) -> Root:
+def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[Root, ...]:
     """Hyperparameters stand in the archive's code, as constants of each class or in its call of the operator."""
-    sources = {
-        name: archive.read(name).decode("utf-8", "replace")
+    sources = (
+        (name, archive.read(name).decode("utf-8", "replace"))
         for name in archive.records
         if name.startswith("code/") and name.endswith(".py")
-    }
-    constants = torchscript.class_constants(sources)
-    modules = {
-        name: replace(
-            module,
-            class_name=torchscript.class_name(module.class_name),
-            attributes={**module.attributes, **constants.get(module.class_name, {})},
-        )
-        for name, module in root.modules.items()
-    }
-    return replace(root, modules=modules)
+    )
+    constants = torchscript.class_constants(sources, archive.file.size)
+    return tuple(
+        replace(root, modules={name: _known(module, constants) for name, module in root.modules.items()})
+        for root in roots
+    )
+
+
+def _known(module: Module, constants: Mapping[str, dict[str, Any]]) -> Module:
+    attributes = {**module.attributes, **constants.get(module.class_name, {})}
+    return replace(module, class_name=torchscript.class_name(module.class_name), attributes=attributes)
 
 
 def foreign_globals(tree: Walk) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ The text is parsed by `ast`, which builds a syntax tree and evaluates nothing.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
@@ -24,7 +26,14 @@ _CONVOLUTIONS = {
     "conv_transpose2d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
     "conv_transpose3d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
 }
-_LONGEST_SOURCE = 4_000_000
+_AT_A_CLASS = re.compile(r"^(?=class )", re.MULTILINE)
+_LONGEST_CLASS = 100_000
+"""Characters; each may become 900 bytes of syntax tree. A class that is longer than that is one big graph, in whose
+many operators no single convolution would be found."""
+_LONGEST_SOURCES = 8_000_000
+"""Characters of all sources that are looked at, at most."""
+_SOURCE_PER_BYTE = 50
+"""Of them for each byte of the file: code packs five- to tenfold, and there are weights beside it."""
 
 
 def class_name(qualified: str) -> str:
@@ -33,25 +42,38 @@ def class_name(qualified: str) -> str:
     return ".".join(part for part in parts if not part.startswith("___torch_mangle"))
 
 
-def class_constants(sources: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def class_constants(sources: Iterable[tuple[str, str]], file_size: int) -> dict[str, dict[str, Any]]:
     """Constants of every class, by qualified name (`__torch__.torch.nn.modules.conv.Conv1d`).
 
     Args:
-        sources: Text of each `code/….py` record, by record name.
+        sources: Name and text of each `code/….py` record; one at a time is asked for, and let go.
+        file_size: Bytes of the file, which bound how much text is looked at.
     """
     found: dict[str, dict[str, Any]] = {}
-    for record, text in sources.items():
+    left = min(_LONGEST_SOURCES, _SOURCE_PER_BYTE * file_size)
+    for record, text in sources:
+        left -= len(text)
+        if left < 0:
+            break
         module = record.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for node in _classes(text):
             found[f"{module}.{node.name}"] = _constants(node)
     return found
 
 
-def _classes(text: str) -> list[ast.ClassDef]:
-    if len(text) > _LONGEST_SOURCE:
-        return []
+def _classes(text: str) -> Iterator[ast.ClassDef]:
+    """The classes at the text's left margin, each parsed by itself and let go."""
+    for part in _AT_A_CLASS.split(text):
+        if part.startswith("class ") and len(part) <= _LONGEST_CLASS:
+            yield from (node for node in _parsed(part) if isinstance(node, ast.ClassDef))
+
+
+def _parsed(text: str) -> list[ast.stmt]:
     try:
-        return [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+        with warnings.catch_warnings():
+            # What the parser finds odd, it would print.
+            warnings.simplefilter("ignore")
+            return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
