@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import pickle
 import shlex
@@ -380,7 +381,232 @@ def as_rebuild(marker: Path) -> bytes:
     return call(rebuild, os_system(), named("torch", "Tensor"), tuple_of(command(marker)), b"}")
 
 
+def popped(marker: Path) -> bytes:
+    """The result is thrown away, so that what is loaded looks clean."""
+    return bomb(marker) + b"0" + tensor()
+
+
+def popped_with_mark(marker: Path) -> bytes:
+    """The same, away with all behind a mark."""
+    return b"(" + bomb(marker) + b"1" + tensor()
+
+
+def inst_before_mark(marker: Path) -> bytes:
+    """INST whose result is popped, with a dotted name."""
+    return b"(" + command(marker) + b"ishutil\nos.system\n" + b"0" + tensor()
+
+
+def dotted_in_global(marker: Path) -> bytes:
+    """GLOBAL follows dots as STACK_GLOBAL does, from protocol 4 on."""
+    return b"\x80\x04" + call(named("torch.serialization", "os.system"), command(marker))
+
+
+def module_of_dots(marker: Path) -> bytes:
+    """A name that is harmless, `path.join`, and one through the same module that is not."""
+    harmless = call(text("os") + text("path.join") + b"\x93", text("a"), text("b"))
+    evil = call(text("os") + text("path.os.system") + b"\x93", command(marker))
+    return b"\x80\x04" + tuple_of(harmless, evil)
+
+
+def memoized_names(marker: Path) -> bytes:
+    """MEMOIZE numbers what it keeps itself; the names come back by BINGET after others took their place."""
+    kept = b"\x80\x04" + text("os") + b"\x940" + text("print") + b"\x940" + text("system") + put(1) + b"0"
+    return kept + call(b"h\0h\1\x93", command(marker))
+
+
+def names_by_other_opcodes(marker: Path) -> bytes:
+    """One name in octal by STRING, the other escaped by UNICODE."""
+    return b"\x80\x04" + call(b"S'\\157\\163'\n" + b"V\\u0073ystem\n" + b"\x93", command(marker))
+
+
+def names_by_call(marker: Path) -> bytes:
+    """A name that only exists once something has run."""
+    return b"\x80\x04" + call(
+        call(named("builtins", "str.lower"), text("OS")) + text("system") + b"\x93", command(marker)
+    )
+
+
+def names_by_duplicate(marker: Path) -> bytes:
+    """DUP gives the name of a module that holds itself."""
+    return b"\x80\x04" + call(text("os") + b"2\x93" + b"0" + os_system(), command(marker))
+
+
+def unicode_name(marker: Path) -> bytes:
+    """Letters that an identifier may be written in, and that Python folds."""
+    return call("c\uff4f\uff53\nｓystem\n".encode(), command(marker))
+
+
+def carriage_return(marker: Path) -> bytes:
+    """A line end that some readers strip."""
+    return call(b"cos\r\nsystem\r\n", command(marker)) + b"0" + call(b"c os \nsystem \n", command(marker))
+
+
+def name_with_space(marker: Path) -> bytes:
+    """`genops` joins the two names by a space, so a space in the first moves their border."""
+    return call(b"cos system\nx\n", command(marker))
+
+
+def extension_registered(marker: Path) -> bytes:
+    """An extension code that the pickle registers itself, then uses; EXT2 and EXT4 beside it."""
+    added = call(named("copyreg", "add_extension"), text("os"), text("system"), integer(77))
+    return added + b"0" + tuple_of(*(call(code, command(marker)) for code in (b"\x82M", b"\x83M\0", b"\x84M\0\0\0")))
+
+
+def build_slots(marker: Path) -> bytes:
+    """BUILD of a pair: a dictionary, and slots that are set by `setattr`."""
+    planted = (
+        named("argparse", "Namespace") + b")\x81" + tuple_of(b"N", dict_of((text("__setstate__"), os_system()))) + b"b"
+    )
+    return planted + command(marker) + b"b"
+
+
+def build_reduce_ex(marker: Path) -> bytes:
+    """A `__reduce_ex__` is planted, which copying calls."""
+    planted = instance("argparse", "Namespace", ("__reduce_ex__", os_system()), ("__deepcopy__", os_system()))
+    return call(named("copy", "deepcopy"), planted, command(marker))
+
+
+def build_class(marker: Path) -> bytes:
+    """BUILD on a class, a module's function and on what a call gave."""
+    changed = named("collections", "OrderedDict") + dict_of((text("__reduce__"), os_system())) + b"b0"
+    return changed + os_system() + dict_of((text("__code__"), bomb(marker))) + b"b"
+
+
+def modules_overwritten(marker: Path) -> bytes:
+    """SETITEM in `sys.modules` gives a harmless name another meaning."""
+    table = named("sys", "modules") + text("torch._utils") + call(named("builtins", "__import__"), text("os")) + b"s0"
+    return table + call(named("torch._utils", "system"), command(marker))
+
+
+def lazy_call(marker: Path) -> bytes:
+    """`bytes(map(os.system, …))`: the one call is made by another's constructor."""
+    mapped = call(named("builtins", "map"), os_system(), b"](" + command(marker) + b"e")
+    return named("builtins", "bytes") + tuple_of(mapped) + b"\x81"
+
+
+def default_factory(marker: Path) -> bytes:
+    """A dictionary whose missing keys are made by a call."""
+    made = call(named("functools", "partial"), os_system(), command(marker))
+    return call(
+        call(named("builtins", "getattr"), call(named("collections", "defaultdict"), made), text("__getitem__")), b"N"
+    )
+
+
+def persistent_call(marker: Path) -> bytes:
+    """A call's result as the persistent id, alone and within a storage's."""
+    return tuple_of(bomb(marker) + b"Q", tuple_of(text("storage"), bomb(marker), text("0"), bomb(marker), b"N") + b"Q")
+
+
+def nested_in_numpy(marker: Path) -> bytes:
+    """An array of objects holds a pickle of its own."""
+    return tuple_of(
+        call(named("numpy", "load"), text(str(marker)), b"N", b"\x88"),
+        call(named("joblib.numpy_pickle", "load"), text(str(marker))),
+        call(named("dill._dill", "loads"), octets(pickled(bomb(marker)))),
+        call(named("_pickle", "loads"), octets(pickled(nested_pickle(marker)))),
+    )
+
+
+CALLABLES = (
+    *(
+        "posix.system",
+        "os.execv",
+        "os.popen",
+        "pty.spawn",
+        "subprocess.Popen",
+        "subprocess.getoutput",
+        "runpy._run_code",
+    ),
+    *("builtins.eval", "builtins.exec", "builtins.compile", "builtins.open", "builtins.breakpoint", "timeit.timeit"),
+    *(
+        "bdb.Bdb.run",
+        "pdb.run",
+        "cProfile.runctx",
+        "profile.run",
+        "trace.Trace.run",
+        "code.InteractiveInterpreter.runcode",
+    ),
+    *(
+        "pydoc.pipepager",
+        "doctest.debug_script",
+        "ensurepip._run_pip",
+        "pip.main",
+        "pkgutil.resolve_name",
+        "imp.load_source",
+    ),
+    *(
+        "logging.config._resolve",
+        "operator.methodcaller",
+        "operator.attrgetter",
+        "importlib.import_module",
+        "webbrowser.open",
+    ),
+    *("asyncio.unix_events._UnixSubprocessTransport._start", "ctypes.CDLL", "ctypes.cdll.LoadLibrary", "marshal.loads"),
+    *(
+        "types.FunctionType",
+        "types.CodeType",
+        "lib2to3.pgen2.grammar.Grammar.loads",
+        "idlelib.pyshell.ModifiedInterpreter.runcode",
+    ),
+    *("numpy.testing._private.utils.runstring", "numpy.f2py.crackfortran.getlincoef", "shelve.open", "shutil.rmtree"),
+    *(
+        "torch.load",
+        "torch.hub.load",
+        "torch.jit.load",
+        "torch.utils.cpp_extension.load_inline",
+        "torch.serialization.load",
+    ),
+    *(
+        "torch.jit.unsupported_tensor_ops.execWrapper",
+        "torch._dynamo.guards.GuardBuilder.get",
+        "torch.ops.load_library",
+    ),
+    *("torch.utils.bottleneck.__main__.run_cprofile", "torch.utils.collect_env.run", "torch.classes.load_library"),
+    *(
+        "torch.fx.graph_module._forward_from_src",
+        "torch.package.PackageImporter",
+        "torch._inductor.codecache.compile_file",
+    ),
+    *("torch.utils._config_module.ConfigModule.load_config", "torch.distributed.rpc.internal.deserialize", "site.main"),
+    *(
+        "urllib.request.urlretrieve",
+        "socket.create_connection",
+        "http.client.HTTPSConnection",
+        "smtplib.SMTP",
+        "_pickle.loads",
+    ),
+)
+"""Functions by which one or another scanner's list has been passed, or that torch's own list once admitted."""
+
+
+def callables(marker: Path) -> bytes:
+    """All of them, each called with a command."""
+    return tuple_of(*(call(named(*name.rsplit(".", 1)), command(marker)) for name in CALLABLES))
+
+
 BOMBS: dict[str, Value] = {
+    "popped": popped,
+    "popped_with_mark": popped_with_mark,
+    "inst_popped": inst_before_mark,
+    "dotted_in_global": dotted_in_global,
+    "module_of_dots": module_of_dots,
+    "memoized_names": memoized_names,
+    "names_by_other_opcodes": names_by_other_opcodes,
+    "names_by_call": names_by_call,
+    "names_by_duplicate": names_by_duplicate,
+    "unicode_name": unicode_name,
+    "carriage_return": carriage_return,
+    "name_with_space": name_with_space,
+    "extension_registered": extension_registered,
+    "build_slots": build_slots,
+    "build_reduce_ex": build_reduce_ex,
+    "build_class": build_class,
+    "modules_overwritten": modules_overwritten,
+    "lazy_call": lazy_call,
+    "default_factory": default_factory,
+    "persistent_call": persistent_call,
+    "nested_in_numpy": nested_in_numpy,
+    "callables": callables,
     "reduce": bomb,
     "exec": exec_call,
     "protocol_0": protocol_0,
@@ -642,7 +868,83 @@ STREAMS: dict[str, bytes] = {
     "marks": b"\x80\x02" + b"(" * 100_000 + b".",
 }
 
+# --- streams that break after they have run
+
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "without_stop": lambda call: b"\x80\x02" + call,
+    "then_no_instruction": lambda call: b"\x80\x02" + call + b"\xff.",
+    "then_empty_stack": lambda call: b"\x80\x02" + call + b"0000.",
+    "then_cut_text": lambda call: b"\x80\x02" + call + b"X\xff\xff\xff\x7fabc",
+    "then_bad_memo": lambda call: b"\x80\x02" + call + b"h\xfe.",
+    "then_bad_number": lambda call: b"\x80\x02" + call + b"Iabc\n.",
+    "then_unhashable": lambda call: b"\x80\x02}" + b"]" + call + b"s.",
+    "then_absent_class": lambda call: b"\x80\x02" + call + b"cno.such\nthing\n.",
+    "then_sound_pickle": lambda call: b"\x80\x02" + call + b"0" + dict_of((text("conv.weight"), tensor())) + b".",
+    "after_stop": lambda call: pickled(dict_of((text("conv.weight"), tensor()))) + pickled(call),
+    "protocol_in_the_middle": lambda call: b"\x80\x02(" + b"\x80\x00" + call + b"\x80\x05t.",
+    "protocol_0_with_newer": lambda call: b"\x80\x00" + call + b"\x94\x8f0.",
+    "without_protocol": lambda call: call + b".",
+    "protocol_unknown": lambda call: b"\x80\x63" + call + b".",
+    "frame_that_lies": lambda call: b"\x80\x04\x95" + struct.pack("<Q", 3) + call + b".",
+    "frame_past_the_end": lambda call: b"\x80\x04\x95" + struct.pack("<Q", 10_000) + call + b".",
+    "frame_over_frame": lambda call: (
+        b"\x80\x04\x95" + struct.pack("<Q", 20) + b"\x95" + struct.pack("<Q", 2) + call + b"."
+    ),
+}
+
+
+def broken(tmp_path: Path, marker: Path, join: Callable[[bytes], bytes], place: str) -> Path:
+    """A command and such an end, as the pickle of any container."""
+    stream = join(bomb(marker))
+    if place == "zip":
+        return zip_file(tmp_path, stream)
+    if place == "legacy":
+        return legacy_file(tmp_path, object=stream)
+    return bare_file(tmp_path, stream) if place == "bare" else distributed_folder(tmp_path, stream)
+
+
 # --- zip archives
+
+
+def disguised_pickle(tmp_path: Path, marker: Path, **claims: int) -> Path:
+    """The evil pickle in a record with fields that PyTorch's reader passes over and a scanner's does not."""
+    stream = beside_a_layer(bomb(marker))
+    evil = Member("archive/data.pkl", [stream], len(stream), **claims)
+    return raw_zip(tmp_path / "disguised.pt", [evil, stored("data/0", PAYLOAD), stored("version", b"3\n")])
+
+
+def two_names(tmp_path: Path, marker: Path) -> Path:
+    """The local header names another record than the directory does."""
+    path = disguised_pickle(tmp_path, marker)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"archive/data.pkl", b"archive/data.txt", 1))
+    return path
+
+
+def name_by_extra(tmp_path: Path, marker: Path) -> Path:
+    """Records beside a sound one whose names differ in case, by a null byte, by a separator or by code points."""
+    sound = [stored("data.pkl", pickled(dict_of((text("conv.weight"), tensor())))), stored("data/0", PAYLOAD)]
+    stream = beside_a_layer(bomb(marker))
+    others = [
+        stored(name, stream) for name in ("DATA.PKL", "data.pkl\0.txt", "./data.pkl", "data.pkl ", "dat\u0430.pkl")
+    ]
+    return raw_zip(tmp_path / "names.pt", sound + others)
+
+
+def hidden_records(tmp_path: Path, marker: Path) -> Path:
+    """Pickles in records that no one lists."""
+    stream = beside_a_layer(bomb(marker))
+    names = ("extra/evil.pkl", ".data/serialization_id", "constants.pkl", "data/9", "attributes.pkl", ".format_version")
+    sound = pickled(dict_of((text("conv.weight"), tensor())))
+    return zip_of(tmp_path / "hidden.pt", {"data.pkl": sound, **dict.fromkeys(names, stream)})
+
+
+def evil_byteorder(tmp_path: Path, marker: Path) -> Path:
+    """A pickle where the byte order stands, and in the archive's comment."""
+    path = zip_of(tmp_path / "order.pt", {"data.pkl": beside_a_layer(bomb(marker)), "byteorder": pickled(bomb(marker))})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = pickled(bomb(marker))
+    return path
 
 
 def two_data_pkl(tmp_path: Path, marker: Path) -> Path:
@@ -802,6 +1104,17 @@ NESTED_JSON = b"[" * 100_000
 NESTED_OBJECTS = b'{"a":' * 100_000
 
 ZIPS: dict[str, Builder] = {
+    "flag_encrypted": partial(disguised_pickle, flags=1),
+    "flag_patched": partial(disguised_pickle, flags=1 << 5),
+    "flag_strongly_encrypted": partial(disguised_pickle, flags=1 << 6 | 1),
+    "flag_utf8": partial(disguised_pickle, flags=1 << 11),
+    "flag_masked": partial(disguised_pickle, flags=1 << 13),
+    "flag_descriptor": partial(disguised_pickle, flags=1 << 3),
+    "size_claimed_smaller": partial(disguised_pickle, packed_size=5),
+    "two_names": two_names,
+    "names_alike": name_by_extra,
+    "hidden_records": hidden_records,
+    "evil_byteorder": evil_byteorder,
     "two_data_pkl": two_data_pkl,
     "two_archives": two_archives,
     "deflated_10_gb": partial(deflated_data_pkl, unit=b"N0" * 2**19, times=10 * 1024, last=b"}."),
@@ -1048,6 +1361,66 @@ def shard_by_link(tmp_path: Path, marker: Path) -> Path:
     return path
 
 
+# --- archives of other kinds
+
+
+def tar_block(kind: bytes, size: int) -> bytes:
+    """A tar header of before POSIX, which has no magic number, only a sum."""
+    head = bytearray(512)
+    head[:4], head[100:108], head[124:136], head[156:157] = b"evil", b"0000644\0", b"%011o\0" % size, kind
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+def tar_of_records(tmp_path: Path, marker: Path) -> Path:
+    """A PAX record that a regular expression is slow on."""
+    content = b"1" * 500_000
+    return plain_file(tmp_path, "model.pt", tar_block(b"x", len(content)) + content + bytes(12 + 1024))
+
+
+def tar_in_lzma(tmp_path: Path, marker: Path) -> Path:
+    """The same of a gigabyte, packed by a method without a magic number."""
+    packer = lzma.LZMACompressor(lzma.FORMAT_ALONE, preset=0)
+    pieces = [packer.compress(tar_block(b"x", 2**30))]
+    pieces += [packer.compress(bytes(2**20)) for _ in range(300)]
+    return plain_file(tmp_path, "model.pt", b"".join([*pieces, packer.flush()]))
+
+
+def archive_in(tmp_path: Path, marker: Path, magic: bytes) -> Path:
+    """A pickle behind another archive's first bytes, for scanners that go by names or by magic numbers."""
+    return plain_file(tmp_path, "model.pt", magic + beside_a_layer(bomb(marker)))
+
+
+def zip_in_zip(tmp_path: Path, marker: Path) -> Path:
+    """A checkpoint in a zip."""
+    inner = zip_file(tmp_path, beside_a_layer(bomb(marker))).read_bytes()
+    return zip_of(tmp_path / "nested.pt", {"model.pt": inner})
+
+
+def pickle_then_zip(tmp_path: Path, marker: Path) -> Path:
+    """A pickle to one reader, a zip to another, which goes by the end."""
+    inner = zip_file(tmp_path, beside_a_layer(bomb(marker))).read_bytes()
+    return plain_file(tmp_path, "model.pt", beside_a_layer(bomb(marker)) + inner)
+
+
+def legacy_then_zip(tmp_path: Path, marker: Path) -> Path:
+    """A sound stream of before 1.6 with a zip of another at its end."""
+    inner = zip_file(tmp_path, beside_a_layer(bomb(marker))).read_bytes()
+    return plain_file(tmp_path, "model.pt", legacy_file(tmp_path).read_bytes() + inner)
+
+
+def tar_with_pickles(tmp_path: Path, marker: Path, form: int) -> Path:
+    """What torch wrote before 0.1.10: a tar of pickles."""
+    path = tmp_path / "model.pt"
+    with tarfile.open(path, "w", format=form) as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors", "é" * 40):
+            member = tarfile.TarInfo(name)
+            member.size = len(beside_a_layer(bomb(marker)))
+            archive.addfile(member, io.BytesIO(beside_a_layer(bomb(marker))))
+    return path
+
+
 # --- things that are no plain file
 
 
@@ -1148,6 +1521,9 @@ def _everywhere() -> dict[str, Builder]:
         found[f"bare_stream_{name}"] = partial(stream_in_bare, stream=stream)
         found[f"distributed_stream_{name}"] = partial(stream_in_metadata, stream=stream)
         found[f"legacy_stream_{name}"] = partial(legacy_with, part="object", stream=stream)
+    for name, join in BROKEN.items():
+        for place in ("zip", "legacy", "bare", "distributed"):
+            found[f"{place}_broken_{name}"] = partial(broken, join=join, place=place)
     return found
 
 
@@ -1178,6 +1554,16 @@ HOSTILE: dict[str, Builder] = {
     "index_shard_by_link": shard_by_link,
     "distributed_key_of_5_000_digits": partial(distributed_key, key=integer(10**5_000)),
     "distributed_key_is_none": partial(distributed_key, key=b"N"),
+    "tar_of_records": tar_of_records,
+    "tar_in_lzma": tar_in_lzma,
+    "tar_of_pickles": partial(tar_with_pickles, form=tarfile.USTAR_FORMAT),
+    "tar_of_pickles_pax": partial(tar_with_pickles, form=tarfile.PAX_FORMAT),
+    "archive_7z": partial(archive_in, magic=b"7z\xbc\xaf\x27\x1c\0\4"),
+    "archive_rar": partial(archive_in, magic=b"Rar!\x1a\7\1\0"),
+    "archive_xz": partial(archive_in, magic=b"\xfd7zXZ\0"),
+    "zip_in_zip": zip_in_zip,
+    "pickle_then_zip": pickle_then_zip,
+    "legacy_then_zip": legacy_then_zip,
     "pipe": pipe,
     "link_to_itself": link_to_itself,
     "nested_folders": nested_folders,

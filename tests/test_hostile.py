@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import resource
 import sys
 import time
@@ -20,11 +19,11 @@ import torch
 from convinspect.check import check
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli import main
-from convinspect.errors import NotACheckpoint, RefusedFile
+from convinspect.errors import ConvInspectError, NotACheckpoint, RefusedFile
 from convinspect.formats import read_contents
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hostile import BOMBS, HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
+from hostile import HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
 from memory import peak, reset_peak
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
@@ -188,8 +187,6 @@ def test_opening_does_nothing_but_read(tmp_path: Path) -> None:
 
 
 def _watched(paths: list[Path]) -> str:
-    from convinspect.errors import ConvInspectError
-
     # A first look imports what our own code needs.
     for path in paths[:1]:
         _quietly(path)
@@ -215,13 +212,19 @@ def _watched(paths: list[Path]) -> str:
 
 
 def _quietly(path: Path) -> None:
-    from convinspect.errors import ConvInspectError
-
     check(path, values=True)
     try:
         open_checkpoint(path)
     except ConvInspectError:
         return
+
+
+def test_files_of_a_byte_or_two_are_named(tmp_path: Path) -> None:
+    for content in [bytes([first]) + rest for first in range(256) for rest in (b"", b"\0", b"\x12")]:
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(ConvInspectError) as raised:
+            open_checkpoint(tmp_path / "x.pt")
+        assert raised.value.remedy, content
 
 
 def test_a_vocabulary_beside_its_embedding_is_no_attack(tmp_path: Path) -> None:

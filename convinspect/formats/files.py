@@ -111,7 +111,7 @@ def _stranger(head: bytes, file: File) -> tuple[str, str]:
     for magic, what, remedy in _MAGICS:
         if head.startswith(magic):
             return what, remedy
-    if head[257:262] == b"ustar" or _is_tar(file.path):
+    if head[257:262] == b"ustar" or _is_tar(head):
         return "it is a tar archive", f"unpack it (tar -xf {file.path.name}) and open the checkpoint inside"
     if _looks_like_onnx(head):
         return (
@@ -153,18 +153,20 @@ def _lfs_pointer(head: bytes) -> tuple[str, str]:
     return f"it is a git-lfs pointer: the real file{real} was not fetched", "run: git lfs pull"
 
 
-def _is_tar(path: Path) -> bool:
-    import tarfile
+def _is_tar(head: bytes) -> bool:
+    """True for a tar's first header, whose sum stands in it as octal digits; old ones have no magic number.
 
-    try:
-        return tarfile.is_tarfile(path)
-    except (OSError, ValueError, EOFError):
+    The standard library would unpack compressed ones, and follow headers that say how much to read.
+    """
+    digits = head[148:156].strip(b" \0")
+    if len(head) < 512 or re.fullmatch(rb"[0-7]{1,7}", digits) is None:
         return False
+    return sum(head[:148]) + 8 * ord(" ") + sum(head[156:512]) == int(digits, 8)
 
 
 def _looks_like_onnx(head: bytes) -> bool:
     """A protobuf whose first field is ONNX's `ir_version` and whose second names the producer or the opset."""
-    return head[:1] == b"\x08" and head[1] < 0x20 and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
+    return head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
 
 
 def _is_text(head: bytes) -> bool:

@@ -199,6 +199,44 @@ def distributed(random: Random, folder: Path) -> Path:
     return random.choice((path, path / ".metadata"))
 
 
+_STARTS = (
+    *(
+        b"\x08",
+        b"\x80\2",
+        b"\x80\4\x95",
+        b"PK\3\4",
+        b"PK\5\6",
+        b"{",
+        b"[",
+        b"<html",
+        b"<?xml",
+        b"GGUF",
+        b"ustar",
+        b"\0" * 512,
+    ),
+    *(b"version https://git-lfs.github.com/spec/v1\nsize 9", b"]\0\0\x80\0", b"\x1f\x8b\x08", b"BZh9", b"\xef\xbb\xbf"),
+    *(
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        b"L119547037146038801333356L\n.",
+        bytes(148) + b"000400\0 ",
+        b"\x10\0\0\0\0\0\0\0{",
+    ),
+)
+
+
+def stranger(random: Random, folder: Path) -> Path:
+    """What begins as something known and is short, foreign or cut."""
+    content = random.choice(_STARTS)
+    content = content[: random.randint(0, len(content))] if random.random() < 0.3 else content
+    rest = random.choice(
+        (random.randbytes(random.choice((0, 1, 2, 30, 2_000))), *streams(), *_safetensors(), b" " * 99)
+    )
+    content += rest[: random.randint(0, len(rest))]
+    return _file(
+        folder, content, random.choice(("model.pt", "model.safetensors", "x.index.json", "x.pth.tar", ".metadata"))
+    )
+
+
 DRIVERS: dict[str, Driver] = {
     "walker": walker,
     "zip": zip_container,
@@ -207,4 +245,5 @@ DRIVERS: dict[str, Driver] = {
     "safetensors": safetensors,
     "index": index,
     "distributed": distributed,
+    "stranger": stranger,
 }

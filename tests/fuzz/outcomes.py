@@ -14,6 +14,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError
 from convinspect.folding import unfolded
+from convinspect.formats import pickle_walk
 from convinspect.layers import find_layers
 from convinspect.stats import of
 from convinspect.view.listing import listing_payload, listing_table
@@ -83,6 +84,8 @@ def fault_of(path: Path, random: Random) -> tuple[str, str]:
 
 
 def _looked_at(path: Path, random: Random) -> str:
+    # Pickles are read in windows of a megabyte, which no fixture fills; small ones break instructions in two.
+    pickle_walk._WINDOW = random.choice((1 << 20, 1 << 20, 1 << 20, 300))
     checkpoint = open_checkpoint(path)
     layers = find_layers(checkpoint)
     if random.random() < 0.3:
