@@ -32,6 +32,7 @@ BENIGN = (
 )
 COMMANDS = (
     ("shapes", "{path}", "--all"),
+    ("check", "{path}", "--values"),
     ("weights", "{path}"),
     ("convert", "{path}", "--to", "linear", "--dry-run"),
     ("diff", "{path}", "{path}"),
