@@ -54,8 +54,15 @@ torch.uint8
 )
 """What `torch.load(weights_only=True)` calls: `_get_allowed_globals` of `torch/_weights_only_unpickler.py`."""
 
-SCRIPTED = ("__torch__.", "torch.jit._pickle.")
-"""Names in the pickles of TorchScript, which C++ reads and which name classes of the archive's own code."""
+SCRIPTED = ("__torch__.",)
+"""What names in the pickles of TorchScript begin with where they are classes of the archive's own code."""
+
+_RESTORE = "torch.jit._pickle."
+RESTORED = _words(
+    f"""{_RESTORE}build_intlist {_RESTORE}build_tensorlist {_RESTORE}build_doublelist {_RESTORE}build_boollist
+    {_RESTORE}build_tensor_from_id {_RESTORE}restore_type_tag"""
+)
+"""What TorchScript's own pickler, which is C++, writes for lists and types."""
 
 _METADATA, _FILES = "torch.distributed.checkpoint.metadata.", "torch.distributed.checkpoint.filesystem."
 DISTRIBUTED = _words(
@@ -98,9 +105,9 @@ _KNOWN_BY_REASON = {
         test.support sqlite3 curses tkinter turtle unittest webbrowser antigravity sys gc inspect faulthandler
         cloudpickle dill torch.hub torch.utils.cpp_extension torch.utils.collect_env torch.utils.bottleneck
         torch.utils._config_module torch.utils.data.datapipes torch.utils.model_dump torch.utils.viz
+        torch.fx torch.utils.benchmark torch.utils.data.backward_compatibility torch._weights_only_unpickler
+        torch._sources torch._custom_op torch._custom_ops torch.library torch._library
         torch._dynamo torch._inductor torch._export torch._functorch torch._logging torch._C._jit
-        torch.fx.graph_module.reduce_graph_module torch.fx.graph_module.reduce_package_graph_module
-        torch.fx.graph_module.reduce_deploy_graph_module torch.fx.experimental torch.fx.graph_module._exec_with_source
         torch.jit.unsupported_tensor_ops torch.jit.frontend torch.jit._script torch.jit.load torch.jit.CompilationUnit
         torch.distributed.rpc torch.distributed.elastic torch.distributed.run torch.distributed.launch
         torch.multiprocessing torch.testing torch.onnx torch.cuda.jiterator numpy.f2py numpy.distutils
@@ -111,7 +118,8 @@ _KNOWN_BY_REASON = {
         distutils.file_util configparser plistlib mailbox
         numpy.load numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.loadtxt numpy.genfromtxt
         numpy.fromfile numpy.memmap numpy.core.memmap numpy._core.memmap numpy.lib.npyio numpy.lib.format
-        numpy.DataSource numpy.lib._datasource torch.save torch.from_file torch.FloatStorage.from_file""",
+        numpy.DataSource numpy.lib._datasource torch.save torch.from_file torch.FloatStorage.from_file
+        torch.utils.tensorboard torch.autograd.profiler""",
     _CONNECTS: """socket _socket ssl http httplib urllib urllib2 urllib3 ftplib smtplib poplib imaplib nntplib telnetlib
         xmlrpc socketserver SocketServer selectors select requests aiohttp httpx paramiko wsgiref""",
     _LOADS: """importlib imp pkgutil zipimport site builtins.__import__ pickle _pickle cPickle marshal torch.load
@@ -141,6 +149,9 @@ _PLAIN_NAMES = _words(
 
 _LIBRARIES = frozenset(["torch", "numpy", "torchvision", "torchaudio"])
 
+_SUBPACKAGES = _words("torch.signal torch.types torch.jit._pickle numpy.random._pickle")
+"""Modules of libraries that are called like one of Python's own."""
+
 EXTENSION = "extension registry code "
 """How the pickle walker calls what has a number for a name."""
 
@@ -167,7 +178,11 @@ def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
     if today in ADMITTED or today in extra:
         return Judgement("admitted")
     package, _, attribute = today.partition(".")
-    if package in _LIBRARIES or today in _PLAIN_NAMES or (package in _PLAIN_MODULES and "." not in attribute):
+    if (
+        package in _LIBRARIES
+        or today in _PLAIN_NAMES
+        or (package in _PLAIN_MODULES and "." not in attribute.removeprefix("abc."))
+    ):
         return Judgement("library")
     if package in sys.stdlib_module_names:
         return Judgement("executes", "is of Python's own library and no plain value, so it may do anything")
@@ -183,6 +198,12 @@ def _reason(name: str) -> str:
         reason = KNOWN.get(".".join(parts[:end]))
         if reason:
             return reason
+    for start in range(1, len(parts) if parts[0] in _LIBRARIES else 0):
+        # A library's module holds whatever it imports itself: torch.storage.io.open is io.open.
+        inner = ".".join(parts[start:])
+        reason = "" if ".".join(parts[: start + 1]) in _SUBPACKAGES else _reason(inner)
+        if reason:
+            return reason
     inside = next((part for part in parts[1:] if part in _ANYWHERE), None)
     return f"leads through {inside} to something else" if inside else ""
 
@@ -190,7 +211,8 @@ def _reason(name: str) -> str:
 def _of_today(name: str) -> str:
     """A name of Python 2 as Python 3 reads it, which PyTorch's safe loading does too."""
     module, _, attribute = name.rpartition(".")
-    renamed = NAME_MAPPING.get((module, attribute))
+    # The pickle walker calls Python 2's builtins by today's module already.
+    renamed = NAME_MAPPING.get(("__builtin__" if module == "builtins" else module, attribute))
     if renamed is not None:
         return ".".join(renamed)
     parts = name.split(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from convinspect.admitted import DISTRIBUTED
@@ -20,6 +20,9 @@ from convinspect.formats.torch_zip import SMALL_STORAGE, is_zip, read_torch_zip
 from convinspect.integrity import look_at_file, parsed, second_place
 from convinspect.pickled import Seen, Stream, look_at_pickle
 from convinspect.records import ITEMSIZE, Contents, Tensor
+
+_MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
+_SHOWN = 6
 
 
 def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda done: None) -> Report:
@@ -66,7 +69,10 @@ def _look_at(path: Path, log: Log) -> str:
         _look_at_mode(path, log)
         folder = sharded.in_folder(path)
         if folder.one is not None:
-            return _look_at(folder.one, log)
+            form = _look_at(folder.one, log)
+            if not folder.one.name.endswith(".index.json"):
+                _note_others(path, {folder.one.name}, log)
+            return form
         log.note("there is no index; the shards are taken by their names")
         missing = folder.expected - len(folder.shards)
         if missing:
@@ -136,6 +142,18 @@ def _reach(tensor: Tensor) -> int:
     return int((last + 1) * ITEMSIZE.get(tensor.dtype, 0))
 
 
+def _note_others(folder: Path, looked_at: Set[str], log: Log) -> None:
+    """Say which files of a folder may be checkpoints too, and were not looked at."""
+    others = sorted(
+        one.name
+        for one in folder.iterdir()
+        if one.name not in looked_at and one.suffix.lower() in _MAY_HOLD_PICKLES and one.is_file()
+    )
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else "")
+        log.note(f"not looked at, though in the same folder: {shown}")
+
+
 # --- shards
 
 
@@ -172,6 +190,7 @@ def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, 
             _note_unreadable(folder / shard, error.problem, error.remedy, log)
     if not held:
         raise NotThere("none of its shards could be read", "download the shards into the same folder", path)
+    _note_others(folder, {path.name, *shards}, log)
     owners: dict[str, str] = {}
     for shard, tensors in held.items():
         for key in tensors:
@@ -222,6 +241,7 @@ def _look_at_pieces(folder: Path, seen: Seen, log: Log) -> None:
         if not (isinstance(name, str) and type(start) is int and type(size) is int and min(start, size) >= 0):
             raise NotACheckpoint("its .metadata does not say where the pieces lie", "save it again", folder)
         by_file.setdefault(name, {})[start, size] = str(state_of(index).get("fqn", ""))
+    _note_others(folder, {distributed.METADATA, *by_file}, log)
     for name, spans in by_file.items():
         sharded.check_inside(name)
         try:

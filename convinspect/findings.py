@@ -79,6 +79,8 @@ _CODES = (
          " torch.load(weights_only=True) admits; by itself no sign of malice.", TRUST),
     Code("odd-instruction", "error", "An instruction by which pickles reach objects in unusual ways and which"
          " torch.load(weights_only=True) refuses.", ELSEWHERE),
+    Code("native-code", "warning", "A record is machine code, as packages of compiled models hold it; loading such a"
+         " package runs it.", TRUST),
     Code("script-opens", "warning", "TorchScript code that saves or opens files when it is run.", TRUST),
 )  # fmt: skip
 CODES = {code.name: code for code in _CODES}
@@ -184,6 +186,15 @@ class Log:
         self.left_out[code] = number
         if number <= _MOST:
             self.findings.append(Finding(code, path, place or Place(), message, remedy or CODES[code].remedy, subject))
+
+    def take(self, other: Log) -> None:
+        """Take over what was found in a part of the path."""
+        for one in other.findings:
+            self.add(one.code, one.path, one.message, one.place, one.remedy, one.subject)
+        self.names |= other.names
+        self.notes.update(other.notes)
+        for name, number in other.looked.items():
+            self.looked[name] += number
 
     def note(self, line: str) -> None:
         """Keep a line that a reader should know; each once."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from convinspect.admitted import SCRIPTED
+from convinspect.admitted import RESTORED, SCRIPTED
 from convinspect.errors import ConvInspectError
 from convinspect.findings import Log, Place
 from convinspect.formats.files import File
@@ -29,6 +29,9 @@ _PROTOCOL = 1001
 _LARGEST = 1 << 26
 _PAYLOAD_PER_STORAGE = 6_400
 _OPENING = re.compile(rb"\b(?:torch|ops\.aten)\.(?:save|from_file)\(")
+_MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+_LIBRARIES = (".so", ".dll", ".dylib", ".pyd", ".cubin")
+_MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x96\x82\x83\x84")
 NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not show"
 
 
@@ -71,7 +74,7 @@ def _look_at_records(
     for record in (one for one in records if one.name.endswith(".pkl") and "/" not in one.name):
         stream = _stream(file, record, log, within)
         if stream is not None:
-            stream = replace(stream, ordinary=ordinary, prefixes=SCRIPTED if script else ())
+            stream = _scripted(replace(stream, ordinary=ordinary)) if script else replace(stream, ordinary=ordinary)
             found = look_at_pickle(stream, 0, log, allowed)
             seen[record.name.removesuffix(".pkl")] = found
             _look_behind(stream, found, log)
@@ -115,6 +118,10 @@ def _stream(file: File, record: Record, log: Log, within: str) -> Stream | None:
     return Stream(reader(data), len(data), file.path, name, None)
 
 
+def _scripted(stream: Stream) -> Stream:
+    return replace(stream, ordinary=stream.ordinary | RESTORED, prefixes=SCRIPTED)
+
+
 def _part(file: File, start: int, length: int) -> Read:
     """Reads within `length` bytes from `start`, and no further."""
     return lambda offset, size: file.read(start + offset, min(size, length - offset))
@@ -138,35 +145,39 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
         if stream is not None and found is not None:
             log.add("script-opens", file.path, f"its code calls {found[0].decode()}…)", stream.place(found.start()))
         return
-    if record.entry.method != STORED and not record.name.endswith((".pt", ".pkl", "_pkl")):
+    claims = record.name.endswith((".pt", ".pkl", "_pkl"))
+    if not record.entry.size or (record.entry.method != STORED and not claims):
         return
     stream = _stream(file, record, log, within)
-    if stream is None:
+    if stream is None or not stream.size:
         return
+    stream = _scripted(stream) if script else stream
     head = stream.read(0, 4)
-    claims = record.name.endswith((".pt", ".pkl", "_pkl"))
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5") and (claims or not _is_data(record)):
-        stream = replace(stream, prefixes=SCRIPTED if script else ())
-        seen = look_at_pickle(stream, 0, log, stream.size // SMALL_STORAGE)
-        if claims and seen.end is not None and not is_legacy_part(stream):
-            _look_behind(stream, seen, log)
-    elif head == b"PK\x03\x04" and within.count(_NEST) < _DEEPEST:
+    if head.startswith(_MACHINE_CODE) or record.name.endswith(_LIBRARIES):
+        log.add("native-code", file.path, "it is machine code", stream.place(0, stream.size))
+    elif head == b"PK\x03\x04" or (claims and _is_old_save(file, record, stream.size)):
         _look_at_inner(file, record, stream, log, name + _NEST, claims)
+    elif claims:
+        _look_behind(stream, look_at_pickle(stream, 0, log, stream.size // SMALL_STORAGE), log)
+    elif head[0] in _MAY_BEGIN_PICKLES:
+        # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
+        look_at_bytes(stream, log)
 
 
-def _is_data(record: Record) -> bool:
-    """Raw numbers may begin like anything."""
-    return record.name.startswith("data/weights/")
-
-
-def is_legacy_part(stream: Stream) -> bool:
-    """Whether a record is an old torch.save file, in which storages follow the pickles."""
-    return stream.read(2, 1) == b"\x8a"
+def _is_old_save(file: File, record: Record, size: int) -> bool:
+    """Whether a record is a torch.save file of before 1.6, in which storages follow five pickles."""
+    if record.entry.method != STORED:
+        return False
+    with File(file.path, file.start + record.payload, size) as part:
+        return is_legacy(part)
 
 
 def _look_at_inner(file: File, record: Record, stream: Stream, log: Log, within: str, claims: bool) -> None:
+    if within.count(_NEST) > _DEEPEST:
+        log.add("unreadable", file.path, "its archives within archives nest too deeply to follow", stream.place(0))
+        return
     if record.entry.method != STORED:
-        look_at_bytes(replace(stream, record=within), log)
+        look_at_bytes(replace(stream, record=within.removesuffix(_NEST)), log)
         return
     try:
         with File(file.path, file.start + record.payload, stream.size) as part:

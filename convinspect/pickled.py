@@ -33,6 +33,7 @@ _INSTRUCTIONS = {
 _INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
 """What may begin a pickle or an archive inside a string of another."""
 _DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
+_IN_A_ROW = 5
 _PIECE = 1 << 20
 _KNOWN_PROTOCOL = 2
 
@@ -112,7 +113,7 @@ def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, dept
 def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
     for name, span in machine.globals.items():
         log.names.add(name)
-        if name.startswith(stream.prefixes) if stream.prefixes else False:
+        if stream.prefixes and name.startswith(stream.prefixes):
             continue
         verdict = judged(name, stream.ordinary)
         if verdict.kind == "admitted":
@@ -178,35 +179,40 @@ def _find(stream: Stream, value: bytes) -> int | None:
 
 
 def look_at_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
-    """Look at bytes that begin like a pickle or an archive, which something may load."""
+    """Look at bytes that may be a pickle or an archive, which something may load."""
     if inner.read(0, 2) == b"PK":
-        for name, data in _small_records(inner.read(0, min(inner.size, _LARGEST))):
+        for name, data in _small_records(inner, log):
             record = f"{inner.record} > {name}"
             look_at_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
         return
-    trial = Log(names=log.names)
-    at: int | None = 0
+    trial = Log()
+    ends: list[int | None] = [0]
     # An old torch.save is five pickles in a row.
-    for _ in range(5):
-        if at is None or not _INSIDE.match(inner.read(at, 4)):
-            break
-        at = look_at_pickle(inner, at, trial, inner.size // 512, depth).end
-    # Bytes may begin like a pickle by chance; then they do not end like one, nor name anything that exists.
-    if at is not None or any(one.code == "global-executes" for one in trial.findings):
-        log.findings += trial.findings
-        log.looked["pickles"] += trial.looked["pickles"]
+    while len(ends) <= _IN_A_ROW and ends[-1] is not None and ends[-1] < inner.size:
+        ends.append(look_at_pickle(inner, ends[-1], trial, inner.size // 512, depth).end)
+    # Bytes may begin like a pickle by chance; then they do not end like one, nor name anything that can exist.
+    whole = _INSIDE.match(inner.read(0, 4)) and ends[1:2] != [None]
+    if whole or any(one.subject and _can_exist(one.subject) for one in trial.findings):
+        log.take(trial)
 
 
-def _small_records(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _can_exist(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _small_records(inner: Stream, log: Log) -> Iterator[tuple[str, bytes]]:
     """Pickles in an archive that is held in memory."""
+    data = inner.read(0, min(inner.size, _LARGEST))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
                 if info.filename.endswith(".pkl") and info.file_size <= _LARGEST:
                     with archive.open(info) as record:
                         yield info.filename, record.read(_LARGEST)
-    except Exception:  # whatever a decompressor raises: such bytes are no archive that anything loads
-        return
+    except Exception:  # whatever a decompressor raises
+        # Other bytes may begin like an archive by chance; PyTorch reads some that Python does not.
+        if b"data.pkl" in data:
+            log.add("unreadable", inner.path, "an archive within a pickle cannot be looked at", Place(inner.record))
 
 
 def _strings(machine: Machine) -> Iterator[bytes | Blob]:

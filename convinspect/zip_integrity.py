@@ -84,9 +84,16 @@ def _at(file: File, offset: int, within: str, length: int | None = None) -> Plac
 
 def _look_at_names(file: File, entries: list[Entry], log: Log, within: str) -> None:
     counts = Counter(entry.name for entry in entries)
+    # PyTorch finds records whatever the case of their letters is.
+    lowered = Counter(entry.name.lower() for entry in entries)
+    told: set[str] = set()
     for name, number in counts.items():
         if number > 1:
             log.add("duplicate-name", file.path, f"{number} records are named {name!r}", Place(within + name))
+        elif lowered[name.lower()] > 1 and name.lower() not in told:
+            log.add("duplicate-name", file.path, f"records are named {name!r} in more than one spelling, which are one"
+                    " name to PyTorch", Place(within + name))  # fmt: skip
+        told.add(name.lower())
         parts = re.split(r"[/\\]", name)
         if ".." in parts or name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or "\0" in name:
             log.add("record-name", file.path, f"record {name!r} leads outside", Place(within + name))
@@ -105,8 +112,9 @@ def _record(file: File, entry: Entry, extent: Extent | None, log: Log, within: s
     place = Place(name, None, None, file.start + extent.start)
     if extent.differs:
         log.add("header-differs", file.path, f"its own header has {'; '.join(extent.differs)}", place)
-    if extent.padding:
-        log.add("gap", file.path, "the padding in its header is no padding", place)
+    hidden = extent.hidden + entry.hidden
+    if hidden:
+        log.add("gap", file.path, f"{hidden:,} bytes in its headers are neither padding nor of any use", place)
     if extent.payload + entry.packed > file.size:
         there = max(0, file.size - extent.payload)
         log.add("record-outside", file.path, f"{there:,} of its {entry.packed:,} bytes are in the file", place)
@@ -120,7 +128,7 @@ def _sums_up(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -
     if why:
         log.add("not-unpacked", file.path, why, place)
         return False
-    if (entry.crc == 0 and entry.method == STORED) or not entry.packed + entry.size:
+    if entry.crc == 0 and entry.method == STORED and entry.size:
         log.advance(entry.packed)
         return True
     crc, size = 0, 0
@@ -134,9 +142,10 @@ def _sums_up(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -
     if size != entry.size:
         log.add("not-unpacked", file.path, f"it unpacks to {size:,} bytes, not to {entry.size:,}", place)
         return False
-    if entry.crc:
-        log.looked["crcs"] += 1
-    if entry.crc and crc != entry.crc:
+    if not entry.crc and entry.size:
+        return True
+    log.looked["crcs"] += 1
+    if crc != entry.crc:
         log.add("wrong-crc", file.path, f"its bytes give the CRC-32 {crc:08x}, stored is {entry.crc:08x}",
                 replace(place, offset=0, length=entry.size, in_file=file.start + extent.payload))  # fmt: skip
         return False

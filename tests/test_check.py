@@ -232,7 +232,8 @@ _EXECUTES = """os.system posix.system nt.system subprocess.Popen builtins.eval b
     cPickle.loads torch.load torch.hub.load numpy.load commands.getoutput torch.storage._load_from_bytes
     torch.serialization.load shutil.os.system torch.os.system collections.abc.sys.modules
     torch.Tensor.__init__.__globals__ pathlib.PosixPath.unlink smtplib.SMTP
-    torch.fx.graph_module.reduce_graph_module numpy.testing._private.utils.runstring timeit.timeit bdb.Bdb.run"""
+    torch.fx.graph_module.reduce_graph_module torch.storage.io.open
+    torch.functional.operator.attrgetter numpy.testing._private.utils.runstring timeit.timeit bdb.Bdb.run"""
 EXECUTES = _EXECUTES.split()
 
 
@@ -241,6 +242,10 @@ EXECUTES = _EXECUTES.split()
     [
         ("torch._utils._rebuild_tensor_v2", "admitted"),
         ("__builtin__.set", "admitted"),
+        ("builtins.long", "library"),
+        ("numpy.random._pickle.__randomstate_ctor", "library"),
+        ("torch.signal.windows.windows.hann", "library"),
+        ("collections.abc.Callable", "library"),
         ("torch.nn.modules.conv.Conv1d", "library"),
         ("numpy.core.multiarray.scalar", "library"),
         ("argparse.Namespace", "library"),
@@ -360,6 +365,78 @@ def test_names_in_other_records_are_found(tmp_path: Path) -> None:
     for name in ("other.pkl", "extra/x.pkl", "code/x.py.debug_pkl", "data/7"):
         report = check(zip_of(tmp_path / "model.pt", {"data.pkl": good, name: pickled(bomb(tmp_path))}))
         assert "os.system" in {one.subject for one in report.findings}, name
+
+
+OLD_BOMB = b"cposix\nsystem\n(S'touch /tmp/x'\ntR."
+"""Of protocol 0, which begins by no header."""
+
+
+def replaced(path: Path, ending: str, content: bytes) -> Path:
+    """The archive with one record's bytes put in place of its own."""
+    with zipfile.ZipFile(path) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    (name,) = [name for name in records if name.endswith(ending)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for record, data in records.items():
+            archive.writestr(record, content if record == name else data)
+    return path
+
+
+@pytest.mark.parametrize("record", ["weights/weight_0", "sample_inputs/model.pt"])
+def test_every_record_of_an_export_may_be_a_pickle(tmp_path: Path, record: str) -> None:
+    """`torch.export.load` unpickles weights whose configuration asks for it, whatever their names are."""
+    for content in (OLD_BOMB, pickled(bomb(tmp_path / "m")), legacy_file(tmp_path, object=pickled(bomb(tmp_path)))):
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        report = check(replaced(_exported(tmp_path), record, data))
+        assert "global-executes" in codes(report)
+    broken = replaced(_exported(tmp_path), record, b"\x80\x02cmodels\nNet\n)R\xff")
+    assert "models.Net" in {one.subject for one in check(broken).findings}
+
+
+def test_a_pickle_of_protocol_0_beside_a_script(tmp_path: Path) -> None:
+    for name in ("x.pkl", "x"):
+        path = _script(tmp_path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"script/extra/{name}", OLD_BOMB)
+        assert "posix.system" in {one.subject for one in check(path).findings}
+
+
+def test_a_record_that_claims_to_be_a_pickle_and_is_none(tmp_path: Path) -> None:
+    path = _script(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("script/extra/x.pkl", b"no pickle")
+    assert check(path).exit_code == 2
+
+
+def test_machine_code_is_told_of(tmp_path: Path) -> None:
+    for name in ("data/aotinductor/model/x", "data/aotinductor/model/x.so"):
+        path = _exported(tmp_path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"model/{name}", b"\x7fELF" + bytes(60) if not name.endswith("so") else b"code")
+        assert codes(check(path)) == {"native-code"}
+
+
+def test_archives_too_deep_to_follow_are_not_clean(tmp_path: Path) -> None:
+    content = saved(tmp_path).read_bytes()
+    for _ in range(7):
+        path = tmp_path / "deep.pt2"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/data/inner.pt", content)
+        content = path.read_bytes()
+    outer = _script(tmp_path)
+    with zipfile.ZipFile(outer, "a") as archive:
+        archive.writestr("script/extra/deep", content)
+    report = check(outer)
+    assert report.exit_code == 2
+    assert any("too deeply" in one.message for one in report.findings)
+
+
+def test_an_archive_within_a_pickle_that_python_cannot_read(tmp_path: Path) -> None:
+    inner = zip_file(tmp_path, pickled(bomb(tmp_path / "m"))).read_bytes()
+    damaged = inner.replace(b"system", b"systen", 1)
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    assert check(zip_file(outer, beside_a_layer(octets(damaged)))).exit_code == 2
 
 
 def test_checkpoints_within_archives_are_looked_at(tmp_path: Path) -> None:
@@ -522,6 +599,35 @@ def test_names_that_occur_twice(tmp_path: Path) -> None:
     assert "several-pickles" in codes(check(HOSTILE["zip_two_archives"](other, tmp_path / "m")))
 
 
+def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
+    """To PyTorch they are one name, and it finds either."""
+    path = saved(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model/DATA.PKL", pickled(dict_of((text("w"), tensor()))))
+    assert "duplicate-name" in codes(check(path))
+    lone = tmp_path / "lone.pt"
+    with zipfile.ZipFile(saved(tmp_path, name="other.pt")) as archive, zipfile.ZipFile(lone, "w") as upper:
+        for info in archive.infolist():
+            upper.writestr(info.filename.replace("data.pkl", "DATA.PKL"), archive.read(info))
+    assert torch.load(lone).keys() == state().keys()
+
+
+def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
+    for comment, extra in ((b"hidden", b""), (b"", b"\x99\x99\x58\2" + b"hidden" * 100)):
+        with zipfile.ZipFile(saved(tmp_path)) as archive, zipfile.ZipFile(tmp_path / "x.pt", "w") as changed:
+            for info in archive.infolist():
+                entry = zipfile.ZipInfo(info.filename)
+                entry.comment, entry.extra = comment, extra
+                changed.writestr(entry, archive.read(info))
+        assert codes(check(tmp_path / "x.pt")) == {"gap"}
+
+
+def test_an_empty_record_has_a_crc_too(tmp_path: Path) -> None:
+    report = check(saved(tmp_path, {"w": torch.zeros(0)}))
+    assert report.looked["crcs"] == report.looked["records"]
+    assert report.exit_code == 0
+
+
 def test_records_that_share_bytes(tmp_path: Path) -> None:
     good = stored("data.pkl", pickled(dict_of((text("w"), tensor()))))
     first = stored("data/0", PAYLOAD)
@@ -661,6 +767,14 @@ def test_faults_of_a_shard_are_those_of_the_whole(tmp_path: Path) -> None:
     assert report.findings[0].path == shard
     shard.write_bytes(b"<!doctype html>")
     assert check(folder).exit_code == 2
+
+
+def test_other_files_of_a_folder_are_told_of(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert not any("not looked at" in note for note in check(tmp_path).notes)
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    assert "not looked at, though in the same folder: training_args.bin" in check(tmp_path).notes
 
 
 def test_numbered_shards_without_an_index(tmp_path: Path) -> None:

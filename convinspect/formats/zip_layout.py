@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convinspect.formats.files import File
@@ -13,7 +14,8 @@ from convinspect.formats.files import File
 _LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
 _FULL, _MANY = 0xFFFFFFFF, 0xFFFF
 _ZIP64_FIELD, _PADDING_FIELD = 1, 0x4246
-_LONGEST_NAME = 0xFFFF
+_LONGEST_ZIP64, _LONGEST_FIELD = 28, 64
+"""Bytes of the zip64 field, and of what archivers keep in others: times, owners, alignment."""
 STORED, DEFLATED = 0, 8
 
 
@@ -42,7 +44,11 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the directory says of a record."""
+    """What the directory says of a record.
+
+    Attributes:
+        hidden: Bytes beside it that mean nothing to anyone who reads the record: its comment, and odd extra fields.
+    """
 
     name: str
     raw_name: bytes
@@ -52,6 +58,7 @@ class Entry:
     packed: int
     size: int
     offset: int
+    hidden: int = 0
 
     @property
     def encrypted(self) -> bool:
@@ -68,14 +75,14 @@ class Extent:
         payload: Offset of its bytes.
         end: Offset behind its bytes and the data descriptor that may follow.
         differs: What its own header says otherwise than the directory, each a clause.
-        padding: Whether the padding in its header holds something.
+        hidden: Bytes in its header that mean nothing to anyone who reads the record, padding aside.
     """
 
     start: int
     payload: int
     end: int
     differs: tuple[str, ...]
-    padding: bool
+    hidden: int
 
 
 def ends_of(file: File) -> Ends | None:
@@ -130,15 +137,18 @@ def _entry(directory: bytes, at: int) -> tuple[Entry, int]:
     offset = struct.unpack_from("<L", directory, at + 42)[0]
     name = directory[at + _ENTRY : at + _ENTRY + name_length]
     extra = directory[at + _ENTRY + name_length : at + _ENTRY + name_length + extra_length]
-    size, packed, offset = _widened(extra, size, packed, offset)
+    fields = _fields(extra) if extra else []
+    size, packed, offset = _widened(fields, size, packed, offset)
     text = name.decode("utf-8" if flags & 0x800 else "cp437", "replace")
-    entry = Entry(text, name, flags, method, crc, packed, size, offset)
+    entry = Entry(text, name, flags, method, crc, packed, size, offset, comment + _hidden(fields))
     return entry, at + _ENTRY + name_length + extra_length + comment
 
 
-def _widened(extra: bytes, *values: int) -> tuple[int, ...]:
+def _widened(fields: Sequence[tuple[int, bytes]], *values: int) -> tuple[int, ...]:
     """Sizes and offset, those that do not fit 32 bits taken from the zip64 field, which holds them in this order."""
-    field, at, found = _fields(extra).get(_ZIP64_FIELD, b""), 0, []
+    if _FULL not in values:
+        return values
+    field, at, found = dict(fields).get(_ZIP64_FIELD, b""), 0, []
     for value in values:
         if value == _FULL and at + 8 <= len(field):
             value = int(struct.unpack_from("<Q", field, at)[0])
@@ -147,14 +157,28 @@ def _widened(extra: bytes, *values: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _fields(extra: bytes) -> dict[int, bytes]:
-    fields: dict[int, bytes] = {}
+def _fields(extra: bytes) -> list[tuple[int, bytes]]:
+    """Kind and content of each extra field; what follows the last whole one has the kind -1."""
+    fields = []
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
-        fields[kind] = extra[at + 4 : at + 4 + length]
+        if at + 4 + length > len(extra):
+            break
+        fields.append((kind, extra[at + 4 : at + 4 + length]))
         at += 4 + length
-    return fields
+    return [*fields, (-1, extra[at:])] if at < len(extra) else fields
+
+
+def _hidden(fields: Sequence[tuple[int, bytes]]) -> int:
+    """Bytes of extra fields that are neither PyTorch's padding nor what archivers keep there."""
+    found = 0
+    for kind, content in fields:
+        if kind == _PADDING_FIELD:
+            found += len(content) if content.strip(b"Z\0") else 0
+        elif len(content) > (_LONGEST_ZIP64 if kind == _ZIP64_FIELD else _LONGEST_FIELD):
+            found += len(content) if content.strip(b"\0") else 0
+    return found
 
 
 def extent_of(file: File, entry: Entry) -> Extent | None:
@@ -169,7 +193,7 @@ def extent_of(file: File, entry: Entry) -> Extent | None:
         head = file.read(entry.offset, _LOCAL + name_length + extra_length)
     name = head[_LOCAL : _LOCAL + name_length]
     fields = _fields(head[_LOCAL + name_length : _LOCAL + name_length + extra_length])
-    size, packed = _widened(head[_LOCAL + name_length : _LOCAL + name_length + extra_length], size, packed)
+    size, packed = _widened(fields, size, packed)
     differs = []
     if name != entry.raw_name:
         differs.append(f"the name {name.decode('utf-8', 'replace')!r}")
@@ -182,8 +206,7 @@ def extent_of(file: File, entry: Entry) -> Extent | None:
     open_ended = bool(flags & 8)
     differs += [f"{what} of {a:,}, not {b:,}" for what, a, b in given if a != b and not (open_ended and not a)]
     end, told = _described(file, entry, payload + entry.packed) if open_ended else (payload + entry.packed, "")
-    padding = fields.get(_PADDING_FIELD, b"").strip(b"Z\0") != b""
-    return Extent(entry.offset, payload, end, (*differs, *([told] if told else [])), padding)
+    return Extent(entry.offset, payload, end, (*differs, *([told] if told else [])), _hidden(fields))
 
 
 def _described(file: File, entry: Entry, at: int) -> tuple[int, str]:
