@@ -79,13 +79,17 @@ def _below(path: object, folder: Path) -> bool:
     return isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(f"{folder}{os.sep}")
 
 
-def _run(options: tuple[str, ...], path: Path) -> None:
+def _run(options: tuple[str, ...], path: Path) -> set[str]:
+    """Run a command; its exit code and last line, when it ended as none should."""
     sys.argv = ["convinspect", *(option.replace("{path}", str(path)) for option in options)]
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    errors = io.StringIO()
+    code: object = 0
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
         try:
             main()
-        except SystemExit:
-            return
+        except SystemExit as ended:
+            code = ended.code
+    return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors.getvalue()[-900:]!r}"}
 
 
 def _warm_up(folder: Path) -> None:
@@ -107,7 +111,7 @@ def _warm_up(folder: Path) -> None:
 
 
 def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) -> set[str]:
-    """Every command on every file; what was done beyond reading it, as lines."""
+    """Every command on every file; what was done beyond reading it, and each that ended in a traceback, as lines."""
     _warm_up(folder)
     watch = Watch()
     sys.addaudithook(watch)
@@ -119,10 +123,10 @@ def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) ->
         for options in COMMANDS:
             watch.folder = place
             try:
-                _run(options, path)
+                ill = _run(options, path)
             finally:
                 watch.folder = None
-            found |= {f"{line} · {name} · {options[0]}" for line in watch.seen}
+            found |= {f"{line} · {name} · {options[0]}" for line in watch.seen | ill}
             watch.seen.clear()
         shutil.rmtree(place)
     return found
