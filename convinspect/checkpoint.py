@@ -74,7 +74,7 @@ class Checkpoint:
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
         self.modules: dict[str, Module] = {_clean(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
-        self._tied = _ties(self.tensors)
+        self._tied, self._beside = _sharers(self.tensors)
 
     @property
     def holds_modules(self) -> bool:
@@ -86,6 +86,10 @@ class Checkpoint:
     def tied_to(self, name: str) -> tuple[str, ...]:
         """Names of the other tensors that are the same bytes as tensor `name`."""
         return tuple(other for other in self._tied.get(name, ()) if other != name)
+
+    def beside(self, name: str) -> tuple[str, ...]:
+        """Names of all tensors in the storage of tensor `name`, in stored order with its own; () where it is alone."""
+        return self._beside.get(name, ())
 
     def parameters(self) -> list[Tensor]:
         """What `model.parameters()` would give, as far as names and dtypes tell: each tie once, in stored order.
@@ -210,10 +214,17 @@ def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
     return found
 
 
-def _ties(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    groups: dict[object, list[str]] = {}
+def _sharers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Names of the tensors that are the same bytes, and of those that lie in one storage, by each of these names."""
+    same: dict[object, list[str]] = {}
+    stored: dict[object, list[str]] = {}
     for name, tensor in tensors.items():
         where = bytes_of(tensor)
         if where is not None:
-            groups.setdefault(where, []).append(name)
-    return {name: tuple(names) for names in groups.values() if len(names) > 1 for name in names}
+            same.setdefault(where, []).append(name)
+            stored.setdefault(where[:2], []).append(name)
+    return _by_each(same.values()), _by_each(stored.values())
+
+
+def _by_each(groups: Iterable[list[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: group for group in map(tuple, groups) if len(group) > 1 for name in group}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from convinspect.checkpoint import Checkpoint
 from convinspect.readings import (
     GPT2_NAMES,
     PARTS,
@@ -25,6 +27,8 @@ from convinspect.records import Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
 """One half of a low-rank pair → the other."""
+_FEW = 3
+"""So many names are given of a longer list."""
 _ORIGINAL = "parametrizations.weight.original"
 _BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
 # Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
@@ -48,6 +52,10 @@ class Group:
     name: str
     tensors: Mapping[str, Tensor]
 
+    def key(self, leaf: str) -> str:
+        """The whole key of one of its tensors, without wrappers' prefixes."""
+        return ".".join(filter(None, (self.name, leaf)))
+
 
 def context_of(groups: Iterable[Group]) -> Context:
     """Look once over the whole file for evidence on layers that alone could be two things."""
@@ -62,22 +70,20 @@ def context_of(groups: Iterable[Group]) -> Context:
     )
 
 
-def read_group(
-    group: Group, module: Module | None, context: Context, tied: Mapping[str, tuple[str, ...]]
-) -> list[Layer]:
+def read_group(group: Group, module: Module | None, context: Context, checkpoint: Checkpoint) -> list[Layer]:
     """The layer that a group is, and its remaining tensors as layers of kind "Parameter".
 
     Args:
         group: One module's tensors.
         module: What the file says of that module, if it does.
         context: What the rest of the file tells.
-        tied: For each tensor of the group, the keys elsewhere that are the same bytes.
+        checkpoint: Where it is from, which knows what shares bytes.
     """
     own = {leaf: tensor for leaf, tensor in group.tensors.items() if PARTS.fullmatch(leaf) or leaf in QUANTIZED_PARTS}
     layer = _layer(group, own, module, context)
-    found = [_with_ties(_with_lora(layer, context), tied)] if layer is not None else []
+    found = [_with_sharers(_with_lora(layer, context), group, checkpoint)] if layer is not None else []
     rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
-    return found + [_parameter(group, leaf, tied) for leaf in rest]
+    return found + [_parameter(group, leaf, checkpoint) for leaf in rest]
 
 
 def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, context: Context) -> Layer | None:
@@ -123,11 +129,10 @@ def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
     return f"{_ORIGINAL}2" not in tensors and (g.numel == 1 or fits)
 
 
-def _parameter(group: Group, leaf: str, tied: Mapping[str, tuple[str, ...]]) -> Layer:
+def _parameter(group: Group, leaf: str, checkpoint: Checkpoint) -> Layer:
     tensor = group.tensors[leaf]
-    name = f"{group.name}.{leaf}" if group.name else leaf
-    layer = Layer(name, "Parameter", "shape", {"": tensor}, tensor)
-    return _with_ties(layer, {"": tied.get(leaf, ())})
+    name = group.key(leaf)
+    return _with_sharers(Layer(name, "Parameter", "shape", {"": tensor}, tensor), Group(name, {}), checkpoint)
 
 
 # ---------------------------------------------------------------------- modules whose matrices have other names
@@ -237,23 +242,41 @@ def lora_partner(name: str) -> str | None:
     )
 
 
-def _with_ties(layer: Layer, tied: Mapping[str, tuple[str, ...]]) -> Layer:
-    others = tuple(dict.fromkeys(key for leaf in layer.tensors for key in tied.get(leaf, ())))
+def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
+    """The layer with what shares its bytes, or is odd about where they lie."""
+    keys = [group.key(leaf) for leaf in layer.tensors]
+    others = tuple(dict.fromkeys(other for key in keys for other in checkpoint.tied_to(key)))
     tags, notes = layer.tags, layer.notes
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {', '.join(others[:3])}{more}")
-    storage = layer.weight.storage
-    if storage is not None and layer.weight.numel and storage.nbytes > layer.weight.nbytes:
+        tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {_some(others, f'{len(others) - _FEW} more')}")
+    weight = layer.weight
+    is_part = weight.storage is not None and weight.numel > 0 and weight.storage.nbytes > weight.nbytes
+    beside = _beside(keys, others, checkpoint)
+    if is_part or beside:
         tags = (*tags, "view")
-        notes = (*notes, f"a view of {layer.weight.nbytes:,} bytes in a storage of {storage.nbytes:,}")
-    if layer.weight.layout in _UNREADABLE:
-        tags, notes = (*tags, layer.weight.layout), (*notes, _UNREADABLE[layer.weight.layout])
-    elif _is_expanded(layer.weight):
+    if is_part and weight.storage is not None:
+        notes = (*notes, f"a view of {weight.nbytes:,} bytes in a storage of {weight.storage.nbytes:,}")
+    if beside:
+        notes = (*notes, f"in one storage with {_some(beside, 'others')}")
+    if weight.layout in _UNREADABLE:
+        tags, notes = (*tags, weight.layout), (*notes, _UNREADABLE[weight.layout])
+    elif _is_expanded(weight):
         tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
         tags = (*tags, "cut")
-    return replace(layer, tied_to=others, tags=tags, notes=notes) if tags is not layer.tags or others else layer
+    return replace(layer, tied_to=others, tags=tags, notes=notes) if tags is not layer.tags else layer
+
+
+def _beside(keys: list[str], tied: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The first few tensors of other layers that lie in a storage of this one's as other bytes."""
+    stored = {id(group): group for key in keys if (group := checkpoint.beside(key))}
+    own = {*keys, *tied}
+    # Thousands of layers may lie in one storage, so not all are gone through for each.
+    return tuple(islice((name for group in stored.values() for name in group if name not in own), _FEW + 1))
+
+
+def _some(names: tuple[str, ...], more: str) -> str:
+    return ", ".join(names[:_FEW]) + (f" and {more}" if len(names) > _FEW else "")
 
 
 def _is_expanded(tensor: Tensor) -> bool:

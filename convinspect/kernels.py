@@ -166,9 +166,7 @@ def matrices(kernel: Kernel, choice: Choice) -> Iterator[Matrix]:
         yield Matrix(title, values, column_names, names, None, None if bias is None else bias[0].item())
         return
     row_names = [f"out {i}" for i in rows]
-    # (taps, out, in): a kernel's dimensions as one, in front.
-    stacked = weight.reshape(*weight.shape[:2], len(taps)).transpose(2, 0, 1)
-    for tap, values in zip(taps, stacked, strict=True):
+    for tap, values in _by_tap(weight):
         title = f"tap {_tap_name(tap)} of {'×'.join(map(str, kernel.weight.shape[2:]))}" if len(taps) > 1 else ""
         yield Matrix(title, values, row_names, column_names, bias)
 
@@ -197,7 +195,28 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
         yield Matrix("", np.stack(columns_of, axis=1), [str(i) for i in chosen], names)
         return
     for leaf, tensor in layer.tensors.items():
-        yield _plain_matrix(leaf, tensor, choice)
+        if layer.kind == "Conv (quantized)" and tensor is layer.weight:
+            yield from _taps_of(leaf, tensor, choice)
+        else:
+            yield _plain_matrix(leaf, tensor, choice)
+
+
+def _taps_of(leaf: str, tensor: Tensor, choice: Choice) -> Iterator[Matrix]:
+    """A quantized convolution's integers as a kernel's numbers are shown: one (out × in) matrix per tap."""
+    values = numbers.read(tensor)
+    down, across = indices(choice.rows, values.shape[0], "rows"), indices(choice.columns, values.shape[1], "cols")
+    size = "×".join(map(str, values.shape[2:]))
+    block = values[down.start : down.stop, across.start : across.stop]
+    for tap, matrix in _by_tap(block):
+        title = f"{leaf} tap {_tap_name(tap)} of {size}"
+        yield Matrix(title, matrix, [f"out {i}" for i in down], [f"in {i}" for i in across])
+
+
+def _by_tap(kernel: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Each place in a kernel (out, in, *kernel_size), and the (out × in) matrix there."""
+    taps = list(product(*map(range, kernel.shape[2:])))
+    # (taps, out, in): a kernel's dimensions as one, in front.
+    yield from zip(taps, kernel.reshape(*kernel.shape[:2], len(taps)).transpose(2, 0, 1), strict=True)
 
 
 def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:

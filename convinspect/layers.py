@@ -38,8 +38,7 @@ def find_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     context = context_of(groups)
     layers: list[Layer] = []
     for group in groups:
-        tied = {leaf: checkpoint.tied_to(_key(group.name, leaf)) for leaf in group.tensors}
-        layers += read_group(group, checkpoint.modules.get(group.name), context, tied)
+        layers += read_group(group, checkpoint.modules.get(group.name), context, checkpoint)
     return tuple(layers)
 
 

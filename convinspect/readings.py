@@ -161,6 +161,9 @@ def _by_statistics(layer: Layer) -> Layer:
         return replace(layer, kind="BatchNorm", evidence="shape")
     if len(layer.weight.shape) > 1 and layer.bias is not None:
         return replace(layer, kind="LayerNorm", evidence="shape")
+    if layer.bias is None and (layer.weight.shape == (1,) or "prelu" in last_word(layer.name).lower()):
+        note = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
+        return replace(layer, kind="PReLU", notes=(*layer.notes, note))
     return replace(layer, kind="Norm", notes=(*layer.notes, "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"))
 
 
@@ -231,7 +234,7 @@ def _convolution(layer: Layer) -> Layer:
         pointwise=all(size == 1 for size in kernel),
     )
     if layer.bias is None or layer.bias.shape == (first,):
-        return _maybe_transposed(conv)
+        return _maybe_another(conv)
     transposed = replace(conv, kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed
@@ -245,11 +248,14 @@ def _convolution(layer: Layer) -> Layer:
 _TRANSPOSED_NAMES = re.compile(r"^(up\d*|ups|upconv\w*|upsampl\w*|deconv\w*|\w*transpose\w*|convt\w*)$")
 
 
-def _maybe_transposed(conv: Layer) -> Layer:
-    """A ConvTranspose has a Conv's very shapes when it has no bias, or as many outputs as inputs; then a name that
-    usually means one is reason enough to doubt.
+def _maybe_another(conv: Layer) -> Layer:
+    """Others have a Conv's very shapes: a Bilinear a Conv1d's, a ConvTranspose when it has no bias, or as many outputs
+    as inputs. Then a name that usually means one is reason enough to doubt.
     """
     first, second = conv.weight.shape[:2]
+    if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():
+        note = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
+        return replace(conv, evidence="ambiguous", notes=(*conv.notes, note))
     alike = conv.bias is None or first == second
     if alike and any(_TRANSPOSED_NAMES.match(part) for part in conv.name.lower().split(".")):
         note = f"{MAYBE_TRANSPOSED}{len(conv.kernel_size)}d, which its name suggests and its shapes do not tell"
@@ -337,11 +343,11 @@ def _with_converter_notes(layer: Layer) -> Layer:
         # "same" and "valid" pad nothing at kernel size 1.
         if layer.pointwise and isinstance(value, tuple) and any(n != usual for n in value):
             tags.append(f"{name} {_short(value)}")
-    if layer.pointwise and layer.evidence != "module":
+    if layer.kernel_size and layer.evidence != "module":
         tags.append("assumed")
         tags += _doubts(layer)
         notes += _assumptions(layer)
-    if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "Embedding", "Bias", "Parameter"):
+    if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
         tags.append("ambiguous")
     return replace(layer, tags=tuple(tags), notes=tuple(notes))
 
@@ -353,15 +359,16 @@ def _short(value: tuple[int, ...]) -> str:
 def _doubts(layer: Layer) -> list[str]:
     """What of the assumptions may well be wrong, as tags."""
     doubts = []
-    if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1:
+    if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
         doubts.append("depthwise?")
-    if any(word in layer.name.lower() for word in _STRIDED_NAMES):
+    if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
         doubts.append("stride 2?")
     return doubts
 
 
 def _assumptions(layer: Layer) -> list[str]:
-    notes = ["stride, padding and groups are not recorded; stride 1, padding 0 and groups 1 are assumed"]
+    taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
+    notes = [f"stride, padding and groups are not recorded; {taken} assumed"]
     doubts = _doubts(layer)
     if "depthwise?" in doubts:
         notes.append(f"{layer.weight.shape} reads as depthwise (groups = {layer.weight.shape[0]}) as well as 1 → many")

@@ -266,6 +266,19 @@ def test_heatmap_and_taps(tmp_path: Path) -> None:
     assert "▀" in drawn
 
 
+def test_a_quantized_convolution_shows_a_matrix_per_tap(tmp_path: Path) -> None:
+    integers = torch.arange(18, dtype=torch.int8).reshape(3, 2, 3)
+    torch.save({"q.weight": integers, "q.bias": torch.zeros(3)}, tmp_path / "q.pt")
+    shown = run("weights", tmp_path / "q.pt", "q").stdout
+    assert [line.split() for line in shown.splitlines() if line.startswith("out 2")] == [
+        ["out", "2", str(12 + tap), str(15 + tap)] for tap in range(3)
+    ]
+    assert "weight tap 2 of 3" in shown
+    assert run("weights", tmp_path / "q.pt", "q", "--rows", "1", "--cols", "0").stdout.count("out 1") == 3
+    held = json.loads(run("weights", tmp_path / "q.pt", "q", "--format", "json").stdout)["layers"][0]["matrices"]
+    assert [one["values"] for one in held[:3]] == integers.permute(2, 0, 1).tolist()
+
+
 # ------------------------------------------------------------------------------------- habits of the program
 
 

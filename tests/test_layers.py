@@ -42,7 +42,7 @@ MODULES: list[tuple[nn.Module, str, str, str, str | None, tuple[str, ...]]] = [
     (nn.LayerNorm((4, 5, 1)), "LayerNorm", "shape", "weight", "bias", ()),
     (nn.GroupNorm(2, 4), "Norm", "ambiguous", "weight", "bias", ()),
     (nn.PReLU(4), "Norm", "ambiguous", "weight", None, ()),
-    (nn.PReLU(), "Norm", "ambiguous", "weight", None, ()),
+    (nn.PReLU(), "PReLU", "ambiguous", "weight", None, ()),
     (nn.MultiheadAttention(8, 2), "MultiheadAttention", "shape", "in_proj_weight", "in_proj_bias", ("packed",)),
     (nn.MultiheadAttention(8, 2, bias=False), "MultiheadAttention", "shape", "in_proj_weight", None, ("packed",)),
     (
@@ -311,6 +311,22 @@ def test_views_are_tagged_with_both_sizes(folder: Path) -> None:
     assert layers["a"].tags == ("assumed", "tied", "view")
     assert layers["a"].notes[-1] == "a view of 96 bytes in a storage of 24,000"
     assert "view" not in layers["b"].tags
+
+
+def test_all_that_share_a_storage_say_so(folder: Path) -> None:
+    base = torch.zeros(50, 8)
+    layers = layers_in(
+        folder, {"emb.weight": base, "head.weight": base[:40], "tail.weight": base[40:], "x.weight": base + 0}
+    )
+    assert {name for name, layer in layers.items() if "view" in layer.tags} == {"emb", "head", "tail"}
+    assert layers["emb"].notes[-1] == "in one storage with head.weight, tail.weight"
+    assert layers["tail"].notes[-1] == "in one storage with emb.weight, head.weight"
+    flat = torch.zeros(60)
+    own = layers_in(folder, {"a.weight": flat[:4].view(2, 2), "a.bias": flat[4:6], "b.weight": flat[6:10].view(2, 2)})
+    assert own["a"].notes[-1] == "in one storage with b.weight"
+    assert own["b"].notes[-1] == "in one storage with a.weight, a.bias"
+    many = layers_in(folder, {f"l{i}.weight": flat[6 * i : 6 * i + 6].view(3, 2) for i in range(9)})
+    assert many["l0"].notes[-1] == "in one storage with l1.weight, l2.weight, l3.weight and others"
 
 
 # ------------------------------------------------------------------------------------------------------ choosing

@@ -20,6 +20,7 @@ from convinspect.records import Layer
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
 CONV1D = "Conv1D (transformers)"
+ASSUMED_GROUPS = "stride, padding and groups are not recorded; groups 1 is assumed"
 ASSUMED = "stride, padding and groups are not recorded; stride 1, padding 0 and groups 1 are assumed"
 PLAIN: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -88,7 +89,9 @@ def test_a_state_dict_of_a_convolution_tells_what_its_shapes_tell(folder: Path, 
         assert (layer.kind, layer.evidence) == (f"Conv{dims}d", "shape")
         assert (layer.in_width, layer.out_width) == (None, conv.weight.shape[0])
         assert layer.pointwise == (set(conv.kernel_size) == {1})
-        assert ("assumed" in layer.tags) == (ASSUMED in layer.notes) == layer.pointwise
+        assert "assumed" in layer.tags
+        assert (ASSUMED in layer.notes) == layer.pointwise
+        assert (ASSUMED_GROUPS in layer.notes) == (not layer.pointwise)
         return
     assert (layer.kind, layer.pointwise) == (f"ConvTranspose{dims}d", False)
     assert layer.evidence == ("shape" if conv.groups == 1 else "ambiguous")
@@ -138,6 +141,28 @@ def test_no_false_certainty_of_convolutions(folder: Path, first: int, second: in
 )
 def test_what_keeps_a_pointwise_layer_from_being_linear(folder: Path, conv: Conv, tags: tuple[str, ...]) -> None:
     assert layer_of(folder, conv, whole=True).tags == tags
+
+
+def test_larger_kernels_may_be_depthwise_too_and_may_have_any_stride(folder: Path) -> None:
+    layers = layers_in(folder, zeros(**{"downsample.weight": (6, 4, 3, 3), "dw.weight": (6, 1, 3), "dw.bias": (6,)}))
+    assert layers["downsample"].tags == ("assumed",)
+    assert layers["dw"].tags == ("assumed", "depthwise?")
+    assert layers_in(folder, zeros(**{"up.weight": (6, 1, 3), "up.bias": (1,)}))["up"].tags == ("assumed",)
+
+
+def test_a_bilinear_has_the_shapes_of_a_convolution(folder: Path) -> None:
+    state = nn.ModuleDict({"bilinear": nn.Bilinear(3, 4, 5), "conv": nn.Conv1d(3, 5, 4)}).state_dict()
+    layers = layers_in(folder, state)
+    assert [layers[name].evidence for name in ("bilinear", "conv")] == ["ambiguous", "shape"]
+    assert "it may be a Bilinear" in " ".join(layers["bilinear"].notes)
+
+
+def test_a_prelu_is_told_by_its_name_or_by_its_one_number(folder: Path) -> None:
+    state = zeros(
+        **{"prelu1.weight": (6,), "act.weight": (1,), "norm.weight": (6,), "one.weight": (1,), "one.bias": (1,)}
+    )
+    kinds = {name: layer.kind for name, layer in layers_in(folder, state).items()}
+    assert kinds == {"prelu1": "PReLU", "act": "PReLU", "norm": "Norm", "one": "Norm"}
 
 
 @pytest.mark.parametrize("name", ["layer1.0.downsample.0", "nin_shortcut"])

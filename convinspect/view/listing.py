@@ -18,13 +18,13 @@ from convinspect.view.text import count, shape, size
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}
 
-ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
+_ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
+_ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
 _EXPLAINED = {
-    "assumed": ASSUMED,
-    "depthwise?": "depthwise?: (C, 1, 1) is the shape of a depthwise convolution as well as of 1 → C",
+    "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
-    "view": "view: the tensor is part of a larger storage, which the file holds whole",
+    "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
 }
@@ -39,7 +39,14 @@ _COLUMNS = (
     Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
     Column("params", justify="right", priority=55, key="parameters"),
     Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
-    Column("notes", priority=80, wrap=True, key="notes", min_width=10, legend=tuple(_EXPLAINED.values())),
+    Column(
+        "notes",
+        priority=80,
+        wrap=True,
+        key="notes",
+        min_width=10,
+        legend=(_ASSUMED, _ASSUMED_GROUPS, *_EXPLAINED.values()),
+    ),
 )
 
 
@@ -205,6 +212,9 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
 def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
     used = {tag for layer in shown for tag in layer.tags}
     lines = [] if shown else ["no layer to show"]
+    assumed = {layer.pointwise for layer in shown if "assumed" in layer.tags}
+    if assumed:
+        lines.append(_ASSUMED if all(assumed) else _ASSUMED_GROUPS)
     lines += [text for tag, text in _EXPLAINED.items() if tag in used]
     lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
     for prefix, keys in checkpoint.prefixes.items():
