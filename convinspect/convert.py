@@ -187,7 +187,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, chosen)
-    reason = _obstacle(layer, exact)
+    reason = obstacle(layer, exact)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -220,7 +220,7 @@ def _why_not(layer: Layer) -> str:
     return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
 
 
-def _obstacle(layer: Layer, exact: bool) -> str | None:
+def obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a layer of the right kind must stay, or None."""
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, obstacle, reshaped
+from convinspect.layers import CONVOLUTIONS
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
@@ -35,8 +36,6 @@ def plan_like(
     # By the tensor, since the layer itself may be called otherwise there.
     theirs = {id(layer.weight): layer for layer in others}
     for layer in layers:
-        if chosen is not None and layer.name not in chosen:
-            continue
         edits, mismatch = [], ""
         for tensor in layer.tensors.values():
             wanted = other.get(names[tensor.key])
@@ -52,8 +51,14 @@ def plan_like(
                 edits.append(edit)
         if mismatch:
             refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
+        elif edits and chosen is not None and layer.name not in chosen:
+            refusals[layer.name] = Refusal(layer.name, "it differs too, and was not chosen")
         elif edits:
-            conversions[layer.name] = _conversion(layer, edits)
+            reason = obstacle(layer, exact=True) if layer.kind in CONVOLUTIONS else None
+            if reason is None:
+                conversions[layer.name] = _conversion(layer, edits)
+            else:
+                refusals[layer.name] = Refusal(layer.name, reason)
     hold_together(layers, conversions, refusals)
     return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
 
@@ -77,7 +82,7 @@ def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
     extra = len(shape) - 2
     if old == new:
         return reshaped(tensor, extra, turned=False)
-    if old == new[::-1] and len(tensor.shape) == 2:
+    if old == new[::-1] and 2 in (len(tensor.shape), len(shape)):
         return reshaped(tensor, extra, turned=True)
     return None
 

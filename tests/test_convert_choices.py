@@ -136,6 +136,55 @@ def test_like_heeds_layers_exclusions_and_kinds(tmp_path: Path) -> None:
         assert [one["name"] for one in found["converted"]] == names
 
 
+@pytest.mark.parametrize(
+    ("options", "word"), [({"stride": 2}, "stride=2"), ({"padding": 1}, "padding=1"), ({"groups": 6}, "groups=6")]
+)
+def test_like_refuses_what_a_linear_cannot_do(tmp_path: Path, options: Any, word: str) -> None:
+    conv = nn.Conv1d(6, 6, 1, **options)
+    torch.save(nn.Sequential(conv), tmp_path / "a.pt")
+    torch.save({"0.weight": conv.weight.detach().squeeze(-1), "0.bias": conv.bias}, tmp_path / "b.pt")
+    found = plan_of(tmp_path / "a.pt", "--like", tmp_path / "b.pt", "--state-dict")
+    assert found["converted"] == []
+    assert word in found["refused"][0]["reason"]
+
+
+def test_like_says_what_differs_and_was_not_chosen(tmp_path: Path) -> None:
+    before = nn.ModuleDict({"a": nn.Conv1d(6, 4, 1), "b": nn.Conv1d(6, 4, 1), "n": nn.BatchNorm1d(4)})
+    after = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4), "n": nn.BatchNorm1d(5)})
+    torch.save(before.state_dict(), tmp_path / "a.pt")
+    torch.save(after.state_dict(), tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "--like", tmp_path / "b.pt", "--layer", "a", "--dry-run")
+    assert "it differs too, and was not chosen" in done.stdout
+    assert "a real difference" in done.stdout
+    assert "still not load" in done.stdout
+
+
+@pytest.mark.parametrize("to", ["linear", "conv1d", "conv3d"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_transformers_layers_come_back_as_they_were(tmp_path: Path, to: str, suffix: str) -> None:
+    state = {"h.c_fc.weight": torch.randn(8, 32), "h.c_fc.bias": torch.randn(32)}
+    paths = [tmp_path / f"{name}{suffix}" for name in "abc"]
+    (save_file if suffix == ".safetensors" else torch.save)(state, paths[0])
+    assert run("convert", paths[0], "-o", paths[1], "--to", to, "--from", "transformers").returncode == 0
+    done = run("convert", paths[1], "-o", paths[2], "--like", paths[0])
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load(paths[2])["h.c_fc.weight"], state["h.c_fc.weight"])
+    if suffix == ".safetensors":
+        assert paths[0].read_bytes() == paths[2].read_bytes()
+
+
+def test_fuse_heeds_exclusions(tmp_path: Path) -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    torch.save(nn.ModuleDict({"a": norm(nn.Conv1d(6, 4, 1)), "b": norm(nn.Conv1d(6, 4, 1))}).state_dict(),
+               tmp_path / "a.pt")  # fmt: skip
+    words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse", "--to", "linear", "--exclude"]
+    assert run(*words, "b").returncode == 0
+    keys = set(load(tmp_path / "b.pt"))
+    assert "a.weight" in keys
+    assert "b.parametrizations.weight.original1" in keys
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--fuse", "--exclude", "nosuch").returncode == 2
+
+
 # ------------------------------------------------------------------------------------------------------ choices
 
 

@@ -134,7 +134,8 @@ def convert(
       convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.layers import find_layers, select
+    from convinspect.convert import chosen_layers
+    from convinspect.layers import find_layers
     from convinspect.renaming import renaming
     from convinspect.resaving import can_fuse, losses, resave, wants_other_format, writer_of
     from convinspect.saving import check_target
@@ -167,7 +168,8 @@ def convert(
         else:
             planned, apart = _plan_like(layers, renamed.names(checkpoint), like, origin or [], globs)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
-        fused = [one for one in select(layers, layer or (), everything=True) if fuse and can_fuse(one)]
+        chosen = chosen_layers(layers, *globs)
+        fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
         if target is not None and anew:

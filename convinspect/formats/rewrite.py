@@ -192,7 +192,7 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
     def blocks() -> Iterator[bytes]:
         from convinspect import numbers
 
-        rows, columns = tensor.shape
+        rows, columns = tensor.shape[:2]
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))
         for first in range(0, columns, step):
             width = min(step, columns - first)
