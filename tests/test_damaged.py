@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,38 @@ def test_an_interrupted_save_is_called_cut_short(tmp_path: Path) -> None:
     assert (checkpoint.read("conv.weight") == 1).all()
     assert "directory" in checkpoint.problems[0]
     assert "unpack" not in checkpoint.problems[0]
+
+
+def repacked(path: Path, leave_out: str = "", second: str = "") -> Path:
+    """The records of a small checkpoint, but for one, with the pickle a second time under the name `second`."""
+    with zipfile.ZipFile(FIXTURES / "pointnet_stnkd.pt") as source, zipfile.ZipFile(path, "w") as target:
+        for info in source.infolist():
+            if not (leave_out and info.filename.endswith(leave_out)):
+                target.writestr(info.filename, source.read(info))
+            if second and info.filename.endswith("/data.pkl"):
+                target.writestr(second, source.read(info))
+    return path
+
+
+def test_numbers_without_a_pickle_are_called_so(tmp_path: Path) -> None:
+    said = outcome(repacked(tmp_path / "a.pt", leave_out="/data.pkl"))
+    assert "records of numbers, and no data.pkl, which says what they are; download or save it again" in said
+
+
+def test_of_two_pickles_none_is_taken(tmp_path: Path) -> None:
+    said = outcome(repacked(tmp_path / "a.pt", second="other/data.pkl"))
+    assert "it holds 2 checkpoints (pointnet_stnkd/data.pkl, other/data.pkl), and which is meant cannot be told" in said
+
+
+def test_a_pickle_beside_the_folder_is_none_of_it(tmp_path: Path) -> None:
+    """A name is never cut at the length of a folder that it does not lie in."""
+    path = repacked(tmp_path / "a.pt", leave_out="/data.pkl", second="x" * len("pointnet_stnkd/") + "data.pkl")
+    assert "no data.pkl" in outcome(path)
+
+
+def test_a_frozen_module_has_no_names_to_show(tmp_path: Path) -> None:
+    torch.jit.freeze(torch.jit.script(torch.nn.Conv1d(3, 4, 1).eval())).save(str(tmp_path / "frozen.pt"))
+    said = outcome(tmp_path / "frozen.pt")
+    assert (
+        "keeps its weights as constants without names, as torch.jit.freeze makes it; give the model as it was" in said
+    )

@@ -7,6 +7,7 @@ The layout is that of PyTorch's `caffe2/serialize/inline_container.h`: every rec
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,7 @@ class Archive:
         self.folder = _common_folder(info.filename for info in infos)
         self.records: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
-            name = info.filename[len(self.folder) :]
+            name = info.filename.removeprefix(self.folder)
             if name in self.records:
                 raise RefusedFile(
                     f"it holds two records named {info.filename!r}, so what it says depends on who reads it",
@@ -229,7 +230,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
         roots = _with_script_constants(roots, archive)
     if script and not any(root.tensors for root in roots):
         raise NotACheckpoint(
-            "it is a TorchScript archive without named weights, as torch.jit.freeze makes it",
+            "it is TorchScript that keeps its weights as constants without names, as torch.jit.freeze makes it",
             "give the model as it was before freezing",
         )
     problems = _missing_records(roots)
@@ -350,6 +351,21 @@ def _expected_size(file: File) -> int | None:
 
 def _other_zip(archive: Archive) -> ConvInspectError:
     names = archive.records
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    if pickles:
+        return BrokenFile(
+            f"it holds {len(pickles)} checkpoints ({', '.join(pickles[:3])}), and which is meant cannot be told"
+            if len(pickles) > 1
+            else f"its records lie in several folders, and only {pickles[0]!r} in its place",
+            "unpack it, and pack one folder again",
+        )
+    payload = [name for name in names if re.fullmatch(r"data/\d+", name)]
+    if payload:
+        what = "record" if len(payload) == 1 else "records"
+        return BrokenFile(
+            f"it holds {len(payload):,} {what} of numbers, and no data.pkl, which says what they are",
+            "download or save it again",
+        )
     if "model.json" in names:
         return NotACheckpoint(
             "it is a TorchScript archive of PyTorch 1.3 or older",
