@@ -84,7 +84,8 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         module: What the file says of its module, if it does.
         context: What the rest of the file tells.
     """
-    layer = replace(layer, tags=_norm_tags(layer), notes=_norm_notes(layer))
+    if layer.norm:
+        layer = replace(layer, tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
     if _is_quantized(layer):
         return _quantized(layer)
     known = _by_module(layer, module) if module is not None else None
@@ -115,13 +116,11 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     return _with_converter_notes(found)
 
 
-def _norm_tags(layer: Layer) -> tuple[str, ...]:
-    return (layer.norm.replace("_", "-"),) if layer.norm else ()
+def _norm_tags(norm: str) -> tuple[str, ...]:
+    return (norm.replace("_", "-"),)
 
 
 def _norm_notes(layer: Layer) -> tuple[str, ...]:
-    if layer.norm is None:
-        return ()
     parts = ", ".join(leaf for leaf in layer.tensors if "bias" not in leaf)
     return (f"the kernel is computed from {parts}",)
 
@@ -349,6 +348,8 @@ def _with_converter_notes(layer: Layer) -> Layer:
         notes += _assumptions(layer)
     if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
         tags.append("ambiguous")
+    if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
+        return layer
     return replace(layer, tags=tuple(tags), notes=tuple(notes))
 
 
