@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,6 +133,8 @@ _KNOWN_BY_REASON = {
         weakref types.DynamicClassAttribute types.new_class types.prepare_class pydoc.locate""",
 }
 KNOWN = {name: reason for reason, names in _KNOWN_BY_REASON.items() for name in _words(names)}
+_LONGEST = max(name.count(".") for name in (*KNOWN, *IMPORT_MAPPING)) + 1
+"""Parts of the longest of them: a hostile name may have a million."""
 
 _PLAIN_MODULES = _words("collections datetime decimal fractions enum ipaddress zoneinfo numbers typing abc")
 _PLAIN_NAMES = _words(
@@ -178,11 +181,8 @@ def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
     if today in ADMITTED or today in extra:
         return Judgement("admitted")
     package, _, attribute = today.partition(".")
-    if (
-        package in _LIBRARIES
-        or today in _PLAIN_NAMES
-        or (package in _PLAIN_MODULES and "." not in attribute.removeprefix("abc."))
-    ):
+    plain = package in _PLAIN_MODULES and "." not in attribute.removeprefix("abc.")
+    if plain or package in _LIBRARIES or today in _PLAIN_NAMES:
         return Judgement("library")
     if package in sys.stdlib_module_names:
         return Judgement("executes", "is of Python's own library and no plain value, so it may do anything")
@@ -194,18 +194,24 @@ def _reason(name: str) -> str:
     if name.startswith(EXTENSION):
         return "stands for whatever the reading program registered under that number"
     parts = name.split(".")
-    for end in range(len(parts), 0, -1):
+    reason = _known(parts)
+    for start in range(1, len(parts) if parts[0] in _LIBRARIES and not reason else 0):
+        # A library's module holds whatever it imports itself: torch.storage.io.open is io.open.
+        own = start < _LONGEST and ".".join(parts[: start + 1]) in _SUBPACKAGES
+        reason = reason or ("" if own else _known(parts[start : start + _LONGEST]))
+    if reason:
+        return reason
+    inside = next((part for part in parts[1:] if part in _ANYWHERE), None)
+    return f"leads through {inside} to something else" if inside else ""
+
+
+def _known(parts: Sequence[str]) -> str:
+    """Why a name is known that these parts begin with."""
+    for end in range(min(len(parts), _LONGEST), 0, -1):
         reason = KNOWN.get(".".join(parts[:end]))
         if reason:
             return reason
-    for start in range(1, len(parts) if parts[0] in _LIBRARIES else 0):
-        # A library's module holds whatever it imports itself: torch.storage.io.open is io.open.
-        inner = ".".join(parts[start:])
-        reason = "" if ".".join(parts[: start + 1]) in _SUBPACKAGES else _reason(inner)
-        if reason:
-            return reason
-    inside = next((part for part in parts[1:] if part in _ANYWHERE), None)
-    return f"leads through {inside} to something else" if inside else ""
+    return ""
 
 
 def _of_today(name: str) -> str:
@@ -216,7 +222,7 @@ def _of_today(name: str) -> str:
     if renamed is not None:
         return ".".join(renamed)
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(min(len(parts) - 1, _LONGEST), 0, -1):
         moved = IMPORT_MAPPING.get(".".join(parts[:end]))
         if moved is not None:
             return ".".join([moved, *parts[end:]])

@@ -167,7 +167,7 @@ class Log:
     Attributes:
         advance: Told of every run of bytes that was read, for the progress bar.
         values: Whether numbers are to be looked at.
-        depth: How deep in files within files this is.
+        names: All names that pickles ask for, and `beyond` those of them that safe loading does not admit.
     """
 
     advance: Callable[[int], None] = lambda done: None
@@ -177,6 +177,7 @@ class Log:
     looked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOKED, 0))
     left_out: dict[str, int] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    beyond: set[str] = field(default_factory=set)
 
     def add(
         self, code: str, path: Path, message: str, place: Place | None = None, remedy: str = "", subject: str = ""
@@ -192,6 +193,7 @@ class Log:
         for one in other.findings:
             self.add(one.code, one.path, one.message, one.place, one.remedy, one.subject)
         self.names |= other.names
+        self.beyond |= other.beyond
         self.notes.update(other.notes)
         for name, number in other.looked.items():
             self.looked[name] += number
@@ -210,6 +212,5 @@ class Log:
             for code, number in self.left_out.items()
             if number > _MOST
         ]
-        beyond = {one.subject for one in self.findings if one.code.startswith("global-")}
-        self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - beyond)
+        self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - self.beyond)
         return Report(path, form, tuple(found), (*self.notes, *more), self.looked)

@@ -269,13 +269,10 @@ def _look_at_stream(file: File, log: Log, within: str) -> None:
         look_at_pickle(stream, 0, log, file.size // SMALL_STORAGE)
         return
     # Any text may begin like a pickle of protocol 0; one that names what is known to do harm is no accident.
-    trial = Log(names=set())
+    trial = Log()
     look_at_pickle(replace(stream, size=min(stream.size, 1 << 20)), 0, trial)
-    harmful = [one for one in trial.findings if one.code == "global-executes"]
-    if harmful:
-        log.findings += harmful
-        log.names |= {one.subject for one in harmful}
-        log.looked["pickles"] += 1
+    if any(one.code == "global-executes" for one in trial.findings):
+        log.take(trial)
 
 
 # --- safetensors

@@ -34,6 +34,7 @@ _INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
 """What may begin a pickle or an archive inside a string of another."""
 _DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
 _IN_A_ROW = 5
+_LONGEST_NAME = 500
 _PIECE = 1 << 20
 _KNOWN_PROTOCOL = 2
 
@@ -118,9 +119,11 @@ def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
         verdict = judged(name, stream.ordinary)
         if verdict.kind == "admitted":
             continue
+        log.beyond.add(name)
         told = verdict.reason or _TELLS[verdict.kind]
         place = stream.place(span.start, span.end - span.start)
-        log.add(_CODES[verdict.kind], stream.path, f"{name} {told}", place, subject=name)
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        log.add(_CODES[verdict.kind], stream.path, f"{shown} {told}", place, subject=shown)
     for code, at in machine.rare.items():
         log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
 
@@ -197,7 +200,7 @@ def look_at_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
 
 
 def _can_exist(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
+    return all(part.isidentifier() for part in name.removesuffix("…").rstrip(".").split("."))
 
 
 def _small_records(inner: Stream, log: Log) -> Iterator[tuple[str, bytes]]:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -259,6 +260,26 @@ EXECUTES = _EXECUTES.split()
 )
 def test_names_are_judged(name: str, kind: str) -> None:
     assert judged(name).kind == kind
+
+
+def test_a_name_of_a_million_parts_is_judged_at_once() -> None:
+    start = time.process_time()
+    for part in ("torch", "a", "urllib2", "builtins"):
+        judged(".".join([part] * 500_000))
+    assert time.process_time() - start < 5
+
+
+def test_names_past_those_that_are_listed_are_counted(tmp_path: Path) -> None:
+    many = b"](" + b"".join(b"cmodels\nNet%d\n" % number for number in range(1_500)) + b"e"
+    report = check(zip_file(tmp_path, beside_a_layer(many)))
+    assert sum(one.code == "global-unknown" for one in report.findings) == 1_000
+    assert report.looked["names"] - report.looked["admitted"] == 1_500
+    assert any("500 more" in note for note in report.notes)
+
+
+def test_a_long_name_is_shown_in_part(tmp_path: Path) -> None:
+    report = check(zip_file(tmp_path, beside_a_layer(named("models", "N" * 100_000))))
+    assert max(len(one.message) for one in report.findings) < 700
 
 
 def in_bytes(report: Report, name: str) -> bytes:
