@@ -70,7 +70,9 @@ def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
     _note_unsummed(file, [entry for entry, _ in extents], log, within)
     folder = common_folder([entry.name for entry in entries])
     log.looked["records"] += len(found)
-    return [replace(one, name=one.name.removeprefix(folder)) for one in found if one is not None]
+    return [
+        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound) for one in found if one is not None
+    ]
 
 
 def common_folder(names: list[str]) -> str:
@@ -133,7 +135,7 @@ def _sums_up(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -
         return True
     crc, size = 0, 0
     try:
-        for piece in unpacked(file, entry, extent.payload, log):
+        for piece in unpacked(file, entry, extent.payload, log) if entry.packed + entry.size else ():
             crc, size = zlib.crc32(piece, crc), size + len(piece)
     except zlib.error:
         log.add("not-unpacked", file.path, "its compressed bytes are damaged", place)

@@ -62,6 +62,13 @@ def test_of_several_paths_the_worst_counts(names: tuple[str, ...], code: int) ->
     assert (f"{len(names)} paths: " in result.stdout) == (len(names) > 1)
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    copy = tmp_path / STNKD.name
+    shutil.copyfile(STNKD, copy)
+    titles = [line for line in run("check", STNKD, copy).stdout.splitlines() if "torch.save" in line]
+    assert titles == [f"{path} · torch.save (zip)" for path in (STNKD, copy)]
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_keeps_to_the_width(tmp_path: Path, width: int) -> None:
     result = run("check", evil(tmp_path), GONE, "--width", width)

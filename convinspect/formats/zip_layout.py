@@ -192,7 +192,7 @@ def extent_of(file: File, entry: Entry) -> Extent | None:
     if len(head) < _LOCAL + name_length + extra_length:
         head = file.read(entry.offset, _LOCAL + name_length + extra_length)
     name = head[_LOCAL : _LOCAL + name_length]
-    fields = _fields(head[_LOCAL + name_length : _LOCAL + name_length + extra_length])
+    fields = _fields(head[_LOCAL + name_length : _LOCAL + name_length + extra_length]) if extra_length else []
     size, packed = _widened(fields, size, packed)
     differs = []
     if name != entry.raw_name:

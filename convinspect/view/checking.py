@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,12 @@ _MOST_ROWS = 200
 
 def check_tables(reports: Sequence[Report]) -> list[Table | Block]:
     """A table for each path that says anything beyond "could not be read", which stands on stderr; then the sum."""
-    shown: list[Table | Block] = [_table(report) for report in reports if _rows(report) or report.exit_code < 2]
+    names = Counter(report.path.name for report in reports)
+    shown: list[Table | Block] = [
+        _table(report, report.path.name if names[report.path.name] == 1 else str(report.path))
+        for report in reports
+        if _rows(report) or report.exit_code < 2
+    ]
     if len(reports) > 1:
         shown.append(Block((_sum(reports),)))
     return shown
@@ -34,14 +40,14 @@ def _rows(report: Report) -> list[Finding]:
     return [one for one in report.findings if one.code != "unreadable"]
 
 
-def _table(report: Report) -> Table:
+def _table(report: Report, name: str) -> Table:
     rows = _rows(report)
     left = len(rows) - _MOST_ROWS
     form = f" · {report.format}" if report.format else ""
     return Table(
         _COLUMNS if rows else (),
         [_row(one, report) for one in rows[:_MOST_ROWS]],
-        title=f"{report.path.name}{form}",
+        title=f"{name}{form}",
         summary=(_verdict(report), *_looked(report)),
         notes=(
             *([f"{count(left)} more findings are not shown; --format json holds all"] if left > 0 else []),
