@@ -196,7 +196,7 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))
         for first in range(0, columns, step):
             width = min(step, columns - first)
-            band = replace(tensor, shape=(rows, width), offset=tensor.offset + first)
+            band = replace(tensor, shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
             yield numbers.read(band).T.copy().tobytes()
 
     return blocks
