@@ -173,7 +173,8 @@ def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
         name: As the pickle gives it, module and attribute joined by a dot; names of Python 2 count as today's.
         extra: Names that are ordinary where this pickle comes from, such as `DISTRIBUTED`.
     """
-    for spelling in dict.fromkeys((name, _of_today(name))):
+    # Blanks and line ends in a name: some readers strip them.
+    for spelling in dict.fromkeys((name, _of_today(name), "".join(name.split()))):
         reason = _reason(spelling)
         if reason and spelling not in ADMITTED:
             return Judgement("executes", reason)
