@@ -79,6 +79,8 @@ _CODES = (
          " torch.load(weights_only=True) admits; by itself no sign of malice.", TRUST),
     Code("odd-instruction", "error", "An instruction by which pickles reach objects in unusual ways and which"
          " torch.load(weights_only=True) refuses.", ELSEWHERE),
+    Code("refused-instruction", "warning", "An instruction that torch.save hardly ever writes and that torch.load("
+         "weights_only=True) refuses; by itself no sign of malice.", TRUST),
     Code("native-code", "warning", "A record is machine code, as packages of compiled models hold it; loading such a"
          " package runs it.", TRUST),
     Code("script-opens", "warning", "TorchScript code that saves or opens files when it is run.", TRUST),

@@ -30,6 +30,14 @@ _INSTRUCTIONS = {
     "b": "BUILD sets attributes of something that is no object made here",
     "\x97": "NEXT_BUFFER takes what the reading program hands it",
 }
+_REFUSED = {
+    "2": "DUP takes the topmost object twice",
+    "0": "POP drops an object that was made",
+    "1": "POP_MARK drops objects that were made",
+    "l": "LIST makes a list as protocol 0 does",
+    "d": "DICT makes a dictionary as protocol 0 does",
+    "\x8b": "LONG4 is an integer of more than 255 bytes",
+}
 _INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
 """What may begin a pickle or an archive inside a string of another."""
 _DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
@@ -125,7 +133,10 @@ def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         log.add(_CODES[verdict.kind], stream.path, f"{shown} {told}", place, subject=shown)
     for code, at in machine.rare.items():
-        log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
+        if code in _INSTRUCTIONS:
+            log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
+        elif not stream.prefixes:
+            log.add("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
 
 
 def _storages(persistent: Iterable[list[Any]]) -> Iterator[tuple[str, int]]:

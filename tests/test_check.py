@@ -480,6 +480,17 @@ def test_instructions_that_reach_objects_in_odd_ways(tmp_path: Path) -> None:
         assert report.exit_code >= 1
 
 
+REFUSED = [b"K\x012N00", b"N0N", b"(NN1N", b"(NNl", b"(NNd", b"\x8b\x01\0\0\0\x07"]
+
+
+@pytest.mark.parametrize("value", REFUSED)
+def test_instructions_that_safe_loading_refuses(tmp_path: Path, value: bytes) -> None:
+    path = zip_file(tmp_path, beside_a_layer(value))
+    assert codes(check(path)) == {"refused-instruction"}
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported operand"):
+        torch.load(path, weights_only=True)
+
+
 def test_torchscript_that_saves_files_is_told_of(tmp_path: Path) -> None:
     path = _script(tmp_path)
     with zipfile.ZipFile(path, "a") as archive:

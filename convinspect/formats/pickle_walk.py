@@ -382,7 +382,7 @@ _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
 _EXTENSION = {"\x82": 2, "\x83": 3, "\x84": 5}
 """Bytes of each instruction that names something by a number."""
-_UNUSUAL = frozenset("ioP\x97")
+_UNUSUAL = frozenset("ioP\x97210ld\x8b")
 
 
 def _line(arg: Any, at: int) -> Span:
