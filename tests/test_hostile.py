@@ -37,14 +37,8 @@ _CEILING = 3_000_000_000
 """More is refused by the system; well above what is allowed, since a handler of ours may hide the refusal."""
 
 
-COMMANDS = (
-    ["shapes", "--all"],
-    ["shapes", "--format", "json"],
-    ["weights"],
-    ["weights", "--stats"],
-    ["check", "--values"],
-    ["check", "--format", "sarif"],
-)
+COMMANDS = (["shapes", "--all"], ["weights", "--stats"], ["check", "--values"])
+"""The audit runs the others, and looks at their exit codes too."""
 
 
 def _attempt(paths: list[tuple[str, Path, Path]], pipe: Connection) -> None:
@@ -61,7 +55,8 @@ def _one(path: Path, options: list[str]) -> tuple[object, str, float]:
     sys.argv = ["convinspect", options[0], str(path), *options[1:]]
     out, err = io.StringIO(), io.StringIO()
     code: object = "no exit"
-    started = time.perf_counter()
+    # Processor time, since the machine that tests may be busy.
+    started = time.process_time()
     with redirect_stdout(out), redirect_stderr(err):
         try:
             main()
@@ -69,7 +64,7 @@ def _one(path: Path, options: list[str]) -> tuple[object, str, float]:
             code = ended.code
         except BaseException:
             code, err = "escaped", io.StringIO(traceback.format_exc())
-    return code, err.getvalue(), time.perf_counter() - started
+    return code, err.getvalue(), time.process_time() - started
 
 
 def _builders() -> list[tuple[str, Callable[[Path, Path], Path]]]:
