@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -125,9 +125,10 @@ def diff(
     found = pair_keys((keys[0], keys[1]), (names[0], names[1]))
     theirs = {i: (name, tensors[1][j]) for name, i, j in found.pairs}
     alone = {place: name for name, place in found.only_a}
-    plan, turned = _plan(a, b, {id(tensors[0][i]): other for i, (_, other) in theirs.items()})
+    layers = find_layers(a)
+    plan, turned = _plan(a, layers, b, {id(tensors[0][i]): other for i, (_, other) in theirs.items()})
     edits = {id(edit.tensor): one.layer.name for one in plan.conversions for edit in one.edits}
-    left = _left(a, plan)
+    left = _left(layers, plan)
     listed: list[Difference] = []
     for place, tensor in enumerate(tensors[0]):
         if place in alone:
@@ -143,9 +144,9 @@ def diff(
     return DiffReport(tuple(listed), found.prefixes, found.rules, values)
 
 
-def _plan(a: Checkpoint, b: Checkpoint, pairs: Mapping[int, Tensor]) -> tuple[Plan, set[int]]:
+def _plan(a: Checkpoint, layers: Sequence[Layer], b: Checkpoint, pairs: Mapping[int, Tensor]) -> tuple[Plan, set[int]]:
     """What `convert --like` would do, and which of A's square weights are stored the other way round in B."""
-    layers, others = find_layers(a), find_layers(b)
+    others = find_layers(b)
     owners = {id(layer.weight): layer for layer in others}
     counterparts = {id(layer.weight): owners.get(id(pairs.get(id(layer.weight)))) for layer in layers}
     turned = {id(layer.weight) for layer in layers if square_turned(layer, counterparts[id(layer.weight)])}
@@ -154,11 +155,11 @@ def _plan(a: Checkpoint, b: Checkpoint, pairs: Mapping[int, Tensor]) -> tuple[Pl
     return plan_like(layers, names, wanted, others), turned
 
 
-def _left(a: Checkpoint, plan: Plan) -> dict[int, str]:
+def _left(layers: Sequence[Layer], plan: Plan) -> dict[int, str]:
     """Why `convert` leaves tensors as they are, by their identity."""
     reasons = {one.name: one.reason for one in plan.refusals}
-    layers: list[Layer] = [layer for layer in find_layers(a) if layer.name in reasons] if reasons else []
-    return {id(tensor): reasons[layer.name] for layer in layers for tensor in layer.tensors.values()}
+    left = (layer for layer in layers if layer.name in reasons)
+    return {id(tensor): reasons[layer.name] for layer in left for tensor in layer.tensors.values()}
 
 
 # ------------------------------------------------------------------------------------------------ one pair of tensors

@@ -68,11 +68,10 @@ def resave(
     state: dict[str, torch.Tensor] = {}
     with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
         state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
-        objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
-        kept = None if objects is None or names or writer != "torch" else versions(objects, checkpoint.root.path)
         room_for(target.parent, _nbytes(state, writer))
         if writer == "torch":
-            _save_torch(state, temporary, kept)
+            objects = None if names or checkpoint.holds_modules else read_objects(checkpoint.path)
+            _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
 

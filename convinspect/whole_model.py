@@ -94,16 +94,16 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
         into = trial.model_after or f"{trial.model} with its layers swapped"
         return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {problem}")
     spec = trial.model_after or trial.model
-    rough = _run(first.float(), trial, torch.float32, trial.model)
+    seen: set[str] = set()
     low: set[str] = set()
+    rough = _run(first.float(), trial, torch.float32, trial.model, seen)
     try:
         one = _run(first.double(), trial, torch.float64, trial.model, low)
     except CannotConvert:
         # It runs in float32, as was just seen, and casts its input to it.
-        low.add("float32")
-        _run(first.float(), trial, torch.float32, trial.model, low)
+        low = seen | {"float32"}
         other = _run(second.float(), trial, torch.float32, spec)
-        return _compared(rough, other, _sensitivity(first, rough, low, trial, torch.float32), low, trial)
+        return _compared(rough, other, _sensitivity(first.float(), rough, low, trial, torch.float32), low, trial)
     other = _run(second.double(), trial, torch.float64, spec, low)
     if low:
         return _compared(one, other, _sensitivity(first, one, low, trial, torch.float64), low, trial)

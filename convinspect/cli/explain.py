@@ -15,7 +15,6 @@ import typer
 from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
 from convinspect.cli.trials import tensor_in
 from convinspect.errors import CannotShow, NotThere
-from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.view.format import Format
 
 if TYPE_CHECKING:
@@ -82,6 +81,8 @@ def explain(
 
       convinspect explain -o pointwise.html
     """
+    from convinspect.readings import TRANSFORMERS_CONV1D
+
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     example = _example(path, layer, root, (rows, seed), given)
