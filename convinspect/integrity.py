@@ -28,7 +28,8 @@ _DEEPEST = 4
 _PROTOCOL = 1001
 _LARGEST = 1 << 26
 _PAYLOAD_PER_STORAGE = 6_400
-_OPENING = re.compile(rb"\b(?:torch|ops\.aten)\.(?:save|from_file)\(")
+_OPENING = re.compile(rb"\.(?:(?<=\btorch\.)|(?<=\bops\.aten\.))(?:save|from_file)\(")
+"""It begins with a plain letter, so that `re` skips to the next one in megabytes of anything else."""
 _MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd", ".cubin")
 _MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x96\x82\x83\x84")
@@ -141,9 +142,8 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
     name = within + record.entry.name
     if record.name.endswith(".py") and record.name.startswith("code/"):
         stream = _stream(file, record, log, within)
-        found = _OPENING.search(stream.read(0, stream.size)) if stream is not None else None
-        if stream is not None and found is not None:
-            log.add("script-opens", file.path, f"its code calls {found[0].decode()}…)", stream.place(found.start()))
+        if stream is not None:
+            _look_at_source(stream, log)
         return
     claims = record.name.endswith((".pt", ".pkl", "_pkl"))
     if not record.entry.size or (record.entry.method != STORED and not claims):
@@ -162,6 +162,15 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
         look_at_bytes(stream, log)
+
+
+def _look_at_source(stream: Stream, log: Log) -> None:
+    source = stream.read(0, stream.size)
+    found = _OPENING.search(source)
+    if found is not None:
+        owner = b"torch" if source.endswith(b"torch", 0, found.start()) else b"ops.aten"
+        call = (owner + found[0]).decode()
+        log.add("script-opens", stream.path, f"its code calls {call}…)", stream.place(found.start() - len(owner)))
 
 
 def _is_old_save(file: File, record: Record, size: int) -> bool:

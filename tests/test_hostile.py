@@ -27,8 +27,9 @@ from memory import peak, reset_peak
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
 
-_SECONDS = 5.0
-"""Far above the second promised, since the machine that tests may be busy; see the measured times in the docs."""
+_SECONDS = 20.0
+"""A guard against what grows beyond all bounds, not a measurement: the machine that tests may be several times slower
+than the one of the docs' figures, and share its cores."""
 
 _MEGABYTES = 200
 """Resident memory that opening one may take, beyond what the process has."""
