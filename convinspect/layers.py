@@ -147,3 +147,8 @@ def closest(name: str, names: Sequence[str]) -> str:
     if not near:
         near = list(names[:3])
     return "the closest are: " + ", ".join(near[:3]) if near else "the checkpoint has no layers"
+
+
+def can_fuse(layer: Layer) -> bool:
+    """Whether the layer's weight or bias is computed from several tensors."""
+    return layer.norm is not None or "bias_mask" in layer.tensors

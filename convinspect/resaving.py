@@ -18,35 +18,14 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
-from convinspect.formats.objects import Objects, beside, read_objects, versions
+from convinspect.formats.objects import read_objects, versions
 from convinspect.formats.writing import new_file, room_for, unchanged
 from convinspect.records import Edit, Layer, Storage, Tensor
+from convinspect.saving import writer_of
 from convinspect.tensors import as_torch
 
 if TYPE_CHECKING:
     import torch
-
-SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
-"""Suffix of a target → who writes it."""
-
-
-def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
-    """Whether the target's suffix asks for another container than the source's."""
-    wanted = SUFFIXES.get(target.suffix.lower())
-    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
-    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
-
-
-def writer_of(target: Path) -> str:
-    """Who writes the target by its suffix: "torch" or "safetensors".
-
-    Raises:
-        CannotWrite: The suffix is another.
-    """
-    writer = SUFFIXES.get(target.suffix.lower())
-    if writer is None:
-        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(SUFFIXES)}", target)
-    return writer
 
 
 def resave(
@@ -74,22 +53,6 @@ def resave(
             _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
-
-
-def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
-    """What a file saved anew does not take over, one line each.
-
-    Args:
-        checkpoint: The source.
-        writer: "torch" or "safetensors".
-        renamed: Keys get other names.
-
-    Raises:
-        ConvInspectError: The source cannot be read.
-    """
-    objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
-    kept = writer == "torch" and not renamed
-    return _lost(checkpoint, writer, objects, kept)
 
 
 def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
@@ -124,11 +87,6 @@ def _state_dict(
             mask = _load(layer.tensors["bias_mask"], mapped)
             state[_plain_key(layer, tensor, key)] = _load(tensor, mapped) * mask.to(getattr(torch, tensor.dtype))
     return state
-
-
-def can_fuse(layer: Layer) -> bool:
-    """Whether the layer's weight or bias is computed from several tensors."""
-    return layer.norm is not None or "bias_mask" in layer.tensors
 
 
 def _is_part(leaf: str) -> bool:
@@ -276,27 +234,3 @@ def _compare(state: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
-    lines = [f"{checkpoint.root.path} is the whole of it: a plain state_dict"] if checkpoint.root.path else []
-    lines += [
-        f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
-        for root in checkpoint.roots
-        if root.path != checkpoint.root.path
-    ]
-    if checkpoint.foreign:
-        lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
-    if objects is not None:
-        left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
-        if left:
-            more = f" and {len(left) - 6} more" if len(left) > 6 else ""
-            lines.append(f"{', '.join(left[:6])}{more} beside the tensors: not in the new file")
-        if not versions_kept and versions(objects, checkpoint.root.path) is not None:
-            lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
-    if writer == "torch" and checkpoint.metadata:
-        lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
-    ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
-    if writer == "safetensors" and ties:
-        lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
-    return lines

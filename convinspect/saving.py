@@ -20,6 +20,9 @@ from convinspect.records import Edit, Root, Tensor
 
 Progress = Callable[[int], None]
 
+SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
+"""Suffix of a target → who writes it."""
+
 
 def check_target(source: Path, target: Path, in_place: bool, force: bool) -> None:
     """Whether the target may be written.
@@ -43,6 +46,25 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target is a folder", "give the name of a file in it", target)
     if not target.parent.is_dir():
         raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
+
+
+def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
+    """Whether the target's suffix asks for another container than the source's."""
+    wanted = SUFFIXES.get(target.suffix.lower())
+    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
+    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
+
+
+def writer_of(target: Path) -> str:
+    """Who writes the target by its suffix: "torch" or "safetensors".
+
+    Raises:
+        CannotWrite: The suffix is another.
+    """
+    writer = SUFFIXES.get(target.suffix.lower())
+    if writer is None:
+        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(SUFFIXES)}", target)
+    return writer
 
 
 def save_edits(

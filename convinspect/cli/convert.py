@@ -135,10 +135,10 @@ def convert(
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import chosen_layers
-    from convinspect.layers import find_layers
+    from convinspect.layers import can_fuse, find_layers
+    from convinspect.losses import losses
     from convinspect.renaming import renaming
-    from convinspect.resaving import can_fuse, losses, resave, wants_other_format, writer_of
-    from convinspect.saving import check_target
+    from convinspect.saving import check_target, wants_other_format, writer_of
     from convinspect.training import Followers, followers
     from convinspect.view.planning import Done, plan_payload, plan_table
 
@@ -173,6 +173,8 @@ def convert(
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
         if target is not None and anew:
+            from convinspect.resaving import resave
+
             resave(checkpoint, planned, fused, target, renamed.edits)
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
