@@ -12,6 +12,10 @@ from convinspect.layers import closest
 from convinspect.records import Edit, Tensor
 
 
+RESERVED = "__metadata__"
+"""The one name that no tensor of a safetensors file can have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Renaming:
     """Tensors that get another key.
@@ -70,6 +74,8 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
     rules = [_rule(text) for text in texts]
     used: set[str] = set()
     edits = _edits(checkpoint.root.tensors, rules, used)
+    if checkpoint.format.startswith("safetensors") and any(edit.key == RESERVED for edit in edits):
+        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give another")
     for text in texts:
         if text not in used:
             old = text.partition("=")[0]

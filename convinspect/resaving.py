@@ -21,6 +21,7 @@ from convinspect.formats import read_contents
 from convinspect.formats.objects import read_objects, versions
 from convinspect.formats.writing import new_file, room_for, unchanged
 from convinspect.records import Edit, Layer, Storage, Tensor
+from convinspect.renaming import RESERVED
 from convinspect.saving import writer_of
 from convinspect.tensors import as_torch
 
@@ -193,6 +194,8 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if RESERVED in state:
+        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give it another with --rename")
     seen: set[int] = set()
     alone: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from convinspect.errors import CannotWrite
 from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy, torch_zip
 from convinspect.formats.files import File
 from convinspect.formats.pickle_walk import Walk, reader, walk
 from convinspect.formats.rewrite_zip import pieces_with_record
+from convinspect.formats.safetensors_edit import edited_header
 from convinspect.formats.safetensors_file import is_safetensors
 from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.writing import Made, Piece, Range
@@ -152,13 +151,10 @@ def _number_opcode(number: int) -> bytes:
 
 def _safetensors(file: File, edits: list[Edit]) -> list[Piece]:
     length = int.from_bytes(file.read(0, 8), "little")
-    header: dict[str, Any] = json.loads(file.read(8, length))
-    for edit in edits:
-        header[edit.tensor.key]["shape"] = list(edit.shape)
+    shapes = {edit.tensor.key: edit.shape for edit in edits if edit.shape != edit.tensor.shape}
     names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
-    header = {names.get(key, key): entry for key, entry in header.items()}
     base = 8 + length
-    pieces: list[Piece] = [safetensors_header(header)]
+    pieces: list[Piece] = [edited_header(file.read(8, length), shapes, names)]
     at = base
     for edit in sorted((edit for edit in edits if edit.transposed), key=lambda edit: _start(edit.tensor)):
         start = _start(edit.tensor)
@@ -171,15 +167,6 @@ def _start(tensor: Tensor) -> int:
     assert tensor.storage is not None
     assert tensor.storage.start is not None
     return tensor.storage.start
-
-
-def safetensors_header(header: Mapping[str, Any]) -> bytes:
-    """Header length and JSON, padded with blanks so that the tensors begin at a multiple of 8, as the format's own
-    writer does.
-    """
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 _BAND = 1 << 22

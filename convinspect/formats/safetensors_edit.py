@@ -1,0 +1,80 @@
+"""A safetensors header with other shapes and names; every other character of its JSON stays as it was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convinspect.records import Span
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_NUMBER = re.compile(r"\d+")
+_DECODER = json.JSONDecoder()
+
+
+def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> bytes:
+    """The header's length and text, so padded that the tensors begin at a multiple of 8.
+
+    Blanks beyond that padding stay too, so that undoing the edits gives the same bytes.
+
+    Args:
+        text: A header that was read without complaint.
+        shapes: New shapes by key.
+        names: New keys by key.
+    """
+    encoding = json.detect_encoding(text)
+    header = text.decode(encoding, "surrogatepass")
+    plain = header.isascii() and "\\u" in header
+    changes: list[tuple[Span, str]] = []
+    for key, named, valued in _members(header, _BLANK.match(header).end()):  # type: ignore[union-attr]
+        if key in names:
+            changes.append((named, json.dumps(names[key], ensure_ascii=plain)))
+        if key in shapes:
+            place = next(value for field, _, value in _members(header, valued.start) if field == "shape")
+            changes.append((place, _list(header[place.start : place.end], shapes[key])))
+    body = text.rstrip(b" ")
+    spare = (len(text) - len(body)) // 8 * 8
+    new = _with(header, changes).encode(encoding, "surrogatepass").rstrip(b" ") + b" " * spare
+    new += b" " * (-len(new) % 8)
+    return len(new).to_bytes(8, "little") + new
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:
+    """Key, place of the key and place of the value of each member of the object that begins at `at`."""
+    at = _after_blanks(text, at + 1)
+    while text[at] == '"':
+        key, end = _value(text, at)
+        start = _after_blanks(text, _after_blanks(text, end) + 1)
+        _, stop = _value(text, start)
+        yield str(key), Span(at, end), Span(start, stop)
+        at = _after_blanks(text, stop)
+        if text[at] == ",":
+            at = _after_blanks(text, at + 1)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return at if found is None else found.end()
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    return _DECODER.raw_decode(text, at)
+
+
+def _list(old: str, numbers: tuple[int, ...]) -> str:
+    """A list of numbers, laid out as the old one is."""
+    found = list(_NUMBER.finditer(old))
+    if len(found) < 2:
+        return json.dumps(numbers, separators=(",", ":"))
+    between = old[found[0].end() : found[1].start()]
+    return old[: found[0].start()] + between.join(map(str, numbers)) + old[found[-1].end() :]
+
+
+def _with(text: str, changes: list[tuple[Span, str]]) -> str:
+    parts, at = [], 0
+    for span, new in changes:
+        parts += [text[at : span.start], new]
+        at = span.end
+    return "".join([*parts, text[at:]])
