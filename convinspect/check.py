@@ -203,16 +203,11 @@ def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, 
         if shard in held and key not in held[shard]:
             log.add("tensor-missing", path, f"the index sees {key!r} in {shard}, which lacks it", subject=key)
     if total is not None and len(held) == len(shards):
-        _look_at_total(path, [one for tensors in held.values() for one in tensors.values()], total, log)
+        right = sharded.totals(one for tensors in held.values() for one in tensors.values())
+        if total not in right:
+            said = f"its total_size is {total!r:.40}, the shards hold {right[0]:,} bytes of tensors"
+            log.add("stale-total", path, said)
     return form
-
-
-def _look_at_total(path: Path, tensors: Sequence[Tensor], total: object, log: Log) -> None:
-    """Writers count a tie once or for each name; either will do."""
-    each = sum(tensor.nbytes for tensor in tensors)
-    once = {(one.storage.file, one.storage.key): one.storage.nbytes for one in tensors if one.storage is not None}
-    if total not in (each, sum(once.values())):
-        log.add("stale-total", path, f"its total_size is {total!r:.40}, the shards hold {each:,} bytes of tensors")
 
 
 # --- distributed checkpoints

@@ -11,7 +11,6 @@ from convinspect.errors import CannotConvert, NotThere
 from convinspect.layers import closest
 from convinspect.records import Edit, Tensor
 
-
 RESERVED = "__metadata__"
 """The one name that no tensor of a safetensors file can have."""
 

@@ -14,7 +14,7 @@ from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.rewrite import pieces_for
 from convinspect.formats.safetensors_file import contiguous
-from convinspect.formats.sharded import renamed_index
+from convinspect.formats.sharded import edited_index, totals
 from convinspect.formats.writing import copy_whole, new_file, new_folder, room_for, size_of, unchanged, write_pieces
 from convinspect.records import Edit, Root, Tensor
 
@@ -175,18 +175,21 @@ def _save_shards(
     if os.path.exists(target):
         raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", "give another -o", target)
     source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    index = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
+    opened = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
     names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
-    with new_folder(target, lambda new: _compare(new / index, expected)) as temporary:
+    right = totals(tensor for root in checkpoint.roots for tensor in root.tensors)
+    with new_folder(target, lambda new: _compare(new / opened, expected)) as temporary:
         for name in _names(checkpoint):
             mine = [
                 edit for edit in edits if edit.tensor.storage is not None and edit.tensor.storage.file == source / name
             ]
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             with unchanged(source / name):
                 if mine:
                     _write_one(source / name, mine, temporary / name, progress)
-                elif names and name.endswith(".json"):
-                    (temporary / name).write_bytes(renamed_index((source / name).read_bytes(), names))
+                elif name.endswith(".json"):
+                    index = edited_index((source / name).read_bytes(), names, right)
+                    write_pieces(source / name, [index], temporary / name, progress)
                 else:
                     copy_whole(source / name, temporary / name, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conversions import FIXTURES, converted, load
+from safetensors.torch import save_file
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite, ConvInspectError
@@ -29,6 +31,24 @@ def test_sharded_checkpoints_are_written_whole(tmp_path: Path) -> None:
         assert not after.problems
         for name in before.tensors:
             assert (before.read(name).reshape(-1) == after.read(name).reshape(-1)).all()
+
+
+@pytest.mark.parametrize("total", [None, 4 * 24, 5, "many"])
+def test_shards_in_folders_and_the_index_total(tmp_path: Path, total: object) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    (source / "w" / "x").mkdir(parents=True)
+    save_file({"c.weight": torch.randn(3, 4, 1)}, source / "w" / "one.safetensors")
+    save_file({"d.weight": torch.randn(3, 4)}, source / "w" / "x" / "two.safetensors")
+    names = {"c.weight": "w/one.safetensors", "d.weight": "w/x/two.safetensors"}
+    metadata = {"kept": [1]} if total is None else {"kept": [1], "total_size": total}
+    text = json.dumps({"metadata": metadata, "weight_map": names}, indent=2) + "\n"
+    index = source / "model.safetensors.index.json"
+    index.write_text(text)
+    converted(index, target)
+    right = text if total is None else text.replace(json.dumps(total), "96")
+    assert (target / index.name).read_text() == right
+    assert open_checkpoint(target).tensors["c.weight"].shape == (3, 4)
+    assert (target / "w" / "x" / "two.safetensors").read_bytes() == (source / "w/x/two.safetensors").read_bytes()
 
 
 def test_targets_are_protected(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,8 +66,21 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
     return weight_map, total if type(total) is int else None
 
 
-def renamed_index(text: bytes, names: Mapping[str, str]) -> bytes:
-    """An index with other keys, laid out as it was."""
+def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
+    """Bytes of all tensors as an index may count them: a tie for each of its names, or once."""
+    every = list(tensors)
+    once = {(one.storage.file, one.storage.key): one.storage.nbytes for one in every if one.storage is not None}
+    return sum(one.nbytes for one in every), sum(once.values())
+
+
+def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
+    """An index with other keys, and with the right total where it had a wrong one; laid out as it was.
+
+    Args:
+        text: The index.
+        names: New keys by key.
+        right: Totals that are right.
+    """
     index = json.loads(text)
     layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
     end = b"\n" if text.endswith(b"\n") else b""
@@ -77,6 +90,12 @@ def renamed_index(text: bytes, names: Mapping[str, str]) -> bytes:
 
     choices = [(layout, plain) for layout in layouts for plain in (True, False)]
     same = next((choice for choice in choices if written(*choice) == text), choices[0])
+    metadata = index.get("metadata")
+    stale = isinstance(metadata, dict) and metadata.get("total_size", right[0]) not in right
+    if stale:
+        metadata["total_size"] = right[0]
+    if not stale and not names.keys() & index["weight_map"].keys():
+        return text
     index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
     return written(*same)
 
@@ -129,9 +148,9 @@ def _combined(
     problems.extend(_misplaced(weight_map, homes, read))
     if not read:
         raise NotThere(problems[0].partition(";")[0], "download the shards into the same folder", path)
-    nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    if total is not None and not problems and total != nbytes:
-        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {nbytes:,}")
+    right = totals(tensors.values())
+    if total is not None and not problems and total not in right:
+        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
     root = Root("", "model", tuple(tensors.values()))
     what = f"{kind}, {len(shards)} shards"
     return Contents(path, what, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign))

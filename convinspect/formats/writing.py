@@ -106,7 +106,7 @@ def _beside(target: Path, check: Check, remove: Callable[[Path], None]) -> Itera
     try:
         yield temporary
         if temporary.is_dir():
-            for entry in temporary.iterdir():
+            for entry in temporary.rglob("*"):
                 _sync(entry)
         _sync(temporary)
         check(temporary)
