@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.objects import Objects, beside, read_objects, versions
+from convinspect.records import Root
 
 
 def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
@@ -22,6 +25,21 @@ def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
     return _lost(checkpoint, writer, objects, kept)
 
 
+def plain_attributes(root: Root) -> frozenset[str]:
+    """Keys of a TorchScript root's tensors that are neither parameters nor buffers, as its code says.
+
+    `state_dict()` has none of them either. Where the code does not say, nothing is taken for one.
+    """
+    found = set()
+    for tensor in root.tensors:
+        owner, _, leaf = tensor.key.rpartition(".")
+        said = root.modules[owner].attributes if owner in root.modules else {}
+        registered = [said.get(name) for name in ("__parameters__", "__buffers__")]
+        if all(isinstance(names, tuple) and leaf not in names for names in registered):
+            found.add(tensor.key)
+    return frozenset(found)
+
+
 def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
     lines = [f"{checkpoint.root.path} is the whole of it: a plain state_dict"] if checkpoint.root.path else []
     lines += [
@@ -29,18 +47,30 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
         for root in checkpoint.roots
         if root.path != checkpoint.root.path
     ]
+    attributes = sorted(plain_attributes(checkpoint.root))
+    if attributes:
+        lines.append(f"plain attributes of the model are no part of a state_dict: {_some(attributes)}")
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:
         left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
         if left:
-            more = f" and {len(left) - 6} more" if len(left) > 6 else ""
-            lines.append(f"{', '.join(left[:6])}{more} beside the tensors: not in the new file")
+            lines.append(f"{_some(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, checkpoint.root.path) is not None:
             lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
     if writer == "torch" and checkpoint.metadata:
         lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
+    devices = sorted({one.device for one in checkpoint.root.tensors if one.device not in (None, "cpu", "meta")})
+    if devices:
+        lines.append(f"what was saved on {', '.join(devices)} is on the CPU in the new file")
+    if writer == "safetensors" and not checkpoint.holds_modules:
+        trained = sum(one.requires_grad is True for one in checkpoint.root.tensors)
+        lines += [f"requires_grad, set for {trained} tensors, is not in the new file"] * (trained > 0)
     ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -20,6 +20,7 @@ from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.objects import read_objects, versions
 from convinspect.formats.writing import new_file, room_for, unchanged
+from convinspect.losses import plain_attributes
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.renaming import RESERVED
 from convinspect.saving import writer_of
@@ -51,6 +52,7 @@ def resave(
         room_for(target.parent, _nbytes(state, writer))
         if writer == "torch":
             objects = None if names or checkpoint.holds_modules else read_objects(checkpoint.path)
+            _flag(checkpoint, names, state)
             _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
         else:
             _save_safetensors(state, temporary, checkpoint.metadata)
@@ -75,7 +77,8 @@ def _state_dict(
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
     mapped: dict[tuple[Path, str], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
-    for tensor in checkpoint.root.tensors:
+    attributes = plain_attributes(checkpoint.root)
+    for tensor in (one for one in checkpoint.root.tensors if one.key not in attributes):
         layer = replaced.get(tensor.key)
         key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
@@ -135,6 +138,8 @@ def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch
     import torch
 
     storage = tensor.storage
+    if tensor.layout == "meta":
+        return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
     if tensor.layout != "strided" or storage is None or storage.start is None:
         raise CannotConvert(
             f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
@@ -171,6 +176,16 @@ def _mapped(storage: Storage) -> torch.Tensor:
         return torch.from_numpy(raw)
 
 
+def _flag(checkpoint: Checkpoint, names: list[Edit], state: Mapping[str, torch.Tensor]) -> None:
+    """Give tensors the requires_grad that they have in a dictionary; the state_dict of a model has none."""
+    if not checkpoint.holds_modules:
+        new = {edit.tensor.key: edit.key or "" for edit in names}
+        for tensor in checkpoint.root.tensors:
+            made = state.get(new.get(tensor.key, tensor.key))
+            if made is not None and made.is_floating_point():
+                made.requires_grad_(bool(tensor.requires_grad))
+
+
 def _save_torch(
     state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, Mapping[str, object]] | None
 ) -> None:
@@ -194,6 +209,9 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    empty = next((key for key, tensor in state.items() if tensor.is_meta), None)
+    if empty is not None:
+        raise CannotConvert(f"tensor {empty!r} (meta) has no numbers to save", "write a .pt, which can hold it")
     if RESERVED in state:
         raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give it another with --rename")
     seen: set[int] = set()

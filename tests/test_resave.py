@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,48 @@ def test_nothing_is_said_where_nothing_is_left(tmp_path: Path) -> None:
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.safetensors")
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_plain_attributes_of_a_script_are_no_part_of_its_state_dict(tmp_path: Path) -> None:
+    class Model(nn.Module):
+        kept: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(3, 4, 1)
+            self.register_buffer("kept", torch.ones(3))
+            self.state = torch.zeros(2, 2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.conv(x) + self.state.mean() + self.kept.mean()
+
+    script: Any = torch.jit.script(Model())
+    script.save(tmp_path / "a.pt")
+    for suffix in (".pt", ".safetensors"):
+        done = run("convert", tmp_path / "a.pt", "-o", tmp_path / f"b{suffix}", "--state-dict")
+        assert done.returncode == 0, done.stderr
+        assert set(load(tmp_path / f"b{suffix}")) == set(script.state_dict())
+        assert "no part of a state_dict: state" in done.stderr
+
+
+def test_devices_flags_and_meta_tensors_are_kept_or_said(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.randn(4, 6, 1))
+    torch.save({"c.weight": weight, "n": torch.tensor(3), "empty": torch.empty(2, 3, device="meta")}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert after["c.weight"].requires_grad
+    assert torch.equal(after["c.weight"], weight.reshape(4, 6))
+    assert after["empty"].is_meta
+    assert after["empty"].shape == (2, 3)
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.safetensors")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "'empty' (meta)" in done.stderr
+    torch.save({"c.weight": weight}, tmp_path / "c.pt")
+    done = run("convert", tmp_path / "c.pt", "-o", tmp_path / "c.safetensors")
+    assert "requires_grad, set for 1 tensors" in done.stderr
+    with zipfile.ZipFile(tmp_path / "c.pt") as old, zipfile.ZipFile(tmp_path / "d.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:0"))
+    done = run("convert", tmp_path / "d.pt", "-o", tmp_path / "d.safetensors")
+    assert "what was saved on cuda:0 is on the CPU in the new file" in done.stderr

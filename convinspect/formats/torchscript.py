@@ -83,6 +83,9 @@ def _constants(node: ast.ClassDef) -> dict[str, Any]:
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             _keep_literal(values, statement.target.id, statement.value)
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            # What of its tensors are parameters and what are buffers; the others are plain attributes.
+            _keep_literal(values, statement.targets[0].id, statement.value)
     if "stride" not in values:
         values |= _called_convolution(node)
     return values
