@@ -163,8 +163,6 @@ def test_nothing_is_said_where_nothing_is_left(tmp_path: Path) -> None:
 
 def test_plain_attributes_of_a_script_are_no_part_of_its_state_dict(tmp_path: Path) -> None:
     class Model(nn.Module):
-        kept: torch.Tensor
-
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv1d(3, 4, 1)
@@ -172,7 +170,7 @@ def test_plain_attributes_of_a_script_are_no_part_of_its_state_dict(tmp_path: Pa
             self.state = torch.zeros(2, 2)
 
         def forward(self, x: torch.Tensor) -> Any:
-            return self.conv(x) + self.state.mean() + self.kept.mean()
+            return self.conv(x) + self.state.mean() + self.kept.mean()  # type: ignore[operator]
 
     script: Any = torch.jit.script(Model())
     script.save(tmp_path / "a.pt")
