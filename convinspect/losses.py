@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.objects import Objects, beside, read_objects, versions
-from convinspect.records import Root
+from convinspect.formats.objects import Objects, beside, parameter_names, read_objects, versions
+from convinspect.records import Edit, Layer, Root
 
 
 def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
@@ -23,6 +23,41 @@ def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
     objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
     kept = writer == "torch" and not renamed
     return _lost(checkpoint, writer, objects, kept)
+
+
+def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
+    """Names that an optimizer keeps for parameters that are renamed; they stay as they were.
+
+    Args:
+        checkpoint: The source.
+        names: Edits that give other keys.
+
+    Raises:
+        ConvInspectError: The source cannot be read.
+    """
+    gone = {one.tensor.key for one in names}
+    if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
+        return []
+    objects = read_objects(checkpoint.path)
+    return [] if objects is None else sorted(parameter_names(objects) & gone)
+
+
+def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:
+    """Keys of weights that are computed from several tensors, as those of a weight-normed LSTM, and stay so.
+
+    Args:
+        root: The root in use.
+        fused: Layers that get their plain effective weight.
+    """
+    keys = {tensor.key for tensor in root.tensors}
+    done = {tensor.key for layer in fused for tensor in layer.tensors.values()}
+    pairs = {"_g": "_v", "_orig": "_mask", "_u": "_orig"}
+    found = []
+    for key in (tensor.key for tensor in root.tensors if tensor.key not in done):
+        halves = [key.removesuffix(one) + other for one, other in pairs.items() if key.endswith(one)]
+        if any(half in keys for half in halves) or (".parametrizations." in key and key.endswith((".original", "0"))):
+            found.append(key)
+    return found
 
 
 def plain_attributes(root: Root) -> frozenset[str]:
@@ -49,13 +84,13 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     ]
     attributes = sorted(plain_attributes(checkpoint.root))
     if attributes:
-        lines.append(f"plain attributes of the model are no part of a state_dict: {_some(attributes)}")
+        lines.append(f"plain attributes of the model are no part of a state_dict: {some(attributes)}")
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:
         left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
         if left:
-            lines.append(f"{_some(left)} beside the tensors: not in the new file")
+            lines.append(f"{some(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, checkpoint.root.path) is not None:
             lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
     if writer == "torch" and checkpoint.metadata:
@@ -72,5 +107,6 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     return lines
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, with the count of the others."""
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -332,3 +332,17 @@ def test_like_turns_square_matrices_over_under_new_names_too(tmp_path: Path) -> 
     assert run(*command, "--rename", "*=model.*").returncode == 0
     made = load(tmp_path / "c.pt")
     assert all(torch.equal(made[key], value) for key, value in wanted.items())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_names_that_an_optimizer_keeps_are_said_to_stay(tmp_path: Path, named: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 6, 1))
+    optimizer = torch.optim.Adam(model.named_parameters() if named else model.parameters())
+    model(torch.randn(1, 4, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "0=conv")
+    assert done.returncode == 0, done.stderr
+    said = "note: the optimizer's param_names keep the old names: 0.bias, 0.weight\n" if named else ""
+    assert done.stderr == said
+    assert list(reload(tmp_path / "b.pt")["model"]) == ["conv.weight", "conv.bias"]

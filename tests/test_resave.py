@@ -202,3 +202,15 @@ def test_devices_flags_and_meta_tensors_are_kept_or_said(tmp_path: Path) -> None
             new.writestr(name, old.read(name).replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:0"))
     done = run("convert", tmp_path / "d.pt", "-o", tmp_path / "d.safetensors")
     assert "what was saved on cuda:0 is on the CPU in the new file" in done.stderr
+
+
+def test_what_fuse_leaves_is_said(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"conv": nn.Conv1d(6, 4, 1), "lstm": nn.LSTM(3, 4)})
+    nn.utils.parametrizations.weight_norm(model["conv"])
+    nn.utils.parametrizations.weight_norm(model["lstm"], "weight_hh_l0")
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--fuse")
+    assert done.returncode == 0, done.stderr
+    assert "conv.weight" in load(tmp_path / "b.pt")
+    assert "lstm.parametrizations.weight_hh_l0.original0: computed from several tensors" in done.stderr
+    assert "conv.param" not in done.stderr

@@ -134,9 +134,9 @@ def convert(
       convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.convert import chosen_layers
+    from convinspect.convert import TARGETS, chosen_layers
     from convinspect.layers import can_fuse, find_layers
-    from convinspect.losses import losses
+    from convinspect.losses import losses, old_names, some, unfused
     from convinspect.renaming import renaming
     from convinspect.saving import check_target, wants_other_format, writer_of
     from convinspect.training import Followers, followers
@@ -172,6 +172,10 @@ def convert(
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
+        if not anew and not drop_optimizer and (kept := old_names(checkpoint, renamed.edits)):
+            lost.append(f"the optimizer's param_names keep the old names: {some(kept)}")
+        if fuse and (parts := unfused(checkpoint.root, fused)):
+            lost.append(f"{some(parts)}: computed from several tensors, and left so; --fuse takes single weights alone")
         if target is not None and anew:
             from convinspect.resaving import resave
 
@@ -179,7 +183,8 @@ def convert(
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")
-    done = Done(checkpoint, planned, following, renamed, tuple(fused), anew, drop_optimizer, apart)
+    there = 0 if to is None else sum(one.kind == TARGETS[to.value] for one in layers)
+    done = Done(checkpoint, planned, following, renamed, tuple(fused), anew, drop_optimizer, apart, there)
     sink.show(
         plan_table(done, target.name if target is not None else None),
         plan_payload(done, str(target) if target is not None else None),
@@ -207,7 +212,7 @@ def _planned(
 
 
 def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
-    from convinspect.view.planning import advice_lines
+    from convinspect.view.advice import advice_lines
 
     for line in advice_lines(planned):
         print(safe(line))

@@ -235,6 +235,25 @@ def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]
     return found
 
 
+def parameter_names(objects: Objects) -> set[str]:
+    """Names that optimizers keep of their parameters (`param_names`, where they were made of `named_parameters()`)."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    todo = [objects.tree]
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _is_dict(node):
+            todo += [value for key, value in node.pairs if key != "param_names"]
+            listed = next((value for key, value in node.pairs if key == "param_names"), None)
+            found |= {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set()
+        elif isinstance(node, list):
+            todo += node
+    return found
+
+
 def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
     """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
     node = objects.tree

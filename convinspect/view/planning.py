@@ -1,4 +1,4 @@
-"""A plan of conversions → the table, the JSON and the advice of `convert`."""
+"""A plan of conversions → the table and the JSON of `convert`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Conversion, Plan
-from convinspect.layers import CONVOLUTIONS
-from convinspect.readings import TRANSFORMERS_CONV1D
-from convinspect.records import Layer
+from convinspect.records import Edit, Layer
 from convinspect.renaming import Renaming
 from convinspect.training import Followers
+from convinspect.view.advice import advice
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, elide, shape
@@ -40,6 +39,7 @@ class Done:
         anew: The root is saved anew, as a plain state_dict.
         dropped: Optimizer state is left out.
         apart: With `--like`: names that only the source has, and that only the other has.
+        there: Layers that are of the wanted kind already.
     """
 
     checkpoint: Checkpoint
@@ -50,6 +50,7 @@ class Done:
     anew: bool
     dropped: bool
     apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    there: int = 0
 
 
 def plan_table(done: Done, written: str | None) -> Table:
@@ -72,6 +73,8 @@ def plan_table(done: Done, written: str | None) -> Table:
     for left in plan.refusals:
         lines.append((_quiet(left.name or "(root)", Styled(left.reason, QUIET if left.done else BAD)),
                       (left.name or "(root)", "", "", "", "", left.reason)))  # fmt: skip
+    if written is None:
+        lines += [_follows(*one) for one in _following(done)]
     lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
     width = _telling_width([str(raw[0]) for _, raw in lines])
@@ -83,6 +86,19 @@ def plan_table(done: Done, written: str | None) -> Table:
         notes=tuple(_notes(done)),
         raw=[raw for _, raw in lines],
     )
+
+
+def _following(done: Done) -> list[tuple[str, Edit, str]]:
+    """What changes with the layers: name in the file, edit, and what it is."""
+    where = {id(tensor): root.path for root in done.checkpoint.roots for tensor in root.tensors}
+    found = [(edit, "copy") for edit in done.followers.copies]
+    found += [(edit, "optimizer state") for edit in done.followers.optimizer]
+    return [(f"{where[id(edit.tensor)]}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
+
+
+def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[object, ...]]:
+    old, new = edit.tensor.shape, edit.shape
+    return (name, "", "", shape(old), shape(new), Styled(what, QUIET)), (name, "", "", old, new, what)
 
 
 def _new_names(renaming: Renaming) -> dict[str, str]:
@@ -153,7 +169,8 @@ def _summary(done: Done, written: bool) -> Cell:
         total = len(done.checkpoint.root.tensors)
         return f"{count(total)} tensors {'written' if written else 'to write'} as a plain state_dict, none reshaped"
     if not parts and not done.dropped:
-        return "no layer is of a kind to convert, so nothing changes"
+        there = f"; {count(done.there)} {'is' if done.there == 1 else 'are'} so already" if done.there else ""
+        return f"no layer is of a kind to convert, so nothing changes{there}"
     return tuple(parts)
 
 
@@ -179,47 +196,6 @@ def _notes(done: Done) -> list[str]:
     return lines
 
 
-_MOST_LINES = 8
-"""Layers of a kind whose lines are spelled out."""
-
-
-def advice(plan: Plan) -> list[str]:
-    """What the model's code must change to load the new file: the lines of each kind of change, and what goes in."""
-    kinds: dict[tuple[str, str], list[Conversion]] = {}
-    for one in plan.conversions:
-        kinds.setdefault((one.layer.kind, one.to), []).append(one)
-    lines = []
-    for (old, new), alike in kinds.items():
-        lines += [f"{one.layer.name or '(root)'}: {_call(old, one)} → {_call(new, one)}" for one in alike[:_MOST_LINES]]
-        if len(alike) > _MOST_LINES:
-            lines.append(f"and {count(len(alike) - _MOST_LINES)} more")
-        if _input(old) != _input(new):
-            lines.append(f"  takes {_input(old)} → takes {_input(new)}{_turn(old, new)}")
-    return lines
-
-
-def _call(kind: str, one: Conversion) -> str:
-    # (out, in) of every kind but transformers' Conv1D, which keeps (in, out).
-    wide_out, wide_in = one.new_shape[:2] if one.to != TRANSFORMERS_CONV1D else one.new_shape[::-1]
-    if kind == TRANSFORMERS_CONV1D:
-        return f"Conv1D(nf={wide_out}, nx={wide_in})"
-    bias = "" if one.layer.bias is not None else ", bias=False"
-    return f"nn.{kind}({wide_in}, {wide_out}{', 1' if kind in CONVOLUTIONS else ''}{bias})"
-
-
-def _input(kind: str) -> str:
-    return {"Conv1d": "(N, C, L)", "Conv2d": "(N, C, H, W)", "Conv3d": "(N, C, D, H, W)"}.get(kind, "(N, …, C)")
-
-
-def _turn(old: str, new: str) -> str:
-    """Where the channels must go when a layer changes between convolution and Linear."""
-    if old in CONVOLUTIONS and new not in CONVOLUTIONS:
-        return ": x.movedim(1, -1) before it, x.movedim(-1, 1) after it"
-    if new in CONVOLUTIONS and old not in CONVOLUTIONS:
-        return ": x.movedim(-1, 1) before it, x.movedim(1, -1) after it"
-    return ""
-
-
 def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
     """The JSON of `convert`; "unchanged" counts tensors of all roots that stay as they are."""
     plan, followers = done.plan, done.followers
@@ -241,6 +217,10 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
             }
             for one in plan.conversions
         ],
+        "followed": [
+            {"name": name, "what": what, "old_shape": list(edit.tensor.shape), "new_shape": list(edit.shape)}
+            for name, edit, what in _following(done)
+        ],
         "refused": [{"name": one.name, "reason": one.reason} for one in plan.refusals if not one.done],
         "only_here": list(done.apart[0]),
         "only_there": list(done.apart[1]),
@@ -248,11 +228,6 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
         "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": list(followers.left), "dropped": done.dropped},
+        "model_code": advice(plan),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
-
-
-def advice_lines(plan: Plan) -> Sequence[str]:
-    """`advice` under its heading, or nothing when nothing changed."""
-    found = advice(plan)
-    return ["", "In the model's code:", *(f"  {line}" for line in found)] if found else []
