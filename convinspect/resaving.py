@@ -11,6 +11,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,21 +76,21 @@ def _state_dict(
     edits = {edit.tensor.key: edit for edit in plan.edits}
     grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
-    mapped: dict[tuple[Path, str], torch.Tensor] = {}
+    held: dict[tuple[object, ...], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     attributes = plain_attributes(checkpoint.root)
     for tensor in (one for one in checkpoint.root.tensors if one.key not in attributes):
         layer = replaced.get(tensor.key)
         key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
-            state[key] = block_diagonal(_load(tensor, mapped), grouped[tensor.key])
+            state[key] = block_diagonal(_load(tensor, held), grouped[tensor.key])
         elif layer is None:
-            state[key] = _edited(_load(tensor, mapped), edits.get(tensor.key))
+            state[key] = _edited(_load(tensor, held), edits.get(tensor.key))
         elif tensor is layer.weight:
             state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
         elif tensor is layer.tensors.get("bias_orig"):
-            mask = _load(layer.tensors["bias_mask"], mapped)
-            state[_plain_key(layer, tensor, key)] = _load(tensor, mapped) * mask.to(getattr(torch, tensor.dtype))
+            mask = _load(layer.tensors["bias_mask"], held)
+            state[_plain_key(layer, tensor, key)] = _load(tensor, held) * mask.to(getattr(torch, tensor.dtype))
     return state
 
 
@@ -133,8 +134,13 @@ def _effective(layer: Layer) -> torch.Tensor:
     return as_torch(numbers.effective_weight(layer), layer.weight.dtype)
 
 
-def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch.Tensor:
-    """A view on the mapped storage, so that ties stay ties; a copy where the bytes must be unpacked or swapped."""
+def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch.Tensor:
+    """A view on its storage, which is in memory once, so that ties stay ties.
+
+    Args:
+        tensor: Which.
+        held: Storages so far, as numbers of a dtype; added to.
+    """
     import torch
 
     storage = tensor.storage
@@ -150,16 +156,22 @@ def _load(tensor: Tensor, mapped: dict[tuple[Path, str], torch.Tensor]) -> torch
         raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
     from convinspect import numbers
 
-    if storage.packed_nbytes is not None or storage.byteorder != "little" or not tensor.whole or not tensor.numel:
+    if not tensor.whole or not tensor.numel:
         return as_torch(numbers.read(tensor), tensor.dtype)
-    key = (storage.file, storage.key)
-    if key not in mapped:
-        mapped[key] = _mapped(storage)
-    raw = mapped[key]
-    if raw.data_ptr() % dtype.itemsize:
-        return as_torch(numbers.read(tensor), tensor.dtype)
-    whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
-    return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
+    place = (storage.file, storage.key)
+    plain = storage.packed_nbytes is None and storage.byteorder == "little"
+    if plain and place not in held:
+        held[place] = _mapped(storage)
+    if plain and held[place].data_ptr() % dtype.itemsize == 0:
+        raw = held[place]
+        whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
+        return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
+    typed = (*place, dtype)
+    if typed not in held:
+        number = min(storage.nbytes, storage.available) // dtype.itemsize
+        every = replace(tensor, shape=(number,), stride=(1,), offset=0)
+        held[typed] = as_torch(numbers.read(every), tensor.dtype)
+    return held[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
 
 
 def _mapped(storage: Storage) -> torch.Tensor:
