@@ -21,8 +21,8 @@ from convinspect.storage import Fetch, check_range, opened
 
 Array = npt.NDArray[Any]
 
-_PIECE = 4 << 20
-"""Bytes of each file that are held at once."""
+_PIECE = 1 << 19
+"""Bytes of each file that are held at once: pieces of both, and what comes of comparing them, stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)

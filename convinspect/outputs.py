@@ -30,6 +30,8 @@ UNIT = 2.0**-53
 TINY = 2.0**-1022
 _CHUNK = 1 << 18
 """Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
+_RESULTS = 1 << 18
+"""Results that are kept until they are held against their bound, many at once."""
 
 
 @contextmanager
@@ -110,7 +112,8 @@ class Rounding:
 def operation(form: Form) -> Operation:
     """The layer as a function of x (N, C, L), weight as stored and bias, giving (N, O, L')."""
     if form.kind == "Linear":
-        return lambda x, w, b: functional.linear(x.mT, w, b).mT
+        # (N, L, C) in order, as a Linear is given it; its kernels take twice as long over other strides.
+        return lambda x, w, b: functional.linear(x.mT.contiguous(), w, b).mT
     if form.kind.startswith("Conv1D"):
         return _transposed_linear
     dims = int(form.kind[4])
@@ -162,19 +165,51 @@ def compare_outputs(
     """
     worst, last = Agreement(), []
     terms = _matrix(forms[0], weights[0]).shape[1] + 1
-    sizes = [x.abs() for x in xs]
+    bounding = _Bounding(forms[0], xs)
+    held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for (w, b), (v, c) in _row_chunks(forms, weights, biases):
         found = [(operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)) for x in xs]
         last.append(found[-1][0])
-        # Where a convolution is one matrix at each position, the product itself is the cheapest way to its bound.
-        form, matrix = (Form("Linear"), _matrix(forms[0], w)) if forms[0].plain else (forms[0], w)
-        magnitude, matrix = operation(form), matrix.abs()
-        for (before, after), size in zip(found, sizes, strict=True):
+        for (before, after), size in zip(found, bounding.sizes(w, b), strict=True):
             if before.shape != after.shape:
                 raise OtherShape(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
-            bound = magnitude(size, matrix, None if b is None else b.abs())
-            worst = _worse(worst, agreement(before, after, bound, terms))
-    return worst, torch.cat(last, dim=1)
+            held.append((before, after, size))
+        if sum(before.numel() for before, _, _ in held) > _RESULTS:
+            worst, held = _worse(worst, _agreement_of(held, terms)), []
+    return _worse(worst, _agreement_of(held, terms)), torch.cat(last, dim=1)
+
+
+class _Bounding:
+    """|x||W|ᵀ + |b| of a layer on several inputs.
+
+    Args:
+        form: How it computes.
+        xs: Inputs (N, C, L) in float64.
+    """
+
+    def __init__(self, form: Form, xs: list[torch.Tensor]) -> None:
+        self.form, self.xs = form, [x.abs() for x in xs]
+        # Where it is one matrix at each position, a single product over all positions is the cheapest way.
+        self.rows = torch.cat([x.mT.reshape(-1, x.shape[1]) for x in self.xs]) if form.plain else None
+
+    def sizes(self, weight: torch.Tensor, bias: torch.Tensor | None) -> list[torch.Tensor]:
+        """One (N, O, L') for each input, by weight as stored and bias (O,)."""
+        bias = None if bias is None else bias.abs()
+        if self.rows is None:
+            return [operation(self.form)(x, weight.abs(), bias) for x in self.xs]
+        product = functional.linear(self.rows, _matrix(self.form, weight).abs(), bias)
+        parts = product.split([x.shape[0] * x.shape[2] for x in self.xs])
+        return [part.reshape(x.shape[0], x.shape[2], -1).mT for part, x in zip(parts, self.xs, strict=True)]
+
+
+def _agreement_of(held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], terms: int) -> Agreement:
+    """Of results before and after, each with its size, in any shapes: together, since each small operator costs most
+    by being called.
+    """
+    if not held:
+        return Agreement()
+    before, after, size = (torch.cat([one.flatten() for one in every]) for every in zip(*held, strict=True))
+    return agreement(before, after, size, terms)
 
 
 @contextmanager

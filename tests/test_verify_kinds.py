@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from test_verify import command, held
 from torch import nn
 
+from convinspect import outputs
 from convinspect.compare import Setting, claims, compare, pointnet
+from convinspect.judging import Inputs
 from convinspect.modules import PointwiseLinear, swap_pointwise
+from convinspect.outputs import Form
+from convinspect.readings import TRANSFORMERS_CONV1D
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
@@ -225,3 +229,38 @@ def test_float64_cannot_be_its_own_judge() -> None:
         found = compare(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
         said = next(one for one in claims(found) if "precise" in one.text)
         assert (said.verdict == "not told") == (dtype == "float64")
+
+
+# ------------------------------------------------------------------------------------------------ some rows at a time
+
+FORMS = [
+    (Form("Conv1d"), Form("Linear"), (40, 6, 1), (40, 6)),
+    (Form("Conv2d", (1, 1), (0, 0)), Form("Linear"), (40, 6, 1, 1), (40, 6)),
+    (Form("Linear"), Form(TRANSFORMERS_CONV1D), (40, 6), (6, 40)),
+    (Form("Conv1d", (2,), (1,)), Form("Conv1d", (2,), (1,)), (40, 6, 1), (40, 6, 1)),
+    (Form("Conv1d", groups=2), Form("Conv1d", groups=2), (40, 3, 1), (40, 3, 1)),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "shape", "other"), FORMS, ids=lambda one: getattr(one, "kind", ""))
+@pytest.mark.parametrize("row", [0, 17, 39])
+def test_few_rows_at_a_time_give_what_all_at_once_do(
+    monkeypatch: pytest.MonkeyPatch, before: Form, after: Form, shape: Any, other: Any, row: int
+) -> None:
+    torch.manual_seed(row)
+    one, bias = torch.randn(shape), torch.randn(40)
+    two = one.reshape(40, -1).T.contiguous() if other[0] == 6 else one.reshape(other).clone()
+    xs = outputs.inputs_for(6, torch.float32, Inputs(((2, 1), (1, 5))))
+
+    def found(chunk: int, results: int) -> tuple[outputs.Agreement, torch.Tensor]:
+        monkeypatch.setattr(outputs, "_CHUNK", chunk)
+        monkeypatch.setattr(outputs, "_RESULTS", results)
+        return outputs.compare_outputs((before, after), (one, two), (bias, bias), xs)
+
+    whole, exact = found(1 << 18, 1 << 18)
+    assert whole.ok
+    (two if two.shape[0] == 40 else two.T)[row].mul_(1 + 2.0**-23)
+    for chunk, results in ((6, 0), (18, 40), (1 << 18, 0), (1 << 18, 1 << 18)):
+        apart, last = found(chunk, results)
+        assert not apart.ok
+        torch.testing.assert_close(last, exact, rtol=1e-13, atol=0)
