@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import Conversion, Plan
 from convinspect.errors import CannotConvert
-from convinspect.formats.objects import first_difference, read_objects
+from convinspect.formats.objects import differences, read_objects
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers import CONVOLUTIONS, find_layers, select
 from convinspect.pairs import Pairs, pair_up
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20
 """What layers that run side by side may hold together."""
+
+_MOST_OBJECTS = 20
+"""Objects beside the tensors that are named when they differ; of more the number is told."""
 
 Strength = Literal["bits", "layer", "model"]
 
@@ -239,9 +242,11 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
     if new_names:
         notes.append("names changed, so objects beside the tensors were not compared")
         return
-    found, versions = first_difference(objects[0], objects[1])
-    if found is not None:
-        changed[found.place] = f"an object beside the tensors differs: {found.what}"
+    found, versions = differences(objects[0], objects[1])
+    for one in found[:_MOST_OBJECTS]:
+        changed.setdefault(one.place, f"an object beside the tensors differs: {one.what}")
+    if len(found) > _MOST_OBJECTS:
+        notes.append(f"{len(found):,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
     if versions is not None:
         where = f" of {versions}" if versions else ""
         notes.append(f"_metadata{where} (each module's version, for load_state_dict) is not the same")

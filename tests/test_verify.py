@@ -341,7 +341,57 @@ def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
     worse["config"]["tags"][0] = "b"
     assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in held(tmp_path, before, worse).cause
     lost = {key: value for key, value in after.items() if key != "epoch"}
-    assert "epoch" in held(tmp_path, before, lost).cause
+    assert "epoch: an object beside the tensors differs: it is not there any more" in held(tmp_path, before, lost).cause
+    more = {**after, "seed": None}
+    assert "seed: an object beside the tensors differs: it was not there before" in held(tmp_path, before, more).cause
+
+
+def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
+    before: Any = {
+        "state_dict": net(),
+        "epoch": 3,
+        "config": {"lr": 0.1, "a": [1, {"b": 2}]},
+        "history": list(range(30)),
+    }
+    after = {**before, "state_dict": converted(net()), "epoch": 4, "config": {"lr": 0.2, "a": [1, {"b": 3}]}}
+    found = held(tmp_path, before, after)
+    assert list(found.changed) == ["epoch", "config.lr", "config.a.1.b"]
+    found = held(tmp_path, before, {**after, "history": list(range(1, 31))})
+    assert len(found.changed) == 20
+    assert any("33 objects beside the tensors differ; the first 20 are named" in note for note in found.notes)
+
+
+def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
+    text = "x" * 300
+    before: Any = {"state_dict": net(), "config": text, "other": text}
+    found = held(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
+    assert list(found.changed) == ["config"]
+    assert "at character 300 of 302" in found.cause
+    assert found.cause.count("y") >= 1
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_sets_have_no_order_and_keys_may_be_of_any_kind(tmp_path: Path, protocol: int) -> None:
+    """What a set's members come in depends on the process that saved it."""
+
+    def saved(name: str, state: State, members: str, keyed: Any) -> Path:
+        code = (
+            f"import torch; state = torch.load({str(tmp_path / 'state.pt')!r});"
+            f"torch.save({{'state': state, 'set': {members}, 'by': {keyed!r}}}, {str(tmp_path / name)!r},"
+            f" pickle_protocol={protocol})"
+        )
+        torch.save(state, tmp_path / "state.pt")
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
+                       env={**os.environ, "PYTHONHASHSEED": str(len(name))})  # fmt: skip
+        return tmp_path / name
+
+    keyed = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
+    members = "{'a', 'bb', 'ccc', 'd', 'e', frozenset({'f', 'g', 'h', 'i'})}"
+    before = saved("a.pt", net(), members, keyed)
+    assert report_of(before, saved("bb.pt", converted(net()), members, keyed)).ok
+    found = report_of(before, saved("ccc.pt", converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}))
+    assert [name.partition(".")[0] for name in found.changed] == ["set", "by"]
+    assert "2 became 3" in list(found.changed.values())[1]
 
 
 def test_optimizer_state_counts(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def _stream_of(path: Path) -> Read:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two trees first differ in anything but tensors.
+    """Where two trees differ in anything but tensors.
 
     Attributes:
         place: Dotted keys.
@@ -67,31 +67,32 @@ class Difference:
     what: str
 
 
-def first_difference(before: Objects, after: Objects) -> tuple[Difference | None, str | None]:
+def differences(before: Objects, after: Objects) -> tuple[list[Difference], str | None]:
     """Where two trees differ, and where the attributes differ that `state_dict()` gives its OrderedDict (`_metadata`,
     each module's version); None for nowhere.
 
     Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
-    elsewhere, by name. An OrderedDict that became a dict of the same items is no difference.
+    elsewhere, by name. An OrderedDict that became a dict of the same items is no difference. Below a place that
+    differs by itself nothing more is told.
     """
     attributes: list[tuple[str, Any, Any]] = []
-    found = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
+    found = list(_walk([("", before.tree, after.tree)], (before.read, after.read), attributes))
     for place, a, b in attributes:
         states = [one.states if isinstance(one, Call) else [] for one in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
-        if parts is None or _walk(list(parts), (before.read, after.read), []) is not None:
+        if parts is None or next(_walk(list(parts), (before.read, after.read), []), None) is not None:
             return found, place
     return found, None
 
 
 def _walk(
     todo: list[tuple[str, Any, Any]], reads: tuple[Read, Read], attributes: list[tuple[str, Any, Any]]
-) -> Difference | None:
-    """The first difference below these pairs; dictionaries with attributes of their own are added to the last."""
+) -> Iterator[Difference]:
+    """The differences below these pairs; dictionaries with attributes of their own are added to the last."""
     seen: set[tuple[int, int]] = set()
     for _ in range(_MOST):
         if not todo:
-            return None
+            return
         path, a, b = todo.pop()
         if isinstance(a, _NODES) and (id(a), id(b)) in seen:
             continue
@@ -100,14 +101,17 @@ def _walk(
             continue
         what = _differs(a, b) or _blobs_differ(a, b, *reads)
         if what is not None:
-            return Difference(path or "the top", what)
+            yield Difference(path or "the top", what)
+            continue
         if _is_dict(a) and any(isinstance(one, Call) and one.states for one in (a, b)):
             attributes.append((path, a, b))
         todo += reversed([(f"{path}.{name}" if path else name, one, other) for name, one, other in _parts(a, b)])
-    return Difference("the top", "it holds too much to be looked through")
+    yield Difference("the top", "it holds too much to be looked through")
 
 
 _NODES = (Call, Tuple, Dict, Set, Persistent, list)
+_ABSENT = object()
+"""In the place of a value whose key one of the trees does not have."""
 
 
 def _is_tensor(node: Any) -> bool:
@@ -130,6 +134,8 @@ def _differs(a: Any, b: Any) -> str | None:
     """What sets two nodes apart by themselves, without their parts."""
     if _is_dict(a) and _is_dict(b):
         return None
+    if a is _ABSENT or b is _ABSENT:
+        return "it is not there any more" if b is _ABSENT else "it was not there before"
     if type(a) is not type(b):
         return f"{_kind(a)} became {_kind(b)}"
     if isinstance(a, Global):
@@ -143,9 +149,24 @@ def _differs(a: Any, b: Any) -> str | None:
     if isinstance(a, _NODES):
         lengths = [[len(part) for part in _sequences(one)] for one in (a, b)]
         return None if lengths[0] == lengths[1] else "it has other parts"
-    # Equal text rather than equal value, so that NaN equals itself and 1 is not True.
-    texts = [_short(one) for one in (a, b)]
-    return None if a == b or texts[0] == texts[1] else f"{texts[0]} became {texts[1]}"
+    # Equal text rather than equal value, so that NaN equals itself and neither 1 is True nor 0 is -0.
+    return _told_apart(repr(a), repr(b))
+
+
+_LONG = 60
+_AROUND = 20
+"""Characters that are shown on either side of the first that differs in a long text."""
+
+
+def _told_apart(a: str, b: str) -> str | None:
+    """What sets two texts apart; None when nothing does."""
+    if a == b:
+        return None
+    if max(len(a), len(b)) < _LONG:
+        return f"{a} became {b}"
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    shown = [f"…{one[max(0, at - _AROUND) : at + _AROUND]}…" for one in (a, b)]
+    return f"at character {at} of {len(a):,}, {shown[0]} became {shown[1]}"
 
 
 def _blobs_differ(a: Any, b: Any, read_a: Read, read_b: Read) -> str | None:
@@ -164,16 +185,35 @@ def _kind(node: Any) -> str:
     return "None" if node is None else f"a value of type {type(node).__name__.lower()}"
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:40]}… ({len(text):,} characters)"
+_DEEPEST_KEY = 4
+
+
+def _text(node: Any, depth: int = 0) -> str:
+    """A key, or what a set holds, as text that tells it from its like; of what nests deeply, its kind."""
+    if not isinstance(node, _NODES):
+        return repr(node)
+    if depth == _DEEPEST_KEY or isinstance(node, Dict | Persistent):
+        return f"<{_kind(node)}>"
+    if isinstance(node, Call):
+        return f"{_kind(node)}{_text(node.args, depth + 1)}"
+    ends = {Tuple: "()", list: "[]", Set: "{}"}[type(node)]
+    return ends[0] + ", ".join(_text(one, depth + 1) for one in _sequences(node)[0]) + ends[1]
+
+
+def _is_set(node: Any) -> bool:
+    """The call that makes a set of a list, which is how protocols below 4 keep one."""
+    made = isinstance(node, Call) and isinstance(node.function, Global) and isinstance(node.args, Tuple)
+    return made and node.function.qualified in ("builtins.set", "builtins.frozenset")
 
 
 def _sequences(node: Any) -> list[list[Any] | tuple[Any, ...]]:
     if isinstance(node, Call):
         return [node.states, node.items]
-    if isinstance(node, Tuple | Set):
+    if isinstance(node, Tuple):
         return [node.items]
+    if isinstance(node, Set):
+        # In whatever order they came: a set has none, and text hashes otherwise in each process.
+        return [sorted(node.items, key=_text)]
     return [node] if isinstance(node, list) else []
 
 
@@ -185,7 +225,7 @@ def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
         yield "id", a.id, b.id
     elif isinstance(a, Call):
         yield "()", a.function, b.function
-        yield "()", a.args, b.args
+        yield "()", _arguments(a), _arguments(b)
         yield "()", a.kwargs, b.kwargs
         yield from _by_key(a.pairs, b.pairs)
         yield from _in_order("state", a.states, b.states)
@@ -199,13 +239,20 @@ def _in_order(name: str, a: Iterable[Any], b: Iterable[Any]) -> Iterator[tuple[s
     return ((name or str(index), one, other) for index, (one, other) in enumerate(zip(a, b, strict=True)))
 
 
+def _arguments(node: Call) -> Any:
+    """A call's arguments; of one that makes a set, its list as the set that it becomes."""
+    if not _is_set(node) or [type(one) for one in node.args.items] != [list]:
+        return node.args
+    return Set(node.args.items[0])
+
+
 def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """Values of equal keys; of a key in one alone, the value against None, unless it is a tensor."""
-    here, there = ({_short(key): value for key, value in pairs} for pairs in (a, b))
+    """Values of equal keys; of a key in one alone, the value against `_ABSENT`, unless it is a tensor."""
+    here, there = ({_text(key): value for key, value in pairs} for pairs in (a, b))
     for key in dict.fromkeys((*here, *there)):
-        one, other = here.get(key), there.get(key)
+        one, other = here.get(key, _ABSENT), there.get(key, _ABSENT)
         if not ((key not in there and _is_tensor(one)) or (key not in here and _is_tensor(other))):
-            yield key.strip("'"), one, other
+            yield key.strip("'") if len(key) < _LONG else f"{key[:_LONG]}…", one, other
 
 
 def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]:
