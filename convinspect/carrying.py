@@ -15,6 +15,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from convinspect.wording import an
+
 Change = Callable[[torch.Tensor], torch.Tensor]
 """A weight, or a tensor of its dimensions, in its new shape."""
 
@@ -52,7 +54,7 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
             return "its weight has no shape before the first input (a lazy module)"
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
-            return f"its {name} is a {kind.__name__}, which only its own library can reshape"
+            return f"its {name} is {an(kind.__name__)}, which only its own library can reshape"
         watched = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
         if watched and name in (*WEIGHTS, *ORIGINALS):
             return f"its {name} has a hook of its own (register_hook), which a new parameter would not call"

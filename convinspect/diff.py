@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from convinspect.deviation import Deviation
 
 Kind = Literal[
-    "rank differs", "transposed", "shape differs", "dtype differs", "values differ", "only in A", "only in B", "same"
-]
+    "rank differs", "transposed", "shape differs", "dtype differs", "values differ", "only in A", "only in B",
+    "not compared", "same",
+]  # fmt: skip
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 """In the order that they are listed in: what converting mends, what it does not, what does not hinder loading."""
 
@@ -38,14 +39,17 @@ class Difference:
             - "shape differs": no reshaping makes one of the other.
             - "dtype differs": the shape is the same. A tensor whose shape differs too is counted there.
             - "values differ": shape and dtype are the same, the numbers are not.
-            - "only in A", "only in B", "same".
+            - "only in A", "only in B".
+            - "not compared": shape and dtype are the same; numbers were to be compared and are not in the file, or have
+              no reading (sparse, quantized, several in a byte).
+            - "same".
         a: The first checkpoint's tensor, or None.
         b: The second's.
         obstacle: Why `a` will not load in the place of `b`, whatever is converted; "" when it will.
         layer: The layer that must be converted for it to load; None when none must.
         deviation: How far the numbers are apart, under the reshaping; None where they agree or were not compared.
         unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
-        unread: Numbers were to be compared and are not in the file, or have no reading.
+        unread: Numbers were to be compared and could not be, whatever else differs.
     """
 
     name: str
@@ -83,7 +87,7 @@ class DiffReport:
 
     @property
     def same(self) -> bool:
-        """No difference was found, in keys either."""
+        """No difference was found, in keys either, and all was compared that should be."""
         return not self.prefixes and all(one.kind == "same" for one in self.tensors)
 
     @property
@@ -220,7 +224,7 @@ def _compared(one: Difference) -> Difference:
     from convinspect.bits import as_matrix, same_bits
 
     a, b = one.a, one.b
-    if a is None or b is None or one.kind == "shape differs":
+    if a is None or b is None or a is b or one.kind == "shape differs":
         return one
     if a.shape != b.shape or one.kind == "transposed":
         a, b = as_matrix(a, one.kind == "transposed"), as_matrix(b, turned=False)
@@ -233,7 +237,7 @@ def _compared(one: Difference) -> Difference:
         if one.kind != "transposed" and _is_square(one) and _turned(a, b):
             return replace(one, kind="transposed", unnoticed=True)
     except CannotShow:
-        return replace(one, unread=True)
+        return replace(one, kind="not compared" if one.kind == "same" else one.kind, unread=True)
     return replace(one, kind="values differ" if one.kind == "same" else one.kind, deviation=found)
 
 

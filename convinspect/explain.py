@@ -18,6 +18,7 @@ from torch.nn import functional
 from convinspect.errors import CannotShow
 from convinspect.layers import CONVOLUTIONS
 from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.wording import an
 
 if TYPE_CHECKING:
     from convinspect.records import Layer
@@ -168,8 +169,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
 
     name = layer.name or "(root)"
     if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):
-        article = "an" if layer.kind[0] in "AEIOU" else "a"
-        raise CannotShow(f"{name} is {article} {layer.kind}, and only convolutions and Linear can be explained")
+        raise CannotShow(f"{name} is {an(layer.kind)}, and only convolutions and Linear can be explained")
     if layer.groups is not None and layer.groups > 1:
         raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
     stored, bias = weight_and_bias(layer)

@@ -12,6 +12,7 @@ from convinspect.layers import CONVOLUTIONS
 from convinspect.pairs import Pairs
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
+from convinspect.wording import an
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +119,7 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
     check = replace(check, after=_kind_after(layer, other, pairs))
     if any(name in pairs.converted for name in keys.values()) and layer.kind not in KINDS:
         return replace(
-            check, cause=f"a {layer.kind} must keep its shape, which became {other.weight.shape}"
+            check, cause=f"{an(layer.kind)} must keep its shape, which became {other.weight.shape}"
         ), frozenset()
     excused = _excused(layer, other, pairs)
     if assumed and _groups_written_out(layer, other) > 1:

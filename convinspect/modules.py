@@ -46,6 +46,7 @@ from convinspect.pointwise import (
     PointwiseLinear,
 )
 from convinspect.references import held_elsewhere
+from convinspect.wording import an
 
 __all__ = [
     "ChannelsFirstLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear", "Swap",
@@ -132,20 +133,20 @@ def transformers_to_linear(layer: nn.Module) -> nn.Linear:
         CannotConvert: It is no such layer, or holds what cannot be carried over.
     """
     if not is_transformers(layer):
-        raise CannotConvert(f"a {type(layer).__name__} is no transformers Conv1D")
+        raise CannotConvert(f"{an(type(layer).__name__)} is no transformers Conv1D")
     return made(layer, "linear", True, {})  # type: ignore[return-value]
 
 
 def _to_linear(conv: nn.Module, dims: int) -> nn.Linear:
     if not isinstance(conv, CONVS[dims - 1]):
-        raise CannotConvert(f"a {type(conv).__name__} is no Conv{dims}d")
+        raise CannotConvert(f"{an(type(conv).__name__)} is no Conv{dims}d")
     _refuse(kernel_obstacle(conv) or moving(conv) or obstacle(conv, isinstance(conv, POINTWISE)))
     return made(conv, "linear", False, {})  # type: ignore[return-value]
 
 
 def _to_conv(linear: nn.Module, dims: int) -> nn.Module:
     if not isinstance(linear, nn.Linear):
-        raise CannotConvert(f"a {type(linear).__name__} is no Linear")
+        raise CannotConvert(f"{an(type(linear).__name__)} is no Linear")
     _refuse(linear_obstacle(linear, dims) or obstacle(linear, isinstance(linear, PointwiseLinear)))
     return made(linear, f"conv{dims}d", False, {})
 
@@ -351,7 +352,7 @@ def _reader(one: _Candidate) -> str | None:
     for parent in one.parents:
         cls = type(parent)
         if cls.__module__.startswith("torch.nn.modules.") and cls not in (*_CONTAINERS, nn.Module):
-            return f"its parent, a {cls.__name__}, reads its weight without calling it"
+            return f"its parent, {an(cls.__name__)}, reads its weight without calling it"
     return None
 
 

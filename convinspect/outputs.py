@@ -198,7 +198,7 @@ class _Bounding:
         if self.rows is None:
             return [operation(self.form)(x, weight.abs(), bias) for x in self.xs]
         product = functional.linear(self.rows, _matrix(self.form, weight).abs(), bias)
-        parts = product.split([x.shape[0] * x.shape[2] for x in self.xs])
+        parts = torch.split(product, [x.shape[0] * x.shape[2] for x in self.xs])
         return [part.reshape(x.shape[0], x.shape[2], -1).mT for part, x in zip(parts, self.xs, strict=True)]
 
 

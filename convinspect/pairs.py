@@ -27,7 +27,7 @@ class Pairs:
         changed: Differs, with the cause.
         missing: In the first checkpoint only.
         unexpected: In the second only.
-        unread: Equal as far as the file tells, but without numbers in it (shapes only, sparse, meta).
+        unread: Equal in shape and dtype, but without numbers that can be read (shapes only, sparse, quantized).
     """
 
     same: list[str] = field(default_factory=list)

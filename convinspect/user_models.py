@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import CannotConvert
 from convinspect.records import Module
+from convinspect.wording import an
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,7 @@ def built(spec: str, meta: bool = True) -> nn.Module:
         # It is the user's code, which may fail in any way.
         raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
     if not isinstance(model, torch.nn.Module):
-        raise CannotConvert(f"--model {spec!r} gives a {type(model).__name__}, which is no nn.Module")
+        raise CannotConvert(f"--model {spec!r} gives {an(type(model).__name__)}, which is no nn.Module")
     return model
 
 

@@ -21,6 +21,7 @@ from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.training import followers, parts_of
+from convinspect.wording import several
 from convinspect.workers import side_by_side
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Report:
         unexpected: Tensors of `after` that are not in `before`.
         changed: Tensors and objects that should be as they were, with the cause.
         unchanged: Number of tensors that are the same to the bit and in shape.
+        unread: Tensors whose numbers are not in the file or have no reading; of these no more than shape and dtype is
+            known to be equal.
         notes: What was not compared, and what else a user should know.
         model: The whole model, when it was run.
     """
@@ -59,6 +62,7 @@ class Report:
     unexpected: tuple[str, ...] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
     unchanged: int = 0
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model: ModelCheck | None = None
 
@@ -147,18 +151,19 @@ def verify(
     excused = {name for *_, forgiven in judged for name in forgiven}
     shown = [one for one in judged if one[0].cause or asked is None or one[0].name in asked]
     checks = _run_all([(check, layer, other) for check, layer, other, _ in shown], wish)
-    notes = [f"{len(pairs.unread)} tensors have no numbers in the file; their shapes are equal"] if pairs.unread else []
+    notes: list[str] = []
+    unread = list(pairs.unread)
     changed = {name: cause for name, cause in pairs.changed.items() if name not in excused}
     missing = [name for name in pairs.missing if name not in excused]
     unexpected = [name for name in pairs.unexpected if name not in excused]
     if before.path != after.path:
         wanted = _followers(before, layers, pairs)
-        _other_roots(before, after, wanted, turned, (changed, missing, unexpected, notes))
+        _other_roots(before, after, wanted, turned, (changed, missing, unexpected, unread, notes))
         _objects(before, after, wish.renamed, changed, notes)
         _ties(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
-        tuple(notes),
+        tuple(unread), tuple(notes),
     )  # fmt: skip
 
 
@@ -266,10 +271,10 @@ def _other_roots(
     after: Checkpoint,
     wanted: Mapping[int, Edit],
     turned: tuple[frozenset[str], frozenset[str]],
-    told: tuple[dict[str, str], list[str], list[str], list[str]],
+    told: tuple[dict[str, str], list[str], list[str], list[str], list[str]],
 ) -> None:
-    """Holds EMA copies, optimizer state and other models against each other. Adds to all four lists."""
-    changed, missing, unexpected, notes = told
+    """Holds EMA copies, optimizer state and other models against each other. Adds to all five."""
+    changed, missing, unexpected, unread, notes = told
     there = {root.path: root for root in after.roots}
     held = [before.root.path, *(root.path for root in parts_of(before))]
     for root in before.roots:
@@ -278,7 +283,7 @@ def _other_roots(
         other = there.get(root.path)
         if other is None and len(after.roots) == 1:
             plain = f"{after.path.name}, a plain state_dict"
-            notes.append(f"root {root.path} ({len(root.tensors)} tensors) is not in {plain}")
+            notes.append(f"root {root.path} ({several(len(root.tensors), 'tensor')}) is not in {plain}")
         elif other is None:
             missing.append(f"root {root.path}")
         else:
@@ -287,9 +292,11 @@ def _other_roots(
             changed |= {f"{root.path}.{name}": cause for name, cause in found.changed.items()}
             missing += [f"{root.path}.{name}" for name in found.missing]
             unexpected += [f"{root.path}.{name}" for name in found.unexpected]
+            unread += [f"{root.path}.{name}" for name in found.unread]
             changed |= {f"{root.path}.{name}": cause for name, cause in _stayed(root, other, wanted).items()}
             if found.converted:
-                notes.append(f"{len(found.converted)} tensors of {root.path} were converted too")
+                were = "was" if len(found.converted) == 1 else "were"
+                notes.append(f"{several(len(found.converted), 'tensor')} of {root.path} {were} converted too")
 
 
 def _named(root: Root) -> dict[str, Tensor]:

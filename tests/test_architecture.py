@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 
 # From the ground up; a module may import from its own layer and those below.
 LAYERS = [
-    {"errors", "admitted"},
+    {"errors", "admitted", "wording"},
     {"records", "findings"},
     {"storage", "folding", "workers"},
     {"numbers"},

@@ -442,7 +442,7 @@ def test_what_pytorch_does_not_copy_is_an_obstacle(tmp_path: Path) -> None:
     packed.copy_(plain)
     other = torch.quantize_per_tensor(plain + 1, 0.1, 0, torch.qint8)
     (one,) = held(tmp_path, {"x": packed}, {"x": other}, values=True).tensors
-    assert (one.kind, one.unread) == ("same", True)
+    assert (one.kind, one.unread) == ("not compared", True)
 
 
 def test_square_matrices_that_are_transposed_are_seen_in_their_numbers(tmp_path: Path) -> None:
@@ -481,8 +481,33 @@ def test_progress_is_told_of_all_bytes(tmp_path: Path) -> None:
 
 def test_shapes_without_numbers_are_said_not_to_be_compared() -> None:
     result = run("diff", FIXTURES / "distributed", FIXTURES / "distributed", "--values")
-    assert result.returncode == 0
-    assert "only their shapes were compared" in result.stdout
+    assert result.returncode == 1
+    assert "only its shape was compared" in result.stdout
+    assert run("diff", FIXTURES / "distributed", FIXTURES / "distributed").returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_without_a_reading_are_never_the_same(tmp_path: Path) -> None:
+    """Sparse and quantized tensors: of their numbers nothing is known, although shape and dtype agree."""
+    x = torch.randn(4, 6)
+    quantized: Any = torch.quantize_per_tensor
+    state = {"quant": quantized(x, 0.1, 0, torch.qint8), "coo": x.to_sparse(), "csr": x.to_sparse_csr(), "w": x,
+             "meta": x.to("meta")}  # fmt: skip
+    other = {"quant": quantized(x, 0.2, 0, torch.qint8), "coo": (x + 1).to_sparse(), "csr": (x + 1).to_sparse_csr(),
+             "w": x, "meta": x.to("meta")}  # fmt: skip
+    paths = tmp_path / "a.pt", tmp_path / "b.pt"
+    assert {one.kind for one in held(tmp_path, state, other).tensors} == {"same"}
+    result = run("diff", *paths, "--values")
+    assert result.returncode == 1
+    assert "4 not compared" in result.stdout
+    assert "the numbers of 4 tensors were not compared" in result.stdout
+    for why in ("quantized: only its shape", "sparse_coo: only its shape", "its numbers are not in the file"):
+        assert why in result.stdout
+    found = json.loads(run("diff", *paths, "--values", "--all", "--format", "json").stdout)
+    assert {one["name"]: (one["difference"], one["compared"]) for one in found["tensors"]} == {
+        **dict.fromkeys(("quant", "coo", "csr", "meta"), ("not compared", False)), "w": ("same", True),
+    }  # fmt: skip
+    assert (found["same"], found["counts"]["not compared"], found["verdict"]) == (False, 4, "loads")
 
 
 # ------------------------------------------------------------------------------------------------- the command line

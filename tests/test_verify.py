@@ -28,6 +28,7 @@ from convinspect.layers import find_layers
 from convinspect.outputs import Form
 from convinspect.saving import save_edits
 from convinspect.verify import Report, converted_in_memory, verify
+from convinspect.wording import an
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 State = dict[str, Any]
@@ -428,7 +429,10 @@ def test_safetensors_metadata_counts(tmp_path: Path) -> None:
 
 def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     before = {"emb.weight": torch.randn(9, 4)}
-    assert "must keep its shape" in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+    assert (
+        "an Embedding must keep its shape"
+        in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+    )
 
 
 def with_optimizer() -> tuple[State, State]:
@@ -800,3 +804,35 @@ def test_layers_are_chosen(tmp_path: Path) -> None:
     assert [one["name"] for one in found["layers"]] == ["conv1"]
     assert set(found["layers"][0]["gradients"]) == {"input", "weight", "bias"}
     assert found["layers"][0]["rounding"]["dtype"] == "float32"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_could_not_be_read_is_not_called_equal(tmp_path: Path) -> None:
+    """Sparse tensors differ here, and only their shapes are known; the same in another root of the file."""
+    sparse = [torch.eye(4).to_sparse(), (2 * torch.eye(4)).to_sparse()]
+    before: Any = {"model": {**net(), "mask": sparse[0]}, "ema": {**net(), "mask": sparse[0]}}
+    after: Any = {"model": {**converted(net()), "mask": sparse[1]}, "ema": {**converted(net()), "mask": sparse[1]}}
+    torch.save(before, tmp_path / "a.pt")
+    torch.save(after, tmp_path / "b.pt")
+    code, found = command(tmp_path, "a.pt", "b.pt")
+    assert (code, found["ok"], found["not_compared"]) == (0, True, ["mask", "ema.mask"])
+    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "b.pt", "--bits"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    assert "equal as far as it was compared · strength: bits" in text
+    assert "not compared: mask, ema.mask" in text
+
+
+def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.randn(4, 6, 1), "b": torch.randn(4)}, tmp_path / "a.pt")
+    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "--bits"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    assert "1 layer converted: every number is the same · 1 tensor unchanged" in text
+
+
+@pytest.mark.parametrize(
+    ("noun", "wanted"),
+    [("Embedding", "an Embedding"), ("Linear", "a Linear"), ("LSTM", "an LSTM"), ("GRU", "a GRU"), ("", "a "),
+     ("MultiheadAttention", "a MultiheadAttention"), ("L1Loss", "an L1Loss")],
+)  # fmt: skip
+def test_articles(noun: str, wanted: str) -> None:
+    assert an(noun) == wanted

@@ -14,6 +14,7 @@ from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink
 from convinspect.cli.trials import check_device, check_dtype
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.view.format import Format
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.compare import Measured, Setting, Subject
@@ -161,7 +162,7 @@ def _save_plot(found: list[Measured], device: str, setting: Setting, output: Pat
     from convinspect.view.picture import save_text
     from convinspect.view.plot import plot
 
-    note = f"Conv1d and Linear, forward, batch {setting.batch}, {setting.threads} threads, {device}"
+    note = f"Conv1d and Linear, forward, batch {setting.batch}, {several(setting.threads, 'thread')}, {device}"
     parts = list(plot(panels(found), note))
     if output.suffix.lower() == ".html":
         parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>convinspect compare</title>\n', *parts]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.view.plot import Panel
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Block, Cell, Column, Styled, Table
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.compare import Claim, Measured, Time
@@ -117,7 +118,7 @@ def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
 
 def _about_lines(about: Mapping[str, Any]) -> tuple[Cell, ...]:
     libraries = ", ".join(f"{name} {'on' if about[name] else 'off'}" for name in ("oneDNN", "MKL"))
-    threads = f"{about['threads']} thread{'s' * (about['threads'] != 1)}"
+    threads = several(about["threads"], "thread")
     lengths = ", ".join(map(str, about["lengths"]))
     busy = [Styled(f"other work was running (load {about['load']:.1f}), so times of several threads say little", WARN)]
     busy = busy if about["busy"] else []

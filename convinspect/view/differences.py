@@ -16,13 +16,14 @@ from convinspect.view.commands import can_be_converted, is_main, like_command, s
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, shape
+from convinspect.wording import several
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""
 
 _STYLES = {
     "rank differs": GOOD, "transposed": WARN, "shape differs": BAD, "dtype differs": WARN, "values differ": WARN,
-    "only in A": BAD, "only in B": BAD, "same": QUIET,
+    "only in A": BAD, "only in B": BAD, "not compared": WARN, "same": QUIET,
 }  # fmt: skip
 
 
@@ -127,12 +128,21 @@ def _note(one: Difference) -> str:
     elif one.kind in ("rank differs", "transposed") and one.obstacle:
         notes.append(one.obstacle.partition("converted: ")[2] or "no conversion makes it")
     if one.unread:
-        notes.append("numbers not compared")
+        notes.append(_why_unread(one))
     if one.deviation is not None and one.deviation.nan:
         notes.append(f"{count(one.deviation.nan)} NaN on one side")
     if one.deviation is not None and not one.deviation.count:
         notes.append("its bytes differ")
     return ", ".join(notes)
+
+
+def _why_unread(one: Difference) -> str:
+    """What kept its numbers from being compared."""
+    tensors = [it for it in (one.a, one.b) if it is not None]
+    layouts = dict.fromkeys(it.layout for it in tensors if it.layout not in ("strided", "meta"))
+    why = " and ".join(layouts) or ("its numbers are not in the file" if any(it.storage is None for it in tensors)
+                                    else f"{tensors[0].dtype} has no plain numbers")  # fmt: skip
+    return f"{why}: only its shape was compared"
 
 
 def _raw(name: str, one: Difference, report: DiffReport) -> tuple[object, ...]:
@@ -162,7 +172,7 @@ def _prefix_lines(prefixes: Sequence[Prefix]) -> Iterable[Cell]:
 
 def prefix_text(one: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
     """Which side's keys carry what."""
-    keys = f"{count(one.keys)} key{'s' * (one.keys != 1)}"
+    keys = several(one.keys, "key")
     if one.a and one.b:
         return f'prefix "{one.a}" on {keys} of {sides[0]} where {sides[1]} has "{one.b}"'
     return f'prefix "{one.a or one.b}" on {keys} of {sides[0] if one.a else sides[1]}'
@@ -178,7 +188,10 @@ def _verdict(report: DiffReport) -> Cell:
     if turned:
         return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(turned)} transposed"))
     end = "; its numbers differ" if any(one.deviation for one in report.tensors) else ""
-    return (Styled(said, GOOD), Styled(f" where B does{end}"))
+    unread = sum(one.unread for one in report.tensors)
+    if unread:
+        end += f"; the numbers of {several(unread, 'tensor')} were not compared"
+    return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
 
 
 def _matrices(number: int) -> str:
@@ -193,7 +206,7 @@ def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
 
 def what_changes(layers: int, renamed: bool) -> str:
     """ "converting 3 layers and renaming its keys", or what there is of it."""
-    parts = [f"converting {count(layers)} layer{'s' * (layers != 1)}"] if layers else []
+    parts = [f"converting {several(layers, 'layer')}"] if layers else []
     return " and ".join(parts + (["renaming its keys"] if renamed else []))
 
 
@@ -224,9 +237,6 @@ def commands(a: Checkpoint, b: Checkpoint, report: DiffReport) -> list[str]:
 def _notes(report: DiffReport) -> Iterable[str]:
     if any(one.deviation is not None and one.deviation.count for one in report.tensors):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
-    unread = sum(one.unread for one in report.tensors)
-    if unread:
-        yield f"{count(unread)} tensors have no plain numbers in the file; only their shapes were compared"
     if any(one.kind == "only in B" and one.name.endswith("num_batches_tracked") for one in report.tensors):
         yield "num_batches_tracked: PyTorch supplies it for files of before 0.4.1, which do not have it"
 

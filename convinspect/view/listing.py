@@ -14,6 +14,7 @@ from convinspect.records import Layer
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, shape, size
+from convinspect.wording import several
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}
@@ -219,7 +220,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
-    others = [f"{root.path or '.'} ({_tensors(len(root.tensors))})" for root in _others(checkpoint)]
+    others = [f"{root.path or '.'} ({several(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"other roots: {', '.join(others[:5])}{more}; --root chooses")
@@ -236,10 +237,6 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
             f"{name} {one.reason} where the file is loaded; see convinspect check" for name, one in known if one.reason
         ]
     return lines + list(checkpoint.notes)
-
-
-def _tensors(number: int) -> str:
-    return f"{count(number)} tensor{'s' * (number != 1)}"
 
 
 def _others(checkpoint: Checkpoint) -> list[Any]:

@@ -10,6 +10,7 @@ from convinspect.verify import Report
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.outputs import Agreement, Rounding
@@ -79,8 +80,13 @@ def _listed(report: Report) -> Iterable[Cell]:
     changed = [f"{name}: {cause}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside]
     for what, names in (("missing", report.missing), ("unexpected", report.unexpected), ("changed", changed)):
         if names:
-            more = f" and {count(len(names) - _LISTED)} more" if len(names) > _LISTED else ""
-            yield (Styled(f"{what}: ", BAD), Styled(", ".join(names[:_LISTED]) + more))
+            yield (Styled(f"{what}: ", BAD), Styled(_some(names)))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and the number of the rest."""
+    more = f" and {count(len(names) - _LISTED)} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def _model_lines(report: Report) -> Iterable[Cell]:
@@ -92,22 +98,22 @@ def _model_lines(report: Report) -> Iterable[Cell]:
         explained = f" apart, rounding explains {_figure(most)}"
         yield (Styled(f"model {place}: "), Styled(_figure(apart), style), Styled(explained))
     if len(worst) > _LISTED:
-        yield f"and {count(len(worst) - _LISTED)} more outputs, each closer"
+        yield f"and {several(len(worst) - _LISTED, 'more output')}, each closer"
 
 
 def _verdict(report: Report) -> Iterable[Cell]:
     if not report.ok:
         yield (Styled("different", BAD), Styled(f" · {report.cause}"))
         return
-    yield (Styled("equal", GOOD), Styled(f" · strength: {report.strength}"))
-    number = len(report.layers)
-    layers = f"{count(number)} layer{'s' * (number != 1)} converted: " if number else ""
+    equal = Styled("equal as far as it was compared", WARN) if report.unread else Styled("equal", GOOD)
+    yield (equal, Styled(f" · strength: {report.strength}"))
+    layers = f"{several(len(report.layers), 'layer')} converted: " if report.layers else ""
     proved = {
-        "bits": "every number is the same",
+        "bits": f"every number{' that was compared' * bool(report.unread)} is the same",
         "layer": "the same numbers and the same outputs",
         "model": "the same numbers, and the whole model gives the same outputs",
     }[report.strength]
-    yield f"{layers}{proved} · {count(report.unchanged)} tensors unchanged"
+    yield f"{layers}{proved} · {several(report.unchanged, 'tensor')} unchanged"
 
 
 def _notes(report: Report) -> Iterable[str]:
@@ -123,9 +129,14 @@ def _notes(report: Report) -> Iterable[str]:
             f"gradients: of input, weight and bias, at most {_figure(worst.difference)} apart,"
             f" {_share(worst)} of the bound"
         )
+    if report.unread:
+        known = "no more than shape and dtype is known to be equal"
+        yield f"not compared: {_some(report.unread)} (numbers that are not in the file or have no reading); {known}"
     undecided = sum(check.outputs.undecided for check in report.layers if check.outputs is not None)
     if undecided:
-        yield f"{count(undecided)} outputs are Inf or NaN, or too large for a bound; there only the bits were compared"
+        are = "is" if undecided == 1 else "are"
+        what = f"{several(undecided, 'output')} {are} Inf or NaN, or too large for a bound"
+        yield f"{what}; there only the bits were compared"
     if any(check.assumed for check in report.layers):
         end = "" if report.strength == "model" else "; others would not be seen at this strength"
         yield f"assumed: stride 1, padding 0, groups 1, which a state_dict does not record{end}"
@@ -157,6 +168,7 @@ def verdict_payload(report: Report) -> dict[str, Any]:
         "unexpected": list(report.unexpected),
         "changed": [{"name": name, "cause": cause} for name, cause in report.changed.items()],
         "unchanged": report.unchanged,
+        "not_compared": list(report.unread),
         "notes": list(report.notes),
     }
     if report.model is not None:
