@@ -10,9 +10,8 @@ roundoffs of the coarsest dtype seen, twice, and the two models may differ by ei
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,14 +22,18 @@ from convinspect import numbers
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
+from convinspect.leaves import Leaves, leaves, unequal
 from convinspect.modules import swap_pointwise
 from convinspect.outputs import own_blocks
 from convinspect.tensors import as_torch
 from convinspect.user_models import built
+from convinspect.wording import an
 
 _SLACK = 2.0**10
 _GRADIENT = "gradient of "
 _FLOAT32_TO_64 = 2.0**-29
+_NOTHING = {type(None), type}
+"""Classes of plain outputs that say nothing: None, and empty containers, which are held as their class."""
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
 
 
@@ -40,12 +43,16 @@ class ModelCheck:
 
     Attributes:
         outputs: By the output's place, the largest difference in float64 and the most that rounding explains.
+        plain: By the place of outputs that are whole numbers, text, None and the like: whether they are equal.
+        unread: By the place of outputs of a kind that cannot be compared, the name of its class.
         cause: The first thing that is wrong; "" when all is well.
         notes: What a user should know of how it was run.
     """
 
     outputs: Mapping[str, tuple[float, float]]
     cause: str = ""
+    plain: Mapping[str, bool] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -108,15 +115,13 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
     if low:
         return _compared(one, other, _sensitivity(first, one, low, trial, torch.float64), low, trial)
     limits = {
-        place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.get(place)) + 2.0**-53 * _size(value))
-        for place, value in one.items()
+        place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.tensors.get(place)) + 2.0**-53 * _size(value))
+        for place, value in one.tensors.items()
     }
     return _compared(one, other, limits, low, trial)
 
 
-def _sensitivity(
-    model: nn.Module, found: Mapping[str, torch.Tensor], low: set[str], trial: Trial, dtype: torch.dtype
-) -> dict[str, float]:
+def _sensitivity(model: nn.Module, found: Leaves, low: set[str], trial: Trial, dtype: torch.dtype) -> dict[str, float]:
     """The most that two right models may differ by, from how far each output moves when every parameter moves by up to
     two roundoffs of the coarsest dtype in `low`; and two units in the last place of that dtype at least.
     """
@@ -130,9 +135,9 @@ def _sensitivity(
                 factor = 1 + unit * (2 * torch.rand(value.shape, generator=generator) - 1)
                 parameter.copy_(value * factor.to(value))
         near = _run(model, trial, dtype, trial.model)
-        for place, value in found.items():
-            moved[place] = max(moved.get(place, 0.0), _error(value, near.get(place)))
-    return {place: 8 * far + 2 * unit * _size(found[place]) for place, far in moved.items()}
+        for place, value in found.tensors.items():
+            moved[place] = max(moved.get(place, 0.0), _error(value, near.tensors.get(place)))
+    return {place: 8 * far + 2 * unit * _size(found.tensors[place]) for place, far in moved.items()}
 
 
 def _error(exact: torch.Tensor, rough: torch.Tensor | None) -> float:
@@ -211,9 +216,7 @@ class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _run(
-    model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None
-) -> dict[str, torch.Tensor]:
+def _run(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None) -> Leaves:
     """The model's outputs, and gradients when asked for, by their place."""
     model = model.to(trial.device).eval()
     inputs = [x.to(trial.device, dtype) if x.is_floating_point() else x.to(trial.device) for x in trial.inputs]
@@ -225,10 +228,13 @@ def _run(
             else:
                 with _LowerDtypes(low):
                     result = model(*inputs)
-        found = dict(leaves(result))
-        if not any(one.numel() for one in found.values()):
-            raise CannotConvert(f"{spec} gives no numbers to compare", "check --input")
-        return found | (_gradients(model, found) if trial.gradients else {})
+        found = leaves(result)
+        if not any(one.numel() for one in found.tensors.values()) and set(map(type, found.plain.values())) <= _NOTHING:
+            kinds = f" (it gives {', '.join(dict.fromkeys(map(an, found.other.values())))})" if found.other else ""
+            raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
+        if trial.gradients:
+            found.tensors |= _gradients(model, found.tensors)
+        return found
     except CannotConvert:
         raise
     except Exception as error:  # The user's code may raise anything.
@@ -263,24 +269,9 @@ def _as_matrix(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
     return flat.mT if turned else flat
 
 
-def leaves(result: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors in a model's result, with their place in its tuples, lists, dictionaries and dataclasses."""
-    if isinstance(result, torch.Tensor):
-        yield place or "output", result
-    elif isinstance(result, Mapping):
-        for key, value in result.items():
-            yield from leaves(value, f"{place}.{key}" if place else str(key))
-    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
-        for one in dataclasses.fields(result):
-            yield from leaves(getattr(result, one.name), f"{place}.{one.name}" if place else one.name)
-    elif isinstance(result, Sequence) and not isinstance(result, str):
-        for index, value in enumerate(result):
-            yield from leaves(value, f"{place}.{index}" if place else str(index))
-
-
 def _compared(
-    one: Mapping[str, torch.Tensor],
-    other: Mapping[str, torch.Tensor],
+    one: Leaves,
+    other: Leaves,
     limits: Mapping[str, float],
     low: set[str],
     trial: Trial,
@@ -297,23 +288,26 @@ def _compared(
     notes = _notes(low, trial)
     found: dict[str, tuple[float, float]] = {}
     cause = ""
-    if list(one) != list(other):
-        odd = sorted(set(one) ^ set(other)) or list(other)
-        return ModelCheck({}, f"the two models give different outputs: {odd[0]}", notes)
-    for place, before in one.items():
-        after = other[place]
+    if one.places != other.places:
+        odd = [place for place, _ in one.places.items() ^ other.places.items()]
+        return ModelCheck({}, f"the two models give different outputs: {min(odd)}", notes=notes)
+    for place, before in one.tensors.items():
+        after = other.tensors[place]
         if place.startswith(_GRADIENT) and before.dim() == after.dim() == 2 and before.shape[0] == after.shape[0]:
             groups, rest = divmod(after.shape[1], before.shape[1] or 1)
             after = after if rest or before.shape[0] % max(groups, 1) else own_blocks(after, before.shape[1], groups)
         if before.shape != after.shape:
-            return ModelCheck(
-                found, f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after", notes
-            )
+            cause = f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after"
+            return ModelCheck(found, cause, notes=notes)
         apart = _apart(before, after)
         found[place] = (apart, limits[place] if before.is_floating_point() else 0.0)
         if not cause and not apart <= found[place][1]:
             cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
-    return ModelCheck(found, cause, notes)
+    differing = dict(unequal(one.plain, other.plain))
+    for place, what in differing.items():
+        cause = cause or f"{place} differs: {what}"
+    plain = {place: place not in differing for place in one.plain}
+    return ModelCheck(found, cause, plain, one.other, notes)
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> float:

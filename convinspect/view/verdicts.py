@@ -10,7 +10,7 @@ from convinspect.verify import Report
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count
-from convinspect.wording import several
+from convinspect.wording import an, several
 
 if TYPE_CHECKING:
     from convinspect.outputs import Agreement, Rounding
@@ -99,13 +99,18 @@ def _model_lines(report: Report) -> Iterable[Cell]:
         yield (Styled(f"model {place}: "), Styled(_figure(apart), style), Styled(explained))
     if len(worst) > _LISTED:
         yield f"and {several(len(worst) - _LISTED, 'more output')}, each closer"
+    equal = sum(report.model.plain.values())
+    if equal:
+        are = "is" if equal == 1 else "are"
+        yield f"model: {several(equal, 'output')} of whole numbers, text and the like {are} equal"
 
 
 def _verdict(report: Report) -> Iterable[Cell]:
     if not report.ok:
         yield (Styled("different", BAD), Styled(f" · {report.cause}"))
         return
-    equal = Styled("equal as far as it was compared", WARN) if report.unread else Styled("equal", GOOD)
+    unread = report.unread or (report.model is not None and report.model.unread)
+    equal = Styled("equal as far as it was compared", WARN) if unread else Styled("equal", GOOD)
     yield (equal, Styled(f" · strength: {report.strength}"))
     layers = f"{several(len(report.layers), 'layer')} converted: " if report.layers else ""
     proved = {
@@ -142,6 +147,9 @@ def _notes(report: Report) -> Iterable[str]:
         yield f"assumed: stride 1, padding 0, groups 1, which a state_dict does not record{end}"
     yield from report.notes
     if report.model is not None:
+        if report.model.unread:
+            kinds = [f"{place} ({an(kind)})" for place, kind in report.model.unread.items()]
+            yield f"model: not compared, for want of a way to: {_some(kinds)}"
         yield from (f"model: {note}" for note in report.model.notes)
 
 
@@ -177,6 +185,8 @@ def verdict_payload(report: Report) -> dict[str, Any]:
                 {"name": place, "max_abs_diff": apart, "bound": most, "ok": apart <= most}
                 for place, (apart, most) in report.model.outputs.items()
             ],
+            "plain": [{"name": place, "ok": ok} for place, ok in report.model.plain.items()],
+            "not_compared": [{"name": place, "kind": kind} for place, kind in report.model.unread.items()],
             "cause": report.model.cause,
             "notes": list(report.model.notes),
         }
