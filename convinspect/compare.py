@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from convinspect.outputs import Agreement, Form, Operation, compare_gradients, full_float32, threads
+from convinspect.devices import clock_of, full_float32, judge, threads
+from convinspect.outputs import Agreement, Form, Operation, compare_gradients
 
 Verdict = Literal["holds", "does not hold", "within noise", "not told"]
 
@@ -188,6 +189,8 @@ def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Me
     both = {name: _backward(op, x, w, bias) for name, (op, x, w) in forms.items()}
     seeds = [setting.seed + n for n in range(_SEEDS)]
     samples = [_input(setting, wide_in, length, seed).to(setting.device, kind) for seed in seeds]
+    wide = judge(setting.device)
+    kernels, wide_bias = (wide(weight.unsqueeze(-1)), wide(weight)), None if bias is None else wide(bias)
     return Measured(
         subject.name,
         (wide_in, wide_out),
@@ -196,9 +199,9 @@ def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Me
         subject.alike,
         _times(calls, setting),
         _times(both, setting),
-        _errors(weight, bias, samples),
-        _gradient_differences(forms, bias),
-        compare_gradients((Form("Conv1d"), Form("Linear")), (weight.unsqueeze(-1), weight), (bias, bias), [x.double()]),
+        _errors(weight, bias, samples, wide),
+        _gradient_differences(forms, bias, wide),
+        compare_gradients((Form("Conv1d"), Form("Linear")), kernels, (wide_bias, wide_bias), [wide(x)]),
     )
 
 
@@ -226,8 +229,10 @@ def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[
     """Each call's time, the calls in turn, so that what else the machine does falls on all of them."""
     from torch.utils.benchmark import Timer
 
+    clock = clock_of(setting.device)
     timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=setting.threads) for name, call in calls.items()
+        name: Timer("call()", timer=clock, globals={"call": call}, num_threads=setting.threads)
+        for name, call in calls.items()
     }
     counts = {name: _count(timer) for name, timer in timers.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -252,25 +257,30 @@ def _time(values: list[float]) -> Time:
 
 
 def _errors(
-    weight: torch.Tensor, bias: torch.Tensor | None, samples: list[torch.Tensor]
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    samples: list[torch.Tensor],
+    wide: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Largest and RMS error of each against float64, for each sample (N, C, L)."""
-    wide = weight.double(), None if bias is None else bias.double()
+    """Largest and RMS error of each against float64, which `wide` raises to, for each sample (N, C, L)."""
+    kernel, offset = wide(weight.unsqueeze(-1)), None if bias is None else wide(bias)
     found: dict[str, list[tuple[float, float]]] = {"conv1d": [], "linear": []}
     with torch.no_grad():
         for x in samples:
-            exact = _conv1d(x.double(), wide[0].unsqueeze(-1), wide[1])
+            exact = _conv1d(wide(x), kernel, offset)
             for name, y in (
                 ("conv1d", _conv1d(x, weight.unsqueeze(-1), bias)),
                 ("linear", _linear(x.mT.contiguous(), weight, bias).mT),
             ):
-                error = y.double() - exact
+                error = wide(y) - exact
                 found[name].append((float(error.abs().max()), float(error.square().mean().sqrt())))
     return found
 
 
 def _gradient_differences(
-    forms: Mapping[str, tuple[Operation, torch.Tensor, torch.Tensor]], bias: torch.Tensor | None
+    forms: Mapping[str, tuple[Operation, torch.Tensor, torch.Tensor]],
+    bias: torch.Tensor | None,
+    wide: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, tuple[float, float]]:
     """Largest difference of ∂x, ∂W and ∂b in the dtype itself, and the largest gradient of each."""
     grads = []
@@ -283,8 +293,8 @@ def _gradient_differences(
         grads.append(torch.autograd.grad(y, leaves, g))
     found = {}
     for name, one, other in zip(("input", "weight", "bias"), *grads, strict=False):
-        apart = (one.double().flatten() - other.double().flatten()).abs()
-        found[name] = (float(apart.max()), float(one.double().abs().max()))
+        apart = (wide(one).flatten() - wide(other).flatten()).abs()
+        found[name] = (float(apart.max()), float(wide(one).abs().max()))
     return found
 
 
@@ -364,16 +374,13 @@ def _relative(pair: tuple[float, float]) -> float:
     return pair[0] / pair[1] if pair[1] else pair[0]
 
 
-def load_average() -> float:
-    """Processes that want to run on this machine, over the last minute; 0 where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-
 def described(setting: Setting, load: float) -> dict[str, Any]:
     """What a figure depends on: device, threads, versions, libraries, and the load before measuring."""
-    on_gpu = setting.device.startswith("cuda")
+    kind = torch.device(setting.device).type
+    on_cpu, on_gpu = kind == "cpu", kind == "cuda"
     onednn: Any = torch.backends.mkldnn
     mkl: Any = torch.backends.mkl
+    cudnn: Any = torch.backends.cudnn
     return {
         "device": torch.cuda.get_device_name(setting.device) if on_gpu else setting.device,
         "dtypes": list(setting.dtypes),
@@ -382,8 +389,9 @@ def described(setting: Setting, load: float) -> dict[str, Any]:
         "threads": setting.threads,
         "repeats": setting.repeats,
         "torch": torch.__version__,
-        "oneDNN": bool(onednn.is_available()) and not on_gpu,
-        "MKL": bool(mkl.is_available()) and not on_gpu,
+        "oneDNN": bool(onednn.is_available()) and on_cpu,
+        "MKL": bool(mkl.is_available()) and on_cpu,
+        "cuDNN": cudnn.version() if on_gpu else None,
         "tf32": False,
         "load": load,
         # Two threads that share one core wait for each other longer than a layer takes.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,17 +31,6 @@ _CHUNK = 1 << 18
 """Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
 _RESULTS = 1 << 18
 """Results that are kept until they are held against their bound, many at once."""
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Without TF32, which computes float32 with a mantissa of 10 bits on CUDA; put back as it was."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
@@ -210,17 +198,6 @@ def _agreement_of(held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], t
         return Agreement()
     before, after, size = (torch.cat([one.flatten() for one in every]) for every in zip(*held, strict=True))
     return agreement(before, after, size, terms)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run PyTorch's operators on so many threads; put back as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row_chunks(

@@ -171,7 +171,7 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
     """The checks with outputs. Layers run side by side, each on one thread, as many as fit in `WORKING_BYTES`."""
     if wish.inputs is None or not judged:
         return [check for check, _, _ in judged]
-    from convinspect.outputs import full_float32, threads
+    from convinspect.devices import full_float32, threads
 
     largest = max(layer.nbytes for _, layer, _ in judged)
     workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinspect import numbers
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import TARGETS
+from convinspect.devices import full_float32
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.leaves import Leaves, leaves, unequal
 from convinspect.modules import swap_pointwise
@@ -218,11 +219,12 @@ class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _run(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None) -> Leaves:
     """The model's outputs, and gradients when asked for, by their place."""
-    model = model.to(trial.device).eval()
-    inputs = [x.to(trial.device, dtype) if x.is_floating_point() else x.to(trial.device) for x in trial.inputs]
-    torch.manual_seed(trial.seed)
     try:
-        with torch.set_grad_enabled(trial.gradients):
+        model = model.to(trial.device).eval()
+        inputs = [x.to(trial.device, dtype) if x.is_floating_point() else x.to(trial.device) for x in trial.inputs]
+        torch.manual_seed(trial.seed)
+        # Inside, so that what the user's code set when it was imported does not count.
+        with full_float32(), torch.set_grad_enabled(trial.gradients):
             if low is None:
                 result = model(*inputs)
             else:
@@ -233,7 +235,11 @@ def _run(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set
             kinds = f" (it gives {', '.join(dict.fromkeys(map(an, found.other.values())))})" if found.other else ""
             raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
         if trial.gradients:
-            found.tensors |= _gradients(model, found.tensors)
+            with full_float32():
+                found.tensors |= _gradients(model, found.tensors)
+        # One model at a time lies on the device, and no results.
+        model.cpu()
+        found.tensors = {place: one.detach().cpu() for place, one in found.tensors.items()}
         return found
     except CannotConvert:
         raise

@@ -20,7 +20,18 @@ LAYERS = [
     {"readings"},
     {"groups"},
     {"layers", "stats"},
-    {"bits", "deviation", "leaves", "pointwise", "carrying", "references", "pickled", "zip_integrity", "values"},
+    {
+        "bits",
+        "deviation",
+        "devices",
+        "leaves",
+        "pointwise",
+        "carrying",
+        "references",
+        "pickled",
+        "zip_integrity",
+        "values",
+    },
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "integrity"},
     {"judging", "modules", "compare", "explain", "check"},
     {"matching", "renaming", "training", "losses", "saving", "user_models"},
@@ -35,6 +46,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What works on live modules and on outputs; commands that need neither never load it.
 LIVE = {
+    "devices",
     "leaves",
     "pointwise",
     "carrying",

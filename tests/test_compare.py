@@ -16,7 +16,8 @@ from torch import nn
 
 from convinspect import compare as measuring
 from convinspect.compare import Measured, Setting, Subject, Time, claims, compare, pointnet
-from convinspect.outputs import Agreement, full_float32
+from convinspect.devices import full_float32
+from convinspect.outputs import Agreement
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
-from convinspect.cli.trials import check_device, check_dtype
+from convinspect.cli.trials import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.view.format import Format
 from convinspect.wording import several
@@ -68,8 +68,9 @@ def compare(
 
       convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
     """
-    from convinspect.compare import claims, described, load_average
+    from convinspect.compare import claims, described
     from convinspect.compare import compare as measure
+    from convinspect.devices import load_average
     from convinspect.view.comparison import comparison_payload, comparison_tables, flat_table
 
     setting = _setting(batch, lengths, dtypes, device, (threads, repeats, seed))
@@ -108,6 +109,10 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
     for name in names:
         check_dtype(name)
     check_device(device)
+    for name in names:
+        # An 8-bit dtype can be held and not computed in, which its product will say.
+        if getattr(torch, name).itemsize > 1:
+            check_dtype_on(device, name, "", "give another --dtype")
     threads = rest[0] or torch.get_num_threads()
     distinct = tuple(dict.fromkeys(map(int, parts)))
     return Setting(batch, distinct, tuple(dict.fromkeys(names)), device, threads, rest[1], rest[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,25 @@ def check_device(name: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CannotShow(f"--device {name!r} cannot be used ({reason})", "cpu always can") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.zeros(1, device=name).item()
+    except Exception as error:
+        # Each backend fails in its own way, with a missing module, an assertion or a list of all that it has.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise CannotShow(f"--device {name!r} cannot be used ({reason[:200]})", "cpu always can") from None
+
+
+def check_dtype_on(device: str, dtype: str, what_for: str, remedy: str) -> None:
+    """Refuse a device that does not compute in a dtype.
+
+    Raises:
+        CannotShow: It does not.
+    """
+    from convinspect.devices import has_dtype
+
+    if not has_dtype(device, dtype):
+        raise CannotShow(f"--device {device!r} has no {dtype}{what_for}", remedy)
 
 
 def check_dtype(name: str) -> None:

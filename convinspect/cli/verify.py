@@ -22,7 +22,7 @@ from convinspect.cli.options import (
     reading_progress,
     whole,
 )
-from convinspect.cli.trials import check_device, check_dtype, tensor_in
+from convinspect.cli.trials import check_device, check_dtype, check_dtype_on, tensor_in
 from convinspect.errors import CannotConvert, CannotShow, NotThere
 from convinspect.view.format import Format
 
@@ -192,6 +192,7 @@ def _inputs(batch: int | None, length: int | None, seed: int, device: str, dtype
         check_dtype(dtype)
     if device != "cpu":
         check_device(device)
+        check_dtype_on(device, "float64", ", in which outputs are judged", "cpu has; --bits needs no device")
     else:
         _load_torch_meanwhile()
     if batch is None and length is None:

@@ -118,6 +118,7 @@ def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
 
 def _about_lines(about: Mapping[str, Any]) -> tuple[Cell, ...]:
     libraries = ", ".join(f"{name} {'on' if about[name] else 'off'}" for name in ("oneDNN", "MKL"))
+    libraries = f"cuDNN {about['cuDNN']}" if about["cuDNN"] else libraries
     threads = several(about["threads"], "thread")
     lengths = ", ".join(map(str, about["lengths"]))
     busy = [Styled(f"other work was running (load {about['load']:.1f}), so times of several threads say little", WARN)]
