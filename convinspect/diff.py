@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -129,8 +129,10 @@ def diff(
     found = pair_keys((keys[0], keys[1]), (names[0], names[1]))
     theirs = {i: (name, tensors[1][j]) for name, i, j in found.pairs}
     alone = {place: name for name, place in found.only_a}
-    layers = find_layers(a)
-    plan, turned = _plan(a, layers, b, {id(tensors[0][i]): other for i, (_, other) in theirs.items()})
+    telling = _telling((a, b), [(tensors[0][i], other) for i, (_, other) in theirs.items()])
+    layers = find_layers(a, telling)
+    others = find_layers(b, telling)
+    plan, turned = _plan(a, layers, others, {id(tensors[0][i]): other for i, (_, other) in theirs.items()})
     edits = {id(edit.tensor): one.layer.name for one in plan.conversions for edit in one.edits}
     left = _left(layers, plan)
     listed: list[Difference] = []
@@ -148,9 +150,25 @@ def diff(
     return DiffReport(tuple(listed), found.prefixes, found.rules, values)
 
 
-def _plan(a: Checkpoint, layers: Sequence[Layer], b: Checkpoint, pairs: Mapping[int, Tensor]) -> tuple[Plan, set[int]]:
+def _telling(sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tuple[Tensor, Tensor]]) -> Callable[[Tensor], bool]:
+    """Which tensors' layers can say something of a conversion: shapes that differ, square matrices, which may be
+    turned, and what changes together with others. The layers of a hundred thousand that are alike need not be read.
+    """
+    told = {
+        id(one)
+        for a, b in pairs
+        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1])
+        for one in (a, b)
+    }
+    for side in sides:
+        told |= {id(tensor) for name, tensor in side.tensors.items() if "lora" in name or side.tied_to(name)}
+    return lambda tensor: id(tensor) in told
+
+
+def _plan(
+    a: Checkpoint, layers: Sequence[Layer], others: Sequence[Layer], pairs: Mapping[int, Tensor]
+) -> tuple[Plan, set[int]]:
     """What `convert --like` would do, and which of A's square weights are stored the other way round in B."""
-    others = find_layers(b)
     owners = {id(layer.weight): layer for layer in others}
     counterparts = {id(layer.weight): owners.get(id(pairs.get(id(layer.weight)))) for layer in layers}
     turned = {id(layer.weight) for layer in layers if square_turned(layer, counterparts[id(layer.weight)])}

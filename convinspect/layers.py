@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from convinspect.checkpoint import Checkpoint
@@ -29,15 +29,21 @@ LISTED = (
 """Kinds that a listing shows by default: all that hold, or may hold, a convolution's or a Linear's matrix."""
 
 
-def find_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
+def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None = None) -> tuple[Layer, ...]:
     """Every layer of the root, in stored order; each tensor belongs to exactly one.
 
     Tensors that are no part of a known layer come as layers of kind "Parameter", named by their whole key.
+
+    Args:
+        checkpoint: Its root in use is looked through.
+        holding: Only modules that hold a tensor of which this is true; they are read as among all others.
     """
     groups = _groups(checkpoint.tensors)
     context = context_of(groups)
     layers: list[Layer] = []
     for group in groups:
+        if holding is not None and not any(map(holding, group.tensors.values())):
+            continue
         layers += read_group(group, checkpoint.modules.get(group.name), context, checkpoint)
     return tuple(layers)
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +509,33 @@ def test_numbers_without_a_reading_are_never_the_same(tmp_path: Path) -> None:
         **dict.fromkeys(("quant", "coo", "csr", "meta"), ("not compared", False)), "w": ("same", True),
     }  # fmt: skip
     assert (found["same"], found["counts"]["not compared"], found["verdict"]) == (False, 4, "loads")
+
+
+SIDES = ["gpt2_names.pt", "lora.safetensors", "tied.pt", "pointnet_stnkd.pt", "weight_norm_old.pt", "adamw.pt"]
+CHANGES: list[Callable[[torch.Tensor], torch.Tensor]] = [
+    lambda one: one[..., None],
+    lambda one: one.squeeze(-1),
+    lambda one: one.mT.contiguous(),
+]
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("every", [1, 3])
+def test_layers_that_can_say_nothing_need_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, every: int
+) -> None:
+    """Of alike tensors no layer is read; what is found is the same as if all were."""
+    a = open_checkpoint(FIXTURES / name)
+    state = {key: torch.from_numpy(np.array(a.read(key), np.float32)) for key in a.tensors}
+    for change in CHANGES:
+        meant = [key for key, one in state.items() if one.dim() in (2, 3)][::every]
+        torch.save({key: change(one) if key in meant else one for key, one in state.items()}, tmp_path / "b.pt")
+        sides = [a, open_checkpoint(tmp_path / "b.pt")]
+        for one, other in (sides, sides[::-1]):
+            found = diff(one, other)
+            with monkeypatch.context() as patched:
+                patched.setattr("convinspect.diff._telling", lambda *sides: lambda tensor: True)
+                assert diff(one, other) == found
 
 
 # ------------------------------------------------------------------------------------------------- the command line
