@@ -161,6 +161,7 @@ def verify(
         _other_roots(before, after, wanted, turned, (changed, missing, unexpected, unread, notes))
         _objects(before, after, wish.renamed, changed, notes)
         _ties(before, after, notes)
+        _tags(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
         tuple(unread), tuple(notes),
@@ -197,6 +198,18 @@ def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     ]
     if lost and "safetensors" not in after.format:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
+
+
+def _tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
+    """Says where tensors are tagged with another device, or with another wish for gradients, than before."""
+    common = [(one, after.tensors[name]) for name, one in before.tensors.items() if name in after.tensors]
+    for tag in ("device", "requires_grad"):
+        pairs = [(getattr(one, tag), getattr(other, tag)) for one, other in common]
+        # A format that keeps no tags says nothing of them.
+        differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
+        if differing:
+            tensors = several(len(differing), "tensor")
+            notes.append(f"{tag} is not the same on {tensors}: {differing[0][0]} became {differing[0][1]}")
 
 
 def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:

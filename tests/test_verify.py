@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -836,3 +837,19 @@ def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_articles(noun: str, wanted: str) -> None:
     assert an(noun) == wanted
+
+
+def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
+    """Where a tensor is loaded to, and whether it wants gradients, no number shows."""
+    model = nn.Sequential(nn.Conv1d(6, 4, 1))
+    state = dict(model.named_parameters())
+    frozen = {key: one.squeeze(-1).detach().clone() if one.dim() == 3 else one.detach() for key, one in state.items()}
+    found = held(tmp_path, state, frozen)
+    assert found.ok
+    assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
+    assert not any("requires_grad" in note for note in held(tmp_path, frozen, frozen).notes)
+    before = open_checkpoint(tmp_path / "before.pt")
+    moved = {name: replace(one, device="cuda:0") for name, one in before.tensors.items()}
+    after = open_checkpoint(tmp_path / "after.pt")
+    before.tensors = moved
+    assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, Wish()).notes
