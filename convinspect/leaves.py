@@ -50,11 +50,11 @@ class Leaves:
 def leaves(result: Any) -> Leaves:
     """The parts of a model's result; no part is left out."""
     found = Leaves()
-    _collect(result, "", 0, found)
+    _collect(result, "", (), found)
     return found
 
 
-def _collect(value: Any, place: str, depth: int, found: Leaves) -> None:
+def _collect(value: Any, place: str, above: tuple[int, ...], found: Leaves) -> None:
     tensors = _as_tensors(value)
     if tensors is not None:
         for at, one in tensors:
@@ -63,14 +63,15 @@ def _collect(value: Any, place: str, depth: int, found: Leaves) -> None:
     if isinstance(value, _PLAIN):
         found.plain[_free(place or "output", found)] = value
         return
-    parts = None if depth == _DEEPEST else _parts(value)
+    # What holds itself has no end.
+    parts = None if len(above) == _DEEPEST or id(value) in above else _parts(value)
     if parts is None:
         found.other[_free(place or "output", found)] = type(value).__name__
     elif not parts:
         found.plain[_free(place or "output", found)] = type(value)
     else:
         for name, part in parts:
-            _collect(part, _below(place, name), depth + 1, found)
+            _collect(part, _below(place, name), (*above, id(value)), found)
 
 
 def _below(place: str, name: str) -> str:

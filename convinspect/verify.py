@@ -260,11 +260,11 @@ def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: di
     if new_names:
         notes.append("names changed, so objects beside the tensors were not compared")
         return
-    found, versions = differences(objects[0], objects[1])
-    for one in found[:_MOST_OBJECTS]:
+    found, number, versions = differences(objects[0], objects[1], _MOST_OBJECTS)
+    for one in found:
         changed.setdefault(one.place, f"an object beside the tensors differs: {one.what}")
-    if len(found) > _MOST_OBJECTS:
-        notes.append(f"{len(found):,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
+    if number > len(found):
+        notes.append(f"{number:,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
     if versions is not None:
         where = f" of {versions}" if versions else ""
         notes.append(f"_metadata{where} (each module's version, for load_state_dict) is not the same")

@@ -839,6 +839,26 @@ def test_articles(noun: str, wanted: str) -> None:
     assert an(noun) == wanted
 
 
+def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> None:
+    """A tuple of a thousand times a tuple of a thousand is a few kilobytes and a million parts."""
+    key: Any = ("a",)
+    for _ in range(2):
+        key = (key,) * 1000
+
+    class Named:
+        """A key whose text is that of its like."""
+
+    keys = [Named() for _ in range(3)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "Named", Named, raising=False)
+        Named.__qualname__ = "Named"
+        before: Any = {"state": net(), "by": dict(zip((key, *keys), range(4), strict=True))}
+        after: Any = {"state": converted(net()), "by": {**before["by"], keys[2]: 9}}
+        found = held(tmp_path, before, after)
+    assert [cause for cause in found.changed.values() if "3 became 9" in cause]
+    assert len(found.changed) == 1
+
+
 def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     """Where a tensor is loaded to, and whether it wants gradients, no number shows."""
     model = nn.Sequential(nn.Conv1d(6, 4, 1))

@@ -89,8 +89,9 @@ def test_every_part_is_one_of_three(value: Any, tensors: list[str], plain: Any, 
 
 def test_what_holds_itself_ends() -> None:
     looped: list[Any] = []
-    looped.append(looped)
-    assert list(leaves(looped).other.values()) == ["list"]
+    looped += [looped, torch.ones(1), looped]
+    found = leaves(looped)
+    assert (list(found.tensors), found.other) == (["1"], {"0": "list", "2": "list"})
 
 
 # ------------------------------------------------------------------------------------------- two models' results

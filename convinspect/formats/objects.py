@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +69,24 @@ class Difference:
     what: str
 
 
-def differences(before: Objects, after: Objects) -> tuple[list[Difference], str | None]:
-    """Where two trees differ, and where the attributes differ that `state_dict()` gives its OrderedDict (`_metadata`,
-    each module's version); None for nowhere.
+def differences(before: Objects, after: Objects, most: int) -> tuple[list[Difference], int, str | None]:
+    """Where two trees differ: at most so many places, the number of all, and where the attributes differ that
+    `state_dict()` gives its OrderedDict (`_metadata`, each module's version); None for nowhere.
 
     Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
     elsewhere, by name. An OrderedDict that became a dict of the same items is no difference. Below a place that
     differs by itself nothing more is told.
     """
     attributes: list[tuple[str, Any, Any]] = []
-    found = list(_walk([("", before.tree, after.tree)], (before.read, after.read), attributes))
+    walk = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
+    found = list(islice(walk, most))
+    number = len(found) + sum(1 for _ in walk)
     for place, a, b in attributes:
         states = [one.states if isinstance(one, Call) else [] for one in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
         if parts is None or next(_walk(list(parts), (before.read, after.read), []), None) is not None:
-            return found, place
-    return found, None
+            return found, number, place
+    return found, number, None
 
 
 def _walk(
@@ -186,18 +190,44 @@ def _kind(node: Any) -> str:
 
 
 _DEEPEST_KEY = 4
+_MOST_OF_KEY = 100
+"""Parts of a key that its text is made of; a few bytes of a pickle can ask for any number."""
 
 
-def _text(node: Any, depth: int = 0) -> str:
+def _text(node: Any) -> str:
     """A key, or what a set holds, as text that tells it from its like; of what nests deeply, its kind."""
+    return _text_within(node, 0, [_MOST_OF_KEY])
+
+
+def _text_within(node: Any, depth: int, left: list[int]) -> str:
+    left[0] -= 1
     if not isinstance(node, _NODES):
         return repr(node)
     if depth == _DEEPEST_KEY or isinstance(node, Dict | Persistent):
         return f"<{_kind(node)}>"
     if isinstance(node, Call):
-        return f"{_kind(node)}{_text(node.args, depth + 1)}"
+        return f"{_kind(node)}{_text_within(node.args, depth + 1, left)}"
     ends = {Tuple: "()", list: "[]", Set: "{}"}[type(node)]
-    return ends[0] + ", ".join(_text(one, depth + 1) for one in _sequences(node)[0]) + ends[1]
+    parts: list[str] = []
+    for one in _sequences(node)[0]:
+        if left[0] <= 0:
+            parts.append("…")
+            break
+        parts.append(_text_within(one, depth + 1, left))
+    return ends[0] + ", ".join(parts) + ends[1]
+
+
+def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Values by their keys' texts; of keys that are no plain values and read the same, each is numbered."""
+    found: dict[str, Any] = {}
+    alike: Counter[str] = Counter()
+    for key, value in pairs:
+        text = _text(key)
+        if isinstance(key, _NODES):
+            alike[text] += 1
+            text += f" ({alike[text]})" if alike[text] > 1 else ""
+        found[text] = value
+    return found
 
 
 def _is_set(node: Any) -> bool:
@@ -248,7 +278,7 @@ def _arguments(node: Call) -> Any:
 
 def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
     """Values of equal keys; of a key in one alone, the value against `_ABSENT`, unless it is a tensor."""
-    here, there = ({_text(key): value for key, value in pairs} for pairs in (a, b))
+    here, there = (_by_text(pairs) for pairs in (a, b))
     for key in dict.fromkeys((*here, *there)):
         one, other = here.get(key, _ABSENT), there.get(key, _ABSENT)
         if not ((key not in there and _is_tensor(one)) or (key not in here and _is_tensor(other))):
