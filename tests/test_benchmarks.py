@@ -1,0 +1,68 @@
+"""The benchmarks run, say what is not there to compare with, and tell growth rightly."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("measuring")
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_growth_is_the_power_that_the_costs_follow(measuring: ModuleType, power: float) -> None:
+    points = [(size, 1.5 + (size / 1000) ** power) for size in (1000, 10_000, 100_000)]
+    found = measuring.growth(1.5, points, least=0.02)
+    assert found.exponent == pytest.approx(power)
+    assert found.last == pytest.approx(power)
+
+
+def test_growth_that_does_not_stand_out_from_start_up_is_flat(measuring: ModuleType) -> None:
+    points = [(size, 1.5 + noise) for size, noise in ((10, -0.1), (100, 0.05), (1000, 0.1))]
+    assert measuring.growth(1.5, points, least=0.02) == measuring.Growth(None, None, flat=True)
+
+
+def test_growth_is_not_told_from_one_point(measuring: ModuleType) -> None:
+    assert measuring.growth(1.5, [(10, 1.51), (100, 9.0)], least=0.02) == measuring.Growth(None, None, flat=False)
+
+
+def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(measuring: ModuleType) -> None:
+    slow = measuring.Route("slow", measuring.python("import time; time.sleep(60)"))
+    wrong = measuring.Route("wrong", measuring.python("raise ValueError('no such thing')"))
+    assert measuring.run(slow, limit=0.5) == measuring.Missing("> 0.5 s", more=True)
+    assert measuring.run(wrong) == measuring.Missing("failed (1): ValueError: no such thing")
+
+
+def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--folder", str(tmp_path / "files"), "--quick", "--markdown"]
+    command += ["--only", "checking,converting", "--sizes", "", "--tensors", "10"]
+    # Packages that are there but do not start, whatever is installed besides.
+    for package in ("picklescan", "modelscan"):
+        (tmp_path / "broken" / package).mkdir(parents=True)
+        (tmp_path / "broken" / package / "__init__.py").write_text("import a_module_that_is_not_there")
+    path = os.pathsep.join([str(tmp_path / "broken"), str(BENCHMARKS.parent)])
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Left out: picklescan does not start: failed (1): ModuleNotFoundError" in done.stdout
+    tables = [line for line in done.stdout.splitlines() if line.startswith("###")]
+    assert tables == [
+        "### Converting half of the weights to Linear: by tensors",
+        "### Converting there and back",
+        "### Checking a file: by tensors",
+        "### What checking says of small files",
+    ]
+    assert "| 256 tensors | yes |" in done.stdout
+    assert not any((tmp_path / "files").iterdir())
