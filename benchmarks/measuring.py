@@ -81,8 +81,10 @@ def run(route: Route, limit: float = threading.TIMEOUT_MAX, processor: bool = Fa
         process = subprocess.Popen(route.command, stdout=output, stderr=complaints, env=_ENVIRONMENT)
         watch = threading.Timer(limit, process.kill)
         watch.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        watch.cancel()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            watch.cancel()
         seconds = usage.ru_utime + usage.ru_stime if processor else time.perf_counter() - started
         process.returncode = code = os.waitstatus_to_exitcode(status)
         if time.perf_counter() - started > limit:

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +25,10 @@ import peers
 from making import Files, Point, free_memory, lacking
 from measuring import Missing, Result, Route, run_in_turn
 from subjects import SUBJECTS, Subject
-from tables import LEGEND, Table, cell, markdown, plain, series
+from tables import LEGEND, START, Table, cell, markdown, plain, series
 
 _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
-_START = Point("start", "start", 2, 8)
+_START = Point("start", START, 2, 8)
 _LAYERS = 128
 
 
@@ -193,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     remarks = circumstances(given, packages, absent)
     shown = markdown if given.markdown else plain
     print("\n".join([*remarks, LEGEND, ""]), flush=True)
+    started = time.monotonic()
     measured = measure_all(subjects, given, absent)
+    say(f"measured in {(time.monotonic() - started) / 60:.0f} min")
     failed = False
     for subject in subjects:
         found = measured[subject.name]

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from measuring import Cost, Growth, Missing, Result, Route, memory_growth, time_growth
 
+START = "start"
+"""The column of the file by which start-up is told."""
+
 LEGEND = (
     "A cell is time, largest resident set, and in brackets convinspect's time ÷ this route's. Growth is k in "
     "cost ∝ size^k, by least squares of log cost on log size with start-up (the column `start`, a file of one layer) "
     "taken off, and behind the slash the same of the last two files alone; flat: nothing stands out from start-up."
-    " Linux tells no process as smaller than the one that starts it, 20 MB here."
+    " Linux tells no process as smaller than the one that starts it, about 20 MB."
 )
 
 
@@ -61,9 +64,10 @@ def series(
     Args:
         title: Above it.
         routes: Rows.
-        columns: Label of each file, with its size in the unit that growth is told in; the first is the start.
+        columns: Label of each file, with its size in the unit that growth is told in; the first may be the start.
         results: By route's name and file's label.
     """
+    grown = len(columns) > 2 and START in columns
     rows, failures = [], []
     for route in routes:
         found = {label: results.get((route.name, label)) for label in columns}
@@ -75,10 +79,10 @@ def series(
                 failures.append(f"{route.name}, {label}: {result.why}")
                 shown = Missing("failed")
             row.append(cell(shown, ours))
-        if len(columns) > 2:
+        if grown:
             row += _growths(list(found.values()), list(columns.values()))
         rows.append(row)
-    head = ["", *columns, *(["growth: time", "memory"] if len(columns) > 2 else [])]
+    head = ["", *columns, *(["growth: time", "memory"] if grown else [])]
     return Table(title, head, rows, failures)
 
 
