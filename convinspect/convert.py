@@ -119,13 +119,14 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
     chosen = chosen_layers(layers, request.names, request.exclude)
     named = chosen if request.names else None
+    exactly = frozenset(request.names)
     attention = {layer.name for layer in layers if layer.kind == "MultiheadAttention"}
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
     for layer in layers:
         if layer.name not in chosen:
             continue
-        exact = layer.name in request.names
+        exact = layer.name in exactly
         if exact and layer.kind == "Embedding" and layer.evidence != "module":
             # (N, D) may be either; whoever names it knows.
             layer = replace(layer, kind="Linear")
@@ -141,7 +142,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         elif decided is not None:
             refusals[layer.name] = decided
     for refusal in _strides_that_would_go(layers, conversions):
-        if refusal.name not in request.names and (refusal.name or "(root)") not in request.names:
+        if refusal.name not in exactly and (refusal.name or "(root)") not in exactly:
             del conversions[refusal.name]
             refusals[refusal.name] = refusal
     hold_together(layers, conversions, refusals)

@@ -113,11 +113,14 @@ def select(
 def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
     if not patterns:
         return list(layers)
+    called: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        for name in _names(layer):
+            called.setdefault(name, []).append(index)
     chosen: set[int] = set()
     for pattern in patterns:
         # A name may hold a glob's characters, and then means itself alone.
-        found = [index for index, layer in enumerate(layers) if pattern in _names(layer)]
-        found = found or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
+        found = called.get(pattern) or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
         if not found:
             names = [layer.name or "(root)" for layer in layers]
             raise NotThere(f"no layer matches {pattern!r}", closest(pattern, names))

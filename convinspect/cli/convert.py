@@ -301,10 +301,10 @@ def _plan_like(
     if origin:
         kinds = _kinds(origin, None)
         chosen = frozenset(one.name for one in layers if one.name in chosen and one.kind in kinds)
-    here = list(names.values())
+    here = dict.fromkeys(names.values())
     apart = (
         tuple(name for name in here if name not in other.tensors),
-        tuple(name for name in other.tensors if name not in set(here)),
+        tuple(name for name in other.tensors if name not in here),
     )
     return plan_like(layers, names, other.tensors, find_layers(other), chosen), apart
 
