@@ -19,7 +19,7 @@ from typing import IO, NamedTuple, TypeAlias
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 # What stands out from start-up: of seconds, of megabytes, and of start-up itself.
-_SECONDS, _MEGABYTES, _SHARE = 0.02, 2.0, 0.1
+_SECONDS, _MEGABYTES, _SHARE = 0.02, 2.0, 0.2
 
 
 class Cost(NamedTuple):
@@ -136,7 +136,7 @@ def growth(start: float, points: Sequence[tuple[float, float]], least: float) ->
     Args:
         start: Cost of the same route on a file of one layer, taken off every point.
         points: (size, cost), in ascending sizes.
-        least: What a cost must be above start-up for it to be told from noise; so must a tenth of start-up.
+        least: What a cost must be above start-up for it to be told from noise; so must a fifth of start-up.
     """
     rest = [(size, cost - start) for size, cost in points if cost - start > max(least, _SHARE * start)]
     if len(rest) < 2:

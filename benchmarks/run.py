@@ -53,7 +53,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = ",".join(subject.name for subject in SUBJECTS)
     parser.add_argument("--only", metavar="NAMES", default=names, help=f"of {names}")
-    parser.add_argument("--quick", action="store_true", help="small files and one round, to see that all of it works")
+    parser.add_argument("--quick", action="store_true", help="one file and one round, to see that all of it works")
     parser.add_argument("--sizes", metavar="SIZES", help="bytes of 256 tensors; by default 1M,10M,100M,1G")
     parser.add_argument("--tensors", metavar="COUNTS", help="of 8 x 8 layers; by default 10,100,1k,10k,100k")
     parser.add_argument("--sparse", metavar="SIZES", default="", help="more sizes, for listing and checking alone, "
@@ -65,7 +65,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         "time, for a busy machine")  # fmt: skip
     parser.add_argument("--markdown", action="store_true", help="tables as docs/performance.md has them")
     given = parser.parse_args(arguments)
-    given.sizes = given.sizes if given.sizes is not None else "1M" if given.quick else "1M,10M,100M,1G"
+    given.sizes = given.sizes if given.sizes is not None else "" if given.quick else "1M,10M,100M,1G"
     given.tensors = given.tensors if given.tensors is not None else "1k" if given.quick else "10,100,1k,10k,100k"
     given.repeats = given.repeats or (1 if given.quick else 3)
     unknown = set(given.only.split(",")) - {subject.name for subject in SUBJECTS}

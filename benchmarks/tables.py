@@ -14,8 +14,8 @@ START = "start"
 LEGEND = (
     "A cell is time, largest resident set, and in brackets convinspect's time ÷ this route's. Growth is k in "
     "cost ∝ size^k, by least squares of log cost on log size with start-up (the column `start`, a file of one layer) "
-    "taken off, and behind the slash the same of the last two files alone; flat: nothing stands out from start-up."
-    " Linux tells no process as smaller than the one that starts it, about 20 MB."
+    "taken off, and behind the slash the same of the last two files alone; flat: nothing stands out from start-up, "
+    "–: one file alone does. Linux tells no process as smaller than the one that starts it, about 20 MB."
 )
 
 
@@ -44,7 +44,8 @@ def cell(result: Result | None, ours: Result | None) -> str:
         return result.why
     ratio = ""
     if isinstance(ours, Cost) and result.seconds > 0:
-        ratio = f" ({ours.seconds / result.seconds:.2g})"
+        times = ours.seconds / result.seconds
+        ratio = f" ({times:.0f})" if times > 99 else f" ({times:.2g})"
     word = f", {result.word}" if result.word else ""
     return f"{seconds(result.seconds)}, {result.megabytes:.0f} MB{ratio}{word}"
 

@@ -46,7 +46,7 @@ def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(meas
 
 def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--folder", str(tmp_path / "files"), "--quick", "--markdown"]
-    command += ["--only", "checking,converting", "--sizes", "", "--tensors", "10"]
+    command += ["--only", "checking,converting", "--tensors", "10"]
     # Packages that are there but do not start, whatever is installed besides.
     for package in ("picklescan", "modelscan"):
         (tmp_path / "broken" / package).mkdir(parents=True)
