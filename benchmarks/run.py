@@ -17,7 +17,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -122,9 +122,10 @@ def measure(subject: Subject, files: Files, absent: dict[str, str], given: argpa
         say(f"  {subject.name}, {point.label}: {name.strip()}: {cell(result, None)}")
 
 
-def measure_all(subjects: Sequence[Subject], given: argparse.Namespace, absent: dict[str, str]) -> dict[str, Measured]:
+def measure_all(
+    subjects: Sequence[Subject], given: argparse.Namespace, absent: dict[str, str], into: Mapping[str, Measured]
+) -> None:
     """Point by point, so that no more than one point's files take room."""
-    found = {subject.name: Measured() for subject in subjects}
     for point in points(given):
         # A quick run tells nothing of growth, so it needs start-up only where that is what is measured.
         quick = given.quick and point is _START
@@ -132,18 +133,13 @@ def measure_all(subjects: Sequence[Subject], given: argparse.Namespace, absent: 
         why = lacking(point, given.folder)
         if why is not None:
             for subject in wanted:
-                found[subject.name].remarks.append(f"{point.label} left out: {why}")
+                into[subject.name].remarks.append(f"{point.label} left out: {why}")
             continue
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             for subject in wanted:
                 files = Files(Path(folder), point)
-                try:
-                    measure(subject, files, absent, given, found[subject.name])
-                except KeyboardInterrupt:
-                    say("interrupted; what is measured follows")
-                    return found
+                measure(subject, files, absent, given, into[subject.name])
                 files.remove("source.safetensors")
-    return found
 
 
 def tables(subject: Subject, measured: Measured) -> list[Table]:
@@ -195,13 +191,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = markdown if given.markdown else plain
     print("\n".join([*remarks, LEGEND, ""]), flush=True)
     started = time.monotonic()
-    measured = measure_all(subjects, given, absent)
+    measured = {subject.name: Measured() for subject in subjects}
+    single: dict[str, list[Table]] = {}
+    try:
+        measure_all(subjects, given, absent, measured)
+        single = {subject.name: subject.more(given.folder) for subject in subjects if subject.more is not None}
+    except KeyboardInterrupt:
+        say("interrupted; what is measured follows")
     say(f"measured in {(time.monotonic() - started) / 60:.0f} min")
     failed = False
     for subject in subjects:
         found = measured[subject.name]
-        more = subject.more(given.folder) if subject.more is not None else []
-        for table in [*tables(subject, found), *more]:
+        for table in [*tables(subject, found), *single.get(subject.name, [])]:
             print(shown(table), flush=True)
         ours = {route.name for route in found.routes.values() if route.against is None}
         failed = failed or any(
