@@ -37,6 +37,12 @@ _REFUSED = {
     "l": "LIST makes a list as protocol 0 does",
     "d": "DICT makes a dictionary as protocol 0 does",
     "\x8b": "LONG4 is an integer of more than 255 bytes",
+    "I": "INT is an integer as text, as Python 2 wrote large ones",
+    "L": "LONG is an integer as text, as protocol 0 writes it",
+    "F": "FLOAT is a number as text, as protocol 0 writes it",
+    "S": "STRING is a text as protocol 0 of Python 2 wrote it",
+    "T": "BINSTRING is a text of more than 255 bytes as Python 2 wrote it",
+    "V": "UNICODE is a text as protocol 0 writes it",
 }
 _INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
 """What may begin a pickle or an archive inside a string of another."""

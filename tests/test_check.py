@@ -480,7 +480,10 @@ def test_instructions_that_reach_objects_in_odd_ways(tmp_path: Path) -> None:
         assert report.exit_code >= 1
 
 
-REFUSED = [b"K\x012N00", b"N0N", b"(NN1N", b"(NNl", b"(NNd", b"\x8b\x01\0\0\0\x07"]
+REFUSED = [
+    *(b"K\x012N00", b"N0N", b"(NN1N", b"(NNl", b"(NNd", b"\x8b\x01\0\0\0\x07"),
+    *(b"I94000\n", b"L94000L\n", b"F0.5\n", b"S'key'\n", b"T\x03\0\0\0key", b"Vkey\n"),
+]
 
 
 @pytest.mark.parametrize("value", REFUSED)

@@ -112,6 +112,11 @@ def _stranger(head: bytes, file: File) -> tuple[str, str]:
         if head.startswith(magic):
             return what, remedy
     if head[257:262] == b"ustar" or _is_tar(head):
+        if head[:100].rstrip(b"\0") in _TORCH_TAR:
+            return (
+                "it is a checkpoint of PyTorch 0.1.9 or older, in the tar format of that time",
+                "where you trust it, torch.load it with weights_only=False and torch.save it again",
+            )
         return "it is a tar archive", f"unpack it (tar -xf {file.path.name}) and open the checkpoint inside"
     if _looks_like_onnx(head):
         return (
@@ -127,6 +132,9 @@ def _stranger(head: bytes, file: File) -> tuple[str, str]:
         "convinspect reads torch.save, TorchScript, .pt2 and safetensors files",
     )
 
+
+_TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
+"""The records of the first `torch.save`, whichever of them a tool put in front."""
 
 _MAGICS = (
     (b"GGUF", "it is a GGUF model", "gguf-dump shows it; convinspect reads PyTorch and safetensors files"),

@@ -360,8 +360,8 @@ class Machine:
                 self._pop_mark()
         elif code == "1":
             self._pop_mark()
-        elif code == "2":
-            self.push(stack[-1], at)
+        elif code in "2ILFSTV":
+            self.push(stack[-1] if code == "2" else arg, at)
         elif code in "\x82\x83\x84":
             self.globals.setdefault(f"{EXTENSION}{arg}", Span(at, at + _EXTENSION[code]))
             self.push(OutOfBand(f"extension {arg}"), at)
@@ -376,13 +376,13 @@ class Machine:
 
 _PUT = frozenset("qrp")
 _GET = frozenset("hjg")
-_LITERAL = frozenset("IJKML\x8aSTUBC\x8e\x96VX\x8c\x8dFG")
+_LITERAL = frozenset("JKM\x8aUBC\x8e\x96X\x8c\x8dG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
 _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
 _EXTENSION = {"\x82": 2, "\x83": 3, "\x84": 5}
 """Bytes of each instruction that names something by a number."""
-_UNUSUAL = frozenset("ioP\x97210ld\x8b")
+_UNUSUAL = frozenset("ioP\x97210ld\x8bILFSTV")
 
 
 def _line(arg: Any, at: int) -> Span:

@@ -351,6 +351,11 @@ def _expected_size(file: File) -> int | None:
 
 def _other_zip(archive: Archive) -> ConvInspectError:
     names = archive.records
+    if ".data/extern_modules" in names:
+        return NotACheckpoint(
+            "it is a torch.package archive, which brings its model's code along",
+            "where you trust it, load it with torch.package.PackageImporter and torch.save the model's state_dict",
+        )
     pickles = [name for name in names if name.endswith("/data.pkl")]
     if pickles:
         return BrokenFile(
