@@ -305,7 +305,9 @@ def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
     if turned:
         shape, stride = shape[::-1], stride[::-1]
     ones = (1,) * extra
-    return Edit(tensor, shape + ones, stride + ones, turned)
+    # A matrix that lies transposed is TensorFlow's as a rule, (…, in, out) permuted, whose other strides are its size.
+    transposed = stride == (1, shape[0]) and 1 not in shape
+    return Edit(tensor, shape + ones, stride + (shape[0] * shape[1] if transposed else 1,) * extra, turned)
 
 
 def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Conversion]) -> list[Refusal]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, obstacle, reshaped
+from convinspect.formats.safetensors_file import contiguous
 from convinspect.layers import CONVOLUTIONS
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
@@ -33,6 +35,7 @@ def plan_like(
     """
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
+    lies_there: dict[int, Tensor] = {}
     # By the tensor, since the layer itself may be called otherwise there.
     theirs = {id(layer.weight): layer for layer in others}
     for layer in layers:
@@ -49,6 +52,7 @@ def plan_like(
                 mismatch = mismatch or f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
             else:
                 edits.append(edit)
+                lies_there[id(edit.tensor)] = wanted
         if mismatch:
             refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
         elif edits and chosen is not None and layer.name not in chosen:
@@ -60,7 +64,18 @@ def plan_like(
             else:
                 refusals[layer.name] = Refusal(layer.name, reason)
     hold_together(layers, conversions, refusals)
-    return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
+    planned = laid_out(layers, conversions.values())
+    as_there = (
+        replace(one, edits=tuple(_lying_as(edit, lies_there[id(edit.tensor)]) for edit in one.edits)) for one in planned
+    )
+    return Plan(tuple(as_there), tuple(refusals.values()))
+
+
+def _lying_as(edit: Edit, other: Tensor) -> Edit:
+    """The edit with the other tensor's strides of its dimensions of size 1, which say nothing of the numbers."""
+    same = edit.shape == other.shape and edit.stride[:2] == other.stride[:2]
+    told = same and other.stride != contiguous(other.shape)
+    return replace(edit, stride=other.stride) if told else edit
 
 
 def square_turned(layer: Layer, other: Layer | None) -> bool:

@@ -352,6 +352,54 @@ def test_channels_last_goes_there_and_back(tmp_path: Path, make: Any, form: Any)
     assert names(converted(tmp_path / "alone.pt", tmp_path / "d.pt", kinds=(kind,), names=("0",))) == ["0"]
 
 
+def test_kernels_permuted_from_tensorflow_go_there_and_back(tmp_path: Path) -> None:
+    """Their matrix lies transposed, and the strides of their dimensions of size 1 are its size."""
+    state = {"a.weight": torch.randn(1, 1, 6, 4).permute(3, 2, 0, 1), "b.weight": torch.randn(1, 6, 4).permute(2, 1, 0)}
+    assert state["a.weight"].stride() == (1, 4, 24, 24)
+    torch.save(state, tmp_path / "a.pt")
+    assert names(converted(tmp_path / "a.pt", tmp_path / "b.pt", kinds=("Conv1d", "Conv2d"))) == ["a", "b"]
+    assert load(tmp_path / "b.pt")["a.weight"].equal(state["a.weight"][:, :, 0, 0])
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", "Conv2d", names=("a",))
+    converted(tmp_path / "c.pt", tmp_path / "d.pt", "Conv1d", names=("b",))
+    assert (tmp_path / "d.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_like_gives_back_the_strides_that_the_other_has(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.randn(4, 6, 3, 3)[:, :, 1:2, 1:2]}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt", kinds=("Conv2d",))
+    done = run("convert", tmp_path / "b.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "a.pt")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_sizes_as_python_2_wrote_them_go_there_and_back(tmp_path: Path, legacy: bool) -> None:
+    """Its sizes are of its type `long`, whose pickle instruction (LONG1) Python 3 uses for huge numbers alone."""
+
+    def longs(*numbers: int) -> bytes:
+        return b"".join(b"\x8a\x01" + bytes([number]) for number in numbers)
+
+    torch.save({"a.weight": torch.randn(4, 6, 1)}, tmp_path / "new.pt", _use_new_zipfile_serialization=not legacy)
+    data = (tmp_path / "new.pt").read_bytes()
+    if legacy:
+        data = data.replace(b"K\x04K\x06K\x01\x87", longs(4, 6, 1) + b"\x87")
+        data = data.replace(b"K\x06K\x01K\x01\x87", longs(6, 1, 1) + b"\x87")
+        (tmp_path / "a.pt").write_bytes(data)
+    else:
+        with zipfile.ZipFile(tmp_path / "new.pt") as old, zipfile.ZipFile(tmp_path / "a.pt", "w") as new:
+            for record in old.namelist():
+                held = old.read(record).replace(b"K\x04K\x06K\x01\x87", longs(4, 6, 1) + b"\x87")
+                new.writestr(record, held.replace(b"K\x06K\x01K\x01\x87", longs(6, 1, 1) + b"\x87"))
+    assert longs(4, 6, 1) in (tmp_path / "a.pt").read_bytes()
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert longs(4, 6) + b"\x86" in (tmp_path / "b.pt").read_bytes()
+    assert load(tmp_path / "b.pt")["a.weight"].equal(load(tmp_path / "a.pt")["a.weight"][..., 0])
+    converted(tmp_path / "b.pt", tmp_path / "c.pt", "Conv1d", names=("a",))
+    same = [zipfile.ZipFile(tmp_path / name).read("new/data.pkl") for name in ("a.pt", "c.pt")] if not legacy else []
+    assert len(set(same)) <= 1
+    assert not legacy or (tmp_path / "c.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
 def test_a_bare_layer_is_called_root(tmp_path: Path) -> None:
     torch.save(nn.Conv1d(6, 4, 1).state_dict(), tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")

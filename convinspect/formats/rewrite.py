@@ -8,7 +8,7 @@ from dataclasses import replace
 from convinspect.errors import CannotWrite
 from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy, torch_zip
 from convinspect.formats.files import File
-from convinspect.formats.pickle_walk import Walk, reader, walk
+from convinspect.formats.pickle_walk import Read, Walk, reader, walk
 from convinspect.formats.rewrite_zip import pieces_with_record
 from convinspect.formats.safetensors_edit import edited_header
 from convinspect.formats.safetensors_file import is_safetensors
@@ -74,7 +74,7 @@ def _legacy(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
 def _with_tuples(file: File, edits: list[Edit]) -> Iterator[Piece]:
     """Ranges of the file around new tuples, so that a pickle that holds more than tensors need not be in memory."""
     at = 0
-    for span, new in _tuples(edits):
+    for span, new in _tuples(edits, file.read):
         yield Range(at, span.start)
         yield new
         at = span.end
@@ -90,7 +90,8 @@ def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[byte
         edits: Of its tensors.
         drop: Empty the optimizers' state.
     """
-    tuples = [(Span(span.start - base, span.end - base), new) for span, new in _tuples(edits)]
+    old_and_new = _tuples(edits, lambda start, size: data[start - base : start - base + size])
+    tuples = [(Span(span.start - base, span.end - base), new) for span, new in old_and_new]
     names = {}
     for edit in edits:
         if edit.key is not None:
@@ -110,7 +111,7 @@ def _storages(tree: Walk) -> set[str]:
     return {parts[2] for parts in tree.persistent if storage_dtype(parts) is not None}
 
 
-def _tuples(edits: list[Edit]) -> list[tuple[Span, bytes]]:
+def _tuples(edits: list[Edit], read: Read) -> list[tuple[Span, bytes]]:
     """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
     found: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
@@ -120,18 +121,33 @@ def _tuples(edits: list[Edit]) -> list[tuple[Span, bytes]]:
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
-            new = tuple_opcodes(numbers)
+            new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)))
             if found.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")
     return [found[start] for start in sorted(found)]
 
 
-def tuple_opcodes(numbers: tuple[int, ...]) -> bytes:
-    """Pickle instructions, protocol 2, that push a tuple of numbers, as Python's own pickler writes them."""
-    pushed = b"".join(map(_number_opcode, numbers))
+def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:
+    """Pickle instructions, protocol 2, that push a tuple of numbers, as Python's own pickler writes them.
+
+    Args:
+        numbers: The tuple.
+        longs: They are of Python 2's type `long`, which sizes were there, and which its pickler wrote as such.
+    """
+    pushed = b"".join(map(_long_opcode if longs else _number_opcode, numbers))
     if len(numbers) <= 3:
         return pushed + (b")", b"\x85", b"\x86", b"\x87")[len(numbers)]
     return b"(" + pushed + b"t"
+
+
+def _as_longs(head: bytes) -> bool:
+    """Whether the tuple that begins so has numbers in LONG1 that Python 3 would have written shorter."""
+    code = head.removeprefix(b"(")
+    return code[:1] == b"\x8a" and code[1] <= _SHORT
+
+
+_SHORT = 4
+"""Bytes of an integer that has an instruction other than LONG1."""
 
 
 def _number_opcode(number: int) -> bytes:
@@ -141,8 +157,12 @@ def _number_opcode(number: int) -> bytes:
         return b"M" + number.to_bytes(2, "little")
     if number < 1 << 31:
         return b"J" + number.to_bytes(4, "little")
-    # LONG1 is signed, so that a number whose top bit is set takes one byte more.
-    length = number.bit_length() // 8 + 1
+    return _long_opcode(number)
+
+
+def _long_opcode(number: int) -> bytes:
+    # LONG1 is signed, so that a number whose top bit is set takes one byte more; zero takes none.
+    length = number.bit_length() // 8 + 1 if number else 0
     return b"\x8a" + length.to_bytes(1, "little") + number.to_bytes(length, "little")
 
 
