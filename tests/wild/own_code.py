@@ -1,10 +1,11 @@
-"""Loads a converted file strictly into the model code of the package that it comes from, and compares outputs.
+"""Loads converted files strictly into the model code of the packages that they come from, and compares outputs.
 
-    python own_code.py PACKAGE FOLDER FILE CONVERTED ROOT TO LAYER…
+    python own_code.py JOBS.json
 
-FOLDER is the unpacked wheel, FILE in it the original, CONVERTED the same with LAYER… (all that are) of kind TO. What a
-package imports beyond PyTorch and does not need to build its model (readers of sound and pictures) has a stand-in.
-Prints the largest output and the largest difference as JSON.
+A job is {"package", "folder": the unpacked wheel, "file": the original in it, "converted": the same with its "layers",
+all of them of kind "to" there, "root": the state_dict's place in it}. What a package imports beyond PyTorch and does
+not need to build its model (readers of sound and pictures) has a stand-in. Prints each one's largest output and
+difference.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from convinspect.modules import swap_pointwise
@@ -75,6 +77,31 @@ def perth(folder: Path, checkpoint: Any) -> tuple[nn.Module, str, Run]:
     subband = importlib.import_module(at).compute_subband_freq(default)
     encoder = importlib.import_module(f"{at}.encoder").Encoder(default.hidden_size, subband)
     return encoder, "encoder.", lambda model: model(noise(2, 1025, 9))[0]
+
+
+class Tinygrad(torch.Tensor):
+    """A tensor with the methods that tinygrad's has and PyTorch's lacks."""
+
+    def pad(self, widths: tuple[int, ...], mode: str) -> torch.Tensor:
+        return nn.functional.pad(self, widths, mode)
+
+    def stack(self, other: torch.Tensor, dim: int) -> torch.Tensor:
+        return torch.stack([self, other], dim)
+
+
+def silero_vad(folder: Path, checkpoint: Any) -> tuple[nn.Module, str, Run]:
+    """Its code for this file is written for tinygrad, whose layers are called as PyTorch's are."""
+    bare(folder, "silero_vad")
+    sys.modules["tinygrad"] = tinygrad = ModuleType("tinygrad")
+    tinygrad.nn = nn  # type: ignore[attr-defined]
+    code: Any = importlib.import_module("silero_vad.tinygrad_model").TinySileroVAD
+
+    class Model(code, nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            code.__init__(self)
+
+    return Model(), "", lambda model: model(noise(2, 576).as_subclass(Tinygrad))[0]
 
 
 def lpips(folder: Path, checkpoint: Any) -> tuple[nn.Module, str, Run]:
@@ -161,10 +188,15 @@ def rxnmapper(folder: Path, checkpoint: Any) -> tuple[nn.Module, str, Run]:
     return model, "albert.", lambda model: model(torch.arange(8)[None]).last_hidden_state
 
 
-MODELS = {
-    "pesto-pitch": pesto, "resemble-perth": perth, "lpips": lpips, "facenet-pytorch": facenet, "torchfcpe": torchfcpe,
+MODELS: dict[str, Callable[[Path, Any], tuple[nn.Module, str, Run]]] = {
+    "pesto-pitch": pesto, "resemble-perth": perth, "silero-vad": silero_vad,
+    "lpips": lpips, "facenet-pytorch": facenet, "torchfcpe": torchfcpe,
     "batdetect2": batdetect2, "cosmic-conn": cosmic_conn, "legere": legere, "attacut": attacut, "rxnmapper": rxnmapper,
 }  # fmt: skip
+
+
+def loaded(path: Path) -> Any:
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
 
 
 def part(checkpoint: Any, root: str, prefix: str) -> dict[str, torch.Tensor]:
@@ -177,28 +209,36 @@ def part(checkpoint: Any, root: str, prefix: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def main(package: str, folder: str, file: str, converted: str, root: str, to: str, *layers: str) -> None:
-    sys.path.insert(0, folder)
-    sys.meta_path.append(StandIns())
-    before = torch.load(Path(folder, file), map_location="cpu", weights_only=True)
-    model, prefix, run = MODELS[package](Path(folder), before)
-    model.load_state_dict(part(before, root, prefix), strict=True)
+def outcome(job: dict[str, Any]) -> dict[str, float]:
+    """How many layers the model has that were converted, its largest output, and the largest difference."""
+    RENAMED.clear()
+    sys.path.insert(0, job["folder"])
+    before = loaded(Path(job["folder"], job["file"]))
+    model, prefix, run = MODELS[job["package"]](Path(job["folder"]), before)
+    model.load_state_dict(part(before, job["root"], prefix), strict=True)
     model.eval()
-    with torch.no_grad():
-        expected = run(model)
-        names = [name.removeprefix(prefix) for name in layers if name.startswith(prefix)]
-        swaps = swap_pointwise(model, to.lower(), names)  # type: ignore[arg-type]
-        assert sorted(one.name for one in swaps.swapped) == sorted(names), swaps.left
-        # Other numbers first, so that those of the file are seen to be taken.
-        for parameter in model.parameters():
-            parameter.zero_()
-        after = torch.load(converted, map_location="cpu", weights_only=True)
-        model.load_state_dict(part(after, root, prefix), strict=True)
-        found = run(model)
+    expected = run(model)
+    names = [name.removeprefix(prefix) for name in job["layers"] if name.startswith(prefix)]
+    swaps = swap_pointwise(model, job["to"].lower(), names)
+    assert sorted(one.name for one in swaps.swapped) == sorted(names), swaps.left
+    # Other numbers first, so that those of the file are seen to be taken.
+    for parameter in model.parameters():
+        parameter.zero_()
+    model.load_state_dict(part(loaded(Path(job["converted"])), job["root"], prefix), strict=True)
+    found = run(model)
     assert found.shape == expected.shape
-    shown = {"layers": len(names), "largest": float(expected.abs().max()), "off": float((found - expected).abs().max())}
-    print(json.dumps(shown))
+    return {
+        "layers": len(names),
+        "largest": float(expected.abs().max()),
+        "off": float((found - expected).abs().max()),
+    }
+
+
+def main(jobs: str) -> None:
+    sys.meta_path.append(StandIns())
+    with torch.no_grad():
+        print(json.dumps([outcome(job) for job in json.loads(Path(jobs).read_text(encoding="utf-8"))]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])
