@@ -42,7 +42,8 @@ CACHE = Path(os.environ.get("CONVINSPECT_WILD") or Path(tempfile.gettempdir()) /
 WILD = Path(__file__).resolve().parent / "wild"
 PACKAGES: dict[str, dict[str, Any]] = json.loads((WILD / "packages.json").read_text(encoding="utf-8"))
 SILENT = 60
-"""Seconds after which a registry that says nothing is taken for gone."""
+"""Seconds after which a registry that says nothing is taken for gone, for all that would be asked of it."""
+_gone: list[str] = []
 
 
 @functools.cache
@@ -50,6 +51,8 @@ def fetched(requirement: str) -> Path | str:
     """The package's wheel, from the cache or the index; why there is none, asked only once, otherwise."""
     folder = CACHE / requirement.replace("==", "-")
     if not list(folder.glob("*.whl")):
+        if _gone:
+            return _gone[0]
         folder.mkdir(parents=True, exist_ok=True)
         # Processes that ask at once each load a copy of their own, and the name appears with all of its bytes.
         with tempfile.TemporaryDirectory(dir=CACHE) as partial:
@@ -73,7 +76,8 @@ def fetched(requirement: str) -> Path | str:
                     env=environment,
                 )
             except subprocess.TimeoutExpired:
-                return f"the package index did not answer in time for {requirement}"
+                _gone.append(f"the package index did not answer in time for {requirement}")
+                return _gone[0]
             if done.returncode != 0:
                 return f"the package index did not give {requirement}: {done.stderr.strip()[-200:]}"
             for wheel in Path(partial).glob("*.whl"):
