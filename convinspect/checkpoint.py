@@ -57,6 +57,7 @@ class Checkpoint:
         metadata: The file's string metadata.
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
+        versions: The files that were read, as they were then.
     """
 
     def __init__(self, contents: Contents, root: str | None = None) -> None:
@@ -69,6 +70,7 @@ class Checkpoint:
         self.metadata = contents.metadata
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
+        self.versions = contents.versions
         keys = [tensor.key for tensor in self.root.tensors]
         names = _distinct(clean_names(keys))
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))

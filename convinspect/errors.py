@@ -66,6 +66,14 @@ class NotThere(ConvInspectError):
     """No file, layer or root of the given name."""
 
 
+def unreadable(error: OSError, path: Path) -> BrokenFile:
+    """The error for a file whose bytes the system does not give."""
+    reason = error.strerror or str(error)
+    denied = isinstance(error, PermissionError)
+    remedy = "ask its owner" if denied else "see whether its disk or network is well, and try again"
+    return BrokenFile(f"it cannot be read ({reason})", remedy, path)
+
+
 class CannotShow(ConvInspectError):
     """What was asked for does not fit the data at hand."""
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
@@ -191,6 +191,10 @@ class Root:
     parameters: tuple[tuple[int, ...], ...] | None = None
 
 
+Version: TypeAlias = tuple[int, ...]
+"""What of a file's status changes when it is written to or replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What one format reader found in a file or folder.
@@ -204,6 +208,7 @@ class Contents:
         notes: What a user should know, each one a whole line.
         metadata: The file's own string metadata, where the format has it (safetensors).
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
+        versions: The files that were read, as they were then.
     """
 
     path: Path
@@ -214,6 +219,7 @@ class Contents:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
+    versions: Mapping[Path, Version] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,21 +8,23 @@ and not what is copied. This is the one part of a conversion that needs torch.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from convinspect.apart import apart
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.objects import read_objects, versions
-from convinspect.formats.writing import new_file, room_for, unchanged
+from convinspect.formats.writing import blaming_changes, hold_to, new_file, room_for
 from convinspect.losses import plain_attributes
-from convinspect.records import Edit, Layer, Storage, Tensor
+from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.renaming import RESERVED
 from convinspect.saving import writer_of
 from convinspect.tensors import as_torch
@@ -46,17 +48,33 @@ def resave(
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
-    writer, names = writer_of(target), list(names)
-    state: dict[str, torch.Tensor] = {}
-    with new_file(target, lambda new: _compare(state, new)) as temporary, unchanged(checkpoint.path):
-        state |= _state_dict(checkpoint, plan, list(fused), {one.tensor.key: one.key or "" for one in names})
-        room_for(target.parent, _nbytes(state, writer))
-        if writer == "torch":
-            objects = None if names or checkpoint.holds_modules else read_objects(checkpoint.path)
-            _flag(checkpoint, names, state)
-            _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
-        else:
-            _save_safetensors(state, temporary, checkpoint.metadata)
+    names = list(names)
+    expected: dict[str, Facts] = {}
+    with (
+        blaming_changes(checkpoint.versions),
+        new_file(target, lambda new: _approve(new, expected, checkpoint.versions)) as temporary,
+    ):
+        expected |= apart(lambda: _written(checkpoint, plan, list(fused), names, target, temporary), checkpoint.path)
+
+
+Facts: TypeAlias = list[Any]
+"""A tensor's dtype and shape."""
+
+
+def _written(
+    checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: list[Edit], target: Path, temporary: Path
+) -> dict[str, Facts]:
+    """Write the file, and say what must be found in it, by key."""
+    writer = writer_of(target)
+    state = _state_dict(checkpoint, plan, fused, {one.tensor.key: one.key or "" for one in names})
+    room_for(target, _nbytes(state, writer))
+    if writer == "torch":
+        objects = None if names or checkpoint.holds_modules else read_objects(checkpoint.path)
+        _flag(checkpoint, names, state)
+        _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
+    else:
+        _save_safetensors(state, temporary, checkpoint.metadata)
+    return {key: [_name(tensor), list(tensor.shape)] for key, tensor in state.items()}
 
 
 def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
@@ -210,11 +228,9 @@ def _save_torch(
         ordered._metadata = OrderedDict(metadata)
     try:
         torch.save(ordered, target)
-    except RuntimeError as error:
+    except RuntimeError:
         # PyTorch's zip writer turns a failing write into this, without the system's reason.
-        raise CannotWrite(
-            f"PyTorch could not write it ({str(error).splitlines()[0][:120]})", "see whether the disk is full", target
-        ) from None
+        raise CannotWrite("PyTorch could not write all of it", "see whether the disk is full", target) from None
 
 
 def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, str]) -> None:
@@ -236,8 +252,9 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     try:
         save_file(alone, target, dict(metadata) or {"format": "pt"})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        if "I/O error" in str(error):
-            raise CannotWrite(f"it cannot be written ({error})", "make room, or write elsewhere", target) from None
+        failed = re.search(r"I/O error: (.*?)(?: \(os error \d+\))?\)?$", str(error))
+        if failed is not None:
+            raise CannotWrite(f"it cannot be written ({failed[1]})", "make room, or write elsewhere", target) from None
         raise CannotConvert(f"safetensors cannot hold it ({error})", "write a .pt instead") from None
     os.chmod(target, 0o666 & ~_umask())
 
@@ -249,20 +266,19 @@ def _umask() -> int:
     return mask
 
 
-def _compare(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Hold what was written against what was meant: names, dtypes and shapes.
+def _approve(path: Path, expected: Mapping[str, Facts], sources: Mapping[Path, Version]) -> None:
+    """Hold what was written against what was meant, and the sources against what they were.
 
     Raises:
-        CannotWrite: They differ.
+        CannotWrite: Names, dtypes or shapes differ.
+        ChangedMeanwhile: A source is not what it was.
     """
-    tensors = {tensor.key: tensor for root in read_contents(path).roots for tensor in root.tensors}
-    wrong = [
-        key
-        for key, tensor in state.items()
-        if key not in tensors or (tensors[key].shape, tensors[key].dtype) != (tuple(tensor.shape), _name(tensor))
-    ]
-    if wrong or len(tensors) != len(state):
+    tensors = [tensor for root in read_contents(path).roots for tensor in root.tensors]
+    found: dict[str, Facts] = {tensor.key: [tensor.dtype, list(tensor.shape)] for tensor in tensors}
+    wrong = [key for key, facts in expected.items() if found.get(key) != facts]
+    if wrong or len(found) != len(expected):
         raise CannotWrite(f"the new file differs in {wrong[:1]} from what it should be, so it was thrown away")
+    hold_to(sources)
 
 
 def _name(tensor: torch.Tensor) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,8 +15,17 @@ from convinspect.formats.files import File
 from convinspect.formats.rewrite import pieces_for
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.formats.sharded import edited_index, totals
-from convinspect.formats.writing import copy_whole, new_file, new_folder, room_for, size_of, unchanged, write_pieces
-from convinspect.records import Edit, Root, Tensor
+from convinspect.formats.writing import (
+    blaming_changes,
+    copy_whole,
+    hold_to,
+    new_file,
+    new_folder,
+    room_for,
+    size_of,
+    write_pieces,
+)
+from convinspect.records import Edit, Root, Tensor, Version
 
 Progress = Callable[[int], None]
 
@@ -30,11 +39,11 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
     Raises:
         CannotWrite: It is the source, it exists, or its folder does not.
     """
-    same = os.path.exists(target) and os.path.samefile(source, target)
-    sharded = source.is_dir() or source.name.endswith(".index.json")
+    same = os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
+    sharded = os.path.isdir(source) or source.name.endswith(".index.json")
     if sharded and in_place:
         raise CannotWrite("a sharded checkpoint is not changed in place", "give a new folder with -o", source)
-    if sharded and target.is_dir():
+    if sharded and os.path.isdir(target):
         raise CannotWrite(
             "it exists, and a sharded checkpoint is written to a new folder", "remove it, or give another -o", target
         )
@@ -42,9 +51,9 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target is the source itself", "use --in-place, or give another -o", target)
     if os.path.exists(target) and not same and not force:
         raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
-    if target.is_dir() and not same:
+    if os.path.isdir(target) and not same:
         raise CannotWrite("the target is a folder", "give the name of a file in it", target)
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
 
 
@@ -92,19 +101,31 @@ def save_edits(
     if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
         _save_shards(checkpoint, wanted, target, progress, expected)
     else:
-        # In this order a source that changed is noticed before the new file gets its name.
-        with new_file(target, lambda new: _compare(new, expected)) as temporary, unchanged(source):
+        versions = checkpoint.versions
+        with (
+            blaming_changes(versions),
+            new_file(target, lambda new: _approve(new, expected, versions)) as temporary,
+        ):
             _write_one(source, wanted, temporary, progress, drop_optimizer)
 
 
 def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress, drop: bool = False) -> None:
     with File(source) as file:
         pieces = pieces_for(file, edits, drop)
-        room_for(target.parent, sum(size_of(piece) for piece in pieces))
+        room_for(target, sum(size_of(piece) for piece in pieces))
         write_pieces(source, pieces, target, progress)
 
 
 Facts: TypeAlias = tuple[object, ...]
+
+
+def _approve(written: Path, expected: list[Facts], versions: Mapping[Path, Version]) -> None:
+    """The last thing before the new file gets its name. Where that is the source's own, what is replaced is seen to be
+    what was read.
+    """
+    hold_to(versions)
+    _compare(written, expected)
+    hold_to(versions)
 
 
 def _compare(written: Path, expected: list[Facts]) -> None:
@@ -178,20 +199,25 @@ def _save_shards(
     opened = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
     names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
     right = totals(tensor for root in checkpoint.roots for tensor in root.tensors)
-    with new_folder(target, lambda new: _compare(new / opened, expected)) as temporary:
+    versions = checkpoint.versions
+    mine: dict[Path, list[Edit]] = {}
+    for edit in edits:
+        if edit.tensor.storage is not None:
+            mine.setdefault(edit.tensor.storage.file, []).append(edit)
+    room_for(target, checkpoint.nbytes_on_disk)
+    with (
+        blaming_changes(versions),
+        new_folder(target, lambda new: _approve(new / opened, expected, versions)) as temporary,
+    ):
         for name in _names(checkpoint):
-            mine = [
-                edit for edit in edits if edit.tensor.storage is not None and edit.tensor.storage.file == source / name
-            ]
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            with unchanged(source / name):
-                if mine:
-                    _write_one(source / name, mine, temporary / name, progress)
-                elif name.endswith(".json"):
-                    index = edited_index((source / name).read_bytes(), names, right)
-                    write_pieces(source / name, [index], temporary / name, progress)
-                else:
-                    copy_whole(source / name, temporary / name, progress)
+            if source / name in mine:
+                _write_one(source / name, mine[source / name], temporary / name, progress)
+            elif name.endswith(".json"):
+                index = edited_index((source / name).read_bytes(), names, right)
+                write_pieces(source / name, [index], temporary / name, progress)
+            else:
+                copy_whole(source / name, temporary / name, progress)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:

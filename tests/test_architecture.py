@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 LAYERS = [
     {"errors", "admitted", "wording"},
     {"records", "findings"},
-    {"storage", "folding", "workers"},
+    {"storage", "folding", "workers", "apart"},
     {"numbers"},
     {"formats"},
     {"checkpoint", "strides"},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from convinspect.errors import ConvInspectError, NotThere
+from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import distributed, exported, sharded, torch_cut, torch_legacy, torch_zip
 from convinspect.formats.files import File, stranger
 from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
@@ -25,6 +26,8 @@ def read_contents(path: Path) -> Contents:
             return _read_any(path)
     except ConvInspectError as error:
         raise error.at(path) from None
+    except OSError as error:
+        raise unreadable(error, path) from None
     except RecursionError:
         raise NotThere("its parts nest too deeply to follow", path=path) from None
 
@@ -36,23 +39,29 @@ def _read_any(path: Path) -> Contents:
         return sharded.read_folder(path, _read_file, _read_any)
     with File(path) as file:
         head = file.read(0, 64)
+        versions = {path: file.version}
     if sharded.is_index(path, head):
-        return sharded.read_index(path, _read_file)
+        contents = sharded.read_index(path, _read_file)
+        return replace(contents, versions={**versions, **contents.versions})
     return _read_file(path)
 
 
 def _read_file(path: Path) -> Contents:
     with File(path) as file:
-        head = file.read(0, 64)
-        if torch_zip.is_zip(head):
-            return _read_zip(file)
-        if is_safetensors(head):
-            return read_safetensors(file)
-        if torch_legacy.is_legacy(file):
-            return torch_legacy.read_torch_legacy(file)
-        if torch_legacy.is_pickle(file):
-            raise torch_legacy.other_pickle(file)
-        raise stranger(file)
+        return replace(_read_opened(file), versions={path: file.version})
+
+
+def _read_opened(file: File) -> Contents:
+    head = file.read(0, 64)
+    if torch_zip.is_zip(head):
+        return _read_zip(file)
+    if is_safetensors(head):
+        return read_safetensors(file)
+    if torch_legacy.is_legacy(file):
+        return torch_legacy.read_torch_legacy(file)
+    if torch_legacy.is_pickle(file):
+        raise torch_legacy.other_pickle(file)
+    raise stranger(file)
 
 
 def _read_zip(file: File) -> Contents:

@@ -7,8 +7,9 @@ import re
 import stat
 from pathlib import Path
 
-from convinspect.errors import CutShort, NotACheckpoint, NotThere
+from convinspect.errors import CutShort, NotACheckpoint, NotThere, unreadable
 from convinspect.formats.pickle_walk import Read
+from convinspect.records import Version
 
 # Opening a pipe without a writer must not wait for one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -24,6 +25,9 @@ class File:
 
     Raises:
         NotThere: No such file, or it may not be read.
+
+    Attributes:
+        version: Which version of the file this is.
     """
 
     def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
@@ -44,6 +48,7 @@ class File:
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
             raise NotThere(f"it is {kind}, not a file", "save it as a file first", path)
         self.start = start
+        self.version = version_of(found)
         self.size = found.st_size - start if size is None else size
 
     def __enter__(self) -> File:
@@ -53,13 +58,20 @@ class File:
         os.close(self._handle)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only where the file ends."""
+        """Up to `size` bytes from `offset`; fewer only where the file ends.
+
+        Raises:
+            BrokenFile: The system does not give them.
+        """
         size = min(size, self.size - offset)
         if size <= 0 or offset < 0:
             return b""
         pieces = []
         while size > 0:
-            piece = read_at(self._handle, size, self.start + offset)
+            try:
+                piece = read_at(self._handle, size, self.start + offset)
+            except OSError as error:
+                raise unreadable(error, self.path) from None
             if not piece:
                 break
             pieces.append(piece)
@@ -69,6 +81,11 @@ class File:
     def part(self, offset: int) -> Read:
         """A `Read` whose offset 0 is `offset` of this file."""
         return lambda at, size: self.read(offset + at, size)
+
+
+def version_of(found: os.stat_result) -> Version:
+    """What tells one version of a file from the next, from its status."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def read_at(handle: int, size: int, offset: int) -> bytes:

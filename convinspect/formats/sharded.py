@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.roots import main_root
-from convinspect.records import Contents, Root, Tensor
+from convinspect.records import Contents, Root, Tensor, Version
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""
@@ -124,36 +126,39 @@ def _combined(
     problems: list[str] = []
     notes: list[str] = []
     foreign: dict[str, None] = {}
+    versions: dict[Path, Version] = {}
     read: set[str] = set()
     size, kind = 0, ""
+    named = Counter(weight_map.values())
     for shard in shards:
-        named = [key for key, where in weight_map.items() if where == shard]
         try:
             contents = read_file(folder / shard)
             held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
-        except NotThere:
-            problems.append(f"shard {shard} is not there ({len(named):,} tensors); download it too")
-            continue
         except ConvInspectError as error:
-            problems.append(f"shard {shard}: {error.problem} ({len(named):,} tensors); {error.remedy}")
+            gone = isinstance(error, NotThere) and not os.path.exists(folder / shard)
+            what, remedy = (" is not there", "download it too") if gone else (f": {error.problem}", error.remedy)
+            problems.append(f"shard {shard}{what} ({named[shard]:,} tensors); {remedy}")
             continue
         read.add(shard)
         size, kind = size + contents.nbytes_on_disk, contents.format
         problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
+        versions.update(contents.versions)
         problems.extend(_disagreements(shard, held, homes, weight_map))
         tensors.update(held)
         for key in held:
             homes.setdefault(key, []).append(shard)
     problems.extend(_misplaced(weight_map, homes, read))
     if not read:
-        raise NotThere(problems[0].partition(";")[0], "download the shards into the same folder", path)
+        problem, _, remedy = problems[0].partition("; ")
+        remedy = remedy.replace("download it too", "download the shards into the same folder")
+        raise NotThere(problem, remedy, path)
     right = totals(tensors.values())
     if total is not None and not problems and total not in right:
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
     root = Root("", "model", tuple(tensors.values()))
     what = f"{kind}, {len(shards)} shards"
-    return Contents(path, what, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign))
+    return Contents(path, what, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions)
 
 
 def _disagreements(
@@ -267,4 +272,4 @@ def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Content
     if missing:
         problems = (*problems, f"{missing:,} of {folder.expected:,} shards are not there; download them too")
     notes = (*contents.notes, "there is no index; the shards are taken by their names")
-    return Contents(path, contents.format, contents.roots, contents.nbytes_on_disk, problems, notes)
+    return replace(contents, path=path, problems=problems, notes=notes)

@@ -1,22 +1,25 @@
 """Writing a new file beside an old one: pieces of it copied by the kernel, whole or not at all.
 
-A new file is described as a list of pieces, each either bytes or a range of the source. It is written under a
-temporary name in the target's folder, checked, and only then takes the target's name.
+A new file is described as a list of pieces, each either bytes or a range of the source. It is written in a temporary
+folder beside the target, checked, and only then takes the target's name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from convinspect.errors import CannotWrite, ChangedMeanwhile
-from convinspect.formats.files import read_at
+from convinspect.errors import CannotWrite, ChangedMeanwhile, ConvInspectError, unreadable
+from convinspect.formats.files import read_at, version_of
+from convinspect.records import Version
 
 _BLOCK = 1 << 22
 
@@ -52,26 +55,35 @@ def size_of(piece: Piece) -> int:
     return piece.nbytes if isinstance(piece, Made) else len(piece)
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    found = os.stat(path)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+def hold_to(versions: Mapping[Path, Version]) -> None:
+    """See that files are still what they were.
+
+    Raises:
+        ChangedMeanwhile: One changed, was replaced, or is gone.
+    """
+    for path, version in versions.items():
+        try:
+            now = version_of(os.stat(path))
+        except FileNotFoundError:
+            raise ChangedMeanwhile("it vanished while it was read", "try again", path) from None
+        except OSError as error:
+            raise unreadable(error, path) from None
+        if now != version:
+            raise ChangedMeanwhile("it changed while it was read", "wait until it is written, and try again", path)
 
 
 @contextmanager
-def unchanged(path: Path) -> Iterator[None]:
-    """Whatever is read of `path` inside must be of one version.
+def blaming_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
+    """Whatever goes wrong inside is laid to a change of these files, where there is one.
 
     Raises:
-        ChangedMeanwhile: The file changed, or was replaced, while it was read.
+        ChangedMeanwhile: Something went wrong, and one of the files is not what it was.
     """
     try:
-        before = _identity(path)
         yield
-        after = _identity(path)
-    except FileNotFoundError:
-        raise ChangedMeanwhile("it vanished while it was read", "try again", path) from None
-    if before != after:
-        raise ChangedMeanwhile("it changed while it was read", "wait until it is written, and try again", path)
+    except Exception:
+        hold_to(versions)
+        raise
 
 
 Check: TypeAlias = Callable[[Path], None]
@@ -82,46 +94,117 @@ Check: TypeAlias = Callable[[Path], None]
 def new_file(target: Path, check: Check) -> Iterator[Path]:
     """A name to write to; what is there at the end is synced, checked and becomes `target` at once, or nothing does.
 
-    The new file gets the mode that the umask asks for. A symbolic link is followed, so that the link stays.
+    A file that is replaced hands on its mode and, where the system allows it, its owner; any other gets the mode that
+    the umask asks for. A symbolic link is followed, so that the link stays; other hard links of what is replaced keep
+    the old content. A target that was not there at first is not replaced if another has made it meanwhile.
 
     Raises:
-        CannotWrite: The folder cannot be written to, or the disk is full.
+        CannotWrite: The folder cannot be written to, the disk is full, or another has made the target meanwhile.
         ConvInspectError: What `check` raises.
     """
-    with _beside(Path(os.path.realpath(target)), check, os.unlink) as temporary:
+    with _beside(target) as (temporary, place):
+        old = os.stat(place) if os.path.lexists(place) else None
         yield temporary
+        if old is not None:
+            _hand_on(old, temporary)
+        _sync(temporary)
+        check(temporary)
+        _take_name(temporary, place, old is not None)
 
 
 @contextmanager
 def new_folder(target: Path, check: Check) -> Iterator[Path]:
-    """The same for a folder of files, which is there to be written into."""
-    with _beside(target, check, shutil.rmtree) as temporary:
+    """The same for a folder of files, which is there to be written into; it replaces nothing but an empty folder."""
+    with _beside(target) as (temporary, place):
         temporary.mkdir()
         yield temporary
+        for entry in temporary.rglob("*"):
+            _sync(entry)
+        _sync(temporary)
+        check(temporary)
+        _take_name(temporary, place, False)
+
+
+_LONGEST_NAME = 100
+"""Bytes of a target's name that the temporary name beside it keeps; file systems allow about 255 in all."""
 
 
 @contextmanager
-def _beside(target: Path, check: Check, remove: Callable[[Path], None]) -> Iterator[Path]:
-    temporary = target.with_name(f".{target.name[:100]}.{os.urandom(6).hex()}.partial")
+def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
+    """A path to write to, in a folder beside the target that nobody else may look into, and the path that it is to get.
+
+    The folder, with what libraries leave in it, is gone in the end. Errors speak of the target.
+    """
+    place = Path(os.path.realpath(target))
+    folder = place.with_name(f".{_shortened(place.name)}.{os.urandom(6).hex()}.partial")
     try:
-        yield temporary
-        if temporary.is_dir():
-            for entry in temporary.rglob("*"):
-                _sync(entry)
-        _sync(temporary)
-        check(temporary)
-        os.replace(temporary, target)
-        _sync(target.parent)
+        folder.mkdir(0o700)
+        yield folder / place.name, place
     except OSError as error:
-        raise CannotWrite(f"it cannot be written ({error.strerror})", _remedy(error), target) from None
+        raise CannotWrite(f"it cannot be written ({error.strerror or error})", _remedy(error), target) from None
+    except ConvInspectError as error:
+        if error.path is not None and (error.path == folder or folder in error.path.parents):
+            error.path = target
+        raise
     finally:
-        with suppress(OSError):
-            remove(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def left_behind(target: Path) -> list[Path]:
+    """Temporary folders beside `target`: of runs that were killed, or that are under way."""
+    place = Path(os.path.realpath(target))
+    try:
+        names = os.listdir(place.parent)
+    except OSError:
+        return []
+    ours = re.compile(rf"\.{re.escape(_shortened(place.name))}\.[0-9a-f]{{12}}\.partial")
+    return sorted(place.with_name(name) for name in names if ours.fullmatch(name))
+
+
+def _shortened(name: str) -> str:
+    name = name[:_LONGEST_NAME]
+    while len(os.fsencode(name)) > _LONGEST_NAME:
+        name = name[:-1]
+    return name
+
+
+def _hand_on(old: os.stat_result, new: Path) -> None:
+    """Owner, group and mode, as far as the system and the file system allow."""
+    for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
+        with suppress(OSError, AttributeError):
+            os.chown(new, owner, group)
+    with suppress(OSError):
+        os.chmod(new, stat.S_IMODE(old.st_mode) & 0o777)
+
+
+def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
+    """Give what was written its name; unless `replacing`, only where that is free.
+
+    Where a file system has no hard links, a file that came meanwhile is replaced.
+    """
+    try:
+        if replacing or temporary.is_dir() or not _linked(temporary, target):
+            os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise CannotWrite(
+                "another program has made it meanwhile", "look at it, or give another -o", target
+            ) from None
+        raise
+    _sync(target.parent)
+
+
+def _linked(temporary: Path, target: Path) -> bool:
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _remedy(error: OSError) -> str:
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room on the disk, or write elsewhere"
     return "choose another place"
@@ -145,29 +228,41 @@ def _sync(path: Path) -> None:
 
 
 def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: Callable[[int], None]) -> None:
-    """Write the pieces one after another to `target`, which must not exist.
+    """Write the pieces one after another to `target`, over what is there.
 
     Args:
         source: Where ranges are taken from.
         pieces: What to write.
-        target: The new file; its mode follows the umask.
+        target: The new file; its mode follows the umask where it is not there yet.
         progress: Told how many bytes were written, now and then.
 
     Raises:
         ChangedMeanwhile: The source is shorter than its ranges.
+        BrokenFile: The source cannot be read.
         OSError: The target cannot be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with open(source, "rb", buffering=0) as reader, os.fdopen(os.open(target, flags, 0o666), "wb", 0) as writer:
+    with _source(source) as reader, open(target, "wb", buffering=0) as writer:
         for piece in pieces:
             if isinstance(piece, Range):
-                _copy(reader.fileno(), writer.fileno(), piece, source, progress)
+                _copy(reader, writer.fileno(), piece, source, progress)
             elif isinstance(piece, Made):
                 for block in piece.blocks():
                     _write_all(writer.fileno(), block)
                     progress(len(block))
             else:
                 _write_all(writer.fileno(), piece)
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[int]:
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise unreadable(error, path) from None
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _write_all(handle: int, data: bytes | memoryview) -> None:
@@ -181,25 +276,34 @@ def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callab
     at = piece.start
     by_kernel = hasattr(os, "copy_file_range")
     while at < piece.end:
-        size = min(piece.end - at, 1 << 30)
-        if by_kernel:
-            try:
-                done = os.copy_file_range(reader, writer, size, at)
-            except OSError:
-                # Across file systems, or on one that has no such call. A full disk shows again below.
-                by_kernel = False
-                continue
-            if done == 0:
-                by_kernel = False
-                continue
-        else:
-            data = read_at(reader, min(size, _BLOCK), at)
-            if not data:
-                raise ChangedMeanwhile("it became shorter while it was copied", "try again", source)
+        done = _copied_by_kernel(reader, writer, min(piece.end - at, 1 << 30), at) if by_kernel else 0
+        if not done:
+            by_kernel = False
+            data = _read(reader, min(piece.end - at, _BLOCK), at, source)
             _write_all(writer, data)
             done = len(data)
         at += done
         progress(done)
+
+
+def _copied_by_kernel(reader: int, writer: int, size: int, at: int) -> int:
+    """Bytes that were copied; 0 across file systems and on those without such a call. What else hinders it shows again
+    when it is done through a buffer.
+    """
+    try:
+        return os.copy_file_range(reader, writer, size, at)
+    except OSError:
+        return 0
+
+
+def _read(reader: int, size: int, at: int, source: Path) -> bytes:
+    try:
+        data = read_at(reader, size, at)
+    except OSError as error:
+        raise unreadable(error, source) from None
+    if not data:
+        raise ChangedMeanwhile("it became shorter while it was copied", "try again", source)
+    return data
 
 
 def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> None:
@@ -207,17 +311,18 @@ def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> N
     write_pieces(source, [Range(0, os.stat(source).st_size)], target, progress)
 
 
-def room_for(folder: Path, nbytes: int) -> None:
+def room_for(target: Path, nbytes: int) -> None:
     """Notice before hours of writing that a disk is too small.
 
     Raises:
-        CannotWrite: There are fewer than `nbytes` free in `folder`'s file system.
+        CannotWrite: There are fewer than `nbytes` free where `target` is to lie.
     """
+    place = Path(os.path.realpath(target))
     try:
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(place.parent).free
     except OSError:
         return
     if free < nbytes:
         raise CannotWrite(
-            f"the disk has {free:,} bytes free, {nbytes:,} are needed", "make room, or write elsewhere", folder
+            f"the disk has {free:,} bytes free, {nbytes:,} are needed", "make room, or write elsewhere", place.parent
         )

@@ -1,0 +1,114 @@
+"""Work in a process of its own, for what reads files mapped into memory.
+
+Where someone cuts a mapped file short, the system ends whoever reads on with a signal (SIGBUS) and no exception. A
+child takes that, so that whoever waits for it can clean up and say what happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import convinspect.errors
+from convinspect.errors import BrokenFile, ConvInspectError
+
+
+def apart(work: Callable[[], Any], source: Path) -> Any:
+    """What `work` gives, done in a child on Linux, unless PyTorch or threads are here already; else at once.
+
+    PyTorch's threads do not survive a fork. Where this process is killed, the child ends too.
+
+    Args:
+        work: Gives what JSON can hold.
+        source: The file to name should the child be killed.
+
+    Raises:
+        BrokenFile: The child was killed while it read.
+        Exception: As `work` raises it; what is no error of ours, the system's or want of memory, as a RuntimeError
+            that holds the traceback.
+    """
+    if not _can_fork():
+        return work()
+    here, there = os.pipe()
+    alive, parent = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if not child:
+        os.close(here)
+        os.close(parent)
+        _serve(work, there, alive)
+    os.close(there)
+    os.close(alive)
+    try:
+        with os.fdopen(here, "rb") as pipe:
+            answer = pipe.read()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.close(parent)
+    if status:
+        raise _ended(status, source)
+    return _unpacked(json.loads(answer))
+
+
+def _can_fork() -> bool:
+    return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
+
+
+def _serve(work: Callable[[], Any], answer: int, alive: int) -> NoReturn:
+    """In the child: do it, send what came of it, and leave without what a program does at its end."""
+    status = 1
+    try:
+        # Nobody writes into this pipe: reading ends when the parent does.
+        threading.Thread(target=lambda: os.read(alive, 1) or os._exit(1), daemon=True).start()
+        with os.fdopen(answer, "wb") as pipe:
+            pipe.write(json.dumps(_packed(work)).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _packed(work: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"done": work()}
+    except ConvInspectError as error:
+        path = None if error.path is None else os.fsdecode(error.path)
+        return {"error": [type(error).__name__, error.problem, error.remedy, path]}
+    except OSError as error:
+        return {"system": [error.errno, error.strerror or str(error)]}
+    except MemoryError:
+        return {"memory": True}
+    except Exception:
+        return {"bug": traceback.format_exc()}
+
+
+def _unpacked(answer: dict[str, Any]) -> Any:
+    if "error" in answer:
+        kind, problem, remedy, path = answer["error"]
+        raise getattr(convinspect.errors, kind)(problem, remedy, None if path is None else Path(path))
+    if "system" in answer:
+        raise OSError(*answer["system"])
+    if "memory" in answer:
+        raise MemoryError
+    if "bug" in answer:
+        raise RuntimeError(answer["bug"])
+    return answer["done"]
+
+
+def _ended(status: int, source: Path) -> Exception:
+    """The error for a child that gave no answer. The system kills (SIGKILL) what takes too much memory."""
+    if status == -signal.SIGKILL:
+        return MemoryError()
+    if status == -signal.SIGBUS:
+        return BrokenFile("its bytes went away while it was read", "see whether it is being written to", source)
+    return RuntimeError(f"the child process ended with {status}")
