@@ -29,7 +29,9 @@ class CheckFormat(str, Enum):
 
 
 def check(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Checkpoints of any kind: files or folders.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH…", readable=False, help="Checkpoints of any kind: files or folders.")
+    ],
     values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
     fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
     width: WidthOption = None,

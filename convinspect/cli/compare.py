@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def compare(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A checkpoint; without it, PointNet's three layers.")
+        Path | None,
+        typer.Argument(metavar="[MODEL]", readable=False, help="A checkpoint; without it, PointNet's three layers."),
     ] = None,
     layer: Annotated[
         list[str] | None,

@@ -58,7 +58,7 @@ class Origin(str, Enum):
 
 
 def convert(
-    path: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint to convert.")],
+    path: Annotated[Path, typer.Argument(metavar="SOURCE", readable=False, help="The checkpoint to convert.")],
     to: Annotated[Target | None, typer.Option("--to", help="What the layers become.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="TARGET", help="The new file; same format as the source.")
@@ -191,8 +191,17 @@ def convert(
     )
     if fmt is Format.table:
         _advise(planned, fused, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
-    for line in lost:
+    for line in [*lost, *(_left(target) if target is not None else ())]:
         print(f"note: {safe(line)}", file=sys.stderr)
+
+
+def _left(target: Path) -> list[str]:
+    from convinspect.formats.writing import left_behind
+
+    return [
+        f"{path} is of another run, which is under way or was killed; if none is under way, remove it"
+        for path in left_behind(target)
+    ]
 
 
 def _planned(

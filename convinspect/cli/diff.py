@@ -32,8 +32,10 @@ _MOST_TEXT = 64 << 20
 
 
 def diff(
-    path: Annotated[Path, typer.Argument(metavar="A", help="The checkpoint that is to be loaded.")],
-    other: Annotated[Path | None, typer.Argument(metavar="[B]", help="One that loads where A should.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="A", readable=False, help="The checkpoint that is to be loaded.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[B]", readable=False, help="One that loads where A should.")
+    ] = None,
     error: Annotated[
         Path | None,
         typer.Option(

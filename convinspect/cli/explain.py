@@ -39,7 +39,8 @@ class Names(str, Enum):
 
 def explain(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[PATH]", help="A checkpoint; without it, a small layer of 3 → 6.")
+        Path | None,
+        typer.Argument(metavar="[PATH]", readable=False, help="A checkpoint; without it, a small layer of 3 → 6."),
     ] = None,
     layer: Annotated[
         str | None, typer.Argument(metavar="[LAYER]", help="One of its layers.", autocompletion=complete_layers)

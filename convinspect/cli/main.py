@@ -1,6 +1,7 @@
 """`main()`: the commands, and how every way of ending becomes an exit code.
 
-0 done · 1 a difference or a fault was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted.
+0 done · 1 a difference or a fault was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted
+· 128 + n ended by signal n.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -70,7 +73,8 @@ def main() -> None:
     # A command lives for a moment and makes little garbage in cycles; looking for it costs a twentieth of a listing.
     gc.disable()
     try:
-        app(prog_name="convinspect")
+        with _signals_as_exceptions():
+            app(prog_name="convinspect")
     except ConvInspectError as error:
         _complain(str(error))
         sys.exit(2)
@@ -78,7 +82,8 @@ def main() -> None:
         _forget_output()
         sys.exit(0)
     except OSError as error:
-        _complain(f"the system refused: {error.strerror or error}; free what is full, or write elsewhere")
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        _complain(f"{where}the system refused: {error.strerror or error}; free what is full, or write elsewhere")
         _forget_output()
         sys.exit(2)
     except MemoryError:
@@ -90,6 +95,27 @@ def main() -> None:
         sys.exit(3)
     finally:
         gc.enable()
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Asked to end, by whoever stops a job or closes a terminal, a command still removes what it had begun to write."""
+    old = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            with suppress(ValueError):
+                # Only the main thread may.
+                old[number] = signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _forget_output() -> None:

@@ -91,7 +91,9 @@ def _opened(ctx: typer.Context) -> Checkpoint | None:
 PathArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="PATH", help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, …"
+        metavar="PATH",
+        readable=False,
+        help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, …",
     ),
 ]
 RootOption = Annotated[

@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="BEFORE", help="The checkpoint before its conversion.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="BEFORE", readable=False, help="The checkpoint before its conversion.")
+    ],
     after: Annotated[
         Path | None,
-        typer.Argument(metavar="[AFTER]", help="The checkpoint after; without it BEFORE is converted in memory."),
+        typer.Argument(
+            metavar="[AFTER]", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,
