@@ -16,7 +16,8 @@ from convinspect.formats.pickle_values import Call
 from convinspect.formats.roots import main_root
 from convinspect.formats.torch_tensors import pairs_of
 from convinspect.formats.torch_tree import state_of
-from convinspect.formats.torch_zip import SMALL_STORAGE, is_zip, read_torch_zip
+from convinspect.formats.torch_zip import SMALL_STORAGE, read_torch_zip
+from convinspect.formats.zip_records import is_zip
 from convinspect.integrity import look_at_file, parsed, second_place
 from convinspect.pickled import Seen, Stream, look_at_pickle
 from convinspect.records import ITEMSIZE, Contents, Tensor

@@ -16,8 +16,9 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle_walk import Read, reader
 from convinspect.formats.safetensors_file import header_text, is_safetensors
 from convinspect.formats.torch_legacy import is_legacy
-from convinspect.formats.torch_zip import SMALL_STORAGE, headless, is_zip
+from convinspect.formats.torch_zip import SMALL_STORAGE, headless
 from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
+from convinspect.formats.zip_records import is_zip
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
 from convinspect.zip_integrity import Record, look_at_zip, unpacked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
             log.add("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
 
 
-def _storages(persistent: Iterable[list[Any]]) -> Iterator[tuple[str, int]]:
+def _storages(persistent: Iterable[Sequence[Any]]) -> Iterator[tuple[str, int]]:
     for parts in persistent:
         dtype = storage_dtype(parts)
         if dtype is not None:
@@ -277,7 +277,7 @@ def _of_call(node: Call) -> list[Any]:
 _PARTS: dict[type, Callable[[Any], list[Any]]] = {
     Dict: lambda node: [part for pair in node.pairs for part in pair],
     Call: _of_call,
-    Tuple: lambda node: node.items,
+    Tuple: lambda node: list(node.items),
     Set: lambda node: node.items,
     Persistent: lambda node: [node.id],
     list: lambda node: node,

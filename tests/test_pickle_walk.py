@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def strings_at(data: bytes) -> dict[int, Any]:
 def rebuilt(node: Any, strings: dict[int, Any]) -> Any:
     """The tree back to plain values."""
 
-    def each(items: list[Any]) -> Iterator[Any]:
+    def each(items: Sequence[Any]) -> Iterator[Any]:
         return (rebuilt(item, strings) for item in items)
 
     if isinstance(node, list):
@@ -187,6 +187,26 @@ def test_memo_keeps_a_long_string(window: int, monkeypatch: pytest.MonkeyPatch) 
     node = tree(c_dumps([text, text], 2))
     assert isinstance(node[0], Blob)
     assert node[0] is node[1]
+
+
+@given(st.lists(st.tuples(st.sampled_from("qrp\x94hjg"), st.integers(0, 6)), max_size=30))
+@MANY
+def test_memo_is_numbered_in_any_order(steps: list[tuple[str, int]]) -> None:
+    data = [b"\x80\x04]("]
+    known: set[int] = set()
+    for value, (code, number) in enumerate(steps):
+        put = code in "qrp\x94"
+        if code == "\x94":
+            number = len(known)
+        if put:
+            known.add(number)
+        elif number not in known:
+            continue
+        text, wide = b"%d\n" % number, bytes([number, 0, 0, 0])
+        argument = {"q": wide[:1], "h": wide[:1], "r": wide, "j": wide, "\x94": b""}.get(code, text)
+        data += [bytes([ord("K"), value]) if put else b"", code.encode("latin-1"), argument]
+    stream = b"".join([*data, b"e."])
+    assert tree(stream) == pickle.loads(stream)
 
 
 def test_stream_may_begin_anywhere_and_go_on() -> None:

@@ -12,6 +12,7 @@ from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import distributed, exported, sharded, torch_cut, torch_legacy, torch_zip
 from convinspect.formats.files import File, stranger
 from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
+from convinspect.formats.zip_records import Archive, find_directory, is_zip
 from convinspect.records import Contents
 
 
@@ -53,7 +54,7 @@ def _read_file(path: Path) -> Contents:
 
 def _read_opened(file: File) -> Contents:
     head = file.read(0, 64)
-    if torch_zip.is_zip(head):
+    if is_zip(head):
         return _read_zip(file)
     if is_safetensors(head):
         return read_safetensors(file)
@@ -65,9 +66,9 @@ def _read_opened(file: File) -> Contents:
 
 
 def _read_zip(file: File) -> Contents:
-    if torch_zip.find_directory(file) is None:
+    if find_directory(file) is None:
         return torch_cut.read_cut_zip(file)
-    archive = torch_zip.Archive(file)
+    archive = Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)
     return torch_zip.read_archive(file, archive)

@@ -13,7 +13,8 @@ from typing import Any
 
 from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import Archive, read_torch_zip
+from convinspect.formats.torch_zip import read_torch_zip
+from convinspect.formats.zip_records import Archive
 from convinspect.records import ITEMSIZE, Contents, Module, Root, Tensor
 
 _SCALAR_TYPES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,8 @@ from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBan
 from convinspect.formats.pickle_walk import Read, reader
 from convinspect.formats.torch_legacy import is_legacy, pickles
 from convinspect.formats.torch_tensors import tensor_of
-from convinspect.formats.torch_zip import Archive, is_zip, walked
+from convinspect.formats.torch_zip import walked
+from convinspect.formats.zip_records import Archive, is_zip
 from convinspect.records import Storage
 
 _PIECE = 1 << 20
@@ -236,7 +237,7 @@ def _is_set(node: Any) -> bool:
     return made and node.function.qualified in ("builtins.set", "builtins.frozenset")
 
 
-def _sequences(node: Any) -> list[list[Any] | tuple[Any, ...]]:
+def _sequences(node: Any) -> list[Sequence[Any]]:
     if isinstance(node, Call):
         return [node.states, node.items]
     if isinstance(node, Tuple):

@@ -18,10 +18,10 @@ def too_much() -> RefusedFile:
     )
 
 
-def undecodable(position: int, problem: str, code: bytes) -> BrokenFile:
-    """The error for an instruction that `genops` could not decode, from what it said."""
-    if "unknown" in problem:
+def undecodable(position: int, why: str, code: bytes) -> BrokenFile:
+    """The error for an instruction that could not be decoded, from what `Undecodable` says of it."""
+    if why == "unknown":
         return broken(position, f"0x{code.hex()} is no pickle instruction")
-    if "exhausted" in problem or "remain" in problem or "not enough data" in problem or "no newline" in problem:
+    if why == "short":
         return CutShort(f"its pickle ends in the middle, at byte {position:,}", "download or copy it again")
     return broken(position, "an instruction cannot be decoded")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from convinspect.records import Span
 
-Batch: TypeAlias = tuple[int, int, list[int]]
+Batch: TypeAlias = tuple[int, int, Sequence[int]]
 """Items set at once: the instructions' first byte, the end of the last, and where each key and value is pushed."""
 
 # The nodes have no repr: a tuple doubled sixty times is a small graph and an endless text.
@@ -54,15 +54,23 @@ class Call:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Tuple:
-    """A tuple, the bytes `start:end` that build it, and where each item is pushed."""
+    """A tuple, the bytes `start:end` that build it, and where each item is pushed.
 
-    items: list[Any]
+    An empty one has no place of its own. Only those of as many items as describe a tensor know their items' places:
+    there are several tuples to a tensor, and places take more memory than items.
+    """
+
+    items: Sequence[Any]
     start: int
     end: int
-    starts: list[int]
+    starts: Sequence[int] = ()
 
     def span(self, index: int) -> Span:
-        """Bytes that push item `index`, its own tuple alone when it is one built there."""
+        """Bytes that push item `index`, its own tuple alone when it is one built there.
+
+        Raises:
+            IndexError: There is no such item, or its place is not known.
+        """
         item = self.items[index]
         if isinstance(item, Tuple) and item.start == self.starts[index]:
             return Span(item.start, item.end)
@@ -110,6 +118,39 @@ class OutOfBand:
     """What has no value here: a protocol 5 buffer, an extension registry code, or a number beyond all use."""
 
     what: str
+
+
+class Memo:
+    """What PUT remembers, by number.
+
+    Attributes:
+        slots: Those numbered from 0 on without a gap, as picklers number them.
+        others: All others, by number.
+    """
+
+    __slots__ = ("others", "slots")
+
+    def __init__(self) -> None:
+        self.slots: list[Any] = []
+        self.others: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.slots) + len(self.others)
+
+    def put(self, number: int, value: Any) -> None:
+        """Remember the value, in place of what was remembered by this number."""
+        if 0 <= number < len(self.slots):
+            self.slots[number] = value
+        elif number == len(self.slots):
+            self.slots.append(value)
+            self.others.pop(number, None)
+        else:
+            self.others[number] = value
+
+    def values(self) -> Iterator[Any]:
+        """All that is remembered."""
+        yield from self.slots
+        yield from self.others.values()
 
 
 def paired(items: list[Any]) -> Iterator[tuple[Any, Any]]:

@@ -1,6 +1,6 @@
 """Pickle bytes → a tree of plain values. Nothing that the stream names is imported, called or looked up.
 
-A pickle is a program for a small stack machine. `pickletools.genops` decodes its instructions; this module runs
+A pickle is a program for a small stack machine. `pickle_opcodes` decodes its instructions; this module runs
 them on stand-ins: a global becomes the pair of its names (`Global`), a call becomes a record of the call
 (`Call`). So no allow-list is needed, and a class that no longer exists is no obstacle. The instructions and
 their effect on the stack are those of the standard library's `pickletools` documentation, protocols 0 to 5.
@@ -15,20 +15,21 @@ numbers, such as the order of a data set's samples, are decoded at once and coun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pickletools import genops
 from typing import Any, TypeAlias
 
 from convinspect.admitted import EXTENSION
 from convinspect.formats.pickle_faults import broken, too_much, undecodable
+from convinspect.formats.pickle_opcodes import Undecodable, instructions
 from convinspect.formats.pickle_runs import RUN, values_of
 from convinspect.formats.pickle_values import (
     Blob,
     Call,
     Dict,
     Global,
+    Memo,
     OutOfBand,
     Persistent,
     Set,
@@ -55,6 +56,8 @@ _STEPS_PER_WINDOW = 4_000
 """What reading a window counts, since the strings in it stay in memory."""
 _STEPS_PER_RUN = 4
 """Numbers of a run that count as one instruction."""
+_FEWEST_PARTS, _MOST_PARTS = 4, 64
+"""Items of a tuple that may describe a tensor, of which it is asked where each was pushed."""
 _LONGEST_INTEGER = 8_192
 """Bits of an integer that is kept as one."""
 _DEEPEST = 10_000
@@ -78,7 +81,7 @@ class Walk:
     value: Any
     end: int
     globals: dict[str, Span]
-    persistent: list[list[Any]]
+    persistent: list[Sequence[Any]]
     steps: int
 
 
@@ -109,16 +112,6 @@ def walk(read: Read, start: int, end: int, storages: int = 0) -> Walk:
     return Walk(machine.stack[-1], end, machine.globals, machine.persistent, most - machine.left)
 
 
-def _after(window: bytes, base: int, done: int) -> int:
-    """Offset of the instruction that follows the one at `done`; `base` when none of the window was done."""
-    if done < base:
-        return base
-    stream = BytesIO(window)
-    stream.seek(done - base)
-    next(genops(stream))
-    return base + stream.tell()
-
-
 def _blob_at(read: Read, position: int, end: int) -> Blob | None:
     """The string instruction at `position`, when it is longer than a window and wholly inside the stream."""
     head = read(position, min(9, end - position))
@@ -143,15 +136,15 @@ class Machine:
         self.stack: list[Any] = []
         self.starts: list[int] = []
         self.marks: list[tuple[list[Any], list[int], int]] = []
-        self.memo: dict[int, Any] = {}
+        self.memo = Memo()
         self.globals: dict[str, Span] = {}
         self.rare: dict[str, int] = {}
         """The first place of each instruction that no pickler of state_dicts writes."""
-        self.persistent: list[list[Any]] = []
-        self.nothing: list[Any] = []
-        """The items of every empty tuple."""
+        self.persistent: list[Sequence[Any]] = []
+        self.none = Tuple((), -1, -1)
+        """Every empty tuple, as it is one object in Python."""
         self.position = -1
-        """Offset of the last instruction carried out."""
+        """Offset of the last instruction looked at."""
 
     def push(self, value: Any, start: int) -> None:
         self.stack.append(value)
@@ -162,126 +155,127 @@ class Machine:
         position, size = start, _WINDOW
         while True:
             window = read(position, min(size, end - position))
-            stream = BytesIO(window)
             self.left -= _STEPS_PER_WINDOW
             try:
-                if self.run(stream, position):
-                    return position + stream.tell()
-            except (ValueError, OverflowError, MemoryError) as error:
-                problem = str(error)
+                return self.run(window, position)
+            except Undecodable as error:
+                failed_at, why = position + error.position, error.why
             except (IndexError, KeyError, TypeError, AttributeError):
                 raise broken(self.position, "an instruction does not fit what precedes it") from None
-            failed_at = _after(window, position, self.position)
             blob = _blob_at(read, failed_at, end)
             if blob is not None:
                 self.push(blob, failed_at)
                 position, size = blob.start + blob.length, _WINDOW
-            elif position + len(window) >= end or size > _LARGEST_WINDOW or "unknown" in problem:
-                raise undecodable(failed_at, problem, read(failed_at, 1))
+            elif position + len(window) >= end or size > _LARGEST_WINDOW or why == "unknown":
+                raise undecodable(failed_at, why, read(failed_at, 1))
             else:
                 size = size * 4 if failed_at == position else _WINDOW
                 position = failed_at
 
-    def run(self, stream: BytesIO, base: int) -> bool:
-        """Carry out the window's instructions; True once STOP is reached.
+    def run(self, window: bytes, base: int) -> int:
+        """Carry out the window's instructions up to STOP; the offset behind it in the stream.
 
         One plain loop over locals: this is where the time of a listing goes.
-        """
-        stack, starts, marks, memo = self.stack, self.starts, self.marks, self.memo
-        window, left, nothing = stream.getvalue(), self.left, self.nothing
-        left -= self._take_run(window, 0, stream, base)
-        try:
-            for opcode, arg, pos in genops(stream):
-                code = opcode.code
-                at = base + pos  # type: ignore[operator]
-                left -= 1
-                if left < 0:
-                    raise too_much()
-                if code in _PUT:
-                    memo[arg] = stack[-1]  # type: ignore[index]
-                elif code in _GET:
-                    stack.append(memo[arg])  # type: ignore[index]
-                    starts.append(at)
-                elif code in _LITERAL:
-                    stack.append(arg)
-                    starts.append(at)
-                elif code == "(":
-                    marks.append((stack, starts, at))
-                    stack, starts = [], []
-                    if len(marks) > _DEEPEST:
-                        raise too_much()
-                    if RUN.match(window, pos + 1):  # type: ignore[operator]
-                        self.stack, self.starts = stack, starts
-                        left -= self._take_run(window, pos + 1, stream, base)  # type: ignore[operator]
-                        continue
-                elif code == "t":
-                    value = Tuple(stack, marks[-1][2], at + 1, starts)
-                    stack, starts, first = marks.pop()
-                    stack.append(value)
-                    starts.append(first)
-                elif code in _SHORT_TUPLE:
-                    n = _SHORT_TUPLE[code]
-                    if len(stack) < n:
-                        raise IndexError
-                    first = starts[-n]
-                    value = Tuple(stack[-n:], first, at + 1, starts[-n:])
-                    del stack[-n:], starts[-n:]
-                    stack.append(value)
-                    starts.append(first)
-                elif code == ")":
-                    stack.append(Tuple(nothing, at, at + 1, nothing))
-                    starts.append(at)
-                elif code == "R":
-                    args = stack.pop()
-                    starts.pop()
-                    stack[-1] = Call(stack[-1], args)
-                elif code == "Q":
-                    value = stack[-1]
-                    stack[-1] = Persistent(value)
-                    if isinstance(value, Tuple):
-                        self.persistent.append(value.items)
-                elif code in _CONSTANT:
-                    stack.append(_CONSTANT[code])
-                    starts.append(at)
-                elif code == "u":
-                    items, places = stack, starts
-                    stack, starts, first = marks.pop()
-                    pairs, batches = pairs_into(stack[-1])
-                    pairs.extend(paired(items))
-                    batches.append((first, at + 1, places))
-                elif code == "c":
-                    stack.append(self._global(*_two_names(arg), _line(arg, at)))
-                    starts.append(at)
-                elif code == "}":
-                    stack.append(Dict())
-                    starts.append(at)
-                elif code == "\x94":
-                    memo[len(memo)] = stack[-1]
-                elif code == ".":
-                    stack[-1]
-                    self.position = at
-                    return True
-                elif code not in _NO_EFFECT:
-                    self.stack, self.starts = stack, starts
-                    self._rare(code, arg, at)
-                    stack, starts = self.stack, self.starts
-                self.position = at
-        finally:
-            self.stack, self.starts, self.left = stack, starts, left
-        return False
 
-    def _take_run(self, window: bytes, pos: int, stream: BytesIO, base: int) -> int:
-        """Push the long run of numbers at `pos` of the window, if there is one; how many instructions it counts."""
-        run = RUN.match(window, pos)
-        if run is None:
-            return 0
-        values, width = values_of(run[0])
-        self.stack.extend(values)
-        # More items than a shape has, so nobody asks where each was pushed.
-        self.starts.extend([base + pos] * len(values))
-        self.position = base + run.end() - width
-        stream.seek(run.end())
-        return len(values) // _STEPS_PER_RUN
+        Args:
+            window: A part of the stream, from an instruction's first byte on.
+            base: Offset of the window in the stream.
+
+        Raises:
+            Undecodable: The window ends before STOP, or holds what is no instruction.
+        """
+        stack, starts, marks, left, at = self.stack, self.starts, self.marks, self.left, self.position
+        memo, slots, none = self.memo, self.memo.slots, self.none
+        # A run that the window before this one cut in two goes on here.
+        run, following = RUN.match(window), 0
+        try:
+            while True:
+                if run:
+                    at = base + run.start()
+                    values, _ = values_of(run[0])
+                    stack.extend(values)
+                    # More items than a tensor has parts, so nobody asks where each was pushed.
+                    starts.extend([at] * len(values))
+                    left -= len(values) // _STEPS_PER_RUN
+                    following = run.end()
+                for code, arg, pos in instructions(window, following):
+                    at = base + pos
+                    left -= 1
+                    if left < 0:
+                        raise too_much()
+                    if code in _PUT:
+                        if arg == len(slots) and not memo.others:
+                            slots.append(stack[-1])
+                        else:
+                            memo.put(arg, stack[-1])
+                    elif code in _GET:
+                        stack.append(slots[arg] if 0 <= arg < len(slots) else memo.others[arg])
+                        starts.append(at)
+                    elif code in _LITERAL:
+                        stack.append(arg)
+                        starts.append(at)
+                    elif code == "(":
+                        marks.append((stack, starts, at))
+                        stack, starts = [], []
+                        if len(marks) > _DEEPEST:
+                            raise too_much()
+                        run = RUN.match(window, pos + 1)
+                        if run:
+                            break
+                    elif code == "t":
+                        placed = array("Q", starts) if _FEWEST_PARTS <= len(stack) <= _MOST_PARTS else ()
+                        value = Tuple(tuple(stack), marks[-1][2], at + 1, placed)
+                        stack, starts, first = marks.pop()
+                        stack.append(value)
+                        starts.append(first)
+                    elif code in _SHORT_TUPLE:
+                        n = _SHORT_TUPLE[code]
+                        if len(stack) < n:
+                            raise IndexError
+                        first = starts[-n]
+                        value = Tuple(tuple(stack[-n:]), first, at + 1)
+                        del stack[-n:], starts[-n:]
+                        stack.append(value)
+                        starts.append(first)
+                    elif code == ")":
+                        stack.append(none)
+                        starts.append(at)
+                    elif code == "R":
+                        args = stack.pop()
+                        starts.pop()
+                        stack[-1] = Call(stack[-1], args)
+                    elif code == "Q":
+                        value = stack[-1]
+                        stack[-1] = Persistent(value)
+                        if isinstance(value, Tuple):
+                            self.persistent.append(value.items)
+                            value.starts = ()
+                    elif code in _CONSTANT:
+                        stack.append(_CONSTANT[code])
+                        starts.append(at)
+                    elif code == "u":
+                        items, places = stack, starts
+                        stack, starts, first = marks.pop()
+                        pairs, batches = pairs_into(stack[-1])
+                        pairs.extend(paired(items))
+                        batches.append((first, at + 1, array("Q", places)))
+                    elif code == "c":
+                        stack.append(self._global(*_two_names(arg), _line(arg, at)))
+                        starts.append(at)
+                    elif code == "}":
+                        stack.append(Dict())
+                        starts.append(at)
+                    elif code == "\x94":
+                        memo.put(len(memo), stack[-1])
+                    elif code == ".":
+                        stack[-1]
+                        return at + 1
+                    elif code not in _NO_EFFECT:
+                        self.stack, self.starts = stack, starts
+                        self._rare(code, arg, at)
+                        stack, starts = self.stack, self.starts
+        finally:
+            self.stack, self.starts, self.left, self.position = stack, starts, left, at
 
     def _global(self, module: str, name: str, span: Span) -> Global:
         value = Global(module, name)
@@ -325,7 +319,7 @@ class Machine:
         elif code in "io":
             items, start = self._pop_mark()
             function = self._global(*_two_names(arg), _line(arg, at)) if code == "i" else items.pop(0)
-            self.push(Call(function, Tuple(items, start, at + 1, [])), start)
+            self.push(Call(function, Tuple(tuple(items), start, at + 1)), start)
         elif code == "s":
             places = self.starts[-2:]
             value, key = self._pop(), self._pop()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from convinspect.errors import CannotWrite
-from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy, torch_zip
+from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy
 from convinspect.formats.files import File
 from convinspect.formats.pickle_walk import Read, Walk, reader, walk
 from convinspect.formats.rewrite_zip import pieces_with_record
@@ -14,6 +14,7 @@ from convinspect.formats.safetensors_edit import edited_header
 from convinspect.formats.safetensors_file import is_safetensors
 from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.writing import Made, Piece, Range
+from convinspect.formats.zip_records import Archive, is_zip
 from convinspect.records import Edit, Span, Tensor
 
 _PICKLE = "data.pkl"
@@ -34,7 +35,7 @@ def pieces_for(file: File, edits: Iterable[Edit], drop_optimizer: bool = False) 
     head = file.read(0, 64)
     if is_safetensors(head):
         return _safetensors(file, wanted)
-    if torch_zip.is_zip(head):
+    if is_zip(head):
         return _zip(file, wanted, drop_optimizer)
     if torch_legacy.is_legacy(file):
         return _legacy(file, wanted, drop_optimizer)
@@ -42,7 +43,7 @@ def pieces_for(file: File, edits: Iterable[Edit], drop_optimizer: bool = False) 
 
 
 def _zip(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
-    archive = torch_zip.Archive(file)
+    archive = Archive(file)
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)

@@ -18,8 +18,8 @@ from itertools import pairwise
 
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import Archive, find_directory
 from convinspect.formats.writing import Piece, Range, size_of
+from convinspect.formats.zip_records import Archive, Record, find_directory
 
 _LOCAL, _ENTRY = 30, 46
 _DESCRIPTOR = b"PK\x07\x08"
@@ -110,7 +110,7 @@ def _end_records(old: bytes, start: int, size: int, fewer: int) -> bytes:
     return bytes(tail)
 
 
-def _summed_header(old: bytes, info: zipfile.ZipInfo, sums: tuple[int, int, int]) -> bytes:
+def _summed_header(old: bytes, info: Record, sums: tuple[int, int, int]) -> bytes:
     head = bytearray(old)
     if info.flag_bits & 8:
         return bytes(head)
@@ -120,7 +120,7 @@ def _summed_header(old: bytes, info: zipfile.ZipInfo, sums: tuple[int, int, int]
     return bytes(head)
 
 
-def _descriptor(gap: bytes, info: zipfile.ZipInfo, sums: tuple[int, int, int]) -> bytes:
+def _descriptor(gap: bytes, info: Record, sums: tuple[int, int, int]) -> bytes:
     """What stands between a record's bytes and the next record: its data descriptor, where it has one."""
     if not info.flag_bits & 8:
         return gap

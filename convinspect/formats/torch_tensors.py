@@ -6,7 +6,7 @@ PyTorch 0.2 to 2.13. Nothing here is called; the arguments are read off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -77,9 +77,9 @@ def class_name(node: Any) -> str | None:
     return ".".join([node.qualified, *inner]) if isinstance(node, Global) else None
 
 
-def arguments(node: Call) -> list[Any]:
+def arguments(node: Call) -> Sequence[Any]:
     """The call's positional arguments."""
-    return node.args.items if isinstance(node.args, Tuple) else []
+    return node.args.items if isinstance(node.args, Tuple) else ()
 
 
 def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
@@ -167,7 +167,7 @@ def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
     return dtype, parts[2], parts[3], _number(parts[4]), first
 
 
-def storage_dtype(parts: list[Any]) -> str | None:
+def storage_dtype(parts: Sequence[Any]) -> str | None:
     """dtype of the storage that a persistent id's parts name; None when they name something else."""
     named = len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], Global)
     if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or not 0 <= parts[4] <= _LARGEST:
@@ -175,14 +175,14 @@ def storage_dtype(parts: list[Any]) -> str | None:
     return _STORAGE_DTYPES.get(parts[1].name)
 
 
-def _from_type(args: list[Any], key: str, storage_of: StorageOf) -> Tensor | None:
+def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
     """`_rebuild_from_type…(function, type, arguments, state)`: a tensor, then its subclass."""
     inner = tensor_of(Call(args[0], args[2]), key, storage_of)
     wrapper = class_name(args[1]) or "?"
     return inner if inner is None or wrapper in _PARAMETER_TYPES else replace(inner, subclass=wrapper)
 
 
-def _sparse(args: list[Any], key: str, storage_of: StorageOf) -> Tensor:
+def _sparse(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor:
     """`_rebuild_sparse_tensor(layout, parts)`.
 
     The parts are (indices, values, size, …), or, of a compressed layout, (compressed indices, plain indices,
@@ -282,4 +282,4 @@ def _given_pairs(node: Call) -> list[tuple[Any, Any]]:
         return []
     entries = args[-1] if isinstance(args[-1], list) else args[-1].items
     items = [entry if isinstance(entry, list) else getattr(entry, "items", []) for entry in entries]
-    return [(item[0], item[1]) for item in items if isinstance(item, list) and len(item) == 2]
+    return [(item[0], item[1]) for item in items if isinstance(item, (list, tuple)) and len(item) == 2]
