@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.errors import ConvInspectError
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.records import COMPLEX, FLOATING, Contents, Module, Root, Tensor, bytes_of
+from convinspect.records import NUMBERS, Contents, Module, Root, Tensor, bytes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,9 +21,6 @@ _WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
 
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
-
-
-_NUMBERS = FLOATING | COMPLEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +90,48 @@ class Checkpoint:
         """Names of all tensors in the storage of tensor `name`, in stored order with its own; () where it is alone."""
         return self._beside.get(name, ())
 
+    def alone(self, name: str) -> bool:
+        """Whether no other tensor lies in the storage of tensor `name`, so that none is tied to it either."""
+        return name not in self._beside
+
     def parameters(self) -> list[Tensor]:
         """What `model.parameters()` would give, as far as names and dtypes tell: each tie once, in stored order.
 
         Left out are what PyTorch registers as buffers (batch statistics, pruning masks, spectral norm's u and v),
         and integers other than quantized weights, such as position ids.
         """
-        found: dict[object, Tensor] = {}
-        for name, tensor in self.tensors.items():
-            if self.is_parameter(name):
-                found.setdefault(bytes_of(tensor) or id(tensor), tensor)
-        return list(found.values())
+        return self._once_each(filter(self.is_parameter, self.tensors))
 
     def is_parameter(self, name: str) -> bool:
         """Whether the tensor `name` counts as a parameter; nothing in an optimizer's state does."""
         if self.root.role == "optimizer" or name.endswith(_BUFFERS):
             return False
-        if self.tensors[name].dtype not in _NUMBERS and not name.endswith("weight"):
+        if self.tensors[name].dtype not in NUMBERS and not name.endswith("weight"):
             return False
         # Weight norm's v is a parameter; spectral norm's, which stands beside a u, is not.
         return not (name.endswith("weight_v") and name.removesuffix("v") + "u" in self.tensors)
 
-    def totals(self, tensors: Iterable[Tensor] | None = None) -> Totals:
-        """Sums over `tensors` (all of the root's by default), counted once over ties."""
-        distinct: dict[object, Tensor] = {}
+    def totals(self) -> Totals:
+        """Sums over all of the root's tensors."""
         storages: dict[object, int] = {}
-        for tensor in self.tensors.values() if tensors is None else tensors:
-            distinct.setdefault(bytes_of(tensor) or id(tensor), tensor)
+        for tensor in self.tensors.values():
             if tensor.storage is not None:
                 storages[(tensor.storage.file, tensor.storage.key)] = tensor.storage.nbytes
+        distinct = self._once_each(self.tensors)
         return Totals(
-            sum(tensor.numel for tensor in distinct.values()),
-            sum(tensor.nbytes for tensor in distinct.values()),
+            sum(tensor.numel for tensor in distinct),
+            sum(tensor.nbytes for tensor in distinct),
             sum(storages.values()),
         )
+
+    def _once_each(self, names: Iterable[str]) -> list[Tensor]:
+        """The tensors of these names, of a tie the first."""
+        found: dict[int, Tensor] = {}
+        for name in names:
+            tensor = self.tensors[name]
+            # All of a tie have one tuple of its names.
+            found.setdefault(id(self._tied.get(name, tensor)), tensor)
+        return list(found.values())
 
     def read(self, name: str) -> np.ndarray:
         """The numbers of tensor `name`, in its own shape and dtype.

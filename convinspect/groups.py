@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 from convinspect.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lo
 _FEW = 3
 """So many names are given of a longer list."""
 _ORIGINAL = "parametrizations.weight.original"
+_PAIR = (f"{_ORIGINAL}0", f"{_ORIGINAL}1")
 _BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
 # Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
 _HALVES = ("weight_orig", "weight_v", "weight_mask", "weight_g", "weight_u")
@@ -54,7 +56,7 @@ class Group:
 
     def key(self, leaf: str) -> str:
         """The whole key of one of its tensors, without wrappers' prefixes."""
-        return ".".join(filter(None, (self.name, leaf)))
+        return f"{self.name}.{leaf}" if self.name and leaf else self.name or leaf
 
 
 def context_of(groups: Iterable[Group]) -> Context:
@@ -79,11 +81,17 @@ def read_group(group: Group, module: Module | None, context: Context, checkpoint
         context: What the rest of the file tells.
         checkpoint: Where it is from, which knows what shares bytes.
     """
-    own = {leaf: tensor for leaf, tensor in group.tensors.items() if PARTS.fullmatch(leaf) or leaf in QUANTIZED_PARTS}
+    own = {leaf: tensor for leaf, tensor in group.tensors.items() if _is_part(leaf)}
     layer = _layer(group, own, module, context)
     found = [_with_sharers(_with_lora(layer, context), group, checkpoint)] if layer is not None else []
     rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
     return found + [_parameter(group, leaf, checkpoint) for leaf in rest]
+
+
+@lru_cache(maxsize=1024)
+def _is_part(leaf: str) -> bool:
+    """Whether a tensor of this name belongs to a layer; the same few names occur in thousands of layers."""
+    return leaf in QUANTIZED_PARTS or PARTS.fullmatch(leaf) is not None
 
 
 def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, context: Context) -> Layer | None:
@@ -102,7 +110,10 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
 
 
 def _bias(group: Group) -> Tensor | None:
-    return next((group.tensors[leaf] for leaf in _BIASES if leaf in group.tensors), None)
+    for leaf in _BIASES:
+        if leaf in group.tensors:
+            return group.tensors[leaf]
+    return None
 
 
 def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]:
@@ -114,9 +125,8 @@ def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]
 
 def _half_of_a_pair(tensors: Mapping[str, Tensor], main: str | None) -> str:
     """A tensor of a computed kernel whose partner is not there; "" when all is well."""
-    pair = [leaf for leaf in (f"{_ORIGINAL}0", f"{_ORIGINAL}1") if leaf in tensors]
-    if len(pair) == 1:
-        return pair[0]
+    if (_PAIR[0] in tensors) != (_PAIR[1] in tensors):
+        return next(leaf for leaf in _PAIR if leaf in tensors)
     return "" if main else next((leaf for leaf in _HALVES if leaf in tensors), "")
 
 
@@ -244,14 +254,14 @@ def lora_partner(name: str) -> str | None:
 
 def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
     """The layer with what shares its bytes, or is odd about where they lie."""
-    keys = [group.key(leaf) for leaf in layer.tensors]
+    keys = [key for leaf in layer.tensors if not checkpoint.alone(key := group.key(leaf))]
     others = tuple(dict.fromkeys(other for key in keys for other in checkpoint.tied_to(key)))
     tags, notes = layer.tags, layer.notes
     if others:
         tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {_some(others, f'{len(others) - _FEW} more')}")
     weight = layer.weight
     is_part = weight.storage is not None and weight.numel > 0 and weight.storage.nbytes > weight.nbytes
-    beside = _beside(keys, others, checkpoint)
+    beside = _beside(keys, others, checkpoint) if keys else ()
     if is_part or beside:
         tags = (*tags, "view")
     if is_part and weight.storage is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from convinspect.records import COMPLEX, FLOATING, Layer, Module, Tensor
+from convinspect.records import NUMBERS, Evidence, Layer, Module, Tensor
 
 TRANSFORMERS_CONV1D = "Conv1D (transformers)"
 GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
@@ -68,6 +68,9 @@ def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | 
 
 def last_word(name: str) -> str:
     """The last part of a name that is not a number."""
+    last = name.rpartition(".")[2]
+    if last and not last.isdigit():
+        return last
     return next((part for part in reversed(name.split(".")) if part and not part.isdigit()), "")
 
 
@@ -137,7 +140,7 @@ def _is_quantized(layer: Layer) -> bool:
 
 
 def _is_whole(weight: Tensor) -> bool:
-    return weight.dtype not in FLOATING | COMPLEX
+    return weight.dtype not in NUMBERS
 
 
 def _has_scales(layer: Layer) -> bool:
@@ -172,43 +175,52 @@ def _by_statistics(layer: Layer) -> Layer:
 def _matrix(layer: Layer, context: Context) -> Layer:
     """`weight (O, I)` of a Linear, `(I, O)` of transformers' Conv1D, or `(N, D)` of an Embedding."""
     rows, columns = layer.weight.shape
+    bias = layer.bias
+    if bias is not None and (len(bias.shape) != 1 or bias.shape[0] not in (rows, columns)):
+        return _wrong_bias(replace(layer, kind="Linear", in_width=columns, out_width=rows))
+    kind, evidence, note = _matrix_kind(layer, context)
+    wide_in, wide_out = {"Linear": (columns, rows), TRANSFORMERS_CONV1D: (rows, columns)}.get(kind, (None, None))
+    notes = (*layer.notes, note) if note else layer.notes
+    return replace(layer, kind=kind, evidence=evidence, in_width=wide_in, out_width=wide_out, notes=notes)
+
+
+_Reading: TypeAlias = tuple[str, Evidence, str]
+"""A kind, the evidence for it, and a note or ""."""
+
+
+def _matrix_kind(layer: Layer, context: Context) -> _Reading:
+    """What a matrix is, its bias fitting it."""
+    rows, columns = layer.weight.shape
     name = last_word(layer.name)
-    linear = replace(layer, kind="Linear", in_width=columns, out_width=rows)
-    transposed = replace(layer, kind=TRANSFORMERS_CONV1D, in_width=rows, out_width=columns)
-    gpt2 = name in GPT2_NAMES and not context.gpt2_is_linear
     if layer.bias is None:
-        return _without_bias(linear, transposed, gpt2, name)
-    if len(layer.bias.shape) != 1 or layer.bias.shape[0] not in (rows, columns):
-        return _wrong_bias(linear)
+        return _without_bias(name, name in GPT2_NAMES and not context.gpt2_is_linear)
     if rows != columns:
-        return replace(linear if layer.bias.shape[0] == rows else transposed, evidence="shape")
-    return _square(linear, transposed, name, context)
+        return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), "shape", ""
+    return _square(name, context)
 
 
-def _square(linear: Layer, transposed: Layer, name: str, context: Context) -> Layer:
+def _square(name: str, context: Context) -> _Reading:
     """O = I: the bias fits both ways, so only the rest of the file can tell."""
     if name not in GPT2_NAMES:
         if not context.transposed:
-            return replace(linear, evidence="shape")
+            return "Linear", "shape", ""
         note = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
-        return replace(linear, notes=(*linear.notes, note))
+        return "Linear", "ambiguous", note
     if context.transposed != context.gpt2_is_linear:
         note = "square: its name and other layers of the file say how it is stored"
-        return replace(transposed if context.transposed else linear, evidence="shape", notes=(*linear.notes, note))
+        return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), "shape", note
     note = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
-    return replace(linear if context.gpt2_is_linear else transposed, notes=(*linear.notes, note))
+    return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), "ambiguous", note
 
 
-def _without_bias(linear: Layer, transposed: Layer, gpt2: bool, name: str) -> Layer:
+def _without_bias(name: str, gpt2: bool) -> _Reading:
     if gpt2:
-        return replace(
-            transposed, notes=(*linear.notes, "only its name says that it is transformers' Conv1D; it may be a Linear")
-        )
+        note = "only its name says that it is transformers' Conv1D; it may be a Linear"
+        return TRANSFORMERS_CONV1D, "ambiguous", note
     words = re.split(r"[_\W]+", name.lower())
     if any(map(_EMBEDDING_WORDS.match, words)) and not _LINEAR_WORDS & set(words):
-        note = "named like an Embedding; a Linear without bias has the same shape"
-        return replace(linear, kind="Embedding", in_width=None, out_width=None, notes=(*linear.notes, note))
-    return replace(linear, notes=(*linear.notes, "without a bias, a Linear and an Embedding look alike"))
+        return "Embedding", "ambiguous", "named like an Embedding; a Linear without bias has the same shape"
+    return "Linear", "ambiguous", "without a bias, a Linear and an Embedding look alike"
 
 
 def _wrong_bias(layer: Layer) -> Layer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import mul
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +29,8 @@ ITEMSIZE: dict[str, int | float] = {
 
 FLOATING = frozenset(name for name in ITEMSIZE if name.startswith(("float", "bfloat")))
 COMPLEX = frozenset(name for name in ITEMSIZE if name.startswith("complex"))
+NUMBERS = FLOATING | COMPLEX
+"""dtypes of parameters, which gradients can be taken of."""
 
 
 def nbytes_of(dtype: str, numel: int) -> int:
@@ -118,10 +121,10 @@ class Tensor:
     @property
     def whole(self) -> bool:
         """False when the file ends before this tensor's last element."""
-        if self.storage is None:
+        if self.storage is None or 0 in self.shape:
             return True
-        reach = self.offset + 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        return self.numel == 0 or reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
+        reach: int = self.offset + 1 + sum(map(mul, self.shape, self.stride)) - sum(self.stride)
+        return reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
 
 
 def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:

@@ -20,12 +20,12 @@ class Global:
 
     module: str
     name: str
+    qualified: str = field(init=False)
+    """`module.name`, with Python 2's name of the builtins made today's."""
 
-    @property
-    def qualified(self) -> str:
-        """`module.name`, with Python 2's name of the builtins made today's."""
+    def __post_init__(self) -> None:
         module = "builtins" if self.module == "__builtin__" else self.module
-        return f"{module}.{self.name}"
+        self.qualified = f"{module}.{self.name}"
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -249,6 +249,8 @@ class Machine:
                         stack[-1] = Persistent(value)
                         if isinstance(value, Tuple):
                             self.persistent.append(value.items)
+                            # One to a tensor, of which nobody asks where it was pushed.
+                            value.start = value.end = -1
                             value.starts = ()
                     elif code in _CONSTANT:
                         stack.append(_CONSTANT[code])

@@ -17,6 +17,8 @@ def main_root(roots: tuple[Root, ...]) -> Root:
     if not any(root.tensors for root in roots):
         raise NotACheckpoint("it holds no tensors", "give the file that holds the weights")
     candidates = [root for root in roots if root.tensors]
+    if len(candidates) == 1:
+        return candidates[0]
     return min(candidates, key=lambda root: (_rank(root), -sum(t.numel for t in root.tensors)))
 
 

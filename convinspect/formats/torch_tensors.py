@@ -225,7 +225,10 @@ def _numbers(node: Any) -> tuple[int, ...]:
     items = node if isinstance(node, list) else node.items
     if len(items) > 64:
         raise ValueError("more dimensions than a tensor can have")
-    return tuple(_number(item) for item in items)
+    for item in items:
+        _number(item)
+    # Of a tuple this is the tuple itself, which costs nothing.
+    return tuple(items)
 
 
 def _number(item: Any) -> int:
@@ -268,7 +271,7 @@ def pairs_of(node: Any) -> list[tuple[Any, Any]] | None:
         return None
     named = {key: value for key, value in pairs if isinstance(key, (str, int))}
     if len(named) == len(pairs):
-        return list(named.items())
+        return pairs
     return list(named.items()) + [pair for pair in pairs if not isinstance(pair[0], (str, int))]
 
 

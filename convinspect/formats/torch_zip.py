@@ -45,7 +45,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
     tree = walked(archive)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
-    roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder))
+    roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
     if script:
         roots = _with_script_constants(roots, archive)
     if script and not any(root.tensors for root in roots):

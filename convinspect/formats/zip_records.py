@@ -134,10 +134,17 @@ class Archive:
             raise BrokenFile(f"record {name!r} is damaged (no header)", "download or copy it again")
         return start + length
 
-    def storage(self, name: str, nbytes: int, byteorder: str) -> Storage:
-        """The storage in record `name`, without reading it."""
+    def storage(self, name: str, nbytes: int, byteorder: str, key: str | None = None) -> Storage:
+        """The storage in record `name`, without reading it.
+
+        Args:
+            name: Of the record.
+            nbytes: Its size, as the pickle says.
+            byteorder: "little" or "big".
+            key: What the pickle calls it; by default the last part of the record's name.
+        """
         info = self.records.get(name)
-        key = name.rpartition("/")[2]
+        key = name.rpartition("/")[2] if key is None else key
         if info is None:
             return Storage(self.file.path, key, nbytes, 0, None, byteorder=byteorder)
         packed = info.compress_size if info.compress_type != zipfile.ZIP_STORED else None

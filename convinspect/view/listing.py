@@ -11,6 +11,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.folding import Fold
 from convinspect.layers import LISTED
 from convinspect.records import Layer
+from convinspect.view.rows import Lazily
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, shape, size
@@ -73,7 +74,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
         notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
-        raw=[_raw(fold, counted) for fold in folds],
+        raw=Lazily(_raw, folds, counted),
         more=("evidence", "pointwise"),
     )
 
@@ -177,12 +178,11 @@ def _raw(fold: Fold, counted: set[int]) -> tuple[object, ...]:
 def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     """The totals of the JSON contract: counts, elements and bytes."""
     every = checkpoint.totals()
-    parameters = checkpoint.totals(checkpoint.parameters())
     return {
         "layers": sum(layer.kind in LISTED for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
         "tensors": len(checkpoint.tensors),
-        "parameters": parameters.numel,
+        "parameters": sum(tensor.numel for tensor in checkpoint.parameters()),
         "tensor_nbytes": every.nbytes,
         "storage_nbytes": every.storage_nbytes,
         "disk_nbytes": checkpoint.nbytes_on_disk,

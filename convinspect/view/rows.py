@@ -1,0 +1,33 @@
+"""Rows of a table that are made when somebody asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, overload
+
+T = TypeVar("T")
+
+
+class Lazily(Sequence[T]):
+    """A row for each of many things, made anew each time: a table for people needs no machine values.
+
+    Args:
+        make: (thing, *more) → its row.
+        things: One for each row.
+        more: What else `make` takes.
+    """
+
+    def __init__(self, make: Callable[..., T], things: Sequence[object], *more: object) -> None:
+        self._make, self._things, self._more = make, things, more
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._make(one, *self._more) for one in self._things[index]]
+        return self._make(self._things[index], *self._more)
