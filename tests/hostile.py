@@ -1041,6 +1041,34 @@ def script_of(tmp_path: Path, marker: Path, line: bytes, times: int, records: in
     return path
 
 
+def exported_much_of(
+    tmp_path: Path, marker: Path, items: bytes, times: int, before: bytes = b'{"graph_module": [', method: int = 0
+) -> Path:
+    """A `.pt2` archive with one sound weight, whose graph repeats items; stored as they are, or deflated."""
+    path = exported(tmp_path, marker, exported_weight(), model=b"")
+    records = {name: data for name, data in _members(path).items() if name != "archive/models/model.json"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+        archive.writestr("archive/models/model.json", before + items * times + b"0]}", method)
+    return path
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def exported_weights(tmp_path: Path, marker: Path, times: int) -> Path:
+    """A `.pt2` archive that lists so many tensors over one record."""
+    weight = next(iter(json.loads(exported_weight())["config"].values()))
+    config = json.dumps({"config": dict.fromkeys(map(str, range(times)), weight)}).encode()
+    return exported(tmp_path, marker, config)
+
+
+_VARIED = b"".join(b'{"%d":{}},' % number for number in range(1_000))
+"""Packs thirtyfold, which is less than gives a record away."""
+
 MUCH = {
     "nones": b"N", "lists": b"]", "dicts": b"}", "empty_tuples": b")", "pushed_and_popped": b"N0",
     "numbers": b"J\1\2\3\4", "nested_tuples": b"N\x85", "floats": b"G" + bytes(8),
@@ -1053,6 +1081,13 @@ LARGE: dict[str, Builder] = {
     "script_of_many_names": partial(script_of, line=b"  a\n", times=250_000),
     "script_of_many_statements": partial(script_of, line=b"  a;a;a;a;a\n", times=300_000, method=0),
     "script_of_many_classes": partial(script_of, line=b"class A:\n a\n", times=80_000),
+    "exported_much_of_dicts": partial(exported_much_of, items=b'{"":0},', times=1_500_000),
+    "exported_half_much_of_dicts": partial(exported_much_of, items=b'{"":0},', times=500_000),
+    "exported_much_packed": partial(exported_much_of, items=_VARIED, times=1_000, method=8),
+    "exported_long_text": partial(
+        exported_much_of, items=bytes(range(65, 91)) * 10 + b"%", times=100_000, before=b'{"a": ["', method=8
+    ),
+    "exported_many_weights": partial(exported_weights, times=30_000),
     "safetensors_header_of_nothing": header_of_nothing,
     "safetensors_header_that_repeats": header_that_repeats,
 }

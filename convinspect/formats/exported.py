@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from convinspect.errors import BrokenFile
+from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch_zip import read_torch_zip
 from convinspect.formats.zip_records import Archive
@@ -26,6 +26,15 @@ _SCALAR_TYPES = {
 _OLD_GRAPH = "serialized_exported_program.json"
 _OLD_WEIGHTS = "serialized_state_dict.pt"
 _LARGEST_JSON = 1 << 28
+
+# PyTorch stores these texts as they are, so they are smaller than the file; others may have packed them.
+_ANY_TEXT, _TEXT_PER_BYTE = 1 << 23, 8
+"""Bytes of JSON that any file may have, and how many more for each of its own."""
+_ANY_PARTS, _BYTES_PER_PART = 1_000_000, 8
+"""Dictionaries, lists and their items that any file may describe, and the bytes of it that allow one more. A part takes
+up to 100 bytes; PyTorch writes one in 14."""
+_ANY_WEIGHTS, _WEIGHTS_PER_RECORD = 20_000, 4
+"""Tensors that any file may list, and how many for each of its records: several may share one."""
 
 _CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _KINDS = {
@@ -47,12 +56,14 @@ def read_exported(file: File, archive: Archive) -> Contents:
 
     Raises:
         BrokenFile: A part is missing or malformed.
+        RefusedFile: Its texts describe far more than such a file can hold.
     """
     roots: list[Root] = []
     problems: list[str] = []
+    texts = _Texts(archive)
     for name, graph_record in _models(archive).items():
-        graph = _json(archive, graph_record)
-        tensors, trouble = _weights(file, archive, name)
+        graph = texts.parsed(graph_record)
+        tensors, trouble = _weights(file, archive, name, texts)
         modules = _modules(graph, {tensor.key: tensor for tensor in tensors})
         roots.append(Root("" if not roots else name, "model", tuple(tensors), modules))
         problems.extend(trouble)
@@ -70,25 +81,57 @@ def _models(archive: Archive) -> dict[str, str]:
     return {name.removeprefix("models/").removesuffix(".json"): name for name in archive.records if _is_graph(name)}
 
 
-def _json(archive: Archive, record: str) -> dict[str, Any]:
-    if record in archive.records and archive.records[record].file_size > _LARGEST_JSON:
-        raise BrokenFile(f"record {record!r} is larger than 256 MB", "export the model again")
-    try:
-        value = json.loads(archive.read(record))
-    except (ValueError, RecursionError):
-        raise BrokenFile(f"record {record!r} is not valid JSON", "export the model again") from None
-    if not isinstance(value, dict):
-        raise BrokenFile(f"record {record!r} is not a dictionary", "export the model again")
-    return value
+class _Texts:
+    """An archive's JSON records, which together may not say more than is in proportion to the file."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._bytes = _ANY_TEXT + _TEXT_PER_BYTE * archive.file.size
+        self._parts = _ANY_PARTS + archive.file.size // _BYTES_PER_PART
+
+    def parsed(self, record: str) -> dict[str, Any]:
+        """What a record says.
+
+        Raises:
+            BrokenFile: It is too large, or no JSON of a dictionary.
+            RefusedFile: With the others it is out of proportion.
+        """
+        size = self._archive.records[record].file_size if record in self._archive.records else 0
+        if size > _LARGEST_JSON:
+            raise BrokenFile(f"record {record!r} is larger than 256 MB", "export the model again")
+        self._bytes -= size
+        self._check(record)
+        text = self._archive.read(record)
+        self._parts -= sum(map(text.count, (b"{", b"[", b",")))
+        self._check(record)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise BrokenFile(f"record {record!r} is not valid JSON", "export the model again") from None
+        if not isinstance(value, dict):
+            raise BrokenFile(f"record {record!r} is not a dictionary", "export the model again")
+        return value
+
+    def _check(self, record: str) -> None:
+        if min(self._bytes, self._parts) < 0:
+            raise RefusedFile(
+                f"record {record!r} describes far more than a file of {self._archive.file.size:,} bytes can hold",
+                "do not load it elsewhere either",
+            )
 
 
-def _weights(file: File, archive: Archive, model: str) -> tuple[list[Tensor], tuple[str, ...]]:
+def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[list[Tensor], tuple[str, ...]]:
     config = f"data/weights/{model}_weights_config.json"
     if config in archive.records:
         order = archive.byteorder()
-        entries = _json(archive, config).get("config")
+        entries = texts.parsed(config).get("config")
         if not isinstance(entries, dict):
             raise BrokenFile(f"record {config!r} lists no weights", "export the model again")
+        if len(entries) > _ANY_WEIGHTS + _WEIGHTS_PER_RECORD * len(archive.records):
+            raise RefusedFile(
+                f"record {config!r} lists {len(entries):,} tensors, and the file has {len(archive.records):,} records",
+                "do not load it elsewhere either",
+            )
         return [_tensor(archive, key, entry, order) for key, entry in entries.items()], ()
     for record in (_OLD_WEIGHTS, f"data/weights/{model}.pt"):
         if record in archive.records:
