@@ -514,6 +514,19 @@ def test_svg_is_well_formed_and_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text)
 
 
+def test_a_narrow_picture_has_its_whole_title(tmp_path: Path) -> None:
+    narrow, title = Block(("▀▄█",)), "convinspect weights a_model_with_a_long_name.pt"
+    words = []
+    for name, width in (("a.svg", None), ("b.svg", 30)):
+        save(narrow, tmp_path / name, title=title, width=width)
+        root = ElementTree.fromstring((tmp_path / name).read_text(encoding="utf-8"))
+        words.append([node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")])
+    assert title in words[0]
+    # A width that was asked for is kept.
+    assert title not in words[1]
+    assert any("…" in word for word in words[1])
+
+
 def test_html_needs_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     save(stnkd(), path, title="<script>{x}")

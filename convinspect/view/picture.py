@@ -14,7 +14,7 @@ from convinspect.errors import CannotShow
 from convinspect.view.emit import Shown, as_shown, markdown_blocks, only_tables, text_lines
 from convinspect.view.layout import Ink, block_cells
 from convinspect.view.machine import csv_text, json_text, table_payload
-from convinspect.view.svg import FONTS, svg
+from convinspect.view.svg import DOTS, FONTS, svg
 from convinspect.view.table import Block, Table, fit, plain
 from convinspect.view.text import cell_width, safe
 
@@ -114,7 +114,8 @@ def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None
     """
     from convinspect.view.raster import gif
 
-    widest = max(_canvas(_Picture(step, title, width, light, None))[0].width for step in steps)
+    pictures = [_Picture(step, title, width, light, None) for step in steps]
+    widest = max(_with_title(picture, _canvas(picture)[0].width) for picture in pictures)
     drawn = [_lines(_Picture(step, title, widest, light, None))[1] for step in steps]
     _replace(path, gif(drawn, widest, safe(title), _theme(light), 0.9))
 
@@ -124,7 +125,14 @@ def _lines(picture: _Picture) -> tuple[int, list[list[Segment]]]:
     from rich.console import Group
 
     console, parts = _canvas(picture)
-    return console.width, console.render_lines(Group(*_spaced(parts)), pad=False)
+    return _with_title(picture, console.width), console.render_lines(Group(*_spaced(parts)), pad=False)
+
+
+def _with_title(picture: _Picture, width: int) -> int:
+    """The width that the bar needs too, whose title would be cut where what is drawn is narrow."""
+    if picture.width is not None:
+        return width
+    return max(width, min(cell_width(safe(picture.title)) + DOTS, _LOOSE_WIDTH))
 
 
 def _svg(picture: _Picture) -> Iterator[str]:

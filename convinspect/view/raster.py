@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.errors import CannotShow
 from convinspect.view.marks import BOXES, Mark, Rgb, marks
+from convinspect.view.svg import DOTS
 from convinspect.view.text import cell_width, elide
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _drawn(steps: Sequence[Lines], columns: int, title: str, theme: TerminalThem
         dim = _between(ink, paper)
         for x in (48, 84, 120):
             draw.ellipse((x - 10, 30, x + 10, 50), fill=_between(dim, paper))
-        words = elide(title, max(columns - 16, 8))
+        words = elide(title, max(columns - DOTS, 8))
         left = (size[0] - cell_width(words) * _CELL) // 2
         _text(draw, words, (left, 22), dim, faces[0])
         for n, line in enumerate(lines):

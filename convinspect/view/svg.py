@@ -25,7 +25,7 @@ _BASELINE = 14.0
 _MARGIN = 20.0
 _BAR = 40.0
 
-_DOTS = 16
+DOTS = 16
 """Cells beside the title that the three dots take, on both sides so that it stays in the middle."""
 
 
@@ -48,7 +48,7 @@ def svg(lines: Sequence[Iterable[Segment]], columns: int, title: str, theme: Ter
     yield f' fill="{paper}" stroke="{ink}" stroke-opacity="0.25"/>\n'
     yield from (f'<circle cx="{x}" cy="20" r="5" fill="{ink}" fill-opacity="0.25"/>\n' for x in (24, 42, 60))
     yield f'<text x="{width / 2:.1f}" y="25" text-anchor="middle" fill="{ink}" fill-opacity="0.6">'
-    yield f"{escape(elide(title, max(columns - _DOTS, 8)))}</text>\n"
+    yield f"{escape(elide(title, max(columns - DOTS, 8)))}</text>\n"
     for i, line in enumerate(lines):
         yield from _line(line, _BAR + i * _LINE, theme)
     yield "</svg>\n"
