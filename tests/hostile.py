@@ -1069,9 +1069,28 @@ def exported_weights(tmp_path: Path, marker: Path, times: int) -> Path:
 _VARIED = b"".join(b'{"%d":{}},' % number for number in range(1_000))
 """Packs thirtyfold, which is less than gives a record away."""
 
+
+def frozen_of(tmp_path: Path, marker: Path, code: bytes, times: int) -> Path:
+    """Frozen TorchScript with one sound constant and code that repeats a text."""
+    records = {
+        "data.pkl": pickled(instance("__torch__", "Net", ("training", b"\x88"))),
+        "constants.pkl": pickled(tuple_of(tensor())),
+        "constants/0": PAYLOAD,
+    }
+    path = zip_of(tmp_path / "frozen.pt", records)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/code/__torch__.py", code * times)
+    return path
+
+
 MUCH = {
     "nones": b"N", "lists": b"]", "dicts": b"}", "empty_tuples": b")", "pushed_and_popped": b"N0",
     "numbers": b"J\1\2\3\4", "nested_tuples": b"N\x85", "floats": b"G" + bytes(8),
+}  # fmt: skip
+FROZEN_CODE = {
+    "brackets": b"((", "commas": b"torch.linear(" + b"," * 80,
+    "uses": b"torch.conv1d(x, CONSTANTS.c0, None, [1], [7])\n",
+    "different_uses": b"".join(b"torch.linear(x, CONSTANTS.c%d, CONSTANTS.c1)" % number for number in range(1_000)),
 }  # fmt: skip
 LARGE: dict[str, Builder] = {
     **{f"zip_much_of_{name}": partial(much_of, opcodes=opcodes) for name, opcodes in MUCH.items()},
@@ -1081,6 +1100,10 @@ LARGE: dict[str, Builder] = {
     "script_of_many_names": partial(script_of, line=b"  a\n", times=250_000),
     "script_of_many_statements": partial(script_of, line=b"  a;a;a;a;a\n", times=300_000, method=0),
     "script_of_many_classes": partial(script_of, line=b"class A:\n a\n", times=80_000),
+    **{
+        f"frozen_script_of_{name}": partial(frozen_of, code=code, times=4_000_000 // len(code))
+        for name, code in FROZEN_CODE.items()
+    },
     "exported_much_of_dicts": partial(exported_much_of, items=b'{"":0},', times=1_500_000),
     "exported_half_much_of_dicts": partial(exported_much_of, items=b'{"":0},', times=500_000),
     "exported_much_packed": partial(exported_much_of, items=_VARIED, times=1_000, method=8),

@@ -207,11 +207,3 @@ def test_a_pickle_beside_the_folder_is_none_of_it(tmp_path: Path) -> None:
     """A name is never cut at the length of a folder that it does not lie in."""
     path = repacked(tmp_path / "a.pt", leave_out="/data.pkl", second="x" * len("pointnet_stnkd/") + "data.pkl")
     assert "no data.pkl" in outcome(path)
-
-
-def test_a_frozen_module_has_no_names_to_show(tmp_path: Path) -> None:
-    torch.jit.freeze(torch.jit.script(torch.nn.Conv1d(3, 4, 1).eval())).save(str(tmp_path / "frozen.pt"))
-    said = outcome(tmp_path / "frozen.pt")
-    assert (
-        "keeps its weights as constants without names, as torch.jit.freeze makes it; give the model as it was" in said
-    )

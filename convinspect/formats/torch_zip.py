@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from convinspect.admitted import judged
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint
-from convinspect.formats import torchscript
+from convinspect.formats import frozen, torchscript
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle_walk import Walk, reader, walk
 from convinspect.formats.torch_tree import find_roots
@@ -46,13 +46,12 @@ def read_archive(file: File, archive: Archive) -> Contents:
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
-    if script:
+    notes = module_notes(roots)
+    if script and frozen.RECORD in archive.records and not any(root.tensors for root in roots):
+        roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
+        notes = (frozen.NOTE,) if roots else ()
+    elif script:
         roots = _with_script_constants(roots, archive)
-    if script and not any(root.tensors for root in roots):
-        raise NotACheckpoint(
-            "it is TorchScript that keeps its weights as constants without names, as torch.jit.freeze makes it",
-            "give the model as it was before freezing",
-        )
     problems = _missing_records(roots)
     return Contents(
         file.path,
@@ -60,7 +59,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
         roots,
         file.size,
         problems,
-        module_notes(roots),
+        notes,
         foreign=foreign_globals(tree),
     )
 
@@ -79,14 +78,16 @@ def walked(archive: Archive) -> Walk:
     return walk(reader(data), 0, len(data), storages)
 
 
+def _sources(archive: Archive) -> Iterator[tuple[str, str]]:
+    """Name and text of each record of code."""
+    for name in archive.records:
+        if name.startswith("code/") and name.endswith(".py"):
+            yield name, archive.read(name).decode("utf-8", "replace")
+
+
 def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[Root, ...]:
     """Hyperparameters stand in the archive's code, as constants of each class or in its call of the operator."""
-    sources = (
-        (name, archive.read(name).decode("utf-8", "replace"))
-        for name in archive.records
-        if name.startswith("code/") and name.endswith(".py")
-    )
-    constants = torchscript.class_constants(sources, archive.file.size)
+    constants = torchscript.class_constants(_sources(archive), archive.file.size)
     return tuple(
         replace(root, modules={name: _known(module, constants) for name, module in root.modules.items()})
         for root in roots

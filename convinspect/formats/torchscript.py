@@ -15,7 +15,7 @@ from typing import Any
 
 # Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
 # PyTorch's aten/src/ATen/native/native_functions.yaml.
-_CONVOLUTIONS = {
+CONVOLUTIONS = {
     "_convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
     "convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
     "_convolution_mode": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
@@ -50,15 +50,21 @@ def class_constants(sources: Iterable[tuple[str, str]], file_size: int) -> dict[
         file_size: Bytes of the file, which bound how much text is looked at.
     """
     found: dict[str, dict[str, Any]] = {}
-    left = min(_LONGEST_SOURCES, _SOURCE_PER_BYTE * file_size)
-    for record, text in sources:
-        left -= len(text)
-        if left < 0:
-            break
+    for record, text in bounded(sources, file_size):
         module = record.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for node in _classes(text):
             found[f"{module}.{node.name}"] = _constants(node)
     return found
+
+
+def bounded(sources: Iterable[tuple[str, str]], file_size: int) -> Iterator[tuple[str, str]]:
+    """The first of the sources, as many as a file of that size may have."""
+    left = min(_LONGEST_SOURCES, _SOURCE_PER_BYTE * file_size)
+    for record, text in sources:
+        left -= len(text)
+        if left < 0:
+            return
+        yield record, text
 
 
 def _classes(text: str) -> Iterator[ast.ClassDef]:
@@ -103,11 +109,11 @@ def _keep_literal(values: dict[str, Any], name: str, node: ast.expr | None) -> N
 
 def _called_convolution(node: ast.ClassDef) -> dict[str, Any]:
     """Literal arguments of the class's only convolution; nothing when there are several."""
-    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) in _CONVOLUTIONS]
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) in CONVOLUTIONS]
     if len(calls) != 1:
         return {}
     values: dict[str, Any] = {}
-    for name, position in _CONVOLUTIONS[_operator(calls[0])].items():
+    for name, position in CONVOLUTIONS[_operator(calls[0])].items():
         if position < len(calls[0].args):
             _keep_literal(values, name, calls[0].args[position])
     return values

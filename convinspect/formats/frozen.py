@@ -1,0 +1,148 @@
+"""Frozen TorchScript (`torch.jit.freeze`): weights without names, in `constants.pkl`, and code that uses them.
+
+`forward` calls each operator with the constants themselves (`torch.conv1d(x, CONSTANTS.c0, CONSTANTS.c1, [1], …)`). So
+which two are a layer's weight and bias, its kind and its settings stand in that call; its text is taken apart at
+brackets and commas, and nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convinspect.formats.pickle_values import Tuple
+from convinspect.formats.pickle_walk import reader, walk
+from convinspect.formats.torch_tensors import tensor_of
+from convinspect.formats.torchscript import CONVOLUTIONS, bounded
+from convinspect.formats.zip_records import Archive
+from convinspect.records import Module, Root, Tensor
+
+RECORD = "constants.pkl"
+NOTE = (
+    "frozen TorchScript keeps no names: c0 is the layer whose weight its code calls CONSTANTS.c0, and what is known of"
+    " it comes from that call"
+)
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|([\w.]*)\(|[\[\]),]')
+_CONSTANT = re.compile(r"\s*CONSTANTS\.c(\d{1,9})\s*")
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_NUMBER, _WORD = re.compile(r" *-?\d{1,9} *"), re.compile(r"[\"'](\w{1,20})[\"']")
+_DEEPEST, _MOST_ARGUMENTS, _LONGEST_LIST = 10_000, 16, 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """An operator's call with constants for weight and bias.
+
+    Attributes:
+        operator: "conv1d", "linear", ….
+        weight: Number of the constant.
+        bias: The same, or None where it has none.
+        settings: Literal arguments.
+    """
+
+    operator: str
+    weight: int
+    bias: int | None
+    settings: dict[str, Any]
+
+
+def frozen_roots(archive: Archive, sources: Iterable[tuple[str, str]], byteorder: str) -> tuple[Root, ...]:
+    """The constants as one root, those that an operator uses together under one name; none where there are no tensors.
+
+    Args:
+        archive: Of a TorchScript module without parameters of its own.
+        sources: Name and text of each record of code.
+        byteorder: Of its storages.
+    """
+    tensors = _constants(archive, byteorder)
+    uses: dict[int, _Use] = {}
+    unclear: set[int] = set()
+    for _, text in bounded(sources, archive.file.size):
+        for use in _uses(text):
+            if use.weight in tensors and uses.setdefault(use.weight, use) != use:
+                unclear.add(use.weight)
+    keys = {number: f"c{number}.weight" if len(one.shape) > 1 else f"c{number}" for number, one in tensors.items()}
+    clear = {number: use for number, use in uses.items() if number not in unclear}
+    # A bias that two layers share keeps its own name, since it would be lost under either.
+    sharers = Counter(use.bias for use in clear.values())
+    for number, use in clear.items():
+        if use.bias in tensors and sharers[use.bias] == 1:
+            keys[use.bias] = f"c{number}.bias"
+    named = tuple(replace(one, key=keys[number]) for number, one in tensors.items())
+    modules = {f"c{number}": _module(use, tensors[number]) for number, use in clear.items()}
+    return (Root("", "model", named, modules),) if named else ()
+
+
+def _constants(archive: Archive, byteorder: str) -> dict[int, Tensor]:
+    """The tensors among the constants, by number."""
+    data = archive.read(RECORD)
+    value = walk(reader(data), 0, len(data), len(archive.records)).value
+    found = {}
+    for number, item in enumerate(value.items if isinstance(value, Tuple) else ()):
+        tensor = tensor_of(
+            item, f"c{number}", lambda key, nbytes: archive.storage(f"constants/{key}", nbytes, byteorder, key)
+        )
+        if tensor is not None:
+            found[number] = tensor
+    return found
+
+
+def _uses(text: str) -> Iterator[_Use]:
+    """The calls in a source text that use constants as a layer does."""
+    calls: list[tuple[str, list[int]]] = []
+    for token in _TOKENS.finditer(text):
+        mark = token[0][-1]
+        if mark in "([":
+            if len(calls) == _DEEPEST:
+                return
+            calls.append((token[1] or "", [token.end()]))
+        elif mark in ")]" and calls:
+            name, starts = calls.pop()
+            operator = name.removeprefix("torch.")
+            if name != operator and (operator in CONVOLUTIONS or operator == "linear") and len(starts) > 1:
+                ends = [*(start - 1 for start in starts[1:]), token.start()]
+                # The first argument is the input, which may hold all calls before this one.
+                use = _use(operator, ["", *(text[a:b] for a, b in zip(starts[1:], ends[1:], strict=True))])
+                if use is not None:
+                    yield use
+        elif mark == "," and calls and len(calls[-1][1]) < _MOST_ARGUMENTS:
+            calls[-1][1].append(token.end())
+
+
+def _use(operator: str, arguments: list[str]) -> _Use | None:
+    weight = _CONSTANT.fullmatch(arguments[1])
+    if weight is None:
+        return None
+    bias = _CONSTANT.fullmatch(arguments[2]) if len(arguments) > 2 else None
+    settings = dict[str, Any](_DEFAULTS) if operator in CONVOLUTIONS else {}
+    for name, place in CONVOLUTIONS.get(operator, {}).items():
+        if place < len(arguments):
+            settings[name] = _literal(arguments[place])
+    return _Use(operator, int(weight[1]), int(bias[1]) if bias else None, settings)
+
+
+def _literal(text: str) -> Any:
+    """A number, a boolean, a word in quotes or a list of numbers; None for anything else."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        return int(text)
+    if text in ("True", "False"):
+        return text == "True"
+    word = _WORD.fullmatch(text)
+    if word:
+        return word[1]
+    numbers = text[1:-1].split(",") if text[:1] == "[" and text[-1:] == "]" and len(text) < _LONGEST_LIST else []
+    return tuple(map(int, numbers)) if numbers and all(map(_NUMBER.fullmatch, numbers)) else None
+
+
+def _module(use: _Use, weight: Tensor) -> Module:
+    if use.operator == "linear":
+        kind = "Linear"
+    else:
+        transposed = use.settings.get("transposed") or "transpose" in use.operator
+        kind = f"Conv{'Transpose' if transposed else ''}{len(weight.shape) - 2}d"
+    return Module(f"c{use.weight}", f"torch.ops.aten.{kind}", use.settings)
