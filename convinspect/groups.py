@@ -5,6 +5,7 @@ Decides which tensor carries the kernel and which stand beside it; what its shap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +31,8 @@ _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lo
 """One half of a low-rank pair → the other."""
 _FEW = 3
 """So many names are given of a longer list."""
+_STEPS = "parametrizations.weight."
+_STEP = re.compile(r"parametrizations\.weight\.\d+\.")
 _ORIGINAL = "parametrizations.weight.original"
 _PAIR = (f"{_ORIGINAL}0", f"{_ORIGINAL}1")
 _BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
@@ -99,6 +102,7 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
     half = _half_of_a_pair(own, main)
     if main is None and not half:
         return _without_weight(group, own, module) if own else None
+    norm = "parametrized" if norm is not None and _is_chain(own, norm) else norm
     layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], _bias(group), norm)
     if half:
         note = f"{half} is there without its partner, so the kernel cannot be computed"
@@ -137,6 +141,12 @@ def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
         return True
     fits = len(g.shape) == len(v.shape) and all(n in (1, m) for n, m in zip(g.shape, v.shape, strict=True))
     return f"{_ORIGINAL}2" not in tensors and (g.numel == 1 or fits)
+
+
+def _is_chain(tensors: Mapping[str, Tensor], norm: str) -> bool:
+    """Whether tensors of a further parametrization take part in a kernel beside those of its norm."""
+    further = {leaf for leaf in tensors if _STEP.match(leaf)}
+    return bool(further - ({f"{_STEPS}0._u", f"{_STEPS}0._v"} if norm == "spectral_norm" else set()))
 
 
 def _parameter(group: Group, leaf: str, checkpoint: Checkpoint) -> Layer:

@@ -159,5 +159,5 @@ def closest(name: str, names: Sequence[str]) -> str:
 
 
 def can_fuse(layer: Layer) -> bool:
-    """Whether the layer's weight or bias is computed from several tensors."""
-    return layer.norm is not None or "bias_mask" in layer.tensors
+    """Whether the layer's weight or bias is computed from several tensors, in a way that is known."""
+    return layer.norm not in (None, "parametrized") or "bias_mask" in layer.tensors

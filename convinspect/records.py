@@ -185,6 +185,7 @@ class Root:
         modules: By name, when the file describes them.
         parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
             cannot be read.
+        parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
     """
 
     path: str
@@ -192,6 +193,7 @@ class Root:
     tensors: tuple[Tensor, ...]
     modules: Mapping[str, Module] = field(default_factory=dict)
     parameters: tuple[tuple[int, ...], ...] | None = None
+    parameter_names: tuple[str, ...] | None = None
 
 
 Version: TypeAlias = tuple[int, ...]

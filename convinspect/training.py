@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
-from convinspect.records import FLOATING, Edit, Root, Tensor, bytes_of
+from convinspect.records import FLOATING, Contents, Edit, Root, Tensor, bytes_of
 from convinspect.strides import with_channels_last
 
 _WAYS_OUT = (
@@ -58,8 +58,10 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
             continue
         found: list[Edit] = []
         if root.role == "optimizer":
-            found = [] if keep_optimizer else _states(checkpoint, plan, root)
+            states = [] if keep_optimizer else _states(checkpoint, plan, root)
+            found = states or []
             optimizer += found
+            left += [root.path] * (states is None)
         else:
             found, more = _copies(checkpoint, plan, root)
             copies += found
@@ -124,41 +126,88 @@ def _like(tensor: Tensor, edit: Edit) -> Edit:
     return like if set(edit.stride[2:]) <= {1} else with_channels_last(like)
 
 
-def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit]:
-    """State of the converted weights, once every parameter's state is seen to fit the model in order."""
-    parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
-    groups = root.parameters
-    ids = [one for group in groups or () for one in group]
-    if groups is None or len(ids) != len(parameters):
+def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None:
+    """State of the converted weights; None where the optimizer is another model's, so that it stays as it is.
+
+    Raises:
+        CannotConvert: Which state belongs to which weight cannot be told without doubt.
+    """
+    ids = [str(one) for group in root.parameters or () for one in group]
+    parameters, doubt = _owners(checkpoint, root, len(ids))
+    others = [one for one in _other_models(checkpoint, plan) if _owners(one, root, len(ids))[0] is not None]
+    if parameters is None and others:
+        return None
+    if parameters is None:
+        raise CannotConvert(doubt, _WAYS_OUT)
+    if others and root.parameter_names is None:
         raise CannotConvert(
-            f"the optimizer at {root.path!r} has {len(ids)} parameters and the model {len(parameters)},"
-            " so which state belongs to which weight cannot be told",
+            f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
+            f" {others[0].root.path!r}, which stays as it is",
             _WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}
-    position = {str(one): index for index, one in enumerate(ids)}
+    owners = dict(zip(ids, parameters, strict=True))
     found = []
     for tensor in root.tensors:
-        number, name = _number_and_name(tensor.key)
-        if number is None:
-            continue
-        if number not in position:
-            raise CannotConvert(f"the optimizer at {root.path!r} keeps state for no known parameter", _WAYS_OUT)
-        parameter = parameters[position[number]]
-        if not tensor.shape:
-            # The step count.
-            continue
-        if tensor.shape != parameter.shape:
-            raise CannotConvert(
-                f"optimizer state {name!r} of parameter {number} has shape {tensor.shape}, but"
-                f" {parameter.key} has {parameter.shape}",
-                _WAYS_OUT,
-            )
-        if id(parameter) in edits:
-            found.append(_like(tensor, edits[id(parameter)]))
-    if len(groups) > 1:
+        number, _ = _number_and_name(tensor.key)
+        owner = owners.get(number or "")
+        if owner is not None and tensor.shape and id(owner) in edits:
+            found.append(_like(tensor, edits[id(owner)]))
+    if len(root.parameters or ()) > 1 and root.parameter_names is None:
         _hold_without_order(root, plan, parameters)
     return found
+
+
+def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
+    """The roots that may be a model of their own and do not change as the plan's does."""
+    parts = parts_of(checkpoint)
+    roots = [one for one in checkpoint.roots if one is not checkpoint.root and one not in parts and one.role == "model"]
+    staying = [one for one in roots if len(_copies(checkpoint, plan, one)[0]) < len(plan.edits)]
+    return [Checkpoint(Contents(checkpoint.path, checkpoint.format, (one,), 0)) for one in staying]
+
+
+def _owners(checkpoint: Checkpoint, root: Root, number: int) -> tuple[list[Tensor] | None, str]:
+    """The parameter that each of an optimizer's ids belongs to, in order: by their names where it has them, else by
+    their order alone; or None and the reason why it cannot be this model's.
+    """
+    parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
+    where = f"the optimizer at {root.path!r}"
+    if root.parameter_names is not None:
+        named = _by_name(checkpoint, root.parameter_names)
+        if named is None:
+            return None, f"{where} names parameters that the model does not have ({root.parameter_names[0]})"
+        parameters = named
+    if root.parameters is None or number != len(parameters):
+        return None, (
+            f"{where} has {number} parameters and the model {len(parameters)}, so which state belongs to which weight"
+            " cannot be told"
+        )
+    owners = dict(zip((str(one) for group in root.parameters for one in group), parameters, strict=True))
+    for tensor in root.tensors:
+        own, name = _number_and_name(tensor.key)
+        if own is None:
+            continue
+        if own not in owners:
+            return None, f"{where} keeps state for no known parameter"
+        owner = owners[own]
+        # A state without dimensions is the step count.
+        if tensor.shape and tensor.shape != owner.shape:
+            return None, (
+                f"{where} keeps {name!r} of parameter {own} in shape {tensor.shape}, but {owner.key} has shape"
+                f" {owner.shape}"
+            )
+    return parameters, ""
+
+
+def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:
+    """The model's tensors of these names, which may lack a prefix that all its keys have; None when one is not there."""
+    first = clean_names([names[0]])[0]
+    prefixes = ["", *(name.removesuffix(first) for name in checkpoint.tensors if name.endswith(f".{first}"))]
+    for prefix in prefixes:
+        found = [checkpoint.tensors.get(prefix + name) for name in clean_names(list(names))]
+        if all(one is not None for one in found):
+            return [one for one in found if one is not None]
+    return None
 
 
 def _number_and_name(key: str) -> tuple[str | None, str]:

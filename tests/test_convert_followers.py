@@ -124,3 +124,71 @@ def test_roots_over_the_same_numbers_follow_and_lists_are_named(tmp_path: Path) 
     assert after["ema_more"][0].shape == (4, 6, 1)
     assert "changed with them: best, ema_weights" in done.stdout
     assert "left as they are: ema_more" in done.stdout
+
+
+def _trained_pair(widths: tuple[int, int]) -> dict[str, Any]:
+    """Two models and their optimizers, of one pointwise layer each."""
+    content: dict[str, Any] = {}
+    for name, width in zip(("generator", "discriminator"), widths, strict=True):
+        model = nn.Sequential(nn.Conv1d(6, width, 1))
+        optimizer = torch.optim.Adam(model.parameters())
+        _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
+        content |= {name: model.state_dict(), f"{name}_optimizer": optimizer.state_dict()}
+    return content
+
+
+def test_an_optimizer_that_fits_two_models_is_refused(tmp_path: Path) -> None:
+    torch.save(_trained_pair((4, 4)), tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="fits the model at 'generator' and the one at 'discriminator'"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    trained = _trained_pair((4, 4))
+    best = {
+        "model": trained["generator"],
+        "optimizer": trained["generator_optimizer"],
+        "best": trained["discriminator"],
+    }
+    torch.save(best, tmp_path / "c.pt")
+    with pytest.raises(CannotConvert, match="which stays as it is"):
+        converted(tmp_path / "c.pt", tmp_path / "d.pt")
+
+
+def test_an_optimizer_of_another_model_stays(tmp_path: Path) -> None:
+    before = _trained_pair((4, 5))
+    torch.save(before, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    assert after["generator"]["0.weight"].shape == after["generator_optimizer"]["state"][0]["exp_avg"].shape == (4, 6)
+    for name in ("discriminator", "discriminator_optimizer"):
+        assert str(after[name]) == str(before[name])
+    assert "left as they are: discriminator_optimizer" in done.stdout
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_names_tell_which_state_is_whose(tmp_path: Path, prefix: str, groups: int) -> None:
+    """The optimizer was made in another order than the model, of layers that are alike."""
+    model: Any = nn.ModuleDict({"a": nn.Conv1d(4, 4, 1), "b": nn.Conv1d(4, 4, 1)})
+    named = list(model.named_parameters())[::-1]
+    split = [{"params": named[:2]}, {"params": named[2:]}] if groups == 2 else named
+    optimizer = torch.optim.Adam(split)
+    model["a"](model["b"](torch.randn(2, 4, 3))).sum().backward()
+    optimizer.step()
+    state = {prefix + key: value for key, value in model.state_dict().items()}
+    torch.save({"model": state, "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt", names=(f"{prefix}a",))
+    after = load(tmp_path / "b.pt")
+    order = [name for group in after["optimizer"]["param_groups"] for name in group["param_names"]]
+    for number, name in enumerate(order):
+        assert after["optimizer"]["state"][number]["exp_avg"].shape == after["model"][prefix + name].shape, name
+    assert after["model"][f"{prefix}a.weight"].shape == (4, 4)
+
+
+def test_names_of_no_tensor_are_a_doubt(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 1))
+    optimizer = torch.optim.Adam(model.named_parameters())
+    _step(model, optimizer, torch.randn(2, 4, 3), swap=False)
+    state = {key.replace("0", "other"): value for key, value in model.state_dict().items()}
+    torch.save({"model": state, "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match=r"names parameters that the model does not have \(0.weight\)"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")

@@ -214,3 +214,34 @@ def test_what_fuse_leaves_is_said(tmp_path: Path) -> None:
     assert "conv.weight" in load(tmp_path / "b.pt")
     assert "lstm.parametrizations.weight_hh_l0.original0: computed from several tensors" in done.stderr
     assert "conv.param" not in done.stderr
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4, 1, 1) + 1)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.scale
+
+
+_NORMS: dict[str, Any] = {
+    "weight": nn.utils.parametrizations.weight_norm,
+    "spectral": nn.utils.parametrizations.spectral_norm,
+    "scale": lambda layer: nn.utils.parametrize.register_parametrization(layer, "weight", _Scaled()),
+}
+
+
+@pytest.mark.parametrize("chain", ["weight spectral", "weight scale", "spectral scale", "spectral spectral", "scale"])
+@pytest.mark.parametrize("option", [["--fuse"], ["--to", "linear"]])
+def test_norms_in_a_chain_are_no_norm_that_is_known(tmp_path: Path, chain: str, option: list[str]) -> None:
+    model = nn.ModuleDict({"conv": nn.Conv1d(6, 4, 1), "plain": nn.Conv1d(6, 4, 1)})
+    for name in chain.split():
+        _NORMS[name](model["conv"])
+    before = model.state_dict()
+    torch.save(before, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", *option)
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.pt")
+    assert_only_reshaped(before, after, ["plain.weight"] if "--to" in option else [])
+    assert ("computed from several tensors, and left so" in done.stderr) == ("--fuse" in option)

@@ -37,7 +37,9 @@ class _Found:
 
     tensors: dict[Path, list[Tensor]] = field(default_factory=dict)
     modules: dict[Path, dict[str, Module]] = field(default_factory=dict)
-    optimizers: dict[Path, tuple[tuple[int, ...], ...] | None] = field(default_factory=dict)
+    optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]] = field(
+        default_factory=dict
+    )
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -96,7 +98,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
             continue
         groups = _param_groups(node)
         if groups is not None:
-            found.optimizers[path] = _parameter_ids(groups)
+            found.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
         levels.append((path, node, _children(node), tensors))
 
@@ -127,6 +129,18 @@ def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
             return None
         ids.append(tuple(params))
     return tuple(ids)
+
+
+def _parameter_names(groups: Any) -> tuple[str, ...] | None:
+    """Names of all parameters in the order of their ids' places, where each group has `param_names`."""
+    names: list[str] = []
+    for group in groups if isinstance(groups, list) else ():
+        facts = dict(_named(group))
+        params, listed = facts.get("params"), facts.get("param_names")
+        if not isinstance(params, list) or not isinstance(listed, list) or len(params) != len(listed):
+            return None
+        names += (one for one in listed if isinstance(one, str))
+    return tuple(names) or None
 
 
 _CONTAINERS = {Dict, Call, Tuple, Set, list}
@@ -304,7 +318,7 @@ def _roots(found: _Found) -> Iterator[Root]:
             _role(at, tensors, optimizer is not None),
             tuple(tensors),
             found.modules.get(path, {}),
-            found.optimizers.get(at),
+            *found.optimizers.get(at, (None, None)),
         )
 
 
