@@ -232,6 +232,11 @@ def obstacle(layer: Layer, exact: bool) -> str | None:
     # No embedding has a low-rank pair of these names.
     if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
         reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
+        if layer.tied_to:
+            both = " ".join(
+                f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
+            )
+            return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
         return f"{reason}; name it with --layer {layer.name or '(root)'} to convert it all the same"
     return None
 

@@ -20,7 +20,7 @@ def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    objects = None if checkpoint.holds_modules else read_objects(checkpoint.path)
+    objects = read_objects(checkpoint.path)
     kept = writer == "torch" and not renamed
     return _lost(checkpoint, writer, objects, kept)
 

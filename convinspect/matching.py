@@ -113,4 +113,6 @@ def _conversion(layer: Layer, edits: list[Edit]) -> Conversion:
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
     to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
-    return Conversion(layer, to, tuple(edits), assumed(layer))
+    doubt = main.transposed and layer.evidence == "ambiguous"
+    warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
+    return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

@@ -7,7 +7,7 @@ every shape fits; otherwise the user decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from convinspect.checkpoint import Checkpoint, clean_names
@@ -51,7 +51,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     """
     if not plan.edits:
         return Followers()
-    copies, optimizer, roots, left = [], [], [], []
+    copies, optimizer, roots, left = [], [], [], _without_dots(checkpoint, plan)
     parts = parts_of(checkpoint)
     for root in checkpoint.roots:
         if root is checkpoint.root or (root in parts and root.role != "optimizer"):
@@ -99,7 +99,7 @@ def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit],
     more = False
     for name, tensor in zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True):
         same = by_bytes.get(bytes_of(tensor))
-        named = by_name.get(name)
+        named = by_name.get(_bare(name, by_name) if root.role == "ema" else name)
         edit = same or (named if root.role == "ema" else None)
         if edit is not None and edit.tensor.shape == tensor.shape:
             found.append(_like(tensor, edit))
@@ -110,6 +110,29 @@ def _copies(checkpoint: Checkpoint, plan: Plan, root: Root) -> tuple[list[Edit],
         ):
             more = True
     return found, more
+
+
+def _bare(name: str, known: Container[str]) -> str:
+    """A name without the levels that an EMA puts before it: `ema_model.conv.weight` → `conv.weight`."""
+    while name not in known and "." in name:
+        name = name.partition(".")[2]
+    return name
+
+
+def _without_dots(checkpoint: Checkpoint, plan: Plan) -> list[str]:
+    """Copies of converted weights among the model's own tensors, which latent diffusion's EMA names without dots."""
+    changed = {names.replace(".", "") for edit in plan.edits for names in (edit.tensor.key, *_below(edit.tensor.key))}
+    return [
+        tensor.key
+        for tensor in checkpoint.root.tensors
+        if "ema" in tensor.key.partition(".")[0] and tensor.key.partition(".")[2] in changed
+    ]
+
+
+def _below(key: str) -> list[str]:
+    """A key without its first level, without its first two, ….: what it is called further down the model."""
+    parts = key.split(".")
+    return [".".join(parts[at:]) for at in range(1, len(parts) - 1)]
 
 
 def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
@@ -193,14 +216,13 @@ def _owners(checkpoint: Checkpoint, root: Root, number: int) -> tuple[list[Tenso
         # A state without dimensions is the step count.
         if tensor.shape and tensor.shape != owner.shape:
             return None, (
-                f"{where} keeps {name!r} of parameter {own} in shape {tensor.shape}, but {owner.key} has shape"
-                f" {owner.shape}"
+                f"{where} keeps {name!r} of parameter {own} in shape {tensor.shape}, but {owner.key} has {owner.shape}"
             )
     return parameters, ""
 
 
 def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:
-    """The model's tensors of these names, which may lack a prefix that all its keys have; None when one is not there."""
+    """The model's tensors of these names, which may lack its prefix; None when one is not there."""
     first = clean_names([names[0]])[0]
     prefixes = ["", *(name.removesuffix(first) for name in checkpoint.tensors if name.endswith(f".{first}"))]
     for prefix in prefixes:

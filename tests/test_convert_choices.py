@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -247,3 +249,35 @@ def test_sharded_targets_get_advice_that_leads_on(tmp_path: Path) -> None:
     assert "remove it, or give another -o" in done.stderr
     done = run("convert", FIXTURES / "sharded", "--in-place", "--to", "linear")
     assert "not changed in place" in done.stderr
+
+
+def test_like_says_what_else_keeps_the_file_from_loading(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
+    torch.save({"module.conv.weight": torch.randn(4, 6)}, tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    assert done.returncode == 0
+    assert "conv.weight is module.conv.weight in b.pt" in done.stderr
+    renamed = ("--rename", "conv=module.conv")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "d.pt", "--like", tmp_path / "b.pt", *renamed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(torch.load(tmp_path / "d.pt")) == ["module.conv.weight"]
+
+
+def test_a_matrix_turned_over_without_evidence_is_said(tmp_path: Path) -> None:
+    torch.save({"e.weight": torch.randn(10, 8)}, tmp_path / "a.pt")
+    torch.save({"e.weight": torch.randn(8, 10)}, tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "--like", tmp_path / "b.pt", "--dry-run")
+    assert "is taken for (10, 8) with rows and columns" in done.stdout.replace("\n", " ")
+
+
+def test_a_head_tied_to_an_embedding_says_what_converts_both(tmp_path: Path) -> None:
+    shared = torch.randn(10, 8)
+    torch.save({"embed.weight": shared, "head.weight": shared, "fc.weight": torch.randn(3, 8)}, tmp_path / "a.pt")
+    found = json.loads(run("convert", tmp_path / "a.pt", "--to", "conv1d", "-n", "--format", "json").stdout)
+    reason = next(one["reason"] for one in found["refused"] if one["name"] == "head")
+    assert reason.startswith("tied to embed.weight")
+    assert reason.endswith("--layer head --layer embed converts them together")
+    words = shlex.split(reason.partition("; ")[2].removesuffix(" converts them together"))
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "conv1d", *words)
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "b.pt")["head.weight"].shape == load(tmp_path / "b.pt")["embed.weight"].shape == (10, 8, 1)

@@ -192,3 +192,23 @@ def test_names_of_no_tensor_are_a_doubt(tmp_path: Path) -> None:
     torch.save({"model": state, "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     with pytest.raises(CannotConvert, match=r"names parameters that the model does not have \(0.weight\)"):
         converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_copies_below_an_emas_own_names_follow(tmp_path: Path) -> None:
+    """As ema_pytorch keeps them: the model that is trained and its average, side by side."""
+    state = nn.Sequential(nn.Conv1d(6, 4, 1)).state_dict()
+    ema = {f"{part}.{key}": value.clone() for part in ("online_model", "ema_model") for key, value in state.items()}
+    torch.save({"model": state, "ema": {"initted": torch.tensor(True), **ema}}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")["ema"]
+    assert after["ema_model.0.weight"].shape == after["online_model.0.weight"].shape == (4, 6)
+    assert after["ema_model.0.bias"].shape == (4,)
+
+
+def test_copies_whose_names_lost_their_dots_are_named(tmp_path: Path) -> None:
+    """As latent diffusion's checkpoints keep them, in the model's own state_dict."""
+    state = {"model.net.conv.weight": torch.randn(4, 6, 1), "model_ema.netconvweight": torch.randn(4, 6, 1)}
+    torch.save({"state_dict": state}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--layer", "model.net.conv")
+    assert done.returncode == 0, done.stderr
+    assert "left as they are: model_ema.netconvweight" in done.stdout

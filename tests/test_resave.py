@@ -245,3 +245,10 @@ def test_norms_in_a_chain_are_no_norm_that_is_known(tmp_path: Path, chain: str, 
     after = load(tmp_path / "b.pt")
     assert_only_reshaped(before, after, ["plain.weight"] if "--to" in option else [])
     assert ("computed from several tensors, and left so" in done.stderr) == ("--fuse" in option)
+
+
+def test_what_stands_beside_a_whole_model_is_named(tmp_path: Path) -> None:
+    torch.save({"model": nn.Sequential(nn.Conv1d(6, 4, 1)), "epoch": 3, "args": {"lr": 0.1}}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict")
+    assert done.returncode == 0, done.stderr
+    assert "epoch, args beside the tensors: not in the new file" in done.stderr

@@ -61,7 +61,7 @@ def convert(
     path: Annotated[Path, typer.Argument(metavar="SOURCE", readable=False, help="The checkpoint to convert.")],
     to: Annotated[Target | None, typer.Option("--to", help="What the layers become.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="TARGET", help="The new file; same format as the source.")
+        Path | None, typer.Option("--output", "-o", metavar="TARGET", help="The new file; its suffix says the format.")
     ] = None,
     origin: Annotated[
         list[Origin] | None,
@@ -163,15 +163,18 @@ def convert(
         globs = (tuple(layer or ()), tuple(exclude or ()))
         renamed = renaming(checkpoint, rename or [])
         apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        prefixes: list[str] = []
         if like is None:
             planned = _planned(layers, to, origin or [], globs, groups is not None)
         else:
             planned, apart = _plan_like(layers, renamed.names(checkpoint), like, origin or [], globs)
+            prefixes = _prefixes_apart(checkpoint, renamed, like)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
+        lost += prefixes
         if not anew and not drop_optimizer and (kept := old_names(checkpoint, renamed.edits)):
             lost.append(f"the optimizer's param_names keep the old names: {some(kept)}")
         if fuse and (parts := unfused(checkpoint.root, fused)):
@@ -316,6 +319,20 @@ def _plan_like(
         tuple(name for name in other.tensors if name not in here),
     )
     return plan_like(layers, names, other.tensors, find_layers(other), chosen), apart
+
+
+def _prefixes_apart(checkpoint: Checkpoint, renamed: Renaming, like: Path) -> list[str]:
+    """A line where wrappers' prefixes differ, which alone makes strict loading fail; shapes are paired without them."""
+    from convinspect.checkpoint import open_checkpoint
+
+    new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
+    there = {name: tensor.key for name, tensor in open_checkpoint(like).tensors.items()}
+    keys = renamed.names(checkpoint)
+    for key, name in keys.items():
+        here = new.get(key, key)
+        if there.get(name, here) != here:
+            return [f"{here} is {there[name]} in {like.name}; `convinspect diff` gives the --rename for it"]
+    return []
 
 
 def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
