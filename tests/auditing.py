@@ -38,8 +38,9 @@ COMMANDS = (
     ("diff", "{path}", "{path}"),
     ("verify", "{path}", "{path}", "--bits"),
 )
-QUIET = {"object.__getattr__", "sys._getframe", "builtins.id", "os.listdir", "os.scandir"}
-"""Events that look at something and change nothing. A folder's entries are read to find its shards."""
+QUIET = {"object.__getattr__", "sys._getframe", "builtins.id", "os.listdir", "os.scandir", "array.__new__"}
+"""Events that look at something, or make room for numbers, and change nothing. A folder's entries are read to find its
+shards."""
 
 
 class Watch:
