@@ -16,6 +16,7 @@ from convinspect.layers import CONVOLUTIONS, LISTED, select
 from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
+from convinspect.wording import an
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
 """Names on the command line → kinds."""
@@ -197,7 +198,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
-        return Refusal(layer.name, f"it is a {layer.kind}; --from {option_of(layer.kind)} takes it")
+        return Refusal(layer.name, f"it is {an(layer.kind)}; --from {option_of(layer.kind)} takes it")
     if layer.kind not in (*LISTED, "Embedding", "Incomplete", *_RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
@@ -274,11 +275,11 @@ def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
 
 
 def _strides_and_pads(layer: Layer) -> str | None:
-    """What a convolution does to positions and a Linear cannot, or None."""
+    """What a convolution does to positions beyond its kernel, or None."""
     if layer.stride is not None and any(step != 1 for step in layer.stride):
-        return f"it has stride={_numbers(layer.stride)}, which a Linear cannot do"
+        return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
     if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
-        return f"it has padding={_numbers(layer.padding)}, which a Linear cannot do"
+        return f"it has padding={_numbers(layer.padding)}, which a change of shape alone does not carry over"
     return None
 
 

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.objects import Objects, beside, parameter_names, read_objects, versions
+from convinspect.formats.pickle_places import moved_paths
 from convinspect.records import Edit, Layer, Root
+from convinspect.wording import several
 
 
-def losses(checkpoint: Checkpoint, writer: str, renamed: bool) -> list[str]:
+def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[str]:
     """What a file saved anew does not take over, one line each.
 
     Args:
         checkpoint: The source.
         writer: "torch" or "safetensors".
-        renamed: Keys get other names.
+        names: Edits that give other keys.
 
     Raises:
         ConvInspectError: The source cannot be read.
     """
     objects = read_objects(checkpoint.path)
-    kept = writer == "torch" and not renamed
+    kept = writer == "torch" and _versions(checkpoint, objects, names) is not None
     return _lost(checkpoint, writer, objects, kept)
+
+
+def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, dict[str, Any]] | None:
+    """`_metadata` for the root in use where it is saved anew as a dictionary: versions by module, under new names.
+
+    None where there is none, or two modules would get one name.
+
+    Raises:
+        ConvInspectError: The source cannot be read.
+    """
+    return _versions(checkpoint, read_objects(checkpoint.path), names)
+
+
+def _versions(
+    checkpoint: Checkpoint, objects: Objects | None, names: Iterable[Edit]
+) -> dict[str, dict[str, Any]] | None:
+    found = None if objects is None else versions(objects, checkpoint.root.path)
+    if found is None:
+        return None
+    keys = {tensor.key: tensor.key for tensor in checkpoint.root.tensors}
+    paths = moved_paths(found, keys | {one.tensor.key: one.key or "" for one in names})
+    return {paths[path]: facts for path, facts in found.items()} if len({*paths.values()}) == len(paths) else None
 
 
 def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
@@ -76,9 +101,9 @@ def plain_attributes(root: Root) -> frozenset[str]:
 
 
 def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
-    lines = [f"{checkpoint.root.path} is the whole of it: a plain state_dict"] if checkpoint.root.path else []
+    lines = [f"only {checkpoint.root.path} is in the new file, as a plain state_dict"] if checkpoint.root.path else []
     lines += [
-        f"root {root.path or '.'} ({len(root.tensors)} tensors) is not in the new file"
+        f"root {root.path or '.'} ({several(len(root.tensors), 'tensor')}) is not in the new file"
         for root in checkpoint.roots
         if root.path != checkpoint.root.path
     ]
@@ -100,7 +125,7 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
         lines.append(f"what was saved on {', '.join(devices)} is on the CPU in the new file")
     if writer == "safetensors" and not checkpoint.holds_modules:
         trained = sum(one.requires_grad is True for one in checkpoint.root.tensors)
-        lines += [f"requires_grad, set for {trained} tensors, is not in the new file"] * (trained > 0)
+        lines += [f"requires_grad, set for {several(trained, 'tensor')}, is not in the new file"] * (trained > 0)
     ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")

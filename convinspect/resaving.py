@@ -21,9 +21,8 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
-from convinspect.formats.objects import read_objects, versions
 from convinspect.formats.writing import blaming_changes, hold_to, new_file, room_for
-from convinspect.losses import plain_attributes
+from convinspect.losses import kept_versions, plain_attributes
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.renaming import RESERVED
 from convinspect.saving import writer_of
@@ -69,9 +68,8 @@ def _written(
     state = _state_dict(checkpoint, plan, fused, {one.tensor.key: one.key or "" for one in names})
     room_for(target, _nbytes(state, writer))
     if writer == "torch":
-        objects = None if names or checkpoint.holds_modules else read_objects(checkpoint.path)
         _flag(checkpoint, names, state)
-        _save_torch(state, temporary, None if objects is None else versions(objects, checkpoint.root.path))
+        _save_torch(state, temporary, kept_versions(checkpoint, names))
     else:
         _save_safetensors(state, temporary, checkpoint.metadata)
     return {key: [_name(tensor), list(tensor.shape)] for key, tensor in state.items()}

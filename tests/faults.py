@@ -236,6 +236,9 @@ def _child(run: dict[str, Any], output: tuple[int, int], counted: int, told: int
 
     code, steps = 3, None
     try:
+        # Whoever starts the tests in the background, or by nohup, has them ignored.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.dup2(output[0], 1)
         os.dup2(output[1], 2)
         if run["largest_file"] is not None:

@@ -97,7 +97,7 @@ def test_state_of_weights_that_get_other_numbers_is_not_lost_unasked(tmp_path: P
     for more in (["--drop-optimizer"], ["--state-dict"]):
         done = run(*words, *more, "--force")
         assert done.returncode == 0, done.stderr
-        assert "model is the whole of it: a plain state_dict" in done.stderr
+        assert "only model is in the new file, as a plain state_dict" in done.stderr
         assert list(load(tmp_path / "b.pt")) == ["0.bias", "0.weight"]
 
 

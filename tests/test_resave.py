@@ -196,7 +196,7 @@ def test_devices_flags_and_meta_tensors_are_kept_or_said(tmp_path: Path) -> None
     assert "'empty' (meta)" in done.stderr
     torch.save({"c.weight": weight}, tmp_path / "c.pt")
     done = run("convert", tmp_path / "c.pt", "-o", tmp_path / "c.safetensors")
-    assert "requires_grad, set for 1 tensors" in done.stderr
+    assert "requires_grad, set for 1 tensor," in done.stderr
     with zipfile.ZipFile(tmp_path / "c.pt") as old, zipfile.ZipFile(tmp_path / "d.pt", "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name).replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:0"))
@@ -252,3 +252,13 @@ def test_what_stands_beside_a_whole_model_is_named(tmp_path: Path) -> None:
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict")
     assert done.returncode == 0, done.stderr
     assert "epoch, args beside the tensors: not in the new file" in done.stderr
+
+
+def test_module_versions_go_with_new_names(tmp_path: Path) -> None:
+    state: Any = nn.ModuleDict({"enc": _trained(), "fc": nn.Linear(3, 3)}).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict", "--rename", "enc.*=encoder.*")
+    assert (done.returncode, done.stderr) == (0, "")
+    run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--rename", "enc.*=encoder.*")
+    assert load(tmp_path / "b.pt")._metadata == load(tmp_path / "c.pt")._metadata
+    assert "encoder.1" in load(tmp_path / "b.pt")._metadata

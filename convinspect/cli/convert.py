@@ -173,7 +173,7 @@ def convert(
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
         writer = writer_of(output) if anew and output is not None else "torch"
-        lost = losses(checkpoint, writer, bool(renamed.edits)) if anew else []
+        lost = losses(checkpoint, writer, renamed.edits) if anew else []
         lost += prefixes
         if not anew and not drop_optimizer and (kept := old_names(checkpoint, renamed.edits)):
             lost.append(f"the optimizer's param_names keep the old names: {some(kept)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,17 @@ def _no_storage(key: str, nbytes: int) -> Storage:
 
 def _metadata(node: Any, names: Mapping[str, str]) -> dict[int, str]:
     """Keys of a state_dict's `_metadata`, which are modules' paths, as the names of their tensors change."""
-    moved = _moved_modules(names)
     listed = list(_placed_items(state_of(node).get("_metadata")))
-    paths = {key: _moved(key, moved) for _, key, _ in listed}
+    paths = moved_paths((key for _, key, _ in listed), names)
     if len(set(paths.values())) != len(paths):
         return {}
     return {start: paths[key] for start, key, _ in listed if paths[key] != key}
+
+
+def moved_paths(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
+    """The new path of each module in `paths`, as the keys of all tensors change by `names`."""
+    moved = _moved_modules(names)
+    return {path: _moved(path, moved) for path in paths}
 
 
 def _moved_modules(names: Mapping[str, str]) -> dict[str, str]:

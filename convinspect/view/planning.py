@@ -15,6 +15,7 @@ from convinspect.view.advice import advice
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, elide, shape
+from convinspect.wording import several
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -142,9 +143,9 @@ def _summary(done: Done, written: bool) -> Cell:
     number, renamed = len(plan.conversions), len(done.renaming.edits)
     extra = []
     if followers.copies:
-        extra.append(f"{count(len(followers.copies))} copies")
+        extra.append(f"{count(len(followers.copies))} cop{'y' if len(followers.copies) == 1 else 'ies'}")
     if followers.optimizer:
-        extra.append(f"{count(len(followers.optimizer))} optimizer tensors")
+        extra.append(several(len(followers.optimizer), "optimizer tensor"))
     refused = sum(not one.done for one in plan.refusals)
     already = len(plan.refusals) - refused
     parts: list[Styled] = []
@@ -166,8 +167,8 @@ def _summary(done: Done, written: bool) -> Cell:
     if refused:
         parts.append(Styled(f" · {count(refused)} left", WARN))
     if done.anew and not parts:
-        total = len(done.checkpoint.root.tensors)
-        return f"{count(total)} tensors {'written' if written else 'to write'} as a plain state_dict, none reshaped"
+        total = several(len(done.checkpoint.root.tensors), "tensor")
+        return f"{total} {'written' if written else 'to write'} as a plain state_dict, none reshaped"
     if not parts and not done.dropped:
         there = f"; {count(done.there)} {'is' if done.there == 1 else 'are'} so already" if done.there else ""
         return f"no layer is of a kind to convert, so nothing changes{there}"

@@ -32,7 +32,7 @@ RENAMED: dict[str, str] = {}
 Run = Callable[[Any], torch.Tensor]
 ABSENT = {
     "audioread", "fire", "librosa", "local_attention", "nptyping", "pandas", "pkg_resources", "pythainlp",
-    "python_crfsuite", "scipy", "soundfile", "ssg", "torchaudio", "torchvision", "yaml",
+    "python_crfsuite", "scipy", "soundfile", "ssg", "torchaudio", "torchvision", "tqdm", "yaml",
 }  # fmt: skip
 
 
