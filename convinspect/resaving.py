@@ -65,10 +65,11 @@ def _written(
 ) -> dict[str, Facts]:
     """Write the file, and say what must be found in it, by key."""
     writer = writer_of(target)
-    state = _state_dict(checkpoint, plan, fused, {one.tensor.key: one.key or "" for one in names})
+    new_keys = {one.tensor.key: one.key or "" for one in names}
+    state = _state_dict(checkpoint, plan, fused, new_keys)
     room_for(target, _nbytes(state, writer))
     if writer == "torch":
-        _flag(checkpoint, names, state)
+        _flag(checkpoint, new_keys, state)
         _save_torch(state, temporary, kept_versions(checkpoint, names))
     else:
         _save_safetensors(state, temporary, checkpoint.metadata)
@@ -204,12 +205,11 @@ def _mapped(storage: Storage) -> torch.Tensor:
         return torch.from_numpy(raw)
 
 
-def _flag(checkpoint: Checkpoint, names: list[Edit], state: Mapping[str, torch.Tensor]) -> None:
+def _flag(checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> None:
     """Give tensors the requires_grad that they have in a dictionary; the state_dict of a model has none."""
     if not checkpoint.holds_modules:
-        new = {edit.tensor.key: edit.key or "" for edit in names}
         for tensor in checkpoint.root.tensors:
-            made = state.get(new.get(tensor.key, tensor.key))
+            made = state.get(names.get(tensor.key, tensor.key))
             if made is not None and made.is_floating_point():
                 made.requires_grad_(bool(tensor.requires_grad))
 

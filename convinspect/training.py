@@ -155,12 +155,11 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
     Raises:
         CannotConvert: Which state belongs to which weight cannot be told without doubt.
     """
-    ids = [str(one) for group in root.parameters or () for one in group]
-    parameters, doubt = _owners(checkpoint, root, len(ids))
-    others = [one for one in _other_models(checkpoint, plan) if _owners(one, root, len(ids))[0] is not None]
-    if parameters is None and others:
+    owners, doubt = _owners(checkpoint, root)
+    others = [one for one in _other_models(checkpoint, plan) if _owners(one, root)[0] is not None]
+    if owners is None and others:
         return None
-    if parameters is None:
+    if owners is None:
         raise CannotConvert(doubt, _WAYS_OUT)
     if others and root.parameter_names is None:
         raise CannotConvert(
@@ -169,7 +168,6 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
             _WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}
-    owners = dict(zip(ids, parameters, strict=True))
     found = []
     for tensor in root.tensors:
         number, _ = _number_and_name(tensor.key)
@@ -177,7 +175,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
         if owner is not None and tensor.shape and id(owner) in edits:
             found.append(_like(tensor, edits[id(owner)]))
     if len(root.parameters or ()) > 1 and root.parameter_names is None:
-        _hold_without_order(root, plan, parameters)
+        _hold_without_order(root, plan, list(owners.values()))
     return found
 
 
@@ -189,10 +187,11 @@ def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
     return [Checkpoint(Contents(checkpoint.path, checkpoint.format, (one,), 0)) for one in staying]
 
 
-def _owners(checkpoint: Checkpoint, root: Root, number: int) -> tuple[list[Tensor] | None, str]:
-    """The parameter that each of an optimizer's ids belongs to, in order: by their names where it has them, else by
-    their order alone; or None and the reason why it cannot be this model's.
+def _owners(checkpoint: Checkpoint, root: Root) -> tuple[dict[str, Tensor] | None, str]:
+    """An optimizer's ids → the parameters that they belong to: by their names where it has them, else by their order
+    alone; or None and the reason why it cannot be this model's.
     """
+    ids = [str(one) for group in root.parameters or () for one in group]
     parameters = [one for one in checkpoint.parameters() if one.dtype in FLOATING]
     where = f"the optimizer at {root.path!r}"
     if root.parameter_names is not None:
@@ -200,12 +199,12 @@ def _owners(checkpoint: Checkpoint, root: Root, number: int) -> tuple[list[Tenso
         if named is None:
             return None, f"{where} names parameters that the model does not have ({root.parameter_names[0]})"
         parameters = named
-    if root.parameters is None or number != len(parameters):
+    if root.parameters is None or len(ids) != len(parameters):
         return None, (
-            f"{where} has {number} parameters and the model {len(parameters)}, so which state belongs to which weight"
+            f"{where} has {len(ids)} parameters and the model {len(parameters)}, so which state belongs to which weight"
             " cannot be told"
         )
-    owners = dict(zip((str(one) for group in root.parameters for one in group), parameters, strict=True))
+    owners = dict(zip(ids, parameters, strict=True))
     for tensor in root.tensors:
         own, name = _number_and_name(tensor.key)
         if own is None:
@@ -218,7 +217,7 @@ def _owners(checkpoint: Checkpoint, root: Root, number: int) -> tuple[list[Tenso
             return None, (
                 f"{where} keeps {name!r} of parameter {own} in shape {tensor.shape}, but {owner.key} has {owner.shape}"
             )
-    return parameters, ""
+    return owners, ""
 
 
 def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:

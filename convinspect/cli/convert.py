@@ -167,8 +167,9 @@ def convert(
         if like is None:
             planned = _planned(layers, to, origin or [], globs, groups is not None)
         else:
-            planned, apart = _plan_like(layers, renamed.names(checkpoint), like, origin or [], globs)
-            prefixes = _prefixes_apart(checkpoint, renamed, like)
+            other, names = open_checkpoint(like), renamed.names(checkpoint)
+            planned, apart = _plan_like(layers, names, other, origin or [], globs)
+            prefixes = _prefixes_apart(names, renamed, other, like.name)
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
@@ -298,17 +299,15 @@ def _check_model(checkpoint: Checkpoint, model: str) -> None:
 def _plan_like(
     layers: Sequence[Layer],
     names: dict[str, str],
-    like: Path,
+    other: Checkpoint,
     origin: list[Origin],
     globs: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> tuple[Plan, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
-    from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import chosen_layers
     from convinspect.layers import find_layers
     from convinspect.matching import plan_like
 
-    other = open_checkpoint(like)
     chosen = chosen_layers(layers, *globs)
     if origin:
         kinds = _kinds(origin, None)
@@ -321,17 +320,14 @@ def _plan_like(
     return plan_like(layers, names, other.tensors, find_layers(other), chosen), apart
 
 
-def _prefixes_apart(checkpoint: Checkpoint, renamed: Renaming, like: Path) -> list[str]:
+def _prefixes_apart(names: dict[str, str], renamed: Renaming, other: Checkpoint, called: str) -> list[str]:
     """A line where wrappers' prefixes differ, which alone makes strict loading fail; shapes are paired without them."""
-    from convinspect.checkpoint import open_checkpoint
-
     new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
-    there = {name: tensor.key for name, tensor in open_checkpoint(like).tensors.items()}
-    keys = renamed.names(checkpoint)
-    for key, name in keys.items():
+    there = {name: tensor.key for name, tensor in other.tensors.items()}
+    for key, name in names.items():
         here = new.get(key, key)
         if there.get(name, here) != here:
-            return [f"{here} is {there[name]} in {like.name}; `convinspect diff` gives the --rename for it"]
+            return [f"{here} is {there[name]} in {called}; `convinspect diff` gives the --rename for it"]
     return []
 
 
