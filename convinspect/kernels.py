@@ -230,7 +230,7 @@ def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
     return Matrix(title, block, [str(i) for i in down], [str(i) for i in across])
 
 
-_SLICE = re.compile(r"^(-?\d+)?(:)?(-?\d+)?$")
+_SLICE = re.compile(r"^(-?\d{1,18})?(:)?(-?\d{1,18})?$")
 
 
 def indices(text: str | None, count: int, what: str) -> range:
@@ -243,7 +243,7 @@ def indices(text: str | None, count: int, what: str) -> range:
         return range(count)
     match = _SLICE.match(text.strip())
     if not match or not any(match.groups()) or (match[3] and not match[2]):
-        raise CannotShow(f"--{what} {text!r} is no slice", "write it as 0:6, 3 or -4:")
+        raise CannotShow(f"--{what} {text[:40]!r} is no slice", "write it as 0:6, 3 or -4:")
     start = int(match[1]) if match[1] else None
     stop = int(match[3]) if match[3] else None
     if not match[2] and start is not None:

@@ -18,6 +18,7 @@ from convinspect.layers import find_layers
 from convinspect.matching import edit_to
 from convinspect.pairing import Prefix, pair_keys
 from convinspect.records import Layer, Tensor
+from convinspect.wording import dimension
 
 Shape = tuple[int, ...]
 Trouble = Literal["size mismatch", "missing", "unexpected", "not copied"]
@@ -166,6 +167,8 @@ def _complaints(text: str) -> Iterator[tuple[tuple[int, int], Complaint]]:
     for pattern in (_SINCE_1_0, _SINCE_0_4_1, _WHILE):
         for match in pattern.finditer(text):
             first, second = _shape(match[2]), _shape(match[3])
+            if first is None or second is None:
+                continue
             if pattern is not _SINCE_1_0:
                 # 0.4.1 named the model's shape as the checkpoint's; "While copying" names the model's first.
                 first, second = second, first
@@ -184,8 +187,11 @@ def _complaints(text: str) -> Iterator[tuple[tuple[int, int], Complaint]]:
             yield (match.start(), at), Complaint("missing", key)
 
 
-def _shape(text: str) -> Shape:
-    return tuple(int(number) for number in text.replace(",", " ").split())
+def _shape(text: str) -> Shape | None:
+    """The sizes in a list of them; None where one is more than a tensor can have."""
+    sizes = [dimension(number) for number in text.replace(",", " ").split()]
+    known = tuple(size for size in sizes if size is not None)
+    return known if len(known) == len(sizes) else None
 
 
 # ---------------------------------------------------------------------------------------------- answering each line

@@ -28,7 +28,7 @@ from convinspect.modules import swap_pointwise
 from convinspect.outputs import own_blocks
 from convinspect.tensors import as_torch
 from convinspect.user_models import built
-from convinspect.wording import an
+from convinspect.wording import an, dimension
 
 _SLACK = 2.0**10
 _GRADIENT = "gradient of "
@@ -349,15 +349,18 @@ def parse_input(text: str, seed: int) -> torch.Tensor:
     sizes, _, rest = text.partition(":")
     name, _, most = rest.partition(":")
     dtype = getattr(torch, name or "float32", None)
-    parts = sizes.lower().split("x")
-    numbers_only = all(part.isdigit() for part in parts) and (most or "1").isdigit() and most != "0"
-    if not isinstance(dtype, torch.dtype) or not numbers_only or not _is_plain(dtype):
+    dims, limit = [dimension(part) for part in sizes.lower().split("x")], dimension(most or "2")
+    shape = [size for size in dims if size is not None]
+    if not isinstance(dtype, torch.dtype) or not _is_plain(dtype) or len(shape) != len(dims) or not limit:
         raise CannotShow(
-            f"--input {text!r} is neither a file nor a shape", "write it as 2x64x1024, 2x16:int64 or 2x16:int64:1000"
+            f"--input {text[:80]!r} is neither a file nor a shape",
+            "write it as 2x64x1024, 2x16:int64 or 2x16:int64:1000",
         )
-    shape = [int(part) for part in parts]
     generator = torch.Generator().manual_seed(seed)
-    if dtype.is_floating_point or dtype.is_complex:
-        drawn = torch.randn(shape, generator=generator)
-        return drawn.to(dtype).to(torch.complex128 if dtype.is_complex else torch.float64)
-    return torch.randint(0, int(most or 2), shape, generator=generator).to(dtype)
+    try:
+        if dtype.is_floating_point or dtype.is_complex:
+            drawn = torch.randn(shape, generator=generator)
+            return drawn.to(dtype).to(torch.complex128 if dtype.is_complex else torch.float64)
+        return torch.randint(0, limit, shape, generator=generator).to(dtype)
+    except RuntimeError:
+        raise CannotShow(f"--input {text!r} is more than there is memory for", "give a smaller one") from None

@@ -1,4 +1,4 @@
-"""Small parts of sentences: an article, a number of things."""
+"""Small parts of sentences, and numbers that are typed: an article, a number of things, a size."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def an(noun: str) -> str:
 def several(number: int, noun: str) -> str:
     """A number of things, with thousands set apart: "1 layer", "1,234 layers"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+_DIGITS = 18
+"""No dimension of a tensor has more; Python's integers could have any number, and refuse thousands."""
+
+
+def dimension(text: str) -> int | None:
+    """The number that a text is, where a tensor's dimension can have it; None otherwise."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None

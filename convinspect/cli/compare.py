@@ -14,7 +14,7 @@ from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink
 from convinspect.cli.trials import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.view.format import Format
-from convinspect.wording import several
+from convinspect.wording import dimension, several
 
 if TYPE_CHECKING:
     from convinspect.compare import Measured, Setting, Subject
@@ -36,7 +36,7 @@ def compare(
             autocompletion=complete_layers,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size.")] = 8,
     lengths: Annotated[
         str, typer.Option("--length", "--lengths", metavar="L,…", help="Length, or several for a sweep: 1,20,1000.")
     ] = "1024",
@@ -103,9 +103,9 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
 
     from convinspect.compare import Setting
 
-    parts = [part.strip() for part in lengths.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise CannotShow(f"--length {lengths!r} is no length", "write it as 1024, or 1,20,1000")
+    sizes = [size for size in map(dimension, lengths.split(",")) if size]
+    if len(sizes) != lengths.count(",") + 1:
+        raise CannotShow(f"--length {lengths[:40]!r} is no length", "write it as 1024, or 1,20,1000")
     names = [name.strip() for name in dtypes.split(",")]
     for name in names:
         check_dtype(name)
@@ -115,7 +115,7 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
         if getattr(torch, name).itemsize > 1:
             check_dtype_on(device, name, "", "give another --dtype")
     threads = rest[0] or torch.get_num_threads()
-    distinct = tuple(dict.fromkeys(map(int, parts)))
+    distinct = tuple(dict.fromkeys(sizes))
     return Setting(batch, distinct, tuple(dict.fromkeys(names)), device, threads, rest[1], rest[2])
 
 

@@ -54,7 +54,9 @@ def explain(
     ] = None,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the data drawn for a file's layer.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the data drawn for a file's layer.")
+    ] = 0,
     given: Annotated[
         Path | None, typer.Option("--input", "-i", metavar="FILE", help="Your data, n × in: .csv, .npy or .pt.")
     ] = None,

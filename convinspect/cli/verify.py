@@ -78,10 +78,16 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")] = 0,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", min=1, metavar="N", help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default."),
+        typer.Option(
+            "--batch",
+            min=1,
+            max=2**31 - 1,
+            metavar="N",
+            help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default.",
+        ),
     ] = None,
     length: Annotated[
-        int | None, typer.Option("--length", min=1, metavar="L", help="Length of a layer's input.")
+        int | None, typer.Option("--length", min=1, max=2**31 - 1, metavar="L", help="Length of a layer's input.")
     ] = None,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
