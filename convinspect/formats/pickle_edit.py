@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from pickletools import genops
 from typing import Any, NamedTuple
 
 from convinspect.errors import BrokenFile, CannotWrite
+from convinspect.formats.pickle_opcodes import Instruction, Undecodable, instructions
 from convinspect.records import Span
 
 Splices = dict[int, tuple[int, bytes]]
@@ -50,12 +50,12 @@ def edited(
     framed = protocol_of(data) >= 4
     if not keys and not left_out and not framed:
         return spliced(data, splices)
-    instructions = list(_instructions(data))
+    listed = list(_instructions(data))
     splices = {start: one for start, one in splices.items() if not _inside(start, left_out)}
     if keys or left_out:
-        splices |= _Memos(data, instructions, keys or {}, left_out).splices
+        splices |= _Memos(data, listed, keys or {}, left_out).splices
     if framed:
-        frames = [one for one in instructions if one.code == "\x95" and not _inside(one.start, left_out)]
+        frames = [one for one in listed if one.code == "\x95" and not _inside(one.start, left_out)]
         # A stream without frames is as good; frames that begin or end inside what is left out cannot be kept.
         splices = (
             splices | {one.start: (one.end, b"") for one in frames} if left_out else _framed(frames, splices, data)
@@ -76,13 +76,13 @@ class _Instruction(NamedTuple):
 
 
 def _instructions(data: bytes) -> Iterator[_Instruction]:
-    before: tuple[str, Any, int] | None = None
+    before: Instruction | None = None
     try:
-        for opcode, arg, at in genops(data):
+        for one in instructions(data):
             if before is not None:
-                yield _Instruction(*before, at or 0)
-            before = (opcode.code, arg, at or 0)
-    except ValueError:
+                yield _Instruction(*before, one[2])
+            before = one
+    except Undecodable:
         raise BrokenFile("its pickle is malformed", "get the file again, or save it again") from None
     if before is not None:
         yield _Instruction(*before, before[2] + 1)
@@ -108,7 +108,7 @@ class _Memos:
 
     Args:
         data: The stream.
-        instructions: All of its instructions.
+        listed: All of its instructions.
         keys: Offset of an instruction that pushes a key → the new key.
         cuts: Runs of instructions that are left out.
     """
@@ -116,7 +116,7 @@ class _Memos:
     def __init__(
         self,
         data: bytes,
-        instructions: Iterable[_Instruction],
+        listed: Iterable[_Instruction],
         keys: Mapping[int, str],
         cuts: list[tuple[int, int]],
     ) -> None:
@@ -133,7 +133,7 @@ class _Memos:
         self._strings: list[tuple[_Held, _Held]] = []
         left = iter([*cuts, (1 << 63, 1 << 63)])
         cut = next(left)
-        for one in instructions:
+        for one in listed:
             while one.start >= cut[1]:
                 cut = next(left)
             self._step(one, kept=one.start < cut[0])
@@ -271,8 +271,8 @@ def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splice
 
 def _parted(old: bytes, new: bytes) -> tuple[bytes, bytes]:
     """New instructions for a tuple, parted after as many as stood before a frame's header."""
-    count = sum(1 for _ in genops(old + b".")) - 1
-    places = [at or 0 for _, _, at in genops(new + b".")]
+    count = sum(1 for _ in instructions(old + b".")) - 1
+    places = [at for _, _, at in instructions(new + b".")]
     # The last that counts makes the tuple of what was pushed before.
     at = places[min(count, len(places) - 2)]
     return new[:at], new[at:]
