@@ -49,10 +49,10 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         )
     if same and not in_place:
         raise CannotWrite("the target is the source itself", "use --in-place, or give another -o", target)
-    if os.path.exists(target) and not same and not force:
-        raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
     if os.path.isdir(target) and not same:
         raise CannotWrite("the target is a folder", "give the name of a file in it", target)
+    if os.path.exists(target) and not same and not force:
+        raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
     if not os.path.isdir(target.parent):
         raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
 

@@ -66,6 +66,13 @@ def test_targets_are_protected(tmp_path: Path) -> None:
     assert other.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_is_no_target_for_a_file(tmp_path: Path, force: bool) -> None:
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
+    with pytest.raises(CannotWrite, match="folder"):
+        check_target(tmp_path / "a.pt", tmp_path, in_place=False, force=force)
+
+
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
     torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
     old = os.umask(0o027)
