@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotShow
+from convinspect.formats.objects import read_objects, versions
 from convinspect.layers import find_layers
 from convinspect.matching import out_in, plan_like, square_turned
-from convinspect.pairing import Prefix, pair_keys
+from convinspect.pairing import COUNT, Pairing, Prefix, pair_keys
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Difference:
         a: The first checkpoint's tensor, or None.
         b: The second's.
         obstacle: Why `a` will not load in the place of `b`, whatever is converted; "" when it will.
+        supplied: What PyTorch does by itself, so that a key of one side alone is no obstacle; "" otherwise.
         layer: The layer that must be converted for it to load; None when none must.
         deviation: How far the numbers are apart, under the reshaping; None where they agree or were not compared.
         unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
@@ -57,6 +59,7 @@ class Difference:
     a: Tensor | None
     b: Tensor | None
     obstacle: str = ""
+    supplied: str = ""
     layer: str | None = None
     deviation: Deviation | None = None
     unnoticed: bool = False
@@ -99,7 +102,7 @@ class DiffReport:
     def obstacles(self) -> tuple[str, ...]:
         """Why A will still not load where B does, a line each."""
         by_hand = ("its keys differ in more ways than a few rules mend",) if self.rules is None else ()
-        return by_hand + tuple(f"{one.name} {one.obstacle}" for one in self.tensors if one.obstacle)
+        return by_hand + tuple(f"{one.name or '(root)'} {one.obstacle}" for one in self.tensors if one.obstacle)
 
     @property
     def verdict(self) -> Verdict:
@@ -136,9 +139,10 @@ def diff(
     edits = {id(edit.tensor): one.layer.name for one in plan.conversions for edit in one.edits}
     left = _left(layers, plan)
     listed: list[Difference] = []
+    known = _supplied(a, found, tensors)
     for place, tensor in enumerate(tensors[0]):
         if place in alone:
-            listed.append(Difference(alone[place], "only in A", tensor, None, "is not in B"))
+            listed.append(_alone(alone[place], "only in A", tensor, known))
             continue
         name, other = theirs[place]
         one = Difference(name, _kind(tensor, other, id(tensor) in turned), tensor, other)
@@ -146,7 +150,7 @@ def diff(
             one = _compared(one)
             progress(tensor.nbytes + other.nbytes)
         listed.append(_judged(one, edits.get(id(tensor)), left.get(id(tensor), "")))
-    listed += [Difference(name, "only in B", None, tensors[1][place], "is not in A") for name, place in found.only_b]
+    listed += [_alone(name, "only in B", tensors[1][place], known) for name, place in found.only_b]
     return DiffReport(tuple(listed), found.prefixes, found.rules, values)
 
 
@@ -182,6 +186,64 @@ def _left(layers: Sequence[Layer], plan: Plan) -> dict[int, str]:
     reasons = {one.name: one.reason for one in plan.refusals}
     left = (layer for layer in layers if layer.name in reasons)
     return {id(tensor): reasons[layer.name] for layer in left for tensor in layer.tensors.values()}
+
+
+# ----------------------------------------------------------------------------------------------- keys of one side alone
+
+
+def _alone(name: str, kind: Kind, tensor: Tensor, supplied: Mapping[str, str]) -> Difference:
+    a, b, other = (tensor, None, "B") if kind == "only in A" else (None, tensor, "A")
+    if name in supplied:
+        return Difference(name, kind, a, b, supplied=supplied[name])
+    return Difference(name, kind, a, b, f"is not in {other}")
+
+
+def _supplied(a: Checkpoint, found: Pairing, tensors: tuple[Sequence[Tensor], ...]) -> dict[str, str]:
+    """What PyTorch makes up for of keys that one side alone has, by name."""
+    only_a = {name: tensors[0][place] for name, place in found.only_a}
+    only_b = {name: tensors[1][place] for name, place in found.only_b}
+    pairs = {name: tensors[0][place].key for name, place, _ in found.pairs}
+    return _counts(a, only_b, pairs) | _norms(only_a, only_b)
+
+
+_COUNTING = 2
+"""Version of batch norms from which on they keep a count (`_NormBase._load_from_state_dict` in PyTorch's
+torch/nn/modules/batchnorm.py, which supplies it for older ones and where no version is recorded)."""
+
+
+def _counts(a: Checkpoint, only_b: Iterable[str], pairs: Mapping[str, str]) -> dict[str, str]:
+    """Counts of batches that A lacks, of batch norms whose statistics it has."""
+    beside = {name: name.removesuffix(COUNT) + "running_mean" for name in only_b if name.endswith(COUNT)}
+    homes = {name: pairs[one].rpartition(".")[0] for name, one in beside.items() if one in pairs}
+    if not homes or a.holds_modules:
+        return {}
+    objects = read_objects(a.path)
+    recorded = (versions(objects, a.root.path) if objects is not None else None) or {}
+    return {
+        name: "PyTorch supplies it"
+        for name, home in homes.items()
+        if (recorded.get(home, {}).get("version") or 0) < _COUNTING
+    }
+
+
+_PARTS = {"_g": "original0", "_v": "original1"}
+
+
+def _norms(only_a: Mapping[str, Tensor], only_b: Mapping[str, Tensor]) -> dict[str, str]:
+    """Halves of an old weight norm that its new form takes (`_weight_norm_compat_hook` in PyTorch's
+    torch/nn/utils/parametrizations.py).
+    """
+    found: dict[str, str] = {}
+    for name in (name.removesuffix("_g") for name in only_a if name.endswith("_g")):
+        module, dot, leaf = name.rpartition(".")
+        new = {end: f"{module}{dot}parametrizations.{leaf}.{part}" for end, part in _PARTS.items()}
+        old = {end: only_a.get(name + end) for end in _PARTS}
+        if all(
+            one is not None and new[end] in only_b and only_b[new[end]].shape == one.shape for end, one in old.items()
+        ):
+            for end, part in new.items():
+                found |= {name + end: f"PyTorch loads it as {part}", part: f"PyTorch takes {name + end} for it"}
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ one pair of tensors
@@ -220,6 +282,8 @@ def _judged(one: Difference, layer: str | None, reason: str) -> Difference:
     elif a.shape != b.shape and not _taken_all_the_same(a, b):
         why = f", and its layer cannot be converted: {reason}" if reason and one.kind == "rank differs" else ""
         return replace(one, obstacle=f"is {a.shape} in A and {b.shape} in B{why}")
+    if a.layout == "meta" != b.layout:
+        return replace(one, obstacle="has no numbers in A, only its shape (meta)")
     if _facts(a) != _facts(b) and not _can_be_copied(a, b):
         return replace(one, obstacle=f"is {' '.join(_facts(a))} in A and {' '.join(_facts(b))} in B")
     return one
@@ -232,7 +296,7 @@ def _taken_all_the_same(a: Tensor, b: Tensor) -> bool:
 
 def _can_be_copied(a: Tensor, b: Tensor) -> bool:
     """Whether PyTorch copies a tensor into one of another dtype or layout, as it does between all plain dtypes."""
-    packed = any(one.dtype.startswith(("bits", "float4", "float6")) for one in (a, b))
+    packed = any(one.dtype.startswith(("bits", "float4_", "float6_")) for one in (a, b))
     sparse = [one.layout for one in (a, b) if one.layout.startswith("sparse")]
     return len(sparse) != 1 and len(set(sparse)) < 2 and not packed and not a.dtype.startswith("q")
 

@@ -7,22 +7,23 @@ Texts of all versions of PyTorch are read: since 1.0, of 0.4.1 (which names the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import DEFAULT_FROM, KINDS, Request, option_of, plan
 from convinspect.errors import CannotShow
+from convinspect.formats.objects import beside, read_objects
 from convinspect.layers import find_layers
 from convinspect.matching import edit_to
-from convinspect.pairing import Prefix, pair_keys
+from convinspect.pairing import COUNT, Prefix, pair_keys
 from convinspect.records import Layer, Tensor
 from convinspect.wording import dimension
 
 Shape = tuple[int, ...]
 Trouble = Literal["size mismatch", "missing", "unexpected", "not copied"]
-Fix = Literal["convert", "rename", "like", "none", "already", "other checkpoint"]
+Fix = Literal["convert", "rename", "like", "none", "already", "other checkpoint", "pass its root"]
 _TARGETS = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 MOST_NAMES = 4
@@ -58,6 +59,7 @@ class Answer:
             - "none": nothing that keeps the numbers mends it.
             - "already": the checkpoint at hand does not have the trouble.
             - "other checkpoint": the error is not about the checkpoint at hand.
+            - "pass its root": the file's whole dictionary was passed, and the weights are one of its entries.
         reason: A few words to go with it.
         here: The shape in the checkpoint at hand; None where it has no such key.
         layer: The layer to convert; "" is the root module.
@@ -97,6 +99,7 @@ class ErrorReport:
         rules: `--rename` rules that mend keys; None where no few rules do.
         prefixes: What makes unexpected keys differ from missing ones.
         taken: What the checkpoint's keys carry beyond those that the error speaks of.
+        root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
     """
 
     answers: tuple[Answer, ...]
@@ -104,6 +107,7 @@ class ErrorReport:
     rules: tuple[str, ...] | None
     prefixes: tuple[Prefix, ...]
     taken: tuple[Prefix, ...]
+    root: str = ""
 
     @property
     def obstacles(self) -> tuple[str, ...]:
@@ -139,8 +143,10 @@ _WHILE = re.compile(
     rf"\s+are\s+{_SIZE}\s+and\s+whose dimensions in the checkpoint are\s+{_SIZE}"
 )
 _NO_TENSOR = re.compile(r'While copying the parameter named "(\S.{0,1000}?)",\s+expected torch\.Tensor')
-_QUOTED = r"\"[^\"\n]*\""
-_KEYS = re.compile(rf"\b(Missing|Unexpected) key\(s\) in state_dict:\s*({_QUOTED}(?:,\s*{_QUOTED})*)")
+_QUOTED = r"\"[^\"]{0,4000}\""
+"""A key, which a terminal may have broken into lines."""
+_BROKEN = re.compile(r"\r?\n[ \t]*")
+_KEYS = re.compile(rf"\b(Missing|Unexpected) key\(s\) in state_dict:\s*({_QUOTED}(?:\s*,\s*{_QUOTED})*)")
 _OLD_UNEXPECTED = re.compile(r"unexpected key \"([^\"\n]+)\" in state_dict")
 _OLD_MISSING = re.compile(r"missing keys in state_dict: \"?\{([^}\n]*)\}")
 
@@ -179,7 +185,7 @@ def _complaints(text: str) -> Iterator[tuple[tuple[int, int], Complaint]]:
     for match in _KEYS.finditer(text):
         kind: Trouble = "missing" if match[1] == "Missing" else "unexpected"
         for at, key in enumerate(re.findall(_QUOTED, match[2])):
-            yield (match.start(), at), Complaint(kind, key[1:-1])
+            yield (match.start(), at), Complaint(kind, _BROKEN.sub("", key[1:-1]))
     for match in _OLD_UNEXPECTED.finditer(text):
         yield (match.start(), 0), Complaint("unexpected", match[1])
     for match in _OLD_MISSING.finditer(text):
@@ -202,17 +208,38 @@ def answer_error(checkpoint: Checkpoint, complaints: Sequence[Complaint]) -> Err
     there, taken = _tensors_of(checkpoint, [one.key for one in complaints if one.trouble != "missing"])
     layers = find_layers(checkpoint)
     steps, hindered = planned_steps(layers, _wishes(complaints, there))
-    partners = _Partners.of(complaints)
+    outer = _passed_whole(checkpoint, complaints, there)
     owners = {id(tensor): layer for layer in layers for tensor in layer.tensors.values()}
-    stored = {tensor.key for tensor in checkpoint.tensors.values()}
+    stored = {tensor.key: None for tensor in checkpoint.tensors.values()}
+    partners = _Partners.of(
+        list(stored) if outer else [one.key for one in complaints if one.trouble == "unexpected"],
+        [one.key for one in complaints if one.trouble == "missing"],
+    )
     answers = []
     for one in complaints:
         tensor = there.get(one.key)
-        if one.trouble in ("missing", "unexpected"):
-            answers.append(_about_key(one, tensor, one.key in stored, partners))
+        if one.key in outer and one.trouble == "unexpected":
+            answers.append(Answer(one, "pass its root", "an entry of the file, not of the weights"))
+        elif one.trouble in ("missing", "unexpected"):
+            answers.append(_about_key(one, tensor, stored, partners))
         else:
             answers.append(_about_shape(one, tensor, owners.get(id(tensor)), hindered))
-    return ErrorReport(tuple(answers), steps, partners.rules, partners.prefixes, taken)
+    renames = any(one.fix == "rename" for one in answers)
+    rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
+    return ErrorReport(tuple(answers), steps, rules, prefixes, taken, checkpoint.root.path if outer else "")
+
+
+def _passed_whole(
+    checkpoint: Checkpoint, complaints: Iterable[Complaint], there: Mapping[str, Tensor]
+) -> frozenset[str]:
+    """Unexpected keys that are entries of the file beside or above its weights: all of it was passed."""
+    strange = {one.key for one in complaints if one.trouble == "unexpected" and one.key not in there}
+    root = checkpoint.root.path
+    if not root or root.partition(".")[0] not in strange:
+        return frozenset()
+    objects = read_objects(checkpoint.path)
+    above = {one.path.partition(".")[0] for one in checkpoint.roots}
+    return frozenset(strange & (above | set(beside(objects, root) if objects is not None else ())))
 
 
 def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Tensor], tuple[Prefix, ...]]:
@@ -223,27 +250,33 @@ def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, 
     return {wanted[j]: tensors[i] for _, i, j in found.pairs}, found.prefixes
 
 
+_MEAN = "running_mean"
+
+
 @dataclass(frozen=True, slots=True)
 class _Partners:
-    """Unexpected keys and the missing ones that they would be under another prefix."""
+    """Unexpected keys and the missing ones that they would be under another prefix, each by the other."""
 
-    keys: frozenset[str]
+    keys: Mapping[str, str]
     rules: tuple[str, ...] | None
     prefixes: tuple[Prefix, ...]
 
     @classmethod
-    def of(cls, complaints: Sequence[Complaint]) -> _Partners:
-        ours = [one.key for one in complaints if one.trouble == "unexpected"]
-        theirs = [one.key for one in complaints if one.trouble == "missing"]
+    def of(cls, ours: list[str], missing: Sequence[str]) -> _Partners:
+        # PyTorch supplies what it would miss of these, so it never says so.
+        counts = [f"{key.removesuffix(_MEAN)}{COUNT}" for key in missing if key.endswith(_MEAN)]
+        theirs = list(dict.fromkeys([*missing, *counts]))
         found = pair_keys((ours, theirs), (clean_names(ours), clean_names(theirs)))
-        keys = {key for _, i, j in found.pairs for key in (ours[i], theirs[j])}
-        return cls(frozenset(keys), found.rules, found.prefixes)
+        keys = {ours[i]: theirs[j] for _, i, j in found.pairs}
+        return cls(keys | {new: old for old, new in keys.items()}, found.rules, found.prefixes)
 
 
-def _about_key(one: Complaint, tensor: Tensor | None, stored: bool, partners: _Partners) -> Answer:
+def _about_key(one: Complaint, tensor: Tensor | None, stored: Container[str], partners: _Partners) -> Answer:
     missing = one.trouble == "missing"
-    if missing and stored:
+    if missing and one.key in stored:
         return Answer(one, "already", "it has this key")
+    if not missing and one.key not in stored and partners.keys.get(one.key) in stored:
+        return Answer(one, "already", "it has the model's key for it")
     if not missing and tensor is None:
         return Answer(one, "other checkpoint", "it has no such key")
     here = None if tensor is None else tensor.shape

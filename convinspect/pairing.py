@@ -16,6 +16,8 @@ from convinspect.renaming import new_keys
 
 _DEEPEST = 8
 """Levels of a name that are looked at in search of a root."""
+COUNT = "num_batches_tracked"
+"""What batch norms call the one tensor that PyTorch supplies where a file lacks it."""
 MOST_RULES = 4
 """Rules beyond which renaming is no longer one habit of a wrapper."""
 
@@ -192,15 +194,36 @@ def _rules(
     """Rules that were tried on all keys and do what they should, or None."""
     if not prefixes:
         return ()
+    tried = [_by_prefix(prefixes, keys, pairs), _one_by_one(keys, pairs)]
+    return next((tuple(rules) for rules in tried if rules and _do_it(rules, keys, pairs)), None)
+
+
+def _by_prefix(
+    prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
+) -> list[str]:
+    """A rule for each prefix, and one for keys that have it already; none where there are too many."""
     if len(prefixes) > MOST_RULES:
-        return None
+        return []
     # Of several rules the first that fits counts, so those that fit less come first.
     rules = [one.rule for one in sorted(prefixes, key=lambda one: (-len(one.a), one.a))]
     for one in prefixes:
         if not one.a and any(keys[0][i] == keys[1][j] and keys[0][i].startswith(one.b) for _, i, j in pairs):
             rules.insert(0, f"{one.b}*={one.b}*")
+    return rules
+
+
+def _one_by_one(keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]) -> list[str]:
+    """A rule for each key that changes; none where there are too many."""
+    changed = [(keys[0][i], keys[1][j]) for _, i, j in pairs if keys[0][i] != keys[1][j]]
+    return [f"{old}={new}" for old, new in changed] if len(changed) <= MOST_RULES else []
+
+
+def _do_it(
+    rules: Sequence[str], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
+) -> bool:
+    """Whether the rules, tried on all keys, give each pair one key."""
     try:
         new = new_keys(keys[0], rules)
     except CannotConvert:
-        return None
-    return tuple(rules) if all(new[i] == keys[1][j] for _, i, j in pairs) else None
+        return False
+    return all(new[i] == keys[1][j] for _, i, j in pairs)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,9 @@ def test_names_without_a_level_of_their_own_are_not_forced_together(tmp_path: Pa
 
 
 def test_keys_that_no_few_rules_mend_are_said_to_be_so(tmp_path: Path) -> None:
-    report = held(tmp_path, zeros(NET), renamed(zeros(NET), {"enc.0": "module.enc.0"}))
+    shapes: dict[str, tuple[int, ...]] = {f"enc.{n}.weight": (n + 2, 3) for n in range(10)}
+    some = {("module." if n % 2 else "") + key: shape for n, (key, shape) in enumerate(shapes.items())}
+    report = held(tmp_path, zeros(shapes), zeros(some))
     assert (report.rules, report.verdict) == (None, "does not load")
 
 
@@ -692,3 +695,143 @@ def test_a_scalar_of_pytorch_0_3_loads_as_it_is(tmp_path: Path) -> None:
     assert (kinds(report), report.verdict) == ({"x": "shape differs"}, "loads")
     Holder({"x": ()}).load_state_dict(zeros({"x": (1,)}))
     assert held(tmp_path, zeros({"x": ()}), zeros({"x": (1,)})).verdict == "does not load"
+
+
+# ------------------------------------------------------------------------------------ what PyTorch does when it loads
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4)
+
+
+def loads(model: nn.Module, state: State) -> bool:
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+PLAIN_DTYPES = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.int8,
+    torch.uint8, torch.bool, torch.complex64,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", PLAIN_DTYPES, ids=str)
+@pytest.mark.parametrize("other", PLAIN_DTYPES, ids=str)
+def test_dtypes_that_pytorch_casts_are_no_obstacle(tmp_path: Path, one: torch.dtype, other: torch.dtype) -> None:
+    a, b = zeros({"x": (2, 3)}, one), zeros({"x": (2, 3)}, other)
+    torch.empty(2, 3, dtype=other).copy_(a["x"])
+    report = held(tmp_path, a, b)
+    assert (report.verdict, report.obstacles) == ("loads", ())
+    assert kinds(report) == {"x": "same" if one == other else "dtype differs"}
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_missing_count_of_batches_is_an_obstacle_where_pytorch_says_so(
+    tmp_path: Path, version: int | None, prefix: str
+) -> None:
+    state = Small().state_dict()
+    old: Any = type(state)((prefix + key, value) for key, value in state.items() if "num_batches" not in key)
+    if version is not None:
+        old._metadata = {"": {"version": 1}, f"{prefix}bn": {"version": version}}
+    report = held(tmp_path, old, dict(state))
+    found = {one.name: one for one in report.tensors}["bn.num_batches_tracked"]
+    assert found.kind == "only in B"
+    renamed: Any = type(state)((key.removeprefix(prefix), value) for key, value in old.items())
+    if version is not None:
+        renamed._metadata = {"": {"version": 1}, "bn": {"version": version}}
+    assert (report.verdict != "does not load") == loads(Small(), renamed) == (version != 2)
+    assert bool(found.obstacle) == (version == 2)
+    said = command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert ("PyTorch supplies it" in said) == (version != 2)
+
+
+def test_a_count_of_batches_that_safetensors_lacks_is_supplied(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    save_file({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pt")
+    report = diff(open_checkpoint(tmp_path / "a.safetensors"), open_checkpoint(tmp_path / "b.pt"))
+    assert (report.verdict, report.same) == ("loads", False)
+
+
+def test_the_old_weight_norm_loads_into_the_new_one_and_not_back(tmp_path: Path) -> None:
+    old = nn.Sequential(nn.utils.weight_norm(nn.Conv1d(6, 4, 1)))
+    new = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 1)))
+    assert loads(new, old.state_dict())
+    report = held(tmp_path, old.state_dict(), new.state_dict())
+    assert (report.verdict, report.same) == ("loads", False)
+    assert "PyTorch loads it as" in command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert not loads(old, new.state_dict())
+    assert held(tmp_path, new.state_dict(), old.state_dict()).verdict == "does not load"
+    wider = nn.Sequential(nn.utils.weight_norm(nn.Conv1d(6, 5, 1)))
+    assert not loads(new, wider.state_dict())
+    assert held(tmp_path, wider.state_dict(), new.state_dict()).verdict == "does not load"
+
+
+@pytest.mark.parametrize(("a", "b"), [("meta", "cpu"), ("cpu", "meta"), ("meta", "meta")])
+def test_shapes_without_numbers_do_not_load(tmp_path: Path, a: str, b: str) -> None:
+    states = [nn.Linear(3, 2, device=device).state_dict() for device in (a, b)]
+    with warnings.catch_warnings():
+        # Numbers that are loaded into none are told of.
+        warnings.simplefilter("ignore")
+        loaded = loads(nn.Linear(3, 2, device=b), states[0])
+    assert (held(tmp_path, states[0], states[1]).verdict == "loads") == loaded
+
+
+def test_one_number_for_none_is_told_as_what_it_is(tmp_path: Path) -> None:
+    held(tmp_path, zeros({"x": (1,)}), zeros({"x": ()}))
+    said = command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert "no reshaping" not in said
+    assert "would load strictly" in said
+
+
+def test_a_tensor_without_a_name_has_one_in_the_verdict(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "a.pt")
+    torch.save([torch.zeros(3)], tmp_path / "b.pt")
+    assert "(root) is not in B" in command(tmp_path, "diff", "a.pt", "b.pt").stdout
+
+
+def test_a_few_keys_are_renamed_one_by_one(tmp_path: Path) -> None:
+    shapes: dict[str, tuple[int, ...]] = {f"l{n}.weight": (n + 2, 3) for n in range(5)}
+    wrapped = {("module." if key == "l3.weight" else "") + key: shape for key, shape in shapes.items()}
+    torch.save(zeros(shapes), tmp_path / "a.pt")
+    torch.save(zeros(wrapped), tmp_path / "b.pt")
+    typed(tmp_path, "a.pt", "b.pt")
+    assert list(torch.load(tmp_path / "a_converted.pt", weights_only=True)) == list(wrapped)
+
+
+def test_figures_that_were_asked_for_are_not_hidden_at_80_columns(tmp_path: Path) -> None:
+    state = {
+        "encoder.layers.10.conv1.weight": torch.randn(64, 64, 1),
+        "encoder.layers.10.fc.weight": torch.randn(10, 64),
+    }
+    held(tmp_path, state, {key: value.half() for key, value in state.items()})
+    said = command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--width", "80").stdout
+    assert "max |A−B|" in said
+    assert "relative" in said.splitlines()[2]
+    assert max(map(len, said.splitlines()[2:6])) <= 80
+
+
+def test_what_was_not_compared_is_said(tmp_path: Path) -> None:
+    held(tmp_path, zeros({"x": (2, 2)}), zeros({"x": (2, 2)}))
+    assert "--values compares the numbers too" in command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert "--values compares" not in command(tmp_path, "diff", "a.pt", "b.pt", "--values").stdout
+
+
+def test_columns_of_csv_do_not_depend_on_what_was_found(tmp_path: Path) -> None:
+    held(tmp_path, zeros({"x": (2, 2)}), zeros({"x": (2, 2)}))
+    same = command(tmp_path, "diff", "a.pt", "b.pt", "--format", "csv").stdout
+    held(tmp_path, zeros({"x": (2, 2)}), zeros({"x": (2, 3)}))
+    other = command(tmp_path, "diff", "a.pt", "b.pt", "--format", "csv").stdout
+    assert same.splitlines() == other.splitlines()[:1]
+
+
+def test_commands_in_markdown_can_be_copied(tmp_path: Path) -> None:
+    held(tmp_path, zeros({"module.x_y.weight": (2, 2)}), zeros({"x_y.weight": (2, 2)}))
+    said = command(tmp_path, "diff", "a.pt", "b.pt", "--format", "md").stdout
+    assert "\n  convinspect convert a.pt -o a_converted.pt --rename 'module.*=*'\n```" in said

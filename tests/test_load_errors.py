@@ -353,3 +353,80 @@ def test_escapes_in_the_text_are_not_obeyed(tmp_path: Path) -> None:
         result = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", fmt, stdin=text)
         assert result.returncode == 1
         assert "\x1b" not in result.stdout
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4)
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("module.", ""), ("", "module."), ("model.", "net."), ("", "model.")])
+def test_the_count_of_batches_that_pytorch_never_misses_is_renamed_with_the_rest(
+    tmp_path: Path, saved: str, wanted: str
+) -> None:
+    def model(prefix: str) -> nn.Module:
+        outer: nn.Module = Small()
+        for part in reversed(prefix.split(".")[:-1]):
+            inner, outer = outer, nn.Module()
+            outer.add_module(part, inner)
+        return outer
+
+    state = model(saved).state_dict()
+    text = said_by_torch(model(wanted), state)
+    report = answered(tmp_path, state, text)
+    assert report.obstacles == ()
+    assert set(fixes(report).values()) == {"rename"}
+    typed(tmp_path, "a.pt", "--error", "-", stdin=text)
+    model(wanted).load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+
+
+def test_a_training_that_was_given_whole_is_told_where_its_weights_are(tmp_path: Path) -> None:
+    training = {"model": Small().state_dict(), "epoch": 3, "args": {"lr": 0.1}}
+    text = said_by_torch(Small(), training)
+    report = answered(tmp_path, training, text)
+    found = fixes(report)
+    assert [found[key] for key in ("model", "epoch", "args")] == ["pass its root"] * 3
+    assert found["conv.weight"] == "already"
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert (said.returncode, 'checkpoint["model"]' in said.stdout) == (1, True)
+    assert "not about this file" not in said.stdout
+    assert "will still not load" not in said.stdout
+
+
+def test_an_error_of_before_the_file_was_mended_asks_for_nothing(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
+    report = answered(tmp_path, state, text)
+    assert report.same
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert (said.returncode, "type:" in said.stdout) == (0, False)
+
+
+def test_keys_that_a_terminal_broke_are_read_whole() -> None:
+    text, wanted = everything()
+    for width in (60, 72, 80):
+        folded = "\n".join(line[at : at + width] for line in text.split("\n") for at in range(0, len(line), width))
+        found = {one.key for one in read_error(folded) if one.trouble in ("missing", "unexpected")}
+        assert found == {one.key for one in wanted if one.trouble in ("missing", "unexpected")}, width
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_an_error_that_powershell_kept_is_read(tmp_path: Path, encoding: str) -> None:
+    state = zeros({"conv.weight": (8, 6, 1)})
+    (tmp_path / "e.txt").write_text(said_by_torch(Holder({"conv.weight": (8, 6)}), state), encoding=encoding)
+    torch.save(state, tmp_path / "a.pt")
+    said = command(tmp_path, "diff", "a.pt", "--error", "e.txt")
+    assert (said.returncode, "A will load after converting 1 layer" in said.stdout) == (1, True)
+
+
+def test_values_of_an_error_cannot_be_compared(tmp_path: Path) -> None:
+    torch.save(zeros({"conv.weight": (8, 6, 1)}), tmp_path / "a.pt")
+    assert_one_line(command(tmp_path, "diff", "a.pt", "--error", "-", "--values", stdin="x"), "--values")
+
+
+def test_a_prefix_is_named_once(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
+    assert "prefix: prefix" not in command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout

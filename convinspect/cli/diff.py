@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from convinspect.view.text import safe
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
+    from convinspect.view.table import Table
 
 _MOST_TEXT = 64 << 20
 """Characters of an error that are read; a log of more is no error."""
@@ -80,6 +82,8 @@ def diff(
             "give a second checkpoint or --error",
             path,
         )
+    if values and error is not None:
+        raise CannotShow("--values compares two checkpoints, and --error stands for one", "drop one of them", path)
     check_output(output, fmt, path)
     a = whole(open_checkpoint(path, root))
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
@@ -100,9 +104,8 @@ def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool
     total = sum(tensor.nbytes for one in (a, b) for tensor in one.tensors.values()) if values else 0
     with naming(a.path), reading_progress(total, "comparing") as advance:
         report = compare(a, b, values, advance)
-    typed, below = _placed(typed_lines(a, b, report), sink)
-    sink.show(difference_table(a, b, report, rows, typed), difference_payload(a, b, report, rows[0]))
-    _print(below)
+    payload = difference_payload(a, b, report, rows[0])
+    _show(difference_table(a, b, report, rows), payload, typed_lines(a, b, report), sink)
     return report.same
 
 
@@ -112,20 +115,24 @@ def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
     from convinspect.view.answers import error_payload, error_table, error_typed
 
     report = answer_error(a, read_error(text))
-    typed, below = _placed(error_typed(a, report), sink)
-    sink.show(error_table(a, report, fold, typed), error_payload(a, report))
-    _print(below)
+    _show(error_table(a, report, fold), error_payload(a, report), error_typed(a, report), sink)
     return report.same
 
 
-def _placed(lines: list[str], sink: Sink) -> tuple[list[str], list[str]]:
-    """Lines to type, as a part of the table or, on a terminal that would break them to its width, printed below it."""
-    return ([], lines) if sink.fmt is Format.table and sink.output is None else (lines, [])
+def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
+    """The result, and what to type: below it where a terminal would break the lines to its width, as a block that is
+    copied as it is in Markdown, and else as the table's last lines.
+    """
+    from convinspect.view.table import Block
 
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        print(safe(line))
+    if sink.output is None and sink.fmt is Format.table:
+        sink.show(table, payload)
+        for line in typed:
+            print(safe(line))
+    elif typed and ".md" in (f".{sink.fmt.value}", sink.output and sink.output.suffix.lower()):
+        sink.show([table, Block(tuple(typed[1:]))], payload)
+    else:
+        sink.show(replace(table, summary=(*table.summary, *typed)), payload)
 
 
 def _text(source: Path | None) -> str:
@@ -137,11 +144,16 @@ def _text(source: Path | None) -> str:
     if source is None or str(source) == "-":
         if sys.stdin.isatty():
             print("paste the error, then press Ctrl-D on a line of its own:", file=sys.stderr)
-        return sys.stdin.buffer.read(_MOST_TEXT).decode("utf-8", "replace")
+        return _decoded(sys.stdin.buffer.read(_MOST_TEXT))
     try:
         with source.open("rb") as file:
-            return file.read(_MOST_TEXT).decode("utf-8", "replace")
+            return _decoded(file.read(_MOST_TEXT))
     except OSError as error:
         raise NotThere(
             f"it cannot be read: {error.strerror}", "give a text file, or - for standard input", source
         ) from None
+
+
+def _decoded(text: bytes) -> str:
+    """UTF-8, or UTF-16 where a mark at its beginning says so, as PowerShell writes what it redirects."""
+    return text.decode("utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")

@@ -25,17 +25,17 @@ _COLUMNS = (
 _FIXES = {
     "convert": ("convert", GOOD), "rename": ("rename", GOOD), "like": ("convert --like", WARN),
     "none": ("nothing", BAD), "already": ("already", GOOD), "other checkpoint": ("not A", BAD),
+    "pass its root": ("passing its root", GOOD),
 }  # fmt: skip
 
 
-def error_table(a: Checkpoint, report: ErrorReport, folded: bool, typed: Sequence[str] = ()) -> Table:
+def error_table(a: Checkpoint, report: ErrorReport, folded: bool) -> Table:
     """A row for each thing that the error says, then the verdict.
 
     Args:
         a: The checkpoint at hand.
         report: What can be done.
         folded: One row for repeated blocks.
-        typed: Lines to add, of what to type.
     """
     answers = report.answers
     names = [one.complaint.key for one in answers]
@@ -45,7 +45,7 @@ def error_table(a: Checkpoint, report: ErrorReport, folded: bool, typed: Sequenc
         _COLUMNS,
         [_row(name, ones) for name, ones in members],
         title=f"A: {a.path.name} · load_state_dict error",
-        summary=(*_summary(report), *typed),
+        summary=tuple(_summary(report)),
         notes=tuple(_notes(report)),
         raw=[_raw(name, ones[0]) for name, ones in members],
     )
@@ -72,9 +72,9 @@ def _raw(name: str, one: Answer) -> tuple[object, ...]:
 
 def _summary(report: ErrorReport) -> Iterable[Cell]:
     for one in report.prefixes:
-        yield Styled(f"prefix: {prefix_text(one, ('A', 'the model'))}", WARN)
+        yield Styled(prefix_text(one, ("A", "the model")), WARN)
     for one in report.taken:
-        yield Styled(f"prefix: {prefix_text(one, ('A', 'the error'))}", WARN)
+        yield Styled(prefix_text(one, ("A", "the error")), WARN)
     yield from ("",) if report.prefixes or report.taken else ()
     yield _verdict(report)
 
@@ -90,12 +90,19 @@ def _verdict(report: ErrorReport) -> Cell:
         return (Styled("A would load strictly as it is", GOOD), Styled(": it has none of these faults"))
     if report.obstacles:
         return obstacle_cell("A will still not load", report.obstacles)
-    return Styled(f"A will load after {_changes(report)}", GOOD)
+    changes = _changes(report)
+    if not report.root:
+        return Styled(f"A will load after {changes}", GOOD)
+    after = f"After {changes}, pass" if changes else "Pass"
+    weights = "".join(f'["{part}"]' for part in report.root.split("."))
+    return (Styled(f"{after} its weights alone", GOOD), Styled(f": load_state_dict(checkpoint{weights})"))
 
 
 def _notes(report: ErrorReport) -> Iterable[str]:
-    if any(one.fix == "rename" for one in report.answers):
-        yield "PyTorch compares shapes only of keys that agree: after renaming it may find other mismatches"
+    renamed = any(one.fix == "rename" for one in report.answers)
+    if renamed or report.root:
+        when = "after renaming" if renamed else "then"
+        yield f"PyTorch compares shapes only of keys that agree: {when} it may find other mismatches"
     others = sum(one.fix == "other checkpoint" for one in report.answers)
     if 0 < others < len(report.answers):
         yield f"{count(others)} lines are not about this file; is it the one that was loaded?"

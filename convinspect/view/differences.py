@@ -30,9 +30,7 @@ _STYLES = {
 _MEANING = {"shape differs": "no reshaping mends it", "only in A": "unexpected there", "only in B": "missing here"}
 
 
-def difference_table(
-    a: Checkpoint, b: Checkpoint, report: DiffReport, rows: tuple[bool, bool], typed: Sequence[str] = ()
-) -> Table:
+def difference_table(a: Checkpoint, b: Checkpoint, report: DiffReport, rows: tuple[bool, bool]) -> Table:
     """What differs, what is only counted, and the verdict.
 
     Args:
@@ -40,7 +38,6 @@ def difference_table(
         b: The second.
         report: What was found.
         rows: Whether to list tensors that are the same too, and whether repeated blocks are one row.
-        typed: Lines to add, of what to type.
     """
     everything, folded = rows
     shown = [one for kind in report.counts for one in report.tensors if one.kind == kind]
@@ -48,14 +45,16 @@ def difference_table(
     names = [one.name for one in shown]
     folds = fold_names(names, [_signature(one, place, folded) for place, one in enumerate(shown)])
     members = [(name, [shown[place] for place in places]) for name, places in folds]
+    columns = _columns(report)
     return Table(
-        _columns(report) if members else (),
+        columns if members else (),
         [_row(name, ones, report) for name, ones in members],
         title=f"A: {_title(a)} · B: {_title(b)}",
-        summary=(_counts(report), *_prefix_lines(report.prefixes), "", _verdict(report), *typed),
+        summary=(_counts(report), *_prefix_lines(report.prefixes), "", _verdict(report)),
         notes=tuple(_notes(report)),
         raw=[_raw(name, ones[0], report) for name, ones in members],
-        more=("key_a", "key_b", "dtype_a", "dtype_b"),
+        # A table without rows is not drawn, and CSV has its header all the same.
+        more=(*(() if members else (one.machine_name for one in columns)), "key_a", "key_b", "dtype_a", "dtype_b"),
     )
 
 
@@ -74,7 +73,7 @@ def _signature(one: Difference, place: int, folded: bool) -> tuple[object, ...]:
 def _columns(report: DiffReport) -> tuple[Column, ...]:
     columns = [
         Column("difference", priority=98, key="difference"),
-        Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
+        Column("name", style=NAME, priority=100, elide=True, key="name", min_width=12 if report.compared else 20),
         Column("A", priority=95, key="shape_a"),
         Column("B", priority=95, key="shape_b"),
     ]
@@ -91,20 +90,21 @@ def _columns(report: DiffReport) -> tuple[Column, ...]:
 def _row(name: str, ones: Sequence[Difference], report: DiffReport) -> tuple[Cell, ...]:
     one = ones[0]
     named = name or "(root)"
-    cells: list[Cell] = [Styled(one.kind, _STYLES[one.kind]), named, _side(one.a, one.b), _side(one.b, one.a)]
+    cells: list[Cell] = [Styled(one.kind, _STYLES[one.kind]), named, _side(one.a, one.b), _side(one.b, one.a, one.a)]
     if report.compared:
         cells += _deviation_cells(one)
     note = f"×{len(ones)}{', ' if _note(one) else ''}{_note(one)}" if len(ones) > 1 else _note(one)
     return (*cells, Styled(note, WARN if one.obstacle or one.unnoticed else ""))
 
 
-def _side(tensor: Tensor | None, other: Tensor | None) -> str:
+def _side(tensor: Tensor | None, other: Tensor | None, told: Tensor | None = None) -> str:
+    """Shape, and what of dtype and layout differs from the other; without the shape where it is `told` already."""
     if tensor is None:
         return "–"
     if other is None or (tensor.dtype, tensor.layout) == (other.dtype, other.layout):
         return shape(tensor.shape)
-    layout = f" {tensor.layout}" if tensor.layout != other.layout else ""
-    return f"{shape(tensor.shape)} {tensor.dtype}{layout}"
+    words = [] if told is not None and told.shape == tensor.shape else [shape(tensor.shape)]
+    return " ".join([*words, tensor.dtype, *([tensor.layout] if tensor.layout != other.layout else [])])
 
 
 def _deviation_cells(one: Difference) -> list[Cell]:
@@ -118,13 +118,15 @@ def _deviation_cells(one: Difference) -> list[Cell]:
 
 
 def _note(one: Difference) -> str:
-    notes = [_MEANING[one.kind]] if one.kind in _MEANING else []
+    notes = [one.supplied] if one.supplied else [_MEANING[one.kind]] if one.kind in _MEANING else []
+    if one.kind == "shape differs" and not one.obstacle:
+        notes = ["PyTorch takes the one for the other"]
     if one.layer is not None:
         notes.append("converting mends its rank alone" if one.unnoticed else "converting mends it")
     elif one.unnoticed:
         notes.append("only its numbers show it")
     elif one.kind == "dtype differs":
-        notes.append("PyTorch copies neither into the other" if one.obstacle else "cast when it is loaded")
+        notes.append("PyTorch does not copy it" if one.obstacle else "cast when it is loaded")
     elif one.kind in ("rank differs", "transposed") and one.obstacle:
         notes.append(one.obstacle.partition("converted: ")[2] or "no conversion makes it")
     if one.unread:
@@ -237,8 +239,8 @@ def commands(a: Checkpoint, b: Checkpoint, report: DiffReport) -> list[str]:
 def _notes(report: DiffReport) -> Iterable[str]:
     if any(one.deviation is not None and one.deviation.count for one in report.tensors):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
-    if any(one.kind == "only in B" and one.name.endswith("num_batches_tracked") for one in report.tensors):
-        yield "num_batches_tracked: PyTorch supplies it for files of before 0.4.1, which do not have it"
+    if not report.compared and report.counts["same"]:
+        yield "same: key, shape and dtype; --values compares the numbers too"
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
