@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, select
-from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
+from convinspect.obstacles import RECURRENT, obstacle, reader, strides_and_pads, why_not
+from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
 from convinspect.wording import an
@@ -23,7 +24,6 @@ TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d":
 
 _EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
-_RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
 """Kinds that may become each other."""
 
@@ -135,9 +135,9 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
             decided: Conversion | Refusal | None = _expanded(layer, request.to)
         else:
             decided = _decide(layer, request.to, kinds, exact, named is not None)
-        reader = _reader(layer, attention)
-        if isinstance(decided, Conversion) and reader and not exact:
-            decided = Refusal(layer.name, f"{reader}; name it with --layer {layer.name} to convert it all the same")
+        owner = reader(layer, attention)
+        if isinstance(decided, Conversion) and owner and not exact:
+            decided = Refusal(layer.name, f"{owner}; name it with --layer {layer.name} to convert it all the same")
         if isinstance(decided, Conversion):
             conversions[layer.name] = decided
         elif decided is not None:
@@ -158,21 +158,6 @@ def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequen
     """
     chosen = {layer.name for layer in (select(layers, names) if names else layers)}
     return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
-
-
-def _reader(layer: Layer, attention: set[str]) -> str | None:
-    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it as it is."""
-    parent, _, leaf = layer.name.rpartition(".")
-    if layer.kind != "Linear":
-        return None
-    if leaf == "out_proj" and parent in attention:
-        return f"{parent} looks like a MultiheadAttention, which reads this weight without calling the layer"
-    encoder = f"{parent}.self_attn".lstrip(".")
-    if leaf in ("linear1", "linear2") and encoder in attention:
-        return (
-            f"{parent or 'its model'} looks like a TransformerEncoderLayer, which reads this weight without calling it"
-        )
-    return None
 
 
 def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bool) -> Conversion | Refusal | None:
@@ -199,12 +184,12 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
         return Refusal(layer.name, f"it is {an(layer.kind)}; --from {option_of(layer.kind)} takes it")
-    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *_RECURRENT) or layer.kind in KINDS:
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
-    alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *_RECURRENT)
+    alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *RECURRENT)
     meant = chosen or (layer.kind in alike and "Linear" in kinds)
-    return Refusal(layer.name, _why_not(layer)) if meant else None
+    return Refusal(layer.name, why_not(layer)) if meant else None
 
 
 def option_of(kind: str) -> str:
@@ -212,40 +197,10 @@ def option_of(kind: str) -> str:
     return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
 
 
-def _why_not(layer: Layer) -> str:
-    if layer.kind == "Embedding" and layer.evidence != "module":
-        return f"it looks like an Embedding by its name; name it with --layer {layer.name} if it is a Linear"
-    if layer.kind in ("MultiheadAttention", *_RECURRENT):
-        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
-    if layer.notes:
-        return f"{layer.kind}: {layer.notes[0]}"
-    return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
-
-
-def obstacle(layer: Layer, exact: bool) -> str | None:
-    """Why a layer of the right kind must stay, or None."""
-    if layer.norm == "parametrized":
-        return "its weight is computed by a parametrization that is not known here"
-    if layer.weight.layout.startswith("sparse"):
-        return f"its weight is {layer.weight.layout}, whose indices would have to change too"
-    if layer.kind in CONVOLUTIONS:
-        return _conv_obstacle(layer, exact)
-    # No embedding has a low-rank pair of these names.
-    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
-        reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
-        if layer.tied_to:
-            both = " ".join(
-                f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
-            )
-            return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
-        return f"{reason}; name it with --layer {layer.name or '(root)'} to convert it all the same"
-    return None
-
-
 def _can_expand(layer: Layer, to: str, kinds: Sequence[str]) -> bool:
     """A grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small kernel."""
     grouped = layer.kind in kinds and layer.pointwise and layer.groups is not None and layer.groups > 1
-    return grouped and to == "Linear" and layer.norm is None and _strides_and_pads(layer) is None
+    return grouped and to == "Linear" and layer.norm is None and strides_and_pads(layer) is None
 
 
 def _expanded(layer: Layer, to: str) -> Conversion:
@@ -253,38 +208,6 @@ def _expanded(layer: Layer, to: str) -> Conversion:
     groups = layer.groups or 1
     old, new = layer.weight.nbytes, layer.weight.nbytes * groups
     return Conversion(layer, to, (), (), (f"groups {groups}: grows from {old:,} to {new:,} bytes",), groups)
-
-
-def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
-    doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
-    if doubt is not None and not exact:
-        return f"{doubt}; name it with --layer {layer.name or '(root)'} to convert it all the same"
-    if not layer.pointwise:
-        return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
-    if layer.groups is not None and layer.groups > 1:
-        return f"it has groups={layer.groups}, so its kernel is not a full matrix; --groups expand makes it one"
-    moved = _strides_and_pads(layer)
-    if moved is not None:
-        return moved
-    if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
-        return (
-            f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
-            f" name it with --layer {layer.name or '(root)'} if its groups are 1"
-        )
-    return None
-
-
-def _strides_and_pads(layer: Layer) -> str | None:
-    """What a convolution does to positions beyond its kernel, or None."""
-    if layer.stride is not None and any(step != 1 for step in layer.stride):
-        return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
-    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
-        return f"it has padding={_numbers(layer.padding)}, which a change of shape alone does not carry over"
-    return None
-
-
-def _numbers(value: tuple[int, ...] | str) -> str:
-    return str(value[0]) if len(value) == 1 else str(value)
 
 
 def _shaped(layer: Layer) -> list[Tensor]:

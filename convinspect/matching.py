@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, obstacle, reshaped
+from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.layers import CONVOLUTIONS
+from convinspect.obstacles import obstacle
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 

@@ -31,6 +31,7 @@ LAYERS = [
         "pickled",
         "zip_integrity",
         "values",
+        "obstacles",
     },
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "integrity"},
     {"judging", "modules", "compare", "explain", "check"},
