@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
-from convinspect.layers import CONVOLUTIONS, LISTED, select
+from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.obstacles import RECURRENT, obstacle, reader, strides_and_pads, why_not
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
@@ -107,6 +107,10 @@ class Plan:
         """All tensors' new shapes."""
         return tuple(_edits(self.conversions))
 
+    def refused_of(self, asked: Collection[str]) -> list[Refusal]:
+        """Refusals of layers that the user asked for, by their names; what is so already is none."""
+        return [one for one in self.refusals if not one.done and one.name in asked]
+
 
 def plan(layers: Sequence[Layer], request: Request) -> Plan:
     """Decide for each layer whether it changes.
@@ -120,7 +124,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
     chosen = chosen_layers(layers, request.names, request.exclude)
     named = chosen if request.names else None
-    exactly = frozenset(request.names)
+    exactly = exactly_named(layers, request.names)
     attention = {layer.name for layer in layers if layer.kind == "MultiheadAttention"}
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
@@ -143,7 +147,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         elif decided is not None:
             refusals[layer.name] = decided
     for refusal in _strides_that_would_go(layers, conversions):
-        if refusal.name not in exactly and (refusal.name or "(root)") not in exactly:
+        if refusal.name not in exactly:
             del conversions[refusal.name]
             refusals[refusal.name] = refusal
     hold_together(layers, conversions, refusals)
@@ -247,7 +251,7 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
         for name, one in conversions.items():
             own = {channels_last(edit.tensor) for edit in one.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
-                kind, label = "channels-last" if True in own else "row-major", name or "(root)"
+                kind, label = "channels-last" if True in own else "row-major", name or "."
                 reason = f"its strides are {kind}, which nothing that stays would tell on the way back"
                 found.append(Refusal(name, f"{reason}; name it with --layer {label} to convert it all the same"))
     return found

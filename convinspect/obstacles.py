@@ -26,14 +26,14 @@ def obstacle(layer: Layer, exact: bool) -> str | None:
                 f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
             )
             return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
-        return f"{reason}; name it with --layer {layer.name or '(root)'} to convert it all the same"
+        return f"{reason}; name it with --layer {layer.name or '.'} to convert it all the same"
     return None
 
 
 def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
     if doubt is not None and not exact:
-        return f"{doubt}; name it with --layer {layer.name or '(root)'} to convert it all the same"
+        return f"{doubt}; name it with --layer {layer.name or '.'} to convert it all the same"
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
     if layer.groups is not None and layer.groups > 1:
@@ -44,7 +44,7 @@ def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
         return (
             f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
-            f" name it with --layer {layer.name or '(root)'} if its groups are 1"
+            f" name it with --layer {layer.name or '.'} if its groups are 1"
         )
     return None
 

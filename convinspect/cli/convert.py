@@ -25,6 +25,7 @@ from convinspect.cli.wishes import (
     check_optimizer,
     check_source,
     check_wish,
+    nothing_converted,
     target_of,
 )
 from convinspect.errors import CannotConvert
@@ -143,7 +144,7 @@ def convert(
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import TARGETS, chosen_layers
-    from convinspect.layers import can_fuse, find_layers
+    from convinspect.layers import can_fuse, exactly_named, find_layers
     from convinspect.losses import losses, old_names, some, unfused
     from convinspect.renaming import renaming
     from convinspect.saving import check_target, wants_other_format, writer_of
@@ -154,8 +155,8 @@ def convert(
     if target is not None:
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
-    anew = state_dict or fuse or groups is not None
-    anew = anew or (output is not None and wants_other_format(checkpoint, output))
+    other_format = output is not None and wants_other_format(checkpoint, output)
+    anew = state_dict or fuse or groups is not None or other_format
     with naming(path):
         check_wish(to, like, anew or bool(rename) or drop_optimizer)
         check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
@@ -181,6 +182,11 @@ def convert(
         following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
+        worth_writing = state_dict or other_format or drop_optimizer or fused or renamed.edits or planned.conversions
+        asked = chosen if (layer or like) and not worth_writing else frozenset()
+        fruitless = planned.refused_of(asked)
+        if fruitless and target is not None:
+            raise nothing_converted(fruitless)
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, renamed.edits) if anew else []
         lost += prefixes
@@ -205,6 +211,11 @@ def convert(
         _advise(planned, fused, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
     for line in [*lost, *(_left(target) if target is not None else ())]:
         print(f"note: {safe(line)}", file=sys.stderr)
+    if fruitless:
+        print("warning: nothing can be converted, so nothing would be written", file=sys.stderr)
+    elif layer:
+        for one in planned.refused_of(exactly_named(layers, layer)):
+            print(f"warning: layer {safe(one.name or '(root)')} stays as it is: {safe(one.reason)}", file=sys.stderr)
 
 
 def _left(target: Path) -> list[str]:

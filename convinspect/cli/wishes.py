@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
+    from convinspect.convert import Refusal
 
 
 def target_of(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
@@ -104,3 +107,14 @@ def check_source(checkpoint: Checkpoint, anew: bool) -> None:
         )
     if checkpoint.format.startswith("distributed"):
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
+
+
+def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
+    """The error for a wish of which nothing could be carried out, so that a copy of the source would be all.
+
+    Args:
+        refused: At least one.
+    """
+    first, *others = refused
+    more = f"--dry-run gives the reasons for {several(len(others), 'more layer')}" if others else ""
+    return CannotConvert(f"nothing can be converted: layer {first.name or '(root)'}: {first.reason}", more)
