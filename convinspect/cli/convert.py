@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from convinspect.records import Layer
     from convinspect.renaming import Renaming
     from convinspect.training import Followers
+    from convinspect.view.planning import Done
 
 
 class Target(str, Enum):
@@ -208,7 +209,7 @@ def convert(
         plan_payload(done, str(target) if target is not None else None),
     )
     if fmt is Format.table:
-        _advise(planned, fused, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
+        _advise(done, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
     for line in [*lost, *(_left(target) if target is not None else ())]:
         print(f"note: {safe(line)}", file=sys.stderr)
     if fruitless:
@@ -243,13 +244,13 @@ def _planned(
     return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
 
 
-def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
-    from convinspect.view.advice import advice_lines
+def _advise(done: Done, like: Path | None) -> None:
+    from convinspect.view.advice import advice_lines, called
 
-    for line in advice_lines(planned):
+    for line in advice_lines(done.plan, done.names):
         print(safe(line))
-    if fused:
-        names = ", ".join(layer.name or "(root)" for layer in fused)
+    if done.fused:
+        names = ", ".join(called(layer, done.names).name or "(root)" for layer in done.fused)
         print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
     if like is not None:
         print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")

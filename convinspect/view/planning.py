@@ -53,6 +53,11 @@ class Done:
     apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     there: int = 0
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Tensors' new names by stored key; {} where none is renamed."""
+        return self.renaming.names(self.checkpoint) if self.renaming.edits else {}
+
 
 def plan_table(done: Done, written: str | None) -> Table:
     """Every layer that changes, and every one that was meant and does not, with the reason.
@@ -229,6 +234,6 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
         "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": list(followers.left), "dropped": done.dropped},
-        "model_code": advice(plan),
+        "model_code": advice(plan, done.names),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
