@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
-from convinspect.obstacles import RECURRENT, obstacle, reader, strides_and_pads, why_not
+from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
@@ -135,7 +135,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         if exact and layer.kind == "Embedding" and layer.evidence != "module":
             # (N, D) may be either; whoever names it knows.
             layer = replace(layer, kind="Linear")
-        if request.expand and _can_expand(layer, request.to, kinds):
+        if request.expand and request.to == "Linear" and layer.kind in kinds and expandable(layer):
             decided: Conversion | Refusal | None = _expanded(layer, request.to)
         else:
             decided = _decide(layer, request.to, kinds, exact, named is not None)
@@ -178,7 +178,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, chosen)
-    reason = obstacle(layer, exact)
+    reason = obstacle(layer, exact, to)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -199,12 +199,6 @@ def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | No
 def option_of(kind: str) -> str:
     """How a kind is called on the command line."""
     return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
-
-
-def _can_expand(layer: Layer, to: str, kinds: Sequence[str]) -> bool:
-    """A grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small kernel."""
-    grouped = layer.kind in kinds and layer.pointwise and layer.groups is not None and layer.groups > 1
-    return grouped and to == "Linear" and layer.norm is None and strides_and_pads(layer) is None
 
 
 def _expanded(layer: Layer, to: str) -> Conversion:

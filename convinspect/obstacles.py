@@ -10,14 +10,20 @@ RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in
 """Kinds that step through a sequence, with and without layers of their own."""
 
 
-def obstacle(layer: Layer, exact: bool) -> str | None:
-    """Why a layer of the right kind must stay, or None."""
+def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
+    """Why a layer of the right kind must stay, or None.
+
+    Args:
+        layer: Any.
+        exact: The user named this very layer.
+        to: The kind that it is to become; None where another checkpoint's shape is wanted.
+    """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
     if layer.weight.layout.startswith("sparse"):
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
     if layer.kind in CONVOLUTIONS:
-        return _conv_obstacle(layer, exact)
+        return _conv_obstacle(layer, exact, to)
     # No embedding has a low-rank pair of these names.
     if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
         reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
@@ -30,15 +36,17 @@ def obstacle(layer: Layer, exact: bool) -> str | None:
     return None
 
 
-def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
+def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
     if doubt is not None and not exact:
         return f"{doubt}; name it with --layer {layer.name or '.'} to convert it all the same"
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
     if layer.groups is not None and layer.groups > 1:
-        return f"it has groups={layer.groups}, so its kernel is not a full matrix; --groups expand makes it one"
-    moved = strides_and_pads(layer)
+        linear = "" if to == "Linear" else "--to linear "
+        way = f"; {linear}--groups expand makes it one" if to is not None and expandable(layer) else ""
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix{way}"
+    moved = _strides_and_pads(layer)
     if moved is not None:
         return moved
     if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
@@ -49,7 +57,15 @@ def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
     return None
 
 
-def strides_and_pads(layer: Layer) -> str | None:
+def expandable(layer: Layer) -> bool:
+    """Whether it is a grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small
+    kernel.
+    """
+    grouped = layer.pointwise and layer.groups is not None and layer.groups > 1
+    return grouped and layer.norm is None and _strides_and_pads(layer) is None
+
+
+def _strides_and_pads(layer: Layer) -> str | None:
     """What a convolution does to positions beyond its kernel, or None."""
     if layer.stride is not None and any(step != 1 for step in layer.stride):
         return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"

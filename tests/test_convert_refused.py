@@ -142,3 +142,46 @@ def test_a_name_is_exact_however_it_is_written(tmp_path: Path, key: str, name: s
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "conv1d", "--layer", name)
     assert done.returncode == 0, done.stderr
     assert load(tmp_path / "b.pt")[key].shape == (5, 4, 1)
+
+
+# ------------------------------------------------------------------------------------------------- grouped layers
+
+
+def grouped(path: Path, **options: Any) -> Path:
+    torch.save(nn.ModuleDict({"g": nn.Conv1d(6, 4, 1, groups=2, **options), "p": nn.Conv1d(6, 4, 1)}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "way"),
+    [
+        ("linear", {}, "; --groups expand makes it one"),
+        ("conv2d", {}, "; --to linear --groups expand makes it one"),
+        ("linear", {"stride": 2}, ""),
+        ("conv2d", {"padding": 1}, ""),
+    ],
+)
+def test_the_way_round_groups_is_given_where_there_is_one(tmp_path: Path, to: str, options: Any, way: str) -> None:
+    source = grouped(tmp_path / "a.pt", **options)
+    words = ["convert", source, "--to", to, "--from", "conv1d", "--state-dict", "--format", "json", "--dry-run"]
+    (refused,) = json.loads(run(*words).stdout)["refused"]
+    assert refused == {"name": "g", "reason": f"it has groups=2, so its kernel is not a full matrix{way}"}
+    if way:
+        # The last of an option that is given twice counts.
+        done = run(*words, *way.removeprefix("; ").removesuffix(" makes it one").split())
+        assert json.loads(done.stdout)["refused"] == [], done.stderr
+
+
+def test_no_other_checkpoint_wants_expanded_groups(tmp_path: Path) -> None:
+    torch.save({"g.weight": torch.randn(4, 3), "g.bias": torch.randn(4)}, tmp_path / "b.pt")
+    words = ["convert", grouped(tmp_path / "a.pt"), "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt"]
+    (refused,) = json.loads(run(*words, "--dry-run", "--state-dict", "--format", "json").stdout)["refused"]
+    assert refused["reason"] == "it has groups=2, so its kernel is not a full matrix"
+    assert_one_line(run(*words, "--groups", "expand"), "--groups expand", "give --to linear")
+
+
+@pytest.mark.parametrize("wish", [["--to", "conv2d", "--from", "conv1d"], []])
+def test_groups_are_expanded_into_linears_alone(tmp_path: Path, wish: list[str]) -> None:
+    words = ["convert", grouped(tmp_path / "a.pt"), "-o", tmp_path / "c.pt", *wish, "--groups", "expand"]
+    assert_one_line(run(*words), "--groups expand", "give --to linear")
+    assert not (tmp_path / "c.pt").exists()

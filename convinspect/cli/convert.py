@@ -159,7 +159,7 @@ def convert(
     other_format = output is not None and wants_other_format(checkpoint, output)
     anew = state_dict or fuse or groups is not None or other_format
     with naming(path):
-        check_wish(to, like, anew or bool(rename) or drop_optimizer)
+        check_wish(to, like, anew or bool(rename) or drop_optimizer, groups is not None)
         check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
         if anew:
             check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)

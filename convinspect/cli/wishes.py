@@ -31,16 +31,18 @@ def target_of(path: Path, output: Path | None, in_place: bool, dry_run: bool) ->
     return output
 
 
-def check_wish(to: str | None, like: Path | None, anew: bool) -> None:
+def check_wish(to: str | None, like: Path | None, anew: bool, expand: bool) -> None:
     """Refuse options that say nothing, or two things.
 
     Raises:
-        CannotConvert: Neither or both of `--to` and `--like`.
+        CannotConvert: Neither or both of `--to` and `--like`, or `--groups expand` and no Linear to make.
     """
     if to is not None and like is not None:
         raise CannotConvert("--to and --like both say what the layers become", "give one of them")
     if to is None and like is None and not anew:
         raise CannotConvert("nothing says what the layers become", "give --to, --like another checkpoint or --rename")
+    if expand and to != "linear":
+        raise CannotConvert("--groups expand writes grouped convolutions as Linear", "give --to linear")
 
 
 def check_optimizer(checkpoint: Checkpoint, keep: bool, drop: bool) -> None:
