@@ -265,9 +265,13 @@ def laid_out(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tu
 
 
 def assumed(layer: Layer) -> tuple[str, ...]:
-    if layer.kind in CONVOLUTIONS and layer.groups is None:
-        return ("stride 1", "padding 0", "groups 1")
-    return ()
+    """What of a convolution is taken for granted because the file does not record it."""
+    if layer.kind not in CONVOLUTIONS or layer.groups is not None:
+        return ()
+    # A ConvTranspose has a convolution's very shapes without a bias, or with as many outputs as inputs.
+    alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
+    doubt = alike and layer.evidence != "module" and "LoRA" not in layer.tags
+    return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 
 def _warnings(layer: Layer) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 """Letters whose names begin with a vowel: an LSTM, an RNN."""
 
@@ -16,3 +18,9 @@ def an(noun: str) -> str:
 def several(number: int, noun: str) -> str:
     """A number of things, with thousands set apart: "1 layer", "1,234 layers"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence counts them up, each once: "stride 1, padding 0 and groups 1"."""
+    *others, last = dict.fromkeys(words)
+    return f"{', '.join(others)} and {last}" if others else last

@@ -15,7 +15,7 @@ from convinspect.view.advice import advice
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, elide, shape
-from convinspect.wording import several
+from convinspect.wording import listed, several
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -182,8 +182,9 @@ def _summary(done: Done, written: bool) -> Cell:
 
 def _notes(done: Done) -> list[str]:
     lines = []
-    if any(one.assumed for one in done.plan.conversions):
-        lines.append("assumed: stride 1, padding 0 and groups 1, which a state_dict does not record")
+    taken = [what for one in done.plan.conversions for what in one.assumed]
+    if taken:
+        lines.append(f"assumed: {listed(taken)}, which a state_dict does not record")
     if len(done.checkpoint.roots) > 1:
         lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
     roots = dict.fromkeys([*done.followers.roots, *done.renaming.roots])
