@@ -32,6 +32,7 @@ LAYERS = [
         "zip_integrity",
         "values",
         "obstacles",
+        "companions",
     },
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "integrity"},
     {"judging", "modules", "compare", "explain", "check"},

@@ -149,7 +149,7 @@ def convert(
     from convinspect.losses import losses, old_names, some, unfused
     from convinspect.renaming import renaming
     from convinspect.saving import check_target, wants_other_format, writer_of
-    from convinspect.training import Followers, followers
+    from convinspect.training import followers, own_copies
     from convinspect.view.planning import Done, plan_payload, plan_table
 
     target = target_of(path, output, in_place, dry_run)
@@ -180,7 +180,11 @@ def convert(
             other, names = open_checkpoint(like), renamed.names(checkpoint)
             planned, apart = _plan_like(layers, names, other, origin or [], globs)
             prefixes = _prefixes_apart(names, renamed, other, like.name)
-        following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
+        following = (
+            own_copies(checkpoint, planned)
+            if anew
+            else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
+        )
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
         worth_writing = state_dict or other_format or drop_optimizer or fused or renamed.edits or planned.conversions
@@ -198,7 +202,7 @@ def convert(
         if target is not None and anew:
             from convinspect.resaving import resave
 
-            resave(checkpoint, planned, fused, target, renamed.edits)
+            resave(checkpoint, planned, fused, target, renamed.edits, following.copies)
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")

@@ -99,7 +99,8 @@ def _following(done: Done) -> list[tuple[str, Edit, str]]:
     where = {id(tensor): root.path for root in done.checkpoint.roots for tensor in root.tensors}
     found = [(edit, "copy") for edit in done.followers.copies]
     found += [(edit, "optimizer state") for edit in done.followers.optimizer]
-    return [(f"{where[id(edit.tensor)]}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
+    # Tensors of several roots that are one (`--root .`) have the whole path as their key.
+    return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
 
 
 def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[object, ...]]:
@@ -187,8 +188,8 @@ def _notes(done: Done) -> list[str]:
         lines.append(f"assumed: {listed(taken)}, which a state_dict does not record")
     if len(done.checkpoint.roots) > 1:
         lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
-    roots = dict.fromkeys([*done.followers.roots, *done.renaming.roots])
-    if roots and not done.anew:
+    roots = dict.fromkeys([*done.followers.roots, *(() if done.anew else done.renaming.roots)])
+    if roots:
         lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
     if done.followers.left:
         lines.append(
