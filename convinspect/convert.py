@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
-from convinspect.layers import CONVOLUTIONS, LISTED, select
-from convinspect.readings import MAYBE_TRANSPOSED, TRANSFORMERS_CONV1D
+from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
+from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
+from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor, bytes_of
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
 from convinspect.wording import an
@@ -23,7 +24,6 @@ TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d":
 
 _EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
-_RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
 """Kinds that may become each other."""
 
@@ -107,6 +107,10 @@ class Plan:
         """All tensors' new shapes."""
         return tuple(_edits(self.conversions))
 
+    def refused_of(self, asked: Collection[str]) -> list[Refusal]:
+        """Refusals of layers that the user asked for, by their names; what is so already is none."""
+        return [one for one in self.refusals if not one.done and one.name in asked]
+
 
 def plan(layers: Sequence[Layer], request: Request) -> Plan:
     """Decide for each layer whether it changes.
@@ -120,7 +124,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
     chosen = chosen_layers(layers, request.names, request.exclude)
     named = chosen if request.names else None
-    exactly = frozenset(request.names)
+    exactly = exactly_named(layers, request.names)
     attention = {layer.name for layer in layers if layer.kind == "MultiheadAttention"}
     conversions: dict[str, Conversion] = {}
     refusals: dict[str, Refusal] = {}
@@ -131,19 +135,19 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         if exact and layer.kind == "Embedding" and layer.evidence != "module":
             # (N, D) may be either; whoever names it knows.
             layer = replace(layer, kind="Linear")
-        if request.expand and _can_expand(layer, request.to, kinds):
+        if request.expand and request.to == "Linear" and layer.kind in kinds and expandable(layer):
             decided: Conversion | Refusal | None = _expanded(layer, request.to)
         else:
             decided = _decide(layer, request.to, kinds, exact, named is not None)
-        reader = _reader(layer, attention)
-        if isinstance(decided, Conversion) and reader and not exact:
-            decided = Refusal(layer.name, f"{reader}; name it with --layer {layer.name} to convert it all the same")
+        owner = reader(layer, attention)
+        if isinstance(decided, Conversion) and owner and not exact:
+            decided = Refusal(layer.name, f"{owner}; name it with --layer {layer.name} to convert it all the same")
         if isinstance(decided, Conversion):
             conversions[layer.name] = decided
         elif decided is not None:
             refusals[layer.name] = decided
     for refusal in _strides_that_would_go(layers, conversions):
-        if refusal.name not in exactly and (refusal.name or "(root)") not in exactly:
+        if refusal.name not in exactly:
             del conversions[refusal.name]
             refusals[refusal.name] = refusal
     hold_together(layers, conversions, refusals)
@@ -160,21 +164,6 @@ def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequen
     return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
 
 
-def _reader(layer: Layer, attention: set[str]) -> str | None:
-    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it as it is."""
-    parent, _, leaf = layer.name.rpartition(".")
-    if layer.kind != "Linear":
-        return None
-    if leaf == "out_proj" and parent in attention:
-        return f"{parent} looks like a MultiheadAttention, which reads this weight without calling the layer"
-    encoder = f"{parent}.self_attn".lstrip(".")
-    if leaf in ("linear1", "linear2") and encoder in attention:
-        return (
-            f"{parent or 'its model'} looks like a TransformerEncoderLayer, which reads this weight without calling it"
-        )
-    return None
-
-
 def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bool) -> Conversion | Refusal | None:
     """A conversion, a refusal worth saying, or None for a layer that nobody meant.
 
@@ -189,7 +178,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, chosen)
-    reason = obstacle(layer, exact)
+    reason = obstacle(layer, exact, to)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -199,12 +188,12 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
         return Refusal(layer.name, f"it is {an(layer.kind)}; --from {option_of(layer.kind)} takes it")
-    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *_RECURRENT) or layer.kind in KINDS:
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
-    alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *_RECURRENT)
+    alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *RECURRENT)
     meant = chosen or (layer.kind in alike and "Linear" in kinds)
-    return Refusal(layer.name, _why_not(layer)) if meant else None
+    return Refusal(layer.name, why_not(layer)) if meant else None
 
 
 def option_of(kind: str) -> str:
@@ -212,79 +201,11 @@ def option_of(kind: str) -> str:
     return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
 
 
-def _why_not(layer: Layer) -> str:
-    if layer.kind == "Embedding" and layer.evidence != "module":
-        return f"it looks like an Embedding by its name; name it with --layer {layer.name} if it is a Linear"
-    if layer.kind in ("MultiheadAttention", *_RECURRENT):
-        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
-    if layer.notes:
-        return f"{layer.kind}: {layer.notes[0]}"
-    return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
-
-
-def obstacle(layer: Layer, exact: bool) -> str | None:
-    """Why a layer of the right kind must stay, or None."""
-    if layer.norm == "parametrized":
-        return "its weight is computed by a parametrization that is not known here"
-    if layer.weight.layout.startswith("sparse"):
-        return f"its weight is {layer.weight.layout}, whose indices would have to change too"
-    if layer.kind in CONVOLUTIONS:
-        return _conv_obstacle(layer, exact)
-    # No embedding has a low-rank pair of these names.
-    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
-        reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
-        if layer.tied_to:
-            both = " ".join(
-                f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
-            )
-            return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
-        return f"{reason}; name it with --layer {layer.name or '(root)'} to convert it all the same"
-    return None
-
-
-def _can_expand(layer: Layer, to: str, kinds: Sequence[str]) -> bool:
-    """A grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small kernel."""
-    grouped = layer.kind in kinds and layer.pointwise and layer.groups is not None and layer.groups > 1
-    return grouped and to == "Linear" and layer.norm is None and _strides_and_pads(layer) is None
-
-
 def _expanded(layer: Layer, to: str) -> Conversion:
     """Of `(O, I/groups, 1)` the block-diagonal `(O, I)`, in which all but one in `groups` numbers are zero."""
     groups = layer.groups or 1
     old, new = layer.weight.nbytes, layer.weight.nbytes * groups
     return Conversion(layer, to, (), (), (f"groups {groups}: grows from {old:,} to {new:,} bytes",), groups)
-
-
-def _conv_obstacle(layer: Layer, exact: bool) -> str | None:
-    doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
-    if doubt is not None and not exact:
-        return f"{doubt}; name it with --layer {layer.name or '(root)'} to convert it all the same"
-    if not layer.pointwise:
-        return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
-    if layer.groups is not None and layer.groups > 1:
-        return f"it has groups={layer.groups}, so its kernel is not a full matrix; --groups expand makes it one"
-    moved = _strides_and_pads(layer)
-    if moved is not None:
-        return moved
-    if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
-        return (
-            f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
-            f" name it with --layer {layer.name or '(root)'} if its groups are 1"
-        )
-    return None
-
-
-def _strides_and_pads(layer: Layer) -> str | None:
-    """What a convolution does to positions beyond its kernel, or None."""
-    if layer.stride is not None and any(step != 1 for step in layer.stride):
-        return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
-    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
-        return f"it has padding={_numbers(layer.padding)}, which a change of shape alone does not carry over"
-    return None
-
-
-def _numbers(value: tuple[int, ...] | str) -> str:
-    return str(value[0]) if len(value) == 1 else str(value)
 
 
 def _shaped(layer: Layer) -> list[Tensor]:
@@ -324,7 +245,7 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
         for name, one in conversions.items():
             own = {channels_last(edit.tensor) for edit in one.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
-                kind, label = "channels-last" if True in own else "row-major", name or "(root)"
+                kind, label = "channels-last" if True in own else "row-major", name or "."
                 reason = f"its strides are {kind}, which nothing that stays would tell on the way back"
                 found.append(Refusal(name, f"{reason}; name it with --layer {label} to convert it all the same"))
     return found
@@ -344,9 +265,13 @@ def laid_out(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tu
 
 
 def assumed(layer: Layer) -> tuple[str, ...]:
-    if layer.kind in CONVOLUTIONS and layer.groups is None:
-        return ("stride 1", "padding 0", "groups 1")
-    return ()
+    """What of a convolution is taken for granted because the file does not record it."""
+    if layer.kind not in CONVOLUTIONS or layer.groups is not None:
+        return ()
+    # A ConvTranspose has a convolution's very shapes without a bias, or with as many outputs as inputs.
+    alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
+    doubt = alike and layer.evidence != "module" and "LoRA" not in layer.tags
+    return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 
 def _warnings(layer: Layer) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from convinspect.convert import KINDS
+from convinspect.convert import KINDS, assumed
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers import CONVOLUTIONS
 from convinspect.pairs import Pairs
@@ -35,7 +35,7 @@ class LayerCheck:
         outputs: Both run on the same numbers; None where that was not or could not be done.
         gradients: Of "input", "weight" and "bias"; empty when not asked for.
         rounding: Both in the file's own dtype, for information.
-        assumed: What had to be taken for granted of stride, padding and groups.
+        assumed: What had to be taken for granted, since the file does not record it.
         note: Why its outputs could not be compared, or "".
     """
 
@@ -110,10 +110,8 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
         wrong with them (fused norms, groups written out).
     """
     keys = keys_of(layer)
-    assumed = (
-        () if layer.groups is not None or layer.kind not in CONVOLUTIONS else ("stride 1", "padding 0", "groups 1")
-    )
-    check = LayerCheck(layer.name, layer.kind, "", False, assumed=assumed)
+    taken = assumed(layer)
+    check = LayerCheck(layer.name, layer.kind, "", False, assumed=taken)
     if other is None:
         return replace(check, cause="it is not there any more"), frozenset()
     check = replace(check, after=_kind_after(layer, other, pairs))
@@ -122,8 +120,8 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
             check, cause=f"{an(layer.kind)} must keep its shape, which became {other.weight.shape}"
         ), frozenset()
     excused = _excused(layer, other, pairs)
-    if assumed and _groups_written_out(layer, other) > 1:
-        check = replace(check, assumed=assumed[:2])
+    if taken and _groups_written_out(layer, other) > 1:
+        check = replace(check, assumed=taken[:2])
     wrong = [name for name in keys.values() if name in pairs.changed and name not in excused]
     lost = [name for name in keys.values() if name in pairs.missing and name not in excused]
     added = [_key(layer.name, leaf) for leaf in other.tensors]

@@ -128,6 +128,12 @@ def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
     return [layers[index] for index in sorted(chosen)]
 
 
+def exactly_named(layers: Iterable[Layer], names: Iterable[str]) -> frozenset[str]:
+    """Names of the layers that a user called by a name of theirs, and not by a glob that fits it."""
+    given = frozenset(names)
+    return frozenset(layer.name for layer in layers if given and not given.isdisjoint(_names(layer)))
+
+
 def _names(layer: Layer) -> set[str]:
     """All that a layer may be called: its name and its tensors' keys, each as shown and as stored."""
     names = {layer.name, _stored_name(layer)}

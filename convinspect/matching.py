@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.convert import Conversion, Plan, Refusal, assumed, hold_together, laid_out, obstacle, reshaped
+from convinspect.convert import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.layers import CONVOLUTIONS
+from convinspect.obstacles import obstacle
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 
@@ -40,11 +41,12 @@ def plan_like(
     theirs = {id(layer.weight): layer for layer in others}
     for layer in layers:
         edits, mismatch = [], ""
+        there = theirs.get(id(other.get(names[layer.weight.key])))
         for tensor in layer.tensors.values():
             wanted = other.get(names[tensor.key])
             if wanted is None:
                 continue
-            turned = tensor is layer.weight and square_turned(layer, theirs.get(id(wanted)))
+            turned = tensor is layer.weight and square_turned(layer, there)
             if wanted.shape == tensor.shape and not turned:
                 continue
             edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
@@ -60,7 +62,7 @@ def plan_like(
         elif edits:
             reason = obstacle(layer, exact=True) if layer.kind in CONVOLUTIONS else None
             if reason is None:
-                conversions[layer.name] = _conversion(layer, edits)
+                conversions[layer.name] = _conversion(layer, edits, there)
             else:
                 refusals[layer.name] = Refusal(layer.name, reason)
     hold_together(layers, conversions, refusals)
@@ -109,10 +111,13 @@ def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return None
 
 
-def _conversion(layer: Layer, edits: list[Edit]) -> Conversion:
+def _conversion(layer: Layer, edits: list[Edit], there: Layer | None) -> Conversion:
+    """The change of a layer whose counterpart is `there`, where it has one."""
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
     to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
+    if layer.kind not in KINDS:
+        to = layer.kind if there is None else there.kind
     doubt = main.transposed and layer.evidence == "ambiguous"
     warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
     return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

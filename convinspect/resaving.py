@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 
 def resave(
-    checkpoint: Checkpoint, plan: Plan, fused: Iterable[Layer], target: Path, names: Iterable[Edit] = ()
+    checkpoint: Checkpoint,
+    plan: Plan,
+    fused: Iterable[Layer],
+    target: Path,
+    names: Iterable[Edit] = (),
+    copies: Iterable[Edit] = (),
 ) -> None:
     """Write the root in use to `target` as a plain state_dict.
 
@@ -43,17 +48,21 @@ def resave(
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
         names: Edits that give other keys.
+        copies: Edits of tensors of the same root that follow the plan.
 
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
-    names = list(names)
+    names, edits = list(names), [*plan.edits, *copies]
+    grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     expected: dict[str, Facts] = {}
     with (
         blaming_changes(checkpoint.versions),
         new_file(target, lambda new: _approve(new, expected, checkpoint.versions)) as temporary,
     ):
-        expected |= apart(lambda: _written(checkpoint, plan, list(fused), names, target, temporary), checkpoint.path)
+        expected |= apart(
+            lambda: _written(checkpoint, edits, grouped, list(fused), names, target, temporary), checkpoint.path
+        )
 
 
 Facts: TypeAlias = list[Any]
@@ -61,12 +70,18 @@ Facts: TypeAlias = list[Any]
 
 
 def _written(
-    checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: list[Edit], target: Path, temporary: Path
+    checkpoint: Checkpoint,
+    edits: list[Edit],
+    grouped: Mapping[str, int],
+    fused: list[Layer],
+    names: list[Edit],
+    target: Path,
+    temporary: Path,
 ) -> dict[str, Facts]:
     """Write the file, and say what must be found in it, by key."""
     writer = writer_of(target)
     new_keys = {one.tensor.key: one.key or "" for one in names}
-    state = _state_dict(checkpoint, plan, fused, new_keys)
+    state = _state_dict(checkpoint, {one.tensor.key: one for one in edits}, grouped, fused, new_keys)
     room_for(target, _nbytes(state, writer))
     if writer == "torch":
         _flag(checkpoint, new_keys, state)
@@ -85,13 +100,23 @@ def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
 
 
 def _state_dict(
-    checkpoint: Checkpoint, plan: Plan, fused: list[Layer], names: Mapping[str, str]
+    checkpoint: Checkpoint,
+    edits: Mapping[str, Edit],
+    grouped: Mapping[str, int],
+    fused: list[Layer],
+    names: Mapping[str, str],
 ) -> dict[str, torch.Tensor]:
-    """New keys → tensors, in stored order."""
+    """New keys → tensors, in stored order.
+
+    Args:
+        checkpoint: The source.
+        edits: Of tensors that get another shape, by stored key.
+        grouped: Groups of the kernels that become block-diagonal, by stored key.
+        fused: Layers to write as their plain effective weight.
+        names: New keys by stored key.
+    """
     import torch
 
-    edits = {edit.tensor.key: edit for edit in plan.edits}
-    grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
     held: dict[tuple[object, ...], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}

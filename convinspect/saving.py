@@ -29,7 +29,16 @@ from convinspect.records import Edit, Root, Tensor, Version
 
 Progress = Callable[[int], None]
 
-SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
+_SUFFIXES = {
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".ckpt": "torch",
+    ".bin": "torch",
+    # No tar, whatever the name says: an old custom of PyTorch's own examples.
+    ".pth.tar": "torch",
+    ".pt.tar": "torch",
+}
 """Suffix of a target → who writes it."""
 
 
@@ -59,9 +68,13 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
 
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another container than the source's."""
-    wanted = SUFFIXES.get(target.suffix.lower())
+    wanted = _writer(target)
     held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
     return wanted is not None and (wanted != held or "shards" in checkpoint.format)
+
+
+def _writer(target: Path) -> str | None:
+    return next((writer for suffix, writer in _SUFFIXES.items() if target.name.lower().endswith(suffix)), None)
 
 
 def writer_of(target: Path) -> str:
@@ -70,9 +83,9 @@ def writer_of(target: Path) -> str:
     Raises:
         CannotWrite: The suffix is another.
     """
-    writer = SUFFIXES.get(target.suffix.lower())
+    writer = _writer(target)
     if writer is None:
-        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(SUFFIXES)}", target)
+        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(_SUFFIXES)}", target)
     return writer
 
 

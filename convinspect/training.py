@@ -11,6 +11,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.companions import undotted_copies
 from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
 from convinspect.records import FLOATING, Contents, Edit, Root, Tensor, bytes_of
@@ -27,9 +28,9 @@ class Followers:
 
     Attributes:
         optimizer: Of state that belongs to a converted weight.
-        copies: Of the same weights in other roots (EMA).
-        roots: Paths of the roots that they are in.
-        left: Paths of the roots that hold such weights and stay as they are.
+        copies: Of the same weights in other roots (EMA), or in the root itself.
+        roots: Paths of the roots that they are in; of the root itself, the module.
+        left: Paths of the roots that hold such weights and stay as they are, and keys of such in the root itself.
     """
 
     optimizer: tuple[Edit, ...] = ()
@@ -51,7 +52,9 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     """
     if not plan.edits:
         return Followers()
-    copies, optimizer, roots, left = [], [], [], _without_dots(checkpoint, plan)
+    own = own_copies(checkpoint, plan)
+    copies, roots, left = list(own.copies), list(own.roots), list(own.left)
+    optimizer: list[Edit] = []
     parts = parts_of(checkpoint)
     for root in checkpoint.roots:
         if root is checkpoint.root or (root in parts and root.role != "optimizer"):
@@ -119,20 +122,25 @@ def _bare(name: str, known: Container[str]) -> str:
     return name
 
 
-def _without_dots(checkpoint: Checkpoint, plan: Plan) -> list[str]:
-    """Copies of converted weights among the model's own tensors, which latent diffusion's EMA names without dots."""
-    changed = {names.replace(".", "") for edit in plan.edits for names in (edit.tensor.key, *_below(edit.tensor.key))}
-    return [
-        tensor.key
-        for tensor in checkpoint.root.tensors
-        if "ema" in tensor.key.partition(".")[0] and tensor.key.partition(".")[2] in changed
-    ]
+def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
+    """What changes with the plan in the model's own root: copies that an EMA names without dots.
 
-
-def _below(key: str) -> list[str]:
-    """A key without its first level, without its first two, ….: what it is called further down the model."""
-    parts = key.split(".")
-    return [".".join(parts[at:]) for at in range(1, len(parts) - 1)]
+    One that may be a copy of several tensors, or has another shape than the one that it is a copy of, is left.
+    """
+    changed = {edit.tensor.key: edit for edit in plan.edits}
+    copies: list[Edit] = []
+    left: list[str] = []
+    owners = undotted_copies(checkpoint.root.tensors) if changed else {}
+    for tensor in checkpoint.root.tensors:
+        edits = [changed.get(owner.key) for owner in owners.get(tensor.key, ())]
+        if tensor.key in changed or not any(edits):
+            continue
+        if len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape:
+            copies.append(_like(tensor, edits[0]))
+        else:
+            left.append(tensor.key)
+    roots = dict.fromkeys(edit.tensor.key.rpartition(".")[0] for edit in copies)
+    return Followers((), tuple(copies), tuple(roots), tuple(left))
 
 
 def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:

@@ -7,12 +7,13 @@ Three strengths, each beyond the one before: the stored bits, each layer's outpu
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.convert import Conversion, Plan
+from convinspect.convert import KINDS, Conversion, Plan
 from convinspect.errors import CannotConvert
 from convinspect.formats.objects import differences, read_objects
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
@@ -140,9 +141,16 @@ def verify(
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
     turned = (_turned(layers), _turned(others.values()))
     pairs = pair_up(before.tensors, after.tensors, turned, progress)
+    wanted = _followers(before, after, layers, pairs) if before.path != after.path else {}
+    copies = {name: wanted[id(tensor)] for name, tensor in before.tensors.items() if id(tensor) in wanted}
+    followed = [
+        name for name, edit in copies.items() if name in after.tensors and after.tensors[name].shape == edit.shape
+    ]
     touched = pairs.converted.keys() | pairs.changed.keys() | pairs.missing.keys() | pairs.unexpected.keys()
     judged = []
     for layer in layers:
+        if layer.name in followed:
+            continue
         other = others.get(layer.name)
         keys = {key for one in (layer, other) if one is not None for key in keys_of(one).values()}
         if (asked is not None and layer.name in asked) or not keys.isdisjoint(touched):
@@ -157,7 +165,8 @@ def verify(
     missing = [name for name in pairs.missing if name not in excused]
     unexpected = [name for name in pairs.unexpected if name not in excused]
     if before.path != after.path:
-        wanted = _followers(before, layers, pairs)
+        changed |= {name: _still(edit) for name, edit in copies.items() if name in pairs.same}
+        notes += _converted_too(Counter(name.rpartition(".")[0] for name in followed))
         _other_roots(before, after, wanted, turned, (changed, missing, unexpected, unread, notes))
         _objects(before, after, wish.renamed, changed, notes)
         _ties(before, after, notes)
@@ -307,26 +316,35 @@ def _other_roots(
             unexpected += [f"{root.path}.{name}" for name in found.unexpected]
             unread += [f"{root.path}.{name}" for name in found.unread]
             changed |= {f"{root.path}.{name}": cause for name, cause in _stayed(root, other, wanted).items()}
-            if found.converted:
-                were = "was" if len(found.converted) == 1 else "were"
-                notes.append(f"{several(len(found.converted), 'tensor')} of {root.path} {were} converted too")
+            notes += _converted_too({root.path: len(found.converted)})
+
+
+def _converted_too(numbers: Mapping[str, int]) -> list[str]:
+    """Says how many tensors of each root changed with the model's."""
+    return [
+        f"{several(number, 'tensor')} of {where} {'was' if number == 1 else 'were'} converted too"
+        for where, number in numbers.items()
+        if number
+    ]
 
 
 def _named(root: Root) -> dict[str, Tensor]:
     return dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
 
 
-def _followers(before: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
-    """What must change with the layers that became flat, by the tensor's id: copies in an EMA, optimizer state.
+def _followers(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
+    """What must change with the layers that got another rank, by the tensor's id: copies in an EMA, optimizer state.
 
     Empty where which state belongs to which weight cannot be told.
     """
     conversions = []
-    for layer in layers:
+    for layer in (one for one in layers if one.kind in KINDS):
         keys = keys_of(layer)
-        flat = [one for leaf, one in layer.tensors.items() if keys[leaf] in pairs.converted and len(one.shape) > 2]
-        if flat:
-            edits = tuple(Edit(one, one.shape[:2], one.stride[:2]) for one in flat)
+        changed = [
+            (one, after.tensors[keys[leaf]]) for leaf, one in layer.tensors.items() if keys[leaf] in pairs.converted
+        ]
+        edits = tuple(Edit(one, new.shape, new.stride) for one, new in changed if len(one.shape) != len(new.shape))
+        if edits:
             conversions.append(Conversion(layer, "Linear", edits))
     try:
         found = followers(before, Plan(tuple(conversions)), keep_optimizer=False)
@@ -342,7 +360,11 @@ def _stayed(root: Root, after: Root, wanted: Mapping[int, Edit]) -> dict[str, st
     shapes = {tensor.key: tensor.shape for tensor in after.tensors}
     edits = [wanted[id(tensor)] for tensor in root.tensors if id(tensor) in wanted]
     return {
-        edit.tensor.key: f"it did not follow its weight: still {edit.tensor.shape}"
+        edit.tensor.key: _still(edit)
         for edit in edits
         if shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
     }
+
+
+def _still(edit: Edit) -> str:
+    return f"it did not follow its weight: still {edit.tensor.shape}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 """Letters whose names begin with a vowel: an LSTM, an RNN."""
 
@@ -26,3 +28,9 @@ def dimension(text: str) -> int | None:
     """The number that a text is, where a tensor's dimension can have it; None otherwise."""
     text = text.strip()
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence counts them up, each once: "stride 1, padding 0 and groups 1"."""
+    *others, last = dict.fromkeys(words)
+    return f"{', '.join(others)} and {last}" if others else last

@@ -31,6 +31,8 @@ LAYERS = [
         "pickled",
         "zip_integrity",
         "values",
+        "obstacles",
+        "companions",
     },
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "integrity"},
     {"judging", "modules", "compare", "explain", "check"},

@@ -124,7 +124,44 @@ def test_like_lists_what_one_side_alone_has(tmp_path: Path) -> None:
     assert "still not load" in done.stdout
     found = plan_of(tmp_path / "a.pt", "--like", tmp_path / "b.pt")
     assert (found["only_here"], found["only_there"]) == (["b.bias"], ["z.weight"])
-    assert found["converted"][0]["assumed"] == ["stride 1", "padding 0", "groups 1"]
+    assert found["converted"][0]["assumed"] == ["stride 1", "padding 0", "groups 1", "not transposed"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "doubt"),
+    [
+        (nn.ConvTranspose1d(4, 4, 1), True),
+        (nn.ConvTranspose1d(4, 6, 1, bias=False), True),
+        (nn.Conv1d(4, 4, 1), True),
+        (nn.Conv1d(4, 6, 1, bias=False), True),
+        (nn.Conv1d(4, 6, 1), False),
+    ],
+)
+def test_what_may_be_transposed_is_said_to_be_taken_for_plain(
+    tmp_path: Path, layer: nn.Module, doubt: bool, whole: bool
+) -> None:
+    """Without a bias, and with as many outputs as inputs, a ConvTranspose stores a convolution's very shapes."""
+    model = nn.ModuleDict({"c": layer})
+    torch.save(model if whole else model.state_dict(), tmp_path / "a.pt")
+    words = ["--to", "linear", *(["--state-dict"] if whole else [])]
+    converted = plan_of(tmp_path / "a.pt", *words)["converted"]
+    if whole:
+        assert [one["assumed"] for one in converted] == ([] if isinstance(layer, nn.ConvTranspose1d) else [[]])
+        return
+    taken = ["stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else [])]
+    assert converted[0]["assumed"] == taken
+    said = "groups 1 and not transposed" if doubt else "padding 0 and groups 1"
+    assert f"{said}, which a state_dict does not record" in run("convert", tmp_path / "a.pt", *words, "-n").stdout
+    verified = run("verify", tmp_path / "a.pt").stdout
+    assert f"assumed: {', '.join(taken)}, which a state_dict does not record" in verified
+
+
+def test_halves_of_a_low_rank_pair_are_not_transposed(tmp_path: Path) -> None:
+    state = {"q.lora_A.weight": torch.randn(2, 4, 1), "q.lora_B.weight": torch.randn(6, 2, 1)}
+    torch.save(state, tmp_path / "a.pt")
+    found = plan_of(tmp_path / "a.pt", "--to", "linear")["converted"]
+    assert [one["assumed"] for one in found] == [["stride 1", "padding 0", "groups 1"]] * 2
 
 
 def test_like_heeds_layers_exclusions_and_kinds(tmp_path: Path) -> None:

@@ -205,10 +205,86 @@ def test_copies_below_an_emas_own_names_follow(tmp_path: Path) -> None:
     assert after["ema_model.0.bias"].shape == (4,)
 
 
-def test_copies_whose_names_lost_their_dots_are_named(tmp_path: Path) -> None:
-    """As latent diffusion's checkpoints keep them, in the model's own state_dict."""
-    state = {"model.net.conv.weight": torch.randn(4, 6, 1), "model_ema.netconvweight": torch.randn(4, 6, 1)}
-    torch.save({"state_dict": state}, tmp_path / "a.pt")
-    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--layer", "model.net.conv")
+# ------------------------------------------------------------------------------- copies whose names lost their dots
+
+
+def lit_ema(model: nn.Module, averaged: str) -> dict[str, torch.Tensor]:
+    """A state_dict as latent diffusion's models have it: they register an EMA of one of their modules as buffers."""
+    inner = model.get_submodule(averaged)
+    model.add_module("model_ema", nn.Module())
+    ema = model.get_submodule("model_ema")
+    ema.register_buffer("decay", torch.tensor(0.9999))
+    ema.register_buffer("num_updates", torch.tensor(7))
+    for name, parameter in inner.named_parameters():
+        ema.register_buffer(name.replace(".", ""), parameter.detach() + 1)
+    return model.state_dict()
+
+
+def diffusion() -> nn.Module:
+    inner = nn.Sequential(nn.Conv1d(6, 4, 1), nn.ModuleDict({"proj_in": nn.Conv1d(4, 4, 1)}))
+    return nn.ModuleDict({"model": nn.ModuleDict({"diffusion_model": inner}), "first": nn.Conv1d(3, 6, 1)})
+
+
+@pytest.mark.parametrize("averaged", ["model", ""])
+@pytest.mark.parametrize("words", [[], ["--state-dict"], ["--root", "."]])
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors"])
+def test_copies_whose_names_lost_their_dots_follow(
+    tmp_path: Path, averaged: str, words: list[str], target: str
+) -> None:
+    state = lit_ema(diffusion(), averaged)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / target, "--to", "linear", "--layer", "*proj_in", *words)
     assert done.returncode == 0, done.stderr
-    assert "left as they are: model_ema.netconvweight" in done.stdout
+    assert "1 layer converted with 1 copy" in done.stdout
+    assert "changed with them: " in done.stdout
+    after = load(tmp_path / target)
+    after = after.get("state_dict", after)
+    prefix = "state_dict." if words == ["--root", "."] and target.endswith(".safetensors") else ""
+    copy = f"model_ema.{'' if averaged else 'model'}diffusion_model1proj_inweight"
+    for key, value in state.items():
+        shape = (4, 4) if key in (copy, "model.diffusion_model.1.proj_in.weight") else value.shape
+        assert torch.equal(after[prefix + key], value.reshape(shape)), key
+    plan = run("convert", tmp_path / "a.pt", "--to", "linear", "--layer", "*proj_in", "-n", *words).stdout
+    assert any(line.split()[-1:] == ["copy"] and copy in line for line in plan.splitlines())
+
+
+def test_copies_without_dots_verify_and_one_that_did_not_follow_does_not(tmp_path: Path) -> None:
+    state = lit_ema(diffusion(), "model")
+    torch.save(state, tmp_path / "a.pt")
+    run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    for pair in (("a.pt", "b.pt"), ("b.pt", "a.pt")):
+        done = run("verify", *(tmp_path / name for name in pair))
+        assert done.returncode == 0, done.stdout
+        assert "2 tensors of model_ema were converted too" in done.stdout
+    after = load(tmp_path / "b.pt")
+    key = "model_ema.diffusion_model0weight"
+    assert after[key].shape == (4, 6)
+    for value, cause in ((state[key], "it did not follow its weight"), (after[key] + 1, "differ")):
+        torch.save(after | {key: value}, tmp_path / "c.pt")
+        done = run("verify", tmp_path / "a.pt", tmp_path / "c.pt")
+        assert done.returncode == 1, done.stdout
+        assert cause in done.stdout
+
+
+def test_copies_in_doubt_are_named_and_left(tmp_path: Path) -> None:
+    """Two modules whose names differ in dots alone, of which the EMA itself has only one; and another shape."""
+    model = nn.ModuleDict({"ab": nn.Conv1d(6, 4, 1), "a": nn.ModuleDict({"b": nn.Conv1d(6, 4, 1)})})
+    state = model.state_dict() | {"c.weight": torch.ones(4, 6, 1)}
+    state |= {"model_ema.abweight": torch.ones(4, 6, 1), "model_ema.cweight": torch.ones(4, 6)}
+    torch.save(state, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    assert "left as they are: model_ema.abweight, model_ema.cweight" in done.stdout
+    after = load(tmp_path / "b.pt")
+    assert after["model_ema.abweight"].shape == (4, 6, 1)
+    assert after["ab.weight"].shape == after["a.b.weight"].shape == (4, 6)
+
+
+def test_what_the_other_checkpoint_wants_of_a_copy_is_done_once(tmp_path: Path) -> None:
+    state = lit_ema(diffusion(), "model")
+    torch.save(state, tmp_path / "a.pt")
+    torch.save({key: value.squeeze(-1) for key, value in state.items()}, tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    assert done.returncode == 0, done.stderr
+    wanted, after = load(tmp_path / "b.pt"), load(tmp_path / "c.pt")
+    assert all(torch.equal(after[key], value) for key, value in wanted.items())

@@ -262,3 +262,24 @@ def test_module_versions_go_with_new_names(tmp_path: Path) -> None:
     run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--rename", "enc.*=encoder.*")
     assert load(tmp_path / "b.pt")._metadata == load(tmp_path / "c.pt")._metadata
     assert "encoder.1" in load(tmp_path / "b.pt")._metadata
+
+
+@pytest.mark.parametrize("name", ["b.pth.tar", "b.pt.tar", "b.PTH.TAR", "b.ckpt", "b.bin", "b.pth", "b.v2.pt"])
+def test_names_that_torch_files_have_are_written_by_torch(tmp_path: Path, name: str) -> None:
+    state = {"c.weight": torch.randn(4, 6, 1)}
+    torch.save(nn.ModuleDict({"c": nn.Conv1d(6, 4, 1, bias=False)}), tmp_path / "whole.pth.tar")
+    save_file(state, tmp_path / "a.safetensors")
+    for source, words in (("whole.pth.tar", ["--state-dict"]), ("a.safetensors", [])):
+        done = run("convert", tmp_path / source, "-o", tmp_path / name, "--to", "linear", "--force", *words)
+        assert done.returncode == 0, done.stderr
+        assert zipfile.is_zipfile(tmp_path / name)
+        assert load(tmp_path / name)["c.weight"].shape == (4, 6)
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.safetensors.tar", "b", "b.pt.gz"])
+def test_names_that_say_no_format_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save(nn.ModuleDict({"c": nn.Conv1d(6, 4, 1)}), tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / name, "--to", "linear", "--state-dict")
+    assert done.returncode == 2
+    assert "its name does not say in which format to write; end it in .safetensors, .pt, .pth" in done.stderr
+    assert not (tmp_path / name).exists()

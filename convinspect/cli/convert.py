@@ -19,7 +19,16 @@ from convinspect.cli.options import (
     naming,
     reading_progress,
 )
-from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
+from convinspect.cli.wishes import (
+    check_anew,
+    check_model,
+    check_optimizer,
+    check_source,
+    check_wish,
+    nothing_converted,
+    target_of,
+)
+from convinspect.errors import CannotConvert
 from convinspect.view.format import Format
 from convinspect.view.text import safe
 
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from convinspect.records import Layer
     from convinspect.renaming import Renaming
     from convinspect.training import Followers
+    from convinspect.view.planning import Done
 
 
 class Target(str, Enum):
@@ -135,30 +145,30 @@ def convert(
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import TARGETS, chosen_layers
-    from convinspect.layers import can_fuse, find_layers
+    from convinspect.layers import can_fuse, exactly_named, find_layers
     from convinspect.losses import losses, old_names, some, unfused
     from convinspect.renaming import renaming
     from convinspect.saving import check_target, wants_other_format, writer_of
-    from convinspect.training import Followers, followers
+    from convinspect.training import followers, own_copies
     from convinspect.view.planning import Done, plan_payload, plan_table
 
-    target = _target(path, output, in_place, dry_run)
+    target = target_of(path, output, in_place, dry_run)
     if target is not None:
         check_target(path, target, in_place, force)
     checkpoint = open_checkpoint(path, root)
-    anew = state_dict or fuse or groups is not None
-    anew = anew or (output is not None and wants_other_format(checkpoint, output))
+    other_format = output is not None and wants_other_format(checkpoint, output)
+    anew = state_dict or fuse or groups is not None or other_format
     with naming(path):
-        _check_wish(to, like, anew or bool(rename) or drop_optimizer)
-        _check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
+        check_wish(to, like, anew or bool(rename) or drop_optimizer, groups is not None)
+        check_optimizer(checkpoint, keep_optimizer, drop_optimizer)
         if anew:
-            _check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)
-        _check_source(checkpoint, anew)
+            check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)
+        check_source(checkpoint, anew)
         if model is not None:
             from convinspect.user_models import modules_of
 
             checkpoint.modules = modules_of(model)
-            _check_model(checkpoint, model)
+            check_model(checkpoint, model)
         layers = find_layers(checkpoint)
         globs = (tuple(layer or ()), tuple(exclude or ()))
         renamed = renaming(checkpoint, rename or [])
@@ -170,9 +180,18 @@ def convert(
             other, names = open_checkpoint(like), renamed.names(checkpoint)
             planned, apart = _plan_like(layers, names, other, origin or [], globs)
             prefixes = _prefixes_apart(names, renamed, other, like.name)
-        following = Followers() if anew else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
+        following = (
+            own_copies(checkpoint, planned)
+            if anew
+            else followers(checkpoint, planned, keep_optimizer or drop_optimizer)
+        )
         chosen = chosen_layers(layers, *globs)
         fused = [one for one in layers if fuse and one.name in chosen and can_fuse(one)]
+        worth_writing = state_dict or other_format or drop_optimizer or fused or renamed.edits or planned.conversions
+        asked = chosen if (layer or like) and not worth_writing else frozenset()
+        fruitless = planned.refused_of(asked)
+        if fruitless and target is not None:
+            raise nothing_converted(fruitless)
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, renamed.edits) if anew else []
         lost += prefixes
@@ -183,7 +202,7 @@ def convert(
         if target is not None and anew:
             from convinspect.resaving import resave
 
-            resave(checkpoint, planned, fused, target, renamed.edits)
+            resave(checkpoint, planned, fused, target, renamed.edits, following.copies)
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")
@@ -194,9 +213,14 @@ def convert(
         plan_payload(done, str(target) if target is not None else None),
     )
     if fmt is Format.table:
-        _advise(planned, fused, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
+        _advise(done, like if apart != ((), ()) or any(not one.done for one in planned.refusals) else None)
     for line in [*lost, *(_left(target) if target is not None else ())]:
         print(f"note: {safe(line)}", file=sys.stderr)
+    if fruitless:
+        print("warning: nothing can be converted, so nothing would be written", file=sys.stderr)
+    elif layer:
+        for one in planned.refused_of(exactly_named(layers, layer)):
+            print(f"warning: layer {safe(one.name or '(root)')} stays as it is: {safe(one.reason)}", file=sys.stderr)
 
 
 def _left(target: Path) -> list[str]:
@@ -224,76 +248,16 @@ def _planned(
     return plan(layers, Request(TARGETS[to.value], _kinds(origin, to), *globs, expand))
 
 
-def _advise(planned: Plan, fused: Sequence[Layer], like: Path | None) -> None:
-    from convinspect.view.advice import advice_lines
+def _advise(done: Done, like: Path | None) -> None:
+    from convinspect.view.advice import advice_lines, called
 
-    for line in advice_lines(planned):
+    for line in advice_lines(done.plan, done.names):
         print(safe(line))
-    if fused:
-        names = ", ".join(layer.name or "(root)" for layer in fused)
+    if done.fused:
+        names = ", ".join(called(layer, done.names).name or "(root)" for layer in done.fused)
         print(f"\nPlain weights now: {safe(names)}; drop the wrapper in the model's code.")
     if like is not None:
         print(f"\nThe result and {safe(like.name)} still differ as said above, so it will still not load there.")
-
-
-def _check_wish(to: Target | None, like: Path | None, anew: bool) -> None:
-    """Refuse options that say nothing, or two things.
-
-    Raises:
-        CannotConvert: Neither or both of `--to` and `--like`.
-    """
-    if to is not None and like is not None:
-        raise CannotConvert("--to and --like both say what the layers become", "give one of them")
-    if to is None and like is None and not anew:
-        raise CannotConvert("nothing says what the layers become", "give --to, --like another checkpoint or --rename")
-
-
-def _check_optimizer(checkpoint: Checkpoint, keep: bool, drop: bool) -> None:
-    """Refuse to leave out what is not there or is to stay.
-
-    Raises:
-        CannotConvert: Both options, or no optimizer.
-    """
-    if keep and drop:
-        raise CannotConvert("--keep-optimizer and --drop-optimizer contradict each other", "drop one of them")
-    if drop and not any(root.role == "optimizer" for root in checkpoint.roots):
-        raise CannotConvert("it holds no optimizer state", "leave out --drop-optimizer")
-
-
-def _check_anew(checkpoint: Checkpoint, keep: bool, alone: bool, recomputed: bool) -> None:
-    """Refuse to lose optimizer state unasked where weights are saved anew.
-
-    Args:
-        checkpoint: The source.
-        keep: `--keep-optimizer`.
-        alone: It was asked for to write the weights alone, or to drop the state.
-        recomputed: Weights get other numbers (`--fuse`, `--groups expand`).
-
-    Raises:
-        CannotConvert: The state could be neither kept nor changed with its weights.
-    """
-    if not any(root.role == "optimizer" for root in checkpoint.roots):
-        return
-    if keep:
-        raise CannotConvert("optimizer state cannot be kept in a file that is saved anew", "give --drop-optimizer")
-    if recomputed and not alone:
-        raise CannotConvert(
-            "optimizer state cannot follow weights that get other numbers",
-            "--drop-optimizer leaves it out, --state-dict writes the weights alone",
-        )
-
-
-def _check_model(checkpoint: Checkpoint, model: str) -> None:
-    """Refuse a model whose layers have other names than the file's: it would tell nothing and seem to agree.
-
-    Raises:
-        CannotConvert: No tensor of the file belongs to one of its modules.
-    """
-    if not any(name.rpartition(".")[0] in checkpoint.modules for name in checkpoint.tensors if "." in name):
-        names = ", ".join(list(checkpoint.modules)[1:4])
-        raise CannotConvert(
-            f"--model {model!r} has other layers than the file ({names}, …)", "give the model it was saved from"
-        )
 
 
 def _plan_like(
@@ -331,23 +295,6 @@ def _prefixes_apart(names: dict[str, str], renamed: Renaming, other: Checkpoint,
     return []
 
 
-def _target(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
-    """Where to write; None for a dry run.
-
-    Raises:
-        CannotWrite: The options contradict each other, or name no target.
-    """
-    if in_place and output is not None:
-        raise CannotWrite("--in-place writes over the source, so -o has nothing to say", "drop one of them", path)
-    if dry_run:
-        return None
-    if in_place:
-        return path
-    if output is None:
-        raise CannotWrite("there is no target", "give one with -o, or use --in-place or --dry-run", path)
-    return output
-
-
 def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
     """Kinds named by `--from`; `any` is all but the wanted one."""
     from convinspect.convert import TARGETS
@@ -362,24 +309,6 @@ def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
         else:
             kinds.append(TRANSFORMERS_CONV1D if one is Origin.transformers else TARGETS[one.value])
     return tuple(dict.fromkeys(kinds))
-
-
-def _check_source(checkpoint: Checkpoint, anew: bool) -> None:
-    """Refuse files whose shapes stand in more than one place, and files that are not whole.
-
-    Raises:
-        CannotConvert: The file holds modules beside their weights, or no numbers.
-        BrokenFile: It is damaged.
-    """
-    if checkpoint.problems:
-        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    if not anew and checkpoint.holds_modules:
-        raise CannotConvert(
-            f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
-            "--state-dict writes its plain state_dict instead",
-        )
-    if checkpoint.format.startswith("distributed"):
-        raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 
 def _write(

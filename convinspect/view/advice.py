@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from convinspect.convert import Conversion, Plan
+from convinspect.convert import KINDS, Conversion, Plan
 from convinspect.folding import fold
 from convinspect.layers import CONVOLUTIONS
 from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.records import Layer
 
 _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
 
 
-def advice(plan: Plan) -> list[str]:
-    """The lines to edit for every layer of each kind of change, blocks that repeat as one, and what goes in."""
+def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
+    """The lines to edit for every layer of each kind of change, blocks that repeat as one, and what goes in.
+
+    Args:
+        plan: What is converted.
+        names: Tensors' new names by stored key, as `Renaming.names` gives them; {} where none is renamed.
+    """
     kinds: dict[tuple[str, str, int], list[Conversion]] = {}
     for one in plan.conversions:
         kinds.setdefault((one.layer.kind, one.to, one.groups), []).append(one)
     lines = []
     for (old, new, _), alike in kinds.items():
-        by_layer = {id(one.layer): one for one in alike}
-        for block in fold([one.layer for one in alike]):
+        layers = [called(one.layer, names) for one in alike]
+        by_layer = {id(layer): one for layer, one in zip(layers, alike, strict=True)}
+        known = old in KINDS and new in KINDS
+        for block in fold(layers):
             one = by_layer[id(block.layers[0])]
-            lines.append(f"{block.name or '(root)'}: {_call(old, one, one.groups)} → {_call(new, one, 1)}")
-        if _input(old) != _input(new):
-            lines.append(f"  takes {_input(old)} → takes {_input(new)}: {_turn(old, new)}")
+            name = block.name or "(root)"
+            lines += [f"{name}: {_call(old, one, one.groups)} → {_call(new, one, 1)}"] if known else _shapes(name, one)
+        if known and _input(old) != _input(new):
+            lines += _turns(old, new)
     return lines
 
 
-def advice_lines(plan: Plan) -> Sequence[str]:
+def advice_lines(plan: Plan, names: Mapping[str, str]) -> Sequence[str]:
     """`advice` under its heading, or nothing when nothing changed."""
-    found = advice(plan)
+    found = advice(plan, names)
     return ["", "In the model's code:", *(f"  {line}" for line in found)] if found else []
+
+
+def called(layer: Layer, names: Mapping[str, str]) -> Layer:
+    """The layer by the name of the module that its weight belongs to under its new name.
+
+    Args:
+        layer: As stored.
+        names: As of `advice`.
+    """
+    new = names.get(layer.weight.key)
+    if new is None:
+        return layer
+    leaf = next(leaf for leaf, tensor in layer.tensors.items() if tensor is layer.weight)
+    whole = f".{new}"
+    module = whole.removesuffix(f".{leaf}") if leaf else whole
+    if leaf and module == whole:
+        # A weight that gets another name of its own still belongs to the module above.
+        module = whole.rpartition(".")[0]
+    return replace(layer, name=module.removeprefix("."))
+
+
+def _shapes(name: str, one: Conversion) -> list[str]:
+    """Of what is neither a convolution nor a Linear by itself, whatever class holds it."""
+    leaves = {id(tensor): leaf for leaf, tensor in one.layer.tensors.items()}
+    return [
+        f"{f'{name}.{leaf}' if (leaf := leaves[id(edit.tensor)]) else name}"
+        f" must be of shape {edit.shape}, not {edit.tensor.shape}"
+        for edit in one.edits
+    ]
 
 
 def _call(kind: str, one: Conversion, groups: int) -> str:
@@ -49,12 +88,24 @@ def _input(kind: str) -> str:
     return f"(N, C, {', '.join(_SPATIAL[kind])})" if kind in _SPATIAL else "(N, …, C)"
 
 
+def _turns(old: str, new: str) -> list[str]:
+    """What goes into the two, and what must happen to the data before and after so that the code around stays."""
+    takes = f"  takes {_input(old)} → takes {_input(new)}:"
+    if old in _SPATIAL:
+        return [f"{takes} {_turn(old, new)}"]
+    dims = len(_SPATIAL[new])
+    none, first, ones = (", ".join([one] * dims) for one in ("None", "0", "1"))
+    return [
+        takes,
+        f"    for x of (N, C): x[..., {none}] before it, x[..., {first}] after it",
+        f"    for x of (N, {', '.join(_SPATIAL[new])}, C): x.movedim(-1, 1) before it, x.movedim(1, -1) after it",
+        f"    for any x, giving y: x.reshape(-1, x.shape[-1], {ones}) before it, y.reshape(*x.shape[:-1], -1) after it",
+    ]
+
+
 def _turn(old: str, new: str) -> str:
-    """What must happen to the data before and after the layer, so that the code around it stays."""
     if new not in _SPATIAL:
         return "x.movedim(1, -1) before it, x.movedim(-1, 1) after it"
-    if old not in _SPATIAL:
-        return "x.movedim(-1, 1) before it, x.movedim(1, -1) after it"
     left, wanted = len(_SPATIAL[old]), len(_SPATIAL[new])
     if left < wanted:
         return f"x[..., {', '.join(['None'] * (wanted - left))}] before it, x.flatten({left + 1}) after it"

@@ -15,7 +15,7 @@ from convinspect.view.advice import advice
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count, elide, shape
-from convinspect.wording import several
+from convinspect.wording import listed, several
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -52,6 +52,11 @@ class Done:
     dropped: bool
     apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     there: int = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Tensors' new names by stored key; {} where none is renamed."""
+        return self.renaming.names(self.checkpoint) if self.renaming.edits else {}
 
 
 def plan_table(done: Done, written: str | None) -> Table:
@@ -94,7 +99,8 @@ def _following(done: Done) -> list[tuple[str, Edit, str]]:
     where = {id(tensor): root.path for root in done.checkpoint.roots for tensor in root.tensors}
     found = [(edit, "copy") for edit in done.followers.copies]
     found += [(edit, "optimizer state") for edit in done.followers.optimizer]
-    return [(f"{where[id(edit.tensor)]}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
+    # Tensors of several roots that are one (`--root .`) have the whole path as their key.
+    return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
 
 
 def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[object, ...]]:
@@ -177,12 +183,13 @@ def _summary(done: Done, written: bool) -> Cell:
 
 def _notes(done: Done) -> list[str]:
     lines = []
-    if any(one.assumed for one in done.plan.conversions):
-        lines.append("assumed: stride 1, padding 0 and groups 1, which a state_dict does not record")
+    taken = [what for one in done.plan.conversions for what in one.assumed]
+    if taken:
+        lines.append(f"assumed: {listed(taken)}, which a state_dict does not record")
     if len(done.checkpoint.roots) > 1:
         lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
-    roots = dict.fromkeys([*done.followers.roots, *done.renaming.roots])
-    if roots and not done.anew:
+    roots = dict.fromkeys([*done.followers.roots, *(() if done.anew else done.renaming.roots)])
+    if roots:
         lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
     if done.followers.left:
         lines.append(
@@ -229,6 +236,6 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
         "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": list(followers.left), "dropped": done.dropped},
-        "model_code": advice(plan),
+        "model_code": advice(plan, done.names),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip

@@ -142,9 +142,10 @@ def _notes(report: Report) -> Iterable[str]:
         are = "is" if undecided == 1 else "are"
         what = f"{several(undecided, 'output')} {are} Inf or NaN, or too large for a bound"
         yield f"{what}; there only the bits were compared"
-    if any(check.assumed for check in report.layers):
+    taken = dict.fromkeys(what for check in report.layers for what in check.assumed)
+    if taken:
         end = "" if report.strength == "model" else "; others would not be seen at this strength"
-        yield f"assumed: stride 1, padding 0, groups 1, which a state_dict does not record{end}"
+        yield f"assumed: {', '.join(taken)}, which a state_dict does not record{end}"
     yield from report.notes
     if report.model is not None:
         if report.model.unread:

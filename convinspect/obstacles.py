@@ -1,0 +1,104 @@
+"""Why a layer must stay as it is although its kind was meant, and the way round where there is one."""
+
+from __future__ import annotations
+
+from convinspect.layers import CONVOLUTIONS
+from convinspect.readings import MAYBE_TRANSPOSED
+from convinspect.records import Layer
+
+RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
+"""Kinds that step through a sequence, with and without layers of their own."""
+
+
+def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
+    """Why a layer of the right kind must stay, or None.
+
+    Args:
+        layer: Any.
+        exact: The user named this very layer.
+        to: The kind that it is to become; None where another checkpoint's shape is wanted.
+    """
+    if layer.norm == "parametrized":
+        return "its weight is computed by a parametrization that is not known here"
+    if layer.weight.layout.startswith("sparse"):
+        return f"its weight is {layer.weight.layout}, whose indices would have to change too"
+    if layer.kind in CONVOLUTIONS:
+        return _conv_obstacle(layer, exact, to)
+    # No embedding has a low-rank pair of these names.
+    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
+        reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
+        if layer.tied_to:
+            both = " ".join(
+                f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
+            )
+            return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
+        return f"{reason}; name it with --layer {layer.name or '.'} to convert it all the same"
+    return None
+
+
+def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
+    doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
+    if doubt is not None and not exact:
+        return f"{doubt}; name it with --layer {layer.name or '.'} to convert it all the same"
+    if not layer.pointwise:
+        return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
+    if layer.groups is not None and layer.groups > 1:
+        linear = "" if to == "Linear" else "--to linear "
+        way = f"; {linear}--groups expand makes it one" if to is not None and expandable(layer) else ""
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix{way}"
+    moved = _strides_and_pads(layer)
+    if moved is not None:
+        return moved
+    if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
+        return (
+            f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
+            f" name it with --layer {layer.name or '.'} if its groups are 1"
+        )
+    return None
+
+
+def expandable(layer: Layer) -> bool:
+    """Whether it is a grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small
+    kernel.
+    """
+    grouped = layer.pointwise and layer.groups is not None and layer.groups > 1
+    return grouped and layer.norm is None and _strides_and_pads(layer) is None
+
+
+def _strides_and_pads(layer: Layer) -> str | None:
+    """What a convolution does to positions beyond its kernel, or None."""
+    if layer.stride is not None and any(step != 1 for step in layer.stride):
+        return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
+    if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
+        return f"it has padding={_numbers(layer.padding)}, which a change of shape alone does not carry over"
+    return None
+
+
+def _numbers(value: tuple[int, ...] | str) -> str:
+    return str(value[0]) if len(value) == 1 else str(value)
+
+
+def reader(layer: Layer, attention: set[str]) -> str | None:
+    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it as it is."""
+    parent, _, leaf = layer.name.rpartition(".")
+    if layer.kind != "Linear":
+        return None
+    if leaf == "out_proj" and parent in attention:
+        return f"{parent} looks like a MultiheadAttention, which reads this weight without calling the layer"
+    encoder = f"{parent}.self_attn".lstrip(".")
+    if leaf in ("linear1", "linear2") and encoder in attention:
+        return (
+            f"{parent or 'its model'} looks like a TransformerEncoderLayer, which reads this weight without calling it"
+        )
+    return None
+
+
+def why_not(layer: Layer) -> str:
+    """Why a layer whose kind was not meant, and looks like what was, stays."""
+    if layer.kind == "Embedding" and layer.evidence != "module":
+        return f"it looks like an Embedding by its name; name it with --layer {layer.name} if it is a Linear"
+    if layer.kind in ("MultiheadAttention", *RECURRENT):
+        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
+    if layer.notes:
+        return f"{layer.kind}: {layer.notes[0]}"
+    return f"a {layer.kind} is neither a pointwise convolution nor a Linear"
