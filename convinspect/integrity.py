@@ -18,7 +18,7 @@ from convinspect.formats.safetensors_file import header_text, is_safetensors
 from convinspect.formats.torch_legacy import is_legacy
 from convinspect.formats.torch_zip import SMALL_STORAGE, headless
 from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
-from convinspect.formats.zip_records import is_zip
+from convinspect.formats.zip_records import first_name, is_zip
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
 from convinspect.zip_integrity import Record, look_at_zip, unpacked
 
@@ -98,7 +98,8 @@ def _look_at_cut_zip(file: File, log: Log, within: str) -> None:
     """PyTorch writes the pickle first, so of a file that is cut it is there to be looked at."""
     entry = Entry("", b"", 0, STORED, 0, 0, 0, 0)
     extent = extent_of(file, entry)
-    if extent is not None:
+    # What begins with numbers lost its own beginning, and they would be read as instructions.
+    if extent is not None and first_name(file).endswith(".pkl"):
         stream = Stream(file.part(extent.payload), file.size - extent.payload, file.path, f"{within}data.pkl",
                         file.start + extent.payload)  # fmt: skip
         look_at_pickle(stream, 0, log, file.size // SMALL_STORAGE)
