@@ -20,6 +20,7 @@ from convinspect.formats.torch_zip import SMALL_STORAGE, headless
 from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
 from convinspect.formats.zip_records import first_name, is_zip
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
+from convinspect.wording import several
 from convinspect.zip_integrity import Record, look_at_zip, unpacked
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
@@ -90,8 +91,8 @@ def _look_at_records(
         _note_unnamed(file, records, named, seen, log, within)
     if script:
         number = sum(name.startswith("code/") and name.endswith(".py") for name in names)
-        log.note(f"TorchScript: {number:,} files of source text, which torch.jit.load compiles and the model then runs;"
-                 " what they do was not judged")  # fmt: skip
+        log.note(f"TorchScript: {several(number, 'file')} of source text, which torch.jit.load compiles and the model"
+                 " then runs; what they do was not judged")  # fmt: skip
 
 
 def _look_at_cut_zip(file: File, log: Log, within: str) -> None:

@@ -26,6 +26,8 @@ SMALL_STORAGE = 512
 
 _UNWRITTEN = 1024
 """So many zeros at a file's end are none of a zip's directory."""
+_OWN_CLASSES = 3
+"""So many classes of modules inside others are named."""
 _LARGE_PICKLE = 1 << 24
 
 PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
@@ -130,13 +132,18 @@ def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
 
 
 def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
-    """One line for each whole module in the file, naming its class."""
-    names = [root.modules[""].class_name for root in roots if "" in root.modules]
+    """One line for each whole module in the file, naming its class; of many the last says how many more there are."""
+    classes = [torchscript.class_name(root.modules[""].class_name) for root in roots if "" in root.modules]
+    every = (torchscript.class_name(one.class_name) for root in roots for one in root.modules.values())
     # Of a model in a wrapper such as DataParallel the model's own class is what a user looks for.
-    names += [
-        one.class_name for root in roots for one in root.modules.values() if not one.class_name.startswith("torch.")
-    ][:3]
-    return tuple(f"whole module {name}; its code was neither needed nor run" for name in dict.fromkeys(names))
+    own = dict.fromkeys(name for name in every if not name.startswith("torch.") and name not in classes)
+    named = list(dict.fromkeys(classes + list(own)[:_OWN_CLASSES]))
+    more = len(own) - _OWN_CLASSES
+    lines = [f"whole module {name}; its code was neither needed nor run" for name in named]
+    if more > 0:
+        others = f"{more:,} more {'class' if more == 1 else 'classes'}"
+        lines[-1] = f"whole module {named[-1]} and {others}; their code was neither needed nor run"
+    return tuple(lines)
 
 
 def headless(file: File) -> ConvInspectError:
