@@ -137,12 +137,13 @@ def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Par
     def changed(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return change(tensor) if name in WEIGHTS and tensor.dim() == dims else tensor
 
-    new._parameters = {
+    # Not by `setattr`, with which a module looks each value over.
+    vars(new)["_parameters"] = {
         name: None if one is None else _parameter(one, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
         for name, one in old._parameters.items()
     }
-    new._buffers = {name: None if one is None else changed(name, one) for name, one in old._buffers.items()}
-    new._non_persistent_buffers_set = set(old._non_persistent_buffers_set)
+    vars(new)["_buffers"] = {name: None if one is None else changed(name, one) for name, one in old._buffers.items()}
+    vars(new)["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
     for name, value in vars(old).items():
         if "hook" in name:
             # The very dictionary, so that handles that remove a hook still do.

@@ -21,6 +21,7 @@ from convinspect.formats.zip_records import is_zip
 from convinspect.integrity import look_at_file, parsed, second_place
 from convinspect.pickled import Seen, Stream, look_at_pickle
 from convinspect.records import ITEMSIZE, Contents, Tensor
+from convinspect.wording import several
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6
@@ -186,7 +187,8 @@ def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, 
             form = f"{contents.format}, {len(shards)} shards"
         except NotThere as error:
             named = sum(where == shard for where in weight_map.values())
-            log.add("shard-missing", path, f"shard {shard}: {error.problem} ({named:,} tensors)", subject=shard)
+            message = f"shard {shard}: {error.problem} ({several(named, 'tensor')})"
+            log.add("shard-missing", path, message, subject=shard)
         except ConvInspectError as error:
             _note_unreadable(folder / shard, error.problem, error.remedy, log)
     if not held:

@@ -20,6 +20,9 @@ _WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 _WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
 
 
+FEW_OF_A_TIE = 4
+"""How many names of a tie tell what lies in a storage: thousands may, and each would be looked at for each."""
+
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
 
 
@@ -82,12 +85,20 @@ class Checkpoint:
         """
         return any(root.modules for root in self.roots) or self.format.startswith(("TorchScript", "torch.export"))
 
+    def tie(self, name: str) -> tuple[str, ...]:
+        """Names of all tensors that are the same bytes as tensor `name`, in stored order with its own; () where it is
+        tied to none. All of a tie are given one and the same tuple.
+        """
+        return self._tied.get(name, ())
+
     def tied_to(self, name: str) -> tuple[str, ...]:
         """Names of the other tensors that are the same bytes as tensor `name`."""
-        return tuple(other for other in self._tied.get(name, ()) if other != name)
+        return tuple(other for other in self.tie(name) if other != name)
 
     def beside(self, name: str) -> tuple[str, ...]:
-        """Names of all tensors in the storage of tensor `name`, in stored order with its own; () where it is alone."""
+        """Names of tensors in the storage of tensor `name`, in stored order, of each tie the first few; () where it is
+        alone. All in the storage are given one and the same tuple.
+        """
         return self._beside.get(name, ())
 
     def alone(self, name: str) -> bool:
@@ -223,15 +234,17 @@ def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
 
 def _sharers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Names of the tensors that are the same bytes, and of those that lie in one storage, by each of these names."""
-    same: dict[object, list[str]] = {}
+    same: dict[tuple[object, ...], list[str]] = {}
     stored: dict[object, list[str]] = {}
     for name, tensor in tensors.items():
         where = bytes_of(tensor)
         if where is not None:
-            same.setdefault(where, []).append(name)
-            stored.setdefault(where[:2], []).append(name)
-    return _by_each(same.values()), _by_each(stored.values())
-
-
-def _by_each(groups: Iterable[list[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: group for group in map(tuple, groups) if len(group) > 1 for name in group}
+            tie = same.setdefault(where, [])
+            tie.append(name)
+            if len(tie) <= FEW_OF_A_TIE:
+                stored.setdefault(where[:2], []).append(name)
+    shared = {storage: tuple(names) for storage, names in stored.items() if len(names) > 1}
+    return (
+        {name: tie for tie in map(tuple, same.values()) if len(tie) > 1 for name in tie},
+        {name: shared[where[:2]] for where, tie in same.items() if where[:2] in shared for name in tie},
+    )

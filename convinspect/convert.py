@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from convinspect.errors import CannotConvert
-from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
 from convinspect.readings import TRANSFORMERS_CONV1D
-from convinspect.records import Edit, Layer, Tensor, bytes_of
+from convinspect.records import Edit, Layer, Tensor
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
+from convinspect.ties import held_back
 from convinspect.wording import an
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
@@ -279,43 +279,8 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
 
 
 def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
-    """All names of a tie change, or none do, and so do both halves of a LoRA pair: a conversion whose tensor another
-    layer keeps, or whose other half stays, is taken back.
-
-    Taking one back can leave another's partner unchanged, so it is looked over until nothing changes.
-    """
-    groups: dict[object, list[tuple[str, Layer]]] = {}
-    kinds = {layer.name: layer.kind for layer in layers}
-    for layer in layers:
-        for tensor in layer.tensors.values():
-            groups.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
-    while True:
-        shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
-        before = len(conversions)
-        for name, conversion in list(conversions.items()):
-            partner = lora_partner(name)
-            if partner is not None and partner not in conversions and kinds.get(partner) != conversion.to:
-                del conversions[name]
-                refusals[name] = Refusal(name, f"one half of a LoRA pair, whose other half {partner} does not change")
-                continue
-            keeper = _keeper(conversion, groups, shapes)
-            if keeper is not None:
-                del conversions[name]
-                key, owner = keeper
-                reason = f"its weight is tied to {key} of {owner.name} ({owner.kind}), which does not change"
-                refusals[name] = Refusal(name, reason)
-        if len(conversions) == before:
-            return
-
-
-def _keeper(
-    conversion: Conversion,
-    groups: Mapping[object, list[tuple[str, Layer]]],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[str, Layer] | None:
-    """Another tensor over the same bytes as one that changes, which would not change the same way."""
-    for edit in conversion.edits:
-        for key, layer in groups[bytes_of(edit.tensor) or edit.tensor.key]:
-            if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
-                return key, layer
-    return None
+    """Take back each conversion that would part a tie or a LoRA pair."""
+    edits = {name: one.edits for name, one in conversions.items()}
+    for name, reason in held_back(layers, edits, {name: one.to for name, one in conversions.items()}).items():
+        del conversions[name]
+        refusals[name] = Refusal(name, reason)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Con
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
 # The most special first.
 _KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS)
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
@@ -119,7 +121,7 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
 def exposed(old: nn.Module) -> nn.Module:
     """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
     assert isinstance(old, PointwiseLinear)
-    linear = nn.Linear(*_sizes(old), old.bias is not None, device="meta")
+    linear = _empty(nn.Linear, *_sizes(old))
     carry(old, linear, lambda tensor: tensor, {})
     return ChannelsFirstLinear(linear, old.positions).train(old.training)
 
@@ -132,14 +134,12 @@ def _sizes(old: nn.Module) -> tuple[int, int]:
 
 def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
-    bias = getattr(old, "bias", None) is not None
     if not in_place_of or not isinstance(old, nn.modules.conv._ConvNd) or isinstance(old, POINTWISE):
-        return nn.Linear(wide_in, wide_out, bias, device="meta")
-    return PointwiseLinear(
+        return _empty(nn.Linear, wide_in, wide_out)
+    return _empty(
+        PointwiseLinear,
         wide_in,
         wide_out,
-        bias,
-        device="meta",
         dims=len(old.kernel_size),
         stride=old.stride,
         padding=_padding(old),
@@ -150,13 +150,21 @@ def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
 
 def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
-    bias = getattr(old, "bias", None) is not None
     if isinstance(old, PointwiseLinear):
-        options: dict[str, Any] = {
-            name: getattr(old, name) for name in ("stride", "padding", "dilation", "padding_mode")
-        }
-        cls: Any = CONVS[dims - 1]
-    else:
-        options, cls = {}, (POINTWISE if in_place_of else CONVS)[dims - 1]
-    conv: nn.Module = cls(wide_in, wide_out, 1, bias=bias, device="meta", **options)
-    return conv
+        kept = {name: getattr(old, name) for name in ("stride", "padding", "dilation", "padding_mode")}
+        return _empty(CONVS[dims - 1], wide_in, wide_out, 1, **kept)
+    return _empty((POINTWISE if in_place_of else CONVS)[dims - 1], wide_in, wide_out, 1)
+
+
+def _empty(cls: type[_Kind], *sizes: int, **options: Any) -> _Kind:
+    """A layer with its settings and no state: `carry` gives it parameters, the bias too."""
+    undrawn: Any = _undrawn
+    module: _Kind = undrawn(cls)(*sizes, bias=False, device="meta", **options)
+    module.__class__ = cls
+    return module
+
+
+@functools.cache
+def _undrawn(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class without drawing numbers, which costs more than all else even where they come to nothing."""
+    return type(cls.__name__, (cls,), {"reset_parameters": lambda self: None})

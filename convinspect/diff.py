@@ -165,7 +165,7 @@ def _telling(sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tuple[Tensor,
         for one in (a, b)
     }
     for side in sides:
-        told |= {id(tensor) for name, tensor in side.tensors.items() if "lora" in name or side.tied_to(name)}
+        told |= {id(tensor) for name, tensor in side.tensors.items() if "lora" in name or side.tie(name)}
     return lambda tensor: id(tensor) in told
 
 

@@ -6,12 +6,13 @@ Decides which tensor carries the kernel and which stand beside it; what its shap
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
-from convinspect.checkpoint import Checkpoint
+from convinspect.checkpoint import FEW_OF_A_TIE, Checkpoint
 from convinspect.readings import (
     GPT2_NAMES,
     PARTS,
@@ -25,11 +26,11 @@ from convinspect.readings import (
     orientation,
     read_weight,
 )
-from convinspect.records import Evidence, Layer, Module, Tensor
+from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
 """One half of a low-rank pair → the other."""
-_FEW = 3
+_FEW = FEW_OF_A_TIE - 1
 """So many names are given of a longer list."""
 _STEPS = "parametrizations.weight."
 _STEP = re.compile(r"parametrizations\.weight\.\d+\.")
@@ -265,13 +266,14 @@ def lora_partner(name: str) -> str | None:
 def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
     """The layer with what shares its bytes, or is odd about where they lie."""
     keys = [key for leaf in layer.tensors if not checkpoint.alone(key := group.key(leaf))]
-    others = tuple(dict.fromkeys(other for key in keys for other in checkpoint.tied_to(key)))
+    others, more = _tied(keys, checkpoint) if keys else ((), 0)
     tags, notes = layer.tags, layer.notes
     if others:
-        tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {_some(others, f'{len(others) - _FEW} more')}")
+        unnamed = f"{len(others) + more - _FEW:,} more"
+        tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {_some(others, unnamed)}")
     weight = layer.weight
     is_part = weight.storage is not None and weight.numel > 0 and weight.storage.nbytes > weight.nbytes
-    beside = _beside(keys, others, checkpoint) if keys else ()
+    beside = _beside(keys, checkpoint) if keys else ()
     if is_part or beside:
         tags = (*tags, "view")
     if is_part and weight.storage is not None:
@@ -284,15 +286,33 @@ def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
         tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
         tags = (*tags, "cut")
-    return replace(layer, tied_to=others, tags=tags, notes=notes) if tags is not layer.tags else layer
+    if tags is layer.tags:
+        return layer
+    return replace(layer, tied_to=others, tied_to_more=more, tags=tags, notes=notes)
 
 
-def _beside(keys: list[str], tied: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
+# Thousands of tensors may be tied or lie in one storage, so not all are gone through for each.
+
+
+def _tied(keys: list[str], checkpoint: Checkpoint) -> tuple[tuple[str, ...], int]:
+    """Names of the first tensors that are the same bytes as those of these names, and how many more there are."""
+    ties = {id(tie): tie for key in keys if (tie := checkpoint.tie(key))}
+    own = Counter(id(checkpoint.tie(key)) for key in keys)
+    # A layer's own tensor is named where another of its tensors is the same bytes.
+    total = sum(len(tie) - (own[at] == 1) for at, tie in ties.items())
+    names = dict.fromkeys(other for key in keys for other in islice(checkpoint.tie(key), MOST_TIES + 1) if other != key)
+    named = tuple(islice(names, MOST_TIES))
+    return named, total - len(named)
+
+
+def _beside(keys: list[str], checkpoint: Checkpoint) -> tuple[str, ...]:
     """The first few tensors of other layers that lie in a storage of this one's as other bytes."""
     stored = {id(group): group for key in keys if (group := checkpoint.beside(key))}
-    own = {*keys, *tied}
-    # Thousands of layers may lie in one storage, so not all are gone through for each.
-    return tuple(islice((name for group in stored.values() for name in group if name not in own), _FEW + 1))
+    ties = {id(tie) for key in keys if (tie := checkpoint.tie(key))}
+    others = (
+        name for group in stored.values() for name in group if name not in keys and id(checkpoint.tie(name)) not in ties
+    )
+    return tuple(islice(others, FEW_OF_A_TIE))
 
 
 def _some(names: tuple[str, ...], more: str) -> str:

@@ -18,8 +18,9 @@ from convinspect.formats.safetensors_file import header_text, is_safetensors
 from convinspect.formats.torch_legacy import is_legacy
 from convinspect.formats.torch_zip import SMALL_STORAGE, headless
 from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
-from convinspect.formats.zip_records import is_zip
+from convinspect.formats.zip_records import first_name, is_zip
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
+from convinspect.wording import several
 from convinspect.zip_integrity import Record, look_at_zip, unpacked
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
@@ -90,15 +91,16 @@ def _look_at_records(
         _note_unnamed(file, records, named, seen, log, within)
     if script:
         number = sum(name.startswith("code/") and name.endswith(".py") for name in names)
-        log.note(f"TorchScript: {number:,} files of source text, which torch.jit.load compiles and the model then runs;"
-                 " what they do was not judged")  # fmt: skip
+        log.note(f"TorchScript: {several(number, 'file')} of source text, which torch.jit.load compiles and the model"
+                 " then runs; what they do was not judged")  # fmt: skip
 
 
 def _look_at_cut_zip(file: File, log: Log, within: str) -> None:
     """PyTorch writes the pickle first, so of a file that is cut it is there to be looked at."""
     entry = Entry("", b"", 0, STORED, 0, 0, 0, 0)
     extent = extent_of(file, entry)
-    if extent is not None:
+    # What begins with numbers lost its own beginning, and they would be read as instructions.
+    if extent is not None and first_name(file).endswith(".pkl"):
         stream = Stream(file.part(extent.payload), file.size - extent.payload, file.path, f"{within}data.pkl",
                         file.start + extent.payload)  # fmt: skip
         look_at_pickle(stream, 0, log, file.size // SMALL_STORAGE)

@@ -126,7 +126,7 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     if writer == "safetensors" and not checkpoint.holds_modules:
         trained = sum(one.requires_grad is True for one in checkpoint.root.tensors)
         lines += [f"requires_grad, set for {several(trained, 'tensor')}, is not in the new file"] * (trained > 0)
-    ties = [name for name in checkpoint.tensors if checkpoint.tied_to(name)]
+    ties = [name for name in checkpoint.tensors if checkpoint.tie(name)]
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines

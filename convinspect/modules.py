@@ -380,20 +380,9 @@ def _hold_ties(model: nn.Module, candidates: list[_Candidate]) -> None:
     changed = True
     while changed:
         changed = False
-        for one in candidates:
-            keeper = _keeper(one, owners) if one.reason is None else None
-            if keeper is not None:
-                one.reason = f"its weight is tied to {keeper}, which does not change"
-                changed = True
-
-
-def _keeper(one: _Candidate, owners: dict[int, list[tuple[str, _Candidate | None]]]) -> str | None:
-    """Where else a weight of this layer lies and would stay as it is."""
-    for part in one.module.modules():
-        for key, parameter in part._parameters.items():
-            if parameter is None or key not in (*WEIGHTS, *ORIGINALS):
-                continue
-            for name, home in owners.get(id(parameter), []):
-                if home is None or home.reason is not None:
-                    return name
-    return None
+        for places in owners.values():
+            keeper = next((name for name, home in places if home is None or home.reason is not None), None)
+            for _, home in places if keeper is not None else ():
+                if home is not None and home.reason is None:
+                    home.reason = f"its weight is tied to {keeper}, which does not change"
+                    changed = True

@@ -32,6 +32,9 @@ COMPLEX = frozenset(name for name in ITEMSIZE if name.startswith("complex"))
 NUMBERS = FLOATING | COMPLEX
 """dtypes of parameters, which gradients can be taken of."""
 
+MOST_TIES = 100
+"""So many names of a layer's ties are kept: were n layers one tensor, all names would be n²."""
+
 
 def nbytes_of(dtype: str, numel: int) -> int:
     """Bytes of `numel` elements."""
@@ -248,7 +251,8 @@ class Layer:
         padding: As recorded (numbers or "same"/"valid"), or None.
         dilation: As recorded, or None.
         groups: As recorded, or None.
-        tied_to: Keys elsewhere that are the same bytes.
+        tied_to: Keys elsewhere that are the same bytes; of many the first `MOST_TIES`.
+        tied_to_more: How many more there are.
         tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
         notes: Whole sentences: the reasons behind tags and evidence.
     """
@@ -269,6 +273,7 @@ class Layer:
     dilation: tuple[int, ...] | None = None
     groups: int | None = None
     tied_to: tuple[str, ...] = ()
+    tied_to_more: int = 0
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

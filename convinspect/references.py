@@ -15,6 +15,8 @@ from torch import nn
 
 _REGISTERS = {"_modules", "_parameters", "_buffers"}
 _DEEPEST = 4
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+"""Types of most attributes, which hold nothing and need no place."""
 
 
 def held_elsewhere(model: nn.Module, wanted: set[int]) -> dict[int, str]:
@@ -31,7 +33,7 @@ def held_elsewhere(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
-            if attribute not in _REGISTERS and "hook" not in attribute:
+            if type(value) not in _PLAIN and attribute not in _REGISTERS and "hook" not in attribute:
                 for place, held in _within(value, f"{name}.{attribute}" if name else attribute, 0):
                     if id(held) in wanted:
                         found.setdefault(id(held), place)
@@ -43,12 +45,14 @@ def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
     yield place, value
     if depth == _DEEPEST or isinstance(value, str | bytes):
         return
-    if isinstance(value, Mapping):
-        for key, one in list(value.items()):
-            yield from _within(one, f"{place}[{key!r}]", depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset):
         for number, one in enumerate(value):
-            yield from _within(one, f"{place}[{number}]", depth + 1)
+            if type(one) not in _PLAIN:
+                yield from _within(one, f"{place}[{number}]", depth + 1)
+    elif isinstance(value, Mapping):
+        for key, one in list(value.items()):
+            if type(one) not in _PLAIN:
+                yield from _within(one, f"{place}[{key!r}]", depth + 1)
     elif isinstance(value, functools.partial):
         yield from _within((value.func, *value.args, *value.keywords.values()), place, depth + 1)
     elif hasattr(value, "__self__") and callable(value):

@@ -202,9 +202,7 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
 
 def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     """Says which tensors shared their bytes and do not any more."""
-    lost = [
-        name for name in before.tensors if before.tied_to(name) and name in after.tensors and not after.tied_to(name)
-    ]
+    lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
     if lost and "safetensors" not in after.format:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
 

@@ -29,6 +29,7 @@ LAYERS = [
         "carrying",
         "references",
         "pickled",
+        "ties",
         "zip_integrity",
         "values",
         "obstacles",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from convinspect import groups
 from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
+from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
+from convinspect.layers import find_layers
 from convinspect.records import Root
 
 SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}
@@ -195,6 +199,72 @@ def test_totals_count_ties_once(tmp_path: Path) -> None:
     assert checkpoint.totals().numel == sum(p.numel() for p in model.parameters()) + 6
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
     assert checkpoint.totals().storage_nbytes == sum(stored.values())
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data())
+def test_ties_are_those_that_comparing_each_with_each_finds(data: st.DataObject) -> None:
+    """Weights and biases anywhere in a few storages, of two sizes; torch's own addresses are the oracle."""
+    storages = [torch.zeros(24) for _ in range(3)]
+    state = {}
+    for number in range(data.draw(st.integers(1, 14))):
+        for leaf, size in (("weight", 12), ("bias", 4)):
+            if leaf == "weight" or data.draw(st.booleans()):
+                start = data.draw(st.sampled_from([0, 4, 12]))
+                flat = data.draw(st.sampled_from(storages))[start : start + size]
+                state[f"{number}.{leaf}"] = flat.view(4, 3, 1) if leaf == "weight" else flat
+    most = data.draw(st.sampled_from([2, 100]))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(groups, "MOST_TIES", most)
+        layers = find_layers(checkpoint := opened(Path(folder), state))
+
+    def where(key: str) -> tuple[int, int]:
+        return state[key].data_ptr(), state[key].numel()
+
+    def storage(key: str) -> int:
+        return state[key].untyped_storage().data_ptr()
+
+    def same_as(key: str) -> list[str]:
+        return [other for other in state if other != key and where(other) == where(key)]
+
+    for layer in layers:
+        keys = [key for key in state if key.split(".")[0] == layer.name]
+        ties = list(dict.fromkeys(other for key in keys for other in same_as(key)))
+        assert list(layer.tied_to) == ties[:most]
+        assert layer.tied_to_more == max(len(ties) - most, 0)
+        beside = [
+            other
+            for group in dict.fromkeys(map(storage, keys))
+            for other in state
+            if storage(other) == group and other not in keys and other not in ties
+        ]
+        told = [note.removeprefix("in one storage with ") for note in layer.notes if "in one storage" in note]
+        assert told == ([", ".join(beside[:3]) + " and others" * (len(beside) > 3)] if beside else [])
+        for key in keys:
+            assert checkpoint.tied_to(key) == tuple(same_as(key))
+
+
+@settings(deadline=None, max_examples=60)
+@given(weights=st.lists(st.integers(0, 4), min_size=1, max_size=9), excluded=st.sets(st.integers(0, 8)))
+def test_a_tie_changes_whole_or_not_at_all(weights: list[int], excluded: set[int]) -> None:
+    """Layers with one of five weights each, some of them excluded: who may change is plain."""
+    tensors = [torch.zeros(4, 3, 1) for _ in range(5)]
+    kept = {weights[number] for number in excluded if number < len(weights)}
+    with tempfile.TemporaryDirectory() as folder:
+        layers = find_layers(
+            opened(Path(folder), {f"{number}.weight": tensors[which] for number, which in enumerate(weights)})
+        )
+        left = tuple(str(number) for number in sorted(excluded) if number < len(weights))
+        planned = plan(layers, Request("Linear", exclude=left))
+    assert [one.layer.name for one in planned.conversions] == [
+        str(number) for number, which in enumerate(weights) if which not in kept
+    ]
+    assert {one.name for one in planned.refusals} == {
+        str(number) for number, which in enumerate(weights) if which in kept and number not in excluded
+    }
+    for one in planned.refusals:
+        first = min(n for n, which in enumerate(weights) if which == weights[int(one.name)] and n in excluded)
+        assert f"tied to {first}.weight of {first} (Conv1d), which does not change" in one.reason
 
 
 # --- wrapped names

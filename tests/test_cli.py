@@ -292,6 +292,30 @@ def test_version_help_and_usage_errors() -> None:
     assert run("nonsense").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("convert x.pt --to banana", "--to: 'banana' is not one of 'linear', 'conv1d', 'conv2d', 'conv3d'; see con"),
+        ("convert x.pt --to conv1", "is not one of 'linear', 'conv1d', 'conv2d', 'conv3d'; did you mean conv1d?"),
+        ("shapes x.pt --format jsn", "--format: 'jsn' is not one of 'table', 'json', 'csv', 'md'; did you mean json?"),
+        ("weights x.pt -p abc", "--precision: "),
+        ("shapes", "missing argument 'PATH'; see convinspect shapes -h"),
+        ("shapes x.pt y.pt", "got unexpected extra argument(s) (y.pt); see convinspect shapes -h"),
+        ("shapes x.pt --layer", "option '--layer' requires an argument; see convinspect"),
+        ("shapes x.pt --bogus", "no such option: --bogus; see convinspect shapes -h"),
+        ("shapes x.pt --formt json", "no such option: --formt; did you mean --format?"),
+        ("shape x.pt", "no such command 'shape'; did you mean shapes?"),
+        ("banana", "no such command 'banana'; see convinspect -h"),
+        ("--bogus", "no such option: --bogus; see convinspect -h"),
+        ("shapes x.pt --\x1b[31m", "no such option: --\\x1b[31m; see"),
+    ],
+)  # fmt: skip
+def test_a_command_line_that_cannot_be_understood_is_one_line(words: str, said: str) -> None:
+    result = run(*words.split(" "), env={"COLUMNS": "80"})
+    assert_one_line(result, said)
+    assert result.stdout == ""
+
+
 def test_layer_names_complete_from_the_file() -> None:
     words = f"convinspect shapes {STNKD} --layer conv"
     completed = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"})

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_cli import FIXTURES, assert_one_line, run
+from torch import nn
 
 
 def test_an_empty_kernel_is_an_empty_matrix(tmp_path: Path) -> None:
@@ -28,6 +30,31 @@ def test_a_transposed_convolution_shows_its_outputs_and_its_bias() -> None:
     assert layer["weight"] == expected["up1.weight"].transpose(0, 1).tolist()
     assert layer["bias"] == expected["up1.bias"].tolist()
     assert "kernel 1 of 4" in run("weights", source, "up1", "--kernel", "1").stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose1d(3, 5, 2), nn.ConvTranspose2d(3, 4, (2, 3)), nn.Conv2d(3, 5, (2, 3)), nn.Conv1d(3, 3, 1),
+        nn.Linear(3, 5), "c_attn",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_json_says_in_which_order_numbers_stand(tmp_path: Path, module: Any) -> None:
+    """Turned from `axes` into `stored_axes` they are the file's, whose shape is beside them."""
+    if module == "c_attn":
+        state = {"c_attn.weight": torch.randn(3, 9), "c_attn.bias": torch.zeros(9)}
+    else:
+        state = {f"up.{key}": value for key, value in module.state_dict().items()}
+    torch.save(state, tmp_path / "a.pt")
+    (layer,) = json.loads(run("weights", tmp_path / "a.pt", "*", "--format", "json").stdout)["layers"]
+    stored = next(value for key, value in state.items() if key.endswith("weight"))
+    numbers = torch.tensor(layer["weight"])
+    turned = numbers.permute([layer["axes"].index(axis) for axis in layer["stored_axes"]])
+    assert layer["shape"] == list(stored.shape)
+    assert torch.equal(turned, stored)
+    assert layer["axes"][:2] == ["out", "in"]
+    assert [len(layer["rows"]), len(layer["columns"])] == list(numbers.shape[:2])
 
 
 def test_one_unreadable_layer_does_not_hide_the_others() -> None:

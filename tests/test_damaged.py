@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from convinspect.check import check
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import ConvInspectError, CutShort, NotThere, RefusedFile
 from convinspect.formats import read_contents
@@ -196,6 +197,70 @@ def repacked(path: Path, leave_out: str = "", second: str = "") -> Path:
 def test_numbers_without_a_pickle_are_called_so(tmp_path: Path) -> None:
     said = outcome(repacked(tmp_path / "a.pt", leave_out="/data.pkl"))
     assert "records of numbers, and no data.pkl, which says what they are; download or save it again" in said
+
+
+DATA = b"\0" * 64
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["data/0"], "it holds 1 record of numbers, and no data.pkl, which says what they are; download or save"),
+        (["a/data/0", "a/data/1", "a/byteorder"], "it holds 2 records of numbers, and no data.pkl"),
+        (["a/byteorder", "a/version"], "it is half of a torch.save file: no data.pkl, which says what is in it"),
+        ([], "it is a zip archive with nothing in it; download or save it again"),
+        (["out/a/data.pkl", "out/a/data/0"], "its records lie in the folder 'out/a/', and PyTorch looks for them one "
+         "folder deep; unpack it, and pack 'a' alone"),
+        (["a/data.pkl", "b/data/0"], "its records lie in several folders, and only 'a/data.pkl' in its place"),
+        (["w.npy", "b.npy"], "it is a NumPy archive (.npz); open it with numpy.load"),
+        (["[Content_Types].xml", "word/document.xml"], "it is a Microsoft Office document; give the file that holds"),
+        (["[Content_Types].xml", "xl/printerSettings1.bin"], "it is a Microsoft Office document"),
+        (["mimetype", "META-INF/container.xml"], "it is a document (OpenDocument or EPUB); give the file that holds"),
+        (["META-INF/MANIFEST.MF", "com/A.class"], "it is a Java archive; give the file that holds the weights"),
+        (["META-INF/MANIFEST.MF", "AndroidManifest.xml"], "it is an Android app; give the file that holds the weights"),
+        (["p/__init__.py", "p-1.0.dist-info/METADATA"], "it is a Python package; give the file that holds the weights"),
+        (["p/w.pt", "p-1.0.dist-info/METADATA"], "it is a zip archive that holds 'p/w.pt'; unpack it and open"),
+        (["m/config.json", "m/model.safetensors"], "it is a zip archive that holds 'm/model.safetensors'; unpack it"),
+        (["metadata.json", "config.json", "model.weights.h5"], "it is a Keras archive; open it with Keras"),
+        (["a/b.txt", "c"], "it holds 'a/b.txt' and 1 more; unpack it if the weights are among them, or give the file"),
+    ],
+)  # fmt: skip
+def test_a_zip_that_is_no_checkpoint_is_named(tmp_path: Path, names: list[str], said: str) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, DATA)
+    assert said in outcome(path)
+    report = check(path)
+    assert report.exit_code == 2
+    # Where there is a pickle, it says what is wrong with that.
+    if not any(name.endswith((".pkl", ".pt")) for name in names):
+        assert any(said in f"{one.message}; {one.remedy}" for one in report.findings)
+
+
+def test_a_cut_zip_is_told_by_what_is_gone(tmp_path: Path) -> None:
+    """Its end, what lies before its directory, or what a full disk left zero; a cut zip of another kind is named."""
+    whole = tmp_path / "whole.pt"
+    torch.save({"conv.weight": torch.ones(80, 60, 1)}, whole)
+    content = whole.read_bytes()
+    with zipfile.ZipFile(whole) as archive:
+        numbers = archive.getinfo("whole/data/0").header_offset
+        directory = archive.start_dir
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        archive.writestr("[Content_Types].xml", DATA)
+    size = len(content)
+    for changed, said in (
+        (content[numbers:], f"cut short: {size - numbers:,} bytes of {size:,} expected ({numbers:,} are missing)"),
+        (content[: numbers + 99] + content[numbers + 199 :], "(100 are missing) before its zip directory"),
+        (content[numbers:directory], "and the zip directory at its end is gone; download or copy it again"),
+        (content[: directory - 5000] + bytes(6000), "its end was never written: the last 1,024 of its"),
+        (content[:100], "it is cut short: 100 bytes, and the zip directory at its end is gone"),
+        ((tmp_path / "a.docx").read_bytes()[:-30], "it is a Microsoft Office document, and cut short; give the file"),
+    ):  # fmt: skip
+        (tmp_path / "a.pt").write_bytes(changed)
+        assert said in outcome(tmp_path / "a.pt")
+        # Numbers at the beginning are no instructions of a pickle.
+        assert {one.code for one in check(tmp_path / "a.pt").findings} == {"unreadable"}
 
 
 def test_of_two_pickles_none_is_taken(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from torch import nn
 from torch.nn.utils import weight_norm
 from torch.nn.utils.prune import l1_unstructured
 
+from convinspect.check import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.folding import fold, unfolded
+from convinspect.formats import read_contents
 from convinspect.layers import find_layers, select
 from convinspect.view.emit import emit
 from convinspect.view.format import Format
@@ -384,3 +386,23 @@ def test_the_count_is_that_of_the_rows(folder: Path) -> None:
 def test_no_floating_dtype_alone_means_quantized(folder: Path, dtype: torch.dtype) -> None:
     (layer,) = find_layers(opened(folder, {"conv.weight": torch.zeros(4, 6, 1, dtype=dtype)}))
     assert (layer.kind, layer.pointwise) == ("Conv1d", True)
+
+
+@pytest.mark.parametrize(("number", "last"), [(2, "B1;"), (4, "B2 and 1 more class;"), (7, "B2 and 4 more classes;")])
+def test_a_script_names_its_classes_and_counts_the_rest(tmp_path: Path, number: int, last: str) -> None:
+    """PyTorch's own classes in it and what TorchScript adds to names are of no interest."""
+    classes = [type(f"B{at}", (nn.Sequential,), {}) for at in range(number)]
+    jit: Any = torch.jit
+    traced = jit.trace(nn.Sequential(*(one(nn.Conv1d(3, 3, 1)) for one in classes)), torch.zeros(1, 3, 5))
+    traced.save(str(tmp_path / "a.pt"))
+    notes = read_contents(tmp_path / "a.pt").notes
+    assert notes[0].startswith("whole module torch.nn.modules.container.Sequential; its code was neither")
+    assert len(notes) == 1 + min(number, 3)
+    assert f".{last} " in notes[-1]
+    assert "__torch__" not in " ".join(notes)
+
+
+def test_one_source_text_is_one_file(tmp_path: Path) -> None:
+    script: Any = torch.jit.script(nn.Identity())
+    script.save(str(tmp_path / "a.pt"))
+    assert any("TorchScript: 1 file of source text" in one for one in check(tmp_path / "a.pt").notes)

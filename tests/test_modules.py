@@ -151,6 +151,32 @@ def test_it_works_on_the_meta_device_and_uses_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_no_numbers_are_drawn_to_be_dropped(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initialising took most of the time; classes and settings are those of layers that were initialised."""
+    convs = nn.Sequential(CONVS[dims - 1](3, 5, 1, stride=2), CONVS[dims - 1](3, 5, 1, bias=False))
+    linears = nn.Sequential(nn.Linear(3, 5), nn.Linear(3, 5, bias=False))
+    pointwise = nn.Sequential(PointwiseLinear(3, 5, dims=dims, stride=2), PointwiseLinear(3, 5, False, dims=dims))
+    special = [PointwiseConv1d, PointwiseConv2d, PointwiseConv3d][dims - 1]
+    turned = nn.Sequential(special(3, 5, 1), special(3, 5, 1, bias=False))
+    told = [repr(one) for one in (convs, linears, pointwise, turned)]
+
+    def draw(self: nn.Module) -> None:
+        raise AssertionError("numbers were drawn")
+
+    monkeypatch.setattr(nn.Linear, "reset_parameters", draw)
+    monkeypatch.setattr(nn.modules.conv._ConvNd, "reset_parameters", draw)
+    to: Any = f"conv{dims}d"
+    assert repr(swap_pointwise(convs).model) == told[2]
+    assert {type(one) for one in convs} == {PointwiseLinear}
+    assert repr(modules.expose_linears(copy.deepcopy(convs)).model).count("Linear(in_features=3, out_features=5") == 2
+    assert repr(swap_pointwise(convs, to).model) == told[0]
+    assert repr(swap_pointwise(linears, to).model) == told[3]
+    assert {type(one) for one in linears} == {special}
+    assert repr(swap_pointwise(linears).model) == told[1]
+    assert {type(one) for one in linears} == {nn.Linear}
+
+
 # ------------------------------------------------------------------------------------------------- norms and pruning
 
 

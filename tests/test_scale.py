@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from torch import nn
+from typer.testing import CliRunner, Result
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.main import app
 from convinspect.layers import find_layers, select
 from convinspect.load_errors import answer_error, read_error
+from convinspect.modules import PointwiseLinear, swap_pointwise
 
 LAYERS = 4_000
 
@@ -56,3 +61,66 @@ def test_converting_like_a_file_of_many_tensors(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", str(path), "--like", str(path), "--dry-run"])
     assert time.process_time() - started < 12
     assert result.exit_code == 0
+
+
+def tied(folder: Path, count: int) -> Path:
+    path = folder / f"tied{count}.pt"
+    numbers = torch.zeros(4, 4, 1)
+    torch.save({f"layers.{i}.weight": numbers for i in range(count)}, path)
+    return path
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """How many lines of Python a piece of work runs, each turn of a loop and each step of a generator anew."""
+    count = 0
+
+    def one_more(frame: object, event: str, argument: object) -> Any:
+        nonlocal count
+        count += 1
+        return one_more
+
+    before = sys.gettrace()
+    sys.settrace(one_more)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["shapes", "A"], ["shapes", "A", "--format", "json"], ["convert", "A", "--to", "linear", "--dry-run"],
+        ["convert", "A", "-o", "B.safetensors", "--to", "linear"], ["verify", "A", "--bits"], ["diff", "A", "A"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_one_tensor_under_many_names(words: list[str], tmp_path: Path) -> None:
+    """Twice the names make twice the work and twice the output, where each with each would make four times."""
+    steps, written = [], []
+    for count in (300, 600):
+        path = str(tied(tmp_path, count))
+        filled = [
+            path if word == "A" else str(tmp_path / f"{count}{word}") if word[0] == "B" else word for word in words
+        ]
+        CliRunner().invoke(app, filled)
+        (tmp_path / f"{count}B.safetensors").unlink(missing_ok=True)
+        results: list[Result] = []
+        steps.append(steps_of(lambda: results.append(CliRunner().invoke(app, filled))))  # noqa: B023
+        assert results[0].exit_code == 0
+        written.append(len(results[0].output))
+    assert steps[1] < 2.5 * steps[0]
+    assert written[1] < 2.5 * written[0]
+
+
+def test_a_weight_that_many_modules_share_swaps_in_linear_work() -> None:
+    steps = []
+    for count in (500, 1000):
+        model = nn.Sequential(*(nn.Conv1d(4, 4, 1, bias=False) for _ in range(count)))
+        for one in model:
+            one.weight = model[0].weight
+        steps.append(steps_of(lambda: swap_pointwise(model)))  # noqa: B023
+        assert len({id(one.weight) for one in model}) == 1
+        assert {type(one) for one in model} == {PointwiseLinear}
+    assert steps[1] < 2.2 * steps[0]

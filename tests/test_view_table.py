@@ -201,6 +201,19 @@ def test_elide_fits(text: str, width: int) -> None:
     assert shown == text or "…" in shown
 
 
+@pytest.mark.parametrize("width", range(10, 90))
+def test_a_unit_stays_beside_its_number(width: int) -> None:
+    text = "6 layers, 3 pointwise · 3,900 parameters · 16.6 kB in tensors, in storages of 700 B, 53.6 MB on disk"
+    lines = [text[a:b] for a, b in wrap(text, width)]
+    assert " ".join(lines) == text
+    assert all(len(line) <= width for line in lines if " " in line)
+    assert not any(re.match(r"(B|kB|MB)\b", line) for line in lines)
+
+
+def test_where_nothing_else_fits_a_unit_parts_from_its_number() -> None:
+    assert [text[a:b] for text in ["16.6 kB"] for a, b in wrap(text, 5)] == ["16.6", "kB"]
+
+
 @given(st.text("ab .,/_-0123456789卷é", max_size=60), st.integers(1, 30))
 def test_wrap_loses_nothing_and_cuts_no_number(text: str, width: int) -> None:
     lines = [text[a:b] for a, b in wrap(text, width)]

@@ -26,6 +26,7 @@ from convinspect.cli.diff import diff
 from convinspect.cli.explain import explain
 from convinspect.cli.options import ReaderLeft
 from convinspect.cli.shapes import shapes
+from convinspect.cli.usage import UsageError, usage_line
 from convinspect.cli.verify import verify
 from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
@@ -74,7 +75,15 @@ def main() -> None:
     gc.disable()
     try:
         with _signals_as_exceptions():
-            app(prog_name="convinspect")
+            # Not standalone: it would draw boxes around what is wrong with a command line.
+            sys.exit(app(prog_name="convinspect", standalone_mode=False))
+    except UsageError as error:
+        line = usage_line(error)
+        if line:
+            _complain(line)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
     except ConvInspectError as error:
         _complain(str(error))
         sys.exit(2)

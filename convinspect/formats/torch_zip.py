@@ -6,16 +6,16 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from convinspect.admitted import judged
-from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint
+from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats import frozen, torchscript
 from convinspect.formats.files import File, cut_short
+from convinspect.formats.other_zips import of_kind, other_zip
 from convinspect.formats.pickle_walk import Walk, reader, walk
 from convinspect.formats.torch_tree import find_roots
-from convinspect.formats.zip_records import LOCAL_HEADER, STORAGE, Archive, header_length
+from convinspect.formats.zip_records import LOCAL_HEADER, Archive, bytes_gone, first_name, header_length
 from convinspect.records import Contents, Module, Root, Storage
 
 _ALIGNMENT = 64
@@ -24,6 +24,10 @@ _PAYLOAD_PER_STORAGE = 6_400
 SMALL_STORAGE = 512
 """Bytes of the storages of a checkpoint on average at least, where they cannot be counted beforehand."""
 
+_UNWRITTEN = 1024
+"""So many zeros at a file's end are none of a zip's directory."""
+_OWN_CLASSES = 3
+"""So many classes of modules inside others are named."""
 _LARGE_PICKLE = 1 << 24
 
 PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
@@ -41,7 +45,7 @@ def read_torch_zip(file: File) -> Contents:
 def read_archive(file: File, archive: Archive) -> Contents:
     """`read_torch_zip` of an archive that is open already."""
     if "data.pkl" not in archive.records:
-        raise _other_zip(archive)
+        raise other_zip(archive.names())
     tree = walked(archive)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
@@ -128,13 +132,18 @@ def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
 
 
 def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
-    """One line for each whole module in the file, naming its class."""
-    names = [root.modules[""].class_name for root in roots if "" in root.modules]
+    """One line for each whole module in the file, naming its class; of many the last says how many more there are."""
+    classes = [torchscript.class_name(root.modules[""].class_name) for root in roots if "" in root.modules]
+    every = (torchscript.class_name(one.class_name) for root in roots for one in root.modules.values())
     # Of a model in a wrapper such as DataParallel the model's own class is what a user looks for.
-    names += [
-        one.class_name for root in roots for one in root.modules.values() if not one.class_name.startswith("torch.")
-    ][:3]
-    return tuple(f"whole module {name}; its code was neither needed nor run" for name in dict.fromkeys(names))
+    own = dict.fromkeys(name for name in every if not name.startswith("torch.") and name not in classes)
+    named = list(dict.fromkeys(classes + list(own)[:_OWN_CLASSES]))
+    more = len(own) - _OWN_CLASSES
+    lines = [f"whole module {name}; its code was neither needed nor run" for name in named]
+    if more > 0:
+        others = f"{more:,} more {'class' if more == 1 else 'classes'}"
+        lines[-1] = f"whole module {named[-1]} and {others}; their code was neither needed nor run"
+    return tuple(lines)
 
 
 def headless(file: File) -> ConvInspectError:
@@ -142,21 +151,33 @@ def headless(file: File) -> ConvInspectError:
     expected = None
     with suppress(ConvInspectError):
         expected = _expected_size(file)
-    if expected is None or expected <= file.size:
-        return cut_short(file.size, None, ", and the zip directory at its end is gone")
-    return CutShort(
-        f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
-        f" (about {expected - file.size:,} are missing)",
-        "download or copy it again",
-    )
+    if expected is not None and expected > file.size:
+        return CutShort(
+            f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
+            f" (about {expected - file.size:,} are missing)",
+            "download or copy it again",
+        )
+    gone = bytes_gone(file)
+    if gone > 0:
+        return cut_short(file.size, file.size + gone, " before its zip directory")
+    tail = file.read(file.size - _UNWRITTEN, _UNWRITTEN)
+    if tail and not tail.strip(b"\0"):
+        return CutShort(
+            f"its end was never written: the last {_UNWRITTEN:,} of its {file.size:,} bytes are all zero",
+            "download it again, and watch the disk's free space",
+        )
+    other = of_kind([first_name(file)])
+    if other is not None:
+        return NotACheckpoint(f"{other.problem}, and cut short", other.remedy)
+    return cut_short(file.size, None, ", and the zip directory at its end is gone")
 
 
 def _expected_size(file: File) -> int | None:
     """Size in bytes of the whole archive, near enough: each storage with its header and padding."""
     head = file.read(0, LOCAL_HEADER)
     start = header_length(head)
-    name = file.read(LOCAL_HEADER, int.from_bytes(head[26:28], "little"))
-    if start is None or not name.endswith(b"/data.pkl"):
+    name = first_name(file)
+    if start is None or not name.endswith("/data.pkl"):
         return None
     tree = walk(file.part(start), 0, file.size - start, file.size // SMALL_STORAGE)
     sizes: dict[str, int] = {}
@@ -168,40 +189,3 @@ def _expected_size(file: File) -> int | None:
     find_roots(tree, storage_of)
     directory = 100
     return start + tree.end + sum(size + _ALIGNMENT + len(name) + directory for size in sizes.values())
-
-
-def _other_zip(archive: Archive) -> ConvInspectError:
-    names = archive.records
-    if ".data/extern_modules" in names:
-        return NotACheckpoint(
-            "it is a torch.package archive, which brings its model's code along",
-            "where you trust it, load it with torch.package.PackageImporter and torch.save the model's state_dict",
-        )
-    pickles = [name for name in names if name.endswith("/data.pkl")]
-    if pickles:
-        return BrokenFile(
-            f"it holds {len(pickles)} checkpoints ({', '.join(pickles[:3])}), and which is meant cannot be told"
-            if len(pickles) > 1
-            else f"its records lie in several folders, and only {pickles[0]!r} in its place",
-            "unpack it, and pack one folder again",
-        )
-    payload = [name for name in names if STORAGE.fullmatch(name)]
-    if payload:
-        what = "record" if len(payload) == 1 else "records"
-        return BrokenFile(
-            f"it holds {len(payload):,} {what} of numbers, and no data.pkl, which says what they are",
-            "download or save it again",
-        )
-    if "model.json" in names:
-        return NotACheckpoint(
-            "it is a TorchScript archive of PyTorch 1.3 or older",
-            "load and save it once with PyTorch 1.4 or newer",
-        )
-    if any(name.endswith((".npy", ".npz")) for name in names):
-        return NotACheckpoint("it is a NumPy archive (.npz)", "open it with numpy.load")
-    if any(name.endswith(("config.json", "model.weights.h5")) for name in names):
-        return NotACheckpoint("it is a Keras archive", "open it with Keras")
-    inside = [name for name in names if Path(name).suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}]
-    if inside:
-        return NotACheckpoint(f"it is a zip archive that holds {inside[0]!r}", "unpack it and open that file")
-    return NotACheckpoint("it is a zip archive without a checkpoint's records (no data.pkl)", "unpack it first")

@@ -84,6 +84,10 @@ class Archive:
         self._zip.filelist.clear()
         self._zip.NameToInfo.clear()
 
+    def names(self) -> list[str]:
+        """Whole names of all records."""
+        return [self._infos[name].filename if name in self._infos else self.folder + name for name in self.records]
+
     def read(self, name: str) -> bytes:
         """The bytes of a record that is no storage, unpacked and checked against its CRC.
 
@@ -193,6 +197,14 @@ def header_length(head: bytes) -> int | None:
     return LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
 
 
+def first_name(file: File) -> str:
+    """The name of the record that a zip begins with; "" when it begins with none."""
+    head = file.read(0, LOCAL_HEADER)
+    if header_length(head) is None:
+        return ""
+    return file.read(LOCAL_HEADER, int.from_bytes(head[26:28], "little")).decode("utf-8", "replace")
+
+
 def _common_folder(names: Iterable[str]) -> str:
     """The archive's one folder with its slash; "" when the records do not share one."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
@@ -227,3 +239,18 @@ def find_directory(file: File) -> Directory | None:
             return None
         size, start = struct.unpack_from("<QQ", record, 40)
     return Directory(start, size, end) if start + size == end else None
+
+
+def bytes_gone(file: File) -> int:
+    """How many bytes before the end records are missing, as these tell; 0 or less where they do not tell."""
+    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _END:
+        return 0
+    end = file.size - len(tail) + at
+    if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
+        claimed = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
+        lies = end - _LOCATOR64 - _END64
+        return claimed - lies if file.read(lies, 4) == b"PK\x06\x06" else 0
+    size, start = struct.unpack_from("<LL", tail, at + 12)
+    return int(size + start - end)

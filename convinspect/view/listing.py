@@ -298,6 +298,7 @@ def layer_payload(layer: Layer) -> dict[str, Any]:
         "numel": layer.numel,
         "nbytes": layer.nbytes,
         "tied_to": list(layer.tied_to),
+        **({"tied_to_more": layer.tied_to_more} if layer.tied_to_more else {}),
         "notes": list(layer.notes),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.kernels import Choice, Kernel, Matrix, cut
+from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
 from convinspect.view.emit import Room
 from convinspect.view.heatmap import heatmap
@@ -167,10 +168,17 @@ def stats_payload(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]]) -
 
 
 def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
-    """One layer of the JSON of `weights`: the chosen part of its kernel, numbers in full precision."""
+    """One layer of the JSON of `weights`: the chosen part of its kernel, numbers in full precision.
+
+    `axes` says what the dimensions of `weight` are, `stored_axes` what those of `shape` are, which is as stored.
+    """
     weight, bias, rows, columns = cut(kernel, choice)
+    turned = kernel.layer.kind == TRANSFORMERS_CONV1D or kernel.layer.kind.startswith("ConvTranspose")
+    taps = [f"kernel_size[{i}]" for i in range(weight.ndim - 2)]
     return {
         **_head(kernel.layer),
+        "stored_axes": [*(("in", "out") if turned else ("out", "in")), *taps],
+        "axes": ["out", "in", *taps],
         "notes": list(kernel.notes),
         "rows": list(rows),
         "columns": list(columns),

@@ -14,6 +14,9 @@ _BREAK_AFTER = frozenset("./_,:;)-")
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
+_HELD = re.compile(rf"(?<=\d) (?=(?:{'|'.join(_UNITS)})\b)")
+"""A space between a number and its unit."""
+
 
 def safe(text: str) -> str:
     r"""`text` with all that a terminal might obey, or not show, turned into visible escapes.
@@ -129,8 +132,8 @@ def longest_number(texts: Iterable[str]) -> int:
 def wrap(text: str, width: int) -> list[tuple[int, int]]:
     """Where to break one line of text into lines of at most `width` cells.
 
-    Breaks at spaces; inside a word that is too long, after one of `./_,:;)-`, then anywhere but inside a
-    number. A number longer than `width` stays whole and sticks out.
+    Breaks at spaces, between a number and its unit only if at no other; inside a word that is too long, after one of
+    `./_,:;)-`, then anywhere but inside a number. A number longer than `width` stays whole and sticks out.
 
     Returns:
         Start and end of each line in `text`, without the spaces at the breaks; one pair at least.
@@ -148,13 +151,19 @@ def wrap(text: str, width: int) -> list[tuple[int, int]]:
     return lines
 
 
+def _space(text: str, start: int, limit: int) -> int:
+    return limit if text[limit : limit + 1] == " " else text.rfind(" ", start, limit)
+
+
 def _break(text: str, start: int, limit: int) -> int:
     """The best place to end a line that starts at `start` and can hold no more than `text[start:limit]`."""
-    if limit < len(text) and text[limit] == " ":
-        return limit
-    space = text.rfind(" ", start, limit)
-    if space > start and text[start:space].strip(" "):
-        return space
+    space = _space(text, start, limit)
+    held = space
+    while held > start and _HELD.match(text, held):
+        held = text.rfind(" ", start, held)
+    for at in (held, space):
+        if at == limit or (at > start and text[start:at].strip(" ")):
+            return at
     word_end = text.find(" ", limit)
     numbers = [n.span() for n in _NUMBER.finditer(text, start, len(text) if word_end < 0 else word_end)]
     allowed = [i for i in range(start + 1, limit + 1) if not any(a < i < b for a, b in numbers)]

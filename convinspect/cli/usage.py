@@ -1,0 +1,45 @@
+"""A command line that cannot be understood → one line that says what is wrong and what to type instead."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import typer
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What Typer raises for a wrong command line; it gives the class no public name."""
+
+
+def usage_line(error: Any) -> str:
+    """What is wrong and what to do, in one line; "" where the help was shown instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    near = _near(error)
+    context = error.ctx
+    remedy = f"did you mean {near}?" if near else f"see {context.command_path if context else 'convinspect'} -h"
+    return f"{_problem(error)}; {remedy}"
+
+
+def _problem(error: Any) -> str:
+    parameter = getattr(error, "param", None)
+    options = [one for one in getattr(parameter, "opts", ()) if one.startswith("-")]
+    if options and error.message:
+        text = error.message.removeprefix("Value error, ")
+        return f"{max(options, key=len)}: {text[:1].lower()}{text[1:].rstrip('.')}"
+    # What Typer adds, some of it in brackets, is said as the remedy.
+    text = error.message if hasattr(error, "possibilities") else error.format_message()
+    text = text.partition(". Did you mean")[0]
+    return f"{text[:1].lower()}{text[1:].rstrip('.')}"
+
+
+def _near(error: Any) -> str | None:
+    """The one of what would have been right that is closest to what was typed."""
+    from difflib import get_close_matches
+
+    typed, *names = re.findall(r"'([^']*)'", error.message) or [""]
+    if hasattr(error, "possibilities"):
+        typed, names = error.option_name, error.possibilities or []
+    elif error.message.startswith("No such command") and error.ctx is not None:
+        names = error.ctx.command.list_commands(error.ctx)
+    return next(iter(get_close_matches(typed, names, 1, 0.5)), None)
