@@ -19,7 +19,8 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotShow
-from convinspect.load_errors import Complaint, ErrorReport, answer_error, read_error
+from convinspect.load_errors import Complaint, read_error
+from convinspect.mending import ErrorReport, answer_error
 
 State = dict[str, Any]
 

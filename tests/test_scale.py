@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.main import app
 from convinspect.layers import find_layers, select
-from convinspect.load_errors import answer_error, read_error
+from convinspect.load_errors import read_error
+from convinspect.mending import answer_error
 from convinspect.modules import PointwiseLinear, swap_pointwise
 
 LAYERS = 4_000

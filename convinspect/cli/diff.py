@@ -111,7 +111,8 @@ def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool
 
 def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; whether nothing need be."""
-    from convinspect.load_errors import answer_error, read_error
+    from convinspect.load_errors import read_error
+    from convinspect.mending import answer_error
     from convinspect.view.answers import error_payload, error_table, error_typed
 
     report = answer_error(a, read_error(text))

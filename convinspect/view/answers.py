@@ -7,7 +7,8 @@ from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.folding import fold_names
-from convinspect.load_errors import Answer, ErrorReport, Shape
+from convinspect.load_errors import Shape
+from convinspect.mending import Answer, ErrorReport
 from convinspect.view.commands import can_be_converted, step_commands
 from convinspect.view.differences import command_lines, obstacle_cell, prefix_payload, prefix_text, what_changes
 from convinspect.view.style import BAD, GOOD, NAME, WARN

@@ -10,7 +10,7 @@ from pathlib import Path
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import option_of
 from convinspect.formats.roots import main_root
-from convinspect.load_errors import Step
+from convinspect.mending import Step
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 

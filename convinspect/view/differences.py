@@ -9,7 +9,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.diff import Difference, DiffReport
 from convinspect.folding import fold_names
 from convinspect.layers import find_layers
-from convinspect.load_errors import planned_steps
+from convinspect.mending import planned_steps
 from convinspect.pairing import Prefix
 from convinspect.records import Tensor
 from convinspect.view.commands import can_be_converted, is_main, like_command, step_commands
