@@ -16,6 +16,7 @@ from convinspect.cli.options import RootOption, Sink, WidthOption, complete_laye
 from convinspect.cli.trials import tensor_in
 from convinspect.errors import CannotShow, NotThere
 from convinspect.view.format import Format
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,7 +222,7 @@ def _moral(example: Example, width: int) -> Block:
     from convinspect.view.table import Block
 
     outs = len(example.w)
-    kernels, columns = (f"{outs:,} {what}{'s' * (outs != 1)}" for what in ("kernel", "column"))
+    kernels, columns = (several(outs, what) for what in ("kernel", "column"))
     meets = (
         "each row of X meets each kernel once and gives one number."
         if example.taps == 1

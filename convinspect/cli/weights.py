@@ -125,6 +125,7 @@ def _show_kernels(
 ) -> None:
     from convinspect import kernels
     from convinspect.view import numbers_view as view
+    from convinspect.view.matrix import machine_table
     from convinspect.view.table import Block
 
     choice = kernels.Choice(*wanted)
@@ -155,7 +156,7 @@ def _show_kernels(
                 things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
             elif sink.for_machines:
                 several = len(found) > 1 or len(chosen) > 1
-                things.append(view.whole_matrix(view.labelled(shown, layer, matrix) if several else shown))
+                things.append(machine_table(view.labelled(shown, layer, matrix) if several else shown))
             else:
                 things.append(view.shown_matrix(shown, sink.space, sink.color, sliced))
     if things:

@@ -14,10 +14,11 @@ from convinspect.records import Layer
 from convinspect.view.emit import Room
 from convinspect.view.heatmap import heatmap
 from convinspect.view.listing import layer_name
-from convinspect.view.matrix import MatrixView, machine_table, matrix_table, number, scale, sparkline
+from convinspect.view.matrix import MatrixView, matrix_table, number, scale, sparkline
 from convinspect.view.style import BAD, NAME, QUIET
 from convinspect.view.table import Block, Cell, Column, Styled, Table
 from convinspect.view.text import count, shape
+from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.stats import Stats
@@ -68,11 +69,6 @@ def shown_matrix(view: MatrixView, space: Room, color: bool, sliced: bool) -> Ta
     return matrix_table(view, space.width, space.height, color)
 
 
-def whole_matrix(view: MatrixView) -> Table:
-    """The matrix for CSV and Markdown."""
-    return machine_table(view)
-
-
 def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
     """The matrix with rows that say whose they are, for several in one CSV."""
     front = " ".join(filter(None, (layer_name(layer), matrix.title)))
@@ -118,7 +114,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in found],
-        title=f"{checkpoint.path.name} · kernels of {len(found)} layer{'s' * (len(found) != 1)}",
+        title=f"{checkpoint.path.name} · kernels of {several(len(found), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],

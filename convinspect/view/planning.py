@@ -157,17 +157,15 @@ def _summary(done: Done, written: bool) -> Cell:
     parts: list[Styled] = []
     if number or plan.refusals:
         verb = "converted" if written else "to convert"
-        parts.append(Styled(f"{count(number)} layer{'s' * (number != 1)} {verb}", GOOD if number else "bold"))
+        parts.append(Styled(f"{several(number, 'layer')} {verb}", GOOD if number else "bold"))
     if extra:
         parts.append(Styled(f" with {' and '.join(extra)}"))
     if renamed:
         verb = "renamed" if written else "to rename"
-        parts.append(Styled(f"{' · ' * bool(parts)}{count(renamed)} tensor{'s' * (renamed != 1)} {verb}", GOOD))
+        parts.append(Styled(f"{' · ' * bool(parts)}{several(renamed, 'tensor')} {verb}", GOOD))
     if done.fused:
         verb = "as plain weights" if written else "to fuse"
-        parts.append(
-            Styled(f"{' · ' * bool(parts)}{count(len(done.fused))} layer{'s' * (len(done.fused) != 1)} {verb}")
-        )
+        parts.append(Styled(f"{' · ' * bool(parts)}{several(len(done.fused), 'layer')} {verb}"))
     if already:
         parts.append(Styled(f" · {count(already)} already so"))
     if refused:
