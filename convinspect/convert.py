@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from convinspect.companions import magnitudes_edit, magnitudes_of
 from convinspect.errors import CannotConvert
 from convinspect.groups import lora_partner
 from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
@@ -279,8 +280,8 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
 
 
 def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
-    """All names of a tie change, or none do, and so do both halves of a LoRA pair: a conversion whose tensor another
-    layer keeps, or whose other half stays, is taken back.
+    """All names of a tie change, or none do, and so do both halves of a LoRA pair, with its magnitudes (DoRA): a
+    conversion whose tensor another layer keeps, or whose other half or magnitudes stay, is taken back.
 
     Taking one back can leave another's partner unchanged, so it is looked over until nothing changes.
     """
@@ -289,6 +290,13 @@ def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], r
     for layer in layers:
         for tensor in layer.tensors.values():
             groups.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
+    pairs = _pairs_with_magnitudes(layers)
+    halves: dict[str, list[str]] = {}
+    for name, layer in pairs.items():
+        halves.setdefault(layer.name, []).append(name)
+        edit = _beside(conversions[name], layer) if name in conversions else None
+        if edit is not None and edit.shape != layer.weight.shape:
+            conversions.setdefault(layer.name, Conversion(layer, layer.kind, (edit,)))
     while True:
         shapes = {edit.tensor.key: edit.shape for one in conversions.values() for edit in one.edits}
         before = len(conversions)
@@ -298,6 +306,17 @@ def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], r
                 del conversions[name]
                 refusals[name] = Refusal(name, f"one half of a LoRA pair, whose other half {partner} does not change")
                 continue
+            if name in pairs and pairs[name].name not in conversions:
+                edit = _beside(conversion, pairs[name])
+                if edit is None or edit.shape != pairs[name].weight.shape:
+                    del conversions[name]
+                    refusals[name] = Refusal(name, f"its pair's magnitudes {pairs[name].name} cannot change with it")
+                    continue
+            if any(
+                layer.name == name and half in refusals and not refusals[half].done for half, layer in pairs.items()
+            ):
+                del conversions[name]
+                continue
             keeper = _keeper(conversion, groups, shapes)
             if keeper is not None:
                 del conversions[name]
@@ -306,6 +325,18 @@ def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], r
                 refusals[name] = Refusal(name, reason)
         if len(conversions) == before:
             return
+
+
+def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
+    """Halves of low-rank pairs that have magnitudes beside them → the layer that holds these."""
+    by_name = {layer.name: layer for layer in layers}
+    found = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
+    return {name: magnitudes for name, magnitudes in found if magnitudes is not None and name != magnitudes.name}
+
+
+def _beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
+    """What magnitudes are beside a converted half, which may be what they are; None where it cannot be told."""
+    return magnitudes_edit(magnitudes.weight, _EXTRA_DIMS.get(conversion.to, 0))
 
 
 def _keeper(
