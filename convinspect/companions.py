@@ -3,8 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from convinspect.records import Tensor
+from convinspect.records import Edit, Tensor
+
+_MAGNITUDES = {
+    "lora_A": "lora_magnitude_vector",
+    "lora_B": "lora_magnitude_vector",
+    "lora_down": "dora_scale",
+    "lora_up": "dora_scale",
+}
+"""Half of a low-rank pair → what DoRA's magnitudes beside it are called, by peft and by LyCORIS."""
+
+
+def magnitudes_of(name: str) -> str | None:
+    """The layer that holds the magnitudes (DoRA) of the low-rank pair of layer `name`; None when it is no such half."""
+    parts = name.split(".")
+    half = next((part for part in parts if part in _MAGNITUDES), None)
+    return None if half is None else ".".join(_MAGNITUDES[half] if one == half else one for one in parts)
+
+
+def magnitudes_edit(tensor: Tensor, extra: int) -> Edit | None:
+    """The edit that gives magnitudes the shape beside weights with `extra` trailing dimensions of size 1.
+
+    Args:
+        tensor: peft's, (out,) beside a Linear and (1, out, 1, …) beside a convolution; or LyCORIS's, which has the
+            weight's dimensions, all but one of size 1.
+        extra: Of the weights as they will be; 0 for a Linear.
+
+    Returns:
+        None for any other shape.
+    """
+    ones = (1,) * extra
+    if tensor.key.endswith("dora_scale"):
+        matrix = len(tensor.shape) >= 2 and set(tensor.shape[2:]) <= {1} and 1 in tensor.shape[:2]
+        return Edit(tensor, tensor.shape[:2] + ones, tensor.stride[:2] + ones) if matrix else None
+    vector = as_vector(tensor)
+    if vector is None:
+        return None
+    if not extra:
+        return Edit(tensor, vector.shape, vector.stride)
+    # A transposed view in peft's code, whose strides are all the vector's.
+    return Edit(tensor, (1, *vector.shape, *ones), vector.stride * (2 + extra))
+
+
+def as_vector(tensor: Tensor) -> Tensor | None:
+    """Magnitudes (out,) or (1, out, 1, …) as (out,): the same numbers; None for any other shape."""
+    if len(tensor.shape) == 1:
+        return tensor
+    if len(tensor.shape) < 3 or {tensor.shape[0], *tensor.shape[2:]} != {1}:
+        return None
+    return replace(tensor, shape=tensor.shape[1:2], stride=tensor.stride[1:2])
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:

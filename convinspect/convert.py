@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from convinspect.companions import magnitudes_edit, magnitudes_of
 from convinspect.errors import CannotConvert
 from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
@@ -279,8 +280,31 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
 
 
 def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
-    """Take back each conversion that would part a tie or a LoRA pair."""
+    """Take back each conversion that would part a tie or a LoRA pair; magnitudes (DoRA) change with their pair."""
+    beside: dict[str, str] = {}
+    for half, layer in _pairs_with_magnitudes(layers).items():
+        edit = _beside(conversions[half], layer) if half in conversions else None
+        # Those that a pair of this kind has already stay, whatever becomes of it.
+        if edit is None or edit.shape != layer.weight.shape:
+            beside[half] = layer.name
+            if edit is not None:
+                conversions.setdefault(layer.name, Conversion(layer, layer.kind, (edit,)))
     edits = {name: one.edits for name, one in conversions.items()}
-    for name, reason in held_back(layers, edits, {name: one.to for name, one in conversions.items()}).items():
+    kinds = {name: one.to for name, one in conversions.items()}
+    refused = frozenset(name for name, one in refusals.items() if not one.done)
+    for name, reason in held_back(layers, edits, kinds, beside, refused).items():
         del conversions[name]
-        refusals[name] = Refusal(name, reason)
+        if reason:
+            refusals[name] = Refusal(name, reason)
+
+
+def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
+    """Halves of low-rank pairs that have magnitudes beside them → the layer that holds these."""
+    by_name = {layer.name: layer for layer in layers}
+    found = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
+    return {name: magnitudes for name, magnitudes in found if magnitudes is not None and name != magnitudes.name}
+
+
+def _beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
+    """What magnitudes are beside a converted half, which may be what they are; None where it cannot be told."""
+    return magnitudes_edit(magnitudes.weight, _EXTRA_DIMS.get(conversion.to, 0))

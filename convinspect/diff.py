@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.companions import as_vector
 from convinspect.convert import Plan
 from convinspect.errors import CannotShow
 from convinspect.formats.objects import read_objects, versions
 from convinspect.layers import find_layers
 from convinspect.matching import out_in, plan_like, square_turned
 from convinspect.pairing import COUNT, Pairing, Prefix, pair_keys
+from convinspect.readings import is_magnitude
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:
@@ -252,6 +254,10 @@ def _norms(only_a: Mapping[str, Tensor], only_b: Mapping[str, Tensor]) -> dict[s
 def _kind(a: Tensor, b: Tensor, turned: bool) -> Kind:
     if a.shape == b.shape and not turned:
         return "same" if _facts(a) == _facts(b) else "dtype differs"
+    if is_magnitude(a.key):
+        vectors = as_vector(a), as_vector(b)
+        if vectors[0] is not None and vectors[1] is not None:
+            return "rank differs" if vectors[0].shape == vectors[1].shape else "shape differs"
     ours, theirs = out_in(a.shape), out_in(b.shape)
     if ours is None or theirs is None:
         return "shape differs"
@@ -308,6 +314,8 @@ def _compared(one: Difference) -> Difference:
     a, b = one.a, one.b
     if a is None or b is None or a is b or one.kind == "shape differs":
         return one
+    if a.shape != b.shape and is_magnitude(a.key):
+        a, b = as_vector(a) or a, as_vector(b) or b
     if a.shape != b.shape or one.kind == "transposed":
         a, b = as_matrix(a, one.kind == "transposed"), as_matrix(b, turned=False)
     try:

@@ -10,7 +10,7 @@ from convinspect.convert import KINDS, assumed
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers import CONVOLUTIONS
 from convinspect.pairs import Pairs
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.readings import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.records import Layer
 from convinspect.wording import an
 
@@ -115,7 +115,8 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
     if other is None:
         return replace(check, cause="it is not there any more"), frozenset()
     check = replace(check, after=_kind_after(layer, other, pairs))
-    if any(name in pairs.converted for name in keys.values()) and layer.kind not in KINDS:
+    may_change = layer.kind in KINDS or is_magnitude(layer.name)
+    if any(name in pairs.converted for name in keys.values()) and not may_change:
         return replace(
             check, cause=f"{an(layer.kind)} must keep its shape, which became {other.weight.shape}"
         ), frozenset()

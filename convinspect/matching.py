@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from convinspect.companions import magnitudes_edit
 from convinspect.convert import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.layers import CONVOLUTIONS
 from convinspect.obstacles import obstacle
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.readings import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.records import Edit, Layer, Tensor
 
 _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
@@ -50,6 +51,8 @@ def plan_like(
             if wanted.shape == tensor.shape and not turned:
                 continue
             edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
+            if edit is None and is_magnitude(layer.name):
+                edit = _magnitudes_to(tensor, wanted.shape)
             if edit is None:
                 mismatch = mismatch or f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
             else:
@@ -104,6 +107,11 @@ def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
     return None
 
 
+def _magnitudes_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
+    edit = magnitudes_edit(tensor, max(len(shape) - 2, 0))
+    return edit if edit is not None and edit.shape == shape else None
+
+
 def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """(out, in) of a pointwise or Linear weight's shape; None for any other."""
     if 2 <= len(shape) <= 5 and all(size == 1 for size in shape[2:]):
@@ -115,9 +123,10 @@ def _conversion(layer: Layer, edits: list[Edit], there: Layer | None) -> Convers
     """The change of a layer whose counterpart is `there`, where it has one."""
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
-    to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
     if layer.kind not in KINDS:
         to = layer.kind if there is None else there.kind
+    else:
+        to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
     doubt = main.transposed and layer.evidence == "ambiguous"
     warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
     return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

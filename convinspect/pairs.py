@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
+from convinspect.companions import as_vector
 from convinspect.errors import CannotShow
+from convinspect.readings import is_magnitude
 from convinspect.records import ITEMSIZE, Tensor
 from convinspect.workers import side_by_side
 
@@ -109,6 +111,9 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
         return _narrowed(before, after)
     if before.shape == after.shape:
         return _same_shape(before, after, turned, others)
+    vectors = [as_vector(one) if is_magnitude(one.key) else None for one in (before, after)]
+    if vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1]):
+        return ""
     if not (_is_matrix(before) and _is_matrix(after)):
         return f"its shape {before.shape} became {after.shape}"
     one, other = as_matrix(before, turned[0]), as_matrix(after, turned[1])

@@ -79,6 +79,11 @@ def of_torch(module: Module) -> bool:
     return module.class_name.startswith(("torch.nn.", "torch.ops.aten."))
 
 
+def is_magnitude(name: str) -> bool:
+    """Whether DoRA's magnitudes are called so: of a convolution they have a convolution's shape, (1, out, 1)."""
+    return "lora_magnitude_vector" in name or name.endswith("dora_scale")
+
+
 def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     """What a layer is, from its module or else from the shapes of its weight and bias.
 
@@ -87,6 +92,8 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         module: What the file says of its module, if it does.
         context: What the rest of the file tells.
     """
+    if is_magnitude(layer.name):
+        return replace(layer, kind="Parameter", evidence="shape")
     if layer.norm:
         layer = replace(layer, tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
     if _is_quantized(layer):

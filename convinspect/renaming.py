@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.errors import CannotConvert, NotThere
@@ -23,11 +23,13 @@ class Renaming:
         edits: Of the root in use.
         copies: Of the same names in its EMA copies.
         roots: Paths of the roots that these are in.
+        parameters: Old names → new ones, of what optimizers keep of their parameters' names.
     """
 
     edits: tuple[Edit, ...] = ()
     copies: tuple[Edit, ...] = ()
     roots: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     def names(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Clean names that the root's tensors will have, by stored key."""
@@ -85,7 +87,23 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
         if root is not checkpoint.root and root.role == "ema"
     }
     roots = tuple(path for path, found in copies.items() if found)
-    return Renaming(tuple(edits), tuple(edit for found in copies.values() for edit in found), roots)
+    in_copies = tuple(edit for found in copies.values() for edit in found)
+    return Renaming(tuple(edits), in_copies, roots, _parameters(checkpoint, edits))
+
+
+def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]:
+    """New names for what optimizers keep of their parameters' names; none where these may be another model's."""
+    models = [
+        frozenset(tensor.key for tensor in root.tensors)
+        for root in checkpoint.roots
+        if root is checkpoint.root or root.role == "model"
+    ]
+    own = frozenset(tensor.key for tensor in checkpoint.root.tensors)
+    new = {edit.tensor.key: edit.key or "" for edit in edits}
+    kept = [root.parameter_names for root in checkpoint.roots if root.parameter_names is not None]
+    if any(not own.issuperset(names) or sum(one.issuperset(names) for one in models) > 1 for names in kept):
+        return {}
+    return {name: new[name] for names in kept for name in names if name in new}
 
 
 def _rule(text: str) -> _Rule:

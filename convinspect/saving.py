@@ -90,7 +90,12 @@ def writer_of(target: Path) -> str:
 
 
 def save_edits(
-    checkpoint: Checkpoint, edits: Iterable[Edit], target: Path, progress: Progress, drop_optimizer: bool = False
+    checkpoint: Checkpoint,
+    edits: Iterable[Edit],
+    target: Path,
+    progress: Progress,
+    drop_optimizer: bool = False,
+    parameters: Mapping[str, str] | None = None,
 ) -> None:
     """Write the checkpoint with other shapes and names to `target`, which `check_target` allowed.
 
@@ -103,6 +108,7 @@ def save_edits(
         target: The new file or folder.
         progress: Told how many bytes were written, now and then.
         drop_optimizer: Leave every optimizer's state empty.
+        parameters: New names for those that optimizers keep of their parameters.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then as it was.
@@ -119,12 +125,19 @@ def save_edits(
             blaming_changes(versions),
             new_file(target, lambda new: _approve(new, expected, versions)) as temporary,
         ):
-            _write_one(source, wanted, temporary, progress, drop_optimizer)
+            _write_one(source, wanted, temporary, progress, drop_optimizer, parameters)
 
 
-def _write_one(source: Path, edits: list[Edit], target: Path, progress: Progress, drop: bool = False) -> None:
+def _write_one(
+    source: Path,
+    edits: list[Edit],
+    target: Path,
+    progress: Progress,
+    drop: bool = False,
+    parameters: Mapping[str, str] | None = None,
+) -> None:
     with File(source) as file:
-        pieces = pieces_for(file, edits, drop)
+        pieces = pieces_for(file, edits, drop, parameters)
         room_for(target, sum(size_of(piece) for piece in pieces))
         write_pieces(source, pieces, target, progress)
 

@@ -334,15 +334,66 @@ def test_like_turns_square_matrices_over_under_new_names_too(tmp_path: Path) -> 
     assert all(torch.equal(made[key], value) for key, value in wanted.items())
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_names_that_an_optimizer_keeps_are_said_to_stay(tmp_path: Path, named: bool) -> None:
-    model = torch.nn.Sequential(torch.nn.Conv1d(4, 6, 1))
-    optimizer = torch.optim.Adam(model.named_parameters() if named else model.parameters())
-    model(torch.randn(1, 4, 3)).sum().backward()
+# --------------------------------------------------------------------------------- names that an optimizer keeps
+
+
+def named_optimizer(model: nn.Module, groups: int) -> torch.optim.Optimizer:
+    named = list(model.named_parameters())
+    split: Any = named if groups == 1 else [{"params": named[:3]}, {"params": named[3:], "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(split)
+    model(torch.randn(2, 6, 5)).square().mean().backward()
     optimizer.step()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
-    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "0=conv")
+    return optimizer
+
+
+@pytest.mark.parametrize(("optimizer_first", "shared"), [(True, False), (False, False), (True, True), (False, True)])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_names_that_an_optimizer_keeps_change_too(
+    tmp_path: Path, way: str, groups: int, optimizer_first: bool, shared: bool
+) -> None:
+    source, target, back = (tmp_path / f"{name}.pt" for name in "abc")
+    model = net()
+    state, optimizer = model.state_dict(), named_optimizer(model, groups).state_dict()
+    if shared:
+        # The very strings that are the keys, which a pickler writes once.
+        own = {key: key for key in state}
+        for group in optimizer["param_groups"]:
+            group["param_names"] = [own[name] for name in group["param_names"]]
+    parts: list[tuple[str, Any]] = [("model", state), ("optimizer", optimizer), ("keys", list(state))]
+    WAYS[way](dict(parts[::-1] if optimizer_first else parts), source)
+    rules = ("--rename", "conv1=lin", "--rename", "block.*=part.inner.*", "--root", "model")
+    done = run("convert", source, "-o", target, "--to", "linear", *rules)
+    assert (done.returncode, done.stderr) == (0, "")
+    before, after = reload(source), reload(target)
+    new = {key: key.replace("conv1.", "lin.").replace("block.", "part.inner.") for key in before["model"]}
+    for old_group, group in zip(before["optimizer"]["param_groups"], after["optimizer"]["param_groups"], strict=True):
+        assert group["param_names"] == [new[name] for name in old_group["param_names"]]
+        assert {**group, "param_names": 0} == {**old_group, "param_names": 0}
+    assert list(after["model"]) == list(new.values())
+    assert after["keys"] == before["keys"]
+    undone = ("--rename", "lin=conv1", "--rename", "part.inner=block", "--from", "linear", "--root", "model")
+    assert run("convert", target, "-o", back, "--to", "conv1d", *undone).returncode == 0
+    assert back.read_bytes() == source.read_bytes()
+
+
+def test_names_that_may_be_another_models_are_said_to_stay(tmp_path: Path) -> None:
+    """A generator and a discriminator whose layers are called alike, each with an optimizer of its own."""
+    content: dict[str, Any] = {}
+    for name in ("generator", "discriminator"):
+        model = nn.Sequential(nn.Conv1d(6, 4, 1))
+        content |= {name: model.state_dict(), f"{name}_optimizer": named_optimizer(model, 1).state_dict()}
+    torch.save(content, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "0=conv", "--root", "generator")
     assert done.returncode == 0, done.stderr
-    said = "note: the optimizer's param_names keep the old names: 0.bias, 0.weight\n" if named else ""
-    assert done.stderr == said
-    assert list(reload(tmp_path / "b.pt")["model"]) == ["conv.weight", "conv.bias"]
+    assert done.stderr == "note: the optimizer's param_names keep the old names: 0.bias, 0.weight\n"
+    after = reload(tmp_path / "b.pt")
+    assert list(after["generator"]) == ["conv.weight", "conv.bias"]
+    assert same(after["generator_optimizer"], content["generator_optimizer"])
+
+
+def test_names_of_parameters_without_names_are_no_matter(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "conv1=lin", "--root", "model")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -195,7 +195,8 @@ def convert(
         writer = writer_of(output) if anew and output is not None else "torch"
         lost = losses(checkpoint, writer, renamed.edits) if anew else []
         lost += prefixes
-        if not anew and not drop_optimizer and (kept := old_names(checkpoint, renamed.edits)):
+        kept = [] if anew or drop_optimizer else old_names(checkpoint, renamed.edits)
+        if kept and not renamed.parameters:
             lost.append(f"the optimizer's param_names keep the old names: {some(kept)}")
         if fuse and (parts := unfused(checkpoint.root, fused)):
             lost.append(f"{some(parts)}: computed from several tensors, and left so; --fuse takes single weights alone")
@@ -320,5 +321,5 @@ def _write(
     shapes = (*planned.edits, *following.copies, *following.optimizer)
     edits = together(shapes, (*renamed.edits, *renamed.copies))
     with reading_progress(checkpoint.nbytes_on_disk, "writing") as advance:
-        save_edits(checkpoint, edits, target, advance, drop)
+        save_edits(checkpoint, edits, target, advance, drop, renamed.parameters)
     sys.stdout.flush()

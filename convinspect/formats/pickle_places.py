@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from pickletools import genops
 from typing import Any
 
 from convinspect.errors import CannotWrite
@@ -134,3 +135,53 @@ def optimizer_items(tree: Any) -> list[Span]:
                 raise CannotWrite("an optimizer's state is stored in an unusual way", "--keep-optimizer leaves it")
             spans |= {start: Span(start, end) for start, end, _ in batches}
     return list(spans.values())
+
+
+def places_of_parameter_names(tree: Any, data: bytes, names: Mapping[str, str]) -> dict[int, str]:
+    """Where each name that an optimizer keeps of a renamed parameter is pushed, with the new one.
+
+    Args:
+        tree: Of the pickle.
+        data: The pickle.
+        names: Old names → new ones.
+
+    Raises:
+        CannotWrite: They are not pushed as a pickler pushes a list of strings.
+    """
+    found: dict[int, str] = {}
+    for node in _containers(tree) if names else ():
+        held = {key: value for _, key, value in _placed_items(node)}
+        listed = held.get("param_names")
+        if "params" not in held or not isinstance(listed, list):
+            continue
+        starts = _pushed_strings(data, *_place_of_value(node, "param_names"))
+        if len(starts) != len(listed):
+            raise CannotWrite("an optimizer's param_names are stored in an unusual way, so they cannot be renamed")
+        found |= {at: names[name] for at, name in zip(starts, listed, strict=True) if name in names}
+    return found
+
+
+def _place_of_value(node: Dict | Call, wanted: str) -> tuple[int, int]:
+    """Where the instructions begin and end that push the value of a key."""
+    keys = [key for key, _ in node.pairs]
+    ranges = (
+        (starts[at + 1], starts[at + 2] if at + 2 < len(starts) else end - 1)
+        for _, end, starts in node.places
+        for at in range(0, len(starts), 2)
+    )
+    return next(place for key, place in zip(keys, ranges, strict=True) if key == wanted)
+
+
+_STRINGS_AND_GETS = frozenset("UTVXS\x8c\x8dhjg")
+_OF_LISTS = frozenset("](eaqrp\x94\x95.")
+
+
+def _pushed_strings(data: bytes, start: int, end: int) -> list[int]:
+    """Where each string of a list is pushed; none where other things are."""
+    found: list[int] = []
+    for opcode, _, at in genops(data[start:end] + b"."):
+        if opcode.code in _STRINGS_AND_GETS:
+            found.append(start + (at or 0))
+        elif opcode.code not in _OF_LISTS:
+            return []
+    return found

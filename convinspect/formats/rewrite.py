@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from convinspect.errors import CannotWrite
@@ -20,13 +20,16 @@ from convinspect.records import Edit, Span, Tensor
 _PICKLE = "data.pkl"
 
 
-def pieces_for(file: File, edits: Iterable[Edit], drop_optimizer: bool = False) -> list[Piece]:
+def pieces_for(
+    file: File, edits: Iterable[Edit], drop_optimizer: bool = False, parameters: Mapping[str, str] | None = None
+) -> list[Piece]:
     """What to write so that the tensors of `file` are as the edits say, and nothing else changes.
 
     Args:
         file: A `torch.save` file of either format, or a safetensors file.
         edits: Of tensors in this file.
         drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
+        parameters: New names for those that optimizers keep of their parameters.
 
     Raises:
         CannotWrite: The file is of a kind whose shapes stand in more than one place, such as TorchScript.
@@ -36,28 +39,28 @@ def pieces_for(file: File, edits: Iterable[Edit], drop_optimizer: bool = False) 
     if is_safetensors(head):
         return _safetensors(file, wanted)
     if is_zip(head):
-        return _zip(file, wanted, drop_optimizer)
+        return _zip(file, wanted, drop_optimizer, parameters or {})
     if torch_legacy.is_legacy(file):
-        return _legacy(file, wanted, drop_optimizer)
+        return _legacy(file, wanted, drop_optimizer, parameters or {})
     raise CannotWrite("shapes in this kind of file cannot be changed")
 
 
-def _zip(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
+def _zip(file: File, edits: list[Edit], drop: bool, parameters: Mapping[str, str]) -> list[Piece]:
     archive = Archive(file)
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
-    new, dropped = _edited(data, 0, edits, drop)
+    new, dropped = _edited(data, 0, edits, drop, parameters)
     gone = [name for key in dropped if (name := f"data/{key}") in archive.records]
     return pieces_with_record(file, archive, _PICKLE, new, gone)
 
 
-def _legacy(file: File, edits: list[Edit], drop: bool) -> list[Piece]:
+def _legacy(file: File, edits: list[Edit], drop: bool, parameters: Mapping[str, str]) -> list[Piece]:
     """Before 1.6 the pickle lies open in the file, so that spans are offsets of the file."""
     if not drop and not any(edit.key for edit in edits) and file.read(1, 1) < b"\x04":
         return list(_with_tuples(file, edits))
     start, tree, keys = torch_legacy.pickles(file)
-    new, dropped = _edited(file.read(start, tree.end - start), start, edits, drop)
+    new, dropped = _edited(file.read(start, tree.end - start), start, edits, drop, parameters)
     pieces: list[Piece] = [Range(0, start), new]
     if not dropped:
         return [*pieces, Range(tree.end, file.size)]
@@ -82,7 +85,9 @@ def _with_tuples(file: File, edits: list[Edit]) -> Iterator[Piece]:
     yield Range(at, file.size)
 
 
-def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[bytes, set[str]]:
+def _edited(
+    data: bytes, base: int, edits: list[Edit], drop: bool, parameters: Mapping[str, str]
+) -> tuple[bytes, set[str]]:
     """The object's pickle, and the keys of the storages that it no longer names.
 
     Args:
@@ -90,6 +95,7 @@ def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[byte
         base: Its offset in what spans count from.
         edits: Of its tensors.
         drop: Empty the optimizers' state.
+        parameters: New names for those that optimizers keep of their parameters.
     """
     old_and_new = _tuples(edits, lambda start, size: data[start - base : start - base + size])
     tuples = [(Span(span.start - base, span.end - base), new) for span, new in old_and_new]
@@ -103,6 +109,7 @@ def _edited(data: bytes, base: int, edits: list[Edit], drop: bool) -> tuple[byte
     # The file was listed already, so its pickle is in proportion.
     tree = walk(reader(data), 0, len(data), len(data))
     keys = pickle_places.places_of_keys(tree.value, names)
+    keys |= pickle_places.places_of_parameter_names(tree.value, data, parameters)
     cuts = pickle_places.optimizer_items(tree.value) if drop else []
     new = pickle_edit.edited(data, tuples, keys, cuts)
     return new, _storages(tree) - _storages(walk(reader(new), 0, len(new), len(data))) if cuts else set()
