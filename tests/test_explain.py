@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from test_cli import run
 from torch import nn
 
+from convinspect.cli.explain import _data
+from convinspect.errors import CannotShow
 from convinspect.explain import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
 from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.layout import block_cells
@@ -305,3 +307,9 @@ def test_names_above_the_numbers_and_empty_files(tmp_path: Path) -> None:
     assert "it is empty" in done.stderr
     (tmp_path / "x.csv").write_text("1,2\n3,4\n")
     assert "x.csv: the data are 2 × 2" in run("explain", "-i", tmp_path / "x.csv").stderr
+
+
+def test_a_line_of_names_alone_is_no_matrix(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,y,z\n")
+    with pytest.raises(CannotShow, match="no matrix of numbers"):
+        _data(tmp_path / "x.csv")
