@@ -17,7 +17,7 @@ from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats import exported, read_contents
 from convinspect.records import Contents
 
-GRAPH = {"graph_module": {"signature": {"input_specs": []}, "graph": {"nodes": []}}}
+GRAPH: dict[str, Any] = {"graph_module": {"signature": {"input_specs": []}, "graph": {"nodes": []}}}
 CONFIG = "data/weights/model_weights_config.json"
 
 

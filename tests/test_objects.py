@@ -49,7 +49,7 @@ def streams(folder: Path, a: bytes, b: bytes) -> dict[str, str]:
         place = folder / f"{name}_stream"
         place.mkdir(exist_ok=True)
         found.append(tree(hostile.zip_file(place, hostile.pickled(value))))
-    return {one.place: one.what for one in differences(*found, 100)[0]}
+    return {one.place: one.what for one in differences(found[0], found[1], 100)[0]}
 
 
 def plain(value: Any) -> Any:

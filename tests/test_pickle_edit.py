@@ -38,7 +38,7 @@ def picklers() -> list[Callable[[Any, int], bytes]]:
 
     def in_python(value: Any, protocol: int) -> bytes:
         out = io.BytesIO()
-        pickle._Pickler(out, protocol).dump(value)  # type: ignore[attr-defined]
+        pickle._Pickler(out, protocol).dump(value)
         return out.getvalue()
 
     return [pickle.dumps, in_python]

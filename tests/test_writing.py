@@ -16,6 +16,7 @@ from convinspect.formats import writing
 from convinspect.formats.files import version_of
 from convinspect.formats.writing import (
     Made,
+    Piece,
     Range,
     blaming_changes,
     copy_whole,
@@ -110,7 +111,7 @@ def test_pieces_follow_one_another_by_whatever_means(
         monkeypatch.setattr(os, "copy_file_range", by_kernel, raising=False)
         monkeypatch.setattr(writing, "_BLOCK", 512)
     told: list[int] = []
-    pieces = [b"head", Range(100, 4000), Made(6, lambda: (b"abc", b"def")), Range(0, 10)]
+    pieces: list[Piece] = [b"head", Range(100, 4000), Made(6, lambda: (b"abc", b"def")), Range(0, 10)]
     write_pieces(source, pieces, target, told.append)
     assert target.read_bytes() == b"head" + data[100:4000] + b"abcdef" + data[:10]
     assert sum(told) == 3900 + 6 + 10
