@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convinspect.errors import BrokenFile, NotThere
+from convinspect import formats
+from convinspect.errors import BrokenFile, ConvInspectError, NotThere
 from convinspect.formats import files
 from convinspect.formats.files import File, cut_short, read_at
 
@@ -94,3 +95,24 @@ def test_a_cut_file_says_how_much_is_missing_where_that_is_known() -> None:
         "it is cut short: 10 bytes of 30 expected (20 are missing) of the header"
     )
     assert cut_short(10, None).problem == cut_short(10, 5).problem == "it is cut short: 10 bytes"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), BrokenFile, "cannot be read"),
+        (PermissionError(errno.EACCES, "Permission denied"), BrokenFile, "ask its owner"),
+        (RecursionError(), NotThere, "nest too deeply"),
+        (BrokenFile("it is wrong"), BrokenFile, "it is wrong"),
+    ],
+)
+def test_what_stops_a_listing_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[ConvInspectError], words: str
+) -> None:
+    def failing(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "_read_any", failing)
+    with pytest.raises(kind, match=words) as caught:
+        formats.read_contents(tmp_path / "a.pt")
+    assert caught.value.path == tmp_path / "a.pt"
