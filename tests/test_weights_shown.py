@@ -60,10 +60,8 @@ def tensors(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def test_the_owner_of_bits_is_named_unless_many_may_hold_them(tmp_path: Path) -> None:
     x = torch.randn(3, 4)
-    found = tensors(
-        tmp_path,
-        {"x": x, "thin": torch.eye(2).to_sparse(), "y": x.clone(), "zero": torch.zeros(4), "o": torch.zeros(4)},
-    )
+    thin, same, zeros = x.relu().to_sparse(), x.clone(), {"zero": torch.zeros(4), "o": torch.zeros(4)}
+    found = tensors(tmp_path, {"x": x, "thin": thin, "y": same, **zeros})
     others = [(name, one) for name, one in found.items() if name != "x"]
     assert owner_of(found["x"], others) == "y", "one that has no plain numbers is passed over"
     assert owner_of(found["zero"], [("o", found["o"])]) is None
