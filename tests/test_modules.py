@@ -574,8 +574,7 @@ def test_transformers_conv1d() -> None:
 
 def test_a_lazy_layer_waits_for_its_shape() -> None:
     net = nn.Sequential(nn.LazyLinear(4), nn.LazyConv1d(4, 1))
-    for to, name in (("conv1d", "0"), ("linear", "1")):
-        swaps = swap_pointwise(net, to)
+    for swaps, name in ((swap_pointwise(net, "conv1d"), "0"), (swap_pointwise(net, "linear"), "1")):
         assert swaps.swapped == ()
         assert [one.name for one in swaps.left] == [name], swaps.left
     assert isinstance(net[0], nn.LazyLinear)
