@@ -73,3 +73,22 @@ def test_layers_that_were_chosen_and_cannot_be_converted_say_why(
     ):
         ended = called(monkeypatch, capsys, "convert", path, "--to", "conv1d", "--dry-run", "--layer", layer)
         assert words in " ".join((ended.out + ended.err).split()), path
+
+
+def test_a_plan_names_what_is_renamed_and_what_is_so_already(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tensor that gets another last part is named whole; a module whose tensors all move, by itself."""
+    state = {"a.weight": torch.zeros(4, 3, 1), "b.weight": torch.zeros(4, 4), "b.bias": torch.zeros(4)}
+    torch.save(state, folder / "c.pt")
+
+    def told(*words: str) -> str:
+        ended = called(monkeypatch, capsys, "convert", "c.pt", "--dry-run", *words)
+        assert ended.code == 0, ended.err
+        return " ".join(ended.out.split())
+
+    assert "a.weight renamed a.kernel" in told("--rename", "a.weight=a.kernel")
+    assert "b renamed c 2 tensors to rename" in " ".join(told("--rename", "b=c").replace("·", "").split())
+    plan = told("--to", "linear", "--layer", "a", "--layer", "b")
+    assert "1 layer to convert · 1 already so" in plan
+    assert "b already Linear" in plan
