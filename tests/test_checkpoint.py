@@ -346,3 +346,18 @@ def test_keys_that_read_the_same(tmp_path: Path) -> None:
 def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConvInspectError, match=r"absent\.pt: there is no such file"):
         open_checkpoint(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(
+    "groups",
+    ["none", [], [{"params": "all"}], [{"params": [0, "a"]}], [{"params": [torch.zeros(1)]}], [3], {"params": [0]}],
+)
+def test_groups_that_are_no_optimizers_tell_no_parameters(tmp_path: Path, groups: object) -> None:
+    """Of anything else by these two names nothing is concluded, and the model beside it is listed all the same."""
+    value = {
+        "model": {"c.weight": torch.zeros(4, 6, 1)},
+        "extra": {"state": {"a": torch.zeros(2)}, "param_groups": groups},
+    }
+    found = roots(tmp_path, value)
+    assert [tensor.key for tensor in found["model"].tensors] == ["c.weight"]
+    assert not any(one.parameters for one in found.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shlex
 import subprocess
@@ -36,7 +35,9 @@ def _limited() -> None:
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("source", ["a.safetensors", "a.pt", "whole.pt"])
-def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, source: str, suffix: str) -> None:
+def test_a_write_that_fails_is_one_line_and_leaves_nothing(
+    tmp_path: Path, unmeasured: dict[str, str], source: str, suffix: str
+) -> None:
     state = {"c.weight": torch.randn(128, 128, 1)}
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "a.pt")
@@ -46,7 +47,7 @@ def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, sourc
         [sys.executable, "-m", "convinspect", "convert", source, "-o", f"new{suffix}", "--to", "linear",
          "--state-dict"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=_limited,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=unmeasured | {"PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

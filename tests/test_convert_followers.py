@@ -288,3 +288,35 @@ def test_what_the_other_checkpoint_wants_of_a_copy_is_done_once(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     wanted, after = load(tmp_path / "b.pt"), load(tmp_path / "c.pt")
     assert all(torch.equal(after[key], value) for key, value in wanted.items())
+
+
+def test_groups_in_the_models_own_order_follow_where_all_of_a_shape_change(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1))
+    optimizer = torch.optim.AdamW([{"params": layer.parameters()} for layer in model])
+    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")["optimizer"]["state"]
+    assert [after[number]["exp_avg"].dim() for number in range(4)] == [2, 1, 2, 1]
+    with pytest.raises(CannotConvert, match="has several parameter groups"):
+        converted(tmp_path / "a.pt", tmp_path / "c.pt", names=("0",))
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_state_of_no_known_parameter_is_a_doubt(tmp_path: Path) -> None:
+    optimizer = {"state": {7: {"exp_avg": torch.zeros(4, 6, 1)}}, "param_groups": [{"params": [0]}]}
+    torch.save({"model": {"c.weight": torch.zeros(4, 6, 1)}, "optimizer": optimizer}, tmp_path / "a.pt")
+    with pytest.raises(CannotConvert, match="keeps state for no known parameter"):
+        converted(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_tensors_of_an_optimizer_that_are_no_state_stay(tmp_path: Path) -> None:
+    """A learning rate may be a tensor too."""
+    model = nn.Sequential(nn.Conv1d(6, 4, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.5), foreach=False)
+    _step(model, optimizer, torch.randn(2, 6, 5), swap=False)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    converted(tmp_path / "a.pt", tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")["optimizer"]
+    assert after["state"][0]["exp_avg"].shape == (4, 6)
+    assert after["param_groups"][0]["lr"].item() == 0.5

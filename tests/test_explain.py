@@ -12,9 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from saving import layer_of
 from test_cli import run
 from torch import nn
 
+from convinspect.cli.explain import _data
+from convinspect.errors import CannotShow
 from convinspect.explain import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
 from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.layout import block_cells
@@ -305,3 +308,38 @@ def test_names_above_the_numbers_and_empty_files(tmp_path: Path) -> None:
     assert "it is empty" in done.stderr
     (tmp_path / "x.csv").write_text("1,2\n3,4\n")
     assert "x.csv: the data are 2 × 2" in run("explain", "-i", tmp_path / "x.csv").stderr
+
+
+def test_a_line_of_names_alone_is_no_matrix(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,y,z\n")
+    with pytest.raises(CannotShow, match="no matrix of numbers"):
+        _data(tmp_path / "x.csv")
+
+
+def test_numbers_that_are_not_finite_are_drawn_too(tmp_path: Path) -> None:
+    weight = torch.tensor([[[float("inf")], [1.0]], [[float("nan")], [2.0]], [[1.0], [0.5]]], dtype=torch.float64)
+    made = example("layer", "Conv1d", (3, 2, 1), weight, None, torch.ones(2, 2, dtype=torch.float64))
+    for kernel, shown in ((1, "inf"), (2, "nan"), (3, "1.50")):
+        one = sum_of(made, 1, kernel)
+        digits = decimals(made)
+        page = text_of(
+            frame(made, cell_focus(1, kernel), False, 118, [one], (digits, decimals_of_terms([one], digits)))
+        )
+        assert shown in page.splitlines()[-1]
+
+
+def test_fewer_rows_than_a_kernel_sees_are_refused() -> None:
+    weight = torch.ones(2, 3, 5, dtype=torch.float64)
+    with pytest.raises(CannotShow, match="the data have 4 rows, and a kernel of layer sees 5 at once"):
+        example("layer", "Conv1d", (2, 3, 5), weight, None, torch.ones(4, 3, dtype=torch.float64))
+
+
+def test_kernels_of_more_dimensions_are_explained_where_they_are_pointwise(tmp_path: Path) -> None:
+    from convinspect.explain import of_layer
+
+    plane, wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3)
+    made = of_layer(layer_of(tmp_path, plane), None, 4, 0)
+    expected = nn.functional.linear(torch.tensor(made.x), plane.weight.detach()[:, :, 0, 0], plane.bias.detach())  # type: ignore[union-attr]
+    torch.testing.assert_close(torch.tensor(made.f), expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(CannotShow, match="layer is a Conv2d of kernel size 3×3"):
+        of_layer(layer_of(tmp_path, wide), None, 4, 0)

@@ -596,3 +596,27 @@ def test_transformers_conv1d() -> None:
     swaps = swap_pointwise(nn.Sequential(layer))
     assert type(swaps.model[0]) is nn.Linear  # type: ignore[index]
     close(swaps.model(x), wanted)
+
+
+def test_a_lazy_layer_waits_for_its_shape() -> None:
+    net = nn.Sequential(nn.LazyLinear(4), nn.LazyConv1d(4, 1))
+    for swaps, name in ((swap_pointwise(net, "conv1d"), "0"), (swap_pointwise(net, "linear"), "1")):
+        assert swaps.swapped == ()
+        assert [one.name for one in swaps.left] == [name], swaps.left
+    assert isinstance(net[0], nn.LazyLinear)
+    with pytest.raises(CannotConvert):
+        modules.linear_to_conv1d(nn.LazyLinear(4))
+
+
+def test_a_stand_in_goes_back_to_its_own_dimensions_alone() -> None:
+    net = swap_pointwise(nn.Sequential(nn.Conv2d(3, 4, 1, padding=1)).double(), "linear").model
+    shown = repr(net)
+    assert "dims=2" in shown
+    swaps = swap_pointwise(net, "conv1d")
+    assert swaps.swapped == ()
+    assert [one.reason for one in swaps.left] == ["it stands for a Conv2d, not a Conv1d"]
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    expected = net(x)
+    back = swap_pointwise(net, "conv2d").model
+    assert isinstance(back[0], nn.Conv2d)  # type: ignore[index]
+    close(back(x), expected)

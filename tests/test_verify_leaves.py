@@ -38,6 +38,15 @@ class Pair(NamedTuple):
     b: Any
 
 
+class Defined:
+    """A result as `attrs` makes its classes, of which only the list of fields is asked for."""
+
+    __attrs_attrs__ = (types.SimpleNamespace(name="y"), types.SimpleNamespace(name="label"))
+
+    def __init__(self, y: torch.Tensor, label: str) -> None:
+        self.y, self.label = y, label
+
+
 @dataclasses.dataclass
 class Result:
     """A result as a dataclass."""
@@ -76,6 +85,8 @@ class Result:
         ([random.Random(1), torch.ones(1)], ["1"], {}, {"0": "Random"}),
         ((one for one in "ab"), [], {}, {"output": "generator"}),
         (np.array([np.datetime64("2020-01-01")]), [], None, {}),
+        (np.ones(2, np.longdouble), [], {}, {"output": "ndarray"}),
+        (Defined(torch.ones(1), "cat"), ["y"], {"label": "cat"}, {}),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
@@ -85,6 +96,12 @@ def test_every_part_is_one_of_three(value: Any, tensors: list[str], plain: Any, 
     assert plain is None or found.plain == plain
     assert found.other == other
     assert all(one.layout == torch.strided for one in found.tensors.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_numbers_are_what_they_stand_for() -> None:
+    found = leaves(torch.quantize_per_tensor(torch.tensor([1.0, 2.2]), 0.5, 0, torch.qint8))
+    assert found.tensors["output"].tolist() == [1.0, 2.0]
 
 
 def test_what_holds_itself_ends() -> None:

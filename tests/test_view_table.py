@@ -488,6 +488,28 @@ def finite(value: object) -> object:
     return value
 
 
+def test_blocks_are_preformatted_text_in_markdown_and_tables_stay_tables() -> None:
+    block = Block(("x", Styled("*a*", "bold")), "a title", ("a note", Styled("more", "dim")))
+    table = Table((Column("n"),), [("1",)])
+    text = emitted([block, table, Block(("y",))], Format.md)
+    assert text.startswith("**a title**\n\n```text\n")
+    assert "*a*\n```\n" in text, "what is preformatted is not escaped"
+    assert "\na note\n" in text
+    assert "| n   |\n| --- |\n| 1   |" in text
+    assert text.endswith("\n\n```text\ny\n```\n")
+    with pytest.raises(TypeError, match="a Block has no columns"):
+        emitted([table, block], Format.csv)
+
+
+def test_a_blank_line_parts_what_is_shown_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    things = [Block(("x",), "one"), Block(("y",), "two")]
+    piped = emitted(things, Format.table)
+    assert piped.splitlines().count("") >= 1
+    on_terminal = [line.rstrip() for line in ESCAPE.sub("", emitted(things, Format.table, Terminal())).splitlines()]
+    assert on_terminal == [line.rstrip() for line in piped.splitlines()]
+
+
 def test_json_takes_tuples_and_arrays_and_keeps_shapes_on_one_line() -> None:
     payload = {"shape": (64, 64, 1), "values": np.array([[1.5, np.nan]], np.float32), "n": np.int64(3), "none": []}
     text = "".join(json_text(payload))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import called
 
-from convinspect.cli.main import main
 from convinspect.cli.options import reading_progress
 from convinspect.workers import side_by_side
 
@@ -75,9 +75,9 @@ def test_work_that_nobody_waits_for_is_not_begun() -> None:
 def test_commands_that_use_threads_do_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[Any]
 ) -> None:
-    first = run(monkeypatch, capsys, *command)
+    first = called(monkeypatch, capsys, *command)
     refuse_threads(monkeypatch)
-    assert run(monkeypatch, capsys, *command) == first
+    assert called(monkeypatch, capsys, *command) == first
 
 
 def test_progress_that_cannot_be_drawn_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,11 +85,3 @@ def test_progress_that_cannot_be_drawn_stops_no_work(monkeypatch: pytest.MonkeyP
     refuse_threads(monkeypatch)
     with reading_progress(10**9, "reading") as advance:
         advance(5)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[object, str]:
-    monkeypatch.setattr("sys.argv", ["convinspect", *map(str, words)])
-    monkeypatch.setattr("gc.disable", lambda: None)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code, capsys.readouterr().out

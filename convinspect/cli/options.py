@@ -67,7 +67,7 @@ def complete_kinds(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         from convinspect.layers import find_layers
 
         kinds = dict.fromkeys(layer.kind for layer in find_layers(opened))
-        yield from (kind for kind in kinds if kind.lower().startswith(incomplete.lower()) and _HARMLESS.fullmatch(kind))
+        yield from (kind for kind in kinds if kind.startswith(incomplete) and _HARMLESS.fullmatch(kind))
 
 
 def complete_roots(ctx: typer.Context, incomplete: str) -> Iterator[str]:

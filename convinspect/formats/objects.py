@@ -14,7 +14,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
 from convinspect.formats.pickle_walk import Read, reader
 from convinspect.formats.torch_legacy import is_legacy, pickles
-from convinspect.formats.torch_tensors import tensor_of
+from convinspect.formats.torch_tensors import pairs_of, tensor_of
 from convinspect.formats.torch_zip import walked
 from convinspect.formats.zip_records import Archive, is_zip
 from convinspect.records import Storage
@@ -135,6 +135,11 @@ def _is_dict(node: Any) -> bool:
     return isinstance(node, Dict)
 
 
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    """A dictionary's items, also those that Python 2 gave the call that makes an OrderedDict."""
+    return pairs_of(node) or []
+
+
 def _differs(a: Any, b: Any) -> str | None:
     """What sets two nodes apart by themselves, without their parts."""
     if _is_dict(a) and _is_dict(b):
@@ -148,9 +153,10 @@ def _differs(a: Any, b: Any) -> str | None:
     if isinstance(a, Blob):
         return None if a.length == b.length else f"{a.length:,} bytes became {b.length:,}"
     if isinstance(a, OutOfBand):
-        return None if a.what == b.what else f"{a.what} became {b.what}"
-    if isinstance(a, Dict):
-        return None
+        return _told_apart(a.what, b.what)
+    if isinstance(a, Call) and _function(a) != _function(b):
+        # Arguments and attributes are each one's own, and are not held against another's.
+        return f"{_kind(a)} became {_kind(b)}"
     if isinstance(a, _NODES):
         lengths = [[len(part) for part in _sequences(one)] for one in (a, b)]
         return None if lengths[0] == lengths[1] else "it has other parts"
@@ -184,10 +190,23 @@ def _blobs_differ(a: Any, b: Any, read_a: Read, read_b: Read) -> str | None:
     return None
 
 
+def _function(node: Call) -> str | None:
+    return node.function.qualified if isinstance(node.function, Global) else None
+
+
+_KINDS = {
+    type(None): "None",
+    Blob: "a long text or bytes",
+    Global: "a class or function",
+    OutOfBand: "what has no value in the file",
+    Persistent: "a persistent id",
+}
+
+
 def _kind(node: Any) -> str:
     if isinstance(node, Call):
-        return node.function.qualified if isinstance(node.function, Global) else "call"
-    return "None" if node is None else f"a value of type {type(node).__name__.lower()}"
+        return _function(node) or "a call"
+    return _KINDS.get(type(node)) or f"a value of type {type(node).__name__.lower()}"
 
 
 _DEEPEST_KEY = 4
@@ -251,7 +270,7 @@ def _sequences(node: Any) -> list[Sequence[Any]]:
 def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
     """Parts of two nodes that belong together, by name."""
     if _is_dict(a) and _is_dict(b):
-        yield from _by_key(a.pairs, b.pairs)
+        yield from _by_key(_pairs(a), _pairs(b))
     elif isinstance(a, Persistent):
         yield "id", a.id, b.id
     elif isinstance(a, Call):
@@ -301,7 +320,7 @@ def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]
     ways = [f"{one}." for one in others]
     while _is_dict(node):
         inner = None
-        for key, value in node.pairs:
+        for key, value in _pairs(node):
             place = f"{path}.{key}" if path else str(key)
             if place == root or root.startswith(f"{place}."):
                 inner = (place, value)
@@ -324,8 +343,8 @@ def parameter_names(objects: Objects) -> set[str]:
             continue
         seen.add(id(node))
         if _is_dict(node):
-            todo += [value for key, value in node.pairs if key != "param_names"]
-            listed = next((value for key, value in node.pairs if key == "param_names"), None)
+            todo += [value for key, value in _pairs(node) if key != "param_names"]
+            listed = next((value for key, value in _pairs(node) if key == "param_names"), None)
             found |= {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set()
         elif isinstance(node, list):
             todo += node
@@ -336,20 +355,20 @@ def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
     """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
     node = objects.tree
     while root and _is_dict(node):
-        step = next((key for key, _ in node.pairs if root == str(key) or root.startswith(f"{key}.")), None)
+        step = next((key for key, _ in _pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
         if step is None:
             return None
-        node = next(value for key, value in node.pairs if key == step)
+        node = next(value for key, value in _pairs(node) if key == step)
         root = root[len(str(step)) + 1 :]
     states = node.states if isinstance(node, Call) and _is_dict(node) else ()
-    attributes = [pair for state in states if _is_dict(state) for pair in state.pairs]
+    attributes = [pair for state in states if _is_dict(state) for pair in _pairs(state)]
     kept: Any = next((value for key, value in attributes if key == "_metadata"), None)
     if not _is_dict(kept):
         return None
     found: dict[str, dict[str, Any]] = {}
-    for name, facts in kept.pairs:
-        plain = _is_dict(facts) and all(isinstance(value, int | str | bool | None) for _, value in facts.pairs)
+    for name, facts in _pairs(kept):
+        plain = _is_dict(facts) and all(isinstance(value, int | str | bool | None) for _, value in _pairs(facts))
         if not isinstance(name, str) or not plain:
             return None
-        found[name] = {str(key): value for key, value in facts.pairs}
+        found[name] = {str(key): value for key, value in _pairs(facts)}
     return found
