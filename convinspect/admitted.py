@@ -6,6 +6,7 @@ Everything here is a list of words; nothing is imported to judge a name.
 from __future__ import annotations
 
 import sys
+import unicodedata
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,8 +174,9 @@ def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
         name: As the pickle gives it, module and attribute joined by a dot; names of Python 2 count as today's.
         extra: Names that are ordinary where this pickle comes from, such as `DISTRIBUTED`.
     """
-    # Blanks and line ends in a name: some readers strip them.
-    for spelling in dict.fromkeys((name, _of_today(name), "".join(name.split()))):
+    # Some readers strip blanks and line ends, and some letters are others to Python's own parser.
+    plain_letters = name if name.isascii() else unicodedata.normalize("NFKC", name)
+    for spelling in dict.fromkeys((name, _of_today(name), "".join(name.split()), plain_letters)):
         reason = _reason(spelling)
         if reason and spelling not in ADMITTED:
             return Judgement("executes", reason)

@@ -855,6 +855,8 @@ STREAMS: dict[str, bytes] = {
     "stack_global_of_numbers": b"\x80\x04K\x01K\x02\x93.",
     "global_without_newline": b"\x80\x02c" + b"a" * 5_000_000,
     "global_without_name": b"\x80\x02cos\n.",
+    "global_beyond_ascii": b"\x80\x02" + "cmod\x1b[31mü\nKlässe\n".encode() + b".",
+    "inst_beyond_ascii": b"\x80\x02(" + "imodü\nKlässe\n".encode() + b".",
     "global_not_utf8": b"\x80\x02c\xff\xfe\n\x80\n.",
     "extension_0": b"\x80\x02\x82\x00.",
     "buffer_out_of_band": b"\x80\x05\x97\x98.",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
+import subprocess
 import sys
 import time
 import zipfile
@@ -24,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from convinspect.admitted import ADMITTED, TAKEN_FROM, judged
 from convinspect.check import check
+from convinspect.checkpoint import open_checkpoint
 from convinspect.findings import CODES, Report
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -312,9 +315,7 @@ def test_every_bomb_is_named(tmp_path: Path, container: str, name: str) -> None:
     report = check(HOSTILE[f"{container}_bomb_{name}"](tmp_path, marker))
     assert not marker.exists()
     assert report.exit_code in (1, 2)
-    # PyTorch writes no name beyond ASCII in this instruction, and such a stream is not decoded at all.
-    unreadable = name == "unicode_name" and report.exit_code == 2
-    assert unreadable or "global-executes" in codes(report)
+    assert "global-executes" in codes(report)
     assert report.exit_code == 2 or container != "bare"
 
 
@@ -323,6 +324,31 @@ def test_bombs_in_every_pickle_of_an_old_file_are_named(tmp_path: Path, part: st
     report = check(HOSTILE[f"legacy_bomb_as_{part}"](tmp_path, tmp_path / "marker"))
     assert report.exit_code in (1, 2)
     assert "os.system" in {one.subject for one in report.findings}
+
+
+LETTERS = ["modülé.Klässe", "模型.网络", "mod\x1b[31mé.Net"]
+
+
+@pytest.mark.parametrize("name", LETTERS)
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_name_of_any_letters_is_listed(tmp_path: Path, name: str, old: bool, stacked: bool) -> None:
+    """Python's unpickler takes them in GLOBAL as in STACK_GLOBAL, so a file with one is no broken file."""
+    module, _, attribute = name.partition(".")
+    pushed = text(module) + text(attribute) + b"\x93" if stacked else named(module, attribute)
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"No module named {module!r}")):
+        pickle.loads(b"\x80\x02" + pushed + b".")
+    stream = beside_a_layer(pushed)
+    path = legacy_file(tmp_path, object=stream) if old else zip_file(tmp_path, stream)
+    report = check(path)
+    assert report.exit_code == 1
+    assert [one.subject for one in report.findings if one.code == "global-unknown"] == [name]
+    assert in_bytes(report, name) == pushed
+    assert list(open_checkpoint(path).tensors) == ["conv.weight"]
+    done = subprocess.run([sys.executable, "-m", "convinspect", "check", str(path)], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert name.replace("\x1b", "\\x1b").encode() in done.stdout
+    assert b"\x1b" not in done.stdout
 
 
 BREAKS = [b"\xff.", b"", b"K", b"0000000000.", b"u.", b"h\x63."]

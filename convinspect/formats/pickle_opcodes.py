@@ -2,7 +2,8 @@
 
 Which instructions there are, and how their arguments are written, says the standard library's own table,
 `pickletools.opcodes`. The encodings that make up nearly all of a checkpoint are read here, from the bytes in place;
-all others are left to the table's own readers.
+all others are left to the table's own readers, save that of GLOBAL's two names: until Python 3.13 it takes no letters
+beyond ASCII, which unpickling does take.
 """
 
 from __future__ import annotations
@@ -94,6 +95,18 @@ def _read(data: bytes, at: int) -> tuple[Any, int]:
         raise Undecodable(at, "short" if stream.tell() == len(data) else "malformed") from None
 
 
+def _two_lines(stream: BytesIO) -> str:
+    """Two lines joined by a space, as the table's reader does it.
+
+    Raises:
+        ValueError: There are no two, or they are not UTF-8.
+    """
+    first, second = stream.readline(), stream.readline()
+    if not second.endswith(b"\n"):
+        raise ValueError("a line does not end")
+    return f"{str(first[:-1], 'utf-8')} {str(second[:-1], 'utf-8')}"
+
+
 def _kind(opcode: pickletools.OpcodeInfo) -> int:
     if opcode.arg is None:
         return _STOP if opcode.code == "." else _NOTHING
@@ -110,4 +123,4 @@ for _opcode in pickletools.opcodes:
     _KINDS[_byte] = _kind(_opcode)
     if _opcode.arg is not None:
         _STRUCTS[_byte] = Struct(_NUMBERS.get(_opcode.arg.name) or _TEXTS.get(_opcode.arg.name) or "")
-        _READERS[_byte] = _opcode.arg.reader
+        _READERS[_byte] = _two_lines if _opcode.arg.name == "stringnl_noescape_pair" else _opcode.arg.reader
