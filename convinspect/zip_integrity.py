@@ -64,14 +64,17 @@ def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
     for told in (*ends.wrong, *([wrong] if wrong else [])):
         log.add("end-records", file.path, told, _at(file, ends.end, within))
     _look_at_names(file, entries, log, within)
-    extents = [(entry, extent_of(file, entry)) for entry in entries if not entry.name.endswith("/") or entry.size]
+    extents = [(entry, extent_of(file, entry)) for entry in entries]
     found = [_record(file, entry, extent, log, within) for entry, extent in extents]
     _look_between(file, ends, [extent for _, extent in extents if extent is not None], log, within)
     _note_unsummed(file, [entry for entry, _ in extents], log, within)
     folder = common_folder([entry.name for entry in entries])
     log.looked["records"] += len(found)
     return [
-        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound) for one in found if one is not None
+        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound)
+        for one in found
+        # Archivers keep an entry for each folder, which holds nothing.
+        if one is not None and not (one.name.endswith("/") and not one.entry.size)
     ]
 
 

@@ -723,13 +723,38 @@ def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
 
 
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
-    for comment, extra in ((b"hidden", b""), (b"", b"\x99\x99\x58\2" + b"hidden" * 100)):
+    fields = b"".join(struct.pack("<HH", 0x7000 + number, 6) + b"hidden" for number in range(100))
+    empty = b"".join(struct.pack("<HH", number, 0) for number in range(1000, 1100))
+    again = struct.pack("<HH", 0x5455, 9) + b"hidden!!!"
+    long = b"\x99\x99\x58\2" + b"hidden" * 100
+    for comment, extra in ((b"hidden", b""), (b"", long), (b"", fields), (b"", empty), (b"", again * 8)):
         with zipfile.ZipFile(saved(tmp_path)) as archive, zipfile.ZipFile(tmp_path / "x.pt", "w") as changed:
             for info in archive.infolist():
                 entry = zipfile.ZipInfo(info.filename)
                 entry.comment, entry.extra = comment, extra
                 changed.writestr(entry, archive.read(info))
         assert codes(check(tmp_path / "x.pt")) == {"gap"}
+
+
+ARCHIVERS = b"".join(
+    struct.pack("<HH", kind, size) + b"x" * size
+    for kind, size in ((0x5455, 9), (0x7875, 11), (0x000A, 32), (0xD935, 2))
+)
+"""Extra fields in which archivers keep times, owners and alignment."""
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_checkpoint_that_an_archiver_packed_again_is_whole(tmp_path: Path, compression: int) -> None:
+    path = tmp_path / "again.pt"
+    with zipfile.ZipFile(saved(tmp_path)) as archive, zipfile.ZipFile(path, "w") as changed:
+        for folder in ("model/", "model/data/", "model/.data/"):
+            changed.writestr(folder, b"")
+        for info in archive.infolist():
+            entry = zipfile.ZipInfo(info.filename)
+            entry.extra = ARCHIVERS
+            changed.writestr(entry, archive.read(info), compression)
+    assert check(path).findings == ()
+    assert torch.load(path).keys() == state().keys()
 
 
 def test_an_empty_record_has_a_crc_too(tmp_path: Path) -> None:
