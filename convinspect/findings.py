@@ -54,6 +54,7 @@ _CODES = (
     Code("several-pickles", "error", "More than one data.pkl, so what is loaded depends on who loads it.", ELSEWHERE),
     Code("record-name", "warning", "A record's name leads outside the archive's folder.", ELSEWHERE),
     Code("unnamed-record", "warning", "A record that the pickle does not name, so nothing loads it.", RESAVE),
+    Code("record-missing", "error", "A record without which PyTorch refuses the archive is not there.", AGAIN),
     # --- tensors
     Code("storage-short", "error", "A tensor's bytes are not all there, or reach past its storage.", AGAIN),
     Code("storage-long", "warning", "A storage's record has more bytes than its pickle says.", RESAVE),

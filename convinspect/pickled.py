@@ -89,12 +89,14 @@ class Seen:
         storages: Bytes of each storage that it names, by key.
         tree: What it would build; None when it broke.
         error: Why it broke.
+        names: All that it asks for.
     """
 
     end: int | None
     storages: dict[str, int] = field(default_factory=dict)
     tree: Any = None
     error: ConvInspectError | None = None
+    names: tuple[str, ...] = ()
 
 
 def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
@@ -122,7 +124,7 @@ def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, dept
     protocol = stream.read(start, 2)
     if protocol[:1] == b"\x80" and protocol[1:] > bytes([_KNOWN_PROTOCOL]) and not (stream.prefixes or stream.ordinary):
         log.note(f"pickle protocol {protocol[1]}, which torch.load(weights_only=True) may refuse; it reads protocol 2")
-    return Seen(end, named, machine.stack[-1] if end is not None else None, error)
+    return Seen(end, named, machine.stack[-1] if end is not None else None, error, tuple(machine.globals))
 
 
 def _note_names(machine: Machine, stream: Stream, log: Log) -> None:

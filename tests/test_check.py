@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -615,6 +616,7 @@ def test_every_flipped_byte_of_a_small_file_is_found(tmp_path: Path) -> None:
 
 def test_a_wrong_crc_is_told_apart_from_none(tmp_path: Path) -> None:
     wrong = [stored("data.pkl", pickled(dict_of((text("w"), tensor())))), stored("data/0", PAYLOAD)]
+    wrong.append(stored("version", b"3\n"))
     assert codes(check(raw_zip(tmp_path / "none.pt", wrong))) == {"no-crc"}
     good = saved(tmp_path)
     content = bytearray(good.read_bytes())
@@ -624,6 +626,15 @@ def test_a_wrong_crc_is_told_apart_from_none(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pt"
     bad.write_bytes(bytes(content).replace(crc, b"\1\2\3\4"))
     assert codes(check(bad)) == {"wrong-crc"}
+
+
+def test_a_crc_that_is_zero_by_itself(tmp_path: Path) -> None:
+    content = bytearray(b"\x9d\x0a\xd9\x6d")
+    assert zlib.crc32(content) == 0
+    path = saved(tmp_path, {"w": torch.frombuffer(content, dtype=torch.int32)})
+    report = check(path)
+    assert report.findings == ()
+    assert report.looked["crcs"] == report.looked["records"]
 
 
 def test_crcs_that_torch_did_not_compute(tmp_path: Path) -> None:
@@ -720,6 +731,94 @@ def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
         for info in archive.infolist():
             upper.writestr(info.filename.replace("data.pkl", "DATA.PKL"), archive.read(info))
     assert torch.load(lone).keys() == state().keys()
+
+
+def repacked(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of a zip with records changed, or left out where None is given."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as changed:
+        for name in archive.namelist():
+            content = change(name.partition("/")[2], archive.read(name))
+            if content is not None:
+                changed.writestr(name, content)
+    return target
+
+
+def loads(path: Path) -> bool:
+    """Whether PyTorch reads it."""
+    load: Callable[[Path], object] = torch.load
+    load = {".pt2": torch.export.load, ".ts": torch.jit.load}.get(path.suffix, load)
+    try:
+        load(path)
+    except Exception:  # whatever it raises
+        return False
+    return True
+
+
+@pytest.mark.parametrize("version", [b"0", b"1", b"10\n", b"11", b"99\n", b"-1", b"x", b"", b" 3", b"3 4", None])
+@pytest.mark.parametrize(("make", "suffix"), [(saved, ".pt"), (_script, ".ts"), (_exported, ".pt2")])
+def test_a_version_that_pytorch_refuses(
+    tmp_path: Path, make: Callable[[Path], Path], suffix: str, version: bytes | None
+) -> None:
+    path = repacked(
+        make(tmp_path),
+        tmp_path / f"other{suffix}",
+        lambda name, content: version if name in ("version", ".data/version") else content,
+    )
+    found = codes(check(path))
+    assert (found == set()) == loads(path)
+    assert found <= {"record-missing" if version is None else "bad-metadata"}
+
+
+@pytest.mark.parametrize(("make", "suffix"), [(_script, ".ts"), (_trace, ".ts"), (_exported, ".pt2"), (saved, ".pt")])
+def test_a_record_that_is_left_out_is_missed_where_pytorch_misses_it(
+    tmp_path: Path, make: Callable[[Path], Path], suffix: str
+) -> None:
+    source = make(tmp_path)
+    with zipfile.ZipFile(source) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    for gone in names:
+        path = repacked(source, tmp_path / f"other{suffix}", lambda name, c, gone=gone: None if name == gone else c)
+        if gone != "code/__torch__/torch/nn/functional.py":
+            assert (check(path).exit_code == 0) == loads(path), gone
+
+
+class Constants(nn.Module):
+    """A model with a weight, a constant tensor and a buffer that is not saved with the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("mask", torch.ones(3), persistent=False)
+        self.register_buffer("mean", torch.zeros(3))
+        self.scale = torch.full((3,), 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.fc(x) - self.mean) * self.mask * self.scale  # type: ignore[no-any-return, operator]
+
+
+def test_what_an_exported_graph_takes_is_held_against_the_lists(tmp_path: Path) -> None:
+    source = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(Constants(), (torch.zeros(1, 4),)), source)
+    assert check(source).findings == ()
+    for what in ("weights", "constants"):
+        config = f"data/{what}/model_{what}_config.json"
+        path = repacked(
+            source, tmp_path / "less.pt2", lambda name, c, config=config: b'{"config": {}}' if name == config else c
+        )
+        assert codes(check(path)) == {"storage-short"}
+        assert not loads(path)
+    path = repacked(source, tmp_path / "less.pt2", lambda name, c: None if name.endswith("tensor_0") else c)
+    assert codes(check(path)) == {"storage-short"}
+    path = repacked(source, tmp_path / "less.pt2", lambda name, c: b"{" if name.endswith("model.json") else c)
+    assert check(path).exit_code == 2
+
+
+def test_source_text_that_is_no_text(tmp_path: Path) -> None:
+    path = repacked(
+        _script(tmp_path), tmp_path / "x.ts", lambda name, c: b"\xff\xfe garbage(" if name.endswith(".py") else c
+    )
+    assert not loads(path)
+    assert codes(check(path)) == {"bad-metadata"}
 
 
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ _LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
 _FULL, _MANY = 0xFFFFFFFF, 0xFFFF
 _ZIP64_FIELD, _PADDING_FIELD, _NAME_FIELD = 1, 0x4246, 0x7075
 _LONGEST_ZIP64, _MOST_EXTRA = 28, 96
-"""Bytes of the zip64 field, and of all others that archivers keep of one record: times (13), owners (15), NTFS times (36),
+"""Bytes of the zip64 field, and of all others that archivers keep of one record: times (13), owners (15), NTFS's (36),
 alignment (6), encryption (11)."""
 STORED, DEFLATED = 0, 8
 
@@ -176,9 +176,10 @@ def _hidden(fields: Sequence[tuple[int, bytes]], name_length: int) -> int:
 
     All count together, those of zero bytes aside, so that nothing can be spread over many small fields.
     """
-    found, allowed, wide = 0, _MOST_EXTRA, False
+    found, allowed, wide, odd = 0, _MOST_EXTRA, False, 0
     for kind, content in fields:
-        if kind == _PADDING_FIELD and not content.strip(b"Z\0"):
+        if kind == _PADDING_FIELD:
+            odd += len(content) if content.strip(b"Z\0") else 0
             continue
         if kind == _ZIP64_FIELD and len(content) <= _LONGEST_ZIP64 and not wide:
             wide = True
@@ -187,7 +188,7 @@ def _hidden(fields: Sequence[tuple[int, bytes]], name_length: int) -> int:
             # The name again in UTF-8, where the other one is of an older code of one byte a letter.
             allowed = _MOST_EXTRA + 9 + 3 * name_length
         found += 4 + len(content.rstrip(b"\0"))
-    return found if found > allowed else 0
+    return odd + (found if found > allowed else 0)
 
 
 def extent_of(file: File, entry: Entry) -> Extent | None:
