@@ -16,7 +16,7 @@ from convinspect.findings import Log, Place
 from convinspect.formats.pickle_values import Blob, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.pickle_walk import Machine, Read, reader
 from convinspect.formats.torch_tensors import storage_dtype
-from convinspect.records import ITEMSIZE
+from convinspect.records import storage_nbytes
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
 _TELLS = {
@@ -151,7 +151,7 @@ def _storages(persistent: Iterable[Sequence[Any]]) -> Iterator[tuple[str, int]]:
     for parts in persistent:
         dtype = storage_dtype(parts)
         if dtype is not None:
-            yield parts[2], int(parts[4] * ITEMSIZE[dtype])
+            yield parts[2], storage_nbytes(dtype, parts[4])
 
 
 def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:

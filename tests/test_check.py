@@ -821,6 +821,20 @@ def test_source_text_that_is_no_text(tmp_path: Path) -> None:
     assert codes(check(path)) == {"bad-metadata"}
 
 
+@pytest.mark.parametrize("dtype", [torch.quint4x2, torch.quint2x4])
+@pytest.mark.parametrize("numel", [1, 4, 5, 13, 64])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_values_that_share_a_byte(tmp_path: Path, dtype: torch.dtype, numel: int, zipped: bool) -> None:
+    packed = torch._empty_affine_quantized((numel,), scale=0.1, zero_point=0, dtype=dtype)
+    path = saved(tmp_path, {"q.weight": packed}, _use_new_zipfile_serialization=zipped)
+    assert check(path).findings == ()
+    (tensor,) = open_checkpoint(path).tensors.values()
+    assert tensor.whole
+    assert tensor.nbytes == packed.untyped_storage().nbytes()
+    short = repacked(path, tmp_path / "short.pt", lambda name, c: c[:-1] if name == "data/0" else c) if zipped else path
+    assert codes(check(short)) == ({"storage-short"} if zipped else set())
+
+
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
     fields = b"".join(struct.pack("<HH", 0x7000 + number, 6) + b"hidden" for number in range(100))
     empty = b"".join(struct.pack("<HH", number, 0) for number in range(1000, 1100))
