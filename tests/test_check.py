@@ -150,8 +150,6 @@ ORDINARY: dict[str, Callable[[Path], Path]] = {
     "zip of an OrderedDict": lambda folder: saved(folder, OrderedDict(state())),
     "zip of a module's state": lambda folder: saved(folder, Small().state_dict()),
     "zip by protocol 3": lambda folder: saved(folder, pickle_protocol=3),
-    "zip by protocol 4": lambda folder: saved(folder, pickle_protocol=4),
-    "zip by protocol 5": lambda folder: saved(folder, pickle_protocol=5),
     "legacy": lambda folder: saved(folder, _use_new_zipfile_serialization=False),
     "training": _training,
     "odd sizes": _odd_sizes,
@@ -566,6 +564,27 @@ def test_instructions_that_safe_loading_refuses(tmp_path: Path, value: bytes) ->
     assert codes(check(path)) == {"refused-instruction"}
     with pytest.raises(pickle.UnpicklingError, match="Unsupported operand"):
         torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", ["tensors", "bytes", "sets"])
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_protocols_are_judged_as_safe_loading_does(tmp_path: Path, protocol: int, content: str, zipped: bool) -> None:
+    beside = {"tensors": {}, "bytes": {"b": b"abc"}, "sets": {"s": {1, 2}, "yes": True}}[content]
+    options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
+    path = saved(tmp_path, {**state(), **beside}, **options)
+    try:
+        torch.load(path, weights_only=True)
+    except pickle.UnpicklingError:
+        assert codes(check(path)) == {"refused-instruction"}
+    else:
+        assert check(path).findings == ()
+
+
+def test_a_later_instruction_in_a_pickle_of_protocol_2(tmp_path: Path) -> None:
+    path = zip_file(tmp_path, beside_a_layer(b"\x8c\x0bcollections\x8c\x0bOrderedDict\x93"))
+    (one,) = check(path).findings
+    assert (one.code, one.message[:12]) == ("refused-instruction", "STACK_GLOBAL")
 
 
 def test_torchscript_that_saves_files_is_told_of(tmp_path: Path) -> None:
