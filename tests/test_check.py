@@ -854,6 +854,27 @@ def test_values_that_share_a_byte(tmp_path: Path, dtype: torch.dtype, numel: int
     assert codes(check(short)) == ({"storage-short"} if zipped else set())
 
 
+@pytest.mark.parametrize("behind", [b"hello", b"PK\5\6hello", b"PK\5\6" + bytes(17), b"PK\5\6x" * 3])
+def test_bytes_behind_the_end_that_pytorch_passes_over(tmp_path: Path, behind: bytes) -> None:
+    path = saved(tmp_path)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + behind)
+    assert torch.load(path).keys() == state().keys()
+    (one,) = check(path).findings
+    assert (one.code, one.place.offset, one.place.length) == ("trailing-bytes", size, len(behind))
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.read("conv.weight") == state()["conv.weight"].numpy()).all()
+
+
+def test_a_false_end_record_that_pytorch_takes_is_no_clean_file(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    for behind in (b"PK\5\6" + b"x" * 18, b"PK\5\6" + bytes(18)):
+        other = tmp_path / "other.pt"
+        other.write_bytes(path.read_bytes() + behind)
+        assert not loads(other)
+        assert check(other).exit_code >= 1
+
+
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
     fields = b"".join(struct.pack("<HH", 0x7000 + number, 6) + b"hidden" for number in range(100))
     empty = b"".join(struct.pack("<HH", number, 0) for number in range(1000, 1100))

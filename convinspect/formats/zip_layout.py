@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convinspect.formats.files import File
+from convinspect.formats.zip_records import end_record
 
 _LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
 _FULL, _MANY = 0xFFFFFFFF, 0xFFFF
@@ -88,12 +89,10 @@ class Extent:
 
 def ends_of(file: File) -> Ends | None:
     """The end records; None when there are none that a reader would find."""
-    tail = file.read(max(0, file.size - _END - _MANY), _END + _MANY)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END:
+    plain = end_record(file)
+    if plain is None:
         return None
-    plain = file.size - len(tail) + at
-    disk, first, here, count, size, start, comment = struct.unpack_from("<HHHHLLH", tail, at + 4)
+    disk, first, here, count, size, start, comment = struct.unpack("<HHHHLLH", file.read(plain + 4, _END - 4))
     wrong = []
     if disk or first or here != count:
         wrong.append("it claims to be one part of several")
