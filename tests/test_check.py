@@ -875,6 +875,19 @@ def test_a_false_end_record_that_pytorch_takes_is_no_clean_file(tmp_path: Path) 
         assert check(other).exit_code >= 1
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_a_signalling_nan_is_found_without_a_warning(tmp_path: Path, dtype: torch.dtype) -> None:
+    bits = {8: (torch.int64, 0x7FF0000000000001), 4: (torch.int32, 0x7F800001), 2: (torch.int16, 0x7C01)}
+    part = torch.float32 if dtype == torch.complex64 else dtype
+    kind, value = bits[part.itemsize]
+    number = torch.tensor([1, 0x7F81 if dtype == torch.bfloat16 else value], dtype=kind).view(part)
+    values = torch.view_as_complex(number) if dtype == torch.complex64 else number
+    for content in (values, values.expand(3, *values.shape)):
+        report = check(saved(tmp_path, {"w": content}), values=True)
+        assert codes(report) == {"nan"}
+
+
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
     fields = b"".join(struct.pack("<HH", 0x7000 + number, 6) + b"hidden" for number in range(100))
     empty = b"".join(struct.pack("<HH", number, 0) for number in range(1000, 1100))
