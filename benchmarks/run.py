@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -182,7 +183,19 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 where a command of ours failed."""
     given = options(arguments)
+    ours = not given.folder.exists() or given.folder == memory_folder()
     given.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return report(given)
+    finally:
+        if ours:
+            # Another run may have its files there.
+            with suppress(OSError):
+                given.folder.rmdir()
+
+
+def report(given: argparse.Namespace) -> int:
+    """Measure in a folder that is there, and print; 1 where a command of ours failed."""
     chosen = given.only.split(",")
     subjects = [subject for subject in SUBJECTS if subject.name in chosen]
     packages = sorted({package for subject in subjects for package in subject.packages})

@@ -5,6 +5,7 @@ Everything here is a list of words; nothing is imported to judge a name.
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -106,36 +107,83 @@ _KNOWN_BY_REASON = {
         _posixsubprocess _osx_support _aix_support venv ensurepip pip setuptools distutils pkg_resources IPython
         test.support sqlite3 curses tkinter turtle unittest webbrowser antigravity sys gc inspect faulthandler
         cloudpickle dill torch.hub torch.utils.cpp_extension torch.utils.collect_env torch.utils.bottleneck
+        torch._vendor torch._strobelight torch.utils._strobelight torch.backends.xeon torch.utils._get_clean_triton
+        torch.utils.hipify torch.utils._traceback torch.utils.data._utils.worker torch.utils.jit torch._guards
+        torch.utils.data.dataloader._MultiProcessingDataLoaderIter torch.utils.mobile_optimizer torch._native
+        torch._higher_order_ops torch._numpy.testing torch.cuda._memory_viz torch.cuda._utils
+        torch.distributed.nn torch.distributed.debug torch.distributed.launcher torch.distributed.pipelining
+        numpy.lib.utils numpy.lib._utils_impl numpy.safe_eval numpy._pytesttester numpy.conftest
+        typing._eval_type typing.evaluate_forward_ref typing.NamedTuple
         torch.utils._config_module torch.utils.data.datapipes torch.utils.model_dump torch.utils.viz
         torch.fx torch.utils.benchmark torch.utils.data.backward_compatibility torch._weights_only_unpickler
         torch._sources torch._custom_op torch._custom_ops torch.library torch._library
-        torch._dynamo torch._inductor torch._export torch._functorch torch._logging torch._C._jit
-        torch.jit.unsupported_tensor_ops torch.jit.frontend torch.jit._script torch.jit.load torch.jit.CompilationUnit
-        torch.distributed.rpc torch.distributed.elastic torch.distributed.run torch.distributed.launch
-        torch.multiprocessing torch.testing torch.onnx torch.cuda.jiterator numpy.f2py numpy.distutils
-        numpy.testing numpy.ctypeslib pandas.eval pandas.core.computation numexpr transformers.dynamic_module_utils""",
+        torch._dynamo torch._inductor torch._export torch._functorch torch._logging
+        torch.jit.annotations torch.jit.unsupported_tensor_ops torch.jit.frontend torch.jit._script
+        torch.jit.CompilationUnit torch.distributed.rpc torch.distributed.elastic torch.distributed.run
+        torch.distributed.launch torch.multiprocessing torch.testing torch.onnx torch.cuda.jiterator
+        numpy.f2py numpy.distutils numpy.testing
+        numpy.ctypeslib pandas.eval pandas.core.computation numexpr transformers.dynamic_module_utils""",
     _OPENS: """io.open _io.open io.FileIO _io.FileIO io.open_code _io.open_code builtins.open shutil
         tempfile fileinput glob pathlib.Path.open codecs.open linecache tarfile zipfile gzip bz2 lzma zlib
         shelve dbm mmap fcntl logging.FileHandler logging.handlers logging.config logging.basicConfig
         distutils.file_util configparser plistlib mailbox
         numpy.load numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.loadtxt numpy.genfromtxt
         numpy.fromfile numpy.memmap numpy.core.memmap numpy._core.memmap numpy.lib.npyio numpy.lib.format
-        numpy.DataSource numpy.lib._datasource torch.save torch.from_file torch.FloatStorage.from_file
-        torch.utils.tensorboard torch.autograd.profiler""",
+        numpy.DataSource numpy.lib._datasource numpy.lib._npyio_impl numpy.lib._format_impl
+        torch.utils.tensorboard torch.autograd.profiler torch.autograd.profiler_legacy torch.autograd.profiler_util
+        torch.profiler torch.numa torch.cuda.gds torch.cuda.tunable torch._appdirs
+        torch.cuda._annotate_cuda_graph_trace torch.sparse._triton_ops_meta torch.utils._content_store
+        torch.utils._cpp_embed_headers torch.utils._cpp_extension_versioner torch.utils._zip torch.utils._triton
+        torch.utils.file_baton torch._utils_internal torch._utils._augment_memory_snapshot_stack_traces
+        torch.distributed.tensor.debug torch.distributed.optim.zero_redundancy_optimizer
+        torchvision.io torchaudio.io torchaudio.kaldi_io torchaudio.sox_effects
+        torchaudio.backend""",
     _CONNECTS: """socket _socket ssl http httplib urllib urllib2 urllib3 ftplib smtplib poplib imaplib nntplib telnetlib
-        xmlrpc socketserver SocketServer selectors select requests aiohttp httpx paramiko wsgiref""",
+        xmlrpc socketserver SocketServer selectors select requests aiohttp httpx paramiko wsgiref
+        torch.distributed torch.utils.model_zoo torchvision.datasets torchvision._internally_replaced_utils
+        torchaudio.datasets torchaudio.pipelines torchaudio.prototype.pipelines torchaudio.utils""",
     _LOADS: """importlib imp pkgutil zipimport site builtins.__import__ pickle _pickle cPickle marshal torch.load
-        torch.package torch.classes torch.ops torch.serialization torch.storage._load_from_bytes joblib
+        torch.package torch.classes torch.ops torch._classes torch._ops torch.serialization joblib
+        torch.jit torch.export torch._C torch.compiler._cache torch._utils._import_dotted_name torch._utils.try_import
+        torch.nn.utils._deprecation_utils torch.utils._import_utils torch.utils._pytree.treespec_loads
+        torch.utils._pytree._defaultdict_deserialize torch.utils._pytree.enum_object_hook torch.utils.data.graph
+        torch.utils.show_pickle torch.cuda.CUDAPluggableAllocator torch.cuda.memory.CUDAPluggableAllocator
+        torch.xpu.memory.XPUPluggableAllocator torch._preload_cuda_lib torch._register_device_module
+        torch.nn.attention._fa3 torch.nn.attention._fa4 torch.nn.attention.flex_attention._reconstruct_closure_fn
+        torchvision.extension torchaudio._extension numpy.core._ufunc_reconstruct numpy._core._ufunc_reconstruct
         pandas.read_pickle pandas.io.pickle numpy.core.multiarray.fromfile yaml jsonpickle shelve modulefinder""",
     _LOOKS_UP: """builtins.getattr builtins.setattr builtins.delattr builtins.globals builtins.locals builtins.vars
         builtins.apply builtins.map builtins.filter builtins.__build_class__ builtins.type builtins.classmethod
         builtins.staticmethod builtins.property builtins.super operator functools.partial functools.partialmethod
         functools.reduce functools.cmp_to_key functools.cached_property itertools _operator _functools
-        weakref types.DynamicClassAttribute types.new_class types.prepare_class pydoc.locate""",
+        weakref types.DynamicClassAttribute types.new_class types.prepare_class pydoc.locate
+        enum.DynamicClassAttribute enum.reduce""",
+    "": """torch.distributed.tensor torch.distributed._tensor torch.distributed.device_mesh.DeviceMesh
+        torch.distributed.device_mesh._MeshLayout torch.distributed._mesh_layout torch.distributed._shard
+        torch.distributed._sharded_tensor torch.distributed._sharding_spec torch.distributed.fsdp
+        torch.distributed._composable torch.distributed.algorithms torch.distributed.optim
+        torch.distributed.checkpoint.metadata torch.distributed.distributed_c10d.ReduceOp
+        torch.distributed.ReduceOp torch.distributed.distributed_c10d.ProcessGroup torch.jit._pickle
+        torch.jit.ScriptFunction torch._C._nn torch._C._special torch._C._fft torch._C._linalg torch._C._sparse
+        torch._C._nested torch._C._return_types torch._C.Generator torch._C.TensorBase torch._C._TensorBase
+        torch._C.StorageBase torch._C._VariableFunctions torch._C._VariableFunctionsClass torch._C.Size
+        torch._C.device torch._C.dtype torch._C.layout torch._C.memory_format torch._C.qscheme torch._C.finfo
+        torch._C.iinfo torch._C.Stream torch._C.Event torch._C._distributed_c10d.ReduceOp
+        torch._C._distributed_c10d.RedOpType""",
 }
+"""Of names that begin alike the longest says it; without a reason it is nothing but values, whatever lies around it."""
+
 KNOWN = {name: reason for reason, names in _KNOWN_BY_REASON.items() for name in _words(names)}
 _LONGEST = max(name.count(".") for name in (*KNOWN, *IMPORT_MAPPING)) + 1
 """Parts of the longest of them: a hostile name may have a million."""
+
+_TELLING = re.compile(
+    r"_?(?:load|save|dump|open|read|write|download|import|exec|eval|compile|unpickle|test)(?:s|_\w*)?"
+    r"|add_newdoc|add_docstring|\w*(?:from|to|open|text)_?files?|\w*_from_url|\w*memmap"
+    r"|\w*(?:File\w*(?:Reader|Writer|Opener|Lock|Baton|System)|Store|Unpickler|DataSource)"
+)
+_LOADING = "loads, saves, fetches or runs something, as its name says"
+"""What functions of a library are called that do more than compute, wherever in it they stand."""
 
 _PLAIN_MODULES = _words("collections datetime decimal fractions enum ipaddress zoneinfo numbers typing abc")
 _PLAIN_NAMES = _words(
@@ -147,14 +195,16 @@ _PLAIN_NAMES = _words(
     builtins.object builtins.dict builtins.list builtins.tuple builtins.set builtins.frozenset builtins.int
     builtins.float builtins.complex builtins.bool builtins.str builtins.bytes builtins.bytearray builtins.slice
     builtins.range builtins.Ellipsis builtins.NotImplemented builtins.print builtins.reversed builtins.enumerate
-    builtins.zip builtins.len builtins.sum builtins.min builtins.max builtins.abs builtins.sorted"""
+    builtins.zip builtins.len builtins.sum builtins.min builtins.max builtins.abs builtins.sorted
+    zoneinfo.ZoneInfo._unpickle torch._dynamo.decorators._DimRange"""
 )
-"""Plain values of Python's own library, and modules of nothing else."""
+"""Plain values of Python's own library or of modules that do more, and modules of nothing else."""
 
 _LIBRARIES = frozenset(["torch", "numpy", "torchvision", "torchaudio"])
 
 _SUBPACKAGES = _words("torch.signal torch.types torch.jit._pickle numpy.random._pickle")
-"""Modules of libraries that are called like one of Python's own."""
+_SUBMODULES = _words("random typing types numbers")
+"""Modules of libraries that are called like one of Python's own; the latter in several places, and harmless there."""
 
 EXTENSION = "extension registry code "
 """How the pickle walker calls what has a number for a name."""
@@ -162,7 +212,7 @@ EXTENSION = "extension registry code "
 _ANYWHERE = _words(
     """os posix nt sys subprocess pty builtins importlib socket shutil runpy ctypes __builtins__ __globals__ __import__
     __subclasses__ __code__ __getattribute__ __dict__ __class__ __mro__ __bases__ __init__ __reduce__
-    __loader__ __spec__ __closure__"""
+    __loader__ __spec__ __closure__ __getattr__ _os _sys bltns"""
 )
 """Parts that no class of a model has in its name: a dotted name leads through them to something else."""
 
@@ -178,18 +228,24 @@ def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
     plain_letters = name if name.isascii() else unicodedata.normalize("NFKC", name)
     for spelling in dict.fromkeys((name, _of_today(name), "".join(name.split()), plain_letters)):
         reason = _reason(spelling)
-        if reason and spelling not in ADMITTED:
+        if reason and not any(spelling in plain for plain in (ADMITTED, _PLAIN_NAMES, extra)):
             return Judgement("executes", reason)
     today = _of_today(name)
     if today in ADMITTED or today in extra:
         return Judgement("admitted")
     package, _, attribute = today.partition(".")
-    plain = package in _PLAIN_MODULES and "." not in attribute.removeprefix("abc.")
-    if plain or package in _LIBRARIES or today in _PLAIN_NAMES:
+    if package in _LIBRARIES or today in _PLAIN_NAMES or (package in _PLAIN_MODULES and _is_own(package, attribute)):
         return Judgement("library")
     if package in sys.stdlib_module_names:
         return Judgement("executes", "is of Python's own library and no plain value, so it may do anything")
     return Judgement("unknown")
+
+
+def _is_own(module: str, attribute: str) -> bool:
+    """Whether an attribute of a module of plain values is one itself, and no module that it imports."""
+    attribute = attribute.removeprefix("abc.")
+    foreign = attribute in sys.stdlib_module_names and attribute != module  # datetime.datetime is a class
+    return not foreign and "." not in attribute and not attribute.startswith("_")
 
 
 def _reason(name: str) -> str:
@@ -198,21 +254,37 @@ def _reason(name: str) -> str:
         return "stands for whatever the reading program registered under that number"
     parts = name.split(".")
     reason = _known(parts)
-    for start in range(1, len(parts) if parts[0] in _LIBRARIES and not reason else 0):
-        # A library's module holds whatever it imports itself: torch.storage.io.open is io.open.
-        own = start < _LONGEST and ".".join(parts[: start + 1]) in _SUBPACKAGES
-        reason = reason or ("" if own else _known(parts[start : start + _LONGEST]))
+    if parts[0] in _LIBRARIES and not reason:
+        reason = _reason_within(parts)
     if reason:
         return reason
     inside = next((part for part in parts[1:] if part in _ANYWHERE), None)
     return f"leads through {inside} to something else" if inside else ""
 
 
+def _reason_within(parts: Sequence[str]) -> str:
+    """Why a library's name does more than build a value, by its parts behind the library's own."""
+    for start in range(1, len(parts)):
+        if start < _LONGEST and ".".join(parts[: start + 1]) in _SUBPACKAGES:
+            continue
+        # A library's module holds whatever it imports itself: torch.storage.io.open is io.open.
+        reason = _known(parts[start : start + _LONGEST])
+        if reason:
+            return reason
+        module = parts[start] if start < len(parts) - 1 else ""
+        if module in sys.stdlib_module_names and module not in _PLAIN_MODULES | _SUBMODULES:
+            return f"leads through {module} to something else"
+        if _TELLING.fullmatch(parts[start]):
+            return _LOADING
+    models = list(parts[:2]) == ["torchvision", "models"]
+    return f"{_CONNECTS}, to fetch weights" if models and len(parts) > 2 and parts[-1][:1].islower() else ""
+
+
 def _known(parts: Sequence[str]) -> str:
     """Why a name is known that these parts begin with."""
     for end in range(min(len(parts), _LONGEST), 0, -1):
         reason = KNOWN.get(".".join(parts[:end]))
-        if reason:
+        if reason is not None:
             return reason
     return ""
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from convinspect import numbers
 from convinspect.errors import CannotShow, ConvInspectError
-from convinspect.records import ITEMSIZE, Tensor
+from convinspect.records import ITEMSIZE, Tensor, nbytes_of
 from convinspect.storage import Fetch, check_range, opened
 
 Array = npt.NDArray[Any]
@@ -86,15 +86,18 @@ def _alike(before: Tensor, after: Tensor) -> bool:
     assert after.storage is not None
     steps = [[s for s, n in zip(one.stride, one.shape, strict=True) if n > 1] for one in (before, after)]
     swapped = before.storage.byteorder != after.storage.byteorder
-    whole = isinstance(ITEMSIZE.get(before.dtype), int)
+    size = ITEMSIZE.get(before.dtype, 0)
+    # Values that share a byte are whole bytes together, or not.
+    shared = before.offset == after.offset == 0 and float(size * before.numel).is_integer()
+    whole = isinstance(size, int) or shared
     return steps[0] == steps[1] and not swapped and whole and numbers.dense(before)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Array]:
     """The tensor's bytes as the file has them. Their CRC is left alone: what equals the other file is not damaged."""
-    storage, itemsize = tensor.storage, int(ITEMSIZE[tensor.dtype])
+    storage = tensor.storage
     assert storage is not None
-    begin, size = tensor.offset * itemsize, tensor.nbytes
+    begin, size = nbytes_of(tensor.dtype, tensor.offset), tensor.nbytes
     check_range(storage, f"tensor {tensor.key}", begin, size)
     buffer = np.empty(min(size, _PIECE), np.uint8)
     with opened(storage) as fetch:

@@ -20,7 +20,7 @@ from convinspect.formats.torch_zip import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.zip_records import is_zip
 from convinspect.integrity import look_at_file, parsed, second_place
 from convinspect.pickled import Seen, Stream, look_at_pickle
-from convinspect.records import ITEMSIZE, Contents, Tensor
+from convinspect.records import Contents, Tensor, nbytes_of
 from convinspect.wording import several
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
@@ -141,7 +141,7 @@ def _look_at_tensors(contents: Contents, log: Log) -> None:
 def _reach(tensor: Tensor) -> int:
     """Bytes of its storage from the start to the tensor's last element."""
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
-    return int((last + 1) * ITEMSIZE.get(tensor.dtype, 0))
+    return nbytes_of(tensor.dtype, last + 1)
 
 
 def _note_others(folder: Path, looked_at: Set[str], log: Log) -> None:

@@ -54,6 +54,7 @@ _CODES = (
     Code("several-pickles", "error", "More than one data.pkl, so what is loaded depends on who loads it.", ELSEWHERE),
     Code("record-name", "warning", "A record's name leads outside the archive's folder.", ELSEWHERE),
     Code("unnamed-record", "warning", "A record that the pickle does not name, so nothing loads it.", RESAVE),
+    Code("record-missing", "error", "A record without which PyTorch refuses the archive is not there.", AGAIN),
     # --- tensors
     Code("storage-short", "error", "A tensor's bytes are not all there, or reach past its storage.", AGAIN),
     Code("storage-long", "warning", "A storage's record has more bytes than its pickle says.", RESAVE),
@@ -141,6 +142,7 @@ class Report:
         findings: In the order of their codes, the worst first.
         notes: What a reader must know to take the result for what it is, each a whole line.
         looked: What was looked at, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
+        unlisted: How many more findings of a code there are than are listed.
     """
 
     path: Path
@@ -148,6 +150,7 @@ class Report:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     looked: dict[str, int]
+    unlisted: dict[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -158,7 +161,7 @@ class Report:
 
 
 LOOKED = ("records", "crcs", "bytes", "pickles", "names", "admitted", "tensors")
-_MOST = 1_000
+MOST_LISTED = 1_000
 """Findings of one code that are kept for a path; a hostile file could ask for any number."""
 
 
@@ -187,7 +190,7 @@ class Log:
         """Note a finding; past a thousand of a kind they are only counted."""
         number = self.left_out.get(code, 0) + 1
         self.left_out[code] = number
-        if number <= _MOST:
+        if number <= MOST_LISTED:
             self.findings.append(Finding(code, path, place or Place(), message, remedy or CODES[code].remedy, subject))
 
     def take(self, other: Log) -> None:
@@ -209,10 +212,7 @@ class Log:
         order = {code: index for index, code in enumerate(CODES)}
         worst = {"error": 0, "warning": 1, "note": 2}
         found = sorted(self.findings, key=lambda one: (one.code != "unreadable", worst[one.level], order[one.code]))
-        more = [
-            f"{code}: {number - _MOST:,} more such findings are not listed"
-            for code, number in self.left_out.items()
-            if number > _MOST
-        ]
+        unlisted = {code: number - MOST_LISTED for code, number in self.left_out.items() if number > MOST_LISTED}
+        more = [f"{code}: {number:,} more such findings are only counted" for code, number in unlisted.items()]
         self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - self.beyond)
-        return Report(path, form, tuple(found), (*self.notes, *more), self.looked)
+        return Report(path, form, tuple(found), (*self.notes, *more), self.looked, unlisted)

@@ -20,6 +20,7 @@ from convinspect.formats.torch_zip import SMALL_STORAGE, headless
 from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
 from convinspect.formats.zip_records import first_name, is_zip
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
+from convinspect.required import look_at_required
 from convinspect.wording import several
 from convinspect.zip_integrity import Record, look_at_zip, unpacked
 
@@ -86,6 +87,7 @@ def _look_at_records(
         if record.name not in named and not (record.name.endswith(".pkl") and "/" not in record.name):
             _look_into(file, record, log, within, script)
     _hold_storages(file, records, seen, log, within)
+    look_at_required(file, records, seen, log, within)
     _look_at_byteorder(file, records, log, within)
     if "data.pkl" in names and not script:
         _note_unnamed(file, records, named, seen, log, within)
@@ -169,6 +171,10 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
 
 def _look_at_source(stream: Stream, log: Log) -> None:
     source = stream.read(0, stream.size)
+    try:
+        source.decode()
+    except UnicodeDecodeError as error:
+        log.add("bad-metadata", stream.path, "its source text is no UTF-8", stream.place(error.start))
     found = _OPENING.search(source)
     if found is not None:
         owner = b"torch" if source.endswith(b"torch", 0, found.start()) else b"ops.aten"

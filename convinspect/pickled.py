@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,11 @@ from typing import Any
 from convinspect.admitted import judged
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.findings import Log, Place
+from convinspect.formats.pickle_opcodes import Undecodable, instructions
 from convinspect.formats.pickle_values import Blob, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.pickle_walk import Machine, Read, reader
 from convinspect.formats.torch_tensors import storage_dtype
-from convinspect.records import ITEMSIZE
+from convinspect.records import storage_nbytes
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
 _TELLS = {
@@ -37,13 +39,19 @@ _REFUSED = {
     "l": "LIST makes a list as protocol 0 does",
     "d": "DICT makes a dictionary as protocol 0 does",
     "\x8b": "LONG4 is an integer of more than 255 bytes",
-    "I": "INT is an integer as text, as Python 2 wrote large ones",
-    "L": "LONG is an integer as text, as protocol 0 writes it",
+    "I": "INT is an integer or a truth value as text, as protocols 0 and 1 write it",
+    "L": "LONG is an integer as text, as protocols 0 and 1 write large ones",
     "F": "FLOAT is a number as text, as protocol 0 writes it",
     "S": "STRING is a text as protocol 0 of Python 2 wrote it",
     "T": "BINSTRING is a text of more than 255 bytes as Python 2 wrote it",
     "V": "UNICODE is a text as protocol 0 writes it",
 }
+_LATER = {
+    one.code: f"{one.name} is of pickle protocol {one.proto}, and safe loading reads protocol 2"
+    for one in pickletools.opcodes
+    if one.proto > 2 and one.code not in "\x8f\x97"
+}
+"""Instructions of later protocols that safe loading refuses: all but EMPTY_SET; NEXT_BUFFER is odd besides."""
 _INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
 """What may begin a pickle or an archive inside a string of another."""
 _DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
@@ -89,12 +97,14 @@ class Seen:
         storages: Bytes of each storage that it names, by key.
         tree: What it would build; None when it broke.
         error: Why it broke.
+        names: All that it asks for.
     """
 
     end: int | None
     storages: dict[str, int] = field(default_factory=dict)
     tree: Any = None
     error: ConvInspectError | None = None
+    names: tuple[str, ...] = ()
 
 
 def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
@@ -116,13 +126,11 @@ def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, dept
         # Without its traceback, which would keep all that was built.
         error = BrokenFile(raised.problem, raised.remedy)
     _note_names(machine, stream, log)
+    _note_instructions(machine, stream, start, log, depth)
     named = dict(_storages(machine.persistent))
     if depth < _DEEPEST and _may_hold_pickles(stream, start, machine.position + _PIECE if end is None else end):
         _look_inside(machine, stream, log, depth)
-    protocol = stream.read(start, 2)
-    if protocol[:1] == b"\x80" and protocol[1:] > bytes([_KNOWN_PROTOCOL]) and not (stream.prefixes or stream.ordinary):
-        log.note(f"pickle protocol {protocol[1]}, which torch.load(weights_only=True) may refuse; it reads protocol 2")
-    return Seen(end, named, machine.stack[-1] if end is not None else None, error)
+    return Seen(end, named, machine.stack[-1] if end is not None else None, error, tuple(machine.globals))
 
 
 def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
@@ -138,18 +146,42 @@ def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
         place = stream.place(span.start, span.end - span.start)
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         log.add(_CODES[verdict.kind], stream.path, f"{shown} {told}", place, subject=shown)
+
+
+def _note_instructions(machine: Machine, stream: Stream, start: int, log: Log, depth: int) -> None:
+    """The instructions that safe loading refuses: each kind once, and of later protocols' the first."""
     for code, at in machine.rare.items():
         if code in _INSTRUCTIONS:
             log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
-        elif not stream.prefixes:
+        elif code in _REFUSED and not stream.prefixes:
             log.add("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
+    # TorchScript and .metadata are not read by safe loading, nor is what lies in a string.
+    if stream.prefixes or stream.ordinary or depth:
+        return
+    later = [(at, code) for code, at in machine.rare.items() if code in _LATER]
+    later += _later(stream, start)
+    if later:
+        at, code = min(later)
+        log.add("refused-instruction", stream.path, _LATER[code], stream.place(at, 1))
+
+
+def _later(stream: Stream, start: int) -> list[tuple[int, str]]:
+    """The first instruction of a later protocol and its place, of a pickle that says it is of one."""
+    head = stream.read(start, 2)
+    if head[:1] != b"\x80" or head[1:] <= bytes([_KNOWN_PROTOCOL]):
+        return []
+    try:
+        found = instructions(stream.read(start, min(stream.size - start, _LARGEST)))
+        return [next((start + at, code) for code, _, at in found if code in _LATER)]
+    except (StopIteration, Undecodable):
+        return []
 
 
 def _storages(persistent: Iterable[Sequence[Any]]) -> Iterator[tuple[str, int]]:
     for parts in persistent:
         dtype = storage_dtype(parts)
         if dtype is not None:
-            yield parts[2], int(parts[4] * ITEMSIZE[dtype])
+            yield parts[2], storage_nbytes(dtype, parts[4])
 
 
 def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:

@@ -22,7 +22,7 @@ ITEMSIZE: dict[str, int | float] = {
     "complex32": 4, "complex64": 8, "complex128": 16,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1,
     "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
-    "quint8": 1, "qint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
+    "quint8": 1, "qint8": 1, "qint32": 4, "quint4x2": 0.5, "quint2x4": 0.25,
     "bits8": 1, "bits16": 2, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1,
 }  # fmt: skip
 """Bytes of one element by PyTorch's name of the dtype; below 1 where several elements share a byte."""
@@ -41,6 +41,11 @@ def nbytes_of(dtype: str, numel: int) -> int:
     itemsize = ITEMSIZE.get(dtype, 0)
     # Whole sizes stay in integers: a float is exact only up to 2**53.
     return numel * itemsize if isinstance(itemsize, int) else math.ceil(numel * itemsize)
+
+
+def storage_nbytes(dtype: str, numel: int) -> int:
+    """Bytes of a storage of `numel` elements, as PyTorch counts them: where several values share a byte, bytes."""
+    return int(numel * max(1, ITEMSIZE[dtype]))
 
 
 @dataclass(frozen=True, slots=True)

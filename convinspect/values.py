@@ -85,14 +85,16 @@ def odd_of(tensor: Tensor, advance: Callable[[int], None] = lambda done: None) -
         What `numbers.read` raises.
     """
     counts, firsts, done = [0, 0], [-1, -1], 0
-    for block in blocks(tensor):
-        for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
-            if firsts[kind] < 0 and hits.any():
-                firsts[kind] = done + int(hits.argmax())
-            counts[kind] += int(np.count_nonzero(hits))
-        done += block.size
-        advance(block.nbytes)
-    nan, inf = (_index(tensor, first, test) for first, test in zip(firsts, (np.isnan, np.isinf), strict=True))
+    # NumPy warns of a signalling NaN when it widens it, which is what is looked for.
+    with np.errstate(invalid="ignore"):
+        for block in blocks(tensor):
+            for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
+                if firsts[kind] < 0 and hits.any():
+                    firsts[kind] = done + int(hits.argmax())
+                counts[kind] += int(np.count_nonzero(hits))
+            done += block.size
+            advance(block.nbytes)
+        nan, inf = (_index(tensor, first, test) for first, test in zip(firsts, (np.isnan, np.isinf), strict=True))
     return Odd(counts[0], counts[1], nan, inf)
 
 
@@ -109,6 +111,8 @@ def _suspects(block: Array, dtype: str) -> Array:
     """Which numbers are not finite, each part of a complex number by itself."""
     mask = _MASKS.get(dtype)
     if mask is not None:
+        # A number in two parts can be taken apart only where numbers lie side by side.
+        block = np.ascontiguousarray(block) if block.dtype.kind == "c" else block
         bits = block.view(f"u{2 if '16' in dtype else 4 if dtype == 'float32' else 8}")
         kind = bits.dtype.type
         masked: Array = (bits & kind(mask)) == kind(mask)

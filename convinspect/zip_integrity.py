@@ -38,12 +38,14 @@ class Record:
         entry: What the directory says of it.
         payload: Offset of its first byte.
         sound: Whether its bytes lie in the file and unpack to what its directory and its CRC-32 say.
+        unsummed: Whether its CRC-32 was not computed: it is 0, and that of its bytes is not.
     """
 
     name: str
     entry: Entry
     payload: int
     sound: bool
+    unsummed: bool = False
 
 
 def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
@@ -64,14 +66,17 @@ def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
     for told in (*ends.wrong, *([wrong] if wrong else [])):
         log.add("end-records", file.path, told, _at(file, ends.end, within))
     _look_at_names(file, entries, log, within)
-    extents = [(entry, extent_of(file, entry)) for entry in entries if not entry.name.endswith("/") or entry.size]
+    extents = [(entry, extent_of(file, entry)) for entry in entries]
     found = [_record(file, entry, extent, log, within) for entry, extent in extents]
     _look_between(file, ends, [extent for _, extent in extents if extent is not None], log, within)
-    _note_unsummed(file, [entry for entry, _ in extents], log, within)
+    _note_unsummed(file, [one for one in found if one is not None], log, within)
     folder = common_folder([entry.name for entry in entries])
     log.looked["records"] += len(found)
     return [
-        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound) for one in found if one is not None
+        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound)
+        for one in found
+        # Archivers keep an entry for each folder, which holds nothing.
+        if one is not None and not (one.name.endswith("/") and not one.entry.size)
     ]
 
 
@@ -121,37 +126,33 @@ def _record(file: File, entry: Entry, extent: Extent | None, log: Log, within: s
         there = max(0, file.size - extent.payload)
         log.add("record-outside", file.path, f"{there:,} of its {entry.packed:,} bytes are in the file", place)
         return Record(entry.name, entry, extent.payload, False)
-    return Record(entry.name, entry, extent.payload, _sums_up(file, entry, extent, log, place))
+    crc = _summed(file, entry, extent, log, place)
+    return Record(entry.name, entry, extent.payload, crc is not None, bool(crc) and not entry.crc)
 
 
-def _sums_up(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -> bool:
-    """Whether the record's bytes are what the directory says; without a CRC-32 to hold them against, they are."""
+def _summed(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -> int | None:
+    """The CRC-32 of the record's bytes; None when they are not what the directory says."""
     why = _unreadable(entry)
     if why:
         log.add("not-unpacked", file.path, why, place)
-        return False
-    if entry.crc == 0 and entry.method == STORED and entry.size:
-        log.advance(entry.packed)
-        return True
+        return None
     crc, size = 0, 0
     try:
         for piece in unpacked(file, entry, extent.payload, log) if entry.packed + entry.size else ():
             crc, size = zlib.crc32(piece, crc), size + len(piece)
     except zlib.error:
         log.add("not-unpacked", file.path, "its compressed bytes are damaged", place)
-        return False
+        return None
     log.looked["bytes"] += size
     if size != entry.size:
         log.add("not-unpacked", file.path, f"it unpacks to {size:,} bytes, not to {entry.size:,}", place)
-        return False
-    if not entry.crc and entry.size:
-        return True
-    log.looked["crcs"] += 1
-    if crc != entry.crc:
+        return None
+    log.looked["crcs"] += bool(entry.crc) or not crc
+    if crc != entry.crc and entry.crc:
         log.add("wrong-crc", file.path, f"its bytes give the CRC-32 {crc:08x}, stored is {entry.crc:08x}",
                 replace(place, offset=0, length=entry.size, in_file=file.start + extent.payload))  # fmt: skip
-        return False
-    return True
+        return None
+    return crc
 
 
 def _unreadable(entry: Entry) -> str:
@@ -222,12 +223,12 @@ def _look_at_gap(file: File, start: int, end: int, log: Log, within: str) -> Non
             return
 
 
-def _note_unsummed(file: File, entries: list[Entry], log: Log, within: str) -> None:
+def _note_unsummed(file: File, records: list[Record], log: Log, within: str) -> None:
     """One finding for all records without a CRC-32: PyTorch leaves out all or none."""
-    without = [entry for entry in entries if entry.size and not entry.crc]
+    without = [one.entry for one in records if one.unsummed]
     if not without:
         return
-    filled = sum(1 for entry in entries if entry.size)
+    filled = sum(1 for one in records if one.entry.size)
     which = "none of its records has" if len(without) == filled else f"{len(without):,} of {filled:,} records lack"
     log.add("no-crc", file.path, f"{which} a CRC-32, the first {without[0].name!r}, so damage in them would not show",
             Place(within + without[0].name, None, None, file.start + without[0].offset))  # fmt: skip

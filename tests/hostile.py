@@ -575,6 +575,9 @@ CALLABLES = (
         "smtplib.SMTP",
         "_pickle.loads",
     ),
+    *("torch.jit.save", "torch.export.load", "torch.UntypedStorage.from_file", "torch._C.import_ir_module"),
+    *("torch.distributed.distributed_c10d._tensor_to_object", "numpy.ndarray.tofile", "enum.bltns.eval"),
+    *("numpy.core._ufunc_reconstruct", "collections._sys.modules", "torch.PyTorchFileWriter"),
 )
 """Functions by which one or another scanner's list has been passed, or that torch's own list once admitted."""
 

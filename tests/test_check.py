@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,8 +150,6 @@ ORDINARY: dict[str, Callable[[Path], Path]] = {
     "zip of an OrderedDict": lambda folder: saved(folder, OrderedDict(state())),
     "zip of a module's state": lambda folder: saved(folder, Small().state_dict()),
     "zip by protocol 3": lambda folder: saved(folder, pickle_protocol=3),
-    "zip by protocol 4": lambda folder: saved(folder, pickle_protocol=4),
-    "zip by protocol 5": lambda folder: saved(folder, pickle_protocol=5),
     "legacy": lambda folder: saved(folder, _use_new_zipfile_serialization=False),
     "training": _training,
     "odd sizes": _odd_sizes,
@@ -237,7 +236,25 @@ _EXECUTES = """os.system posix.system nt.system subprocess.Popen builtins.eval b
     torch.serialization.load shutil.os.system torch.os.system collections.abc.sys.modules
     torch.Tensor.__init__.__globals__ pathlib.PosixPath.unlink smtplib.SMTP
     torch.fx.graph_module.reduce_graph_module torch.storage.io.open
-    torch.functional.operator.attrgetter numpy.testing._private.utils.runstring timeit.timeit bdb.Bdb.run"""
+    torch.functional.operator.attrgetter numpy.testing._private.utils.runstring timeit.timeit bdb.Bdb.run
+    torch.PyTorchFileWriter torch.PyTorchFileReader torch._C.PyTorchFileWriter torch._C.import_ir_module
+    torch._C._VariableFunctions.from_file torch._C._distributed_c10d.TCPStore torch.from_file torch._VF.from_file
+    torch.jit.save torch.jit._serialization.load torch.jit.jit_module_from_flatbuffer torch.export.load
+    torch.export.pt2_archive._package.load_pt2 torch.UntypedStorage.from_file torch.FloatStorage.from_file
+    torch.storage.TypedStorage.from_file torch.distributed.TCPStore torch.distributed.FileStore
+    torch.distributed.distributed_c10d._tensor_to_object torch.distributed.broadcast_object_list
+    torch.distributed.init_process_group torch.distributed.checkpoint.filesystem.FileSystemReader
+    torch.distributed.nn.jit.instantiator._do_instantiate_remote_module_template torch.utils.file_baton.FileBaton
+    torch.utils.model_zoo.load_url torch.utils._content_store.ContentStoreWriter torch.profiler.profile
+    torch.cuda.memory._dump_snapshot torch.numa.binding.maybe_wrap_command_args_with_numa_binding
+    torch._utils._import_dotted_name torch._utils_internal.get_writable_path torch.backends.xeon.run_cpu.main
+    torchvision.datasets.utils.download_url torchvision.datasets.MNIST torchvision.io.read_image
+    torchvision.utils.save_image torchvision.models.resnet50 torchvision.models.resnet.resnet18 torchaudio.load
+    numpy.lib._npyio_impl.load numpy.lib.utils.safe_eval numpy.ndarray.tofile numpy.ndarray.dump numpy.memmap
+    numpy.rec.fromfile numpy.core._ufunc_reconstruct numpy.test typing.operator typing.functools
+    typing._eval_type typing.operator.attrgetter enum.bltns enum.bltns.eval collections._sys.modules
+    collections._itemgetter fractions.operator ipaddress.functools torch.nn.functional.copy.copyreg
+    torch.ao.__getattr__ torch.utils.data.random._os.system"""
 EXECUTES = _EXECUTES.split()
 
 
@@ -255,6 +272,20 @@ EXECUTES = _EXECUTES.split()
         ("argparse.Namespace", "library"),
         ("copy_reg._reconstructor", "library"),
         ("pathlib.PosixPath", "library"),
+        ("torch._dynamo.decorators._DimRange", "library"),
+        ("zoneinfo.ZoneInfo._unpickle", "library"),
+        ("enum.Enum", "library"),
+        ("datetime.datetime", "library"),
+        ("typing.Any", "library"),
+        ("torch._C._nn.gelu", "library"),
+        ("torch._C.Generator", "library"),
+        ("torch.distributed.tensor.DTensor", "library"),
+        ("torch.distributed.device_mesh.DeviceMesh", "library"),
+        ("torch.cuda.random.set_rng_state", "library"),
+        ("torchvision.models.resnet.ResNet", "library"),
+        ("torchvision.models.resnet.ResNet50_Weights", "library"),
+        ("torch.nn.modules.fold.Unfold", "library"),
+        ("numpy.ma.core._mareconstruct", "library"),
         ("__main__.Net", "unknown"),
         ("test.Net", "unknown"),
         ("models.os_net.Net", "unknown"),
@@ -263,6 +294,21 @@ EXECUTES = _EXECUTES.split()
 )
 def test_names_are_judged(name: str, kind: str) -> None:
     assert judged(name).kind == kind
+
+
+def test_no_class_of_a_model_is_said_to_execute() -> None:
+    """Everything that people pickle: layers, optimizers, schedulers, distributions, quantizers, random states."""
+    named: set[str] = set()
+    for module in list(sys.modules.values()):
+        here = getattr(module, "__name__", "")
+        if here.startswith(("torch.nn.modules", "torch.optim", "torch.distributions", "torch.ao.nn", "numpy.random._")):
+            named |= {f"{here}.{one.__qualname__}" for one in vars(module).values() if one_of(one, here)}
+    assert len(named) > 300
+    assert {name: judged(name).reason for name in named if judged(name).kind == "executes"} == {}
+
+
+def one_of(thing: object, module: str) -> bool:
+    return isinstance(thing, type) and thing.__module__ == module
 
 
 def test_a_name_of_a_million_parts_is_judged_at_once() -> None:
@@ -520,6 +566,27 @@ def test_instructions_that_safe_loading_refuses(tmp_path: Path, value: bytes) ->
         torch.load(path, weights_only=True)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", ["tensors", "bytes", "sets"])
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_protocols_are_judged_as_safe_loading_does(tmp_path: Path, protocol: int, content: str, zipped: bool) -> None:
+    beside = {"tensors": {}, "bytes": {"b": b"abc"}, "sets": {"s": {1, 2}, "yes": True}}[content]
+    options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
+    path = saved(tmp_path, {**state(), **beside}, **options)
+    try:
+        torch.load(path, weights_only=True)
+    except pickle.UnpicklingError:
+        assert codes(check(path)) == {"refused-instruction"}
+    else:
+        assert check(path).findings == ()
+
+
+def test_a_later_instruction_in_a_pickle_of_protocol_2(tmp_path: Path) -> None:
+    path = zip_file(tmp_path, beside_a_layer(b"\x8c\x0bcollections\x8c\x0bOrderedDict\x93"))
+    (one,) = check(path).findings
+    assert (one.code, one.message[:12]) == ("refused-instruction", "STACK_GLOBAL")
+
+
 def test_torchscript_that_saves_files_is_told_of(tmp_path: Path) -> None:
     path = _script(tmp_path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -568,6 +635,7 @@ def test_every_flipped_byte_of_a_small_file_is_found(tmp_path: Path) -> None:
 
 def test_a_wrong_crc_is_told_apart_from_none(tmp_path: Path) -> None:
     wrong = [stored("data.pkl", pickled(dict_of((text("w"), tensor())))), stored("data/0", PAYLOAD)]
+    wrong.append(stored("version", b"3\n"))
     assert codes(check(raw_zip(tmp_path / "none.pt", wrong))) == {"no-crc"}
     good = saved(tmp_path)
     content = bytearray(good.read_bytes())
@@ -577,6 +645,15 @@ def test_a_wrong_crc_is_told_apart_from_none(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pt"
     bad.write_bytes(bytes(content).replace(crc, b"\1\2\3\4"))
     assert codes(check(bad)) == {"wrong-crc"}
+
+
+def test_a_crc_that_is_zero_by_itself(tmp_path: Path) -> None:
+    content = bytearray(b"\x9d\x0a\xd9\x6d")
+    assert zlib.crc32(content) == 0
+    path = saved(tmp_path, {"w": torch.frombuffer(content, dtype=torch.int32)})
+    report = check(path)
+    assert report.findings == ()
+    assert report.looked["crcs"] == report.looked["records"]
 
 
 def test_crcs_that_torch_did_not_compute(tmp_path: Path) -> None:
@@ -675,14 +752,175 @@ def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
     assert torch.load(lone).keys() == state().keys()
 
 
+def repacked(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of a zip with records changed, or left out where None is given."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as changed:
+        for name in archive.namelist():
+            content = change(name.partition("/")[2], archive.read(name))
+            if content is not None:
+                changed.writestr(name, content)
+    return target
+
+
+def loads(path: Path) -> bool:
+    """Whether PyTorch reads it."""
+    load: Callable[[Path], object] = torch.load
+    load = {".pt2": torch.export.load, ".ts": torch.jit.load}.get(path.suffix, load)
+    try:
+        load(path)
+    except Exception:  # whatever it raises
+        return False
+    return True
+
+
+@pytest.mark.parametrize("version", [b"0", b"1", b"10\n", b"11", b"99\n", b"-1", b"x", b"", b" 3", b"3 4", None])
+@pytest.mark.parametrize(("make", "suffix"), [(saved, ".pt"), (_script, ".ts"), (_exported, ".pt2")])
+def test_a_version_that_pytorch_refuses(
+    tmp_path: Path, make: Callable[[Path], Path], suffix: str, version: bytes | None
+) -> None:
+    path = repacked(
+        make(tmp_path),
+        tmp_path / f"other{suffix}",
+        lambda name, content: version if name in ("version", ".data/version") else content,
+    )
+    found = codes(check(path))
+    assert (found == set()) == loads(path)
+    assert found <= {"record-missing" if version is None else "bad-metadata"}
+
+
+@pytest.mark.parametrize(("make", "suffix"), [(_script, ".ts"), (_trace, ".ts"), (_exported, ".pt2"), (saved, ".pt")])
+def test_a_record_that_is_left_out_is_missed_where_pytorch_misses_it(
+    tmp_path: Path, make: Callable[[Path], Path], suffix: str
+) -> None:
+    source = make(tmp_path)
+    with zipfile.ZipFile(source) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    for gone in names:
+        path = repacked(source, tmp_path / f"other{suffix}", lambda name, c, gone=gone: None if name == gone else c)
+        if gone != "code/__torch__/torch/nn/functional.py":
+            assert (check(path).exit_code == 0) == loads(path), gone
+
+
+class Constants(nn.Module):
+    """A model with a weight, a constant tensor and a buffer that is not saved with the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("mask", torch.ones(3), persistent=False)
+        self.register_buffer("mean", torch.zeros(3))
+        self.scale = torch.full((3,), 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.fc(x) - self.mean) * self.mask * self.scale  # type: ignore[no-any-return, operator]
+
+
+def test_what_an_exported_graph_takes_is_held_against_the_lists(tmp_path: Path) -> None:
+    source = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(Constants(), (torch.zeros(1, 4),)), source)
+    assert check(source).findings == ()
+    for what in ("weights", "constants"):
+        config = f"data/{what}/model_{what}_config.json"
+        path = repacked(
+            source, tmp_path / "less.pt2", lambda name, c, config=config: b'{"config": {}}' if name == config else c
+        )
+        assert codes(check(path)) == {"storage-short"}
+        assert not loads(path)
+    path = repacked(source, tmp_path / "less.pt2", lambda name, c: None if name.endswith("tensor_0") else c)
+    assert codes(check(path)) == {"storage-short"}
+    path = repacked(source, tmp_path / "less.pt2", lambda name, c: b"{" if name.endswith("model.json") else c)
+    assert check(path).exit_code == 2
+
+
+def test_source_text_that_is_no_text(tmp_path: Path) -> None:
+    path = repacked(
+        _script(tmp_path), tmp_path / "x.ts", lambda name, c: b"\xff\xfe garbage(" if name.endswith(".py") else c
+    )
+    assert not loads(path)
+    assert codes(check(path)) == {"bad-metadata"}
+
+
+@pytest.mark.parametrize("dtype", [torch.quint4x2, torch.quint2x4])
+@pytest.mark.parametrize("numel", [1, 4, 5, 13, 64])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_values_that_share_a_byte(tmp_path: Path, dtype: torch.dtype, numel: int, zipped: bool) -> None:
+    packed = torch._empty_affine_quantized((numel,), scale=0.1, zero_point=0, dtype=dtype)
+    path = saved(tmp_path, {"q.weight": packed}, _use_new_zipfile_serialization=zipped)
+    assert check(path).findings == ()
+    (tensor,) = open_checkpoint(path).tensors.values()
+    assert tensor.whole
+    assert tensor.nbytes == packed.untyped_storage().nbytes()
+    short = repacked(path, tmp_path / "short.pt", lambda name, c: c[:-1] if name == "data/0" else c) if zipped else path
+    assert codes(check(short)) == ({"storage-short"} if zipped else set())
+
+
+@pytest.mark.parametrize("behind", [b"hello", b"PK\5\6hello", b"PK\5\6" + bytes(17), b"PK\5\6x" * 3])
+def test_bytes_behind_the_end_that_pytorch_passes_over(tmp_path: Path, behind: bytes) -> None:
+    path = saved(tmp_path)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + behind)
+    assert torch.load(path).keys() == state().keys()
+    (one,) = check(path).findings
+    assert (one.code, one.place.offset, one.place.length) == ("trailing-bytes", size, len(behind))
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.read("conv.weight") == state()["conv.weight"].numpy()).all()
+
+
+def test_a_false_end_record_that_pytorch_takes_is_no_clean_file(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    for behind in (b"PK\5\6" + b"x" * 18, b"PK\5\6" + bytes(18)):
+        other = tmp_path / "other.pt"
+        other.write_bytes(path.read_bytes() + behind)
+        assert not loads(other)
+        assert check(other).exit_code >= 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_a_signalling_nan_is_found_without_a_warning(tmp_path: Path, dtype: torch.dtype) -> None:
+    bits = {8: (torch.int64, 0x7FF0000000000001), 4: (torch.int32, 0x7F800001), 2: (torch.int16, 0x7C01)}
+    part = torch.float32 if dtype == torch.complex64 else dtype
+    kind, value = bits[part.itemsize]
+    number = torch.tensor([1, 0x7F81 if dtype == torch.bfloat16 else value], dtype=kind).view(part)
+    values = torch.view_as_complex(number) if dtype == torch.complex64 else number
+    for content in (values, values.expand(3, *values.shape)):
+        report = check(saved(tmp_path, {"w": content}), values=True)
+        assert codes(report) == {"nan"}
+
+
 def test_bytes_beside_the_fields_of_headers(tmp_path: Path) -> None:
-    for comment, extra in ((b"hidden", b""), (b"", b"\x99\x99\x58\2" + b"hidden" * 100)):
+    fields = b"".join(struct.pack("<HH", 0x7000 + number, 6) + b"hidden" for number in range(100))
+    empty = b"".join(struct.pack("<HH", number, 0) for number in range(1000, 1100))
+    again = struct.pack("<HH", 0x5455, 9) + b"hidden!!!"
+    long = b"\x99\x99\x58\2" + b"hidden" * 100
+    for comment, extra in ((b"hidden", b""), (b"", long), (b"", fields), (b"", empty), (b"", again * 8)):
         with zipfile.ZipFile(saved(tmp_path)) as archive, zipfile.ZipFile(tmp_path / "x.pt", "w") as changed:
             for info in archive.infolist():
                 entry = zipfile.ZipInfo(info.filename)
                 entry.comment, entry.extra = comment, extra
                 changed.writestr(entry, archive.read(info))
         assert codes(check(tmp_path / "x.pt")) == {"gap"}
+
+
+ARCHIVERS = b"".join(
+    struct.pack("<HH", kind, size) + b"x" * size
+    for kind, size in ((0x5455, 9), (0x7875, 11), (0x000A, 32), (0xD935, 2))
+)
+"""Extra fields in which archivers keep times, owners and alignment."""
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_checkpoint_that_an_archiver_packed_again_is_whole(tmp_path: Path, compression: int) -> None:
+    path = tmp_path / "again.pt"
+    with zipfile.ZipFile(saved(tmp_path)) as archive, zipfile.ZipFile(path, "w") as changed:
+        for folder in ("model/", "model/data/", "model/.data/"):
+            changed.writestr(folder, b"")
+        for info in archive.infolist():
+            entry = zipfile.ZipInfo(info.filename)
+            entry.extra = ARCHIVERS
+            changed.writestr(entry, archive.read(info), compression)
+    assert check(path).findings == ()
+    assert torch.load(path).keys() == state().keys()
 
 
 def test_an_empty_record_has_a_crc_too(tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert titles == [f"{path} · torch.save (zip)" for path in (STNKD, copy)]
 
 
+def test_a_narrow_table_keeps_the_codes(tmp_path: Path) -> None:
+    result = run("check", evil(tmp_path), "--width", 40)
+    assert all(len(line) <= 40 for line in result.stdout.splitlines())
+    assert "global-executes" in result.stdout.split("looked at", maxsplit=1)[0]
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_keeps_to_the_width(tmp_path: Path, width: int) -> None:
     result = run("check", evil(tmp_path), GONE, "--width", width)
@@ -163,6 +169,45 @@ def test_a_result_can_be_kept(tmp_path: Path, suffix: str) -> None:
     result = run("check", GONE, "-o", target)
     assert (result.returncode, result.stdout) == (1, "")
     assert "Net" in target.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", ["sarif", "json", "txt", "md", "html", "svg"])
+def test_a_kept_result_says_what_could_not_be_read(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"found.{suffix}"
+    result = run("check", ROOT / "README.md", "-o", target)
+    assert (result.returncode, result.stdout) == (2, "")
+    kept = target.read_text(encoding="utf-8").replace("&#160;", " ")
+    assert "unreadable" in kept
+    # A picture places each word by itself.
+    assert suffix == "svg" or "it is a text file" in re.sub(r"\s+", " ", kept)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.foo", "x", "x.gif"])
+def test_what_a_result_cannot_be_kept_as_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    result = run("check", GONE, STNKD, "-o", tmp_path / name)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert ".sarif, .json, .txt" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / name).exists()
+
+
+def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
+    many = b"](" + b"".join(b"cmodels\nNet%d\n" % number for number in range(1_500)) + b"e"
+    path = zip_file(tmp_path, beside_a_layer(many))
+    result = run("check", path)
+    assert "1,500 warnings" in result.stdout
+    assert "800 more findings are not shown; --format json lists the first 1,000 of each code" in result.stdout
+    assert "global-unknown: 500 more such findings are only counted" in result.stdout
+    found = json.loads(run("check", path, "--format", "json").stdout)["files"][0]
+    assert len(found["findings"]) == 1_000
+
+
+def test_a_name_of_python_2_is_shown_as_todays(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(2, 2), "r": range(3)}, path)
+    result = run("check", path)
+    assert "builtins.range" in result.stdout
+    assert "xrange" not in result.stdout
 
 
 def test_wishes_that_contradict_each_other(tmp_path: Path) -> None:

@@ -272,3 +272,15 @@ def test_a_pickle_beside_the_folder_is_none_of_it(tmp_path: Path) -> None:
     """A name is never cut at the length of a folder that it does not lie in."""
     path = repacked(tmp_path / "a.pt", leave_out="/data.pkl", second="x" * len("pointnet_stnkd/") + "data.pkl")
     assert "no data.pkl" in outcome(path)
+
+
+@pytest.mark.parametrize("part", ["data/weights/weight_3", "data/weights/model_weights_config.json"])
+def test_an_exported_model_without_a_part_is_never_listed_as_whole(tmp_path: Path, part: str) -> None:
+    with (
+        zipfile.ZipFile(FIXTURES / "pointnet_stnkd.pt2") as archive,
+        zipfile.ZipFile(tmp_path / "x.pt2", "w") as less,
+    ):
+        for name in archive.namelist():
+            if not name.endswith(part):
+                less.writestr(name, archive.read(name))
+    assert "download or copy it again" in outcome(tmp_path / "x.pt2")

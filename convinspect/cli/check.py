@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from convinspect.findings import Report
 
 
+_KEPT = (".sarif", ".json", ".txt", ".md", ".html", ".svg", ".png")
+
+
 class CheckFormat(str, Enum):
     """How findings are written."""
 
@@ -37,7 +40,7 @@ def check(
     width: WidthOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Keep it as .sarif, .json, .txt, .md, .html or .svg."),
+        typer.Option("--output", "-o", metavar="FILE", help="As .sarif, .json, .txt, .md, .html, .svg or .png."),
     ] = None,
 ) -> None:
     """Is this file whole, and what would loading it elsewhere call?
@@ -61,6 +64,8 @@ def check(
     from convinspect.check import check as look
     from convinspect.check import size_of, worst
 
+    if output is not None and output.suffix.lower() not in _KEPT:
+        raise CannotShow(f"check cannot be kept as {output.name}", f"end it in one of {', '.join(_KEPT)}")
     for path in paths:
         check_output(output, Format.json if fmt is CheckFormat.json else Format.table, path)
     if output is not None and fmt is CheckFormat.sarif and output.suffix.lower() not in (".sarif", ".json"):
@@ -86,7 +91,7 @@ def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output
         else:
             Sink(Format.json, width, None, "").show(None, sarif_payload(reports))
         return
-    tables = check_tables(reports)
+    tables = check_tables(reports, kept=output is not None)
     if tables or fmt is CheckFormat.json or output is not None:
         form = Format.json if fmt is CheckFormat.json else Format.table
         Sink(form, width, output, "convinspect check").show(tables, check_payload(reports))

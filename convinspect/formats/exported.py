@@ -9,11 +9,12 @@ and its literal arguments are the layer's hyperparameters. Field names and enume
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import read_torch_zip
+from convinspect.formats.torch_zip import missing_records, read_torch_zip
 from convinspect.formats.zip_records import Archive
 from convinspect.records import ITEMSIZE, Contents, Module, Root, Tensor
 
@@ -44,6 +45,11 @@ _KINDS = {
     "conv_transpose1d": "ConvTranspose1d", "conv_transpose2d": "ConvTranspose2d",
     "conv_transpose3d": "ConvTranspose3d", "_native_batch_norm_legit_no_training": "BatchNorm",
 }  # fmt: skip
+_TAKEN = {
+    "parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name",
+    "custom_obj": "custom_obj_name",
+}  # fmt: skip
+"""What a graph takes from the archive, and the field that names it."""
 
 
 def is_exported(archive: Archive) -> bool:
@@ -66,7 +72,8 @@ def read_exported(file: File, archive: Archive) -> Contents:
         tensors, trouble = _weights(file, archive, name, texts)
         modules = _modules(graph, {tensor.key: tensor for tensor in tensors})
         roots.append(Root("" if not roots else name, "model", tuple(tensors), modules))
-        problems.extend(trouble)
+        problems.extend(trouble or missing_records((roots[-1],)))
+        problems.extend(_lacking(graph, {tensor.key for tensor in tensors}, _constants(archive, name, texts)))
     return Contents(file.path, "torch.export (.pt2)", tuple(roots), file.size, tuple(problems))
 
 
@@ -150,6 +157,38 @@ def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tup
     with File(file.path, file.start + start, min(info.file_size, file.size - start)) as part:
         contents = read_torch_zip(part)
     return [tensor for root in contents.roots for tensor in root.tensors], contents.problems
+
+
+def _constants(archive: Archive, model: str, texts: _Texts) -> dict[str, bool] | None:
+    """Names of the constants that are listed, and whether the record of each is there; None without such a list."""
+    config = f"data/constants/{model}_constants_config.json"
+    if config not in archive.records:
+        return None
+    entries = texts.parsed(config).get("config")
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise BrokenFile(f"record {config!r} lists no constants", "export the model again")
+    return {key: f"data/constants/{entry.get('path_name')}" in archive.records for key, entry in entries.items()}
+
+
+def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, bool] | None) -> Iterator[str]:
+    """A line each for the weights and the constants that the graph takes and the archive does not hold."""
+    needed: dict[str, list[str]] = {"weight": [], "constant": []}
+    try:
+        for spec in graph["graph_module"]["signature"]["input_specs"]:
+            for kind, name in _TAKEN.items():
+                if kind in spec:
+                    own = kind in ("parameter", "buffer") and spec[kind].get("persistent", True)
+                    needed["weight" if own else "constant"].append(spec[kind][name])
+    except (KeyError, TypeError, AttributeError):
+        return
+    needed["weight"] = [key for key in needed["weight"] if key not in weights]
+    wanted = needed["constant"] if constants is not None else []
+    there = constants or {}
+    needed["constant"] = [key for key in dict.fromkeys((*wanted, *there)) if not there.get(key)]
+    for what, keys in needed.items():
+        if keys:
+            more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
+            yield f"{what} {keys[0]!r}{more}, which the graph takes, is not in the file; download or copy it again"
 
 
 def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _compat_pickle import NAME_MAPPING
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -21,11 +22,13 @@ class Global:
     module: str
     name: str
     qualified: str = field(init=False)
-    """`module.name`, with Python 2's name of the builtins made today's."""
+    """`module.name`, with Python 2's name of the builtins and of what is in them made today's (`xrange` is `range`)."""
 
     def __post_init__(self) -> None:
-        module = "builtins" if self.module == "__builtin__" else self.module
-        self.qualified = f"{module}.{self.name}"
+        names = self.module, self.name
+        if self.module == "__builtin__":
+            names = NAME_MAPPING.get(names, ("builtins", self.name))
+        self.qualified = ".".join(names)
 
 
 @dataclass(slots=True, eq=False, repr=False)

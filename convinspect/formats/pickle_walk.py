@@ -378,7 +378,7 @@ _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
 _EXTENSION = {"\x82": 2, "\x83": 3, "\x84": 5}
 """Bytes of each instruction that names something by a number."""
-_UNUSUAL = frozenset("ioP\x97210ld\x8bILFSTV")
+_UNUSUAL = frozenset("ioP\x97210ld\x8bILFSTV\x90\x91\x92\x93")
 
 
 def _line(arg: Any, at: int) -> Span:

@@ -14,7 +14,7 @@ from convinspect.formats.pickle_walk import Walk, walk
 from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.torch_tree import find_roots
 from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals, headless, module_notes
-from convinspect.records import ITEMSIZE, Contents, Storage
+from convinspect.records import Contents, Storage, storage_nbytes
 
 _HEADER = b"PK\x03\x04"
 _PADDING = 512
@@ -82,7 +82,7 @@ def _sizes(tree: Walk) -> dict[str, int]:
     for parts in tree.persistent:
         dtype = storage_dtype(parts)
         if dtype is not None:
-            sizes[parts[2]] = int(parts[4] * ITEMSIZE[dtype])
+            sizes[parts[2]] = storage_nbytes(dtype, parts[4])
     return sizes
 
 

@@ -15,7 +15,7 @@ from convinspect.formats.pickle_walk import Walk, walk
 from convinspect.formats.torch_tensors import storage_dtype
 from convinspect.formats.torch_tree import find_roots
 from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals, module_notes
-from convinspect.records import ITEMSIZE, Contents, Storage
+from convinspect.records import Contents, Storage, storage_nbytes
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -110,14 +110,14 @@ def place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storag
     return storages, position
 
 
-def _declared(tree: Walk) -> dict[str, tuple[int, float]]:
+def _declared(tree: Walk) -> dict[str, tuple[int, int]]:
     """Elements and bytes of an element of each storage that the pickle names."""
-    sizes: dict[str, tuple[int, float]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for parts in tree.persistent:
         dtype = storage_dtype(parts)
         if dtype is not None:
             key, numel = parts[2], parts[4]
-            sizes[key] = (numel, ITEMSIZE[dtype])
+            sizes[key] = (numel, storage_nbytes(dtype, 1))
     return sizes
 
 

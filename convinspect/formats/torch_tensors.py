@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle_values import Call, Dict, Global, Persistent, Tuple
-from convinspect.records import ITEMSIZE, Storage, Tensor
+from convinspect.records import ITEMSIZE, Storage, Tensor, storage_nbytes
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
@@ -135,7 +135,7 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         shape,
         stride,
         _number(args[1]) + first,
-        storage_of(storage_key, int(numel * ITEMSIZE[kind])),
+        storage_of(storage_key, storage_nbytes(kind, numel)),
         "quantized" if name.endswith("_rebuild_qtensor") else _view_bits(args[-1]),
         args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
         device,

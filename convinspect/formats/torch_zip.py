@@ -56,7 +56,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
         notes = (frozen.NOTE,) if roots else ()
     elif script:
         roots = _with_script_constants(roots, archive)
-    problems = _missing_records(roots)
+    problems = missing_records(roots)
     return Contents(
         file.path,
         "TorchScript" if script else "torch.save (zip)",
@@ -113,7 +113,7 @@ def foreign_globals(tree: Walk) -> tuple[str, ...]:
     )
 
 
-def _missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
+def missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
     """One line for the tensors whose record is absent or too short."""
     short = [tensor for root in roots for tensor in root.tensors if not tensor.whole]
     if not short:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convinspect.formats.files import File
+from convinspect.formats.zip_records import end_record
 
 _LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
 _FULL, _MANY = 0xFFFFFFFF, 0xFFFF
-_ZIP64_FIELD, _PADDING_FIELD = 1, 0x4246
-_LONGEST_ZIP64, _LONGEST_FIELD = 28, 64
-"""Bytes of the zip64 field, and of what archivers keep in others: times, owners, alignment."""
+_ZIP64_FIELD, _PADDING_FIELD, _NAME_FIELD = 1, 0x4246, 0x7075
+_LONGEST_ZIP64, _MOST_EXTRA = 28, 96
+"""Bytes of the zip64 field, and of all others that archivers keep of one record: times (13), owners (15), NTFS's (36),
+alignment (6), encryption (11)."""
 STORED, DEFLATED = 0, 8
 
 
@@ -87,12 +89,10 @@ class Extent:
 
 def ends_of(file: File) -> Ends | None:
     """The end records; None when there are none that a reader would find."""
-    tail = file.read(max(0, file.size - _END - _MANY), _END + _MANY)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END:
+    plain = end_record(file)
+    if plain is None:
         return None
-    plain = file.size - len(tail) + at
-    disk, first, here, count, size, start, comment = struct.unpack_from("<HHHHLLH", tail, at + 4)
+    disk, first, here, count, size, start, comment = struct.unpack("<HHHHLLH", file.read(plain + 4, _END - 4))
     wrong = []
     if disk or first or here != count:
         wrong.append("it claims to be one part of several")
@@ -140,7 +140,7 @@ def _entry(directory: bytes, at: int) -> tuple[Entry, int]:
     fields = _fields(extra) if extra else []
     size, packed, offset = _widened(fields, size, packed, offset)
     text = name.decode("utf-8" if flags & 0x800 else "cp437", "replace")
-    entry = Entry(text, name, flags, method, crc, packed, size, offset, comment + _hidden(fields))
+    entry = Entry(text, name, flags, method, crc, packed, size, offset, comment + _hidden(fields, name_length))
     return entry, at + _ENTRY + name_length + extra_length + comment
 
 
@@ -170,15 +170,24 @@ def _fields(extra: bytes) -> list[tuple[int, bytes]]:
     return [*fields, (-1, extra[at:])] if at < len(extra) else fields
 
 
-def _hidden(fields: Sequence[tuple[int, bytes]]) -> int:
-    """Bytes of extra fields that are neither PyTorch's padding nor what archivers keep there."""
-    found = 0
+def _hidden(fields: Sequence[tuple[int, bytes]], name_length: int) -> int:
+    """Bytes of a record's extra fields, if they are more than padding and what archivers keep there.
+
+    All count together, those of zero bytes aside, so that nothing can be spread over many small fields.
+    """
+    found, allowed, wide, odd = 0, _MOST_EXTRA, False, 0
     for kind, content in fields:
         if kind == _PADDING_FIELD:
-            found += len(content) if content.strip(b"Z\0") else 0
-        elif len(content) > (_LONGEST_ZIP64 if kind == _ZIP64_FIELD else _LONGEST_FIELD):
-            found += len(content) if content.strip(b"\0") else 0
-    return found
+            odd += len(content) if content.strip(b"Z\0") else 0
+            continue
+        if kind == _ZIP64_FIELD and len(content) <= _LONGEST_ZIP64 and not wide:
+            wide = True
+            continue
+        if kind == _NAME_FIELD:
+            # The name again in UTF-8, where the other one is of an older code of one byte a letter.
+            allowed = _MOST_EXTRA + 9 + 3 * name_length
+        found += 4 + len(content.rstrip(b"\0"))
+    return odd + (found if found > allowed else 0)
 
 
 def extent_of(file: File, entry: Entry) -> Extent | None:
@@ -206,7 +215,7 @@ def extent_of(file: File, entry: Entry) -> Extent | None:
     open_ended = bool(flags & 8)
     differs += [f"{what} of {a:,}, not {b:,}" for what, a, b in given if a != b and not (open_ended and not a)]
     end, told = _described(file, entry, payload + entry.packed) if open_ended else (payload + entry.packed, "")
-    return Extent(entry.offset, payload, end, (*differs, *([told] if told else [])), _hidden(fields))
+    return Extent(entry.offset, payload, end, (*differs, *([told] if told else [])), _hidden(fields, name_length))
 
 
 def _described(file: File, entry: Entry, at: int) -> tuple[int, str]:

@@ -63,7 +63,7 @@ class Archive:
     def __init__(self, file: File) -> None:
         self.file = file
         try:
-            self._zip = zipfile.ZipFile(_Stream(file))
+            self._zip = zipfile.ZipFile(_Stream(file, _archive_end(file)))
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
             raise BrokenFile(f"its zip directory is malformed ({error})", "download or copy it again") from None
         infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
@@ -163,10 +163,10 @@ class Archive:
 
 
 class _Stream(io.RawIOBase):
-    """What `zipfile` needs of a file, over a `File`."""
+    """What `zipfile` needs of a file, over the first bytes of a `File`."""
 
-    def __init__(self, file: File) -> None:
-        self._file, self._at = file, 0
+    def __init__(self, file: File, size: int) -> None:
+        self._file, self._size, self._at = file, size, 0
 
     def readable(self) -> bool:
         return True
@@ -175,7 +175,7 @@ class _Stream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise OSError("seek before the start")
         self._at = base + offset
@@ -185,7 +185,8 @@ class _Stream(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        data = self._file.read(self._at, self._file.size if size is None or size < 0 else size)
+        left = max(0, self._size - self._at)
+        data = self._file.read(self._at, left if size is None or size < 0 else min(size, left))
         self._at += len(data)
         return data
 
@@ -211,6 +212,20 @@ def _common_folder(names: Iterable[str]) -> str:
     return f"{folders.pop()}/" if len(folders) == 1 else ""
 
 
+def end_record(file: File) -> int | None:
+    """Where the zip's end record begins: the last long enough one, as PyTorch reads it; None without one."""
+    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
+    # Bytes behind the archive may look like the beginning of another one.
+    at = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END + 4))
+    return file.size - len(tail) + at if at >= 0 else None
+
+
+def _archive_end(file: File) -> int:
+    """Where the archive ends, with its comment; the file's end where that cannot be told."""
+    at = end_record(file)
+    return file.size if at is None else min(file.size, at + _END + int.from_bytes(file.read(at + 20, 2), "little"))
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """Where a zip's directory lies: bytes `start:start + size`, and the end records behind it from `end` on."""
@@ -226,12 +241,10 @@ def find_directory(file: File) -> Directory | None:
     A directory counts only where its end record says it lies. Of a file that is cut, the end record of a zip stored
     inside it may be the last that is left, and its offsets are not this file's.
     """
-    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END:
+    end = end_record(file)
+    if end is None:
         return None
-    end = file.size - len(tail) + at
-    size, start = struct.unpack_from("<LL", tail, at + 12)
+    size, start = struct.unpack("<LL", file.read(end + 12, 8))
     if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
         end = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
         record = file.read(end, _END64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from convinspect.admitted import TAKEN_FROM
 from convinspect.check import worst
-from convinspect.findings import CODES, Finding, Report
+from convinspect.findings import CODES, MOST_LISTED, Finding, Report
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Block, Cell, Column, Styled, Table
 from convinspect.view.text import count
@@ -17,31 +17,37 @@ _COLUMNS = (
     Column("level", priority=80, foldable=True, key="level"),
     Column("code", style=NAME, priority=90, key="code"),
     Column("where", style=QUIET, priority=60, wrap=True, key="where", min_width=18),
-    Column("what", priority=100, wrap=True, key="message", min_width=28),
+    Column("what", priority=100, wrap=True, key="message", min_width=18),
 )
 _STYLES = {"error": BAD, "warning": WARN, "note": ""}
 _MOST_ROWS = 200
+_WHERE = f"--format json lists the first {MOST_LISTED:,} of each code"
 
 
-def check_tables(reports: Sequence[Report]) -> list[Table | Block]:
-    """A table for each path that says anything beyond "could not be read", which stands on stderr; then the sum."""
+def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | Block]:
+    """A table for each path; then the sum.
+
+    Args:
+        reports: What was found.
+        kept: Whether the tables are to say all. Otherwise "could not be read", which stands on stderr, is left out.
+    """
     names = Counter(report.path.name for report in reports)
     shown: list[Table | Block] = [
-        _table(report, report.path.name if names[report.path.name] == 1 else str(report.path))
+        _table(report, report.path.name if names[report.path.name] == 1 else str(report.path), kept)
         for report in reports
-        if _rows(report) or report.exit_code < 2
+        if _rows(report, kept) or report.exit_code < 2
     ]
     if len(reports) > 1:
         shown.append(Block((_sum(reports),)))
     return shown
 
 
-def _rows(report: Report) -> list[Finding]:
-    return [one for one in report.findings if one.code != "unreadable"]
+def _rows(report: Report, kept: bool) -> list[Finding]:
+    return [one for one in report.findings if kept or one.code != "unreadable"]
 
 
-def _table(report: Report, name: str) -> Table:
-    rows = _rows(report)
+def _table(report: Report, name: str, kept: bool) -> Table:
+    rows = _rows(report, kept)
     left = len(rows) - _MOST_ROWS
     form = f" · {report.format}" if report.format else ""
     return Table(
@@ -50,7 +56,7 @@ def _table(report: Report, name: str) -> Table:
         title=f"{name}{form}",
         summary=(_verdict(report), *_looked(report)),
         notes=(
-            *([f"{count(left)} more findings are not shown; --format json holds all"] if left > 0 else []),
+            *([f"{count(left)} more findings are not shown; {_WHERE}"] if left > 0 else []),
             *_advice(rows),
             *report.notes,
         ),
@@ -79,13 +85,13 @@ def place_of(one: Finding, report: Report) -> str:
 def _verdict(report: Report) -> Cell:
     if report.exit_code == 2:
         return Styled("could not be read as a whole, so nothing is said of the rest", BAD)
-    levels = [one.level for one in report.findings]
+    levels = Counter[str](one.level for one in report.findings)
+    for code, number in report.unlisted.items():
+        levels[CODES[code].level] += number
     parts = [
-        f"{count(number)} {level}{'s' * (number != 1)}"
-        for level in ("error", "warning")
-        if (number := levels.count(level))
+        f"{count(number)} {level}{'s' * (number != 1)}" for level in ("error", "warning") if (number := levels[level])
     ]
-    return Styled(" and ".join(parts), BAD if "error" in levels else WARN) if parts else Styled("nothing found", GOOD)
+    return Styled(" and ".join(parts), BAD if levels["error"] else WARN) if parts else Styled("nothing found", GOOD)
 
 
 def _looked(report: Report) -> Iterator[str]:
