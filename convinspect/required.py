@@ -37,7 +37,7 @@ def look_at_required(file: File, records: Iterable[Record], seen: Mapping[str, S
     exported = "archive_format" in there or any(map(_GRAPH.fullmatch, there))
     if not exported and "data.pkl" not in there:
         return
-    needed = [("version",)]
+    needed: list[tuple[str, ...]] = [("version",)]
     if script:
         needed += [("constants.pkl",), *((name,) for name in _sources(seen))]
     if exported:
