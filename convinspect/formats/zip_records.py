@@ -256,14 +256,12 @@ def find_directory(file: File) -> Directory | None:
 
 def bytes_gone(file: File) -> int:
     """How many bytes before the end records are missing, as these tell; 0 or less where they do not tell."""
-    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END:
+    end = end_record(file)
+    if end is None:
         return 0
-    end = file.size - len(tail) + at
     if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
         claimed = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
         lies = end - _LOCATOR64 - _END64
         return claimed - lies if file.read(lies, 4) == b"PK\x06\x06" else 0
-    size, start = struct.unpack_from("<LL", tail, at + 12)
+    size, start = struct.unpack("<LL", file.read(end + 12, 8))
     return int(size + start - end)
