@@ -58,6 +58,7 @@ class Checkpoint:
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
+        known_parameters: Names of what are parameters, where a model was given that tells; else None.
     """
 
     def __init__(self, contents: Contents, root: str | None = None) -> None:
@@ -71,6 +72,7 @@ class Checkpoint:
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions
+        self.known_parameters: frozenset[str] | None = None
         keys = [tensor.key for tensor in self.root.tensors]
         names = _distinct(clean_names(keys))
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
@@ -115,6 +117,8 @@ class Checkpoint:
 
     def is_parameter(self, name: str) -> bool:
         """Whether the tensor `name` counts as a parameter; nothing in an optimizer's state does."""
+        if self.known_parameters is not None:
+            return name in self.known_parameters
         if self.root.role == "optimizer" or name.endswith(_BUFFERS):
             return False
         if self.tensors[name].dtype not in NUMBERS and not name.endswith("weight"):

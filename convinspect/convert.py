@@ -14,7 +14,7 @@ from convinspect.companions import magnitudes_edit, magnitudes_of
 from convinspect.errors import CannotConvert
 from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.readings import MAYBE_TURNED, TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
 from convinspect.ties import held_back
@@ -175,6 +175,10 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         exact: The user named this very layer.
         chosen: The user chose layers by name, so that every one of them deserves an answer.
     """
+    if MAYBE_TURNED in layer.notes and TRANSFORMERS_CONV1D in kinds:
+        if not exact:
+            return Refusal(layer.name, f"{MAYBE_TURNED}; name it with --layer {layer.name or '.'} to turn it over")
+        layer = replace(layer, kind=TRANSFORMERS_CONV1D)
     if layer.kind == to:
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
     if layer.kind not in kinds:
@@ -193,7 +197,7 @@ def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | No
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
     alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *RECURRENT)
-    meant = chosen or (layer.kind in alike and "Linear" in kinds)
+    meant = chosen or (layer.kind in alike and "Linear" in kinds) or layer.kind == "Incomplete"
     return Refusal(layer.name, why_not(layer)) if meant else None
 
 

@@ -85,6 +85,14 @@ def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:
     return found
 
 
+def ties_of_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """Keys that a safetensors file leaves out → the key that has their numbers, as `safetensors.torch.save_model` notes
+    ties in the metadata.
+    """
+    keys = {tensor.key for tensor in checkpoint.root.tensors}
+    return {name: kept for name, kept in checkpoint.metadata.items() if kept in keys and name not in keys}
+
+
 def plain_attributes(root: Root) -> frozenset[str]:
     """Keys of a TorchScript root's tensors that are neither parameters nor buffers, as its code says.
 
@@ -118,8 +126,12 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
             lines.append(f"{some(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, checkpoint.root.path) is not None:
             lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
-    if writer == "torch" and checkpoint.metadata:
-        lines.append(f"the metadata {', '.join(checkpoint.metadata)} is not in the new file")
+    again = ties_of_metadata(checkpoint)
+    if writer == "torch" and again:
+        told = ", ".join(f"{name} to {kept}" for name, kept in list(again.items())[:4])
+        lines.append(f"tied again as the file's metadata says: {told}")
+    if writer == "torch" and (gone := [name for name in checkpoint.metadata if name not in again]):
+        lines.append(f"the metadata {', '.join(gone)} is not in the new file")
     devices = sorted({one.device for one in checkpoint.root.tensors if one.device not in (None, "cpu", "meta")})
     if devices:
         lines.append(f"what was saved on {', '.join(devices)} is on the CPU in the new file")

@@ -10,7 +10,7 @@ from convinspect.convert import KINDS, Conversion, Plan, Refusal, assumed, hold_
 from convinspect.formats.safetensors_file import contiguous
 from convinspect.layers import CONVOLUTIONS
 from convinspect.obstacles import obstacle
-from convinspect.readings import TRANSFORMERS_CONV1D, is_magnitude
+from convinspect.readings import MAYBE_TURNED, TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.records import Edit, Layer, Tensor
 
 _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
@@ -68,12 +68,27 @@ def plan_like(
                 conversions[layer.name] = _conversion(layer, edits, there)
             else:
                 refusals[layer.name] = Refusal(layer.name, reason)
+    if any(edit.transposed for one in conversions.values() for edit in one.edits):
+        refusals |= {one.name: one for one in _maybe_turned(layers, conversions, refusals, chosen)}
     hold_together(layers, conversions, refusals)
     planned = laid_out(layers, conversions.values())
     as_there = (
         replace(one, edits=tuple(_lying_as(edit, lies_there[id(edit.tensor)]) for edit in one.edits)) for one in planned
     )
     return Plan(tuple(as_there), tuple(refusals.values()))
+
+
+def _maybe_turned(
+    layers: Iterable[Layer], conversions: Container[str], refusals: Container[str], chosen: Container[str] | None
+) -> list[Refusal]:
+    """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
+    way = "--to linear --from transformers --layer {} turns it over"
+    return [
+        Refusal(layer.name, f"{MAYBE_TURNED}; {way.format(layer.name or '.')}")
+        for layer in layers
+        if MAYBE_TURNED in layer.notes and layer.name not in conversions and layer.name not in refusals
+        if chosen is None or layer.name in chosen
+    ]
 
 
 def _lying_as(edit: Edit, other: Tensor) -> Edit:

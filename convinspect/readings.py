@@ -17,6 +17,7 @@ GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
 _EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
 _LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
+MAYBE_TURNED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
 MAYBE_TRANSPOSED = "it may be a ConvTranspose"
 _STRIDED_NAMES = ("downsample", "shortcut")
 PARTS = re.compile(
@@ -211,8 +212,7 @@ def _square(name: str, context: Context) -> _Reading:
     if name not in GPT2_NAMES:
         if not context.transposed:
             return "Linear", "shape", ""
-        note = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
-        return "Linear", "ambiguous", note
+        return "Linear", "ambiguous", MAYBE_TURNED
     if context.transposed != context.gpt2_is_linear:
         note = "square: its name and other layers of the file say how it is stored"
         return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), "shape", note

@@ -22,7 +22,7 @@ from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.writing import blaming_changes, hold_to, new_file, room_for
-from convinspect.losses import kept_versions, plain_attributes
+from convinspect.losses import kept_versions, plain_attributes, ties_of_metadata
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.renaming import RESERVED
 from convinspect.saving import writer_of
@@ -82,6 +82,8 @@ def _written(
     writer = writer_of(target)
     new_keys = {one.tensor.key: one.key or "" for one in names}
     state = _state_dict(checkpoint, {one.tensor.key: one for one in edits}, grouped, fused, new_keys)
+    if writer == "torch":
+        _tie_again(checkpoint, new_keys, state)
     room_for(target, _nbytes(state, writer))
     if writer == "torch":
         _flag(checkpoint, new_keys, state)
@@ -134,6 +136,14 @@ def _state_dict(
             mask = _load(layer.tensors["bias_mask"], held)
             state[_plain_key(layer, tensor, key)] = _load(tensor, held) * mask.to(getattr(torch, tensor.dtype))
     return state
+
+
+def _tie_again(checkpoint: Checkpoint, names: Mapping[str, str], state: dict[str, torch.Tensor]) -> None:
+    """Adds what the format that is left could not hold twice, and the new one can."""
+    for name, kept in ties_of_metadata(checkpoint).items():
+        key = names.get(kept, kept)
+        if key in state:
+            state.setdefault(name, state[key])
 
 
 def _is_part(leaf: str) -> bool:

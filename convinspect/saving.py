@@ -41,6 +41,17 @@ _SUFFIXES = {
 }
 """Suffix of a target → who writes it."""
 
+_FOREIGN = {
+    ".pt2": "an exported program", ".onnx": "an ONNX model", ".gguf": "a GGUF model", ".npz": "a NumPy archive",
+    ".npy": "a NumPy array", ".json": "a JSON text", ".h5": "an HDF5 file", ".tflite": "a TensorFlow Lite model",
+    ".msgpack": "a Flax checkpoint", ".tar": "a tar archive", ".zip": "a zip archive", ".gz": "a packed file",
+}  # fmt: skip
+"""Suffixes that would promise what convert does not write."""
+
+
+def _endings() -> str:
+    return ", ".join(_SUFFIXES)
+
 
 def check_target(source: Path, target: Path, in_place: bool, force: bool) -> None:
     """Whether the target may be written.
@@ -60,6 +71,12 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target is the source itself", "use --in-place, or give another -o", target)
     if os.path.isdir(target) and not same:
         raise CannotWrite("the target is a folder", "give the name of a file in it", target)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise CannotWrite("it is a pipe or device, not a file", "give another -o", target)
+    if not sharded and not same and (foreign := _FOREIGN.get(target.suffix.lower())):
+        raise CannotWrite(
+            f"its name is that of {foreign}, which is not written here", f"end it in {_endings()}", target
+        )
     if os.path.exists(target) and not same and not force:
         raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
     if not os.path.isdir(target.parent):

@@ -31,12 +31,14 @@ class Followers:
         copies: Of the same weights in other roots (EMA), or in the root itself.
         roots: Paths of the roots that they are in; of the root itself, the module.
         left: Paths of the roots that hold such weights and stay as they are, and keys of such in the root itself.
+        others: Paths of optimizers of other models in the file, and of these models.
     """
 
     optimizer: tuple[Edit, ...] = ()
     copies: tuple[Edit, ...] = ()
     roots: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
@@ -55,6 +57,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     own = own_copies(checkpoint, plan)
     copies, roots, left = list(own.copies), list(own.roots), list(own.left)
     optimizer: list[Edit] = []
+    others: list[str] = []
     parts = parts_of(checkpoint)
     for root in checkpoint.roots:
         if root is checkpoint.root or (root in parts and root.role != "optimizer"):
@@ -64,14 +67,15 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
             states = [] if keep_optimizer else _states(checkpoint, plan, root)
             found = states or []
             optimizer += found
-            left += [root.path] * (states is None)
+            others += [root.path] * (states is None)
         else:
             found, more = _copies(checkpoint, plan, root)
             copies += found
             left += [root.path] * more
+            others += [root.path] * (root.role == "model" and not found and not more)
         if found:
             roots.append(root.path)
-    return Followers(tuple(optimizer), tuple(copies), tuple(roots), tuple(left))
+    return Followers(tuple(optimizer), tuple(copies), tuple(roots), tuple(left), tuple(others))
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
@@ -212,8 +216,8 @@ def _owners(checkpoint: Checkpoint, root: Root) -> tuple[dict[str, Tensor] | Non
         parameters = named
     if root.parameters is None or len(ids) != len(parameters):
         return None, (
-            f"{where} has {len(ids)} parameters and the model {len(parameters)}, so which state belongs to which weight"
-            " cannot be told"
+            f"{where} has {len(ids)} parameters and the model {len(parameters)}{_as_named(checkpoint)}, so which state"
+            " belongs to which weight cannot be told"
         )
     owners = dict(zip(ids, parameters, strict=True))
     for tensor in root.tensors:
@@ -229,6 +233,10 @@ def _owners(checkpoint: Checkpoint, root: Root) -> tuple[dict[str, Tensor] | Non
                 f"{where} keeps {name!r} of parameter {own} in shape {tensor.shape}, but {owner.key} has {owner.shape}"
             )
     return owners, ""
+
+
+def _as_named(checkpoint: Checkpoint) -> str:
+    return "" if checkpoint.known_parameters is not None else " by its names (--model tells them from buffers)"
 
 
 def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:

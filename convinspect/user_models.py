@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def modules_of(spec: str) -> dict[str, Module]:
-    """Every module of the model that `package.module:Class_or_factory` makes, by name.
+def described(spec: str) -> tuple[dict[str, Module], frozenset[str]]:
+    """Every module of the model that `package.module:Class_or_factory` makes, by name, and its parameters' names.
 
     The model is built on the meta device, so that it costs no memory for its weights.
 
@@ -26,14 +26,15 @@ def modules_of(spec: str) -> dict[str, Module]:
         CannotConvert: There is no such module or name, or calling it fails.
     """
     model = built(spec)
-    return {name: _record(name, module) for name, module in model.named_modules()}
+    modules = {name: _record(name, module) for name, module in model.named_modules()}
+    return modules, frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
 
 
 def built(spec: str, meta: bool = True) -> nn.Module:
     """The model itself, on the meta device unless it is to be run.
 
     Raises:
-        CannotConvert: As `modules_of`.
+        CannotConvert: As `described`.
     """
     import torch
 

@@ -165,9 +165,9 @@ def convert(
             check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)
         check_source(checkpoint, anew)
         if model is not None:
-            from convinspect.user_models import modules_of
+            from convinspect.user_models import described
 
-            checkpoint.modules = modules_of(model)
+            checkpoint.modules, checkpoint.known_parameters = described(model)
             check_model(checkpoint, model)
         layers = find_layers(checkpoint)
         globs = (tuple(layer or ()), tuple(exclude or ()))

@@ -367,8 +367,21 @@ def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
         return None
     found: dict[str, dict[str, Any]] = {}
     for name, facts in _pairs(kept):
-        plain = _is_dict(facts) and all(isinstance(value, int | str | bool | None) for _, value in _pairs(facts))
-        if not isinstance(name, str) or not plain:
+        if not isinstance(name, str) or not _is_dict(facts) or not _is_plain(facts):
             return None
-        found[name] = {str(key): value for key, value in _pairs(facts)}
+        found[name] = _plain_dict(facts)
     return found
+
+
+_DEEPEST_VERSION = 4
+
+
+def _is_plain(node: Any, depth: int = 0) -> bool:
+    """Whether it is a version, or a dictionary of such, as spectral norm keeps its own."""
+    if not _is_dict(node):
+        return isinstance(node, int | str | bool | None)
+    return depth < _DEEPEST_VERSION and all(_is_plain(value, depth + 1) for _, value in _pairs(node))
+
+
+def _plain_dict(node: Any) -> dict[str, Any]:
+    return {str(key): _plain_dict(value) if _is_dict(value) else value for key, value in _pairs(node)}

@@ -377,4 +377,6 @@ def _role(path: Path, tensors: list[Tensor], optimizer: bool) -> str:
     if not any(len(tensor.shape) >= 2 for tensor in tensors) and path:
         return "other"
     named_ema = any("ema" in part.lower().split("_") or "shadow" in part.lower() for part in path)
+    # Lightning's weight averaging keeps the average as the model, and these beside it.
+    named_ema = named_ema or path[-1:] == ("current_model_state",)
     return "ema" if named_ema or (path and path[-1].lower().endswith("ema")) else "model"

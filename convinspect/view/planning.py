@@ -193,6 +193,8 @@ def _notes(done: Done) -> list[str]:
         lines.append(
             f"left as they are: {', '.join(one or '.' for one in done.followers.left)} (such weights are there too)"
         )
+    if done.followers.others:
+        lines.append(f"of other models, and left: {', '.join(one or '.' for one in done.followers.others)}")
     for names, where in zip(done.apart, ("here alone", "there alone"), strict=True):
         if names:
             more = f" and {count(len(names) - 6)} more" if len(names) > 6 else ""
@@ -233,7 +235,8 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
         "already": [one.name for one in plan.refusals if one.done],
         "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
-                      "roots": list(followers.roots), "left": list(followers.left), "dropped": done.dropped},
+                      "roots": list(followers.roots), "left": [*followers.left, *followers.others],
+                      "dropped": done.dropped},
         "model_code": advice(plan, done.names),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
