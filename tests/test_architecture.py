@@ -39,6 +39,7 @@ LAYERS = [
     {"kernels", "tensors", "convert", "pairs", "outputs", "counterparts", "required"},
     {"integrity"},
     {"judging", "modules", "compare", "explain", "check"},
+    {"claims"},
     {"matching", "renaming", "training", "losses", "saving", "user_models"},
     {"resaving"},
     {"pairing"},
@@ -61,6 +62,7 @@ LIVE = {
     "outputs",
     "whole_model",
     "compare",
+    "claims",
     "explain",
 }
 

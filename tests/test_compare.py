@@ -12,10 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect import compare as measuring
-from convinspect.compare import Measured, Setting, Subject, Time, claims, compare, pointnet
+from convinspect.claims import claims
+from convinspect.compare import Measured, Setting, Subject, Time, compare, pointnet
 from convinspect.devices import full_float32
 from convinspect.outputs import Agreement
 
@@ -186,3 +188,18 @@ def test_a_timing_is_long_enough_for_the_clock() -> None:
             return type("M", (), {"median": 0.5})
 
     assert measuring._count(Slow()) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_numbers_beyond_all_bounds_tell_nothing(value: float) -> None:
+    weight = torch.randn(4, 6)
+    weight[0, 0] = value
+    subject = Subject("a", weight, None)
+    found = compare([subject], Setting(batch=1, lengths=(4,), repeats=3))
+    verdicts = {one.text: one.verdict for one in claims(found)}
+    assert verdicts["Conv1d is more precise than Linear"] == "not told"
+
+
+def test_complex_layers_are_not_measured_by_their_real_parts(tmp_path: Path) -> None:
+    torch.save({"c.weight": torch.randn(4, 6, 1, dtype=torch.complex64)}, tmp_path / "a.pt")
+    assert_one_line(run("compare", tmp_path / "a.pt"), "real numbers")

@@ -15,7 +15,8 @@ from test_verify import command, held
 from torch import nn
 
 from convinspect import outputs
-from convinspect.compare import Setting, claims, compare, pointnet
+from convinspect.claims import claims
+from convinspect.compare import Setting, compare, pointnet
 from convinspect.judging import Inputs
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.outputs import Form

@@ -69,8 +69,9 @@ def compare(
 
       convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
     """
-    from convinspect.compare import claims, described
+    from convinspect.claims import claims
     from convinspect.compare import compare as measure
+    from convinspect.compare import described
     from convinspect.devices import load_average
     from convinspect.view.comparison import comparison_payload, comparison_tables, flat_table
 
@@ -143,16 +144,20 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
 def _distinct(layers: list[Layer]) -> list[Subject]:
     from convinspect.compare import Subject
     from convinspect.readings import TRANSFORMERS_CONV1D
+    from convinspect.records import COMPLEX
     from convinspect.tensors import weight_and_bias
 
     alike: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:
         shape = layer.weight.shape
         plain = layer.kind in ("Conv1d", "Linear", TRANSFORMERS_CONV1D) and (layer.groups or 1) == 1
+        plain = plain and layer.weight.dtype not in COMPLEX
         if plain and all(size == 1 for size in shape[2:]):
             alike.setdefault((shape, layer.bias is None), []).append(layer)
     if not alike:
-        raise CannotConvert("none of these layers is a pointwise Conv1d or a Linear", "choose others with --layer")
+        raise CannotConvert(
+            "none of these layers is a pointwise Conv1d or a Linear of real numbers", "choose others with --layer"
+        )
     found = []
     for first, *others in alike.values():
         stored, bias = weight_and_bias(first)
