@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from convinspect.carrying import carry, stored_weight
+from convinspect.carrying import carry, obstacle, stored_weight, transposing_obstacle
 from convinspect.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,
@@ -68,6 +68,11 @@ def _own_code(cls: type[nn.Module], base: type[nn.Module]) -> str | None:
     return None
 
 
+def transformers_obstacle(layer: nn.Module) -> str | None:
+    """Why transformers' Conv1D cannot become a Linear, or None."""
+    return obstacle(layer, keep_hooks=True) or transposing_obstacle(layer)
+
+
 def moving(conv: nn.Module) -> str | None:
     """What a convolution does to positions and a plain Linear cannot, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
@@ -102,7 +107,7 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
     Args:
         old: Nothing speaks against its conversion.
         to: "linear", "conv1d", "conv2d" or "conv3d".
-        in_place_of: It must take and give the same shapes as the old one.
+        in_place_of: It must take and give the same shapes as the old one, and takes its hooks; else both live on.
         memo: As for `carry`.
     """
     dims = 0 if to == "linear" else int(to[4])
@@ -114,7 +119,7 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
             return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
         return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
 
-    carry(old, new, change, memo)
+    carry(old, new, change, memo, apart=not in_place_of)
     return new
 
 
@@ -122,7 +127,7 @@ def exposed(old: nn.Module) -> nn.Module:
     """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
     assert isinstance(old, PointwiseLinear)
     linear = _empty(nn.Linear, *_sizes(old))
-    carry(old, linear, lambda tensor: tensor, {})
+    carry(old, linear, lambda tensor: tensor, {}, apart=False)
     return ChannelsFirstLinear(linear, old.positions).train(old.training)
 
 

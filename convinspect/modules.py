@@ -35,6 +35,7 @@ from convinspect.counterparts import (
     made,
     moving,
     plain_class,
+    transformers_obstacle,
 )
 from convinspect.errors import CannotConvert, NotThere
 from convinspect.layers import closest
@@ -134,7 +135,8 @@ def transformers_to_linear(layer: nn.Module) -> nn.Linear:
     """
     if not is_transformers(layer):
         raise CannotConvert(f"{an(type(layer).__name__)} is no transformers Conv1D")
-    return made(layer, "linear", True, {})  # type: ignore[return-value]
+    _refuse(transformers_obstacle(layer))
+    return made(layer, "linear", False, {})  # type: ignore[return-value]
 
 
 def _to_linear(conv: nn.Module, dims: int) -> nn.Linear:
@@ -343,7 +345,7 @@ def _reason(one: _Candidate, to: str) -> str | None:
     elif isinstance(module, nn.Linear):
         reason = linear_obstacle(module, int(to[4])) or _reader(one)
     else:
-        reason = None
+        reason = transformers_obstacle(module)
     return reason or obstacle(module, keep_hooks=True)
 
 
