@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +18,21 @@ from convinspect.pointwise import (
     PointwiseConv3d,
     PointwiseLinear,
 )
+from convinspect.wording import an
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
 # The most special first.
 _KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS)
+_READERS = (
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)
+"""PyTorch's layers that read their Linears' weights without calling them."""
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
 
@@ -33,6 +44,50 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 def is_transformers(module: nn.Module) -> bool:
     cls = plain_class(module)
     return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
+
+
+def kind_of(module: nn.Module) -> str:
+    """Its class's name; for a TorchScript module that of the class it was made of."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", type(module).__name__))
+    return plain_class(module).__name__
+
+
+def is_meant(module: nn.Module, to: str) -> bool:
+    """Whether a layer is of the kinds that "linear", "conv1d", "conv2d" or "conv3d" is for."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return kind_of(module) in (("Conv1d", "Conv2d", "Conv3d") if to == "linear" else ("Linear",))
+    if to != "linear":
+        return isinstance(module, nn.Linear)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
+
+
+def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> str | None:
+    """Why a layer that is meant cannot be replaced in its places, or None.
+
+    Args:
+        module: The layer.
+        parents: The modules that hold it.
+        to: As for `is_meant`.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a TorchScript module, which cannot be changed"
+    if any(isinstance(parent, torch.jit.ScriptModule) for parent in parents):
+        return "it belongs to a TorchScript module, which cannot be changed"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        reason = kernel_obstacle(module)
+    elif isinstance(module, nn.Linear):
+        reason = linear_obstacle(module, int(to[4])) or _reader(parents)
+    else:
+        reason = transformers_obstacle(module)
+    return reason or obstacle(module, keep_hooks=True)
+
+
+def _reader(parents: Iterable[nn.Module]) -> str | None:
+    for parent in parents:
+        if isinstance(parent, _READERS):
+            return f"its parent, {an(type(parent).__name__)}, reads its weight without calling it"
+    return None
 
 
 def kernel_obstacle(conv: nn.Module) -> str | None:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
-import torch
 from torch import nn
 
 from convinspect.carrying import ORIGINALS, WEIGHTS, obstacle
@@ -29,12 +28,15 @@ from convinspect.counterparts import (
     CONVS,
     POINTWISE,
     exposed,
+    is_meant,
     is_transformers,
     kernel_obstacle,
+    kind_of,
     linear_obstacle,
     made,
     moving,
     plain_class,
+    reason_to_stay,
     transformers_obstacle,
 )
 from convinspect.errors import CannotConvert, NotThere
@@ -57,8 +59,6 @@ __all__ = [
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
 Where: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 # --------------------------------------------------------------------------------------------------- one module
@@ -229,9 +229,9 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
                 f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
                 "swap first, then wrap",
             )
-    candidates = _candidates(model, where, lambda module: _is_meant(module, to))
+    candidates = _candidates(model, where, lambda module: is_meant(module, to))
     for one in candidates:
-        one.reason = one.reason or _reason(one, to)
+        one.reason = one.reason or reason_to_stay(one.module, one.parents, to)
     _hold_referenced(model, candidates)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
@@ -266,7 +266,7 @@ def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn
     """The model with new modules in the places of those that nothing speaks against."""
     swapped, left = [], []
     for one in candidates:
-        kind = plain_class(one.module).__name__
+        kind = kind_of(one.module)
         if one.reason is not None:
             left.append(Left(one.names[0], kind, one.reason))
             continue
@@ -327,35 +327,6 @@ def _chooser(model: nn.Module, where: Where) -> Callable[[str, nn.Module], bool]
         if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
             raise NotThere(f"no module matches {pattern!r}", closest(pattern, [name for name in names if name]))
     return lambda name, module: any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_meant(module: nn.Module, to: str) -> bool:
-    if to != "linear":
-        return isinstance(module, nn.Linear)
-    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
-
-
-def _reason(one: _Candidate, to: str) -> str | None:
-    """Why this layer must stay, or None."""
-    if any(isinstance(parent, torch.jit.ScriptModule) for parent in one.parents):
-        return "it belongs to a TorchScript module, which cannot be changed"
-    module = one.module
-    if isinstance(module, nn.modules.conv._ConvNd):
-        reason = kernel_obstacle(module)
-    elif isinstance(module, nn.Linear):
-        reason = linear_obstacle(module, int(to[4])) or _reader(one)
-    else:
-        reason = transformers_obstacle(module)
-    return reason or obstacle(module, keep_hooks=True)
-
-
-def _reader(one: _Candidate) -> str | None:
-    """PyTorch's own attention and transformer layers read their Linears' weights without calling them."""
-    for parent in one.parents:
-        cls = type(parent)
-        if cls.__module__.startswith("torch.nn.modules.") and cls not in (*_CONTAINERS, nn.Module):
-            return f"its parent, {an(cls.__name__)}, reads its weight without calling it"
-    return None
 
 
 def _hold_referenced(model: nn.Module, candidates: list[_Candidate]) -> None:
