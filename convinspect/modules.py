@@ -6,12 +6,17 @@
     swap_pointwise(model)             every pointwise layer of a model, which then runs as before
     expose_linears(model)             stand-ins as plain nn.Linear children, for quantizers and adapters
 
-A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is not
-transposed (dilation does nothing to a kernel of size 1). Stride and padding act on positions before the weights do, so
-`PointwiseLinear` does them exactly; what no Linear can do is refused by name.
+A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is
+not transposed: with that, the formulas in the documentation of `torch.nn.Conv1d` and `torch.nn.Linear` are the same
+sum over channels, as "Network In Network" (Lin, Chen, Yan, 2013, arXiv:1312.4400) reads it. Dilation does nothing to
+a kernel of size 1. Stride and padding act on positions before the weights do, so `PointwiseLinear` does them exactly;
+what no Linear can do is refused by name. transformers' `Conv1D` is `transformers.pytorch_utils.Conv1D`, `x @ weight +
+bias`.
 
 Numbers are shared with the old module where strides allow, not copied. Make optimizers after converting: weights are
-new parameters. Biases and whatever else keeps its shape are the same objects.
+new parameters, with the attributes that the old ones had. Biases and whatever else keeps its shape are the same
+objects. A single module that was converted lives on beside the new one, so each has hooks, norms, pruning and buffers
+of its own.
 """
 
 from __future__ import annotations
@@ -208,7 +213,8 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     Args:
         model: Changed in place; convolutions keep taking `(N, C, …)`, as `PointwiseLinear`.
         to: "linear" takes pointwise Conv1d, Conv2d, Conv3d and transformers' Conv1D; "conv1d", "conv2d" and
-            "conv3d" take Linear. There and back gives the classes and numbers that were there.
+            "conv3d" take Linear. There and back gives the classes and numbers that were there, but that transformers'
+            Conv1D stays a Linear.
         where: Names or globs ("encoder.*"), or a function of name and module; None for all.
 
     Returns:
@@ -220,6 +226,9 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
 
     Kept: dtype, device, requires_grad, grad, training flags, hooks, ties, weight norm, spectral norm, pruning, keys.
     A weight that other code reads by itself (`model.conv.weight`) has its new shape there too.
+
+    `torch.compile`, `torch.export` and `torch.jit.trace` take swapped models; `torch.jit.script` takes none, and
+    `torch.fx.symbolic_trace` takes them after `expose_linears` alone. Scripted layers stay, and are named.
     """
     if to not in ("linear", "conv1d", "conv2d", "conv3d"):
         raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
