@@ -174,7 +174,8 @@ class _TakesChannelsLast(nn.modules.conv._ConvNd):
             rows = input.reshape(0, 1, input.shape[-1])
         # (n, L, C) → (n, C, L), and for two or three dimensions of positions (n, C, 1, L) or (n, C, 1, 1, L).
         x = rows.flatten(0, -3).movedim(-1, 1)
-        ones = self.weight.dim() - 3
+        # Not by the weight, whose norm would take a step for each time that it is asked for.
+        ones = len(self.kernel_size) - 1
         for _ in range(ones):
             x = x.unsqueeze(2)
         # The next class in line is the convolution itself.

@@ -28,6 +28,12 @@ _OPAQUE = ("builtins", "torch", "numpy")
 """Whose objects have no attributes of a model's author; optimizers are made after converting, as documented."""
 
 
+# Made once, since a union costs more than the question that it is for.
+_LISTED = (list, tuple, set, frozenset, deque)
+_MAPPED = (dict, types.MappingProxyType)
+_METHODS = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
+
+
 def held_elsewhere(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     """Places outside PyTorch's registers that hold certain modules or parameters.
 
@@ -67,18 +73,18 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value holds, with what code would write behind it to reach that."""
     # Not `isinstance`, which asks the object for its class.
     cls = type(value)
-    if issubclass(cls, type | types.ModuleType):
+    if issubclass(cls, (type, types.ModuleType)):
         return
-    if issubclass(cls, list | tuple | set | frozenset | deque):
+    if issubclass(cls, _LISTED):
         yield from ((f"[{number}]", one) for number, one in enumerate(value) if type(one) not in _PLAIN)
-    elif issubclass(cls, dict | types.MappingProxyType):
+    elif issubclass(cls, _MAPPED):
         for key, one in list(value.items()):
             yield f"[{key!r}]" if type(key) in _PLAIN else "[…]", one
             yield " (a key of it)", key
     elif issubclass(cls, functools.partial):
         yield from ((f"[{number}]", one) for number, one in enumerate((value.func, *value.args)))
         yield from ((f"[{number}]", one) for number, one in enumerate(value.keywords.values(), 1 + len(value.args)))
-    elif issubclass(cls, types.MethodType | types.BuiltinMethodType | types.MethodWrapperType):
+    elif issubclass(cls, _METHODS):
         yield " (a method of it)", value.__self__
         yield "", getattr(value, "__func__", None)
     elif issubclass(cls, types.FunctionType):

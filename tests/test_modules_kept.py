@@ -192,6 +192,20 @@ def test_a_power_iteration_of_one_does_not_step_the_other(wrap: Callable[..., An
     assert all(torch.equal(one, before[name]) for name, one in conv.named_buffers())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("to", ["conv1d", "conv2d", "conv3d"])
+@pytest.mark.parametrize("wrap", [spectral_norm, parametrizations.spectral_norm])
+def test_one_forward_takes_one_step_of_the_power_iteration(wrap: Callable[..., Any], to: Any) -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        models.append(nn.Sequential(wrap(nn.Linear(6, 5).double())).train())
+    swap_pointwise(models[0], to)
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    for _ in range(2):
+        torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-12, atol=1e-13)
+
+
 def test_pruning_one_again_leaves_the_other() -> None:
     conv = PRUNE.l1_unstructured(nn.Conv1d(4, 6, 1), "weight", 0.5)
     linear: Any = conv1d_to_linear(conv)
