@@ -5,6 +5,7 @@ All that can be carried over is carried over; what cannot is named by `obstacle`
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,6 +56,8 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
             return f"its {name} is {an(kind.__name__)}, which only its own library can reshape"
+        if parameter.is_inference() and name in (*WEIGHTS, *ORIGINALS):
+            return f"its {name} was made under torch.inference_mode(), and so cannot become another parameter"
         watched = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
         if watched and name in (*WEIGHTS, *ORIGINALS):
             return f"its {name} has a hook of its own (register_hook), which a new parameter would not call"
@@ -89,15 +92,24 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
 
 def _norm_obstacle(module: nn.Module) -> str | None:
     """A weight norm over the taps' dimension would become another norm."""
-    norms: list[Any] = [
-        hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)
-    ]
-    if parametrize.is_parametrized(module):
-        norms += list(_parametrizations(module)["weight"])
-    for norm in norms:
+    for norm in _norms(module):
         if getattr(norm, "dim", 0) not in (0, 1, -1):
             return f"its weight is normed along dimension {norm.dim}, which the new weight does not have"
     return None
+
+
+def transposing_obstacle(module: nn.Module) -> str | None:
+    """Why a module's weight cannot be transposed, or None. `obstacle` found nothing against carrying it over."""
+    norms = [type(norm).__name__.removeprefix("_") for norm in _norms(module)]
+    if norms:
+        return f"its weight is under a norm ({norms[0]}), whose dimension and vectors are not those of the transpose"
+    return None
+
+
+def _norms(module: nn.Module) -> list[Any]:
+    """What norms a module's weight, in either of PyTorch's ways."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
+    return hooks + (list(_parametrizations(module)["weight"]) if parametrize.is_parametrized(module) else [])
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -121,16 +133,19 @@ def _hook_obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
     return None
 
 
-def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter]) -> None:
+@torch.inference_mode(False)
+def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], apart: bool) -> None:
     """Give `new` all of `old`'s state, its weights changed. Numbers are shared, not copied, where strides allow.
 
-    A parameter whose shape stays is the very same object in both.
+    A parameter that does not change is the very same object in both.
 
     Args:
         old: What is replaced; `obstacle` found nothing against it.
         new: Just made; its own parameters are dropped.
-        change: What happens to tensors of the weight's dimensions.
+        change: What happens to tensors of the weight's dimensions; gives back the very tensor where nothing does.
         memo: Changed parameters by the old one's id, so that what was one parameter stays one.
+        apart: Both live on, so that neither may get the other's hooks, or step the other's buffers; else `new` takes
+            the very dictionaries of hooks, so that handles that remove a hook still do.
     """
     dims = stored_weight(old).dim()
 
@@ -142,20 +157,22 @@ def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Par
         name: None if one is None else _parameter(one, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
         for name, one in old._parameters.items()
     }
-    vars(new)["_buffers"] = {name: None if one is None else changed(name, one) for name, one in old._buffers.items()}
+    vars(new)["_buffers"] = {
+        name: None if one is None else changed(name, one.clone() if apart else one)
+        for name, one in old._buffers.items()
+    }
     vars(new)["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
     for name, value in vars(old).items():
         if "hook" in name:
-            # The very dictionary, so that handles that remove a hook still do.
-            vars(new)[name] = value
-            _point_at(new, value)
+            vars(new)[name] = _copied_hooks(value) if apart else value
+            _point_at(new, vars(new)[name])
         elif name in ("weight", "bias") and isinstance(value, torch.Tensor):
             # What an old-style norm or pruning computed last.
             vars(new)[name] = changed(name, value.detach())
         elif name not in vars(new) and name not in _FIELDS_OF_LAYERS:
             vars(new)[name] = value
     if parametrize.is_parametrized(old):
-        _carry_parametrization(old, new, change, memo)
+        _carry_parametrization(old, new, change, memo, apart)
     new.train(old.training)
 
 
@@ -171,6 +188,17 @@ def stored_weight(module: nn.Module) -> torch.Tensor:
     return tensor.detach()
 
 
+def _copied_hooks(hooks: Any) -> Any:
+    """Hooks for a second module: norms and pruning keep state of their own, others are the same callables."""
+    if not isinstance(hooks, dict):
+        return hooks
+    copied = copy.copy(hooks)
+    for key, hook in hooks.items():
+        if getattr(hook, "with_module", False) or _is_of_weights(hook):
+            copied[key] = copy.copy(hook)
+    return copied
+
+
 def _point_at(new: nn.Module, hooks: Any) -> None:
     """Hooks on loading hold a weak reference to their module, which must not be the one that goes."""
     for hook in hooks.values() if isinstance(hooks, dict) else ():
@@ -180,22 +208,27 @@ def _point_at(new: nn.Module, hooks: Any) -> None:
 
 def _parameter(old: nn.Parameter, change: Change, memo: dict[int, nn.Parameter]) -> nn.Parameter:
     if id(old) not in memo:
-        data = change(old.detach())
-        if data.shape == old.shape and data.stride() == old.stride():
+        stored = old.detach()
+        data = change(stored)
+        if data is stored:
             memo[id(old)] = old
         else:
-            memo[id(old)] = nn.Parameter(data, requires_grad=old.requires_grad)
+            memo[id(old)] = new = nn.Parameter(data, requires_grad=old.requires_grad)
+            # What training code marks it with, such as `weight._no_weight_decay`.
+            vars(new).update(vars(old))
             if old.grad is not None:
-                memo[id(old)].grad = change(old.grad)
+                new.grad = change(old.grad)
     return memo[id(old)]
 
 
-def _carry_parametrization(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter]) -> None:
+def _carry_parametrization(
+    old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], apart: bool
+) -> None:
     listed = _parametrizations(old)["weight"]
     stored = stored_weight(old)
     dims = stored.dim()
     new._parameters["weight"] = nn.Parameter(change(stored))
-    parametrize.register_parametrization(new, "weight", listed[0], unsafe=True)
+    parametrize.register_parametrization(new, "weight", copy.deepcopy(listed[0]) if apart else listed[0], unsafe=True)
     after = _parametrizations(new)["weight"]
     for name, one in _own_parameters(listed):
         setattr(after, name, _parameter(one, lambda t: change(t) if t.dim() == dims else t, memo))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from convinspect.carrying import carry, stored_weight
+from convinspect.carrying import carry, obstacle, stored_weight, transposing_obstacle
 from convinspect.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,
@@ -17,11 +18,21 @@ from convinspect.pointwise import (
     PointwiseConv3d,
     PointwiseLinear,
 )
+from convinspect.wording import an
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
 # The most special first.
 _KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS)
+_READERS = (
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)
+"""PyTorch's layers that read their Linears' weights without calling them."""
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
 
@@ -33,6 +44,50 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 def is_transformers(module: nn.Module) -> bool:
     cls = plain_class(module)
     return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
+
+
+def kind_of(module: nn.Module) -> str:
+    """Its class's name; for a TorchScript module that of the class it was made of."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", type(module).__name__))
+    return plain_class(module).__name__
+
+
+def is_meant(module: nn.Module, to: str) -> bool:
+    """Whether a layer is of the kinds that "linear", "conv1d", "conv2d" or "conv3d" is for."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return kind_of(module) in (("Conv1d", "Conv2d", "Conv3d") if to == "linear" else ("Linear",))
+    if to != "linear":
+        return isinstance(module, nn.Linear)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
+
+
+def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> str | None:
+    """Why a layer that is meant cannot be replaced in its places, or None.
+
+    Args:
+        module: The layer.
+        parents: The modules that hold it.
+        to: As for `is_meant`.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a TorchScript module, which cannot be changed"
+    if any(isinstance(parent, torch.jit.ScriptModule) for parent in parents):
+        return "it belongs to a TorchScript module, which cannot be changed"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        reason = kernel_obstacle(module)
+    elif isinstance(module, nn.Linear):
+        reason = linear_obstacle(module, int(to[4])) or _reader(parents)
+    else:
+        reason = transformers_obstacle(module)
+    return reason or obstacle(module, keep_hooks=True)
+
+
+def _reader(parents: Iterable[nn.Module]) -> str | None:
+    for parent in parents:
+        if isinstance(parent, _READERS):
+            return f"its parent, {an(type(parent).__name__)}, reads its weight without calling it"
+    return None
 
 
 def kernel_obstacle(conv: nn.Module) -> str | None:
@@ -66,6 +121,11 @@ def _own_code(cls: type[nn.Module], base: type[nn.Module]) -> str | None:
             does = "computes something of its own" if computes else f"has code of its own ({own[0]})"
             return f"its class {cls.__name__} {does}"
     return None
+
+
+def transformers_obstacle(layer: nn.Module) -> str | None:
+    """Why transformers' Conv1D cannot become a Linear, or None."""
+    return obstacle(layer, keep_hooks=True) or transposing_obstacle(layer)
 
 
 def moving(conv: nn.Module) -> str | None:
@@ -102,7 +162,7 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
     Args:
         old: Nothing speaks against its conversion.
         to: "linear", "conv1d", "conv2d" or "conv3d".
-        in_place_of: It must take and give the same shapes as the old one.
+        in_place_of: It must take and give the same shapes as the old one, and takes its hooks; else both live on.
         memo: As for `carry`.
     """
     dims = 0 if to == "linear" else int(to[4])
@@ -114,7 +174,7 @@ def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Paramete
             return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
         return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
 
-    carry(old, new, change, memo)
+    carry(old, new, change, memo, apart=not in_place_of)
     return new
 
 
@@ -122,7 +182,7 @@ def exposed(old: nn.Module) -> nn.Module:
     """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
     assert isinstance(old, PointwiseLinear)
     linear = _empty(nn.Linear, *_sizes(old))
-    carry(old, linear, lambda tensor: tensor, {})
+    carry(old, linear, lambda tensor: tensor, {}, apart=False)
     return ChannelsFirstLinear(linear, old.positions).train(old.training)
 
 

@@ -6,12 +6,17 @@
     swap_pointwise(model)             every pointwise layer of a model, which then runs as before
     expose_linears(model)             stand-ins as plain nn.Linear children, for quantizers and adapters
 
-A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is not
-transposed (dilation does nothing to a kernel of size 1). Stride and padding act on positions before the weights do, so
-`PointwiseLinear` does them exactly; what no Linear can do is refused by name.
+A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is
+not transposed: with that, the formulas in the documentation of `torch.nn.Conv1d` and `torch.nn.Linear` are the same
+sum over channels, as "Network In Network" (Lin, Chen, Yan, 2013, arXiv:1312.4400) reads it. Dilation does nothing to
+a kernel of size 1. Stride and padding act on positions before the weights do, so `PointwiseLinear` does them exactly;
+what no Linear can do is refused by name. transformers' `Conv1D` is `transformers.pytorch_utils.Conv1D`, `x @ weight +
+bias`.
 
 Numbers are shared with the old module where strides allow, not copied. Make optimizers after converting: weights are
-new parameters. Biases and whatever else keeps its shape are the same objects.
+new parameters, with the attributes that the old ones had. Biases and whatever else keeps its shape are the same
+objects. A single module that was converted lives on beside the new one, so each has hooks, norms, pruning and buffers
+of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
-import torch
 from torch import nn
 
 from convinspect.carrying import ORIGINALS, WEIGHTS, obstacle
@@ -29,12 +33,16 @@ from convinspect.counterparts import (
     CONVS,
     POINTWISE,
     exposed,
+    is_meant,
     is_transformers,
     kernel_obstacle,
+    kind_of,
     linear_obstacle,
     made,
     moving,
     plain_class,
+    reason_to_stay,
+    transformers_obstacle,
 )
 from convinspect.errors import CannotConvert, NotThere
 from convinspect.layers import closest
@@ -56,8 +64,6 @@ __all__ = [
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
 Where: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 # --------------------------------------------------------------------------------------------------- one module
@@ -134,7 +140,8 @@ def transformers_to_linear(layer: nn.Module) -> nn.Linear:
     """
     if not is_transformers(layer):
         raise CannotConvert(f"{an(type(layer).__name__)} is no transformers Conv1D")
-    return made(layer, "linear", True, {})  # type: ignore[return-value]
+    _refuse(transformers_obstacle(layer))
+    return made(layer, "linear", False, {})  # type: ignore[return-value]
 
 
 def _to_linear(conv: nn.Module, dims: int) -> nn.Linear:
@@ -206,7 +213,8 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     Args:
         model: Changed in place; convolutions keep taking `(N, C, …)`, as `PointwiseLinear`.
         to: "linear" takes pointwise Conv1d, Conv2d, Conv3d and transformers' Conv1D; "conv1d", "conv2d" and
-            "conv3d" take Linear. There and back gives the classes and numbers that were there.
+            "conv3d" take Linear. There and back gives the classes and numbers that were there, but that transformers'
+            Conv1D stays a Linear.
         where: Names or globs ("encoder.*"), or a function of name and module; None for all.
 
     Returns:
@@ -218,6 +226,9 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
 
     Kept: dtype, device, requires_grad, grad, training flags, hooks, ties, weight norm, spectral norm, pruning, keys.
     A weight that other code reads by itself (`model.conv.weight`) has its new shape there too.
+
+    `torch.compile`, `torch.export` and `torch.jit.trace` take swapped models; `torch.jit.script` takes none, and
+    `torch.fx.symbolic_trace` takes them after `expose_linears` alone. Scripted layers stay, and are named.
     """
     if to not in ("linear", "conv1d", "conv2d", "conv3d"):
         raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
@@ -227,9 +238,9 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
                 f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
                 "swap first, then wrap",
             )
-    candidates = _candidates(model, where, lambda module: _is_meant(module, to))
+    candidates = _candidates(model, where, lambda module: is_meant(module, to))
     for one in candidates:
-        one.reason = one.reason or _reason(one, to)
+        one.reason = one.reason or reason_to_stay(one.module, one.parents, to)
     _hold_referenced(model, candidates)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
@@ -264,7 +275,7 @@ def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn
     """The model with new modules in the places of those that nothing speaks against."""
     swapped, left = [], []
     for one in candidates:
-        kind = plain_class(one.module).__name__
+        kind = kind_of(one.module)
         if one.reason is not None:
             left.append(Left(one.names[0], kind, one.reason))
             continue
@@ -325,35 +336,6 @@ def _chooser(model: nn.Module, where: Where) -> Callable[[str, nn.Module], bool]
         if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
             raise NotThere(f"no module matches {pattern!r}", closest(pattern, [name for name in names if name]))
     return lambda name, module: any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_meant(module: nn.Module, to: str) -> bool:
-    if to != "linear":
-        return isinstance(module, nn.Linear)
-    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
-
-
-def _reason(one: _Candidate, to: str) -> str | None:
-    """Why this layer must stay, or None."""
-    if any(isinstance(parent, torch.jit.ScriptModule) for parent in one.parents):
-        return "it belongs to a TorchScript module, which cannot be changed"
-    module = one.module
-    if isinstance(module, nn.modules.conv._ConvNd):
-        reason = kernel_obstacle(module)
-    elif isinstance(module, nn.Linear):
-        reason = linear_obstacle(module, int(to[4])) or _reader(one)
-    else:
-        reason = None
-    return reason or obstacle(module, keep_hooks=True)
-
-
-def _reader(one: _Candidate) -> str | None:
-    """PyTorch's own attention and transformer layers read their Linears' weights without calling them."""
-    for parent in one.parents:
-        cls = type(parent)
-        if cls.__module__.startswith("torch.nn.modules.") and cls not in (*_CONTAINERS, nn.Module):
-            return f"its parent, {an(cls.__name__)}, reads its weight without calling it"
-    return None
 
 
 def _hold_referenced(model: nn.Module, candidates: list[_Candidate]) -> None:

@@ -64,8 +64,11 @@ class _Positions:
             x = functional.pad(x, both, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         if any(step != 1 for step in self.stride):
             every: tuple[Any, ...] = (Ellipsis, *(slice(None, None, step) for step in self.stride))
-            # Copied here rather than by the product, which would bind an exported program to strides it compares.
-            x = x[every].clone(memory_format=torch.contiguous_format)
+            # Copied here rather than by the product, and first put in order where a compiler looks on: else an exported
+            # program would be bound to the strides that are compared.
+            x = (x.contiguous() if torch.compiler.is_compiling() else x)[every].clone(
+                memory_format=torch.contiguous_format
+            )
         return x.movedim(-1 - self.dims, -1)
 
     def back(self, y: torch.Tensor) -> torch.Tensor:
@@ -87,7 +90,8 @@ class PointwiseLinear(nn.Linear):
     Holds `weight (out_features, in_features)` and `bias (out_features,)` as `nn.Linear` does, under the same keys, and
     takes and gives what the convolution did: `(N, C, L)` → `(N, O, L')`, or `(N, C, H, W)`, `(N, C, D, H, W)`, each
     also without N. Padding and stride act on positions, before the weights, and so are exact:
-    `L' = ceil((L + 2·padding) / stride)`.
+    `L' = ceil((L + 2·padding) / stride)`, which is the length that `torch.nn.Conv1d`'s documentation gives, for kernel
+    size 1.
 
     Args:
         in_features: Channels in.
@@ -170,7 +174,8 @@ class _TakesChannelsLast(nn.modules.conv._ConvNd):
             rows = input.reshape(0, 1, input.shape[-1])
         # (n, L, C) → (n, C, L), and for two or three dimensions of positions (n, C, 1, L) or (n, C, 1, 1, L).
         x = rows.flatten(0, -3).movedim(-1, 1)
-        ones = self.weight.dim() - 3
+        # Not by the weight, whose norm would take a step for each time that it is asked for.
+        ones = len(self.kernel_size) - 1
         for _ in range(ones):
             x = x.unsqueeze(2)
         # The next class in line is the convolution itself.
@@ -178,7 +183,8 @@ class _TakesChannelsLast(nn.modules.conv._ConvNd):
         assert isinstance(y, torch.Tensor)
         for _ in range(ones):
             y = y.squeeze(2)
-        return y.movedim(1, -1).reshape(*input.shape[:-1], self.out_channels)
+        # A Linear's output can be viewed in other shapes, so this one must be whole in memory too.
+        return y.movedim(1, -1).reshape(*input.shape[:-1], self.out_channels).contiguous()
 
 
 class PointwiseConv1d(_TakesChannelsLast, nn.Conv1d):

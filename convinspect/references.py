@@ -1,59 +1,136 @@
 """Where a live model holds modules and weights outside the registers that PyTorch keeps of them.
 
-A layer in a plain list (`self.layers = [a, b]`), a bound method (`self.f = self.conv.forward`) or a weight kept for a
-penalty (`self.decayed = [self.conv.weight]`) goes on being used after the layer was replaced, and would neither train
-nor move with the model.
+A layer in a plain list (`self.layers = [a, b]`), in another object (`self.helper = Helper(self.conv)`), a bound method
+(`self.f = self.conv.forward`) or a weight kept for a penalty (`self.decayed = [self.conv.weight]`) goes on being used
+after the layer was replaced, and would neither train nor move with the model.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 _REGISTERS = {"_modules", "_parameters", "_buffers"}
 _DEEPEST = 4
+_MOST = 100_000
+"""Objects looked into, so that a model that holds a whole data set is done in time."""
+
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 """Types of most attributes, which hold nothing and need no place."""
+
+_OPAQUE = ("builtins", "torch", "numpy")
+"""Whose objects have no attributes of a model's author; optimizers are made after converting, as documented."""
+
+
+# Made once, since a union costs more than the question that it is for.
+_LISTED = (list, tuple, set, frozenset, deque)
+_MAPPED = (dict, types.MappingProxyType)
+_METHODS = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 
 
 def held_elsewhere(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     """Places outside PyTorch's registers that hold certain modules or parameters.
 
     Args:
-        model: Searched with all its modules: their attributes, and lists, tuples, sets, dictionaries, bound methods
-            and partial functions in these.
+        model: Searched with all its modules: their attributes, and lists, tuples, sets, deques, dictionaries, bound
+            methods, partial functions, closures, weak references and attributes of any other objects in these, to a
+            depth of 4 and 100 000 objects. No code of these objects runs: no property, no iterator.
         wanted: Ids of what is looked for.
 
     Returns:
         By id, the first place, as code would write it: "encoder.layers[0]".
     """
     found: dict[int, str] = {}
-    for name, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if type(value) not in _PLAIN and attribute not in _REGISTERS and "hook" not in attribute:
-                for place, held in _within(value, f"{name}.{attribute}" if name else attribute, 0):
-                    if id(held) in wanted:
-                        found.setdefault(id(held), place)
+    # The model's own modules are searched by their registers; others' ids stay theirs while they are held here.
+    seen: dict[int, Any] = {id(module): module for module in model.modules()}
+    most = len(seen) + _MOST
+    # Nearest first, so that what is reached in two ways is looked into as deep as it can be.
+    todo = deque((place, value, 0) for place, value in _attributes(model))
+    while todo:
+        place, value, depth = todo.popleft()
+        if id(value) in wanted:
+            found.setdefault(id(value), place)
+        if depth < _DEEPEST and id(value) not in seen and len(seen) < most:
+            seen[id(value)] = value
+            todo.extend((place + step, one, depth + 1) for step, one in _inside(value) if type(one) not in _PLAIN)
     return found
 
 
-def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """What a value holds, itself included."""
-    yield place, value
-    if depth == _DEEPEST or isinstance(value, str | bytes):
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if type(value) not in _PLAIN and attribute not in _REGISTERS and "hook" not in attribute:
+                yield f"{name}.{attribute}" if name else attribute, value
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, with what code would write behind it to reach that."""
+    # Not `isinstance`, which asks the object for its class.
+    cls = type(value)
+    if issubclass(cls, (type, types.ModuleType)):
         return
-    if isinstance(value, list | tuple | set | frozenset):
-        for number, one in enumerate(value):
-            if type(one) not in _PLAIN:
-                yield from _within(one, f"{place}[{number}]", depth + 1)
-    elif isinstance(value, Mapping):
+    if issubclass(cls, _LISTED):
+        yield from ((f"[{number}]", one) for number, one in enumerate(value) if type(one) not in _PLAIN)
+    elif issubclass(cls, _MAPPED):
         for key, one in list(value.items()):
-            if type(one) not in _PLAIN:
-                yield from _within(one, f"{place}[{key!r}]", depth + 1)
-    elif isinstance(value, functools.partial):
-        yield from _within((value.func, *value.args, *value.keywords.values()), place, depth + 1)
-    elif hasattr(value, "__self__") and callable(value):
-        yield from _within(value.__self__, f"{place} (a method of it)", depth + 1)
+            yield f"[{key!r}]" if type(key) in _PLAIN else "[…]", one
+            yield " (a key of it)", key
+    elif issubclass(cls, functools.partial):
+        yield from ((f"[{number}]", one) for number, one in enumerate((value.func, *value.args)))
+        yield from ((f"[{number}]", one) for number, one in enumerate(value.keywords.values(), 1 + len(value.args)))
+    elif issubclass(cls, _METHODS):
+        yield " (a method of it)", value.__self__
+        yield "", getattr(value, "__func__", None)
+    elif issubclass(cls, types.FunctionType):
+        yield from _variables(value)
+    elif issubclass(cls, weakref.ref):
+        yield "()", weakref.ref.__call__(value)
+    if issubclass(cls, nn.Module) or str(cls.__module__).partition(".")[0] not in _OPAQUE:
+        yield from _fields(value)
+
+
+def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function keeps from where it was defined."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f" (its variable {name})", cell.cell_contents
+        except ValueError:
+            continue  # Not assigned yet.
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    yield from ((" (a default of it)", one) for one in defaults)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """An object's attributes, those in slots too, without asking the object."""
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        held = {}
+    for name, one in list(held.items()):
+        if issubclass(type(value), nn.Module) and name in _REGISTERS:
+            yield from ((f".{key}", inner) for key, inner in list(one.items()))
+        else:
+            yield f".{name}", one
+    cls: Any = type(value)
+    for name, slot in _slots(cls):
+        try:
+            yield f".{name}", slot.__get__(value)
+        except AttributeError:
+            continue  # Not assigned yet.
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(cls: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (name, slot)
+        for one in cls.__mro__
+        if "__slots__" in vars(one)
+        for name, slot in vars(one).items()
+        if type(slot) is types.MemberDescriptorType
+    )

@@ -109,3 +109,19 @@ def test_symbolic_tracing_compiling_and_exporting() -> None:
     torch.testing.assert_close(compiled(net, fullgraph=True, backend="eager")(x), wanted)
     exported: Any = torch.export.export(net, (x,)).module()
     torch.testing.assert_close(exported(x), wanted)
+
+
+@pytest.mark.parametrize("to", ["linear", "conv1d"])
+def test_what_compilers_take_is_as_documented(to: Any) -> None:
+    """The docstring of `swap_pointwise` says which take a swapped model."""
+    model: Any = nn.Sequential(nn.Conv1d(4, 4, 1) if to == "linear" else nn.Linear(4, 4)).eval()
+    x = torch.randn(2, 4, 4)
+    wanted = model(x)
+    swap_pointwise(model, to)
+    jit: Any = torch.jit
+    torch.testing.assert_close(jit.trace(model, x)(x), wanted)
+    with pytest.raises(RuntimeError):
+        jit.script(model)
+    trace: Any = torch.fx.symbolic_trace
+    with pytest.raises(torch.fx.proxy.TraceError):
+        trace(model)

@@ -620,3 +620,44 @@ def test_a_stand_in_goes_back_to_its_own_dimensions_alone() -> None:
     back = swap_pointwise(net, "conv2d").model
     assert isinstance(back[0], nn.Conv2d)  # type: ignore[index]
     close(back(x), expected)
+
+
+@pytest.mark.parametrize("to", ["conv1d", "conv2d", "conv3d"])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6), (2, 3, 5, 6), (2, 1, 6), (1, 5, 6), (0, 6), (2, 0, 6)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_swapped_linear_gives_rows_whole_in_memory(to: Any, shape: tuple[int, ...], turned: bool) -> None:
+    """As a Linear does, whose outputs are viewed in other shapes."""
+    linear = nn.Linear(6, 4)
+    x = torch.randn(shape[::-1]).permute(*reversed(range(len(shape)))) if turned else torch.randn(shape)
+    assert linear(x).is_contiguous()
+    found = swap_pointwise(nn.Sequential(linear), to).model(x)
+    assert found.is_contiguous()
+    assert found.view(*shape[:-1], 2, 2).shape == (*shape[:-1], 2, 2)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
+def test_transformers_models_run_on_convolutions(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config).double().eval()
+    words = torch.randint(0, 50, (2, 7))
+    wanted = model(words, labels=words)
+    assert swap_pointwise(model, "conv1d").swapped
+    found = model(words, labels=words)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-11)
+    found.loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"padding": 1}, {}])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_export_where_the_convolution_exports(options: Any, order: torch.memory_format) -> None:
+    net = nn.Sequential(nn.Conv2d(4, 5, 1, **options)).eval()
+    x, y = (torch.randn(n, 4, h, 6).to(memory_format=order) for n, h in ((2, 6), (3, 21)))
+    wanted = net(y)
+    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("height")}
+    program: Any = torch.export.export(swap_pointwise(net).model, (x,), dynamic_shapes=(sizes,)).module()
+    torch.testing.assert_close(program(y), wanted)
