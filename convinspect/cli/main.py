@@ -76,7 +76,7 @@ def main() -> None:
     try:
         with _signals_as_exceptions():
             # Not standalone: it would draw boxes around what is wrong with a command line.
-            sys.exit(app(prog_name="convinspect", standalone_mode=False))
+            sys.exit(app(prog_name="convinspect", standalone_mode=False) or 0)
     except UsageError as error:
         line = usage_line(error)
         if line:
