@@ -49,8 +49,8 @@ def built(spec: str, meta: bool = True) -> nn.Module:
             make = getattr(make, part)
         with torch.device("meta" if meta else "cpu"):
             model = make()
-    except Exception as error:
-        # It is the user's code, which may fail in any way.
+    except (Exception, SystemExit) as error:
+        # It is the user's code, which may fail in any way, and may want to end the program.
         raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
     if not isinstance(model, torch.nn.Module):
         raise CannotConvert(f"--model {spec!r} gives {an(type(model).__name__)}, which is no nn.Module")

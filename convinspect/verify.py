@@ -54,6 +54,7 @@ class Report:
             known to be equal.
         notes: What was not compared, and what else a user should know.
         model: The whole model, when it was run.
+        kinds: All layers that were converted, also those that were not asked for, with their kind after.
     """
 
     before: str
@@ -66,6 +67,7 @@ class Report:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model: ModelCheck | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -173,7 +175,7 @@ def verify(
         _tags(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
-        tuple(unread), tuple(notes),
+        tuple(unread), tuple(notes), kinds={one.name: one.after for one, *_ in judged if one.after != one.before},
     )  # fmt: skip
 
 

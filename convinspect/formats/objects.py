@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -353,13 +354,7 @@ def parameter_names(objects: Objects) -> set[str]:
 
 def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
     """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
-    node = objects.tree
-    while root and _is_dict(node):
-        step = next((key for key, _ in _pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
-        if step is None:
-            return None
-        node = next(value for key, value in _pairs(node) if key == step)
-        root = root[len(str(step)) + 1 :]
+    node = _at(objects.tree, root)
     states = node.states if isinstance(node, Call) and _is_dict(node) else ()
     attributes = [pair for state in states if _is_dict(state) for pair in _pairs(state)]
     kept: Any = next((value for key, value in attributes if key == "_metadata"), None)
@@ -372,3 +367,33 @@ def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
             return None
         found[name] = {str(key): value for key, value in _pairs(facts)}
     return found
+
+
+def _at(node: Any, root: str) -> Any:
+    """The node at dotted keys; None where there is none."""
+    while root and _is_dict(node):
+        step = next((key for key, _ in _pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
+        if step is None:
+            return None
+        node = next(value for key, value in _pairs(node) if key == step)
+        root = root[len(str(step)) + 1 :]
+    return node
+
+
+def plain_values(objects: Objects, root: str) -> dict[str, Any]:
+    """Numbers, text, None, and lists, tuples and dictionaries of these, that stand in a root's dictionary, by key."""
+    node, found = _at(objects.tree, root), dict[str, Any]()
+    for key, value in _pairs(node) if _is_dict(node) else []:
+        with suppress(TypeError):
+            found[str(key)] = _plain(value, 0)
+    return found
+
+
+def _plain(node: Any, depth: int) -> Any:
+    if isinstance(node, bool | int | float | str | None):
+        return node
+    if depth < _DEEPEST_KEY and isinstance(node, list | Tuple):
+        return (list if isinstance(node, list) else tuple)(_plain(one, depth + 1) for one in _sequences(node)[0])
+    if depth < _DEEPEST_KEY and _is_dict(node):
+        return {_plain(key, depth + 1): _plain(value, depth + 1) for key, value in _pairs(node)}
+    raise TypeError("not a plain value")
