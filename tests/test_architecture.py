@@ -42,6 +42,7 @@ LAYERS = [
     {"matching", "renaming", "training", "losses", "saving", "user_models"},
     {"resaving"},
     {"pairing"},
+    {"surroundings"},
     {"verify", "diff", "mending"},
     {"model_runs", "strict_loading"},
     {"whole_model"},

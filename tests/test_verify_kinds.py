@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_verify import command, held
+from safetensors.torch import save_file
+from test_verify import command, held, report_of
 from torch import nn
 
 from convinspect import outputs
@@ -264,3 +265,96 @@ def test_few_rows_at_a_time_give_what_all_at_once_do(
         apart, last = found(chunk, results)
         assert not apart.ok
         torch.testing.assert_close(last, exact, rtol=1e-13, atol=0)
+
+
+# ------------------------------------------------------------------------------- keys, partial conversions, settings
+
+
+def squeezed(state: Any) -> dict[str, Any]:
+    return {key: one.squeeze(-1).clone() if one.dim() == 3 else one for key, one in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("a", "b"), [("module.", ""), ("", "module."), ("_orig_mod.", ""), ("module.", "_orig_mod.")])
+def test_keys_must_keep_their_prefix(tmp_path: Path, a: str, b: str, suffix: str) -> None:
+    state = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1)).state_dict()
+    write: Any = torch.save if suffix == ".pt" else save_file
+    names = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    for path, front, held_state in zip(names, (a, b), (dict(state), squeezed(state)), strict=True):
+        write({front + key: one for key, one in held_state.items()}, path)
+    found = report_of(*names)
+    assert not found.ok
+    assert found.cause.startswith("keys: 4 ")
+    assert "load_state_dict takes none off" in found.cause
+    write({a + key: one for key, one in squeezed(state).items()}, names[1])
+    assert report_of(*names).ok
+    write({b + key: one for key, one in squeezed(state).items()}, names[1])
+    rule = f"{a}*={b}*"
+    if a:
+        code, told = command(tmp_path, names[0].name, names[1].name, "--rename", rule)
+        assert code == 0, told
+
+
+def test_prefixes_of_roots_and_of_whole_models_are_no_difference(tmp_path: Path) -> None:
+    model = nn.DataParallel(nn.Sequential(nn.Conv1d(6, 6, 1)))
+    state = model.state_dict()
+    for before, after in (
+        (model, squeezed(state)),
+        ({"module": model.module.state_dict()}, squeezed(model.module.state_dict())),
+        ({"state_dict": state, "epoch": 1}, squeezed(state)),
+        ({"model": state, "ema": state}, {"model": squeezed(state), "ema": squeezed(state)}),
+    ):
+        found = held(tmp_path, before, after)
+        assert found.ok, found.cause
+    bare = squeezed(model.module.state_dict())
+    found = held(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
+    assert "keys of ema" in found.changed
+
+
+def transformer(blocks: int) -> dict[str, torch.Tensor]:
+    sizes = {"attn.c_attn": (8, 24), "attn.c_proj": (8, 8), "mlp.c_fc": (8, 32), "mlp.c_proj": (32, 8)}
+    state = {"wte.weight": torch.randn(11, 8), "lm_head.weight": torch.randn(11, 8)}
+    for block in range(blocks):
+        for name, (wide_in, wide_out) in sizes.items():
+            state[f"h.{block}.{name}.weight"] = torch.randn(wide_in, wide_out)
+            state[f"h.{block}.{name}.bias"] = torch.randn(wide_out)
+    return state
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, data: st.DataObject) -> None:
+    state = transformer(2)
+    names = [key for key in state if key.endswith("weight") and "c_" in key]
+    square = [key for key in names if state[key].shape[0] == state[key].shape[1]]
+    chosen = data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
+    after = {key: one.T.contiguous() if key in chosen else one for key, one in state.items()}
+    layers = tuple(key.removesuffix(".weight") for key in chosen)
+    for before, there in ((state, after), (after, state)):
+        found = held(tmp_path, before, there, names=layers, inputs=None)
+        assert found.ok, (found.cause, chosen)
+    others = [key for key in names if key not in square]
+    found = held(tmp_path, state, after, inputs=None)
+    if set(chosen) <= set(square) or (set(others) <= set(chosen) and not set(square) <= set(chosen)):
+        # Only the user can tell this from a mistake.
+        assert not found.ok
+        assert "transposed" in found.cause
+    else:
+        assert found.ok, (found.cause, chosen)
+
+
+def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
+    def model(mode: Any, padding: int = 1, wide: int = 3) -> nn.Module:
+        return nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, wide, padding=padding, padding_mode=mode))
+
+    one, other = model("zeros"), model("reflect")
+    other.load_state_dict(one.state_dict())
+    for before, after in ((one, other), (one, swap_pointwise(copy.deepcopy(other)).model)):
+        assert "padding_mode" in held(tmp_path, before, after).cause
+    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).ok
+    one, other = model("zeros", wide=1), model("reflect", wide=1)
+    other.load_state_dict(one.state_dict())
+    assert "padding_mode" in held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).cause
+    one, other = model("zeros", 0, 1), model("reflect", 0, 1)
+    other.load_state_dict(one.state_dict())
+    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
