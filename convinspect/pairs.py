@@ -34,7 +34,7 @@ class Pairs:
         missing: In the first checkpoint only.
         unexpected: In the second only.
         perhaps_left: Of `same`, square weights that are (in, out) as before while others are (out, in) now.
-        unread: Equal in shape and dtype, but without numbers that can be read (shapes only, sparse, quantized).
+        unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
     """
 
     same: list[str] = field(default_factory=list)
@@ -142,6 +142,12 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     """None when nothing differs, "" when only the shape does as a conversion may, and otherwise the cause."""
     if before.dtype != after.dtype:
         return _narrowed(before, after)
+    if before.layout == after.layout == "quantized":
+        return _quantized(before, after, turned, others)
+    if before.layout == after.layout and before.layout in ("conjugated", "negated"):
+        return _compare(replace(before, layout="strided"), replace(after, layout="strided"), turned, others)
+    if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout:
+        return None if _same_parts(before, after) else f"the indices or values of the {before.layout} tensor differ"
     if before.shape == after.shape:
         return _same_shape(before, after, turned, others)
     vectors = [as_vector(one) if is_magnitude(one.key) else None for one in (before, after)]
@@ -152,6 +158,8 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     one, other = as_matrix(before, turned[0]), as_matrix(after, turned[1])
     if one.shape == other.shape and same_bits(one, other):
         return ""
+    if not one.numel:
+        return f"its shape {before.shape} became {after.shape}"
     if one.shape == other.shape[::-1] and same_bits(one, as_matrix(other, turned=True)):
         if before.shape[:2] == before.shape[1::-1]:
             return "it is transposed"
@@ -161,6 +169,27 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     if one.shape == other.shape:
         return _cause(one, other, others)
     return f"its shape {before.shape} became {after.shape}, which no reshaping explains"
+
+
+_STORED_AS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
+
+
+def _quantized(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
+    """As `_compare`: the integers that two quantized tensors store, and how these are to be read."""
+    if before.dtype not in _STORED_AS:
+        raise CannotShow(f"numbers of {before.dtype} have no reading")
+    if before.quantizer != after.quantizer:
+        return f"its quantizer ({before.quantizer}) became ({after.quantizer})"
+    if not _same_parts(before, after):
+        return "its quantizer's scales or zero points differ"
+    stored = _STORED_AS[before.dtype]
+    plain = [replace(one, layout="strided", dtype=stored, parts=(), quantizer="") for one in (before, after)]
+    return _compare(plain[0], plain[1], turned, others)
+
+
+def _same_parts(before: Tensor, after: Tensor) -> bool:
+    pairs = zip(before.parts, after.parts, strict=False)
+    return len(before.parts) == len(after.parts) and all(same_bits(one, other) for one, other in pairs)
 
 
 def _same_shape(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:

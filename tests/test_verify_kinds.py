@@ -358,3 +358,100 @@ def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
     one, other = model("zeros", 0, 1), model("reflect", 0, 1)
     other.load_state_dict(one.state_dict())
     assert held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
+
+
+# ------------------------------------------------------------------------------------------ sparse and quantized
+
+
+def packed() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    dense = torch.randn(6, 4) * (torch.rand(6, 4) > 0.5)
+    found: dict[str, Any] = {
+        "tensor": torch.quantize_per_tensor(dense, 0.1, 3, torch.quint8),
+        "tensor32": torch.quantize_per_tensor(dense, 0.1, 3, torch.qint32),
+        "channel": torch.quantize_per_channel(dense, torch.full((6,), 0.1), torch.zeros(6), 0, torch.qint8),
+        "coo": dense.to_sparse(),
+        "csr": dense.to_sparse_csr(),
+        "csc": dense.to_sparse_csc(),
+        "bsr": dense.to_sparse_bsr((2, 2)),
+    }
+    return found
+
+
+def with_other(name: str, how: str) -> Any:
+    """The tensor with other numbers, or read otherwise."""
+    one: Any = packed()[name]
+    if not one.is_quantized:
+        if how == "numbers":
+            return one * 2
+        dense = one.to_dense().roll(1, 0)
+        return getattr(dense, f"to_sparse_{name}")(*[(2, 2)] * (name == "bsr")) if name != "coo" else dense.to_sparse()
+    whole = one.int_repr()
+    whole[1, 2] += how == "numbers"
+    if name == "channel":
+        scales = one.q_per_channel_scales().clone()
+        scales[3] *= 1.0000001 if how == "reading" else 1
+        return torch._make_per_channel_quantized_tensor(whole, scales, one.q_per_channel_zero_points(), 0)
+    zero_point = one.q_zero_point() + (how == "reading")
+    return torch._make_per_tensor_quantized_tensor(whole, one.q_scale(), zero_point)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["tensor", "tensor32", "channel", "coo", "csr", "csc", "bsr"])
+def test_sparse_and_quantized_tensors_are_compared(tmp_path: Path, name: str, legacy: bool) -> None:
+    conv = nn.Conv1d(6, 4, 1).state_dict()
+    before = {**conv, "odd.weight": packed()[name]}
+
+    def found(odd: torch.Tensor) -> Any:
+        for path, state in (("a.pt", before), ("b.pt", {**squeezed(conv), "odd.weight": odd})):
+            torch.save(state, tmp_path / path, _use_new_zipfile_serialization=not legacy)
+        return report_of(tmp_path / "a.pt", tmp_path / "b.pt")
+
+    same = found(packed()[name])
+    assert same.ok, same.cause
+    assert not same.unread
+    for how in ("numbers", "reading"):
+        other = found(with_other(name, how))
+        assert not other.ok, how
+        assert "odd" in other.cause
+
+
+def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
+    one, other = torch.tensor([1 + 2j, 3 - 1j]), torch.tensor([1 + 2j, 3 - 2j])
+    conv = nn.Conv1d(6, 4, 1).state_dict()
+    for change in (torch.conj, lambda it: torch.conj(it).imag):
+        before, after = ({**conv, "view": change(it)} for it in (one, other))
+        assert held(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
+        assert "view" in held(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause
+
+
+# ------------------------------------------------------------------------------------------------------- wording
+
+
+def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Path) -> None:
+    before = {"a.weight": torch.randn(0, 3, 1), "b.weight": torch.randn(4, 3, 1)}
+    found = held(tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)})
+    assert "its shape (0, 3, 1) became (3, 0)" in found.cause
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 7)])
+def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: tuple[int, int]) -> None:
+    conv = nn.Conv1d(8, 8, 1, groups=2)
+    block_diag: Any = torch.block_diag
+    large = block_diag(*conv.weight.detach().squeeze(-1).chunk(2))
+    before = {f"g.{key}": one for key, one in conv.state_dict().items()}
+    assert held(tmp_path, before, {**before, "g.weight": large}).ok
+    large[place] += 0.5
+    found = held(tmp_path, before, {**before, "g.weight": large})
+    assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in found.cause
+    found = held(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
+    assert "no reshaping explains" in found.cause
+
+
+def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
+    conv = nn.Sequential(nn.Conv1d(6, 4, 1))
+    prune: Any = __import__("torch.nn.utils.prune", fromlist=["x"])
+    prune.l1_unstructured(conv[0], "weight", 0.5)
+    plain = {"0.weight": conv[0].weight.detach().squeeze(-1) * 1.5, "0.bias": conv[0].bias}
+    found = held(tmp_path, dict(conv.state_dict()), plain)
+    assert "its pruning was made plain" in found.cause
