@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,10 @@ def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low
         model = in_dtype(model, dtype).to(trial.device).eval()
         inputs = [_as_input(x, trial.device, dtype) for x in trial.inputs]
         # Inside, so that what the user's code set when it was imported does not count.
-        with seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients):
+        # What it prints is no part of the answer.
+        with (
+            seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients), redirect_stdout(sys.stderr),
+        ):  # fmt: skip
             if low is None:
                 result = model(*inputs)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +420,8 @@ def test_sparse_and_quantized_tensors_are_compared(tmp_path: Path, name: str, le
 def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
     one, other = torch.tensor([1 + 2j, 3 - 1j]), torch.tensor([1 + 2j, 3 - 2j])
     conv = nn.Conv1d(6, 4, 1).state_dict()
-    for change in (torch.conj, lambda it: torch.conj(it).imag):
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.conj, lambda it: torch.conj(it).imag]
+    for change in changes:
         before, after = ({**conv, "view": change(it)} for it in (one, other))
         assert held(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
         assert "view" in held(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause

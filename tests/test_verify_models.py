@@ -112,6 +112,14 @@ class Leaves(Base):
 def leave():
     raise SystemExit
 
+class Prints(Base):
+    def __init__(self):
+        super().__init__()
+        print("made")
+    def forward(self, x):
+        print("run")
+        return super().forward(x)
+
 class Default(Base):
     def forward(self, x):
         torch.set_default_dtype(torch.float64)
@@ -165,6 +173,7 @@ KINDS = [
     "Frozen",
     "Extra",
     "Default",
+    "Prints",
 ]
 
 
