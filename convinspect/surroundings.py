@@ -84,12 +84,12 @@ def tell_objects(
     objects = [read_objects(one.path) for one in (before, after)]
     if objects[0] is None or objects[1] is None:
         return
-    if before.root.modules and (new_names or _classes(before) != _classes(after)):
-        notes.append("classes changed, so of objects beside the tensors only what modules record was compared")
-        changed |= {name: what for name, what in _settings(before, after).items() if name not in changed}
-        return
     if new_names:
         notes.append("names changed, so objects beside the tensors were not compared")
+        return
+    if before.root.modules and _classes(before) != _classes(after):
+        notes.append("classes changed, so of objects beside the tensors only what modules record was compared")
+        changed |= {name: what for name, what in _settings(before, after).items() if name not in changed}
         return
     found, number, versions = differences(objects[0], objects[1], _MOST_OBJECTS)
     for one in found:
