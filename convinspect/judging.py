@@ -128,9 +128,15 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
     added = [_key(layer.name, leaf) for leaf in other.tensors]
     added = [name for name in added if name in pairs.unexpected and name not in excused]
     if layer.norm and other.norm is None and _key(layer.name, "weight") in added:
-        cause = f"its {layer.norm.replace('_', ' ')} was made plain, in other numbers than float64 gives, rounded once"
+        norm = {"pruned": "pruning", "parametrized": "parametrization"}.get(layer.norm, layer.norm.replace("_", " "))
+        cause = f"its {norm} was made plain, in other numbers than float64 gives, rounded once"
         return replace(check, cause=cause), excused
-    cause = _moved(layer, other, bool(excused)) or _named(layer, pairs.changed, wrong) or _bias(lost, added)
+    cause = (
+        _moved(layer, other, bool(excused))
+        or _groups(layer, other, wrong)
+        or _named(layer, pairs.changed, wrong)
+        or _bias(lost, added)
+    )
     return replace(check, weights_equal=not (wrong or lost or added), cause=cause), excused
 
 
@@ -189,13 +195,36 @@ def _same_effective(layer: Layer, other: Layer) -> bool:
 
 def _is_expanded(layer: Layer, other: Layer) -> bool:
     """Whether a grouped kernel (O, I/groups, 1, …) became its block-diagonal (O, I)."""
+    made = _written_out(layer, other)
+    return made is not None and bool(made[0].tobytes() == made[1].tobytes())
+
+
+def _groups(layer: Layer, other: Layer, wrong: list[str]) -> str:
+    """Which numbers of groups that were written out differ from the block-diagonal, where most do not; "" otherwise."""
+    made = _written_out(layer, other) if _key(layer.name, "weight") in wrong else None
+    if made is None:
+        return ""
+    import numpy as np
+
+    size = made[0].dtype.itemsize
+    places = np.flatnonzero((made[0].view(np.uint8) != made[1].view(np.uint8)).reshape(-1, size).any(axis=1))
+    if not 0 < len(places) < made[0].size / 8:
+        return ""
+    where = list(map(int, np.unravel_index(places[0], made[0].shape)))
+    found = f"1 of {made[0].size:,} numbers differs, at" if len(places) == 1 else (
+        f"{len(places):,} of {made[0].size:,} numbers differ, first at")  # fmt: skip
+    return f"weight: its groups were written out, and {found} {where}"
+
+
+def _written_out(layer: Layer, other: Layer) -> tuple[Any, Any] | None:
+    """The block-diagonal (O, I) of a grouped kernel (O, I/groups, 1, …) and what is there; None where it fits none."""
     import numpy as np
 
     from convinspect import numbers
 
     shapes, groups = (layer.weight.shape, other.weight.shape), _groups_written_out(layer, other)
     if groups < 2:
-        return False
+        return None
     small, large = (
         numbers.read(one.weight).reshape(shape[:2]) for one, shape in zip((layer, other), shapes, strict=True)
     )
@@ -204,7 +233,7 @@ def _is_expanded(layer: Layer, other: Layer) -> bool:
     for group in range(groups):
         block = slice(group * rows, (group + 1) * rows)
         wanted[block, group * columns : (group + 1) * columns] = small[block]
-    return bool(wanted.tobytes() == np.ascontiguousarray(large).tobytes())
+    return wanted, np.ascontiguousarray(large)
 
 
 def _moved(layer: Layer, other: Layer, expanded: bool) -> str:

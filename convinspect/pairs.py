@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.companions import as_vector
 from convinspect.errors import CannotShow
-from convinspect.readings import is_magnitude
+from convinspect.readings import GPT2_NAMES, is_magnitude, last_word
 from convinspect.records import ITEMSIZE, Tensor
 from convinspect.workers import side_by_side
 
 _UNREAD, _TURNED = "unread", "turned"
+_LEFT = tuple(
+    f"it is transposed: still {held} as before, while the other layers are {wanted} now"
+    for held, wanted in (("(in, out)", "(out, in)"), ("(out, in)", "(in, out)"))
+)
 _LARGE = 64 << 20
 LOOKED_THROUGH = 2_000
 """Most tensors that are read in search of a wrong one's true owner."""
@@ -29,7 +33,8 @@ class Pairs:
         changed: Differs, with the cause.
         missing: In the first checkpoint only.
         unexpected: In the second only.
-        unread: Equal in shape and dtype, but without numbers that can be read (shapes only, sparse, quantized).
+        perhaps_left: Of `same`, square weights that are (in, out) as before while others are (out, in) now.
+        unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
     """
 
     same: list[str] = field(default_factory=list)
@@ -39,6 +44,7 @@ class Pairs:
     missing: dict[str, None] = field(default_factory=dict)
     unexpected: dict[str, None] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    perhaps_left: list[str] = field(default_factory=list)
 
 
 def pair_up(
@@ -46,6 +52,7 @@ def pair_up(
     after: Mapping[str, Tensor],
     turned: tuple[frozenset[str], frozenset[str]],
     progress: Callable[[int], None] = lambda done: None,
+    asked: Collection[str] | None = None,
 ) -> Pairs:
     """Hold every tensor of `before` against that of the same name in `after`.
 
@@ -54,6 +61,7 @@ def pair_up(
         after: By clean name.
         turned: Names of weights that are stored transposed, as transformers' `Conv1D` does, in either.
         progress: Told of bytes that were compared.
+        asked: Names of the tensors that the conversion was about, where the user said so.
 
     Raises:
         ConvInspectError: Bytes of one of the files are missing or damaged.
@@ -76,6 +84,7 @@ def pair_up(
             progress(tensor.nbytes)
 
     squares: list[str] = []
+    left: dict[str, str] = {}
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
     for name, cause in side_by_side(fate, common, workers):
@@ -87,14 +96,38 @@ def pair_up(
             found.converted[name] = None
         elif cause == _TURNED:
             squares.append(name)
+        elif cause in _LEFT:
+            left[name] = cause
         else:
             found.changed[name] = cause
     # A square weight does not tell by itself whether it was turned on purpose; others that were turned do.
     if any(name in turned[0] for name in found.converted):
         found.converted |= dict.fromkeys(squares)
     else:
-        found.changed |= dict.fromkeys(squares, "it is transposed, and no other layer is that would show it is meant")
+        meant = [name for name in squares if asked is not None and name in asked]
+        found.converted |= dict.fromkeys(meant)
+        alone = (name for name in squares if name not in meant)
+        found.changed |= dict.fromkeys(alone, "it is transposed, and no other layer is that would show it is meant")
+    # Nor does it tell whether it was left on purpose, unless all were turned that show it by their shape.
+    forgotten = left and _all_turned(found.converted, common, turned)
+    for name, cause in left.items():
+        if forgotten and (asked is None or name in asked):
+            found.changed[name] = cause
+        else:
+            found.same.append(name)
+            found.perhaps_left.append(name)
     return found
+
+
+def _all_turned(
+    converted: Collection[str], common: list[tuple[str, Tensor, Tensor]], turned: tuple[frozenset[str], frozenset[str]]
+) -> bool:
+    """Whether layers were turned, and none left that is not square: of GPT-2's names, where there are any."""
+    matrices = [name for name, one, _ in common if len(one.shape) == 2 and one.shape[0] != one.shape[1]]
+    either = [name for name in matrices if name in turned[0] or name in turned[1]]
+    named = [name for name in matrices if name.endswith(".weight") and last_word(name[:-7]) in GPT2_NAMES]
+    shown = any(name in turned[0] or name in turned[1] for name in converted)
+    return shown and all(name in converted for name in named or either)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,6 +142,12 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     """None when nothing differs, "" when only the shape does as a conversion may, and otherwise the cause."""
     if before.dtype != after.dtype:
         return _narrowed(before, after)
+    if before.layout == after.layout == "quantized":
+        return _quantized(before, after, turned, others)
+    if before.layout == after.layout and before.layout in ("conjugated", "negated"):
+        return _compare(replace(before, layout="strided"), replace(after, layout="strided"), turned, others)
+    if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout:
+        return None if _same_parts(before, after) else f"the indices or values of the {before.layout} tensor differ"
     if before.shape == after.shape:
         return _same_shape(before, after, turned, others)
     vectors = [as_vector(one) if is_magnitude(one.key) else None for one in (before, after)]
@@ -119,6 +158,8 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     one, other = as_matrix(before, turned[0]), as_matrix(after, turned[1])
     if one.shape == other.shape and same_bits(one, other):
         return ""
+    if not one.numel:
+        return f"its shape {before.shape} became {after.shape}"
     if one.shape == other.shape[::-1] and same_bits(one, as_matrix(other, turned=True)):
         if before.shape[:2] == before.shape[1::-1]:
             return "it is transposed"
@@ -130,12 +171,32 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     return f"its shape {before.shape} became {after.shape}, which no reshaping explains"
 
 
+_STORED_AS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
+
+
+def _quantized(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
+    """As `_compare`: the integers that two quantized tensors store, and how these are to be read."""
+    if before.dtype not in _STORED_AS:
+        raise CannotShow(f"numbers of {before.dtype} have no reading")
+    if before.quantizer != after.quantizer:
+        return f"its quantizer ({before.quantizer}) became ({after.quantizer})"
+    if not _same_parts(before, after):
+        return "its quantizer's scales or zero points differ"
+    stored = _STORED_AS[before.dtype]
+    plain = [replace(one, layout="strided", dtype=stored, parts=(), quantizer="") for one in (before, after)]
+    return _compare(plain[0], plain[1], turned, others)
+
+
+def _same_parts(before: Tensor, after: Tensor) -> bool:
+    pairs = zip(before.parts, after.parts, strict=False)
+    return len(before.parts) == len(after.parts) and all(same_bits(one, other) for one, other in pairs)
+
+
 def _same_shape(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: Mapping[str, Tensor]) -> str | None:
     square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
     if same_bits(before, after):
         if turned[0] != turned[1] and square and not _symmetric(before):
-            held, wanted = ("(in, out)", "(out, in)") if turned[0] else ("(out, in)", "(in, out)")
-            return f"it is transposed: still {held} as before, while the other layers are {wanted} now"
+            return _LEFT[0] if turned[0] else _LEFT[1]
         return None
     if square and any(turned) and same_bits(as_matrix(before, turned=True), after):
         return _TURNED if all(turned) else ""

@@ -101,6 +101,9 @@ class Tensor:
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
+        parts: The tensors that a sparse one is made of (indices, values), or a quantized one's scales and zero points
+            where these are tensors.
+        quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 
     key: str
@@ -115,6 +118,8 @@ class Tensor:
     subclass: str | None = None
     shape_span: Span | None = None
     stride_span: Span | None = None
+    parts: tuple[Tensor, ...] = ()
+    quantizer: str = ""
 
     @property
     def numel(self) -> int:

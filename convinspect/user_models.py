@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import CannotConvert
@@ -45,13 +46,15 @@ def built(spec: str, meta: bool = True) -> nn.Module:
         # As for `python -m`: what lies in the current folder can be imported.
         sys.path.insert(0, os.getcwd())
     try:
-        make: Any = importlib.import_module(where)
-        for part in name.split("."):
-            make = getattr(make, part)
-        with torch.device("meta" if meta else "cpu"):
-            model = make()
-    except Exception as error:
-        # It is the user's code, which may fail in any way.
+        # What it prints is no part of the answer.
+        with redirect_stdout(sys.stderr):
+            make: Any = importlib.import_module(where)
+            for part in name.split("."):
+                make = getattr(make, part)
+            with torch.device("meta" if meta else "cpu"):
+                model = make()
+    except (Exception, SystemExit) as error:
+        # It is the user's code, which may fail in any way, and may want to end the program.
         raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
     if not isinstance(model, torch.nn.Module):
         raise CannotConvert(f"--model {spec!r} gives {an(type(model).__name__)}, which is no nn.Module")

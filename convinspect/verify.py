@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import KINDS, Conversion, Plan
 from convinspect.errors import CannotConvert
-from convinspect.formats.objects import differences, read_objects
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers import CONVOLUTIONS, find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
+from convinspect.surroundings import changed_keys, tell_objects, tell_tags, tell_ties
 from convinspect.training import followers, parts_of
 from convinspect.wording import several
 from convinspect.workers import side_by_side
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20
 """What layers that run side by side may hold together."""
-
-_MOST_OBJECTS = 20
-"""Objects beside the tensors that are named when they differ; of more the number is told."""
 
 Strength = Literal["bits", "layer", "model"]
 
@@ -54,6 +51,7 @@ class Report:
             known to be equal.
         notes: What was not compared, and what else a user should know.
         model: The whole model, when it was run.
+        kinds: All layers that were converted, also those that were not asked for, with their kind after.
     """
 
     before: str
@@ -66,6 +64,7 @@ class Report:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model: ModelCheck | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -140,7 +139,8 @@ def verify(
     others = _as_wanted(layers, found)
     asked = {layer.name for layer in select(layers, wish.names)} if wish.names else None
     turned = (_turned(layers), _turned(others.values()))
-    pairs = pair_up(before.tensors, after.tensors, turned, progress)
+    named = None if asked is None else {key for one in layers if one.name in asked for key in keys_of(one).values()}
+    pairs = pair_up(before.tensors, after.tensors, turned, progress, named)
     wanted = _followers(before, after, layers, pairs) if before.path != after.path else {}
     copies = {name: wanted[id(tensor)] for name, tensor in before.tensors.items() if id(tensor) in wanted}
     followed = [
@@ -159,7 +159,7 @@ def verify(
     excused = {name for *_, forgiven in judged for name in forgiven}
     shown = [one for one in judged if one[0].cause or asked is None or one[0].name in asked]
     checks = _run_all([(check, layer, other) for check, layer, other, _ in shown], wish)
-    notes: list[str] = []
+    notes = _perhaps_left(pairs)
     unread = list(pairs.unread)
     changed = {name: cause for name, cause in pairs.changed.items() if name not in excused}
     missing = [name for name in pairs.missing if name not in excused]
@@ -168,13 +168,24 @@ def verify(
         changed |= {name: _still(edit) for name, edit in copies.items() if name in pairs.same}
         notes += _converted_too(Counter(name.rpartition(".")[0] for name in followed))
         _other_roots(before, after, wanted, turned, (changed, missing, unexpected, unread, notes))
-        _objects(before, after, wish.renamed, changed, notes)
-        _ties(before, after, notes)
-        _tags(before, after, notes)
+        changed |= changed_keys(before, after)
+        tell_objects(before, after, wish.renamed, changed, notes)
+        tell_ties(before, after, notes)
+        tell_tags(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
-        tuple(unread), tuple(notes),
+        tuple(unread), tuple(notes), kinds={one.name: one.after for one, *_ in judged if one.after != one.before},
     )  # fmt: skip
+
+
+def _perhaps_left(pairs: Pairs) -> list[str]:
+    """Says which square weights are as before where others are (out, in) now, which may be meant."""
+    if not pairs.perhaps_left:
+        return []
+    first, more = pairs.perhaps_left[0], len(pairs.perhaps_left) - 1
+    others = f" and {several(more, 'other square weight')}" if more else ""
+    are = "are" if more else "is"
+    return [f"{first}{others} {are} unchanged, so (in, out) still; layers that were not to be converted are right so"]
 
 
 def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -> list[LayerCheck]:
@@ -198,25 +209,6 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     if module is None or module.class_name != "convinspect.pointwise.PointwiseLinear":
         return layer
     return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
-
-
-def _ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
-    """Says which tensors shared their bytes and do not any more."""
-    lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
-    if lost and "safetensors" not in after.format:
-        notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
-
-
-def _tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
-    """Says where tensors are tagged with another device, or with another wish for gradients, than before."""
-    common = [(one, after.tensors[name]) for name, one in before.tensors.items() if name in after.tensors]
-    for tag in ("device", "requires_grad"):
-        pairs = [(getattr(one, tag), getattr(other, tag)) for one, other in common]
-        # A format that keeps no tags says nothing of them.
-        differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
-        if differing:
-            tensors = several(len(differing), "tensor")
-            notes.append(f"{tag} is not the same on {tensors}: {differing[0][0]} became {differing[0][1]}")
 
 
 def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -249,41 +241,6 @@ def _turned(layers: Iterable[Layer]) -> frozenset[str]:
     return frozenset(
         keys_of(one)["weight"] for one in layers if one.kind == TRANSFORMERS_CONV1D and "weight" in one.tensors
     )
-
-
-def _objects(before: Checkpoint, after: Checkpoint, new_names: bool, changed: dict[str, str], notes: list[str]) -> None:
-    """What lies in the files beside tensors: metadata and other objects. Adds to the last two."""
-    if before.metadata != after.metadata and "safetensors" in before.format and "safetensors" in after.format:
-        changed["__metadata__"] = "the file's metadata differs"
-    if before.root.path != after.root.path or len({_container(one) for one in (before, after)}) > 1:
-        notes.append("the files are of different kinds, so objects beside the tensors were not compared")
-        return
-    objects = [read_objects(one.path) for one in (before, after)]
-    if objects[0] is None or objects[1] is None:
-        return
-    if before.root.modules and (new_names or _classes(before) != _classes(after)):
-        notes.append("classes changed, so objects beside the tensors were not compared")
-        return
-    if new_names:
-        notes.append("names changed, so objects beside the tensors were not compared")
-        return
-    found, number, versions = differences(objects[0], objects[1], _MOST_OBJECTS)
-    for one in found:
-        changed.setdefault(one.place, f"an object beside the tensors differs: {one.what}")
-    if number > len(found):
-        notes.append(f"{number:,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
-    if versions is not None:
-        where = f" of {versions}" if versions else ""
-        notes.append(f"_metadata{where} (each module's version, for load_state_dict) is not the same")
-
-
-def _classes(checkpoint: Checkpoint) -> dict[str, str]:
-    return {name: module.class_name for name, module in checkpoint.modules.items()}
-
-
-def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
-    """What keeps objects in its own way: the format, and whether modules or plain dictionaries hold the tensors."""
-    return checkpoint.format.partition(" ")[0], bool(checkpoint.root.modules)
 
 
 def _other_roots(

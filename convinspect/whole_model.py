@@ -10,32 +10,28 @@ roundoffs of the coarsest dtype seen, twice, and the two models may differ by ei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinspect import numbers
 from convinspect.checkpoint import Checkpoint
-from convinspect.convert import TARGETS
-from convinspect.devices import full_float32
 from convinspect.errors import CannotConvert, CannotShow
-from convinspect.leaves import Leaves, leaves, unequal
-from convinspect.modules import swap_pointwise
+from convinspect.leaves import Leaves, unequal
+from convinspect.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
 from convinspect.outputs import own_blocks
-from convinspect.tensors import as_torch
+from convinspect.strict_loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.user_models import built
-from convinspect.wording import an, dimension
+from convinspect.wording import dimension
 
 _SLACK = 2.0**10
-_GRADIENT = "gradient of "
 _FLOAT32_TO_64 = 2.0**-29
-_NOTHING = {type(None), type}
-"""Classes of plain outputs that say nothing: None, and empty containers, which are held as their class."""
-_TARGETS = {kind: name for name, kind in TARGETS.items()}
+
+Fresh: TypeAlias = Callable[[], nn.Module]
+"""Gives a model that was loaded and never run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +53,78 @@ class ModelCheck:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """How to run a model.
-
-    Attributes:
-        model: `package.module:Class_or_factory` for the file before.
-        model_after: The same for the file after; "" to swap layers of `model`.
-        inputs: The forward call's arguments, in order; floating ones in float64.
-        seed: Set before every run, so that random layers draw the same.
-        device: Where to run.
-        gradients: Also compare gradients of the parameters.
-    """
-
-    model: str
-    model_after: str
-    inputs: tuple[torch.Tensor, ...]
-    seed: int = 0
-    device: str = "cpu"
-    gradients: bool = False
-
-
-def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], trial: Trial) -> ModelCheck:
-    """Load both strictly and run them.
+def try_models(
+    before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], trial: Trial, stored: Checkpoint | None = None
+) -> ModelCheck:
+    """Load both strictly and run them, each run on a copy that was not run before.
 
     Args:
         before: Weights before.
         after: Weights after.
         kinds: Layers that were converted, with their kind after.
         trial: How.
+        stored: `before` under the names of its file, where it was renamed.
 
     Raises:
         CannotConvert: A model cannot be built, does not take the file before, or fails on these inputs.
     """
-    first = built(trial.model, meta=False)
-    problem = _load(first, before)
-    if problem:
-        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {problem}")
-    second = built(trial.model_after or trial.model, meta=False)
-    if not trial.model_after:
-        _swap(second, kinds)
-    problem = _load(second, after)
-    if problem:
+    own = None if stored is None else under_own_names(_built(trial, trial.model), stored, before)
+    if own and not trial.model_after:
+        raise CannotConvert(f"AFTER has other names than {trial.model}", "give --model-after, the code that it is for")
+    one, found = _loaded(trial, trial.model, stored if own and stored is not None else before)
+    if found.problem:
+        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {found.problem}")
+    spec = trial.model_after or trial.model
+    other, there = _loaded(trial, spec, after, {} if trial.model_after else kinds)
+    if there.problem:
         into = trial.model_after or f"{trial.model} with its layers swapped"
-        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {problem}")
+        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {there.problem}")
+    check = _held(one, other, trial)
+    return replace(check, notes=tuple(dict.fromkeys((*check.notes, *found.notes, *there.notes))))
+
+
+def _built(trial: Trial, spec: str) -> nn.Module:
+    # What a model draws when it is made and does not save is the same before and after.
+    with seeded(trial.seed):
+        return built(spec, meta=False)
+
+
+def _loaded(
+    trial: Trial, spec: str, checkpoint: Checkpoint, kinds: Mapping[str, str] | None = None
+) -> tuple[Fresh, Loading]:
+    """What gives the model with a checkpoint's weights, never run; and how that was loaded."""
+
+    def make() -> tuple[nn.Module, Loading]:
+        model = _built(trial, spec)
+        swap_layers(model, kinds or {})
+        return model, load_strictly(model, checkpoint)
+
+    model, loading = make()
+
+    def fresh() -> nn.Module:
+        try:
+            return copy.deepcopy(model)
+        except Exception:
+            # PyTorch does not copy tensors that were computed, as of old norms, and the user's classes may refuse.
+            return make()[0]
+
+    return fresh, loading
+
+
+def _held(first: Fresh, second: Fresh, trial: Trial) -> ModelCheck:
+    """Both models, run in float64 where they can be, and in float32 to learn how they round."""
     spec = trial.model_after or trial.model
     seen: set[str] = set()
     low: set[str] = set()
-    rough = _run(first.float(), trial, torch.float32, trial.model, seen)
+    rough = run_model(first(), trial, torch.float32, trial.model, seen)
     try:
-        one = _run(first.double(), trial, torch.float64, trial.model, low)
+        one = run_model(first(), trial, torch.float64, trial.model, low)
     except CannotConvert:
         # It runs in float32, as was just seen, and casts its input to it.
         low = seen | {"float32"}
-        other = _run(second.float(), trial, torch.float32, spec)
-        return _compared(rough, other, _sensitivity(first.float(), rough, low, trial, torch.float32), low, trial)
-    other = _run(second.double(), trial, torch.float64, spec, low)
+        other = run_model(second(), trial, torch.float32, spec)
+        return _compared(rough, other, _sensitivity(first, rough, low, trial, torch.float32), low, trial)
+    other = run_model(second(), trial, torch.float64, spec, low)
     if low:
         return _compared(one, other, _sensitivity(first, one, low, trial, torch.float64), low, trial)
     limits = {
@@ -122,20 +134,20 @@ def try_models(before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], 
     return _compared(one, other, limits, low, trial)
 
 
-def _sensitivity(model: nn.Module, found: Leaves, low: set[str], trial: Trial, dtype: torch.dtype) -> dict[str, float]:
+def _sensitivity(first: Fresh, found: Leaves, low: set[str], trial: Trial, dtype: torch.dtype) -> dict[str, float]:
     """The most that two right models may differ by, from how far each output moves when every parameter moves by up to
     two roundoffs of the coarsest dtype in `low`; and two units in the last place of that dtype at least.
     """
     unit = max(torch.finfo(getattr(torch, name)).eps for name in low)
     generator = torch.Generator().manual_seed(trial.seed + 1)
-    kept = [parameter.detach().clone() for parameter in model.parameters()]
     moved: dict[str, float] = {}
     for _ in range(2):
+        model = in_dtype(first(), dtype)
         with torch.no_grad():
-            for parameter, value in zip(model.parameters(), kept, strict=True):
-                factor = 1 + unit * (2 * torch.rand(value.shape, generator=generator) - 1)
-                parameter.copy_(value * factor.to(value))
-        near = _run(model, trial, dtype, trial.model)
+            for parameter in model.parameters():
+                factor = 1 + unit * (2 * torch.rand(parameter.shape, generator=generator) - 1)
+                parameter.mul_(factor.to(parameter))
+        near = run_model(model, trial, dtype, trial.model)
         for place, value in found.tensors.items():
             moved[place] = max(moved.get(place, 0.0), _error(value, near.tensors.get(place)))
     return {place: 8 * far + 2 * unit * _size(found.tensors[place]) for place, far in moved.items()}
@@ -152,127 +164,15 @@ def _size(tensor: torch.Tensor) -> float:
     return float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
 
 
-def _notes(low: set[str], trial: Trial) -> tuple[str, ...]:
+def _notes(one: Leaves, low: set[str], trial: Trial) -> tuple[str, ...]:
     notes = [f"eval mode, seed {trial.seed}, on {trial.device}"]
     if low:
         notes.append(
             f"the model computes in {', '.join(sorted(low))} inside, so it is held to that dtype's rounding only"
         )
+    if trial.gradients and not any(place.startswith(GRADIENT) for place in one.tensors):
+        notes.append("no gradient was compared: no output depends on a parameter that asks for one")
     return tuple(notes)
-
-
-def _load(model: nn.Module, checkpoint: Checkpoint) -> str:
-    """Load strictly; "" or what does not fit."""
-    wanted = model.state_dict()
-    stored = {tensor.key: tensor for tensor in checkpoint.root.tensors}
-    # Wrappers' prefixes are kept where the model has them too.
-    tensors = (
-        stored
-        if len(stored.keys() & wanted.keys()) >= len(checkpoint.tensors.keys() & wanted.keys())
-        else checkpoint.tensors
-    )
-    try:
-        state = {key: as_torch(numbers.read(tensor), tensor.dtype) for key, tensor in tensors.items()}
-    except CannotShow as error:
-        raise error.at(checkpoint.path) from None
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        return "; ".join(lines[:2]) + (f" (and {len(lines) - 2} more)" if len(lines) > 2 else "")
-    return ""
-
-
-def _swap(model: nn.Module, kinds: Mapping[str, str]) -> None:
-    """Give the named layers their new kind.
-
-    Raises:
-        CannotConvert: One of them cannot be swapped.
-    """
-    for kind in dict.fromkeys(kinds.values()):
-        names = {name for name, one in kinds.items() if one == kind}
-        if kind not in _TARGETS:
-            raise CannotConvert(f"layers became {kind}, which is not swapped here", "give --model-after")
-        swaps = swap_pointwise(model, _TARGETS[kind], lambda name, module, names=names: name in names)  # type: ignore[arg-type, misc]
-        if swaps.left:
-            one = swaps.left[0]
-            raise CannotConvert(f"layer {one.name} of the model cannot be swapped: {one.reason}", "give --model-after")
-        lost = names - {one.name for one in swaps.swapped}
-        if lost:
-            raise CannotConvert(f"the model has no layer {sorted(lost)[0]} to swap", "give --model-after")
-
-
-class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the floating dtypes below float64 in which operators give their results."""
-
-    def __init__(self, found: set[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found = found
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(one, torch.Tensor) and one.is_floating_point() and one.dtype != torch.float64:
-                self.found.add(str(one.dtype).removeprefix("torch."))
-        return result
-
-
-def _run(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None) -> Leaves:
-    """The model's outputs, and gradients when asked for, by their place."""
-    try:
-        model = model.to(trial.device).eval()
-        inputs = [x.to(trial.device, dtype) if x.is_floating_point() else x.to(trial.device) for x in trial.inputs]
-        torch.manual_seed(trial.seed)
-        # Inside, so that what the user's code set when it was imported does not count.
-        with full_float32(), torch.set_grad_enabled(trial.gradients):
-            if low is None:
-                result = model(*inputs)
-            else:
-                with _LowerDtypes(low):
-                    result = model(*inputs)
-        found = leaves(result)
-        if not any(one.numel() for one in found.tensors.values()) and set(map(type, found.plain.values())) <= _NOTHING:
-            kinds = f" (it gives {', '.join(dict.fromkeys(map(an, found.other.values())))})" if found.other else ""
-            raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
-        if trial.gradients:
-            with full_float32():
-                found.tensors |= _gradients(model, found.tensors)
-        # One model at a time lies on the device, and no results.
-        model.cpu()
-        found.tensors = {place: one.detach().cpu() for place, one in found.tensors.items()}
-        return found
-    except CannotConvert:
-        raise
-    except Exception as error:  # The user's code may raise anything.
-        text = str(error).strip().splitlines()
-        raise CannotConvert(
-            f"{spec} cannot be run on these inputs ({type(error).__name__}: {text[0] if text else ''})", "check --input"
-        ) from None
-
-
-def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of Σ g·y over all floating outputs, g random, by parameter; each as (out, in) where it is pointwise."""
-    generator = torch.Generator().manual_seed(1)
-    total = None
-    for y in outputs.values():
-        if y.requires_grad:
-            part = (torch.randn(y.shape, generator=generator).to(y) * y).sum()
-            total = part if total is None else total + part
-    if total is None:
-        return {}
-    names = dict(model.named_parameters())
-    grads = torch.autograd.grad(total, list(names.values()), allow_unused=True)
-    turned = {f"{name}.weight" for name, one in model.named_modules() if type(one).__name__ == "Conv1D"}
-    return {
-        f"{_GRADIENT}{name}": _as_matrix(grad, name in turned)
-        for name, grad in zip(names, grads, strict=True)
-        if grad is not None
-    }
-
-
-def _as_matrix(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
-    flat = tensor.squeeze() if tensor.dim() < 2 else tensor.reshape(*tensor.shape[:2], -1).squeeze(-1)
-    return flat.mT if turned else flat
 
 
 def _compared(
@@ -291,7 +191,7 @@ def _compared(
         low: dtypes below float64 in which the model computes inside.
         trial: How it was run.
     """
-    notes = _notes(low, trial)
+    notes = _notes(one, low, trial)
     found: dict[str, tuple[float, float]] = {}
     cause = ""
     if one.places != other.places:
@@ -299,14 +199,14 @@ def _compared(
         return ModelCheck({}, f"the two models give different outputs: {min(odd)}", notes=notes)
     for place, before in one.tensors.items():
         after = other.tensors[place]
-        if place.startswith(_GRADIENT) and before.dim() == after.dim() == 2 and before.shape[0] == after.shape[0]:
+        if place.startswith(GRADIENT) and before.dim() == after.dim() == 2 and before.shape[0] == after.shape[0]:
             groups, rest = divmod(after.shape[1], before.shape[1] or 1)
             after = after if rest or before.shape[0] % max(groups, 1) else own_blocks(after, before.shape[1], groups)
         if before.shape != after.shape:
             cause = f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after"
             return ModelCheck(found, cause, notes=notes)
         apart = _apart(before, after)
-        found[place] = (apart, limits[place] if before.is_floating_point() else 0.0)
+        found[place] = (apart, limits[place] if before.is_floating_point() or before.is_complex() else 0.0)
         if not cause and not apart <= found[place][1]:
             cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
     differing = dict(unequal(one.plain, other.plain))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_verify import command, held
+from safetensors.torch import save_file
+from test_verify import command, held, report_of
 from torch import nn
 
 from convinspect import outputs
@@ -265,3 +267,194 @@ def test_few_rows_at_a_time_give_what_all_at_once_do(
         apart, last = found(chunk, results)
         assert not apart.ok
         torch.testing.assert_close(last, exact, rtol=1e-13, atol=0)
+
+
+# ------------------------------------------------------------------------------- keys, partial conversions, settings
+
+
+def squeezed(state: Any) -> dict[str, Any]:
+    return {key: one.squeeze(-1).clone() if one.dim() == 3 else one for key, one in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("a", "b"), [("module.", ""), ("", "module."), ("_orig_mod.", ""), ("module.", "_orig_mod.")])
+def test_keys_must_keep_their_prefix(tmp_path: Path, a: str, b: str, suffix: str) -> None:
+    state = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, 1)).state_dict()
+    write: Any = torch.save if suffix == ".pt" else save_file
+    names = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    for path, front, held_state in zip(names, (a, b), (dict(state), squeezed(state)), strict=True):
+        write({front + key: one for key, one in held_state.items()}, path)
+    found = report_of(*names)
+    assert not found.ok
+    assert found.cause.startswith("keys: 4 ")
+    assert "load_state_dict takes none off" in found.cause
+    write({a + key: one for key, one in squeezed(state).items()}, names[1])
+    assert report_of(*names).ok
+    write({b + key: one for key, one in squeezed(state).items()}, names[1])
+    rule = f"{a}*={b}*"
+    if a:
+        code, told = command(tmp_path, names[0].name, names[1].name, "--rename", rule)
+        assert code == 0, told
+
+
+def test_prefixes_of_roots_and_of_whole_models_are_no_difference(tmp_path: Path) -> None:
+    model = nn.DataParallel(nn.Sequential(nn.Conv1d(6, 6, 1)))
+    state = model.state_dict()
+    for before, after in (
+        (model, squeezed(state)),
+        ({"module": model.module.state_dict()}, squeezed(model.module.state_dict())),
+        ({"state_dict": state, "epoch": 1}, squeezed(state)),
+        ({"model": state, "ema": state}, {"model": squeezed(state), "ema": squeezed(state)}),
+    ):
+        found = held(tmp_path, before, after)
+        assert found.ok, found.cause
+    bare = squeezed(model.module.state_dict())
+    found = held(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
+    assert "keys of ema" in found.changed
+
+
+def transformer(blocks: int) -> dict[str, torch.Tensor]:
+    sizes = {"attn.c_attn": (8, 24), "attn.c_proj": (8, 8), "mlp.c_fc": (8, 32), "mlp.c_proj": (32, 8)}
+    state = {"wte.weight": torch.randn(11, 8), "lm_head.weight": torch.randn(11, 8)}
+    for block in range(blocks):
+        for name, (wide_in, wide_out) in sizes.items():
+            state[f"h.{block}.{name}.weight"] = torch.randn(wide_in, wide_out)
+            state[f"h.{block}.{name}.bias"] = torch.randn(wide_out)
+    return state
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, data: st.DataObject) -> None:
+    state = transformer(2)
+    names = [key for key in state if key.endswith("weight") and "c_" in key]
+    square = [key for key in names if state[key].shape[0] == state[key].shape[1]]
+    chosen = data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
+    after = {key: one.T.contiguous() if key in chosen else one for key, one in state.items()}
+    layers = tuple(key.removesuffix(".weight") for key in chosen)
+    for before, there in ((state, after), (after, state)):
+        found = held(tmp_path, before, there, names=layers, inputs=None)
+        assert found.ok, (found.cause, chosen)
+    others = [key for key in names if key not in square]
+    found = held(tmp_path, state, after, inputs=None)
+    if set(chosen) <= set(square) or (set(others) <= set(chosen) and not set(square) <= set(chosen)):
+        # Only the user can tell this from a mistake.
+        assert not found.ok
+        assert "transposed" in found.cause
+    else:
+        assert found.ok, (found.cause, chosen)
+
+
+def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
+    def model(mode: Any, padding: int = 1, wide: int = 3) -> nn.Module:
+        return nn.Sequential(nn.Conv1d(6, 6, 1), nn.Conv1d(6, 4, wide, padding=padding, padding_mode=mode))
+
+    one, other = model("zeros"), model("reflect")
+    other.load_state_dict(one.state_dict())
+    for before, after in ((one, other), (one, swap_pointwise(copy.deepcopy(other)).model)):
+        assert "padding_mode" in held(tmp_path, before, after).cause
+    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).ok
+    one, other = model("zeros", wide=1), model("reflect", wide=1)
+    other.load_state_dict(one.state_dict())
+    assert "padding_mode" in held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).cause
+    one, other = model("zeros", 0, 1), model("reflect", 0, 1)
+    other.load_state_dict(one.state_dict())
+    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
+
+
+# ------------------------------------------------------------------------------------------ sparse and quantized
+
+
+def packed() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    dense = torch.randn(6, 4) * (torch.rand(6, 4) > 0.5)
+    found: dict[str, Any] = {
+        "tensor": torch.quantize_per_tensor(dense, 0.1, 3, torch.quint8),
+        "tensor32": torch.quantize_per_tensor(dense, 0.1, 3, torch.qint32),
+        "channel": torch.quantize_per_channel(dense, torch.full((6,), 0.1), torch.zeros(6), 0, torch.qint8),
+        "coo": dense.to_sparse(),
+        "csr": dense.to_sparse_csr(),
+        "csc": dense.to_sparse_csc(),
+        "bsr": dense.to_sparse_bsr((2, 2)),
+    }
+    return found
+
+
+def with_other(name: str, how: str) -> Any:
+    """The tensor with other numbers, or read otherwise."""
+    one: Any = packed()[name]
+    if not one.is_quantized:
+        if how == "numbers":
+            return one * 2
+        dense = one.to_dense().roll(1, 0)
+        return getattr(dense, f"to_sparse_{name}")(*[(2, 2)] * (name == "bsr")) if name != "coo" else dense.to_sparse()
+    whole = one.int_repr()
+    whole[1, 2] += how == "numbers"
+    if name == "channel":
+        scales = one.q_per_channel_scales().clone()
+        scales[3] *= 1.0000001 if how == "reading" else 1
+        return torch._make_per_channel_quantized_tensor(whole, scales, one.q_per_channel_zero_points(), 0)
+    zero_point = one.q_zero_point() + (how == "reading")
+    return torch._make_per_tensor_quantized_tensor(whole, one.q_scale(), zero_point)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["tensor", "tensor32", "channel", "coo", "csr", "csc", "bsr"])
+def test_sparse_and_quantized_tensors_are_compared(tmp_path: Path, name: str, legacy: bool) -> None:
+    conv = nn.Conv1d(6, 4, 1).state_dict()
+    before = {**conv, "odd.weight": packed()[name]}
+
+    def found(odd: torch.Tensor) -> Any:
+        for path, state in (("a.pt", before), ("b.pt", {**squeezed(conv), "odd.weight": odd})):
+            torch.save(state, tmp_path / path, _use_new_zipfile_serialization=not legacy)
+        return report_of(tmp_path / "a.pt", tmp_path / "b.pt")
+
+    same = found(packed()[name])
+    assert same.ok, same.cause
+    assert not same.unread
+    for how in ("numbers", "reading"):
+        other = found(with_other(name, how))
+        assert not other.ok, how
+        assert "odd" in other.cause
+
+
+def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
+    one, other = torch.tensor([1 + 2j, 3 - 1j]), torch.tensor([1 + 2j, 3 - 2j])
+    conv = nn.Conv1d(6, 4, 1).state_dict()
+    changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.conj, lambda it: torch.conj(it).imag]
+    for change in changes:
+        before, after = ({**conv, "view": change(it)} for it in (one, other))
+        assert held(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
+        assert "view" in held(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause
+
+
+# ------------------------------------------------------------------------------------------------------- wording
+
+
+def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Path) -> None:
+    before = {"a.weight": torch.randn(0, 3, 1), "b.weight": torch.randn(4, 3, 1)}
+    found = held(tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)})
+    assert "its shape (0, 3, 1) became (3, 0)" in found.cause
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 7)])
+def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: tuple[int, int]) -> None:
+    conv = nn.Conv1d(8, 8, 1, groups=2)
+    block_diag: Any = torch.block_diag
+    large = block_diag(*conv.weight.detach().squeeze(-1).chunk(2))
+    before = {f"g.{key}": one for key, one in conv.state_dict().items()}
+    assert held(tmp_path, before, {**before, "g.weight": large}).ok
+    large[place] += 0.5
+    found = held(tmp_path, before, {**before, "g.weight": large})
+    assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in found.cause
+    found = held(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
+    assert "no reshaping explains" in found.cause
+
+
+def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
+    conv = nn.Conv1d(6, 4, 1)
+    before = {"a.weight_orig": conv.weight.detach(), "a.weight_mask": torch.ones(4, 6, 1), "a.bias": conv.bias}
+    plain = {"a.weight": conv.weight.detach().squeeze(-1) * 1.5, "a.bias": conv.bias}
+    found = held(tmp_path, before, plain)
+    assert "its pruning was made plain" in found.cause

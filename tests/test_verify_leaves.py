@@ -22,7 +22,8 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.leaves import leaves
-from convinspect.whole_model import ModelCheck, Trial, try_models
+from convinspect.model_runs import Trial
+from convinspect.whole_model import ModelCheck, try_models
 
 
 class Mode(enum.Enum):

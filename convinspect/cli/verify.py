@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from convinspect.checkpoint import Checkpoint
     from convinspect.judging import Inputs
+    from convinspect.model_runs import Trial
     from convinspect.verify import Report
-    from convinspect.whole_model import ModelCheck, Trial
+    from convinspect.whole_model import ModelCheck
 
 
 def verify(
@@ -122,6 +123,7 @@ def verify(
     if model is not None and not inputs:
         raise CannotConvert("--model is to be run and --input does not say on what", "give one, as in --input 2x3x1024")
     notes: tuple[str, ...] = ()
+    stored = before if rename else None
     if rename:
         before = _renamed(before, rename)
     if after is None:
@@ -145,11 +147,11 @@ def verify(
             ) from None
     report = replace(report, notes=(*notes, *report.notes))
     if model is not None:
-        from convinspect.whole_model import Trial
+        from convinspect.model_runs import Trial
 
         drawn = tuple(_drawn(text, seed + n) for n, text in enumerate(inputs or []))
         trial = Trial(model, model_after or "", drawn, seed, device, grad)
-        report = replace(report, model=_model(report, before, other, trial))
+        report = replace(report, model=_model(report, (before, other, stored), trial))
     names = (path.name, "converted in memory" if after is None else after.name)
     Sink(fmt, width, output, f"convinspect verify {path.name}").show(
         verdict_table(report, names), verdict_payload(report)
@@ -221,12 +223,11 @@ def _load_torch_meanwhile() -> None:
         Thread(target=load).start()
 
 
-def _model(report: Report, before: Checkpoint, after: Checkpoint, trial: Trial) -> ModelCheck:
-    """The whole model, before and after."""
+def _model(report: Report, files: tuple[Checkpoint, Checkpoint, Checkpoint | None], trial: Trial) -> ModelCheck:
+    """The whole model, before and after; the third file is the one before under its own names, if it was renamed."""
     from convinspect.whole_model import try_models
 
-    kinds = {one.name: one.after for one in report.layers if one.after != one.before}
-    return try_models(before, after, kinds, trial)
+    return try_models(files[0], files[1], report.kinds, trial, files[2])
 
 
 def _drawn(text: str, seed: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -353,13 +354,7 @@ def parameter_names(objects: Objects) -> set[str]:
 
 def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
     """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
-    node = objects.tree
-    while root and _is_dict(node):
-        step = next((key for key, _ in _pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
-        if step is None:
-            return None
-        node = next(value for key, value in _pairs(node) if key == step)
-        root = root[len(str(step)) + 1 :]
+    node = _at(objects.tree, root)
     states = node.states if isinstance(node, Call) and _is_dict(node) else ()
     attributes = [pair for state in states if _is_dict(state) for pair in _pairs(state)]
     kept: Any = next((value for key, value in attributes if key == "_metadata"), None)
@@ -367,21 +362,40 @@ def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
         return None
     found: dict[str, dict[str, Any]] = {}
     for name, facts in _pairs(kept):
-        if not isinstance(name, str) or not _is_dict(facts) or not _is_plain(facts):
+        if not isinstance(name, str) or not _is_dict(facts):
             return None
-        found[name] = _plain_dict(facts)
+        try:
+            found[name] = _plain(facts, 0)
+        except TypeError:
+            return None
     return found
 
 
-_DEEPEST_VERSION = 4
+def _at(node: Any, root: str) -> Any:
+    """The node at dotted keys; None where there is none."""
+    while root and _is_dict(node):
+        step = next((key for key, _ in _pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
+        if step is None:
+            return None
+        node = next(value for key, value in _pairs(node) if key == step)
+        root = root[len(str(step)) + 1 :]
+    return node
 
 
-def _is_plain(node: Any, depth: int = 0) -> bool:
-    """Whether it is a version, or a dictionary of such, as spectral norm keeps its own."""
-    if not _is_dict(node):
-        return isinstance(node, int | str | bool | None)
-    return depth < _DEEPEST_VERSION and all(_is_plain(value, depth + 1) for _, value in _pairs(node))
+def plain_values(objects: Objects, root: str) -> dict[str, Any]:
+    """Numbers, text, None, and lists, tuples and dictionaries of these, that stand in a root's dictionary, by key."""
+    node, found = _at(objects.tree, root), dict[str, Any]()
+    for key, value in _pairs(node) if _is_dict(node) else []:
+        with suppress(TypeError):
+            found[str(key)] = _plain(value, 0)
+    return found
 
 
-def _plain_dict(node: Any) -> dict[str, Any]:
-    return {str(key): _plain_dict(value) if _is_dict(value) else value for key, value in _pairs(node)}
+def _plain(node: Any, depth: int) -> Any:
+    if isinstance(node, bool | int | float | str | None):
+        return node
+    if depth < _DEEPEST_KEY and isinstance(node, list | Tuple):
+        return (list if isinstance(node, list) else tuple)(_plain(one, depth + 1) for one in _sequences(node)[0])
+    if depth < _DEEPEST_KEY and _is_dict(node):
+        return {_plain(key, depth + 1): _plain(value, depth + 1) for key, value in _pairs(node)}
+    raise TypeError("not a plain value")

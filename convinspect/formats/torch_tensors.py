@@ -103,7 +103,8 @@ def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
 def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor | None:
     args = arguments(node)
     if name in _PLAIN:
-        return _strided(name, node, key, storage_of)
+        held = _strided(name, node, key, storage_of)
+        return _with_quantizer(held, args[4], storage_of) if held.layout == "quantized" else held
     if name in _WRAPPERS:
         inner = tensor_of(args[_WRAPPERS[name]], key, storage_of)
         trainable = args[1] if len(args) > 1 and isinstance(args[1], bool) else None
@@ -143,6 +144,14 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         packed.span(2),
         packed.span(3),
     )
+
+
+def _with_quantizer(tensor: Tensor, node: Any, storage_of: StorageOf) -> Tensor:
+    """A quantized tensor with its `(scheme, scale, zero_point)`, or `(scheme, scales, zero_points, axis)`."""
+    items = node.items if isinstance(node, Tuple) else []
+    parts = [tensor_of(one, f"{tensor.key} (its quantizer)", storage_of) for one in items]
+    words = [class_name(one) or str(one) for one, part in zip(items, parts, strict=True) if part is None]
+    return replace(tensor, parts=tuple(one for one in parts if one is not None), quantizer=", ".join(words))
 
 
 def _view_bits(metadata: Any) -> str:
@@ -189,12 +198,14 @@ def _sparse(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor:
     values, size).
     """
     layout = _layout(args[0])
-    values, size = args[1].items[1:3] if layout == "sparse_coo" else args[1].items[2:4]
-    held = tensor_of(values, key, storage_of)
-    if held is None:
-        raise ValueError("no values")
+    *parts, size = args[1].items[:3] if layout == "sparse_coo" else args[1].items[:4]
+    held = [tensor_of(one, key, storage_of) for one in parts]
+    known = tuple(one for one in held if one is not None)
+    if len(known) != len(held):
+        raise ValueError("no indices or no values")
     shape = _numbers(size)
-    return Tensor(key, held.dtype, shape, (0,) * len(shape), 0, None, layout, None, held.device)
+    values = known[-1]
+    return Tensor(key, values.dtype, shape, (0,) * len(shape), 0, None, layout, None, values.device, parts=known)
 
 
 def _layout(node: Any) -> str:

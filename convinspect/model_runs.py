@@ -1,0 +1,161 @@
+"""A model in the user's own code, run once on given inputs: its outputs, and gradients when asked for, by place."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinspect.devices import full_float32
+from convinspect.errors import CannotConvert
+from convinspect.leaves import Leaves, leaves
+from convinspect.wording import an
+
+GRADIENT = "gradient of "
+_NOTHING = {type(None), type}
+"""Classes of plain outputs that say nothing: None, and empty containers, which are held as their class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How to run a model.
+
+    Attributes:
+        model: `package.module:Class_or_factory` for the file before.
+        model_after: The same for the file after; "" to swap layers of `model`.
+        inputs: The forward call's arguments, in order; floating ones in float64.
+        seed: Set before every run, so that random layers draw the same.
+        device: Where to run.
+        gradients: Also compare gradients of the parameters.
+    """
+
+    model: str
+    model_after: str
+    inputs: tuple[torch.Tensor, ...]
+    seed: int = 0
+    device: str = "cpu"
+    gradients: bool = False
+
+
+class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the floating dtypes below float64 in which operators give their results."""
+
+    def __init__(self, found: set[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else (result,):
+            dtype = one.dtype if isinstance(one, torch.Tensor) else torch.int64
+            real = dtype.to_real() if dtype.is_complex else dtype
+            if real.is_floating_point and real != torch.float64:
+                self.found.add(str(real).removeprefix("torch."))
+        return result
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let PyTorch, NumPy and Python draw the same numbers each time; their generators are put back as they were."""
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+
+
+def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None) -> Leaves:
+    """The model's outputs, and gradients when asked for, by their place.
+
+    Args:
+        model: One that was not run before, since models may keep what they saw; it is moved to `dtype`.
+        trial: How.
+        dtype: In which to run.
+        spec: What the model is called in errors.
+        low: Is given the dtypes below float64 in which operators give their results.
+
+    Raises:
+        CannotConvert: It cannot be run on these inputs, or gives no numbers.
+    """
+    default = torch.get_default_dtype()
+    try:
+        model = in_dtype(model, dtype).to(trial.device).eval()
+        inputs = [_as_input(x, trial.device, dtype) for x in trial.inputs]
+        # Inside, so that what the user's code set when it was imported does not count.
+        # What it prints is no part of the answer.
+        with (
+            seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients), redirect_stdout(sys.stderr),
+        ):  # fmt: skip
+            if low is None:
+                result = model(*inputs)
+            else:
+                with _LowerDtypes(low):
+                    result = model(*inputs)
+        found = leaves(result)
+        if not any(one.numel() for one in found.tensors.values()) and set(map(type, found.plain.values())) <= _NOTHING:
+            kinds = f" (it gives {', '.join(dict.fromkeys(map(an, found.other.values())))})" if found.other else ""
+            raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
+        if trial.gradients:
+            with full_float32():
+                found.tensors |= _gradients(model, found.tensors)
+        found.tensors = {place: one.detach().cpu() for place, one in found.tensors.items()}
+        return found
+    except CannotConvert:
+        raise
+    except (Exception, SystemExit) as error:  # The user's code may raise anything, and may want to end the program.
+        text = str(error).strip().splitlines()
+        raise CannotConvert(
+            f"{spec} cannot be run on these inputs ({type(error).__name__}: {text[0] if text else ''})", "check --input"
+        ) from None
+    finally:
+        torch.set_default_dtype(default)
+
+
+def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its floating numbers, and no complex ones, in float32 or float64."""
+    return model.double() if dtype == torch.float64 else model.float()
+
+
+def _as_input(x: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """An input of the model's own, which it may write to."""
+    wanted = dtype if x.is_floating_point() else dtype.to_complex() if x.is_complex() else x.dtype
+    return x.to(device, wanted, copy=True)
+
+
+def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of Σ g·y over all floating outputs, g random, by parameter; each as (out, in) where it is pointwise."""
+    generator = torch.Generator().manual_seed(1)
+    total = None
+    for y in outputs.values():
+        if y.requires_grad:
+            y = torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
+            part = (torch.randn(y.shape, generator=generator).to(y) * y).sum()
+            total = part if total is None else total + part
+    if total is None:
+        return {}
+    names = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    grads = torch.autograd.grad(total, list(names.values()), allow_unused=True) if names else ()
+    turned = {f"{name}.weight" for name, one in model.named_modules() if type(one).__name__ == "Conv1D"}
+    return {
+        f"{GRADIENT}{name}": _as_matrix(grad, name in turned)
+        for name, grad in zip(names, grads, strict=True)
+        if grad is not None
+    }
+
+
+def _as_matrix(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
+    flat = tensor.squeeze() if tensor.dim() < 2 else tensor.reshape(*tensor.shape[:2], -1).squeeze(-1)
+    return flat.mT if turned else flat
