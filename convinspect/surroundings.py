@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.formats.objects import differences, read_objects
+from convinspect.formats.object_differences import differences
+from convinspect.formats.objects import read_objects
 from convinspect.pairing import Prefix, pair_keys
 from convinspect.records import Module, Root
 from convinspect.training import parts_of

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convinspect.formats import objects
-from convinspect.formats.objects import Objects, differences, parameter_names, read_objects, versions
+from convinspect.formats import object_differences
+from convinspect.formats.object_differences import differences
+from convinspect.formats.objects import Objects, parameter_names, read_objects, versions
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BOTH_AGES = pytest.mark.parametrize("zipped", [True, False])
@@ -200,7 +201,7 @@ def test_containers_inside_themselves_end(tmp_path: Path) -> None:
 def test_no_more_is_looked_through_than_a_file_can_honestly_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "_MOST", 20)
+    monkeypatch.setattr(object_differences, "_MOST", 20)
     assert told(tmp_path, list(range(10)), list(range(10))) == {}
     assert told(tmp_path, list(range(30)), list(range(30))) == {"the top": "it holds too much to be looked through"}
 
@@ -243,7 +244,7 @@ def test_versions_of_a_file_of_python_2_are_read(tmp_path: Path) -> None:
 def test_versions_that_are_no_plain_values_are_not_taken(tmp_path: Path) -> None:
     state = nn.Linear(3, 4).state_dict()
     metadata: Any = state._metadata  # type: ignore[attr-defined]
-    metadata[""]["assign"] = [1]
+    metadata[""]["assign"] = torch.Size([1])
     assert versions(saved(tmp_path / "a", state), "") is None
     del metadata[""]["assign"]
     metadata[1] = {"version": 1}
