@@ -73,7 +73,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target is a folder", "give the name of a file in it", target)
     if os.path.exists(target) and not os.path.isfile(target):
         raise CannotWrite("it is a pipe or device, not a file", "give another -o", target)
-    if not sharded and not same and (foreign := _FOREIGN.get(target.suffix.lower())):
+    if not sharded and not same and (foreign := _foreign(source, target)):
         raise CannotWrite(
             f"its name is that of {foreign}, which is not written here", f"end it in {_endings()}", target
         )
@@ -81,6 +81,13 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
     if not os.path.isdir(target.parent):
         raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
+
+
+def _foreign(source: Path, target: Path) -> str | None:
+    """What the target's name promises and convert does not write; who has such a name already may keep it."""
+    if _writer(target) is not None or target.suffix.lower() == source.suffix.lower():
+        return None
+    return _FOREIGN.get(target.suffix.lower())
 
 
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:

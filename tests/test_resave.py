@@ -276,10 +276,27 @@ def test_names_that_torch_files_have_are_written_by_torch(tmp_path: Path, name: 
         assert load(tmp_path / name)["c.weight"].shape == (4, 6)
 
 
-@pytest.mark.parametrize("name", ["b.tar", "b.safetensors.tar", "b", "b.pt.gz"])
-def test_names_that_say_no_format_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("b.tar", "its name is that of a tar archive, which is not written here"),
+        ("b.safetensors.tar", "its name is that of a tar archive, which is not written here"),
+        ("b.pt.gz", "its name is that of a packed file, which is not written here"),
+        ("b", "its name does not say in which format to write"),
+    ],
+)
+def test_names_that_say_no_format_are_refused(tmp_path: Path, name: str, why: str) -> None:
     torch.save(nn.ModuleDict({"c": nn.Conv1d(6, 4, 1)}), tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / name, "--to", "linear", "--state-dict")
     assert done.returncode == 2
-    assert "its name does not say in which format to write; end it in .safetensors, .pt, .pth" in done.stderr
+    assert f"{why}; end it in .safetensors, .pt, .pth" in done.stderr
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.pth.tar"])
+def test_a_checkpoint_may_keep_the_suffix_that_it_has(tmp_path: Path, name: str) -> None:
+    torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / name)
+    target = tmp_path / f"b{name[1:]}"
+    done = run("convert", tmp_path / name, "-o", target, "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    assert load(target)["c.weight"].shape == (4, 6)
