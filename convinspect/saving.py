@@ -109,7 +109,7 @@ def writer_of(target: Path) -> str:
     """
     writer = _writer(target)
     if writer is None:
-        raise CannotWrite("its name does not say in which format to write", f"end it in {', '.join(_SUFFIXES)}", target)
+        raise CannotWrite("its name does not say in which format to write", f"end it in {_endings()}", target)
     return writer
 
 

@@ -14,6 +14,7 @@ from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.formats.objects import plain_values, read_objects
 from convinspect.modules import swap_pointwise
+from convinspect.records import Tensor
 from convinspect.tensors import as_torch
 
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
@@ -41,13 +42,7 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
     `safetensors.torch.load_model`; plain values that modules save by `get_extra_state` are taken from the file.
     """
     wanted = model.state_dict(keep_vars=True)
-    stored = {tensor.key: tensor for tensor in checkpoint.root.tensors}
-    # Wrappers' prefixes are kept where the model has them too.
-    tensors = (
-        stored
-        if len(stored.keys() & wanted.keys()) >= len(checkpoint.tensors.keys() & wanted.keys())
-        else checkpoint.tensors
-    )
+    tensors = _as_named(checkpoint, wanted)
     state: dict[str, Any]
     try:
         state = {key: as_torch(numbers.read(tensor), tensor.dtype) for key, tensor in tensors.items()}
@@ -85,12 +80,16 @@ def _tie(wanted: Mapping[str, Any], key: str, state: Mapping[str, Any]) -> str |
 
 def under_own_names(model: nn.Module, stored: Checkpoint, renamed: Checkpoint) -> bool:
     """Whether a model has the names of the file rather than those that a renaming gave it."""
-    wanted = model.state_dict().keys()
-    fits = [
-        max(len({one.key for one in it.root.tensors} & wanted), len(it.tensors.keys() & wanted))
-        for it in (stored, renamed)
-    ]
+    wanted = model.state_dict()
+    fits = [len(_as_named(one, wanted).keys() & wanted.keys()) for one in (stored, renamed)]
     return fits[0] > fits[1]
+
+
+def _as_named(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The root's tensors under the names that a model has more of: as stored, or without wrappers' prefixes."""
+    stored = {tensor.key: tensor for tensor in checkpoint.root.tensors}
+    clean = checkpoint.tensors
+    return stored if len(stored.keys() & wanted.keys()) >= len(clean.keys() & wanted.keys()) else clean
 
 
 def swap_layers(model: nn.Module, kinds: Mapping[str, str]) -> None:

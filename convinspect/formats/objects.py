@@ -13,10 +13,9 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle_values import Call, Dict, Global, Tuple
 from convinspect.formats.pickle_walk import Read, reader
 from convinspect.formats.torch_legacy import is_legacy, pickles
-from convinspect.formats.torch_tensors import pairs_of, tensor_of
+from convinspect.formats.torch_tensors import no_storage, pairs_of, tensor_of
 from convinspect.formats.torch_zip import walked
 from convinspect.formats.zip_records import Archive, is_zip
-from convinspect.records import Storage
 
 # How deep a value may stand in others and still be told as a plain one.
 _DEEPEST = 4
@@ -59,7 +58,7 @@ def is_tensor(node: Any) -> bool:
     if not isinstance(node, Call):
         return False
     try:
-        return tensor_of(node, "", lambda key, nbytes: Storage(Path(), key, nbytes, 0, None)) is not None
+        return tensor_of(node, "", no_storage) is not None
     except ConvInspectError:
         return False
 

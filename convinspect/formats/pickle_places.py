@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from pickletools import genops
 from typing import Any
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.pickle_values import Batch, Call, Dict, Persistent, Set, Tuple
-from convinspect.formats.torch_tensors import tensor_of
+from convinspect.formats.torch_tensors import no_storage, tensor_of
 from convinspect.formats.torch_tree import state_of
-from convinspect.records import Span, Storage
+from convinspect.records import Span
 
 Names = Mapping[tuple[int, str], str]
 """(where a tensor's size tuple begins, its key) → its new key."""
@@ -76,12 +75,8 @@ def _placed_items(node: Any) -> Iterator[tuple[int, str, Any]]:
 
 def _size_at(node: Any) -> int:
     """Where the size of the tensor that a call rebuilds is pushed; -1 when it is no such tensor."""
-    tensor = tensor_of(node, "", _no_storage)
+    tensor = tensor_of(node, "", no_storage)
     return -1 if tensor is None or tensor.shape_span is None else tensor.shape_span.start
-
-
-def _no_storage(key: str, nbytes: int) -> Storage:
-    return Storage(Path(), key, nbytes, 0, None)
 
 
 def _metadata(node: Any, names: Mapping[str, str]) -> dict[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile
@@ -80,6 +81,11 @@ def class_name(node: Any) -> str | None:
 def arguments(node: Call) -> Sequence[Any]:
     """The call's positional arguments."""
     return node.args.items if isinstance(node.args, Tuple) else ()
+
+
+def no_storage(key: str, nbytes: int) -> Storage:
+    """A storage in no file, for asking whether a call rebuilds a tensor, and of which shape."""
+    return Storage(Path(), key, nbytes, 0, None)
 
 
 def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
