@@ -7,17 +7,18 @@ import stat
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
-from convinspect.admitted import DISTRIBUTED
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere
 from convinspect.findings import Log, Place, Report
-from convinspect.formats import distributed, read_contents, sharded
+from convinspect.formats import read_contents, sharded
 from convinspect.formats.files import File
-from convinspect.formats.pickle_values import Call
+from convinspect.formats.pickle.safe_globals import DISTRIBUTED
+from convinspect.formats.pickle.values import Call
 from convinspect.formats.roots import main_root
-from convinspect.formats.torch_tensors import pairs_of
-from convinspect.formats.torch_tree import state_of
-from convinspect.formats.torch_zip import SMALL_STORAGE, read_torch_zip
-from convinspect.formats.zip_records import is_zip
+from convinspect.formats.torch import distributed
+from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
+from convinspect.formats.torch.tensors import pairs_of
+from convinspect.formats.torch.tree import state_of
+from convinspect.formats.zip.archive import is_zip
 from convinspect.integrity import look_at_file, parsed, second_place
 from convinspect.pickled import Seen, Stream, look_at_pickle
 from convinspect.records import Contents, Tensor, nbytes_of

@@ -11,7 +11,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.companions import as_vector
 from convinspect.convert import Plan
 from convinspect.errors import CannotShow
-from convinspect.formats.objects import read_objects, versions
+from convinspect.formats.torch.objects import read_objects, versions
 from convinspect.layers import find_layers
 from convinspect.matching import out_in, plan_like, square_turned
 from convinspect.pairing import COUNT, Pairing, Prefix, pair_keys

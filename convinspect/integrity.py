@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from convinspect.admitted import RESTORED, SCRIPTED
 from convinspect.errors import ConvInspectError
 from convinspect.findings import Log, Place
 from convinspect.formats.files import File
-from convinspect.formats.pickle_walk import Read, reader
-from convinspect.formats.safetensors_file import header_text, is_safetensors
-from convinspect.formats.torch_legacy import is_legacy
-from convinspect.formats.torch_zip import SMALL_STORAGE, headless
-from convinspect.formats.zip_layout import STORED, Entry, ends_of, extent_of
-from convinspect.formats.zip_records import first_name, is_zip
+from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
+from convinspect.formats.safetensors import header_text, is_safetensors
+from convinspect.formats.torch.archive import SMALL_STORAGE, headless
+from convinspect.formats.torch.legacy import is_legacy
+from convinspect.formats.zip.archive import first_name, is_zip
+from convinspect.formats.zip.layout import STORED, Entry, ends_of, extent_of
 from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
 from convinspect.required import look_at_required
 from convinspect.wording import several

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from convinspect.companions import magnitudes_edit
 from convinspect.convert import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
-from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.safetensors import contiguous
 from convinspect.layers import CONVOLUTIONS
 from convinspect.obstacles import obstacle
 from convinspect.readings import MAYBE_TURNED, TRANSFORMERS_CONV1D, is_magnitude

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convinspect.admitted import judged
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.findings import Log, Place
-from convinspect.formats.pickle_opcodes import Undecodable, instructions
-from convinspect.formats.pickle_values import Blob, Call, Dict, Persistent, Set, Tuple
-from convinspect.formats.pickle_walk import Machine, Read, reader
-from convinspect.formats.torch_tensors import storage_dtype
+from convinspect.formats.pickle.machine import Machine, Read, reader
+from convinspect.formats.pickle.opcodes import Undecodable, instructions
+from convinspect.formats.pickle.safe_globals import judged
+from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
+from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.records import storage_nbytes
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}

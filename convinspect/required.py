@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from convinspect.findings import Log, Place
 from convinspect.formats.files import File
-from convinspect.formats.zip_layout import STORED
+from convinspect.formats.zip.layout import STORED
 from convinspect.pickled import Seen
 from convinspect.zip_integrity import Record
 

@@ -13,7 +13,7 @@ from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.rewrite import pieces_for
-from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.safetensors import contiguous
 from convinspect.formats.sharded import edited_index, totals
 from convinspect.formats.writing import (
     blaming_changes,

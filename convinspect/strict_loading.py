@@ -12,7 +12,7 @@ from convinspect import numbers
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
-from convinspect.formats.objects import plain_values, read_objects
+from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.modules import swap_pointwise
 from convinspect.records import Tensor
 from convinspect.tensors import as_torch

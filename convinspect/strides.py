@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from convinspect.formats.safetensors_file import contiguous
+from convinspect.formats.safetensors import contiguous
 from convinspect.records import Edit, Layer, Tensor
 
 

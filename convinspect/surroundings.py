@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.formats.object_differences import differences
-from convinspect.formats.objects import read_objects
+from convinspect.formats.torch.objects import read_objects
 from convinspect.pairing import Prefix, pair_keys
 from convinspect.records import Module, Root
 from convinspect.training import parts_of

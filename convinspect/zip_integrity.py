@@ -11,16 +11,7 @@ from dataclasses import dataclass, replace
 from convinspect.errors import BrokenFile
 from convinspect.findings import Log, Place
 from convinspect.formats.files import File
-from convinspect.formats.zip_layout import (
-    DEFLATED,
-    STORED,
-    Ends,
-    Entry,
-    Extent,
-    ends_of,
-    entries_of,
-    extent_of,
-)
+from convinspect.formats.zip.layout import DEFLATED, STORED, Ends, Entry, Extent, ends_of, entries_of, extent_of
 
 _PIECE = 1 << 18
 """Bytes that are summed at once: what fits the caches is summed fastest."""

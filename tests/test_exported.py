@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from convinspect.errors import BrokenFile, RefusedFile
-from convinspect.formats import exported, read_contents
+from convinspect.formats import read_contents
+from convinspect.formats.torch import exported
 from convinspect.records import Contents
 
 GRAPH: dict[str, Any] = {"graph_module": {"signature": {"input_specs": []}, "graph": {"nodes": []}}}

@@ -17,7 +17,7 @@ from torch import nn
 
 from convinspect.formats import object_differences
 from convinspect.formats.object_differences import differences
-from convinspect.formats.objects import Objects, parameter_names, read_objects, versions
+from convinspect.formats.torch.objects import Objects, parameter_names, read_objects, versions
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BOTH_AGES = pytest.mark.parametrize("zipped", [True, False])

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convinspect.errors import BrokenFile, CannotWrite
+from convinspect.formats.pickle.machine import reader, walk
+from convinspect.formats.pickle.values import Dict
 from convinspect.formats.pickle_edit import edited
-from convinspect.formats.pickle_values import Dict
-from convinspect.formats.pickle_walk import reader, walk
 from convinspect.records import Span
 
 

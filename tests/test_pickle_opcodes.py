@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from convinspect.formats.pickle_opcodes import Undecodable, instructions
+from convinspect.formats.pickle.opcodes import Undecodable, instructions
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from pickle_mutations import mutated

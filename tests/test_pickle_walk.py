@@ -20,10 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convinspect.errors import BrokenFile, ConvInspectError
-from convinspect.formats import pickle_walk
-from convinspect.formats.pickle_values import Blob, Call, Dict, OutOfBand, Persistent, Set, Tuple
-from convinspect.formats.pickle_walk import reader, walk
-from convinspect.formats.torch_tree import find_roots
+from convinspect.formats.pickle import machine as pickle_walk
+from convinspect.formats.pickle.machine import reader, walk
+from convinspect.formats.pickle.values import Blob, Call, Dict, OutOfBand, Persistent, Set, Tuple
+from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Span, Storage, Tensor
 
 Dumps = Callable[[Any, int], bytes]

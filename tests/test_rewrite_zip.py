@@ -20,7 +20,7 @@ from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import rewrite_zip
 from convinspect.formats.files import File
 from convinspect.formats.writing import size_of, write_pieces
-from convinspect.formats.zip_records import Archive
+from convinspect.formats.zip.archive import Archive
 
 Write = Callable[[zipfile.ZipFile, str, bytes], None]
 

@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
-from convinspect.formats import distributed, exported, sharded, torch_cut, torch_legacy, torch_zip
+from convinspect.formats import sharded
 from convinspect.formats.files import File, stranger
-from convinspect.formats.safetensors_file import is_safetensors, read_safetensors
-from convinspect.formats.zip_records import Archive, find_directory, is_zip
+from convinspect.formats.safetensors import is_safetensors, read_safetensors
+from convinspect.formats.torch import archive as torch_zip
+from convinspect.formats.torch import distributed, exported
+from convinspect.formats.torch import legacy as torch_legacy
+from convinspect.formats.torch import truncated as torch_cut
+from convinspect.formats.zip.archive import Archive, find_directory, is_zip
 from convinspect.records import Contents
 
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from convinspect.errors import CutShort, NotACheckpoint, NotThere, unreadable
-from convinspect.formats.pickle_walk import Read
+from convinspect.formats.pickle.machine import Read
 from convinspect.records import Version
 
 # Opening a pipe without a writer must not wait for one.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from convinspect.formats.objects import Objects, is_dict, is_tensor, pairs
-from convinspect.formats.pickle_values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
-from convinspect.formats.pickle_walk import Read
+from convinspect.formats.pickle.machine import Read
+from convinspect.formats.pickle.values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
+from convinspect.formats.torch.objects import Objects, is_dict, is_tensor, pairs
 
 _PIECE = 1 << 20
 _MOST = 5_000_000

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from convinspect.errors import BrokenFile, CannotWrite
-from convinspect.formats.pickle_opcodes import Instruction, Undecodable, instructions
+from convinspect.formats.pickle.opcodes import Instruction, Undecodable, instructions
 from convinspect.records import Span
 
 Splices = dict[int, tuple[int, bytes]]

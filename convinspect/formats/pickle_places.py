@@ -7,9 +7,9 @@ from pickletools import genops
 from typing import Any
 
 from convinspect.errors import CannotWrite
-from convinspect.formats.pickle_values import Batch, Call, Dict, Persistent, Set, Tuple
-from convinspect.formats.torch_tensors import no_storage, tensor_of
-from convinspect.formats.torch_tree import state_of
+from convinspect.formats.pickle.values import Batch, Call, Dict, Persistent, Set, Tuple
+from convinspect.formats.torch.tensors import no_storage, tensor_of
+from convinspect.formats.torch.tree import state_of
 from convinspect.records import Span
 
 Names = Mapping[tuple[int, str], str]

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from convinspect.errors import CannotWrite
-from convinspect.formats import exported, pickle_edit, pickle_places, torch_legacy
+from convinspect.formats import pickle_edit, pickle_places
 from convinspect.formats.files import File
-from convinspect.formats.pickle_walk import Read, Walk, reader, walk
+from convinspect.formats.pickle.machine import Read, Walk, reader, walk
 from convinspect.formats.rewrite_zip import pieces_with_record
+from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.safetensors_edit import edited_header
-from convinspect.formats.safetensors_file import is_safetensors
-from convinspect.formats.torch_tensors import storage_dtype
+from convinspect.formats.torch import exported
+from convinspect.formats.torch import legacy as torch_legacy
+from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.writing import Made, Piece, Range
-from convinspect.formats.zip_records import Archive, is_zip
+from convinspect.formats.zip.archive import Archive, is_zip
 from convinspect.records import Edit, Span, Tensor
 
 _PICKLE = "data.pkl"

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from convinspect.admitted import TAKEN_FROM
 from convinspect.check import worst
 from convinspect.findings import CODES, MOST_LISTED, Finding, Report
+from convinspect.formats.pickle.safe_globals import TAKEN_FROM
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Block, Cell, Column, Styled, Table
 from convinspect.view.text import count

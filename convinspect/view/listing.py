@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from convinspect.admitted import judged
 from convinspect.checkpoint import Checkpoint
 from convinspect.folding import Fold
+from convinspect.formats.pickle.safe_globals import judged
 from convinspect.layers import LISTED
 from convinspect.records import Layer
 from convinspect.view.rows import Lazily

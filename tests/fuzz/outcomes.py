@@ -14,7 +14,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError
 from convinspect.folding import unfolded
-from convinspect.formats import pickle_walk
+from convinspect.formats.pickle import machine as pickle_walk
 from convinspect.layers import find_layers
 from convinspect.stats import of
 from convinspect.view.listing import listing_payload, listing_table

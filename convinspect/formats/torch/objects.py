@@ -10,12 +10,12 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle_values import Call, Dict, Global, Tuple
-from convinspect.formats.pickle_walk import Read, reader
-from convinspect.formats.torch_legacy import is_legacy, pickles
-from convinspect.formats.torch_tensors import no_storage, pairs_of, tensor_of
-from convinspect.formats.torch_zip import walked
-from convinspect.formats.zip_records import Archive, is_zip
+from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
+from convinspect.formats.torch.archive import walked
+from convinspect.formats.torch.legacy import is_legacy, pickles
+from convinspect.formats.torch.tensors import no_storage, pairs_of, tensor_of
+from convinspect.formats.zip.archive import Archive, is_zip
 
 # How deep a value may stand in others and still be told as a plain one.
 _DEEPEST = 4

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convinspect.errors import RefusedFile
-from convinspect.formats.pickle_values import Call, Dict, Set, Tuple
-from convinspect.formats.pickle_walk import Walk
-from convinspect.formats.torch_tensors import (
+from convinspect.formats.pickle.machine import Walk
+from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
+from convinspect.formats.torch.tensors import (
     StorageOf,
     arguments,
     class_name,

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convinspect.formats.pickle_values import Tuple
-from convinspect.formats.pickle_walk import reader, walk
-from convinspect.formats.torch_tensors import tensor_of
-from convinspect.formats.torchscript import CONVOLUTIONS, bounded
-from convinspect.formats.zip_records import Archive
+from convinspect.formats.pickle.machine import reader, walk
+from convinspect.formats.pickle.values import Tuple
+from convinspect.formats.torch.script import CONVOLUTIONS, bounded
+from convinspect.formats.torch.tensors import tensor_of
+from convinspect.formats.zip.archive import Archive
 from convinspect.records import Module, Root, Tensor
 
 RECORD = "constants.pkl"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle_walk import Walk, walk
-from convinspect.formats.torch_tensors import storage_dtype
-from convinspect.formats.torch_tree import find_roots
-from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals, headless, module_notes
+from convinspect.formats.pickle.machine import Walk, walk
+from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
+from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Contents, Storage, storage_nbytes
 
 _HEADER = b"PK\x03\x04"

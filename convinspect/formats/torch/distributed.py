@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convinspect.admitted import DISTRIBUTED, judged
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
-from convinspect.formats.pickle_values import Call, Global
-from convinspect.formats.pickle_walk import walk
-from convinspect.formats.safetensors_file import contiguous
-from convinspect.formats.torch_tensors import arguments, function_name, pairs_of, plain
-from convinspect.formats.torch_tree import state_of
-from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals
+from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.safe_globals import DISTRIBUTED, judged
+from convinspect.formats.pickle.values import Call, Global
+from convinspect.formats.safetensors import contiguous
+from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
+from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
+from convinspect.formats.torch.tree import state_of
 from convinspect.records import ITEMSIZE, Contents, Root, Tensor
 
 METADATA = ".metadata"

@@ -14,8 +14,8 @@ from typing import Any
 
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.torch_zip import missing_records, read_torch_zip
-from convinspect.formats.zip_records import Archive
+from convinspect.formats.torch.archive import missing_records, read_torch_zip
+from convinspect.formats.zip.archive import Archive
 from convinspect.records import ITEMSIZE, Contents, Module, Root, Tensor
 
 _SCALAR_TYPES = {

@@ -11,10 +11,10 @@ from typing import Any
 
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle_walk import Walk, walk
-from convinspect.formats.torch_tensors import storage_dtype
-from convinspect.formats.torch_tree import find_roots
-from convinspect.formats.torch_zip import SMALL_STORAGE, foreign_globals, module_notes
+from convinspect.formats.pickle.machine import Walk, walk
+from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
+from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Contents, Storage, storage_nbytes
 
 _MAGIC = 0x1950A86A20F9469CFC6C

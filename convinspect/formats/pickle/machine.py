@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from convinspect.admitted import EXTENSION
-from convinspect.formats.pickle_faults import broken, too_much, undecodable
-from convinspect.formats.pickle_opcodes import Undecodable, instructions
-from convinspect.formats.pickle_runs import RUN, values_of
-from convinspect.formats.pickle_values import (
+from convinspect.formats.pickle.faults import broken, too_much, undecodable
+from convinspect.formats.pickle.opcodes import Undecodable, instructions
+from convinspect.formats.pickle.runs import RUN, values_of
+from convinspect.formats.pickle.safe_globals import EXTENSION
+from convinspect.formats.pickle.values import (
     Blob,
     Call,
     Dict,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle_values import Call, Dict, Global, Persistent, Tuple
+from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
 from convinspect.records import ITEMSIZE, Storage, Tensor, storage_nbytes
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]

@@ -8,14 +8,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from convinspect.admitted import judged
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
-from convinspect.formats import frozen, torchscript
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.other_zips import of_kind, other_zip
-from convinspect.formats.pickle_walk import Walk, reader, walk
-from convinspect.formats.torch_tree import find_roots
-from convinspect.formats.zip_records import LOCAL_HEADER, Archive, bytes_gone, first_name, header_length
+from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.safe_globals import judged
+from convinspect.formats.torch import frozen
+from convinspect.formats.torch import script as torchscript
+from convinspect.formats.torch.tree import find_roots
+from convinspect.formats.unsupported import of_kind, other_zip
+from convinspect.formats.zip.archive import LOCAL_HEADER, Archive, bytes_gone, first_name, header_length
 from convinspect.records import Contents, Module, Root, Storage
 
 _ALIGNMENT = 64

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convinspect.formats.files import File
-from convinspect.formats.zip_records import end_record
+from convinspect.formats.zip.archive import end_record
 
 _LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
 _FULL, _MANY = 0xFFFFFFFF, 0xFFFF
