@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Plan, Request, plan
 from convinspect.layers import find_layers
-from convinspect.saving import save_edits
 from convinspect.training import followers
+from convinspect.writing.same_format import save_edits
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

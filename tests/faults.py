@@ -195,7 +195,7 @@ ACTIONS: dict[str, Callable[[Path, str], object]] = {
 
 def _apart() -> None:
     """As in a process that has no PyTorch yet. With one thread each a fork does not harm it."""
-    from convinspect import apart
+    from convinspect.writing import child_process as apart
 
     apart._can_fork = lambda: True
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from convinspect.apart import _ended, _packed, _unpacked, apart
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotThere
+from convinspect.writing.child_process import _ended, _packed, _unpacked, apart
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is forked on Linux alone")
 
 _SCRIPT = """
 import json, mmap, os, signal, sys, time
 from pathlib import Path
-from convinspect.apart import _can_fork, apart
+from convinspect.writing.child_process import _can_fork, apart
 from convinspect.errors import CannotConvert, CutShort
 assert _can_fork()
 place = Path(sys.argv[1])

@@ -24,9 +24,9 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.formats.files import File
-from convinspect.formats.rewrite import pieces_for
-from convinspect.formats.writing import size_of
 from convinspect.layers import find_layers
+from convinspect.writing.atomic import size_of
+from convinspect.writing.rewrite import pieces_for
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -63,7 +63,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch:
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import Plan
     from convinspect.errors import CannotWrite
-    from convinspect.resaving import resave
+    from convinspect.writing.state_dict import resave
 
     torch.save({"c.weight": torch.randn(128, 128, 1)}, tmp_path / "a.pt")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))

@@ -14,8 +14,8 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Plan, Request, chosen_layers, plan
 from convinspect.layers import find_layers
 from convinspect.matching import plan_like
-from convinspect.resaving import resave
-from convinspect.saving import save_edits
+from convinspect.writing.same_format import save_edits
+from convinspect.writing.state_dict import resave
 
 State = dict[str, torch.Tensor]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -23,7 +23,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError, NotThere
 from convinspect.renaming import renaming, together
-from convinspect.saving import save_edits
+from convinspect.writing.same_format import save_edits
 
 
 def renamed(source: Path, target: Path, *rules: str, root: str | None = None) -> None:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotConvert
-from convinspect.formats.safetensors_edit import edited_header
 from convinspect.renaming import renaming, together
-from convinspect.saving import save_edits
+from convinspect.writing.safetensors_header import edited_header
+from convinspect.writing.same_format import save_edits
 
 SHAPES = st.lists(st.integers(0, 5), min_size=2, max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from convinspect.errors import CannotWrite
-from convinspect.saving import check_target
+from convinspect.writing.same_format import check_target
 
 
 def mixed(square: str = "mix") -> dict[str, torch.Tensor]:

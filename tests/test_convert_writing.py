@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite, ConvInspectError
-from convinspect.saving import check_target
+from convinspect.writing.same_format import check_target
 
 
 def test_sharded_checkpoints_are_written_whole(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> N
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
     import errno
 
-    from convinspect.formats import writing
+    from convinspect.writing import atomic as writing
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -113,8 +113,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_was_written_is_on_the_disk_before_it_is_checked_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool
 ) -> None:
-    from convinspect import saving
-    from convinspect.formats import writing
+    from convinspect.writing import atomic as writing
+    from convinspect.writing import same_format as saving
 
     done: list[str] = []
 
@@ -193,7 +193,7 @@ def _pure_python() -> Any:
 
 _DYING = (
     "import os, sys, signal\n"
-    "from convinspect.formats import writing\n"
+    "from convinspect.writing import atomic as writing\n"
     "calls = 0\n"
     "def dying(function):\n"
     "    def wrapped(*arguments, **options):\n"
@@ -237,8 +237,8 @@ def test_a_killed_run_leaves_no_half_of_a_folder(tmp_path: Path, moment: int) ->
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect import saving
-    from convinspect.formats import writing
+    from convinspect.writing import atomic as writing
+    from convinspect.writing import same_format as saving
 
     source = tmp_path / "a.pt"
     torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
@@ -257,7 +257,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
 
 def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check after writing can fail: an edit that the header does not get is noticed."""
-    from convinspect.formats import rewrite
+    from convinspect.writing import rewrite
 
     torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
     original = rewrite._tuples

@@ -261,8 +261,12 @@ def test_killed_at_random_moments(program: Program, there: Path, results: dict[C
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards", *ANEW])
 def test_asked_to_end_it_leaves_nothing(program: Program, there: Path, name: str, signal: int) -> None:
     watched = Watched(CASES[name], there)
-    place = "convinspect.resaving._save_torch" if name == ANEW[0] else "convinspect.resaving._save_safetensors"
-    place = place if name in ANEW else "convinspect.formats.writing._copy"
+    place = (
+        "convinspect.writing.state_dict._save_torch"
+        if name == ANEW[0]
+        else "convinspect.writing.state_dict._save_safetensors"
+    )
+    place = place if name in ANEW else "convinspect.writing.atomic._copy"
     done = program.run(*watched.case.arguments(there), faults=(("before", place, 0, "end", "", str(signal)),))
     assert done.code == 128 + signal, done
     assert "Traceback" not in done.stderr
@@ -273,7 +277,11 @@ def test_asked_to_end_it_leaves_nothing(program: Program, there: Path, name: str
 def test_the_child_that_reads_mapped_files_is_killed(program: Program, there: Path, name: str) -> None:
     """As the system does when memory runs out."""
     watched = Watched(CASES[name], there)
-    place = "convinspect.resaving._save_torch" if name == ANEW[0] else "convinspect.resaving._save_safetensors"
+    place = (
+        "convinspect.writing.state_dict._save_torch"
+        if name == ANEW[0]
+        else "convinspect.writing.state_dict._save_safetensors"
+    )
     faults = (("apart",), ("before", place, 0, "kill", ""))
     assert_one_line(program.run(*watched.case.arguments(there), faults=faults), "memory")
     watched.assert_nothing_happened()
@@ -458,9 +466,9 @@ def test_what_is_new_follows_the_umask(program: Program, there: Path, name: str)
 
 
 WRITERS = {
-    "anew by PyTorch": "convinspect.resaving._save_torch",
-    "anew by safetensors": "convinspect.resaving._save_safetensors",
-    "numbers turned over": "convinspect.formats.writing._write_all",
+    "anew by PyTorch": "convinspect.writing.state_dict._save_torch",
+    "anew by safetensors": "convinspect.writing.state_dict._save_safetensors",
+    "numbers turned over": "convinspect.writing.atomic._write_all",
 }
 
 
@@ -473,7 +481,7 @@ def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Ca
     changed = sorted(source.glob("*.safetensors"))[1] if source.is_dir() else source
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
-    place = WRITERS.get(name, "convinspect.formats.writing._copy")
+    place = WRITERS.get(name, "convinspect.writing.atomic._copy")
     faults = (("apart",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed), "vanished" if action == "vanish" else "changed while")
@@ -502,7 +510,9 @@ def test_a_source_that_changes_between_listing_and_copying(
 def test_what_is_replaced_in_place_is_what_was_read(program: Program, there: Path) -> None:
     """A training run that saves its next state at the last moment does not lose it."""
     source = there / "zip.pt"
-    faults = (("before", "convinspect.saving._compare", 0, "replace", str(source), str(there / "legacy.pt")),)
+    faults = (
+        ("before", "convinspect.writing.same_format._compare", 0, "replace", str(source), str(there / "legacy.pt")),
+    )
     later = (there / "legacy.pt").read_bytes()
     assert_one_line(program.run(*CASES["in place"].arguments(there), faults=faults), "changed while")
     assert source.read_bytes() == later
@@ -512,7 +522,7 @@ def test_what_is_replaced_in_place_is_what_was_read(program: Program, there: Pat
 def test_a_target_that_another_makes_meanwhile_stays(program: Program, there: Path, name: str) -> None:
     case = CASES[name]
     target = there / "new"
-    faults = (("before", "convinspect.saving._compare", 0, "make", str(target), "mine"),)
+    faults = (("before", "convinspect.writing.same_format._compare", 0, "make", str(target), "mine"),)
     done = program.run("convert", there / case.source, "-o", target, *case.options, faults=faults)
     assert_one_line(done, str(target), "meanwhile")
     assert target.read_text() == "mine"

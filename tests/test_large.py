@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.formats import writing
+from convinspect.writing import atomic as writing
 
 LARGE = bool(os.environ.get("CONVINSPECT_LARGE"))
 TENSORS = 100_000 if LARGE else 20_000

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Dict
-from convinspect.formats.pickle_edit import edited
 from convinspect.records import Span
+from convinspect.writing.pickle import edited
 
 
 def keys_at(data: bytes) -> dict[str, int]:

@@ -18,7 +18,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.layers import find_layers
 from convinspect.matching import plan_like
-from convinspect.saving import save_edits
+from convinspect.writing.same_format import save_edits
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, which CI does not install")
 

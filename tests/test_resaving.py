@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
-from convinspect import resaving
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotConvert
-from convinspect.resaving import block_diagonal
+from convinspect.writing import state_dict as resaving
+from convinspect.writing.state_dict import block_diagonal
 
 Convert = Callable[..., Ended]
 

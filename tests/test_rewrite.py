@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.rewrite import pieces_for, tuple_opcodes
 from convinspect.records import Edit, Tensor
+from convinspect.writing.rewrite import pieces_for, tuple_opcodes
 
 
 def refused(path: Path, edits: list[Edit], words: str) -> None:

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convinspect.errors import BrokenFile, CannotWrite
-from convinspect.formats import rewrite_zip
 from convinspect.formats.files import File
-from convinspect.formats.writing import size_of, write_pieces
 from convinspect.formats.zip.archive import Archive
+from convinspect.writing import zip as rewrite_zip
+from convinspect.writing.atomic import size_of, write_pieces
 
 Write = Callable[[zipfile.ZipFile, str, bytes], None]
 

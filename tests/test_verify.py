@@ -27,9 +27,9 @@ from convinspect.convert import Request, plan
 from convinspect.judging import Inputs, Wish
 from convinspect.layers import find_layers
 from convinspect.outputs import Form
-from convinspect.saving import save_edits
 from convinspect.verify import Report, converted_in_memory, verify
 from convinspect.wording import an
+from convinspect.writing.same_format import save_edits
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 State = dict[str, Any]
@@ -314,7 +314,7 @@ def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -
 
 
 def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
-    from convinspect.resaving import resave
+    from convinspect.writing.state_dict import resave
 
     source = FIXTURES / "weight_norm_old.pt"
     before = open_checkpoint(source)

@@ -32,9 +32,9 @@ from convinspect.convert import Plan, Request, plan
 from convinspect.judging import Inputs, Wish
 from convinspect.layers import CONVOLUTIONS, find_layers
 from convinspect.matching import plan_like
-from convinspect.saving import save_edits
 from convinspect.training import followers
 from convinspect.verify import verify
+from convinspect.writing.same_format import save_edits
 
 pytestmark = pytest.mark.wild
 

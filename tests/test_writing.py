@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
-from convinspect.formats import writing
 from convinspect.formats.files import version_of
-from convinspect.formats.writing import (
+from convinspect.writing import atomic as writing
+from convinspect.writing.atomic import (
     Made,
     Piece,
     Range,

@@ -146,11 +146,11 @@ def convert(
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import TARGETS, chosen_layers
     from convinspect.layers import can_fuse, exactly_named, find_layers
-    from convinspect.losses import losses, old_names, some, unfused
     from convinspect.renaming import renaming
-    from convinspect.saving import check_target, wants_other_format, writer_of
     from convinspect.training import followers, own_copies
     from convinspect.view.planning import Done, plan_payload, plan_table
+    from convinspect.writing.left_behind import losses, old_names, some, unfused
+    from convinspect.writing.same_format import check_target, wants_other_format, writer_of
 
     target = target_of(path, output, in_place, dry_run)
     if target is not None:
@@ -201,7 +201,7 @@ def convert(
         if fuse and (parts := unfused(checkpoint.root, fused)):
             lost.append(f"{some(parts)}: computed from several tensors, and left so; --fuse takes single weights alone")
         if target is not None and anew:
-            from convinspect.resaving import resave
+            from convinspect.writing.state_dict import resave
 
             resave(checkpoint, planned, fused, target, renamed.edits, following.copies)
         elif target is not None:
@@ -225,7 +225,7 @@ def convert(
 
 
 def _left(target: Path) -> list[str]:
-    from convinspect.formats.writing import left_behind
+    from convinspect.writing.atomic import left_behind
 
     return [
         f"{path} is of another run, which is under way or was killed; if none is under way, remove it"
@@ -316,7 +316,7 @@ def _write(
     checkpoint: Checkpoint, planned: Plan, following: Followers, renamed: Renaming, target: Path, drop: bool
 ) -> None:
     from convinspect.renaming import together
-    from convinspect.saving import save_edits
+    from convinspect.writing.same_format import save_edits
 
     shapes = (*planned.edits, *following.copies, *following.optimizer)
     edits = together(shapes, (*renamed.edits, *renamed.copies))

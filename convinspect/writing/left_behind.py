@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.pickle_places import moved_paths
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
 from convinspect.wording import several
+from convinspect.writing.pickle_keys import moved_paths
 
 
 def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[str]:

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from convinspect.errors import CannotWrite
-from convinspect.formats import pickle_edit, pickle_places
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, Walk, reader, walk
-from convinspect.formats.rewrite_zip import pieces_with_record
 from convinspect.formats.safetensors import is_safetensors
-from convinspect.formats.safetensors_edit import edited_header
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
 from convinspect.formats.torch.tensors import storage_dtype
-from convinspect.formats.writing import Made, Piece, Range
 from convinspect.formats.zip.archive import Archive, is_zip
 from convinspect.records import Edit, Span, Tensor
+from convinspect.writing import pickle as pickle_edit
+from convinspect.writing import pickle_keys as pickle_places
+from convinspect.writing.atomic import Made, Piece, Range
+from convinspect.writing.safetensors_header import edited_header
+from convinspect.writing.zip import pieces_with_record
 
 _PICKLE = "data.pkl"
 

@@ -16,17 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from convinspect.apart import apart
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
-from convinspect.formats.writing import blaming_changes, hold_to, new_file, room_for
-from convinspect.losses import kept_versions, plain_attributes, ties_of_metadata
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.renaming import RESERVED
-from convinspect.saving import writer_of
 from convinspect.tensors import as_torch
+from convinspect.writing.atomic import blaming_changes, hold_to, new_file, room_for
+from convinspect.writing.child_process import apart
+from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
+from convinspect.writing.same_format import writer_of
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
-from convinspect.formats.rewrite import pieces_for
 from convinspect.formats.safetensors import contiguous
 from convinspect.formats.sharded import edited_index, totals
-from convinspect.formats.writing import (
+from convinspect.records import Edit, Root, Tensor, Version
+from convinspect.writing.atomic import (
     blaming_changes,
     copy_whole,
     hold_to,
@@ -25,7 +25,7 @@ from convinspect.formats.writing import (
     size_of,
     write_pieces,
 )
-from convinspect.records import Edit, Root, Tensor, Version
+from convinspect.writing.rewrite import pieces_for
 
 Progress = Callable[[int], None]
 
