@@ -154,7 +154,7 @@ class Checkpoint:
         Raises:
             ConvInspectError: They are not in the file, or cannot be read.
         """
-        from convinspect import numbers
+        from convinspect.arrays import read as numbers
 
         try:
             return numbers.read(self.tensors[name])

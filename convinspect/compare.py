@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from convinspect.devices import clock_of, full_float32, judge, threads
-from convinspect.outputs import Agreement, Form, Operation, compare_gradients
+from convinspect.arrays.devices import clock_of, full_float32, judge, threads
+from convinspect.arrays.error_bound import Agreement, Form, Operation, compare_gradients
 
 _LEAST = 0.004
 """Seconds that one timing takes at least: the clock and the call around it then count for nothing."""

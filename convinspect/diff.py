@@ -19,7 +19,7 @@ from convinspect.readings import is_magnitude
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:
-    from convinspect.deviation import Deviation
+    from convinspect.arrays.distance import Deviation
 
 Kind = Literal[
     "rank differs", "transposed", "shape differs", "dtype differs", "values differ", "only in A", "only in B",
@@ -309,7 +309,7 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
 
 def _compared(one: Difference) -> Difference:
     """The difference with its numbers, each pair under the reshaping that its kind names."""
-    from convinspect.bits import as_matrix, same_bits
+    from convinspect.arrays.equality import as_matrix, same_bits
 
     a, b = one.a, one.b
     if a is None or b is None or a is b or one.kind == "shape differs":
@@ -340,7 +340,7 @@ def _is_square(one: Difference) -> bool:
 
 def _turned(a: Tensor, b: Tensor) -> bool:
     """Whether a square matrix is the other, transposed. The first row alone tells most that are not."""
-    from convinspect.bits import as_matrix, same_bits
+    from convinspect.arrays.equality import as_matrix, same_bits
 
     a, b = as_matrix(a, turned=True), as_matrix(b, turned=False)
     heads = [replace(it, shape=(min(it.shape[0], 1), it.shape[1])) for it in (a, b)]
@@ -349,7 +349,7 @@ def _turned(a: Tensor, b: Tensor) -> bool:
 
 def _apart(a: Tensor, b: Tensor) -> Deviation | None:
     """How far two tensors are apart whose bits differ; without figures where their numbers have no reading."""
-    from convinspect.deviation import Deviation, deviation
+    from convinspect.arrays.distance import Deviation, deviation
 
     try:
         return deviation(a, b)

@@ -165,7 +165,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
         CannotShow: It is no layer that this drawing fits.
         ConvInspectError: Its numbers cannot be read.
     """
-    from convinspect.tensors import weight_and_bias
+    from convinspect.arrays.to_torch import weight_and_bias
 
     name = layer.name or "(root)"
     if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):

@@ -17,7 +17,7 @@ from convinspect.wording import an
 if TYPE_CHECKING:
     import torch
 
-    from convinspect.outputs import Agreement, Form, Rounding
+    from convinspect.arrays.error_bound import Agreement, Form, Rounding
 
 _BIASES = ("bias", "bias_orig")
 
@@ -174,8 +174,8 @@ def _fused_bias(layer: Layer, other: Layer) -> list[str]:
     """A pruned bias's parts and the plain bias that they make, when that holds their product's bits."""
     if "bias_mask" not in layer.tensors or other.bias is None:
         return []
-    from convinspect import numbers
-    from convinspect.kernels import effective_bias
+    from convinspect.arrays import read as numbers
+    from convinspect.arrays.kernels import effective_bias
 
     made = effective_bias(layer)
     if made is None or made.tobytes() != numbers.read(other.bias).tobytes():
@@ -185,7 +185,7 @@ def _fused_bias(layer: Layer, other: Layer) -> list[str]:
 
 def _same_effective(layer: Layer, other: Layer) -> bool:
     """Whether a plain weight holds the bits that a norm's parts make, computed in float64 and rounded once."""
-    from convinspect import numbers
+    from convinspect.arrays import read as numbers
 
     made, there = numbers.effective_weight(layer), numbers.read(other.weight)
     if made.size != there.size or made.dtype != there.dtype or made.shape[:2] != there.shape[:2]:
@@ -220,7 +220,7 @@ def _written_out(layer: Layer, other: Layer) -> tuple[Any, Any] | None:
     """The block-diagonal (O, I) of a grouped kernel (O, I/groups, 1, …) and what is there; None where it fits none."""
     import numpy as np
 
-    from convinspect import numbers
+    from convinspect.arrays import read as numbers
 
     shapes, groups = (layer.weight.shape, other.weight.shape), _groups_written_out(layer, other)
     if groups < 2:
@@ -297,8 +297,8 @@ def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: Wish) -> Lay
         return check if check.cause else replace(check, note="same bits; complex layers are not run")
     import torch
 
-    from convinspect import outputs
-    from convinspect.tensors import torch_dtype
+    from convinspect.arrays import error_bound as outputs
+    from convinspect.arrays.to_torch import torch_dtype
 
     forms = _forms(layer, other, check.after)
     try:
@@ -347,7 +347,7 @@ def _forms(layer: Layer, other: Layer, kind_after: str) -> tuple[Form, Form]:
 
 
 def _form(layer: Layer, kind: str) -> Form:
-    from convinspect.outputs import Form
+    from convinspect.arrays.error_bound import Form
 
     if kind not in CONVOLUTIONS:
         return Form(kind)
@@ -376,7 +376,7 @@ def _numbers(
 
 
 def _on_device(layer: Layer, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    from convinspect.tensors import weight_and_bias
+    from convinspect.arrays.to_torch import weight_and_bias
 
     weight, bias = weight_and_bias(layer)
     if weight.dim() < 2:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinspect.devices import full_float32
+from convinspect.arrays.devices import full_float32
 from convinspect.errors import CannotConvert
 from convinspect.leaves import Leaves, leaves
 from convinspect.wording import an

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from convinspect.bits import as_matrix, difference, owner_of, relation, same_bits
+from convinspect.arrays.equality import as_matrix, difference, owner_of, relation, same_bits
+from convinspect.arrays.threads import side_by_side
 from convinspect.companions import as_vector
 from convinspect.errors import CannotShow
 from convinspect.readings import GPT2_NAMES, is_magnitude, last_word
 from convinspect.records import ITEMSIZE, Tensor
-from convinspect.workers import side_by_side
 
 _UNREAD, _TURNED = "unread", "turned"
 _LEFT = tuple(

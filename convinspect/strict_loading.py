@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from convinspect import numbers
+from convinspect.arrays import read as numbers
+from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.modules import swap_pointwise
 from convinspect.records import Tensor
-from convinspect.tensors import as_torch
 
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
 _EXTRA = "_extra_state"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from convinspect.arrays.threads import side_by_side
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import KINDS, Conversion, Plan
 from convinspect.errors import CannotConvert
@@ -23,7 +24,6 @@ from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.surroundings import changed_keys, tell_objects, tell_tags, tell_ties
 from convinspect.training import followers, parts_of
 from convinspect.wording import several
-from convinspect.workers import side_by_side
 
 if TYPE_CHECKING:
     from convinspect.whole_model import ModelCheck
@@ -192,7 +192,7 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
     """The checks with outputs. Layers run side by side, each on one thread, as many as fit in `WORKING_BYTES`."""
     if wish.inputs is None or not judged:
         return [check for check, _, _ in judged]
-    from convinspect.devices import full_float32, threads
+    from convinspect.arrays.devices import full_float32, threads
 
     largest = max(layer.nbytes for _, layer, _ in judged)
     workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))

@@ -18,11 +18,11 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from convinspect.arrays.error_bound import own_blocks
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.leaves import Leaves, unequal
 from convinspect.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
-from convinspect.outputs import own_blocks
 from convinspect.strict_loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.user_models import built
 from convinspect.wording import dimension

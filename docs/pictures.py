@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
 from convinspect.explain import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.folding import unfolded
-from convinspect.kernels import Choice, load_kernel, matrices
 from convinspect.layers import find_layers, select
 from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.emit import Room

@@ -16,10 +16,10 @@ from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect import compare as measuring
+from convinspect.arrays.devices import full_float32
+from convinspect.arrays.error_bound import Agreement
 from convinspect.claims import claims
 from convinspect.compare import Measured, Setting, Subject, Time, compare, pointnet
-from convinspect.devices import full_float32
-from convinspect.outputs import Agreement
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]

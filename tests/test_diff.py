@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from test_cli import run
 from torch import nn
 
+from convinspect.arrays.distance import Deviation
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.deviation import Deviation
 from convinspect.diff import KINDS, DiffReport, diff
 from convinspect.records import Contents, Root, Tensor
 from convinspect.view.commands import quoted

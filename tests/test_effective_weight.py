@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.utils import parametrizations, prune
 
+from convinspect.arrays.read import effective_weight
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.numbers import effective_weight
 from convinspect.records import Layer, Storage, Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")

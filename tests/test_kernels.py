@@ -12,8 +12,17 @@ from saving import layer_of, layers_in
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from convinspect.arrays.kernels import (
+    Choice,
+    Kernel,
+    effective_bias,
+    indices,
+    is_kernel,
+    load_kernel,
+    matrices,
+    other_tensors,
+)
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.kernels import Choice, Kernel, effective_bias, indices, is_kernel, load_kernel, matrices, other_tensors
 
 
 class Doubled(nn.Module):

@@ -15,12 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convinspect import numbers
-from convinspect import storage as storage_module
+from convinspect.arrays import read as numbers
+from convinspect.arrays import storage as storage_module
+from convinspect.arrays.read import Array, blocks, numpy_dtype, read
+from convinspect.arrays.storage import Fetch
 from convinspect.errors import BrokenFile, CannotShow, NotThere, RefusedFile
-from convinspect.numbers import Array, blocks, numpy_dtype, read
 from convinspect.records import Storage, Tensor
-from convinspect.storage import Fetch
 
 DTYPES = sorted(numbers.NUMPY | numbers.ML_DTYPES | {"complex32"})
 BEFORE = 13

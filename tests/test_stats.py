@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from convinspect import stats
+from convinspect.arrays import stats
+from convinspect.arrays.read import Array
+from convinspect.arrays.stats import Stats, of, of_layers
 from convinspect.errors import BrokenFile
-from convinspect.numbers import Array
 from convinspect.records import Layer, Storage, Tensor
-from convinspect.stats import Stats, of, of_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 

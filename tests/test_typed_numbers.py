@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import FIXTURES, STNKD
 
+from convinspect.arrays.kernels import indices
 from convinspect.cli import main
 from convinspect.errors import CannotShow
-from convinspect.kernels import indices
 from convinspect.load_errors import read_error
 from convinspect.whole_model import parse_input
 

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from convinspect import outputs
-from convinspect.bits import difference, relation, same_bits
+from convinspect.arrays import error_bound as outputs
+from convinspect.arrays.equality import difference, relation, same_bits
+from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.judging import Inputs, Wish
 from convinspect.layers import find_layers
-from convinspect.outputs import Form
 from convinspect.verify import Report, converted_in_memory, verify
 from convinspect.wording import an
 from convinspect.writing.same_format import save_edits

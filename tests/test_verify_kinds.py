@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from test_verify import command, held, report_of
 from torch import nn
 
-from convinspect import outputs
+from convinspect.arrays import error_bound as outputs
+from convinspect.arrays.error_bound import Form
 from convinspect.claims import claims
 from convinspect.compare import Setting, compare, pointnet
 from convinspect.judging import Inputs
 from convinspect.modules import PointwiseLinear, swap_pointwise
-from convinspect.outputs import Form
 from convinspect.readings import TRANSFORMERS_CONV1D
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

@@ -11,7 +11,7 @@ import torch
 from in_process import Ended, called
 from torch import nn
 
-from convinspect.bits import owner_of, relation
+from convinspect.arrays.equality import owner_of, relation
 from convinspect.checkpoint import open_checkpoint
 
 Weights = Callable[..., Ended]

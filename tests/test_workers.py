@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from in_process import called
 
+from convinspect.arrays.threads import side_by_side
 from convinspect.cli.options import reading_progress
-from convinspect.workers import side_by_side
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

@@ -69,10 +69,10 @@ def compare(
 
       convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
     """
+    from convinspect.arrays.devices import load_average
     from convinspect.claims import claims
     from convinspect.compare import compare as measure
     from convinspect.compare import described
-    from convinspect.devices import load_average
     from convinspect.view.comparison import comparison_payload, comparison_tables, flat_table
 
     setting = _setting(batch, lengths, dtypes, device, (threads, repeats, seed))
@@ -142,10 +142,10 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
 
 
 def _distinct(layers: list[Layer]) -> list[Subject]:
+    from convinspect.arrays.to_torch import weight_and_bias
     from convinspect.compare import Subject
     from convinspect.readings import TRANSFORMERS_CONV1D
     from convinspect.records import COMPLEX
-    from convinspect.tensors import weight_and_bias
 
     alike: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:

@@ -36,7 +36,7 @@ def check_dtype_on(device: str, dtype: str, what_for: str, remedy: str) -> None:
     Raises:
         CannotShow: It does not.
     """
-    from convinspect.devices import has_dtype
+    from convinspect.arrays.devices import has_dtype
 
     if not has_dtype(device, dtype):
         raise CannotShow(f"--device {device!r} has no {dtype}{what_for}", remedy)
@@ -61,9 +61,9 @@ def tensor_in(path: Path) -> torch.Tensor:
         CannotShow: It holds several, or none.
         ConvInspectError: It cannot be read.
     """
-    from convinspect import numbers
+    from convinspect.arrays import read as numbers
+    from convinspect.arrays.to_torch import as_torch
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.tensors import as_torch
 
     tensors = list(open_checkpoint(path).tensors.values())
     if len(tensors) != 1:

@@ -25,9 +25,9 @@ from convinspect.view.format import Format
 from convinspect.view.text import safe
 
 if TYPE_CHECKING:
+    from convinspect.arrays.stats import Stats
     from convinspect.checkpoint import Checkpoint
     from convinspect.records import Layer
-    from convinspect.stats import Stats
 
 _FEW = 4
 """So many layers are shown as matrices when none was named; of more, the statistics."""
@@ -123,7 +123,7 @@ def _show_kernels(
     heatmap: bool,
     sink: Sink,
 ) -> None:
-    from convinspect import kernels
+    from convinspect.arrays import kernels
     from convinspect.view import numbers_view as view
     from convinspect.view.matrix import machine_table
     from convinspect.view.table import Block
@@ -173,7 +173,7 @@ def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
 
 
 def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ...], sink: Sink) -> None:
-    from convinspect import stats
+    from convinspect.arrays import stats
     from convinspect.view import numbers_view as view
 
     found: list[tuple[Layer, Stats]] = []

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.kernels import Choice, Kernel, Matrix, cut
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
 from convinspect.view.emit import Room
@@ -21,7 +21,7 @@ from convinspect.view.text import count, shape
 from convinspect.wording import several
 
 if TYPE_CHECKING:
-    from convinspect.stats import Stats
+    from convinspect.arrays.stats import Stats
 
 _MOST_NUMBERS = 10_000
 """A table in a pipe is not cut to a width, but beyond this it is elided all the same; CSV and JSON hold all."""

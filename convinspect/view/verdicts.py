@@ -13,7 +13,7 @@ from convinspect.view.text import count
 from convinspect.wording import an, several
 
 if TYPE_CHECKING:
-    from convinspect.outputs import Agreement, Rounding
+    from convinspect.arrays.error_bound import Agreement, Rounding
 
 _LISTED = 4
 """Names that are listed before the rest is counted."""

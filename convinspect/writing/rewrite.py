@@ -208,7 +208,7 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
     """Blocks of a matrix (rows, columns) as (columns, rows): a band of columns at a time."""
 
     def blocks() -> Iterator[bytes]:
-        from convinspect import numbers
+        from convinspect.arrays import read as numbers
 
         rows, columns = tensor.shape[:2]
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))

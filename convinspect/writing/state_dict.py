@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.convert import Plan
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.renaming import RESERVED
-from convinspect.tensors import as_torch
 from convinspect.writing.atomic import blaming_changes, hold_to, new_file, room_for
 from convinspect.writing.child_process import apart
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
@@ -181,7 +181,7 @@ def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 def _effective(layer: Layer) -> torch.Tensor:
     """In the order that the file stores; `kernels` turns some kinds over to show them."""
-    from convinspect import numbers
+    from convinspect.arrays import read as numbers
 
     return as_torch(numbers.effective_weight(layer), layer.weight.dtype)
 
@@ -206,7 +206,7 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     dtype = getattr(torch, tensor.dtype, None)
     if dtype is None:
         raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
-    from convinspect import numbers
+    from convinspect.arrays import read as numbers
 
     if not tensor.whole or not tensor.numel:
         return as_torch(numbers.read(tensor), tensor.dtype)
@@ -231,7 +231,7 @@ def _mapped(storage: Storage) -> torch.Tensor:
     import numpy as np
     import torch
 
-    from convinspect.storage import data_start
+    from convinspect.arrays.storage import data_start
 
     raw = np.memmap(storage.file, np.uint8, "r", data_start(storage), (storage.nbytes,))
     with warnings.catch_warnings():

@@ -10,13 +10,13 @@ import traceback
 from pathlib import Path
 from random import Random
 
+from convinspect.arrays.stats import of
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError
 from convinspect.folding import unfolded
 from convinspect.formats.pickle import machine as pickle_walk
 from convinspect.layers import find_layers
-from convinspect.stats import of
 from convinspect.view.listing import listing_payload, listing_table
 from convinspect.view.machine import csv_text, json_text
 from convinspect.view.text import safe

@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from convinspect.arrays.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
 from convinspect.errors import BrokenFile, CannotShow, RefusedFile
 from convinspect.records import COMPLEX, Layer, Storage, Tensor
-from convinspect.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from convinspect import numbers
+from convinspect.arrays import read as numbers
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.readings import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor

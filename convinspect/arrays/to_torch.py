@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convinspect.arrays.kernels import effective_bias
+from convinspect.arrays.read import ML_DTYPES, effective_weight
 from convinspect.errors import CannotShow
-from convinspect.kernels import effective_bias
-from convinspect.numbers import ML_DTYPES, effective_weight
 
 if TYPE_CHECKING:
     import torch

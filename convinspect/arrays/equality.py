@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convinspect import numbers
+from convinspect.arrays import read as numbers
+from convinspect.arrays.storage import Fetch, check_range, opened
 from convinspect.errors import CannotShow, ConvInspectError
 from convinspect.records import ITEMSIZE, Tensor, nbytes_of
-from convinspect.storage import Fetch, check_range, opened
 
 Array = npt.NDArray[Any]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from convinspect.arrays.read import Array, blocks, effective_weight, numpy_dtype, read
+from convinspect.arrays.threads import side_by_side
 from convinspect.errors import ConvInspectError
-from convinspect.numbers import Array, blocks, effective_weight, numpy_dtype, read
 from convinspect.records import Layer, Tensor
-from convinspect.workers import side_by_side
 
 BINS = 16
 RUN = 1 << 17

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convinspect.numbers import Array, blocks, dense, read
+from convinspect.arrays.read import Array, blocks, dense, read
 from convinspect.records import Tensor
 
 _RUN = 1 << 16
