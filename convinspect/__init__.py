@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.checkpoint import open_checkpoint as open
     from convinspect.errors import ConvInspectError
-    from convinspect.layers import find_layers, select
+    from convinspect.layers.find import find_layers, select
     from convinspect.records import Layer, Tensor
 
 __version__ = "0.1.0"
@@ -26,9 +26,9 @@ _HOMES = {
     "ConvInspectError": ("errors", "ConvInspectError"),
     "Layer": ("records", "Layer"),
     "Tensor": ("records", "Tensor"),
-    "find_layers": ("layers", "find_layers"),
+    "find_layers": ("layers.find", "find_layers"),
     "open": ("checkpoint", "open_checkpoint"),
-    "select": ("layers", "select"),
+    "select": ("layers.find", "select"),
 }
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from convinspect.companions import magnitudes_edit, magnitudes_of
 from convinspect.errors import CannotConvert
-from convinspect.layers import CONVOLUTIONS, LISTED, exactly_named, select
+from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D
+from convinspect.layers.find import CONVOLUTIONS, LISTED, exactly_named, select
+from convinspect.layers.lora import magnitudes_edit, magnitudes_of
 from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
-from convinspect.readings import MAYBE_TURNED, TRANSFORMERS_CONV1D
 from convinspect.records import Edit, Layer, Tensor
 from convinspect.strides import channels_last, channels_last_stays, with_channels_last
 from convinspect.ties import held_back

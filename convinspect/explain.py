@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from convinspect.errors import CannotShow
-from convinspect.layers import CONVOLUTIONS
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+from convinspect.layers.find import CONVOLUTIONS
 from convinspect.wording import an
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.convert import KINDS, assumed
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.layers import CONVOLUTIONS
+from convinspect.layers.by_shape import TRANSFORMERS_CONV1D, is_magnitude
+from convinspect.layers.find import CONVOLUTIONS
 from convinspect.pairs import Pairs
-from convinspect.readings import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.records import Layer
 from convinspect.wording import an
 

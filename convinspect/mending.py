@@ -10,7 +10,7 @@ from typing import Literal
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import DEFAULT_FROM, KINDS, Request, option_of, plan
 from convinspect.formats.torch.objects import beside, read_objects
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.load_errors import Complaint, Shape
 from convinspect.matching import edit_to
 from convinspect.pairing import COUNT, Prefix, pair_keys

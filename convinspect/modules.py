@@ -45,7 +45,7 @@ from convinspect.counterparts import (
     transformers_obstacle,
 )
 from convinspect.errors import CannotConvert, NotThere
-from convinspect.layers import closest
+from convinspect.layers.find import closest
 from convinspect.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,

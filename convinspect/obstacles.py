@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from convinspect.layers import CONVOLUTIONS
-from convinspect.readings import MAYBE_TRANSPOSED
+from convinspect.layers.by_shape import MAYBE_TRANSPOSED
+from convinspect.layers.find import CONVOLUTIONS
 from convinspect.records import Layer
 
 RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from convinspect.arrays.equality import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.arrays.threads import side_by_side
-from convinspect.companions import as_vector
 from convinspect.errors import CannotShow
-from convinspect.readings import GPT2_NAMES, is_magnitude, last_word
+from convinspect.layers.by_shape import GPT2_NAMES, is_magnitude, last_word
+from convinspect.layers.lora import as_vector
 from convinspect.records import ITEMSIZE, Tensor
 
 _UNREAD, _TURNED = "unread", "turned"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.errors import CannotConvert, NotThere
-from convinspect.layers import closest
+from convinspect.layers.find import closest
 from convinspect.records import Edit, Tensor
 
 RESERVED = "__metadata__"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from convinspect.groups import lora_partner
+from convinspect.layers.grouping import lora_partner
 from convinspect.records import Edit, Layer, bytes_of
 
 Shapes = Mapping[str, tuple[int, ...]]

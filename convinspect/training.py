@@ -11,9 +11,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.companions import undotted_copies
 from convinspect.convert import Plan, reshaped
 from convinspect.errors import CannotConvert
+from convinspect.layers.lora import undotted_copies
 from convinspect.records import FLOATING, Contents, Edit, Root, Tensor, bytes_of
 from convinspect.strides import with_channels_last
 

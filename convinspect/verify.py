@@ -17,9 +17,9 @@ from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.convert import KINDS, Conversion, Plan
 from convinspect.errors import CannotConvert
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
-from convinspect.layers import CONVOLUTIONS, find_layers, select
+from convinspect.layers.by_shape import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
+from convinspect.layers.find import CONVOLUTIONS, find_layers, select
 from convinspect.pairs import Pairs, pair_up
-from convinspect.readings import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.surroundings import changed_keys, tell_objects, tell_tags, tell_ties
 from convinspect.training import followers, parts_of

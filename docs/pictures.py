@@ -8,8 +8,8 @@ from pathlib import Path
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
 from convinspect.explain import built_in, decimals, decimals_of_terms, sum_of
-from convinspect.folding import unfolded
-from convinspect.layers import find_layers, select
+from convinspect.layers.find import find_layers, select
+from convinspect.layers.folding import unfolded
 from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.emit import Room
 from convinspect.view.listing import listing_table

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Plan, Request, plan
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.training import followers
 from convinspect.writing.same_format import save_edits
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.records import Layer
 
 State = dict[str, Tensor]

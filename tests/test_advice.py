@@ -13,7 +13,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.view.advice import advice
 
 

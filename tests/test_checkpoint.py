@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from convinspect import groups
 from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
+from convinspect.layers.find import grouping as groups
 from convinspect.records import Root
 
 SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}

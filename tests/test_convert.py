@@ -24,7 +24,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.formats.files import File
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.writing.atomic import size_of
 from convinspect.writing.rewrite import pieces_for
 

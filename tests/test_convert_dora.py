@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_cli import run
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 
 DIMS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 KEYS = {

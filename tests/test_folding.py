@@ -10,7 +10,7 @@ import time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from convinspect.folding import fold, unfolded
+from convinspect.layers.folding import fold, unfolded
 from convinspect.records import Layer, Tensor
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import NotACheckpoint
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import zip_of

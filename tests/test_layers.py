@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import NotThere
-from convinspect.layers import LISTED, find_layers, select
+from convinspect.layers.find import LISTED, find_layers, select
 from convinspect.records import Layer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")

@@ -20,9 +20,9 @@ from torch.nn.utils.prune import l1_unstructured
 
 from convinspect.check import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.folding import fold, unfolded
 from convinspect.formats import read_contents
-from convinspect.layers import find_layers, select
+from convinspect.layers.find import find_layers, select
+from convinspect.layers.folding import fold, unfolded
 from convinspect.view.emit import emit
 from convinspect.view.format import Format
 from convinspect.view.listing import layer_payload, listing_payload, listing_table, totals

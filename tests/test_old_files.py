@@ -25,7 +25,7 @@ from torch.package.package_exporter import PackageExporter
 from convinspect.check import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import NotACheckpoint
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 
 OLD = Path(__file__).resolve().parent.parent / "fixtures" / "old"
 VERSIONS = ["0.3", "0.4", "1.0_python2", "1.0", "1.5", "1.6", "2.0", "2.6", "2.13"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.matching import plan_like
 from convinspect.writing.same_format import save_edits
 

@@ -15,7 +15,7 @@ from test_cli import run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 
 
 def _state_of(source: Path) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.judging import Inputs, Wish
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
 from convinspect.verify import Report, converted_in_memory, verify
 from convinspect.wording import an
 from convinspect.writing.same_format import save_edits

@@ -21,8 +21,8 @@ from convinspect.arrays.error_bound import Form
 from convinspect.claims import claims
 from convinspect.compare import Setting, compare, pointnet
 from convinspect.judging import Inputs
+from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
-from convinspect.readings import TRANSFORMERS_CONV1D
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")

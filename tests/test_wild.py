@@ -30,7 +30,7 @@ from convinspect.check import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.convert import Plan, Request, plan
 from convinspect.judging import Inputs, Wish
-from convinspect.layers import CONVOLUTIONS, find_layers
+from convinspect.layers.find import CONVOLUTIONS, find_layers
 from convinspect.matching import plan_like
 from convinspect.training import followers
 from convinspect.verify import verify

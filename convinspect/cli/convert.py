@@ -145,7 +145,7 @@ def convert(
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.convert import TARGETS, chosen_layers
-    from convinspect.layers import can_fuse, exactly_named, find_layers
+    from convinspect.layers.find import can_fuse, exactly_named, find_layers
     from convinspect.renaming import renaming
     from convinspect.training import followers, own_copies
     from convinspect.view.planning import Done, plan_payload, plan_table
@@ -270,7 +270,7 @@ def _plan_like(
 ) -> tuple[Plan, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
     from convinspect.convert import chosen_layers
-    from convinspect.layers import find_layers
+    from convinspect.layers.find import find_layers
     from convinspect.matching import plan_like
 
     chosen = chosen_layers(layers, *globs)
@@ -299,8 +299,8 @@ def _prefixes_apart(names: dict[str, str], renamed: Renaming, other: Checkpoint,
 def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
     """Kinds named by `--from`; `any` is all but the wanted one."""
     from convinspect.convert import TARGETS
-    from convinspect.layers import CONVOLUTIONS
-    from convinspect.readings import TRANSFORMERS_CONV1D
+    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+    from convinspect.layers.find import CONVOLUTIONS
 
     kinds: list[str] = []
     for one in origin:

@@ -33,7 +33,7 @@ class ReaderLeft(Exception):
 def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Layer names of the file on the command line that begin with what is typed; none when it cannot be read."""
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.layers import find_layers
+    from convinspect.layers.find import find_layers
 
     path = ctx.params.get("path") or _path_typed()
     if not path:
@@ -64,7 +64,7 @@ def complete_kinds(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Kinds of layers that the file on the command line has."""
     opened = _opened(ctx)
     if opened is not None:
-        from convinspect.layers import find_layers
+        from convinspect.layers.find import find_layers
 
         kinds = dict.fromkeys(layer.kind for layer in find_layers(opened))
         yield from (kind for kind in kinds if kind.startswith(incomplete) and _HARMLESS.fullmatch(kind))

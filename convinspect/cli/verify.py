@@ -167,8 +167,8 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
         CannotConvert: There is nothing to convert.
     """
     from convinspect.convert import Request, plan
-    from convinspect.layers import CONVOLUTIONS, find_layers
-    from convinspect.readings import TRANSFORMERS_CONV1D
+    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+    from convinspect.layers.find import CONVOLUTIONS, find_layers
     from convinspect.verify import converted_in_memory
 
     layers = find_layers(before)

@@ -102,7 +102,7 @@ def weights(
 
 def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
     """The named layers; else the pointwise ones; else all convolutions and Linear."""
-    from convinspect.layers import find_layers, select
+    from convinspect.layers.find import find_layers, select
 
     every = find_layers(checkpoint)
     if named:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from convinspect.convert import KINDS, Conversion, Plan
-from convinspect.folding import fold
-from convinspect.layers import CONVOLUTIONS
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+from convinspect.layers.find import CONVOLUTIONS
+from convinspect.layers.folding import fold
 from convinspect.records import Layer
 
 _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}

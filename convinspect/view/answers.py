@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.folding import fold_names
+from convinspect.layers.folding import fold_names
 from convinspect.load_errors import Shape
 from convinspect.mending import Answer, ErrorReport
 from convinspect.view.commands import can_be_converted, step_commands

@@ -7,8 +7,8 @@ from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.diff import Difference, DiffReport
-from convinspect.folding import fold_names
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
+from convinspect.layers.folding import fold_names
 from convinspect.mending import planned_steps
 from convinspect.pairing import Prefix
 from convinspect.records import Tensor

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.folding import Fold
 from convinspect.formats.pickle.safe_globals import judged
-from convinspect.layers import LISTED
+from convinspect.layers.find import LISTED
+from convinspect.layers.folding import Fold
 from convinspect.records import Layer
 from convinspect.view.rows import Lazily
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.readings import TRANSFORMERS_CONV1D
+from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
 from convinspect.view.emit import Room
 from convinspect.view.heatmap import heatmap

@@ -14,9 +14,9 @@ from convinspect.arrays.stats import of
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.convert import Request, plan
 from convinspect.errors import ConvInspectError
-from convinspect.folding import unfolded
 from convinspect.formats.pickle import machine as pickle_walk
-from convinspect.layers import find_layers
+from convinspect.layers.find import find_layers
+from convinspect.layers.folding import unfolded
 from convinspect.view.listing import listing_payload, listing_table
 from convinspect.view.machine import csv_text, json_text
 from convinspect.view.text import safe

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import NotThere
-from convinspect.groups import Group, context_of, read_group
+from convinspect.layers.grouping import Group, context_of, read_group
 from convinspect.records import Layer, Tensor
 
 _PARAMETRIZATIONS = "parametrizations."

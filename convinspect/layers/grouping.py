@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import islice
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Checkpoint
-from convinspect.readings import (
+from convinspect.layers.by_shape import (
     GPT2_NAMES,
     PARTS,
     QUANTIZED_NOTE,
