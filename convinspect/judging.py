@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from convinspect.convert import KINDS, assumed
+from convinspect.converting.plan import KINDS, assumed
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.layers.find import CONVOLUTIONS

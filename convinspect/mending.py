@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.convert import DEFAULT_FROM, KINDS, Request, option_of, plan
+from convinspect.converting.like import edit_to
+from convinspect.converting.plan import DEFAULT_FROM, KINDS, Request, option_of, plan
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.layers.find import find_layers
 from convinspect.load_errors import Complaint, Shape
-from convinspect.matching import edit_to
 from convinspect.pairing import COUNT, Prefix, pair_keys
 from convinspect.records import Layer, Tensor
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from convinspect.checkpoint import levels
+from convinspect.converting.rename import new_keys
 from convinspect.errors import CannotConvert
-from convinspect.renaming import new_keys
 
 _DEEPEST = 8
 """Levels of a name that are looked at in search of a root."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from convinspect.arrays.threads import side_by_side
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.convert import KINDS, Conversion, Plan
+from convinspect.converting.plan import KINDS, Conversion, Plan
+from convinspect.converting.training_state import followers, parts_of
 from convinspect.errors import CannotConvert
 from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers.by_shape import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
@@ -22,7 +23,6 @@ from convinspect.layers.find import CONVOLUTIONS, find_layers, select
 from convinspect.pairs import Pairs, pair_up
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.surroundings import changed_keys, tell_objects, tell_tags, tell_ties
-from convinspect.training import followers, parts_of
 from convinspect.wording import several
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Plan, Request, plan
+from convinspect.converting.plan import Plan, Request, plan
+from convinspect.converting.training_state import followers
 from convinspect.layers.find import find_layers
-from convinspect.training import followers
 from convinspect.writing.same_format import save_edits
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

@@ -12,7 +12,7 @@ from test_cli import run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.view.advice import advice
 

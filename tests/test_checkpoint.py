@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.layers.find import find_layers

@@ -22,7 +22,7 @@ from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.plan import Request, plan
 from convinspect.formats.files import File
 from convinspect.layers.find import find_layers
 from convinspect.writing.atomic import size_of

@@ -61,7 +61,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch:
     import shutil
 
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.convert import Plan
+    from convinspect.converting.plan import Plan
     from convinspect.errors import CannotWrite
     from convinspect.writing.state_dict import resave
 

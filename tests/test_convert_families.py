@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Plan, Request, chosen_layers, plan
+from convinspect.converting.like import plan_like
+from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.layers.find import find_layers
-from convinspect.matching import plan_like
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.state_dict import resave
 

@@ -21,8 +21,8 @@ from test_cli import assert_one_line, run
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.rename import renaming, together
 from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError, NotThere
-from convinspect.renaming import renaming, together
 from convinspect.writing.same_format import save_edits
 
 

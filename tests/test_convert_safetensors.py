@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.rename import renaming, together
 from convinspect.errors import CannotConvert
-from convinspect.renaming import renaming, together
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.same_format import save_edits
 

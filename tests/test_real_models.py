@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.like import plan_like
+from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.matching import plan_like
 from convinspect.writing.same_format import save_edits
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, which CI does not install")

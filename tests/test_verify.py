@@ -24,7 +24,7 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.plan import Request, plan
 from convinspect.judging import Inputs, Wish
 from convinspect.layers.find import find_layers
 from convinspect.verify import Report, converted_in_memory, verify

@@ -28,11 +28,11 @@ from safetensors.torch import load_file
 
 from convinspect.check import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.convert import Plan, Request, plan
+from convinspect.converting.like import plan_like
+from convinspect.converting.plan import Plan, Request, plan
+from convinspect.converting.training_state import followers
 from convinspect.judging import Inputs, Wish
 from convinspect.layers.find import CONVOLUTIONS, find_layers
-from convinspect.matching import plan_like
-from convinspect.training import followers
 from convinspect.verify import verify
 from convinspect.writing.same_format import save_edits
 

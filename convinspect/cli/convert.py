@@ -19,7 +19,7 @@ from convinspect.cli.options import (
     naming,
     reading_progress,
 )
-from convinspect.cli.wishes import (
+from convinspect.converting.checks import (
     check_anew,
     check_model,
     check_optimizer,
@@ -34,10 +34,10 @@ from convinspect.view.text import safe
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
-    from convinspect.convert import Plan
+    from convinspect.converting.plan import Plan
+    from convinspect.converting.rename import Renaming
+    from convinspect.converting.training_state import Followers
     from convinspect.records import Layer
-    from convinspect.renaming import Renaming
-    from convinspect.training import Followers
     from convinspect.view.planning import Done
 
 
@@ -144,10 +144,10 @@ def convert(
       convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.convert import TARGETS, chosen_layers
+    from convinspect.converting.plan import TARGETS, chosen_layers
+    from convinspect.converting.rename import renaming
+    from convinspect.converting.training_state import followers, own_copies
     from convinspect.layers.find import can_fuse, exactly_named, find_layers
-    from convinspect.renaming import renaming
-    from convinspect.training import followers, own_copies
     from convinspect.view.planning import Done, plan_payload, plan_table
     from convinspect.writing.left_behind import losses, old_names, some, unfused
     from convinspect.writing.same_format import check_target, wants_other_format, writer_of
@@ -240,7 +240,7 @@ def _planned(
     globs: tuple[tuple[str, ...], tuple[str, ...]],
     expand: bool,
 ) -> Plan:
-    from convinspect.convert import TARGETS, Plan, Request, plan
+    from convinspect.converting.plan import TARGETS, Plan, Request, plan
 
     if to is None:
         return Plan()
@@ -269,9 +269,9 @@ def _plan_like(
     globs: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> tuple[Plan, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
-    from convinspect.convert import chosen_layers
+    from convinspect.converting.like import plan_like
+    from convinspect.converting.plan import chosen_layers
     from convinspect.layers.find import find_layers
-    from convinspect.matching import plan_like
 
     chosen = chosen_layers(layers, *globs)
     if origin:
@@ -298,7 +298,7 @@ def _prefixes_apart(names: dict[str, str], renamed: Renaming, other: Checkpoint,
 
 def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
     """Kinds named by `--from`; `any` is all but the wanted one."""
-    from convinspect.convert import TARGETS
+    from convinspect.converting.plan import TARGETS
     from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
     from convinspect.layers.find import CONVOLUTIONS
 
@@ -315,7 +315,7 @@ def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
 def _write(
     checkpoint: Checkpoint, planned: Plan, following: Followers, renamed: Renaming, target: Path, drop: bool
 ) -> None:
-    from convinspect.renaming import together
+    from convinspect.converting.rename import together
     from convinspect.writing.same_format import save_edits
 
     shapes = (*planned.edits, *following.copies, *following.optimizer)

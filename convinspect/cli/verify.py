@@ -166,7 +166,7 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
     Raises:
         CannotConvert: There is nothing to convert.
     """
-    from convinspect.convert import Request, plan
+    from convinspect.converting.plan import Request, plan
     from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
     from convinspect.layers.find import CONVOLUTIONS, find_layers
     from convinspect.verify import converted_in_memory
@@ -184,7 +184,7 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
 
 
 def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
-    from convinspect.renaming import renaming
+    from convinspect.converting.rename import renaming
     from convinspect.verify import renamed
 
     with naming(before.path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.convert import KINDS, Conversion, Plan
+from convinspect.converting.plan import KINDS, Conversion, Plan
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.layers.find import CONVOLUTIONS
 from convinspect.layers.folding import fold

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.convert import option_of
+from convinspect.converting.plan import option_of
 from convinspect.formats.roots import main_root
 from convinspect.mending import Step
 

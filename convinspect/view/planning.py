@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.convert import Conversion, Plan
+from convinspect.converting.plan import Conversion, Plan
+from convinspect.converting.rename import Renaming
+from convinspect.converting.training_state import Followers
 from convinspect.records import Edit, Layer
-from convinspect.renaming import Renaming
-from convinspect.training import Followers
 from convinspect.view.advice import advice
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table

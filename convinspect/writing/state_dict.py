@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
-from convinspect.convert import Plan
+from convinspect.converting.plan import Plan
+from convinspect.converting.rename import RESERVED
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
-from convinspect.renaming import RESERVED
 from convinspect.writing.atomic import blaming_changes, hold_to, new_file, room_for
 from convinspect.writing.child_process import apart
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata

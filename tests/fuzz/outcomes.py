@@ -12,7 +12,7 @@ from random import Random
 
 from convinspect.arrays.stats import of
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.convert import Request, plan
+from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError
 from convinspect.formats.pickle import machine as pickle_walk
 from convinspect.layers.find import find_layers

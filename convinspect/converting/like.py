@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.convert import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
+from convinspect.converting.eligibility import obstacle
+from convinspect.converting.plan import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
 from convinspect.formats.safetensors import contiguous
 from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.layers.find import CONVOLUTIONS
 from convinspect.layers.lora import magnitudes_edit
-from convinspect.obstacles import obstacle
 from convinspect.records import Edit, Layer, Tensor
 
 _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}

@@ -11,7 +11,7 @@ from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
-    from convinspect.convert import Refusal
+    from convinspect.converting.plan import Refusal
 
 
 def target_of(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from convinspect.converting.eligibility import RECURRENT, expandable, obstacle, reader, why_not
+from convinspect.converting.reshape import channels_last, channels_last_stays, with_channels_last
+from convinspect.converting.ties import held_back
 from convinspect.errors import CannotConvert
 from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D
 from convinspect.layers.find import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
-from convinspect.obstacles import RECURRENT, expandable, obstacle, reader, why_not
 from convinspect.records import Edit, Layer, Tensor
-from convinspect.strides import channels_last, channels_last_stays, with_channels_last
-from convinspect.ties import held_back
 from convinspect.wording import an
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}

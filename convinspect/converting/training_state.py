@@ -11,11 +11,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.convert import Plan, reshaped
+from convinspect.converting.plan import Plan, reshaped
+from convinspect.converting.reshape import with_channels_last
 from convinspect.errors import CannotConvert
 from convinspect.layers.lora import undotted_copies
 from convinspect.records import FLOATING, Contents, Edit, Root, Tensor, bytes_of
-from convinspect.strides import with_channels_last
 
 _WAYS_OUT = (
     "use --drop-optimizer to leave its state out, so that it starts anew, or --keep-optimizer to leave it as it is"
