@@ -12,10 +12,10 @@ from convinspect.converting.like import out_in, plan_like, square_turned
 from convinspect.converting.plan import Plan
 from convinspect.errors import CannotShow
 from convinspect.formats.torch.objects import read_objects, versions
+from convinspect.keys.pairing import COUNT, Pairing, Prefix, pair_keys
 from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.find import find_layers
 from convinspect.layers.lora import as_vector
-from convinspect.pairing import COUNT, Pairing, Prefix, pair_keys
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:

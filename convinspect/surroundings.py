@@ -6,7 +6,7 @@ from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.converting.training_state import parts_of
 from convinspect.formats.object_differences import differences
 from convinspect.formats.torch.objects import read_objects
-from convinspect.pairing import Prefix, pair_keys
+from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.records import Module, Root
 from convinspect.wording import several
 
