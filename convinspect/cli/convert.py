@@ -165,7 +165,7 @@ def convert(
             check_anew(checkpoint, keep_optimizer, drop_optimizer or state_dict, fuse or groups is not None)
         check_source(checkpoint, anew)
         if model is not None:
-            from convinspect.user_models import described
+            from convinspect.modules.user_code import described
 
             checkpoint.modules, checkpoint.known_parameters = described(model)
             check_model(checkpoint, model)

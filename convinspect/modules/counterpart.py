@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from convinspect.carrying import carry, obstacle, stored_weight, transposing_obstacle
-from convinspect.pointwise import (
+from convinspect.modules.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,
     PointwiseConv2d,
     PointwiseConv3d,
     PointwiseLinear,
 )
+from convinspect.modules.state import carry, obstacle, stored_weight, transposing_obstacle
 from convinspect.wording import an
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

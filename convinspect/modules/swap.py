@@ -1,23 +1,4 @@
-"""The same conversion on live modules: a pointwise convolution ↔ a Linear, alone or everywhere in a model.
-
-    conv1d_to_linear(conv)            nn.Conv1d (O, I, 1)  →  nn.Linear (O, I)
-    linear_to_conv1d(linear)          and back; also 2d and 3d
-    transformers_to_linear(layer)     transformers' Conv1D (I, O)  →  nn.Linear (O, I)
-    swap_pointwise(model)             every pointwise layer of a model, which then runs as before
-    expose_linears(model)             stand-ins as plain nn.Linear children, for quantizers and adapters
-
-A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is
-not transposed: with that, the formulas in the documentation of `torch.nn.Conv1d` and `torch.nn.Linear` are the same
-sum over channels, as "Network In Network" (Lin, Chen, Yan, 2013, arXiv:1312.4400) reads it. Dilation does nothing to
-a kernel of size 1. Stride and padding act on positions before the weights do, so `PointwiseLinear` does them exactly;
-what no Linear can do is refused by name. transformers' `Conv1D` is `transformers.pytorch_utils.Conv1D`, `x @ weight +
-bias`.
-
-Numbers are shared with the old module where strides allow, not copied. Make optimizers after converting: weights are
-new parameters, with the attributes that the old ones had. Biases and whatever else keeps its shape are the same
-objects. A single module that was converted lives on beside the new one, so each has hooks, norms, pruning and buffers
-of its own.
-"""
+"""What `convinspect.modules` offers: one layer converted, or every layer of a model swapped."""
 
 from __future__ import annotations
 
@@ -28,8 +9,9 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from convinspect.carrying import ORIGINALS, WEIGHTS, obstacle
-from convinspect.counterparts import (
+from convinspect.errors import CannotConvert, NotThere
+from convinspect.layers.find import closest
+from convinspect.modules.counterpart import (
     CONVS,
     POINTWISE,
     exposed,
@@ -44,16 +26,15 @@ from convinspect.counterparts import (
     reason_to_stay,
     transformers_obstacle,
 )
-from convinspect.errors import CannotConvert, NotThere
-from convinspect.layers.find import closest
-from convinspect.pointwise import (
+from convinspect.modules.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,
     PointwiseConv2d,
     PointwiseConv3d,
     PointwiseLinear,
 )
-from convinspect.references import held_elsewhere
+from convinspect.modules.references import held_elsewhere
+from convinspect.modules.state import ORIGINALS, WEIGHTS, obstacle
 from convinspect.wording import an
 
 __all__ = [
