@@ -90,8 +90,8 @@ def test_float32_is_whole_inside_and_as_it_was_outside(prepare: Any, fails: bool
 def test_a_models_own_switches_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user's code sets when it is imported would make float32 as coarse as TF32, and the bound with it."""
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.model_runs import Trial
-    from convinspect.whole_model import try_models
+    from convinspect.verifying.model import try_models
+    from convinspect.verifying.model_runs import Trial
 
     (tmp_path / "code_of_switches.py").write_text(
         "import torch\nfrom torch import nn\ntorch.set_float32_matmul_precision('high')\nSEEN = []\n"

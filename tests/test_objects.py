@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convinspect.formats import object_differences
-from convinspect.formats.object_differences import differences
 from convinspect.formats.torch.objects import Objects, parameter_names, read_objects, versions
+from convinspect.verifying import objects as object_differences
+from convinspect.verifying.objects import differences
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BOTH_AGES = pytest.mark.parametrize("zipped", [True, False])

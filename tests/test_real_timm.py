@@ -105,9 +105,9 @@ def test_convnext_runs_on_the_other_kind(
 
 
 def test_convnext_verifies_in_its_own_code(tmp_path: Path, convnext: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect import whole_model
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.model_runs import Trial
+    from convinspect.verifying import model as whole_model
+    from convinspect.verifying.model_runs import Trial
 
     torch.manual_seed(0)
     save(make(convnext, True), tmp_path / "conv.pt")

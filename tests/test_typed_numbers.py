@@ -15,7 +15,7 @@ from convinspect.arrays.kernels import indices
 from convinspect.cli import main
 from convinspect.errors import CannotShow
 from convinspect.load_errors import read_error
-from convinspect.whole_model import parse_input
+from convinspect.verifying.model import parse_input
 
 LONG = "1" * 5000
 """More digits than Python turns into an integer."""

@@ -20,9 +20,9 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Form
 from convinspect.claims import claims
 from convinspect.compare import Setting, compare, pointnet
-from convinspect.judging import Inputs
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
+from convinspect.verifying.layers import Inputs
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")

@@ -21,9 +21,9 @@ from test_verify import command
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.leaves import leaves
-from convinspect.model_runs import Trial
-from convinspect.whole_model import ModelCheck, try_models
+from convinspect.verifying.model import ModelCheck, try_models
+from convinspect.verifying.model_runs import Trial
+from convinspect.verifying.pytree import leaves
 
 
 class Mode(enum.Enum):
@@ -232,7 +232,7 @@ def test_what_cannot_be_compared_is_named_and_not_called_equal(tmp_path: Path, c
 
 
 def test_the_verdict_says_that_it_did_not_look() -> None:
-    from convinspect.verify import Report
+    from convinspect.verifying.checkpoints import Report
     from convinspect.view.layout import lines
     from convinspect.view.verdicts import verdict_table
 

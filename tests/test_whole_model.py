@@ -14,8 +14,8 @@ from torch import nn
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import CannotConvert, CannotShow
-from convinspect.model_runs import Trial
-from convinspect.whole_model import ModelCheck, try_models
+from convinspect.verifying.model import ModelCheck, try_models
+from convinspect.verifying.model_runs import Trial
 
 
 class Net(nn.Module):

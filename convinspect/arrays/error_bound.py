@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from convinspect.judging import Inputs
+    from convinspect.verifying.layers import Inputs
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.checkpoint import Checkpoint
-    from convinspect.judging import Inputs
-    from convinspect.model_runs import Trial
-    from convinspect.verify import Report
-    from convinspect.whole_model import ModelCheck
+    from convinspect.verifying.checkpoints import Report
+    from convinspect.verifying.layers import Inputs
+    from convinspect.verifying.model import ModelCheck
+    from convinspect.verifying.model_runs import Trial
 
 
 def verify(
@@ -113,8 +113,8 @@ def verify(
       convinspect verify big.safetensors converted.safetensors --bits
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.judging import Wish
-    from convinspect.verify import verify as compare
+    from convinspect.verifying.checkpoints import verify as compare
+    from convinspect.verifying.layers import Wish
     from convinspect.view.verdicts import verdict_payload, verdict_table
 
     before = whole(open_checkpoint(path, root))
@@ -147,7 +147,7 @@ def verify(
             ) from None
     report = replace(report, notes=(*notes, *report.notes))
     if model is not None:
-        from convinspect.model_runs import Trial
+        from convinspect.verifying.model_runs import Trial
 
         drawn = tuple(_drawn(text, seed + n) for n, text in enumerate(inputs or []))
         trial = Trial(model, model_after or "", drawn, seed, device, grad)
@@ -169,7 +169,7 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
     from convinspect.converting.plan import Request, plan
     from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
     from convinspect.layers.find import CONVOLUTIONS, find_layers
-    from convinspect.verify import converted_in_memory
+    from convinspect.verifying.checkpoints import converted_in_memory
 
     layers = find_layers(before)
     planned = plan(layers, Request("Linear", kinds=(*CONVOLUTIONS, TRANSFORMERS_CONV1D), names=names))
@@ -185,7 +185,7 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
 
 def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
     from convinspect.converting.rename import renaming
-    from convinspect.verify import renamed
+    from convinspect.verifying.checkpoints import renamed
 
     with naming(before.path):
         found = renaming(before, rules)
@@ -198,7 +198,7 @@ def _inputs(batch: int | None, length: int | None, seed: int, device: str, dtype
     Raises:
         CannotShow: There is no such device or dtype.
     """
-    from convinspect.judging import Inputs
+    from convinspect.verifying.layers import Inputs
 
     if dtype:
         check_dtype(dtype)
@@ -225,7 +225,7 @@ def _load_torch_meanwhile() -> None:
 
 def _model(report: Report, files: tuple[Checkpoint, Checkpoint, Checkpoint | None], trial: Trial) -> ModelCheck:
     """The whole model, before and after; the third file is the one before under its own names, if it was renamed."""
-    from convinspect.whole_model import try_models
+    from convinspect.verifying.model import try_models
 
     return try_models(files[0], files[1], report.kinds, trial, files[2])
 
@@ -236,7 +236,7 @@ def _drawn(text: str, seed: int) -> torch.Tensor:
     Raises:
         CannotShow: It is neither.
     """
-    from convinspect.whole_model import parse_input
+    from convinspect.verifying.model import parse_input
 
     path = Path(text)
     if not path.suffix or not path.exists():

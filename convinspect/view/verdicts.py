@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from convinspect.judging import LayerCheck
-from convinspect.verify import Report
+from convinspect.verifying.checkpoints import Report
+from convinspect.verifying.layers import LayerCheck
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Cell, Column, Styled, Table
 from convinspect.view.text import count

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinspect.arrays.devices import full_float32
 from convinspect.errors import CannotConvert
-from convinspect.leaves import Leaves, leaves
+from convinspect.verifying.pytree import Leaves, leaves
 from convinspect.wording import an
 
 GRADIENT = "gradient of "

@@ -10,8 +10,8 @@ from convinspect.converting.plan import KINDS, assumed
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.layers.find import CONVOLUTIONS
-from convinspect.pairs import Pairs
 from convinspect.records import Layer
+from convinspect.verifying.tensors import Pairs
 from convinspect.wording import an
 
 if TYPE_CHECKING:

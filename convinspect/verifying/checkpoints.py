@@ -17,16 +17,16 @@ from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.converting.plan import KINDS, Conversion, Plan
 from convinspect.converting.training_state import followers, parts_of
 from convinspect.errors import CannotConvert
-from convinspect.judging import LayerCheck, Wish, judge, keys_of, run
 from convinspect.layers.by_shape import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.find import CONVOLUTIONS, find_layers, select
-from convinspect.pairs import Pairs, pair_up
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
-from convinspect.surroundings import changed_keys, tell_objects, tell_tags, tell_ties
+from convinspect.verifying.layers import LayerCheck, Wish, judge, keys_of, run
+from convinspect.verifying.metadata import changed_keys, tell_objects, tell_tags, tell_ties
+from convinspect.verifying.tensors import Pairs, pair_up
 from convinspect.wording import several
 
 if TYPE_CHECKING:
-    from convinspect.whole_model import ModelCheck
+    from convinspect.verifying.model import ModelCheck
 
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.converting.training_state import parts_of
-from convinspect.formats.object_differences import differences
 from convinspect.formats.torch.objects import read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.records import Module, Root
+from convinspect.verifying.objects import differences
 from convinspect.wording import several
 
 _MOST_OBJECTS = 20
