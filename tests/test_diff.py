@@ -24,7 +24,7 @@ from torch import nn
 
 from convinspect.arrays.distance import Deviation
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.diff import KINDS, DiffReport, diff
+from convinspect.diffing.checkpoints import KINDS, DiffReport, diff
 from convinspect.records import Contents, Root, Tensor
 from convinspect.view.commands import quoted
 
@@ -537,7 +537,7 @@ def test_layers_that_can_say_nothing_need_not_be_read(
         for one, other in (sides, sides[::-1]):
             found = diff(one, other)
             with monkeypatch.context() as patched:
-                patched.setattr("convinspect.diff._telling", lambda *sides: lambda tensor: True)
+                patched.setattr("convinspect.diffing.checkpoints._telling", lambda *sides: lambda tensor: True)
                 assert diff(one, other) == found
 
 

@@ -18,9 +18,9 @@ from test_diff import SHAPES, Holder, command, typed, zeros
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.diffing.fixes import ErrorReport, answer_error
+from convinspect.diffing.load_error import Complaint, read_error
 from convinspect.errors import CannotShow
-from convinspect.load_errors import Complaint, read_error
-from convinspect.mending import ErrorReport, answer_error
 
 State = dict[str, Any]
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.main import app
+from convinspect.diffing.fixes import answer_error
+from convinspect.diffing.load_error import read_error
 from convinspect.layers.find import find_layers, select
-from convinspect.load_errors import read_error
-from convinspect.mending import answer_error
 from convinspect.modules import PointwiseLinear, swap_pointwise
 
 LAYERS = 4_000

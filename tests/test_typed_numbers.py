@@ -13,8 +13,8 @@ from test_cli import FIXTURES, STNKD
 
 from convinspect.arrays.kernels import indices
 from convinspect.cli import main
+from convinspect.diffing.load_error import read_error
 from convinspect.errors import CannotShow
-from convinspect.load_errors import read_error
 from convinspect.verifying.model import parse_input
 
 LONG = "1" * 5000

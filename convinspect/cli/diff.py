@@ -98,7 +98,7 @@ def diff(
 
 def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool], sink: Sink) -> bool:
     """Show how two checkpoints differ; whether they are the same."""
-    from convinspect.diff import diff as compare
+    from convinspect.diffing.checkpoints import diff as compare
     from convinspect.view.differences import difference_payload, difference_table, typed_lines
 
     total = sum(tensor.nbytes for one in (a, b) for tensor in one.tensors.values()) if values else 0
@@ -111,8 +111,8 @@ def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool
 
 def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; whether nothing need be."""
-    from convinspect.load_errors import read_error
-    from convinspect.mending import answer_error
+    from convinspect.diffing.fixes import answer_error
+    from convinspect.diffing.load_error import read_error
     from convinspect.view.answers import error_payload, error_table, error_typed
 
     report = answer_error(a, read_error(text))

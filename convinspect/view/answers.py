@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.diffing.fixes import Answer, ErrorReport
+from convinspect.diffing.load_error import Shape
 from convinspect.layers.folding import fold_names
-from convinspect.load_errors import Shape
-from convinspect.mending import Answer, ErrorReport
 from convinspect.view.commands import can_be_converted, step_commands
 from convinspect.view.differences import command_lines, obstacle_cell, prefix_payload, prefix_text, what_changes
 from convinspect.view.style import BAD, GOOD, NAME, WARN

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diff import Difference, DiffReport
+from convinspect.diffing.checkpoints import Difference, DiffReport
+from convinspect.diffing.fixes import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import fold_names
-from convinspect.mending import planned_steps
 from convinspect.records import Tensor
 from convinspect.view.commands import can_be_converted, is_main, like_command, step_commands
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN

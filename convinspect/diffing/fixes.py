@@ -10,10 +10,10 @@ from typing import Literal
 from convinspect.checkpoint import Checkpoint, clean_names
 from convinspect.converting.like import edit_to
 from convinspect.converting.plan import DEFAULT_FROM, KINDS, Request, option_of, plan
+from convinspect.diffing.load_error import Complaint, Shape
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.layers.find import find_layers
-from convinspect.load_errors import Complaint, Shape
 from convinspect.records import Layer, Tensor
 
 Fix = Literal["convert", "rename", "like", "none", "already", "other checkpoint", "pass its root"]
