@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from convinspect.check import check
+from convinspect.checking.findings import CODES, Report
+from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
-from convinspect.findings import CODES, Report
 from convinspect.formats.pickle.safe_globals import ADMITTED, TAKEN_FROM, judged
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_cli import FIXTURES, run
 
-from convinspect.findings import CODES
+from convinspect.checking.findings import CODES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import HOSTILE, beside_a_layer, bomb, flip_byte, text, zip_file
@@ -221,7 +221,7 @@ def test_wishes_that_contradict_each_other(tmp_path: Path) -> None:
 
 def test_structure_needs_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys; from convinspect.check import check; from pathlib import Path;"
+        "import sys; from convinspect.checking.scan import check; from pathlib import Path;"
         f"[check(Path({str(FIXTURES)!r}) / name) for name in ('pointnet_stnkd.pt', 'sharded', 'distributed')];"
         "print(sorted({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
     )

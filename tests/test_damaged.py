@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from convinspect.check import check
+from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import ConvInspectError, CutShort, NotThere, RefusedFile
 from convinspect.formats import read_contents

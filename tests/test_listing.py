@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import weight_norm
 from torch.nn.utils.prune import l1_unstructured
 
-from convinspect.check import check
+from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.formats import read_contents
 from convinspect.layers.find import find_layers, select

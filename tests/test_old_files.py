@@ -22,7 +22,7 @@ import torch
 from conversions import converted, load, names
 from torch.package.package_exporter import PackageExporter
 
-from convinspect.check import check
+from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import NotACheckpoint
 from convinspect.layers.find import find_layers

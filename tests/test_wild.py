@@ -26,7 +26,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convinspect.check import check
+from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.like import plan_like
 from convinspect.converting.plan import Plan, Request, plan

@@ -17,7 +17,7 @@ from convinspect.view.text import safe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convinspect.findings import Report
+    from convinspect.checking.findings import Report
 
 
 _KEPT = (".sarif", ".json", ".txt", ".md", ".html", ".svg", ".png")
@@ -61,8 +61,8 @@ def check(
 
       convinspect check model.safetensors.index.json -o findings.sarif
     """
-    from convinspect.check import check as look
-    from convinspect.check import size_of, worst
+    from convinspect.checking.scan import check as look
+    from convinspect.checking.scan import size_of, worst
 
     if output is not None and output.suffix.lower() not in _KEPT:
         raise CannotShow(f"check cannot be kept as {output.name}", f"end it in one of {', '.join(_KEPT)}")

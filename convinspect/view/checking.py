@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from convinspect.check import worst
-from convinspect.findings import CODES, MOST_LISTED, Finding, Report
+from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report
+from convinspect.checking.scan import worst
 from convinspect.formats.pickle.safe_globals import TAKEN_FROM
 from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.view.table import Block, Cell, Column, Styled, Table

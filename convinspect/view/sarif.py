@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from convinspect import __version__
-from convinspect.check import worst
-from convinspect.findings import CODES, Finding, Report
+from convinspect.checking.findings import CODES, Finding, Report
+from convinspect.checking.scan import worst
 from convinspect.view.text import safe
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

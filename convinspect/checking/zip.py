@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from convinspect.checking.findings import Log, Place
 from convinspect.errors import BrokenFile
-from convinspect.findings import Log, Place
 from convinspect.formats.files import File
 from convinspect.formats.zip.layout import DEFLATED, STORED, Ends, Entry, Extent, ends_of, entries_of, extent_of
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from convinspect.findings import Log, Place
+from convinspect.checking.findings import Log, Place
+from convinspect.checking.pickles import Seen
+from convinspect.checking.zip import Record
 from convinspect.formats.files import File
 from convinspect.formats.zip.layout import STORED
-from convinspect.pickled import Seen
-from convinspect.zip_integrity import Record
 
 _OLDEST, _NEWEST = 1, 10
 """Versions that PyTorch reads: `kMinSupportedFileFormatVersion` and `kMaxSupportedFileFormatVersion` of

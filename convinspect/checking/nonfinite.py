@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from convinspect.arrays.read import Array, blocks, dense, read
+from convinspect.checking.findings import Log, Place
 from convinspect.errors import ConvInspectError
-from convinspect.findings import Log, Place
 from convinspect.records import COMPLEX, FLOATING, Contents, Tensor, bytes_of
 
 _PARTS = {"complex32": "float32", "complex64": "float32", "complex128": "float64"}

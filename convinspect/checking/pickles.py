@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from convinspect.checking.findings import Log, Place
 from convinspect.errors import BrokenFile, ConvInspectError
-from convinspect.findings import Log, Place
 from convinspect.formats.pickle.machine import Machine, Read, reader
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.safe_globals import judged

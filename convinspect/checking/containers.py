@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from convinspect.checking.findings import Log, Place
+from convinspect.checking.pickles import Seen, Stream, look_at_bytes, look_at_pickle
+from convinspect.checking.required_records import look_at_required
+from convinspect.checking.zip import Record, look_at_zip, unpacked
 from convinspect.errors import ConvInspectError
-from convinspect.findings import Log, Place
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
@@ -19,10 +22,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
 from convinspect.formats.zip.archive import first_name, is_zip
 from convinspect.formats.zip.layout import STORED, Entry, ends_of, extent_of
-from convinspect.pickled import Seen, Stream, look_at_bytes, look_at_pickle
-from convinspect.required import look_at_required
 from convinspect.wording import several
-from convinspect.zip_integrity import Record, look_at_zip, unpacked
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 """Records of a torch.save archive beside its storages."""

@@ -7,8 +7,10 @@ import stat
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
+from convinspect.checking.containers import look_at_file, parsed, second_place
+from convinspect.checking.findings import Log, Place, Report
+from convinspect.checking.pickles import Seen, Stream, look_at_pickle
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere
-from convinspect.findings import Log, Place, Report
 from convinspect.formats import read_contents, sharded
 from convinspect.formats.files import File
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
@@ -19,8 +21,6 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.archive import is_zip
-from convinspect.integrity import look_at_file, parsed, second_place
-from convinspect.pickled import Seen, Stream, look_at_pickle
 from convinspect.records import Contents, Tensor, nbytes_of
 from convinspect.wording import several
 
@@ -108,7 +108,7 @@ def _look_at_one(path: Path, log: Log) -> Contents:
         _note_unreadable(path, failed.problem, failed.remedy, log)
     _look_at_tensors(contents, log)
     if log.values:
-        from convinspect.values import look_at_values
+        from convinspect.checking.nonfinite import look_at_values
 
         look_at_values(contents, log)
     return contents
@@ -265,7 +265,7 @@ def _look_at_piece_file(file: File, spans: Mapping[tuple[int, int], str], log: L
                     Place("", reached, start - reached, reached))  # fmt: skip
         reached = max(reached, start + size)
         if log.values:
-            from convinspect.values import look_at_values
+            from convinspect.checking.nonfinite import look_at_values
         try:
             with File(file.path, start, size) as part:
                 look_at_file(part, log, f"piece at {start:,} > ")
