@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
-from convinspect.explain import built_in, decimals, decimals_of_terms, sum_of
+from convinspect.explaining import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.layers.find import find_layers, select
 from convinspect.layers.folding import unfolded
 from convinspect.view.drawing import cell_focus, frame, row_focus

@@ -15,11 +15,11 @@ import torch
 from test_cli import assert_one_line, run
 from torch import nn
 
-from convinspect import compare as measuring
 from convinspect.arrays.devices import full_float32
 from convinspect.arrays.error_bound import Agreement
-from convinspect.claims import claims
-from convinspect.compare import Measured, Setting, Subject, Time, compare, pointnet
+from convinspect.comparing import measure as measuring
+from convinspect.comparing.claims import claims
+from convinspect.comparing.measure import Measured, Setting, Subject, Time, compare, pointnet
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]

@@ -14,7 +14,7 @@ from torch import nn
 from convinspect.arrays import devices
 from convinspect.arrays.devices import clock_of, full_float32, has_dtype
 from convinspect.cli import main
-from convinspect.compare import Setting, compare, described, pointnet
+from convinspect.comparing.measure import Setting, compare, described, pointnet
 from convinspect.view.comparison import _about_lines
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

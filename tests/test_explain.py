@@ -18,7 +18,7 @@ from torch import nn
 
 from convinspect.cli.explain import _data
 from convinspect.errors import CannotShow
-from convinspect.explain import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
+from convinspect.explaining import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
 from convinspect.view.drawing import cell_focus, frame, row_focus
 from convinspect.view.layout import block_cells
 from convinspect.view.layouts import layouts
@@ -335,7 +335,7 @@ def test_fewer_rows_than_a_kernel_sees_are_refused() -> None:
 
 
 def test_kernels_of_more_dimensions_are_explained_where_they_are_pointwise(tmp_path: Path) -> None:
-    from convinspect.explain import of_layer
+    from convinspect.explaining import of_layer
 
     plane, wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3)
     made = of_layer(layer_of(tmp_path, plane), None, 4, 0)

@@ -12,7 +12,7 @@ import torch
 from in_process import Ended, called
 from torch import nn
 
-from convinspect.explain import built_in
+from convinspect.explaining import built_in
 from convinspect.view.text import cell_width
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

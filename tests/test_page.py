@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_cli import run
 
-from convinspect.explain import built_in
+from convinspect.explaining import built_in
 from convinspect.view.drawing import cell_focus, frame
 from convinspect.view.picture import save, save_steps
 

@@ -17,7 +17,7 @@ from convinspect.view.format import Format
 from convinspect.wording import dimension, several
 
 if TYPE_CHECKING:
-    from convinspect.compare import Measured, Setting, Subject
+    from convinspect.comparing.measure import Measured, Setting, Subject
     from convinspect.records import Layer
 
 
@@ -70,9 +70,9 @@ def compare(
       convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
     """
     from convinspect.arrays.devices import load_average
-    from convinspect.claims import claims
-    from convinspect.compare import compare as measure
-    from convinspect.compare import described
+    from convinspect.comparing.claims import claims
+    from convinspect.comparing.measure import compare as measure
+    from convinspect.comparing.measure import described
     from convinspect.view.comparison import comparison_payload, comparison_tables, flat_table
 
     setting = _setting(batch, lengths, dtypes, device, (threads, repeats, seed))
@@ -102,7 +102,7 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
     """
     import torch
 
-    from convinspect.compare import Setting
+    from convinspect.comparing.measure import Setting
 
     sizes = [size for size in map(dimension, lengths.split(",")) if size]
     if len(sizes) != lengths.count(",") + 1:
@@ -126,7 +126,7 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
     Raises:
         CannotConvert: None of the file's layers is a pointwise Conv1d or a Linear.
     """
-    from convinspect.compare import pointnet
+    from convinspect.comparing.measure import pointnet
 
     if path is None:
         if names:
@@ -143,7 +143,7 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
 
 def _distinct(layers: list[Layer]) -> list[Subject]:
     from convinspect.arrays.to_torch import weight_and_bias
-    from convinspect.compare import Subject
+    from convinspect.comparing.measure import Subject
     from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
     from convinspect.records import COMPLEX
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from convinspect.explain import Example
+    from convinspect.explaining import Example
     from convinspect.view.drawing import Focus
     from convinspect.view.table import Block
 
@@ -117,7 +117,7 @@ def _payload(example: Example) -> dict[str, object]:
 def _example(
     path: Path | None, layer: str | None, root: str | None, drawn: tuple[int, int], given: Path | None
 ) -> Example:
-    from convinspect import explain as explaining
+    from convinspect import explaining
 
     data = None if given is None else _data(given)
     if path is None:
@@ -182,7 +182,7 @@ def _csv(path: Path) -> npt.NDArray[np.float64]:
 
 def _drawer(example: Example, linear: bool, width: int, height: int | None = None) -> Draw:
     """What draws one step of an example: the step, and the kernels whose sums are printed."""
-    from convinspect.explain import decimals, decimals_of_terms, sum_of
+    from convinspect.explaining import decimals, decimals_of_terms, sum_of
     from convinspect.view.drawing import frame
 
     digits = decimals(example)
@@ -196,7 +196,7 @@ def _drawer(example: Example, linear: bool, width: int, height: int | None = Non
 
 def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, both: bool, width: int) -> list[Block]:
     """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
-    from convinspect.explain import decimals, sum_of
+    from convinspect.explaining import decimals, sum_of
     from convinspect.view.drawing import cell_focus, row_focus
     from convinspect.view.layouts import layouts
 
@@ -255,7 +255,7 @@ def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int], heig
     from rich.console import Console
     from rich.live import Live
 
-    from convinspect.explain import sum_of
+    from convinspect.explaining import sum_of
     from convinspect.view.drawing import cell_focus
     from convinspect.view.rich_table import render_block
 
@@ -305,7 +305,7 @@ def _moved(key: str, at: int, size: tuple[int, int], typed: str = "") -> tuple[i
 
 
 def _save_steps(example: Example, draw: Draw, output: Path, title: str, both: bool) -> None:
-    from convinspect.explain import decimals
+    from convinspect.explaining import decimals
     from convinspect.view.drawing import cell_focus, row_focus
     from convinspect.view.layouts import layouts
     from convinspect.view.page import page

@@ -11,8 +11,8 @@ from convinspect.view.table import Block, Cell, Column, Styled, Table
 from convinspect.wording import several
 
 if TYPE_CHECKING:
-    from convinspect.claims import Claim
-    from convinspect.compare import Measured, Time
+    from convinspect.comparing.claims import Claim
+    from convinspect.comparing.measure import Measured, Time
 
 _VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN, "not told": WARN}
 

@@ -24,7 +24,7 @@ from convinspect.view.table import Block, Cell, Styled
 from convinspect.view.text import cell_width, shape
 
 if TYPE_CHECKING:
-    from convinspect.explain import Example, Sum
+    from convinspect.explaining import Example, Sum
 
 _TERMS = 6
 _FEWER_TERMS = 4

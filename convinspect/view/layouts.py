@@ -22,7 +22,7 @@ from convinspect.view.panels import (
 from convinspect.view.table import Block, Cell
 
 if TYPE_CHECKING:
-    from convinspect.explain import Example
+    from convinspect.explaining import Example
 
 
 _COLUMN = 100

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from convinspect.compare import Measured
+from convinspect.comparing.measure import Measured
 
 Verdict = Literal["holds", "does not hold", "within noise", "not told"]
 
