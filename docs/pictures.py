@@ -10,12 +10,12 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.explaining import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.layers.find import find_layers, select
 from convinspect.layers.folding import unfolded
+from convinspect.render.emit import Room
+from convinspect.render.picture import save, save_steps
+from convinspect.render.table import Block
 from convinspect.view.drawing import cell_focus, frame, row_focus
-from convinspect.view.emit import Room
 from convinspect.view.listing import listing_table
 from convinspect.view.numbers_view import matrix_view, shown_heatmap, shown_matrix
-from convinspect.view.picture import save, save_steps
-from convinspect.view.table import Block
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"

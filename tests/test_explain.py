@@ -19,11 +19,11 @@ from torch import nn
 from convinspect.cli.explain import _data
 from convinspect.errors import CannotShow
 from convinspect.explaining import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
+from convinspect.render.cells import cell_width
+from convinspect.render.plain_table import block_cells
+from convinspect.render.table import Block, plain
 from convinspect.view.drawing import cell_focus, frame, row_focus
-from convinspect.view.layout import block_cells
 from convinspect.view.layouts import layouts
-from convinspect.view.table import Block, plain
-from convinspect.view.text import cell_width
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

@@ -13,7 +13,7 @@ from in_process import Ended, called
 from torch import nn
 
 from convinspect.explaining import built_in
-from convinspect.view.text import cell_width
+from convinspect.render.cells import cell_width
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -23,10 +23,10 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.formats import read_contents
 from convinspect.layers.find import find_layers, select
 from convinspect.layers.folding import fold, unfolded
-from convinspect.view.emit import emit
-from convinspect.view.format import Format
+from convinspect.render.emit import emit
+from convinspect.render.format import Format
+from convinspect.render.table import Table, plain
 from convinspect.view.listing import layer_payload, listing_payload, listing_table, totals
-from convinspect.view.table import Table, plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -217,7 +217,7 @@ def test_footnotes(folder: Path) -> None:
 
 
 def test_the_most_useful_columns_stay_longest(folder: Path) -> None:
-    from convinspect.view.table import fit
+    from convinspect.render.table import fit
 
     fixtures = Path(__file__).resolve().parent.parent / "fixtures"
     best = ["name", "kind", "weight", "in → out"]

@@ -12,8 +12,8 @@ import pytest
 from test_cli import run
 
 from convinspect.explaining import built_in
+from convinspect.render.picture import save, save_steps
 from convinspect.view.drawing import cell_focus, frame
-from convinspect.view.picture import save, save_steps
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -117,8 +117,8 @@ def test_gif_has_a_picture_per_step(tmp_path: Path) -> None:
 
 def test_pictures_of_pixels_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from convinspect.errors import CannotShow
-    from convinspect.view import raster
-    from convinspect.view.table import Block
+    from convinspect.render import raster
+    from convinspect.render.table import Block
 
     tall = Block(tuple("line" for _ in range(1000)))
     with pytest.raises(CannotShow, match="too large"):

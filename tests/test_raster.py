@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from convinspect.errors import CannotShow
-from convinspect.view import raster
-from convinspect.view.picture import save, save_steps
-from convinspect.view.table import Block, Styled
+from convinspect.render import raster
+from convinspect.render.picture import save, save_steps
+from convinspect.render.table import Block, Styled
 
 images = pytest.importorskip("PIL.Image")
 

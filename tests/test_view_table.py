@@ -21,16 +21,17 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from convinspect.errors import CannotShow
-from convinspect.view import layout, rich_table
-from convinspect.view.emit import emit, room, wants_color
-from convinspect.view.format import Format
-from convinspect.view.heatmap import heatmap
-from convinspect.view.machine import json_text, markdown
-from convinspect.view.matrix import MatrixView, machine_table, matrix_table, sparkline
-from convinspect.view.picture import save
-from convinspect.view.style import GOOD, NAME, QUIET, WARN, sgr
-from convinspect.view.table import Block, Cell, Column, Styled, Table, fit, pieces, plain
-from convinspect.view.text import cell_width, count, elide, is_narrow, safe, shape, size, wrap
+from convinspect.render import plain_table as layout
+from convinspect.render import rich_table
+from convinspect.render.cells import cell_width, count, elide, is_narrow, safe, shape, size, wrap
+from convinspect.render.data import json_text, markdown
+from convinspect.render.emit import emit, room, wants_color
+from convinspect.render.format import Format
+from convinspect.render.heatmap import heatmap
+from convinspect.render.matrix import MatrixView, machine_table, matrix_table, sparkline
+from convinspect.render.picture import save
+from convinspect.render.style import GOOD, NAME, QUIET, WARN, sgr
+from convinspect.render.table import Block, Cell, Column, Styled, Table, fit, pieces, plain
 
 GOLDEN = Path(__file__).parent / "golden"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

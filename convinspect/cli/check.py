@@ -11,8 +11,8 @@ import typer
 
 from convinspect.cli.options import Sink, WidthOption, check_output, reading_progress
 from convinspect.errors import CannotShow
-from convinspect.view.format import Format
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,9 +80,9 @@ def check(
 
 
 def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output: Path | None) -> None:
+    from convinspect.render.data import json_text
+    from convinspect.render.picture import save_text
     from convinspect.view.checking import check_payload, check_tables
-    from convinspect.view.machine import json_text
-    from convinspect.view.picture import save_text
     from convinspect.view.sarif import sarif_payload
 
     if fmt is CheckFormat.sarif or (output is not None and output.suffix.lower() == ".sarif"):

@@ -13,7 +13,7 @@ import typer
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
 from convinspect.cli.trials import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
-from convinspect.view.format import Format
+from convinspect.render.format import Format
 from convinspect.wording import dimension, several
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ def _distinct(layers: list[Layer]) -> list[Subject]:
 
 
 def _save_plot(found: list[Measured], device: str, setting: Setting, output: Path) -> None:
+    from convinspect.render.picture import save_text
+    from convinspect.render.plot import plot
     from convinspect.view.comparison import panels
-    from convinspect.view.picture import save_text
-    from convinspect.view.plot import plot
 
     note = f"Conv1d and Linear, forward, batch {setting.batch}, {several(setting.threads, 'thread')}, {device}"
     parts = list(plot(panels(found), note))

@@ -29,8 +29,8 @@ from convinspect.converting.checks import (
     target_of,
 )
 from convinspect.errors import CannotConvert
-from convinspect.view.format import Format
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint

@@ -22,12 +22,12 @@ from convinspect.cli.options import (
     whole,
 )
 from convinspect.errors import CannotShow, NotThere
-from convinspect.view.format import Format
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
-    from convinspect.view.table import Table
+    from convinspect.render.table import Table
 
 _MOST_TEXT = 64 << 20
 """Characters of an error that are read; a log of more is no error."""
@@ -124,7 +124,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
     """The result, and what to type: below it where a terminal would break the lines to its width, as a block that is
     copied as it is in Markdown, and else as the table's last lines.
     """
-    from convinspect.view.table import Block
+    from convinspect.render.table import Block
 
     if sink.output is None and sink.fmt is Format.table:
         sink.show(table, payload)

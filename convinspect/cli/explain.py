@@ -15,7 +15,7 @@ import typer
 from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
 from convinspect.cli.trials import tensor_in
 from convinspect.errors import CannotShow, NotThere
-from convinspect.view.format import Format
+from convinspect.render.format import Format
 from convinspect.wording import several
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.explaining import Example
+    from convinspect.render.table import Block
     from convinspect.view.drawing import Focus
-    from convinspect.view.table import Block
 
     Draw = Callable[[Focus, list[int]], Block]
 
@@ -218,8 +218,8 @@ def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, b
 
 def _moral(example: Example, width: int) -> Block:
     """What the drawing shows, in one sentence, and what it leaves out."""
-    from convinspect.view.panels import prose
-    from convinspect.view.table import Block
+    from convinspect.render.panels import prose
+    from convinspect.render.table import Block
 
     outs = len(example.w)
     kernels, columns = (several(outs, what) for what in ("kernel", "column"))
@@ -256,8 +256,8 @@ def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int], heig
     from rich.live import Live
 
     from convinspect.explaining import sum_of
+    from convinspect.render.rich_table import render_block
     from convinspect.view.drawing import cell_focus
-    from convinspect.view.rich_table import render_block
 
     sum_of(example, *first)
     at, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
@@ -306,10 +306,10 @@ def _moved(key: str, at: int, size: tuple[int, int], typed: str = "") -> tuple[i
 
 def _save_steps(example: Example, draw: Draw, output: Path, title: str, both: bool) -> None:
     from convinspect.explaining import decimals
+    from convinspect.render.page import page
+    from convinspect.render.picture import save_steps, save_text
     from convinspect.view.drawing import cell_focus, row_focus
     from convinspect.view.layouts import layouts
-    from convinspect.view.page import page
-    from convinspect.view.picture import save_steps, save_text
 
     moving, every = output.suffix.lower() == ".gif", _cells(example)
     shown = min(every, _MOST_PICTURES if moving else _MOST_STEPS)

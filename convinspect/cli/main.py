@@ -30,7 +30,7 @@ from convinspect.cli.usage import UsageError, usage_line
 from convinspect.cli.verify import verify
 from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
 
 _REPORT_TO = "https://github.com/convinspect/convinspect/issues"
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from convinspect.errors import BrokenFile, CannotShow, CannotWrite, ConvInspectError, NotThere
-from convinspect.view.format import Format
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.records import Layer
-    from convinspect.view.emit import Room
+    from convinspect.render.emit import Room
 
 
 _HARMLESS = re.compile(r"[\w.+@:/-]+")
@@ -170,14 +170,14 @@ class Sink(NamedTuple):
     @property
     def space(self) -> Room:
         """Cells to lay out in: the terminal's, or those of a picture that can be read at a glance."""
-        from convinspect.view.emit import Room, room
+        from convinspect.render.emit import Room, room
 
         return room(sys.stdout, self.width) if self.output is None else Room(self.width or 100, 48)
 
     @property
     def color(self) -> bool:
         """Whether the result may be coloured."""
-        from convinspect.view.emit import wants_color
+        from convinspect.render.emit import wants_color
 
         if self.output is None:
             return wants_color(sys.stdout)
@@ -185,7 +185,7 @@ class Sink(NamedTuple):
 
     def show(self, thing: object, payload: object) -> None:
         """Hand the result on: `payload` as JSON, `thing` in every other form."""
-        from convinspect.view.emit import emit
+        from convinspect.render.emit import emit
 
         if self.output is None:
             try:
@@ -194,7 +194,7 @@ class Sink(NamedTuple):
             except BrokenPipeError:
                 raise ReaderLeft from None
             return
-        from convinspect.view.picture import save
+        from convinspect.render.picture import save
 
         save(thing, self.output, self.title, self.width, payload=payload)
 

@@ -19,7 +19,7 @@ from convinspect.cli.options import (
     end_with_problems,
     naming,
 )
-from convinspect.view.format import Format
+from convinspect.render.format import Format
 
 
 def shapes(

@@ -24,7 +24,7 @@ from convinspect.cli.options import (
 )
 from convinspect.cli.trials import check_device, check_dtype, check_dtype_on, tensor_in
 from convinspect.errors import CannotConvert, CannotShow, NotThere
-from convinspect.view.format import Format
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ from convinspect.cli.options import (
     reading_progress,
 )
 from convinspect.errors import CannotShow, ConvInspectError, NotThere
-from convinspect.view.format import Format
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats
@@ -124,9 +124,9 @@ def _show_kernels(
     sink: Sink,
 ) -> None:
     from convinspect.arrays import kernels
+    from convinspect.render.matrix import machine_table
+    from convinspect.render.table import Block
     from convinspect.view import numbers_view as view
-    from convinspect.view.matrix import machine_table
-    from convinspect.view.table import Block
 
     choice = kernels.Choice(*wanted)
     things: list[object] = []

@@ -9,9 +9,9 @@ from typing import Any
 from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report
 from convinspect.checking.scan import worst
 from convinspect.formats.pickle.safe_globals import TAKEN_FROM
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Block, Cell, Column, Styled, Table
-from convinspect.view.text import count
+from convinspect.render.cells import count
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Block, Cell, Column, Styled, Table
 
 _COLUMNS = (
     Column("level", priority=80, foldable=True, key="level"),

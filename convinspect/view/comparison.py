@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from convinspect.view.plot import Panel
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Block, Cell, Column, Styled, Table
+from convinspect.render.plot import Panel
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.wording import several
 
 if TYPE_CHECKING:

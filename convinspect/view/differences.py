@@ -12,10 +12,10 @@ from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import fold_names
 from convinspect.records import Tensor
+from convinspect.render.cells import count, shape
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.view.commands import can_be_converted, is_main, like_command, step_commands
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Cell, Column, Styled, Table
-from convinspect.view.text import count, shape
 from convinspect.wording import several
 
 _LISTED = 3

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convinspect.view.panels import (
+from convinspect.render.cells import cell_width, shape
+from convinspect.render.panels import (
     ACTIVE,
     Panel,
     fixed,
@@ -19,9 +20,8 @@ from convinspect.view.panels import (
     weight_text,
     wide,
 )
-from convinspect.view.style import QUIET
-from convinspect.view.table import Block, Cell, Styled
-from convinspect.view.text import cell_width, shape
+from convinspect.render.style import QUIET
+from convinspect.render.table import Block, Cell, Styled
 
 if TYPE_CHECKING:
     from convinspect.explaining import Example, Sum

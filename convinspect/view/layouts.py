@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from convinspect.view.drawing import Focus
-from convinspect.view.panels import (
+from convinspect.render.panels import (
     ACTIVE,
     Panel,
     fixed,
@@ -19,7 +18,8 @@ from convinspect.view.panels import (
     weight_text,
     wide,
 )
-from convinspect.view.table import Block, Cell
+from convinspect.render.table import Block, Cell
+from convinspect.view.drawing import Focus
 
 if TYPE_CHECKING:
     from convinspect.explaining import Example

@@ -11,10 +11,10 @@ from convinspect.formats.pickle.safe_globals import judged
 from convinspect.layers.find import LISTED
 from convinspect.layers.folding import Fold
 from convinspect.records import Layer
-from convinspect.view.rows import Lazily
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Cell, Column, Styled, Table
-from convinspect.view.text import count, shape, size
+from convinspect.render.cells import count, shape, size
+from convinspect.render.lazy_rows import Lazily
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.wording import several
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}

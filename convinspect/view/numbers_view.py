@@ -11,13 +11,13 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
-from convinspect.view.emit import Room
-from convinspect.view.heatmap import heatmap
+from convinspect.render.cells import count, shape
+from convinspect.render.emit import Room
+from convinspect.render.heatmap import heatmap
+from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
+from convinspect.render.style import BAD, NAME, QUIET
+from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.view.listing import layer_name
-from convinspect.view.matrix import MatrixView, matrix_table, number, scale, sparkline
-from convinspect.view.style import BAD, NAME, QUIET
-from convinspect.view.table import Block, Cell, Column, Styled, Table
-from convinspect.view.text import count, shape
 from convinspect.wording import several
 
 if TYPE_CHECKING:

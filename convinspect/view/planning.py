@@ -11,10 +11,10 @@ from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.rename import Renaming
 from convinspect.converting.training_state import Followers
 from convinspect.records import Edit, Layer
+from convinspect.render.cells import count, elide, shape
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.view.advice import advice
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Cell, Column, Styled, Table
-from convinspect.view.text import count, elide, shape
 from convinspect.wording import listed, several
 
 _COLUMNS = (

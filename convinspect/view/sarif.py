@@ -11,7 +11,7 @@ from urllib.parse import quote
 from convinspect import __version__
 from convinspect.checking.findings import CODES, Finding, Report
 from convinspect.checking.scan import worst
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _HOME = "https://github.com/convinspect/convinspect"

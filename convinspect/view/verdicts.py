@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from convinspect.render.cells import count
+from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.verifying.checkpoints import Report
 from convinspect.verifying.layers import LayerCheck
-from convinspect.view.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.view.table import Cell, Column, Styled, Table
-from convinspect.view.text import count
 from convinspect.wording import an, several
 
 if TYPE_CHECKING:

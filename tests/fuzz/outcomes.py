@@ -17,9 +17,9 @@ from convinspect.errors import ConvInspectError
 from convinspect.formats.pickle import machine as pickle_walk
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
+from convinspect.render.cells import safe
+from convinspect.render.data import csv_text, json_text
 from convinspect.view.listing import listing_payload, listing_table
-from convinspect.view.machine import csv_text, json_text
-from convinspect.view.text import safe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from memory import peak, reset_peak

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from convinspect.view.layout import block_cells
-from convinspect.view.table import Block, pieces
-from convinspect.view.text import safe
+from convinspect.render.cells import safe
+from convinspect.render.plain_table import block_cells
+from convinspect.render.table import Block, pieces
 
 _HEAD = """<!doctype html>
 <html lang="en">

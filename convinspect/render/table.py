@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 
-from convinspect.view.style import HEAD, QUIET
-from convinspect.view.text import cell_width, elide, longest_number, safe, widest, wrap
+from convinspect.render.cells import cell_width, elide, longest_number, safe, widest, wrap
+from convinspect.render.style import HEAD, QUIET
 
 GAP = 2
 """Blank cells between two columns."""

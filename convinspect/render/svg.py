@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from convinspect.view.marks import BOXES, Pen, Rgb, marks
-from convinspect.view.text import elide
+from convinspect.render.cells import elide
+from convinspect.render.marks import BOXES, Pen, Rgb, marks
 
 if TYPE_CHECKING:
     from rich.segment import Segment

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO, TypeAlias
 
-from convinspect.view.format import Format
-from convinspect.view.layout import Ink, block_lines, lines
-from convinspect.view.machine import csv_text, json_text, markdown, markdown_text, table_payload
-from convinspect.view.table import Block, Table, plain
+from convinspect.render.data import csv_text, json_text, markdown, markdown_text, table_payload
+from convinspect.render.format import Format
+from convinspect.render.plain_table import Ink, block_lines, lines
+from convinspect.render.table import Block, Table, plain
 
 RICH_ROWS = 300
 """Tables of more rows are laid out by ourselves: Rich needs half a millisecond a row."""
@@ -153,8 +153,8 @@ def _show(shown: Sequence[Shown], out: TextIO, width: int | None, ink: Ink) -> N
 def _show_by_rich(shown: Sequence[Shown], out: TextIO, width: int) -> None:
     from rich.console import Console
 
-    from convinspect.view.rich_table import needed, render, render_block
-    from convinspect.view.table import fit
+    from convinspect.render.rich_table import needed, render, render_block
+    from convinspect.render.table import fit
 
     fitted = [fit(one, width) if isinstance(one, Table) else one for one in shown]
     # Rich would cut what is wider than its console, and we never cut a number.

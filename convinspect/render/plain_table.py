@@ -7,8 +7,9 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from convinspect.view.style import HEAD, QUIET, paint, sgr
-from convinspect.view.table import (
+from convinspect.render.cells import cell_width, is_narrow
+from convinspect.render.style import HEAD, QUIET, paint, sgr
+from convinspect.render.table import (
     GAP,
     Block,
     Cell,
@@ -28,7 +29,6 @@ from convinspect.view.table import (
     total,
     widths,
 )
-from convinspect.view.text import cell_width, is_narrow
 
 RULE = "─"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from convinspect.errors import CannotShow
-from convinspect.view.emit import Shown, as_shown, markdown_blocks, only_tables, text_lines
-from convinspect.view.layout import Ink, block_cells
-from convinspect.view.machine import csv_text, json_text, table_payload
-from convinspect.view.svg import DOTS, FONTS, svg
-from convinspect.view.table import Block, Table, fit, plain
-from convinspect.view.text import cell_width, safe
+from convinspect.render.cells import cell_width, safe
+from convinspect.render.data import csv_text, json_text, table_payload
+from convinspect.render.emit import Shown, as_shown, markdown_blocks, only_tables, text_lines
+from convinspect.render.plain_table import Ink, block_cells
+from convinspect.render.svg import DOTS, FONTS, svg
+from convinspect.render.table import Block, Table, fit, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -112,7 +112,7 @@ def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None
     Raises:
         CannotShow: There is no Pillow or no font, the picture would be too large, or cannot be written.
     """
-    from convinspect.view.raster import gif
+    from convinspect.render.raster import gif
 
     pictures = [_Picture(step, title, width, light, None) for step in steps]
     widest = max(_with_title(picture, _canvas(picture)[0].width) for picture in pictures)
@@ -141,14 +141,14 @@ def _svg(picture: _Picture) -> Iterator[str]:
 
 
 def _png(picture: _Picture) -> bytes:
-    from convinspect.view.raster import png
+    from convinspect.render.raster import png
 
     width, lines = _lines(picture)
     return png(lines, width, safe(picture.title), _theme(picture.light))
 
 
 def _gif(picture: _Picture) -> bytes:
-    from convinspect.view.raster import gif
+    from convinspect.render.raster import gif
 
     width, lines = _lines(picture)
     return gif([lines], width, safe(picture.title), _theme(picture.light), 1.0)
@@ -227,7 +227,7 @@ def _canvas(picture: _Picture) -> tuple[Console, list[RenderableType]]:
     """What to draw, and a console that is wide enough for it."""
     from rich.console import Console
 
-    from convinspect.view import rich_table
+    from convinspect.render import rich_table
 
     parts: list[RenderableType] = []
     width = _LEAST_WIDTH if picture.width is None else picture.width

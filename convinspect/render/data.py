@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from convinspect.view.table import Table, plain
-from convinspect.view.text import cell_width, safe, shape
+from convinspect.render.cells import cell_width, safe, shape
+from convinspect.render.table import Table, plain
 
 _NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 

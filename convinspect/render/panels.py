@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from textwrap import wrap
 
-from convinspect.view.style import HEAD, NAME, QUIET
-from convinspect.view.table import Cell, Styled, pieces
-from convinspect.view.text import cell_width
+from convinspect.render.cells import cell_width
+from convinspect.render.style import HEAD, NAME, QUIET
+from convinspect.render.table import Cell, Styled, pieces
 
 ACTIVE = "bold #000000 on #ffd84d"
 _GAP = 3

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
-from convinspect.view.style import NOT_FINITE, QUIET
-from convinspect.view.table import GAP, Cell, Column, Styled, Table
-from convinspect.view.text import cell_width, safe
+from convinspect.render.cells import cell_width, safe
+from convinspect.render.style import NOT_FINITE, QUIET
+from convinspect.render.table import GAP, Cell, Column, Styled, Table
 
 NEGATIVE = ("", "color(67)", "color(68)", "color(69)", "bold color(33)")
 POSITIVE = ("", "color(138)", "color(167)", "color(203)", "bold color(196)")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import CannotShow
-from convinspect.view.marks import BOXES, Mark, Rgb, marks
-from convinspect.view.svg import DOTS
-from convinspect.view.text import cell_width, elide
+from convinspect.render.cells import cell_width, elide
+from convinspect.render.marks import BOXES, Mark, Rgb, marks
+from convinspect.render.svg import DOTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from convinspect.view.text import cell_width
+from convinspect.render.cells import cell_width
 
 if TYPE_CHECKING:
     from rich.segment import Segment

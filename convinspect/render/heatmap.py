@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from convinspect.view.table import Block, Cell, Styled, plain, wrapped
+from convinspect.render.table import Block, Cell, Styled, plain, wrapped
 
 if TYPE_CHECKING:
     import numpy as np
