@@ -13,9 +13,9 @@ from convinspect.layers.folding import unfolded
 from convinspect.render.emit import Room
 from convinspect.render.picture import save, save_steps
 from convinspect.render.table import Block
-from convinspect.view.drawing import cell_focus, frame, row_focus
-from convinspect.view.listing import listing_table
-from convinspect.view.numbers_view import matrix_view, shown_heatmap, shown_matrix
+from convinspect.report.explain import cell_focus, frame, row_focus
+from convinspect.report.shapes import listing_table
+from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"

@@ -14,7 +14,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.view.advice import advice
+from convinspect.report.code_changes import advice
 
 
 def lines(path: Path, model: Any, to: str, **options: Any) -> list[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.fixes import Step
-from convinspect.view.commands import can_be_converted, like_command, quoted, step_commands
+from convinspect.report.commands import can_be_converted, like_command, quoted, step_commands
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

@@ -15,7 +15,7 @@ from convinspect.arrays import devices
 from convinspect.arrays.devices import clock_of, full_float32, has_dtype
 from convinspect.cli import main
 from convinspect.comparing.measure import Setting, compare, described, pointnet
-from convinspect.view.comparison import _about_lines
+from convinspect.report.compare import _about_lines
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 SWITCHES = devices._switches()

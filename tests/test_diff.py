@@ -26,7 +26,7 @@ from convinspect.arrays.distance import Deviation
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.diffing.checkpoints import KINDS, DiffReport, diff
 from convinspect.records import Contents, Root, Tensor
-from convinspect.view.commands import quoted
+from convinspect.report.commands import quoted
 
 State = dict[str, Any]
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,8 +22,8 @@ from convinspect.explaining import adds_up, built_in, decimals, decimals_of_term
 from convinspect.render.cells import cell_width
 from convinspect.render.plain_table import block_cells
 from convinspect.render.table import Block, plain
-from convinspect.view.drawing import cell_focus, frame, row_focus
-from convinspect.view.layouts import layouts
+from convinspect.report.explain import cell_focus, frame, row_focus
+from convinspect.report.explain_layouts import layouts
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

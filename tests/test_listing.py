@@ -26,7 +26,7 @@ from convinspect.layers.folding import fold, unfolded
 from convinspect.render.emit import emit
 from convinspect.render.format import Format
 from convinspect.render.table import Table, plain
-from convinspect.view.listing import layer_payload, listing_payload, listing_table, totals
+from convinspect.report.shapes import layer_payload, listing_payload, listing_table, totals
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

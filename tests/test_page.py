@@ -13,7 +13,7 @@ from test_cli import run
 
 from convinspect.explaining import built_in
 from convinspect.render.picture import save, save_steps
-from convinspect.view.drawing import cell_focus, frame
+from convinspect.report.explain import cell_focus, frame
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

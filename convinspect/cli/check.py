@@ -82,8 +82,8 @@ def check(
 def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output: Path | None) -> None:
     from convinspect.render.data import json_text
     from convinspect.render.picture import save_text
-    from convinspect.view.checking import check_payload, check_tables
-    from convinspect.view.sarif import sarif_payload
+    from convinspect.report.check import check_payload, check_tables
+    from convinspect.report.sarif import sarif_payload
 
     if fmt is CheckFormat.sarif or (output is not None and output.suffix.lower() == ".sarif"):
         if output is not None:

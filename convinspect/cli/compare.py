@@ -73,7 +73,7 @@ def compare(
     from convinspect.comparing.claims import claims
     from convinspect.comparing.measure import compare as measure
     from convinspect.comparing.measure import described
-    from convinspect.view.comparison import comparison_payload, comparison_tables, flat_table
+    from convinspect.report.compare import comparison_payload, comparison_tables, flat_table
 
     setting = _setting(batch, lengths, dtypes, device, (threads, repeats, seed))
     load = load_average()
@@ -171,7 +171,7 @@ def _distinct(layers: list[Layer]) -> list[Subject]:
 def _save_plot(found: list[Measured], device: str, setting: Setting, output: Path) -> None:
     from convinspect.render.picture import save_text
     from convinspect.render.plot import plot
-    from convinspect.view.comparison import panels
+    from convinspect.report.compare import panels
 
     note = f"Conv1d and Linear, forward, batch {setting.batch}, {several(setting.threads, 'thread')}, {device}"
     parts = list(plot(panels(found), note))

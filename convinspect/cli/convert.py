@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from convinspect.converting.rename import Renaming
     from convinspect.converting.training_state import Followers
     from convinspect.records import Layer
-    from convinspect.view.planning import Done
+    from convinspect.report.convert import Done
 
 
 class Target(str, Enum):
@@ -148,7 +148,7 @@ def convert(
     from convinspect.converting.rename import renaming
     from convinspect.converting.training_state import followers, own_copies
     from convinspect.layers.find import can_fuse, exactly_named, find_layers
-    from convinspect.view.planning import Done, plan_payload, plan_table
+    from convinspect.report.convert import Done, plan_payload, plan_table
     from convinspect.writing.left_behind import losses, old_names, some, unfused
     from convinspect.writing.same_format import check_target, wants_other_format, writer_of
 
@@ -250,7 +250,7 @@ def _planned(
 
 
 def _advise(done: Done, like: Path | None) -> None:
-    from convinspect.view.advice import advice_lines, called
+    from convinspect.report.code_changes import advice_lines, called
 
     for line in advice_lines(done.plan, done.names):
         print(safe(line))

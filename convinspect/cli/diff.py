@@ -99,7 +99,7 @@ def diff(
 def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool], sink: Sink) -> bool:
     """Show how two checkpoints differ; whether they are the same."""
     from convinspect.diffing.checkpoints import diff as compare
-    from convinspect.view.differences import difference_payload, difference_table, typed_lines
+    from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
     total = sum(tensor.nbytes for one in (a, b) for tensor in one.tensors.values()) if values else 0
     with naming(a.path), reading_progress(total, "comparing") as advance:
@@ -113,7 +113,7 @@ def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; whether nothing need be."""
     from convinspect.diffing.fixes import answer_error
     from convinspect.diffing.load_error import read_error
-    from convinspect.view.answers import error_payload, error_table, error_typed
+    from convinspect.report.load_error import error_payload, error_table, error_typed
 
     report = answer_error(a, read_error(text))
     _show(error_table(a, report, fold), error_payload(a, report), error_typed(a, report), sink)

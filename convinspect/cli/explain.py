@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from convinspect.explaining import Example
     from convinspect.render.table import Block
-    from convinspect.view.drawing import Focus
+    from convinspect.report.explain import Focus
 
     Draw = Callable[[Focus, list[int]], Block]
 
@@ -183,7 +183,7 @@ def _csv(path: Path) -> npt.NDArray[np.float64]:
 def _drawer(example: Example, linear: bool, width: int, height: int | None = None) -> Draw:
     """What draws one step of an example: the step, and the kernels whose sums are printed."""
     from convinspect.explaining import decimals, decimals_of_terms, sum_of
-    from convinspect.view.drawing import frame
+    from convinspect.report.explain import frame
 
     digits = decimals(example)
 
@@ -197,8 +197,8 @@ def _drawer(example: Example, linear: bool, width: int, height: int | None = Non
 def _frames(example: Example, draw: Draw, row: int | None, kernel: int | None, both: bool, width: int) -> list[Block]:
     """Rows 1, 2 and n, or the one asked for; the two layouts after them when asked for."""
     from convinspect.explaining import decimals, sum_of
-    from convinspect.view.drawing import cell_focus, row_focus
-    from convinspect.view.layouts import layouts
+    from convinspect.report.explain import cell_focus, row_focus
+    from convinspect.report.explain_layouts import layouts
 
     count, outs = len(example.f), len(example.w)
     shown = [row] if row is not None else sorted({1, min(2, count), count})
@@ -257,7 +257,7 @@ def _play(example: Example, draw: Draw, step: bool, first: tuple[int, int], heig
 
     from convinspect.explaining import sum_of
     from convinspect.render.rich_table import render_block
-    from convinspect.view.drawing import cell_focus
+    from convinspect.report.explain import cell_focus
 
     sum_of(example, *first)
     at, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
@@ -308,8 +308,8 @@ def _save_steps(example: Example, draw: Draw, output: Path, title: str, both: bo
     from convinspect.explaining import decimals
     from convinspect.render.page import page
     from convinspect.render.picture import save_steps, save_text
-    from convinspect.view.drawing import cell_focus, row_focus
-    from convinspect.view.layouts import layouts
+    from convinspect.report.explain import cell_focus, row_focus
+    from convinspect.report.explain_layouts import layouts
 
     moving, every = output.suffix.lower() == ".gif", _cells(example)
     shown = min(every, _MOST_PICTURES if moving else _MOST_STEPS)

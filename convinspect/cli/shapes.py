@@ -61,7 +61,7 @@ def shapes(
     from convinspect.layers.find import find_layers, select
     from convinspect.layers.folding import fold as folded
     from convinspect.layers.folding import unfolded
-    from convinspect.view.listing import listing_payload, listing_table
+    from convinspect.report.shapes import listing_payload, listing_table
 
     check_output(output, fmt, path)
     checkpoint = open_checkpoint(path, root)

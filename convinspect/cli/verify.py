@@ -113,9 +113,9 @@ def verify(
       convinspect verify big.safetensors converted.safetensors --bits
     """
     from convinspect.checkpoint import open_checkpoint
+    from convinspect.report.verify import verdict_payload, verdict_table
     from convinspect.verifying.checkpoints import verify as compare
     from convinspect.verifying.layers import Wish
-    from convinspect.view.verdicts import verdict_payload, verdict_table
 
     before = whole(open_checkpoint(path, root))
     if model is None and (model_after is not None or inputs):

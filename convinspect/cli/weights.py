@@ -126,7 +126,7 @@ def _show_kernels(
     from convinspect.arrays import kernels
     from convinspect.render.matrix import machine_table
     from convinspect.render.table import Block
-    from convinspect.view import numbers_view as view
+    from convinspect.report import weights as view
 
     choice = kernels.Choice(*wanted)
     things: list[object] = []
@@ -174,7 +174,7 @@ def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
 
 def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ...], sink: Sink) -> None:
     from convinspect.arrays import stats
-    from convinspect.view import numbers_view as view
+    from convinspect.report import weights as view
 
     found: list[tuple[Layer, Stats]] = []
     failed: list[ConvInspectError] = []

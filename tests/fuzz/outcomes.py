@@ -19,7 +19,7 @@ from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.render.cells import safe
 from convinspect.render.data import csv_text, json_text
-from convinspect.view.listing import listing_payload, listing_table
+from convinspect.report.shapes import listing_payload, listing_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from memory import peak, reset_peak

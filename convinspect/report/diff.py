@@ -15,7 +15,7 @@ from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.view.commands import can_be_converted, is_main, like_command, step_commands
+from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
 from convinspect.wording import several
 
 _LISTED = 3

@@ -12,8 +12,8 @@ from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.view.commands import can_be_converted, step_commands
-from convinspect.view.differences import command_lines, obstacle_cell, prefix_payload, prefix_text, what_changes
+from convinspect.report.commands import can_be_converted, step_commands
+from convinspect.report.diff import command_lines, obstacle_cell, prefix_payload, prefix_text, what_changes
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),

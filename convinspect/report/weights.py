@@ -17,7 +17,7 @@ from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
-from convinspect.view.listing import layer_name
+from convinspect.report.shapes import layer_name
 from convinspect.wording import several
 
 if TYPE_CHECKING:

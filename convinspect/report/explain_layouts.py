@@ -19,7 +19,7 @@ from convinspect.render.panels import (
     wide,
 )
 from convinspect.render.table import Block, Cell
-from convinspect.view.drawing import Focus
+from convinspect.report.explain import Focus
 
 if TYPE_CHECKING:
     from convinspect.explaining import Example

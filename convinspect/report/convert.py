@@ -14,7 +14,7 @@ from convinspect.records import Edit, Layer
 from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.view.advice import advice
+from convinspect.report.code_changes import advice
 from convinspect.wording import listed, several
 
 _COLUMNS = (
