@@ -18,7 +18,7 @@ from torch.nn import functional
 from convinspect.errors import CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.layers.find import CONVOLUTIONS
-from convinspect.wording import an
+from convinspect.text import an
 
 if TYPE_CHECKING:
     from convinspect.records import Layer

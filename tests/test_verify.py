@@ -26,9 +26,9 @@ from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
+from convinspect.text import an
 from convinspect.verifying.checkpoints import Report, converted_in_memory, verify
 from convinspect.verifying.layers import Inputs, Wish
-from convinspect.wording import an
 from convinspect.writing.same_format import save_edits
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

@@ -15,7 +15,7 @@ from convinspect.arrays import read as numbers
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
-from convinspect.wording import an
+from convinspect.text import an
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -22,7 +22,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
 from convinspect.formats.zip.archive import first_name, is_zip
 from convinspect.formats.zip.layout import STORED, Entry, ends_of, extent_of
-from convinspect.wording import several
+from convinspect.text import several
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 """Records of a torch.save archive beside its storages."""

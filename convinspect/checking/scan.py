@@ -22,7 +22,7 @@ from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.archive import is_zip
 from convinspect.records import Contents, Tensor, nbytes_of
-from convinspect.wording import several
+from convinspect.text import several
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
-from convinspect.cli.trials import check_device, check_dtype, check_dtype_on
+from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.render.format import Format
-from convinspect.wording import dimension, several
+from convinspect.text import dimension, several
 
 if TYPE_CHECKING:
     from convinspect.comparing.measure import Measured, Setting, Subject

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
-from convinspect.cli.trials import tensor_in
+from convinspect.cli.torch_options import tensor_in
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
-from convinspect.wording import several
+from convinspect.text import several
 
 if TYPE_CHECKING:
     import numpy as np

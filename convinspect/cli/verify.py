@@ -22,7 +22,7 @@ from convinspect.cli.options import (
     reading_progress,
     whole,
 )
-from convinspect.cli.trials import check_device, check_dtype, check_dtype_on, tensor_in
+from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on, tensor_in
 from convinspect.errors import CannotConvert, CannotShow, NotThere
 from convinspect.render.format import Format
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
-from convinspect.wording import several
+from convinspect.text import several
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint

@@ -18,7 +18,7 @@ from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D
 from convinspect.layers.find import CONVOLUTIONS, LISTED, exactly_named, select
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
 from convinspect.records import Edit, Layer, Tensor
-from convinspect.wording import an
+from convinspect.text import an
 
 TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
 """Names on the command line → kinds."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from convinspect.errors import CannotShow
-from convinspect.wording import dimension
+from convinspect.text import dimension
 
 Shape = tuple[int, ...]
 Trouble = Literal["size mismatch", "missing", "unexpected", "not copied"]

@@ -18,7 +18,7 @@ from convinspect.modules.pointwise import (
     PointwiseLinear,
 )
 from convinspect.modules.state import carry, obstacle, stored_weight, transposing_obstacle
-from convinspect.wording import an
+from convinspect.text import an
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)

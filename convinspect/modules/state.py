@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from convinspect.wording import an
+from convinspect.text import an
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 """A weight, or a tensor of its dimensions, in its new shape."""

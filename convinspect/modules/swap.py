@@ -35,7 +35,7 @@ from convinspect.modules.pointwise import (
 )
 from convinspect.modules.references import held_elsewhere
 from convinspect.modules.state import ORIGINALS, WEIGHTS, obstacle
-from convinspect.wording import an
+from convinspect.text import an
 
 __all__ = [
     "ChannelsFirstLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear", "Swap",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import CannotConvert
 from convinspect.records import Module
-from convinspect.wording import an
+from convinspect.text import an
 
 if TYPE_CHECKING:
     from torch import nn

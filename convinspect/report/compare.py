@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.plot import Panel
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
-from convinspect.wording import several
+from convinspect.text import several
 
 if TYPE_CHECKING:
     from convinspect.comparing.claims import Claim

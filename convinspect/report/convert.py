@@ -15,7 +15,7 @@ from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.code_changes import advice
-from convinspect.wording import listed, several
+from convinspect.text import listed, several
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),

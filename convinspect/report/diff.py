@@ -16,7 +16,7 @@ from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
-from convinspect.wording import several
+from convinspect.text import several
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""

@@ -15,7 +15,7 @@ from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import Lazily
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.wording import several
+from convinspect.text import several
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.text import an, several
 from convinspect.verifying.checkpoints import Report
 from convinspect.verifying.layers import LayerCheck
-from convinspect.wording import an, several
 
 if TYPE_CHECKING:
     from convinspect.arrays.error_bound import Agreement, Rounding

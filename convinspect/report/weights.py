@@ -18,7 +18,7 @@ from convinspect.render.matrix import MatrixView, matrix_table, number, scale, s
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.shapes import layer_name
-from convinspect.wording import several
+from convinspect.text import several
 
 if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats

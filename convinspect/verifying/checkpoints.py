@@ -20,10 +20,10 @@ from convinspect.errors import CannotConvert
 from convinspect.layers.by_shape import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.find import CONVOLUTIONS, find_layers, select
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
+from convinspect.text import several
 from convinspect.verifying.layers import LayerCheck, Wish, judge, keys_of, run
 from convinspect.verifying.metadata import changed_keys, tell_objects, tell_tags, tell_ties
 from convinspect.verifying.tensors import Pairs, pair_up
-from convinspect.wording import several
 
 if TYPE_CHECKING:
     from convinspect.verifying.model import ModelCheck

@@ -11,8 +11,8 @@ from convinspect.errors import BrokenFile, CannotShow
 from convinspect.layers.by_shape import TRANSFORMERS_CONV1D, is_magnitude
 from convinspect.layers.find import CONVOLUTIONS
 from convinspect.records import Layer
+from convinspect.text import an
 from convinspect.verifying.tensors import Pairs
-from convinspect.wording import an
 
 if TYPE_CHECKING:
     import torch

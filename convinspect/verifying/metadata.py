@@ -7,8 +7,8 @@ from convinspect.converting.training_state import parts_of
 from convinspect.formats.torch.objects import read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.records import Module, Root
+from convinspect.text import several
 from convinspect.verifying.objects import differences
-from convinspect.wording import several
 
 _MOST_OBJECTS = 20
 """Objects beside the tensors that are named when they differ; of more the number is told."""

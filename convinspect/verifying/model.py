@@ -22,10 +22,10 @@ from convinspect.arrays.error_bound import own_blocks
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.modules.user_code import built
+from convinspect.text import dimension
 from convinspect.verifying.loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.verifying.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
 from convinspect.verifying.pytree import Leaves, unequal
-from convinspect.wording import dimension
 
 _SLACK = 2.0**10
 _FLOAT32_TO_64 = 2.0**-29

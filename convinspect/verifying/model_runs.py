@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinspect.arrays.devices import full_float32
 from convinspect.errors import CannotConvert
+from convinspect.text import an
 from convinspect.verifying.pytree import Leaves, leaves
-from convinspect.wording import an
 
 GRADIENT = "gradient of "
 _NOTHING = {type(None), type}

@@ -8,7 +8,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
-from convinspect.wording import several
+from convinspect.text import several
 from convinspect.writing.pickle_keys import moved_paths
 
 
