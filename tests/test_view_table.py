@@ -352,7 +352,7 @@ def test_a_table_without_rows_or_columns_is_drawn() -> None:
 def test_neither_rich_nor_numpy_is_loaded_for_plain_output() -> None:
     code = (
         "import sys, io\n"
-        "from convinspect.view import emit, layout, machine, table, text\n"
+        "from convinspect.render import emit, plain_table as layout, data as machine, table, cells as text\n"
         "t = table.Table((table.Column('name'),), [('a → b …',)])\n"
         "for f in emit.Format: emit.emit(t, f, io.StringIO())\n"
         "assert not {'rich', 'numpy', 'torch'} & set(sys.modules), sorted(sys.modules)\n"
