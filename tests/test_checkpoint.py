@@ -20,7 +20,7 @@ from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.layers.find import find_layers
-from convinspect.layers.find import grouping as groups
+from convinspect.layers import grouping as groups
 from convinspect.records import Root
 
 SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}

@@ -17,7 +17,8 @@ import pickle_mutations
 import zip_mutations
 from pickle_mutations import number, text
 
-FIXTURES = Path(__file__).resolve().parent.parent.parent / "fixtures"
+from support.paths import FIXTURES
+
 Driver = Callable[[Random, Path], Path]
 
 

@@ -22,7 +22,7 @@ from convinspect.render.data import csv_text, json_text
 from convinspect.report.shapes import listing_payload, listing_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from memory import peak, reset_peak
+from support.memory import peak, reset_peak
 
 SECONDS = 1.0
 SECONDS_PER_KB = 0.02

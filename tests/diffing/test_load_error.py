@@ -1,0 +1,433 @@
+"""`diff A --error`: what PyTorch says is read whatever surrounds it, and each line gets an answer that holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.diffing.fixes import ErrorReport, answer_error
+from convinspect.diffing.load_error import Complaint, read_error
+from convinspect.errors import CannotShow
+from support.diffing import SHAPES, Holder, typed, zeros
+from support.paths import FIXTURES
+from support.program import assert_one_line, command, run
+
+State = dict[str, Any]
+
+
+def said_by_torch(model: nn.Module, state: State) -> str:
+    """PyTorch's own words."""
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(state)
+    return str(caught.value)
+
+
+def answered(folder: Path, state: Any, text: str) -> ErrorReport:
+    torch.save(state, folder / "a.pt")
+    return answer_error(open_checkpoint(folder / "a.pt"), read_error(text))
+
+
+def fixes(report: ErrorReport) -> dict[str, str]:
+    return {one.complaint.key: one.fix for one in report.answers}
+
+
+# ------------------------------------------------------------------------------------------------------ reading it
+
+KEYS = st.lists(
+    st.sampled_from(["module", "enc", "0", "layer norm", "x:y", "weight", "ключ", "a,b"]), min_size=1, max_size=4
+)
+SIZED = st.dictionaries(KEYS.map(".".join), SHAPES, min_size=1, max_size=6).filter(
+    lambda found: not any(other.startswith(f"{key}.") for key in found for other in found)
+)
+
+
+def expected(model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]]) -> set[Complaint]:
+    found = {Complaint("missing", key) for key in model if key not in state}
+    found |= {Complaint("unexpected", key) for key in state if key not in model}
+    for key, shape in model.items():
+        if key in state and state[key] != shape and (shape, state[key]) != ((), (1,)):
+            found.add(Complaint("size mismatch", key, state[key], shape))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZED, SIZED, st.booleans())
+def test_all_that_pytorch_says_is_read(
+    model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]], alike: bool
+) -> None:
+    if alike:
+        state = {**{key: state.get(key, (8, 6, 1)) for key in model}, **dict(list(state.items())[:1])}
+    wanted = expected(model, state)
+    if wanted and not any("." in key for key in set(state) - set(model)):
+        assert set(read_error(said_by_torch(Holder(model), zeros(state)))) == wanted
+    elif not wanted:
+        Holder(model).load_state_dict(zeros(state))
+
+
+def everything() -> tuple[str, list[Complaint]]:
+    model = {"conv.weight": (8, 6), "fc.weight": (3, 8), "gone": (2,), "also.gone": (), "same": (4,)}
+    state = {"conv.weight": (8, 6, 1), "fc.weight": (3, 9), "more": (2,), "same": (4,), "yet.more": (1,)}
+    text = said_by_torch(Holder(model), zeros(state))
+    return text, [
+        Complaint("missing", "gone"), Complaint("missing", "also.gone"),
+        Complaint("unexpected", "more"), Complaint("unexpected", "yet.more"),
+        Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),
+        Complaint("size mismatch", "fc.weight", (3, 9), (3, 8)),
+    ]  # fmt: skip
+
+
+def test_whatever_stands_around_it_is_skipped() -> None:
+    text, wanted = everything()
+    try:
+        raise RuntimeError(text)
+    except RuntimeError as error:
+        tracebacks = traceback.format_exc()
+        represented = repr(error)
+    around = {
+        "alone": text,
+        "traceback": f"epoch 3\n{tracebacks}\nKilled\n",
+        "log": "\n".join(f"2025-01-01 12:00:00,123 [rank0]: ERROR | {line}" for line in text.split("\n")),
+        "no tabs": text.replace("\t", "        "),
+        "windows": text.replace("\n", "\r\n"),
+        "repr": f"failed: {represented}",
+        "json": json.dumps({"message": text}),
+        "twice": f"{text}\nDuring handling of the above exception, another exception occurred:\n{text}",
+        "quoted": "\n".join(f"> {line}" for line in text.split("\n")),
+        "half": text[text.index("Missing") :],
+    }
+    for name, whole in around.items():
+        assert list(read_error(whole)) == wanted, name
+
+
+def test_words_of_older_versions_are_read() -> None:
+    # PyTorch 0.4.1 names the model's shape as the checkpoint's.
+    old = (
+        "RuntimeError: Error(s) in loading state_dict for Net:\n\tsize mismatch for conv.weight: copying a param of "
+        "torch.Size([8, 6]) from checkpoint, where the shape is torch.Size([8, 6, 1]) in current model."
+    )
+    assert read_error(old) == (Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),)
+    for name in ('"conv.weight"', "conv.weight"):
+        text = (
+            f"While copying the parameter named {name}, whose dimensions in the model are torch.Size([8, 6]) and whose "
+            "dimensions in the checkpoint are torch.Size([8, 6, 1])."
+        )
+        assert read_error(text) == (Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),)
+    # PyTorch 0.3
+    assert read_error("KeyError: 'unexpected key \"module.a\" in state_dict'") == (Complaint("unexpected", "module.a"),)
+    missing = "KeyError: 'missing keys in state_dict: \"{\\'a.weight\\', \\'b\\'}\"'".replace("\\'", "'")
+    assert read_error(missing) == (Complaint("missing", "a.weight"), Complaint("missing", "b"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_pytorch_could_not_copy_is_no_matter_of_shape(tmp_path: Path) -> None:
+    state = {"x": torch.rand(3, 2).to_sparse(), "y": 3}
+    text = said_by_torch(Holder({"x": (3, 2), "y": (2,)}), state)
+    assert read_error(text) == (Complaint("not copied", "x", (3, 2), (3, 2)), Complaint("not copied", "y"))
+    report = answered(tmp_path, {"x": state["x"]}, text)
+    assert fixes(report) == {"x": "none", "y": "other checkpoint"}
+
+
+@pytest.mark.parametrize("text", ["", "Traceback", "size mismatch", "\0" * 1000, "Missing key(s) in state_dict: "])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(CannotShow):
+        read_error(text)
+
+
+PIECES = ['"', "size mismatch for ", ": copying a param with shape torch.Size([", "3, ", "]) ", ", ",
+          "\n", "x", "{", "\\",
+          'Missing key(s) in state_dict: "']  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(CannotShow):
+        read_error(text)
+
+
+def test_long_texts_take_no_long_time() -> None:
+    for piece in (
+        "size mismatch for x",
+        'Missing key(s) in state_dict: "a", ',
+        "While copying the parameter named ",
+        '", "',
+    ):
+        with pytest.raises(CannotShow):
+            read_error(piece.replace('"a", ', "") * 20_000)
+
+
+# ------------------------------------------------------------------------------------------------------ answering it
+
+
+def test_each_line_gets_its_answer(tmp_path: Path) -> None:
+    model = {"conv.weight": (8, 6), "conv2.weight": (4, 4), "up.weight": (6, 8, 1), "fc.weight": (3, 8), "gone": (2,)}
+    state = {
+        "conv.weight": (8, 6, 1),
+        "conv2.weight": (4, 4, 1, 1),
+        "up.weight": (6, 8),
+        "fc.weight": (3, 9),
+        "more": (2,),
+    }
+    state |= {"up.bias": (6,)}
+    model |= {"up.bias": (6,)}
+    text = said_by_torch(Holder(model), zeros(state))
+    report = answered(tmp_path, zeros(state), text)
+    assert fixes(report) == {
+        "gone": "none", "more": "none", "conv.weight": "convert", "conv2.weight": "convert", "up.weight": "convert",
+        "fc.weight": "none",
+    }  # fmt: skip
+    assert report.obstacles == (
+        "gone: no conversion makes it", "more: the model has no such key",
+        "fc.weight is (3, 9) in A and (3, 8) in the model",
+    )  # fmt: skip
+    (tmp_path / "error.txt").write_text(text)
+    commands = typed(tmp_path, "a.pt", "--error", "error.txt")
+    assert commands == [
+        "convinspect convert a.pt -o a_converted1.pt --to linear --from conv1d --from conv2d "
+        "--layer conv --layer conv2",
+        "convinspect convert a_converted1.pt -o a_converted.pt --to conv1d --layer up",
+    ]
+    loaded = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+    again = set(read_error(said_by_torch(Holder(model), loaded)))
+    assert again == {one.complaint for one in report.answers if one.fix == "none"}
+
+
+def test_after_the_command_it_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    convs = nn.ModuleDict(
+        {"a": nn.Conv1d(4, 6, 1), "n": nn.utils.weight_norm(nn.Conv1d(6, 3, 1)), "b": nn.Conv1d(3, 2, 3)}
+    )
+    model = nn.ModuleDict({"a": nn.Linear(4, 6), "n": nn.utils.weight_norm(nn.Linear(6, 3)), "b": nn.Conv1d(3, 2, 3)})
+    torch.save(convs.state_dict(), tmp_path / "a.pt")
+    text = said_by_torch(model, convs.state_dict())
+    result = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert result.returncode == 1
+    assert "A will load after converting 2 layers" in result.stdout
+    assert typed(tmp_path, "a.pt", "--error", "-", stdin=text) == [
+        "convinspect convert a.pt -o a_converted.pt --to linear --layer a --layer n"
+    ]
+    model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+    done = command(tmp_path, "diff", "a_converted.pt", "--error", "-", stdin=text)
+    assert done.returncode == 0
+    assert "A would load strictly as it is" in done.stdout
+
+
+def test_many_layers_are_named_in_a_short_way(tmp_path: Path) -> None:
+    state: State = {f"h.{i}.conv.weight": (4, 6, 1) for i in range(12)}
+    more = {f"x.{i}.conv.weight": (4, 6, 1) for i in range(3)}
+    for others, layers in (({}, []), (more, ["--layer", "'h.*.conv'"])):
+        text = said_by_torch(Holder({**dict.fromkeys(state, (4, 6)), **others}), zeros({**state, **others}))
+        torch.save(zeros({**state, **others}), tmp_path / "a.pt")
+        (one,) = json.loads(command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "json", stdin=text).stdout)[
+            "commands"
+        ]
+        assert one.split()[5:] == ["--to", "linear", *layers]
+
+
+def test_prefixes_are_mended_by_renaming(tmp_path: Path) -> None:
+    shapes = {"conv.weight": (8, 6), "conv.bias": (8,), "fc.weight": (3, 8)}
+    for ours, theirs, rule in (
+        ("module.", "", "'module.*=*'"),
+        ("", "model.", "'*=model.*'"),
+        ("a.", "b.", "'a.*=b.*'"),
+    ):
+        model = Holder({theirs + key: shape for key, shape in shapes.items()})
+        state = zeros({ours + key: shape for key, shape in shapes.items()})
+        text = said_by_torch(model, state)
+        assert set(fixes(answered(tmp_path, state, text)).values()) == {"rename"}
+        (one,) = typed(tmp_path, "a.pt", "--error", "-", stdin=text)
+        assert one == f"convinspect convert a.pt -o a_converted.pt --rename {rule}"
+        model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+        (tmp_path / "a_converted.pt").unlink()
+        said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout
+        assert "A will load after renaming its keys" in said
+        assert "after renaming it may find other mismatches" in said
+
+
+def test_a_prefix_taken_off_before_loading_is_told(tmp_path: Path) -> None:
+    text = said_by_torch(Holder({"conv.weight": (8, 6)}), zeros({"conv.weight": (8, 6, 1)}))
+    state = zeros({"module.conv.weight": (8, 6, 1), "module.conv.bias": (8,)})
+    report = answered(tmp_path, state, text)
+    assert fixes(report) == {"conv.weight": "convert"}
+    assert [(one.a, one.b) for one in report.taken] == [("module.", "")]
+
+
+def test_the_error_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:
+    text = said_by_torch(Holder({"conv.weight": (8, 6), "b": (2,)}), zeros({"conv.weight": (8, 6, 1), "b": (3,)}))
+    assert set(fixes(answered(tmp_path, zeros({"other": (8, 6)}), text)).values()) == {"other checkpoint"}
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert said.returncode == 1
+    assert "The error is about another checkpoint" in said.stdout
+    report = answered(tmp_path, zeros({"conv.weight": (8, 7, 1), "b": (3,)}), text)
+    assert fixes(report) == {"conv.weight": "other checkpoint", "b": "none"}
+    assert "conv.weight: it has (8, 7, 1), and the error says (8, 6, 1)" in report.obstacles
+
+
+def test_shapes_that_only_another_checkpoint_can_give_are_told(tmp_path: Path) -> None:
+    text = said_by_torch(
+        Holder({"fc.weight": (8, 6), "emb.weight": (9, 5, 1)}), zeros({"fc.weight": (6, 8), "emb.weight": (9, 5)})
+    )
+    state = {**zeros({"fc.weight": (6, 8), "fc.bias": (6,), "emb.weight": (9, 5)})}
+    report = answered(tmp_path, state, text)
+    assert set(fixes(report).values()) == {"like"}
+    assert all("--like" in line for line in report.obstacles)
+
+
+def test_transformers_layers_become_linear(tmp_path: Path) -> None:
+    state = zeros({"c_attn.weight": (8, 24), "c_attn.bias": (24,)})
+    text = said_by_torch(Holder({"c_attn.weight": (24, 8), "c_attn.bias": (24,)}), state)
+    torch.save(state, tmp_path / "a.pt")
+    assert typed(tmp_path, "a.pt", "--error", "-", stdin=text) == [
+        "convinspect convert a.pt -o a_converted.pt --to linear --from transformers --layer c_attn"
+    ]
+    loaded = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+    assert loaded["c_attn.weight"].shape == (24, 8)
+
+
+def test_a_layer_that_must_stay_is_no_promise(tmp_path: Path) -> None:
+    kernel = torch.rand(8, 6, 1)
+    state = {"conv.weight": kernel, "emb.weight": kernel}
+    text = said_by_torch(Holder({"conv.weight": (8, 6), "emb.weight": (8, 6, 1)}), state)
+    report = answered(tmp_path, state, text)
+    assert fixes(report) == {"conv.weight": "like"}
+    assert report.steps == ()
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def test_text_comes_from_a_file_or_from_standard_input() -> None:
+    path = FIXTURES / "pointnet_stnkd_load_error.txt"
+    stnkd = FIXTURES / "pointnet_stnkd.pt"
+    by_file = run("diff", stnkd, "--error", path)
+    piped = run("diff", stnkd, "--error", "-", stdin=path.read_text())
+    assert by_file.returncode == piped.returncode == 1
+    assert by_file.stdout == piped.stdout
+    assert_one_line(run("diff", stnkd, "--error", "-", stdin="nothing of the kind"), "load_state_dict")
+    assert (
+        run(
+            "diff", stnkd, "--error", "-", stdin="\udcff".encode("utf-8", "surrogateescape").decode("latin-1")
+        ).returncode
+        == 2
+    )
+
+
+def test_json_is_as_documented(tmp_path: Path) -> None:
+    text = said_by_torch(Holder({"conv.weight": (8, 6)}), zeros({"conv.weight": (8, 6, 1)}))
+    torch.save(zeros({"conv.weight": (8, 6, 1)}), tmp_path / "a.pt")
+    assert json.loads(command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "json", stdin=text).stdout) == {
+        "a": {"path": "a.pt", "format": "torch.save (zip)", "root": ""},
+        "same": False,
+        "verdict": "loads after converting",
+        "obstacles": [],
+        "rename": [],
+        "commands": ["convinspect convert a.pt -o a_converted.pt --to linear --layer conv"],
+        "prefixes": [],
+        "lines": [
+            {
+                "error": "size mismatch", "name": "conv.weight", "shape_checkpoint": [8, 6, 1], "shape_model": [8, 6],
+                "shape_a": [8, 6, 1], "fix": "convert", "reason": "Conv1d → Linear", "layer": "conv",
+            }
+        ],
+    }  # fmt: skip
+    csv = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "csv", stdin=text).stdout
+    assert csv == (
+        "error,name,shape_a,shape_model,fix,notes\n"
+        'size mismatch,conv.weight,"(8, 6, 1)","(8, 6)",convert,Conv1d → Linear\n'
+    )
+
+
+def test_escapes_in_the_text_are_not_obeyed(tmp_path: Path) -> None:
+    text = said_by_torch(Holder({"a": (2,)}), zeros({"a": (2,), "\x1b[31mred": (1,)}))
+    torch.save(zeros({"a": (2,), "\x1b[31mred": (1,)}), tmp_path / "a.pt")
+    for fmt in ("table", "json", "csv", "md"):
+        result = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", fmt, stdin=text)
+        assert result.returncode == 1
+        assert "\x1b" not in result.stdout
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv1d(6, 4, 1), nn.BatchNorm1d(4)
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("module.", ""), ("", "module."), ("model.", "net."), ("", "model.")])
+def test_the_count_of_batches_that_pytorch_never_misses_is_renamed_with_the_rest(
+    tmp_path: Path, saved: str, wanted: str
+) -> None:
+    def model(prefix: str) -> nn.Module:
+        outer: nn.Module = Small()
+        for part in reversed(prefix.split(".")[:-1]):
+            inner, outer = outer, nn.Module()
+            outer.add_module(part, inner)
+        return outer
+
+    state = model(saved).state_dict()
+    text = said_by_torch(model(wanted), state)
+    report = answered(tmp_path, state, text)
+    assert report.obstacles == ()
+    assert set(fixes(report).values()) == {"rename"}
+    typed(tmp_path, "a.pt", "--error", "-", stdin=text)
+    model(wanted).load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+
+
+def test_a_training_that_was_given_whole_is_told_where_its_weights_are(tmp_path: Path) -> None:
+    training = {"model": Small().state_dict(), "epoch": 3, "args": {"lr": 0.1}}
+    text = said_by_torch(Small(), training)
+    report = answered(tmp_path, training, text)
+    found = fixes(report)
+    assert [found[key] for key in ("model", "epoch", "args")] == ["pass its root"] * 3
+    assert found["conv.weight"] == "already"
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert (said.returncode, 'checkpoint["model"]' in said.stdout) == (1, True)
+    assert "not about this file" not in said.stdout
+    assert "will still not load" not in said.stdout
+
+
+def test_an_error_of_before_the_file_was_mended_asks_for_nothing(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
+    report = answered(tmp_path, state, text)
+    assert report.same
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert (said.returncode, "type:" in said.stdout) == (0, False)
+
+
+def test_keys_that_a_terminal_broke_are_read_whole() -> None:
+    text, wanted = everything()
+    for width in (60, 72, 80):
+        folded = "\n".join(line[at : at + width] for line in text.split("\n") for at in range(0, len(line), width))
+        found = {one.key for one in read_error(folded) if one.trouble in ("missing", "unexpected")}
+        assert found == {one.key for one in wanted if one.trouble in ("missing", "unexpected")}, width
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_an_error_that_powershell_kept_is_read(tmp_path: Path, encoding: str) -> None:
+    state = zeros({"conv.weight": (8, 6, 1)})
+    (tmp_path / "e.txt").write_text(said_by_torch(Holder({"conv.weight": (8, 6)}), state), encoding=encoding)
+    torch.save(state, tmp_path / "a.pt")
+    said = command(tmp_path, "diff", "a.pt", "--error", "e.txt")
+    assert (said.returncode, "A will load after converting 1 layer" in said.stdout) == (1, True)
+
+
+def test_values_of_an_error_cannot_be_compared(tmp_path: Path) -> None:
+    torch.save(zeros({"conv.weight": (8, 6, 1)}), tmp_path / "a.pt")
+    assert_one_line(command(tmp_path, "diff", "a.pt", "--error", "-", "--values", stdin="x"), "--values")
+
+
+def test_a_prefix_is_named_once(tmp_path: Path) -> None:
+    state = Small().state_dict()
+    text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
+    assert "prefix: prefix" not in command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout

@@ -1,0 +1,1 @@
+"""What builds the inputs of tests, runs the program, and knows what must hold of a result."""

@@ -1,0 +1,145 @@
+"""Runs commands on hostile files in this process, while Python reports what is done to the system.
+
+`python tests/support/auditing.py FOLDER` builds each file below FOLDER and prints a line for everything but reading it:
+an event's name, its first argument, the file and the command. Nothing is printed when nothing happened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import pkgutil
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from support.paths import FIXTURES
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import typer
+from rich.cells import cell_len
+
+import convinspect
+from convinspect.cli import main
+from support.hostile import HOSTILE, LARGE
+
+BENIGN = (
+    *("pointnet_stnkd.pt", "pointnet_stnkd_module.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd_script.pt"),
+    *("pointnet_stnkd_trace.pt", "pointnet_stnkd.pt2", "pointnet_stnkd.safetensors", "sharded", "sharded_bin"),
+    *("distributed", "dtypes.pt", "big_endian.pt", "odd_tensors.pt", "weight_norm_old.pt", "pruned.pt", "README.md"),
+)
+COMMANDS = (
+    ("shapes", "{path}", "--all"),
+    ("check", "{path}", "--values"),
+    ("weights", "{path}"),
+    ("convert", "{path}", "--to", "linear", "--dry-run"),
+    ("diff", "{path}", "{path}"),
+    ("verify", "{path}", "{path}", "--bits"),
+)
+QUIET = {"object.__getattr__", "sys._getframe", "builtins.id", "os.listdir", "os.scandir", "array.__new__"}
+"""Events that look at something, or make room for numbers, and change nothing. A folder's entries are read to find its
+shards."""
+
+
+class Watch:
+    """The audit hook, which stays for good but speaks only while a command is under way."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        """Where the file lies; None between commands."""
+        self.seen: set[str] = set()
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.folder is None or event in QUIET:
+            return
+        folder, self.folder = self.folder, None
+        try:
+            if not _is_harmless(event, arguments, folder):
+                self.seen.add(f"{event} {arguments[:1]!r}"[:200])
+        finally:
+            self.folder = folder
+
+
+def _is_harmless(event: str, arguments: tuple[object, ...], folder: Path) -> bool:
+    first = arguments[0] if arguments else None
+    if event == "open":
+        flags = arguments[2] if isinstance(arguments[2], int) else 0
+        writing = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        return not writing and _below(first, folder)
+    # Typer sets this one while it looks for pydantic.
+    if event in ("os.putenv", "os.unsetenv"):
+        return first == b"PYDANTIC_DISABLE_PLUGINS"
+    # TorchScript's text becomes a syntax tree, which `ast` asks the compiler for; running it would show as "exec".
+    return event == "compile" and arguments[1] == "<unknown>"
+
+
+def _below(path: object, folder: Path) -> bool:
+    """Whether the path as it was asked for lies in the file's folder; what a link leads to was put there by us."""
+    return isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(f"{folder}{os.sep}")
+
+
+def _run(options: tuple[str, ...], path: Path) -> set[str]:
+    """Run a command; its exit code and last line, when it ended as none should."""
+    sys.argv = ["convinspect", *(option.replace("{path}", str(path)) for option in options)]
+    errors = io.StringIO()
+    code: object = 0
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors.getvalue()[-900:]!r}"}
+
+
+def _warm_up(folder: Path) -> None:
+    """Sound files of every kind, and one of no kind, load what our own code needs."""
+    # Typer evaluates our own annotations each time that it makes the command, so it is made once.
+    ours = sys.modules["convinspect.cli.main"]
+    vars(ours)["app"] = typer.main.get_command(vars(ours)["app"])
+    for name in BENIGN:
+        for options in COMMANDS:
+            _run(options, FIXTURES / name)
+    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    # How wide a character is, is looked up in a table that is loaded for the first wide one.
+    cell_len("名")
+    # A text pickle's strings are decoded by codecs that the standard library loads when first asked for.
+    for codec in ("raw-unicode-escape", "unicode-escape", "ascii", "latin-1", "utf-8", "cp437"):
+        b"a".decode(codec)
+
+
+def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) -> set[str]:
+    """Every command on every file; what was done beyond reading it, and each that ended in a traceback, as lines."""
+    _warm_up(folder)
+    watch = Watch()
+    sys.addaudithook(watch)
+    found: set[str] = set()
+    for number, name in enumerate(names):
+        place = folder / str(number)
+        place.mkdir()
+        path = build(name, place)
+        for options in COMMANDS:
+            watch.folder = place
+            try:
+                ill = _run(options, path)
+            finally:
+                watch.folder = None
+            found |= {f"{line} · {name} · {options[0]}" for line in watch.seen | ill}
+            watch.seen.clear()
+        shutil.rmtree(place)
+    return found
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1]).resolve()
+    marker = where / "marker"
+    part, parts = (int(word) for word in sys.argv[2:4])
+    chosen = sorted(HOSTILE.keys() - LARGE.keys())[part::parts]
+    lines = audit(where, chosen, lambda name, place: HOSTILE[name](place, marker))
+    print("\n".join(sorted(lines)), end="")
+    print(f"{len(chosen)} files", file=sys.stderr)
+    sys.exit(1 if lines or marker.exists() else 0)

@@ -1,0 +1,57 @@
+"""A conversion carried out as the command does it, and what must hold of the result. torch is the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.plan import Plan, Request, plan
+from convinspect.converting.training_state import followers
+from convinspect.layers.find import find_layers
+from convinspect.writing.same_format import save_edits
+
+
+def converted(source: Path, target: Path, to: str = "Linear", keep_optimizer: bool = False, **options: Any) -> Plan:
+    """Carry out a conversion as the command does, and give its plan."""
+    checkpoint = open_checkpoint(source)
+    planned = plan(find_layers(checkpoint), Request(to, **options))
+    following = followers(checkpoint, planned, keep_optimizer)
+    edits = (*planned.edits, *following.copies, *following.optimizer)
+    save_edits(checkpoint, edits, target, lambda done: None)
+    return planned
+
+
+def load(path: Path) -> Any:
+    """The oracle."""
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+
+
+def names(planned: Plan) -> list[str]:
+    return [one.layer.name for one in planned.conversions]
+
+
+def reasons(planned: Plan) -> dict[str, str]:
+    return {one.name: one.reason for one in planned.refusals}
+
+
+def assert_only_reshaped(before: Any, after: Any, changed: Iterable[str]) -> None:
+    """Same keys in the same order, same bits, dtypes, devices and flags; shapes differ for `changed` alone."""
+    assert list(before) == list(after)
+    wanted = set(changed)
+    for key, old in before.items():
+        new = after[key]
+        assert (new.dtype, new.device, new.requires_grad) == (old.dtype, old.device, old.requires_grad), key
+        assert new.reshape(-1).tolist() == old.reshape(-1).tolist() or old.isnan().any(), key
+        assert (new.shape != old.shape) == (key in wanted), key
+
+
+CONTAINERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
+    "zip.pt": lambda sd, path: torch.save(sd, path),
+    "legacy.pt": lambda sd, path: torch.save(sd, path, _use_new_zipfile_serialization=False),
+    "one.safetensors": lambda sd, path: save_file(sd, path, metadata={"format": "pt", "note": "ü [bold]"}),
+}

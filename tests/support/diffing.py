@@ -1,0 +1,52 @@
+"""Two objects that `diff` is asked about, and PyTorch's own word on them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from support.program import command
+
+State = dict[str, Any]
+SHAPES = st.sampled_from(
+    [(8, 6), (8, 6, 1), (6, 8), (8, 6, 1, 1), (8, 8), (8, 8, 1), (8,), (1,), (), (0, 6), (2, 3, 3)]
+)
+
+
+def zeros(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32) -> State:
+    return {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+
+
+def typed(folder: Path, *words: object, stdin: str | None = None) -> list[str]:
+    """The commands that `diff` gives, after each was run by a shell in `folder`."""
+    result = command(folder, "diff", *words, "--format", "json", stdin=stdin)
+    assert result.returncode == 1, result.stderr
+    commands: list[str] = json.loads(result.stdout)["commands"]
+    for one in commands:
+        assert one.startswith("convinspect convert ")
+        line = one.replace("convinspect", f"{shlex.quote(sys.executable)} -m convinspect", 1)
+        subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True, timeout=120)
+    return commands
+
+
+class Holder(nn.Module):
+    """A module whose state_dict has the keys and shapes that are given."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        for key, shape in shapes.items():
+            place: nn.Module = self
+            *path, leaf = key.split(".")
+            for part in path:
+                if part not in place._modules:
+                    place.add_module(part, nn.Module())
+                place = place._modules[part]  # type: ignore[assignment]
+            place.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))

@@ -1,0 +1,351 @@
+"""The program under faults: in children of a process that has imported everything, so that hundreds of runs are cheap.
+
+`serve` reads one JSON line for each group of runs that begin together, and answers with one.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from support.paths import ROOT, STNKD, TESTS
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of the program.
+
+    Attributes:
+        arguments: As on the command line.
+        faults: Names in `FAULTS`, each with its arguments.
+        kill_after: Seconds from its first write until it is killed; None to let it end.
+        user: Whose rights it has; None for those of the tests.
+        largest_file: Bytes that a file may grow to; None without limit.
+    """
+
+    arguments: tuple[str, ...]
+    faults: tuple[tuple[Any, ...], ...] = ()
+    kill_after: float | None = None
+    user: int | None = None
+    largest_file: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        code: Exit code; minus the signal's number.
+        stdout: What it printed.
+        stderr: What it complained of.
+        writing: Seconds from the first write until the target had its name; 0 where it never got one.
+        steps: Calls of the system from the first write on, where these were counted.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+    writing: float
+    steps: int = 0
+
+
+class Program:
+    """The process whose children are the runs."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from support.faults import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A child of a process with threads can have none of PyTorch's.
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONIOENCODING": "utf-8",
+            },
+        )
+
+    def run(self, *arguments: object, faults: tuple[tuple[Any, ...], ...] = (), **options: Any) -> Ended:
+        """One run."""
+        return self.at_once(Run(tuple(map(str, arguments)), faults, **options))[0]
+
+    def at_once(self, *runs: Run) -> list[Ended]:
+        """Several that begin together."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([asdict(run) for run in runs]) + "\n")
+        self._process.stdin.flush()
+        return [Ended(**one) for one in json.loads(self._process.stdout.readline())]
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+# ------------------------------------------------------------------------------------- inside that process
+
+STEPS = (
+    *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
+    *("stat", "chmod", "chown", "scandir"),
+)
+"""Calls of the system that are counted, from the first `mkdir` on: it makes the folder for what is written."""
+
+
+class Steps:
+    """Counts those calls, and may end the process before one of them."""
+
+    def __init__(self, last: int) -> None:
+        self.done = -1
+        self.last = last
+        for name in STEPS:
+            setattr(os, name, self._counting(name, getattr(os, name)))
+        builtins.open = self._counting("open", builtins.open)
+
+    def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if self.done >= 0 or name == "mkdir":
+                self.done += 1
+                if self.done == self.last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return counted
+
+
+def _refusing(name: str, number: int, calls: int = 0) -> None:
+    """After some calls of `os.NAME`, every further one fails."""
+    original, left = getattr(os, name), [calls]
+
+    def refused(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(number, os.strerror(number))
+        return original(*arguments, **options)
+
+    setattr(os, name, refused)
+
+
+def _short(most: int) -> None:
+    """Reads, writes and copies of at most so many bytes at once, as some network file systems have it."""
+    pread, write, copy = os.pread, os.write, os.copy_file_range
+    os.pread = lambda handle, size, at: pread(handle, min(size, most), at)
+    os.write = lambda handle, data: write(handle, memoryview(data)[:most])
+    os.copy_file_range = lambda here, there, size, at: copy(here, there, min(size, most), at)  # type: ignore[misc,assignment]
+
+
+def _no_look_at_free_space() -> None:
+    def unknown(path: object) -> Any:
+        raise OSError(errno.ENOSYS, "not known here")
+
+    shutil.disk_usage = unknown
+
+
+def _before(place: str, call: int, action: str, path: str, other: str = "") -> None:
+    """Before call `call` of a function, something is done to a file by someone else."""
+    module, _, name = place.rpartition(".")
+    owner = importlib.import_module(module)
+    original, calls = getattr(owner, name), [0]
+
+    def surprised(*arguments: Any, **options: Any) -> Any:
+        if calls[0] == call:
+            ACTIONS[action](Path(path), other)
+        calls[0] += 1
+        return original(*arguments, **options)
+
+    setattr(owner, name, surprised)
+
+
+def _rewrite(path: Path, other: str) -> None:
+    """Other bytes in the same file, of the same length."""
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\x55" * 64)
+
+
+ACTIONS: dict[str, Callable[[Path, str], object]] = {
+    "vanish": lambda path, _: path.unlink(),
+    "cut": lambda path, _: os.truncate(path, path.stat().st_size // 3),
+    "empty": lambda path, _: os.truncate(path, 0),
+    "grow": lambda path, _: path.open("ab").write(b"more"),
+    "rewrite": _rewrite,
+    "replace": lambda path, other: os.replace(other, path),
+    "make": lambda path, other: path.write_text(other),
+    "kill": lambda _, __: os.kill(os.getpid(), signal.SIGKILL),
+    "end": lambda _, other: os.kill(os.getpid(), int(other)),
+}
+
+
+def _apart() -> None:
+    """As in a process that has no PyTorch yet. With one thread each a fork does not harm it."""
+    from convinspect.writing import child_process as apart
+
+    apart._can_fork = lambda: True
+
+
+FAULTS: dict[str, Callable[..., object]] = {
+    "refuse": lambda name, code, calls=0: _refusing(name, getattr(errno, code), calls),
+    "short": _short,
+    "any room": _no_look_at_free_space,
+    "before": _before,
+    "apart": _apart,
+}
+
+
+def _tell_when_it_writes(told: int) -> None:
+    """The time of the first `mkdir`, which makes the folder for what is written, and of every naming."""
+
+    def telling(function: Callable[..., Any], first: bool) -> Callable[..., Any]:
+        calls: list[int] = []
+
+        def told_of(*arguments: Any, **options: Any) -> Any:
+            if first and not calls:
+                os.write(told, struct.pack("d", time.perf_counter()))
+            calls.append(1)
+            result = function(*arguments, **options)
+            if not first:
+                os.write(told, struct.pack("d", time.perf_counter()))
+            return result
+
+        return told_of
+
+    os.mkdir = telling(os.mkdir, True)
+    os.link, os.replace = telling(os.link, False), telling(os.replace, False)
+
+
+def _child(run: dict[str, Any], output: tuple[int, int], counted: int, told: int) -> None:
+    """Never returns."""
+    from convinspect.cli import main
+
+    code, steps = 3, None
+    try:
+        # Whoever starts the tests in the background, or by nohup, has them ignored.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.dup2(output[0], 1)
+        os.dup2(output[1], 2)
+        if run["largest_file"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (run["largest_file"], run["largest_file"]))
+        if run["user"] is not None:
+            os.setgroups([])
+            os.setgid(run["user"])
+            os.setuid(run["user"])
+        sys.argv = ["convinspect", *run["arguments"]]
+        _tell_when_it_writes(told)
+        for name, *arguments in run["faults"]:
+            if name == "kill at step":
+                steps = Steps(*arguments)
+            else:
+                FAULTS[name](*arguments)
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if steps is not None:
+            os.pwrite(counted, str(steps.done + 1).encode(), 0)
+        os._exit(code)
+
+
+def _begin(run: dict[str, Any]) -> Callable[[], Ended]:
+    """Fork; what is given waits until the child and all of its children are gone."""
+    files = [os.memfd_create(name) for name in ("out", "err", "steps")]
+    hear, told = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(hear)
+        _child(run, (files[0], files[1]), files[2], told)
+    os.close(told)
+
+    def wait() -> Ended:
+        begun = b""
+        if run["kill_after"] is not None:
+            begun = os.read(hear, 8)
+            since = time.perf_counter() - struct.unpack("d", begun)[0] if begun else 0.0
+            time.sleep(max(0.0, run["kill_after"] - since))
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with os.fdopen(hear, "rb") as rest:
+            # The end of it comes when the last child is gone.
+            times = [one[0] for one in struct.iter_unpack("d", begun + rest.read())]
+        out, err, steps = (_text(file) for file in files)
+        return Ended(code, out, err, times[-1] - times[0] if times else 0.0, int(steps or 0))
+
+    return wait
+
+
+def _text(handle: int) -> str:
+    text = os.pread(handle, 1 << 24, 0).decode("utf-8", "backslashreplace")
+    os.close(handle)
+    return text
+
+
+def _warm_up() -> None:
+    """Run once what the children will, so that they find all modules imported; some cannot read them any more."""
+    from convinspect.cli import main
+
+    source = str(STNKD)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        for name in ("a.pt", "a.safetensors"):
+            sys.argv = ["convinspect", "convert", source, "-o", f"{folder}/{name}", "--to", "linear"]
+            with suppress(SystemExit):
+                main()
+    gc.freeze()
+
+
+def serve() -> None:
+    """Answer until the input ends."""
+    import convinspect
+
+    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    _warm_up()
+    for line in sys.stdin:
+        waiting = [_begin(run) for run in json.loads(line)]
+        print(json.dumps([asdict(wait()) for wait in waiting]), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- small disks
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """A memory file system on `folder`.
+
+    Raises:
+        PermissionError: This system does not let us.
+    """
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        raise PermissionError("no file system may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
