@@ -19,8 +19,8 @@ from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
-from convinspect.layers.find import find_layers
 from convinspect.layers import grouping as groups
+from convinspect.layers.find import find_layers
 from convinspect.records import Root
 
 SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}
