@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.checkpoint import open_checkpoint as open
     from convinspect.errors import ConvInspectError
-    from convinspect.layers.find import find_layers, select
+    from convinspect.layers.find import find_layers
+    from convinspect.layers.select import select
     from convinspect.records import Layer, Tensor
 
 __version__ = "0.1.0"
@@ -28,7 +29,7 @@ _HOMES = {
     "Tensor": ("records", "Tensor"),
     "find_layers": ("layers.find", "find_layers"),
     "open": ("checkpoint", "open_checkpoint"),
-    "select": ("layers.find", "select"),
+    "select": ("layers.select", "select"),
 }
 
 

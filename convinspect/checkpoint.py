@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convinspect.dtypes import NUMBERS
 from convinspect.errors import ConvInspectError
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.records import NUMBERS, Contents, Module, Root, Tensor, bytes_of
+from convinspect.keys.wrappers import clean_name, clean_names
+from convinspect.records import Contents, Module, Root, Tensor, bytes_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Wrappers that add a level to every name below them and change nothing else.
-_WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
 
 
 FEW_OF_A_TIE = 4
@@ -76,7 +74,7 @@ class Checkpoint:
         keys = [tensor.key for tensor in self.root.tensors]
         names = _distinct(clean_names(keys))
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
-        self.modules: dict[str, Module] = {_clean(name): module for name, module in self.root.modules.items()}
+        self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self._tied, self._beside = _sharers(self.tensors)
 
@@ -180,21 +178,6 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
         raise error.at(where) from None
 
 
-def clean_names(keys: list[str]) -> list[str]:
-    """Keys without wrappers' levels; a key stays whole where two would become the same."""
-    cleaned = [_clean(key) for key in keys]
-    if len(set(cleaned)) == len(keys):
-        return cleaned
-    taken = set(keys)
-    counts: dict[str, int] = {}
-    for name in cleaned:
-        counts[name] = counts.get(name, 0) + 1
-    return [
-        name if counts[name] == 1 and (name == key or name not in taken) else key
-        for key, name in zip(keys, cleaned, strict=True)
-    ]
-
-
 def _distinct(names: list[str]) -> list[str]:
     """Each name that occurs again is numbered: keys `1` and `"1"` read the same, and no tensor may be lost."""
     if len(set(names)) == len(names):
@@ -209,21 +192,6 @@ def _distinct(names: list[str]) -> list[str]:
         seen.add(new)
         distinct.append(new)
     return distinct
-
-
-def _clean(key: str) -> str:
-    if "module" not in key and "_orig_mod" not in key:
-        return key
-    return ".".join(part for part, wrapper in levels(key) if not wrapper) or key
-
-
-def levels(key: str) -> list[tuple[str, bool]]:
-    """A key's parts, each with whether it is a wrapper's level, which clean names leave out."""
-    parts = key.split(".")
-    front = 0
-    while front < len(parts) - 1 and parts[front] in _WRAPPERS_IN_FRONT:
-        front += 1
-    return [(part, at < front or part in _WRAPPERS_ANYWHERE) for at, part in enumerate(parts)]
 
 
 def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:

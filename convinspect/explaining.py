@@ -16,8 +16,7 @@ import torch
 from torch.nn import functional
 
 from convinspect.errors import CannotShow
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
-from convinspect.layers.find import CONVOLUTIONS
+from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
 from convinspect.text import an
 
 if TYPE_CHECKING:

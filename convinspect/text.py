@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 """Letters whose names begin with a vowel: an LSTM, an RNN."""
@@ -34,3 +34,15 @@ def listed(words: Iterable[str]) -> str:
     """Words as a sentence counts them up, each once: "stride 1, padding 0 and groups 1"."""
     *others, last = dict.fromkeys(words)
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """A remedy line that offers the names most like `name`."""
+    import difflib
+
+    bare = name.strip("*")
+    near = [other for other in names if bare and bare.lower() in other.lower()][:3]
+    near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]
+    if not near:
+        near = list(names[:3])
+    return "the closest are: " + ", ".join(near[:3]) if near else "the checkpoint has no layers"

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from convinspect.checkpoint import Checkpoint, clean_names, open_checkpoint
+from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
+from convinspect.keys.wrappers import clean_names
 from convinspect.layers import grouping as groups
 from convinspect.layers.find import find_layers
 from convinspect.records import Root

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from convinspect.arrays import read as numbers
 from convinspect.arrays.storage import Fetch, check_range, opened
+from convinspect.dtypes import ITEMSIZE, nbytes_of
 from convinspect.errors import CannotShow, ConvInspectError
-from convinspect.records import ITEMSIZE, Tensor, nbytes_of
+from convinspect.records import Tensor
 
 Array = npt.NDArray[Any]
 

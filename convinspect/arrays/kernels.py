@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from convinspect.arrays import read as numbers
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
 from convinspect.text import an
 

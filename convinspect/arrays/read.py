@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from convinspect.arrays.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
+from convinspect.dtypes import COMPLEX
 from convinspect.errors import BrokenFile, CannotShow, RefusedFile
-from convinspect.records import COMPLEX, Layer, Storage, Tensor
+from convinspect.records import Layer, Storage, Tensor
 
 Array = npt.NDArray[Any]
 

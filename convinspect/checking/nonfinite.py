@@ -11,8 +11,9 @@ import numpy as np
 
 from convinspect.arrays.read import Array, blocks, dense, read
 from convinspect.checking.findings import Log, Place
+from convinspect.dtypes import COMPLEX, FLOATING
 from convinspect.errors import ConvInspectError
-from convinspect.records import COMPLEX, FLOATING, Contents, Tensor, bytes_of
+from convinspect.records import Contents, Tensor, bytes_of
 
 _PARTS = {"complex32": "float32", "complex64": "float32", "complex128": "float64"}
 """What the parts of a complex number are read as."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from convinspect.checking.findings import Log, Place
+from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats.pickle.machine import Machine, Read, reader
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.safe_globals import judged
 from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.torch.tensors import storage_dtype
-from convinspect.records import storage_nbytes
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
 _TELLS = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from convinspect.checking.containers import look_at_file, parsed, second_place
 from convinspect.checking.findings import Log, Place, Report
 from convinspect.checking.pickles import Seen, Stream, look_at_pickle
+from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents, sharded
 from convinspect.formats.files import File
@@ -21,7 +22,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.archive import is_zip
-from convinspect.records import Contents, Tensor, nbytes_of
+from convinspect.records import Contents, Tensor
 from convinspect.text import several
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}

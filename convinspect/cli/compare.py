@@ -133,7 +133,8 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
             raise CannotConvert("--layer chooses layers of a file, and none is given")
         return pointnet(seed)
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.layers.find import find_layers, select
+    from convinspect.layers.find import find_layers
+    from convinspect.layers.select import select
 
     with naming(path):
         checkpoint = open_checkpoint(path, root)
@@ -144,8 +145,8 @@ def _subjects(path: Path | None, root: str | None, names: list[str], seed: int) 
 def _distinct(layers: list[Layer]) -> list[Subject]:
     from convinspect.arrays.to_torch import weight_and_bias
     from convinspect.comparing.measure import Subject
-    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
-    from convinspect.records import COMPLEX
+    from convinspect.dtypes import COMPLEX
+    from convinspect.kinds import TRANSFORMERS_CONV1D
 
     alike: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:

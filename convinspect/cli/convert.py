@@ -144,10 +144,12 @@ def convert(
       convinspect convert whole_model.pt -o weights.safetensors --state-dict --to linear
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.converting.plan import TARGETS, chosen_layers
+    from convinspect.converting.plan import chosen_layers
     from convinspect.converting.rename import renaming
     from convinspect.converting.training_state import followers, own_copies
-    from convinspect.layers.find import can_fuse, exactly_named, find_layers
+    from convinspect.kinds import TARGETS
+    from convinspect.layers.find import can_fuse, find_layers
+    from convinspect.layers.select import exactly_named
     from convinspect.report.convert import Done, plan_payload, plan_table
     from convinspect.writing.left_behind import losses, old_names, some, unfused
     from convinspect.writing.same_format import check_target, wants_other_format, writer_of
@@ -203,7 +205,8 @@ def convert(
         if target is not None and anew:
             from convinspect.writing.state_dict import resave
 
-            resave(checkpoint, planned, fused, target, renamed.edits, following.copies)
+            shapes = (*planned.edits, *following.copies)
+            resave(checkpoint, shapes, planned.groups, fused, target, renamed.edits)
         elif target is not None:
             _write(checkpoint, planned, following, renamed, target, drop_optimizer)
     sink = Sink(fmt, width, None, "")
@@ -240,7 +243,8 @@ def _planned(
     globs: tuple[tuple[str, ...], tuple[str, ...]],
     expand: bool,
 ) -> Plan:
-    from convinspect.converting.plan import TARGETS, Plan, Request, plan
+    from convinspect.converting.plan import Plan, Request, plan
+    from convinspect.kinds import TARGETS
 
     if to is None:
         return Plan()
@@ -298,9 +302,7 @@ def _prefixes_apart(names: dict[str, str], renamed: Renaming, other: Checkpoint,
 
 def _kinds(origin: list[Origin], to: Target | None) -> tuple[str, ...]:
     """Kinds named by `--from`; `any` is all but the wanted one."""
-    from convinspect.converting.plan import TARGETS
-    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
-    from convinspect.layers.find import CONVOLUTIONS
+    from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
 
     kinds: list[str] = []
     for one in origin:

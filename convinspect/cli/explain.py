@@ -85,7 +85,7 @@ def explain(
 
       convinspect explain -o pointwise.html
     """
-    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+    from convinspect.kinds import TRANSFORMERS_CONV1D
 
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
@@ -130,7 +130,8 @@ def _example(
         with naming(given or Path()):
             return explaining.example(made.name, made.kind, made.stored, weight, bias, data)
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.layers.find import find_layers, select
+    from convinspect.layers.find import find_layers
+    from convinspect.layers.select import select
 
     with naming(path):
         chosen = select(find_layers(open_checkpoint(path, root)), [layer or ""])

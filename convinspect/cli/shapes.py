@@ -58,9 +58,10 @@ def shapes(
       convinspect shapes model.ckpt --root ema --output table.svg
     """
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.layers.find import find_layers, select
+    from convinspect.layers.find import find_layers
     from convinspect.layers.folding import fold as folded
     from convinspect.layers.folding import unfolded
+    from convinspect.layers.select import select
     from convinspect.report.shapes import listing_payload, listing_table
 
     check_output(output, fmt, path)

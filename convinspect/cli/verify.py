@@ -167,8 +167,8 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
         CannotConvert: There is nothing to convert.
     """
     from convinspect.converting.plan import Request, plan
-    from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
-    from convinspect.layers.find import CONVOLUTIONS, find_layers
+    from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
+    from convinspect.layers.find import find_layers
     from convinspect.verifying.checkpoints import converted_in_memory
 
     layers = find_layers(before)

@@ -102,7 +102,8 @@ def weights(
 
 def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
     """The named layers; else the pointwise ones; else all convolutions and Linear."""
-    from convinspect.layers.find import find_layers, select
+    from convinspect.layers.find import find_layers
+    from convinspect.layers.select import select
 
     every = find_layers(checkpoint)
     if named:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.layers.by_shape import MAYBE_TRANSPOSED
-from convinspect.layers.find import CONVOLUTIONS
 from convinspect.records import Layer
-
-RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
-"""Kinds that step through a sequence, with and without layers of their own."""
 
 
 def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:

@@ -6,14 +6,11 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from convinspect.converting.eligibility import obstacle
-from convinspect.converting.plan import KINDS, Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
-from convinspect.formats.safetensors import contiguous
-from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D, is_magnitude
-from convinspect.layers.find import CONVOLUTIONS
+from convinspect.converting.plan import Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
+from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
+from convinspect.layers.by_shape import MAYBE_TURNED, is_magnitude
 from convinspect.layers.lora import magnitudes_edit
-from convinspect.records import Edit, Layer, Tensor
-
-_KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+from convinspect.records import Edit, Layer, Tensor, contiguous
 
 
 def plan_like(
@@ -141,7 +138,7 @@ def _conversion(layer: Layer, edits: list[Edit], there: Layer | None) -> Convers
     if layer.kind not in KINDS:
         to = layer.kind if there is None else there.kind
     else:
-        to = TRANSFORMERS_CONV1D if turned else _KIND_OF_RANK[len(main.shape)]
+        to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
     doubt = main.transposed and layer.evidence == "ambiguous"
     warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
     return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

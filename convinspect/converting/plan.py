@@ -10,23 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from convinspect.converting.eligibility import RECURRENT, expandable, obstacle, reader, why_not
+from convinspect.converting.eligibility import expandable, obstacle, reader, why_not
 from convinspect.converting.reshape import channels_last, channels_last_stays, with_channels_last
 from convinspect.converting.ties import held_back
 from convinspect.errors import CannotConvert
-from convinspect.layers.by_shape import MAYBE_TURNED, TRANSFORMERS_CONV1D
-from convinspect.layers.find import CONVOLUTIONS, LISTED, exactly_named, select
+from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
+from convinspect.layers.by_shape import MAYBE_TURNED
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
+from convinspect.layers.select import exactly_named, select
 from convinspect.records import Edit, Layer, Tensor
 from convinspect.text import an
 
-TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
-"""Names on the command line → kinds."""
-
-_EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
-KINDS = (*_EXTRA_DIMS, TRANSFORMERS_CONV1D)
-"""Kinds that may become each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +102,11 @@ class Plan:
     def edits(self) -> tuple[Edit, ...]:
         """All tensors' new shapes."""
         return tuple(_edits(self.conversions))
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Groups of the kernels that become block-diagonal, by stored key."""
+        return {one.layer.weight.key: one.groups for one in self.conversions if one.groups > 1}
 
     def refused_of(self, asked: Collection[str]) -> list[Refusal]:
         """Refusals of layers that the user asked for, by their names; what is so already is none."""
@@ -201,11 +201,6 @@ def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | No
     return Refusal(layer.name, why_not(layer)) if meant else None
 
 
-def option_of(kind: str) -> str:
-    """How a kind is called on the command line."""
-    return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
-
-
 def _expanded(layer: Layer, to: str) -> Conversion:
     """Of `(O, I/groups, 1)` the block-diagonal `(O, I)`, in which all but one in `groups` numbers are zero."""
     groups = layer.groups or 1
@@ -222,7 +217,7 @@ def _shaped(layer: Layer) -> list[Tensor]:
 
 
 def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
-    return reshaped(tensor, _EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
+    return reshaped(tensor, EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
 
 
 def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
@@ -311,4 +306,4 @@ def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
 
 def _beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
     """What magnitudes are beside a converted half, which may be what they are; None where it cannot be told."""
-    return magnitudes_edit(magnitudes.weight, _EXTRA_DIMS.get(conversion.to, 0))
+    return magnitudes_edit(magnitudes.weight, EXTRA_DIMS.get(conversion.to, 0))

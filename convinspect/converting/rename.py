@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, NotThere
-from convinspect.layers.find import closest
+from convinspect.formats.safetensors import RESERVED
+from convinspect.keys.rules import Rule, apply_rules, parse_rule
+from convinspect.keys.wrappers import clean_names
 from convinspect.records import Edit, Tensor
-
-RESERVED = "__metadata__"
-"""The one name that no tensor of a safetensors file can have."""
+from convinspect.text import closest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +37,6 @@ class Renaming:
         return dict(zip(keys, clean_names([new.get(key, key) for key in keys]), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    text: str
-    pattern: re.Pattern[str]
-    new: tuple[str, ...]
-    """What stands between the parts that are carried over."""
-
-    def apply(self, name: str) -> str | None:
-        """The new name, or None when the rule does not mean this one."""
-        match = self.pattern.fullmatch(name)
-        if match is None:
-            return None
-        *carried, below = match.groups()
-        return "".join(text + part for text, part in zip(self.new, [*carried, below or ""], strict=True))
-
-
 def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
     """What `--rename` asks for.
 
@@ -72,7 +55,7 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
         return Renaming()
     if not {tensor for root in checkpoint.roots for tensor in root.tensors}.issuperset(checkpoint.root.tensors):
         raise CannotConvert("--rename needs one dictionary of tensors, not several as one", "choose it with --root")
-    rules = [_rule(text) for text in texts]
+    rules = [parse_rule(text) for text in texts]
     used: set[str] = set()
     edits = _edits(checkpoint.root.tensors, rules, used)
     if checkpoint.format.startswith("safetensors") and any(edit.key == RESERVED for edit in edits):
@@ -106,60 +89,13 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
     return {name: new[name] for names in kept for name in names if name in new}
 
 
-def _rule(text: str) -> _Rule:
-    old, equals, new = text.partition("=")
-    if not equals or not old or not new or "=" in new:
-        raise CannotConvert(f"--rename {text!r} is not OLD=NEW", "write --rename 'encoder.*=enc.*'")
-    if old.count("*") != new.count("*"):
-        raise CannotConvert(
-            f"--rename {text!r}: what each * stands for is carried over, so both sides need as many of them",
-            "write --rename 'encoder.*=enc.*'",
-        )
-    pattern = "(.*)".join(re.escape(part) for part in old.split("*"))
-    return _Rule(text, re.compile(pattern + r"(\..*)?", re.DOTALL), tuple(new.split("*")))
-
-
-def new_keys(keys: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """The keys that `--rename` with these rules gives, in order.
-
-    Raises:
-        CannotConvert: A rule is malformed, or two keys would become one.
-    """
-    return _new_keys(list(keys), [_rule(text) for text in texts], set())
-
-
-def _edits(tensors: Sequence[Tensor], rules: Sequence[_Rule], used: set[str]) -> list[Edit]:
-    new = _new_keys([tensor.key for tensor in tensors], rules, used)
+def _edits(tensors: Sequence[Tensor], rules: Sequence[Rule], used: set[str]) -> list[Edit]:
+    new = apply_rules([tensor.key for tensor in tensors], rules, used)
     return [
         Edit(tensor, tensor.shape, tensor.stride, key=name)
         for tensor, name in zip(tensors, new, strict=True)
         if name != tensor.key
     ]
-
-
-def _new_keys(keys: list[str], rules: Sequence[_Rule], used: set[str]) -> list[str]:
-    new = [_renamed(key, name, rules, used) for key, name in zip(keys, clean_names(keys), strict=True)]
-    if len(set(new)) != len(new):
-        seen: dict[str, str] = {}
-        for key, name in zip(keys, new, strict=True):
-            if name in seen:
-                raise CannotConvert(
-                    f"{seen[name]!r} and {key!r} would both be named {name!r}", "rename one differently"
-                )
-            seen[name] = key
-    return new
-
-
-def _renamed(key: str, name: str, rules: Iterable[_Rule], used: set[str]) -> str:
-    """The new key of a tensor that is stored as `key` and shown as `name`."""
-    for rule in rules:
-        new = rule.apply(key)
-        if new is None and key.endswith(name) and (shown := rule.apply(name)) is not None:
-            new = key.removesuffix(name) + shown
-        if new is not None:
-            used.add(rule.text)
-            return new
-    return key
 
 
 def together(shapes: Iterable[Edit], names: Iterable[Edit]) -> list[Edit]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from convinspect.formats.safetensors import contiguous
-from convinspect.records import Edit, Layer, Tensor
+from convinspect.records import Edit, Layer, Tensor, contiguous
 
 
 def channels_last(tensor: Tensor) -> bool | None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Plan, reshaped
 from convinspect.converting.reshape import with_channels_last
+from convinspect.dtypes import FLOATING
 from convinspect.errors import CannotConvert
+from convinspect.keys.wrappers import clean_names
 from convinspect.layers.lora import undotted_copies
-from convinspect.records import FLOATING, Contents, Edit, Root, Tensor, bytes_of
+from convinspect.records import Contents, Edit, Root, Tensor, bytes_of
 
 _WAYS_OUT = (
     "use --drop-optimizer to leave its state out, so that it starts anew, or --keep-optimizer to leave it as it is"

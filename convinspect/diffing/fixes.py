@@ -7,12 +7,14 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.checkpoint import Checkpoint
 from convinspect.converting.like import edit_to
-from convinspect.converting.plan import DEFAULT_FROM, KINDS, Request, option_of, plan
+from convinspect.converting.plan import DEFAULT_FROM, Request, plan
 from convinspect.diffing.load_error import Complaint, Shape
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
+from convinspect.keys.wrappers import clean_names
+from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer, Tensor
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.records import Contents, Root, Storage, Tensor, nbytes_of
+from convinspect.records import Contents, Root, Storage, Tensor, contiguous
+
+RESERVED = "__metadata__"
+"""The one name that no tensor of a safetensors file can have."""
+
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -125,16 +129,6 @@ def _sizes(values: Any) -> tuple[int, ...] | None:
     if isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values):
         return tuple(values)
     return None
-
-
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides of a shape, in elements, as PyTorch gives them."""
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(strides[::-1])
 
 
 def _check_layout(tensors: list[Tensor], begin: int) -> int:

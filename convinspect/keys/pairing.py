@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from convinspect.checkpoint import levels
-from convinspect.converting.rename import new_keys
 from convinspect.errors import CannotConvert
+from convinspect.keys.rules import new_keys
+from convinspect.keys.wrappers import levels
 
 _DEEPEST = 8
 """Levels of a name that are looked at in search of a root."""

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from convinspect.records import NUMBERS, Evidence, Layer, Module, Tensor
+from convinspect.dtypes import NUMBERS
+from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
+from convinspect.records import Evidence, Layer, Module, Tensor
 
-TRANSFORMERS_CONV1D = "Conv1D (transformers)"
-GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
 _EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
 _LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
@@ -65,14 +65,6 @@ def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | 
     if bias is None and ratio:
         return "linear" if rows == ratio * columns else "transposed" if columns == ratio * rows else None
     return None
-
-
-def last_word(name: str) -> str:
-    """The last part of a name that is not a number."""
-    last = name.rpartition(".")[2]
-    if last and not last.isdigit():
-        return last
-    return next((part for part in reversed(name.split(".")) if part and not part.isdigit()), "")
 
 
 def of_torch(module: Module) -> bool:

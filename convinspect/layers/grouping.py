@@ -13,14 +13,13 @@ from functools import lru_cache
 from itertools import islice
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Checkpoint
+from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.layers.by_shape import (
-    GPT2_NAMES,
     PARTS,
     QUANTIZED_NOTE,
     QUANTIZED_PARTS,
     STATISTICS,
     Context,
-    last_word,
     named_class,
     of_torch,
     orientation,

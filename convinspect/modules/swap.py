@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 from torch import nn
 
 from convinspect.errors import CannotConvert, NotThere
-from convinspect.layers.find import closest
 from convinspect.modules.counterpart import (
     CONVS,
     POINTWISE,
@@ -35,7 +34,7 @@ from convinspect.modules.pointwise import (
 )
 from convinspect.modules.references import held_elsewhere
 from convinspect.modules.state import ORIGINALS, WEIGHTS, obstacle
-from convinspect.text import an
+from convinspect.text import an, closest
 
 __all__ = [
     "ChannelsFirstLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear", "Swap",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.converting.plan import KINDS, Conversion, Plan
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
-from convinspect.layers.find import CONVOLUTIONS
+from convinspect.converting.plan import Conversion, Plan
+from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
 from convinspect.records import Layer
 

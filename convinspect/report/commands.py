@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import option_of
 from convinspect.diffing.fixes import Step
 from convinspect.formats.roots import main_root
+from convinspect.kinds import option_of
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.pickle.safe_globals import judged
-from convinspect.layers.find import LISTED
+from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size

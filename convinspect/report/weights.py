@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape
 from convinspect.render.emit import Room

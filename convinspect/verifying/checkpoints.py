@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.arrays.threads import side_by_side
-from convinspect.checkpoint import Checkpoint, clean_names
-from convinspect.converting.plan import KINDS, Conversion, Plan
+from convinspect.checkpoint import Checkpoint
+from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import followers, parts_of
 from convinspect.errors import CannotConvert
-from convinspect.layers.by_shape import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.layers.find import CONVOLUTIONS, find_layers, select
+from convinspect.keys.wrappers import clean_names
+from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, KINDS, TRANSFORMERS_CONV1D, last_word
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import select
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
 from convinspect.text import several
 from convinspect.verifying.layers import LayerCheck, Wish, judge, keys_of, run

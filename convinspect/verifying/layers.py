@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from convinspect.converting.plan import KINDS, assumed
+from convinspect.converting.plan import assumed
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D, is_magnitude
-from convinspect.layers.find import CONVOLUTIONS
+from convinspect.keys.wrappers import join_key
+from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.layers.by_shape import is_magnitude
 from convinspect.records import Layer
 from convinspect.text import an
 from convinspect.verifying.tensors import Pairs
@@ -90,11 +91,7 @@ class Wish:
 
 def keys_of(layer: Layer) -> dict[str, str]:
     """The layer's tensors by the last part of their name → their whole name."""
-    return {leaf: _key(layer.name, leaf) for leaf in layer.tensors}
-
-
-def _key(name: str, leaf: str) -> str:
-    return ".".join(part for part in (name, leaf) if part)
+    return {leaf: join_key(layer.name, leaf) for leaf in layer.tensors}
 
 
 def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, frozenset[str]]:
@@ -125,9 +122,9 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
         check = replace(check, assumed=taken[:2])
     wrong = [name for name in keys.values() if name in pairs.changed and name not in excused]
     lost = [name for name in keys.values() if name in pairs.missing and name not in excused]
-    added = [_key(layer.name, leaf) for leaf in other.tensors]
+    added = [join_key(layer.name, leaf) for leaf in other.tensors]
     added = [name for name in added if name in pairs.unexpected and name not in excused]
-    if layer.norm and other.norm is None and _key(layer.name, "weight") in added:
+    if layer.norm and other.norm is None and join_key(layer.name, "weight") in added:
         norm = {"pruned": "pruning", "parametrized": "parametrization"}.get(layer.norm, layer.norm.replace("_", " "))
         cause = f"its {norm} was made plain, in other numbers than float64 gives, rounded once"
         return replace(check, cause=cause), excused
@@ -145,13 +142,13 @@ def _kind_after(layer: Layer, other: Layer, pairs: Pairs) -> str:
     if other.kind in KINDS:
         turned = layer.kind == TRANSFORMERS_CONV1D and other.kind == TRANSFORMERS_CONV1D
         # A square one that was turned still looks like what it was beside others that were not.
-        return "Linear" if turned and _key(layer.name, "weight") in pairs.converted else other.kind
+        return "Linear" if turned and join_key(layer.name, "weight") in pairs.converted else other.kind
     return "Linear" if layer.kind in KINDS and len(other.weight.shape) == 2 else other.kind
 
 
 def _excused(layer: Layer, other: Layer, pairs: Pairs) -> frozenset[str]:
     """Tensors that look wrong and are right: a norm's parts and the plain weight they make, groups written out."""
-    plain = _key(layer.name, "weight")
+    plain = join_key(layer.name, "weight")
     if layer.norm and other.norm is None and plain in pairs.unexpected and _same_effective(layer, other):
         parts = [name for leaf, name in keys_of(layer).items() if leaf not in _BIASES and name in pairs.missing]
         return frozenset((*parts, plain, *_fused_bias(layer, other)))
@@ -180,7 +177,7 @@ def _fused_bias(layer: Layer, other: Layer) -> list[str]:
     made = effective_bias(layer)
     if made is None or made.tobytes() != numbers.read(other.bias).tobytes():
         return []
-    return [_key(layer.name, leaf) for leaf in ("bias", "bias_orig", "bias_mask")]
+    return [join_key(layer.name, leaf) for leaf in ("bias", "bias_orig", "bias_mask")]
 
 
 def _same_effective(layer: Layer, other: Layer) -> bool:
@@ -201,7 +198,7 @@ def _is_expanded(layer: Layer, other: Layer) -> bool:
 
 def _groups(layer: Layer, other: Layer, wrong: list[str]) -> str:
     """Which numbers of groups that were written out differ from the block-diagonal, where most do not; "" otherwise."""
-    made = _written_out(layer, other) if _key(layer.name, "weight") in wrong else None
+    made = _written_out(layer, other) if join_key(layer.name, "weight") in wrong else None
     if made is None:
         return ""
     import numpy as np

@@ -11,9 +11,9 @@ from torch import nn
 from convinspect.arrays import read as numbers
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import TARGETS
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.formats.torch.objects import plain_values, read_objects
+from convinspect.kinds import TARGETS
 from convinspect.modules import swap_pointwise
 from convinspect.records import Tensor
 

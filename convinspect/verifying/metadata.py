@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from convinspect.checkpoint import Checkpoint, clean_names
+from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
 from convinspect.formats.torch.objects import read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
+from convinspect.keys.wrappers import clean_names
 from convinspect.records import Module, Root
 from convinspect.text import several
 from convinspect.verifying.objects import differences

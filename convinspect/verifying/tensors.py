@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from convinspect.arrays.equality import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.arrays.threads import side_by_side
+from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
-from convinspect.layers.by_shape import GPT2_NAMES, is_magnitude, last_word
+from convinspect.kinds import GPT2_NAMES, last_word
+from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.lora import as_vector
-from convinspect.records import ITEMSIZE, Tensor
+from convinspect.records import Tensor
 
 _UNREAD, _TURNED = "unread", "turned"
 _LEFT = tuple(

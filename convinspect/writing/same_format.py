@@ -12,9 +12,8 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
-from convinspect.formats.safetensors import contiguous
 from convinspect.formats.sharded import edited_index, totals
-from convinspect.records import Edit, Root, Tensor, Version
+from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import (
     blaming_changes,
     copy_whole,

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import Plan
-from convinspect.converting.rename import RESERVED
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
+from convinspect.formats.safetensors import RESERVED
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.writing.atomic import blaming_changes, hold_to, new_file, room_for
 from convinspect.writing.child_process import apart
@@ -34,34 +33,33 @@ if TYPE_CHECKING:
 
 def resave(
     checkpoint: Checkpoint,
-    plan: Plan,
+    shapes: Iterable[Edit],
+    groups: Mapping[str, int],
     fused: Iterable[Layer],
     target: Path,
     names: Iterable[Edit] = (),
-    copies: Iterable[Edit] = (),
 ) -> None:
     """Write the root in use to `target` as a plain state_dict.
 
     Args:
         checkpoint: The source.
-        plan: Conversions to carry out on the way.
+        shapes: Edits that give other shapes.
+        groups: Groups of the kernels that become block-diagonal, by stored key.
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
         names: Edits that give other keys.
-        copies: Edits of tensors of the same root that follow the plan.
 
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then as it was.
     """
-    names, edits = list(names), [*plan.edits, *copies]
-    grouped = {one.layer.weight.key: one.groups for one in plan.conversions if one.groups > 1}
+    names, edits = list(names), list(shapes)
     expected: dict[str, Facts] = {}
     with (
         blaming_changes(checkpoint.versions),
         new_file(target, lambda new: _approve(new, expected, checkpoint.versions)) as temporary,
     ):
         expected |= apart(
-            lambda: _written(checkpoint, edits, grouped, list(fused), names, target, temporary), checkpoint.path
+            lambda: _written(checkpoint, edits, groups, list(fused), names, target, temporary), checkpoint.path
         )
 
 

@@ -63,7 +63,6 @@ def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch:
     import shutil
 
     from convinspect.checkpoint import open_checkpoint
-    from convinspect.converting.plan import Plan
     from convinspect.errors import CannotWrite
     from convinspect.writing.state_dict import resave
 
@@ -71,7 +70,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1))
     for name in ("b.pt", "b.safetensors"):
         with pytest.raises(CannotWrite, match="1 bytes free, 65,536 are needed"):
-            resave(open_checkpoint(tmp_path / "a.pt"), Plan(), [], tmp_path / name)
+            resave(open_checkpoint(tmp_path / "a.pt"), (), {}, [], tmp_path / name)
     assert [one.name for one in tmp_path.iterdir()] == ["a.pt"]
 
 

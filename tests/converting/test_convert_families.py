@@ -102,7 +102,7 @@ def test_what_is_saved_anew_is_what_was_there(tmp_path: Path, state: State, kind
     checkpoint = open_checkpoint(source)
     planned = plan(find_layers(checkpoint), Request("Linear")) if reshape else Plan()
     for target in (again, other):
-        resave(checkpoint, planned, (), target)
+        resave(checkpoint, planned.edits, planned.groups, (), target)
     changed = {edit.tensor.key for edit in planned.edits}
     for after in (load(again), load_file(other)):
         assert set(after) == set(state)

@@ -16,7 +16,9 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import NotThere
-from convinspect.layers.find import LISTED, find_layers, select
+from convinspect.kinds import LISTED
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import select
 from convinspect.records import Layer
 from support.saving import State, layer_of, layers_in, opened, zeros
 

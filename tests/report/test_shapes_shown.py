@@ -20,8 +20,9 @@ from torch.nn.utils.prune import l1_unstructured
 from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.formats import read_contents
-from convinspect.layers.find import find_layers, select
+from convinspect.layers.find import find_layers
 from convinspect.layers.folding import fold, unfolded
+from convinspect.layers.select import select
 from convinspect.render.emit import emit
 from convinspect.render.format import Format
 from convinspect.render.table import Table, plain

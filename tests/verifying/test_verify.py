@@ -302,7 +302,9 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
     source = FIXTURES / "weight_norm_old.pt"
     before = open_checkpoint(source)
     layers = find_layers(before)
-    resave(before, plan(layers, Request("Linear")), [one for one in layers if one.norm], tmp_path / "fused.pt")
+    resave(
+        before, plan(layers, Request("Linear")).edits, {}, [one for one in layers if one.norm], tmp_path / "fused.pt"
+    )
     found = report_of(source, tmp_path / "fused.pt")
     assert found.ok, found.cause
     assert any(one.outputs is not None for one in found.layers)

@@ -19,7 +19,7 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Form
 from convinspect.comparing.claims import claims
 from convinspect.comparing.measure import Setting, compare, pointnet
-from convinspect.layers.by_shape import TRANSFORMERS_CONV1D
+from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.verifying.layers import Inputs
 from support.paths import FIXTURES

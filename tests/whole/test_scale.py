@@ -18,7 +18,8 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.main import app
 from convinspect.diffing.fixes import answer_error
 from convinspect.diffing.load_error import read_error
-from convinspect.layers.find import find_layers, select
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import select
 from convinspect.modules import PointwiseLinear, swap_pointwise
 
 LAYERS = 4_000

@@ -31,7 +31,8 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.like import plan_like
 from convinspect.converting.plan import Plan, Request, plan
 from convinspect.converting.training_state import followers
-from convinspect.layers.find import CONVOLUTIONS, find_layers
+from convinspect.kinds import CONVOLUTIONS
+from convinspect.layers.find import find_layers
 from convinspect.verifying.checkpoints import verify
 from convinspect.verifying.layers import Inputs, Wish
 from convinspect.writing.same_format import save_edits

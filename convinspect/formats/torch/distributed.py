@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import walk
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED, judged
 from convinspect.formats.pickle.values import Call, Global
-from convinspect.formats.safetensors import contiguous
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch.tree import state_of
-from convinspect.records import ITEMSIZE, Contents, Root, Tensor
+from convinspect.records import Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
 _OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}

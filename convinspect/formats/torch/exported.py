@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
+from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
 from convinspect.formats.zip.archive import Archive
-from convinspect.records import ITEMSIZE, Contents, Module, Root, Tensor
+from convinspect.records import Contents, Module, Root, Tensor
 
 _SCALAR_TYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",

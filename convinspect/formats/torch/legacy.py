@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Contents, Storage, storage_nbytes
+from convinspect.records import Contents, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
-from convinspect.records import ITEMSIZE, Storage, Tensor, storage_nbytes
+from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""

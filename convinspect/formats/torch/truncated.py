@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convinspect.dtypes import storage_nbytes
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Contents, Storage, storage_nbytes
+from convinspect.records import Contents, Storage
 
 _HEADER = b"PK\x03\x04"
 _PADDING = 512

@@ -1,0 +1,43 @@
+"""state_dict keys as stored → names as shown: without the levels that wrappers of a module add."""
+
+from __future__ import annotations
+
+# Wrappers that add a level to every name below them and change nothing else.
+_WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+_WRAPPERS_IN_FRONT = {"module", *_WRAPPERS_ANYWHERE}
+
+
+def clean_names(keys: list[str]) -> list[str]:
+    """Keys without wrappers' levels; a key stays whole where two would become the same."""
+    cleaned = [clean_name(key) for key in keys]
+    if len(set(cleaned)) == len(keys):
+        return cleaned
+    taken = set(keys)
+    counts: dict[str, int] = {}
+    for name in cleaned:
+        counts[name] = counts.get(name, 0) + 1
+    return [
+        name if counts[name] == 1 and (name == key or name not in taken) else key
+        for key, name in zip(keys, cleaned, strict=True)
+    ]
+
+
+def clean_name(key: str) -> str:
+    if "module" not in key and "_orig_mod" not in key:
+        return key
+    return ".".join(part for part, wrapper in levels(key) if not wrapper) or key
+
+
+def levels(key: str) -> list[tuple[str, bool]]:
+    """A key's parts, each with whether it is a wrapper's level, which clean names leave out."""
+    parts = key.split(".")
+    front = 0
+    while front < len(parts) - 1 and parts[front] in _WRAPPERS_IN_FRONT:
+        front += 1
+    return [(part, at < front or part in _WRAPPERS_ANYWHERE) for at, part in enumerate(parts)]
+
+
+def join_key(name: str, leaf: str) -> str:
+    """The key of tensor `leaf` of module `name`, which is "" at the root."""
+    return f"{name}.{leaf}" if name else leaf

@@ -1,0 +1,53 @@
+"""What layers are called: PyTorch's class names, and the few of other libraries that are read too."""
+
+from __future__ import annotations
+
+TRANSFORMERS_CONV1D = "Conv1D (transformers)"
+"""transformers' `Conv1D`: a Linear whose weight is stored as (in, out)."""
+
+CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
+"""Kinds that step through a sequence, with and without layers of their own."""
+
+LISTED = (
+    *CONVOLUTIONS,
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Linear",
+    TRANSFORMERS_CONV1D,
+    "Linear (quantized)",
+    "Conv (quantized)",
+    "MultiheadAttention",
+    "Parametrized",
+    "Incomplete",
+)
+"""Kinds that a listing shows by default: all that hold, or may hold, a convolution's or a Linear's matrix."""
+
+EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
+"""Dimensions of size 1 that a pointwise weight of each kind has after (out, in)."""
+
+KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+"""A pointwise weight's number of dimensions → its kind."""
+
+KINDS = (*EXTRA_DIMS, TRANSFORMERS_CONV1D)
+"""Kinds that may become each other."""
+
+TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
+"""What a user may ask layers to become → kinds."""
+
+GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
+"""Names by which GPT-2 calls its `Conv1D` layers."""
+
+
+def option_of(kind: str) -> str:
+    """What a user calls a kind: "conv1d", "linear", "transformers"."""
+    return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
+
+
+def last_word(name: str) -> str:
+    """The last part of a dotted name that is not a number."""
+    last = name.rpartition(".")[2]
+    if last and not last.isdigit():
+        return last
+    return next((part for part in reversed(name.split(".")) if part and not part.isdigit()), "")

@@ -1,0 +1,86 @@
+"""Which layers a user means by names, globs and kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from convinspect.errors import NotThere
+from convinspect.keys.wrappers import join_key
+from convinspect.kinds import LISTED
+from convinspect.records import Layer
+from convinspect.text import closest
+
+
+def select(
+    layers: Sequence[Layer],
+    names: Iterable[str] = (),
+    kinds: Iterable[str] = (),
+    pointwise: bool = False,
+    everything: bool = False,
+) -> list[Layer]:
+    """The layers that a user asked for, in stored order.
+
+    Args:
+        layers: All layers of a checkpoint.
+        names: Names or globs; with or without a wrapper's prefix; a tensor's key means its layer. None: all.
+        kinds: Kinds, case-insensitive, globs allowed ("conv*").
+        pointwise: Only convolutions of kernel size 1.
+        everything: Also layers that are neither convolution nor Linear.
+
+    Raises:
+        NotThere: A name or kind matches nothing; the message gives the closest ones.
+    """
+    chosen = _named(layers, list(names))
+    wanted = [kind.lower() for kind in kinds]
+    for kind in wanted:
+        if not any(fnmatchcase(layer.kind.lower(), kind) for layer in layers):
+            held = ", ".join(dict.fromkeys(layer.kind for layer in layers))
+            raise NotThere(f"no layer is of kind {kind!r}", f"the kinds are: {held}")
+    if wanted:
+        chosen = [layer for layer in chosen if any(fnmatchcase(layer.kind.lower(), kind) for kind in wanted)]
+    elif not everything and not names:
+        chosen = [layer for layer in chosen if layer.kind in LISTED]
+    return [layer for layer in chosen if layer.pointwise] if pointwise else chosen
+
+
+def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
+    if not patterns:
+        return list(layers)
+    called: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        for name in _names(layer):
+            called.setdefault(name, []).append(index)
+    chosen: set[int] = set()
+    for pattern in patterns:
+        # A name may hold a glob's characters, and then means itself alone.
+        found = called.get(pattern) or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
+        if not found:
+            names = [layer.name or "(root)" for layer in layers]
+            raise NotThere(f"no layer matches {pattern!r}", closest(pattern, names))
+        chosen.update(found)
+    return [layers[index] for index in sorted(chosen)]
+
+
+def exactly_named(layers: Iterable[Layer], names: Iterable[str]) -> frozenset[str]:
+    """Names of the layers that a user called by a name of theirs, and not by a glob that fits it."""
+    given = frozenset(names)
+    return frozenset(layer.name for layer in layers if given and not given.isdisjoint(_names(layer)))
+
+
+def _names(layer: Layer) -> set[str]:
+    """All that a layer may be called: its name and its tensors' keys, each as shown and as stored."""
+    names = {layer.name, _stored_name(layer)}
+    for leaf, tensor in layer.tensors.items():
+        names |= {tensor.key, join_key(layer.name, leaf) if leaf else layer.name}
+    return names if layer.name else names | {"(root)", "."}
+
+
+def _matches(layer: Layer, pattern: str) -> bool:
+    return fnmatchcase(layer.name, pattern) or fnmatchcase(_stored_name(layer), pattern)
+
+
+def _stored_name(layer: Layer) -> str:
+    """The name with the wrappers' prefixes that the file has, so that a pattern may be copied from there."""
+    leaf, tensor = next(iter(layer.tensors.items()))
+    return tensor.key.removesuffix(f".{leaf}" if leaf else "")
