@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from convinspect.errors import CannotShow
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
-from convinspect.text import an
+from convinspect.text import with_article
 
 if TYPE_CHECKING:
     from convinspect.records import Layer
@@ -168,7 +168,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
 
     name = layer.name or "(root)"
     if layer.kind not in (*CONVOLUTIONS, "Linear", TRANSFORMERS_CONV1D):
-        raise CannotShow(f"{name} is {an(layer.kind)}, and only convolutions and Linear can be explained")
+        raise CannotShow(f"{name} is {with_article(layer.kind)}, and only convolutions and Linear can be explained")
     if layer.groups is not None and layer.groups > 1:
         raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
     stored, bias = weight_and_bias(layer)

@@ -11,7 +11,7 @@ from convinspect.explaining import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
-from convinspect.render.emit import Room
+from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus, frame, row_focus
@@ -32,10 +32,14 @@ def make(folder: Path) -> list[Path]:
     view = matrix_view(conv1, matrix, (), None)
     pictures = {
         "shapes": ("convinspect shapes pointnet_stnkd.pt", table, 98),
-        "weights": ("convinspect weights pointnet_stnkd.pt conv1", shown_matrix(view, Room(90, 24), True, False), 90),
+        "weights": (
+            "convinspect weights pointnet_stnkd.pt conv1",
+            shown_matrix(view, TerminalSize(90, 24), True, False),
+            90,
+        ),
         "heatmap": (
             "convinspect weights pointnet_stnkd.pt conv1 --heatmap",
-            shown_heatmap(matrix, view, Room(72, 24), True),
+            shown_heatmap(matrix, view, TerminalSize(72, 24), True),
             72,
         ),
         "explain": ("convinspect explain --row 2", explained(2), 118),

@@ -77,7 +77,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def judge(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def float64_device(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """What raises a tensor of the device to float64: there, or on the CPU where the device has none."""
     if has_dtype(device, "float64"):
         return lambda tensor: tensor.double()

@@ -15,7 +15,7 @@ from convinspect.arrays import read as numbers
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
-from convinspect.text import an
+from convinspect.text import with_article
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -186,7 +186,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
     if layer.kind == "Incomplete":
         raise BrokenFile(f"layer {layer.name}: {layer.notes[-1]}", "save the whole model again")
     if choice.kernel is not None:
-        raise CannotShow(f"{layer.name} is {an(layer.kind)}, which has no kernels", "drop --kernel")
+        raise CannotShow(f"{layer.name} is {with_article(layer.kind)}, which has no kernels", "drop --kernel")
     vectors = {leaf: tensor for leaf, tensor in layer.tensors.items() if len(tensor.shape) == 1}
     lengths = {tensor.shape[0] for tensor in vectors.values()}
     if len(lengths) == 1 and len(vectors) == sum(len(tensor.shape) > 0 for tensor in layer.tensors.values()):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from convinspect.arrays.read import Array, blocks, effective_weight, numpy_dtype, read
-from convinspect.arrays.threads import side_by_side
+from convinspect.arrays.threads import map_threads
 from convinspect.errors import ConvInspectError
 from convinspect.records import Layer, Tensor
 
@@ -117,7 +117,7 @@ def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | Con
 
     Layers are taken `threads` at a time: numpy lets other threads run while it computes.
     """
-    return side_by_side(_of_layer, layers, threads)
+    return map_threads(_of_layer, layers, threads)
 
 
 def _of_layer(layer: Layer) -> Stats | ConvInspectError:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def side_by_side(work: Callable[[T], R], things: Iterable[T], workers: int) -> Iterator[R]:
+def map_threads(work: Callable[[T], R], things: Iterable[T], workers: int) -> Iterator[R]:
     """`work` of each thing, in order, done ahead of being asked for.
 
     Args:

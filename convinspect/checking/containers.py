@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from convinspect.checking.findings import Log, Place
-from convinspect.checking.pickles import Seen, Stream, look_at_bytes, look_at_pickle
-from convinspect.checking.required_records import look_at_required
-from convinspect.checking.zip import Record, look_at_zip, unpacked
+from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
+from convinspect.checking.required_records import scan_required
+from convinspect.checking.zip import Record, scan_zip, unpacked
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, reader
@@ -22,7 +22,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
 from convinspect.formats.zip.archive import first_name, is_zip
 from convinspect.formats.zip.layout import STORED, Entry, ends_of, extent_of
-from convinspect.text import several
+from convinspect.text import plural
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 """Records of a torch.save archive beside its storages."""
@@ -39,7 +39,7 @@ _MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x
 NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not show"
 
 
-def look_at_file(file: File, log: Log, within: str = "", ordinary: frozenset[str] = frozenset()) -> None:
+def scan_file(file: File, log: Log, within: str = "", ordinary: frozenset[str] = frozenset()) -> None:
     """Note what is wrong with a file, or with a part of one, and what its pickles ask for.
 
     Args:
@@ -56,7 +56,7 @@ def look_at_file(file: File, log: Log, within: str = "", ordinary: frozenset[str
         _look_at_cut_zip(file, log, within)
         raise headless(file)
     if is_zip(head):
-        _look_at_records(file, look_at_zip(file, log, within), log, within, ordinary)
+        _look_at_records(file, scan_zip(file, log, within), log, within, ordinary)
     elif is_safetensors(head):
         _look_at_safetensors(file, log)
     elif is_legacy(file):
@@ -79,7 +79,7 @@ def _look_at_records(
         stream = _stream(file, record, log, within)
         if stream is not None:
             stream = _scripted(replace(stream, ordinary=ordinary)) if script else replace(stream, ordinary=ordinary)
-            found = look_at_pickle(stream, 0, log, allowed)
+            found = scan_pickle(stream, 0, log, allowed)
             seen[record.name.removesuffix(".pkl")] = found
             _look_behind(stream, found, log)
     named = {f"{folder}/{key}" for folder, one in seen.items() for key in one.storages}
@@ -87,13 +87,13 @@ def _look_at_records(
         if record.name not in named and not (record.name.endswith(".pkl") and "/" not in record.name):
             _look_into(file, record, log, within, script)
     _hold_storages(file, records, seen, log, within)
-    look_at_required(file, records, seen, log, within)
+    scan_required(file, records, seen, log, within)
     _look_at_byteorder(file, records, log, within)
     if "data.pkl" in names and not script:
         _note_unnamed(file, records, named, seen, log, within)
     if script:
         number = sum(name.startswith("code/") and name.endswith(".py") for name in names)
-        log.note(f"TorchScript: {several(number, 'file')} of source text, which torch.jit.load compiles and the model"
+        log.note(f"TorchScript: {plural(number, 'file')} of source text, which torch.jit.load compiles and the model"
                  " then runs; what they do was not judged")  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _look_at_cut_zip(file: File, log: Log, within: str) -> None:
     if extent is not None and first_name(file).endswith(".pkl"):
         stream = Stream(file.part(extent.payload), file.size - extent.payload, file.path, f"{within}data.pkl",
                         file.start + extent.payload)  # fmt: skip
-        look_at_pickle(stream, 0, log, file.size // SMALL_STORAGE)
+        scan_pickle(stream, 0, log, file.size // SMALL_STORAGE)
 
 
 def _stream(file: File, record: Record, log: Log, within: str) -> Stream | None:
@@ -163,10 +163,10 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
     elif head == b"PK\x03\x04" or (claims and _is_old_save(file, record, stream.size)):
         _look_at_inner(file, record, stream, log, name + _NEST, claims)
     elif claims:
-        _look_behind(stream, look_at_pickle(stream, 0, log, stream.size // SMALL_STORAGE), log)
+        _look_behind(stream, scan_pickle(stream, 0, log, stream.size // SMALL_STORAGE), log)
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
-        look_at_bytes(stream, log)
+        scan_bytes(stream, log)
 
 
 def _look_at_source(stream: Stream, log: Log) -> None:
@@ -195,11 +195,11 @@ def _look_at_inner(file: File, record: Record, stream: Stream, log: Log, within:
         log.add("unreadable", file.path, "its archives within archives nest too deeply to follow", stream.place(0))
         return
     if record.entry.method != STORED:
-        look_at_bytes(replace(stream, record=within.removesuffix(_NEST)), log)
+        scan_bytes(replace(stream, record=within.removesuffix(_NEST)), log)
         return
     try:
         with File(file.path, file.start + record.payload, stream.size) as part:
-            look_at_file(part, log, within)
+            scan_file(part, log, within)
     except ConvInspectError as error:
         if claims:
             log.add("unreadable", file.path, error.problem, stream.place(0), error.remedy)
@@ -257,7 +257,7 @@ def _look_at_legacy(file: File, log: Log, within: str) -> None:
     at: int | None = 0
     for _ in range(5):
         if at is not None:
-            parts.append(look_at_pickle(stream, at, log, file.size // SMALL_STORAGE))
+            parts.append(scan_pickle(stream, at, log, file.size // SMALL_STORAGE))
             at = parts[-1].end
     log.note(NO_CHECKSUMS)
     if at is None or not isinstance(parts[4].tree, list):
@@ -284,11 +284,11 @@ def _look_at_stream(file: File, log: Log, within: str) -> None:
     """A file that is no checkpoint: torch.load would unpickle it all the same, so its names are shown."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     if file.read(0, 1) == b"\x80":
-        look_at_pickle(stream, 0, log, file.size // SMALL_STORAGE)
+        scan_pickle(stream, 0, log, file.size // SMALL_STORAGE)
         return
     # Any text may begin like a pickle of protocol 0; one that names what is known to do harm is no accident.
     trial = Log()
-    look_at_pickle(replace(stream, size=min(stream.size, 1 << 20)), 0, trial)
+    scan_pickle(replace(stream, size=min(stream.size, 1 << 20)), 0, trial)
     if any(one.code == "global-executes" for one in trial.findings):
         log.take(trial)
 

@@ -41,7 +41,7 @@ class Odd:
     first_inf: tuple[int, ...] | None = None
 
 
-def look_at_values(contents: Contents, log: Log, name: str = "") -> None:
+def scan_values(contents: Contents, log: Log, name: str = "") -> None:
     """Note the NaN and the infinities of every tensor of floating or complex numbers, ties once.
 
     Args:

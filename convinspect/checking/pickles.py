@@ -16,7 +16,7 @@ from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats.pickle.machine import Machine, Read, reader
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
-from convinspect.formats.pickle.safe_globals import judged
+from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.torch.tensors import storage_dtype
 
@@ -107,7 +107,7 @@ class Seen:
     names: tuple[str, ...] = ()
 
 
-def look_at_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
+def scan_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
     """Note every name that the pickle at `start` asks for beyond the safe set, whether it ends or breaks.
 
     Args:
@@ -138,7 +138,7 @@ def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
         log.names.add(name)
         if stream.prefixes and name.startswith(stream.prefixes):
             continue
-        verdict = judged(name, stream.ordinary)
+        verdict = classify_global(name, stream.ordinary)
         if verdict.kind == "admitted":
             continue
         log.beyond.add(name)
@@ -207,7 +207,7 @@ def _look_inside(machine: Machine, stream: Stream, log: Log, depth: int) -> None
             at = _find(stream, value)
             inner = replace(stream, read=reader(value), size=len(value), prefixes=(),
                             record=_within(stream.record), in_file=_plus(stream.in_file, at))  # fmt: skip
-        look_at_bytes(inner, log, depth + 1)
+        scan_bytes(inner, log, depth + 1)
 
 
 def _within(record: str) -> str:
@@ -230,18 +230,18 @@ def _find(stream: Stream, value: bytes) -> int | None:
     return at if at >= 0 else None
 
 
-def look_at_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
+def scan_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
     """Look at bytes that may be a pickle or an archive, which something may load."""
     if inner.read(0, 2) == b"PK":
         for name, data in _small_records(inner, log):
             record = f"{inner.record} > {name}"
-            look_at_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
+            scan_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
         return
     trial = Log()
     ends: list[int | None] = [0]
     # An old torch.save is five pickles in a row.
     while len(ends) <= _IN_A_ROW and ends[-1] is not None and ends[-1] < inner.size:
-        ends.append(look_at_pickle(inner, ends[-1], trial, inner.size // 512, depth).end)
+        ends.append(scan_pickle(inner, ends[-1], trial, inner.size // 512, depth).end)
     # Bytes may begin like a pickle by chance; then they do not end like one, nor name anything that can exist.
     whole = _INSIDE.match(inner.read(0, 4)) and ends[1:2] != [None]
     if whole or any(one.subject and _can_exist(one.subject) for one in trial.findings):

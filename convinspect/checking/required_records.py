@@ -22,7 +22,7 @@ _CLASSES, _NATIVE = "__torch__.", "__torch__.torch.classes."
 """What classes of TorchScript are named with, and those of them that are C++ and have no source text."""
 
 
-def look_at_required(file: File, records: Iterable[Record], seen: Mapping[str, Seen], log: Log, within: str) -> None:
+def scan_required(file: File, records: Iterable[Record], seen: Mapping[str, Seen], log: Log, within: str) -> None:
     """Note the records that are missing, and a version that no PyTorch reads.
 
     Args:

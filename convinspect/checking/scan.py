@@ -7,9 +7,9 @@ import stat
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
-from convinspect.checking.containers import look_at_file, parsed, second_place
+from convinspect.checking.containers import parsed, scan_file, second_place
 from convinspect.checking.findings import Log, Place, Report
-from convinspect.checking.pickles import Seen, Stream, look_at_pickle
+from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents, sharded
@@ -23,7 +23,7 @@ from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.archive import is_zip
 from convinspect.records import Contents, Tensor
-from convinspect.text import several
+from convinspect.text import plural
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6
@@ -97,7 +97,7 @@ def _look_at_one(path: Path, log: Log) -> Contents:
     with File(path) as file:
         _look_at_mode(path, log)
         try:
-            look_at_file(file, log)
+            scan_file(file, log)
         except ConvInspectError as error:
             failed = error
     broken = next((one for one in log.findings if one.code == "unreadable" and one.path == path), None)
@@ -109,9 +109,9 @@ def _look_at_one(path: Path, log: Log) -> Contents:
         _note_unreadable(path, failed.problem, failed.remedy, log)
     _look_at_tensors(contents, log)
     if log.values:
-        from convinspect.checking.nonfinite import look_at_values
+        from convinspect.checking.nonfinite import scan_values
 
-        look_at_values(contents, log)
+        scan_values(contents, log)
     return contents
 
 
@@ -189,7 +189,7 @@ def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, 
             form = f"{contents.format}, {len(shards)} shards"
         except NotThere as error:
             named = sum(where == shard for where in weight_map.values())
-            message = f"shard {shard}: {error.problem} ({several(named, 'tensor')})"
+            message = f"shard {shard}: {error.problem} ({plural(named, 'tensor')})"
             log.add("shard-missing", path, message, subject=shard)
         except ConvInspectError as error:
             _note_unreadable(folder / shard, error.problem, error.remedy, log)
@@ -227,7 +227,7 @@ def _look_at_distributed(path: Path, log: Log) -> str:
     with File(metadata) as file:
         pieces = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
         stream = Stream(file.read, file.size, metadata, ordinary=DISTRIBUTED)
-        seen = look_at_pickle(stream, 0, log, pieces // SMALL_STORAGE)
+        seen = scan_pickle(stream, 0, log, pieces // SMALL_STORAGE)
     _look_at_pieces(folder, seen, log)
     del seen  # a tree of its own is built to list it
     return read_contents(path).format
@@ -266,12 +266,12 @@ def _look_at_piece_file(file: File, spans: Mapping[tuple[int, int], str], log: L
                     Place("", reached, start - reached, reached))  # fmt: skip
         reached = max(reached, start + size)
         if log.values:
-            from convinspect.checking.nonfinite import look_at_values
+            from convinspect.checking.nonfinite import scan_values
         try:
             with File(file.path, start, size) as part:
-                look_at_file(part, log, f"piece at {start:,} > ")
+                scan_file(part, log, f"piece at {start:,} > ")
                 if log.values and is_zip(part.read(0, 4)):
-                    look_at_values(read_torch_zip(part), log, name)
+                    scan_values(read_torch_zip(part), log, name)
         except NotACheckpoint:
             # Objects beside the tensors are pieces too.
             continue

@@ -39,7 +39,7 @@ class Record:
     unsummed: bool = False
 
 
-def look_at_zip(file: File, log: Log, within: str = "") -> list[Record]:
+def scan_zip(file: File, log: Log, within: str = "") -> list[Record]:
     """Note whatever is wrong with a zip's bytes; its records, those of one name all.
 
     Args:

@@ -14,7 +14,7 @@ from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink
 from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.render.format import Format
-from convinspect.text import dimension, several
+from convinspect.text import dimension, plural
 
 if TYPE_CHECKING:
     from convinspect.comparing.measure import Measured, Setting, Subject
@@ -174,7 +174,7 @@ def _save_plot(found: list[Measured], device: str, setting: Setting, output: Pat
     from convinspect.render.plot import plot
     from convinspect.report.compare import panels
 
-    note = f"Conv1d and Linear, forward, batch {setting.batch}, {several(setting.threads, 'thread')}, {device}"
+    note = f"Conv1d and Linear, forward, batch {setting.batch}, {plural(setting.threads, 'thread')}, {device}"
     parts = list(plot(panels(found), note))
     if output.suffix.lower() == ".html":
         parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>convinspect compare</title>\n', *parts]

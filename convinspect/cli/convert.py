@@ -151,7 +151,7 @@ def convert(
     from convinspect.layers.find import can_fuse, find_layers
     from convinspect.layers.select import exactly_named
     from convinspect.report.convert import Done, plan_payload, plan_table
-    from convinspect.writing.left_behind import losses, old_names, some, unfused
+    from convinspect.writing.left_behind import first_few, losses, old_names, unfused
     from convinspect.writing.same_format import check_target, wants_other_format, writer_of
 
     target = target_of(path, output, in_place, dry_run)
@@ -199,9 +199,11 @@ def convert(
         lost += prefixes
         kept = [] if anew or drop_optimizer else old_names(checkpoint, renamed.edits)
         if kept and not renamed.parameters:
-            lost.append(f"the optimizer's param_names keep the old names: {some(kept)}")
+            lost.append(f"the optimizer's param_names keep the old names: {first_few(kept)}")
         if fuse and (parts := unfused(checkpoint.root, fused)):
-            lost.append(f"{some(parts)}: computed from several tensors, and left so; --fuse takes single weights alone")
+            lost.append(
+                f"{first_few(parts)}: computed from several tensors, and left so; --fuse takes single weights alone"
+            )
         if target is not None and anew:
             from convinspect.writing.state_dict import resave
 

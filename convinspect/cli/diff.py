@@ -111,11 +111,11 @@ def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool
 
 def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; whether nothing need be."""
-    from convinspect.diffing.fixes import answer_error
+    from convinspect.diffing.fixes import suggest_fixes
     from convinspect.diffing.load_error import read_error
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
-    report = answer_error(a, read_error(text))
+    report = suggest_fixes(a, read_error(text))
     _show(error_table(a, report, fold), error_payload(a, report), error_typed(a, report), sink)
     return report.same
 

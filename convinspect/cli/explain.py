@@ -16,7 +16,7 @@ from convinspect.cli.options import RootOption, Sink, WidthOption, complete_laye
 from convinspect.cli.torch_options import tensor_in
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
-from convinspect.text import several
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,7 +223,7 @@ def _moral(example: Example, width: int) -> Block:
     from convinspect.render.table import Block
 
     outs = len(example.w)
-    kernels, columns = (several(outs, what) for what in ("kernel", "column"))
+    kernels, columns = (plural(outs, what) for what in ("kernel", "column"))
     meets = (
         "each row of X meets each kernel once and gives one number."
         if example.taps == 1

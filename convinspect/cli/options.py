@@ -20,7 +20,7 @@ from convinspect.render.format import Format
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.records import Layer
-    from convinspect.render.emit import Room
+    from convinspect.render.emit import TerminalSize
 
 
 _HARMLESS = re.compile(r"[\w.+@:/-]+")
@@ -168,11 +168,11 @@ class Sink(NamedTuple):
         return self.fmt is not Format.table
 
     @property
-    def space(self) -> Room:
+    def space(self) -> TerminalSize:
         """Cells to lay out in: the terminal's, or those of a picture that can be read at a glance."""
-        from convinspect.render.emit import Room, room
+        from convinspect.render.emit import TerminalSize, terminal_size
 
-        return room(sys.stdout, self.width) if self.output is None else Room(self.width or 100, 48)
+        return terminal_size(sys.stdout, self.width) if self.output is None else TerminalSize(self.width or 100, 48)
 
     @property
     def color(self) -> bool:

@@ -115,7 +115,7 @@ def verify(
     from convinspect.checkpoint import open_checkpoint
     from convinspect.report.verify import verdict_payload, verdict_table
     from convinspect.verifying.checkpoints import verify as compare
-    from convinspect.verifying.layers import Wish
+    from convinspect.verifying.layers import VerifyOptions
 
     before = whole(open_checkpoint(path, root))
     if model is None and (model_after is not None or inputs):
@@ -133,7 +133,7 @@ def verify(
         other = whole(opened_alike(after, root))
     if bits and grad:
         raise CannotConvert("--bits runs nothing, so --grad has nothing to compare", "drop one of them")
-    wish = Wish(
+    wish = VerifyOptions(
         tuple(layer or ()), None if bits else _inputs(batch, length, seed, device, dtype), grad, dtype, bool(rename)
     )
     total = before.nbytes_on_disk + (0 if after is None else other.nbytes_on_disk)

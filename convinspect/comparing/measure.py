@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from convinspect.arrays.devices import clock_of, full_float32, judge, threads
+from convinspect.arrays.devices import clock_of, float64_device, full_float32, threads
 from convinspect.arrays.error_bound import Agreement, Form, Operation, compare_gradients
 
 _LEAST = 0.004
@@ -171,7 +171,7 @@ def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Me
     both = {name: _backward(op, x, w, bias) for name, (op, x, w) in forms.items()}
     seeds = [setting.seed + n for n in range(_SEEDS)]
     samples = [_input(setting, wide_in, length, seed).to(setting.device, kind) for seed in seeds]
-    wide = judge(setting.device)
+    wide = float64_device(setting.device)
     kernels, wide_bias = (wide(weight.unsqueeze(-1)), wide(weight)), None if bias is None else wide(bias)
     return Measured(
         subject.name,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
-from convinspect.text import several
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -118,5 +118,5 @@ def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
         refused: At least one.
     """
     first, *others = refused
-    more = f"--dry-run gives the reasons for {several(len(others), 'more layer')}" if others else ""
+    more = f"--dry-run gives the reasons for {plural(len(others), 'more layer')}" if others else ""
     return CannotConvert(f"nothing can be converted: layer {first.name or '(root)'}: {first.reason}", more)

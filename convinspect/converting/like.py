@@ -6,7 +6,15 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from convinspect.converting.eligibility import obstacle
-from convinspect.converting.plan import Conversion, Plan, Refusal, assumed, hold_together, laid_out, reshaped
+from convinspect.converting.plan import (
+    Conversion,
+    Plan,
+    Refusal,
+    assumed,
+    keep_groups_together,
+    reshaped,
+    with_memory_format,
+)
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.by_shape import MAYBE_TURNED, is_magnitude
 from convinspect.layers.lora import magnitudes_edit
@@ -67,8 +75,8 @@ def plan_like(
                 refusals[layer.name] = Refusal(layer.name, reason)
     if any(edit.transposed for one in conversions.values() for edit in one.edits):
         refusals |= {one.name: one for one in _maybe_turned(layers, conversions, refusals, chosen)}
-    hold_together(layers, conversions, refusals)
-    planned = laid_out(layers, conversions.values())
+    keep_groups_together(layers, conversions, refusals)
+    planned = with_memory_format(layers, conversions.values())
     as_there = (
         replace(one, edits=tuple(_lying_as(edit, lies_there[id(edit.tensor)]) for edit in one.edits)) for one in planned
     )

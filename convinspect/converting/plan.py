@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from convinspect.converting.eligibility import expandable, obstacle, reader, why_not
 from convinspect.converting.reshape import channels_last, channels_last_stays, with_channels_last
-from convinspect.converting.ties import held_back
+from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
 from convinspect.layers.by_shape import MAYBE_TURNED
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
 from convinspect.layers.select import exactly_named, select
 from convinspect.records import Edit, Layer, Tensor
-from convinspect.text import an
+from convinspect.text import with_article
 
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
 
@@ -151,8 +151,8 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         if refusal.name not in exactly:
             del conversions[refusal.name]
             refusals[refusal.name] = refusal
-    hold_together(layers, conversions, refusals)
-    return Plan(laid_out(layers, conversions.values()), tuple(refusals.values()))
+    keep_groups_together(layers, conversions, refusals)
+    return Plan(with_memory_format(layers, conversions.values()), tuple(refusals.values()))
 
 
 def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
@@ -192,7 +192,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
-        return Refusal(layer.name, f"it is {an(layer.kind)}; --from {option_of(layer.kind)} takes it")
+        return Refusal(layer.name, f"it is {with_article(layer.kind)}; --from {option_of(layer.kind)} takes it")
     if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
@@ -255,7 +255,7 @@ def _edits(conversions: Iterable[Conversion]) -> list[Edit]:
     return [edit for one in conversions for edit in one.edits]
 
 
-def laid_out(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
+def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
     """The conversions, with channels-last strides for new convolutions where all others of the root have them."""
     last = {dims for dims in (4, 5) if channels_last_stays(layers, _edits(conversions), dims)}
     return tuple(
@@ -278,7 +278,9 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
     return tuple(note for note in layer.notes if "usually have stride 2" in note or "its bias" in note)
 
 
-def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]) -> None:
+def keep_groups_together(
+    layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]
+) -> None:
     """Take back each conversion that would part a tie or a LoRA pair; magnitudes (DoRA) change with their pair."""
     beside: dict[str, str] = {}
     for half, layer in _pairs_with_magnitudes(layers).items():
@@ -291,7 +293,7 @@ def hold_together(layers: Sequence[Layer], conversions: dict[str, Conversion], r
     edits = {name: one.edits for name, one in conversions.items()}
     kinds = {name: one.to for name, one in conversions.items()}
     refused = frozenset(name for name, one in refusals.items() if not one.done)
-    for name, reason in held_back(layers, edits, kinds, beside, refused).items():
+    for name, reason in blocked_by_ties(layers, edits, kinds, beside, refused).items():
         del conversions[name]
         if reason:
             refusals[name] = Refusal(name, reason)

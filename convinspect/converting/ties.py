@@ -12,7 +12,7 @@ from convinspect.records import Edit, Layer, bytes_of
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def held_back(
+def blocked_by_ties(
     layers: Sequence[Layer],
     edits: Mapping[str, Sequence[Edit]],
     kinds: Mapping[str, str],

@@ -151,7 +151,7 @@ def diff(
         if values:
             one = _compared(one)
             progress(tensor.nbytes + other.nbytes)
-        listed.append(_judged(one, edits.get(id(tensor)), left.get(id(tensor), "")))
+        listed.append(loading_effect(one, edits.get(id(tensor)), left.get(id(tensor), "")))
     listed += [_alone(name, "only in B", tensors[1][place], known) for name, place in found.only_b]
     return DiffReport(tuple(listed), found.prefixes, found.rules, values)
 
@@ -272,7 +272,7 @@ def _facts(tensor: Tensor) -> tuple[str, str]:
     return tensor.dtype, tensor.layout
 
 
-def _judged(one: Difference, layer: str | None, reason: str) -> Difference:
+def loading_effect(one: Difference, layer: str | None, reason: str) -> Difference:
     """The difference with what it means for loading.
 
     Args:

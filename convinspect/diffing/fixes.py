@@ -108,7 +108,7 @@ def _obstacle(one: Answer) -> str:
 # ---------------------------------------------------------------------------------------------- answering each line
 
 
-def answer_error(checkpoint: Checkpoint, complaints: Sequence[Complaint]) -> ErrorReport:
+def suggest_fixes(checkpoint: Checkpoint, complaints: Sequence[Complaint]) -> ErrorReport:
     """What can be done with `checkpoint` about an error that loading it gave."""
     there, taken = _tensors_of(checkpoint, [one.key for one in complaints if one.trouble != "missing"])
     layers = find_layers(checkpoint)

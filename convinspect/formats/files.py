@@ -101,12 +101,12 @@ def _reason(error: OSError | ValueError) -> str:
     return error.strerror or "unknown" if isinstance(error, OSError) else "its name is no file name here"
 
 
-def stranger(file: File) -> NotACheckpoint:
+def unsupported_file_error(file: File) -> NotACheckpoint:
     """The error that says what a file is that is no checkpoint, and what to do."""
-    return NotACheckpoint(*_stranger(file.read(0, 1024), file), file.path)
+    return NotACheckpoint(*_unsupported(file.read(0, 1024), file), file.path)
 
 
-def _stranger(head: bytes, file: File) -> tuple[str, str]:
+def _unsupported(head: bytes, file: File) -> tuple[str, str]:
     again = "download it again"
     if not head:
         return "it is empty (0 bytes)", again

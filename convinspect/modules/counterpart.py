@@ -18,7 +18,7 @@ from convinspect.modules.pointwise import (
     PointwiseLinear,
 )
 from convinspect.modules.state import carry, obstacle, stored_weight, transposing_obstacle
-from convinspect.text import an
+from convinspect.text import with_article
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
@@ -53,7 +53,7 @@ def kind_of(module: nn.Module) -> str:
     return plain_class(module).__name__
 
 
-def is_meant(module: nn.Module, to: str) -> bool:
+def is_target(module: nn.Module, to: str) -> bool:
     """Whether a layer is of the kinds that "linear", "conv1d", "conv2d" or "conv3d" is for."""
     if isinstance(module, torch.jit.ScriptModule):
         return kind_of(module) in (("Conv1d", "Conv2d", "Conv3d") if to == "linear" else ("Linear",))
@@ -86,7 +86,7 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
 def _reader(parents: Iterable[nn.Module]) -> str | None:
     for parent in parents:
         if isinstance(parent, _READERS):
-            return f"its parent, {an(type(parent).__name__)}, reads its weight without calling it"
+            return f"its parent, {with_article(type(parent).__name__)}, reads its weight without calling it"
     return None
 
 
@@ -128,7 +128,7 @@ def transformers_obstacle(layer: nn.Module) -> str | None:
     return obstacle(layer, keep_hooks=True) or transposing_obstacle(layer)
 
 
-def moving(conv: nn.Module) -> str | None:
+def position_obstacle(conv: nn.Module) -> str | None:
     """What a convolution does to positions and a plain Linear cannot, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
     if any(step != 1 for step in conv.stride):
@@ -156,7 +156,7 @@ def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
     return None
 
 
-def made(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Parameter]) -> nn.Module:
+def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int, nn.Parameter]) -> nn.Module:
     """A module of the other kind with the old one's state.
 
     Args:

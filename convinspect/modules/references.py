@@ -34,7 +34,7 @@ _MAPPED = (dict, types.MappingProxyType)
 _METHODS = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 
 
-def held_elsewhere(model: nn.Module, wanted: set[int]) -> dict[int, str]:
+def outside_references(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     """Places outside PyTorch's registers that hold certain modules or parameters.
 
     Args:

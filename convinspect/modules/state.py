@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from convinspect.text import an
+from convinspect.text import with_article
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 """A weight, or a tensor of its dimensions, in its new shape."""
@@ -55,7 +55,7 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
             return "its weight has no shape before the first input (a lazy module)"
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
-            return f"its {name} is {an(kind.__name__)}, which only its own library can reshape"
+            return f"its {name} is {with_article(kind.__name__)}, which only its own library can reshape"
         if parameter.is_inference() and name in (*WEIGHTS, *ORIGINALS):
             return f"its {name} was made under torch.inference_mode(), and so cannot become another parameter"
         watched = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)

@@ -13,15 +13,15 @@ from convinspect.errors import CannotConvert, NotThere
 from convinspect.modules.counterpart import (
     CONVS,
     POINTWISE,
+    build_counterpart,
     exposed,
-    is_meant,
+    is_target,
     is_transformers,
     kernel_obstacle,
     kind_of,
     linear_obstacle,
-    made,
-    moving,
     plain_class,
+    position_obstacle,
     reason_to_stay,
     transformers_obstacle,
 )
@@ -32,14 +32,29 @@ from convinspect.modules.pointwise import (
     PointwiseConv3d,
     PointwiseLinear,
 )
-from convinspect.modules.references import held_elsewhere
+from convinspect.modules.references import outside_references
 from convinspect.modules.state import ORIGINALS, WEIGHTS, obstacle
-from convinspect.text import an, closest
+from convinspect.text import closest, with_article
 
 __all__ = [
-    "ChannelsFirstLinear", "Left", "PointwiseConv1d", "PointwiseConv2d", "PointwiseConv3d", "PointwiseLinear", "Swap",
-    "Swaps", "conv1d_to_linear", "conv2d_to_linear", "conv3d_to_linear", "expose_linears", "linear_to_conv1d",
-    "linear_to_conv2d", "linear_to_conv3d", "swap_pointwise", "transformers_to_linear",
+    "ChannelsFirstLinear",
+    "Left",
+    "PointwiseConv1d",
+    "PointwiseConv2d",
+    "PointwiseConv3d",
+    "PointwiseLinear",
+    "Skipped",
+    "Swap",
+    "Swaps",
+    "conv1d_to_linear",
+    "conv2d_to_linear",
+    "conv3d_to_linear",
+    "expose_linears",
+    "linear_to_conv1d",
+    "linear_to_conv2d",
+    "linear_to_conv3d",
+    "swap_pointwise",
+    "transformers_to_linear",
 ]  # fmt: skip
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
@@ -119,23 +134,23 @@ def transformers_to_linear(layer: nn.Module) -> nn.Linear:
         CannotConvert: It is no such layer, or holds what cannot be carried over.
     """
     if not is_transformers(layer):
-        raise CannotConvert(f"{an(type(layer).__name__)} is no transformers Conv1D")
+        raise CannotConvert(f"{with_article(type(layer).__name__)} is no transformers Conv1D")
     _refuse(transformers_obstacle(layer))
-    return made(layer, "linear", False, {})  # type: ignore[return-value]
+    return build_counterpart(layer, "linear", False, {})  # type: ignore[return-value]
 
 
 def _to_linear(conv: nn.Module, dims: int) -> nn.Linear:
     if not isinstance(conv, CONVS[dims - 1]):
-        raise CannotConvert(f"{an(type(conv).__name__)} is no Conv{dims}d")
-    _refuse(kernel_obstacle(conv) or moving(conv) or obstacle(conv, isinstance(conv, POINTWISE)))
-    return made(conv, "linear", False, {})  # type: ignore[return-value]
+        raise CannotConvert(f"{with_article(type(conv).__name__)} is no Conv{dims}d")
+    _refuse(kernel_obstacle(conv) or position_obstacle(conv) or obstacle(conv, isinstance(conv, POINTWISE)))
+    return build_counterpart(conv, "linear", False, {})  # type: ignore[return-value]
 
 
 def _to_conv(linear: nn.Module, dims: int) -> nn.Module:
     if not isinstance(linear, nn.Linear):
-        raise CannotConvert(f"{an(type(linear).__name__)} is no Linear")
+        raise CannotConvert(f"{with_article(type(linear).__name__)} is no Linear")
     _refuse(linear_obstacle(linear, dims) or obstacle(linear, isinstance(linear, PointwiseLinear)))
-    return made(linear, f"conv{dims}d", False, {})
+    return build_counterpart(linear, f"conv{dims}d", False, {})
 
 
 def _refuse(reason: str | None) -> None:
@@ -156,12 +171,16 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Skipped:
     """One layer that was meant and stayed: its name, its class, and why."""
 
     name: str
     kind: str
     reason: str
+
+
+Left = Skipped
+"""Its former name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +195,7 @@ class Swaps:
 
     model: nn.Module
     swapped: tuple[Swap, ...]
-    left: tuple[Left, ...]
+    left: tuple[Skipped, ...]
 
 
 @dataclass(slots=True)
@@ -218,13 +237,13 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
                 f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
                 "swap first, then wrap",
             )
-    candidates = _candidates(model, where, lambda module: is_meant(module, to))
+    candidates = _candidates(model, where, lambda module: is_target(module, to))
     for one in candidates:
         one.reason = one.reason or reason_to_stay(one.module, one.parents, to)
     _hold_referenced(model, candidates)
     _hold_ties(model, candidates)
     memo: dict[int, nn.Parameter] = {}
-    return _replaced(model, candidates, lambda module: made(module, to, True, memo))
+    return _replaced(model, candidates, lambda module: build_counterpart(module, to, True, memo))
 
 
 def expose_linears(model: nn.Module, where: Where = None) -> Swaps:
@@ -257,7 +276,7 @@ def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn
     for one in candidates:
         kind = kind_of(one.module)
         if one.reason is not None:
-            left.append(Left(one.names[0], kind, one.reason))
+            left.append(Skipped(one.names[0], kind, one.reason))
             continue
         new = make(one.module)
         for name, parent in zip(one.names, one.parents, strict=True):
@@ -267,13 +286,13 @@ def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn
     return Swaps(model, tuple(swapped), tuple(left))
 
 
-def _candidates(model: nn.Module, where: Where, is_meant: Callable[[nn.Module], bool]) -> list[_Candidate]:
+def _candidates(model: nn.Module, where: Where, is_target: Callable[[nn.Module], bool]) -> list[_Candidate]:
     """Chosen modules of the kinds that are meant, each once."""
     found: dict[int, _Candidate] = {}
     chosen: dict[int, list[bool]] = {}
     is_chosen = _chooser(model, where)
     for name, parent, module in _places(model):
-        if is_meant(module):
+        if is_target(module):
             candidate = found.setdefault(id(module), _Candidate(module, [], []))
             if parent is not None:
                 candidate.names.append(name)
@@ -324,7 +343,7 @@ def _hold_referenced(model: nn.Module, candidates: list[_Candidate]) -> None:
     for one in candidates:
         if one.reason is None:
             owners |= dict.fromkeys(map(id, (one.module, *one.module.parameters(recurse=True))), one)
-    for held, place in held_elsewhere(model, set(owners)).items():
+    for held, place in outside_references(model, set(owners)).items():
         owners[held].reason = f"the model also keeps it in {place}, which would stay with the old one"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import CannotConvert
 from convinspect.records import Module
-from convinspect.text import an
+from convinspect.text import with_article
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def built(spec: str, meta: bool = True) -> nn.Module:
         # It is the user's code, which may fail in any way, and may want to end the program.
         raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
     if not isinstance(model, torch.nn.Module):
-        raise CannotConvert(f"--model {spec!r} gives {an(type(model).__name__)}, which is no nn.Module")
+        raise CannotConvert(f"--model {spec!r} gives {with_article(type(model).__name__)}, which is no nn.Module")
     return model
 
 

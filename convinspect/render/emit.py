@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO, TypeAlias
 
 from convinspect.render.data import csv_text, json_text, markdown, markdown_text, table_payload
 from convinspect.render.format import Format
-from convinspect.render.plain_table import Ink, block_lines, lines
+from convinspect.render.plain_table import ColorSupport, block_lines, lines
 from convinspect.render.table import Block, Table, plain
 
 RICH_ROWS = 300
@@ -27,14 +27,14 @@ Shown: TypeAlias = Table | Block
 """What can be shown as it is."""
 
 
-class Room(NamedTuple):
+class TerminalSize(NamedTuple):
     """The cells that there are to draw on; None where there is no limit (a pipe or a file)."""
 
     width: int | None
     height: int | None
 
 
-def room(out: TextIO, width: int | None = None) -> Room:
+def terminal_size(out: TextIO, width: int | None = None) -> TerminalSize:
     """How much fits on `out`: its terminal's size, or no limit where it is not a terminal.
 
     Args:
@@ -42,9 +42,9 @@ def room(out: TextIO, width: int | None = None) -> Room:
         width: What the user asked for (`--width`); goes before the terminal's.
     """
     if not out.isatty():
-        return Room(width, None)
+        return TerminalSize(width, None)
     terminal = shutil.get_terminal_size()
-    return Room(width or terminal.columns, terminal.lines)
+    return TerminalSize(width or terminal.columns, terminal.lines)
 
 
 def wants_color(out: TextIO) -> bool:
@@ -58,9 +58,9 @@ def wants_color(out: TextIO) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _ink(out: TextIO, color: bool | None) -> Ink:
+def _ink(out: TextIO, color: bool | None) -> ColorSupport:
     wanted = wants_color(out) if color is None else color
-    return Ink(wanted, os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"))
+    return ColorSupport(wanted, os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"))
 
 
 def emit(
@@ -90,7 +90,7 @@ def emit(
         return
     shown = as_shown(thing)
     if fmt is Format.table:
-        _show(shown, out, room(out, width).width, _ink(out, color))
+        _show(shown, out, terminal_size(out, width).width, _ink(out, color))
     elif fmt is Format.csv:
         _write(csv_text(only_tables(shown)), out)
     else:
@@ -131,7 +131,7 @@ def markdown_blocks(shown: Sequence[Shown]) -> Iterator[str]:
             yield f"\n{markdown(plain(note))}\n"
 
 
-def text_lines(shown: Sequence[Shown], width: int | None, ink: Ink) -> Iterator[str]:
+def text_lines(shown: Sequence[Shown], width: int | None, ink: ColorSupport) -> Iterator[str]:
     """Tables and blocks as lines of text without line ends, a blank line between two of them."""
     for i, one in enumerate(shown):
         if i:
@@ -142,7 +142,7 @@ def text_lines(shown: Sequence[Shown], width: int | None, ink: Ink) -> Iterator[
             yield from block_lines(one, ink.color, ink.truecolor)
 
 
-def _show(shown: Sequence[Shown], out: TextIO, width: int | None, ink: Ink) -> None:
+def _show(shown: Sequence[Shown], out: TextIO, width: int | None, ink: ColorSupport) -> None:
     rows = sum(len(one.rows) for one in shown if isinstance(one, Table))
     if width is not None and ink.color and out.isatty() and rows <= RICH_ROWS and _is_unicode(out):
         _show_by_rich(shown, out, width)

@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 
-class Lazily(Sequence[T]):
+class LazyRows(Sequence[T]):
     """A row for each of many things, made anew each time: a table for people needs no machine values.
 
     Args:

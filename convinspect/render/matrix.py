@@ -193,7 +193,7 @@ def sparkline(counts: Sequence[float]) -> str:
     )
 
 
-class _Lane(NamedTuple):
+class ColumnLayout(NamedTuple):
     """A column whose title and cells all have the same width."""
 
     column: Column
@@ -220,7 +220,7 @@ def _chosen(n: int, limit: int | None) -> _Shown:
 
 def _lane(
     title: str, values: Sequence[float], numbers: Numbers, color: bool, lead: str = "", priority: int = 2
-) -> _Lane:
+) -> ColumnLayout:
     """A column of numbers; `lead` sets it apart from what is left of it."""
     texts = [number(v, numbers) for v in values]
     title = safe(title)
@@ -231,7 +231,7 @@ def _lane(
     if color:
         styles = [number_style(v, numbers.largest) for v in values]
         cells = [_number_cell(text, width, style) for text, style in zip(texts, styles, strict=True)]
-    return _Lane(column, cells, width, "⋮".rjust(width))
+    return ColumnLayout(column, cells, width, "⋮".rjust(width))
 
 
 def _number_cell(text: str, width: int, style: str) -> Cell:
@@ -240,25 +240,25 @@ def _number_cell(text: str, width: int, style: str) -> Cell:
     return Styled(text.rjust(width), style) if style else text.rjust(width)
 
 
-def _bias_lane(view: MatrixView, rows: _Shown, color: bool) -> _Lane:
+def _bias_lane(view: MatrixView, rows: _Shown, color: bool) -> ColumnLayout:
     bias = view.bias if view.bias is not None else ()
     values = [bias[i] for i in rows.indices]
     return _lane("bias", values, scale(values, view.precision), color, lead="  ", priority=1)
 
 
-def _name_lane(view: MatrixView, rows: _Shown) -> _Lane:
+def _name_lane(view: MatrixView, rows: _Shown) -> ColumnLayout:
     names = [safe(view.row_names[i]) for i in rows.indices]
     mark = f"⋮ {rows.hidden}" if rows.hidden else ""
     width = max(map(cell_width, (*names, mark, safe(view.corner))))
-    return _Lane(Column(view.corner, style=QUIET, priority=3), list(names), width, mark)
+    return ColumnLayout(Column(view.corner, style=QUIET, priority=3), list(names), width, mark)
 
 
-def _gap_lane(hidden: int, n_rows: int) -> _Lane:
+def _gap_lane(hidden: int, n_rows: int) -> ColumnLayout:
     title = f"⋯ {hidden}"
-    return _Lane(Column(title, style=QUIET, priority=2), ["⋯"] * n_rows, len(title), "⋮")
+    return ColumnLayout(Column(title, style=QUIET, priority=2), ["⋯"] * n_rows, len(title), "⋮")
 
 
-def _fitting(candidates: _Shown, lanes: dict[int, _Lane], room: int | None) -> _Shown:
+def _fitting(candidates: _Shown, lanes: dict[int, ColumnLayout], room: int | None) -> _Shown:
     """As many of the candidate columns as fit in `room`, one at least."""
     if room is None or (not candidates.hidden and _spent(candidates, lanes) <= room):
         return candidates
@@ -271,7 +271,7 @@ def _fitting(candidates: _Shown, lanes: dict[int, _Lane], room: int | None) -> _
     return _Shown(n, min(n, 1), 0)
 
 
-def _spent(shown: _Shown, lanes: dict[int, _Lane]) -> int:
+def _spent(shown: _Shown, lanes: dict[int, ColumnLayout]) -> int:
     """Cells that these columns take, with a gap between two."""
     widths = [lanes[j].width for j in shown.indices]
     if shown.hidden:
@@ -279,7 +279,7 @@ def _spent(shown: _Shown, lanes: dict[int, _Lane]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _assembled(view: MatrixView, rows: _Shown, columns: _Shown, lanes: list[_Lane]) -> Table:
+def _assembled(view: MatrixView, rows: _Shown, columns: _Shown, lanes: list[ColumnLayout]) -> Table:
     body: list[tuple[Cell, ...]] = list(zip(*(lane.cells for lane in lanes), strict=True))
     if rows.hidden:
         body.insert(rows.head, tuple(Styled(lane.mark, QUIET) for lane in lanes))

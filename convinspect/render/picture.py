@@ -14,7 +14,7 @@ from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, safe
 from convinspect.render.data import csv_text, json_text, table_payload
 from convinspect.render.emit import Shown, as_shown, markdown_blocks, only_tables, text_lines
-from convinspect.render.plain_table import Ink, block_cells
+from convinspect.render.plain_table import ColorSupport, block_cells
 from convinspect.render.svg import DOTS, FONTS, svg
 from convinspect.render.table import Block, Table, fit, plain
 
@@ -164,7 +164,7 @@ def _html(picture: _Picture) -> Iterator[str]:
 
 def _txt(picture: _Picture) -> Iterator[str]:
     if _is_shown(picture.thing):
-        lines = text_lines(as_shown(picture.thing), picture.width, Ink())
+        lines = text_lines(as_shown(picture.thing), picture.width, ColorSupport())
         yield from (f"{line}\n" for line in lines)
     else:
         yield _drawn(picture).export_text()

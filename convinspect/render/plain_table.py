@@ -33,7 +33,7 @@ from convinspect.render.table import (
 RULE = "─"
 
 
-class Ink(NamedTuple):
+class ColorSupport(NamedTuple):
     """What the output can show.
 
     Attributes:
@@ -55,7 +55,7 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
         color: Add escape sequences.
         truecolor: See `Ink`.
     """
-    ink = Ink(color, truecolor)
+    ink = ColorSupport(color, truecolor)
     table = fit(table, width)
     above, below = above_and_below(table)
     yield from _loose(above, ink)
@@ -69,7 +69,7 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
 
 def block_lines(block: Block, color: bool = False, truecolor: bool = True) -> Iterator[str]:
     """A block as lines of text."""
-    ink = Ink(color, truecolor)
+    ink = ColorSupport(color, truecolor)
     for line in block_cells(block):
         yield draw(line, ink)
 
@@ -81,20 +81,20 @@ def block_cells(block: Block) -> tuple[Cell, ...]:
     return tuple(map(clean_cell, (*title, *block.lines, *notes)))
 
 
-def draw(cell: Cell, ink: Ink, style: str = "") -> str:
+def draw(cell: Cell, ink: ColorSupport, style: str = "") -> str:
     """One line of a cell as text, with escape sequences where they are welcome."""
     if not ink.color:
         return plain(cell)
     return "".join(paint(piece.text, piece.style, ink.truecolor) for piece in pieces(cell, style))
 
 
-def _loose(cells: Iterable[Cell], ink: Ink) -> Iterator[str]:
+def _loose(cells: Iterable[Cell], ink: ColorSupport) -> Iterator[str]:
     for cell in cells:
         for line in cell_lines(cell):
             yield draw(line, ink).rstrip(" ")
 
 
-def _header(columns: Sequence[Column], column_widths: list[int], ink: Ink) -> str:
+def _header(columns: Sequence[Column], column_widths: list[int], ink: ColorSupport) -> str:
     titles = [
         _padded(Styled(column.title, HEAD), column, width, ink)
         for column, width in zip(columns, column_widths, strict=True)
@@ -102,7 +102,7 @@ def _header(columns: Sequence[Column], column_widths: list[int], ink: Ink) -> st
     return (" " * GAP).join(titles).rstrip(" ")
 
 
-def _body(table: Table, column_widths: list[int], ink: Ink) -> Iterator[str]:
+def _body(table: Table, column_widths: list[int], ink: ColorSupport) -> Iterator[str]:
     lanes = []
     formats = []
     for column, cells, width in zip(table.columns, _one_line_each(table), column_widths, strict=True):
@@ -121,14 +121,14 @@ def _simple(cells: Cells) -> bool:
     return bare is not None and is_narrow("".join(bare))
 
 
-def _format(column: Column, width: int, ink: Ink) -> str:
+def _format(column: Column, width: int, ink: ColorSupport) -> str:
     """What `%` needs to draw one cell of a column."""
     field = f"%{'' if column.justify == 'right' else '-'}{width}s"
     code = sgr(column.style, ink.truecolor) if ink.color else ""
     return f"{code}{field}\x1b[0m" if code else field
 
 
-def _padded(cell: Cell, column: Column, width: int, ink: Ink) -> str:
+def _padded(cell: Cell, column: Column, width: int, ink: ColorSupport) -> str:
     text = plain(cell)
     blank = " " * (width - cell_width(text))
     drawn = draw(cell, ink, column.style)

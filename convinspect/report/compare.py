@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.plot import Panel
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
-from convinspect.text import several
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.comparing.claims import Claim
@@ -120,7 +120,7 @@ def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
 def _about_lines(about: Mapping[str, Any]) -> tuple[Cell, ...]:
     libraries = ", ".join(f"{name} {'on' if about[name] else 'off'}" for name in ("oneDNN", "MKL"))
     libraries = f"cuDNN {about['cuDNN']}" if about["cuDNN"] else libraries
-    threads = several(about["threads"], "thread")
+    threads = plural(about["threads"], "thread")
     lengths = ", ".join(map(str, about["lengths"]))
     busy = [Styled(f"other work was running (load {about['load']:.1f}), so times of several threads say little", WARN)]
     busy = busy if about["busy"] else []

@@ -15,7 +15,7 @@ from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.code_changes import advice
-from convinspect.text import listed, several
+from convinspect.text import join_words, plural
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -151,27 +151,27 @@ def _summary(done: Done, written: bool) -> Cell:
     if followers.copies:
         extra.append(f"{count(len(followers.copies))} cop{'y' if len(followers.copies) == 1 else 'ies'}")
     if followers.optimizer:
-        extra.append(several(len(followers.optimizer), "optimizer tensor"))
+        extra.append(plural(len(followers.optimizer), "optimizer tensor"))
     refused = sum(not one.done for one in plan.refusals)
     already = len(plan.refusals) - refused
     parts: list[Styled] = []
     if number or plan.refusals:
         verb = "converted" if written else "to convert"
-        parts.append(Styled(f"{several(number, 'layer')} {verb}", GOOD if number else "bold"))
+        parts.append(Styled(f"{plural(number, 'layer')} {verb}", GOOD if number else "bold"))
     if extra:
         parts.append(Styled(f" with {' and '.join(extra)}"))
     if renamed:
         verb = "renamed" if written else "to rename"
-        parts.append(Styled(f"{' · ' * bool(parts)}{several(renamed, 'tensor')} {verb}", GOOD))
+        parts.append(Styled(f"{' · ' * bool(parts)}{plural(renamed, 'tensor')} {verb}", GOOD))
     if done.fused:
         verb = "as plain weights" if written else "to fuse"
-        parts.append(Styled(f"{' · ' * bool(parts)}{several(len(done.fused), 'layer')} {verb}"))
+        parts.append(Styled(f"{' · ' * bool(parts)}{plural(len(done.fused), 'layer')} {verb}"))
     if already:
         parts.append(Styled(f" · {count(already)} already so"))
     if refused:
         parts.append(Styled(f" · {count(refused)} left", WARN))
     if done.anew and not parts:
-        total = several(len(done.checkpoint.root.tensors), "tensor")
+        total = plural(len(done.checkpoint.root.tensors), "tensor")
         return f"{total} {'written' if written else 'to write'} as a plain state_dict, none reshaped"
     if not parts and not done.dropped:
         there = f"; {count(done.there)} {'is' if done.there == 1 else 'are'} so already" if done.there else ""
@@ -183,7 +183,7 @@ def _notes(done: Done) -> list[str]:
     lines = []
     taken = [what for one in done.plan.conversions for what in one.assumed]
     if taken:
-        lines.append(f"assumed: {listed(taken)}, which a state_dict does not record")
+        lines.append(f"assumed: {join_words(taken)}, which a state_dict does not record")
     if len(done.checkpoint.roots) > 1:
         lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
     roots = dict.fromkeys([*done.followers.roots, *(() if done.anew else done.renaming.roots)])

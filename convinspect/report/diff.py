@@ -16,7 +16,7 @@ from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
-from convinspect.text import several
+from convinspect.text import plural
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""
@@ -174,7 +174,7 @@ def _prefix_lines(prefixes: Sequence[Prefix]) -> Iterable[Cell]:
 
 def prefix_text(one: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
     """Which side's keys carry what."""
-    keys = several(one.keys, "key")
+    keys = plural(one.keys, "key")
     if one.a and one.b:
         return f'prefix "{one.a}" on {keys} of {sides[0]} where {sides[1]} has "{one.b}"'
     return f'prefix "{one.a or one.b}" on {keys} of {sides[0] if one.a else sides[1]}'
@@ -192,7 +192,7 @@ def _verdict(report: DiffReport) -> Cell:
     end = "; its numbers differ" if any(one.deviation for one in report.tensors) else ""
     unread = sum(one.unread for one in report.tensors)
     if unread:
-        end += f"; the numbers of {several(unread, 'tensor')} were not compared"
+        end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
 
 
@@ -208,7 +208,7 @@ def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
 
 def what_changes(layers: int, renamed: bool) -> str:
     """ "converting 3 layers and renaming its keys", or what there is of it."""
-    parts = [f"converting {several(layers, 'layer')}"] if layers else []
+    parts = [f"converting {plural(layers, 'layer')}"] if layers else []
     return " and ".join(parts + (["renaming its keys"] if renamed else []))
 
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.pickle.safe_globals import judged
+from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
-from convinspect.render.lazy_rows import Lazily
+from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.text import several
+from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut"}
@@ -74,7 +74,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
         notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
-        raw=Lazily(_raw, folds, counted),
+        raw=LazyRows(_raw, folds, counted),
         more=("evidence", "pointwise"),
     )
 
@@ -220,7 +220,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
-    others = [f"{root.path or '.'} ({several(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
+    others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"other roots: {', '.join(others[:5])}{more}; --root chooses")
@@ -232,7 +232,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     if everything and foreign:
         more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
         lines.append(f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run")
-        known = [(name, judged(name)) for name in foreign]
+        known = [(name, classify_global(name)) for name in foreign]
         lines += [
             f"{name} {one.reason} where the file is loaded; see convinspect check" for name, one in known if one.reason
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.text import an, several
+from convinspect.text import plural, with_article
 from convinspect.verifying.checkpoints import Report
 from convinspect.verifying.layers import LayerCheck
 
@@ -98,11 +98,11 @@ def _model_lines(report: Report) -> Iterable[Cell]:
         explained = f" apart, rounding explains {_figure(most)}"
         yield (Styled(f"model {place}: "), Styled(_figure(apart), style), Styled(explained))
     if len(worst) > _LISTED:
-        yield f"and {several(len(worst) - _LISTED, 'more output')}, each closer"
+        yield f"and {plural(len(worst) - _LISTED, 'more output')}, each closer"
     equal = sum(report.model.plain.values())
     if equal:
         are = "is" if equal == 1 else "are"
-        yield f"model: {several(equal, 'output')} of whole numbers, text and the like {are} equal"
+        yield f"model: {plural(equal, 'output')} of whole numbers, text and the like {are} equal"
 
 
 def _verdict(report: Report) -> Iterable[Cell]:
@@ -112,13 +112,13 @@ def _verdict(report: Report) -> Iterable[Cell]:
     unread = report.unread or (report.model is not None and report.model.unread)
     equal = Styled("equal as far as it was compared", WARN) if unread else Styled("equal", GOOD)
     yield (equal, Styled(f" · strength: {report.strength}"))
-    layers = f"{several(len(report.layers), 'layer')} converted: " if report.layers else ""
+    layers = f"{plural(len(report.layers), 'layer')} converted: " if report.layers else ""
     proved = {
         "bits": f"every number{' that was compared' * bool(report.unread)} is the same",
         "layer": "the same numbers and the same outputs",
         "model": "the same numbers, and the whole model gives the same outputs",
     }[report.strength]
-    yield f"{layers}{proved} · {several(report.unchanged, 'tensor')} unchanged"
+    yield f"{layers}{proved} · {plural(report.unchanged, 'tensor')} unchanged"
 
 
 def _notes(report: Report) -> Iterable[str]:
@@ -140,7 +140,7 @@ def _notes(report: Report) -> Iterable[str]:
     undecided = sum(check.outputs.undecided for check in report.layers if check.outputs is not None)
     if undecided:
         are = "is" if undecided == 1 else "are"
-        what = f"{several(undecided, 'output')} {are} Inf or NaN, or too large for a bound"
+        what = f"{plural(undecided, 'output')} {are} Inf or NaN, or too large for a bound"
         yield f"{what}; there only the bits were compared"
     taken = dict.fromkeys(what for check in report.layers for what in check.assumed)
     if taken:
@@ -149,7 +149,7 @@ def _notes(report: Report) -> Iterable[str]:
     yield from report.notes
     if report.model is not None:
         if report.model.unread:
-            kinds = [f"{place} ({an(kind)})" for place, kind in report.model.unread.items()]
+            kinds = [f"{place} ({with_article(kind)})" for place, kind in report.model.unread.items()]
             yield f"model: not compared, for want of a way to: {_some(kinds)}"
         yield from (f"model: {note}" for note in report.model.notes)
 

@@ -12,13 +12,13 @@ from convinspect.errors import CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape
-from convinspect.render.emit import Room
+from convinspect.render.emit import TerminalSize
 from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.shapes import layer_name
-from convinspect.text import several
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MOST_NUMBERS = 10_000
 """A table in a pipe is not cut to a width, but beyond this it is elided all the same; CSV and JSON hold all."""
 
-_PIPED = Room(240, 60)
+_PIPED = TerminalSize(240, 60)
 
 _MOST_TAPS = 64
 """Kernels of more taps are elided: 7 × 7 and 4 × 4 × 4 are shown whole."""
@@ -62,7 +62,7 @@ def elided(matrices: Sequence[Matrix]) -> list[Matrix | Block]:
     return [*matrices[:_TAPS_AT_ENDS], Block((Styled(line, QUIET),)), *matrices[-_TAPS_AT_ENDS:]]
 
 
-def shown_matrix(view: MatrixView, space: Room, color: bool, sliced: bool) -> Table:
+def shown_matrix(view: MatrixView, space: TerminalSize, color: bool, sliced: bool) -> Table:
     """The matrix as it fits; whole where a slice was asked for and nothing limits it."""
     if space.width is None and len(view.row_names) * len(view.column_names) > _MOST_NUMBERS and not sliced:
         space = _PIPED
@@ -75,7 +75,7 @@ def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
     return replace(view, row_names=[f"{front} {name}" for name in view.row_names])
 
 
-def shown_heatmap(matrix: Matrix, view: MatrixView, space: Room, color: bool) -> Block:
+def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: bool) -> Block:
     """The matrix in coloured cells.
 
     Raises:
@@ -114,7 +114,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in found],
-        title=f"{checkpoint.path.name} · kernels of {several(len(found), 'layer')}",
+        title=f"{checkpoint.path.name} · kernels of {plural(len(found), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],

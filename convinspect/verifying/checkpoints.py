@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from convinspect.arrays.threads import side_by_side
+from convinspect.arrays.threads import map_threads
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import followers, parts_of
@@ -22,9 +22,9 @@ from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, KINDS, TRANSFORMERS_CONV
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 from convinspect.records import Contents, Edit, Layer, Root, Tensor
-from convinspect.text import several
-from convinspect.verifying.layers import LayerCheck, Wish, judge, keys_of, run
-from convinspect.verifying.metadata import changed_keys, tell_objects, tell_tags, tell_ties
+from convinspect.text import plural
+from convinspect.verifying.layers import LayerCheck, VerifyOptions, check_layer, keys_of, run
+from convinspect.verifying.metadata import changed_keys, compare_objects, compare_tags, compare_ties
 from convinspect.verifying.tensors import Pairs, pair_up
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
 
 
 def verify(
-    before: Checkpoint, after: Checkpoint, wish: Wish, progress: Callable[[int], None] = lambda done: None
+    before: Checkpoint, after: Checkpoint, wish: VerifyOptions, progress: Callable[[int], None] = lambda done: None
 ) -> Report:
     """Hold two checkpoints against each other: bits first, then outputs of each converted layer.
 
@@ -156,7 +156,7 @@ def verify(
         other = others.get(layer.name)
         keys = {key for one in (layer, other) if one is not None for key in keys_of(one).values()}
         if (asked is not None and layer.name in asked) or not keys.isdisjoint(touched):
-            check, forgiven = judge(layer, other, pairs)
+            check, forgiven = check_layer(layer, other, pairs)
             judged.append((check, layer, other, forgiven))
     excused = {name for *_, forgiven in judged for name in forgiven}
     shown = [one for one in judged if one[0].cause or asked is None or one[0].name in asked]
@@ -171,9 +171,9 @@ def verify(
         notes += _converted_too(Counter(name.rpartition(".")[0] for name in followed))
         _other_roots(before, after, wanted, turned, (changed, missing, unexpected, unread, notes))
         changed |= changed_keys(before, after)
-        tell_objects(before, after, wish.renamed, changed, notes)
-        tell_ties(before, after, notes)
-        tell_tags(before, after, notes)
+        compare_objects(before, after, wish.renamed, changed, notes)
+        compare_ties(before, after, notes)
+        compare_tags(before, after, notes)
     return Report(
         str(before.path), str(after.path), tuple(checks), tuple(missing), tuple(unexpected), changed, len(pairs.same),
         tuple(unread), tuple(notes), kinds={one.name: one.after for one, *_ in judged if one.after != one.before},
@@ -185,12 +185,12 @@ def _perhaps_left(pairs: Pairs) -> list[str]:
     if not pairs.perhaps_left:
         return []
     first, more = pairs.perhaps_left[0], len(pairs.perhaps_left) - 1
-    others = f" and {several(more, 'other square weight')}" if more else ""
+    others = f" and {plural(more, 'other square weight')}" if more else ""
     are = "are" if more else "is"
     return [f"{first}{others} {are} unchanged, so (in, out) still; layers that were not to be converted are right so"]
 
 
-def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -> list[LayerCheck]:
+def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: VerifyOptions) -> list[LayerCheck]:
     """The checks with outputs. Layers run side by side, each on one thread, as many as fit in `WORKING_BYTES`."""
     if wish.inputs is None or not judged:
         return [check for check, _, _ in judged]
@@ -202,7 +202,7 @@ def _run_all(judged: list[tuple[LayerCheck, Layer, Layer | None]], wish: Wish) -
         workers = 1
     # On one thread a chunk takes less time than waking another does.
     with threads(1), full_float32():
-        return list(side_by_side(lambda one: run(one[0], one[1], one[2], wish), judged, workers))
+        return list(map_threads(lambda one: run(one[0], one[1], one[2], wish), judged, workers))
 
 
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
@@ -262,7 +262,7 @@ def _other_roots(
         other = there.get(root.path)
         if other is None and len(after.roots) == 1:
             plain = f"{after.path.name}, a plain state_dict"
-            notes.append(f"root {root.path} ({several(len(root.tensors), 'tensor')}) is not in {plain}")
+            notes.append(f"root {root.path} ({plural(len(root.tensors), 'tensor')}) is not in {plain}")
         elif other is None:
             missing.append(f"root {root.path}")
         else:
@@ -279,7 +279,7 @@ def _other_roots(
 def _converted_too(numbers: Mapping[str, int]) -> list[str]:
     """Says how many tensors of each root changed with the model's."""
     return [
-        f"{several(number, 'tensor')} of {where} {'was' if number == 1 else 'were'} converted too"
+        f"{plural(number, 'tensor')} of {where} {'was' if number == 1 else 'were'} converted too"
         for where, number in numbers.items()
         if number
     ]

@@ -12,7 +12,7 @@ from convinspect.keys.wrappers import join_key
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.by_shape import is_magnitude
 from convinspect.records import Layer
-from convinspect.text import an
+from convinspect.text import with_article
 from convinspect.verifying.tensors import Pairs
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class VerifyOptions:
     """How layers are to be run.
 
     Attributes:
@@ -94,7 +94,7 @@ def keys_of(layer: Layer) -> dict[str, str]:
     return {leaf: join_key(layer.name, leaf) for leaf in layer.tensors}
 
 
-def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, frozenset[str]]:
+def check_layer(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, frozenset[str]]:
     """What the stored bits say of one layer.
 
     Args:
@@ -115,7 +115,7 @@ def judge(layer: Layer, other: Layer | None, pairs: Pairs) -> tuple[LayerCheck, 
     may_change = layer.kind in KINDS or is_magnitude(layer.name)
     if any(name in pairs.converted for name in keys.values()) and not may_change:
         return replace(
-            check, cause=f"{an(layer.kind)} must keep its shape, which became {other.weight.shape}"
+            check, cause=f"{with_article(layer.kind)} must keep its shape, which became {other.weight.shape}"
         ), frozenset()
     excused = _excused(layer, other, pairs)
     if taken and _groups_written_out(layer, other) > 1:
@@ -278,7 +278,7 @@ def _bias(lost: list[str], added: list[str]) -> str:
 # --------------------------------------------------------------------------------------------------- outputs
 
 
-def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: Wish) -> LayerCheck:
+def run(check: LayerCheck, layer: Layer, other: Layer | None, wish: VerifyOptions) -> LayerCheck:
     """The check with both layers' outputs, and gradients when asked for.
 
     Raises:

@@ -8,7 +8,7 @@ from convinspect.formats.torch.objects import read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Module, Root
-from convinspect.text import several
+from convinspect.text import plural
 from convinspect.verifying.objects import differences
 
 _MOST_OBJECTS = 20
@@ -74,7 +74,7 @@ def _pads(module: Module) -> bool:
     return any(padding) if isinstance(padding, tuple) else padding not in (None, 0, "valid")
 
 
-def tell_objects(
+def compare_objects(
     before: Checkpoint, after: Checkpoint, new_names: bool, changed: dict[str, str], notes: list[str]
 ) -> None:
     """What lies in the files beside tensors: metadata and other objects. Adds to the last two."""
@@ -112,14 +112,14 @@ def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
     return checkpoint.format.partition(" ")[0], bool(checkpoint.root.modules)
 
 
-def tell_ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
+def compare_ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     """Says which tensors shared their bytes and do not any more."""
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
     if lost and "safetensors" not in after.format:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
 
 
-def tell_tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
+def compare_tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     """Says where tensors are tagged with another device, or with another wish for gradients, than before."""
     common = [(one, after.tensors[name]) for name, one in before.tensors.items() if name in after.tensors]
     for tag in ("device", "requires_grad"):
@@ -127,5 +127,5 @@ def tell_tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
         # A format that keeps no tags says nothing of them.
         differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
         if differing:
-            tensors = several(len(differing), "tensor")
+            tensors = plural(len(differing), "tensor")
             notes.append(f"{tag} is not the same on {tensors}: {differing[0][0]} became {differing[0][1]}")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinspect.arrays.devices import full_float32
 from convinspect.errors import CannotConvert
-from convinspect.text import an
+from convinspect.text import with_article
 from convinspect.verifying.pytree import Leaves, leaves
 
 GRADIENT = "gradient of "
@@ -106,7 +106,11 @@ def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low
                     result = model(*inputs)
         found = leaves(result)
         if not any(one.numel() for one in found.tensors.values()) and set(map(type, found.plain.values())) <= _NOTHING:
-            kinds = f" (it gives {', '.join(dict.fromkeys(map(an, found.other.values())))})" if found.other else ""
+            kinds = (
+                f" (it gives {', '.join(dict.fromkeys(map(with_article, found.other.values())))})"
+                if found.other
+                else ""
+            )
             raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
         if trial.gradients:
             with full_float32():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from convinspect.arrays.equality import as_matrix, difference, owner_of, relation, same_bits
-from convinspect.arrays.threads import side_by_side
+from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.kinds import GPT2_NAMES, last_word
@@ -89,7 +89,7 @@ def pair_up(
     left: dict[str, str] = {}
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
-    for name, cause in side_by_side(fate, common, workers):
+    for name, cause in map_threads(fate, common, workers):
         if cause is None:
             found.same.append(name)
         elif cause == _UNREAD:

@@ -55,7 +55,7 @@ def size_of(piece: Piece) -> int:
     return piece.nbytes if isinstance(piece, Made) else len(piece)
 
 
-def hold_to(versions: Mapping[Path, Version]) -> None:
+def check_unchanged(versions: Mapping[Path, Version]) -> None:
     """See that files are still what they were.
 
     Raises:
@@ -73,7 +73,7 @@ def hold_to(versions: Mapping[Path, Version]) -> None:
 
 
 @contextmanager
-def blaming_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
+def reporting_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
     """Whatever goes wrong inside is laid to a change of these files, where there is one.
 
     Raises:
@@ -82,7 +82,7 @@ def blaming_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
     try:
         yield
     except Exception:
-        hold_to(versions)
+        check_unchanged(versions)
         raise
 
 
@@ -311,7 +311,7 @@ def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> N
     write_pieces(source, [Range(0, os.stat(source).st_size)], target, progress)
 
 
-def room_for(target: Path, nbytes: int) -> None:
+def check_room(target: Path, nbytes: int) -> None:
     """Notice before hours of writing that a disk is too small.
 
     Raises:

@@ -20,7 +20,7 @@ import convinspect.errors
 from convinspect.errors import BrokenFile, ConvInspectError
 
 
-def apart(work: Callable[[], Any], source: Path) -> Any:
+def run_in_child(work: Callable[[], Any], source: Path) -> Any:
     """What `work` gives, done in a child on Linux, unless PyTorch or threads are here already; else at once.
 
     PyTorch's threads do not survive a fork. Where this process is killed, the child ends too.

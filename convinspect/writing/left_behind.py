@@ -8,7 +8,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
-from convinspect.text import several
+from convinspect.text import plural
 from convinspect.writing.pickle_keys import moved_paths
 
 
@@ -111,19 +111,19 @@ def plain_attributes(root: Root) -> frozenset[str]:
 def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
     lines = [f"only {checkpoint.root.path} is in the new file, as a plain state_dict"] if checkpoint.root.path else []
     lines += [
-        f"root {root.path or '.'} ({several(len(root.tensors), 'tensor')}) is not in the new file"
+        f"root {root.path or '.'} ({plural(len(root.tensors), 'tensor')}) is not in the new file"
         for root in checkpoint.roots
         if root.path != checkpoint.root.path
     ]
     attributes = sorted(plain_attributes(checkpoint.root))
     if attributes:
-        lines.append(f"plain attributes of the model are no part of a state_dict: {some(attributes)}")
+        lines.append(f"plain attributes of the model are no part of a state_dict: {first_few(attributes)}")
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:
         left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
         if left:
-            lines.append(f"{some(left)} beside the tensors: not in the new file")
+            lines.append(f"{first_few(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, checkpoint.root.path) is not None:
             lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
     again = ties_of_metadata(checkpoint)
@@ -137,13 +137,13 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
         lines.append(f"what was saved on {', '.join(devices)} is on the CPU in the new file")
     if writer == "safetensors" and not checkpoint.holds_modules:
         trained = sum(one.requires_grad is True for one in checkpoint.root.tensors)
-        lines += [f"requires_grad, set for {several(trained, 'tensor')}, is not in the new file"] * (trained > 0)
+        lines += [f"requires_grad, set for {plural(trained, 'tensor')}, is not in the new file"] * (trained > 0)
     ties = [name for name in checkpoint.tensors if checkpoint.tie(name)]
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few of many names, with the count of the others."""
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -15,12 +15,12 @@ from convinspect.formats.files import File
 from convinspect.formats.sharded import edited_index, totals
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import (
-    blaming_changes,
+    check_room,
+    check_unchanged,
     copy_whole,
-    hold_to,
     new_file,
     new_folder,
-    room_for,
+    reporting_changes,
     size_of,
     write_pieces,
 )
@@ -145,7 +145,7 @@ def save_edits(
     else:
         versions = checkpoint.versions
         with (
-            blaming_changes(versions),
+            reporting_changes(versions),
             new_file(target, lambda new: _approve(new, expected, versions)) as temporary,
         ):
             _write_one(source, wanted, temporary, progress, drop_optimizer, parameters)
@@ -161,7 +161,7 @@ def _write_one(
 ) -> None:
     with File(source) as file:
         pieces = pieces_for(file, edits, drop, parameters)
-        room_for(target, sum(size_of(piece) for piece in pieces))
+        check_room(target, sum(size_of(piece) for piece in pieces))
         write_pieces(source, pieces, target, progress)
 
 
@@ -172,9 +172,9 @@ def _approve(written: Path, expected: list[Facts], versions: Mapping[Path, Versi
     """The last thing before the new file gets its name. Where that is the source's own, what is replaced is seen to be
     what was read.
     """
-    hold_to(versions)
+    check_unchanged(versions)
     _compare(written, expected)
-    hold_to(versions)
+    check_unchanged(versions)
 
 
 def _compare(written: Path, expected: list[Facts]) -> None:
@@ -253,9 +253,9 @@ def _save_shards(
     for edit in edits:
         if edit.tensor.storage is not None:
             mine.setdefault(edit.tensor.storage.file, []).append(edit)
-    room_for(target, checkpoint.nbytes_on_disk)
+    check_room(target, checkpoint.nbytes_on_disk)
     with (
-        blaming_changes(versions),
+        reporting_changes(versions),
         new_folder(target, lambda new: _approve(new / opened, expected, versions)) as temporary,
     ):
         for name in _names(checkpoint):

@@ -22,8 +22,8 @@ from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.safetensors import RESERVED
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
-from convinspect.writing.atomic import blaming_changes, hold_to, new_file, room_for
-from convinspect.writing.child_process import apart
+from convinspect.writing.atomic import check_room, check_unchanged, new_file, reporting_changes
+from convinspect.writing.child_process import run_in_child
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
 from convinspect.writing.same_format import writer_of
 
@@ -55,10 +55,10 @@ def resave(
     names, edits = list(names), list(shapes)
     expected: dict[str, Facts] = {}
     with (
-        blaming_changes(checkpoint.versions),
+        reporting_changes(checkpoint.versions),
         new_file(target, lambda new: _approve(new, expected, checkpoint.versions)) as temporary,
     ):
-        expected |= apart(
+        expected |= run_in_child(
             lambda: _written(checkpoint, edits, groups, list(fused), names, target, temporary), checkpoint.path
         )
 
@@ -82,7 +82,7 @@ def _written(
     state = _state_dict(checkpoint, {one.tensor.key: one for one in edits}, grouped, fused, new_keys)
     if writer == "torch":
         _tie_again(checkpoint, new_keys, state)
-    room_for(target, _nbytes(state, writer))
+    check_room(target, _nbytes(state, writer))
     if writer == "torch":
         _flag(checkpoint, new_keys, state)
         _save_torch(state, temporary, kept_versions(checkpoint, names))
@@ -309,7 +309,7 @@ def _approve(path: Path, expected: Mapping[str, Facts], sources: Mapping[Path, V
     wrong = [key for key, facts in expected.items() if found.get(key) != facts]
     if wrong or len(found) != len(expected):
         raise CannotWrite(f"the new file differs in {wrong[:1]} from what it should be, so it was thrown away")
-    hold_to(sources)
+    check_unchanged(sources)
 
 
 def _name(tensor: torch.Tensor) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convinspect.arrays.threads import side_by_side
+from convinspect.arrays.threads import map_threads
 from convinspect.cli.options import reading_progress
 from support.in_process import called
 from support.paths import FIXTURES
@@ -33,14 +33,14 @@ def test_all_is_done_in_order_with_as_many_threads_as_there_are(
     monkeypatch: pytest.MonkeyPatch, after: int, workers: int
 ) -> None:
     refuse_threads(monkeypatch, after)
-    assert list(side_by_side(lambda n: n * n, range(50), workers)) == [n * n for n in range(50)]
+    assert list(map_threads(lambda n: n * n, range(50), workers)) == [n * n for n in range(50)]
 
 
 def test_an_error_is_raised_where_its_result_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     for refused in (False, True):
         if refused:
             refuse_threads(monkeypatch)
-        found = side_by_side(lambda n: 1 // n, (1, 1, 0, 1), 2)
+        found = map_threads(lambda n: 1 // n, (1, 1, 0, 1), 2)
         assert [next(found), next(found)] == [1, 1]
         with pytest.raises(ZeroDivisionError):
             next(found)
@@ -56,7 +56,7 @@ def test_work_that_nobody_waits_for_is_not_begun() -> None:
             gate.wait(5)
         return n
 
-    found = side_by_side(work, range(1000), 2)
+    found = map_threads(work, range(1000), 2)
     assert next(found) == 0
     threading.Timer(0.1, gate.set).start()
     found.close()  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from convinspect.checking.findings import CODES, Report
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
-from convinspect.formats.pickle.safe_globals import ADMITTED, TAKEN_FROM, judged
+from convinspect.formats.pickle.safe_globals import ADMITTED, TAKEN_FROM, classify_global
 from support.conversions import converted
 from support.hostile import (
     BOMBS,
@@ -292,7 +292,7 @@ EXECUTES = _EXECUTES.split()
     ],
 )
 def test_names_are_judged(name: str, kind: str) -> None:
-    assert judged(name).kind == kind
+    assert classify_global(name).kind == kind
 
 
 def test_no_class_of_a_model_is_said_to_execute() -> None:
@@ -303,7 +303,7 @@ def test_no_class_of_a_model_is_said_to_execute() -> None:
         if here.startswith(("torch.nn.modules", "torch.optim", "torch.distributions", "torch.ao.nn", "numpy.random._")):
             named |= {f"{here}.{one.__qualname__}" for one in vars(module).values() if one_of(one, here)}
     assert len(named) > 300
-    assert {name: judged(name).reason for name in named if judged(name).kind == "executes"} == {}
+    assert {name: classify_global(name).reason for name in named if classify_global(name).kind == "executes"} == {}
 
 
 def one_of(thing: object, module: str) -> bool:
@@ -313,7 +313,7 @@ def one_of(thing: object, module: str) -> bool:
 def test_a_name_of_a_million_parts_is_judged_at_once() -> None:
     start = time.process_time()
     for part in ("torch", "a", "urllib2", "builtins"):
-        judged(".".join([part] * 500_000))
+        classify_global(".".join([part] * 500_000))
     assert time.process_time() - start < 5
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.diffing.fixes import ErrorReport, answer_error
+from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import Complaint, read_error
 from convinspect.errors import CannotShow
 from support.diffing import SHAPES, Holder, typed, zeros
@@ -34,7 +34,7 @@ def said_by_torch(model: nn.Module, state: State) -> str:
 
 def answered(folder: Path, state: Any, text: str) -> ErrorReport:
     torch.save(state, folder / "a.pt")
-    return answer_error(open_checkpoint(folder / "a.pt"), read_error(text))
+    return suggest_fixes(open_checkpoint(folder / "a.pt"), read_error(text))
 
 
 def fixes(report: ErrorReport) -> dict[str, str]:

@@ -25,7 +25,7 @@ from convinspect.render import plain_table as layout
 from convinspect.render import rich_table
 from convinspect.render.cells import cell_width, count, elide, is_narrow, safe, shape, size, wrap
 from convinspect.render.data import json_text, markdown
-from convinspect.render.emit import emit, room, wants_color
+from convinspect.render.emit import emit, terminal_size, wants_color
 from convinspect.render.format import Format
 from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, machine_table, matrix_table, sparkline
@@ -427,9 +427,9 @@ def test_color_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> 
 def test_room_is_the_terminals_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "90")
     monkeypatch.setenv("LINES", "30")
-    assert room(Terminal()) == (90, 30)
-    assert room(Terminal(), 50) == (50, 30)
-    assert room(io.StringIO()) == (None, None)
+    assert terminal_size(Terminal()) == (90, 30)
+    assert terminal_size(Terminal(), 50) == (50, 30)
+    assert terminal_size(io.StringIO()) == (None, None)
 
 
 def test_an_encoding_without_line_drawing_still_gets_the_table() -> None:

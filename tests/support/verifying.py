@@ -14,13 +14,13 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.verifying.checkpoints import Report, converted_in_memory, verify
-from convinspect.verifying.layers import Inputs, Wish
+from convinspect.verifying.layers import Inputs, VerifyOptions
 
 
 def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
     """What `verify` finds, in outputs too unless told otherwise."""
     one = open_checkpoint(before)
-    wished = Wish(**{"inputs": Inputs(), **wish})
+    wished = VerifyOptions(**{"inputs": Inputs(), **wish})
     if after is None:
         planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
         return verify(one, converted_in_memory(one, planned), wished)

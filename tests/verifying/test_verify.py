@@ -25,9 +25,9 @@ from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.text import an
+from convinspect.text import with_article
 from convinspect.verifying.checkpoints import converted_in_memory, verify
-from convinspect.verifying.layers import Inputs, Wish
+from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
 from support.verifying import command, held, report_of
@@ -282,7 +282,7 @@ def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path
     before = open_checkpoint(FIXTURES / name)
     planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
     assert planned.conversions
-    found = verify(before, converted_in_memory(before, planned), Wish(inputs=Inputs()))
+    found = verify(before, converted_in_memory(before, planned), VerifyOptions(inputs=Inputs()))
     assert found.ok, found.cause
     assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
 
@@ -812,7 +812,7 @@ def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
      ("MultiheadAttention", "a MultiheadAttention"), ("L1Loss", "an L1Loss")],
 )  # fmt: skip
 def test_articles(noun: str, wanted: str) -> None:
-    assert an(noun) == wanted
+    assert with_article(noun) == wanted
 
 
 def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> None:
@@ -848,4 +848,4 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     moved = {name: replace(one, device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")
     before.tensors = moved
-    assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, Wish()).notes
+    assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, VerifyOptions()).notes

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.cli.main import app
-from convinspect.diffing.fixes import answer_error
+from convinspect.diffing.fixes import suggest_fixes
 from convinspect.diffing.load_error import read_error
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
@@ -47,7 +47,7 @@ def test_answering_an_error_of_many_lines(many: Path) -> None:
     )  # fmt: skip
     checkpoint = open_checkpoint(many)
     started = time.process_time()
-    report = answer_error(checkpoint, read_error(text))
+    report = suggest_fixes(checkpoint, read_error(text))
     assert time.process_time() - started < 5
     assert {one.fix for one in report.answers} == {"convert"}
 

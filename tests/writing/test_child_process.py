@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotThere
-from convinspect.writing.child_process import _ended, _packed, _unpacked, apart
+from convinspect.writing.child_process import _ended, _packed, _unpacked, run_in_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is forked on Linux alone")
 
@@ -121,9 +121,9 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
 def test_where_threads_or_pytorch_are_it_is_done_at_once(tmp_path: Path) -> None:
     import torch
 
-    assert apart(lambda: [os.getpid(), torch.__version__], tmp_path) == [os.getpid(), torch.__version__]
+    assert run_in_child(lambda: [os.getpid(), torch.__version__], tmp_path) == [os.getpid(), torch.__version__]
     with pytest.raises(NotThere):
-        apart(lambda: _raise(NotThere("gone")), tmp_path)
+        run_in_child(lambda: _raise(NotThere("gone")), tmp_path)
 
 
 def _raise(error: Exception) -> None:

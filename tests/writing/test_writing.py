@@ -18,13 +18,13 @@ from convinspect.writing.atomic import (
     Made,
     Piece,
     Range,
-    blaming_changes,
+    check_room,
+    check_unchanged,
     copy_whole,
-    hold_to,
     left_behind,
     new_file,
     new_folder,
-    room_for,
+    reporting_changes,
     write_pieces,
 )
 
@@ -65,25 +65,25 @@ def test_files_are_held_to_what_they_were(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"1")
     version = version_of(os.stat(file))
-    hold_to({file: version})
+    check_unchanged({file: version})
     file.write_bytes(b"12")
     with pytest.raises(ChangedMeanwhile, match="it changed while it was read"):
-        hold_to({file: version})
+        check_unchanged({file: version})
     file.unlink()
     with pytest.raises(ChangedMeanwhile, match="vanished"):
-        hold_to({file: version})
+        check_unchanged({file: version})
     with pytest.raises(BrokenFile, match="cannot be read"):
-        hold_to({Path(__file__) / "below": version})
+        check_unchanged({Path(__file__) / "below": version})
 
 
 def test_what_goes_wrong_is_laid_to_a_change_only_where_there_is_one(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"1")
     versions = {file: version_of(os.stat(file))}
-    with pytest.raises(ZeroDivisionError), blaming_changes(versions):
+    with pytest.raises(ZeroDivisionError), reporting_changes(versions):
         raise ZeroDivisionError
     file.write_bytes(b"12")
-    with pytest.raises(ChangedMeanwhile), blaming_changes(versions):
+    with pytest.raises(ChangedMeanwhile), reporting_changes(versions):
         raise ZeroDivisionError
 
 
@@ -299,8 +299,8 @@ def test_the_remedy_fits_the_reason(tmp_path: Path, code: int, remedy: str) -> N
 
 
 def test_room_is_asked_for_where_the_file_is_to_lie(tmp_path: Path) -> None:
-    room_for(tmp_path / "new.pt", 1)
+    check_room(tmp_path / "new.pt", 1)
     with pytest.raises(CannotWrite, match="bytes free, 1,000,000,000,000,000,000 are needed") as caught:
-        room_for(tmp_path / "new.pt", 10**18)
+        check_room(tmp_path / "new.pt", 10**18)
     assert caught.value.path == tmp_path
-    room_for(tmp_path / "gone" / "new.pt", 10**18)
+    check_room(tmp_path / "gone" / "new.pt", 10**18)

@@ -217,7 +217,7 @@ _ANYWHERE = _words(
 """Parts that no class of a model has in its name: a dotted name leads through them to something else."""
 
 
-def judged(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
+def classify_global(name: str, extra: frozenset[str] = frozenset()) -> Judgement:
     """What is known of a name that a pickle asks for.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, reader, walk
-from convinspect.formats.pickle.safe_globals import judged
+from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
@@ -110,7 +110,7 @@ def foreign_globals(tree: Walk) -> tuple[str, ...]:
     return tuple(
         name
         for name in tree.globals
-        if (not name.startswith(plain) and name != "builtins.set") or judged(name).kind == "executes"
+        if (not name.startswith(plain) and name != "builtins.set") or classify_global(name).kind == "executes"
     )
 
 

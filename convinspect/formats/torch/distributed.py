@@ -13,7 +13,7 @@ from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import walk
-from convinspect.formats.pickle.safe_globals import DISTRIBUTED, judged
+from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
@@ -56,7 +56,7 @@ def read_distributed(path: Path) -> Contents:
         (),
         ("shapes only: the numbers of a distributed checkpoint are not read",),
         {},
-        tuple(name for name in foreign_globals(tree) if judged(name, DISTRIBUTED).kind != "admitted"),
+        tuple(name for name in foreign_globals(tree) if classify_global(name, DISTRIBUTED).kind != "admitted"),
     )
 
 
