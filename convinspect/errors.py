@@ -1,4 +1,4 @@
-"""Every failure that a user can mend, as a tree of exceptions.
+"""Every failure that a user can fix, as a tree of exceptions.
 
     ConvInspectError            one line: PATH: what is wrong; what to do          (exit code 2)
     ├── NotACheckpoint          the file is something else: git-lfs pointer, HTML, tar, ONNX, …
@@ -16,7 +16,56 @@ Anything else that escapes a command is a bug of ours and ends with exit code 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Option(NamedTuple):
+    """An option of a command, which is a keyword argument of the function of that name.
+
+    Attributes:
+        name: As in Python: "state_dict", "layer", "from_" (Python keeps "from" for itself).
+        value: What to give; True where it is a switch, None to speak of the option without a value.
+    """
+
+    name: str
+    value: object = True
+
+
+class Wording(str):
+    """A sentence that names options, which a command line and Python spell differently. As text it is Python's.
+
+    Put into an f-string it becomes plain text, with the options as Python spells them; to put it into a longer sentence,
+    make that a `Wording` too.
+
+    Args:
+        parts: Text, options, and wordings, in order.
+    """
+
+    parts: tuple[str | Option, ...]
+
+    def __new__(cls, *parts: str | Option) -> Wording:
+        flat: list[str | Option] = []
+        for part in parts:
+            flat += part.parts if isinstance(part, Wording) else (part,)
+        wording = super().__new__(cls, _spelled(flat, as_argument))
+        wording.parts = tuple(flat)
+        return wording
+
+
+def as_argument(option: Option) -> str:
+    """How Python spells an option: `layer='conv1'`, `state_dict=True`, or its name alone."""
+    return option.name if option.value is None else f"{option.name}={option.value!r}"
+
+
+def spelled(text: str, spell: Callable[[Option], str]) -> str:
+    """Plain text as it is, a wording with its options spelled out."""
+    return _spelled(text.parts, spell) if isinstance(text, Wording) else text
+
+
+def _spelled(parts: Iterable[str | Option], spell: Callable[[Option], str]) -> str:
+    return "".join(part if isinstance(part, str) else spell(part) for part in parts)
 
 
 class ConvInspectError(Exception):
@@ -40,10 +89,14 @@ class ConvInspectError(Exception):
             self.path = path
         return self
 
-    def __str__(self) -> str:
+    def line(self, spell: Callable[[Option], str]) -> str:
+        """PATH: what is wrong; what to do."""
         where = f"{self.path}: " if self.path is not None else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{where}{self.problem}{remedy}"
+        remedy = f"; {spelled(self.remedy, spell)}" if self.remedy else ""
+        return f"{where}{spelled(self.problem, spell)}{remedy}"
+
+    def __str__(self) -> str:
+        return self.line(as_argument)
 
 
 class NotACheckpoint(ConvInspectError):

@@ -85,7 +85,9 @@ def main() -> None:
     except typer.Abort:
         sys.exit(1)
     except ConvInspectError as error:
-        _complain(str(error))
+        from convinspect.report.flags import as_flag
+
+        _complain(error.line(as_flag))
         sys.exit(2)
     except (ReaderLeft, BrokenPipeError):
         _forget_output()

@@ -1,0 +1,18 @@
+"""How the command line spells the options that errors and reasons speak of."""
+
+from __future__ import annotations
+
+import shlex
+
+from convinspect.errors import Option, spelled
+
+
+def as_flag(option: Option) -> str:
+    """`--layer conv1`, `--state-dict`."""
+    flag = f"--{option.name.rstrip('_').replace('_', '-')}"
+    return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
+
+
+def flagged(text: str) -> str:
+    """A sentence with its options as flags."""
+    return spelled(text, as_flag)
