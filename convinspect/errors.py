@@ -36,8 +36,8 @@ class Option(NamedTuple):
 class Wording(str):
     """A sentence that names options, which a command line and Python spell differently. As text it is Python's.
 
-    Put into an f-string it becomes plain text, with the options as Python spells them; to put it into a longer sentence,
-    make that a `Wording` too.
+    In an f-string it becomes plain text, with the options as Python spells them, so a longer sentence that holds one
+    must be a `Wording` too.
 
     Args:
         parts: Text, options, and wordings, in order.
