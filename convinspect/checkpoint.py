@@ -152,10 +152,10 @@ class Checkpoint:
         Raises:
             ConvInspectError: They are not in the file, or cannot be read.
         """
-        from convinspect.arrays import read as numbers
+        from convinspect.arrays.read import read_tensor
 
         try:
-            return numbers.read(self.tensors[name])
+            return read_tensor(self.tensors[name])
         except ConvInspectError as error:
             raise error.at(self.path) from None
 
