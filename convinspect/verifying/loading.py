@@ -15,7 +15,7 @@ from convinspect.errors import CannotConvert, CannotShow
 from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.kinds import TARGETS
 from convinspect.modules import swap_pointwise
-from convinspect.records import Tensor
+from convinspect.records import Container, Tensor
 
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
 _EXTRA = "_extra_state"
@@ -50,7 +50,7 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
         raise error.at(checkpoint.path) from None
     state |= _extra_states(checkpoint, [key for key in wanted if key not in state and key.endswith(_EXTRA)])
     notes = []
-    if "safetensors" in checkpoint.format:
+    if checkpoint.container is Container.SAFETENSORS:
         ties = {key: tie for key in wanted if key not in state and (tie := _tie(wanted, key, state)) is not None}
         notes = [f"{key} is not in {checkpoint.path.name}: the model ties it to {tie}" for key, tie in ties.items()]
         state |= {key: state[tie] for key, tie in ties.items()}
