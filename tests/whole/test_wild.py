@@ -36,6 +36,7 @@ from convinspect.layers.find import find_layers
 from convinspect.verifying.checkpoints import verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
+from support.program import run
 
 pytestmark = pytest.mark.wild
 
@@ -235,8 +236,7 @@ def test_weights_prints_the_numbers_that_torch_prints(requirement: str, name: st
     layer = next(layer for layer in find_layers(checkpoint) if layer.pointwise)
     expected = dict(tensors_in(torch_loads(path)))
     key = ".".join(filter(None, (checkpoint.root.path, layer.weight.key)))
-    command = [sys.executable, "-m", "convinspect", "weights", str(path), layer.name, "--format", "json"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    shown = run("weights", path, layer.name, "--format", "json")
     assert json.loads(shown.stdout)["layers"][0]["weight"] == expected[key].tolist()
 
 
