@@ -44,7 +44,9 @@ class Checkpoint:
 
     Attributes:
         path: What was opened.
-        format: Name of the container.
+        format: Name of the container, for people.
+        container: What keeps the tensors.
+        shards: Into how many files the checkpoint is split; 0 when it is not.
         root: The root in use.
         roots: All roots of the file.
         tensors: The root's tensors in stored order, by clean name.
@@ -62,6 +64,8 @@ class Checkpoint:
     def __init__(self, contents: Contents, root: str | None = None) -> None:
         self.path = contents.path
         self.format = contents.format
+        self.container = contents.container
+        self.shards = contents.shards
         self.roots = contents.roots
         self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root)
         self.problems = contents.problems
@@ -83,7 +87,7 @@ class Checkpoint:
         """Whether shapes stand in modules' attributes too (whole models, TorchScript, `.pt2`), so that a changed shape
         alone would contradict them.
         """
-        return any(root.modules for root in self.roots) or self.format.startswith(("TorchScript", "torch.export"))
+        return any(root.modules for root in self.roots) or self.container.holds_code
 
     def tie(self, name: str) -> tuple[str, ...]:
         """Names of all tensors that are the same bytes as tensor `name`, in stored order with its own; () where it is
@@ -152,10 +156,10 @@ class Checkpoint:
         Raises:
             ConvInspectError: They are not in the file, or cannot be read.
         """
-        from convinspect.arrays import read as numbers
+        from convinspect.arrays.read import read_tensor
 
         try:
-            return numbers.read(self.tensors[name])
+            return read_tensor(self.tensors[name])
         except ConvInspectError as error:
             raise error.at(self.path) from None
 
