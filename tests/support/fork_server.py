@@ -1,7 +1,7 @@
 """The program in children of a process that has imported everything: whole processes, without a second of imports each.
 
-A child has its own arguments, folder, environment, pipes and exit code, and runs `python -m convinspect` as Python does.
-Needs Linux, where a process that has imported PyTorch survives a fork as long as it has one thread.
+A child has its own arguments, folder, environment, pipes and exit code, and runs `python -m convinspect` as Python
+does. Needs Linux, where a process that has imported PyTorch survives a fork as long as it has one thread.
 """
 
 from __future__ import annotations

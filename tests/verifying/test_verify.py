@@ -210,7 +210,7 @@ def test_wrong_gradients_are_seen() -> None:
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-# 10,000 take about a minute: EXAMPLES=10000 pytest tests/test_verify.py -k no_alarm
+# 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
 EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
 
 
