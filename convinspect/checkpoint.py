@@ -51,7 +51,9 @@ class Checkpoint(Mapping[str, Tensor]):
 
     Attributes:
         path: What was opened.
-        format: Name of the container.
+        format: Name of the container, for people.
+        container: What keeps the tensors.
+        shards: Into how many files the checkpoint is split; 0 when it is not.
         root: The root in use.
         roots: All roots of the file.
         tensors: The root's tensors in stored order, by clean name.
@@ -69,6 +71,8 @@ class Checkpoint(Mapping[str, Tensor]):
     def __init__(self, contents: Contents, root: str | None = None) -> None:
         self.path = contents.path
         self.format = contents.format
+        self.container = contents.container
+        self.shards = contents.shards
         self.roots = contents.roots
         self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root)
         self.problems = contents.problems
@@ -134,7 +138,7 @@ class Checkpoint(Mapping[str, Tensor]):
         """Whether shapes stand in modules' attributes too (whole models, TorchScript, `.pt2`), so that a changed shape
         alone would contradict them.
         """
-        return any(root.modules for root in self.roots) or self.format.startswith(("TorchScript", "torch.export"))
+        return any(root.modules for root in self.roots) or self.container.holds_code
 
     def tie(self, name: str) -> tuple[str, ...]:
         """Names of all tensors that are the same bytes as tensor `name`, in stored order with its own; () where it is
@@ -204,11 +208,11 @@ class Checkpoint(Mapping[str, Tensor]):
             NoSuchTensor: There is none of that name (a `KeyError` too).
             ConvInspectError: They are not in the file, or cannot be read.
         """
-        from convinspect.arrays import read as numbers
+        from convinspect.arrays.read import read_tensor
 
         tensor = self[name]
         try:
-            return numbers.read(tensor)
+            return read_tensor(tensor)
         except ConvInspectError as error:
             raise error.at(self.path) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from operator import mul
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -183,6 +184,35 @@ class Root:
     parameter_names: tuple[str, ...] | None = None
 
 
+class Container(Enum):
+    """What keeps a checkpoint's tensors; the values are what users are shown."""
+
+    TORCH_ZIP = "torch.save (zip)"
+    TORCH_LEGACY = "torch.save (before 1.6)"
+    TORCH_SCRIPT = "TorchScript"
+    EXPORTED = "torch.export (.pt2)"
+    SAFETENSORS = "safetensors"
+    DISTRIBUTED = "distributed checkpoint"
+
+    @property
+    def torch_save(self) -> bool:
+        """Whether `torch.save` wrote it, now or before PyTorch 1.6."""
+        return self in (Container.TORCH_ZIP, Container.TORCH_LEGACY)
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
+        return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
+
+    def label(self, shards: int = 0) -> str:
+        """What users are shown.
+
+        Args:
+            shards: Into how many files the checkpoint is split; 0 when it is not.
+        """
+        return f"{self.value}, {shards} shards" if shards else self.value
+
+
 Version: TypeAlias = tuple[int, ...]
 """What of a file's status changes when it is written to or replaced."""
 
@@ -193,7 +223,7 @@ class Contents:
 
     Attributes:
         path: What was opened.
-        format: "torch.save (zip)", "torch.save (before 1.6)", "TorchScript", "safetensors", ….
+        container: Of the file, or of its shards.
         roots: In stored order.
         nbytes_on_disk: Size of the file, or of all shards together.
         problems: What is wrong with the file although it can be listed, each one a whole line.
@@ -201,10 +231,11 @@ class Contents:
         metadata: The file's own string metadata, where the format has it (safetensors).
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
+        shards: Into how many files the checkpoint is split; 0 when it is not.
     """
 
     path: Path
-    format: str
+    container: Container
     roots: tuple[Root, ...]
     nbytes_on_disk: int
     problems: tuple[str, ...] = ()
@@ -212,6 +243,12 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     versions: Mapping[Path, Version] = field(default_factory=dict)
+    shards: int = 0
+
+    @property
+    def format(self) -> str:
+        """The container's name, and the number of shards, as users are shown them."""
+        return self.container.label(self.shards)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from convinspect.records import Container
+
 Level = Literal["error", "warning", "note"]
 """How bad it is. Notes alone leave the exit code at 0."""
 
@@ -138,19 +140,26 @@ class Report:
 
     Attributes:
         path: As given.
-        format: Name of the container; "" when it could not be told.
+        container: What keeps the tensors; None when it could not be told.
         findings: In the order of their codes, the worst first.
         notes: What a reader must know to take the result for what it is, each a whole line.
         looked: What was looked at, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
         unlisted: How many more findings of a code there are than are listed.
+        shards: Into how many files the checkpoint is split; 0 when it is not.
     """
 
     path: Path
-    format: str
+    container: Container | None
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     looked: dict[str, int]
     unlisted: dict[str, int] = field(default_factory=dict)
+    shards: int = 0
+
+    @property
+    def format(self) -> str:
+        """Name of the container, as users are shown it; "" when it could not be told."""
+        return "" if self.container is None else self.container.label(self.shards)
 
     @property
     def exit_code(self) -> int:
@@ -207,7 +216,7 @@ class Log:
         """Keep a line that a reader should know; each once."""
         self.notes[line] = None
 
-    def report(self, path: Path, form: str) -> Report:
+    def report(self, path: Path, container: Container | None, shards: int) -> Report:
         """What was gathered, the worst first."""
         order = {code: index for index, code in enumerate(CODES)}
         worst = {"error": 0, "warning": 1, "note": 2}
@@ -215,4 +224,4 @@ class Log:
         unlisted = {code: number - MOST_LISTED for code, number in self.left_out.items() if number > MOST_LISTED}
         more = [f"{code}: {number:,} more such findings are only counted" for code, number in unlisted.items()]
         self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - self.beyond)
-        return Report(path, form, tuple(found), (*self.notes, *more), self.looked, unlisted)
+        return Report(path, container, tuple(found), (*self.notes, *more), self.looked, unlisted, shards)

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import TypeAlias
 
 from convinspect.checking.containers import parsed, scan_file, second_place
 from convinspect.checking.findings import Log, Place, Report
@@ -22,11 +23,14 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.archive import is_zip
-from convinspect.records import Contents, Tensor
+from convinspect.records import Container, Contents, Tensor
 from convinspect.text import plural
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6
+
+_Kind: TypeAlias = tuple[Container, int]
+"""What keeps the tensors, and into how many shards they are split; 0 for one file."""
 
 
 def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda done: None) -> Report:
@@ -38,16 +42,16 @@ def check(path: Path, values: bool = False, advance: Callable[[int], None] = lam
         advance: Told of every run of bytes that was read.
     """
     log = Log(advance=advance, values=values)
-    form = ""
+    container, shards = None, 0
     try:
-        form = _look_at(path, log)
+        container, shards = _look_at(path, log)
     except ConvInspectError as error:
         _note_unreadable(error.path or path, error.problem, error.remedy, log)
     except RecursionError:
         _note_unreadable(path, "its parts nest too deeply to follow", "do not load it elsewhere either", log)
     except OSError as error:
         _note_unreadable(path, f"it cannot be read ({error.strerror or 'unknown'})", "", log)
-    return log.report(path, form)
+    return log.report(path, container, shards)
 
 
 def size_of(path: Path) -> int:
@@ -65,18 +69,18 @@ def _note_unreadable(path: Path, problem: str, remedy: str, log: Log) -> None:
         log.add("unreadable", path, problem, remedy=remedy)
 
 
-def _look_at(path: Path, log: Log) -> str:
-    """The name of the format."""
+def _look_at(path: Path, log: Log) -> _Kind:
+    """What it is."""
     if distributed.is_distributed(path):
         return _look_at_distributed(path, log)
     if path.is_dir():
         _look_at_mode(path, log)
         folder = sharded.in_folder(path)
         if folder.one is not None:
-            form = _look_at(folder.one, log)
+            kind = _look_at(folder.one, log)
             if not folder.one.name.endswith(".index.json"):
                 _note_others(path, {folder.one.name}, log)
-            return form
+            return kind
         log.note("there is no index; the shards are taken by their names")
         missing = folder.expected - len(folder.shards)
         if missing:
@@ -84,7 +88,7 @@ def _look_at(path: Path, log: Log) -> str:
         return _look_at_shards(path, folder.shards, {}, None, log)
     with File(path) as file:
         head = file.read(0, 64)
-    return _look_at_index(path, log) if sharded.is_index(path, head) else _look_at_one(path, log).format
+    return _look_at_index(path, log) if sharded.is_index(path, head) else (_look_at_one(path, log).container, 0)
 
 
 def _look_at_one(path: Path, log: Log) -> Contents:
@@ -161,7 +165,7 @@ def _note_others(folder: Path, looked_at: Set[str], log: Log) -> None:
 # --- shards
 
 
-def _look_at_index(path: Path, log: Log) -> str:
+def _look_at_index(path: Path, log: Log) -> _Kind:
     _look_at_mode(path, log)
     weight_map, _ = sharded.parse_index(path)
     with File(path) as file:
@@ -177,16 +181,16 @@ def _look_at_index(path: Path, log: Log) -> str:
     return _look_at_shards(path, shards, weight_map, total, log)
 
 
-def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, log: Log) -> str:
+def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, log: Log) -> _Kind:
     """Every shard by itself, then all against each other and the index."""
     folder = path if path.is_dir() else path.parent
     held: dict[str, dict[str, Tensor]] = {}
-    form = ""
+    container = Container.SAFETENSORS
     for shard in shards:
         try:
             contents = _look_at_one(folder / shard, log)
             held[shard] = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
-            form = f"{contents.format}, {len(shards)} shards"
+            container = contents.container
         except NotThere as error:
             named = sum(where == shard for where in weight_map.values())
             message = f"shard {shard}: {error.problem} ({plural(named, 'tensor')})"
@@ -212,13 +216,13 @@ def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, 
         if total not in right:
             said = f"its total_size is {total!r:.40}, the shards hold {right[0]:,} bytes of tensors"
             log.add("stale-total", path, said)
-    return form
+    return container, len(shards)
 
 
 # --- distributed checkpoints
 
 
-def _look_at_distributed(path: Path, log: Log) -> str:
+def _look_at_distributed(path: Path, log: Log) -> _Kind:
     """`.metadata`, then each piece of a tensor, which is a torch.save file within another."""
     folder = path if path.is_dir() else path.parent
     metadata = folder / distributed.METADATA
@@ -230,7 +234,7 @@ def _look_at_distributed(path: Path, log: Log) -> str:
         seen = scan_pickle(stream, 0, log, pieces // SMALL_STORAGE)
     _look_at_pieces(folder, seen, log)
     del seen  # a tree of its own is built to list it
-    return read_contents(path).format
+    return read_contents(path).container, 0
 
 
 def _look_at_pieces(folder: Path, seen: Seen, log: Log) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
+from convinspect.records import Container
 from convinspect.text import plural
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def check_source(checkpoint: Checkpoint, anew: bool) -> None:
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             "--state-dict writes its plain state_dict instead",
         )
-    if checkpoint.format.startswith("distributed"):
+    if checkpoint.container is Container.DISTRIBUTED:
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 

@@ -10,7 +10,7 @@ from convinspect.errors import CannotConvert, NotThere
 from convinspect.formats.safetensors import RESERVED
 from convinspect.keys.rules import Rule, apply_rules, parse_rule
 from convinspect.keys.wrappers import clean_names
-from convinspect.records import Edit, Tensor
+from convinspect.records import Container, Edit, Tensor
 from convinspect.text import closest
 
 
@@ -58,7 +58,7 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
     rules = [parse_rule(text) for text in texts]
     used: set[str] = set()
     edits = _edits(checkpoint.root.tensors, rules, used)
-    if checkpoint.format.startswith("safetensors") and any(edit.key == RESERVED for edit in edits):
+    if checkpoint.container is Container.SAFETENSORS and any(edit.key == RESERVED for edit in edits):
         raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give another")
     for text in texts:
         if text not in used:

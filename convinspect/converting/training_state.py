@@ -201,7 +201,7 @@ def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
     parts = parts_of(checkpoint)
     roots = [one for one in checkpoint.roots if one is not checkpoint.root and one not in parts and one.role == "model"]
     staying = [one for one in roots if len(_copies(checkpoint, plan, one)[0]) < len(plan.edits)]
-    return [Checkpoint(Contents(checkpoint.path, checkpoint.format, (one,), 0)) for one in staying]
+    return [Checkpoint(Contents(checkpoint.path, checkpoint.container, (one,), 0)) for one in staying]
 
 
 def _owners(checkpoint: Checkpoint, root: Root) -> tuple[dict[str, Tensor] | None, str]:

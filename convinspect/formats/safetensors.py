@@ -13,7 +13,7 @@ from typing import Any
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.records import Contents, Root, Storage, Tensor, contiguous
+from convinspect.records import Container, Contents, Root, Storage, Tensor, contiguous
 
 RESERVED = "__metadata__"
 """The one name that no tensor of a safetensors file can have."""
@@ -56,7 +56,7 @@ def read_safetensors(file: File) -> Contents:
     end = _check_layout(tensors, file.start + 8 + length)
     return Contents(
         file.path,
-        "safetensors",
+        Container.SAFETENSORS,
         (Root("", "model", tuple(tensors)),),
         file.size,
         _problems(file, tensors, end),

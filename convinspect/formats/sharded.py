@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.roots import main_root
-from convinspect.records import Contents, Root, Tensor, Version
+from convinspect.records import Container, Contents, Root, Tensor, Version
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""
@@ -128,7 +128,7 @@ def _combined(
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
     read: set[str] = set()
-    size, kind = 0, ""
+    size, container = 0, Container.SAFETENSORS
     named = Counter(weight_map.values())
     for shard in shards:
         try:
@@ -140,7 +140,7 @@ def _combined(
             problems.append(f"shard {shard}{what} ({named[shard]:,} tensors); {remedy}")
             continue
         read.add(shard)
-        size, kind = size + contents.nbytes_on_disk, contents.format
+        size, container = size + contents.nbytes_on_disk, contents.container
         problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -157,8 +157,9 @@ def _combined(
     if total is not None and not problems and total not in right:
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
     root = Root("", "model", tuple(tensors.values()))
-    what = f"{kind}, {len(shards)} shards"
-    return Contents(path, what, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions)
+    return Contents(
+        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards)
+    )
 
 
 def _disagreements(

@@ -9,6 +9,7 @@ from typing import Any
 from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report
 from convinspect.checking.scan import worst
 from convinspect.formats.pickle.safe_globals import TAKEN_FROM
+from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
@@ -116,7 +117,7 @@ def _beyond(report: Report) -> str:
     beyond = report.looked["names"] - report.looked["admitted"]
     if beyond:
         return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
-    own = report.format.startswith(("TorchScript", "distributed"))
+    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED)
     return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
 
 

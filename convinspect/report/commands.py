@@ -11,6 +11,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.fixes import Step
 from convinspect.formats.roots import main_root
 from convinspect.kinds import option_of
+from convinspect.records import Container
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -46,7 +47,7 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:
     """Whether `convert` takes the file at all; a distributed checkpoint's shapes are spread over many."""
-    return not checkpoint.format.startswith("distributed")
+    return checkpoint.container is not Container.DISTRIBUTED
 
 
 def is_main(checkpoint: Checkpoint) -> bool:
@@ -81,7 +82,7 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         folder = path if path.is_dir() else path.parent
         return folder.parent / f"{folder.resolve().name}_converted{number}"
     suffix = path.suffix
-    if a.format.startswith("safetensors"):
+    if a.container is Container.SAFETENSORS:
         suffix = ".safetensors" if suffix in _OF_TORCH else suffix
     elif suffix == ".safetensors" or (a.holds_modules and suffix not in _OF_TORCH):
         suffix = ".pt"

@@ -105,7 +105,9 @@ def converted_in_memory(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
         for tensor in checkpoint.root.tensors
     )
     root = replace(checkpoint.root, tensors=tensors, modules={})
-    return Checkpoint(Contents(checkpoint.path, checkpoint.format, (root,), checkpoint.nbytes_on_disk))
+    return Checkpoint(
+        Contents(checkpoint.path, checkpoint.container, (root,), checkpoint.nbytes_on_disk, shards=checkpoint.shards)
+    )
 
 
 def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
@@ -116,7 +118,12 @@ def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
         for root in checkpoint.roots
     )
     contents = Contents(
-        checkpoint.path, checkpoint.format, roots, checkpoint.nbytes_on_disk, metadata=checkpoint.metadata
+        checkpoint.path,
+        checkpoint.container,
+        roots,
+        checkpoint.nbytes_on_disk,
+        metadata=checkpoint.metadata,
+        shards=checkpoint.shards,
     )
     return Checkpoint(contents, checkpoint.root.path)
 

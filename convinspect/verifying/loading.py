@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from convinspect.arrays import read as numbers
+from convinspect.arrays.read import read_tensor
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.kinds import TARGETS
 from convinspect.modules import swap_pointwise
-from convinspect.records import Tensor
+from convinspect.records import Container, Tensor
 
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
 _EXTRA = "_extra_state"
@@ -45,12 +45,12 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
     tensors = _as_named(checkpoint, wanted)
     state: dict[str, Any]
     try:
-        state = {key: as_torch(numbers.read(tensor), tensor.dtype) for key, tensor in tensors.items()}
+        state = {key: as_torch(read_tensor(tensor), tensor.dtype) for key, tensor in tensors.items()}
     except CannotShow as error:
         raise error.at(checkpoint.path) from None
     state |= _extra_states(checkpoint, [key for key in wanted if key not in state and key.endswith(_EXTRA)])
     notes = []
-    if "safetensors" in checkpoint.format:
+    if checkpoint.container is Container.SAFETENSORS:
         ties = {key: tie for key in wanted if key not in state and (tie := _tie(wanted, key, state)) is not None}
         notes = [f"{key} is not in {checkpoint.path.name}: the model ties it to {tie}" for key, tie in ties.items()]
         state |= {key: state[tie] for key, tie in ties.items()}

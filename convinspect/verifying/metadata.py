@@ -7,7 +7,7 @@ from convinspect.converting.training_state import parts_of
 from convinspect.formats.torch.objects import read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
-from convinspect.records import Module, Root
+from convinspect.records import Container, Module, Root
 from convinspect.text import plural
 from convinspect.verifying.objects import differences
 
@@ -78,9 +78,10 @@ def compare_objects(
     before: Checkpoint, after: Checkpoint, new_names: bool, changed: dict[str, str], notes: list[str]
 ) -> None:
     """What lies in the files beside tensors: metadata and other objects. Adds to the last two."""
-    if before.metadata != after.metadata and "safetensors" in before.format and "safetensors" in after.format:
+    containers = {before.container, after.container}
+    if before.metadata != after.metadata and containers == {Container.SAFETENSORS}:
         changed["__metadata__"] = "the file's metadata differs"
-    if before.root.path != after.root.path or len({_container(one) for one in (before, after)}) > 1:
+    if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         notes.append("the files are of different kinds, so objects beside the tensors were not compared")
         return
     objects = [read_objects(one.path) for one in (before, after)]
@@ -107,15 +108,17 @@ def _classes(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: module.class_name for name, module in checkpoint.modules.items()}
 
 
-def _container(checkpoint: Checkpoint) -> tuple[str, bool]:
-    """What keeps objects in its own way: the format, and whether modules or plain dictionaries hold the tensors."""
-    return checkpoint.format.partition(" ")[0], bool(checkpoint.root.modules)
+def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
+    """What keeps objects in its own way: the container, an index of safetensors, modules instead of dictionaries."""
+    container = Container.TORCH_ZIP if checkpoint.container.torch_save else checkpoint.container
+    indexed = container is Container.SAFETENSORS and checkpoint.shards > 0
+    return container, indexed, bool(checkpoint.root.modules)
 
 
 def compare_ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
     """Says which tensors shared their bytes and do not any more."""
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
-    if lost and "safetensors" not in after.format:
+    if lost and after.container is not Container.SAFETENSORS:
         notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
 
 

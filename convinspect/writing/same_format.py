@@ -13,7 +13,7 @@ from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.sharded import edited_index, totals
-from convinspect.records import Edit, Root, Tensor, Version, contiguous
+from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import (
     check_room,
     check_unchanged,
@@ -92,8 +92,8 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another container than the source's."""
     wanted = _writer(target)
-    held = "safetensors" if checkpoint.format.startswith("safetensors") else "torch"
-    return wanted is not None and (wanted != held or "shards" in checkpoint.format)
+    writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
+    return wanted is not None and (wanted != writer or checkpoint.shards > 0)
 
 
 def _writer(target: Path) -> str | None:

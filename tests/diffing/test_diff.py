@@ -23,7 +23,7 @@ from convinspect.arrays.distance import Deviation
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import KINDS, DiffReport
-from convinspect.records import Contents, Root, Tensor
+from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.report.commands import quoted
 from support.conversions import converted
 from support.diffing import SHAPES, Holder, typed, zeros
@@ -213,7 +213,7 @@ def in_memory(tensors: dict[str, tuple[tuple[int, ...], str]]) -> Checkpoint:
         Tensor(key, dtype, shape, tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape))))
         for key, (shape, dtype) in tensors.items()
     )
-    return Checkpoint(Contents(Path("x.pt"), "torch.save (zip)", (Root("", "model", listed),), 0))
+    return Checkpoint(Contents(Path("x.pt"), Container.TORCH_ZIP, (Root("", "model", listed),), 0))
 
 
 @settings(max_examples=300, deadline=None)
@@ -377,7 +377,7 @@ def test_every_dtype_and_layout_is_held_against_itself_and_others(name: str, val
     tensors = list(one.tensors.values())
     for a in tensors:
         for b in tensors:
-            pair = [Checkpoint(Contents(one.path, one.format, (Root("", "model", (it,)),), 0)) for it in (a, b)]
+            pair = [Checkpoint(Contents(one.path, one.container, (Root("", "model", (it,)),), 0)) for it in (a, b)]
             for it, tensor in zip(pair, (a, b), strict=True):
                 it.tensors = {"x": tensor}
             diff(pair[0], pair[1], values)

@@ -17,7 +17,7 @@ from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.unsupported import of_kind, other_zip
 from convinspect.formats.zip.archive import LOCAL_HEADER, Archive, bytes_gone, first_name, header_length
-from convinspect.records import Contents, Module, Root, Storage
+from convinspect.records import Container, Contents, Module, Root, Storage
 
 _ALIGNMENT = 64
 _PAYLOAD_PER_STORAGE = 6_400
@@ -60,7 +60,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
     problems = missing_records(roots)
     return Contents(
         file.path,
-        "TorchScript" if script else "torch.save (zip)",
+        Container.TORCH_SCRIPT if script else Container.TORCH_ZIP,
         roots,
         file.size,
         problems,

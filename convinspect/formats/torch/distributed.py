@@ -18,7 +18,7 @@ from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch.tree import state_of
-from convinspect.records import Contents, Root, Tensor, contiguous
+from convinspect.records import Container, Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
 _OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
@@ -50,7 +50,7 @@ def read_distributed(path: Path) -> Contents:
     tensors = [tensor for key, node in listed if (tensor := _tensor(str(key), node)) is not None]
     return Contents(
         path,
-        "distributed checkpoint",
+        Container.DISTRIBUTED,
         tuple(_split(tensors)),
         nbytes,
         (),

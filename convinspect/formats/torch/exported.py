@@ -17,7 +17,7 @@ from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
 from convinspect.formats.zip.archive import Archive
-from convinspect.records import Contents, Module, Root, Tensor
+from convinspect.records import Container, Contents, Module, Root, Tensor
 
 _SCALAR_TYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
@@ -75,7 +75,7 @@ def read_exported(file: File, archive: Archive) -> Contents:
         roots.append(Root("" if not roots else name, "model", tuple(tensors), modules))
         problems.extend(trouble or missing_records((roots[-1],)))
         problems.extend(_lacking(graph, {tensor.key for tensor in tensors}, _constants(archive, name, texts)))
-    return Contents(file.path, "torch.export (.pt2)", tuple(roots), file.size, tuple(problems))
+    return Contents(file.path, Container.EXPORTED, tuple(roots), file.size, tuple(problems))
 
 
 def _is_graph(name: str) -> bool:

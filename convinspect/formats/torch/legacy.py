@@ -16,7 +16,7 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Contents, Storage
+from convinspect.records import Container, Contents, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -61,7 +61,7 @@ def read_torch_legacy(file: File) -> Contents:
         problems.append(str(cut_short(file.size, end, where + more)))
     return Contents(
         file.path,
-        "torch.save (before 1.6)",
+        Container.TORCH_LEGACY,
         roots,
         file.size,
         tuple(problems),

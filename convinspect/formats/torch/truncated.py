@@ -15,7 +15,7 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Contents, Storage
+from convinspect.records import Container, Contents, Storage
 
 _HEADER = b"PK\x03\x04"
 _PADDING = 512
@@ -60,7 +60,7 @@ def read_cut_zip(file: File) -> Contents:
     if not any(root.tensors for root in roots):
         raise problem
     notes, foreign = module_notes(roots), foreign_globals(tree)
-    return Contents(file.path, "torch.save (zip)", roots, file.size, (str(problem),), notes, foreign=foreign)
+    return Contents(file.path, Container.TORCH_ZIP, roots, file.size, (str(problem),), notes, foreign=foreign)
 
 
 def _record_at(file: File, near: int) -> _Record | None:
