@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    RootOption,
-    Sink,
-    WidthOption,
-    complete_layers,
-    naming,
-    reading_progress,
-)
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, RootOption, WidthOption, naming
+from convinspect.cli.output import Sink, reading_progress
 from convinspect.converting.checks import (
     check_anew,
     check_model,
