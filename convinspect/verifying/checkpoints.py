@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.arrays.threads import map_threads
@@ -101,10 +101,10 @@ def converted_in_memory(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
     tensors = tuple(
         tensor
         if id(tensor) not in edits
-        else replace(tensor, shape=edits[id(tensor)].shape, stride=edits[id(tensor)].stride)
+        else tensor._replace(shape=edits[id(tensor)].shape, stride=edits[id(tensor)].stride)
         for tensor in checkpoint.root.tensors
     )
-    root = replace(checkpoint.root, tensors=tensors, modules={})
+    root = checkpoint.root._replace(tensors=tensors, modules={})
     return Checkpoint(
         Contents(checkpoint.path, checkpoint.container, (root,), checkpoint.nbytes_on_disk, shards=checkpoint.shards)
     )
@@ -114,7 +114,7 @@ def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
     """The checkpoint with other keys, as `convert --rename` would write it."""
     keys = {id(edit.tensor): edit.key for edit in edits if edit.key is not None}
     roots = tuple(
-        replace(root, tensors=tuple(replace(one, key=keys.get(id(one), one.key)) for one in root.tensors))
+        root._replace(tensors=tuple(one._replace(key=keys.get(id(one), one.key)) for one in root.tensors))
         for root in checkpoint.roots
     )
     contents = Contents(
@@ -217,7 +217,7 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     module = checkpoint.modules.get(layer.name)
     if module is None or module.class_name != "convinspect.pointwise.PointwiseLinear":
         return layer
-    return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
+    return layer._replace(stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
 def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -240,7 +240,7 @@ def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str,
         return any_named and (is_named(one) or before.get(one.name) not in CONVOLUTIONS)
 
     return {
-        name: replace(one, kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
+        name: one._replace(kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
         for name, one in found.items()
     }
 
