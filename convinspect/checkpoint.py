@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,17 @@ class Checkpoint:
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self._tied, self._beside = _sharers(self.tensors)
+
+    def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str]) -> Checkpoint:
+        """The same checkpoint, with what a model's code tells of it.
+
+        Args:
+            modules: The model's modules by clean name, in place of those that the file describes.
+            parameters: Names of the tensors that are parameters.
+        """
+        described = copy.copy(self)
+        described.modules, described.known_parameters = dict(modules), parameters
+        return described
 
     @property
     def holds_modules(self) -> bool:

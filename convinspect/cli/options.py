@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from convinspect.errors import BrokenFile, CannotShow, CannotWrite, ConvInspectError, NotThere
+from convinspect.errors import naming as naming
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -115,15 +116,6 @@ OutputOption = Annotated[
         "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
     ),
 ]
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors raised inside name the file that the user gave, unless they name another already."""
-    try:
-        yield
-    except ConvInspectError as error:
-        raise error.at(path) from None
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:
