@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
+
+
+class Word(str, Enum):
+    """A member of a closed list that is also the text that stands for it, in tables, JSON and Python alike."""
+
+    __str__ = str.__str__
+
 
 _SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 """Letters whose names begin with a vowel: an LSTM, an RNN."""

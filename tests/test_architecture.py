@@ -20,6 +20,7 @@ ORDER = [
     {"converting"},
     {"verifying", "diffing"},
     {"report"},
+    {"api"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -51,7 +51,7 @@ def check_options(options: Options, resave: bool) -> None:
         CannotConvert: They contradict each other, or there is nothing to do.
     """
     to, like, expand = Option("to", None), Option("like", None), Option("groups", "expand")
-    idle = not (options.to or options.like or resave or options.rename or options.drop_optimizer)
+    idle = not (options.to or options.like is not None or resave or options.rename or options.drop_optimizer)
     unknown = [kind for kind in options.from_ if kind not in ORIGINS]
     rules: tuple[tuple[object, str, str], ...] = (
         (
@@ -70,7 +70,7 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", expand),
         ),
         (
-            options.to and options.like,
+            options.to and options.like is not None,
             Wording(to, " and ", like, " both say what the layers become"),
             "give one of them",
         ),

@@ -290,7 +290,7 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
 
 def _fruitless(selection: Selection, options: Options) -> tuple[Refusal, ...]:
     """Why none of the layers that the user asked for can change, where nothing else is to be done either."""
-    if selection.plan.conversions or not (options.layer or options.like):
+    if selection.plan.conversions or not (options.layer or options.like is not None):
         return ()
     return tuple(selection.plan.refused_of(selection.chosen))
 

@@ -9,7 +9,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.kinds import LISTED
-from convinspect.layers.folding import Fold
+from convinspect.layers.folding import Fold, unfolded
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
@@ -79,10 +79,21 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
     )
 
 
+def layer_table(layer: Layer) -> Table:
+    """One layer by itself, with its notes. All of its numbers are counted: what is a buffer, its checkpoint tells."""
+    rows = _rows(unfolded([layer]), {id(tensor) for tensor in layer.tensors.values()})
+    return Table(_counting_numbers(), rows, notes=layer.notes)
+
+
 def _columns(checkpoint: Checkpoint) -> tuple[Column, ...]:
     """An optimizer's state holds numbers, and no parameters."""
     if checkpoint.root.role != "optimizer":
         return _COLUMNS
+    return _counting_numbers()
+
+
+def _counting_numbers() -> tuple[Column, ...]:
+    """The columns where what is counted may be no parameters."""
     return tuple(replace(one, title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
 
 

@@ -208,13 +208,13 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
     """Blocks of a matrix (rows, columns) as (columns, rows): a band of columns at a time."""
 
     def blocks() -> Iterator[bytes]:
-        from convinspect.arrays import read as numbers
+        from convinspect.arrays.read import read_tensor
 
         rows, columns = tensor.shape[:2]
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))
         for first in range(0, columns, step):
             width = min(step, columns - first)
             band = replace(tensor, shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
-            yield numbers.read(band).T.copy().tobytes()
+            yield read_tensor(band).T.copy().tobytes()
 
     return blocks

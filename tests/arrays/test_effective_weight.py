@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrizations, prune
 
-from convinspect.arrays.read import effective_weight
+from convinspect.arrays.effective import effective_weight
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.records import Layer, Storage, Tensor
 

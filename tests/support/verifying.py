@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.verifying.checkpoints import Report, verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
+from support.program import run
 
 
 def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
@@ -37,9 +36,6 @@ def held(tmp_path: Path, before: Any, after: Any, **wish: Any) -> Report:
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
     """The exit code of `convinspect verify` in a folder, and its JSON, or what it complained of where it gave none."""
-    result = subprocess.run(
-        [sys.executable, "-m", "convinspect", "verify", *words, "--format", "json"],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    result = run("verify", *words, "--format", "json", folder=folder)
     assert "Traceback" not in result.stderr
     return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr

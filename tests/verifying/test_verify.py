@@ -31,6 +31,7 @@ from convinspect.verifying.checkpoints import verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
+from support.program import run
 from support.verifying import command, held, report_of
 
 State = dict[str, Any]
@@ -210,7 +211,7 @@ def test_wrong_gradients_are_seen() -> None:
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-# 10,000 take about a minute: EXAMPLES=10000 pytest tests/test_verify.py -k no_alarm
+# 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
 EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
 
 
@@ -389,8 +390,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
     optimizer.step()
     before = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(before, tmp_path / "a.pt")
-    subprocess.run([sys.executable, "-m", "convinspect", "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt",
-                    "--to", "linear"], check=True, capture_output=True)  # fmt: skip
+    run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear").check_returncode()
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
     assert found.ok, found.cause
     assert any("2 tensors of optimizer were converted too" in note for note in found.notes)
@@ -696,8 +696,7 @@ def test_pointnets_stnkd_goes_there_in_its_own_code(tmp_path: Path) -> None:
     )
     for suffix in (".pt", ".safetensors"):
         words = [str(FIXTURES / f"pointnet_stnkd{suffix}"), "-o", f"after{suffix}", "--to", "linear"]
-        program = [sys.executable, "-m", "convinspect", "convert", *words]
-        subprocess.run(program, cwd=tmp_path, check=True, capture_output=True)
+        run("convert", *words, folder=tmp_path).check_returncode()
         words = [words[0], words[2], "--model", "their_net:stnkd", "-i", "2x8x16", "--grad"]
         code, found = command(tmp_path, *words)
         assert (code, found["strength"], len(found["layers"])) == (0, "model", 3), found
@@ -740,9 +739,7 @@ def test_bits_alone_need_no_torch(tmp_path: Path) -> None:
 def test_renamed_tensors_are_found_under_their_new_names(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--rename", "conv*=layer*"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     assert command(tmp_path, "a.pt", "b.pt")[0] == 1
     code, found = command(tmp_path, "a.pt", "b.pt", "--rename", "conv*=layer*")
     assert (code, found["strength"]) == (0, "layer")
@@ -757,9 +754,7 @@ def test_a_pruned_bias_may_be_fused(tmp_path: Path) -> None:
         prune.random_unstructured(conv, name, 0.5)  # type: ignore[no-untyped-call]
     torch.save({f"conv.{key}": value for key, value in conv.state_dict().items()}, tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--fuse"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["missing"], found["unexpected"]) == (0, [], []), found
 
@@ -794,16 +789,14 @@ def test_what_could_not_be_read_is_not_called_equal(tmp_path: Path) -> None:
     torch.save(after, tmp_path / "b.pt")
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["ok"], found["not_compared"]) == (0, True, ["mask", "ema.mask"])
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "b.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "b.pt", "--bits", folder=tmp_path).stdout
     assert "equal as far as it was compared · strength: bits" in text
     assert "not compared: mask, ema.mask" in text
 
 
 def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.randn(4, 6, 1), "b": torch.randn(4)}, tmp_path / "a.pt")
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "--bits", folder=tmp_path).stdout
     assert "1 layer converted: every number is the same · 1 tensor unchanged" in text
 
 
