@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import FormatOption, RootOption, Sink, WidthOption, complete_layers, reading_progress
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, RootOption, WidthOption
+from convinspect.cli.output import Sink, reading_progress
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 

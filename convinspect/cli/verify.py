@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    RootOption,
-    Sink,
-    WidthOption,
-    complete_layers,
-    naming,
-    opened_alike,
-    reading_progress,
-    whole,
-)
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption, naming, opened_alike, whole
+from convinspect.cli.output import Sink, reading_progress
 from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on, tensor_in
 from convinspect.errors import CannotConvert, CannotShow, NotThere
 from convinspect.render.format import Format
