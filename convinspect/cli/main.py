@@ -19,7 +19,7 @@ import typer
 
 from convinspect import __version__
 from convinspect.cli.commands import LazyGroup
-from convinspect.cli.options import ReaderLeft
+from convinspect.cli.output import ReaderLeft
 from convinspect.cli.usage import UsageError, usage_line
 from convinspect.errors import ConvInspectError
 from convinspect.render.cells import safe

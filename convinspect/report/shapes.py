@@ -10,7 +10,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
-from convinspect.records import Layer
+from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
@@ -228,7 +228,10 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     if assumed:
         lines.append(_ASSUMED if all(assumed) else _ASSUMED_GROUPS)
     lines += [text for tag, text in _EXPLAINED.items() if tag in used]
-    lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
+    misfit = Doubt.BIAS_DOES_NOT_FIT
+    lines += [
+        f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}" for layer in shown if misfit in layer.doubts
+    ]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
