@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,17 @@ class Checkpoint(Mapping[str, Tensor]):
         if isinstance(name, str) and clean_name(name) in self.tensors:
             return clean_name(name)
         raise NoSuchTensor(f"there is no tensor {name!r}", closest(str(name), list(self.tensors)), self.path)
+
+    def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str]) -> Checkpoint:
+        """The same checkpoint, with what a model's code tells of it.
+
+        Args:
+            modules: The model's modules by clean name, in place of those that the file describes.
+            parameters: Names of the tensors that are parameters.
+        """
+        described = copy.copy(self)
+        described.modules, described.known_parameters = dict(modules), parameters
+        return described
 
     @property
     def holds_modules(self) -> bool:

@@ -18,7 +18,8 @@ Anything else that escapes a command is a bug of ours and ends with exit code 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,6 +100,15 @@ class ConvInspectError(Exception):
 
     def __str__(self) -> str:
         return self.line(as_argument)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors raised inside name the file that the user gave, unless they name another already."""
+    try:
+        yield
+    except ConvInspectError as error:
+        raise error.at(path) from None
 
 
 class NotACheckpoint(ConvInspectError):

@@ -44,6 +44,17 @@ def join_words(words: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def first_few(names: Sequence[str], most: int = 6) -> str:
+    """The first few of many names, with the number of the others: "a, b and 1,234 more".
+
+    Args:
+        names: All of them.
+        most: How many are named.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def closest(name: str, names: Sequence[str]) -> str:
     """A remedy line that offers the names most like `name`."""
     import difflib

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from convinspect.cli.completion import complete_roots
-from convinspect.errors import BrokenFile, ConvInspectError, NotThere
+from convinspect.errors import BrokenFile, NotThere
+from convinspect.errors import naming as naming
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
@@ -43,15 +42,6 @@ OutputOption = Annotated[
         "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
     ),
 ]
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors raised inside name the file that the user gave, unless they name another already."""
-    try:
-        yield
-    except ConvInspectError as error:
-        raise error.at(path) from None
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:

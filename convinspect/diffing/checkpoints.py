@@ -60,7 +60,7 @@ def diff(
 
 
 class _Conversion(NamedTuple):
-    """What `convert --like B` would do to A, by the identity of A's tensors.
+    """What `convert` like B would do to A, by the identity of A's tensors.
 
     Attributes:
         turned: Square weights that are stored the other way round in B.

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.verifying.checkpoints import Report, converted_in_memory, verify
+from convinspect.verifying.checkpoints import Report, verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
 from support.program import run
 
@@ -22,7 +23,7 @@ def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
     wished = VerifyOptions(**{"inputs": Inputs(), **wish})
     if after is None:
         planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
-        return verify(one, converted_in_memory(one, planned), wished)
+        return verify(one, applied(one, planned.edits), wished)
     return verify(one, open_checkpoint(after), wished)
 
 

@@ -22,10 +22,11 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.text import with_article
-from convinspect.verifying.checkpoints import converted_in_memory, verify
+from convinspect.verifying.checkpoints import verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
@@ -282,7 +283,7 @@ def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path
     before = open_checkpoint(FIXTURES / name)
     planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
     assert planned.conversions
-    found = verify(before, converted_in_memory(before, planned), VerifyOptions(inputs=Inputs()))
+    found = verify(before, applied(before, planned.edits), VerifyOptions(inputs=Inputs()))
     assert found.ok, found.cause
     assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
 
