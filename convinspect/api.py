@@ -13,14 +13,14 @@ can be fixed by the caller is a `ConvInspectError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, overload
 
 from convinspect.checkpoint import Checkpoint, open_alike, open_whole, whole
 from convinspect.checkpoint import open_checkpoint as open
-from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, not_installed
+from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, naming, not_installed
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 from convinspect.records import Layer, Tensor
@@ -51,8 +51,24 @@ Source: TypeAlias = str | Path | Checkpoint
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of bytes that were dealt with since the last call."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 show_in_notebooks(Checkpoint, checkpoint_table)
 show_in_notebooks(Layer, layer_table)
+
+
+def _saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose failed imports of packages that not everyone has become errors that say what to install."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ImportError as error:
+            raise not_installed(error) or error from None
+
+    return checked
 
 
 @overload
@@ -65,6 +81,7 @@ def diff(
 def diff(a: Source, *, error: str | Path | BaseException, root: str | None = None) -> ErrorReport: ...
 
 
+@_saying_what_to_install
 def diff(
     a: Source,
     b: Source | None = None,
@@ -116,10 +133,11 @@ def diff(
     assert b is not None
     other = whole(b) if isinstance(b, Checkpoint) else open_alike(b, root)
     show_in_notebooks(DiffReport, difference_table)
-    with _naming(checkpoint.path):
+    with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, other, values, progress or _silent)
 
 
+@_saying_what_to_install
 def check(path: Source, *, values: bool = False, progress: Progress | None = None) -> CheckReport:
     """Is this file whole, and what would loading it elsewhere call? Nothing in it is run.
 
@@ -140,6 +158,7 @@ def check(path: Source, *, values: bool = False, progress: Progress | None = Non
     return scan(path.path if isinstance(path, Checkpoint) else Path(path), values, progress or _silent)
 
 
+@_saying_what_to_install
 def convert(
     source: Source,
     target: str | Path | None = None,
@@ -208,7 +227,7 @@ def convert(
         _several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root,
     )  # fmt: skip
-    with _naming(source.path if isinstance(source, Checkpoint) else Path(source)):
+    with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or _silent)
 
 
@@ -233,17 +252,6 @@ def _opened(source: Source, root: str | None) -> Checkpoint:
 def _root_was_chosen(checkpoint: Checkpoint) -> ConvInspectError:
     remedy = Wording("leave out ", Option("root", None))
     return CannotShow("its root was chosen when it was opened", remedy, checkpoint.path)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors raised inside name the file that was given, and the package that is missing."""
-    try:
-        yield
-    except ConvInspectError as error:
-        raise error.at(path) from None
-    except ImportError as error:
-        raise not_installed(error) or error from None
 
 
 def _silent(done: int) -> None:
