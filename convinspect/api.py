@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from convinspect.checkpoint import Checkpoint, open_alike, whole
 from convinspect.checkpoint import open_checkpoint as open
@@ -52,6 +52,12 @@ __all__ = [
 
 Source: TypeAlias = str | Path | Checkpoint
 """What a function works on: where it lies, or what was opened; of the latter its root in use counts."""
+
+Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
+"""What layers become."""
+
+Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformers", "any"]
+"""What layers are taken from."""
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of bytes that were dealt with since the last call."""
@@ -168,13 +174,13 @@ def convert(
     source: Source,
     target: str | Path | None = None,
     *,
-    to: str | None = None,
-    from_: str | Iterable[str] = (),
+    to: Target | None = None,
+    from_: Origin | Iterable[Origin] = (),
     layer: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     like: Source | None = None,
     rename: str | Iterable[str] = (),
-    groups: str | None = None,
+    groups: Literal["expand"] | None = None,
     model: str | None = None,
     state_dict: bool = False,
     fuse: bool = False,
@@ -186,7 +192,7 @@ def convert(
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Job:
-    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays as it is.
+    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
 
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
 
