@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
@@ -54,7 +53,7 @@ def _read_any(path: Path, keep_pickles: bool) -> Contents:
         versions = {path: file.version}
     if sharded.is_index(path, head):
         contents = sharded.read_index(path, read_file)
-        return replace(contents, versions={**versions, **contents.versions})
+        return contents._replace(versions={**versions, **contents.versions})
     return read_file(path)
 
 
@@ -62,7 +61,7 @@ def _read_file(path: Path, keep_pickles: bool) -> Contents:
     with File(path) as file:
         contents = _read_opened(file)
         pickles = contents.pickles if keep_pickles else {}
-        return replace(contents, versions={path: file.version}, pickles=pickles)
+        return contents._replace(versions={path: file.version}, pickles=pickles)
 
 
 def _read_opened(file: File) -> Contents:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinspect.explaining import built_in
+from convinspect.explaining.example import built_in
 from convinspect.render.cells import cell_width
 from support.in_process import Ended, called
 
