@@ -12,7 +12,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from convinspect.errors import CannotWrite
-from convinspect.writing.same_format import check_target
+from convinspect.writing.target import check_target
 from support.conversions import load
 from support.in_process import run_in_process
 
