@@ -49,7 +49,7 @@ def test_a_square_matrix_is_not_passed_over_by_like(
     torch.save(
         {key: value.T.contiguous() if value.dim() == 2 else value for key, value in mixed().items()}, tmp_path / "b.pt"
     )
-    done = called(
+    done = run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt"
     )
     assert not done.code
@@ -155,7 +155,7 @@ def test_lightnings_current_weights_follow_their_average(
         {"state_dict": model.state_dict(), "current_model_state": current, "averaging_state": {"n": 1},
          "optimizer_states": [optimizer.state_dict()]}, tmp_path / "a.ckpt",
     )  # fmt: skip
-    assert not called(
+    assert not run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.ckpt", "-o", tmp_path / "b.ckpt", "--to", "linear"
     ).code
     after = load(tmp_path / "b.ckpt")
@@ -174,7 +174,7 @@ def test_other_models_and_their_optimizers_are_named_as_such(
         optimizer.step()
         content[f"optim_{name}"] = optimizer.state_dict()
     torch.save(content, tmp_path / "a.pt")
-    done = called(
+    done = run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--root", "G"
     )
     assert not done.code

@@ -18,7 +18,7 @@ from support.program import run
 
 
 def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
-    """What `verify` finds, in outputs too unless `options` say otherwise; `before` converted in memory without `after`."""
+    """What `verify` finds, in outputs too unless told otherwise; without `after`, converted in memory."""
     checkpoint = open_checkpoint(before)
     verify_options = VerifyOptions(**{"inputs": Inputs(), **options})
     if after is None:
