@@ -9,7 +9,7 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.machine import Pickle, Walk, reader, walk
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
@@ -65,6 +65,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
         problems,
         notes,
         foreign=foreign_globals(tree),
+        pickles={file.path: Pickle(tree)},
     )
 
 
