@@ -1,5 +1,9 @@
 """The nouns of the program: plain, frozen data. No torch, no I/O, no formatting.
 
+They are named tuples, since a listing makes hundreds of thousands of them: a frozen dataclass takes four times as long
+to make and seven times as long to define. `record._replace(…)` gives a changed copy. Records of equal fields are equal,
+so whoever means this very tensor asks for `id(tensor)`.
+
 `None` in any field means "not recorded in the file", never a default.
 """
 
@@ -7,32 +11,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from operator import mul
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, nbytes_of
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.machine import Pickle
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
 
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 MOST_TIES = 100
 """So many names of a layer's ties are kept: were n layers one tensor, all names would be n²."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Bytes `start:end` of the pickle stream (offsets into the stream, not into the file)."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """A run of bytes in a file that one or more tensors are views of.
 
     Attributes:
@@ -59,8 +66,7 @@ class Storage:
     byteorder: str = "little"
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor as the file describes it.
 
     Attributes:
@@ -123,8 +129,7 @@ def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
     return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """A tensor that is to have another shape or name, with the same numbers.
 
     Attributes:
@@ -142,8 +147,7 @@ class Edit:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A module that the file itself describes (whole pickled model, TorchScript, `.pt2`).
 
     Attributes:
@@ -154,7 +158,7 @@ class Module:
 
     name: str
     class_name: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = _NOTHING
 
     @property
     def kind(self) -> str:
@@ -162,8 +166,7 @@ class Module:
         return self.class_name.rpartition(".")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(NamedTuple):
     """A dictionary of tensors, or a module, somewhere in the file.
 
     Attributes:
@@ -179,7 +182,7 @@ class Root:
     path: str
     role: str
     tensors: tuple[Tensor, ...]
-    modules: Mapping[str, Module] = field(default_factory=dict)
+    modules: Mapping[str, Module] = _NOTHING
     parameters: tuple[tuple[int, ...], ...] | None = None
     parameter_names: tuple[str, ...] | None = None
 
@@ -217,8 +220,7 @@ Version: TypeAlias = tuple[int, ...]
 """What of a file's status changes when it is written to or replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """What one format reader found in a file or folder.
 
     Attributes:
@@ -232,6 +234,8 @@ class Contents:
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
+        pickles: The object's pickle in each file that has one, where they are asked for, so that whoever needs more of
+            them than tensors does not read them again.
     """
 
     path: Path
@@ -240,10 +244,11 @@ class Contents:
     nbytes_on_disk: int
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = _NOTHING
     foreign: tuple[str, ...] = ()
-    versions: Mapping[Path, Version] = field(default_factory=dict)
+    versions: Mapping[Path, Version] = _NOTHING
     shards: int = 0
+    pickles: Mapping[Path, Pickle] = _NOTHING
 
     @property
     def format(self) -> str:
@@ -251,8 +256,39 @@ class Contents:
         return self.container.label(self.shards)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Doubt(Enum):
+    """What a layer may be, or need, other than it seems; the values are sentences for people.
+
+    Decisions ask for the member. `{weight}` and `{bias}` in a sentence are shapes, `{dims}` the kernel's dimensions and
+    `{first}` the weight's first size.
+    """
+
+    MAY_BE_TRANSPOSED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
+    SQUARE_MAY_BE_LINEAR = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
+    MAY_BE_LINEAR = "only its name says that it is transformers' Conv1D; it may be a Linear"
+    LINEAR_OR_EMBEDDING = "without a bias, a Linear and an Embedding look alike"
+    EMBEDDING_OR_LINEAR = "named like an Embedding; a Linear without bias has the same shape"
+    NORM_OR_PRELU = "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"
+    PRELU_OR_NORM = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
+    MAY_BE_BILINEAR = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
+    MAY_BE_CONV_TRANSPOSE = "it may be a ConvTranspose{dims}d, which its name suggests and its shapes do not tell"
+    MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
+    USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
+    BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
+
+    def sentence(self, weight: Tensor, bias: Tensor | None) -> str:
+        """The doubt about a layer with this weight and bias, in words."""
+        if "{" not in self.value:
+            return self.value
+        return self.value.format(
+            weight=weight.shape,
+            bias=None if bias is None else bias.shape,
+            dims=len(weight.shape) - 2,
+            first=weight.shape[0],
+        )
+
+
+class Layer(NamedTuple):
     """A module path and the tensors that belong to it.
 
     Attributes:
@@ -275,7 +311,8 @@ class Layer:
         tied_to: Keys elsewhere that are the same bytes; of many the first `MOST_TIES`.
         tied_to_more: How many more there are.
         tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
-        notes: Whole sentences: the reasons behind tags and evidence.
+        notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
+        doubts: What it may be, or need, other than it seems.
     """
 
     name: str
@@ -297,6 +334,7 @@ class Layer:
     tied_to_more: int = 0
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def numel(self) -> int:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import program
+from support.paths import ROOT
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -52,14 +55,7 @@ def writers(page: str) -> list[tuple[str, str]]:
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """A command as a reader in that folder would give it."""
-    return subprocess.run(
-        [sys.executable, "-m", "convinspect", *words[1:]],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return program.run(*words[1:], folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +92,10 @@ PYTHON = [
 
 
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page} {n}" for n, (page, _) in enumerate(PYTHON)])
-def test_python_blocks_run_and_print_what_they_say(page: str, block: str) -> None:
-    result = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_python_blocks_run_and_print_what_they_say(reader: Path, page: str, block: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", block], cwd=reader, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     for said in re.findall(r"^ *print\(.*\)  # ([^:\n]*)", block, re.MULTILINE):
         assert said.strip() in result.stdout

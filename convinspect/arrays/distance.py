@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convinspect.arrays.read import Array, blocks, dense, read
+from convinspect.arrays.read import Array, dense, read_blocks, read_tensor
 from convinspect.records import Tensor
 
 _RUN = 1 << 16
@@ -56,9 +56,9 @@ def deviation(a: Tensor, b: Tensor) -> Deviation | None:
 def _alongside(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
     """The elements of both, 1-D, a run at a time; streamed where both lie in the same order, else read whole."""
     if dense(a) and _order(a) == _order(b):
-        yield from zip(blocks(a, _RUN), blocks(b, _RUN), strict=True)
+        yield from zip(read_blocks(a, _RUN), read_blocks(b, _RUN), strict=True)
         return
-    x, y = (values if values.ndim else values.reshape(1) for values in (read(a), read(b)))
+    x, y = (values if values.ndim else values.reshape(1) for values in (read_tensor(a), read_tensor(b)))
     rows = max(1, _RUN // max(1, x.size // max(1, len(x))))
     for start in range(0, len(x), rows):
         yield x[start : start + rows].reshape(-1), y[start : start + rows].reshape(-1)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from convinspect.arrays import read as numbers
+from convinspect.arrays.read import Array, dense, read_tensor
 from convinspect.arrays.storage import Fetch, check_range, opened
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 from convinspect.errors import CannotShow, ConvInspectError
 from convinspect.records import Tensor
-
-Array = npt.NDArray[Any]
 
 _PIECE = 1 << 19
 """Bytes of each file that are held at once: pieces of both, and what comes of comparing them, stay in the cache."""
@@ -55,7 +52,7 @@ def as_matrix(tensor: Tensor, turned: bool) -> Tensor:
     shape, stride = tensor.shape[:2], tensor.stride[:2]
     if turned:
         shape, stride = shape[::-1], stride[::-1]
-    return replace(tensor, shape=shape, stride=stride)
+    return tensor._replace(shape=shape, stride=stride)
 
 
 def same_bits(before: Tensor, after: Tensor) -> bool:
@@ -73,7 +70,7 @@ def same_bits(before: Tensor, after: Tensor) -> bool:
         return True
     if _alike(before, after):
         return all(_equal(a, b) for a, b in zip(_pieces(before), _pieces(after), strict=True))
-    a, b = numbers.read(before), numbers.read(after)
+    a, b = read_tensor(before), read_tensor(after)
     return _equal(_raw(a), _raw(b))
 
 
@@ -91,7 +88,7 @@ def _alike(before: Tensor, after: Tensor) -> bool:
     # Values that share a byte are whole bytes together, or not.
     shared = before.offset == after.offset == 0 and float(size * before.numel).is_integer()
     whole = isinstance(size, int) or shared
-    return steps[0] == steps[1] and not swapped and whole and numbers.dense(before)
+    return steps[0] == steps[1] and not swapped and whole and dense(before)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Array]:
@@ -129,7 +126,7 @@ def difference(before: Tensor, after: Tensor) -> Difference | None:
     Raises:
         As `same_bits`; and BrokenFile when a record's CRC-32 says that it is damaged.
     """
-    a, b = numbers.read(before), numbers.read(after)
+    a, b = read_tensor(before), read_tensor(after)
     itemsize = a.dtype.itemsize
     unequal = (_raw(a).reshape(-1, itemsize) != _raw(b).reshape(-1, itemsize)).any(axis=1)
     places = np.flatnonzero(unequal)
@@ -167,7 +164,7 @@ def _hex(value: Any) -> str:
 
 def owner_of(wanted: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first other tensor that holds the very bits of `wanted`; None for constants, which many may hold."""
-    values = _raw(numbers.read(wanted)).reshape(wanted.numel, -1)
+    values = _raw(read_tensor(wanted)).reshape(wanted.numel, -1)
     if (values == values[0]).all():
         return None
     for name, other in others:
@@ -184,7 +181,7 @@ def relation(before: Tensor, after: Tensor) -> str:
 
     Looks for a transposition, for rows in another order, and for one common factor.
     """
-    a, b = (numbers.read(one) for one in (before, after))
+    a, b = (read_tensor(one) for one in (before, after))
     if a.ndim == 2 and a.shape[0] == a.shape[1] and _equal(_raw(a.T), _raw(b)):
         return "it is transposed"
     if a.ndim == 2 and a.shape[0] > 1 and _same_rows(a, b):

@@ -6,18 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from convinspect.arrays import read as numbers
+from convinspect.arrays.effective import effective_bias, effective_weight
+from convinspect.arrays.read import Array, read_tensor
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
 from convinspect.text import with_article
-
-Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +37,6 @@ class Matrix:
     column_names: list[str]
     bias: Array | None = None
     kernel_bias: Any = None
-
-
-def effective_bias(layer: Layer) -> Array | None:
-    """The bias that a forward pass would add; None when there is none, or when it cannot be computed."""
-    if layer.bias is None or len(layer.bias.shape) != 1 or "parametrizations.bias.original" in layer.tensors:
-        return None
-    bias = numbers.read(layer.bias)
-    mask = layer.tensors.get("bias_mask")
-    return bias if mask is None else (bias * numbers.read(mask)).astype(bias.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +100,7 @@ def load_kernel(layer: Layer) -> Kernel:
             f"layer {layer.name}: its weight is computed by a parametrization that is not recorded in the file",
             "weight norm, spectral norm and pruning can be shown",
         )
-    weight = numbers.effective_weight(layer)
+    weight = effective_weight(layer)
     notes = [_HOW[layer.norm]] if layer.norm else []
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
@@ -191,7 +180,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
     lengths = {tensor.shape[0] for tensor in vectors.values()}
     if len(lengths) == 1 and len(vectors) == sum(len(tensor.shape) > 0 for tensor in layer.tensors.values()):
         chosen = indices(choice.rows, lengths.pop(), "rows")
-        columns_of = [numbers.read(tensor)[chosen.start : chosen.stop] for tensor in vectors.values()]
+        columns_of = [read_tensor(tensor)[chosen.start : chosen.stop] for tensor in vectors.values()]
         names = [leaf or "value" for leaf in vectors]
         yield Matrix("", np.stack(columns_of, axis=1), [str(i) for i in chosen], names)
         return
@@ -204,7 +193,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
 
 def _taps_of(leaf: str, tensor: Tensor, choice: Choice) -> Iterator[Matrix]:
     """A quantized convolution's integers as a kernel's numbers are shown: one (out × in) matrix per tap."""
-    values = numbers.read(tensor)
+    values = read_tensor(tensor)
     down, across = indices(choice.rows, values.shape[0], "rows"), indices(choice.columns, values.shape[1], "cols")
     size = "×".join(map(str, values.shape[2:]))
     block = values[down.start : down.stop, across.start : across.stop]
@@ -222,7 +211,7 @@ def _by_tap(kernel: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
 
 def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
     """Any tensor as a matrix: the first dimension down, all others across."""
-    values = numbers.read(tensor)
+    values = read_tensor(tensor)
     flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
     down, across = indices(choice.rows, flat.shape[0], "rows"), indices(choice.columns, flat.shape[1], "cols")
     title = f"{leaf} {tensor.shape}" if leaf else ""

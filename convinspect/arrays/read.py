@@ -7,7 +7,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import ml_dtypes
 import numpy as np
@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from convinspect.arrays.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
 from convinspect.dtypes import COMPLEX
-from convinspect.errors import BrokenFile, CannotShow, RefusedFile
-from convinspect.records import Layer, Storage, Tensor
+from convinspect.errors import CannotShow, RefusedFile
+from convinspect.records import Storage, Tensor
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[Any]
 
 NUMPY = frozenset(
     ["float64", "float32", "float16", "complex64", "complex128", "bool"]
@@ -64,7 +64,7 @@ def numpy_dtype(name: str, byteorder: str = "little") -> np.dtype[Any]:
     raise CannotShow(f"{name} has no reading as one number per element", "unpack it in PyTorch first")
 
 
-def read(tensor: Tensor) -> Array:
+def read_tensor(tensor: Tensor) -> Array:
     """The values of one tensor.
 
     Returns:
@@ -89,7 +89,7 @@ def read(tensor: Tensor) -> Array:
         return values
 
 
-def blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
+def read_blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
     """The values of one tensor in bounded memory, each element once, in no order that is promised.
 
     Args:
@@ -101,7 +101,7 @@ def blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
         the next one is asked for.
 
     Raises:
-        As `read`; a damaged record is noticed after its last block.
+        As `read_tensor`; a damaged record is noticed after its last block.
     """
     storage, itemsize = _checked(tensor)
     if tensor.numel == 0:
@@ -226,92 +226,3 @@ def _checked(tensor: Tensor) -> tuple[Storage, int]:
     if tensor.numel:
         check_range(storage, where, tensor.offset * itemsize, _reach(tensor) * itemsize)
     return storage, itemsize
-
-
-def effective_weight(layer: Layer) -> Array:
-    """The kernel that a forward pass in eval mode uses: `weight`, or the product of what it is kept as.
-
-    - weight_norm: g · v / ‖v‖, the norm over the axes along which g has size 1 (Salimans & Kingma 2016,
-      "Weight Normalization", equation 2).
-    - spectral_norm: W / (uᵀ W v), W as a matrix with the output channels first (Miyato et al. 2018, "Spectral
-      Normalization for Generative Adversarial Networks", section 2.1 and algorithm 1), with the stored u, v.
-    - pruned: weight_orig · weight_mask.
-
-    Returns:
-        An array of the shape and dtype of `layer.weight`, computed in float64 and rounded to that dtype once.
-
-    Raises:
-        CannotShow: `layer.norm` is none of these three.
-        BrokenFile: One of the tensors is missing, or their shapes do not fit each other.
-        And what `read` raises.
-    """
-    if layer.norm is None:
-        return read(layer.weight)
-    if layer.norm not in _PRODUCTS:
-        raise CannotShow(f"layer {layer.name}: how its weight is computed is not recorded in the file")
-    with np.errstate(all="ignore"):
-        return _PRODUCTS[layer.norm](layer).astype(numpy_dtype(layer.weight.dtype, sys.byteorder))
-
-
-def _weight_normed(layer: Layer) -> Array:
-    g = _wide(_part(layer, "weight_g", "parametrizations.weight.original0"))
-    v = _wide(_part(layer, "weight_v", "parametrizations.weight.original1"))
-    if g.size == 1:
-        g = g.reshape((1,) * v.ndim)
-    if g.ndim != v.ndim or any(n not in (1, m) for n, m in zip(g.shape, v.shape, strict=True)):
-        raise BrokenFile(f"layer {layer.name}: g of shape {g.shape} does not fit v of shape {v.shape}")
-    axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
-    v *= g / np.sqrt(np.sum(np.square(np.abs(v)), axis=axes, keepdims=True))
-    return v
-
-
-def _spectral_normed(layer: Layer) -> Array:
-    w = _wide(_part(layer, "weight_orig", "parametrizations.weight.original"))
-    u = _wide(_part(layer, "weight_u", "parametrizations.weight.0._u"))
-    matrix = _output_first(layer, w, len(u))
-    if "weight_u" in layer.tensors and "weight_v" not in layer.tensors:
-        # Before PyTorch 1.1 v was not stored; the product was, as a buffer that eval mode used as it was.
-        if "weight" in layer.tensors:
-            return read(layer.tensors["weight"])
-        v = matrix.T @ u
-        v /= np.sqrt(np.sum(np.square(v)))
-    else:
-        v = _wide(_part(layer, "weight_v", "parametrizations.weight.0._v"))
-    if v.shape != matrix.shape[1:]:
-        raise BrokenFile(f"layer {layer.name}: v of shape {v.shape} does not fit W of shape {w.shape}")
-    product: Array = w / np.vdot(u, matrix @ v)
-    return product
-
-
-def _output_first(layer: Layer, w: Array, outputs: int) -> Array:
-    """W as the (outputs, rest) matrix that its spectral norm is of."""
-    first = 1 if layer.kind.startswith("ConvTranspose") else 0
-    for axis in (first, *range(w.ndim)):
-        if w.shape[axis : axis + 1] == (outputs,):
-            return np.moveaxis(w, axis, 0).reshape(outputs, -1)
-    raise BrokenFile(f"layer {layer.name}: u of length {outputs} does not fit W of shape {w.shape}")
-
-
-def _pruned(layer: Layer) -> Array:
-    w, mask = _wide(_part(layer, "weight_orig")), _wide(_part(layer, "weight_mask"))
-    if w.shape != mask.shape:
-        raise BrokenFile(f"layer {layer.name}: mask of shape {mask.shape} does not fit W of shape {w.shape}")
-    product: Array = w * mask
-    return product
-
-
-_PRODUCTS = {"weight_norm": _weight_normed, "spectral_norm": _spectral_normed, "pruned": _pruned}
-
-
-def _part(layer: Layer, *names: str) -> Tensor:
-    """The layer's tensor of the first of these names that it has."""
-    for name in names:
-        if name in layer.tensors:
-            return layer.tensors[name]
-    raise BrokenFile(
-        f"layer {layer.name} has {', '.join(layer.tensors)} but no {names[0]}", "save the whole model again"
-    )
-
-
-def _wide(tensor: Tensor) -> Array:
-    return read(tensor).astype(np.complex128 if tensor.dtype in COMPLEX else np.float64)

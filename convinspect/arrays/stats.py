@@ -12,11 +12,12 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from convinspect.arrays.read import Array, blocks, effective_weight, numpy_dtype, read
+from convinspect.arrays.effective import effective_weight
+from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
 from convinspect.arrays.threads import map_threads
 from convinspect.errors import ConvInspectError
 from convinspect.records import Layer, Tensor
@@ -101,14 +102,14 @@ def of(source: Source) -> Stats:
             twice, so they must be in a list or the like.
 
     Raises:
-        What `numbers.read` raises.
+        What `read_tensor` raises.
     """
     with np.errstate(all="ignore"):
         dtype = _dtype(source)
         if dtype.itemsize <= 2:
             return _counted(source, dtype)
         if isinstance(source, Tensor) and source.nbytes <= AT_ONCE:
-            source = read(source)
+            source = read_tensor(source)
         return _streamed(source, dtype.kind)
 
 
@@ -137,9 +138,14 @@ def _dtype(source: Source) -> np.dtype[Any]:
 
 def _runs(source: Source) -> Iterator[Array]:
     """1-D contiguous pieces of at most `RUN` elements."""
-    parts: Iterable[Array] = [source] if isinstance(source, np.ndarray) else ()
-    if not isinstance(source, np.ndarray):
-        parts = blocks(source) if isinstance(source, Tensor) else source
+    parts: Iterable[Array]
+    if isinstance(source, Tensor):
+        parts = read_blocks(source)
+    elif isinstance(source, np.ndarray):
+        parts = [source]
+    else:
+        # A Tensor is a tuple, and so a collection too, which mypy does not rule out here.
+        parts = cast("Collection[Array]", source)
     for block in parts:
         flat = np.ascontiguousarray(block).reshape(-1)
         for start in range(0, flat.size, RUN):

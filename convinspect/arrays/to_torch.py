@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convinspect.arrays.kernels import effective_bias
-from convinspect.arrays.read import ML_DTYPES, effective_weight
+from convinspect.arrays.effective import effective_bias, effective_weight
+from convinspect.arrays.read import ML_DTYPES
 from convinspect.errors import CannotShow
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def as_torch(array: Any, dtype: str) -> torch.Tensor:
     """A torch tensor of an array's numbers; it shares the array's memory where that is in order.
 
     Args:
-        array: As `numbers.read` gives it.
+        array: As `read_tensor` gives it.
         dtype: PyTorch's name of its dtype.
     """
     import torch

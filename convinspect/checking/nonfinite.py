@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import ml_dtypes
 import numpy as np
 
-from convinspect.arrays.read import Array, blocks, dense, read
+from convinspect.arrays.read import Array, dense, read_blocks, read_tensor
 from convinspect.checking.findings import Log, Place
 from convinspect.dtypes import COMPLEX, FLOATING
 from convinspect.errors import ConvInspectError
@@ -62,7 +62,7 @@ def scan_values(contents: Contents, log: Log, name: str = "") -> None:
             path = tensor.storage.file if tensor.storage is not None else contents.path
             if tensor.layout in ("conjugated", "negated"):
                 # Kept as what it is the conjugate or negative of, which is as finite.
-                tensor = replace(tensor, layout="strided")
+                tensor = tensor._replace(layout="strided")
             try:
                 found = odd_of(tensor, log.advance)
             except ConvInspectError as error:
@@ -83,12 +83,12 @@ def odd_of(tensor: Tensor, advance: Callable[[int], None] = lambda done: None) -
     """What of a tensor is not finite.
 
     Raises:
-        What `numbers.read` raises.
+        What `read_tensor` raises.
     """
     counts, firsts, done = [0, 0], [-1, -1], 0
     # NumPy warns of a signalling NaN when it widens it, which is what is looked for.
     with np.errstate(invalid="ignore"):
-        for block in blocks(tensor):
+        for block in read_blocks(tensor):
             for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
                 if firsts[kind] < 0 and hits.any():
                     firsts[kind] = done + int(hits.argmax())
@@ -131,7 +131,7 @@ def _table(dtype: str) -> Array:
 
 
 def _index(tensor: Tensor, place: int, test: Callable[[Array], Array]) -> tuple[int, ...] | None:
-    """The index of the element at a place in the order that `blocks` gives them; None without a place."""
+    """The index of the element at a place in the order that `read_blocks` gives them; None without a place."""
     if place < 0 or not tensor.shape:
         return None
     if dense(tensor):
@@ -142,4 +142,4 @@ def _index(tensor: Tensor, place: int, test: Callable[[Array], Array]) -> tuple[
         return tuple(index)
     if tensor.numel > _MOST_AT_ONCE:
         return None
-    return tuple(int(one) for one in np.argwhere(test(read(tensor)))[0])
+    return tuple(int(one) for one in np.argwhere(test(read_tensor(tensor)))[0])

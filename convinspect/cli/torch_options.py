@@ -61,11 +61,11 @@ def tensor_in(path: Path) -> torch.Tensor:
         CannotShow: It holds several, or none.
         ConvInspectError: It cannot be read.
     """
-    from convinspect.arrays import read as numbers
+    from convinspect.arrays.read import read_tensor
     from convinspect.arrays.to_torch import as_torch
     from convinspect.checkpoint import open_checkpoint
 
     tensors = list(open_checkpoint(path).tensors.values())
     if len(tensors) != 1:
         raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
-    return as_torch(numbers.read(tensors[0]), tensors[0].dtype)
+    return as_torch(read_tensor(tensors[0]), tensors[0].dtype)

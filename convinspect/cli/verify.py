@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    RootOption,
-    Sink,
-    WidthOption,
-    complete_layers,
-    naming,
-    opened_alike,
-    reading_progress,
-    whole,
-)
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption, naming, opened_alike, whole
+from convinspect.cli.output import Sink, reading_progress
 from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on, tensor_in
 from convinspect.errors import CannotConvert, CannotShow, NotThere
 from convinspect.render.format import Format
@@ -166,30 +157,29 @@ def _in_memory(before: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, 
     Raises:
         CannotConvert: There is nothing to convert.
     """
-    from convinspect.converting.plan import Request, plan
-    from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
-    from convinspect.layers.find import find_layers
-    from convinspect.verifying.checkpoints import converted_in_memory
+    from convinspect.converting.job import applied, select_layers
+    from convinspect.converting.options import Options
+    from convinspect.report.flags import flagged
 
-    layers = find_layers(before)
-    planned = plan(layers, Request("Linear", kinds=(*CONVOLUTIONS, TRANSFORMERS_CONV1D), names=names))
+    selection = select_layers(before, Options(to="linear", from_=("any",), layer=names))
+    planned = selection.plan
     # Convolutions of larger kernels are not news; what looks convertible and is not, is.
-    larger = {layer.name for layer in layers if layer.kernel_size and not layer.pointwise and not names}
+    larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
     left = [one for one in planned.refusals if not one.done and one.name not in larger]
     if not planned.conversions:
-        why = f" ({left[0].name}: {left[0].reason})" if left else ""
+        why = f" ({left[0].name}: {flagged(left[0].reason)})" if left else ""
         raise CannotConvert(f"no layer can be converted to Linear{why}", "give the checkpoint to compare with")
-    notes = tuple(f"left as it is: {one.name}: {one.reason}" for one in left)
-    return converted_in_memory(before, planned), notes
+    notes = tuple(f"left as it is: {one.name}: {flagged(one.reason)}" for one in left)
+    return applied(before, planned.edits), notes
 
 
 def _renamed(before: Checkpoint, rules: list[str]) -> Checkpoint:
+    from convinspect.converting.job import applied
     from convinspect.converting.rename import renaming
-    from convinspect.verifying.checkpoints import renamed
 
     with naming(before.path):
         found = renaming(before, rules)
-        return renamed(before, (*found.edits, *found.copies))
+        return applied(before, (*found.edits, *found.copies))
 
 
 def _inputs(batch: int | None, length: int | None, seed: int, device: str, dtype: str) -> Inputs:

@@ -16,9 +16,9 @@ from convinspect.converting.plan import (
     with_memory_format,
 )
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import MAYBE_TURNED, is_magnitude
+from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.lora import magnitudes_edit
-from convinspect.records import Edit, Layer, Tensor, contiguous
+from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
 
 
 def plan_like(
@@ -89,9 +89,9 @@ def _maybe_turned(
     """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
     way = "--to linear --from transformers --layer {} turns it over"
     return [
-        Refusal(layer.name, f"{MAYBE_TURNED}; {way.format(layer.name or '.')}")
+        Refusal(layer.name, f"{Doubt.MAY_BE_TRANSPOSED.value}; {way.format(layer.name or '.')}")
         for layer in layers
-        if MAYBE_TURNED in layer.notes and layer.name not in conversions and layer.name not in refusals
+        if Doubt.MAY_BE_TRANSPOSED in layer.doubts and layer.name not in conversions and layer.name not in refusals
         if chosen is None or layer.name in chosen
     ]
 
@@ -100,7 +100,7 @@ def _lying_as(edit: Edit, other: Tensor) -> Edit:
     """The edit with the other tensor's strides of its dimensions of size 1, which say nothing of the numbers."""
     same = edit.shape == other.shape and edit.stride[:2] == other.stride[:2]
     told = same and other.stride != contiguous(other.shape)
-    return replace(edit, stride=other.stride) if told else edit
+    return edit._replace(stride=other.stride) if told else edit
 
 
 def square_turned(layer: Layer, other: Layer | None) -> bool:

@@ -7,18 +7,16 @@ A state_dict keeps neither class nor stride, padding and groups. Where the file 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Evidence, Layer, Module, Tensor
+from convinspect.records import Doubt, Layer, Module, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
 _EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
 _LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
-MAYBE_TURNED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
-MAYBE_TRANSPOSED = "it may be a ConvTranspose"
 _STRIDED_NAMES = ("downsample", "shortcut")
 PARTS = re.compile(
     r"(weight|bias|weight_[guv]|weight_orig|weight_mask|bias_orig|bias_mask|running_mean|running_var"
@@ -86,9 +84,9 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         context: What the rest of the file tells.
     """
     if is_magnitude(layer.name):
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     if layer.norm:
-        layer = replace(layer, tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
+        layer = layer._replace(tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
     if _is_quantized(layer):
         return _quantized(layer)
     known = _by_module(layer, module) if module is not None else None
@@ -97,7 +95,7 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     dims = len(layer.weight.shape)
     if _is_whole(layer.weight) and (dims < 2 or layer.weight.dtype == "bool"):
         # Class weights, indices, masks: no matrix.
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     if dims <= 1 or (layer.bias is not None and layer.bias.shape == layer.weight.shape):
         found = _by_statistics(layer)
     elif dims == 2:
@@ -105,16 +103,16 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     elif dims <= 5:
         found = _convolution(layer)
     else:
-        found = replace(layer, notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
+        found = layer._replace(notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
-        found = replace(found, evidence="ambiguous", notes=(*found.notes, note))
+        found = found._replace(evidence="ambiguous", notes=(*found.notes, note))
     if _is_whole(layer.weight):
         note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
-        found = replace(found, evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
+        found = found._replace(evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
     if module is not None:
-        found = replace(
-            found, notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
+        found = found._replace(
+            notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
         )
     return _with_converter_notes(found)
 
@@ -151,22 +149,27 @@ def _quantized(layer: Layer) -> Layer:
     dims = len(layer.weight.shape)
     if dims < 2 and layer.weight.layout == "strided" and not _has_scales(layer):
         # Class weights, indices: integers, but no matrix.
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     kind = "Conv (quantized)" if dims > 2 else "Linear (quantized)"
-    return replace(
-        layer, kind=kind, evidence="shape", tags=(*layer.tags, "quantized"), notes=(*layer.notes, QUANTIZED_NOTE)
+    return layer._replace(
+        kind=kind, evidence="shape", tags=(*layer.tags, "quantized"), notes=(*layer.notes, QUANTIZED_NOTE)
     )
 
 
 def _by_statistics(layer: Layer) -> Layer:
     if STATISTICS & set(layer.tensors):
-        return replace(layer, kind="BatchNorm", evidence="shape")
+        return layer._replace(kind="BatchNorm", evidence="shape")
     if len(layer.weight.shape) > 1 and layer.bias is not None:
-        return replace(layer, kind="LayerNorm", evidence="shape")
+        return layer._replace(kind="LayerNorm", evidence="shape")
     if layer.bias is None and (layer.weight.shape == (1,) or "prelu" in last_word(layer.name).lower()):
-        note = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
-        return replace(layer, kind="PReLU", notes=(*layer.notes, note))
-    return replace(layer, kind="Norm", notes=(*layer.notes, "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"))
+        return _doubted(layer._replace(kind="PReLU"), Doubt.PRELU_OR_NORM)
+    return _doubted(layer._replace(kind="Norm"), Doubt.NORM_OR_PRELU)
+
+
+def _doubted(layer: Layer, doubt: Doubt) -> Layer:
+    """The layer with a doubt, and its sentence, that makes it ambiguous."""
+    note = doubt.sentence(layer.weight, layer.bias)
+    return layer._replace(evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
 
 
 # ------------------------------------------------------------------------------------------- two dimensions
@@ -177,15 +180,17 @@ def _matrix(layer: Layer, context: Context) -> Layer:
     rows, columns = layer.weight.shape
     bias = layer.bias
     if bias is not None and (len(bias.shape) != 1 or bias.shape[0] not in (rows, columns)):
-        return _wrong_bias(replace(layer, kind="Linear", in_width=columns, out_width=rows))
-    kind, evidence, note = _matrix_kind(layer, context)
+        return _wrong_bias(layer._replace(kind="Linear", in_width=columns, out_width=rows))
+    kind, reason = _matrix_kind(layer, context)
     wide_in, wide_out = {"Linear": (columns, rows), TRANSFORMERS_CONV1D: (rows, columns)}.get(kind, (None, None))
-    notes = (*layer.notes, note) if note else layer.notes
-    return replace(layer, kind=kind, evidence=evidence, in_width=wide_in, out_width=wide_out, notes=notes)
+    matrix = layer._replace(kind=kind, in_width=wide_in, out_width=wide_out)
+    if isinstance(reason, Doubt):
+        return _doubted(matrix, reason)
+    return matrix._replace(evidence="shape", notes=(*layer.notes, reason) if reason else layer.notes)
 
 
-_Reading: TypeAlias = tuple[str, Evidence, str]
-"""A kind, the evidence for it, and a note or ""."""
+_Reading: TypeAlias = tuple[str, Doubt | str]
+"""A kind, and what else the layer may be; where that is sure, a note or ""."""
 
 
 def _matrix_kind(layer: Layer, context: Context) -> _Reading:
@@ -195,7 +200,7 @@ def _matrix_kind(layer: Layer, context: Context) -> _Reading:
     if layer.bias is None:
         return _without_bias(name, name in GPT2_NAMES and not context.gpt2_is_linear)
     if rows != columns:
-        return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), "shape", ""
+        return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), ""
     return _square(name, context)
 
 
@@ -203,29 +208,25 @@ def _square(name: str, context: Context) -> _Reading:
     """O = I: the bias fits both ways, so only the rest of the file can tell."""
     if name not in GPT2_NAMES:
         if not context.transposed:
-            return "Linear", "shape", ""
-        return "Linear", "ambiguous", MAYBE_TURNED
+            return "Linear", ""
+        return "Linear", Doubt.MAY_BE_TRANSPOSED
     if context.transposed != context.gpt2_is_linear:
         note = "square: its name and other layers of the file say how it is stored"
-        return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), "shape", note
-    note = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
-    return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), "ambiguous", note
+        return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), note
+    return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), Doubt.SQUARE_MAY_BE_LINEAR
 
 
 def _without_bias(name: str, gpt2: bool) -> _Reading:
     if gpt2:
-        note = "only its name says that it is transformers' Conv1D; it may be a Linear"
-        return TRANSFORMERS_CONV1D, "ambiguous", note
+        return TRANSFORMERS_CONV1D, Doubt.MAY_BE_LINEAR
     words = re.split(r"[_\W]+", name.lower())
     if any(map(_EMBEDDING_WORDS.match, words)) and not _LINEAR_WORDS & set(words):
-        return "Embedding", "ambiguous", "named like an Embedding; a Linear without bias has the same shape"
-    return "Linear", "ambiguous", "without a bias, a Linear and an Embedding look alike"
+        return "Embedding", Doubt.EMBEDDING_OR_LINEAR
+    return "Linear", Doubt.LINEAR_OR_EMBEDDING
 
 
 def _wrong_bias(layer: Layer) -> Layer:
-    assert layer.bias is not None
-    note = f"its bias {layer.bias.shape} does not fit its weight {layer.weight.shape}"
-    return replace(layer, evidence="ambiguous", tags=(*layer.tags, "bias?"), notes=(*layer.notes, note))
+    return _doubted(layer._replace(tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
 
 
 # -------------------------------------------------------------------------------------------- convolutions
@@ -235,8 +236,7 @@ def _convolution(layer: Layer) -> Layer:
     """`weight (O, I/groups, k…)` of a Conv; `(I, O/groups, k…)` of a ConvTranspose, which only its bias shows."""
     first, second, *kernel = layer.weight.shape
     dims = len(kernel)
-    conv = replace(
-        layer,
+    conv = layer._replace(
         kind=f"Conv{dims}d",
         evidence="shape",
         out_width=first,
@@ -245,13 +245,13 @@ def _convolution(layer: Layer) -> Layer:
     )
     if layer.bias is None or layer.bias.shape == (first,):
         return _maybe_another(conv)
-    transposed = replace(conv, kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
+    transposed = conv._replace(kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed
     length = layer.bias.shape[0] if len(layer.bias.shape) == 1 else 0
     if second and length and length % second == 0 and first % (length // second) == 0:
         note = f"fits a ConvTranspose{dims}d with groups={length // second}"
-        return replace(transposed, evidence="ambiguous", out_width=length, notes=(*layer.notes, note))
+        return transposed._replace(evidence="ambiguous", out_width=length, notes=(*layer.notes, note))
     return _wrong_bias(conv)
 
 
@@ -264,12 +264,10 @@ def _maybe_another(conv: Layer) -> Layer:
     """
     first, second = conv.weight.shape[:2]
     if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():
-        note = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
-        return replace(conv, evidence="ambiguous", notes=(*conv.notes, note))
+        return _doubted(conv, Doubt.MAY_BE_BILINEAR)
     alike = conv.bias is None or first == second
     if alike and any(_TRANSPOSED_NAMES.match(part) for part in conv.name.lower().split(".")):
-        note = f"{MAYBE_TRANSPOSED}{len(conv.kernel_size)}d, which its name suggests and its shapes do not tell"
-        return replace(conv, evidence="ambiguous", notes=(*conv.notes, note))
+        return _doubted(conv, Doubt.MAY_BE_CONV_TRANSPOSE)
     return conv
 
 
@@ -285,15 +283,15 @@ def _by_module(layer: Layer, module: Module) -> Layer | None:
         return _conv_module(layer, module) if 3 <= dims <= 5 else None
     if dims == 2 and kind == "Conv1D" and ("nf" in values or module.class_name.startswith("transformers.")):
         rows, columns = layer.weight.shape
-        return replace(layer, kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
+        return layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
     if dims == 2 and (kind in _LINEAR_CLASSES or {"in_features", "out_features"} <= set(values)):
         rows, columns = layer.weight.shape
-        return named_class(replace(layer, kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
+        return named_class(layer._replace(kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
     if kind.startswith("Conv") and 3 <= dims <= 5 and module.class_name.startswith("torch.nn."):
         # Tracing and old releases may keep the class and drop its numbers.
         return _conv_module(layer, module)
     if of_torch(module):
-        return replace(layer, kind=kind, evidence="module")
+        return layer._replace(kind=kind, evidence="module")
     return None
 
 
@@ -308,8 +306,7 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
     groups = values.get("groups") if type(values.get("groups")) is int else None
     inner = None if groups is None else second * groups
     settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
-    found = replace(
-        layer,
+    found = layer._replace(
         kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
         evidence="module",
         pointwise=not transposed and all(size == 1 for size in kernel),
@@ -336,14 +333,14 @@ def named_class(layer: Layer, module: Module) -> Layer:
     """Say the class where it is not PyTorch's own, since a subclass may compute something else."""
     if of_torch(module):
         return layer
-    return replace(layer, notes=(*layer.notes, f"its class is {module.class_name}"))
+    return layer._replace(notes=(*layer.notes, f"its class is {module.class_name}"))
 
 
 # ---------------------------------------------------------------------------------- what a converter must know
 
 
 def _with_converter_notes(layer: Layer) -> Layer:
-    tags, notes = list(layer.tags), list(layer.notes)
+    tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
     if layer.groups is not None and layer.groups > 1:
         depthwise = layer.groups == layer.in_width
         tags.append("depthwise" if depthwise else f"groups {layer.groups}")
@@ -355,35 +352,31 @@ def _with_converter_notes(layer: Layer) -> Layer:
             tags.append(f"{name} {_short(value)}")
     if layer.kernel_size and layer.evidence != "module":
         tags.append("assumed")
-        tags += _doubts(layer)
-        notes += _assumptions(layer)
+        more = _doubts_of_assumptions(layer)
+        tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
+        taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
+        notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
+        notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
+        doubts = (*doubts, *more)
     if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
         tags.append("ambiguous")
     if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
         return layer
-    return replace(layer, tags=tuple(tags), notes=tuple(notes))
+    return layer._replace(tags=tuple(tags), notes=tuple(notes), doubts=doubts)
 
 
 def _short(value: tuple[int, ...]) -> str:
     return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
 
 
-def _doubts(layer: Layer) -> list[str]:
-    """What of the assumptions may well be wrong, as tags."""
+_DOUBTED_ASSUMPTIONS = {Doubt.MAY_BE_DEPTHWISE: "depthwise?", Doubt.USUALLY_STRIDE_2: "stride 2?"}
+"""What of the assumptions may well be wrong, and its tag."""
+
+
+def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
     doubts = []
     if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
-        doubts.append("depthwise?")
+        doubts.append(Doubt.MAY_BE_DEPTHWISE)
     if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
-        doubts.append("stride 2?")
+        doubts.append(Doubt.USUALLY_STRIDE_2)
     return doubts
-
-
-def _assumptions(layer: Layer) -> list[str]:
-    taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
-    notes = [f"stride, padding and groups are not recorded; {taken} assumed"]
-    doubts = _doubts(layer)
-    if "depthwise?" in doubts:
-        notes.append(f"{layer.weight.shape} reads as depthwise (groups = {layer.weight.shape[0]}) as well as 1 → many")
-    if "stride 2?" in doubts:
-        notes.append("layers of this name usually have stride 2")
-    return notes

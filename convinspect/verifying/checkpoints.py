@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.arrays.threads import map_threads
@@ -21,7 +21,7 @@ from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, KINDS, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
-from convinspect.records import Contents, Edit, Layer, Root, Tensor
+from convinspect.records import Edit, Layer, Root, Tensor
 from convinspect.text import plural
 from convinspect.verifying.layers import LayerCheck, VerifyOptions, check_layer, keys_of, run
 from convinspect.verifying.metadata import changed_keys, compare_objects, compare_tags, compare_ties
@@ -93,39 +93,6 @@ class Report:
             for name in names:
                 return f"{name} {what}"
         return self.model.cause if self.model is not None else ""
-
-
-def converted_in_memory(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
-    """The checkpoint as it would be after a plan, its tensors reading the same file under other shapes."""
-    edits = {id(edit.tensor): edit for edit in plan.edits}
-    tensors = tuple(
-        tensor
-        if id(tensor) not in edits
-        else replace(tensor, shape=edits[id(tensor)].shape, stride=edits[id(tensor)].stride)
-        for tensor in checkpoint.root.tensors
-    )
-    root = replace(checkpoint.root, tensors=tensors, modules={})
-    return Checkpoint(
-        Contents(checkpoint.path, checkpoint.container, (root,), checkpoint.nbytes_on_disk, shards=checkpoint.shards)
-    )
-
-
-def renamed(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
-    """The checkpoint with other keys, as `convert --rename` would write it."""
-    keys = {id(edit.tensor): edit.key for edit in edits if edit.key is not None}
-    roots = tuple(
-        replace(root, tensors=tuple(replace(one, key=keys.get(id(one), one.key)) for one in root.tensors))
-        for root in checkpoint.roots
-    )
-    contents = Contents(
-        checkpoint.path,
-        checkpoint.container,
-        roots,
-        checkpoint.nbytes_on_disk,
-        metadata=checkpoint.metadata,
-        shards=checkpoint.shards,
-    )
-    return Checkpoint(contents, checkpoint.root.path)
 
 
 def verify(
@@ -217,7 +184,7 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     module = checkpoint.modules.get(layer.name)
     if module is None or module.class_name != "convinspect.pointwise.PointwiseLinear":
         return layer
-    return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
+    return layer._replace(stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
 def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -240,7 +207,7 @@ def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str,
         return any_named and (is_named(one) or before.get(one.name) not in CONVOLUTIONS)
 
     return {
-        name: replace(one, kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
+        name: one._replace(kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
         for name, one in found.items()
     }
 

@@ -171,20 +171,21 @@ def _fused_bias(layer: Layer, other: Layer) -> list[str]:
     """A pruned bias's parts and the plain bias that they make, when that holds their product's bits."""
     if "bias_mask" not in layer.tensors or other.bias is None:
         return []
-    from convinspect.arrays import read as numbers
-    from convinspect.arrays.kernels import effective_bias
+    from convinspect.arrays.effective import effective_bias
+    from convinspect.arrays.read import read_tensor
 
     made = effective_bias(layer)
-    if made is None or made.tobytes() != numbers.read(other.bias).tobytes():
+    if made is None or made.tobytes() != read_tensor(other.bias).tobytes():
         return []
     return [join_key(layer.name, leaf) for leaf in ("bias", "bias_orig", "bias_mask")]
 
 
 def _same_effective(layer: Layer, other: Layer) -> bool:
     """Whether a plain weight holds the bits that a norm's parts make, computed in float64 and rounded once."""
-    from convinspect.arrays import read as numbers
+    from convinspect.arrays.effective import effective_weight
+    from convinspect.arrays.read import read_tensor
 
-    made, there = numbers.effective_weight(layer), numbers.read(other.weight)
+    made, there = effective_weight(layer), read_tensor(other.weight)
     if made.size != there.size or made.dtype != there.dtype or made.shape[:2] != there.shape[:2]:
         return False
     return bool(made.reshape(-1).tobytes() == there.reshape(-1).tobytes())
@@ -217,13 +218,13 @@ def _written_out(layer: Layer, other: Layer) -> tuple[Any, Any] | None:
     """The block-diagonal (O, I) of a grouped kernel (O, I/groups, 1, …) and what is there; None where it fits none."""
     import numpy as np
 
-    from convinspect.arrays import read as numbers
+    from convinspect.arrays.read import read_tensor
 
     shapes, groups = (layer.weight.shape, other.weight.shape), _groups_written_out(layer, other)
     if groups < 2:
         return None
     small, large = (
-        numbers.read(one.weight).reshape(shape[:2]) for one, shape in zip((layer, other), shapes, strict=True)
+        read_tensor(one.weight).reshape(shape[:2]) for one, shape in zip((layer, other), shapes, strict=True)
     )
     wanted = np.zeros_like(large)
     rows, columns = shapes[0][0] // groups, shapes[0][1]
@@ -337,9 +338,9 @@ def _forms(layer: Layer, other: Layer, kind_after: str) -> tuple[Form, Form]:
     """How both are to be run."""
     if any(one.stride is not None and one.kind not in CONVOLUTIONS for one in (layer, other)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
-        layer, other = (replace(one, stride=None, padding=None) for one in (layer, other))
+        layer, other = (one._replace(stride=None, padding=None) for one in (layer, other))
     if layer.groups is None:
-        layer = replace(layer, groups=_groups_written_out(layer, other))
+        layer = layer._replace(groups=_groups_written_out(layer, other))
     return _form(layer, layer.kind), _form(other, kind_after)
 
 

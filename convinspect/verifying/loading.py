@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from convinspect.arrays import read as numbers
+from convinspect.arrays.read import read_tensor
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow
@@ -45,7 +45,7 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
     tensors = _as_named(checkpoint, wanted)
     state: dict[str, Any]
     try:
-        state = {key: as_torch(numbers.read(tensor), tensor.dtype) for key, tensor in tensors.items()}
+        state = {key: as_torch(read_tensor(tensor), tensor.dtype) for key, tensor in tensors.items()}
     except CannotShow as error:
         raise error.at(checkpoint.path) from None
     state |= _extra_states(checkpoint, [key for key in wanted if key not in state and key.endswith(_EXTRA)])

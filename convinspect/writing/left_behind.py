@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 from convinspect.writing.pickle_keys import moved_paths
 
 
@@ -23,7 +23,7 @@ def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[s
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    objects = read_objects(checkpoint.path)
+    objects = _objects(checkpoint)
     kept = writer == "torch" and _versions(checkpoint, objects, names) is not None
     return _lost(checkpoint, writer, objects, kept)
 
@@ -36,7 +36,11 @@ def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, di
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    return _versions(checkpoint, read_objects(checkpoint.path), names)
+    return _versions(checkpoint, _objects(checkpoint), names)
+
+
+def _objects(checkpoint: Checkpoint) -> Objects | None:
+    return read_objects(checkpoint.path, checkpoint.pickles.get(checkpoint.path))
 
 
 def _versions(
@@ -63,7 +67,7 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
     gone = {one.tensor.key for one in names}
     if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
         return []
-    objects = read_objects(checkpoint.path)
+    objects = _objects(checkpoint)
     return [] if objects is None else sorted(parameter_names(objects) & gone)
 
 
@@ -142,8 +146,3 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first few of many names, with the count of the others."""
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

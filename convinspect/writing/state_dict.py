@@ -12,7 +12,6 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +24,7 @@ from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.writing.atomic import check_room, check_unchanged, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
-from convinspect.writing.same_format import writer_of
+from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
     import torch
@@ -179,9 +178,9 @@ def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 def _effective(layer: Layer) -> torch.Tensor:
     """In the order that the file stores; `kernels` turns some kinds over to show them."""
-    from convinspect.arrays import read as numbers
+    from convinspect.arrays.effective import effective_weight
 
-    return as_torch(numbers.effective_weight(layer), layer.weight.dtype)
+    return as_torch(effective_weight(layer), layer.weight.dtype)
 
 
 def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch.Tensor:
@@ -204,10 +203,10 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     dtype = getattr(torch, tensor.dtype, None)
     if dtype is None:
         raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
-    from convinspect.arrays import read as numbers
+    from convinspect.arrays.read import read_tensor
 
     if not tensor.whole or not tensor.numel:
-        return as_torch(numbers.read(tensor), tensor.dtype)
+        return as_torch(read_tensor(tensor), tensor.dtype)
     place = (storage.file, storage.key)
     plain = storage.packed_nbytes is None and storage.byteorder == "little"
     if plain and place not in held:
@@ -219,8 +218,8 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     typed = (*place, dtype)
     if typed not in held:
         number = min(storage.nbytes, storage.available) // dtype.itemsize
-        every = replace(tensor, shape=(number,), stride=(1,), offset=0)
-        held[typed] = as_torch(numbers.read(every), tensor.dtype)
+        every = tensor._replace(shape=(number,), stride=(1,), offset=0)
+        held[typed] = as_torch(read_tensor(every), tensor.dtype)
     return held[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
 
 

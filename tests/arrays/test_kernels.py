@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from convinspect.arrays.effective import effective_bias
 from convinspect.arrays.kernels import (
     Choice,
     Kernel,
-    effective_bias,
     indices,
     is_kernel,
     load_kernel,

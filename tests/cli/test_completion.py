@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.in_process import called
+from support.in_process import run_in_process
 from support.paths import FIXTURES
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
@@ -21,7 +21,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.setenv("_CONVINSPECT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(words)))
-    ended = called(monkeypatch, capsys)
+    ended = run_in_process(monkeypatch, capsys)
     assert (ended.code, ended.err) == (0, "")
     return ended.out.split()
 
@@ -95,7 +95,7 @@ def test_nothing_is_offered_without_a_file_that_can_be_read(
 
 
 def test_a_quotation_that_is_still_open_hides_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect.cli.options import _path_typed
+    from convinspect.cli.completion import _path_typed
 
     monkeypatch.delenv("_TYPER_COMPLETE_ARGS", raising=False)
     monkeypatch.setenv("COMP_WORDS", f"convinspect shapes {STNKD} --layer 'con")

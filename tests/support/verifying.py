@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.verifying.checkpoints import Report, converted_in_memory, verify
+from convinspect.verifying.checkpoints import Report, verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
+from support.program import run
 
 
-def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
-    """What `verify` finds, in outputs too unless told otherwise."""
-    one = open_checkpoint(before)
-    wished = VerifyOptions(**{"inputs": Inputs(), **wish})
+def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
+    """What `verify` finds, in outputs too unless told otherwise; without `after`, converted in memory."""
+    checkpoint = open_checkpoint(before)
+    verify_options = VerifyOptions(**{"inputs": Inputs(), **options})
     if after is None:
-        planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
-        return verify(one, converted_in_memory(one, planned), wished)
-    return verify(one, open_checkpoint(after), wished)
+        planned = plan(find_layers(checkpoint), Request("Linear", kinds=options.pop("kinds", ())))
+        return verify(checkpoint, applied(checkpoint, planned.edits), verify_options)
+    return verify(checkpoint, open_checkpoint(after), verify_options)
 
 
-def held(tmp_path: Path, before: Any, after: Any, **wish: Any) -> Report:
-    """The report on two objects, saved."""
+def report_of_objects(tmp_path: Path, before: Any, after: Any, **options: Any) -> Report:
+    """The same of two objects, saved."""
     torch.save(before, tmp_path / "before.pt")
     torch.save(after, tmp_path / "after.pt")
-    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **wish)
+    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **options)
 
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
-    """The exit code of `convinspect verify` in a folder, and its JSON, or what it complained of where it gave none."""
-    result = subprocess.run(
-        [sys.executable, "-m", "convinspect", "verify", *words, "--format", "json"],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    """The exit code of `convinspect verify` in a folder, and its JSON, or its stderr where it printed none."""
+    result = run("verify", *words, "--format", "json", folder=folder)
     assert "Traceback" not in result.stderr
     return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr

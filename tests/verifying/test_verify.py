@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,16 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.text import with_article
-from convinspect.verifying.checkpoints import converted_in_memory, verify
+from convinspect.verifying.checkpoints import verify
 from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
-from support.verifying import command, held, report_of
+from support.program import run
+from support.verifying import command, report_of, report_of_objects
 
 State = dict[str, Any]
 
@@ -156,13 +157,13 @@ FAULTS = [
 def test_each_fault_is_seen_and_named(
     tmp_path: Path, fault: Callable[[State], None], cause: str, bits_only: bool
 ) -> None:
-    found = held(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
+    found = report_of_objects(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
     assert not found.ok
     assert cause in found.cause
 
 
 def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
-    found = held(tmp_path, net(), converted(net()))
+    found = report_of_objects(tmp_path, net(), converted(net()))
     assert found.ok, found.cause
     assert found.strength == "layer"
     assert [one.name for one in found.layers] == ["conv1", "conv2", "conv3"]
@@ -180,7 +181,7 @@ def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
 def test_what_a_whole_model_records_must_not_be_ignored(tmp_path: Path, options: Any, cause: str) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
     after = {key.replace("0.", "0."): value.squeeze(-1) for key, value in model.state_dict().items()}
-    found = held(tmp_path, model, after)
+    found = report_of_objects(tmp_path, model, after)
     assert cause in found.cause
 
 
@@ -209,7 +210,7 @@ def test_wrong_gradients_are_seen() -> None:
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-# 10,000 take about a minute: EXAMPLES=10000 pytest tests/test_verify.py -k no_alarm
+# 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
 EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
 
 
@@ -282,7 +283,7 @@ def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path
     before = open_checkpoint(FIXTURES / name)
     planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
     assert planned.conversions
-    found = verify(before, converted_in_memory(before, planned), VerifyOptions(inputs=Inputs()))
+    found = verify(before, applied(before, planned.edits), VerifyOptions(inputs=Inputs()))
     assert found.ok, found.cause
     assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
 
@@ -291,9 +292,9 @@ def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -
     before = {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
               "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
     right = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in before.items()}
-    assert held(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).ok
     wrong = {**right, "c_proj.weight": before["c_proj.weight"]}
-    assert "c_proj: weight: it is transposed: still (in, out)" in held(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed: still (in, out)" in report_of_objects(tmp_path, before, wrong).cause
 
 
 def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
@@ -311,10 +312,10 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
     conv = nn.Sequential(nn.Conv1d(6, 4, 1, groups=2))
     block_diag: Any = torch.block_diag
     blocks = block_diag(*conv.state_dict()["0.weight"].squeeze(-1).detach().chunk(2))
-    assert held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
     blocks = blocks.clone()
     blocks[0, 5] = 1e-9
-    assert not held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert not report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
 
 
 # --------------------------------------------------------------------------------------------- beside the tensors
@@ -323,14 +324,23 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
 def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
     before: Any = {"state_dict": net(), "epoch": 3, "config": {"lr": 0.1, "tags": ["a", float("nan")]}}
     after = {**before, "state_dict": converted(net())}
-    assert held(tmp_path, before, after).ok
+    assert report_of_objects(tmp_path, before, after).ok
     worse = copy.deepcopy(after)
     worse["config"]["tags"][0] = "b"
-    assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in held(tmp_path, before, worse).cause
+    assert (
+        "config.tags.0: an object beside the tensors differs: 'a' became 'b'"
+        in report_of_objects(tmp_path, before, worse).cause
+    )
     lost = {key: value for key, value in after.items() if key != "epoch"}
-    assert "epoch: an object beside the tensors differs: it is not there any more" in held(tmp_path, before, lost).cause
+    assert (
+        "epoch: an object beside the tensors differs: it is not there any more"
+        in report_of_objects(tmp_path, before, lost).cause
+    )
     more = {**after, "seed": None}
-    assert "seed: an object beside the tensors differs: it was not there before" in held(tmp_path, before, more).cause
+    assert (
+        "seed: an object beside the tensors differs: it was not there before"
+        in report_of_objects(tmp_path, before, more).cause
+    )
 
 
 def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
@@ -341,9 +351,9 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
         "history": list(range(30)),
     }
     after = {**before, "state_dict": converted(net()), "epoch": 4, "config": {"lr": 0.2, "a": [1, {"b": 3}]}}
-    found = held(tmp_path, before, after)
+    found = report_of_objects(tmp_path, before, after)
     assert list(found.changed) == ["epoch", "config.lr", "config.a.1.b"]
-    found = held(tmp_path, before, {**after, "history": list(range(1, 31))})
+    found = report_of_objects(tmp_path, before, {**after, "history": list(range(1, 31))})
     assert len(found.changed) == 20
     assert any("33 objects beside the tensors differ; the first 20 are named" in note for note in found.notes)
 
@@ -351,7 +361,7 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
 def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     text = "x" * 300
     before: Any = {"state_dict": net(), "config": text, "other": text}
-    found = held(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
+    found = report_of_objects(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
     assert list(found.changed) == ["config"]
     assert "at character 300 of 302" in found.cause
     assert found.cause.count("y") >= 1
@@ -388,8 +398,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
     optimizer.step()
     before = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(before, tmp_path / "a.pt")
-    subprocess.run([sys.executable, "-m", "convinspect", "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt",
-                    "--to", "linear"], check=True, capture_output=True)  # fmt: skip
+    run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear").check_returncode()
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
     assert found.ok, found.cause
     assert any("2 tensors of optimizer were converted too" in note for note in found.notes)
@@ -401,7 +410,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
 
 
 def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> None:
-    found = held(tmp_path, {"model": net(), "ema": net()}, converted(net()))
+    found = report_of_objects(tmp_path, {"model": net(), "ema": net()}, converted(net()))
     assert found.ok, found.cause
     assert any("ema" in note for note in found.notes)
     assert any("not compared" in note for note in found.notes)
@@ -417,7 +426,7 @@ def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     before = {"emb.weight": torch.randn(9, 4)}
     assert (
         "an Embedding must keep its shape"
-        in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+        in report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
     )
 
 
@@ -442,13 +451,13 @@ def with_optimizer() -> tuple[State, State]:
 
 def test_state_and_copies_must_follow(tmp_path: Path) -> None:
     before, right = with_optimizer()
-    assert held(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).ok
     wrong = {**right, "optimizer": before["optimizer"]}
-    assert "optimizer.state.0.exp_avg: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    assert "optimizer.state.0.exp_avg: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
     wrong = {**right, "ema": before["ema"]}
-    assert "ema.0.weight: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    assert "ema.0.weight: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
     wrong = {**right, "ema": {**right["ema"], "new": torch.ones(1)}}
-    assert held(tmp_path, before, wrong).unexpected == ("ema.new",)
+    assert report_of_objects(tmp_path, before, wrong).unexpected == ("ema.new",)
 
 
 def gpt2() -> State:
@@ -460,27 +469,27 @@ def gpt2() -> State:
 def test_a_square_layer_that_alone_was_turned_is_seen(tmp_path: Path) -> None:
     before = gpt2()
     wrong = {**before, "c_proj.weight": before["c_proj.weight"].T.contiguous()}
-    assert "c_proj: weight: it is transposed" in held(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed" in report_of_objects(tmp_path, before, wrong).cause
 
 
 def test_turned_copies_are_right(tmp_path: Path) -> None:
     before = {"model": gpt2(), "ema": gpt2()}
     turned = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in gpt2().items()}
-    found = held(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
+    found = report_of_objects(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
     assert found.ok, found.cause
-    assert held(tmp_path, before, copy.deepcopy(before)).ok
+    assert report_of_objects(tmp_path, before, copy.deepcopy(before)).ok
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 1), (6, 0, 1), (0, 0, 1)])
 def test_empty_layers_are_no_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
     before = {"a.weight": torch.randn(shape), "a.bias": torch.randn(shape[0])}
-    found = held(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
+    found = report_of_objects(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
     assert found.ok, found.cause
 
 
 def test_lost_ties_are_told(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
-    found = held(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
+    found = report_of_objects(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
     assert found.ok
     assert "tied before and separate now: a, b" in found.notes
 
@@ -501,16 +510,16 @@ def test_a_norm_folded_elsewhere_is_named(tmp_path: Path) -> None:
     conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 32, 1))
     before = {f"c.{key}": value for key, value in conv.state_dict().items()}
     folded = conv.weight.detach().squeeze(-1) * (1 + 2**-20)
-    found = held(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
+    found = report_of_objects(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
     assert "weight norm was made plain, in other numbers" in found.cause
 
 
 def test_rounding_through_a_smaller_dtype_is_no_common_factor(tmp_path: Path) -> None:
     before = {"c.weight": torch.randn(32, 16)}
-    found = held(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
+    found = report_of_objects(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
     assert "multiplied" not in found.cause
     zeros = {"a.bias": torch.zeros(4), "c.bias": torch.randn(4)}
-    assert "holds the numbers" not in held(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
+    assert "holds the numbers" not in report_of_objects(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
 
 
 # --------------------------------------------------------------------------------------------- bits
@@ -541,8 +550,8 @@ def test_bits_are_those_that_torch_holds(tmp_path: Path, data: st.DataObject) ->
 def test_nan_payloads_count_and_equal_nans_do_not_differ(tmp_path: Path) -> None:
     a = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
     b = torch.tensor([0x7FC00000, 0x7FC00002], dtype=torch.int32).view(torch.float32)
-    assert held(tmp_path, {"x": a}, {"x": a.clone()}).ok
-    found = held(tmp_path, {"x": a}, {"x": b})
+    assert report_of_objects(tmp_path, {"x": a}, {"x": a.clone()}).ok
+    found = report_of_objects(tmp_path, {"x": a}, {"x": b})
     assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in found.cause
 
 
@@ -695,8 +704,7 @@ def test_pointnets_stnkd_goes_there_in_its_own_code(tmp_path: Path) -> None:
     )
     for suffix in (".pt", ".safetensors"):
         words = [str(FIXTURES / f"pointnet_stnkd{suffix}"), "-o", f"after{suffix}", "--to", "linear"]
-        program = [sys.executable, "-m", "convinspect", "convert", *words]
-        subprocess.run(program, cwd=tmp_path, check=True, capture_output=True)
+        run("convert", *words, folder=tmp_path).check_returncode()
         words = [words[0], words[2], "--model", "their_net:stnkd", "-i", "2x8x16", "--grad"]
         code, found = command(tmp_path, *words)
         assert (code, found["strength"], len(found["layers"])) == (0, "model", 3), found
@@ -739,9 +747,7 @@ def test_bits_alone_need_no_torch(tmp_path: Path) -> None:
 def test_renamed_tensors_are_found_under_their_new_names(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--rename", "conv*=layer*"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     assert command(tmp_path, "a.pt", "b.pt")[0] == 1
     code, found = command(tmp_path, "a.pt", "b.pt", "--rename", "conv*=layer*")
     assert (code, found["strength"]) == (0, "layer")
@@ -756,9 +762,7 @@ def test_a_pruned_bias_may_be_fused(tmp_path: Path) -> None:
         prune.random_unstructured(conv, name, 0.5)  # type: ignore[no-untyped-call]
     torch.save({f"conv.{key}": value for key, value in conv.state_dict().items()}, tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--fuse"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["missing"], found["unexpected"]) == (0, [], []), found
 
@@ -793,16 +797,14 @@ def test_what_could_not_be_read_is_not_called_equal(tmp_path: Path) -> None:
     torch.save(after, tmp_path / "b.pt")
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["ok"], found["not_compared"]) == (0, True, ["mask", "ema.mask"])
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "b.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "b.pt", "--bits", folder=tmp_path).stdout
     assert "equal as far as it was compared · strength: bits" in text
     assert "not compared: mask, ema.mask" in text
 
 
 def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.randn(4, 6, 1), "b": torch.randn(4)}, tmp_path / "a.pt")
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "--bits", folder=tmp_path).stdout
     assert "1 layer converted: every number is the same · 1 tensor unchanged" in text
 
 
@@ -830,7 +832,7 @@ def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> N
         Named.__qualname__ = "Named"
         before: Any = {"state": net(), "by": dict(zip((key, *keys), range(4), strict=True))}
         after: Any = {"state": converted(net()), "by": {**before["by"], keys[2]: 9}}
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
     assert [cause for cause in found.changed.values() if "3 became 9" in cause]
     assert len(found.changed) == 1
 
@@ -840,12 +842,12 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1))
     state = dict(model.named_parameters())
     frozen = {key: one.squeeze(-1).detach().clone() if one.dim() == 3 else one.detach() for key, one in state.items()}
-    found = held(tmp_path, state, frozen)
+    found = report_of_objects(tmp_path, state, frozen)
     assert found.ok
     assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
-    assert not any("requires_grad" in note for note in held(tmp_path, frozen, frozen).notes)
+    assert not any("requires_grad" in note for note in report_of_objects(tmp_path, frozen, frozen).notes)
     before = open_checkpoint(tmp_path / "before.pt")
-    moved = {name: replace(one, device="cuda:0") for name, one in before.tensors.items()}
+    moved = {name: one._replace(device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")
     before.tensors = moved
     assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, VerifyOptions()).notes

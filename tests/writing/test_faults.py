@@ -1,7 +1,8 @@
 """`convert` under faults: killed at any moment, full and read-only disks, sources that change or cannot be read.
 
 Every fault ends with one clear line and exit code 2; nothing is lost and nothing is left. Only a killed run (SIGKILL)
-may leave its temporary folder. `KILLS=200 pytest -n 0 tests/test_faults.py -k killed` kills more often than CI does.
+may leave its temporary folder. `KILLS=200 pytest -n 0 tests/writing/test_faults.py -k killed` kills more often than CI
+does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if sys.platform != "linux":
     pytest.skip("these faults are made as Linux has them", allow_module_level=True)
 
 from support.faults import NOBODY, Ended, Program, Run, mounted
+from support.program import run
 
 KILLS = int(os.environ.get("KILLS", "24"))
 WAS = b"as it was"
@@ -240,7 +242,7 @@ def test_killed_at_random_moments(program: Program, there: Path, results: dict[C
     counted. `-rP` shows what came of it.
     """
     watched = Watched(case, there)
-    options = (("apart",),) if case in [CASES[name] for name in ANEW] else ()
+    options = (("child",),) if case in [CASES[name] for name in ANEW] else ()
     writing = []
     for _ in range(1 + KILLS // 100):
         writing.append(program.run(*case.arguments(there), faults=options).writing)
@@ -283,7 +285,7 @@ def test_the_child_that_reads_mapped_files_is_killed(program: Program, there: Pa
         if name == ANEW[0]
         else "convinspect.writing.state_dict._save_safetensors"
     )
-    faults = (("apart",), ("before", place, 0, "kill", ""))
+    faults = (("child",), ("before", place, 0, "kill", ""))
     assert_one_line(program.run(*watched.case.arguments(there), faults=faults), "memory")
     watched.assert_nothing_happened()
 
@@ -307,7 +309,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("known", [True, False], ids=["told before", "while it is written"])
 def test_a_full_disk(program: Program, there: Path, small_disk: Path, case: Case, known: bool) -> None:
     target = small_disk / case.target
-    faults = () if known else (("any room",), ("apart",))
+    faults = () if known else (("unknown free space",), ("child",))
     done = program.run("convert", there / case.source, "-o", target, *case.options, faults=faults)
     assert_one_line(done, "room" if known else "disk", str(small_disk))
     assert ".partial" not in done.stderr
@@ -483,7 +485,7 @@ def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Ca
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
     place = WRITERS.get(name, "convinspect.writing.atomic._copy")
-    faults = (("apart",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
+    faults = (("child",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed), "vanished" if action == "vanish" else "changed while")
     assert not expected.left()
@@ -501,7 +503,7 @@ def test_a_source_that_changes_between_listing_and_copying(
     changed = next(source.glob("*1-of*")) if source.is_dir() else source
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
-    faults = (("before", "convinspect.layers.find.find_layers", 0, action, str(changed), other),)
+    faults = (("before", "convinspect.converting.job.find_layers", 0, action, str(changed), other),)
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed))
     assert not expected.left()
@@ -534,7 +536,7 @@ def test_a_target_that_another_makes_meanwhile_stays(program: Program, there: Pa
 def test_a_network_that_gives_little_at_once(
     program: Program, there: Path, results: dict[Case, Bytes], case: Case
 ) -> None:
-    faults = (("short", 4099), ("refuse", "copy_file_range", "EXDEV", 3))
+    faults = (("short transfers", 4099), ("refuse", "copy_file_range", "EXDEV", 3))
     done = program.run(*case.arguments(there), faults=faults)
     assert done.code == 0, done.stderr
     assert contents(there / case.target) == results[case]
@@ -722,20 +724,20 @@ def test_a_name_that_begins_with_a_dash_can_be_typed(
     """Behind `--` as a source, and as it is behind an option."""
     arguments = ["convert", "--to", "linear", "-o", "-b.pt", "--", "-a.pt"]
     shutil.copy(there / "zip.pt", there / "-a.pt")
-    done = subprocess.run([sys.executable, "-m", "convinspect", *arguments], cwd=there, capture_output=True, text=True)
+    done = run(*arguments, folder=there)
     assert done.returncode == 0, done.stderr
     assert load(there / "-b.pt")["c0.weight"].dim() == 2
 
 
 _CUT_WHILE_MAPPED = """
 import os, sys
-from convinspect import resaving
+from convinspect.writing import state_dict
 from convinspect.cli import main
-original = resaving._save_safetensors
+original = state_dict._save_safetensors
 def cut(*arguments):
     os.truncate(sys.argv[2], 5000)
     original(*arguments)
-resaving._save_safetensors = cut
+state_dict._save_safetensors = cut
 sys.argv = ["convinspect", "convert", sys.argv[2], "-o", sys.argv[1], "--to", "linear"]
 main()
 """

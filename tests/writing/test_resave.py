@@ -65,7 +65,7 @@ def test_ties_stay_ties_in_a_pt_and_are_said_in_safetensors(tmp_path: Path) -> N
     "name", ["weight_norm_old", "weight_norm_parametrized", "spectral_norm_parametrized", "pruned"]
 )
 def test_fused_layers_are_plain_weights(tmp_path: Path, name: str) -> None:
-    from convinspect.arrays.read import effective_weight
+    from convinspect.arrays.effective import effective_weight
 
     source = FIXTURES / f"{name}.pt"
     done = run("convert", source, "-o", tmp_path / "b.pt", "--fuse", "--to", "linear")

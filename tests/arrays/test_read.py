@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import zipfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -15,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convinspect.arrays import read as numbers
+from convinspect.arrays import read as read_module
 from convinspect.arrays import storage as storage_module
-from convinspect.arrays.read import Array, blocks, numpy_dtype, read
+from convinspect.arrays.read import ML_DTYPES, NUMPY, Array, numpy_dtype, read_blocks, read_tensor
 from convinspect.arrays.storage import Fetch
 from convinspect.errors import BrokenFile, CannotShow, NotThere, RefusedFile
 from convinspect.records import Storage, Tensor
 
-DTYPES = sorted(numbers.NUMPY | numbers.ML_DTYPES | {"complex32"})
+DTYPES = sorted(NUMPY | ML_DTYPES | {"complex32"})
 BEFORE = 13
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning")
 
@@ -79,12 +78,12 @@ def torch_bytes(values: torch.Tensor) -> bytes:
 
 
 def check(tensor: Tensor, values: torch.Tensor) -> None:
-    """`read` gives what PyTorch has, and `blocks` gives each element once."""
-    ours = read(tensor)
+    """`read_tensor` gives what PyTorch has, and `read_blocks` gives each element once."""
+    ours = read_tensor(tensor)
     assert ours.shape == tuple(values.shape)
     assert ours.dtype == numpy_dtype(tensor.dtype, sys.byteorder)
     assert ours.tobytes() == torch_bytes(values)
-    parts = [block.copy() for block in blocks(tensor, 5)]
+    parts = [block.copy() for block in read_blocks(tensor, 5)]
     assert all(0 < part.size <= 5 for part in parts)
     assert elements(parts) == elements([ours.reshape(-1)])
 
@@ -118,8 +117,8 @@ def test_dtypes_are_the_libraries_own() -> None:
 
 @pytest.mark.parametrize("dtype", ["quint8", "qint8", "qint32", "quint4x2", "float4_e2m1fn_x2", "bits8", "no"])
 def test_dtypes_without_a_reading_are_named(tmp_path: Path, dtype: str) -> None:
-    tensor = replace(written(tmp_path / "a", torch.zeros(4, dtype=torch.uint8)), dtype=dtype)
-    for function in (read, lambda t: list(blocks(t))):
+    tensor = (written(tmp_path / "a", torch.zeros(4, dtype=torch.uint8)))._replace(dtype=dtype)
+    for function in (read_tensor, lambda t: list(read_blocks(t))):
         with pytest.raises(CannotShow, match=dtype):
             function(tensor)
 
@@ -212,8 +211,8 @@ def test_a_wide_span_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
         fetched.append(size)
         return storage_module.fetch_bytes(fetch, storage, begin, size)
 
-    monkeypatch.setattr(numbers, "SPAN", 64)
-    monkeypatch.setattr(numbers, "fetch_bytes", fetch_bytes)
+    monkeypatch.setattr(read_module, "SPAN", 64)
+    monkeypatch.setattr(read_module, "fetch_bytes", fetch_bytes)
     base = torch.arange(3000.0).reshape(30, 100)
     for deflated in (False, True):
         for view in (base[:, ::7], base[::2], base.t()[3:5], base[:, 5]):
@@ -224,7 +223,7 @@ def test_a_wide_span_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_blocks_are_bounded_and_reuse_their_buffer(tmp_path: Path) -> None:
     values = torch.arange(100_000.0)
     tensor = written(tmp_path / "a", values)
-    seen = [(block.size, block.ctypes.data) for block in blocks(tensor, 1 << 12)]
+    seen = [(block.size, block.ctypes.data) for block in read_blocks(tensor, 1 << 12)]
     assert max(size for size, _ in seen) == 1 << 12
     assert len({address for _, address in seen}) == 1
     assert sum(size for size, _ in seen) == 100_000
@@ -232,8 +231,8 @@ def test_blocks_are_bounded_and_reuse_their_buffer(tmp_path: Path) -> None:
 
 def test_values_can_be_changed_without_changing_the_file(tmp_path: Path) -> None:
     tensor = written(tmp_path / "a", torch.ones(2, 2))
-    read(tensor)[:] = 5
-    assert read(tensor).tolist() == [[1, 1], [1, 1]]
+    read_tensor(tensor)[:] = 5
+    assert read_tensor(tensor).tolist() == [[1, 1], [1, 1]]
 
 
 # What is refused
@@ -242,13 +241,13 @@ def test_values_can_be_changed_without_changing_the_file(tmp_path: Path) -> None
 def test_shapes_only(tmp_path: Path) -> None:
     tensor = written(tmp_path / "a", torch.ones(3))
     assert tensor.storage is not None
-    for storage in (None, replace(tensor.storage, start=None)):
+    for storage in (None, tensor.storage._replace(start=None)):
         with pytest.raises(CannotShow, match="only its shape"):
-            read(replace(tensor, storage=storage))
+            read_tensor(tensor._replace(storage=storage))
     with pytest.raises(CannotShow, match="sparse_coo"):
-        read(replace(tensor, layout="sparse_coo"))
+        read_tensor(tensor._replace(layout="sparse_coo"))
     with pytest.raises(CannotShow, match="40 dimensions"):
-        read(replace(tensor, shape=(1,) * 40, stride=(1,) * 40))
+        read_tensor(tensor._replace(shape=(1,) * 40, stride=(1,) * 40))
 
 
 @pytest.mark.parametrize(
@@ -269,8 +268,8 @@ def test_shapes_only(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_hostile_shape_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
-    tensor = replace(written(tmp_path / "a", torch.ones(3)), **change)  # type: ignore[arg-type]
-    for function in (read, lambda t: next(blocks(t), None)):
+    tensor = (written(tmp_path / "a", torch.ones(3)))._replace(**change)  # type: ignore[arg-type]
+    for function in (read_tensor, lambda t: next(read_blocks(t), None)):
         with pytest.raises(RefusedFile) as caught:
             function(tensor)
         assert caught.value.path == tmp_path / "a"
@@ -278,7 +277,7 @@ def test_a_hostile_shape_is_refused(tmp_path: Path, change: dict[str, int]) -> N
 
 def test_an_honest_expand_is_read(tmp_path: Path) -> None:
     values = torch.ones(1).expand(1 << 20)
-    assert read(written(tmp_path / "a", values)).sum() == 1 << 20
+    assert read_tensor(written(tmp_path / "a", values)).sum() == 1 << 20
 
 
 @pytest.mark.parametrize("start", [-5, 1 << 70])
@@ -286,7 +285,7 @@ def test_a_hostile_place_is_refused(tmp_path: Path, start: int) -> None:
     tensor = written(tmp_path / "a", torch.ones(3))
     assert tensor.storage is not None
     with pytest.raises(RefusedFile, match="claims to lie"):
-        read(replace(tensor, storage=replace(tensor.storage, start=start)))
+        read_tensor(tensor._replace(storage=tensor.storage._replace(start=start)))
 
 
 # What is broken
@@ -295,10 +294,10 @@ def test_a_hostile_place_is_refused(tmp_path: Path, start: int) -> None:
 def test_a_cut_file_says_how_much_is_there(tmp_path: Path) -> None:
     tensor = written(tmp_path / "a", torch.arange(100.0))
     assert tensor.storage is not None
-    cut = replace(tensor, storage=replace(tensor.storage, available=120))
+    cut = tensor._replace(storage=tensor.storage._replace(available=120))
     with pytest.raises(BrokenFile, match="only 120 of its 400 bytes are in the file; download or copy"):
-        read(cut)
-    assert read(replace(cut, shape=(30,))).tolist() == list(range(30))
+        read_tensor(cut)
+    assert read_tensor(cut._replace(shape=(30,))).tolist() == list(range(30))
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -306,12 +305,12 @@ def test_a_file_cut_after_it_was_listed(tmp_path: Path, deflated: bool) -> None:
     file = tmp_path / "a"
     tensor = zipped(file, torch.randn(100_000), deflated)
     file.write_bytes(file.read_bytes()[:200_000])
-    for function in (read, lambda t: list(blocks(t))):
+    for function in (read_tensor, lambda t: list(read_blocks(t))):
         with pytest.raises(BrokenFile, match=r"the file ends after \d+ of its 400000 bytes"):
             function(tensor)
     file.unlink()
     with pytest.raises(NotThere):
-        read(tensor)
+        read_tensor(tensor)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -321,13 +320,17 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, deflated: bool) -> None:
     assert tensor.storage is not None
     assert tensor.storage.start is not None
     damage(file, tensor.storage.start + 3000)
-    for function in (read, lambda t: list(blocks(t, 64)), lambda t: read(replace(t, shape=(2, 1000), stride=(0, 1)))):
+    for function in (
+        read_tensor,
+        lambda t: list(read_blocks(t, 64)),
+        lambda t: read_tensor(t._replace(shape=(2, 1000), stride=(0, 1))),
+    ):
         with pytest.raises(BrokenFile, match="record data/0"):
             function(tensor)
     if not deflated:
         for crc in (None, 0):
-            assert read(replace(tensor, storage=replace(tensor.storage, crc=crc))).size == 1000
-        assert read(replace(tensor, shape=(999,))).size == 999
+            assert read_tensor(tensor._replace(storage=tensor.storage._replace(crc=crc))).size == 1000
+        assert read_tensor(tensor._replace(shape=(999,))).size == 999
 
 
 def test_the_local_header_must_be_there(tmp_path: Path) -> None:
@@ -336,14 +339,14 @@ def test_the_local_header_must_be_there(tmp_path: Path) -> None:
     assert tensor.storage is not None
     for start in ((tensor.storage.start or 0) + 1, file.stat().st_size - 5):
         with pytest.raises(BrokenFile, match="no zip header"):
-            read(replace(tensor, storage=replace(tensor.storage, start=start)))
+            read_tensor(tensor._replace(storage=tensor.storage._replace(start=start)))
 
 
 def test_a_bomb_is_never_unpacked_beyond_its_claim(tmp_path: Path) -> None:
     tensor = zipped(tmp_path / "a", torch.zeros(1 << 20), deflated=True)
     assert tensor.storage is not None
-    small = replace(tensor, shape=(10,), storage=replace(tensor.storage, nbytes=40, available=40, crc=None))
-    assert read(small).tolist() == [0] * 10
-    huge = replace(tensor.storage, nbytes=1 << 40, available=1 << 40)
+    small = tensor._replace(shape=(10,), storage=tensor.storage._replace(nbytes=40, available=40, crc=None))
+    assert read_tensor(small).tolist() == [0] * 10
+    huge = tensor.storage._replace(nbytes=1 << 40, available=1 << 40)
     with pytest.raises(RefusedFile, match="claims to unpack"):
-        read(replace(tensor, storage=huge))
+        read_tensor(tensor._replace(storage=huge))
