@@ -415,7 +415,7 @@ def test_a_wrong_name_is_a_key_error_that_names_the_closest(tmp_path: Path) -> N
 
 
 def test_names_are_taken_with_and_without_prefixes(tmp_path: Path) -> None:
-    checkpoint = opened(tmp_path, WRAPPED["module._orig_mod."].state_dict())
+    checkpoint = opened(tmp_path, WRAPPED["module._orig_mod."]().state_dict())
     for name in ("conv.weight", "module.conv.weight", "module._orig_mod.conv.weight", "_orig_mod.conv.weight"):
         assert checkpoint[name].key == "module._orig_mod.conv.weight"
         assert checkpoint.read(name).shape == (4, 3, 1)
