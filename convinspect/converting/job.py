@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
@@ -339,8 +339,8 @@ def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
     tensors = tuple(
         tensor
         if (edit := edits.get(id(tensor))) is None
-        else replace(tensor, shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
+        else tensor._replace(shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
         for tensor in root.tensors
     )
     reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    return replace(root, tensors=tensors, modules={} if reshaped else root.modules)
+    return root._replace(tensors=tensors, modules={} if reshaped else root.modules)

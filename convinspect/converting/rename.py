@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, NotThere
@@ -103,5 +103,5 @@ def together(shapes: Iterable[Edit], names: Iterable[Edit]) -> list[Edit]:
     """One edit for each tensor that gets another shape, another name or both."""
     edits = {edit.tensor: edit for edit in shapes}
     for edit in names:
-        edits[edit.tensor] = replace(edits.get(edit.tensor, edit), key=edit.key)
+        edits[edit.tensor] = (edits.get(edit.tensor, edit))._replace(key=edit.key)
     return list(edits.values())

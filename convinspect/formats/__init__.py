@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
@@ -47,13 +46,13 @@ def _read_any(path: Path) -> Contents:
         versions = {path: file.version}
     if sharded.is_index(path, head):
         contents = sharded.read_index(path, _read_file)
-        return replace(contents, versions={**versions, **contents.versions})
+        return contents._replace(versions={**versions, **contents.versions})
     return _read_file(path)
 
 
 def _read_file(path: Path) -> Contents:
     with File(path) as file:
-        return replace(_read_opened(file), versions={path: file.version})
+        return _read_opened(file)._replace(versions={path: file.version})
 
 
 def _read_opened(file: File) -> Contents:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -273,4 +273,4 @@ def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Content
     if missing:
         problems = (*problems, f"{missing:,} of {folder.expected:,} shards are not there; download them too")
     notes = (*contents.notes, "there is no index; the shards are taken by their names")
-    return replace(contents, path=path, problems=problems, notes=notes)
+    return contents._replace(path=path, problems=problems, notes=notes)

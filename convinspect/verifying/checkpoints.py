@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from convinspect.arrays.threads import map_threads
@@ -184,7 +184,7 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     module = checkpoint.modules.get(layer.name)
     if module is None or module.class_name != "convinspect.pointwise.PointwiseLinear":
         return layer
-    return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
+    return layer._replace(stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
 def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -207,7 +207,7 @@ def _as_wanted(layers: Iterable[Layer], found: Mapping[str, Layer]) -> dict[str,
         return any_named and (is_named(one) or before.get(one.name) not in CONVOLUTIONS)
 
     return {
-        name: replace(one, kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
+        name: one._replace(kind="Linear") if one.kind == TRANSFORMERS_CONV1D and not is_meant(one) else one
         for name, one in found.items()
     }
 

@@ -338,9 +338,9 @@ def _forms(layer: Layer, other: Layer, kind_after: str) -> tuple[Form, Form]:
     """How both are to be run."""
     if any(one.stride is not None and one.kind not in CONVOLUTIONS for one in (layer, other)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
-        layer, other = (replace(one, stride=None, padding=None) for one in (layer, other))
+        layer, other = (one._replace(stride=None, padding=None) for one in (layer, other))
     if layer.groups is None:
-        layer = replace(layer, groups=_groups_written_out(layer, other))
+        layer = layer._replace(groups=_groups_written_out(layer, other))
     return _form(layer, layer.kind), _form(other, kind_after)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from convinspect.arrays.equality import as_matrix, difference, owner_of, relation, same_bits
 from convinspect.arrays.threads import map_threads
@@ -147,7 +147,7 @@ def _compare(before: Tensor, after: Tensor, turned: tuple[bool, bool], others: M
     if before.layout == after.layout == "quantized":
         return _quantized(before, after, turned, others)
     if before.layout == after.layout and before.layout in ("conjugated", "negated"):
-        return _compare(replace(before, layout="strided"), replace(after, layout="strided"), turned, others)
+        return _compare(before._replace(layout="strided"), after._replace(layout="strided"), turned, others)
     if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout:
         return None if _same_parts(before, after) else f"the indices or values of the {before.layout} tensor differ"
     if before.shape == after.shape:
@@ -185,7 +185,7 @@ def _quantized(before: Tensor, after: Tensor, turned: tuple[bool, bool], others:
     if not _same_parts(before, after):
         return "its quantizer's scales or zero points differ"
     stored = _STORED_AS[before.dtype]
-    plain = [replace(one, layout="strided", dtype=stored, parts=(), quantizer="") for one in (before, after)]
+    plain = [one._replace(layout="strided", dtype=stored, parts=(), quantizer="") for one in (before, after)]
     return _compare(plain[0], plain[1], turned, others)
 
 
@@ -215,7 +215,7 @@ def _is_matrix(tensor: Tensor) -> bool:
 
 def _same_order(before: Tensor, after: Tensor) -> bool:
     """Whether two matrices are the same run of numbers, row after row."""
-    flat = [replace(one, shape=(one.numel,), stride=(1,)) for one in (before, after)]
+    flat = [one._replace(shape=(one.numel,), stride=(1,)) for one in (before, after)]
     in_rows = all(one.stride[:2] == (one.shape[1], 1) for one in (before, after))
     return in_rows and same_bits(*flat)
 

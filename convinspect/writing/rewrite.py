@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
@@ -214,7 +213,7 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))
         for first in range(0, columns, step):
             width = min(step, columns - first)
-            band = replace(tensor, shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
+            band = tensor._replace(shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
             yield read_tensor(band).T.copy().tobytes()
 
     return blocks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -215,14 +214,14 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
-    renamed = tensor if name is None else replace(tensor, key=name)
+    renamed = tensor if name is None else tensor._replace(key=name)
     if name is not None and tensor.storage is not None and tensor.shape_span is None:
         # safetensors knows bytes by their tensor's name.
-        renamed = replace(renamed, storage=replace(tensor.storage, key=name))
+        renamed = renamed._replace(storage=tensor.storage._replace(key=name))
     if edit is None:
         return renamed
     stride = contiguous(edit.shape) if tensor.shape_span is None else edit.stride
-    return replace(renamed, shape=edit.shape, stride=stride)
+    return renamed._replace(shape=edit.shape, stride=stride)
 
 
 def _facts(tensor: Tensor) -> Facts:

@@ -21,6 +21,7 @@ from convinspect.cli import main
 from convinspect.errors import ConvInspectError, NotACheckpoint, RefusedFile
 from convinspect.formats import read_contents
 from support.hostile import HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
+from support.in_process import build_commands_once
 from support.memory import peak, reset_peak
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
@@ -43,6 +44,7 @@ COMMANDS = (["shapes", "--all"], ["weights", "--stats"], ["check", "--values"])
 def _attempt(paths: list[tuple[str, Path, Path]], pipe: Connection) -> None:
     """In a process of its own: run the commands on every file and send what happened."""
     resource.setrlimit(resource.RLIMIT_DATA, (_CEILING, _CEILING))
+    build_commands_once()
     for name, path, marker in paths:
         for options in COMMANDS:
             before = reset_peak()

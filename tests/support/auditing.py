@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import typer
 from rich.cells import cell_len
 
 import convinspect
@@ -24,6 +23,7 @@ from convinspect.cli import main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.hostile import HOSTILE, LARGE
+from support.in_process import build_commands_once
 from support.paths import FIXTURES
 
 BENIGN = (
@@ -96,9 +96,8 @@ def _run(options: tuple[str, ...], path: Path) -> set[str]:
 
 def _warm_up(folder: Path) -> None:
     """Sound files of every kind, and one of no kind, load what our own code needs."""
-    # Typer evaluates our own annotations each time that it makes the command, so it is made once.
-    ours = sys.modules["convinspect.cli.main"]
-    vars(ours)["app"] = typer.main.get_command(vars(ours)["app"])
+    # Typer evaluates our own annotations each time that it builds a command.
+    build_commands_once()
     for name in BENIGN:
         for options in COMMANDS:
             _run(options, FIXTURES / name)

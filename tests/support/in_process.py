@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
+from convinspect.cli import commands
 from convinspect.cli.main import main
 
 
@@ -15,6 +19,13 @@ class Ended(NamedTuple):
     code: object
     out: str
     err: str
+
+
+def build_commands_once() -> None:
+    """For processes that call `main` thousands of times: Typer builds a command from its function at each call."""
+    module = sys.modules["convinspect.cli.main"]
+    vars(module)["app"] = typer.main.get_command(vars(module)["app"])
+    vars(commands)["load"] = cache(commands.load)
 
 
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> Ended:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -839,7 +838,7 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
     assert not any("requires_grad" in note for note in held(tmp_path, frozen, frozen).notes)
     before = open_checkpoint(tmp_path / "before.pt")
-    moved = {name: replace(one, device="cuda:0") for name, one in before.tensors.items()}
+    moved = {name: one._replace(device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")
     before.tensors = moved
     assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, VerifyOptions()).notes

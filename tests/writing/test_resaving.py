@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def test_a_dtype_of_a_later_pytorch_is_named(tmp_path: Path) -> None:
     torch.save({"c.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
     with pytest.raises(CannotConvert, match="this PyTorch has no dtype float3"):
-        resaving._load(replace(tensor, dtype="float3"), {})
+        resaving._load(tensor._replace(dtype="float3"), {})
 
 
 def test_the_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path, convert: Convert) -> None:
