@@ -15,9 +15,12 @@ from enum import Enum
 from operator import mul
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, nbytes_of
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.machine import Pickle
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
@@ -231,6 +234,8 @@ class Contents(NamedTuple):
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
+        pickles: The object's pickle in each file that has one, where they are asked for, so that whoever needs more of
+            them than tensors does not read them again.
     """
 
     path: Path
@@ -243,6 +248,7 @@ class Contents(NamedTuple):
     foreign: tuple[str, ...] = ()
     versions: Mapping[Path, Version] = _NOTHING
     shards: int = 0
+    pickles: Mapping[Path, Pickle] = _NOTHING
 
     @property
     def format(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.errors import CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.render.cells import shape
 from convinspect.render.panels import prose
 from convinspect.render.table import Block
 from convinspect.report.explain import Focus, cell_focus, frame, row_focus
@@ -84,6 +85,13 @@ def frames(
     if both:
         blocks.append(layouts(example, row_focus(rows[0], kernel or 1), width, decimals(example)))
     return [*blocks, moral(example, width)]
+
+
+def overview(example: Example) -> list[Block]:
+    """The drawing that the command gives where no terminal sets a width, below the layer's name."""
+    draw = drawer(example, drawn_as_linear(example, None), COMFORT)
+    name = Block((), title=f"{example.name}: {example.kind} {shape(example.stored)}")
+    return [name, *frames(example, draw, None, None, both=False, width=COMFORT)]
 
 
 def moral(example: Example, width: int) -> Block:

@@ -24,7 +24,7 @@ from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.writing.atomic import check_room, check_unchanged, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
-from convinspect.writing.same_format import writer_of
+from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
     import torch

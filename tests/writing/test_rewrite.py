@@ -15,13 +15,13 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
 from convinspect.records import Edit, Tensor
-from convinspect.writing.rewrite import pieces_for, tuple_opcodes
+from convinspect.writing.rewrite import Changes, pieces_for, tuple_opcodes
 from support.paths import FIXTURES
 
 
 def refused(path: Path, edits: list[Edit], words: str) -> None:
     with File(path) as file, pytest.raises(CannotWrite, match=words):
-        pieces_for(file, edits)
+        pieces_for(file, Changes(tuple(edits)))
 
 
 def flat(tensor: Tensor) -> Edit:
@@ -40,7 +40,7 @@ def test_one_tensor_under_two_names_cannot_get_two_shapes(tmp_path: Path) -> Non
     torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "a.pt")
     a, b = open_checkpoint(tmp_path / "a.pt").root.tensors
     with File(tmp_path / "a.pt") as file:
-        assert pieces_for(file, [flat(a), flat(b)])
+        assert pieces_for(file, Changes((flat(a), flat(b))))
     refused(tmp_path / "a.pt", [flat(a), Edit(b, (4, 6), (6, 1))], "stored once for two names that would differ")
 
 
@@ -50,7 +50,7 @@ def test_a_size_that_is_not_in_the_pickle_cannot_change(tmp_path: Path) -> None:
     unknown = tensor._replace(shape_span=None)
     refused(tmp_path / "a.pt", [flat(unknown)], "its size is not written in the pickle")
     with File(tmp_path / "a.pt") as file:
-        assert pieces_for(file, [Edit(unknown, tensor.shape, tensor.stride)]), (
+        assert pieces_for(file, Changes((Edit(unknown, tensor.shape, tensor.stride),))), (
             "nothing changes, so nothing is looked for"
         )
 
