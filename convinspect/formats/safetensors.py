@@ -146,7 +146,7 @@ def _tensor(file: File, key: str, entry: Any, base: int, kinds: dict[tuple[objec
         sizes = tuple(shape)
         kind = _Kind(dtype, sizes, contiguous(sizes), nbytes_of(dtype, math.prod(sizes)))
         if len(kinds) < _MOST_KINDS:
-            kinds[(dtype, *sizes)] = kind
+            kinds[alike] = kind
     begin, end = offsets
     nbytes = kind.nbytes
     if end - begin != nbytes:
