@@ -11,7 +11,6 @@ import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
-from convinspect.errors import CannotShow
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -62,17 +61,9 @@ def diff(
     """
     from convinspect import api
     from convinspect.checkpoint import open_alike, open_whole
+    from convinspect.diffing.options import check_options
 
-    if (other is None) == (error is None):
-        raise CannotShow(
-            "there is nothing to compare it with"
-            if other is None
-            else "B and --error say both what to compare it with",
-            "give a second checkpoint or --error",
-            path,
-        )
-    if values and error is not None:
-        raise CannotShow("--values compares two checkpoints, and --error stands for one", "drop one of them", path)
+    check_options(path, other, error, values)
     check_output(output, fmt, path)
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
