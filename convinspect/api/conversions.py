@@ -21,29 +21,19 @@ Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformer
 """What layers are taken from."""
 
 
+# fmt: off
 @saying_what_to_install
 def convert(
-    source: Source,
-    target: str | Path | None = None,
-    *,
-    to: Target | None = None,
-    from_: Origin | Iterable[Origin] = (),
-    layer: str | Iterable[str] = (),
-    exclude: str | Iterable[str] = (),
-    like: Source | None = None,
-    rename: str | Iterable[str] = (),
-    groups: Literal["expand"] | None = None,
-    model: str | None = None,
-    state_dict: bool = False,
-    fuse: bool = False,
-    keep_optimizer: bool = False,
-    drop_optimizer: bool = False,
-    in_place: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    root: str | None = None,
-    progress: Progress | None = None,
+    source: Source, target: str | Path | None = None, *,
+    to: Target | None = None, from_: Origin | Iterable[Origin] = (),
+    layer: str | Iterable[str] = (), exclude: str | Iterable[str] = (),
+    like: Source | None = None, rename: str | Iterable[str] = (),
+    groups: Literal["expand"] | None = None, model: str | None = None,
+    state_dict: bool = False, fuse: bool = False, keep_optimizer: bool = False, drop_optimizer: bool = False,
+    in_place: bool = False, force: bool = False, dry_run: bool = False,
+    root: str | None = None, progress: Progress | None = None,
 ) -> Job:
+    # fmt: on
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
 
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.

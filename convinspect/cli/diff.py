@@ -68,31 +68,32 @@ def diff(
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
     if other is None:
-        answers = api.diff(a, error=_error(error))
-        _show_answers(answers, fold, sink)
-        same = answers.same
+        same = _show_answers(api.diff(a, error=_error(error)), fold, sink)
     else:
         check_output(output, fmt, other)
         b = open_alike(other, root)
         total = sum(tensor.nbytes for side in (a, b) for tensor in side.values()) if values else 0
         with reading_progress(total, "comparing") as advance:
             report = api.diff(a, b, values=values, progress=advance)
-        _show_differences(report, everything, fold, sink)
-        same = report.same
+        same = _show_differences(report, everything, fold, sink)
     if not same:
         raise typer.Exit(1)
 
 
-def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> None:
+def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
+    """Show how two checkpoints differ; whether they are the same."""
     from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
     _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
+    return report.same
 
 
-def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> None:
+def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
+    """Show what can be done about an error; whether nothing need be."""
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
     _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
+    return report.same
 
 
 def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
