@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
-from convinspect.cli.torch_options import check_device, check_dtype, check_dtype_on
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension, plural
@@ -102,6 +101,7 @@ def _setting(batch: int, lengths: str, dtypes: str, device: str, rest: tuple[int
     """
     import torch
 
+    from convinspect.arrays.devices import check_device, check_dtype, check_dtype_on
     from convinspect.comparing.measure import Setting
 
     sizes = [size for size in map(dimension, lengths.split(",")) if size]

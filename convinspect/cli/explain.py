@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
-from convinspect.cli.torch_options import tensor_in
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
 from convinspect.text import plural
@@ -159,7 +158,10 @@ def _data(path: Path) -> torch.Tensor:
             return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
     except (ValueError, OSError, TypeError, EOFError) as error:
         raise CannotShow(f"it holds no matrix of numbers ({error})", "give one row per line", path) from None
-    return tensor_in(path).double()
+    from convinspect.arrays.to_torch import single_tensor
+    from convinspect.checkpoint import open_checkpoint
+
+    return single_tensor(open_checkpoint(path).tensors, path).double()
 
 
 def _csv(path: Path) -> npt.NDArray[np.float64]:

@@ -317,7 +317,7 @@ def _compared(one: Difference) -> Difference:
     if a.shape != b.shape and is_magnitude(a.key):
         a, b = as_vector(a) or a, as_vector(b) or b
     if a.shape != b.shape or one.kind == "transposed":
-        a, b = as_matrix(a, one.kind == "transposed"), as_matrix(b, turned=False)
+        a, b = as_matrix(a, one.kind == "transposed"), as_matrix(b, transposed=False)
     try:
         if same_bits(a, b):
             return one
@@ -342,7 +342,7 @@ def _turned(a: Tensor, b: Tensor) -> bool:
     """Whether a square matrix is the other, transposed. The first row alone tells most that are not."""
     from convinspect.arrays.equality import as_matrix, same_bits
 
-    a, b = as_matrix(a, turned=True), as_matrix(b, turned=False)
+    a, b = as_matrix(a, transposed=True), as_matrix(b, transposed=False)
     heads = [replace(it, shape=(min(it.shape[0], 1), it.shape[1])) for it in (a, b)]
     return same_bits(heads[0], heads[1]) and same_bits(a, b)
 

@@ -13,25 +13,26 @@ import torch
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.verifying.checkpoints import Report, converted_in_memory, verify
-from convinspect.verifying.layers import Inputs, VerifyOptions
+from convinspect.verifying.findings import Report
+from convinspect.verifying.in_memory import converted_in_memory
+from convinspect.verifying.options import VerifyOptions
+from convinspect.verifying.verify import verify
 
 
-def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
+def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
     """What `verify` finds, in outputs too unless told otherwise."""
-    one = open_checkpoint(before)
-    wished = VerifyOptions(**{"inputs": Inputs(), **wish})
+    checkpoint = open_checkpoint(before)
     if after is None:
-        planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
-        return verify(one, converted_in_memory(one, planned), wished)
-    return verify(one, open_checkpoint(after), wished)
+        planned = plan(find_layers(checkpoint), Request("Linear"))
+        return verify(checkpoint, converted_in_memory(checkpoint, planned), VerifyOptions(**options))
+    return verify(checkpoint, open_checkpoint(after), VerifyOptions(**options))
 
 
-def held(tmp_path: Path, before: Any, after: Any, **wish: Any) -> Report:
+def held(tmp_path: Path, before: Any, after: Any, **options: Any) -> Report:
     """The report on two objects, saved."""
     torch.save(before, tmp_path / "before.pt")
     torch.save(after, tmp_path / "after.pt")
-    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **wish)
+    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **options)
 
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
