@@ -10,6 +10,7 @@ import peers
 from hard_cases import checked, swaps_compared, verdicts_compared
 from making import Axis, Files, Point
 from measuring import Route, convinspect, python, run
+from starting import starts_compared
 from tables import Table
 
 
@@ -40,8 +41,9 @@ class Subject:
         return point.axis in (*self.axes, "start") and (self.holes or not point.holes)
 
 
-def _starting(_: Files) -> list[Route]:
+def _starting(files: Files) -> list[Route]:
     return [
+        Route("`convinspect shapes`", convinspect("shapes", files.torch)),
         Route("`convinspect --help`", convinspect("--help")),
         Route("`import typer, rich.table`", python("import typer, rich.table"), "`convinspect --help`"),
         Route("`import torch`", python("import torch"), "`convinspect --help`"),
@@ -138,7 +140,7 @@ _SERIES: tuple[Axis, ...] = ("size", "tensors")
 _SCANNERS = ("picklescan", "fickling", "modelscan")
 
 SUBJECTS = [
-    Subject("starting", "Starting", ("start",), _starting),
+    Subject("starting", "Starting", ("start",), _starting, starts_compared),
     Subject("listing", "Listing layers", _SERIES, _listing, packages=("torchinfo",), holes=True),
     Subject("showing", "Showing numbers", _SERIES, _showing),
     Subject("converting", "Converting half of the weights to Linear", _SERIES, _converting, _there_and_back),

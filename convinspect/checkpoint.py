@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.dtypes import NUMBERS
-from convinspect.errors import ConvInspectError
+from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names
 from convinspect.records import Contents, Module, Root, Tensor, bytes_of
+from convinspect.text import closest, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +41,14 @@ class Totals:
     storage_nbytes: int
 
 
-class Checkpoint:
-    """One root of a saved model.
+class Checkpoint(Mapping[str, Tensor]):
+    """One root of a saved model: a read-only mapping of its tensors' names to their records.
+
+    A lookup takes a name with or without wrappers' prefixes (`module.`, `_orig_mod.`); iteration gives each tensor
+    once, by its clean name, in stored order. Numbers are read on demand, by `read`.
+
+    As a context manager it gives itself and releases nothing: no file is held open between reads, and the checkpoint
+    can be used after the `with` block as before.
 
     Attributes:
         path: What was opened.
@@ -81,6 +89,61 @@ class Checkpoint:
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self._tied, self._beside = _sharers(self.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The record of a tensor.
+
+        Raises:
+            NoSuchTensor: There is none of that name (a `KeyError` too).
+        """
+        return self.tensors[self._known(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self.tensors or clean_name(name) in self.tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    # A checkpoint is a file, not its names: two that were opened apart are two, as before it was a mapping.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        root = f", root {self.root.path!r}" if self.root.path else ""
+        return f"<Checkpoint {str(self.path)!r}: {self.format}, {plural(len(self.tensors), 'tensor')}{root}>"
+
+    def _known(self, name: str) -> str:
+        """The clean name of a tensor that is called by its clean name or as it is stored.
+
+        Raises:
+            NoSuchTensor: There is none.
+        """
+        if name in self.tensors:
+            return name
+        # A stored key that is no clean name becomes one where its wrappers' levels are left out.
+        if isinstance(name, str) and clean_name(name) in self.tensors:
+            return clean_name(name)
+        raise NoSuchTensor(f"there is no tensor {name!r}", closest(str(name), list(self.tensors)), self.path)
+
+    def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str]) -> Checkpoint:
+        """The same checkpoint, with what a model's code tells of it.
+
+        Args:
+            modules: The model's modules by clean name, in place of those that the file describes.
+            parameters: Names of the tensors that are parameters.
+        """
+        described = copy.copy(self)
+        described.modules, described.known_parameters = dict(modules), parameters
+        return described
 
     @property
     def holds_modules(self) -> bool:
@@ -154,12 +217,14 @@ class Checkpoint:
         """The numbers of tensor `name`, in its own shape and dtype.
 
         Raises:
+            NoSuchTensor: There is none of that name (a `KeyError` too).
             ConvInspectError: They are not in the file, or cannot be read.
         """
         from convinspect.arrays.read import read_tensor
 
+        tensor = self[name]
         try:
-            return read_tensor(self.tensors[name])
+            return read_tensor(tensor)
         except ConvInspectError as error:
             raise error.at(self.path) from None
 
@@ -180,6 +245,44 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
         return Checkpoint(contents, root)
     except ConvInspectError as error:
         raise error.at(where) from None
+
+
+def open_whole(path: str | Path, root: str | None = None) -> Checkpoint:
+    """Open a saved model of which nothing is missing.
+
+    Args:
+        path: As for `open_checkpoint`.
+        root: As for `open_checkpoint`.
+
+    Raises:
+        BrokenFile: It is damaged.
+        ConvInspectError: It cannot be opened.
+    """
+    return whole(open_checkpoint(path, root))
+
+
+def open_alike(path: str | Path, root: str | None) -> Checkpoint:
+    """Open another whole file, at the root of a first one; at its main root where it has none there, as a plain
+    state_dict has.
+
+    Raises:
+        ConvInspectError: As for `open_whole`.
+    """
+    try:
+        return open_whole(path, root)
+    except NotThere:
+        return open_whole(path)
+
+
+def whole(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, once it is seen to be whole.
+
+    Raises:
+        BrokenFile: It is damaged.
+    """
+    if checkpoint.problems:
+        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
+    return checkpoint
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -6,17 +6,20 @@
     │   └── CutShort            … because it ends too early
     ├── RefusedFile             it asks for what no honest file asks for: duplicate records, a path outside
     ├── NotThere                a layer, root or path of that name does not exist (says the closest ones)
+    │   └── NoSuchTensor        … or a tensor, in a lookup; a KeyError too
     ├── CannotWrite             the target cannot be written, or must not be overwritten
     ├── ChangedMeanwhile        the source changed while it was read
     ├── CannotConvert           a layer was asked for that must not be converted, or the wish contradicts itself
-    └── CannotShow              the wish does not fit the data: a slice out of range, shapes without numbers
+    ├── CannotShow              the wish does not fit the data: a slice out of range, shapes without numbers
+    └── NotInstalled            a package that this needs is not installed
 
 Anything else that escapes a command is a bug of ours and ends with exit code 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,6 +102,15 @@ class ConvInspectError(Exception):
         return self.line(as_argument)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors raised inside name the file that the user gave, unless they name another already."""
+    try:
+        yield
+    except ConvInspectError as error:
+        raise error.at(path) from None
+
+
 class NotACheckpoint(ConvInspectError):
     """The file holds something other than a saved model."""
 
@@ -117,6 +129,31 @@ class RefusedFile(ConvInspectError):
 
 class NotThere(ConvInspectError):
     """No file, layer or root of the given name."""
+
+
+class NoSuchTensor(NotThere, KeyError):
+    """No tensor of the given name; a `KeyError` too, as any mapping raises."""
+
+
+class NotInstalled(ConvInspectError):
+    """A package that is needed is not installed.
+
+    Args:
+        package: As `import` and `pip install` call it.
+    """
+
+    def __init__(self, package: str) -> None:
+        super().__init__(f"this needs {package}, which is not installed", f"pip install {package}")
+
+
+PACKAGES = ("torch", "safetensors", "ml_dtypes", "PIL", "rich")
+"""Packages that only some commands and functions need."""
+
+
+def not_installed(error: ImportError) -> NotInstalled | None:
+    """The error for a failed import of a package that may be missing; None for any other, which is a bug of ours."""
+    package = (error.name or "").partition(".")[0]
+    return NotInstalled(package) if package in PACKAGES and isinstance(error, ModuleNotFoundError) else None
 
 
 def unreadable(error: OSError, path: Path) -> BrokenFile:

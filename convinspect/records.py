@@ -251,6 +251,38 @@ class Contents:
         return self.container.label(self.shards)
 
 
+class Doubt(Enum):
+    """What a layer may be, or need, other than it seems; the values are sentences for people.
+
+    Decisions ask for the member. `{weight}` and `{bias}` in a sentence are shapes, `{dims}` the kernel's dimensions and
+    `{first}` the weight's first size.
+    """
+
+    MAY_BE_TRANSPOSED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
+    SQUARE_MAY_BE_LINEAR = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
+    MAY_BE_LINEAR = "only its name says that it is transformers' Conv1D; it may be a Linear"
+    LINEAR_OR_EMBEDDING = "without a bias, a Linear and an Embedding look alike"
+    EMBEDDING_OR_LINEAR = "named like an Embedding; a Linear without bias has the same shape"
+    NORM_OR_PRELU = "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"
+    PRELU_OR_NORM = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
+    MAY_BE_BILINEAR = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
+    MAY_BE_CONV_TRANSPOSE = "it may be a ConvTranspose{dims}d, which its name suggests and its shapes do not tell"
+    MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
+    USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
+    BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
+
+    def sentence(self, weight: Tensor, bias: Tensor | None) -> str:
+        """The doubt about a layer with this weight and bias, in words."""
+        if "{" not in self.value:
+            return self.value
+        return self.value.format(
+            weight=weight.shape,
+            bias=None if bias is None else bias.shape,
+            dims=len(weight.shape) - 2,
+            first=weight.shape[0],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A module path and the tensors that belong to it.
@@ -275,7 +307,8 @@ class Layer:
         tied_to: Keys elsewhere that are the same bytes; of many the first `MOST_TIES`.
         tied_to_more: How many more there are.
         tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
-        notes: Whole sentences: the reasons behind tags and evidence.
+        notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
+        doubts: What it may be, or need, other than it seems.
     """
 
     name: str
@@ -297,6 +330,7 @@ class Layer:
     tied_to_more: int = 0
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def numel(self) -> int:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
+
+
+class Word(str, Enum):
+    """A member of a closed list that is also the text that stands for it, in tables, JSON and Python alike."""
+
+    __str__ = str.__str__
+
 
 _SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 """Letters whose names begin with a vowel: an LSTM, an RNN."""
@@ -34,6 +42,17 @@ def join_words(words: Iterable[str]) -> str:
     """Words as a sentence counts them up, each once: "stride 1, padding 0 and groups 1"."""
     *others, last = dict.fromkeys(words)
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def first_few(names: Sequence[str], most: int = 6) -> str:
+    """The first few of many names, with the number of the others: "a, b and 1,234 more".
+
+    Args:
+        names: All of them.
+        most: How many are named.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def closest(name: str, names: Sequence[str]) -> str:

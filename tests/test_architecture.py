@@ -20,6 +20,7 @@ ORDER = [
     {"converting"},
     {"verifying", "diffing"},
     {"report"},
+    {"api"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -111,6 +112,22 @@ def test_nothing_executes_what_a_file_says(path: Path) -> None:
             assert called not in ("eval", "exec", "compile", "__import__", "torch.load")
             # The user's own code is named on the command line, never by a file.
             assert called != "importlib.import_module" or dotted(path) == "modules.user_code"
+
+
+TESTS = Path(__file__).resolve().parent
+# Beside a folder for each package: what builds inputs, random inputs, and the whole program on files of every origin.
+OTHER_FOLDERS = {"support", "fuzz", "end_to_end"}
+
+
+def test_folders_of_tests_are_those_of_packages() -> None:
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*.py") if path.parent != TESTS}
+    assert folders - OTHER_FOLDERS <= {part_of(path) for path in modules()}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_module_imports_another(path: Path) -> None:
+    """What two of them use lies in `support`; what two of its modules use is no test."""
+    assert not any(part.startswith("test_") for name in imports(path) for part in name.split(".")[:-1] or [name])
 
 
 def test_every_module_has_its_place() -> None:

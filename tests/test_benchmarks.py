@@ -37,6 +37,21 @@ def test_growth_is_not_told_from_one_point(measuring: ModuleType) -> None:
     assert measuring.growth(1.5, [(10, 1.51), (100, 9.0)], least=0.02) == measuring.Growth(None, None, flat=False)
 
 
+def test_a_pair_that_was_disturbed_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    starting = importlib.import_module("starting")
+    assert starting.paired_ratio([(0.11, 0.10), (0.22, 0.20), (0.9, 0.1)]) == pytest.approx(1.1)
+
+
+def test_starting_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    starting = importlib.import_module("starting")
+    monkeypatch.setattr(starting, "PAIRS", 1)
+    (table,) = starting.starts_compared(tmp_path)
+    assert [row[0] for row in table.rows] == ["`convinspect shapes FILE`", "`convinspect --help`"]
+    assert all(0.1 < float(row[1]) < 50 for row in table.rows)
+
+
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(measuring: ModuleType) -> None:
     slow = measuring.Route("slow", measuring.python("import time; time.sleep(60)"))
     wrong = measuring.Route("wrong", measuring.python("raise ValueError('no such thing')"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import program
+from support.paths import ROOT
+
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -52,14 +53,7 @@ def writers(page: str) -> list[tuple[str, str]]:
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """A command as a reader in that folder would give it."""
-    return subprocess.run(
-        [sys.executable, "-m", "convinspect", *words[1:]],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return program.run(*words[1:], folder=folder)
 
 
 @pytest.fixture(scope="module")

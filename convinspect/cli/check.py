@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import Sink, WidthOption, check_output, reading_progress
+from convinspect.cli.options import WidthOption
+from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.errors import CannotShow
 from convinspect.render.cells import safe
 from convinspect.render.format import Format

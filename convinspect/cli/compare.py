@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption, naming
+from convinspect.cli.output import Sink
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension, plural

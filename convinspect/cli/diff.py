@@ -9,28 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    RootOption,
-    Sink,
-    WidthOption,
-    check_output,
-    naming,
-    opened_alike,
-    reading_progress,
-    whole,
-)
-from convinspect.errors import CannotShow, NotThere
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.output import Sink, check_output, reading_progress
+from convinspect.errors import CannotShow
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
-    from convinspect.checkpoint import Checkpoint
+    from convinspect.diffing.differences import DiffReport
+    from convinspect.diffing.fixes import ErrorReport
     from convinspect.render.table import Table
-
-_MOST_TEXT = 64 << 20
-"""Characters of an error that are read; a log of more is no error."""
 
 
 def diff(
@@ -72,7 +60,8 @@ def diff(
 
       convinspect diff model.pt --error error.txt --format json
     """
-    from convinspect.checkpoint import open_checkpoint
+    from convinspect import api
+    from convinspect.checkpoint import open_alike, open_whole
 
     if (other is None) == (error is None):
         raise CannotShow(
@@ -85,44 +74,39 @@ def diff(
     if values and error is not None:
         raise CannotShow("--values compares two checkpoints, and --error stands for one", "drop one of them", path)
     check_output(output, fmt, path)
-    a = whole(open_checkpoint(path, root))
+    a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
     if other is None:
-        same = _answered(a, _text(error), fold, sink)
+        answers = api.diff(a, error=_error(error))
+        _show_answers(answers, fold, sink)
+        same = answers.same
     else:
         check_output(output, fmt, other)
-        same = _compared(a, whole(opened_alike(other, root)), values, (everything, fold), sink)
+        b = open_alike(other, root)
+        total = sum(tensor.nbytes for side in (a, b) for tensor in side.values()) if values else 0
+        with reading_progress(total, "comparing") as advance:
+            report = api.diff(a, b, values=values, progress=advance)
+        _show_differences(report, everything, fold, sink)
+        same = report.same
     if not same:
         raise typer.Exit(1)
 
 
-def _compared(a: Checkpoint, b: Checkpoint, values: bool, rows: tuple[bool, bool], sink: Sink) -> bool:
-    """Show how two checkpoints differ; whether they are the same."""
-    from convinspect.diffing.checkpoints import diff as compare
+def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> None:
     from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
-    total = sum(tensor.nbytes for one in (a, b) for tensor in one.tensors.values()) if values else 0
-    with naming(a.path), reading_progress(total, "comparing") as advance:
-        report = compare(a, b, values, advance)
-    payload = difference_payload(a, b, report, rows[0])
-    _show(difference_table(a, b, report, rows), payload, typed_lines(a, b, report), sink)
-    return report.same
+    _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
 
 
-def _answered(a: Checkpoint, text: str, fold: bool, sink: Sink) -> bool:
-    """Show what can be done about an error; whether nothing need be."""
-    from convinspect.diffing.fixes import suggest_fixes
-    from convinspect.diffing.load_error import read_error
+def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> None:
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
-    report = suggest_fixes(a, read_error(text))
-    _show(error_table(a, report, fold), error_payload(a, report), error_typed(a, report), sink)
-    return report.same
+    _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
 
 
 def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
     """The result, and what to type: below it where a terminal would break the lines to its width, as a block that is
-    copied as it is in Markdown, and else as the table's last lines.
+    copied unchanged in Markdown, and else as the table's last lines.
     """
     from convinspect.render.table import Block
 
@@ -136,25 +120,12 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
         sink.show(replace(table, summary=(*table.summary, *typed)), payload)
 
 
-def _text(source: Path | None) -> str:
-    """The error's text.
+def _error(source: Path | None) -> str | Path:
+    """The error's text where it comes from standard input, else the file that holds it."""
+    from convinspect.diffing.load_error import decoded_error
 
-    Raises:
-        NotThere: There is no such file.
-    """
-    if source is None or str(source) == "-":
-        if sys.stdin.isatty():
-            print("paste the error, then press Ctrl-D on a line of its own:", file=sys.stderr)
-        return _decoded(sys.stdin.buffer.read(_MOST_TEXT))
-    try:
-        with source.open("rb") as file:
-            return _decoded(file.read(_MOST_TEXT))
-    except OSError as error:
-        raise NotThere(
-            f"it cannot be read: {error.strerror}", "give a text file, or - for standard input", source
-        ) from None
-
-
-def _decoded(text: bytes) -> str:
-    """UTF-8, or UTF-16 where a mark at its beginning says so, as PowerShell writes what it redirects."""
-    return text.decode("utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    if source is not None and str(source) != "-":
+        return source
+    if sys.stdin.isatty():
+        print("paste the error, then press Ctrl-D on a line of its own:", file=sys.stderr)
+    return decoded_error(sys.stdin.buffer)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import RootOption, Sink, WidthOption, complete_layers, naming
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import RootOption, WidthOption, naming
+from convinspect.cli.output import Sink
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
 from convinspect.text import plural

@@ -7,28 +7,20 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, NoReturn
 
 import typer
 
 from convinspect import __version__
-from convinspect.cli.check import check
-from convinspect.cli.compare import compare
-from convinspect.cli.convert import convert
-from convinspect.cli.diff import diff
-from convinspect.cli.explain import explain
-from convinspect.cli.options import ReaderLeft
-from convinspect.cli.shapes import shapes
+from convinspect.cli.commands import LazyGroup
+from convinspect.cli.output import ReaderLeft
 from convinspect.cli.usage import UsageError, usage_line
-from convinspect.cli.verify import verify
-from convinspect.cli.weights import weights
 from convinspect.errors import ConvInspectError
 from convinspect.render.cells import safe
 
@@ -36,6 +28,7 @@ _REPORT_TO = "https://github.com/convinspect/convinspect/issues"
 
 app = typer.Typer(
     name="convinspect",
+    cls=LazyGroup,
     help="See and change the pointwise layers of a saved PyTorch model, without running the model.",
     epilog="Start with:  convinspect shapes model.pt",
     no_args_is_help=True,
@@ -58,15 +51,6 @@ def _common(
     ] = False,
 ) -> None:
     pass
-
-
-def _help(command: Callable[..., None]) -> str:
-    """The command's docstring, each paragraph on one line, so that it wraps to the terminal and not to our editor."""
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
-
-
-for _command in (shapes, weights, diff, convert, verify, check, compare, explain):
-    app.command(help=_help(_command))(_command)
 
 
 def main() -> None:

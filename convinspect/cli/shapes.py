@@ -6,19 +6,9 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    PathArgument,
-    RootOption,
-    Sink,
-    WidthOption,
-    check_output,
-    complete_kinds,
-    complete_layers,
-    end_with_problems,
-    naming,
-)
+from convinspect.cli.completion import complete_kinds, complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, PathArgument, RootOption, WidthOption, naming
+from convinspect.cli.output import Sink, check_output, end_with_problems
 from convinspect.render.format import Format
 
 

@@ -7,17 +7,9 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    RootOption,
-    Sink,
-    WidthOption,
-    complete_layers,
-    opened_alike,
-    reading_progress,
-    whole,
-)
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption, opened_alike, whole
+from convinspect.cli.output import Sink, reading_progress
 from convinspect.render.format import Format
 
 BeforeArgument = Annotated[

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import (
-    FormatOption,
-    OutputOption,
-    PathArgument,
-    RootOption,
-    Sink,
-    WidthOption,
-    check_output,
-    complete_layers,
-    end_with_problems,
-    naming,
-    reading_progress,
-)
+from convinspect.cli.completion import complete_layers
+from convinspect.cli.options import FormatOption, OutputOption, PathArgument, RootOption, WidthOption, naming
+from convinspect.cli.output import Sink, check_output, end_with_problems, reading_progress
 from convinspect.errors import CannotShow, ConvInspectError, NotThere
 from convinspect.render.cells import safe
 from convinspect.render.format import Format

@@ -1,4 +1,4 @@
-"""What `convert`'s options ask for, held against each other and against the file, before anything is written."""
+"""What the options of a conversion ask for, checked against each other and against the file, before any work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convinspect.errors import BrokenFile, CannotConvert, CannotWrite
+from convinspect.converting.options import ORIGINS, Options
+from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
+from convinspect.kinds import TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
 
@@ -14,88 +16,135 @@ if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.converting.plan import Refusal
 
+TARGET = Option("target", None)
+DROP_OPTIMIZER = Option("drop_optimizer")
+KEEP_OPTIMIZER = Option("keep_optimizer")
 
-def target_of(path: Path, output: Path | None, in_place: bool, dry_run: bool) -> Path | None:
+
+def target_of(source: Path, output: Path | None, options: Options) -> Path | None:
     """Where to write; None for a dry run.
 
     Raises:
         CannotWrite: The options contradict each other, or name no target.
     """
-    if in_place and output is not None:
-        raise CannotWrite("--in-place writes over the source, so -o has nothing to say", "drop one of them", path)
-    if dry_run:
+    if options.in_place and output is not None:
+        problem = Wording(Option("in_place"), " writes over the source, so ", TARGET, " has nothing to say")
+        raise CannotWrite(problem, "drop one of them", source)
+    if options.dry_run:
         return None
-    if in_place:
-        return path
+    if options.in_place:
+        return source
     if output is None:
-        raise CannotWrite("there is no target", "give one with -o, or use --in-place or --dry-run", path)
+        remedy = Wording("give one with ", TARGET, ", or use ", Option("in_place"), " or ", Option("dry_run"))
+        raise CannotWrite("there is no target", remedy, source)
     return output
 
 
-def check_wish(to: str | None, like: Path | None, anew: bool, expand: bool) -> None:
+def check_options(options: Options, resave: bool) -> None:
     """Refuse options that say nothing, or two things.
 
-    Raises:
-        CannotConvert: Neither or both of `--to` and `--like`, or `--groups expand` and no Linear to make.
-    """
-    if to is not None and like is not None:
-        raise CannotConvert("--to and --like both say what the layers become", "give one of them")
-    if to is None and like is None and not anew:
-        raise CannotConvert("nothing says what the layers become", "give --to, --like another checkpoint or --rename")
-    if expand and to != "linear":
-        raise CannotConvert("--groups expand writes grouped convolutions as Linear", "give --to linear")
-
-
-def check_optimizer(checkpoint: Checkpoint, keep: bool, drop: bool) -> None:
-    """Refuse to leave out what is not there or is to stay.
+    Args:
+        options: All of them.
+        resave: The file is to be saved as a plain state_dict, which is something to do already.
 
     Raises:
-        CannotConvert: Both options, or no optimizer.
+        CannotConvert: They contradict each other, or there is nothing to do.
     """
-    if keep and drop:
-        raise CannotConvert("--keep-optimizer and --drop-optimizer contradict each other", "drop one of them")
-    if drop and not any(root.role == "optimizer" for root in checkpoint.roots):
-        raise CannotConvert("it holds no optimizer state", "leave out --drop-optimizer")
+    to, like, expand = Option("to", None), Option("like", None), Option("groups", "expand")
+    idle = not (options.to or options.like is not None or resave or options.rename or options.drop_optimizer)
+    unknown = [kind for kind in options.from_ if kind not in ORIGINS]
+    rules: tuple[tuple[object, str, str], ...] = (
+        (
+            options.to is not None and options.to not in TARGETS,
+            Wording("there is no kind to convert to that is called ", repr(options.to)),
+            Wording(to, f" is one of {', '.join(TARGETS)}"),
+        ),
+        (
+            unknown,
+            Wording("there is no kind to convert that is called ", repr(unknown[0] if unknown else "")),
+            Wording(Option("from_", None), f" is any of {', '.join(ORIGINS)}"),
+        ),
+        (
+            options.groups not in (None, "expand"),
+            Wording("grouped convolutions can be expanded, and not ", repr(options.groups)),
+            Wording("give ", expand),
+        ),
+        (
+            options.to and options.like is not None,
+            Wording(to, " and ", like, " both say what the layers become"),
+            "give one of them",
+        ),
+        (
+            idle,
+            "nothing says what the layers become",
+            Wording("give ", to, ", ", like, " another checkpoint or ", Option("rename", None)),
+        ),
+        (
+            options.expand and options.to != "linear",
+            Wording(expand, " writes grouped convolutions as Linear"),
+            Wording("give ", Option("to", "linear")),
+        ),
+        (
+            options.keep_optimizer and options.drop_optimizer,
+            Wording(KEEP_OPTIMIZER, " and ", DROP_OPTIMIZER, " contradict each other"),
+            "drop one of them",
+        ),
+    )
+    for broken, problem, remedy in rules:
+        if broken:
+            raise CannotConvert(problem, remedy)
 
 
-def check_anew(checkpoint: Checkpoint, keep: bool, alone: bool, recomputed: bool) -> None:
-    """Refuse to lose optimizer state unasked where weights are saved anew.
+def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> None:
+    """Refuse to leave out optimizer state that is not there, and to lose it unasked.
 
     Args:
         checkpoint: The source.
-        keep: `--keep-optimizer`.
-        alone: It was asked for to write the weights alone, or to drop the state.
-        recomputed: Weights get other numbers (`--fuse`, `--groups expand`).
+        options: What is asked for.
+        resave: The weights are saved as a plain state_dict, where no optimizer state can be.
 
     Raises:
-        CannotConvert: The state could be neither kept nor changed with its weights.
+        CannotConvert: There is no state to drop, or it could be neither kept nor changed with its weights.
     """
     if not any(root.role == "optimizer" for root in checkpoint.roots):
+        if options.drop_optimizer:
+            raise CannotConvert("it holds no optimizer state", Wording("leave out ", DROP_OPTIMIZER))
         return
-    if keep:
-        raise CannotConvert("optimizer state cannot be kept in a file that is saved anew", "give --drop-optimizer")
-    if recomputed and not alone:
+    if not resave:
+        return
+    if options.keep_optimizer:
+        problem = "optimizer state cannot be kept in a file that is saved anew"
+        raise CannotConvert(problem, Wording("give ", DROP_OPTIMIZER))
+    other_numbers = options.fuse or options.expand
+    if other_numbers and not (options.drop_optimizer or options.state_dict):
         raise CannotConvert(
             "optimizer state cannot follow weights that get other numbers",
-            "--drop-optimizer leaves it out, --state-dict writes the weights alone",
+            Wording(DROP_OPTIMIZER, " leaves it out, ", Option("state_dict"), " writes the weights alone"),
         )
 
 
 def check_model(checkpoint: Checkpoint, model: str) -> None:
     """Refuse a model whose layers have other names than the file's: it would tell nothing and seem to agree.
 
+    Args:
+        checkpoint: The source, described by the model.
+        model: As the user named it.
+
     Raises:
         CannotConvert: No tensor of the file belongs to one of its modules.
     """
     if not any(name.rpartition(".")[0] in checkpoint.modules for name in checkpoint.tensors if "." in name):
         names = ", ".join(list(checkpoint.modules)[1:4])
-        raise CannotConvert(
-            f"--model {model!r} has other layers than the file ({names}, …)", "give the model it was saved from"
-        )
+        problem = Wording(Option("model", None), f" {model!r} has other layers than the file ({names}, …)")
+        raise CannotConvert(problem, "give the model it was saved from")
 
 
-def check_source(checkpoint: Checkpoint, anew: bool) -> None:
+def check_source(checkpoint: Checkpoint, resave: bool) -> None:
     """Refuse files whose shapes stand in more than one place, and files that are not whole.
+
+    Args:
+        checkpoint: The source.
+        resave: Its weights are saved as a plain state_dict, so that what else says their shapes stays behind.
 
     Raises:
         CannotConvert: The file holds modules beside their weights, or no numbers.
@@ -103,21 +152,24 @@ def check_source(checkpoint: Checkpoint, anew: bool) -> None:
     """
     if checkpoint.problems:
         raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    if not anew and checkpoint.holds_modules:
+    if not resave and checkpoint.holds_modules:
         raise CannotConvert(
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
-            "--state-dict writes its plain state_dict instead",
+            Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
     if checkpoint.container is Container.DISTRIBUTED:
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 
 def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
-    """The error for a wish of which nothing could be carried out, so that a copy of the source would be all.
+    """The error where nothing that was asked for can be done, so that a copy of the source would be all.
 
     Args:
         refused: At least one.
     """
     first, *others = refused
-    more = f"--dry-run gives the reasons for {plural(len(others), 'more layer')}" if others else ""
-    return CannotConvert(f"nothing can be converted: layer {first.name or '(root)'}: {first.reason}", more)
+    more = f" gives the reasons for {plural(len(others), 'more layer')}"
+    return CannotConvert(
+        Wording(f"nothing can be converted: layer {first.name or '(root)'}: ", first.reason),
+        Wording(Option("dry_run"), more) if others else "",
+    )

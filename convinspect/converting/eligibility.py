@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from convinspect.kinds import CONVOLUTIONS, RECURRENT
-from convinspect.layers.by_shape import MAYBE_TRANSPOSED
-from convinspect.records import Layer
+from convinspect.records import Doubt, Layer
+
+_LOOK_ALIKES = frozenset(
+    {Doubt.MAY_BE_TRANSPOSED, Doubt.SQUARE_MAY_BE_LINEAR, Doubt.MAY_BE_LINEAR, Doubt.LINEAR_OR_EMBEDDING}
+)
+"""Doubts about what a matrix is; each is reason enough to leave a layer that nobody named."""
 
 
 def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
@@ -23,7 +27,8 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
         return _conv_obstacle(layer, exact, to)
     # No embedding has a low-rank pair of these names.
     if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
-        reason = next((note for note in layer.notes if "look alike" in note or "may be" in note), "it is ambiguous")
+        doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
+        reason = "it is ambiguous" if doubt is None else doubt.sentence(layer.weight, layer.bias)
         if layer.tied_to:
             both = " ".join(
                 f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
@@ -34,8 +39,8 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
 
 
 def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
-    doubt = next((note for note in layer.notes if note.startswith(MAYBE_TRANSPOSED)), None)
-    if doubt is not None and not exact:
+    if Doubt.MAY_BE_CONV_TRANSPOSE in layer.doubts and not exact:
+        doubt = Doubt.MAY_BE_CONV_TRANSPOSE.sentence(layer.weight, layer.bias)
         return f"{doubt}; name it with --layer {layer.name or '.'} to convert it all the same"
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"

@@ -16,9 +16,9 @@ from convinspect.converting.plan import (
     with_memory_format,
 )
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import MAYBE_TURNED, is_magnitude
+from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.lora import magnitudes_edit
-from convinspect.records import Edit, Layer, Tensor, contiguous
+from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
 
 
 def plan_like(
@@ -89,9 +89,9 @@ def _maybe_turned(
     """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
     way = "--to linear --from transformers --layer {} turns it over"
     return [
-        Refusal(layer.name, f"{MAYBE_TURNED}; {way.format(layer.name or '.')}")
+        Refusal(layer.name, f"{Doubt.MAY_BE_TRANSPOSED.value}; {way.format(layer.name or '.')}")
         for layer in layers
-        if MAYBE_TURNED in layer.notes and layer.name not in conversions and layer.name not in refusals
+        if Doubt.MAY_BE_TRANSPOSED in layer.doubts and layer.name not in conversions and layer.name not in refusals
         if chosen is None or layer.name in chosen
     ]
 

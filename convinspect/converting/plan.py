@@ -15,10 +15,9 @@ from convinspect.converting.reshape import channels_last, channels_last_stays, w
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
-from convinspect.layers.by_shape import MAYBE_TURNED
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
 from convinspect.layers.select import exactly_named, select
-from convinspect.records import Edit, Layer, Tensor
+from convinspect.records import Doubt, Edit, Layer, Tensor
 from convinspect.text import with_article
 
 DEFAULT_FROM = {"Linear": ("Conv1d",)}
@@ -175,9 +174,10 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         exact: The user named this very layer.
         chosen: The user chose layers by name, so that every one of them deserves an answer.
     """
-    if MAYBE_TURNED in layer.notes and TRANSFORMERS_CONV1D in kinds:
+    if Doubt.MAY_BE_TRANSPOSED in layer.doubts and TRANSFORMERS_CONV1D in kinds:
         if not exact:
-            return Refusal(layer.name, f"{MAYBE_TURNED}; name it with --layer {layer.name or '.'} to turn it over")
+            doubt = Doubt.MAY_BE_TRANSPOSED.value
+            return Refusal(layer.name, f"{doubt}; name it with --layer {layer.name or '.'} to turn it over")
         layer = replace(layer, kind=TRANSFORMERS_CONV1D)
     if layer.kind == to:
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
@@ -274,8 +274,11 @@ def assumed(layer: Layer) -> tuple[str, ...]:
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 
+_WORTH_A_WARNING = frozenset({Doubt.USUALLY_STRIDE_2, Doubt.BIAS_DOES_NOT_FIT})
+
+
 def _warnings(layer: Layer) -> tuple[str, ...]:
-    return tuple(note for note in layer.notes if "usually have stride 2" in note or "its bias" in note)
+    return tuple(doubt.sentence(layer.weight, layer.bias) for doubt in layer.doubts if doubt in _WORTH_A_WARNING)
 
 
 def keep_groups_together(

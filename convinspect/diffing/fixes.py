@@ -1,53 +1,79 @@
-"""What a `load_state_dict` error complains of → whether converting or renaming mends it, and what to type."""
+"""What a `load_state_dict` error says → whether converting or renaming fixes it, and which calls of `convert` do it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.like import edit_to
 from convinspect.converting.plan import DEFAULT_FROM, Request, plan
-from convinspect.diffing.load_error import Complaint, Shape
+from convinspect.diffing.differences import Verdict
+from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
+from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer, Tensor
+from convinspect.text import Word
 
-Fix = Literal["convert", "rename", "like", "none", "already", "other checkpoint", "pass its root"]
-_TARGETS = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+_KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 MOST_NAMES = 4
 """Layers that are named one by one; of more, a shorter way to say the same is looked for."""
 
 
+class Fix(Word):
+    """What makes a line of the error go away."""
+
+    CONVERT = "convert"
+    """`convert --to` gives the wanted shape."""
+    RENAME = "rename"
+    """The key has its partner under another prefix."""
+    LIKE = "like"
+    """The shape can be had, but only `convert --like` a checkpoint that has it makes it."""
+    NONE = "none"
+    """Nothing that keeps the numbers fixes it."""
+    ALREADY = "already"
+    """The checkpoint at hand does not have the trouble."""
+    OTHER_CHECKPOINT = "other checkpoint"
+    """The error is not about the checkpoint at hand."""
+    PASS_ITS_ROOT = "pass its root"
+    """The file's whole dictionary was passed, and the weights are one of its entries."""
+
+
+_OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What can be done about a complaint.
+    """What can be done about one thing that an error says.
 
     Attributes:
-        complaint: What the error says.
-        fix: - "convert": `convert --to` gives the wanted shape.
-            - "rename": the key has its partner under another prefix.
-            - "like": the shape can be had, but only `convert --like` a checkpoint that has it makes it.
-            - "none": nothing that keeps the numbers mends it.
-            - "already": the checkpoint at hand does not have the trouble.
-            - "other checkpoint": the error is not about the checkpoint at hand.
-            - "pass its root": the file's whole dictionary was passed, and the weights are one of its entries.
+        item: What the error says.
+        fix: What makes it go away.
         reason: A few words to go with it.
-        here: The shape in the checkpoint at hand; None where it has no such key.
+        shape: The shape in the checkpoint at hand; None where it has no such key.
         layer: The layer to convert; "" is the root module.
     """
 
-    complaint: Complaint
+    item: LoadErrorItem
     fix: Fix
     reason: str
-    here: Shape | None = None
+    shape: Shape | None = None
     layer: str = ""
+
+    @property
+    def obstacle(self) -> str:
+        """Why this line stays; "" where it goes away."""
+        if self.fix not in _OBSTACLES:
+            return ""
+        if self.fix == Fix.NONE and self.item.trouble == Trouble.SIZE_MISMATCH:
+            return f"{self.item.key} is {self.shape} in A and {self.item.model} in the model"
+        return Wording(f"{self.item.key}: ", self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,87 +98,90 @@ class ErrorReport:
     """What can be done about an error.
 
     Attributes:
-        answers: One for each complaint, in the error's order.
+        answers: One for each thing that the error says, in its order.
         steps: Calls of `convert` that do all that converting can.
-        rules: `--rename` rules that mend keys; None where no few rules do.
+        rules: `--rename` rules that fix keys; None where no few rules do.
         prefixes: What makes unexpected keys differ from missing ones.
-        taken: What the checkpoint's keys carry beyond those that the error speaks of.
+        extra: What the checkpoint's keys carry beyond those that the error speaks of.
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
+        checkpoint: The checkpoint at hand.
     """
 
     answers: tuple[Answer, ...]
     steps: tuple[Step, ...]
     rules: tuple[str, ...] | None
     prefixes: tuple[Prefix, ...]
-    taken: tuple[Prefix, ...]
+    extra: tuple[Prefix, ...]
     root: str = ""
+    checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     @property
     def obstacles(self) -> tuple[str, ...]:
         """Why it will still not load, a line each."""
-        return tuple(_obstacle(one) for one in self.answers if one.fix in ("none", "other checkpoint", "like"))
+        return tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
 
     @property
     def same(self) -> bool:
         """The checkpoint at hand has none of the troubles."""
-        return all(one.fix == "already" for one in self.answers)
+        return all(answer.fix == Fix.ALREADY for answer in self.answers)
 
-
-def _obstacle(one: Answer) -> str:
-    said = one.complaint
-    if one.fix == "none" and said.trouble == "size mismatch":
-        return f"{said.key} is {one.here} in A and {said.model} in the model"
-    return f"{said.key}: {one.reason}"
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the checkpoint at hand would load, as far as the error tells."""
+        if self.same:
+            return Verdict.LOADS
+        return Verdict.DOES_NOT_LOAD if self.obstacles else Verdict.LOADS_AFTER_CONVERTING
 
 
 # ---------------------------------------------------------------------------------------------- answering each line
 
 
-def suggest_fixes(checkpoint: Checkpoint, complaints: Sequence[Complaint]) -> ErrorReport:
+def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> ErrorReport:
     """What can be done with `checkpoint` about an error that loading it gave."""
-    there, taken = _tensors_of(checkpoint, [one.key for one in complaints if one.trouble != "missing"])
+    tensors, extra = _tensors_of(checkpoint, [item.key for item in items if item.trouble != Trouble.MISSING])
     layers = find_layers(checkpoint)
-    steps, hindered = planned_steps(layers, _wishes(complaints, there))
-    outer = _passed_whole(checkpoint, complaints, there)
+    steps, refusals = planned_steps(layers, _wanted_shapes(items, tensors))
+    outer = _keys_beside_weights(checkpoint, items, tensors)
     owners = {id(tensor): layer for layer in layers for tensor in layer.tensors.values()}
     stored = {tensor.key: None for tensor in checkpoint.tensors.values()}
     partners = _Partners.of(
-        list(stored) if outer else [one.key for one in complaints if one.trouble == "unexpected"],
-        [one.key for one in complaints if one.trouble == "missing"],
+        list(stored) if outer else [item.key for item in items if item.trouble == Trouble.UNEXPECTED],
+        [item.key for item in items if item.trouble == Trouble.MISSING],
     )
     answers = []
-    for one in complaints:
-        tensor = there.get(one.key)
-        if one.key in outer and one.trouble == "unexpected":
-            answers.append(Answer(one, "pass its root", "an entry of the file, not of the weights"))
-        elif one.trouble in ("missing", "unexpected"):
-            answers.append(_about_key(one, tensor, stored, partners))
+    for item in items:
+        tensor = tensors.get(item.key)
+        if item.key in outer and item.trouble == Trouble.UNEXPECTED:
+            answers.append(Answer(item, Fix.PASS_ITS_ROOT, "an entry of the file, not of the weights"))
+        elif item.trouble in (Trouble.MISSING, Trouble.UNEXPECTED):
+            answers.append(_answer_key(item, tensor, stored.keys(), partners))
         else:
-            answers.append(_about_shape(one, tensor, owners.get(id(tensor)), hindered))
-    renames = any(one.fix == "rename" for one in answers)
+            answers.append(_answer_shape(item, tensor, owners.get(id(tensor)), refusals))
+    renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
-    return ErrorReport(tuple(answers), steps, rules, prefixes, taken, checkpoint.root.path if outer else "")
+    root = checkpoint.root.path if outer else ""
+    return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, checkpoint=checkpoint)
 
 
-def _passed_whole(
-    checkpoint: Checkpoint, complaints: Iterable[Complaint], there: Mapping[str, Tensor]
+def _keys_beside_weights(
+    checkpoint: Checkpoint, items: Iterable[LoadErrorItem], tensors: Mapping[str, Tensor]
 ) -> frozenset[str]:
     """Unexpected keys that are entries of the file beside or above its weights: all of it was passed."""
-    strange = {one.key for one in complaints if one.trouble == "unexpected" and one.key not in there}
+    unknown = {item.key for item in items if item.trouble == Trouble.UNEXPECTED and item.key not in tensors}
     root = checkpoint.root.path
-    if not root or root.partition(".")[0] not in strange:
+    if not root or root.partition(".")[0] not in unknown:
         return frozenset()
     objects = read_objects(checkpoint.path)
-    above = {one.path.partition(".")[0] for one in checkpoint.roots}
-    return frozenset(strange & (above | set(beside(objects, root) if objects is not None else ())))
+    above = {each.path.partition(".")[0] for each in checkpoint.roots}
+    return frozenset(unknown & (above | set(beside(objects, root) if objects is not None else ())))
 
 
 def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Tensor], tuple[Prefix, ...]]:
     """The checkpoint's tensors by the error's keys, and what its own keys carry beyond these."""
     wanted = list(dict.fromkeys(keys))
     tensors = list(checkpoint.tensors.values())
-    found = pair_keys(([one.key for one in tensors], wanted), (list(checkpoint.tensors), clean_names(wanted)))
-    return {wanted[j]: tensors[i] for _, i, j in found.pairs}, found.prefixes
+    pairing = pair_keys(([tensor.key for tensor in tensors], wanted), (list(checkpoint.tensors), clean_names(wanted)))
+    return {wanted[j]: tensors[i] for _, i, j in pairing.pairs}, pairing.prefixes
 
 
 _MEAN = "running_mean"
@@ -167,118 +196,123 @@ class _Partners:
     prefixes: tuple[Prefix, ...]
 
     @classmethod
-    def of(cls, ours: list[str], missing: Sequence[str]) -> _Partners:
+    def of(cls, unexpected: list[str], missing: Sequence[str]) -> _Partners:
         # PyTorch supplies what it would miss of these, so it never says so.
         counts = [f"{key.removesuffix(_MEAN)}{COUNT}" for key in missing if key.endswith(_MEAN)]
-        theirs = list(dict.fromkeys([*missing, *counts]))
-        found = pair_keys((ours, theirs), (clean_names(ours), clean_names(theirs)))
-        keys = {ours[i]: theirs[j] for _, i, j in found.pairs}
-        return cls(keys | {new: old for old, new in keys.items()}, found.rules, found.prefixes)
+        wanted = list(dict.fromkeys([*missing, *counts]))
+        pairing = pair_keys((unexpected, wanted), (clean_names(unexpected), clean_names(wanted)))
+        keys = {unexpected[i]: wanted[j] for _, i, j in pairing.pairs}
+        return cls(keys | {new: old for old, new in keys.items()}, pairing.rules, pairing.prefixes)
 
 
-def _about_key(one: Complaint, tensor: Tensor | None, stored: Container[str], partners: _Partners) -> Answer:
-    missing = one.trouble == "missing"
-    if missing and one.key in stored:
-        return Answer(one, "already", "it has this key")
-    if not missing and one.key not in stored and partners.keys.get(one.key) in stored:
-        return Answer(one, "already", "it has the model's key for it")
+def _answer_key(item: LoadErrorItem, tensor: Tensor | None, stored: Collection[str], partners: _Partners) -> Answer:
+    missing = item.trouble == Trouble.MISSING
+    if missing and item.key in stored:
+        return Answer(item, Fix.ALREADY, "it has this key")
+    if not missing and item.key not in stored and partners.keys.get(item.key) in stored:
+        return Answer(item, Fix.ALREADY, "it has the model's key for it")
     if not missing and tensor is None:
-        return Answer(one, "other checkpoint", "it has no such key")
-    here = None if tensor is None else tensor.shape
-    if one.key not in partners.keys:
-        return Answer(one, "none", "no conversion makes it" if missing else "the model has no such key", here)
+        return Answer(item, Fix.OTHER_CHECKPOINT, "it has no such key")
+    shape = None if tensor is None else tensor.shape
+    if item.key not in partners.keys:
+        return Answer(item, Fix.NONE, "no conversion makes it" if missing else "the model has no such key", shape)
     if partners.rules is None:
-        return Answer(one, "none", "it is there under another key, and no few --rename rules do it", here)
-    return Answer(
-        one, "rename", "it is there under another prefix" if missing else "its prefix is not the model's", here
-    )
+        no_rules = Wording("it is there under another key, and no few ", Option("rename", None), " rules do it")
+        return Answer(item, Fix.NONE, no_rules, shape)
+    reason = "it is there under another prefix" if missing else "its prefix is not the model's"
+    return Answer(item, Fix.RENAME, reason, shape)
 
 
-def _wishes(complaints: Sequence[Complaint], there: Mapping[str, Tensor]) -> dict[int, Shape]:
-    """Shapes that reshaping could give, by the tensor's identity."""
+def _wanted_shapes(items: Sequence[LoadErrorItem], tensors: Mapping[str, Tensor]) -> dict[int, Shape]:
+    """Shapes that the model wants and reshaping could give, by the tensor's identity."""
     return {
-        id(there[one.key]): one.model
-        for one in complaints
-        if one.trouble == "size mismatch" and one.model is not None and one.key in there
-        if there[one.key].shape != one.model and edit_to(there[one.key], one.model) is not None
+        id(tensors[item.key]): item.model
+        for item in items
+        if item.trouble == Trouble.SIZE_MISMATCH and item.model is not None and item.key in tensors
+        if tensors[item.key].shape != item.model and edit_to(tensors[item.key], item.model) is not None
     }
 
 
-def _about_shape(one: Complaint, tensor: Tensor | None, layer: Layer | None, hindered: Mapping[int, str]) -> Answer:
+def _answer_shape(
+    item: LoadErrorItem, tensor: Tensor | None, layer: Layer | None, refusals: Mapping[int, str]
+) -> Answer:
     if tensor is None or layer is None:
-        return Answer(one, "other checkpoint", "it has no such key")
-    here, wanted = tensor.shape, one.model
-    if one.trouble == "not copied" or wanted is None:
-        return Answer(one, "none", "PyTorch could not copy it, whatever its shape", here)
-    if here == wanted:
-        return Answer(one, "already", "it has the wanted shape", here)
-    if one.checkpoint != here:
-        return Answer(one, "other checkpoint", f"it has {here}, and the error says {one.checkpoint}", here)
+        return Answer(item, Fix.OTHER_CHECKPOINT, "it has no such key")
+    shape, wanted = tensor.shape, item.model
+    if item.trouble == Trouble.NOT_COPIED or wanted is None:
+        return Answer(item, Fix.NONE, "PyTorch could not copy it, whatever its shape", shape)
+    if shape == wanted:
+        return Answer(item, Fix.ALREADY, "it has the wanted shape", shape)
+    if item.checkpoint != shape:
+        reason = f"it has {shape}, and the error says {item.checkpoint}"
+        return Answer(item, Fix.OTHER_CHECKPOINT, reason, shape)
     if edit_to(tensor, wanted) is None:
-        return Answer(one, "none", "no reshaping mends it", here)
-    if id(tensor) in hindered:
-        return Answer(one, "like", hindered[id(tensor)], here, layer.name)
-    return Answer(one, "convert", f"{layer.kind} → {_TARGETS[len(wanted)]}", here, layer.name)
+        return Answer(item, Fix.NONE, "no reshaping fixes it", shape)
+    if id(tensor) in refusals:
+        return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
+    return Answer(item, Fix.CONVERT, f"{layer.kind} → {_KIND_OF_RANK[len(wanted)]}", shape, layer.name)
 
 
 # ---------------------------------------------------------------------------------------- which calls of convert do it
 
 
-def planned_steps(layers: Sequence[Layer], wishes: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
-    """Calls of `convert --to` that give tensors the shapes that are wished for, and no other tensor another shape.
+def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
+    """Calls of `convert --to` that give tensors the shapes that are wanted, and no other tensor another shape.
 
     Args:
         layers: Of the checkpoint.
-        wishes: Shapes by the tensor's identity.
+        wanted: Shapes by the tensor's identity.
 
     Returns:
-        The calls; and by the tensor's identity, why none gives a wish.
+        The calls; and by the tensor's identity, why none gives the shape.
     """
-    hindered: dict[int, str] = {}
+    refusals: dict[int, str] = {}
     steps = []
-    concerned = [layer for layer in layers if any(id(tensor) in wishes for tensor in layer.tensors.values())]
+    concerned = [layer for layer in layers if any(id(tensor) in wanted for tensor in layer.tensors.values())]
     for to in KINDS:
-        chosen = [layer for layer in concerned if _target(layer, wishes) == to]
+        chosen = [layer for layer in concerned if _target(layer, wanted) == to]
         while chosen:
-            reasons = _unmet(layers, chosen, to, wishes)
+            reasons = _unmet(layers, chosen, to, wanted)
             if not reasons:
                 steps.append(_step(layers, chosen, to))
                 break
-            hindered |= {
-                id(it): reasons[one.name] for one in chosen if one.name in reasons for it in one.tensors.values()
-            }
+            for layer in chosen:
+                if layer.name in reasons:
+                    refusals |= {id(tensor): reasons[layer.name] for tensor in layer.tensors.values()}
+            # Without the layers that failed, the others may be met.
             chosen = [layer for layer in chosen if layer.name not in reasons]
-    return tuple(steps), hindered
+    return tuple(steps), refusals
 
 
-def _target(layer: Layer, wishes: Mapping[int, Shape]) -> str:
-    """The kind that the layer's wishes ask for: that of its weight, where there is a wish for it."""
-    wished = [wishes[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wishes]
-    return _TARGETS[len(wished[0])]
+def _target(layer: Layer, wanted: Mapping[int, Shape]) -> str:
+    """The kind that the wanted shapes ask for: that of the layer's weight, where one is wanted for it."""
+    shapes = [wanted[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wanted]
+    return _KIND_OF_RANK[len(shapes[0])]
 
 
-def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wishes: Mapping[int, Shape]) -> dict[str, str]:
-    """Names of chosen layers whose wishes are not met when all are converted, with the reason."""
-    found = {layer.name: _not_by_kind(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
-    if found:
-        return found
+def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wanted: Mapping[int, Shape]) -> dict[str, str]:
+    """Names of chosen layers that do not get their shapes when all are converted, with the reason."""
+    unmet = {layer.name: _kind_obstacle(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
+    if unmet:
+        return unmet
     names = tuple(layer.name or "(root)" for layer in chosen)
     planned = plan(layers, Request(to, _kinds(chosen), names))
-    refused = {one.name: one.reason for one in planned.refusals}
-    edits = {one.layer.name: {id(edit.tensor): edit.shape for edit in one.edits} for one in planned.conversions}
+    refused = {refusal.name: refusal.reason for refusal in planned.refusals}
+    new_shapes = {each.layer.name: {id(edit.tensor): edit.shape for edit in each.edits} for each in planned.conversions}
     for layer in chosen:
-        wished = {id(tensor): wishes[id(tensor)] for tensor in layer.tensors.values() if id(tensor) in wishes}
-        if layer.name not in edits:
-            found[layer.name] = refused.get(layer.name, "it is left as it is")
-        elif edits[layer.name] != wished:
-            found[layer.name] = f"convert --to {option_of(to)} gives other shapes than these"
-    return found
+        shapes = {id(tensor): wanted[id(tensor)] for tensor in layer.tensors.values() if id(tensor) in wanted}
+        if layer.name not in new_shapes:
+            unmet[layer.name] = refused.get(layer.name, "it is left unchanged")
+        elif new_shapes[layer.name] != shapes:
+            unmet[layer.name] = Wording("convert ", Option("to", option_of(to)), " gives other shapes than these")
+    return unmet
 
 
-def _not_by_kind(layer: Layer, to: str) -> str:
+def _kind_obstacle(layer: Layer, to: str) -> str:
+    like = Option("like", None)
     if layer.kind == to:
-        return "only convert --like a checkpoint that has it transposed turns it over"
-    return f"only convert --like reshapes what reads as {layer.kind}"
+        return Wording("only convert ", like, " a checkpoint that has it transposed turns it over")
+    return Wording("only convert ", like, f" reshapes what reads as {layer.kind}")
 
 
 def _kinds(layers: Iterable[Layer]) -> tuple[str, ...]:
@@ -295,6 +329,6 @@ def _step(layers: Sequence[Layer], chosen: Sequence[Layer], to: str) -> Step:
         wanted = {layer.name for layer in chosen}
         for shorter in ((), globs):
             planned = plan(layers, Request(to, origin, shorter))
-            if {one.layer.name for one in planned.conversions} == wanted:
+            if {each.layer.name for each in planned.conversions} == wanted:
                 return Step(to, origin, shorter, len(names))
     return Step(to, origin, names, len(names))

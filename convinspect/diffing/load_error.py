@@ -9,17 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO
 
-from convinspect.errors import CannotShow
-from convinspect.text import dimension
+from convinspect.errors import CannotShow, NotThere
+from convinspect.text import Word, dimension
 
 Shape = tuple[int, ...]
-Trouble = Literal["size mismatch", "missing", "unexpected", "not copied"]
+
+_MOST_TEXT = 64 << 20
+"""Bytes of an error's text that are read; a log of more is no error."""
+
+
+class Trouble(Word):
+    """What `load_state_dict` says of a key."""
+
+    SIZE_MISMATCH = "size mismatch"
+    MISSING = "missing"
+    UNEXPECTED = "unexpected"
+    NOT_COPIED = "not copied"
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class LoadErrorItem:
     """One thing that an error says.
 
     Attributes:
@@ -57,7 +69,35 @@ _OLD_UNEXPECTED = re.compile(r"unexpected key \"([^\"\n]+)\" in state_dict")
 _OLD_MISSING = re.compile(r"missing keys in state_dict: \"?\{([^}\n]*)\}")
 
 
-def read_error(text: str) -> tuple[Complaint, ...]:
+def error_text(error: str | Path | BaseException) -> str:
+    """The text of an error.
+
+    Args:
+        error: The text itself, the exception, or the path of a text file that holds it.
+
+    Raises:
+        NotThere: There is no such file.
+    """
+    if not isinstance(error, Path):
+        return str(error)
+    try:
+        with error.open("rb") as file:
+            return decoded_error(file)
+    except OSError as failure:
+        raise NotThere(
+            f"it cannot be read: {failure.strerror}", "give a text file, or - for standard input", error
+        ) from None
+
+
+def decoded_error(file: BinaryIO) -> str:
+    """The text in a file: UTF-8, or UTF-16 where a mark at its beginning says so, as PowerShell writes what it
+    redirects.
+    """
+    text = file.read(_MOST_TEXT)
+    return text.decode("utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+
+
+def read_error(text: str) -> tuple[LoadErrorItem, ...]:
     """What an error says, each thing once, in the order of the text.
 
     Raises:
@@ -65,38 +105,46 @@ def read_error(text: str) -> tuple[Complaint, ...]:
     """
     # An exception's repr, and a log in JSON, write quotes and line ends as escapes.
     text = text.replace('\\"', '"').replace("\\n", "\n").replace("\\t", "\t")
-    found = sorted(_complaints(text), key=lambda one: one[0])
-    if not found:
+    items = sorted((*_shape_items(text), *_key_items(text)), key=lambda placed: placed[0])
+    if not items:
         raise CannotShow(
             "no line of a load_state_dict error is in the text",
             "give all that PyTorch printed, from 'Error(s) in loading state_dict for' on",
         )
-    return tuple(dict.fromkeys(one for _, one in found))
+    return tuple(dict.fromkeys(item for _, item in items))
 
 
-def _complaints(text: str) -> Iterator[tuple[tuple[int, int], Complaint]]:
-    """Each with its place in the text."""
+_Placed = tuple[tuple[int, int], LoadErrorItem]
+"""An item with its place: where the match begins in the text, and which of the keys in it."""
+
+
+def _shape_items(text: str) -> Iterator[_Placed]:
+    """What could not be copied, and the shapes that disagree."""
     for pattern in (_SINCE_1_0, _SINCE_0_4_1, _WHILE):
         for match in pattern.finditer(text):
-            first, second = _shape(match[2]), _shape(match[3])
-            if first is None or second is None:
+            checkpoint, model = _shape(match[2]), _shape(match[3])
+            if checkpoint is None or model is None:
                 continue
             if pattern is not _SINCE_1_0:
                 # 0.4.1 named the model's shape as the checkpoint's; "While copying" names the model's first.
-                first, second = second, first
-            trouble: Trouble = "size mismatch" if first != second else "not copied"
-            yield (match.start(), 0), Complaint(trouble, match[1], first, second)
+                checkpoint, model = model, checkpoint
+            trouble = Trouble.SIZE_MISMATCH if checkpoint != model else Trouble.NOT_COPIED
+            yield (match.start(), 0), LoadErrorItem(trouble, match[1], checkpoint, model)
     for match in _NO_TENSOR.finditer(text):
-        yield (match.start(), 0), Complaint("not copied", match[1])
+        yield (match.start(), 0), LoadErrorItem(Trouble.NOT_COPIED, match[1])
+
+
+def _key_items(text: str) -> Iterator[_Placed]:
+    """Keys that are missing or unexpected."""
     for match in _KEYS.finditer(text):
-        kind: Trouble = "missing" if match[1] == "Missing" else "unexpected"
+        trouble = Trouble.MISSING if match[1] == "Missing" else Trouble.UNEXPECTED
         for at, key in enumerate(re.findall(_QUOTED, match[2])):
-            yield (match.start(), at), Complaint(kind, _BROKEN.sub("", key[1:-1]))
+            yield (match.start(), at), LoadErrorItem(trouble, _BROKEN.sub("", key[1:-1]))
     for match in _OLD_UNEXPECTED.finditer(text):
-        yield (match.start(), 0), Complaint("unexpected", match[1])
+        yield (match.start(), 0), LoadErrorItem(Trouble.UNEXPECTED, match[1])
     for match in _OLD_MISSING.finditer(text):
         for at, key in enumerate(re.findall(r"'([^']*)'", match[1])):
-            yield (match.start(), at), Complaint("missing", key)
+            yield (match.start(), at), LoadErrorItem(Trouble.MISSING, key)
 
 
 def _shape(text: str) -> Shape | None:

@@ -12,13 +12,11 @@ from typing import Any, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Evidence, Layer, Module, Tensor
+from convinspect.records import Doubt, Layer, Module, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
 _EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
 _LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
-MAYBE_TURNED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
-MAYBE_TRANSPOSED = "it may be a ConvTranspose"
 _STRIDED_NAMES = ("downsample", "shortcut")
 PARTS = re.compile(
     r"(weight|bias|weight_[guv]|weight_orig|weight_mask|bias_orig|bias_mask|running_mean|running_var"
@@ -164,9 +162,14 @@ def _by_statistics(layer: Layer) -> Layer:
     if len(layer.weight.shape) > 1 and layer.bias is not None:
         return replace(layer, kind="LayerNorm", evidence="shape")
     if layer.bias is None and (layer.weight.shape == (1,) or "prelu" in last_word(layer.name).lower()):
-        note = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
-        return replace(layer, kind="PReLU", notes=(*layer.notes, note))
-    return replace(layer, kind="Norm", notes=(*layer.notes, "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"))
+        return _doubted(replace(layer, kind="PReLU"), Doubt.PRELU_OR_NORM)
+    return _doubted(replace(layer, kind="Norm"), Doubt.NORM_OR_PRELU)
+
+
+def _doubted(layer: Layer, doubt: Doubt) -> Layer:
+    """The layer with a doubt, and its sentence, that makes it ambiguous."""
+    note = doubt.sentence(layer.weight, layer.bias)
+    return replace(layer, evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
 
 
 # ------------------------------------------------------------------------------------------- two dimensions
@@ -178,14 +181,16 @@ def _matrix(layer: Layer, context: Context) -> Layer:
     bias = layer.bias
     if bias is not None and (len(bias.shape) != 1 or bias.shape[0] not in (rows, columns)):
         return _wrong_bias(replace(layer, kind="Linear", in_width=columns, out_width=rows))
-    kind, evidence, note = _matrix_kind(layer, context)
+    kind, reason = _matrix_kind(layer, context)
     wide_in, wide_out = {"Linear": (columns, rows), TRANSFORMERS_CONV1D: (rows, columns)}.get(kind, (None, None))
-    notes = (*layer.notes, note) if note else layer.notes
-    return replace(layer, kind=kind, evidence=evidence, in_width=wide_in, out_width=wide_out, notes=notes)
+    matrix = replace(layer, kind=kind, in_width=wide_in, out_width=wide_out)
+    if isinstance(reason, Doubt):
+        return _doubted(matrix, reason)
+    return replace(matrix, evidence="shape", notes=(*layer.notes, reason) if reason else layer.notes)
 
 
-_Reading: TypeAlias = tuple[str, Evidence, str]
-"""A kind, the evidence for it, and a note or ""."""
+_Reading: TypeAlias = tuple[str, Doubt | str]
+"""A kind, and what else the layer may be; where that is sure, a note or ""."""
 
 
 def _matrix_kind(layer: Layer, context: Context) -> _Reading:
@@ -195,7 +200,7 @@ def _matrix_kind(layer: Layer, context: Context) -> _Reading:
     if layer.bias is None:
         return _without_bias(name, name in GPT2_NAMES and not context.gpt2_is_linear)
     if rows != columns:
-        return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), "shape", ""
+        return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), ""
     return _square(name, context)
 
 
@@ -203,29 +208,25 @@ def _square(name: str, context: Context) -> _Reading:
     """O = I: the bias fits both ways, so only the rest of the file can tell."""
     if name not in GPT2_NAMES:
         if not context.transposed:
-            return "Linear", "shape", ""
-        return "Linear", "ambiguous", MAYBE_TURNED
+            return "Linear", ""
+        return "Linear", Doubt.MAY_BE_TRANSPOSED
     if context.transposed != context.gpt2_is_linear:
         note = "square: its name and other layers of the file say how it is stored"
-        return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), "shape", note
-    note = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
-    return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), "ambiguous", note
+        return (TRANSFORMERS_CONV1D if context.transposed else "Linear"), note
+    return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), Doubt.SQUARE_MAY_BE_LINEAR
 
 
 def _without_bias(name: str, gpt2: bool) -> _Reading:
     if gpt2:
-        note = "only its name says that it is transformers' Conv1D; it may be a Linear"
-        return TRANSFORMERS_CONV1D, "ambiguous", note
+        return TRANSFORMERS_CONV1D, Doubt.MAY_BE_LINEAR
     words = re.split(r"[_\W]+", name.lower())
     if any(map(_EMBEDDING_WORDS.match, words)) and not _LINEAR_WORDS & set(words):
-        return "Embedding", "ambiguous", "named like an Embedding; a Linear without bias has the same shape"
-    return "Linear", "ambiguous", "without a bias, a Linear and an Embedding look alike"
+        return "Embedding", Doubt.EMBEDDING_OR_LINEAR
+    return "Linear", Doubt.LINEAR_OR_EMBEDDING
 
 
 def _wrong_bias(layer: Layer) -> Layer:
-    assert layer.bias is not None
-    note = f"its bias {layer.bias.shape} does not fit its weight {layer.weight.shape}"
-    return replace(layer, evidence="ambiguous", tags=(*layer.tags, "bias?"), notes=(*layer.notes, note))
+    return _doubted(replace(layer, tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
 
 
 # -------------------------------------------------------------------------------------------- convolutions
@@ -264,12 +265,10 @@ def _maybe_another(conv: Layer) -> Layer:
     """
     first, second = conv.weight.shape[:2]
     if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():
-        note = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
-        return replace(conv, evidence="ambiguous", notes=(*conv.notes, note))
+        return _doubted(conv, Doubt.MAY_BE_BILINEAR)
     alike = conv.bias is None or first == second
     if alike and any(_TRANSPOSED_NAMES.match(part) for part in conv.name.lower().split(".")):
-        note = f"{MAYBE_TRANSPOSED}{len(conv.kernel_size)}d, which its name suggests and its shapes do not tell"
-        return replace(conv, evidence="ambiguous", notes=(*conv.notes, note))
+        return _doubted(conv, Doubt.MAY_BE_CONV_TRANSPOSE)
     return conv
 
 
@@ -343,7 +342,7 @@ def named_class(layer: Layer, module: Module) -> Layer:
 
 
 def _with_converter_notes(layer: Layer) -> Layer:
-    tags, notes = list(layer.tags), list(layer.notes)
+    tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
     if layer.groups is not None and layer.groups > 1:
         depthwise = layer.groups == layer.in_width
         tags.append("depthwise" if depthwise else f"groups {layer.groups}")
@@ -355,35 +354,31 @@ def _with_converter_notes(layer: Layer) -> Layer:
             tags.append(f"{name} {_short(value)}")
     if layer.kernel_size and layer.evidence != "module":
         tags.append("assumed")
-        tags += _doubts(layer)
-        notes += _assumptions(layer)
+        more = _doubts_of_assumptions(layer)
+        tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
+        taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
+        notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
+        notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
+        doubts = (*doubts, *more)
     if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
         tags.append("ambiguous")
     if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
         return layer
-    return replace(layer, tags=tuple(tags), notes=tuple(notes))
+    return replace(layer, tags=tuple(tags), notes=tuple(notes), doubts=doubts)
 
 
 def _short(value: tuple[int, ...]) -> str:
     return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
 
 
-def _doubts(layer: Layer) -> list[str]:
-    """What of the assumptions may well be wrong, as tags."""
+_DOUBTED_ASSUMPTIONS = {Doubt.MAY_BE_DEPTHWISE: "depthwise?", Doubt.USUALLY_STRIDE_2: "stride 2?"}
+"""What of the assumptions may well be wrong, and its tag."""
+
+
+def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
     doubts = []
     if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
-        doubts.append("depthwise?")
+        doubts.append(Doubt.MAY_BE_DEPTHWISE)
     if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
-        doubts.append("stride 2?")
+        doubts.append(Doubt.USUALLY_STRIDE_2)
     return doubts
-
-
-def _assumptions(layer: Layer) -> list[str]:
-    taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
-    notes = [f"stride, padding and groups are not recorded; {taken} assumed"]
-    doubts = _doubts(layer)
-    if "depthwise?" in doubts:
-        notes.append(f"{layer.weight.shape} reads as depthwise (groups = {layer.weight.shape[0]}) as well as 1 → many")
-    if "stride 2?" in doubts:
-        notes.append("layers of this name usually have stride 2")
-    return notes

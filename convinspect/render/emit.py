@@ -13,9 +13,6 @@ from convinspect.render.format import Format
 from convinspect.render.plain_table import ColorSupport, block_lines, lines
 from convinspect.render.table import Block, Table, plain
 
-RICH_ROWS = 300
-"""Tables of more rows are laid out by ourselves: Rich needs half a millisecond a row."""
-
 _LINES_AT_ONCE = 500
 
 # For terminals and files whose encoding has no line drawing.
@@ -90,7 +87,8 @@ def emit(
         return
     shown = as_shown(thing)
     if fmt is Format.table:
-        _show(shown, out, terminal_size(out, width).width, _ink(out, color))
+        drawn = text_lines(shown, terminal_size(out, width).width, _ink(out, color))
+        _write((f"{line}\n" for line in drawn), out)
     elif fmt is Format.csv:
         _write(csv_text(only_tables(shown)), out)
     else:
@@ -140,38 +138,6 @@ def text_lines(shown: Sequence[Shown], width: int | None, ink: ColorSupport) -> 
             yield from lines(one, width, ink.color, ink.truecolor)
         else:
             yield from block_lines(one, ink.color, ink.truecolor)
-
-
-def _show(shown: Sequence[Shown], out: TextIO, width: int | None, ink: ColorSupport) -> None:
-    rows = sum(len(one.rows) for one in shown if isinstance(one, Table))
-    if width is not None and ink.color and out.isatty() and rows <= RICH_ROWS and _is_unicode(out):
-        _show_by_rich(shown, out, width)
-    else:
-        _write((f"{line}\n" for line in text_lines(shown, width, ink)), out)
-
-
-def _show_by_rich(shown: Sequence[Shown], out: TextIO, width: int) -> None:
-    from rich.console import Console
-
-    from convinspect.render.rich_table import needed, render, render_block
-    from convinspect.render.table import fit
-
-    fitted = [fit(one, width) if isinstance(one, Table) else one for one in shown]
-    # Rich would cut what is wider than its console, and we never cut a number.
-    widest = max((needed(one) for one in fitted if isinstance(one, Table)), default=width)
-    console = Console(
-        file=out,
-        width=max(widest, width),
-        force_terminal=True,
-        no_color=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
-    for i, one in enumerate(fitted):
-        if i:
-            console.print()
-        console.print(render(one) if isinstance(one, Table) else render_block(one), crop=False)
 
 
 def _is_unicode(out: TextIO) -> bool:

@@ -1,21 +1,24 @@
-"""A plan of conversions → the table and the JSON of `convert`."""
+"""A conversion → the table, the JSON and the lines of `convert`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import Conversion, Plan
+from convinspect.converting.job import Job
+from convinspect.converting.plan import Conversion
 from convinspect.converting.rename import Renaming
-from convinspect.converting.training_state import Followers
-from convinspect.records import Edit, Layer
+from convinspect.layers.select import exactly_named
+from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.code_changes import advice
-from convinspect.text import join_words, plural
+from convinspect.report.code_changes import advice, advice_lines, called
+from convinspect.report.flags import flagged
+from convinspect.text import first_few, join_words, plural
+from convinspect.writing.atomic import left_behind
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -27,47 +30,15 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a conversion does, or did.
-
-    Attributes:
-        checkpoint: The source.
-        plan: What is converted and what is left.
-        followers: What follows.
-        renaming: What gets another name.
-        fused: Layers that get their plain effective weight.
-        anew: The root is saved anew, as a plain state_dict.
-        dropped: Optimizer state is left out.
-        apart: With `--like`: names that only the source has, and that only the other has.
-        there: Layers that are of the wanted kind already.
-    """
-
-    checkpoint: Checkpoint
-    plan: Plan
-    followers: Followers
-    renaming: Renaming
-    fused: tuple[Layer, ...]
-    anew: bool
-    dropped: bool
-    apart: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    there: int = 0
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Tensors' new names by stored key; {} where none is renamed."""
-        return self.renaming.names(self.checkpoint) if self.renaming.edits else {}
-
-
-def plan_table(done: Done, written: str | None) -> Table:
+def plan_table(job: Job) -> Table:
     """Every layer that changes, and every one that was meant and does not, with the reason.
 
     Args:
-        done: What is done.
-        written: Name of the file that was written; None for a plan only.
+        job: A conversion that was written, or a dry run.
     """
-    plan, source = done.plan, done.checkpoint.path.name
-    names = _new_names(done.renaming)
+    plan, source = job.plan, job.checkpoint.path.name
+    written = None if job.target is None else job.target.name
+    names = _new_names(job.renaming)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
     for one in plan.conversions:
         new = names.pop(_module(one.layer.weight.key), None)
@@ -77,10 +48,10 @@ def plan_table(done: Done, written: str | None) -> Table:
         raw = (name, one.layer.kind, one.to, one.old_shape, one.new_shape, "; ".join(texts))
         lines.append((_converted(one, more), raw))
     for left in plan.refusals:
-        lines.append((_quiet(left.name or "(root)", Styled(left.reason, QUIET if left.done else BAD)),
-                      (left.name or "(root)", "", "", "", "", left.reason)))  # fmt: skip
+        reason, name = flagged(left.reason), left.name or "(root)"
+        lines.append((_quiet(name, Styled(reason, QUIET if left.done else BAD)), (name, "", "", "", "", reason)))
     if written is None:
-        lines += [_follows(*one) for one in _following(done)]
+        lines += [_follows(*one) for one in _following(job)]
     lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
     width = _telling_width([str(raw[0]) for _, raw in lines])
@@ -88,17 +59,17 @@ def plan_table(done: Done, written: str | None) -> Table:
         (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
         title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
-        summary=(_summary(done, written is not None),),
-        notes=tuple(_notes(done)),
+        summary=(_summary(job, written is not None),),
+        notes=tuple(_notes(job)),
         raw=[raw for _, raw in lines],
     )
 
 
-def _following(done: Done) -> list[tuple[str, Edit, str]]:
+def _following(job: Job) -> list[tuple[str, Edit, str]]:
     """What changes with the layers: name in the file, edit, and what it is."""
-    where = {id(tensor): root.path for root in done.checkpoint.roots for tensor in root.tensors}
-    found = [(edit, "copy") for edit in done.followers.copies]
-    found += [(edit, "optimizer state") for edit in done.followers.optimizer]
+    where = {id(tensor): root.path for root in job.checkpoint.roots for tensor in root.tensors}
+    found = [(edit, "copy") for edit in job.followers.copies]
+    found += [(edit, "optimizer state") for edit in job.followers.optimizer]
     # Tensors of several roots that are one (`--root .`) have the whole path as their key.
     return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
 
@@ -144,9 +115,9 @@ def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:
     return (name, "", "", "", "", note)
 
 
-def _summary(done: Done, written: bool) -> Cell:
-    plan, followers = done.plan, done.followers
-    number, renamed = len(plan.conversions), len(done.renaming.edits)
+def _summary(job: Job, written: bool) -> Cell:
+    plan, followers = job.plan, job.followers
+    number, renamed = len(plan.conversions), len(job.renaming.edits)
     extra = []
     if followers.copies:
         extra.append(f"{count(len(followers.copies))} cop{'y' if len(followers.copies) == 1 else 'ies'}")
@@ -163,56 +134,56 @@ def _summary(done: Done, written: bool) -> Cell:
     if renamed:
         verb = "renamed" if written else "to rename"
         parts.append(Styled(f"{' · ' * bool(parts)}{plural(renamed, 'tensor')} {verb}", GOOD))
-    if done.fused:
+    if job.fused:
         verb = "as plain weights" if written else "to fuse"
-        parts.append(Styled(f"{' · ' * bool(parts)}{plural(len(done.fused), 'layer')} {verb}"))
+        parts.append(Styled(f"{' · ' * bool(parts)}{plural(len(job.fused), 'layer')} {verb}"))
     if already:
         parts.append(Styled(f" · {count(already)} already so"))
     if refused:
         parts.append(Styled(f" · {count(refused)} left", WARN))
-    if done.anew and not parts:
-        total = plural(len(done.checkpoint.root.tensors), "tensor")
+    if job.resaved and not parts:
+        total = plural(len(job.checkpoint.root.tensors), "tensor")
         return f"{total} {'written' if written else 'to write'} as a plain state_dict, none reshaped"
-    if not parts and not done.dropped:
-        there = f"; {count(done.there)} {'is' if done.there == 1 else 'are'} so already" if done.there else ""
-        return f"no layer is of a kind to convert, so nothing changes{there}"
+    if not parts and not job.options.drop_optimizer:
+        are = "is" if job.already == 1 else "are"
+        more = f"; {count(job.already)} {are} so already" if job.already else ""
+        return f"no layer is of a kind to convert, so nothing changes{more}"
     return tuple(parts)
 
 
-def _notes(done: Done) -> list[str]:
+def _notes(job: Job) -> list[str]:
     lines = []
-    taken = [what for one in done.plan.conversions for what in one.assumed]
+    taken = [what for one in job.plan.conversions for what in one.assumed]
     if taken:
         lines.append(f"assumed: {join_words(taken)}, which a state_dict does not record")
-    if len(done.checkpoint.roots) > 1:
-        lines.append(f"root in use: {done.checkpoint.root.path or '.'}")
-    roots = dict.fromkeys([*done.followers.roots, *(() if done.anew else done.renaming.roots)])
+    if len(job.checkpoint.roots) > 1:
+        lines.append(f"root in use: {job.checkpoint.root.path or '.'}")
+    roots = dict.fromkeys([*job.followers.roots, *(() if job.resaved else job.renaming.roots)])
     if roots:
         lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
-    if done.followers.left:
+    if job.followers.left:
         lines.append(
-            f"left as they are: {', '.join(one or '.' for one in done.followers.left)} (such weights are there too)"
+            f"left as they are: {', '.join(one or '.' for one in job.followers.left)} (such weights are there too)"
         )
-    if done.followers.others:
-        lines.append(f"of other models, and left: {', '.join(one or '.' for one in done.followers.others)}")
-    for names, where in zip(done.apart, ("here alone", "there alone"), strict=True):
+    if job.followers.others:
+        lines.append(f"of other models, and left: {', '.join(one or '.' for one in job.followers.others)}")
+    for names, where in ((job.selection.only_here, "here alone"), (job.selection.only_there, "there alone")):
         if names:
-            more = f" and {count(len(names) - 6)} more" if len(names) > 6 else ""
-            lines.append(f"{where}: {', '.join(names[:6])}{more}")
-    if done.dropped and not done.anew:
+            lines.append(f"{where}: {first_few(names)}")
+    if job.options.drop_optimizer and not job.resaved:
         lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
     return lines
 
 
-def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
+def plan_payload(job: Job) -> dict[str, Any]:
     """The JSON of `convert`; "unchanged" counts tensors of all roots that stay as they are."""
-    plan, followers = done.plan, done.followers
-    tensors = sum(len(root.tensors) for root in done.checkpoint.roots)
-    edits = [*plan.edits, *followers.copies, *followers.optimizer, *done.renaming.edits, *done.renaming.copies]
+    plan, followers = job.plan, job.followers
+    tensors = sum(len(root.tensors) for root in job.checkpoint.roots)
+    edits = [*plan.edits, *followers.copies, *followers.optimizer, *job.renaming.edits, *job.renaming.copies]
     return {
-        "source": str(done.checkpoint.path),
-        "output": output,
-        "root": done.checkpoint.root.path,
+        "source": str(job.checkpoint.path),
+        "output": None if job.target is None else str(job.target),
+        "root": job.checkpoint.root.path,
         "converted": [
             {
                 "name": one.layer.name,
@@ -227,16 +198,54 @@ def plan_payload(done: Done, output: str | None) -> dict[str, Any]:
         ],
         "followed": [
             {"name": name, "what": what, "old_shape": list(edit.tensor.shape), "new_shape": list(edit.shape)}
-            for name, edit, what in _following(done)
+            for name, edit, what in _following(job)
         ],
-        "refused": [{"name": one.name, "reason": one.reason} for one in plan.refusals if not one.done],
-        "only_here": list(done.apart[0]),
-        "only_there": list(done.apart[1]),
+        "refused": [{"name": one.name, "reason": flagged(one.reason)} for one in plan.refusals if not one.done],
+        "only_here": list(job.selection.only_here),
+        "only_there": list(job.selection.only_there),
         "already": [one.name for one in plan.refusals if one.done],
-        "renamed": [{"from": one.tensor.key, "to": one.key} for one in done.renaming.edits],
+        "renamed": [{"from": one.tensor.key, "to": one.key} for one in job.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
-                      "dropped": done.dropped},
-        "model_code": advice(plan, done.names),
+                      "dropped": job.options.drop_optimizer},
+        "model_code": advice(plan, job.names),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
+
+
+def code_lines(job: Job) -> list[str]:
+    """What the model's code must change, and whether the result will load as the other checkpoint of `like` does."""
+    lines = list(advice_lines(job.plan, job.names))
+    if job.fused:
+        names = ", ".join(called(layer, job.names).name or "(root)" for layer in job.fused)
+        lines += ["", f"Plain weights now: {names}; drop the wrapper in the model's code."]
+    like, selection = job.options.like, job.selection
+    if like is not None:
+        differs = selection.only_here or selection.only_there or any(not refusal.done for refusal in job.plan.refusals)
+        other = like.name if isinstance(like, Path) else like.path.name
+        still = f"The result and {other} still differ as said above, so it will still not load there."
+        lines += ["", still] if differs else []
+    return lines
+
+
+def note_lines(job: Job) -> list[str]:
+    """What is left behind in the source, and what another run has left beside the target."""
+    leftovers = () if job.target is None else left_behind(job.target)
+    return [
+        *map(flagged, job.notes),
+        *(
+            f"{path} is of another run, which is under way or was killed; if none is under way, remove it"
+            for path in leftovers
+        ),
+    ]
+
+
+def warning_lines(job: Job) -> list[str]:
+    """What a user asked for and does not get."""
+    if job.fruitless:
+        return ["nothing can be converted, so nothing would be written"]
+    named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
+    return [
+        f"layer {refusal.name or '(root)'} stays as it is: {flagged(refusal.reason)}"
+        for refusal in job.plan.refused_of(named)
+    ]

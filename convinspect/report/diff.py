@@ -1,12 +1,12 @@
-"""What `diff` found between two checkpoints → its table, its verdict and its JSON."""
+"""How two checkpoints differ → the table, the verdict and the JSON of `diff A B`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.checkpoints import Difference, DiffReport
+from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Verdict
 from convinspect.diffing.fixes import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
@@ -16,45 +16,53 @@ from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
+from convinspect.report.flags import flagged
 from convinspect.text import plural
+
+if TYPE_CHECKING:
+    from convinspect.arrays.distance import Deviation
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""
 
 _STYLES = {
-    "rank differs": GOOD, "transposed": WARN, "shape differs": BAD, "dtype differs": WARN, "values differ": WARN,
-    "only in A": BAD, "only in B": BAD, "not compared": WARN, "same": QUIET,
+    Kind.RANK_DIFFERS: GOOD, Kind.TRANSPOSED: WARN, Kind.SHAPE_DIFFERS: BAD, Kind.DTYPE_DIFFERS: WARN,
+    Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NOT_COMPARED: WARN, Kind.SAME: QUIET,
 }  # fmt: skip
 
+_MEANING = {
+    Kind.SHAPE_DIFFERS: "no reshaping fixes it",
+    Kind.ONLY_IN_A: "unexpected there",
+    Kind.ONLY_IN_B: "missing here",
+}
 
-_MEANING = {"shape differs": "no reshaping mends it", "only in A": "unexpected there", "only in B": "missing here"}
+_MORE = ("key_a", "key_b", "dtype_a", "dtype_b")
+"""What CSV and JSON rows have beside the columns."""
 
 
-def difference_table(a: Checkpoint, b: Checkpoint, report: DiffReport, rows: tuple[bool, bool]) -> Table:
+def difference_table(report: DiffReport, everything: bool = False, folded: bool = False) -> Table:
     """What differs, what is only counted, and the verdict.
 
     Args:
-        a: The first checkpoint.
-        b: The second.
-        report: What was found.
-        rows: Whether to list tensors that are the same too, and whether repeated blocks are one row.
+        report: What was compared, and how it differs.
+        everything: List tensors that are the same too.
+        folded: One row for repeated blocks.
     """
-    everything, folded = rows
-    shown = [one for kind in report.counts for one in report.tensors if one.kind == kind]
-    shown = [one for one in shown if everything or one.kind != "same"]
-    names = [one.name for one in shown]
-    folds = fold_names(names, [_signature(one, place, folded) for place, one in enumerate(shown)])
+    shown = [each for kind in KINDS for each in report.tensors if each.kind == kind]
+    shown = [each for each in shown if everything or each.kind != Kind.SAME]
+    names = [each.name for each in shown]
+    folds = fold_names(names, [_signature(each, place, folded) for place, each in enumerate(shown)])
     members = [(name, [shown[place] for place in places]) for name, places in folds]
     columns = _columns(report)
     return Table(
         columns if members else (),
-        [_row(name, ones, report) for name, ones in members],
-        title=f"A: {_title(a)} · B: {_title(b)}",
+        [_row(name, alike, report) for name, alike in members],
+        title=f"A: {_title(report.a)} · B: {_title(report.b)}",
         summary=(_counts(report), *_prefix_lines(report.prefixes), "", _verdict(report)),
         notes=tuple(_notes(report)),
-        raw=[_raw(name, ones[0], report) for name, ones in members],
-        # A table without rows is not drawn, and CSV has its header all the same.
-        more=(*(() if members else (one.machine_name for one in columns)), "key_a", "key_b", "dtype_a", "dtype_b"),
+        raw=[_raw(name, alike[0], report) for name, alike in members],
+        # A table without rows is not drawn, but CSV needs its header.
+        more=(*(() if members else [column.machine_name for column in columns]), *_MORE),
     )
 
 
@@ -63,11 +71,12 @@ def _title(checkpoint: Checkpoint) -> str:
     return checkpoint.path.name + (f" ({root})" if root else "")
 
 
-def _signature(one: Difference, place: int, folded: bool) -> tuple[object, ...]:
+def _signature(difference: Difference, place: int, folded: bool) -> tuple[object, ...]:
+    """What differences of one row have in common."""
     if not folded:
         return (place,)
-    sides = tuple(None if it is None else (it.shape, it.dtype, it.layout) for it in (one.a, one.b))
-    return (one.kind, sides, _note(one), one.deviation)
+    sides = tuple(None if it is None else (it.shape, it.dtype, it.layout) for it in (difference.a, difference.b))
+    return (difference.kind, sides, _note(difference), difference.deviation)
 
 
 def _columns(report: DiffReport) -> tuple[Column, ...]:
@@ -87,72 +96,77 @@ def _columns(report: DiffReport) -> tuple[Column, ...]:
     return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14))
 
 
-def _row(name: str, ones: Sequence[Difference], report: DiffReport) -> tuple[Cell, ...]:
-    one = ones[0]
-    named = name or "(root)"
-    cells: list[Cell] = [Styled(one.kind, _STYLES[one.kind]), named, _side(one.a, one.b), _side(one.b, one.a, one.a)]
+def _row(name: str, alike: Sequence[Difference], report: DiffReport) -> tuple[Cell, ...]:
+    first = alike[0]
+    a, b = first.a, first.b
+    cells: list[Cell] = [Styled(first.kind.value, _STYLES[first.kind]), name or "(root)", _side(a, b), _side(b, a, a)]
     if report.compared:
-        cells += _deviation_cells(one)
-    note = f"×{len(ones)}{', ' if _note(one) else ''}{_note(one)}" if len(ones) > 1 else _note(one)
-    return (*cells, Styled(note, WARN if one.obstacle or one.unnoticed else ""))
+        cells += _deviation_cells(first)
+    note = _note(first)
+    if len(alike) > 1:
+        note = f"×{len(alike)}, {note}" if note else f"×{len(alike)}"
+    return (*cells, Styled(note, WARN if first.obstacle or first.unnoticed else ""))
 
 
-def _side(tensor: Tensor | None, other: Tensor | None, told: Tensor | None = None) -> str:
-    """Shape, and what of dtype and layout differs from the other; without the shape where it is `told` already."""
+def _side(tensor: Tensor | None, other: Tensor | None, shown: Tensor | None = None) -> str:
+    """Shape, and what of dtype and layout differs from the other side; without the shape where `shown` has it."""
     if tensor is None:
         return "–"
     if other is None or (tensor.dtype, tensor.layout) == (other.dtype, other.layout):
         return shape(tensor.shape)
-    words = [] if told is not None and told.shape == tensor.shape else [shape(tensor.shape)]
+    words = [] if shown is not None and shown.shape == tensor.shape else [shape(tensor.shape)]
     return " ".join([*words, tensor.dtype, *([tensor.layout] if tensor.layout != other.layout else [])])
 
 
-def _deviation_cells(one: Difference) -> list[Cell]:
-    found = one.deviation
-    if found is None or not found.count:
+def _deviation_cells(difference: Difference) -> list[Cell]:
+    deviation = difference.deviation
+    if deviation is None or not deviation.count:
         return ["–", "–", "–"]
     figures = [
-        Styled(f"{value:.2g}", BAD if value == float("inf") else "") for value in (found.absolute, found.relative)
+        Styled(f"{value:.2g}", BAD if value == float("inf") else "")
+        for value in (deviation.absolute, deviation.relative)
     ]
-    return [*figures, f"{count(found.count)} of {count(found.total)}"]
+    return [*figures, f"{count(deviation.count)} of {count(deviation.total)}"]
 
 
-def _note(one: Difference) -> str:
-    notes = [one.supplied] if one.supplied else [_MEANING[one.kind]] if one.kind in _MEANING else []
-    if one.kind == "shape differs" and not one.obstacle:
+def _note(difference: Difference) -> str:
+    kind, deviation = difference.kind, difference.deviation
+    notes = [difference.supplied] if difference.supplied else [_MEANING[kind]] if kind in _MEANING else []
+    if kind == Kind.SHAPE_DIFFERS and not difference.obstacle:
         notes = ["PyTorch takes the one for the other"]
-    if one.layer is not None:
-        notes.append("converting mends its rank alone" if one.unnoticed else "converting mends it")
-    elif one.unnoticed:
+    if difference.layer is not None:
+        notes.append("converting fixes its rank alone" if difference.unnoticed else "converting fixes it")
+    elif difference.unnoticed:
         notes.append("only its numbers show it")
-    elif one.kind == "dtype differs":
-        notes.append("PyTorch does not copy it" if one.obstacle else "cast when it is loaded")
-    elif one.kind in ("rank differs", "transposed") and one.obstacle:
-        notes.append(one.obstacle.partition("converted: ")[2] or "no conversion makes it")
-    if one.unread:
-        notes.append(_why_unread(one))
-    if one.deviation is not None and one.deviation.nan:
-        notes.append(f"{count(one.deviation.nan)} NaN on one side")
-    if one.deviation is not None and not one.deviation.count:
+    elif kind == Kind.DTYPE_DIFFERS:
+        notes.append("PyTorch does not copy it" if difference.obstacle else "cast when it is loaded")
+    elif kind in (Kind.RANK_DIFFERS, Kind.TRANSPOSED) and difference.obstacle:
+        notes.append(flagged(difference.refusal) or "no conversion makes it")
+    if difference.unread:
+        notes.append(_why_unread(difference))
+    if deviation is not None and deviation.nan:
+        notes.append(f"{count(deviation.nan)} NaN on one side")
+    if deviation is not None and not deviation.count:
         notes.append("its bytes differ")
     return ", ".join(notes)
 
 
-def _why_unread(one: Difference) -> str:
+def _why_unread(difference: Difference) -> str:
     """What kept its numbers from being compared."""
-    tensors = [it for it in (one.a, one.b) if it is not None]
-    layouts = dict.fromkeys(it.layout for it in tensors if it.layout not in ("strided", "meta"))
-    why = " and ".join(layouts) or ("its numbers are not in the file" if any(it.storage is None for it in tensors)
-                                    else f"{tensors[0].dtype} has no plain numbers")  # fmt: skip
-    return f"{why}: only its shape was compared"
+    tensors = [tensor for tensor in (difference.a, difference.b) if tensor is not None]
+    layouts = dict.fromkeys(tensor.layout for tensor in tensors if tensor.layout not in ("strided", "meta"))
+    why = " and ".join(layouts)
+    if not why and any(tensor.storage is None for tensor in tensors):
+        why = "its numbers are not in the file"
+    return f"{why or f'{tensors[0].dtype} has no plain numbers'}: only its shape was compared"
 
 
-def _raw(name: str, one: Difference, report: DiffReport) -> tuple[object, ...]:
-    found = one.deviation
-    values = (None, None, None) if found is None else (found.absolute, found.relative, found.count)
-    sides = [None if it is None else it.shape for it in (one.a, one.b)]
-    more = [None if it is None else getattr(it, value) for value in ("key", "dtype") for it in (one.a, one.b)]
-    return (one.kind, name, *sides, *(values if report.compared else ()), _note(one), *more)
+def _raw(name: str, difference: Difference, report: DiffReport) -> tuple[object, ...]:
+    deviation, sides = difference.deviation, (difference.a, difference.b)
+    values = (None, None, None) if deviation is None else (deviation.absolute, deviation.relative, deviation.count)
+    shapes = [None if tensor is None else tensor.shape for tensor in sides]
+    more = [None if tensor is None else getattr(tensor, field) for field in ("key", "dtype") for tensor in sides]
+    return (difference.kind, name, *shapes, *(values if report.compared else ()), _note(difference), *more)
 
 
 # ----------------------------------------------------------------------------------------------------- below the table
@@ -160,37 +174,39 @@ def _raw(name: str, one: Difference, report: DiffReport) -> tuple[object, ...]:
 
 def _counts(report: DiffReport) -> Cell:
     pieces: list[Styled] = []
-    for kind, number in reversed(list(report.counts.items())):
-        if number or kind == "same":
+    counts = report.counts
+    for kind in reversed(KINDS):
+        number = counts[kind]
+        if number or kind == Kind.SAME:
             pieces += [Styled(" · ")] if pieces else []
-            pieces.append(Styled(f"{count(number)} {kind}", "" if kind == "same" else _STYLES[kind]))
+            pieces.append(Styled(f"{count(number)} {kind}", "" if kind == Kind.SAME else _STYLES[kind]))
     return tuple(pieces)
 
 
 def _prefix_lines(prefixes: Sequence[Prefix]) -> Iterable[Cell]:
-    for one in prefixes:
-        yield (Styled(prefix_text(one), WARN), Styled(": taken off to compare; load_state_dict takes none off"))
+    for prefix in prefixes:
+        yield (Styled(prefix_text(prefix), WARN), Styled(": taken off to compare; load_state_dict takes none off"))
 
 
-def prefix_text(one: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
+def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
     """Which side's keys carry what."""
-    keys = plural(one.keys, "key")
-    if one.a and one.b:
-        return f'prefix "{one.a}" on {keys} of {sides[0]} where {sides[1]} has "{one.b}"'
-    return f'prefix "{one.a or one.b}" on {keys} of {sides[0] if one.a else sides[1]}'
+    keys = plural(prefix.keys, "key")
+    if prefix.a and prefix.b:
+        return f'prefix "{prefix.a}" on {keys} of {sides[0]} where {sides[1]} has "{prefix.b}"'
+    return f'prefix "{prefix.a or prefix.b}" on {keys} of {sides[0] if prefix.a else sides[1]}'
 
 
 def _verdict(report: DiffReport) -> Cell:
-    if report.verdict == "does not load":
+    if report.verdict == Verdict.DOES_NOT_LOAD:
         return obstacle_cell("A will still not load", report.obstacles)
-    said = "A would load strictly as it is"
-    if report.verdict == "loads after converting":
+    said = "A would load strictly without changes"
+    if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
         said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
-    turned = sum(one.unnoticed for one in report.tensors)
-    if turned:
-        return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(turned)} transposed"))
-    end = "; its numbers differ" if any(one.deviation for one in report.tensors) else ""
-    unread = sum(one.unread for one in report.tensors)
+    transposed = sum(difference.unnoticed for difference in report.tensors)
+    if transposed:
+        return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
+    end = "; its numbers differ" if any(difference.deviation for difference in report.tensors) else ""
+    unread = sum(difference.unread for difference in report.tensors)
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
@@ -203,7 +219,7 @@ def _matrices(number: int) -> str:
 def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
     """What will not be, and the first reasons."""
     more = f"; and {count(len(obstacles) - _LISTED)} more" if len(obstacles) > _LISTED else ""
-    return (Styled(what, BAD), Styled(f": {'; '.join(obstacles[:_LISTED])}{more}"))
+    return (Styled(what, BAD), Styled(f": {'; '.join(map(flagged, obstacles[:_LISTED]))}{more}"))
 
 
 def what_changes(layers: int, renamed: bool) -> str:
@@ -212,86 +228,98 @@ def what_changes(layers: int, renamed: bool) -> str:
     return " and ".join(parts + (["renaming its keys"] if renamed else []))
 
 
-def typed_lines(a: Checkpoint, b: Checkpoint, report: DiffReport) -> list[str]:
-    """What to type to mend all that can be, below a heading; [] when there is nothing."""
-    return command_lines(commands(a, b, report), what_changes(len(report.converted), bool(report.rules)))
+def typed_lines(report: DiffReport) -> list[str]:
+    """What to type to fix all that can be fixed, below a heading; [] when there is nothing."""
+    return command_lines(commands(report), what_changes(len(report.converted), bool(report.rules)))
 
 
-def command_lines(found: Sequence[str], what: str) -> list[str]:
+def command_lines(lines: Sequence[str], what: str) -> list[str]:
     """Commands below a line that says what they do."""
-    return ["", f"For {what}, type:", *(f"  {one}" for one in found)] if found else []
+    return ["", f"For {what}, type:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def commands(a: Checkpoint, b: Checkpoint, report: DiffReport) -> list[str]:
-    """What to type to mend all that can be; [] when there is nothing or the file cannot be converted."""
-    rules = report.rules or ()
+def commands(report: DiffReport) -> list[str]:
+    """What to type to fix all that can be fixed; [] when there is nothing or the file cannot be converted."""
+    a, b, rules = report.a, report.b, report.rules or ()
     if not can_be_converted(a) or not (report.converted or rules):
         return []
     if is_main(b) or not report.converted:
         return [like_command(a, b, bool(report.converted), rules)]
     # --like takes the main root, and here another one is meant.
-    mended = [one for one in report.tensors if one.layer is not None]
-    wishes = {id(one.a): one.b.shape for one in mended if one.a is not None and one.b is not None}
-    steps, _ = planned_steps(find_layers(a), wishes)
+    fixed = [difference for difference in report.tensors if difference.layer is not None]
+    shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
+    steps, _ = planned_steps(find_layers(a), shapes)
     return step_commands(a, steps, rules)
 
 
 def _notes(report: DiffReport) -> Iterable[str]:
-    if any(one.deviation is not None and one.deviation.count for one in report.tensors):
+    if any(each.deviation is not None and each.deviation.count for each in report.tensors):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
-    if not report.compared and report.counts["same"]:
+    if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def difference_payload(a: Checkpoint, b: Checkpoint, report: DiffReport, everything: bool) -> dict[str, Any]:
+def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
     """The JSON of `diff A B`; `everything` lists what is the same too."""
+    listed = [difference for difference in report.tensors if everything or difference.kind != Kind.SAME]
     return {
-        "a": {"path": str(a.path), "format": a.format, "root": a.root.path},
-        "b": {"path": str(b.path), "format": b.format, "root": b.root.path},
+        "a": checkpoint_payload(report.a),
+        "b": checkpoint_payload(report.b),
         "same": report.same,
         "verdict": report.verdict,
-        "obstacles": list(report.obstacles),
+        "obstacles": list(map(flagged, report.obstacles)),
         "convert": list(report.converted),
         "rename": None if report.rules is None else list(report.rules),
-        "commands": commands(a, b, report),
+        "commands": commands(report),
         "counts": dict(report.counts),
-        "prefixes": [prefix_payload(one) for one in report.prefixes],
+        "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
         "values": report.compared,
-        "tensors": [_payload(one, report.compared) for one in report.tensors if everything or one.kind != "same"],
+        "tensors": [_payload(difference, report.compared) for difference in listed],
         "notes": list(_notes(report)),
     }
 
 
-def prefix_payload(one: Prefix) -> dict[str, Any]:
+def checkpoint_payload(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What was opened."""
+    return {"path": str(checkpoint.path), "format": checkpoint.format, "root": checkpoint.root.path}
+
+
+def prefix_payload(prefix: Prefix) -> dict[str, Any]:
     """A prefix that one side's keys have and the other's have not."""
-    return {"a": one.a, "b": one.b, "keys": one.keys}
+    return {"a": prefix.a, "b": prefix.b, "keys": prefix.keys}
 
 
-def _payload(one: Difference, compared: bool) -> dict[str, Any]:
+def _payload(difference: Difference, compared: bool) -> dict[str, Any]:
     payload: dict[str, Any] = {
-        "name": one.name,
-        "difference": one.kind,
-        "a": _tensor_payload(one.a),
-        "b": _tensor_payload(one.b),
-        "obstacle": one.obstacle or None,
-        "layer": one.layer,
+        "name": difference.name,
+        "difference": difference.kind,
+        "a": _tensor_payload(difference.a),
+        "b": _tensor_payload(difference.b),
+        "obstacle": flagged(difference.obstacle) or None,
+        "layer": difference.layer,
     }
     if compared:
-        payload["unnoticed"] = one.unnoticed
-        payload["compared"] = one.a is not None and one.b is not None and one.kind != "shape differs" and not one.unread
-        found = one.deviation
-        if found is not None:
-            payload["values"] = {
-                "max_abs_diff": found.absolute if found.count else None,
-                "max_rel_diff": found.relative if found.count else None,
-                "differing": found.count or None,
-                "numel": found.total,
-                "nan": found.nan if found.count else None,
-            }
+        both = difference.a is not None and difference.b is not None
+        payload["unnoticed"] = difference.unnoticed
+        payload["compared"] = both and difference.kind != Kind.SHAPE_DIFFERS and not difference.unread
+        if difference.deviation is not None:
+            payload["values"] = _deviation_payload(difference.deviation)
     return payload
+
+
+def _deviation_payload(deviation: Deviation) -> dict[str, Any]:
+    """Figures are None where the bytes differ and have no reading as numbers."""
+    told = bool(deviation.count)
+    return {
+        "max_abs_diff": deviation.absolute if told else None,
+        "max_rel_diff": deviation.relative if told else None,
+        "differing": deviation.count if told else None,
+        "numel": deviation.total,
+        "nan": deviation.nan if told else None,
+    }
 
 
 def _tensor_payload(tensor: Tensor | None) -> dict[str, Any] | None:

@@ -6,10 +6,13 @@ import shlex
 
 from convinspect.errors import Option, spelled
 
+_OF_ARGUMENTS = {"target": "-o"}
+"""What is an argument in Python and a flag on the command line."""
+
 
 def as_flag(option: Option) -> str:
-    """`--layer conv1`, `--state-dict`."""
-    flag = f"--{option.name.rstrip('_').replace('_', '-')}"
+    """`--layer conv1`, `--state-dict`; `-o` for where to write."""
+    flag = _OF_ARGUMENTS.get(option.name) or f"--{option.name.rstrip('_').replace('_', '-')}"
     return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
 
 

@@ -5,78 +5,87 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.fixes import Answer, ErrorReport
-from convinspect.diffing.load_error import Shape
+from convinspect.diffing.fixes import Answer, ErrorReport, Fix
 from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, step_commands
-from convinspect.report.diff import command_lines, obstacle_cell, prefix_payload, prefix_text, what_changes
+from convinspect.report.diff import (
+    checkpoint_payload,
+    command_lines,
+    obstacle_cell,
+    prefix_payload,
+    prefix_text,
+    what_changes,
+)
+from convinspect.report.flags import flagged
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
     Column("in A", priority=80, key="shape_a"),
     Column("wanted", priority=85, key="shape_model"),
-    Column("mended by", priority=95, key="fix"),
+    Column("fixed by", priority=95, key="fix"),
     Column("notes", priority=92, wrap=True, key="notes", min_width=14),
 )
 _FIXES = {
-    "convert": ("convert", GOOD), "rename": ("rename", GOOD), "like": ("convert --like", WARN),
-    "none": ("nothing", BAD), "already": ("already", GOOD), "other checkpoint": ("not A", BAD),
-    "pass its root": ("passing its root", GOOD),
-}  # fmt: skip
+    Fix.CONVERT: Styled("convert", GOOD),
+    Fix.RENAME: Styled("rename", GOOD),
+    Fix.LIKE: Styled("convert --like", WARN),
+    Fix.NONE: Styled("nothing", BAD),
+    Fix.ALREADY: Styled("already", GOOD),
+    Fix.OTHER_CHECKPOINT: Styled("not A", BAD),
+    Fix.PASS_ITS_ROOT: Styled("passing its root", GOOD),
+}
 
 
-def error_table(a: Checkpoint, report: ErrorReport, folded: bool) -> Table:
+def error_table(report: ErrorReport, folded: bool = False) -> Table:
     """A row for each thing that the error says, then the verdict.
 
     Args:
-        a: The checkpoint at hand.
         report: What can be done.
         folded: One row for repeated blocks.
     """
     answers = report.answers
-    names = [one.complaint.key for one in answers]
-    rows = fold_names(names, [_signature(one, place, folded) for place, one in enumerate(answers)])
+    names = [answer.item.key for answer in answers]
+    rows = fold_names(names, [_signature(answer, place, folded) for place, answer in enumerate(answers)])
     members = [(name, [answers[place] for place in places]) for name, places in rows]
     return Table(
         _COLUMNS,
-        [_row(name, ones) for name, ones in members],
-        title=f"A: {a.path.name} · load_state_dict error",
+        [_row(name, alike) for name, alike in members],
+        title=f"A: {report.checkpoint.path.name} · load_state_dict error",
         summary=tuple(_summary(report)),
         notes=tuple(_notes(report)),
-        raw=[_raw(name, ones[0]) for name, ones in members],
+        raw=[_raw(name, alike[0]) for name, alike in members],
     )
 
 
-def _signature(one: Answer, place: int, folded: bool) -> tuple[object, ...]:
-    return (one.complaint.trouble, one.fix, one.reason, one.here, _wanted(one)) if folded else (place,)
+def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
+    """What answers of one row have in common."""
+    item = answer.item
+    return (item.trouble, answer.fix, answer.reason, answer.shape, item.model) if folded else (place,)
 
 
-def _wanted(one: Answer) -> Shape | None:
-    return one.complaint.model
+def _row(name: str, alike: Sequence[Answer]) -> tuple[Cell, ...]:
+    first = alike[0]
+    stored, wanted = ("–" if dims is None else shape(dims) for dims in (first.shape, first.item.model))
+    reason = flagged(first.reason)
+    note = f"×{len(alike)}, {reason}" if len(alike) > 1 else reason
+    return (first.item.trouble.value, name, stored, wanted, _FIXES[first.fix], note)
 
 
-def _row(name: str, ones: Sequence[Answer]) -> tuple[Cell, ...]:
-    one = ones[0]
-    here, wanted = ("–" if it is None else shape(it) for it in (one.here, _wanted(one)))
-    note = f"×{len(ones)}, {one.reason}" if len(ones) > 1 else one.reason
-    return (one.complaint.trouble, name, here, wanted, Styled(*_FIXES[one.fix]), note)
-
-
-def _raw(name: str, one: Answer) -> tuple[object, ...]:
-    return (one.complaint.trouble, name, one.here, _wanted(one), one.fix, one.reason)
+def _raw(name: str, answer: Answer) -> tuple[object, ...]:
+    item = answer.item
+    return (item.trouble, name, answer.shape, item.model, answer.fix, flagged(answer.reason))
 
 
 def _summary(report: ErrorReport) -> Iterable[Cell]:
-    for one in report.prefixes:
-        yield Styled(prefix_text(one, ("A", "the model")), WARN)
-    for one in report.taken:
-        yield Styled(prefix_text(one, ("A", "the error")), WARN)
-    yield from ("",) if report.prefixes or report.taken else ()
+    for prefix in report.prefixes:
+        yield Styled(prefix_text(prefix, ("A", "the model")), WARN)
+    for prefix in report.extra:
+        yield Styled(prefix_text(prefix, ("A", "the error")), WARN)
+    yield from ("",) if report.prefixes or report.extra else ()
     yield _verdict(report)
 
 
@@ -85,10 +94,10 @@ def _changes(report: ErrorReport) -> str:
 
 
 def _verdict(report: ErrorReport) -> Cell:
-    if all(one.fix == "other checkpoint" for one in report.answers):
+    if all(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers):
         return obstacle_cell("The error is about another checkpoint", report.obstacles)
     if report.same:
-        return (Styled("A would load strictly as it is", GOOD), Styled(": it has none of these faults"))
+        return (Styled("A would load strictly without changes", GOOD), Styled(": it has none of these faults"))
     if report.obstacles:
         return obstacle_cell("A will still not load", report.obstacles)
     changes = _changes(report)
@@ -100,49 +109,49 @@ def _verdict(report: ErrorReport) -> Cell:
 
 
 def _notes(report: ErrorReport) -> Iterable[str]:
-    renamed = any(one.fix == "rename" for one in report.answers)
+    renamed = any(answer.fix == Fix.RENAME for answer in report.answers)
     if renamed or report.root:
         when = "after renaming" if renamed else "then"
         yield f"PyTorch compares shapes only of keys that agree: {when} it may find other mismatches"
-    others = sum(one.fix == "other checkpoint" for one in report.answers)
+    others = sum(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers)
     if 0 < others < len(report.answers):
         yield f"{count(others)} lines are not about this file; is it the one that was loaded?"
 
 
-def error_commands(a: Checkpoint, report: ErrorReport) -> list[str]:
-    """What to type to mend all that can be."""
-    return step_commands(a, report.steps, report.rules or ()) if can_be_converted(a) else []
+def error_commands(report: ErrorReport) -> list[str]:
+    """What to type to fix all that can be fixed."""
+    checkpoint = report.checkpoint
+    return step_commands(checkpoint, report.steps, report.rules or ()) if can_be_converted(checkpoint) else []
 
 
-def error_typed(a: Checkpoint, report: ErrorReport) -> list[str]:
+def error_typed(report: ErrorReport) -> list[str]:
     """The same as lines below a heading."""
-    return command_lines(error_commands(a, report), _changes(report))
+    return command_lines(error_commands(report), _changes(report))
 
 
-def error_payload(a: Checkpoint, report: ErrorReport) -> dict[str, Any]:
+def error_payload(report: ErrorReport) -> dict[str, Any]:
     """The JSON of `diff A --error`."""
-    verdict = "loads" if report.same else "does not load" if report.obstacles else "loads after converting"
     return {
-        "a": {"path": str(a.path), "format": a.format, "root": a.root.path},
+        "a": checkpoint_payload(report.checkpoint),
         "same": report.same,
-        "verdict": verdict,
-        "obstacles": list(report.obstacles),
+        "verdict": report.verdict,
+        "obstacles": list(map(flagged, report.obstacles)),
         "rename": None if report.rules is None else list(report.rules),
-        "commands": error_commands(a, report),
-        "prefixes": [prefix_payload(one) for one in report.prefixes],
-        "lines": [_payload(one) for one in report.answers],
+        "commands": error_commands(report),
+        "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
+        "lines": [_payload(answer) for answer in report.answers],
     }
 
 
-def _payload(one: Answer) -> dict[str, Any]:
-    said = one.complaint
+def _payload(answer: Answer) -> dict[str, Any]:
+    item = answer.item
     return {
-        "error": said.trouble,
-        "name": said.key,
-        "shape_checkpoint": None if said.checkpoint is None else list(said.checkpoint),
-        "shape_model": None if said.model is None else list(said.model),
-        "shape_a": None if one.here is None else list(one.here),
-        "fix": one.fix,
-        "reason": one.reason,
-        "layer": one.layer if one.fix == "convert" else None,
+        "error": item.trouble,
+        "name": item.key,
+        "shape_checkpoint": None if item.checkpoint is None else list(item.checkpoint),
+        "shape_model": None if item.model is None else list(item.model),
+        "shape_a": None if answer.shape is None else list(answer.shape),
+        "fix": answer.fix,
+        "reason": flagged(answer.reason),
+        "layer": answer.layer if answer.fix == Fix.CONVERT else None,
     }

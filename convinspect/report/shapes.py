@@ -9,8 +9,8 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.kinds import LISTED
-from convinspect.layers.folding import Fold
-from convinspect.records import Layer
+from convinspect.layers.folding import Fold, unfolded
+from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
@@ -79,10 +79,21 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
     )
 
 
+def layer_table(layer: Layer) -> Table:
+    """One layer by itself, with its notes. All of its numbers are counted: what is a buffer, its checkpoint tells."""
+    rows = _rows(unfolded([layer]), {id(tensor) for tensor in layer.tensors.values()})
+    return Table(_counting_numbers(), rows, notes=layer.notes)
+
+
 def _columns(checkpoint: Checkpoint) -> tuple[Column, ...]:
     """An optimizer's state holds numbers, and no parameters."""
     if checkpoint.root.role != "optimizer":
         return _COLUMNS
+    return _counting_numbers()
+
+
+def _counting_numbers() -> tuple[Column, ...]:
+    """The columns where what is counted may be no parameters."""
     return tuple(replace(one, title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
 
 
@@ -217,7 +228,10 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     if assumed:
         lines.append(_ASSUMED if all(assumed) else _ASSUMED_GROUPS)
     lines += [text for tag, text in _EXPLAINED.items() if tag in used]
-    lines += [f"{layer_name(layer)}: {note}" for layer in shown for note in layer.notes if note.startswith("its bias")]
+    misfit = Doubt.BIAS_DOES_NOT_FIT
+    lines += [
+        f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}" for layer in shown if misfit in layer.doubts
+    ]
     for prefix, keys in checkpoint.prefixes.items():
         lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]

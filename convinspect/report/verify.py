@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.flags import flagged
 from convinspect.text import plural, with_article
 from convinspect.verifying.causes import Cause, Why
 from convinspect.verifying.findings import Report
@@ -234,7 +235,7 @@ def _notes(report: Report) -> Iterable[str]:
     if taken:
         end = "" if report.strength == "model" else "; others would not be seen at this strength"
         yield f"assumed: {', '.join(taken)}, which a state_dict does not record{end}"
-    yield from report.notes
+    yield from map(flagged, report.notes)
     if report.model is not None:
         if report.model.unread:
             kinds = [f"{place} ({with_article(kind)})" for place, kind in report.model.unread.items()]
@@ -266,7 +267,7 @@ def verdict_payload(report: Report) -> dict[str, Any]:
         "changed": [{"name": name, "cause": sentence(cause)} for name, cause in report.changed.items()],
         "unchanged": report.unchanged,
         "not_compared": list(report.unread),
-        "notes": list(report.notes),
+        "notes": list(map(flagged, report.notes)),
     }
     if report.model is not None:
         payload["model"] = {

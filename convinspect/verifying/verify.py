@@ -6,17 +6,19 @@ report names the strength it reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotShow, ConvInspectError, Option, Wording
+from convinspect.converting.job import applied, select_layers
+from convinspect.converting.options import Options
+from convinspect.converting.rename import renaming
+from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report
-from convinspect.verifying.in_memory import as_linear, renamed
 from convinspect.verifying.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -52,9 +54,8 @@ def verify(
         _prepare_torch(options)
     stored = before
     try:
-        if options.rename:
-            before = renamed(stored, options.rename)
-        after, notes = as_linear(before, options.layer) if after is None else (after, ())
+        before = _renamed(stored, options.rename) if options.rename else stored
+        after, notes = _as_linear(before, options.layer) if after is None else (after, ())
         report = compare_checkpoints(before, after, options, progress)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
@@ -66,6 +67,38 @@ def verify(
     if options.model is None:
         return report
     return replace(report, model=_run_model(options, before, after, stored, report))
+
+
+def _renamed(checkpoint: Checkpoint, rules: Sequence[str]) -> Checkpoint:
+    """The checkpoint with other keys, as `convert` with these rules would write it.
+
+    Raises:
+        ConvInspectError: A rule is none, matches nothing, or gives two tensors one name.
+    """
+    changes = renaming(checkpoint, list(rules))
+    return applied(checkpoint, (*changes.edits, *changes.copies))
+
+
+def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint as `convert` would write it with all that can become a Linear, and notes of what that would leave.
+
+    Args:
+        checkpoint: What to convert.
+        names: Layers or globs; () for all.
+
+    Raises:
+        CannotConvert: There is nothing to convert.
+    """
+    selection = select_layers(checkpoint, Options(to="linear", from_=("any",), layer=names))
+    # Convolutions of larger kernels are not news; what looks convertible and is not, is.
+    larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
+    left = [refusal for refusal in selection.plan.refusals if not refusal.done and refusal.name not in larger]
+    if not selection.plan.conversions:
+        why = (f" ({left[0].name}: ", left[0].reason, ")") if left else ()
+        problem = Wording("no layer can be converted to Linear", *why)
+        raise CannotConvert(problem, "give the checkpoint to compare with")
+    notes = tuple(Wording(f"left unchanged: {refusal.name}: ", refusal.reason) for refusal in left)
+    return applied(checkpoint, selection.plan.edits), notes
 
 
 def _prepare_torch(options: VerifyOptions) -> None:

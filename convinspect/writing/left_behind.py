@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 from convinspect.writing.pickle_keys import moved_paths
 
 
@@ -142,8 +142,3 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     if writer == "safetensors" and ties:
         lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
     return lines
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first few of many names, with the count of the others."""
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

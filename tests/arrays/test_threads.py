@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from convinspect.arrays.threads import map_threads
-from convinspect.cli.options import reading_progress
+from convinspect.cli.output import reading_progress
 from support.in_process import called
 from support.paths import FIXTURES
 

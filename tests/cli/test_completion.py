@@ -95,7 +95,7 @@ def test_nothing_is_offered_without_a_file_that_can_be_read(
 
 
 def test_a_quotation_that_is_still_open_hides_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect.cli.options import _path_typed
+    from convinspect.cli.completion import _path_typed
 
     monkeypatch.delenv("_TYPER_COMPLETE_ARGS", raising=False)
     monkeypatch.setenv("COMP_WORDS", f"convinspect shapes {STNKD} --layer 'con")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,13 +25,7 @@ QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "convinspect", "compare", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result = run("compare", *words, folder=folder)
     assert "Traceback" not in result.stderr
     return result
 

@@ -21,7 +21,8 @@ from torch import nn
 
 from convinspect.arrays.distance import Deviation
 from convinspect.checkpoint import Checkpoint, open_checkpoint
-from convinspect.diffing.checkpoints import KINDS, DiffReport, diff
+from convinspect.diffing.checkpoints import diff
+from convinspect.diffing.differences import KINDS, DiffReport
 from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.report.commands import quoted
 from support.conversions import converted
@@ -163,7 +164,7 @@ PREFIXES: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str, i
 
 
 @pytest.mark.parametrize("case", PREFIXES, ids=str)
-def test_prefixes_are_taken_off_and_told_and_the_command_mends_them(tmp_path: Path, case: str) -> None:
+def test_prefixes_are_taken_off_and_told_and_the_command_fixes_them(tmp_path: Path, case: str) -> None:
     ours, theirs, expected = PREFIXES[case]
     # The longest prefix first, so that "" means the rest.
     ours, theirs = ({key: one[key] for key in sorted(one, reverse=True)} for one in (ours, theirs))
@@ -191,7 +192,7 @@ def test_names_without_a_level_of_their_own_are_not_forced_together(tmp_path: Pa
     assert kinds(report) == {"conv.weight": "only in A", "fc.weight": "only in B"}
 
 
-def test_keys_that_no_few_rules_mend_are_said_to_be_so(tmp_path: Path) -> None:
+def test_keys_that_no_few_rules_fix_are_said_to_be_so(tmp_path: Path) -> None:
     shapes: dict[str, tuple[int, ...]] = {f"enc.{n}.weight": (n + 2, 3) for n in range(10)}
     some = {("module." if n % 2 else "") + key: shape for n, (key, shape) in enumerate(shapes.items())}
     report = held(tmp_path, zeros(shapes), zeros(some))
@@ -497,7 +498,7 @@ def test_layers_that_can_say_nothing_need_not_be_read(
         for one, other in (sides, sides[::-1]):
             found = diff(one, other)
             with monkeypatch.context() as patched:
-                patched.setattr("convinspect.diffing.checkpoints._telling", lambda *sides: lambda tensor: True)
+                patched.setattr("convinspect.diffing.checkpoints._relevant_tensors", lambda *sides: lambda tensor: True)
                 assert diff(one, other) == found
 
 
@@ -559,7 +560,7 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     assert (found["same"], found["verdict"], found["obstacles"]) == (False, "loads after converting", [])
     assert (found["convert"], found["rename"]) == (["a"], ["*=m.*"])
     assert found["commands"] == ["convinspect convert a.pt -o a_converted.pt --like b.pt --rename '*=m.*'"]
-    assert found["counts"] == {**dict.fromkeys(KINDS, 0), "rank differs": 1, "values differ": 1}
+    assert found["counts"] == {**dict.fromkeys(map(str, KINDS), 0), "rank differs": 1, "values differ": 1}
     assert found["prefixes"] == [{"a": "", "b": "m.", "keys": 2}]
     first, second = found["tensors"]
     assert first == {
@@ -579,7 +580,7 @@ def test_csv_and_markdown_hold_every_difference(tmp_path: Path) -> None:
     lines = command(tmp_path, "diff", "a.pt", "b.pt", "--format", "csv").stdout.splitlines()
     assert lines[0] == "difference,name,shape_a,shape_b,notes,key_a,key_b,dtype_a,dtype_b"
     assert len(lines) == 4
-    assert lines[1].startswith('rank differs,a.weight,"(4, 6, 1)","(4, 6)",converting mends it,a.weight,a.weight,')
+    assert lines[1].startswith('rank differs,a.weight,"(4, 6, 1)","(4, 6)",converting fixes it,a.weight,a.weight,')
     page = command(tmp_path, "diff", "a.pt", "b.pt", "--format", "md").stdout
     assert "--like b.pt" in page
     assert page.count("\n| ") == 5
@@ -590,7 +591,7 @@ def test_repeated_blocks_fold(tmp_path: Path) -> None:
     torch.save(zeros({f"h.{i}.conv.weight": (4, 6) for i in range(12)}), tmp_path / "b.pt")
     said = command(tmp_path, "diff", "a.pt", "b.pt", "--fold").stdout
     assert "h.{0–11}.conv.weight" in said
-    assert "×12, converting mends it" in said
+    assert "×12, converting fixes it" in said
     assert "A will load after converting 12 layers" in said
 
 

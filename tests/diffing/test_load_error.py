@@ -16,8 +16,9 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.fixes import ErrorReport, suggest_fixes
-from convinspect.diffing.load_error import Complaint, read_error
+from convinspect.diffing.load_error import LoadErrorItem, Trouble, read_error
 from convinspect.errors import CannotShow
+from convinspect.report.flags import flagged
 from support.diffing import SHAPES, Holder, typed, zeros
 from support.paths import FIXTURES
 from support.program import assert_one_line, command, run
@@ -38,7 +39,7 @@ def answered(folder: Path, state: Any, text: str) -> ErrorReport:
 
 
 def fixes(report: ErrorReport) -> dict[str, str]:
-    return {one.complaint.key: one.fix for one in report.answers}
+    return {one.item.key: one.fix for one in report.answers}
 
 
 # ------------------------------------------------------------------------------------------------------ reading it
@@ -51,12 +52,12 @@ SIZED = st.dictionaries(KEYS.map(".".join), SHAPES, min_size=1, max_size=6).filt
 )
 
 
-def expected(model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]]) -> set[Complaint]:
-    found = {Complaint("missing", key) for key in model if key not in state}
-    found |= {Complaint("unexpected", key) for key in state if key not in model}
+def expected(model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]]) -> set[LoadErrorItem]:
+    found = {LoadErrorItem(Trouble.MISSING, key) for key in model if key not in state}
+    found |= {LoadErrorItem(Trouble.UNEXPECTED, key) for key in state if key not in model}
     for key, shape in model.items():
         if key in state and state[key] != shape and (shape, state[key]) != ((), (1,)):
-            found.add(Complaint("size mismatch", key, state[key], shape))
+            found.add(LoadErrorItem(Trouble.SIZE_MISMATCH, key, state[key], shape))
     return found
 
 
@@ -74,15 +75,15 @@ def test_all_that_pytorch_says_is_read(
         Holder(model).load_state_dict(zeros(state))
 
 
-def everything() -> tuple[str, list[Complaint]]:
+def everything() -> tuple[str, list[LoadErrorItem]]:
     model = {"conv.weight": (8, 6), "fc.weight": (3, 8), "gone": (2,), "also.gone": (), "same": (4,)}
     state = {"conv.weight": (8, 6, 1), "fc.weight": (3, 9), "more": (2,), "same": (4,), "yet.more": (1,)}
     text = said_by_torch(Holder(model), zeros(state))
     return text, [
-        Complaint("missing", "gone"), Complaint("missing", "also.gone"),
-        Complaint("unexpected", "more"), Complaint("unexpected", "yet.more"),
-        Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),
-        Complaint("size mismatch", "fc.weight", (3, 9), (3, 8)),
+        LoadErrorItem(Trouble.MISSING, "gone"), LoadErrorItem(Trouble.MISSING, "also.gone"),
+        LoadErrorItem(Trouble.UNEXPECTED, "more"), LoadErrorItem(Trouble.UNEXPECTED, "yet.more"),
+        LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),
+        LoadErrorItem(Trouble.SIZE_MISMATCH, "fc.weight", (3, 9), (3, 8)),
     ]  # fmt: skip
 
 
@@ -115,24 +116,29 @@ def test_words_of_older_versions_are_read() -> None:
         "RuntimeError: Error(s) in loading state_dict for Net:\n\tsize mismatch for conv.weight: copying a param of "
         "torch.Size([8, 6]) from checkpoint, where the shape is torch.Size([8, 6, 1]) in current model."
     )
-    assert read_error(old) == (Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),)
+    assert read_error(old) == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
     for name in ('"conv.weight"', "conv.weight"):
         text = (
             f"While copying the parameter named {name}, whose dimensions in the model are torch.Size([8, 6]) and whose "
             "dimensions in the checkpoint are torch.Size([8, 6, 1])."
         )
-        assert read_error(text) == (Complaint("size mismatch", "conv.weight", (8, 6, 1), (8, 6)),)
+        assert read_error(text) == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
     # PyTorch 0.3
-    assert read_error("KeyError: 'unexpected key \"module.a\" in state_dict'") == (Complaint("unexpected", "module.a"),)
+    assert read_error("KeyError: 'unexpected key \"module.a\" in state_dict'") == (
+        LoadErrorItem(Trouble.UNEXPECTED, "module.a"),
+    )
     missing = "KeyError: 'missing keys in state_dict: \"{\\'a.weight\\', \\'b\\'}\"'".replace("\\'", "'")
-    assert read_error(missing) == (Complaint("missing", "a.weight"), Complaint("missing", "b"))
+    assert read_error(missing) == (LoadErrorItem(Trouble.MISSING, "a.weight"), LoadErrorItem(Trouble.MISSING, "b"))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_pytorch_could_not_copy_is_no_matter_of_shape(tmp_path: Path) -> None:
     state = {"x": torch.rand(3, 2).to_sparse(), "y": 3}
     text = said_by_torch(Holder({"x": (3, 2), "y": (2,)}), state)
-    assert read_error(text) == (Complaint("not copied", "x", (3, 2), (3, 2)), Complaint("not copied", "y"))
+    assert read_error(text) == (
+        LoadErrorItem(Trouble.NOT_COPIED, "x", (3, 2), (3, 2)),
+        LoadErrorItem(Trouble.NOT_COPIED, "y"),
+    )
     report = answered(tmp_path, {"x": state["x"]}, text)
     assert fixes(report) == {"x": "none", "y": "other checkpoint"}
 
@@ -199,7 +205,7 @@ def test_each_line_gets_its_answer(tmp_path: Path) -> None:
     ]
     loaded = torch.load(tmp_path / "a_converted.pt", weights_only=True)
     again = set(read_error(said_by_torch(Holder(model), loaded)))
-    assert again == {one.complaint for one in report.answers if one.fix == "none"}
+    assert again == {one.item for one in report.answers if one.fix == "none"}
 
 
 def test_after_the_command_it_loads(tmp_path: Path) -> None:
@@ -219,7 +225,7 @@ def test_after_the_command_it_loads(tmp_path: Path) -> None:
     model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
     done = command(tmp_path, "diff", "a_converted.pt", "--error", "-", stdin=text)
     assert done.returncode == 0
-    assert "A would load strictly as it is" in done.stdout
+    assert "A would load strictly without changes" in done.stdout
 
 
 def test_many_layers_are_named_in_a_short_way(tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ def test_many_layers_are_named_in_a_short_way(tmp_path: Path) -> None:
         assert one.split()[5:] == ["--to", "linear", *layers]
 
 
-def test_prefixes_are_mended_by_renaming(tmp_path: Path) -> None:
+def test_prefixes_are_fixed_by_renaming(tmp_path: Path) -> None:
     shapes = {"conv.weight": (8, 6), "conv.bias": (8,), "fc.weight": (3, 8)}
     for ours, theirs, rule in (
         ("module.", "", "'module.*=*'"),
@@ -259,7 +265,7 @@ def test_a_prefix_taken_off_before_loading_is_told(tmp_path: Path) -> None:
     state = zeros({"module.conv.weight": (8, 6, 1), "module.conv.bias": (8,)})
     report = answered(tmp_path, state, text)
     assert fixes(report) == {"conv.weight": "convert"}
-    assert [(one.a, one.b) for one in report.taken] == [("module.", "")]
+    assert [(one.a, one.b) for one in report.extra] == [("module.", "")]
 
 
 def test_the_error_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:
@@ -280,7 +286,7 @@ def test_shapes_that_only_another_checkpoint_can_give_are_told(tmp_path: Path) -
     state = {**zeros({"fc.weight": (6, 8), "fc.bias": (6,), "emb.weight": (9, 5)})}
     report = answered(tmp_path, state, text)
     assert set(fixes(report).values()) == {"like"}
-    assert all("--like" in line for line in report.obstacles)
+    assert all("--like" in flagged(line) for line in report.obstacles)
 
 
 def test_transformers_layers_become_linear(tmp_path: Path) -> None:
@@ -395,7 +401,7 @@ def test_a_training_that_was_given_whole_is_told_where_its_weights_are(tmp_path:
     assert "will still not load" not in said.stdout
 
 
-def test_an_error_of_before_the_file_was_mended_asks_for_nothing(tmp_path: Path) -> None:
+def test_an_error_of_before_the_file_was_fixed_asks_for_nothing(tmp_path: Path) -> None:
     state = Small().state_dict()
     text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
     report = answered(tmp_path, state, text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -20,8 +19,6 @@ from convinspect.layers.folding import unfolded
 from convinspect.render.cells import safe
 from convinspect.render.data import csv_text, json_text
 from convinspect.report.shapes import listing_payload, listing_table
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.memory import peak, reset_peak
 
 SECONDS = 1.0

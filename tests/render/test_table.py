@@ -354,7 +354,9 @@ def test_neither_rich_nor_numpy_is_loaded_for_plain_output() -> None:
         "import sys, io\n"
         "from convinspect.render import emit, plain_table as layout, data as machine, table, cells as text\n"
         "t = table.Table((table.Column('name'),), [('a → b …',)])\n"
-        "for f in emit.Format: emit.emit(t, f, io.StringIO())\n"
+        "class Terminal(io.StringIO):\n"
+        "    encoding, isatty = 'utf-8', lambda self: True\n"
+        "for f in emit.Format: [emit.emit(t, f, out()) for out in (io.StringIO, Terminal)]\n"
         "assert not {'rich', 'numpy', 'torch'} & set(sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

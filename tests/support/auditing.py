@@ -16,15 +16,15 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from support.paths import FIXTURES
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import typer
 from rich.cells import cell_len
 
 import convinspect
 from convinspect.cli import main
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.hostile import HOSTILE, LARGE
+from support.paths import FIXTURES
 
 BENIGN = (
     *("pointnet_stnkd.pt", "pointnet_stnkd_module.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd_script.pt"),

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from convinspect.checkpoint import open_checkpoint
-from convinspect.converting.plan import Plan, Request, plan
-from convinspect.converting.training_state import followers
-from convinspect.layers.find import find_layers
-from convinspect.writing.same_format import save_edits
+from convinspect.converting.job import convert
+from convinspect.converting.options import Options
+from convinspect.converting.plan import Plan
+from convinspect.kinds import option_of
 
 
-def converted(source: Path, target: Path, to: str = "Linear", keep_optimizer: bool = False, **options: Any) -> Plan:
-    """Carry out a conversion as the command does, and give its plan."""
-    checkpoint = open_checkpoint(source)
-    planned = plan(find_layers(checkpoint), Request(to, **options))
-    following = followers(checkpoint, planned, keep_optimizer)
-    edits = (*planned.edits, *following.copies, *following.optimizer)
-    save_edits(checkpoint, edits, target, lambda done: None)
-    return planned
+def converted(
+    source: Path,
+    target: Path,
+    to: str = "Linear",
+    keep_optimizer: bool = False,
+    kinds: Sequence[str] = (),
+    names: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Plan:
+    """Carry out a conversion as the command does, and give its plan; `to` and `kinds` are named as classes are."""
+    options = Options(
+        to=option_of(to),
+        from_=tuple(map(option_of, kinds)),
+        layer=tuple(names),
+        keep_optimizer=keep_optimizer,
+        force=True,
+        dry_run=dry_run,
+    )
+    return convert(source, target, options).plan
 
 
 def load(path: Path) -> Any:

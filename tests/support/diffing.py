@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,10 @@ def typed(folder: Path, *words: object, stdin: str | None = None) -> list[str]:
     commands: list[str] = json.loads(result.stdout)["commands"]
     for one in commands:
         assert one.startswith("convinspect convert ")
-        line = one.replace("convinspect", f"{shlex.quote(sys.executable)} -m convinspect", 1)
-        subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True, timeout=120)
+        # The shell splits the line into words; the program takes these without being started anew.
+        line = one.replace("convinspect", "printf '%s\\0'", 1)
+        split = subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True).stdout
+        command(folder, *map(os.fsdecode, split.split(b"\0")[:-1])).check_returncode()
     return commands
 
 

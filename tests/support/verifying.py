@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.verifying.findings import Report
-from convinspect.verifying.in_memory import converted_in_memory
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
+from support.program import run
 
 
 def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
@@ -24,7 +23,7 @@ def report_of(before: Path, after: Path | None = None, **options: Any) -> Report
     checkpoint = open_checkpoint(before)
     if after is None:
         planned = plan(find_layers(checkpoint), Request("Linear"))
-        return verify(checkpoint, converted_in_memory(checkpoint, planned), VerifyOptions(**options))
+        return verify(checkpoint, applied(checkpoint, planned.edits), VerifyOptions(**options))
     return verify(checkpoint, open_checkpoint(after), VerifyOptions(**options))
 
 
@@ -37,9 +36,6 @@ def held(tmp_path: Path, before: Any, after: Any, **options: Any) -> Report:
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
     """The exit code of `convinspect verify` in a folder, and its JSON, or what it complained of where it gave none."""
-    result = subprocess.run(
-        [sys.executable, "-m", "convinspect", "verify", *words, "--format", "json"],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    result = run("verify", *words, "--format", "json", folder=folder)
     assert "Traceback" not in result.stderr
     return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr

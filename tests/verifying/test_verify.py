@@ -23,15 +23,16 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form, Inputs
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.report.verify import sentence, verdict
 from convinspect.text import with_article
-from convinspect.verifying.in_memory import converted_in_memory
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
+from support.program import run
 from support.verifying import command, held, report_of
 
 State = dict[str, Any]
@@ -211,7 +212,7 @@ def test_wrong_gradients_are_seen() -> None:
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-# 10,000 take about a minute: EXAMPLES=10000 pytest tests/test_verify.py -k no_alarm
+# 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
 EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
 
 
@@ -284,7 +285,7 @@ def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path
     before = open_checkpoint(FIXTURES / name)
     planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
     assert planned.conversions
-    found = verify(before, converted_in_memory(before, planned), VerifyOptions())
+    found = verify(before, applied(before, planned.edits), VerifyOptions())
     assert found.equal, verdict(found)
     assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
 
@@ -396,8 +397,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
     optimizer.step()
     before = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(before, tmp_path / "a.pt")
-    subprocess.run([sys.executable, "-m", "convinspect", "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt",
-                    "--to", "linear"], check=True, capture_output=True)  # fmt: skip
+    run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear").check_returncode()
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
     assert found.equal, verdict(found)
     assert any("2 tensors of optimizer were converted too" in note for note in found.notes)
@@ -702,8 +702,7 @@ def test_pointnets_stnkd_goes_there_in_its_own_code(tmp_path: Path) -> None:
     )
     for suffix in (".pt", ".safetensors"):
         words = [str(FIXTURES / f"pointnet_stnkd{suffix}"), "-o", f"after{suffix}", "--to", "linear"]
-        program = [sys.executable, "-m", "convinspect", "convert", *words]
-        subprocess.run(program, cwd=tmp_path, check=True, capture_output=True)
+        run("convert", *words, folder=tmp_path).check_returncode()
         words = [words[0], words[2], "--model", "their_net:stnkd", "-i", "2x8x16", "--grad"]
         code, found = command(tmp_path, *words)
         assert (code, found["strength"], len(found["layers"])) == (0, "model", 3), found
@@ -746,9 +745,7 @@ def test_bits_alone_need_no_torch(tmp_path: Path) -> None:
 def test_renamed_tensors_are_found_under_their_new_names(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--rename", "conv*=layer*"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     assert command(tmp_path, "a.pt", "b.pt")[0] == 1
     code, found = command(tmp_path, "a.pt", "b.pt", "--rename", "conv*=layer*")
     assert (code, found["strength"]) == (0, "layer")
@@ -763,9 +760,7 @@ def test_a_pruned_bias_may_be_fused(tmp_path: Path) -> None:
         prune.random_unstructured(conv, name, 0.5)  # type: ignore[no-untyped-call]
     torch.save({f"conv.{key}": value for key, value in conv.state_dict().items()}, tmp_path / "a.pt")
     words = ["a.pt", "-o", "b.pt", "--to", "linear", "--fuse"]
-    subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", *words], cwd=tmp_path, check=True, capture_output=True
-    )
+    run("convert", *words, folder=tmp_path).check_returncode()
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["missing"], found["unexpected"]) == (0, [], []), found
 
@@ -800,16 +795,14 @@ def test_what_could_not_be_read_is_not_called_equal(tmp_path: Path) -> None:
     torch.save(after, tmp_path / "b.pt")
     code, found = command(tmp_path, "a.pt", "b.pt")
     assert (code, found["ok"], found["not_compared"]) == (0, True, ["mask", "ema.mask"])
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "b.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "b.pt", "--bits", folder=tmp_path).stdout
     assert "equal as far as it was compared · strength: bits" in text
     assert "not compared: mask, ema.mask" in text
 
 
 def test_one_thing_is_counted_as_one(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.randn(4, 6, 1), "b": torch.randn(4)}, tmp_path / "a.pt")
-    text = subprocess.run([sys.executable, "-m", "convinspect", "verify", "a.pt", "--bits"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60).stdout  # fmt: skip
+    text = run("verify", "a.pt", "--bits", folder=tmp_path).stdout
     assert "1 layer converted: every number is the same · 1 tensor unchanged" in text
 
 

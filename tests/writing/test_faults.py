@@ -1,7 +1,8 @@
 """`convert` under faults: killed at any moment, full and read-only disks, sources that change or cannot be read.
 
 Every fault ends with one clear line and exit code 2; nothing is lost and nothing is left. Only a killed run (SIGKILL)
-may leave its temporary folder. `KILLS=200 pytest -n 0 tests/test_faults.py -k killed` kills more often than CI does.
+may leave its temporary folder. `KILLS=200 pytest -n 0 tests/writing/test_faults.py -k killed` kills more often than CI
+does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if sys.platform != "linux":
     pytest.skip("these faults are made as Linux has them", allow_module_level=True)
 
 from support.faults import NOBODY, Ended, Program, Run, mounted
+from support.program import run
 
 KILLS = int(os.environ.get("KILLS", "24"))
 WAS = b"as it was"
@@ -722,20 +724,20 @@ def test_a_name_that_begins_with_a_dash_can_be_typed(
     """Behind `--` as a source, and as it is behind an option."""
     arguments = ["convert", "--to", "linear", "-o", "-b.pt", "--", "-a.pt"]
     shutil.copy(there / "zip.pt", there / "-a.pt")
-    done = subprocess.run([sys.executable, "-m", "convinspect", *arguments], cwd=there, capture_output=True, text=True)
+    done = run(*arguments, folder=there)
     assert done.returncode == 0, done.stderr
     assert load(there / "-b.pt")["c0.weight"].dim() == 2
 
 
 _CUT_WHILE_MAPPED = """
 import os, sys
-from convinspect import resaving
+from convinspect.writing import state_dict
 from convinspect.cli import main
-original = resaving._save_safetensors
+original = state_dict._save_safetensors
 def cut(*arguments):
     os.truncate(sys.argv[2], 5000)
     original(*arguments)
-resaving._save_safetensors = cut
+state_dict._save_safetensors = cut
 sys.argv = ["convinspect", "convert", sys.argv[2], "-o", sys.argv[1], "--to", "linear"]
 main()
 """

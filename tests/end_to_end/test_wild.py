@@ -37,6 +37,8 @@ from convinspect.report.verify import verdict
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
+from support.paths import ROOT
+from support.program import run
 
 pytestmark = pytest.mark.wild
 
@@ -236,8 +238,7 @@ def test_weights_prints_the_numbers_that_torch_prints(requirement: str, name: st
     layer = next(layer for layer in find_layers(checkpoint) if layer.pointwise)
     expected = dict(tensors_in(torch_loads(path)))
     key = ".".join(filter(None, (checkpoint.root.path, layer.weight.key)))
-    command = [sys.executable, "-m", "convinspect", "weights", str(path), layer.name, "--format", "json"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    shown = run("weights", path, layer.name, "--format", "json")
     assert json.loads(shown.stdout)["layers"][0]["weight"] == expected[key].tolist()
 
 
@@ -296,7 +297,7 @@ def test_the_packages_run_on_what_was_converted(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "PYTHONPATH": str(WILD.parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
@@ -310,7 +311,7 @@ def test_the_packages_run_on_what_was_converted(tmp_path: Path) -> None:
 
 
 def test_the_table_in_the_docs_is_of_these_packages() -> None:
-    page = (WILD.parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| ([\w-]+ [\d.]+)(?: †)? \| ([\d,]+ \| [\d,]+) \|", page, re.MULTILINE))
     assert told == {
         package.replace("==", " "): f"{len(one['files'])} | {sum(file['tensors'] for file in one['files'].values()):,}"

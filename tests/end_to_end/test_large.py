@@ -1,7 +1,7 @@
 """Checkpoints beyond 4 GB, with very many tensors, and with very many shards. torch is the oracle.
 
-CI converts smaller ones; `CONVINSPECT_LARGE=1 pytest -n 0 tests/test_large.py` takes the full sizes, 12 GB of disk and
-a few minutes.
+CI converts smaller ones; `CONVINSPECT_LARGE=1 pytest -n 0 tests/end_to_end/test_large.py` takes the full sizes, 12 GB
+of disk and a few minutes.
 """
 
 from __future__ import annotations

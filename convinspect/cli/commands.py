@@ -1,0 +1,78 @@
+"""The commands by name. The module of a command is imported only when the command is asked for."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import HAS_RICH, TyperCommand, TyperGroup
+
+from convinspect.cli.help import import_drawing
+from convinspect.cli.parameters import convert_quickly
+
+SUMMARIES = {
+    "shapes": "List the convolution and Linear layers of a saved model, with their kernel shapes.",
+    "weights": "Show the kernels themselves: a matrix of output × input channels.",
+    "diff": "Say why a checkpoint will not load where another does, and whether converting helps. "
+    "Exit code 0: same, 1: not.",
+    "convert": "Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.",
+    "verify": "Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.",
+    "check": "Is this file whole, and what would loading it elsewhere call?",
+    "compare": "Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.",
+    "explain": "Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.",
+}
+"""What `--help` says of each command: the first paragraph of its docstring, which it shows without importing it."""
+
+
+class QuickCommand(TyperCommand):
+    """A command that starts without pydantic and shows its help without Markdown."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        convert_quickly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        if HAS_RICH:
+            import_drawing()
+        super().format_help(ctx, formatter)
+
+
+class LazyGroup(TyperGroup):
+    """Commands that are known by name and summary until one of them is to run.
+
+    `--help` and the completion of names are content with the summaries, so `get_command` gives those; what runs a
+    command, or completes its options, asks `resolve_command`.
+    """
+
+    def __init__(self, *, commands: Any = None, **settings: Any) -> None:
+        known = {name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()}
+        super().__init__(commands={**known, **(commands or {})}, **settings)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        convert_quickly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        if HAS_RICH:
+            import_drawing()
+        super().format_help(ctx, formatter)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in SUMMARIES else command, rest
+
+
+def load(name: str) -> Any:
+    """A command with all its options: the function of this name in the module of this name."""
+    function = getattr(import_module(f"convinspect.cli.{name}"), name)
+    # An app of a single command is that command.
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, cls=QuickCommand, help=full_help(function.__doc__))(function)
+    return typer.main.get_command(single)
+
+
+def full_help(docstring: str | None) -> str:
+    """A command's docstring, each paragraph on one line, so that it wraps to the terminal and not to our editor."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring or "").split("\n\n"))

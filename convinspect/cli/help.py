@@ -1,0 +1,55 @@
+"""Typer's drawing of `--help`, without the half of Rich that only other programs' help needs.
+
+The module of Typer that draws help also imports Markdown and tracebacks (with their parsers and lexers), for programs
+that write their help in Markdown or want coloured tracebacks. We do neither, and these imports take half of `--help`.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_UNUSED = {"rich.markdown": "Markdown", "rich.traceback": "Traceback"}
+"""Modules, and the one class that Typer takes from each."""
+
+
+def import_drawing() -> None:
+    """Import `typer.rich_utils` with stand-ins for the classes above; they become the real ones when called.
+
+    The modules themselves are left as they were: whoever imports them afterwards gets Rich's own.
+    """
+    if "typer.rich_utils" in sys.modules:
+        return
+    stand_ins = {name: _stand_in(name, attribute) for name, attribute in _UNUSED.items() if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        with suppress(ImportError):
+            import_module("typer.rich_utils")
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+
+
+class _Deferred(type):
+    """A class that is imported when it is first used."""
+
+    home: str
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        return _real(cls)(*arguments, **options)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(_real(cls), name)
+
+
+def _real(deferred: _Deferred) -> Any:
+    return getattr(import_module(deferred.home), deferred.__name__)
+
+
+def _stand_in(module: str, attribute: str) -> ModuleType:
+    stand_in = ModuleType(module)
+    setattr(stand_in, attribute, _Deferred(attribute, (), {"home": module}))
+    return stand_in

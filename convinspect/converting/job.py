@@ -1,0 +1,346 @@
+"""A whole conversion: from a checkpoint and options to a job that can be shown, applied in memory, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from convinspect.checkpoint import Checkpoint, open_checkpoint
+from convinspect.converting.checks import (
+    check_model,
+    check_optimizer,
+    check_options,
+    check_source,
+    nothing_converted,
+    target_of,
+)
+from convinspect.converting.like import plan_like
+from convinspect.converting.options import Options
+from convinspect.converting.plan import Plan, Refusal, Request, chosen_layers, plan
+from convinspect.converting.rename import Renaming, renaming, together
+from convinspect.converting.training_state import Followers, followers, own_copies
+from convinspect.errors import CannotConvert, Option, Wording, naming
+from convinspect.layers.find import can_fuse, find_layers
+from convinspect.records import Contents, Edit, Layer, Root
+from convinspect.text import first_few
+from convinspect.writing.left_behind import losses, old_names, unfused
+from convinspect.writing.same_format import check_target, save_edits, wants_other_format, writer_of
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which layers change, and which do not although they were meant.
+
+    Attributes:
+        layers: All layers of the checkpoint.
+        chosen: Names of those that the options choose.
+        plan: What becomes of them.
+        only_here: With `like`: names of tensors that only the source has.
+        only_there: With `like`: names of tensors that only the other has.
+        notes: What else a user should know.
+    """
+
+    layers: tuple[Layer, ...]
+    chosen: frozenset[str]
+    plan: Plan
+    only_here: tuple[str, ...] = ()
+    only_there: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A conversion that is decided, and can be written.
+
+    Attributes:
+        checkpoint: The source.
+        options: What was asked for.
+        target: Where it is written; None for a dry run.
+        selection: Which layers change.
+        followers: What follows them: copies and optimizer state.
+        renaming: What gets another name.
+        fused: Layers that get their plain effective weight.
+        resaved: The root is saved as a plain state_dict, instead of the file with another header.
+        fruitless: Refusals of all layers that were asked for, where nothing would be done; else ().
+        notes: What is left behind, and what else a user should know; one line each.
+    """
+
+    checkpoint: Checkpoint
+    options: Options
+    target: Path | None
+    selection: Selection
+    followers: Followers
+    renaming: Renaming
+    fused: tuple[Layer, ...]
+    resaved: bool
+    fruitless: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers of the source."""
+        return self.selection.layers
+
+    @property
+    def plan(self) -> Plan:
+        """What becomes of the layers."""
+        return self.selection.plan
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Tensors' new names by stored key; {} where none is renamed."""
+        return self.renaming.names(self.checkpoint) if self.renaming.edits else {}
+
+    @property
+    def already(self) -> int:
+        """How many layers are of the wanted kind already."""
+        return sum(layer.kind == self.options.kind for layer in self.layers)
+
+    @property
+    def edits(self) -> list[Edit]:
+        """All that changes in the source: one edit for each tensor."""
+        shapes = (*self.plan.edits, *self.followers.copies, *self.followers.optimizer)
+        return together(shapes, (*self.renaming.edits, *self.renaming.copies))
+
+    @property
+    def nbytes_to_copy(self) -> int:
+        """Bytes of whose writing `write` tells; PyTorch, which writes a plain state_dict, tells nothing."""
+        return 0 if self.target is None or self.resaved else self.checkpoint.nbytes_on_disk
+
+    def in_memory(self) -> Checkpoint:
+        """The converted checkpoint, whose tensors read the source under other shapes and names.
+
+        Raises:
+            CannotConvert: Numbers would change, which the source does not hold.
+        """
+        if self.fused or self.plan.groups:
+            raise CannotConvert("weights get other numbers, which are only in a file that is written")
+        return applied(self.checkpoint, self.edits)
+
+    def write(self, progress: Progress = lambda done: None) -> None:
+        """Write the target, whole or not at all; nothing in a dry run.
+
+        Args:
+            progress: Told how many bytes were written, now and then.
+
+        Raises:
+            ConvInspectError: It cannot be read or written; the target is then unchanged.
+        """
+        if self.target is None:
+            return
+        with naming(self.checkpoint.path):
+            if not self.resaved:
+                drop, parameters = self.options.drop_optimizer, self.renaming.parameters
+                save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
+                return
+            from convinspect.writing.state_dict import resave
+
+            shapes = (*self.plan.edits, *self.followers.copies)
+            resave(self.checkpoint, shapes, self.plan.groups, self.fused, self.target, self.renaming.edits)
+
+
+def convert(
+    source: str | Path | Checkpoint, output: str | Path | None, options: Options, progress: Progress = lambda done: None
+) -> Job:
+    """Convert a checkpoint as `options` say, and give what was done.
+
+    Args:
+        source: A file, a folder of shards, or a checkpoint that is open.
+        output: The new file or folder, whose suffix says the format; None with `in_place` or `dry_run`.
+        options: What to do.
+        progress: Told how many bytes were written, now and then.
+
+    Raises:
+        ConvInspectError: It cannot be done; the target is then unchanged.
+    """
+    path = source.path if isinstance(source, Checkpoint) else Path(source)
+    written = None if output is None else Path(output)
+    check_paths(path, written, options)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(path, options.root)
+    job = prepare(checkpoint, options, written)
+    job.write(progress)
+    return job
+
+
+def check_paths(source: Path, output: Path | None, options: Options) -> Path | None:
+    """Where to write, once it is seen that one may; None for a dry run. Nothing is opened.
+
+    Raises:
+        CannotWrite: The options contradict each other, or the target may not be written.
+    """
+    target = target_of(source, output, options)
+    if target is not None:
+        check_target(source, target, options.in_place, options.force)
+    return target
+
+
+def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None) -> Job:
+    """Decide all that a conversion does, and write nothing.
+
+    Args:
+        checkpoint: The source.
+        options: What to do.
+        output: The new file, also of a dry run, whose suffix says the format; None where it is the source's.
+
+    Raises:
+        ConvInspectError: It cannot be done.
+    """
+    target = None if options.dry_run else checkpoint.path if options.in_place else output
+    other_format = output is not None and wants_other_format(checkpoint, output)
+    resaved = options.state_dict or options.fuse or options.expand or other_format
+    with naming(checkpoint.path):
+        check_options(options, resaved)
+        check_optimizer(checkpoint, options, resaved)
+        check_source(checkpoint, resaved)
+        if options.model is not None:
+            checkpoint = _described(checkpoint, options.model)
+        renamed = renaming(checkpoint, options.rename)
+        selection = select_layers(checkpoint, options, renamed)
+        keep = options.keep_optimizer or options.drop_optimizer
+        planned = selection.plan
+        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+        fused = tuple(
+            layer for layer in selection.layers if options.fuse and layer.name in selection.chosen and can_fuse(layer)
+        )
+        does_more = options.state_dict or other_format or options.drop_optimizer or fused or renamed.edits
+        fruitless = () if does_more else _fruitless(selection, options)
+        if fruitless and target is not None:
+            raise nothing_converted(fruitless)
+        writer = writer_of(output) if resaved and output is not None else "torch"
+        notes = (
+            *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
+            *selection.notes,
+            *_names_left(checkpoint, options, renamed, resaved),
+            *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
+        )
+    return Job(checkpoint, options, target, selection, following, renamed, fused, resaved, fruitless, notes)
+
+
+def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
+    from convinspect.modules.user_code import described
+
+    found = checkpoint.described_by(*described(model))
+    check_model(found, model)
+    return found
+
+
+def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:
+    """Decide which layers change, and into what.
+
+    Args:
+        checkpoint: The source.
+        options: What to do.
+        renamed: What gets another name.
+
+    Raises:
+        NotThere: A name matches no layer.
+        CannotConvert: The options contradict each other.
+    """
+    layers = find_layers(checkpoint)
+    if options.like is not None:
+        return _selection_like(checkpoint, options, renamed or Renaming(), layers)
+    planned = _planned(layers, options)
+    return Selection(layers, chosen_layers(layers, options.layer, options.exclude), planned)
+
+
+def _planned(layers: Sequence[Layer], options: Options) -> Plan:
+    if options.kind is None:
+        return Plan()
+    if options.expand and not any(layer.groups is not None for layer in layers):
+        remedy = Wording("give the model's code with ", Option("model", None))
+        raise CannotConvert("its groups are not recorded in the file", remedy)
+    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand))
+
+
+def _selection_like(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...]
+) -> Selection:
+    """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
+    assert options.like is not None
+    other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
+    names = renamed.names(checkpoint)
+    may_change = chosen = chosen_layers(layers, options.layer, options.exclude)
+    if options.from_:
+        may_change = frozenset(layer.name for layer in layers if layer.name in chosen and layer.kind in options.kinds)
+    here = dict.fromkeys(names.values())
+    return Selection(
+        layers,
+        chosen,
+        plan_like(layers, names, other.tensors, find_layers(other), may_change),
+        tuple(name for name in here if name not in other.tensors),
+        tuple(name for name in other.tensors if name not in here),
+        _other_prefixes(names, renamed, other),
+    )
+
+
+def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoint) -> tuple[str, ...]:
+    """A line where wrappers' prefixes differ, which alone makes strict loading fail; shapes are paired without them."""
+    new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
+    theirs = {name: tensor.key for name, tensor in other.tensors.items()}
+    for key, name in names.items():
+        ours = new.get(key, key)
+        if theirs.get(name, ours) != ours:
+            fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
+            return (Wording(f"{ours} is {theirs[name]} in {other.path.name}", fix),)
+    return ()
+
+
+def _fruitless(selection: Selection, options: Options) -> tuple[Refusal, ...]:
+    """Why none of the layers that the user asked for can change, where nothing else is to be done either."""
+    if selection.plan.conversions or not (options.layer or options.like is not None):
+        return ()
+    return tuple(selection.plan.refused_of(selection.chosen))
+
+
+def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
+    """A line where an optimizer keeps the old names of its parameters."""
+    if resaved or options.drop_optimizer or renamed.parameters:
+        return ()
+    kept = old_names(checkpoint, renamed.edits)
+    return (f"the optimizer's param_names keep the old names: {first_few(kept)}",) if kept else ()
+
+
+def _left_unfused(root: Root, fused: Sequence[Layer]) -> tuple[str, ...]:
+    """A line for the weights that are computed from others in a way that is not fused."""
+    parts = unfused(root, fused)
+    if not parts:
+        return ()
+    what = f"{first_few(parts)}: computed from several tensors, and left so; "
+    return (Wording(what, Option("fuse"), " takes single weights alone"),)
+
+
+def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
+    """The checkpoint with other shapes and keys, its tensors reading the same file.
+
+    Args:
+        checkpoint: The source.
+        edits: What changes, of tensors of its root in use or of others. Modules of a root that gets other shapes are
+            left out: they would speak of the old ones.
+    """
+    by_tensor = {id(edit.tensor): edit for edit in edits}
+    used = checkpoint.root
+    # Several roots as one (`root="."`) have tensors of their own, which none of the file's roots has.
+    roots = checkpoint.roots if any(root is used for root in checkpoint.roots) else (used,)
+    contents = Contents(
+        checkpoint.path,
+        checkpoint.container,
+        tuple(_root_after(root, by_tensor) for root in roots),
+        checkpoint.nbytes_on_disk,
+        shards=checkpoint.shards,
+        metadata=checkpoint.metadata,
+    )
+    return Checkpoint(contents, used.path)
+
+
+def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
+    tensors = tuple(
+        tensor
+        if (edit := edits.get(id(tensor))) is None
+        else replace(tensor, shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
+        for tensor in root.tensors
+    )
+    reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
+    return replace(root, tensors=tensors, modules={} if reshaped else root.modules)

@@ -1,0 +1,74 @@
+"""What a conversion is asked for, as one record: the options of `convert`, by their names in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
+
+ORIGINS = (*TARGETS, "transformers", "any")
+"""What a user may take layers from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `convert`.
+
+    Attributes:
+        to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
+        from_: Kinds to convert: as `to`, "transformers" or "any"; () for the usual ones.
+        layer: Names or globs of the layers to convert; () for all.
+        exclude: Names or globs of layers to leave.
+        like: Another checkpoint, whose shapes the tensors get.
+        rename: Rules `OLD=NEW` for names of tensors or modules.
+        groups: "expand" turns grouped convolutions into Linear over all channels, mostly zeros.
+        model: The model's code, as `PACKAGE.MODULE:CLASS`, which tells stride, padding and groups.
+        state_dict: Write the plain state_dict of a whole model, TorchScript or `.pt2`.
+        fuse: Write weight-normed, spectral-normed and pruned layers as plain weights.
+        keep_optimizer: Leave optimizer state unchanged.
+        drop_optimizer: Leave optimizer state out.
+        in_place: Replace the source.
+        force: Overwrite a target that exists.
+        dry_run: Decide everything, write nothing.
+        root: Which dictionary in the file, as dotted keys; "." for all.
+    """
+
+    to: str | None = None
+    from_: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    like: Path | Checkpoint | None = None
+    rename: tuple[str, ...] = ()
+    groups: str | None = None
+    model: str | None = None
+    state_dict: bool = False
+    fuse: bool = False
+    keep_optimizer: bool = False
+    drop_optimizer: bool = False
+    in_place: bool = False
+    force: bool = False
+    dry_run: bool = False
+    root: str | None = None
+
+    @property
+    def expand(self) -> bool:
+        """Grouped convolutions become Linear."""
+        return self.groups is not None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind that layers become, as a class's name; None where `to` is not given."""
+        return None if self.to is None else TARGETS[self.to]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds that `from_` names, as classes' names; "any" is all but the wanted one."""
+        kinds: list[str] = []
+        for origin in self.from_:
+            if origin == "any":
+                kinds += [kind for kind in ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D) if kind != self.kind]
+            else:
+                kinds.append(TRANSFORMERS_CONV1D if origin == "transformers" else TARGETS[origin])
+        return tuple(dict.fromkeys(kinds))

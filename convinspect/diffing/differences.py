@@ -1,0 +1,134 @@
+"""What `diff` finds between two checkpoints, tensor by tensor, and what follows for loading."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from convinspect.errors import Wording
+from convinspect.keys.pairing import Prefix
+from convinspect.text import Word
+
+if TYPE_CHECKING:
+    from convinspect.arrays.distance import Deviation
+    from convinspect.checkpoint import Checkpoint
+    from convinspect.records import Tensor
+
+
+class Kind(Word):
+    """What two tensors of one name, or one tensor without another, are to each other, in the order of the table."""
+
+    RANK_DIFFERS = "rank differs"
+    """The shapes are `(O, I)` and `(O, I, 1, …)`, the same numbers in the same order."""
+    TRANSPOSED = "transposed"
+    """The shapes are `(O, I)` and `(I, O)`; of square ones, their layers' kinds or numbers say so."""
+    SHAPE_DIFFERS = "shape differs"
+    """No reshaping makes one of the other."""
+    DTYPE_DIFFERS = "dtype differs"
+    """The shape is the same. A tensor whose shape differs too is counted there."""
+    VALUES_DIFFER = "values differ"
+    """Shape and dtype are the same, the numbers are not."""
+    ONLY_IN_A = "only in A"
+    ONLY_IN_B = "only in B"
+    NOT_COMPARED = "not compared"
+    """Shape and dtype are the same; numbers were to be compared and are not in the file, or have no reading (sparse,
+    quantized, several in a byte)."""
+    SAME = "same"
+
+
+KINDS = tuple(Kind)
+"""What converting fixes, then what it does not, then what does not hinder loading."""
+
+
+class Verdict(Word):
+    """Whether A would load where B does."""
+
+    LOADS = "loads"
+    LOADS_AFTER_CONVERTING = "loads after converting"
+    DOES_NOT_LOAD = "does not load"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two tensors of one name, or one tensor without another.
+
+    Attributes:
+        name: What the two keys have in common.
+        kind: What they are to each other.
+        a: The first checkpoint's tensor, or None.
+        b: The second's.
+        obstacle: Why `a` will not load in the place of `b`, whatever is converted; "" when it will.
+        refusal: Why `convert` would leave the layer of `a` unchanged; "" where it would not, or nothing asks for it.
+        supplied: What PyTorch does by itself, so that a key of one side alone is no obstacle; "" otherwise.
+        layer: The layer that must be converted for it to load; None when none must.
+        deviation: How far the numbers are apart, under the reshaping; None where they agree or were not compared.
+        unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
+        unread: Numbers were to be compared and could not be, whatever else differs.
+    """
+
+    name: str
+    kind: Kind
+    a: Tensor | None
+    b: Tensor | None
+    obstacle: str = ""
+    refusal: str = ""
+    supplied: str = ""
+    layer: str | None = None
+    deviation: Deviation | None = None
+    unnoticed: bool = False
+    unread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DiffReport:
+    """How two checkpoints differ.
+
+    Attributes:
+        tensors: Every tensor of either side once, in the first's order, then those of the second alone.
+        prefixes: What makes keys of pairs differ.
+        rules: `--rename` rules that give A's tensors B's keys; None where no few rules do.
+        compared: Numbers were compared too.
+        a: The checkpoint that is to be loaded.
+        b: The one that loads.
+    """
+
+    tensors: tuple[Difference, ...]
+    prefixes: tuple[Prefix, ...] = ()
+    rules: tuple[str, ...] | None = ()
+    compared: bool = False
+    # What was compared is no part of how it differs: two runs that find the same are equal.
+    a: Checkpoint = field(kw_only=True, compare=False, repr=False)
+    b: Checkpoint = field(kw_only=True, compare=False, repr=False)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many tensors there are of each kind, by `Kind` or its text."""
+        numbers = Counter(difference.kind for difference in self.tensors)
+        return {kind: numbers[kind] for kind in KINDS}
+
+    @property
+    def same(self) -> bool:
+        """No difference was found, in keys either, and all was compared that should be."""
+        return not self.prefixes and all(difference.kind == Kind.SAME for difference in self.tensors)
+
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Layers of A that must be converted and can be."""
+        return tuple(dict.fromkeys(each.layer for each in self.tensors if each.layer is not None))
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """Why A will still not load where B does, a line each."""
+        by_hand = ("its keys differ in more ways than a few rules fix",) if self.rules is None else ()
+        return by_hand + tuple(
+            Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.tensors if each.obstacle
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether A would load, strictly, into the model that B was saved from."""
+        if self.obstacles:
+            return Verdict.DOES_NOT_LOAD
+        return Verdict.LOADS_AFTER_CONVERTING if self.converted or self.rules else Verdict.LOADS

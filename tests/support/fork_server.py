@@ -1,0 +1,236 @@
+"""The program in children of a process that has imported everything: whole processes, without a second of imports each.
+
+A child has its own arguments, folder, environment, pipes and exit code, and runs `python -m convinspect` as Python
+does. Needs Linux, where a process that has imported PyTorch survives a fork as long as it has one thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from typing import Any, NoReturn
+
+from support.paths import FIXTURES, ROOT, TESTS
+
+_NUMBER = struct.Struct("<q")
+"""How lengths, process ids and exit codes travel."""
+
+
+class ForkServer:
+    """The process whose children are the runs, seen from the tests."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._connection = ours
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS), os.environ.get("PYTHONPATH", "")]),
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONIOENCODING": "utf-8",
+                },
+            )
+        atexit.register(self.close)
+
+    def run(
+        self, arguments: Sequence[str], folder: str, stdin: bytes | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
+        """One run in `folder`, in this process' environment.
+
+        Raises:
+            subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
+        """
+        output, errors = os.pipe(), os.pipe()
+        handles = [_input(stdin), output[1], errors[1]]
+        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": dict(os.environ)}).encode()
+        socket.send_fds(self._connection, [_NUMBER.pack(len(request))], handles)
+        self._connection.sendall(request)
+        for handle in handles:
+            os.close(handle)
+        child = self._answer()
+        texts = _read_all((output[0], errors[0]), time.monotonic() + timeout)
+        if texts is None:
+            os.kill(child, signal.SIGKILL)
+            self._answer()
+            raise subprocess.TimeoutExpired(list(arguments), timeout)
+        return subprocess.CompletedProcess(list(arguments), self._answer(), *texts)
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
+        self._process.wait(30)
+
+    def _answer(self) -> int:
+        (number,) = _NUMBER.unpack(_read_exactly(self._connection, _NUMBER.size))
+        return int(number)
+
+
+def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise RuntimeError("the process that starts the program has ended")
+        data += part
+    return data
+
+
+def _input(data: bytes | None) -> int:
+    """What the child reads: a pipe that holds `data`, or nothing."""
+    if data is None:
+        return os.open(os.devnull, os.O_RDONLY)
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe:
+            pipe.write(data)
+
+    # A pipe holds little; the rest waits in this thread until the child reads on.
+    threading.Thread(target=write, daemon=True).start()
+    return reading
+
+
+def _read_all(handles: tuple[int, int], deadline: float) -> tuple[bytes, bytes] | None:
+    """What comes from both pipes until they end; None where the deadline, by the monotonic clock, comes first."""
+    texts = {handle: bytearray() for handle in handles}
+    try:
+        with selectors.DefaultSelector() as selector:
+            for handle in handles:
+                selector.register(handle, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    return None
+                for key, _ in ready:
+                    part = os.read(key.fd, 1 << 16)
+                    texts[key.fd] += part
+                    if not part:
+                        selector.unregister(key.fd)
+    finally:
+        for handle in handles:
+            os.close(handle)
+    return bytes(texts[handles[0]]), bytes(texts[handles[1]])
+
+
+# ------------------------------------------------------------------------------------- inside that process
+
+COMMANDS = (
+    ("shapes", "{file}", "--all"),
+    ("weights", "{file}", "conv1"),
+    ("check", "{file}", "--values"),
+    ("diff", "{file}", "{file}", "--values"),
+    ("convert", "{file}", "--to", "linear", "-o", "{folder}/b.pt"),
+    ("convert", "{file}", "--to", "linear", "-o", "{folder}/b.safetensors"),
+    ("convert", "{file}", "--to", "linear", "--dry-run", "--format", "json"),
+    ("verify", "{file}", "{file}", "--bits"),
+    ("verify", "{file}", "{folder}/b.pt"),
+    ("explain", "-o", "{folder}/page.html"),
+)
+"""Tried once, so that what they import is there."""
+
+
+def serve(handle: int) -> None:
+    """Answer each request on this socket with the child's process id, then with how it ended."""
+    connection = socket.socket(fileno=handle)
+    _import_everything()
+    gc.freeze()
+    while True:
+        head, handles, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
+        if not head:
+            return
+        request = json.loads(_read_exactly(connection, _NUMBER.unpack(head)[0]))
+        child = os.fork()
+        if not child:
+            connection.close()
+            _run(request, handles)
+        for given in handles:
+            os.close(given)
+        connection.sendall(_NUMBER.pack(child))
+        connection.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
+def _import_everything() -> None:
+    import convinspect
+
+    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:
+        for arguments in COMMANDS:
+            _try_out([word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in arguments])
+
+
+def _try_out(arguments: list[str]) -> None:
+    sys.argv[1:] = arguments
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
+        runpy.run_module("convinspect", run_name="__main__", alter_sys=True)
+
+
+def _run(request: dict[str, Any], handles: Sequence[int]) -> NoReturn:
+    """In the child: be a new process of the program, to its end."""
+    from convinspect.writing import child_process
+
+    code = 1
+    try:
+        for number, handle in enumerate(handles):
+            os.dup2(handle, number)
+            os.close(handle)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.argv[1:] = request["arguments"]
+        # Where modules are looked for first.
+        sys.path[0] = request["folder"]
+        # As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it.
+        child_process._can_fork = lambda: True
+        code = _exit_code()
+        # As Python ends: threads, what was registered, output.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        code = 120
+    finally:
+        os._exit(code)
+
+
+def _exit_code() -> int:
+    """What the program ends with, and what Python prints for it."""
+    try:
+        runpy.run_module("convinspect", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
