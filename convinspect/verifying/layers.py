@@ -69,7 +69,8 @@ class LayerCheck:
 
 def keys_of(layer: Layer) -> dict[str, str]:
     """The layer's tensors by the last part of their name → their whole name."""
-    return {leaf: join_key(layer.name, leaf) for leaf in layer.tensors}
+    # A parameter that is no part of a known layer is a layer itself: its one tensor has the layer's own name.
+    return {leaf: join_key(layer.name, leaf) if leaf else layer.name for leaf in layer.tensors}
 
 
 def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[LayerCheck, frozenset[str]]:

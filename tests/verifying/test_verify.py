@@ -777,6 +777,13 @@ def test_the_same_root_is_taken_on_both_sides(tmp_path: Path) -> None:
     assert command(tmp_path, "a.pt", "plain.pt", "--root", "ema")[0] == 0
 
 
+def test_a_parameter_of_its_own_is_told_as_a_layer(tmp_path: Path) -> None:
+    before: Any = {**net(), "scale": torch.randn(4, 3)}
+    found = held(tmp_path, before, {**converted(net()), "scale": before["scale"].half()}, bits=True)
+    assert [layer.name for layer in found.layers] == ["conv1", "conv2", "conv3", "scale"]
+    assert verdict(found) == "layer scale: it: its dtype was narrowed from float32 to float16"
+
+
 def test_layers_are_chosen(tmp_path: Path) -> None:
     code, found = command(FIXTURES, "pointnet_stnkd.pt", "--layer", "conv1", "--grad", "--batch", "3", "--length", "2")
     assert code == 0

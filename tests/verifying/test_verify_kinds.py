@@ -22,6 +22,7 @@ from convinspect.comparing.measure import Setting, compare, pointnet
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.report.verify import verdict
+from convinspect.verifying.findings import Report
 from support.paths import FIXTURES
 from support.verifying import command, held, report_of
 
@@ -405,18 +406,18 @@ def test_sparse_and_quantized_tensors_are_compared(tmp_path: Path, name: str, le
     conv = nn.Conv1d(6, 4, 1).state_dict()
     before = {**conv, "odd.weight": packed()[name]}
 
-    def found(odd: torch.Tensor) -> Any:
+    def found(odd: torch.Tensor) -> Report:
         for path, state in (("a.pt", before), ("b.pt", {**squeezed(conv), "odd.weight": odd})):
             torch.save(state, tmp_path / path, _use_new_zipfile_serialization=not legacy)
         return report_of(tmp_path / "a.pt", tmp_path / "b.pt")
 
     same = found(packed()[name])
-    assert same.ok, same.cause
+    assert same.equal, verdict(same)
     assert not same.unread
     for how in ("numbers", "reading"):
         other = found(with_other(name, how))
-        assert not other.ok, how
-        assert "odd" in other.cause
+        assert not other.equal, how
+        assert "odd" in verdict(other)
 
 
 def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
