@@ -5,6 +5,7 @@
     select      those that are meant
     diff        how two checkpoints differ, or what a load_state_dict error asks for
     convert     a checkpoint with pointwise convolutions as Linear or back, other names, another format
+    explain     what one layer computes on a few rows of data
     check       whether a file is whole, and what loading it elsewhere would call
 
 A command's options are keyword arguments of the same names (`--state-dict` is `state_dict`, `--from` is `from_`). What
@@ -13,24 +14,27 @@ can be fixed by the caller is a `ConvInspectError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, overload
 
-from convinspect.checkpoint import Checkpoint, open_alike, open_whole, whole
+from convinspect.checkpoint import Checkpoint, open_alike, whole
 from convinspect.checkpoint import open_checkpoint as open
-from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, not_installed
+from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, naming, not_installed
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 from convinspect.records import Layer, Tensor
 from convinspect.report.notebook import checkpoint_table, layer_table, show_in_notebooks
 
 if TYPE_CHECKING:
+    import torch
+
     from convinspect.checking.findings import Report as CheckReport
     from convinspect.converting.job import Job
     from convinspect.diffing.differences import DiffReport
     from convinspect.diffing.fixes import ErrorReport
+    from convinspect.explaining.example import Example
 
 __all__ = [
     "Checkpoint",
@@ -40,6 +44,7 @@ __all__ = [
     "check",
     "convert",
     "diff",
+    "explain",
     "find_layers",
     "open",
     "select",
@@ -51,8 +56,24 @@ Source: TypeAlias = str | Path | Checkpoint
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of bytes that were dealt with since the last call."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 show_in_notebooks(Checkpoint, checkpoint_table)
 show_in_notebooks(Layer, layer_table)
+
+
+def _saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose failed imports of packages that not everyone has become errors that say what to install."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ImportError as error:
+            raise not_installed(error) or error from None
+
+    return checked
 
 
 @overload
@@ -65,6 +86,7 @@ def diff(
 def diff(a: Source, *, error: str | Path | BaseException, root: str | None = None) -> ErrorReport: ...
 
 
+@_saying_what_to_install
 def diff(
     a: Source,
     b: Source | None = None,
@@ -116,10 +138,11 @@ def diff(
     assert b is not None
     other = whole(b) if isinstance(b, Checkpoint) else open_alike(b, root)
     show_in_notebooks(DiffReport, difference_table)
-    with _naming(checkpoint.path):
+    with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, other, values, progress or _silent)
 
 
+@_saying_what_to_install
 def check(path: Source, *, values: bool = False, progress: Progress | None = None) -> CheckReport:
     """Is this file whole, and what would loading it elsewhere call? Nothing in it is run.
 
@@ -140,6 +163,7 @@ def check(path: Source, *, values: bool = False, progress: Progress | None = Non
     return scan(path.path if isinstance(path, Checkpoint) else Path(path), values, progress or _silent)
 
 
+@_saying_what_to_install
 def convert(
     source: Source,
     target: str | Path | None = None,
@@ -208,8 +232,58 @@ def convert(
         _several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root,
     )  # fmt: skip
-    with _naming(source.path if isinstance(source, Checkpoint) else Path(source)):
+    with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or _silent)
+
+
+@_saying_what_to_install
+def explain(
+    path: Source | None = None,
+    layer: str | None = None,
+    *,
+    rows: int = 4,
+    seed: int = 0,
+    input: str | Path | torch.Tensor | None = None,
+    root: str | None = None,
+) -> Example:
+    """Run one layer on a few rows of data, to see how n rows of `in` columns become n rows of `out`.
+
+    Args:
+        path: A checkpoint; without it, a small built-in layer of 3 → 6.
+        layer: Which of its layers.
+        rows: How many rows of data are drawn.
+        seed: Of the data that are drawn for a file's layer.
+        input: Your own data, (n, in): a tensor, or a .csv, .npy or .pt file.
+        root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
+
+    Returns:
+        The data `.x` (n, in), the kernels `.w` (out, in, taps), `.b` (out), and the results `.f` (n - taps + 1, out),
+        all computed by PyTorch in float64. A notebook draws it.
+
+    Raises:
+        ConvInspectError: The layer is none that can be explained, or the data do not fit it.
+    """
+    from convinspect.explaining.example import Example
+    from convinspect.explaining.explain import Options
+    from convinspect.explaining.explain import explain as compute
+    from convinspect.report.explain_steps import overview
+
+    _check_at_least(1, rows=rows)
+    _check_at_least(0, seed=seed)
+    show_in_notebooks(Example, overview)
+    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input)
+    return compute(None if path is None else _opened(path, root, damaged=True), options)
+
+
+def _check_at_least(least: int, **options: int | None) -> None:
+    """Refuse numbers that are too small.
+
+    Raises:
+        CannotShow: One is.
+    """
+    for name, number in options.items():
+        if number is not None and number < least:
+            raise CannotShow(Wording(Option(name, number), f" is less than {least}"), f"give {least} or more")
 
 
 def _several(values: str | Iterable[str]) -> tuple[str, ...]:
@@ -217,33 +291,26 @@ def _several(values: str | Iterable[str]) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(values)
 
 
-def _opened(source: Source, root: str | None) -> Checkpoint:
-    """A whole checkpoint.
+def _opened(source: Source, root: str | None, damaged: bool = False) -> Checkpoint:
+    """A checkpoint.
+
+    Args:
+        source: Where it lies, or itself.
+        root: Which of its roots.
+        damaged: Whether one will do of which bytes are missing.
 
     Raises:
         ConvInspectError: It cannot be opened, or is damaged.
     """
-    if not isinstance(source, Checkpoint):
-        return open_whole(source, root)
-    if root is not None:
+    if isinstance(source, Checkpoint) and root is not None:
         raise _root_was_chosen(source)
-    return whole(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open(source, root)
+    return checkpoint if damaged else whole(checkpoint)
 
 
 def _root_was_chosen(checkpoint: Checkpoint) -> ConvInspectError:
     remedy = Wording("leave out ", Option("root", None))
     return CannotShow("its root was chosen when it was opened", remedy, checkpoint.path)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors raised inside name the file that was given, and the package that is missing."""
-    try:
-        yield
-    except ConvInspectError as error:
-        raise error.at(path) from None
-    except ImportError as error:
-        raise not_installed(error) or error from None
 
 
 def _silent(done: int) -> None:

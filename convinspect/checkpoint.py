@@ -66,6 +66,7 @@ class Checkpoint(Mapping[str, Tensor]):
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
+        pickles: What was read of each file's pickle, where it was to be kept.
         known_parameters: Names of what are parameters, where a model was given that tells; else None.
     """
 
@@ -82,6 +83,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions
+        self.pickles = contents.pickles
         self.known_parameters: frozenset[str] | None = None
         keys = [tensor.key for tensor in self.root.tensors]
         names = _distinct(clean_names(keys))
@@ -239,12 +241,28 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
     Raises:
         ConvInspectError: It cannot be opened; the message says why and what to do.
     """
-    where = Path(path)
-    contents = read_contents(where)
+    return _opened(Path(path), root, keep_pickles=False)
+
+
+def open_for_change(path: str | Path, root: str | None = None) -> Checkpoint:
+    """Open a saved model whose pickles are needed beyond its tensors, and are kept so that they are read once.
+
+    Args:
+        path: As for `open_checkpoint`.
+        root: As for `open_checkpoint`.
+
+    Raises:
+        ConvInspectError: It cannot be opened.
+    """
+    return _opened(Path(path), root, keep_pickles=True)
+
+
+def _opened(path: Path, root: str | None, keep_pickles: bool) -> Checkpoint:
+    contents = read_contents(path, keep_pickles)
     try:
         return Checkpoint(contents, root)
     except ConvInspectError as error:
-        raise error.at(where) from None
+        raise error.at(path) from None
 
 
 def open_whole(path: str | Path, root: str | None = None) -> Checkpoint:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
-from convinspect.explaining import built_in, decimals, decimals_of_terms, sum_of
+from convinspect.explaining.example import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select

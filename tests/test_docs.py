@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from support import program
 from support.paths import ROOT
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -90,8 +92,10 @@ PYTHON = [
 
 
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page} {n}" for n, (page, _) in enumerate(PYTHON)])
-def test_python_blocks_run_and_print_what_they_say(page: str, block: str) -> None:
-    result = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_python_blocks_run_and_print_what_they_say(reader: Path, page: str, block: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", block], cwd=reader, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     for said in re.findall(r"^ *print\(.*\)  # ([^:\n]*)", block, re.MULTILINE):
         assert said.strip() in result.stdout

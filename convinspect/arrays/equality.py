@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ def as_matrix(tensor: Tensor, transposed: bool) -> Tensor:
     shape, stride = tensor.shape[:2], tensor.stride[:2]
     if transposed:
         shape, stride = shape[::-1], stride[::-1]
-    return replace(tensor, shape=shape, stride=stride)
+    return tensor._replace(shape=shape, stride=stride)
 
 
 def same_bits(before: Tensor, after: Tensor) -> bool:

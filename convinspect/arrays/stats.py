@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -138,9 +138,14 @@ def _dtype(source: Source) -> np.dtype[Any]:
 
 def _runs(source: Source) -> Iterator[Array]:
     """1-D contiguous pieces of at most `RUN` elements."""
-    parts: Iterable[Array] = [source] if isinstance(source, np.ndarray) else ()
-    if not isinstance(source, np.ndarray):
-        parts = read_blocks(source) if isinstance(source, Tensor) else source
+    parts: Iterable[Array]
+    if isinstance(source, Tensor):
+        parts = read_blocks(source)
+    elif isinstance(source, np.ndarray):
+        parts = [source]
+    else:
+        # A Tensor is a tuple, and so a collection too, which mypy does not rule out here.
+        parts = cast("Collection[Array]", source)
     for block in parts:
         flat = np.ascontiguousarray(block).reshape(-1)
         for start in range(0, flat.size, RUN):

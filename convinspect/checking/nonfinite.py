@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import ml_dtypes
@@ -62,7 +62,7 @@ def scan_values(contents: Contents, log: Log, name: str = "") -> None:
             path = tensor.storage.file if tensor.storage is not None else contents.path
             if tensor.layout in ("conjugated", "negated"):
                 # Kept as what it is the conjugate or negative of, which is as finite.
-                tensor = replace(tensor, layout="strided")
+                tensor = tensor._replace(layout="strided")
             try:
                 found = odd_of(tensor, log.advance)
             except ConvInspectError as error:

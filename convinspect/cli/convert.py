@@ -152,12 +152,10 @@ def convert(
 
 def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     """Carry out the conversion, and show what was done, or would be."""
-    from convinspect.checkpoint import open_checkpoint
-    from convinspect.converting.job import check_paths, prepare
+    from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
-    check_paths(path, output, options)
-    job = prepare(open_checkpoint(path, options.root), options, output)
+    job = prepare(open_source(path, output, options), options, output)
     with reading_progress(job.nbytes_to_copy, "writing") as advance:
         job.write(advance)
     sink.show(plan_table(job), plan_payload(job))

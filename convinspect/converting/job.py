@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from convinspect.checkpoint import Checkpoint, open_checkpoint
+from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.checks import (
     check_model,
     check_optimizer,
@@ -25,7 +25,8 @@ from convinspect.layers.find import can_fuse, find_layers
 from convinspect.records import Contents, Edit, Layer, Root
 from convinspect.text import first_few
 from convinspect.writing.left_behind import losses, old_names, unfused
-from convinspect.writing.same_format import check_target, save_edits, wants_other_format, writer_of
+from convinspect.writing.same_format import save_edits
+from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
 
 Progress = Callable[[int], None]
 
@@ -158,8 +159,9 @@ def convert(
     """
     path = source.path if isinstance(source, Checkpoint) else Path(source)
     written = None if output is None else Path(output)
-    check_paths(path, written, options)
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(path, options.root)
+    if isinstance(source, Checkpoint):
+        check_paths(path, written, options)
+    checkpoint = source if isinstance(source, Checkpoint) else open_source(path, written, options)
     job = prepare(checkpoint, options, written)
     job.write(progress)
     return job
@@ -175,6 +177,23 @@ def check_paths(source: Path, output: Path | None, options: Options) -> Path | N
     if target is not None:
         check_target(source, target, options.in_place, options.force)
     return target
+
+
+def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint:
+    """Open a checkpoint in order to convert it, once it is seen that the target may be written.
+
+    Where the conversion needs more of a pickle than its tensors, what was read of it is kept, so that each is read
+    once; other conversions need no memory for it.
+
+    Raises:
+        CannotWrite: The options contradict each other, or the target may not be written.
+        ConvInspectError: The source cannot be opened.
+    """
+    check_paths(path, output, options)
+    resaved = options.state_dict or options.fuse or options.expand
+    other_format = output is not None and not named_alike(path, output)
+    needed = resaved or other_format or options.rename or options.drop_optimizer
+    return (open_for_change if needed else open_checkpoint)(path, options.root)
 
 
 def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None) -> Job:
@@ -339,8 +358,8 @@ def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
     tensors = tuple(
         tensor
         if (edit := edits.get(id(tensor))) is None
-        else replace(tensor, shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
+        else tensor._replace(shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
         for tensor in root.tensors
     )
     reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    return replace(root, tensors=tensors, modules={} if reshaped else root.modules)
+    return root._replace(tensors=tensors, modules={} if reshaped else root.modules)

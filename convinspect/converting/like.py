@@ -100,7 +100,7 @@ def _lying_as(edit: Edit, other: Tensor) -> Edit:
     """The edit with the other tensor's strides of its dimensions of size 1, which say nothing of the numbers."""
     same = edit.shape == other.shape and edit.stride[:2] == other.stride[:2]
     told = same and other.stride != contiguous(other.shape)
-    return replace(edit, stride=other.stride) if told else edit
+    return edit._replace(stride=other.stride) if told else edit
 
 
 def square_turned(layer: Layer, other: Layer | None) -> bool:

@@ -134,7 +134,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         exact = layer.name in exactly
         if exact and layer.kind == "Embedding" and layer.evidence != "module":
             # (N, D) may be either; whoever names it knows.
-            layer = replace(layer, kind="Linear")
+            layer = layer._replace(kind="Linear")
         if request.expand and request.to == "Linear" and layer.kind in kinds and expandable(layer):
             decided: Conversion | Refusal | None = _expanded(layer, request.to)
         else:
@@ -178,7 +178,7 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
         if not exact:
             doubt = Doubt.MAY_BE_TRANSPOSED.value
             return Refusal(layer.name, f"{doubt}; name it with --layer {layer.name or '.'} to turn it over")
-        layer = replace(layer, kind=TRANSFORMERS_CONV1D)
+        layer = layer._replace(kind=TRANSFORMERS_CONV1D)
     if layer.kind == to:
         return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
     if layer.kind not in kinds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, NotThere
@@ -56,8 +56,7 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
     if not {tensor for root in checkpoint.roots for tensor in root.tensors}.issuperset(checkpoint.root.tensors):
         raise CannotConvert("--rename needs one dictionary of tensors, not several as one", "choose it with --root")
     rules = [parse_rule(text) for text in texts]
-    used: set[str] = set()
-    edits = _edits(checkpoint.root.tensors, rules, used)
+    edits, used = _edits(checkpoint.root.tensors, rules)
     if checkpoint.container is Container.SAFETENSORS and any(edit.key == RESERVED for edit in edits):
         raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give another")
     for text in texts:
@@ -65,7 +64,7 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
             old = text.partition("=")[0]
             raise NotThere(f"no tensor is named {old!r}", closest(old, list(checkpoint.tensors)))
     copies = {
-        root.path: _edits(root.tensors, rules, used)
+        root.path: _edits(root.tensors, rules)[0]
         for root in checkpoint.roots
         if root is not checkpoint.root and root.role == "ema"
     }
@@ -89,18 +88,20 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
     return {name: new[name] for names in kept for name in names if name in new}
 
 
-def _edits(tensors: Sequence[Tensor], rules: Sequence[Rule], used: set[str]) -> list[Edit]:
-    new = apply_rules([tensor.key for tensor in tensors], rules, used)
-    return [
+def _edits(tensors: Sequence[Tensor], rules: Sequence[Rule]) -> tuple[list[Edit], frozenset[str]]:
+    """The tensors that get another key, and the texts of the rules that matched any."""
+    renamed = apply_rules([tensor.key for tensor in tensors], rules)
+    edits = [
         Edit(tensor, tensor.shape, tensor.stride, key=name)
-        for tensor, name in zip(tensors, new, strict=True)
+        for tensor, name in zip(tensors, renamed.keys, strict=True)
         if name != tensor.key
     ]
+    return edits, renamed.used
 
 
 def together(shapes: Iterable[Edit], names: Iterable[Edit]) -> list[Edit]:
     """One edit for each tensor that gets another shape, another name or both."""
     edits = {edit.tensor: edit for edit in shapes}
     for edit in names:
-        edits[edit.tensor] = replace(edits.get(edit.tensor, edit), key=edit.key)
+        edits[edit.tensor] = (edits.get(edit.tensor, edit))._replace(key=edit.key)
     return list(edits.values())

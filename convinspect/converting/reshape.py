@@ -7,7 +7,6 @@ keeps no such thing, so on the way back the other convolutions of the root must 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from convinspect.records import Edit, Layer, Tensor, contiguous
 
@@ -39,4 +38,4 @@ def with_channels_last(edit: Edit) -> Edit:
     """The edit with a channels-last pointwise kernel's strides, where its numbers lie row by row."""
     rows, columns = edit.stride[:2]
     plain = columns == 1 and rows == edit.shape[1]
-    return replace(edit, stride=(rows, columns, *([rows] * (len(edit.shape) - 2)))) if plain else edit
+    return edit._replace(stride=(rows, columns, *([rows] * (len(edit.shape) - 2)))) if plain else edit

@@ -8,7 +8,7 @@ every shape fits; otherwise the user decides.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Plan, reshaped
@@ -161,7 +161,7 @@ def _like(tensor: Tensor, edit: Edit) -> Edit:
     """The same change on a tensor of the same shape."""
     if 1 in (len(tensor.shape), len(edit.shape)):
         # DoRA's magnitudes, whose one dimension alone has a stride that tells.
-        return replace(edit, tensor=tensor)
+        return edit._replace(tensor=tensor)
     like = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
     return like if set(edit.stride[2:]) <= {1} else with_channels_last(like)
 

@@ -60,7 +60,7 @@ def diff(
 
 
 class _Conversion(NamedTuple):
-    """What `convert --like B` would do to A, by the identity of A's tensors.
+    """What `convert` like B would do to A, by the identity of A's tensors.
 
     Attributes:
         turned: Square weights that are stored the other way round in B.
@@ -276,7 +276,7 @@ def _is_transpose(a: Tensor, b: Tensor) -> bool:
     from convinspect.arrays.equality import as_matrix, same_bits
 
     a, b = as_matrix(a, transposed=True), as_matrix(b, transposed=False)
-    heads = [replace(matrix, shape=(min(matrix.shape[0], 1), matrix.shape[1])) for matrix in (a, b)]
+    heads = [matrix._replace(shape=(min(matrix.shape[0], 1), matrix.shape[1])) for matrix in (a, b)]
     return same_bits(heads[0], heads[1]) and same_bits(a, b)
 
 

@@ -88,7 +88,7 @@ class DiffReport:
     Attributes:
         tensors: Every tensor of either side once, in the first's order, then those of the second alone.
         prefixes: What makes keys of pairs differ.
-        rules: `--rename` rules that give A's tensors B's keys; None where no few rules do.
+        rules: rename rules that give A's tensors B's keys; None where no few rules do.
         compared: Numbers were compared too.
         a: The checkpoint that is to be loaded.
         b: The one that loads.

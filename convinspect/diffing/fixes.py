@@ -30,11 +30,11 @@ class Fix(Word):
     """What makes a line of the error go away."""
 
     CONVERT = "convert"
-    """`convert --to` gives the wanted shape."""
+    """`convert` to another kind gives the wanted shape."""
     RENAME = "rename"
     """The key has its partner under another prefix."""
     LIKE = "like"
-    """The shape can be had, but only `convert --like` a checkpoint that has it makes it."""
+    """The shape can be had, but only `convert` like a checkpoint that has it makes it."""
     NONE = "none"
     """Nothing that keeps the numbers fixes it."""
     ALREADY = "already"
@@ -82,8 +82,8 @@ class Step:
 
     Attributes:
         to: The kind that the layers become.
-        kinds: Kinds that `--from` must name; () where the usual ones do.
-        layers: Names or globs for `--layer`; () for all.
+        kinds: Kinds that the option `from` must name; () where the usual ones do.
+        layers: Names or globs for the option `layer`; () for all.
         count: How many layers it converts.
     """
 
@@ -100,7 +100,7 @@ class ErrorReport:
     Attributes:
         answers: One for each thing that the error says, in its order.
         steps: Calls of `convert` that do all that converting can.
-        rules: `--rename` rules that fix keys; None where no few rules do.
+        rules: rename rules that fix keys; None where no few rules do.
         prefixes: What makes unexpected keys differ from missing ones.
         extra: What the checkpoint's keys carry beyond those that the error speaks of.
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
@@ -257,7 +257,7 @@ def _answer_shape(
 
 
 def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
-    """Calls of `convert --to` that give tensors the shapes that are wanted, and no other tensor another shape.
+    """Calls of `convert`, to one kind each, that give tensors the shapes wanted, and no other tensor another shape.
 
     Args:
         layers: Of the checkpoint.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
@@ -20,15 +19,19 @@ from convinspect.formats.zip.archive import Archive, find_directory, is_zip
 from convinspect.records import Contents
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(path: Path, keep_pickles: bool = False) -> Contents:
     """List a file or folder, whatever it holds, from its headers alone.
+
+    Args:
+        path: The file or folder.
+        keep_pickles: Keep what was read of pickles too, which takes about as much memory as the tensors' records.
 
     Raises:
         ConvInspectError: It cannot be listed; the error names `path` and says what to do.
     """
     try:
         with _collector_paused():
-            return _read_any(path)
+            return _read_any(path, keep_pickles)
     except ConvInspectError as error:
         raise error.at(path) from None
     except OSError as error:
@@ -37,23 +40,28 @@ def read_contents(path: Path) -> Contents:
         raise NotThere("its parts nest too deeply to follow", path=path) from None
 
 
-def _read_any(path: Path) -> Contents:
+def _read_any(path: Path, keep_pickles: bool) -> Contents:
+    def read_file(path: Path) -> Contents:
+        return _read_file(path, keep_pickles)
+
     if distributed.is_distributed(path):
         return distributed.read_distributed(path)
     if path.is_dir():
-        return sharded.read_folder(path, _read_file, _read_any)
+        return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:
         head = file.read(0, 64)
         versions = {path: file.version}
     if sharded.is_index(path, head):
-        contents = sharded.read_index(path, _read_file)
-        return replace(contents, versions={**versions, **contents.versions})
-    return _read_file(path)
+        contents = sharded.read_index(path, read_file)
+        return contents._replace(versions={**versions, **contents.versions})
+    return read_file(path)
 
 
-def _read_file(path: Path) -> Contents:
+def _read_file(path: Path, keep_pickles: bool) -> Contents:
     with File(path) as file:
-        return replace(_read_opened(file), versions={path: file.version})
+        contents = _read_opened(file)
+        pickles = contents.pickles if keep_pickles else {}
+        return contents._replace(versions={path: file.version}, pickles=pickles)
 
 
 def _read_opened(file: File) -> Contents:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from convinspect.errors import NotACheckpoint, NotThere
 from convinspect.records import Module, Root, Tensor
 
@@ -62,9 +60,9 @@ def root_at(roots: tuple[Root, ...], path: str) -> Root:
     modules: dict[str, Module] = {}
     for root in inside:
         prefix = root.path[len(below) :] + "." if root.path[len(below) :] else ""
-        tensors += [replace(tensor, key=prefix + tensor.key) for tensor in root.tensors]
+        tensors += [tensor._replace(key=prefix + tensor.key) for tensor in root.tensors]
         modules |= {
-            (prefix + name).rstrip("."): replace(module, name=(prefix + name).rstrip("."))
+            (prefix + name).rstrip("."): module._replace(name=(prefix + name).rstrip("."))
             for name, module in root.modules.items()
         }
     return Root("" if path == "." else path, inside[0].role, tuple(tensors), modules)

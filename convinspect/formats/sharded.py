@@ -7,12 +7,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
+from convinspect.formats.pickle.machine import Pickle
 from convinspect.formats.roots import main_root
 from convinspect.records import Container, Contents, Root, Tensor, Version
 
@@ -127,6 +128,7 @@ def _combined(
     notes: list[str] = []
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
+    pickles: dict[Path, Pickle] = {}
     read: set[str] = set()
     size, container = 0, Container.SAFETENSORS
     named = Counter(weight_map.values())
@@ -144,6 +146,7 @@ def _combined(
         problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
+        pickles.update(contents.pickles)
         problems.extend(_disagreements(shard, held, homes, weight_map))
         tensors.update(held)
         for key in held:
@@ -158,8 +161,9 @@ def _combined(
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
     root = Root("", "model", tuple(tensors.values()))
     return Contents(
-        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards)
-    )
+        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
+        pickles,
+    )  # fmt: skip
 
 
 def _disagreements(
@@ -273,4 +277,4 @@ def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Content
     if missing:
         problems = (*problems, f"{missing:,} of {folder.expected:,} shards are not there; download them too")
     notes = (*contents.notes, "there is no index; the shards are taken by their names")
-    return replace(contents, path=path, problems=problems, notes=notes)
+    return contents._replace(path=path, problems=problems, notes=notes)

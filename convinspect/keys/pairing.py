@@ -1,7 +1,7 @@
 """Two lists of keys → which name the same tensor, once wrappers' prefixes and a common root are taken off.
 
-`load_state_dict` takes nothing off, so what had to be taken off is told, with the `--rename` rules that give one side
-the other's keys.
+`load_state_dict` takes nothing off, so the result says what had to be taken off, with the rename rules that give one
+side the other's keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import levels
 
 _DEEPEST = 8
-"""Levels of a name that are looked at in search of a root."""
+"""Levels of a name that a root may have."""
 COUNT = "num_batches_tracked"
 """What batch norms call the one tensor that PyTorch supplies where a file lacks it."""
 MOST_RULES = 4
@@ -38,8 +38,8 @@ class Prefix:
 
     @property
     def rule(self) -> str:
-        """The `--rename` rule that gives the first side's keys the second side's prefix."""
-        return "=".join(one if "*" in one else f"{one}*" for one in (self.a, self.b))
+        """The rename rule that gives the first side's keys the second side's prefix."""
+        return "=".join(front if "*" in front else f"{front}*" for front in (self.a, self.b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Pairing:
         only_a: Name and place of keys that the first list alone has.
         only_b: The same of the second.
         prefixes: What makes keys of pairs differ, the most frequent first.
-        rules: `--rename` rules that give the first side the second's keys; () when nothing is to be done, None when
+        rules: Rename rules that give the first side the second's keys; () when nothing is to be done, None when
             no few rules do it.
     """
 
@@ -70,16 +70,16 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
         names: The same without wrappers' levels, each list without repetitions.
     """
     roots = _roots(*names)
-    bare = (_bare(names[0], roots[0]), _bare(names[1], roots[1]))
-    places = {name: at for at, name in enumerate(bare[1])}
-    pairs = tuple((name, at, places[name]) for at, name in enumerate(bare[0]) if name in places)
+    bare = (_without_root(names[0], roots[0]), _without_root(names[1], roots[1]))
+    places = {name: place for place, name in enumerate(bare[1])}
+    pairs = tuple((name, place, places[name]) for place, name in enumerate(bare[0]) if name in places)
     paired = {name for name, _, _ in pairs}
     counts = Counter(_prefix(keys[0][i], keys[1][j], name) for name, i, j in pairs if keys[0][i] != keys[1][j])
     prefixes = tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
     return Pairing(
         pairs,
-        tuple((name, at) for at, name in enumerate(bare[0]) if name not in paired),
-        tuple((name, at) for at, name in enumerate(bare[1]) if name not in paired),
+        tuple((name, place) for place, name in enumerate(bare[0]) if name not in paired),
+        tuple((name, place) for place, name in enumerate(bare[1]) if name not in paired),
         prefixes,
         _rules(prefixes, keys, pairs),
     )
@@ -93,16 +93,18 @@ def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
 
     A root counts when it makes at least half of the shorter list agree.
     """
-    mine, theirs = set(a), set(b)
-    agree, shorter = len(mine & theirs), min(len(mine), len(theirs))
+    names_a, names_b = set(a), set(b)
+    agree, shorter = len(names_a & names_b), min(len(names_a), len(names_b))
     if agree == shorter:
         return "", ""
     least = max(agree + 1, (shorter + 1) // 2)
-    found = {(root, "") for root in _fronts(a, theirs, least)} | {("", root) for root in _fronts(b, mine, least)}
-    found.add(_without_common_end(_common_front(a), _common_front(b)))
+    candidates = {(root, "") for root in _fronts(a, names_b, least)} | {
+        ("", root) for root in _fronts(b, names_a, least)
+    }
+    candidates.add(_without_common_end(_common_front(a), _common_front(b)))
     scores: dict[tuple[int, int], list[tuple[str, str]]] = {}
-    for roots in found:
-        agreed = set(_bare(a, roots[0])) & set(_bare(b, roots[1]))
+    for roots in candidates:
+        agreed = set(_without_root(a, roots[0])) & set(_without_root(b, roots[1]))
         # Without a level of its own, what is left of conv.weight and fc.weight says nothing.
         matches = len(agreed) if not all(roots) else sum("." in name for name in agreed)
         if matches >= least:
@@ -115,13 +117,13 @@ def _fronts(names: Iterable[str], others: set[str], least: int) -> list[str]:
     """Beginnings that make at least `least` of the names one of the others when they are taken off."""
     counts: Counter[str] = Counter()
     for name in names:
-        at = name.find(".")
+        dot = name.find(".")
         for _ in range(_DEEPEST):
-            if at < 0:
+            if dot < 0:
                 break
-            if name[at + 1 :] in others:
-                counts[name[: at + 1]] += 1
-            at = name.find(".", at + 1)
+            if name[dot + 1 :] in others:
+                counts[name[: dot + 1]] += 1
+            dot = name.find(".", dot + 1)
     return [front for front, number in counts.items() if number >= least]
 
 
@@ -139,14 +141,14 @@ def _common_front(names: Sequence[str]) -> str:
 
 def _without_common_end(a: str, b: str) -> tuple[str, str]:
     """Two beginnings of names without the levels at their ends that they share."""
-    ours, theirs = a.split(".")[:-1], b.split(".")[:-1]
-    while ours and theirs and ours[-1] == theirs[-1]:
-        ours, theirs = ours[:-1], theirs[:-1]
-    return "".join(f"{part}." for part in ours), "".join(f"{part}." for part in theirs)
+    levels_a, levels_b = a.split(".")[:-1], b.split(".")[:-1]
+    while levels_a and levels_b and levels_a[-1] == levels_b[-1]:
+        levels_a, levels_b = levels_a[:-1], levels_b[:-1]
+    return "".join(f"{part}." for part in levels_a), "".join(f"{part}." for part in levels_b)
 
 
-def _bare(names: Sequence[str], root: str) -> list[str]:
-    """Names without a root; one whose rest is a name of its own stays whole, so that no two become the same."""
+def _without_root(names: Sequence[str], root: str) -> list[str]:
+    """Names without a root; a name whose rest is another's name stays whole, so that no two become the same."""
     if not root:
         return list(names)
     taken = set(names)
@@ -165,27 +167,30 @@ def _prefix(key: str, other: str, name: str) -> tuple[str, str]:
     """What makes two keys of one name differ: what stands before it, or wrappers' levels within it as patterns."""
     if key.endswith(name) and other.endswith(name):
         return _without_common_end(key.removesuffix(name), other.removesuffix(name))
-    places = [_before(levels(one), name.count(".") + 1) for one in (key, other)]
-    cuts = sorted({place for one in places for place in one if place})
-    patterns = ["".join(_starred(one, cuts)) for one in places]
+    fillers = [_wrappers_within(levels(each), name.count(".") + 1) for each in (key, other)]
+    cuts = sorted({place for filler in fillers for place in filler if place})
+    patterns = ["".join(_starred(filler, cuts)) for filler in fillers]
     return patterns[0], patterns[1]
 
 
-def _before(parts: Sequence[tuple[str, bool]], own: int) -> dict[int, str]:
+def _wrappers_within(parts: Sequence[tuple[str, bool]], own: int) -> dict[int, str]:
     """What stands in a key beside the name's `own` parts, by how many of these stand before it."""
-    found: dict[int, str] = {}
-    at = own - sum(not wrapper for _, wrapper in parts)
+    within: dict[int, str] = {}
+    # Negative while parts of a root pass, which are none of the name's own.
+    passed = own - sum(not wrapper for _, wrapper in parts)
     for part, wrapper in parts:
-        if wrapper or at < 0:
-            found[max(at, 0)] = found.get(max(at, 0), "") + f"{part}."
-        at += not wrapper
-    return found
+        if wrapper or passed < 0:
+            place = max(passed, 0)
+            within[place] = within.get(place, "") + f"{part}."
+        passed += not wrapper
+    return within
 
 
-def _starred(before: dict[int, str], cuts: Sequence[int]) -> Iterable[str]:
-    yield before.get(0, "") + "*"
+def _starred(within: dict[int, str], cuts: Sequence[int]) -> Iterable[str]:
+    """A pattern for a key: stars for the name's own parts, between them what stands at each cut."""
+    yield within.get(0, "") + "*"
     for cut in cuts:
-        yield f".{before.get(cut, '')}*"
+        yield f".{within.get(cut, '')}*"
 
 
 def _rules(
@@ -194,31 +199,31 @@ def _rules(
     """Rules that were tried on all keys and do what they should, or None."""
     if not prefixes:
         return ()
-    tried = [_by_prefix(prefixes, keys, pairs), _one_by_one(keys, pairs)]
-    return next((tuple(rules) for rules in tried if rules and _do_it(rules, keys, pairs)), None)
+    candidates = [_rules_by_prefix(prefixes, keys, pairs), _rules_by_key(keys, pairs)]
+    return next((tuple(rules) for rules in candidates if rules and _suffice(rules, keys, pairs)), None)
 
 
-def _by_prefix(
+def _rules_by_prefix(
     prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
 ) -> list[str]:
     """A rule for each prefix, and one for keys that have it already; none where there are too many."""
     if len(prefixes) > MOST_RULES:
         return []
     # Of several rules the first that fits counts, so those that fit less come first.
-    rules = [one.rule for one in sorted(prefixes, key=lambda one: (-len(one.a), one.a))]
-    for one in prefixes:
-        if not one.a and any(keys[0][i] == keys[1][j] and keys[0][i].startswith(one.b) for _, i, j in pairs):
-            rules.insert(0, f"{one.b}*={one.b}*")
+    rules = [prefix.rule for prefix in sorted(prefixes, key=lambda prefix: (-len(prefix.a), prefix.a))]
+    for prefix in prefixes:
+        if not prefix.a and any(keys[0][i] == keys[1][j] and keys[0][i].startswith(prefix.b) for _, i, j in pairs):
+            rules.insert(0, f"{prefix.b}*={prefix.b}*")
     return rules
 
 
-def _one_by_one(keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]) -> list[str]:
+def _rules_by_key(keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]) -> list[str]:
     """A rule for each key that changes; none where there are too many."""
     changed = [(keys[0][i], keys[1][j]) for _, i, j in pairs if keys[0][i] != keys[1][j]]
     return [f"{old}={new}" for old, new in changed] if len(changed) <= MOST_RULES else []
 
 
-def _do_it(
+def _suffice(
     rules: Sequence[str], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
 ) -> bool:
     """Whether the rules, tried on all keys, give each pair one key."""

@@ -24,6 +24,7 @@ def clean_names(keys: list[str]) -> list[str]:
 
 
 def clean_name(key: str) -> str:
+    """A key without wrappers' levels; unchanged where nothing would be left."""
     if "module" not in key and "_orig_mod" not in key:
         return key
     return ".".join(part for part, wrapper in levels(key) if not wrapper) or key

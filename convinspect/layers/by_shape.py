@@ -7,7 +7,7 @@ A state_dict keeps neither class nor stride, padding and groups. Where the file 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from convinspect.dtypes import NUMBERS
@@ -84,9 +84,9 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         context: What the rest of the file tells.
     """
     if is_magnitude(layer.name):
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     if layer.norm:
-        layer = replace(layer, tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
+        layer = layer._replace(tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
     if _is_quantized(layer):
         return _quantized(layer)
     known = _by_module(layer, module) if module is not None else None
@@ -95,7 +95,7 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     dims = len(layer.weight.shape)
     if _is_whole(layer.weight) and (dims < 2 or layer.weight.dtype == "bool"):
         # Class weights, indices, masks: no matrix.
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     if dims <= 1 or (layer.bias is not None and layer.bias.shape == layer.weight.shape):
         found = _by_statistics(layer)
     elif dims == 2:
@@ -103,16 +103,16 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     elif dims <= 5:
         found = _convolution(layer)
     else:
-        found = replace(layer, notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
+        found = layer._replace(notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
-        found = replace(found, evidence="ambiguous", notes=(*found.notes, note))
+        found = found._replace(evidence="ambiguous", notes=(*found.notes, note))
     if _is_whole(layer.weight):
         note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
-        found = replace(found, evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
+        found = found._replace(evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
     if module is not None:
-        found = replace(
-            found, notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
+        found = found._replace(
+            notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
         )
     return _with_converter_notes(found)
 
@@ -149,27 +149,27 @@ def _quantized(layer: Layer) -> Layer:
     dims = len(layer.weight.shape)
     if dims < 2 and layer.weight.layout == "strided" and not _has_scales(layer):
         # Class weights, indices: integers, but no matrix.
-        return replace(layer, kind="Parameter", evidence="shape")
+        return layer._replace(kind="Parameter", evidence="shape")
     kind = "Conv (quantized)" if dims > 2 else "Linear (quantized)"
-    return replace(
-        layer, kind=kind, evidence="shape", tags=(*layer.tags, "quantized"), notes=(*layer.notes, QUANTIZED_NOTE)
+    return layer._replace(
+        kind=kind, evidence="shape", tags=(*layer.tags, "quantized"), notes=(*layer.notes, QUANTIZED_NOTE)
     )
 
 
 def _by_statistics(layer: Layer) -> Layer:
     if STATISTICS & set(layer.tensors):
-        return replace(layer, kind="BatchNorm", evidence="shape")
+        return layer._replace(kind="BatchNorm", evidence="shape")
     if len(layer.weight.shape) > 1 and layer.bias is not None:
-        return replace(layer, kind="LayerNorm", evidence="shape")
+        return layer._replace(kind="LayerNorm", evidence="shape")
     if layer.bias is None and (layer.weight.shape == (1,) or "prelu" in last_word(layer.name).lower()):
-        return _doubted(replace(layer, kind="PReLU"), Doubt.PRELU_OR_NORM)
-    return _doubted(replace(layer, kind="Norm"), Doubt.NORM_OR_PRELU)
+        return _doubted(layer._replace(kind="PReLU"), Doubt.PRELU_OR_NORM)
+    return _doubted(layer._replace(kind="Norm"), Doubt.NORM_OR_PRELU)
 
 
 def _doubted(layer: Layer, doubt: Doubt) -> Layer:
     """The layer with a doubt, and its sentence, that makes it ambiguous."""
     note = doubt.sentence(layer.weight, layer.bias)
-    return replace(layer, evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
+    return layer._replace(evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
 
 
 # ------------------------------------------------------------------------------------------- two dimensions
@@ -180,13 +180,13 @@ def _matrix(layer: Layer, context: Context) -> Layer:
     rows, columns = layer.weight.shape
     bias = layer.bias
     if bias is not None and (len(bias.shape) != 1 or bias.shape[0] not in (rows, columns)):
-        return _wrong_bias(replace(layer, kind="Linear", in_width=columns, out_width=rows))
+        return _wrong_bias(layer._replace(kind="Linear", in_width=columns, out_width=rows))
     kind, reason = _matrix_kind(layer, context)
     wide_in, wide_out = {"Linear": (columns, rows), TRANSFORMERS_CONV1D: (rows, columns)}.get(kind, (None, None))
-    matrix = replace(layer, kind=kind, in_width=wide_in, out_width=wide_out)
+    matrix = layer._replace(kind=kind, in_width=wide_in, out_width=wide_out)
     if isinstance(reason, Doubt):
         return _doubted(matrix, reason)
-    return replace(matrix, evidence="shape", notes=(*layer.notes, reason) if reason else layer.notes)
+    return matrix._replace(evidence="shape", notes=(*layer.notes, reason) if reason else layer.notes)
 
 
 _Reading: TypeAlias = tuple[str, Doubt | str]
@@ -226,7 +226,7 @@ def _without_bias(name: str, gpt2: bool) -> _Reading:
 
 
 def _wrong_bias(layer: Layer) -> Layer:
-    return _doubted(replace(layer, tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
+    return _doubted(layer._replace(tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
 
 
 # -------------------------------------------------------------------------------------------- convolutions
@@ -236,8 +236,7 @@ def _convolution(layer: Layer) -> Layer:
     """`weight (O, I/groups, k…)` of a Conv; `(I, O/groups, k…)` of a ConvTranspose, which only its bias shows."""
     first, second, *kernel = layer.weight.shape
     dims = len(kernel)
-    conv = replace(
-        layer,
+    conv = layer._replace(
         kind=f"Conv{dims}d",
         evidence="shape",
         out_width=first,
@@ -246,13 +245,13 @@ def _convolution(layer: Layer) -> Layer:
     )
     if layer.bias is None or layer.bias.shape == (first,):
         return _maybe_another(conv)
-    transposed = replace(conv, kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
+    transposed = conv._replace(kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed
     length = layer.bias.shape[0] if len(layer.bias.shape) == 1 else 0
     if second and length and length % second == 0 and first % (length // second) == 0:
         note = f"fits a ConvTranspose{dims}d with groups={length // second}"
-        return replace(transposed, evidence="ambiguous", out_width=length, notes=(*layer.notes, note))
+        return transposed._replace(evidence="ambiguous", out_width=length, notes=(*layer.notes, note))
     return _wrong_bias(conv)
 
 
@@ -284,15 +283,15 @@ def _by_module(layer: Layer, module: Module) -> Layer | None:
         return _conv_module(layer, module) if 3 <= dims <= 5 else None
     if dims == 2 and kind == "Conv1D" and ("nf" in values or module.class_name.startswith("transformers.")):
         rows, columns = layer.weight.shape
-        return replace(layer, kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
+        return layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
     if dims == 2 and (kind in _LINEAR_CLASSES or {"in_features", "out_features"} <= set(values)):
         rows, columns = layer.weight.shape
-        return named_class(replace(layer, kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
+        return named_class(layer._replace(kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
     if kind.startswith("Conv") and 3 <= dims <= 5 and module.class_name.startswith("torch.nn."):
         # Tracing and old releases may keep the class and drop its numbers.
         return _conv_module(layer, module)
     if of_torch(module):
-        return replace(layer, kind=kind, evidence="module")
+        return layer._replace(kind=kind, evidence="module")
     return None
 
 
@@ -307,8 +306,7 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
     groups = values.get("groups") if type(values.get("groups")) is int else None
     inner = None if groups is None else second * groups
     settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
-    found = replace(
-        layer,
+    found = layer._replace(
         kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
         evidence="module",
         pointwise=not transposed and all(size == 1 for size in kernel),
@@ -335,7 +333,7 @@ def named_class(layer: Layer, module: Module) -> Layer:
     """Say the class where it is not PyTorch's own, since a subclass may compute something else."""
     if of_torch(module):
         return layer
-    return replace(layer, notes=(*layer.notes, f"its class is {module.class_name}"))
+    return layer._replace(notes=(*layer.notes, f"its class is {module.class_name}"))
 
 
 # ---------------------------------------------------------------------------------- what a converter must know
@@ -364,7 +362,7 @@ def _with_converter_notes(layer: Layer) -> Layer:
         tags.append("ambiguous")
     if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
         return layer
-    return replace(layer, tags=tuple(tags), notes=tuple(notes), doubts=doubts)
+    return layer._replace(tags=tuple(tags), notes=tuple(notes), doubts=doubts)
 
 
 def _short(value: tuple[int, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
@@ -106,10 +106,10 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
     layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], _bias(group), norm)
     if half:
         note = f"{half} is there without its partner, so the kernel cannot be computed"
-        return replace(layer, kind="Incomplete", tags=("incomplete",), notes=(note,))
+        return layer._replace(kind="Incomplete", tags=("incomplete",), notes=(note,))
     if norm == "weight_norm" and not _is_weight_norm(own):
         note = "the kernel is computed from several tensors by a parametrization that is not recorded"
-        return replace(layer, kind="Parametrized", norm="parametrized", tags=("parametrized",), notes=(note,))
+        return layer._replace(kind="Parametrized", norm="parametrized", tags=("parametrized",), notes=(note,))
     return read_weight(layer, module, context)
 
 
@@ -178,7 +178,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
     if module is None:
         return found
     if of_torch(module):
-        return replace(found, kind=module.kind, evidence="module")
+        return found._replace(kind=module.kind, evidence="module")
     return named_class(found, module)
 
 
@@ -188,7 +188,7 @@ def _with_widths(layer: Layer, module: Module | None) -> Layer:
     widths = values.get("in_features"), values.get("out_features")
     if not all(type(width) is int for width in widths):
         return layer
-    return replace(layer, evidence="module", in_width=widths[0], out_width=widths[1])
+    return layer._replace(evidence="module", in_width=widths[0], out_width=widths[1])
 
 
 def _attention(name: str, tensors: Mapping[str, Tensor]) -> Layer:
@@ -251,7 +251,7 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
         return layer
     there = "" if other in context.names else ", which is not in the file"
     note = f"one half of a LoRA pair with {other}{there}"
-    return replace(layer, tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
+    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
 
 
 def lora_partner(name: str) -> str | None:
@@ -287,7 +287,7 @@ def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
         tags = (*tags, "cut")
     if tags is layer.tags:
         return layer
-    return replace(layer, tied_to=others, tied_to_more=more, tags=tags, notes=notes)
+    return layer._replace(tied_to=others, tied_to_more=more, tags=tags, notes=notes)
 
 
 # Thousands of tensors may be tied or lie in one storage, so not all are gone through for each.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from convinspect.records import Edit, Tensor
 
@@ -53,7 +52,7 @@ def as_vector(tensor: Tensor) -> Tensor | None:
         return tensor
     if len(tensor.shape) < 3 or {tensor.shape[0], *tensor.shape[2:]} != {1}:
         return None
-    return replace(tensor, shape=tensor.shape[1:2], stride=tensor.stride[1:2])
+    return tensor._replace(shape=tensor.shape[1:2], stride=tensor.stride[1:2])
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:

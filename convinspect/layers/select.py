@@ -14,8 +14,8 @@ from convinspect.text import closest
 
 def select(
     layers: Sequence[Layer],
-    names: Iterable[str] = (),
-    kinds: Iterable[str] = (),
+    names: str | Iterable[str] = (),
+    kinds: str | Iterable[str] = (),
     pointwise: bool = False,
     everything: bool = False,
 ) -> list[Layer]:
@@ -23,15 +23,17 @@ def select(
 
     Args:
         layers: All layers of a checkpoint.
-        names: Names or globs; with or without a wrapper's prefix; a tensor's key means its layer. None: all.
-        kinds: Kinds, case-insensitive, globs allowed ("conv*").
+        names: Names or globs, one or several; with or without a wrapper's prefix; a tensor's key means its layer. None:
+            all.
+        kinds: One or several kinds, case-insensitive, globs allowed ("conv*").
         pointwise: Only convolutions of kernel size 1.
         everything: Also layers that are neither convolution nor Linear.
 
     Raises:
         NotThere: A name or kind matches nothing; the message gives the closest ones.
     """
-    chosen = _named(layers, list(names))
+    names, kinds = ([each] if isinstance(each, str) else list(each) for each in (names, kinds))
+    chosen = _named(layers, names)
     wanted = [kind.lower() for kind in kinds]
     for kind in wanted:
         if not any(fnmatchcase(layer.kind.lower(), kind) for layer in layers):

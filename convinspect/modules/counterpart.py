@@ -42,6 +42,9 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 
 def is_transformers(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D, told by name: its home moved between versions, and to import it takes
+    seconds.
+    """
     cls = plain_class(module)
     return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
 
@@ -68,7 +71,7 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
     Args:
         module: The layer.
         parents: The modules that hold it.
-        to: As for `is_meant`.
+        to: As for `is_target`.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module, which cannot be changed"
@@ -99,7 +102,7 @@ def kernel_obstacle(conv: nn.Module) -> str | None:
         return f"its kernel size is {'×'.join(map(str, conv.kernel_size))}, not 1"
     if conv.groups != 1:
         return f"it has groups={conv.groups}, so its kernel is not a full matrix"
-    return _own_code(plain_class(conv), next(one for one in _KNOWN if isinstance(conv, one)))
+    return _own_code(plain_class(conv), next(known for known in _KNOWN if isinstance(conv, known)))
 
 
 _HARMLESS = {
@@ -112,11 +115,11 @@ _HARMLESS = {
 
 def _own_code(cls: type[nn.Module], base: type[nn.Module]) -> str | None:
     """What a subclass does beyond its base, or None where it is but another name for it."""
-    for one in cls.__mro__[: cls.__mro__.index(base)]:
-        if issubclass(base, one):
+    for ancestor in cls.__mro__[: cls.__mro__.index(base)]:
+        if issubclass(base, ancestor):
             continue
-        own = sorted(set(vars(one)) - _HARMLESS)
-        if own and not one.__module__.startswith("torch.nn.modules."):
+        own = sorted(set(vars(ancestor)) - _HARMLESS)
+        if own and not ancestor.__module__.startswith("torch.nn.modules."):
             computes = {"forward", "_conv_forward", "__call__"}.intersection(own)
             does = "computes something of its own" if computes else f"has code of its own ({own[0]})"
             return f"its class {cls.__name__} {does}"
@@ -132,13 +135,14 @@ def position_obstacle(conv: nn.Module) -> str | None:
     """What a convolution does to positions and a plain Linear cannot, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
     if any(step != 1 for step in conv.stride):
-        return f"it has stride={_short(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
+        return f"it has stride={_once(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
     if any(_padding(conv)):
-        return f"it has padding={_short(_padding(conv))}, which a Linear cannot do; a PointwiseLinear can"
+        return f"it has padding={_once(_padding(conv))}, which a Linear cannot do; a PointwiseLinear can"
     return None
 
 
-def _short(value: tuple[int, ...]) -> str:
+def _once(value: tuple[int, ...]) -> str:
+    """One number where all are the same."""
     return str(value[0]) if len(set(value)) == 1 else str(value)
 
 
@@ -148,6 +152,7 @@ def _padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
 
 
 def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
+    """Why a Linear cannot become a convolution of so many dimensions, or None."""
     cls = plain_class(linear)
     if cls not in (nn.Linear, PointwiseLinear):
         return f"its class {cls.__name__} may compute something of its own"
@@ -168,13 +173,13 @@ def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int
     dims = 0 if to == "linear" else int(to[4])
     new = _empty_linear(old, in_place_of) if dims == 0 else _empty_conv(old, dims, in_place_of)
 
-    def change(tensor: torch.Tensor) -> torch.Tensor:
+    def reshaped(tensor: torch.Tensor) -> torch.Tensor:
         if is_transformers(old):
             # A copy in order, since safetensors and many kernels take no transposed views.
             return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
         return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
 
-    carry(old, new, change, memo, apart=not in_place_of)
+    carry(old, new, reshaped, memo, apart=not in_place_of)
     return new
 
 

@@ -46,7 +46,7 @@ def outside_references(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     Returns:
         By id, the first place, as code would write it: "encoder.layers[0]".
     """
-    found: dict[int, str] = {}
+    places: dict[int, str] = {}
     # The model's own modules are searched by their registers; others' ids stay theirs while they are held here.
     seen: dict[int, Any] = {id(module): module for module in model.modules()}
     most = len(seen) + _MOST
@@ -55,11 +55,11 @@ def outside_references(model: nn.Module, wanted: set[int]) -> dict[int, str]:
     while todo:
         place, value, depth = todo.popleft()
         if id(value) in wanted:
-            found.setdefault(id(value), place)
+            places.setdefault(id(value), place)
         if depth < _DEEPEST and id(value) not in seen and len(seen) < most:
             seen[id(value)] = value
-            todo.extend((place + step, one, depth + 1) for step, one in _inside(value) if type(one) not in _PLAIN)
-    return found
+            todo.extend((place + step, inner, depth + 1) for step, inner in _inside(value) if type(inner) not in _PLAIN)
+    return places
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -76,14 +76,14 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     if issubclass(cls, (type, types.ModuleType)):
         return
     if issubclass(cls, _LISTED):
-        yield from ((f"[{number}]", one) for number, one in enumerate(value) if type(one) not in _PLAIN)
+        yield from ((f"[{number}]", item) for number, item in enumerate(value) if type(item) not in _PLAIN)
     elif issubclass(cls, _MAPPED):
-        for key, one in list(value.items()):
-            yield f"[{key!r}]" if type(key) in _PLAIN else "[…]", one
+        for key, item in list(value.items()):
+            yield f"[{key!r}]" if type(key) in _PLAIN else "[…]", item
             yield " (a key of it)", key
     elif issubclass(cls, functools.partial):
-        yield from ((f"[{number}]", one) for number, one in enumerate((value.func, *value.args)))
-        yield from ((f"[{number}]", one) for number, one in enumerate(value.keywords.values(), 1 + len(value.args)))
+        yield from ((f"[{number}]", item) for number, item in enumerate((value.func, *value.args)))
+        yield from ((f"[{number}]", item) for number, item in enumerate(value.keywords.values(), 1 + len(value.args)))
     elif issubclass(cls, _METHODS):
         yield " (a method of it)", value.__self__
         yield "", getattr(value, "__func__", None)
@@ -103,20 +103,20 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         except ValueError:
             continue  # Not assigned yet.
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    yield from ((" (a default of it)", one) for one in defaults)
+    yield from ((" (a default of it)", value) for value in defaults)
 
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
     """An object's attributes, those in slots too, without asking the object."""
     try:
-        held = object.__getattribute__(value, "__dict__")
+        fields = object.__getattribute__(value, "__dict__")
     except AttributeError:
-        held = {}
-    for name, one in list(held.items()):
+        fields = {}
+    for name, field in list(fields.items()):
         if issubclass(type(value), nn.Module) and name in _REGISTERS:
-            yield from ((f".{key}", inner) for key, inner in list(one.items()))
+            yield from ((f".{key}", inner) for key, inner in list(field.items()))
         else:
-            yield f".{name}", one
+            yield f".{name}", field
     cls: Any = type(value)
     for name, slot in _slots(cls):
         try:
@@ -129,8 +129,8 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 def _slots(cls: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (name, slot)
-        for one in cls.__mro__
-        if "__slots__" in vars(one)
-        for name, slot in vars(one).items()
+        for ancestor in cls.__mro__
+        if "__slots__" in vars(ancestor)
+        for name, slot in vars(ancestor).items()
         if type(slot) is types.MemberDescriptorType
     )

@@ -65,7 +65,7 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
 
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, one) for name, one in module._parameters.items() if one is not None)
+    return ((name, parameter) for name, parameter in module._parameters.items() if parameter is not None)
 
 
 def _originals(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -85,7 +85,7 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
     for name, listed in _parametrizations(module).items():
         known = name == "weight" and len(listed) == 1 and isinstance(listed[0], _PARAMETRIZATIONS)
         if not known:
-            classes = ", ".join(type(one).__name__ for one in listed)
+            classes = ", ".join(type(part).__name__ for part in listed)
             return f"its {name} is computed by {classes}, which may depend on the weight's shape"
     return None
 
@@ -114,7 +114,7 @@ def _norms(module: nn.Module) -> list[Any]:
 
 def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names of a module's attributes that hold hooks, with their dictionaries."""
-    return ((name, held) for name, held in vars(module).items() if "hook" in name)
+    return ((name, hooks) for name, hooks in vars(module).items() if "hook" in name)
 
 
 def _is_of_weights(hook: Any) -> bool:
@@ -127,8 +127,8 @@ def _is_of_weights(hook: Any) -> bool:
 def _hook_obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
     if keep_hooks:
         return None
-    for name, held in _hooks(module):
-        if isinstance(held, dict) and not all(_is_of_weights(hook) for hook in held.values()):
+    for name, hooks in _hooks(module):
+        if isinstance(hooks, dict) and not all(_is_of_weights(hook) for hook in hooks.values()):
             return f"it has hooks ({name}), and its input changes shape; remove them, or use swap_pointwise"
     return None
 
@@ -154,12 +154,12 @@ def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Par
 
     # Not by `setattr`, with which a module looks each value over.
     vars(new)["_parameters"] = {
-        name: None if one is None else _parameter(one, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
-        for name, one in old._parameters.items()
+        name: None if value is None else _parameter(value, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
+        for name, value in old._parameters.items()
     }
     vars(new)["_buffers"] = {
-        name: None if one is None else changed(name, one.clone() if apart else one)
-        for name, one in old._buffers.items()
+        name: None if buffer is None else changed(name, buffer.clone() if apart else buffer)
+        for name, buffer in old._buffers.items()
     }
     vars(new)["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
     for name, value in vars(old).items():
@@ -183,7 +183,7 @@ def stored_weight(module: nn.Module) -> torch.Tensor:
         listed: Any = _parametrizations(module)["weight"]
         tensor = listed.original if hasattr(listed, "original") else listed.original1
         return tensor.detach()
-    name = next((one for one in ("weight_orig", "weight_v") if one in module._parameters), "weight")
+    name = next((leaf for leaf in ("weight_orig", "weight_v") if leaf in module._parameters), "weight")
     tensor = getattr(module, name)
     return tensor.detach()
 
@@ -230,5 +230,5 @@ def _carry_parametrization(
     new._parameters["weight"] = nn.Parameter(change(stored))
     parametrize.register_parametrization(new, "weight", copy.deepcopy(listed[0]) if apart else listed[0], unsafe=True)
     after = _parametrizations(new)["weight"]
-    for name, one in _own_parameters(listed):
-        setattr(after, name, _parameter(one, lambda t: change(t) if t.dim() == dims else t, memo))
+    for name, parameter in _own_parameters(listed):
+        setattr(after, name, _parameter(parameter, lambda t: change(t) if t.dim() == dims else t, memo))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
@@ -198,11 +199,20 @@ class Swaps:
     left: tuple[Skipped, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Candidate:
+    """A layer that is meant.
+
+    Attributes:
+        module: The layer.
+        names: All of its names in the model.
+        parents: The module that each name goes through.
+        reason: Why it stays, or None.
+    """
+
     module: nn.Module
-    names: list[str]
-    parents: list[nn.Module]
+    names: tuple[str, ...]
+    parents: tuple[nn.Module, ...]
     reason: str | None = None
 
 
@@ -232,16 +242,15 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     if to not in ("linear", "conv1d", "conv2d", "conv3d"):
         raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
     for module in model.modules():
-        if type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        if isinstance(module, _gradient_reducers()):
             raise CannotConvert(
                 f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
                 "swap first, then wrap",
             )
     candidates = _candidates(model, where, lambda module: is_target(module, to))
-    for one in candidates:
-        one.reason = one.reason or reason_to_stay(one.module, one.parents, to)
-    _hold_referenced(model, candidates)
-    _hold_ties(model, candidates)
+    candidates = [_unless(each, reason_to_stay(each.module, each.parents, to)) for each in candidates]
+    candidates = _unless_referenced(model, candidates)
+    candidates = _unless_tied(model, candidates)
     memo: dict[int, nn.Parameter] = {}
     return _replaced(model, candidates, lambda module: build_counterpart(module, to, True, memo))
 
@@ -264,48 +273,56 @@ def expose_linears(model: nn.Module, where: Where = None) -> Swaps:
         NotThere: A name or glob matches no module.
     """
     candidates = _candidates(model, where, lambda module: plain_class(module) is PointwiseLinear)
-    for one in candidates:
-        one.reason = one.reason or obstacle(one.module, keep_hooks=False)
-    _hold_referenced(model, candidates)
-    return _replaced(model, candidates, exposed)
+    candidates = [_unless(each, obstacle(each.module, keep_hooks=False)) for each in candidates]
+    return _replaced(model, _unless_referenced(model, candidates), exposed)
+
+
+def _gradient_reducers() -> tuple[type[nn.Module], ...]:
+    """Wrappers that keep lists of a model's parameters. A model that FSDP wraps has imported it; others need not."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    sharded = getattr(fsdp, "FullyShardedDataParallel", nn.parallel.DistributedDataParallel)
+    return (nn.parallel.DistributedDataParallel, sharded)
+
+
+def _unless(candidate: _Candidate, reason: str | None) -> _Candidate:
+    """The candidate with a reason to stay, unless it has one."""
+    return candidate if reason is None or candidate.reason is not None else replace(candidate, reason=reason)
 
 
 def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn.Module], nn.Module]) -> Swaps:
     """The model with new modules in the places of those that nothing speaks against."""
-    swapped, left = [], []
-    for one in candidates:
-        kind = kind_of(one.module)
-        if one.reason is not None:
-            left.append(Skipped(one.names[0], kind, one.reason))
+    swapped, skipped = [], []
+    for candidate in candidates:
+        kind = kind_of(candidate.module)
+        if candidate.reason is not None:
+            skipped.append(Skipped(candidate.names[0], kind, candidate.reason))
             continue
-        new = make(one.module)
-        for name, parent in zip(one.names, one.parents, strict=True):
+        new = make(candidate.module)
+        for name, parent in zip(candidate.names, candidate.parents, strict=True):
             parent._modules[name.rpartition(".")[2]] = new
-        model = new if one.module is model else model
-        swapped.append(Swap(one.names[0], kind, plain_class(new).__name__))
-    return Swaps(model, tuple(swapped), tuple(left))
+        model = new if candidate.module is model else model
+        swapped.append(Swap(candidate.names[0], kind, plain_class(new).__name__))
+    return Swaps(model, tuple(swapped), tuple(skipped))
 
 
 def _candidates(model: nn.Module, where: Where, is_target: Callable[[nn.Module], bool]) -> list[_Candidate]:
     """Chosen modules of the kinds that are meant, each once."""
-    found: dict[int, _Candidate] = {}
-    chosen: dict[int, list[bool]] = {}
-    is_chosen = _chooser(model, where)
+    places: dict[int, list[tuple[str, nn.Module | None, nn.Module]]] = {}
     for name, parent, module in _places(model):
         if is_target(module):
-            candidate = found.setdefault(id(module), _Candidate(module, [], []))
-            if parent is not None:
-                candidate.names.append(name)
-                candidate.parents.append(parent)
-            else:
-                candidate.names, candidate.parents = [""], [nn.Module()]
-            chosen.setdefault(id(module), []).append(is_chosen(name, module))
-    meant = [one for key, one in found.items() if any(chosen[key])]
-    for one in meant:
-        if not all(chosen[id(one.module)]):
-            other = one.names[chosen[id(one.module)].index(False)]
-            one.reason = f"it is also {other}, which was not chosen"
-    return meant
+            places.setdefault(id(module), []).append((name, parent, module))
+    is_chosen = _chooser(model, where)
+    candidates = []
+    for listed in places.values():
+        names = tuple(name for name, _, _ in listed)
+        # The model itself has no parent; a stand-in is given its successor, which `Swaps` returns.
+        parents = tuple(nn.Module() if parent is None else parent for _, parent, _ in listed)
+        module = listed[0][2]
+        chosen = [is_chosen(name, module) for name in names]
+        if any(chosen):
+            missed = None if all(chosen) else f"it is also {names[chosen.index(False)]}, which was not chosen"
+            candidates.append(_Candidate(module, names, parents, missed))
+    return candidates
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, nn.Module]]:
@@ -337,33 +354,46 @@ def _chooser(model: nn.Module, where: Where) -> Callable[[str, nn.Module], bool]
     return lambda name, module: any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _hold_referenced(model: nn.Module, candidates: list[_Candidate]) -> None:
+def _unless_referenced(model: nn.Module, candidates: list[_Candidate]) -> list[_Candidate]:
     """A layer stays where the model also keeps it, or its weight, outside PyTorch's registers."""
-    owners: dict[int, _Candidate] = {}
-    for one in candidates:
-        if one.reason is None:
-            owners |= dict.fromkeys(map(id, (one.module, *one.module.parameters(recurse=True))), one)
-    for held, place in outside_references(model, set(owners)).items():
-        owners[held].reason = f"the model also keeps it in {place}, which would stay with the old one"
+    owners: dict[int, int] = {}
+    for candidate in candidates:
+        if candidate.reason is None:
+            ids = map(id, (candidate.module, *candidate.module.parameters(recurse=True)))
+            owners |= dict.fromkeys(ids, id(candidate.module))
+    reasons = {
+        owners[referenced]: f"the model also keeps it in {place}, which would stay with the old one"
+        for referenced, place in outside_references(model, set(owners)).items()
+    }
+    return [_unless(candidate, reasons.get(id(candidate.module))) for candidate in candidates]
 
 
-def _hold_ties(model: nn.Module, candidates: list[_Candidate]) -> None:
+def _unless_tied(model: nn.Module, candidates: list[_Candidate]) -> list[_Candidate]:
     """A parameter that several modules share changes in all of them or in none."""
-    homes = {id(part): one for one in candidates for part in one.module.modules()}
-    owners: dict[int, list[tuple[str, _Candidate | None]]] = {}
+    ties = _ties(model, candidates)
+    reasons = {place: candidate.reason for place, candidate in enumerate(candidates)}
+    changed = True
+    while changed:
+        # A layer that stays keeps those that are tied to it, and these keep others.
+        changed = False
+        for owners in ties:
+            keeper = next((name for name, owner in owners if owner is None or reasons[owner] is not None), None)
+            for _, owner in owners if keeper is not None else ():
+                if owner is not None and reasons[owner] is None:
+                    reasons[owner] = f"its weight is tied to {keeper}, which does not change"
+                    changed = True
+    return [_unless(candidate, reasons[place]) for place, candidate in enumerate(candidates)]
+
+
+def _ties(model: nn.Module, candidates: list[_Candidate]) -> list[list[tuple[str, int | None]]]:
+    """For each parameter its names, each with the place of the candidate that would change it; None for no such."""
+    owners = {id(part): place for place, candidate in enumerate(candidates) for part in candidate.module.modules()}
+    ties: dict[int, list[tuple[str, int | None]]] = {}
     for name, module in model.named_modules():
-        home = homes.get(id(module))
+        owner = owners.get(id(module))
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 # Elsewhere a weight may go by any name.
-                held = home if key in (*WEIGHTS, *ORIGINALS) else None
-                owners.setdefault(id(parameter), []).append((f"{name}.{key}" if name else key, held))
-    changed = True
-    while changed:
-        changed = False
-        for places in owners.values():
-            keeper = next((name for name, home in places if home is None or home.reason is not None), None)
-            for _, home in places if keeper is not None else ():
-                if home is not None and home.reason is None:
-                    home.reason = f"its weight is tied to {keeper}, which does not change"
-                    changed = True
+                changes = owner if key in (*WEIGHTS, *ORIGINALS) else None
+                ties.setdefault(id(parameter), []).append((f"{name}.{key}" if name else key, changes))
+    return list(ties.values())

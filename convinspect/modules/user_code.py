@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from convinspect.errors import CannotConvert
+from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.records import Module
 from convinspect.text import with_article
 
@@ -41,7 +41,7 @@ def built(spec: str, meta: bool = True) -> nn.Module:
 
     where, colon, name = spec.partition(":")
     if not colon or not where or not name:
-        raise CannotConvert(f"--model {spec!r} names no class", "write it as package.module:Class")
+        raise CannotConvert(_of_model(spec, "names no class"), "write it as package.module:Class")
     if os.getcwd() not in sys.path:
         # As for `python -m`: what lies in the current folder can be imported.
         sys.path.insert(0, os.getcwd())
@@ -55,10 +55,14 @@ def built(spec: str, meta: bool = True) -> nn.Module:
                 model = make()
     except (Exception, SystemExit) as error:
         # It is the user's code, which may fail in any way, and may want to end the program.
-        raise CannotConvert(f"--model {spec!r} cannot be built ({type(error).__name__}: {error})") from None
+        raise CannotConvert(_of_model(spec, f"cannot be built ({type(error).__name__}: {error})")) from None
     if not isinstance(model, torch.nn.Module):
-        raise CannotConvert(f"--model {spec!r} gives {with_article(type(model).__name__)}, which is no nn.Module")
+        raise CannotConvert(_of_model(spec, f"gives {with_article(type(model).__name__)}, which is no nn.Module"))
     return model
+
+
+def _of_model(spec: str, problem: str) -> Wording:
+    return Wording(Option("model", None), f" {spec!r} {problem}")
 
 
 def _record(name: str, module: nn.Module) -> Module:
@@ -69,4 +73,4 @@ def _record(name: str, module: nn.Module) -> Module:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(one, _PLAIN) for one in value))
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(part, _PLAIN) for part in value))

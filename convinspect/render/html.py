@@ -30,7 +30,8 @@ def html_of(things: Iterable[Table | Block]) -> str:
 
 def _part(thing: Table | Block) -> Iterator[str]:
     if isinstance(thing, Block):
-        yield f"{_lines(block_cells(thing))}\n"
+        # Drawings are set side by side by blanks, which a narrow cell must not break.
+        yield f"{_lines(block_cells(thing), 'pre; overflow-x: auto')}\n"
         return
     left = len(thing.rows) - MOST_ROWS
     if left > 0:
@@ -56,9 +57,9 @@ def _cell(tag: str, cell: Cell, column: Column) -> str:
     return f'<{tag} style="text-align: {column.justify}; white-space: pre">{_text(cell, style)}</{tag}>'
 
 
-def _lines(cells: Iterable[Cell]) -> str:
+def _lines(cells: Iterable[Cell], space: str = "pre-wrap") -> str:
     text = "\n".join(map(_text, cells))
-    return f'<pre style="font-family: inherit; white-space: pre-wrap">{text}</pre>'
+    return f'<pre style="font-family: inherit; white-space: {space}">{text}</pre>'
 
 
 def _text(cell: Cell, style: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
@@ -59,7 +58,7 @@ def called(layer: Layer, names: Mapping[str, str]) -> Layer:
     if leaf and module == whole:
         # A weight that gets another name of its own still belongs to the module above.
         module = whole.rpartition(".")[0]
-    return replace(layer, name=module.removeprefix("."))
+    return layer._replace(name=module.removeprefix("."))
 
 
 def _shapes(name: str, one: Conversion) -> list[str]:

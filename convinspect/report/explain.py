@@ -24,7 +24,7 @@ from convinspect.render.style import QUIET
 from convinspect.render.table import Block, Cell, Styled
 
 if TYPE_CHECKING:
-    from convinspect.explaining import Example, Sum
+    from convinspect.explaining.example import Example, Sum
 
 _TERMS = 6
 _FEWER_TERMS = 4

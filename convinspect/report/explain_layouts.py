@@ -22,7 +22,7 @@ from convinspect.render.table import Block, Cell
 from convinspect.report.explain import Focus
 
 if TYPE_CHECKING:
-    from convinspect.explaining import Example
+    from convinspect.explaining.example import Example
 
 
 _COLUMN = 100

@@ -6,7 +6,6 @@ Stored bits first, then each converted layer's outputs. `verify` adds the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
@@ -136,7 +135,7 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     module = checkpoint.modules.get(layer.name)
     if module is None or not is_stand_in(module.class_name, "PointwiseLinear"):
         return layer
-    return replace(layer, stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
+    return layer._replace(stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
 def _as_converted(layers: Iterable[Layer], layers_after: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -159,7 +158,7 @@ def _as_converted(layers: Iterable[Layer], layers_after: Mapping[str, Layer]) ->
         return any_named and (has_its_name(layer) or kinds.get(layer.name) not in CONVOLUTIONS)
 
     return {
-        name: replace(layer, kind="Linear") if layer.kind == TRANSFORMERS_CONV1D and not is_conv1d(layer) else layer
+        name: layer._replace(kind="Linear") if layer.kind == TRANSFORMERS_CONV1D and not is_conv1d(layer) else layer
         for name, layer in layers_after.items()
     }
 

@@ -159,9 +159,9 @@ def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
     """How both are to be run."""
     if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
-        before, after = (replace(layer, stride=None, padding=None) for layer in (before, after))
+        before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
     if before.groups is None:
-        before = replace(before, groups=groups_written_out(before, after))
+        before = before._replace(groups=groups_written_out(before, after))
     return _form(before, before.kind), _form(after, kind_after)
 
 

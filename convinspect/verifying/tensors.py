@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -209,7 +209,7 @@ def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tenso
     if before.layout == after.layout == "quantized":
         return _compare_quantized(before, after, transposed, tensors)
     if before.layout == after.layout and before.layout in ("conjugated", "negated"):
-        return _compare(replace(before, layout="strided"), replace(after, layout="strided"), transposed, tensors)
+        return _compare(before._replace(layout="strided"), after._replace(layout="strided"), transposed, tensors)
     if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout:
         return _SAME if _same_parts(before, after) else _changed(Why.SPARSE_PARTS, layout=before.layout)
     if before.shape == after.shape:
@@ -237,7 +237,7 @@ def _compare_quantized(
     if not _same_parts(before, after):
         return _changed(Why.QUANTIZER_PARTS)
     stored = _STORED_AS[before.dtype]
-    integers = [replace(tensor, layout="strided", dtype=stored, parts=(), quantizer="") for tensor in (before, after)]
+    integers = [tensor._replace(layout="strided", dtype=stored, parts=(), quantizer="") for tensor in (before, after)]
     return _compare(integers[0], integers[1], transposed, tensors)
 
 
@@ -300,7 +300,7 @@ def _is_matrix(tensor: Tensor) -> bool:
 
 def _same_order(before: Tensor, after: Tensor) -> bool:
     """Whether two matrices are the same run of numbers, row after row."""
-    flat = [replace(tensor, shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
+    flat = [tensor._replace(shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
     in_rows = all(tensor.stride[:2] == (tensor.shape[1], 1) for tensor in (before, after))
     return in_rows and same_bits(*flat)
 

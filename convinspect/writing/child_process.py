@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import convinspect.errors
-from convinspect.errors import BrokenFile, ConvInspectError
+from convinspect.errors import BrokenFile, ConvInspectError, Option, Wording
 
 
 def run_in_child(work: Callable[[], Any], source: Path) -> Any:
@@ -83,7 +83,7 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
         return {"done": work()}
     except ConvInspectError as error:
         path = None if error.path is None else os.fsdecode(error.path)
-        return {"error": [type(error).__name__, error.problem, error.remedy, path]}
+        return {"error": [type(error).__name__, _parts(error.problem), _parts(error.remedy), path]}
     except OSError as error:
         return {"system": [error.errno, error.strerror or str(error)]}
     except MemoryError:
@@ -94,8 +94,7 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
 
 def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" in answer:
-        kind, problem, remedy, path = answer["error"]
-        raise getattr(convinspect.errors, kind)(problem, remedy, None if path is None else Path(path))
+        raise _error(*answer["error"])
     if "system" in answer:
         raise OSError(*answer["system"])
     if "memory" in answer:
@@ -103,6 +102,25 @@ def _unpacked(answer: dict[str, Any]) -> Any:
     if "bug" in answer:
         raise RuntimeError(answer["bug"])
     return answer["done"]
+
+
+def _parts(text: str) -> str | list[str | Option]:
+    """What JSON can hold of a text, and of the options in a wording: each becomes a list of name and value."""
+    return list(text.parts) if isinstance(text, Wording) else text
+
+
+def _text(parts: str | list[Any]) -> str:
+    if isinstance(parts, str):
+        return parts
+    return Wording(*(part if isinstance(part, str) else Option(*part) for part in parts))
+
+
+def _error(kind: str, problem: str | list[Any], remedy: str | list[Any], path: str | None) -> ConvInspectError:
+    cls: type[ConvInspectError] = getattr(convinspect.errors, kind)
+    error = cls.__new__(cls)
+    # Classes that make their own text take other arguments than the text.
+    ConvInspectError.__init__(error, _text(problem), _text(remedy), None if path is None else Path(path))
+    return error
 
 
 def _ended(status: int, source: Path) -> Exception:

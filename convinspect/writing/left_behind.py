@@ -23,7 +23,7 @@ def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[s
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    objects = read_objects(checkpoint.path)
+    objects = _objects(checkpoint)
     kept = writer == "torch" and _versions(checkpoint, objects, names) is not None
     return _lost(checkpoint, writer, objects, kept)
 
@@ -36,7 +36,11 @@ def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, di
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    return _versions(checkpoint, read_objects(checkpoint.path), names)
+    return _versions(checkpoint, _objects(checkpoint), names)
+
+
+def _objects(checkpoint: Checkpoint) -> Objects | None:
+    return read_objects(checkpoint.path, checkpoint.pickles.get(checkpoint.path))
 
 
 def _versions(
@@ -63,7 +67,7 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
     gone = {one.tensor.key for one in names}
     if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
         return []
-    objects = read_objects(checkpoint.path)
+    objects = _objects(checkpoint)
     return [] if objects is None else sorted(parameter_names(objects) & gone)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pickletools import genops
 from typing import Any
 
-from convinspect.errors import CannotWrite
+from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pickle.values import Batch, Call, Dict, Persistent, Set, Tuple
-from convinspect.formats.torch.tensors import no_storage, tensor_of
+from convinspect.formats.torch.tensors import no_storage, storage_dtype, tensor_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.records import Span
 
@@ -42,25 +42,30 @@ def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
 
 
 def _containers(tree: Any) -> Iterator[Any]:
-    """Everything in the tree that can hold something, each once."""
+    """Everything in the tree that can hold something, each once; what only a call or a key holds is left out."""
+    yield from _reached(tree, _contents)
+
+
+def _reached(tree: Any, contents: Callable[[Any], list[Any]]) -> Iterator[Any]:
     seen: set[int] = set()
     todo = [tree]
     while todo:
         node = todo.pop()
-        if id(node) in seen or not isinstance(node, (Dict, Call, Tuple, Set, Persistent, list)):
-            continue
-        seen.add(id(node))
-        yield node
-        if isinstance(node, Persistent):
-            todo.append(node.id)
-        elif isinstance(node, list):
-            todo += node
-        elif isinstance(node, (Tuple, Set)):
-            todo += node.items
-        else:
-            todo += [value for _, value in node.pairs]
-            if isinstance(node, Call):
-                todo += [node.args, *node.states, *node.items]
+        if id(node) not in seen and isinstance(node, (Dict, Call, Tuple, Set, Persistent, list)):
+            seen.add(id(node))
+            yield node
+            todo += contents(node)
+
+
+def _contents(node: Any) -> list[Any]:
+    if isinstance(node, Persistent):
+        return [node.id]
+    if isinstance(node, list):
+        return node
+    if isinstance(node, (Tuple, Set)):
+        return list(node.items)
+    values = [value for _, value in node.pairs]
+    return [*values, node.args, *node.states, *node.items] if isinstance(node, Call) else values
 
 
 def _placed_items(node: Any) -> Iterator[tuple[int, str, Any]]:
@@ -114,46 +119,74 @@ def _moved(path: str, moved: Mapping[str, str]) -> str:
     return moved[above] + path[len(above) :] if above else path
 
 
-def optimizer_items(tree: Any) -> list[Span]:
-    """The instructions that fill the `state` of every optimizer, which may be left out: it is then empty.
+def optimizer_states(tree: Any) -> list[Dict | Call]:
+    """The `state` of every optimizer in the tree."""
+    states: dict[int, Dict | Call] = {}
+    for node in _containers(tree):
+        values = {key: value for _, key, value in _placed_items(node)}
+        state = values.get("state")
+        if "param_groups" in values and isinstance(state, (Dict, Call)):
+            states[id(state)] = state
+    return list(states.values())
+
+
+def items_of(state: Dict | Call) -> list[Span]:
+    """The instructions that fill a dictionary, which is empty without them.
 
     Raises:
-        CannotWrite: The state is not filled as a pickler fills a dictionary.
+        CannotWrite: It is not filled as a pickler fills a dictionary.
     """
-    spans: dict[int, Span] = {}
-    for node in _containers(tree):
-        held = {key: value for _, key, value in _placed_items(node)}
-        if "param_groups" in held and isinstance(held.get("state"), (Dict, Call)):
-            state = held["state"]
-            batches: list[Batch] = list(state.places)
-            if sum(len(places) for _, _, places in batches) != 2 * len(state.pairs):
-                raise CannotWrite("an optimizer's state is stored in an unusual way", "--keep-optimizer leaves it")
-            spans |= {start: Span(start, end) for start, end, _ in batches}
-    return list(spans.values())
+    batches: list[Batch] = list(state.places)
+    if sum(len(places) for _, _, places in batches) != 2 * len(state.pairs):
+        remedy = Wording(Option("keep_optimizer"), " leaves it")
+        raise CannotWrite("an optimizer's state is stored in an unusual way", remedy)
+    return [Span(start, end) for start, end, _ in batches]
 
 
-def places_of_parameter_names(tree: Any, data: bytes, names: Mapping[str, str]) -> dict[int, str]:
+def storages(tree: Any, emptied: Iterable[Dict | Call] = ()) -> set[str]:
+    """Keys of the storages that tensors in the tree are views of.
+
+    Args:
+        tree: Of the pickle.
+        emptied: Dictionaries that are taken to be empty.
+    """
+    empty = frozenset(id(node) for node in emptied)
+
+    def contents(node: Any) -> list[Any]:
+        if not isinstance(node, (Dict, Call)):
+            return _contents(node)
+        items = [] if id(node) in empty else [part for pair in node.pairs for part in pair]
+        more = [node.function, node.args, node.kwargs, *node.states, *node.items] if isinstance(node, Call) else []
+        return items + more
+
+    ids = [node.id for node in _reached(tree, contents) if isinstance(node, Persistent)]
+    return {one.items[2] for one in ids if isinstance(one, Tuple) and storage_dtype(one.items) is not None}
+
+
+def places_of_parameter_names(tree: Any, data: bytes, base: int, names: Mapping[str, str]) -> dict[int, str]:
     """Where each name that an optimizer keeps of a renamed parameter is pushed, with the new one.
 
     Args:
         tree: Of the pickle.
         data: The pickle.
+        base: What offsets in the tree count the pickle's first byte as.
         names: Old names → new ones.
 
     Raises:
         CannotWrite: They are not pushed as a pickler pushes a list of strings.
     """
-    found: dict[int, str] = {}
+    places: dict[int, str] = {}
     for node in _containers(tree) if names else ():
-        held = {key: value for _, key, value in _placed_items(node)}
-        listed = held.get("param_names")
-        if "params" not in held or not isinstance(listed, list):
+        values = {key: value for _, key, value in _placed_items(node)}
+        listed = values.get("param_names")
+        if "params" not in values or not isinstance(listed, list):
             continue
-        starts = _pushed_strings(data, *_place_of_value(node, "param_names"))
+        start, end = _place_of_value(node, "param_names")
+        starts = _pushed_strings(data[start - base : end - base])
         if len(starts) != len(listed):
             raise CannotWrite("an optimizer's param_names are stored in an unusual way, so they cannot be renamed")
-        found |= {at: names[name] for at, name in zip(starts, listed, strict=True) if name in names}
-    return found
+        places |= {start + at: names[name] for at, name in zip(starts, listed, strict=True) if name in names}
+    return places
 
 
 def _place_of_value(node: Dict | Call, wanted: str) -> tuple[int, int]:
@@ -171,12 +204,12 @@ _STRINGS_AND_GETS = frozenset("UTVXS\x8c\x8dhjg")
 _OF_LISTS = frozenset("](eaqrp\x94\x95.")
 
 
-def _pushed_strings(data: bytes, start: int, end: int) -> list[int]:
-    """Where each string of a list is pushed; none where other things are."""
-    found: list[int] = []
-    for opcode, _, at in genops(data[start:end] + b"."):
+def _pushed_strings(data: bytes) -> list[int]:
+    """Where in the instructions of a list each of its strings is pushed; none where other things are."""
+    starts: list[int] = []
+    for opcode, _, at in genops(data + b"."):
         if opcode.code in _STRINGS_AND_GETS:
-            found.append(start + (at or 0))
+            starts.append(at or 0)
         elif opcode.code not in _OF_LISTS:
             return []
-    return found
+    return starts

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, Walk, reader, walk
+from convinspect.formats.pickle.machine import Pickle, Read, reader, walk
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
-from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.zip.archive import Archive, is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
@@ -23,62 +22,93 @@ from convinspect.writing.zip import pieces_with_record
 _PICKLE = "data.pkl"
 
 
-def pieces_for(
-    file: File, edits: Iterable[Edit], drop_optimizer: bool = False, parameters: Mapping[str, str] | None = None
-) -> list[Piece]:
-    """What to write so that the tensors of `file` are as the edits say, and nothing else changes.
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What becomes of one file.
+
+    Attributes:
+        edits: Of its tensors.
+        drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
+        parameters: New names for those that optimizers keep of their parameters.
+        pickle: The file's pickle, where it was kept when the file was opened, which is then not read again.
+    """
+
+    edits: tuple[Edit, ...]
+    drop_optimizer: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    pickle: Pickle | None = None
+
+    @property
+    def names(self) -> dict[tuple[int, str], str]:
+        """New keys, by where the tensor's size stands in the pickle (-1 where it does not) and its key."""
+        return {
+            (-1 if edit.tensor.shape_span is None else edit.tensor.shape_span.start, edit.tensor.key): edit.key
+            for edit in self.edits
+            if edit.key is not None
+        }
+
+
+def pieces_for(file: File, changes: Changes) -> list[Piece]:
+    """What to write so that `file` is changed so, and in nothing else.
 
     Args:
         file: A `torch.save` file of either format, or a safetensors file.
-        edits: Of tensors in this file.
-        drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
-        parameters: New names for those that optimizers keep of their parameters.
+        changes: What becomes of it.
 
     Raises:
         CannotWrite: The file is of a kind whose shapes stand in more than one place, such as TorchScript.
     """
-    wanted = list(edits)
     head = file.read(0, 64)
     if is_safetensors(head):
-        return _safetensors(file, wanted)
+        return _safetensors(file, changes.edits)
     if is_zip(head):
-        return _zip(file, wanted, drop_optimizer, parameters or {})
+        return _zip(file, changes)
     if torch_legacy.is_legacy(file):
-        return _legacy(file, wanted, drop_optimizer, parameters or {})
+        return _legacy(file, changes)
     raise CannotWrite("shapes in this kind of file cannot be changed")
 
 
-def _zip(file: File, edits: list[Edit], drop: bool, parameters: Mapping[str, str]) -> list[Piece]:
+def _zip(file: File, changes: Changes) -> list[Piece]:
     archive = Archive(file)
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
-    new, dropped = _edited(data, 0, edits, drop, parameters)
+    if not changes.names and not changes.drop_optimizer:
+        return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [])
+    # The file was listed already, so its pickle is in proportion.
+    pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
+    new, dropped = _edited(data, pickle, changes)
     gone = [name for key in dropped if (name := f"data/{key}") in archive.records]
     return pieces_with_record(file, archive, _PICKLE, new, gone)
 
 
-def _legacy(file: File, edits: list[Edit], drop: bool, parameters: Mapping[str, str]) -> list[Piece]:
+def _legacy(file: File, changes: Changes) -> list[Piece]:
     """Before 1.6 the pickle lies open in the file, so that spans are offsets of the file."""
-    if not drop and not any(edit.key for edit in edits) and file.read(1, 1) < b"\x04":
-        return list(_with_tuples(file, edits))
-    start, tree, keys = torch_legacy.pickles(file)
-    new, dropped = _edited(file.read(start, tree.end - start), start, edits, drop, parameters)
+    structure = changes.names or changes.drop_optimizer
+    if not structure and file.read(1, 1) < b"\x04":
+        return list(_with_tuples(file, changes.edits))
+    pickle = changes.pickle or torch_legacy.pickles(file)
+    start, end = pickle.start, pickle.tree.end
+    data = file.read(start, end - start)
+    if structure:
+        new, dropped = _edited(data, pickle, changes)
+    else:
+        new, dropped = _with_other_tuples(data, start, changes.edits), set()
     pieces: list[Piece] = [Range(0, start), new]
     if not dropped:
-        return [*pieces, Range(tree.end, file.size)]
-    storages = torch_legacy.place_storages(file, tree, keys)[0]
-    left = [key for key in keys.value if key not in dropped]
+        return [*pieces, Range(end, file.size)]
+    storages, _ = torch_legacy.place_storages(file, pickle)
+    kept = [key for key in storages if key not in dropped]
     pieces.append(
-        b"\x80\x02](" + b"".join(b"X" + len(key).to_bytes(4, "little") + key.encode() for key in left) + b"e."
+        b"\x80\x02](" + b"".join(b"X" + len(key).to_bytes(4, "little") + key.encode() for key in kept) + b"e."
     )
-    for key in left:
+    for key in kept:
         begin = storages[key].start or 0
         pieces.append(Range(begin - 8, begin + storages[key].nbytes))
     return pieces
 
 
-def _with_tuples(file: File, edits: list[Edit]) -> Iterator[Piece]:
+def _with_tuples(file: File, edits: Sequence[Edit]) -> Iterator[Piece]:
     """Ranges of the file around new tuples, so that a pickle that holds more than tensors need not be in memory."""
     at = 0
     for span, new in _tuples(edits, file.read):
@@ -88,41 +118,36 @@ def _with_tuples(file: File, edits: list[Edit]) -> Iterator[Piece]:
     yield Range(at, file.size)
 
 
-def _edited(
-    data: bytes, base: int, edits: list[Edit], drop: bool, parameters: Mapping[str, str]
-) -> tuple[bytes, set[str]]:
+def _edited(data: bytes, pickle: Pickle, changes: Changes) -> tuple[bytes, set[str]]:
     """The object's pickle, and the keys of the storages that it no longer names.
 
     Args:
-        data: The pickle.
-        base: Its offset in what spans count from.
-        edits: Of its tensors.
-        drop: Empty the optimizers' state.
-        parameters: New names for those that optimizers keep of their parameters.
+        data: The pickle's bytes.
+        pickle: The same, read.
+        changes: What becomes of the file.
     """
-    old_and_new = _tuples(edits, lambda start, size: data[start - base : start - base + size])
-    tuples = [(Span(span.start - base, span.end - base), new) for span, new in old_and_new]
-    names = {}
-    for edit in edits:
-        if edit.key is not None:
-            at = -1 if edit.tensor.shape_span is None else edit.tensor.shape_span.start - base
-            names[at, edit.tensor.key] = edit.key
-    if not names and not drop:
-        return pickle_edit.edited(data, tuples), set()
-    # The file was listed already, so its pickle is in proportion.
-    tree = walk(reader(data), 0, len(data), len(data))
-    keys = pickle_places.places_of_keys(tree.value, names)
-    keys |= pickle_places.places_of_parameter_names(tree.value, data, parameters)
-    cuts = pickle_places.optimizer_items(tree.value) if drop else []
-    new = pickle_edit.edited(data, tuples, keys, cuts)
-    return new, _storages(tree) - _storages(walk(reader(new), 0, len(new), len(data))) if cuts else set()
+    root, base = pickle.tree.value, pickle.start
+    keys = pickle_places.places_of_keys(root, changes.names)
+    keys |= pickle_places.places_of_parameter_names(root, data, base, changes.parameters)
+    emptied = pickle_places.optimizer_states(root) if changes.drop_optimizer else []
+    cuts = [Span(span.start - base, span.end - base) for state in emptied for span in pickle_places.items_of(state)]
+    new = pickle_edit.edited(
+        data, _tuples_in(data, base, changes.edits), {at - base: key for at, key in keys.items()}, cuts
+    )
+    return new, pickle_places.storages(root) - pickle_places.storages(root, emptied) if cuts else set()
 
 
-def _storages(tree: Walk) -> set[str]:
-    return {parts[2] for parts in tree.persistent if storage_dtype(parts) is not None}
+def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
+    return pickle_edit.edited(data, _tuples_in(data, base, edits))
 
 
-def _tuples(edits: list[Edit], read: Read) -> list[tuple[Span, bytes]]:
+def _tuples_in(data: bytes, base: int, edits: Sequence[Edit]) -> list[tuple[Span, bytes]]:
+    """As `_tuples`, by offsets in a pickle whose first byte spans count as `base`."""
+    found = _tuples(edits, lambda start, size: data[start - base : start - base + size])
+    return [(Span(span.start - base, span.end - base), new) for span, new in found]
+
+
+def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
     """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
     found: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
@@ -180,7 +205,7 @@ def _long_opcode(number: int) -> bytes:
 # ---------------------------------------------------------------------------------------------- safetensors
 
 
-def _safetensors(file: File, edits: list[Edit]) -> list[Piece]:
+def _safetensors(file: File, edits: Sequence[Edit]) -> list[Piece]:
     length = int.from_bytes(file.read(0, 8), "little")
     shapes = {edit.tensor.key: edit.shape for edit in edits if edit.shape != edit.tensor.shape}
     names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
@@ -214,7 +239,7 @@ def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
         step = max(1, _BAND * columns // max(tensor.nbytes, 1))
         for first in range(0, columns, step):
             width = min(step, columns - first)
-            band = replace(tensor, shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
+            band = tensor._replace(shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
             yield read_tensor(band).T.copy().tobytes()
 
     return blocks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,7 +12,7 @@ from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.sharded import edited_index, totals
-from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
+from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import (
     check_room,
     check_unchanged,
@@ -24,92 +23,9 @@ from convinspect.writing.atomic import (
     size_of,
     write_pieces,
 )
-from convinspect.writing.rewrite import pieces_for
+from convinspect.writing.rewrite import Changes, pieces_for
 
 Progress = Callable[[int], None]
-
-_SUFFIXES = {
-    ".safetensors": "safetensors",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".ckpt": "torch",
-    ".bin": "torch",
-    # No tar, whatever the name says: an old custom of PyTorch's own examples.
-    ".pth.tar": "torch",
-    ".pt.tar": "torch",
-}
-"""Suffix of a target → who writes it."""
-
-_FOREIGN = {
-    ".pt2": "an exported program", ".onnx": "an ONNX model", ".gguf": "a GGUF model", ".npz": "a NumPy archive",
-    ".npy": "a NumPy array", ".json": "a JSON text", ".h5": "an HDF5 file", ".tflite": "a TensorFlow Lite model",
-    ".msgpack": "a Flax checkpoint", ".tar": "a tar archive", ".zip": "a zip archive", ".gz": "a packed file",
-}  # fmt: skip
-"""Suffixes that would promise what convert does not write."""
-
-
-def _endings() -> str:
-    return ", ".join(_SUFFIXES)
-
-
-def check_target(source: Path, target: Path, in_place: bool, force: bool) -> None:
-    """Whether the target may be written.
-
-    Raises:
-        CannotWrite: It is the source, it exists, or its folder does not.
-    """
-    same = os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
-    sharded = os.path.isdir(source) or source.name.endswith(".index.json")
-    if sharded and in_place:
-        raise CannotWrite("a sharded checkpoint is not changed in place", "give a new folder with -o", source)
-    if sharded and os.path.isdir(target):
-        raise CannotWrite(
-            "it exists, and a sharded checkpoint is written to a new folder", "remove it, or give another -o", target
-        )
-    if same and not in_place:
-        raise CannotWrite("the target is the source itself", "use --in-place, or give another -o", target)
-    if os.path.isdir(target) and not same:
-        raise CannotWrite("the target is a folder", "give the name of a file in it", target)
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise CannotWrite("it is a pipe or device, not a file", "give another -o", target)
-    if not sharded and not same and (foreign := _foreign(source, target)):
-        raise CannotWrite(
-            f"its name is that of {foreign}, which is not written here", f"end it in {_endings()}", target
-        )
-    if os.path.exists(target) and not same and not force:
-        raise CannotWrite("the target exists", "use --force to overwrite it, or give another -o", target)
-    if not os.path.isdir(target.parent):
-        raise CannotWrite("the target's folder does not exist", f"make {target.parent} first", target)
-
-
-def _foreign(source: Path, target: Path) -> str | None:
-    """What the target's name promises and convert does not write; who has such a name already may keep it."""
-    if _writer(target) is not None or target.suffix.lower() == source.suffix.lower():
-        return None
-    return _FOREIGN.get(target.suffix.lower())
-
-
-def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
-    """Whether the target's suffix asks for another container than the source's."""
-    wanted = _writer(target)
-    writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
-    return wanted is not None and (wanted != writer or checkpoint.shards > 0)
-
-
-def _writer(target: Path) -> str | None:
-    return next((writer for suffix, writer in _SUFFIXES.items() if target.name.lower().endswith(suffix)), None)
-
-
-def writer_of(target: Path) -> str:
-    """Who writes the target by its suffix: "torch" or "safetensors".
-
-    Raises:
-        CannotWrite: The suffix is another.
-    """
-    writer = _writer(target)
-    if writer is None:
-        raise CannotWrite("its name does not say in which format to write", f"end it in {_endings()}", target)
-    return writer
 
 
 def save_edits(
@@ -120,7 +36,7 @@ def save_edits(
     drop_optimizer: bool = False,
     parameters: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the checkpoint with other shapes and names to `target`, which `check_target` allowed.
+    """Write the checkpoint with other shapes and names to `target`, which `target.check_target` allowed.
 
     The new file is opened and every tensor's name, dtype, shape, strides and bytes are compared with what they
     should be before it gets its name.
@@ -148,19 +64,18 @@ def save_edits(
             reporting_changes(versions),
             new_file(target, lambda new: _approve(new, expected, versions)) as temporary,
         ):
-            _write_one(source, wanted, temporary, progress, drop_optimizer, parameters)
+            changes = Changes(tuple(wanted), drop_optimizer, parameters or {}, checkpoint.pickles.get(source))
+            _write_one(source, changes, temporary, progress)
 
 
 def _write_one(
     source: Path,
-    edits: list[Edit],
+    changes: Changes,
     target: Path,
     progress: Progress,
-    drop: bool = False,
-    parameters: Mapping[str, str] | None = None,
 ) -> None:
     with File(source) as file:
-        pieces = pieces_for(file, edits, drop, parameters)
+        pieces = pieces_for(file, changes)
         check_room(target, sum(size_of(piece) for piece in pieces))
         write_pieces(source, pieces, target, progress)
 
@@ -215,14 +130,14 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
-    renamed = tensor if name is None else replace(tensor, key=name)
+    renamed = tensor if name is None else tensor._replace(key=name)
     if name is not None and tensor.storage is not None and tensor.shape_span is None:
         # safetensors knows bytes by their tensor's name.
-        renamed = replace(renamed, storage=replace(tensor.storage, key=name))
+        renamed = renamed._replace(storage=tensor.storage._replace(key=name))
     if edit is None:
         return renamed
     stride = contiguous(edit.shape) if tensor.shape_span is None else edit.stride
-    return replace(renamed, shape=edit.shape, stride=stride)
+    return renamed._replace(shape=edit.shape, stride=stride)
 
 
 def _facts(tensor: Tensor) -> Facts:
@@ -261,7 +176,8 @@ def _save_shards(
         for name in _names(checkpoint):
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             if source / name in mine:
-                _write_one(source / name, mine[source / name], temporary / name, progress)
+                changes = Changes(tuple(mine[source / name]), pickle=checkpoint.pickles.get(source / name))
+                _write_one(source / name, changes, temporary / name, progress)
             elif name.endswith(".json"):
                 index = edited_index((source / name).read_bytes(), names, right)
                 write_pieces(source / name, [index], temporary / name, progress)

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +24,7 @@ from convinspect.records import Edit, Layer, Storage, Tensor, Version
 from convinspect.writing.atomic import check_room, check_unchanged, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
-from convinspect.writing.same_format import writer_of
+from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +218,7 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     typed = (*place, dtype)
     if typed not in held:
         number = min(storage.nbytes, storage.available) // dtype.itemsize
-        every = replace(tensor, shape=(number,), stride=(1,), offset=0)
+        every = tensor._replace(shape=(number,), stride=(1,), offset=0)
         held[typed] = as_torch(read_tensor(every), tensor.dtype)
     return held[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def layer_of(folder: Path, module: torch.nn.Module, norm: str | None, **changes:
     weight = max((tensors[k] for k in carriers if k in tensors), key=lambda t: t.numel)
     kind = type(module).__name__.removeprefix("Parametrized")
     layer = Layer("conv", kind, "module", tensors, weight, norm=norm)
-    return replace(layer, **changes)  # type: ignore[arg-type]
+    return layer._replace(**changes)  # type: ignore[arg-type]
 
 
 def inputs(module: torch.nn.Module) -> torch.Tensor:
@@ -106,9 +105,9 @@ def test_spectral_norm_before_v_was_stored(tmp_path: Path) -> None:
     layer = layer_of(tmp_path, module, "spectral_norm")
     old = {key: tensor for key, tensor in layer.tensors.items() if key != "weight_v"}
     expected = module.weight.detach().numpy()
-    np.testing.assert_allclose(effective_weight(replace(layer, tensors=old)), expected, rtol=1e-4)
+    np.testing.assert_allclose(effective_weight(layer._replace(tensors=old)), expected, rtol=1e-4)
     kept = stored(tmp_path / "weight", torch.full((4, 6, 1), 7.0))
-    assert np.all(effective_weight(replace(layer, tensors={**old, "weight": kept})) == 7)
+    assert np.all(effective_weight(layer._replace(tensors={**old, "weight": kept})) == 7)
 
 
 def test_half_precision_is_rounded_once(tmp_path: Path) -> None:
@@ -129,10 +128,10 @@ def test_incomplete_layers_are_named(tmp_path: Path) -> None:
         (spectral, {"weight_u": None}),
         (spectral, {"weight_u": normed.tensors["bias"], "weight_v": normed.tensors["bias"]}),
         (spectral, {"weight_u": spectral.tensors["weight_v"], "weight_v": spectral.tensors["weight_v"]}),
-        (replace(spectral, norm="pruned"), {"weight_mask": normed.tensors["weight_g"]}),
+        (spectral._replace(norm="pruned"), {"weight_mask": normed.tensors["weight_g"]}),
     ):
         tensors = {key: t for key, t in {**layer.tensors, **change}.items() if t is not None}
         with pytest.raises(BrokenFile, match="layer conv"):
-            effective_weight(replace(layer, tensors=tensors))
+            effective_weight(layer._replace(tensors=tensors))
     with pytest.raises(CannotShow, match="not recorded"):
-        effective_weight(replace(normed, norm="parametrized"))
+        effective_weight(normed._replace(norm="parametrized"))

@@ -24,7 +24,7 @@ from convinspect.converting.plan import Request, plan
 from convinspect.formats.files import File
 from convinspect.layers.find import find_layers
 from convinspect.writing.atomic import size_of
-from convinspect.writing.rewrite import pieces_for
+from convinspect.writing.rewrite import Changes, pieces_for
 from support.conversions import CONTAINERS, assert_only_reshaped, converted, load, names, reasons
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
@@ -446,7 +446,7 @@ def test_records_beyond_4_gb_note_their_new_place(tmp_path: Path) -> None:
     planned = plan(find_layers(checkpoint), Request("Linear"))
     at, seen = 0, 0
     with File(tmp_path / "a.pt") as file:
-        for piece in pieces_for(file, planned.edits):
+        for piece in pieces_for(file, Changes(planned.edits)):
             if isinstance(piece, bytes) and piece[:4] == b"PK\x03\x04" and at > 1 << 32:
                 name_length = int.from_bytes(piece[26:28], "little")
                 extra = piece[30 + name_length :]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite, ConvInspectError
-from convinspect.writing.same_format import check_target
+from convinspect.writing.target import check_target
 from support.conversions import converted, load
 from support.paths import FIXTURES
 
@@ -104,8 +104,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
     monkeypatch.setattr(writing, "_write_all", full)
+    source = FIXTURES / "sharded" if sharded else tmp_path / "a.pt"
     with pytest.raises(CannotWrite, match="No space left") as caught:
-        converted(FIXTURES / "sharded" if sharded else tmp_path / "a.pt", tmp_path / "b.pt")
+        converted(source, tmp_path / ("b" if sharded else "b.pt"))
     assert "make room" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from support.paths import TESTS
 
-PARTS = 4
+PARTS = 2
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="builds pipes and links, which are POSIX")
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convinspect.cli.explain import _data
 from convinspect.errors import CannotShow
-from convinspect.explaining import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
+from convinspect.explaining.data import read_rows
+from convinspect.explaining.example import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
 from convinspect.render.cells import cell_width
 from convinspect.render.plain_table import block_cells
 from convinspect.render.table import Block, plain
@@ -221,15 +221,15 @@ def test_wrong_columns_get_one_line(tmp_path: Path) -> None:
 
 
 def test_keys_move_through_the_cells() -> None:
-    from convinspect.cli.explain import _moved
+    from convinspect.cli.player import moved
 
     keys = ("\x1b[C", " ", "\x1b[D", "3", "9", "q")
-    assert [_moved(key, 2, (3, 2))[0] for key in keys] == [3, 3, 1, 4, 2, -1]
-    assert _moved("\x1b[C", 5, (3, 2)) == (5, "")
-    assert _moved("\x1b[D", 0, (3, 2)) == (0, "")
-    assert _moved("1", 0, (12, 2)) == (0, "1")
-    assert _moved("2", 0, (12, 2), "1") == (22, "12"), "a row's number may have two digits"
-    assert _moved("3", 0, (12, 2), "1") == (4, "3"), "there is no row 13"
+    assert [moved(key, 2, (3, 2))[0] for key in keys] == [3, 3, 1, 4, 2, -1]
+    assert moved("\x1b[C", 5, (3, 2)) == (5, "")
+    assert moved("\x1b[D", 0, (3, 2)) == (0, "")
+    assert moved("1", 0, (12, 2)) == (0, "1")
+    assert moved("2", 0, (12, 2), "1") == (22, "12"), "a row's number may have two digits"
+    assert moved("3", 0, (12, 2), "1") == (4, "3"), "there is no row 13"
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -312,7 +312,7 @@ def test_names_above_the_numbers_and_empty_files(tmp_path: Path) -> None:
 def test_a_line_of_names_alone_is_no_matrix(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("x,y,z\n")
     with pytest.raises(CannotShow, match="no matrix of numbers"):
-        _data(tmp_path / "x.csv")
+        read_rows(tmp_path / "x.csv")
 
 
 def test_numbers_that_are_not_finite_are_drawn_too(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_fewer_rows_than_a_kernel_sees_are_refused() -> None:
 
 
 def test_kernels_of_more_dimensions_are_explained_where_they_are_pointwise(tmp_path: Path) -> None:
-    from convinspect.explaining import of_layer
+    from convinspect.explaining.example import of_layer
 
     plane, wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3)
     made = of_layer(layer_of(tmp_path, plane), None, 4, 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from convinspect.explaining import built_in
+from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
 from convinspect.report.explain import cell_focus, frame
 from support.program import run

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
+from convinspect.cli import commands
 from convinspect.cli.main import main
 
 
@@ -17,7 +23,27 @@ class Ended(NamedTuple):
     err: str
 
 
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> Ended:
+def build_commands_once() -> None:
+    """For processes that call `main` thousands of times: Typer builds a command from its function at each call."""
+    module = sys.modules["convinspect.cli.main"]
+    vars(module)["app"] = typer.main.get_command(vars(module)["app"])
+    vars(commands)["load"] = cache(commands.load)
+
+
+def call_main(*words: Any) -> Ended:
+    """One call of the program in a process that makes many, none of which changes what the next one finds."""
+    sys.argv = ["convinspect", *map(str, words)]
+    out, err = io.StringIO(), io.StringIO()
+    code: object = "no exit"
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> Ended:
     """One call of the program."""
     monkeypatch.setattr("sys.argv", ["convinspect", *map(str, words)])
     monkeypatch.setattr("gc.disable", lambda: None)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
 from support.program import run
-from support.verifying import command, held, report_of
+from support.verifying import command, report_of, report_of_objects
 
 State = dict[str, Any]
 
@@ -159,13 +158,13 @@ FAULTS = [
 def test_each_fault_is_seen_and_named(
     tmp_path: Path, fault: Callable[[State], None], cause: str, bits_only: bool
 ) -> None:
-    found = held(tmp_path, net(), edited(fault), **({"bits": True} if bits_only else {}))
+    found = report_of_objects(tmp_path, net(), edited(fault), **({"bits": True} if bits_only else {}))
     assert not found.equal
     assert cause in verdict(found)
 
 
 def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
-    found = held(tmp_path, net(), converted(net()))
+    found = report_of_objects(tmp_path, net(), converted(net()))
     assert found.equal, verdict(found)
     assert found.strength == "layer"
     assert [one.name for one in found.layers] == ["conv1", "conv2", "conv3"]
@@ -183,7 +182,7 @@ def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
 def test_what_a_whole_model_records_must_not_be_ignored(tmp_path: Path, options: Any, cause: str) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
     after = {key.replace("0.", "0."): value.squeeze(-1) for key, value in model.state_dict().items()}
-    found = held(tmp_path, model, after)
+    found = report_of_objects(tmp_path, model, after)
     assert cause in verdict(found)
 
 
@@ -294,9 +293,9 @@ def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -
     before = {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
               "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
     right = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in before.items()}
-    assert held(tmp_path, before, right).equal
+    assert report_of_objects(tmp_path, before, right).equal
     wrong = {**right, "c_proj.weight": before["c_proj.weight"]}
-    assert "c_proj: weight: it is transposed: still (in, out)" in verdict(held(tmp_path, before, wrong))
+    assert "c_proj: weight: it is transposed: still (in, out)" in verdict(report_of_objects(tmp_path, before, wrong))
 
 
 def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
@@ -314,10 +313,10 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
     conv = nn.Sequential(nn.Conv1d(6, 4, 1, groups=2))
     block_diag: Any = torch.block_diag
     blocks = block_diag(*conv.state_dict()["0.weight"].squeeze(-1).detach().chunk(2))
-    assert held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
+    assert report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
     blocks = blocks.clone()
     blocks[0, 5] = 1e-9
-    assert not held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
+    assert not report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
 
 
 # --------------------------------------------------------------------------------------------- beside the tensors
@@ -326,19 +325,19 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
 def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
     before: Any = {"state_dict": net(), "epoch": 3, "config": {"lr": 0.1, "tags": ["a", float("nan")]}}
     after = {**before, "state_dict": converted(net())}
-    assert held(tmp_path, before, after).equal
+    assert report_of_objects(tmp_path, before, after).equal
     worse = copy.deepcopy(after)
     worse["config"]["tags"][0] = "b"
     assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in verdict(
-        held(tmp_path, before, worse)
+        report_of_objects(tmp_path, before, worse)
     )
     lost = {key: value for key, value in after.items() if key != "epoch"}
     assert "epoch: an object beside the tensors differs: it is not there any more" in verdict(
-        held(tmp_path, before, lost)
+        report_of_objects(tmp_path, before, lost)
     )
     more = {**after, "seed": None}
     assert "seed: an object beside the tensors differs: it was not there before" in verdict(
-        held(tmp_path, before, more)
+        report_of_objects(tmp_path, before, more)
     )
 
 
@@ -350,9 +349,9 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
         "history": list(range(30)),
     }
     after = {**before, "state_dict": converted(net()), "epoch": 4, "config": {"lr": 0.2, "a": [1, {"b": 3}]}}
-    found = held(tmp_path, before, after)
+    found = report_of_objects(tmp_path, before, after)
     assert list(found.changed) == ["epoch", "config.lr", "config.a.1.b"]
-    found = held(tmp_path, before, {**after, "history": list(range(1, 31))})
+    found = report_of_objects(tmp_path, before, {**after, "history": list(range(1, 31))})
     assert len(found.changed) == 20
     assert any("33 objects beside the tensors differ; the first 20 are named" in note for note in found.notes)
 
@@ -360,7 +359,7 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
 def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     text = "x" * 300
     before: Any = {"state_dict": net(), "config": text, "other": text}
-    found = held(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
+    found = report_of_objects(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
     assert list(found.changed) == ["config"]
     assert "at character 300 of 302" in verdict(found)
     assert verdict(found).count("y") >= 1
@@ -409,7 +408,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
 
 
 def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> None:
-    found = held(tmp_path, {"model": net(), "ema": net()}, converted(net()))
+    found = report_of_objects(tmp_path, {"model": net(), "ema": net()}, converted(net()))
     assert found.equal, verdict(found)
     assert any("ema" in note for note in found.notes)
     assert any("not compared" in note for note in found.notes)
@@ -424,7 +423,7 @@ def test_safetensors_metadata_counts(tmp_path: Path) -> None:
 def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     before = {"emb.weight": torch.randn(9, 4)}
     assert "an Embedding must keep its shape" in verdict(
-        held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]})
+        report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]})
     )
 
 
@@ -449,13 +448,15 @@ def with_optimizer() -> tuple[State, State]:
 
 def test_state_and_copies_must_follow(tmp_path: Path) -> None:
     before, right = with_optimizer()
-    assert held(tmp_path, before, right).equal
+    assert report_of_objects(tmp_path, before, right).equal
     wrong = {**right, "optimizer": before["optimizer"]}
-    assert "optimizer.state.0.exp_avg: it did not follow its weight" in verdict(held(tmp_path, before, wrong))
+    assert "optimizer.state.0.exp_avg: it did not follow its weight" in verdict(
+        report_of_objects(tmp_path, before, wrong)
+    )
     wrong = {**right, "ema": before["ema"]}
-    assert "ema.0.weight: it did not follow its weight" in verdict(held(tmp_path, before, wrong))
+    assert "ema.0.weight: it did not follow its weight" in verdict(report_of_objects(tmp_path, before, wrong))
     wrong = {**right, "ema": {**right["ema"], "new": torch.ones(1)}}
-    assert held(tmp_path, before, wrong).unexpected == ("ema.new",)
+    assert report_of_objects(tmp_path, before, wrong).unexpected == ("ema.new",)
 
 
 def gpt2() -> State:
@@ -467,27 +468,27 @@ def gpt2() -> State:
 def test_a_square_layer_that_alone_was_turned_is_seen(tmp_path: Path) -> None:
     before = gpt2()
     wrong = {**before, "c_proj.weight": before["c_proj.weight"].T.contiguous()}
-    assert "c_proj: weight: it is transposed" in verdict(held(tmp_path, before, wrong))
+    assert "c_proj: weight: it is transposed" in verdict(report_of_objects(tmp_path, before, wrong))
 
 
 def test_turned_copies_are_right(tmp_path: Path) -> None:
     before = {"model": gpt2(), "ema": gpt2()}
     turned = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in gpt2().items()}
-    found = held(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
+    found = report_of_objects(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
     assert found.equal, verdict(found)
-    assert held(tmp_path, before, copy.deepcopy(before)).equal
+    assert report_of_objects(tmp_path, before, copy.deepcopy(before)).equal
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 1), (6, 0, 1), (0, 0, 1)])
 def test_empty_layers_are_no_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
     before = {"a.weight": torch.randn(shape), "a.bias": torch.randn(shape[0])}
-    found = held(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
+    found = report_of_objects(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
     assert found.equal, verdict(found)
 
 
 def test_lost_ties_are_told(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
-    found = held(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
+    found = report_of_objects(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
     assert found.equal
     assert "tied before and separate now: a, b" in found.notes
 
@@ -508,16 +509,16 @@ def test_a_norm_folded_elsewhere_is_named(tmp_path: Path) -> None:
     conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 32, 1))
     before = {f"c.{key}": value for key, value in conv.state_dict().items()}
     folded = conv.weight.detach().squeeze(-1) * (1 + 2**-20)
-    found = held(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
+    found = report_of_objects(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
     assert "weight norm was made plain, in other numbers" in verdict(found)
 
 
 def test_rounding_through_a_smaller_dtype_is_no_common_factor(tmp_path: Path) -> None:
     before = {"c.weight": torch.randn(32, 16)}
-    found = held(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
+    found = report_of_objects(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
     assert "multiplied" not in verdict(found)
     zeros = {"a.bias": torch.zeros(4), "c.bias": torch.randn(4)}
-    assert "holds the numbers" not in verdict(held(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}))
+    assert "holds the numbers" not in verdict(report_of_objects(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}))
 
 
 # --------------------------------------------------------------------------------------------- bits
@@ -548,8 +549,8 @@ def test_bits_are_those_that_torch_holds(tmp_path: Path, data: st.DataObject) ->
 def test_nan_payloads_count_and_equal_nans_do_not_differ(tmp_path: Path) -> None:
     a = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
     b = torch.tensor([0x7FC00000, 0x7FC00002], dtype=torch.int32).view(torch.float32)
-    assert held(tmp_path, {"x": a}, {"x": a.clone()}).equal
-    found = held(tmp_path, {"x": a}, {"x": b})
+    assert report_of_objects(tmp_path, {"x": a}, {"x": a.clone()}).equal
+    found = report_of_objects(tmp_path, {"x": a}, {"x": b})
     assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in verdict(found)
 
 
@@ -779,7 +780,8 @@ def test_the_same_root_is_taken_on_both_sides(tmp_path: Path) -> None:
 
 def test_a_parameter_of_its_own_is_told_as_a_layer(tmp_path: Path) -> None:
     before: Any = {**net(), "scale": torch.randn(4, 3)}
-    found = held(tmp_path, before, {**converted(net()), "scale": before["scale"].half()}, bits=True)
+    after = {**converted(net()), "scale": before["scale"].half()}
+    found = report_of_objects(tmp_path, before, after, bits=True)
     assert [layer.name for layer in found.layers] == ["conv1", "conv2", "conv3", "scale"]
     assert verdict(found) == "layer scale: it: its dtype was narrowed from float32 to float16"
 
@@ -837,7 +839,7 @@ def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> N
         Named.__qualname__ = "Named"
         before: Any = {"state": net(), "by": dict(zip((key, *keys), range(4), strict=True))}
         after: Any = {"state": converted(net()), "by": {**before["by"], keys[2]: 9}}
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
     assert [cause for cause in found.changed.values() if "3 became 9" in sentence(cause)]
     assert len(found.changed) == 1
 
@@ -847,12 +849,12 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1))
     state = dict(model.named_parameters())
     frozen = {key: one.squeeze(-1).detach().clone() if one.dim() == 3 else one.detach() for key, one in state.items()}
-    found = held(tmp_path, state, frozen)
+    found = report_of_objects(tmp_path, state, frozen)
     assert found.equal
     assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
-    assert not any("requires_grad" in note for note in held(tmp_path, frozen, frozen).notes)
+    assert not any("requires_grad" in note for note in report_of_objects(tmp_path, frozen, frozen).notes)
     before = open_checkpoint(tmp_path / "before.pt")
-    moved = {name: replace(one, device="cuda:0") for name, one in before.tensors.items()}
+    moved = {name: one._replace(device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")
     before.tensors = moved
     assert (

@@ -24,7 +24,7 @@ from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.report.verify import verdict
 from convinspect.verifying.findings import Report
 from support.paths import FIXTURES
-from support.verifying import command, held, report_of
+from support.verifying import command, report_of, report_of_objects
 
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
 
@@ -46,13 +46,13 @@ def test_a_convolution_becomes_a_linear_whatever_it_is_called(tmp_path: Path, da
         if bias:
             before[f"h.{name}.bias"] = torch.randn(rows)
     after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in before.items()}
-    found = held(tmp_path, before, after)
+    found = report_of_objects(tmp_path, before, after)
     assert found.equal, verdict(found)
     assert {one.after for one in found.layers} == {"Linear"}
     name = data.draw(st.sampled_from(sorted(sizes)))
     turned = after | {f"h.{name}.weight": after[f"h.{name}.weight"].T.contiguous()}
     for wish in ({}, {"bits": True}):
-        found = held(tmp_path, before, turned, **wish)
+        found = report_of_objects(tmp_path, before, turned, **wish)
         assert not found.equal
         assert "transposed" in verdict(found) or "rows are mixed up" in verdict(found)
 
@@ -64,10 +64,10 @@ def test_gpt2_may_be_turned_back(tmp_path: Path) -> None:
         for key, one in state.items()
     }
     for before, after in ((state, turned), (turned, state)):
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
         assert found.equal, verdict(found)
     key = "transformer.h.0.attn.c_proj.weight"
-    found = held(tmp_path, turned, state | {key: turned[key]})
+    found = report_of_objects(tmp_path, turned, state | {key: turned[key]})
     assert "c_proj" in verdict(found)
     assert "transposed" in verdict(found)
 
@@ -84,12 +84,12 @@ def test_groups_written_out_of_a_state_dict_verify(tmp_path: Path, groups: int) 
         block = slice(group * rows, (group + 1) * rows)
         large[block, group * columns : (group + 1) * columns] = conv.weight.detach()[block, :, 0]
     before = {"g." + key: one for key, one in conv.state_dict().items()}
-    found = held(tmp_path, before, before | {"g.weight": large}, grad=True)
+    found = report_of_objects(tmp_path, before, before | {"g.weight": large}, grad=True)
     assert found.equal, verdict(found)
     assert found.strength == "layer"
     assert found.layers[0].assumed == ("stride 1", "padding 0")
     large[0, 7] += 1e-6
-    assert not held(tmp_path, before, before | {"g.weight": large}).equal
+    assert not report_of_objects(tmp_path, before, before | {"g.weight": large}).equal
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"stride": 2, "padding": 3}])
@@ -99,7 +99,7 @@ def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, 
     swapped = swap_pointwise(copy.deepcopy(model)).model
     back = swap_pointwise(copy.deepcopy(swapped), "conv1d").model
     for one, other in ((model, swapped), (swapped, model), (swapped, back), (model, back)):
-        found = held(tmp_path, one, other)
+        found = report_of_objects(tmp_path, one, other)
         assert found.equal, verdict(found)
     stand_in: Any = swapped[0]  # type: ignore[index]
     assert isinstance(stand_in, PointwiseLinear)
@@ -107,13 +107,13 @@ def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, 
         setattr(stand_in, name, value)
         for one, other in ((model, swapped), (swapped, model)):
             for wish in ({}, {"bits": True}):
-                assert f"its {name}=" in verdict(held(tmp_path, one, other, **wish))
+                assert f"its {name}=" in verdict(report_of_objects(tmp_path, one, other, **wish))
 
 
 def test_a_linear_has_stride_1(tmp_path: Path) -> None:
     linear, conv = nn.Linear(6, 4), nn.Conv1d(6, 4, 1, stride=2)
     conv.load_state_dict({"weight": linear.weight.detach()[..., None], "bias": linear.bias.detach()})
-    found = held(tmp_path, nn.Sequential(linear), nn.Sequential(conv), bits=True)
+    found = report_of_objects(tmp_path, nn.Sequential(linear), nn.Sequential(conv), bits=True)
     assert verdict(found) == "layer 0: its stride=1 became 2"
 
 
@@ -122,7 +122,7 @@ def test_more_dimensions_of_positions_are_no_difference(tmp_path: Path) -> None:
     assert one.bias is not None
     two.load_state_dict({"weight": one.weight.detach()[..., None], "bias": one.bias.detach()})
     for before, after in ((one, two), (two, one)):
-        found = held(tmp_path, nn.Sequential(before), nn.Sequential(after))
+        found = report_of_objects(tmp_path, nn.Sequential(before), nn.Sequential(after))
         assert found.equal, verdict(found)
 
 
@@ -134,24 +134,26 @@ def test_numbers_that_are_no_plain_floats_are_compared_to_the_bit(tmp_path: Path
     weight = torch.arange(1, 13).to(dtype).reshape(4, 3, 1)
     before = {"conv.weight": weight, "conv.bias": torch.zeros(4, dtype=dtype)}
     after = before | {"conv.weight": weight.squeeze(-1)}
-    found = held(tmp_path, before, after, layer=("conv",))
+    found = report_of_objects(tmp_path, before, after, layer=("conv",))
     assert found.equal, verdict(found)
     assert all(one.rounding is None for one in found.layers)
-    assert not held(tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, layer=("conv",)).equal
+    assert not report_of_objects(
+        tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, layer=("conv",)
+    ).equal
 
 
 def test_a_bias_of_the_wrong_length_is_said_and_no_fault(tmp_path: Path) -> None:
     before = {"conv.weight": torch.randn(4, 6, 1), "conv.bias": torch.randn(5)}
-    found = held(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
+    found = report_of_objects(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
     assert found.equal, verdict(found)
     assert "5 numbers for 4 outputs" in found.layers[0].note
 
 
 def test_tensors_without_numbers_may_be_converted(tmp_path: Path) -> None:
     before = {"conv.weight": torch.empty(4, 6, 1, device="meta"), "fc.weight": torch.randn(3, 3)}
-    found = held(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
+    found = report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
     assert found.equal, verdict(found)
-    assert not held(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).equal
+    assert not report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).equal
 
 
 def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
@@ -162,11 +164,11 @@ def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
     after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in state.items()}
     other.load_state_dict(after)
     for one in (after, OrderedDict(after), other.state_dict()):
-        found = held(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
+        found = report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
         assert found.equal, verdict(found)
         assert any("_metadata of state" in note for note in found.notes)
-    assert not held(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).equal
-    found = held(tmp_path, state, state)
+    assert not report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).equal
+    found = report_of_objects(tmp_path, state, state)
     assert not found.notes
 
 
@@ -307,10 +309,10 @@ def test_prefixes_of_roots_and_of_whole_models_are_no_difference(tmp_path: Path)
         ({"state_dict": state, "epoch": 1}, squeezed(state)),
         ({"model": state, "ema": state}, {"model": squeezed(state), "ema": squeezed(state)}),
     ):
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
         assert found.equal, verdict(found)
     bare = squeezed(model.module.state_dict())
-    found = held(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
+    found = report_of_objects(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
     assert "keys of ema" in found.changed
 
 
@@ -334,10 +336,10 @@ def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, dat
     after = {key: one.T.contiguous() if key in chosen else one for key, one in state.items()}
     layers = tuple(key.removesuffix(".weight") for key in chosen)
     for before, there in ((state, after), (after, state)):
-        found = held(tmp_path, before, there, layer=layers, bits=True)
+        found = report_of_objects(tmp_path, before, there, layer=layers, bits=True)
         assert found.equal, (verdict(found), chosen)
     others = [key for key in names if key not in square]
-    found = held(tmp_path, state, after, bits=True)
+    found = report_of_objects(tmp_path, state, after, bits=True)
     if set(chosen) <= set(square) or (set(others) <= set(chosen) and not set(square) <= set(chosen)):
         # Only the user can tell this from a mistake.
         assert not found.equal
@@ -353,14 +355,14 @@ def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
     one, other = model("zeros"), model("reflect")
     other.load_state_dict(one.state_dict())
     for before, after in ((one, other), (one, swap_pointwise(copy.deepcopy(other)).model)):
-        assert "padding_mode" in verdict(held(tmp_path, before, after))
-    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).equal
+        assert "padding_mode" in verdict(report_of_objects(tmp_path, before, after))
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).equal
     one, other = model("zeros", wide=1), model("reflect", wide=1)
     other.load_state_dict(one.state_dict())
-    assert "padding_mode" in verdict(held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model))
+    assert "padding_mode" in verdict(report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model))
     one, other = model("zeros", 0, 1), model("reflect", 0, 1)
     other.load_state_dict(one.state_dict())
-    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).equal
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).equal
 
 
 # ------------------------------------------------------------------------------------------ sparse and quantized
@@ -426,8 +428,8 @@ def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
     changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.conj, lambda it: torch.conj(it).imag]
     for change in changes:
         before, after = ({**conv, "view": change(it)} for it in (one, other))
-        assert held(tmp_path, before, {**squeezed(conv), "view": change(one)}).equal
-        assert "view" in verdict(held(tmp_path, before, {**squeezed(conv), "view": after["view"]}))
+        assert report_of_objects(tmp_path, before, {**squeezed(conv), "view": change(one)}).equal
+        assert "view" in verdict(report_of_objects(tmp_path, before, {**squeezed(conv), "view": after["view"]}))
 
 
 # ------------------------------------------------------------------------------------------------------- wording
@@ -435,7 +437,9 @@ def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
 
 def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Path) -> None:
     before = {"a.weight": torch.randn(0, 3, 1), "b.weight": torch.randn(4, 3, 1)}
-    found = held(tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)})
+    found = report_of_objects(
+        tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)}
+    )
     assert "its shape (0, 3, 1) became (3, 0)" in verdict(found)
 
 
@@ -445,11 +449,11 @@ def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: 
     block_diag: Any = torch.block_diag
     large = block_diag(*conv.weight.detach().squeeze(-1).chunk(2))
     before = {f"g.{key}": one for key, one in conv.state_dict().items()}
-    assert held(tmp_path, before, {**before, "g.weight": large}).equal
+    assert report_of_objects(tmp_path, before, {**before, "g.weight": large}).equal
     large[place] += 0.5
-    found = held(tmp_path, before, {**before, "g.weight": large})
+    found = report_of_objects(tmp_path, before, {**before, "g.weight": large})
     assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in verdict(found)
-    found = held(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
+    found = report_of_objects(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
     assert "no reshaping explains" in verdict(found)
 
 
@@ -457,5 +461,5 @@ def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
     conv = nn.Conv1d(6, 4, 1)
     before = {"a.weight_orig": conv.weight.detach(), "a.weight_mask": torch.ones(4, 6, 1), "a.bias": conv.bias}
     plain = {"a.weight": conv.weight.detach().squeeze(-1) * 1.5, "a.bias": conv.bias}
-    found = held(tmp_path, before, plain)
+    found = report_of_objects(tmp_path, before, plain)
     assert "its pruning was made plain" in verdict(found)

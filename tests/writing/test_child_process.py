@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
-from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotThere
+from convinspect.errors import (
+    BrokenFile,
+    CannotConvert,
+    ConvInspectError,
+    CutShort,
+    NotThere,
+    Option,
+    Wording,
+    as_argument,
+)
+from convinspect.report.flags import as_flag
 from convinspect.writing.child_process import _ended, _packed, _unpacked, run_in_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is forked on Linux alone")
@@ -22,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is fork
 _SCRIPT = """
 import json, mmap, os, signal, sys, time
 from pathlib import Path
-from convinspect.writing.child_process import _can_fork, apart
+from convinspect.writing.child_process import _can_fork, run_in_child
 from convinspect.errors import CannotConvert, CutShort
 assert _can_fork()
 place = Path(sys.argv[1])
@@ -62,13 +72,13 @@ def outcome(name, work):
         signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, 1)
     try:
-        return ["done", apart(work, place / "source.pt")]
+        return ["done", run_in_child(work, place / "source.pt")]
     except BaseException as error:
         told = [type(error).__name__, str(error)]
         return [*told, os.fspath(getattr(error, "path", None) or "")]
 
 if sys.argv[2:] == ["wait"]:
-    apart(waiting, place)
+    run_in_child(waiting, place)
 found = {name: outcome(name, work) for name, work in WORKS.items()}
 print(json.dumps({"pid": os.getpid(), **found}))
 """
@@ -150,6 +160,14 @@ def test_every_kind_of_error_arrives() -> None:
         with pytest.raises(ConvInspectError) as caught:
             through_the_pipe(lambda kind=kind: _raise(kind("wrong")))  # type: ignore[misc]
         assert type(caught.value) is kind
+
+
+def test_the_options_in_an_error_arrive_as_data() -> None:
+    problem = Wording("no ", Option("layer", "a b"), " for ", Option("to", None))
+    with pytest.raises(CannotConvert) as caught:
+        through_the_pipe(lambda: _raise(CannotConvert(problem, Wording("give ", Option("fuse")))))
+    assert caught.value.line(as_flag) == "no --layer 'a b' for --to; give --fuse"
+    assert caught.value.line(as_argument) == "no layer='a b' for to; give fuse=True"
 
 
 def test_errors_of_the_system_arrive_with_their_reason() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from convinspect.errors import CannotConvert
 from convinspect.writing import state_dict as resaving
 from convinspect.writing.state_dict import block_diagonal
 from support.conversions import load
-from support.in_process import Ended, called
+from support.in_process import Ended, run_in_process
 from support.paths import FIXTURES
 
 Convert = Callable[..., Ended]
@@ -27,7 +26,7 @@ Convert = Callable[..., Ended]
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
-    return lambda *words: called(monkeypatch, capsys, "convert", *words)
+    return lambda *words: run_in_process(monkeypatch, capsys, "convert", *words)
 
 
 def refused(ended: Ended, folder: Path, *words: str) -> None:
@@ -127,7 +126,7 @@ def test_a_dtype_of_a_later_pytorch_is_named(tmp_path: Path) -> None:
     torch.save({"c.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
     with pytest.raises(CannotConvert, match="this PyTorch has no dtype float3"):
-        resaving._load(replace(tensor, dtype="float3"), {})
+        resaving._load(tensor._replace(dtype="float3"), {})
 
 
 def test_the_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path, convert: Convert) -> None:

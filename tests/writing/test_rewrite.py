@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import pickletools
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,13 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
 from convinspect.records import Edit, Tensor
-from convinspect.writing.rewrite import pieces_for, tuple_opcodes
+from convinspect.writing.rewrite import Changes, pieces_for, tuple_opcodes
 from support.paths import FIXTURES
 
 
 def refused(path: Path, edits: list[Edit], words: str) -> None:
     with File(path) as file, pytest.raises(CannotWrite, match=words):
-        pieces_for(file, edits)
+        pieces_for(file, Changes(tuple(edits)))
 
 
 def flat(tensor: Tensor) -> Edit:
@@ -41,17 +40,17 @@ def test_one_tensor_under_two_names_cannot_get_two_shapes(tmp_path: Path) -> Non
     torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "a.pt")
     a, b = open_checkpoint(tmp_path / "a.pt").root.tensors
     with File(tmp_path / "a.pt") as file:
-        assert pieces_for(file, [flat(a), flat(b)])
+        assert pieces_for(file, Changes((flat(a), flat(b))))
     refused(tmp_path / "a.pt", [flat(a), Edit(b, (4, 6), (6, 1))], "stored once for two names that would differ")
 
 
 def test_a_size_that_is_not_in_the_pickle_cannot_change(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
-    unknown = replace(tensor, shape_span=None)
+    unknown = tensor._replace(shape_span=None)
     refused(tmp_path / "a.pt", [flat(unknown)], "its size is not written in the pickle")
     with File(tmp_path / "a.pt") as file:
-        assert pieces_for(file, [Edit(unknown, tensor.shape, tensor.stride)]), (
+        assert pieces_for(file, Changes((Edit(unknown, tensor.shape, tensor.stride),))), (
             "nothing changes, so nothing is looked for"
         )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.machine import Pickle, Walk, reader, walk
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
@@ -66,6 +65,7 @@ def read_archive(file: File, archive: Archive) -> Contents:
         problems,
         notes,
         foreign=foreign_globals(tree),
+        pickles={file.path: Pickle(tree)},
     )
 
 
@@ -94,14 +94,14 @@ def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[R
     """Hyperparameters stand in the archive's code, as constants of each class or in its call of the operator."""
     constants = torchscript.class_constants(_sources(archive), archive.file.size)
     return tuple(
-        replace(root, modules={name: _known(module, constants) for name, module in root.modules.items()})
+        root._replace(modules={name: _known(module, constants) for name, module in root.modules.items()})
         for root in roots
     )
 
 
 def _known(module: Module, constants: Mapping[str, dict[str, Any]]) -> Module:
     attributes = {**module.attributes, **constants.get(module.class_name, {})}
-    return replace(module, class_name=torchscript.class_name(module.class_name), attributes=attributes)
+    return module._replace(class_name=torchscript.class_name(module.class_name), attributes=attributes)
 
 
 def foreign_globals(tree: Walk) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from convinspect.formats.pickle.machine import reader, walk
@@ -72,7 +72,7 @@ def frozen_roots(archive: Archive, sources: Iterable[tuple[str, str]], byteorder
     for number, use in clear.items():
         if use.bias in tensors and sharers[use.bias] == 1:
             keys[use.bias] = f"c{number}.bias"
-    named = tuple(replace(one, key=keys[number]) for number, one in tensors.items())
+    named = tuple(one._replace(key=keys[number]) for number, one in tensors.items())
     modules = {f"c{number}": _module(use, tensors[number]) for number, use in clear.items()}
     return (Root("", "model", named, modules),) if named else ()
 

@@ -12,7 +12,7 @@ from typing import Any
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Walk, walk
+from convinspect.formats.pickle.machine import Pickle, Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
@@ -43,10 +43,11 @@ def read_torch_legacy(file: File) -> Contents:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
     try:
-        _, tree, keys = pickles(file)
+        pickle = pickles(file)
     except CutShort:
         raise cut_short(file.size, None, ", which end before all tensors are described") from None
-    storages, end = place_storages(file, tree, keys)
+    tree = pickle.tree
+    storages, end = place_storages(file, pickle)
 
     def storage_of(key: str, nbytes: int) -> Storage:
         found = storages.get(key)
@@ -67,11 +68,12 @@ def read_torch_legacy(file: File) -> Contents:
         tuple(problems),
         module_notes(roots),
         foreign=foreign_globals(tree),
+        pickles={file.path: pickle},
     )
 
 
-def pickles(file: File) -> tuple[int, Walk, Walk]:
-    """Where the object's pickle begins, the object, and the storages' keys.
+def pickles(file: File) -> Pickle:
+    """The object and the storages' keys.
 
     Raises:
         CutShort: The file ends before them.
@@ -80,13 +82,13 @@ def pickles(file: File) -> tuple[int, Walk, Walk]:
     for _ in range(3):
         start = walk(file.read, start, file.size).end
     tree = walk(file.read, start, file.size, file.size // SMALL_STORAGE)
-    return start, tree, walk(file.read, tree.end, file.size, file.size // SMALL_STORAGE)
+    return Pickle(tree, start, walk(file.read, tree.end, file.size, file.size // SMALL_STORAGE))
 
 
-def place_storages(file: File, tree: Walk, keys: Walk) -> tuple[dict[str, Storage], int]:
+def place_storages(file: File, pickle: Pickle) -> tuple[dict[str, Storage], int]:
     """Every storage with its place in the file, and where the last one ends (past the file when it is cut)."""
-    sizes = _declared(tree)
-    if not isinstance(keys.value, list):
+    sizes, keys = _declared(pickle.tree), pickle.keys
+    if keys is None or not isinstance(keys.value, list):
         raise BrokenFile("its list of storage keys is malformed", "save it again")
     storages: dict[str, Storage] = {}
     position = keys.end

@@ -10,7 +10,7 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.machine import Pickle, Read, reader
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.legacy import is_legacy, pickles
@@ -29,8 +29,12 @@ class Objects:
     read: Read
 
 
-def read_objects(path: Path) -> Objects | None:
+def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
     """The tree of a `torch.save` file of either age; None for containers that keep no objects beside tensors.
+
+    Args:
+        path: The file.
+        pickle: Its pickle, where it was kept when the file was opened, which is then not read again.
 
     Raises:
         ConvInspectError: The file cannot be read.
@@ -42,8 +46,11 @@ def read_objects(path: Path) -> Objects | None:
             archive = Archive(file)
             if "data.pkl" not in archive.records:
                 return None
-            return Objects(walked(archive).value, reader(archive.read("data.pkl")))
-        return Objects(pickles(file)[1].value, _stream_of(path)) if is_legacy(file) else None
+            tree = walked(archive) if pickle is None else pickle.tree
+            return Objects(tree.value, reader(archive.read("data.pkl")))
+        if not is_legacy(file):
+            return None
+        return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
 
 
 def _stream_of(path: Path) -> Read:

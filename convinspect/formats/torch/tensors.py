@@ -7,7 +7,6 @@ PyTorch 0.2 to 2.13. Nothing here is called; the arguments are read off.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -115,7 +114,7 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
     if name in _WRAPPERS:
         inner = tensor_of(args[_WRAPPERS[name]], key, storage_of)
         trainable = args[1] if len(args) > 1 and isinstance(args[1], bool) else None
-        return inner and replace(inner, requires_grad=trainable)
+        return inner and inner._replace(requires_grad=trainable)
     if name in _FROM_TYPE:
         return _from_type(args, key, storage_of)
     if name == "torch._utils._rebuild_sparse_tensor":
@@ -124,7 +123,7 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
         return _without_storage(node, key, 0, "meta")
     if name == "torch._utils._rebuild_wrapper_subclass":
         tensor = _without_storage(node, key, 1, "wrapped")
-        return replace(tensor, subclass=class_name(args[0]) or "?")
+        return tensor._replace(subclass=class_name(args[0]) or "?")
     return None
 
 
@@ -158,7 +157,7 @@ def _with_quantizer(tensor: Tensor, node: Any, storage_of: StorageOf) -> Tensor:
     items = node.items if isinstance(node, Tuple) else []
     parts = [tensor_of(one, f"{tensor.key} (its quantizer)", storage_of) for one in items]
     words = [class_name(one) or str(one) for one, part in zip(items, parts, strict=True) if part is None]
-    return replace(tensor, parts=tuple(one for one in parts if one is not None), quantizer=", ".join(words))
+    return tensor._replace(parts=tuple(one for one in parts if one is not None), quantizer=", ".join(words))
 
 
 def _view_bits(metadata: Any) -> str:
@@ -195,7 +194,7 @@ def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor |
     """`_rebuild_from_type…(function, type, arguments, state)`: a tensor, then its subclass."""
     inner = tensor_of(Call(args[0], args[2]), key, storage_of)
     wrapper = class_name(args[1]) or "?"
-    return inner if inner is None or wrapper in _PARAMETER_TYPES else replace(inner, subclass=wrapper)
+    return inner if inner is None or wrapper in _PARAMETER_TYPES else inner._replace(subclass=wrapper)
 
 
 def _sparse(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor:

@@ -7,7 +7,7 @@ A root is a dictionary that holds tensors directly, or a module. Dictionaries th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from convinspect.errors import RefusedFile
@@ -325,7 +325,7 @@ def _roots(found: _Found) -> Iterator[Root]:
 def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
     """All tensors below `at`, with keys relative to it."""
     return [
-        replace(tensor, key=".".join((*path[len(at) :], tensor.key)))
+        tensor._replace(key=".".join((*path[len(at) :], tensor.key)))
         for path, tensors in containers.items()
         if path[: len(at)] == at
         for tensor in tensors
@@ -353,7 +353,7 @@ def _merge_single_layers(found: _Found) -> dict[Path, list[Tensor]]:
     merged: dict[Path, list[Tensor]] = {}
     for path, tensors in found.tensors.items():
         if bare.get(path[:-1], 0) > 1 and _is_single_layer(path, tensors, found):
-            moved = [replace(tensor, key=f"{path[-1]}.{tensor.key}") for tensor in tensors]
+            moved = [tensor._replace(key=f"{path[-1]}.{tensor.key}") for tensor in tensors]
             merged.setdefault(path[:-1], []).extend(moved)
         else:
             merged.setdefault(path, []).extend(tensors)

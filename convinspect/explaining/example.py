@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from convinspect.errors import CannotShow
+from convinspect.errors import CannotShow, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
 from convinspect.text import with_article
 
@@ -140,7 +140,7 @@ def example(
     if x.shape[0] < weight.shape[2]:
         raise CannotShow(
             f"the data have {x.shape[0]} rows, and a kernel of {name} sees {weight.shape[2]} at once",
-            "give more --rows",
+            Wording("give more ", Option("rows", None)),
         )
     f: Any = functional.conv1d(x.T.unsqueeze(0), weight, bias)[0].T
     y = functional.linear(x, weight[:, :, 0], bias).tolist() if weight.shape[2] == 1 else None

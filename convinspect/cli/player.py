@@ -1,0 +1,87 @@
+"""`explain --step` and `--animate`: one cell of the result after another, on a terminal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from convinspect.render.table import Block
+from convinspect.report.explain import cell_focus
+from convinspect.report.explain_steps import cell_at, cell_count
+
+if TYPE_CHECKING:
+    from convinspect.explaining.example import Example
+    from convinspect.report.explain_steps import DrawStep
+
+MOST_PICTURES = 100
+"""Steps that anyone would wait for in an animation."""
+
+_SECONDS = 0.6
+_KEYS = "→ next · ← back · a row's number goes to that row · q leaves"
+
+
+def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int], height: int) -> None:
+    """Show cells until the user leaves, or all have been played.
+
+    Args:
+        example: The layer and its data.
+        draw: What draws a step.
+        by_keys: Wait for a key after each step, instead of for a moment.
+        first: Row and kernel of the first step.
+        height: Lines of the terminal.
+
+    Raises:
+        CannotShow: There is no such row or kernel.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from convinspect.explaining.example import sum_of
+    from convinspect.render.rich_table import render_block
+
+    sum_of(example, *first)
+    index, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
+    last = min(index + MOST_PICTURES, cell_count(example)) - 1
+    with Live(console=Console(), auto_refresh=False, screen=by_keys) as live:
+        while index >= 0:
+            row, kernel = cell_at(example, index)
+            live.update(render_block(_fitted(draw(cell_focus(row, kernel), [kernel]), by_keys, height)), refresh=True)
+            if by_keys:
+                index, typed = moved(typer.getchar(), index, (len(example.f), len(example.w)), typed)
+            else:
+                time.sleep(_SECONDS)
+                index = index + 1 if index < last else -1
+
+
+def _fitted(block: Block, by_keys: bool, height: int) -> Block:
+    """A step as the terminal has lines for it. Of what does not fit, the result is kept."""
+    # A title and a blank line above, the keys below.
+    most = height - 3
+    lines = block.lines if len(block.lines) <= most else (*block.lines[: most - 2], "…", block.lines[-1])
+    return replace(block, lines=lines, notes=(_KEYS,) if by_keys else ())
+
+
+def moved(key: str, index: int, size: tuple[int, int], typed: str = "") -> tuple[int, str]:
+    """What a key does.
+
+    Args:
+        key: As the terminal sends it.
+        index: The number of the result that is shown, from 0, row after row.
+        size: Rows and columns of the result.
+        typed: Digits of a row's number so far, since it may have several.
+
+    Returns:
+        The index to go to, or -1 to leave; and the digits so far.
+    """
+    rows, outs = size
+    if key in ("q", "Q", "\x1b", "\x03", "\x04"):
+        return -1, ""
+    if key.isdigit():
+        number = next((digits for digits in (typed + key, key) if 1 <= int(digits) <= rows), "")
+        return ((int(number) - 1) * outs if number else index), number
+    if key in ("\x1b[D", "\x1bOD", "\xe0K", "h", "p", "b", "\x7f"):
+        return max(0, index - 1), ""
+    return min(rows * outs - 1, index + 1), ""

@@ -1,0 +1,70 @@
+"""The whole of `explain`: a layer and rows of data → what it computes on them, cell by cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import CannotShow, ConvInspectError, NotThere, Option, Wording
+from convinspect.explaining.data import read_rows
+from convinspect.explaining.example import Example, built_in, example, of_layer
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import select
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `explain` that decide what is computed.
+
+    Attributes:
+        layer: Name of the layer, or a glob that matches one; None for the built-in layer, where there is no checkpoint.
+        rows: Rows of data, where none are given.
+        seed: Of the random data for a checkpoint's layer.
+        input: The data, (n, in): a tensor, or a file as `read_rows` takes it.
+    """
+
+    layer: str | None = None
+    rows: int = 4
+    seed: int = 0
+    input: Path | torch.Tensor | None = None
+
+
+def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
+    """Run one layer on rows of data, in float64.
+
+    Args:
+        checkpoint: Where the layer is; None for a small built-in layer of 3 → 6.
+        options: Which layer, on which data.
+
+    Raises:
+        NotThere: No layer is named or has that name, or there is no such file of data.
+        CannotShow: The layer is none that can be explained, or the data do not fit it.
+        ConvInspectError: Numbers cannot be read.
+    """
+    data = read_rows(options.input) if isinstance(options.input, Path) else options.input
+    data = None if data is None else data.double()
+    if checkpoint is None:
+        return _explain_built_in(data, options)
+    if options.layer is None:
+        raise NotThere("no layer is named", Wording("name one with ", Option("layer", None)), checkpoint.path)
+    try:
+        chosen = select(find_layers(checkpoint), [options.layer])
+        if len(chosen) > 1:
+            raise CannotShow(f"{options.layer!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
+        return of_layer(chosen[0], data, options.rows, options.seed)
+    except ConvInspectError as error:
+        raise error.at(checkpoint.path) from None
+
+
+def _explain_built_in(data: torch.Tensor | None, options: Options) -> Example:
+    layer = built_in(options.rows)
+    if data is None:
+        return layer
+    weight, bias = (torch.tensor(values, dtype=torch.float64) for values in (layer.w, layer.b))
+    try:
+        return example(layer.name, layer.kind, layer.stored, weight, bias, data)
+    except ConvInspectError as error:
+        raise error.at(options.input) if isinstance(options.input, Path) else error from None

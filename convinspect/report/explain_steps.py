@@ -1,0 +1,143 @@
+"""An explained layer → the drawings that `explain` shows: some rows, every step, both layouts, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from convinspect.errors import CannotShow, Option, Wording
+from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.render.cells import shape
+from convinspect.render.panels import prose
+from convinspect.render.table import Block
+from convinspect.report.explain import Focus, cell_focus, frame, row_focus
+from convinspect.report.explain_layouts import layouts
+from convinspect.text import plural
+
+if TYPE_CHECKING:
+    from convinspect.explaining.example import Example
+
+COMFORT = 118
+"""Cells to draw in where no terminal sets a limit: three panels of the built-in example side by side."""
+
+DrawStep: TypeAlias = Callable[[Focus, Sequence[int]], Block]
+"""Draws one step of an example: the step, and the kernels whose sums are printed."""
+
+
+def drawn_as_linear(example: Example, names: str | None) -> bool:
+    """Whether to name things as for Linear: as asked ("linear", "conv1d"), otherwise as the layer is.
+
+    Raises:
+        CannotShow: It was asked for, and no Linear computes what the layer does.
+    """
+    if names == "linear" and example.taps > 1:
+        raise CannotShow(
+            f"{example.name} has a kernel of size {example.taps}, which no Linear is",
+            Wording("leave out ", Option("as_", None)),
+        )
+    if names in ("linear", "conv1d"):
+        return names == "linear"
+    return example.kind == TRANSFORMERS_CONV1D or not example.kind.startswith("Conv")
+
+
+def drawer(example: Example, linear: bool, width: int, height: int | None = None) -> DrawStep:
+    """What draws the steps of an example, with the same decimals in each.
+
+    Args:
+        example: The layer and its data.
+        linear: Name things as for Linear rather than for Conv1d.
+        width: Cells to lay out in.
+        height: Lines that there are; None for as many as it takes.
+    """
+    from convinspect.explaining.example import decimals, decimals_of_terms, sum_of
+
+    digits = decimals(example)
+
+    def draw(focus: Focus, kernels: Sequence[int]) -> Block:
+        sums = [sum_of(example, focus.row, kernel) for kernel in kernels]
+        return frame(example, focus, linear, width, sums, (digits, decimals_of_terms(sums, digits)), height)
+
+    return draw
+
+
+def frames(
+    example: Example, draw: DrawStep, row: int | None, kernel: int | None, both: bool, width: int
+) -> list[Block]:
+    """Rows 1, 2 and n, or the one asked for; the two layouts after them if asked for; and what it shows, in words.
+
+    Raises:
+        CannotShow: There is no such row or kernel.
+    """
+    from convinspect.explaining.example import decimals, sum_of
+
+    count, outs = len(example.f), len(example.w)
+    rows = [row] if row is not None else sorted({1, min(2, count), count})
+    blocks: list[Block] = []
+    for place, shown_row in enumerate(rows):
+        sum_of(example, shown_row, kernel or 1)
+        if kernel is not None:
+            blocks.append(draw(cell_focus(shown_row, kernel), [kernel]))
+        else:
+            active = outs if place == 2 else min(place + 1, outs)
+            listed = [j for j in range(1, outs + 1) if outs <= 8 or j <= 4 or j > outs - 2 or j == active]
+            blocks.append(draw(row_focus(shown_row, active), listed))
+    if both:
+        blocks.append(layouts(example, row_focus(rows[0], kernel or 1), width, decimals(example)))
+    return [*blocks, moral(example, width)]
+
+
+def overview(example: Example) -> list[Block]:
+    """The drawing that the command gives where no terminal sets a width, below the layer's name."""
+    draw = drawer(example, drawn_as_linear(example, None), COMFORT)
+    name = Block((), title=f"{example.name}: {example.kind} {shape(example.stored)}")
+    return [name, *frames(example, draw, None, None, both=False, width=COMFORT)]
+
+
+def moral(example: Example, width: int) -> Block:
+    """What the drawing shows, in one sentence, and what it leaves out."""
+    outs = len(example.w)
+    kernels, columns = (plural(outs, noun) for noun in ("kernel", "column"))
+    meets = (
+        "each row of X meets each kernel once and gives one number."
+        if example.taps == 1
+        else f"each window of {example.taps} neighbouring rows meets each kernel once and gives one number."
+    )
+    lines = prose(f"{kernels}, so {columns}: {meets}", width)
+    return Block((*lines, *(prose(f"{example.note}.", width) if example.note else ())))
+
+
+def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block]:
+    """Cell after cell, the first `most` of them, each with what it shows in words below, and the two layouts if asked
+    for.
+    """
+    from convinspect.explaining.example import decimals
+
+    every = cell_count(example)
+    shown = min(every, most)
+    left_out = (f"the first {shown:,} of {every:,} numbers",) if shown < every else ()
+    words = moral(example, COMFORT).lines
+    blocks = []
+    for i, j in (cell_at(example, index) for index in range(shown)):
+        block = draw(cell_focus(i, j), [j])
+        both_layouts = layouts(example, row_focus(i, j), COMFORT, decimals(example)) if both else None
+        below = () if both_layouts is None else ("", both_layouts.title, "", *both_layouts.lines)
+        blocks.append(replace(block, lines=(*block.lines, *below, "", *words, *left_out)))
+    return blocks
+
+
+def cell_count(example: Example) -> int:
+    """How many numbers the result has."""
+    return len(example.f) * len(example.w)
+
+
+def cell_at(example: Example, index: int) -> tuple[int, int]:
+    """Row and kernel, from 1, of one number of the result; row after row, from index 0."""
+    row, kernel = divmod(index, len(example.w))
+    return row + 1, kernel + 1
+
+
+def explain_payload(example: Example) -> dict[str, object]:
+    """The JSON of `explain`."""
+    return {"layer": example.name, "kind": example.kind, "x": example.x, "weight": example.w, "bias": example.b,
+            "result": example.f}  # fmt: skip
