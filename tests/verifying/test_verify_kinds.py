@@ -18,7 +18,7 @@ from torch import nn
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Form
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Setting, compare, pointnet
+from convinspect.comparing.measure import Setting, measure, pointnet
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.verifying.layers import Inputs
@@ -229,7 +229,7 @@ def test_whatever_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
 
 def test_float64_cannot_be_its_own_judge() -> None:
     for dtype in ("float32", "float64"):
-        found = compare(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
+        found = measure(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
         said = next(one for one in claims(found) if "precise" in one.text)
         assert (said.verdict == "not told") == (dtype == "float64")
 
