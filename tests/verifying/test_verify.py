@@ -365,26 +365,35 @@ def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     assert verdict(found).count("y") >= 1
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_sets_have_no_order_and_keys_may_be_of_any_kind(tmp_path: Path, protocol: int) -> None:
-    """What a set's members come in depends on the process that saved it."""
-
-    def saved(name: str, state: State, members: str, keyed: Any) -> Path:
-        code = (
-            f"import torch; state = torch.load({str(tmp_path / 'state.pt')!r});"
-            f"torch.save({{'state': state, 'set': {members}, 'by': {keyed!r}}}, {str(tmp_path / name)!r},"
-            f" pickle_protocol={protocol})"
-        )
-        torch.save(state, tmp_path / "state.pt")
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
-                       env={**os.environ, "PYTHONHASHSEED": str(len(name))})  # fmt: skip
-        return tmp_path / name
-
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sets and keys of any kind, saved by three processes, since what a set's members come in depends on that."""
+    folder = tmp_path_factory.mktemp("sets")
     keyed = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
     members = "{'a', 'bb', 'ccc', 'd', 'e', frozenset({'f', 'g', 'h', 'i'})}"
-    before = saved("a.pt", net(), members, keyed)
-    assert report_of(before, saved("bb.pt", converted(net()), members, keyed)).equal
-    found = report_of(before, saved("ccc.pt", converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}))
+    saved = {
+        "a.pt": (net(), members, keyed),
+        "bb.pt": (converted(net()), members, keyed),
+        "ccc.pt": (converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}),
+    }
+    for name, (state, set_members, by) in saved.items():
+        torch.save(state, folder / "state.pt")
+        code = (
+            f"import torch; state = torch.load('state.pt')\n"
+            f"for protocol in (2, 4):\n"
+            f"    content = {{'state': state, 'set': {set_members}, 'by': {by!r}}}\n"
+            f"    torch.save(content, f'{{protocol}}{name}', pickle_protocol=protocol)"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": str(len(name))}
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60, env=environment)
+    return folder
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_sets_have_no_order_and_keys_may_be_of_any_kind(sets: Path, protocol: int) -> None:
+    before = sets / f"{protocol}a.pt"
+    assert report_of(before, sets / f"{protocol}bb.pt").equal
+    found = report_of(before, sets / f"{protocol}ccc.pt")
     assert [name.partition(".")[0] for name in found.changed] == ["set", "by"]
     assert "2 became 3" in sentence(list(found.changed.values())[1])
 
