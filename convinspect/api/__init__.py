@@ -7,6 +7,7 @@
     convert     a checkpoint with pointwise convolutions as Linear or back, other names, another format
     compare     how fast and how exact Conv1d and Linear are on this machine
     explain     what one layer computes on a few rows of data
+    verify      whether a conversion changed shapes and nothing else
     check       whether a file is whole, and what loading it elsewhere would call
 
 A command's options are keyword arguments of the same names (`--state-dict` is `state_dict`, `--from` is `from_`). What
@@ -15,7 +16,7 @@ can be fixed by the caller is a `ConvInspectError`.
 
 from __future__ import annotations
 
-from convinspect.api.conversions import convert
+from convinspect.api.conversions import convert, verify
 from convinspect.api.files import check, diff
 from convinspect.api.layers import compare, explain
 from convinspect.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ __all__ = [
     "find_layers",
     "open",
     "select",
+    "verify",
 ]
 
 show_in_notebooks(Checkpoint, checkpoint_table)

@@ -6,13 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from convinspect.api.calls import Progress, Source, root_was_chosen, saying_what_to_install, several, silent
+from convinspect.api.calls import (
+    Progress,
+    Source,
+    check_at_least,
+    opened,
+    opened_alike,
+    root_was_chosen,
+    saying_what_to_install,
+    several,
+    silent,
+)
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     from convinspect.converting.job import Job
+    from convinspect.verifying.findings import Report as VerifyReport
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
 """What layers become."""
@@ -82,3 +93,62 @@ def convert(
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or silent)
+
+
+# fmt: off
+@saying_what_to_install
+def verify(
+    before: Source, after: Source | None = None, *,
+    layer: str | Iterable[str] = (), rename: str | Iterable[str] = (),
+    bits: bool = False, grad: bool = False,
+    model: str | None = None, model_after: str | None = None, input: str | Path | Iterable[str | Path] = (),
+    device: str = "cpu", dtype: str = "", seed: int = 0, batch: int | None = None, length: int | None = None,
+    root: str | None = None, progress: Progress | None = None,
+) -> VerifyReport:
+    # fmt: on
+    """Check that a conversion changed shapes and nothing else: the stored bits, each layer's outputs, the model's.
+
+    Outputs are compared in float64, within the bound that rounding analysis gives (Higham, "Accuracy and Stability of
+    Numerical Algorithms", 2nd edition, section 3.1).
+
+    Args:
+        before: The checkpoint before its conversion.
+        after: The checkpoint after; without it `before` is converted in memory.
+        layer: Names or globs of the layers to run; all by default.
+        rename: Rules `OLD=NEW` that the conversion followed, as given to `convert`.
+        bits: Compare the stored bits only, without PyTorch.
+        grad: Also compare the gradients of input, weight and bias.
+        model: The model's code, as "package.module:Class", to run the whole of it too.
+        model_after: The same for `after`; by default layers of `model` are swapped.
+        input: The model's inputs, each a shape such as "2x64x1024" or "2x16:int64:1000", or a .npy or .pt file.
+        device: Where to run, such as "cuda".
+        dtype: In which dtype to measure rounding; the file's own by default.
+        seed: Of the random inputs.
+        batch: Batch size of a layer's input; 2 × 1 and 1 × 2 by default.
+        length: Length of a layer's input.
+        root: Which dictionary of tensors in the files, as dotted keys; "." for all; by default the model's.
+        progress: Called with the number of bytes that were compared.
+
+    Returns:
+        `.equal`, the verdict; `.strength`, how far it is proved ("bits", "layer" or "model"); and what differs:
+        `.layers`, `.changed`, `.missing`, `.unexpected`.
+
+    Raises:
+        ConvInspectError: One of them cannot be opened, read or run, or nothing can be converted.
+    """
+    from convinspect.report.verify import named_table
+    from convinspect.verifying.findings import Report
+    from convinspect.verifying.options import VerifyOptions
+    from convinspect.verifying.verify import verify as prove
+
+    check_at_least(0, seed=seed)
+    check_at_least(1, batch=batch, length=length)
+    inputs = (input,) if isinstance(input, (str, Path)) else input
+    options = VerifyOptions(
+        several(layer), several(rename), bits, grad, model, model_after, tuple(map(str, inputs)), device, dtype,
+        seed, batch, length,
+    )  # fmt: skip
+    show_in_notebooks(Report, named_table)
+    first = opened(before, root)
+    second = None if after is None else opened_alike(after, root)
+    return prove(first, second, options, progress or silent)

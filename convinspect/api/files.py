@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from convinspect.api.calls import Progress, Source, opened, saying_what_to_install, silent
-from convinspect.checkpoint import Checkpoint, open_alike, whole
+from convinspect.api.calls import Progress, Source, opened, opened_alike, saying_what_to_install, silent
+from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.report.notebook import show_in_notebooks
 
@@ -69,7 +69,7 @@ def diff(
     from convinspect.diffing.differences import DiffReport
 
     assert b is not None
-    other = whole(b) if isinstance(b, Checkpoint) else open_alike(b, root)
+    other = opened_alike(b, root)
     show_in_notebooks(DiffReport, difference_table)
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, other, values, progress or silent)

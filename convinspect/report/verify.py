@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from convinspect.render.cells import count
@@ -110,6 +111,11 @@ _COLUMNS = (
     Column("rounding", "right", priority=50, style=QUIET, key="rounding"),
     Column("result", priority=95, wrap=True, key="cause", min_width=24),
 )
+
+
+def named_table(report: Report) -> Table:
+    """The table, with the two sides by the names of their files."""
+    return verdict_table(report, (PurePath(report.before).name, PurePath(report.after).name))
 
 
 def verdict_table(report: Report, names: tuple[str, str]) -> Table:
