@@ -133,7 +133,7 @@ def test_convert_and_verify_prove_each_other(tmp_path: Path) -> None:
     assert convinspect.verify(STNKD).equal
     other = convinspect.verify(STNKD, FIXTURES / "prefixes_module.pt", bits=True)
     assert not other.equal
-    assert other.missing
+    assert other.cause
     with pytest.raises(CannotConvert, match="bits=True runs nothing, so grad=True has nothing to compare"):
         convinspect.verify(STNKD, bits=True, grad=True)
 

@@ -5,9 +5,9 @@
     select      those that are meant
     diff        how two checkpoints differ, or what a load_state_dict error asks for
     convert     a checkpoint with pointwise convolutions as Linear or back, other names, another format
+    verify      whether a conversion changed shapes and nothing else
     compare     how fast and how exact Conv1d and Linear are on this machine
     explain     what one layer computes on a few rows of data
-    verify      whether a conversion changed shapes and nothing else
     check       whether a file is whole, and what loading it elsewhere would call
 
 A command's options are keyword arguments of the same names (`--state-dict` is `state_dict`, `--from` is `from_`). What

@@ -23,7 +23,7 @@ from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     from convinspect.converting.job import Job
-    from convinspect.verifying.findings import Report as VerifyReport
+    from convinspect.verifying.findings import Report
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
 """What layers become."""
@@ -104,51 +104,54 @@ def verify(
     model: str | None = None, model_after: str | None = None, input: str | Path | Iterable[str | Path] = (),
     device: str = "cpu", dtype: str = "", seed: int = 0, batch: int | None = None, length: int | None = None,
     root: str | None = None, progress: Progress | None = None,
-) -> VerifyReport:
+) -> Report:
     # fmt: on
-    """Check that a conversion changed shapes and nothing else: the stored bits, each layer's outputs, the model's.
+    """Check that a conversion changed shapes and nothing else.
 
-    Outputs are compared in float64, within the bound that rounding analysis gives (Higham, "Accuracy and Stability of
-    Numerical Algorithms", 2nd edition, section 3.1).
+    Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
+    every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
+    inputs, in float64, within 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there (Higham, "Accuracy and Stability
+    of Numerical Algorithms", 2nd ed. 2002, section 3.1). model: the whole model is loaded strictly and run.
+
+    PyTorch is needed unless `bits` is set.
 
     Args:
         before: The checkpoint before its conversion.
         after: The checkpoint after; without it `before` is converted in memory.
-        layer: Names or globs of the layers to run; all by default.
-        rename: Rules `OLD=NEW` that the conversion followed, as given to `convert`.
-        bits: Compare the stored bits only, without PyTorch.
+        layer: Names or globs of the layers to report on; by default all that were converted or differ.
+        rename: Rules `OLD=NEW`, where the conversion changed names.
+        bits: Compare the stored bits only.
         grad: Also compare the gradients of input, weight and bias.
-        model: The model's code, as "package.module:Class", to run the whole of it too.
-        model_after: The same for `after`; by default layers of `model` are swapped.
-        input: The model's inputs, each a shape such as "2x64x1024" or "2x16:int64:1000", or a .npy or .pt file.
+        model: The model's code, as "package.module:Class", to run the whole model too.
+        model_after: The code for `after`; by default layers of `model` are swapped.
+        input: The model's inputs, each a shape such as "2x64x1024" or "2x16:int64:1000", or a file.
         device: Where to run, such as "cuda".
         dtype: In which dtype to measure rounding; the file's own by default.
         seed: Of the random inputs.
-        batch: Batch size of a layer's input; 2 × 1 and 1 × 2 by default.
+        batch: Batch size of a layer's input (N, C, L); two inputs, (2, C, 1) and (1, C, 2), by default.
         length: Length of a layer's input.
-        root: Which dictionary of tensors in the files, as dotted keys; "." for all; by default the model's.
+        root: Which dictionary of tensors in both files, as dotted keys; "." for all; by default the model's.
         progress: Called with the number of bytes that were compared.
 
     Returns:
-        `.equal`, the verdict; `.strength`, how far it is proved ("bits", "layer" or "model"); and what differs:
-        `.layers`, `.changed`, `.missing`, `.unexpected`.
+        `.equal`, `.strength`, `.cause` (the first thing that is wrong, or None), `.layers`, `.changed`, `.missing`,
+        `.unexpected`, `.notes`.
 
     Raises:
-        ConvInspectError: One of them cannot be opened, read or run, or nothing can be converted.
+        ConvInspectError: A file is damaged, nothing can be compared, or the options contradict each other.
     """
-    from convinspect.report.verify import named_table
+    from convinspect.report.verify import names_of, verdict_table
     from convinspect.verifying.findings import Report
     from convinspect.verifying.options import VerifyOptions
-    from convinspect.verifying.verify import verify as prove
+    from convinspect.verifying.verify import verify as compare
 
     check_at_least(0, seed=seed)
     check_at_least(1, batch=batch, length=length)
+    show_in_notebooks(Report, lambda report: verdict_table(report, names_of(report)))
     inputs = (input,) if isinstance(input, (str, Path)) else input
     options = VerifyOptions(
         several(layer), several(rename), bits, grad, model, model_after, tuple(map(str, inputs)), device, dtype,
         seed, batch, length,
     )  # fmt: skip
-    show_in_notebooks(Report, named_table)
     first = opened(before, root)
-    second = None if after is None else opened_alike(after, root)
-    return prove(first, second, options, progress or silent)
+    return compare(first, None if after is None else opened_alike(after, root), options, progress or silent)

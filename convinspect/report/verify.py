@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convinspect.render.cells import count
@@ -66,6 +66,11 @@ _SENTENCES = {
     Why.PREFIX_REPLACED: "{keys:,} begin with {after!r} instead of {before!r}",
     Why.METADATA: "the file's metadata differs",
     Why.OBJECT: "an object beside the tensors differs: {what}",
+    Why.OF_LAYER: "layer {name}: {cause}",
+    Why.OF_NAME: "{name}: {cause}",
+    Why.MISSING: "{name} is missing",
+    Why.UNEXPECTED: "{name} was not there before",
+    Why.MODEL: "{problem}",
 }
 
 
@@ -88,17 +93,15 @@ def _fact(value: object) -> object:
     return value
 
 
+def names_of(report: Report) -> tuple[str, str]:
+    """What the two sides are called in a title."""
+    before, after = Path(report.before), Path(report.after)
+    return before.name, "converted in memory" if before == after else after.name
+
+
 def verdict(report: Report) -> str:
     """The first thing that is wrong, with its name; "" when all is well."""
-    for check in report.layers:
-        if check.cause is not None:
-            return f"layer {check.name or '(root)'}: {sentence(check.cause)}"
-    for name, cause in report.changed.items():
-        return f"{name}: {sentence(cause)}"
-    for names, what in ((report.missing, "is missing"), (report.unexpected, "was not there before")):
-        for name in names:
-            return f"{name} {what}"
-    return report.model.cause if report.model is not None else ""
+    return sentence(report.cause)
 
 
 _COLUMNS = (
@@ -111,11 +114,6 @@ _COLUMNS = (
     Column("rounding", "right", priority=50, style=QUIET, key="rounding"),
     Column("result", priority=95, wrap=True, key="cause", min_width=24),
 )
-
-
-def named_table(report: Report) -> Table:
-    """The table, with the two sides by the names of their files."""
-    return verdict_table(report, (PurePath(report.before).name, PurePath(report.after).name))
 
 
 def verdict_table(report: Report, names: tuple[str, str]) -> Table:
