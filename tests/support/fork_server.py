@@ -81,6 +81,7 @@ class ForkServer:
         """End it."""
         self._connection.close()
         self._process.wait(30)
+        atexit.unregister(self.close)
 
     def _answer(self) -> int:
         (number,) = _NUMBER.unpack(_read_exactly(self._connection, _NUMBER.size))
