@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,7 +108,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
     elif typed and ".md" in (f".{sink.fmt.value}", sink.output and sink.output.suffix.lower()):
         sink.show([table, Block(tuple(typed[1:]))], payload)
     else:
-        sink.show(replace(table, summary=(*table.summary, *typed)), payload)
+        sink.show(table._replace(summary=(*table.summary, *typed)), payload)
 
 
 def _error(source: Path | None) -> str | Path:

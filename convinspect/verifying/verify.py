@@ -125,7 +125,7 @@ def _load_torch_meanwhile() -> None:
     """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
 
     def load() -> None:
-        # Where it is not installed, whoever needs it says so.
+        # Where it is not installed, whatever needs it will say so.
         with suppress(ImportError):
             import torch  # noqa: F401
 
