@@ -16,8 +16,7 @@ from convinspect.converting.plan import (
     with_memory_format,
 )
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import is_magnitude
-from convinspect.layers.lora import magnitudes_edit
+from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
 
 

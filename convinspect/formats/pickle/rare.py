@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from convinspect.formats.pickle.safe_globals import EXTENSION
-from convinspect.formats.pickle.state import State, line_span, two_names
+from convinspect.formats.pickle.state import EXTENSION, State, line_span, two_names
 from convinspect.formats.pickle.values import (
     Call,
     Dict,

@@ -8,6 +8,9 @@ from typing import Any
 from convinspect.formats.pickle.values import Global, Memo, Tuple
 from convinspect.records import Span
 
+EXTENSION = "extension registry code "
+"""What stands before a number that the stream asks for in place of a name."""
+
 
 class State:
     """The machine's stack, memo and marks, and what it met so far.
