@@ -16,7 +16,7 @@ from convinspect.formats.pickle.machine import Pickle, Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Container, Contents, Storage
+from convinspect.records import Container, Contents, Problem, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -59,7 +59,8 @@ def read_torch_legacy(file: File) -> Contents:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
         where = f", in the bytes of {gone[0]!r}" if gone else ""
         more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
-        problems.append(str(cut_short(file.size, end, where + more)))
+        error = cut_short(file.size, end, where + more)
+        problems.append(Problem(error.problem, error.remedy))
     return Contents(
         file.path,
         Container.TORCH_LEGACY,
