@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         Layer,
         Tensor,
         check,
+        compare,
         convert,
         diff,
         explain,
         find_layers,
         open,
         select,
+        verify,
     )
 
 __version__ = "0.1.0"
@@ -34,6 +36,7 @@ __all__ = [
     "Layer",
     "Tensor",
     "check",
+    "compare",
     "convert",
     "diff",
     "explain",
@@ -41,6 +44,7 @@ __all__ = [
     "modules",
     "open",
     "select",
+    "verify",
 ]
 
 

@@ -122,6 +122,22 @@ def test_wrong_calls_are_told_in_the_words_of_python() -> None:
     assert "--" not in str(caught.value)
 
 
+def test_convert_and_verify_prove_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "linear.pt"
+    job = convinspect.convert(STNKD, target, to="linear", layer="conv*")
+    assert [each.layer.name for each in job.plan.conversions] == ["conv1", "conv2", "conv3"]
+    assert convinspect.open(target)["conv1.weight"].shape == (16, 8)
+    report = convinspect.verify(convinspect.open(STNKD), target, bits=True)
+    assert (report.equal, report.strength) == (True, "bits")
+    assert convinspect.verify(STNKD, target, layer=["conv1"], seed=3).strength == "layer"
+    assert convinspect.verify(STNKD).equal
+    other = convinspect.verify(STNKD, FIXTURES / "prefixes_module.pt", bits=True)
+    assert not other.equal
+    assert other.cause
+    with pytest.raises(CannotConvert, match="bits=True runs nothing, so grad=True has nothing to compare"):
+        convinspect.verify(STNKD, bits=True, grad=True)
+
+
 def test_check_gives_findings() -> None:
     report = convinspect.check(FIXTURES / "net_gone.pt")
     assert {finding.code for finding in report.findings} == {"global-library", "global-unknown"}
@@ -138,7 +154,13 @@ sys.modules["torch"] = None
 import convinspect
 assert convinspect.diff({stnkd!r}, {stnkd!r}).same
 assert convinspect.convert({stnkd!r}, dry_run=True, to="linear").plan.conversions
-for call in (lambda: convinspect.explain(), lambda: convinspect.convert({stnkd!r}, {other!r}, to="linear")):
+assert convinspect.verify({stnkd!r}, {stnkd!r}, bits=True).equal
+for call in (
+    lambda: convinspect.explain(),
+    lambda: convinspect.compare(),
+    lambda: convinspect.verify({stnkd!r}),
+    lambda: convinspect.convert({stnkd!r}, {other!r}, to="linear"),
+):
     try:
         call()
     except convinspect.ConvInspectError as error:
@@ -151,7 +173,7 @@ def test_without_torch_what_needs_it_says_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert all("torch, which is not installed; pip install torch" in line for line in lines)
     assert NotInstalled("torch").problem == "this needs torch, which is not installed"
 
@@ -225,10 +247,11 @@ def records(path: Path) -> dict[str, Any]:
             " the shape in current model is torch.Size([4, 3]).",
         ),
         "explain": convinspect.explain(path, f"{EVIL}"),
+        "verify": convinspect.verify(path),
     }
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "layer", "diff", "convert", "error", "explain"])
+@pytest.mark.parametrize("name", ["checkpoint", "layer", "diff", "convert", "error", "explain", "verify"])
 def test_notebooks_show_names_escaped(name: str, evil: Path, tmp_path: Path) -> None:
     page = shown(records(evil)[name], tmp_path)
     assert "alert('x')" in page.text
@@ -248,6 +271,18 @@ def test_a_notebook_keeps_a_limited_number_of_rows(tmp_path: Path) -> None:
     page = shown(convinspect.open(tmp_path / "many.pt"), tmp_path)
     assert page.text.count("Conv1d") >= 500
     assert "and 200 more rows" in page.text
+
+
+def test_a_comparison_is_measured_and_shown(tmp_path: Path) -> None:
+    found = convinspect.compare(STNKD, layer="conv1", batch=1, length=[1, 4], repeats=3, threads=1)
+    assert [(each.name, each.length) for each in found.layers] == [("conv1", 1), ("conv1", 4)]
+    page = shown(found, tmp_path)
+    assert "conv1" in page.text
+    assert found.claims[0].text in page.text
+    with pytest.raises(CannotShow, match="repeats=2 is less than 3"):
+        convinspect.compare(repeats=2)
+    with pytest.raises(CannotShow, match="dtype"):
+        convinspect.compare(dtype="float31")
 
 
 def test_check_is_shown_whole(tmp_path: Path) -> None:

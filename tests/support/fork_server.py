@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import io
 import json
 import os
@@ -44,6 +45,8 @@ class ForkServer:
                 [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # Whoever interrupts the tests at a terminal interrupts them alone.
+                start_new_session=True,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS), os.environ.get("PYTHONPATH", "")]),
@@ -80,6 +83,7 @@ class ForkServer:
         """End it."""
         self._connection.close()
         self._process.wait(30)
+        atexit.unregister(self.close)
 
     def _answer(self) -> int:
         (number,) = _NUMBER.unpack(_read_exactly(self._connection, _NUMBER.size))
@@ -172,6 +176,9 @@ def serve(handle: int) -> None:
 
 def _import_everything() -> None:
     import_all_modules()
+    # PyTorch itself imports these when a model runs, or a time is taken; together they take a second.
+    for name in ("torch._dynamo", "torch.utils.benchmark"):
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         for arguments in COMMANDS:
             _try_out([word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in arguments])
