@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.roots import main_root
 from convinspect.records import Container, Contents, Root, Tensor, Version
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle, Read, reader, walk
+from convinspect.formats.pickle.machine import Read, reader, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
