@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -278,17 +279,17 @@ def compiled(model: nn.Module) -> nn.Module:
     return wrapped
 
 
-WRAPPED: dict[str, nn.Module] = {
-    "module.": nn.DataParallel(net()),
-    "module._orig_mod.": nn.DataParallel(compiled(net())),
-    "_orig_mod.module.": compiled(nn.DataParallel(net())),
-    "_orig_mod.": compiled(net()),
+WRAPPED: dict[str, Callable[[], nn.Module]] = {
+    "module.": lambda: nn.DataParallel(net()),
+    "module._orig_mod.": lambda: nn.DataParallel(compiled(net())),
+    "_orig_mod.module.": lambda: compiled(nn.DataParallel(net())),
+    "_orig_mod.": lambda: compiled(net()),
 }
 
 
 @pytest.mark.parametrize("prefix", WRAPPED)
 def test_wrappers_in_front(tmp_path: Path, prefix: str) -> None:
-    state = WRAPPED[prefix].state_dict()
+    state = WRAPPED[prefix]().state_dict()
     checkpoint = opened(tmp_path, state)
     assert list(checkpoint.tensors) == list(net().state_dict())
     assert [tensor.key for tensor in checkpoint.tensors.values()] == list(state)

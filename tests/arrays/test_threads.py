@@ -9,7 +9,7 @@ import pytest
 
 from convinspect.arrays.threads import map_threads
 from convinspect.cli.output import reading_progress
-from support.in_process import called
+from support.in_process import run_in_process
 from support.paths import FIXTURES
 
 
@@ -73,9 +73,9 @@ def test_work_that_nobody_waits_for_is_not_begun() -> None:
 def test_commands_that_use_threads_do_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[Any]
 ) -> None:
-    first = called(monkeypatch, capsys, *command)
+    first = run_in_process(monkeypatch, capsys, *command)
     refuse_threads(monkeypatch)
-    assert called(monkeypatch, capsys, *command) == first
+    assert run_in_process(monkeypatch, capsys, *command) == first
 
 
 def test_progress_that_cannot_be_drawn_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.in_process import called
+from support.in_process import run_in_process
 from support.paths import FIXTURES
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
@@ -21,7 +21,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.setenv("_CONVINSPECT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(words)))
-    ended = called(monkeypatch, capsys)
+    ended = run_in_process(monkeypatch, capsys)
     assert (ended.code, ended.err) == (0, "")
     return ended.out.split()
 

@@ -14,7 +14,7 @@ from torch import nn
 from convinspect.errors import CannotWrite
 from convinspect.writing.target import check_target
 from support.conversions import load
-from support.in_process import called
+from support.in_process import run_in_process
 
 
 def mixed(square: str = "mix") -> dict[str, torch.Tensor]:
@@ -30,12 +30,12 @@ def test_a_square_matrix_that_may_be_turned_is_listed_and_turned_when_it_is_name
 ) -> None:
     torch.save(mixed(), tmp_path / "a.pt")
     words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--from", "transformers"]
-    done = called(monkeypatch, capsys, *words)
+    done = run_in_process(monkeypatch, capsys, *words)
     assert not done.code
     assert "2 layers converted · 1 left" in done.out
     assert "it may be stored transposed" in done.out
     assert load(tmp_path / "b.pt")["mix.weight"].equal(mixed()["mix.weight"])
-    done = called(monkeypatch, capsys, *words, "--force", "--layer", "mix", "--layer", "up")
+    done = run_in_process(monkeypatch, capsys, *words, "--force", "--layer", "mix", "--layer", "up")
     assert not done.code
     after = load(tmp_path / "b.pt")
     assert after["mix.weight"].equal(mixed()["mix.weight"].T)
@@ -49,7 +49,7 @@ def test_a_square_matrix_is_not_passed_over_by_like(
     torch.save(
         {key: value.T.contiguous() if value.dim() == 2 else value for key, value in mixed().items()}, tmp_path / "b.pt"
     )
-    done = called(
+    done = run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt"
     )
     assert not done.code
@@ -84,7 +84,7 @@ def test_ties_that_safetensors_noted_are_ties_again(
     model.get_submodule("b").weight = shared = model.get_parameter("a.weight")
     save_model(model, str(tmp_path / "a.safetensors"))
     words = ["convert", tmp_path / "a.safetensors", "-o", tmp_path / "b.pt", "--to", "linear"]
-    done = called(monkeypatch, capsys, *words)
+    done = run_in_process(monkeypatch, capsys, *words)
     assert not done.code
     assert "tied again" in done.err
     after = load(tmp_path / "b.pt")
@@ -98,7 +98,9 @@ def test_metadata_that_notes_no_tie_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file({"c.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.safetensors", {"format": "pt", "c.weight": "c.weight"})
-    called(monkeypatch, capsys, "convert", tmp_path / "a.safetensors", "-o", tmp_path / "b.pt", "--to", "linear")
+    run_in_process(
+        monkeypatch, capsys, "convert", tmp_path / "a.safetensors", "-o", tmp_path / "b.pt", "--to", "linear"
+    )
     assert list(load(tmp_path / "b.pt")) == ["c.weight"]
 
 
@@ -120,11 +122,11 @@ def test_a_model_tells_parameters_from_buffers(
     optimizer.step()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear"]
-    done = called(monkeypatch, capsys, *words)
+    done = run_in_process(monkeypatch, capsys, *words)
     assert done.code == 2
     assert "--model" in done.err
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    assert not called(monkeypatch, capsys, *words, "--model", "test_convert_walk:Buffered").code
+    assert not run_in_process(monkeypatch, capsys, *words, "--model", "test_convert_walk:Buffered").code
     state = load(tmp_path / "b.pt")["optimizer"]["state"]
     shapes = {tuple(one["exp_avg"].shape) for one in state.values()}
     assert shapes == {(4,), (4, 6)}
@@ -137,7 +139,7 @@ def test_versions_of_the_old_spectral_norm_are_kept(
     state: Any = model.state_dict()
     torch.save({"model": state, "epoch": 1}, tmp_path / "a.pt")
     words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--state-dict"]
-    assert not called(monkeypatch, capsys, *words).code
+    assert not run_in_process(monkeypatch, capsys, *words).code
     assert torch.load(tmp_path / "b.pt", weights_only=True)._metadata == state._metadata
 
 
@@ -153,7 +155,7 @@ def test_lightnings_current_weights_follow_their_average(
         {"state_dict": model.state_dict(), "current_model_state": current, "averaging_state": {"n": 1},
          "optimizer_states": [optimizer.state_dict()]}, tmp_path / "a.ckpt",
     )  # fmt: skip
-    assert not called(
+    assert not run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.ckpt", "-o", tmp_path / "b.ckpt", "--to", "linear"
     ).code
     after = load(tmp_path / "b.ckpt")
@@ -172,7 +174,7 @@ def test_other_models_and_their_optimizers_are_named_as_such(
         optimizer.step()
         content[f"optim_{name}"] = optimizer.state_dict()
     torch.save(content, tmp_path / "a.pt")
-    done = called(
+    done = run_in_process(
         monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--root", "G"
     )
     assert not done.code
@@ -185,5 +187,5 @@ def test_half_of_a_weight_norm_is_named(
 ) -> None:
     state = {"a.weight_g": torch.ones(4, 1, 1), "a.bias": torch.zeros(4), "c.weight": torch.zeros(4, 6, 1)}
     torch.save(state, tmp_path / "a.pt")
-    done = called(monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    done = run_in_process(monkeypatch, capsys, "convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
     assert "without its partner" in done.out

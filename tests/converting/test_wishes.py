@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.in_process import called
+from support.in_process import run_in_process
 from support.paths import FIXTURES
 
 
@@ -55,7 +55,7 @@ def test_a_wish_that_cannot_be_meant_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    ended = called(monkeypatch, capsys, *line.split())
+    ended = run_in_process(monkeypatch, capsys, *line.split())
     assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
     assert ended.err.startswith("error: ")
     assert words in ended.err
@@ -72,7 +72,7 @@ def test_layers_that_were_chosen_and_cannot_be_converted_say_why(
         ("rnn.pt", "rnn", "computes with its packed weights as they are"),
         ("c.pt", "conv", "it is a Conv2d; --from conv2d takes it"),
     ):
-        ended = called(monkeypatch, capsys, "convert", path, "--to", "conv1d", "--dry-run", "--layer", layer)
+        ended = run_in_process(monkeypatch, capsys, "convert", path, "--to", "conv1d", "--dry-run", "--layer", layer)
         assert words in " ".join((ended.out + ended.err).split()), path
 
 
@@ -84,7 +84,7 @@ def test_a_plan_names_what_is_renamed_and_what_is_so_already(
     torch.save(state, folder / "c.pt")
 
     def told(*words: str) -> str:
-        ended = called(monkeypatch, capsys, "convert", "c.pt", "--dry-run", *words)
+        ended = run_in_process(monkeypatch, capsys, "convert", "c.pt", "--dry-run", *words)
         assert ended.code == 0, ended.err
         return " ".join(ended.out.split())
 

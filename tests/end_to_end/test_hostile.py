@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import resource
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,11 +15,10 @@ import pytest
 import torch
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.cli import main
 from convinspect.errors import ConvInspectError, NotACheckpoint, RefusedFile
 from convinspect.formats import read_contents
 from support.hostile import HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
-from support.in_process import build_commands_once
+from support.in_process import build_commands_once, call_main
 from support.memory import peak, reset_peak
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
@@ -53,19 +50,13 @@ def _attempt(paths: list[tuple[str, Path, Path]], pipe: Connection) -> None:
 
 
 def _one(path: Path, options: list[str]) -> tuple[object, str, float]:
-    sys.argv = ["convinspect", options[0], str(path), *options[1:]]
-    out, err = io.StringIO(), io.StringIO()
-    code: object = "no exit"
     # Processor time, since the machine that tests may be busy.
     started = time.process_time()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        except BaseException:
-            code, err = "escaped", io.StringIO(traceback.format_exc())
-    return code, err.getvalue(), time.process_time() - started
+    try:
+        code, _, err = call_main(options[0], path, *options[1:])
+    except BaseException:
+        code, err = "escaped", traceback.format_exc()
+    return code, err, time.process_time() - started
 
 
 def _builders() -> list[tuple[str, Callable[[Path, Path], Path]]]:

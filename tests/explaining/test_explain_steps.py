@@ -13,7 +13,7 @@ from torch import nn
 
 from convinspect.explaining.example import built_in
 from convinspect.render.cells import cell_width
-from support.in_process import Ended, called
+from support.in_process import Ended, run_in_process
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -33,7 +33,7 @@ def play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
         typed = iter(keys)
         monkeypatch.setattr("typer.getchar", lambda: next(typed))
-        return called(monkeypatch, capsys, "explain", *words)
+        return run_in_process(monkeypatch, capsys, "explain", *words)
 
     return played
 
@@ -98,16 +98,16 @@ def test_both_layouts_do_not_move(play: Play, how: str) -> None:
 def test_piped_the_steps_are_the_usual_drawing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = called(monkeypatch, capsys, "explain")
-    assert called(monkeypatch, capsys, "explain", "--step") == usual
-    assert called(monkeypatch, capsys, "explain", "--animate") == usual
+    usual = run_in_process(monkeypatch, capsys, "explain")
+    assert run_in_process(monkeypatch, capsys, "explain", "--step") == usual
+    assert run_in_process(monkeypatch, capsys, "explain", "--animate") == usual
 
 
 def test_a_moving_picture_has_a_frame_for_each_cell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     images = pytest.importorskip("PIL.Image")
-    ended = called(monkeypatch, capsys, "explain", "--rows", "2", "-o", tmp_path / "x.gif")
+    ended = run_in_process(monkeypatch, capsys, "explain", "--rows", "2", "-o", tmp_path / "x.gif")
     if "no font" in ended.err:
         pytest.skip(ended.err)
     assert (ended.code, ended.err) == (0, "")

@@ -12,14 +12,14 @@ from torch import nn
 
 from convinspect.arrays.equality import owner_of, relation
 from convinspect.checkpoint import open_checkpoint
-from support.in_process import Ended, called
+from support.in_process import Ended, run_in_process
 
 Weights = Callable[..., Ended]
 
 
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weights:
-    return lambda *words: called(monkeypatch, capsys, "weights", *words)
+    return lambda *words: run_in_process(monkeypatch, capsys, "weights", *words)
 
 
 def test_complex_numbers_have_no_heatmap(tmp_path: Path, weights: Weights) -> None:

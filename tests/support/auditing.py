@@ -6,24 +6,18 @@ an event's name, its first argument, the file and the command. Nothing is printe
 
 from __future__ import annotations
 
-import importlib
-import io
 import os
-import pkgutil
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from rich.cells import cell_len
 
-import convinspect
-from convinspect.cli import main
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.hostile import HOSTILE, LARGE
-from support.in_process import build_commands_once
+from support.imports import import_all_modules
+from support.in_process import build_commands_once, call_main
 from support.paths import FIXTURES
 
 BENIGN = (
@@ -83,27 +77,18 @@ def _below(path: object, folder: Path) -> bool:
 
 def _run(options: tuple[str, ...], path: Path) -> set[str]:
     """Run a command; its exit code and last line, when it ended as none should."""
-    sys.argv = ["convinspect", *(option.replace("{path}", str(path)) for option in options)]
-    errors = io.StringIO()
-    code: object = 0
-    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-    return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors.getvalue()[-900:]!r}"}
+    code, _, errors = call_main(*(option.replace("{path}", str(path)) for option in options))
+    return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors[-900:]!r}"}
 
 
-def _warm_up(folder: Path) -> None:
+def _warm_up() -> None:
     """Sound files of every kind, and one of no kind, load what our own code needs."""
     # Typer evaluates our own annotations each time that it builds a command.
     build_commands_once()
     for name in BENIGN:
         for options in COMMANDS:
             _run(options, FIXTURES / name)
-    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    import_all_modules()
     # How wide a character is, is looked up in a table that is loaded for the first wide one.
     cell_len("名")
     # A text pickle's strings are decoded by codecs that the standard library loads when first asked for.
@@ -113,10 +98,10 @@ def _warm_up(folder: Path) -> None:
 
 def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) -> set[str]:
     """Every command on every file; what was done beyond reading it, and each that ended in a traceback, as lines."""
-    _warm_up(folder)
+    _warm_up()
     watch = Watch()
     sys.addaudithook(watch)
-    found: set[str] = set()
+    lines: set[str] = set()
     for number, name in enumerate(names):
         place = folder / str(number)
         place.mkdir()
@@ -124,13 +109,13 @@ def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) ->
         for options in COMMANDS:
             watch.folder = place
             try:
-                ill = _run(options, path)
+                failures = _run(options, path)
             finally:
                 watch.folder = None
-            found |= {f"{line} · {name} · {options[0]}" for line in watch.seen | ill}
+            lines |= {f"{line} · {name} · {options[0]}" for line in watch.seen | failures}
             watch.seen.clear()
         shutil.rmtree(place)
-    return found
+    return lines
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def load(path: Path) -> Any:
 
 
 def names(planned: Plan) -> list[str]:
-    return [one.layer.name for one in planned.conversions]
+    return [conversion.layer.name for conversion in planned.conversions]
 
 
 def reasons(planned: Plan) -> dict[str, str]:
-    return {one.name: one.reason for one in planned.refusals}
+    return {refusal.name: refusal.reason for refusal in planned.refusals}
 
 
 def assert_only_reshaped(before: Any, after: Any, changed: Iterable[str]) -> None:

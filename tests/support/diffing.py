@@ -29,11 +29,11 @@ def typed(folder: Path, *words: object, stdin: str | None = None) -> list[str]:
     result = command(folder, "diff", *words, "--format", "json", stdin=stdin)
     assert result.returncode == 1, result.stderr
     commands: list[str] = json.loads(result.stdout)["commands"]
-    for one in commands:
-        assert one.startswith("convinspect convert ")
+    for line in commands:
+        assert line.startswith("convinspect convert ")
         # The shell splits the line into words; the program takes these without being started anew.
-        line = one.replace("convinspect", "printf '%s\\0'", 1)
-        split = subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True).stdout
+        splitting = line.replace("convinspect", "printf '%s\\0'", 1)
+        split = subprocess.run(["bash", "-c", splitting], cwd=folder, check=True, capture_output=True).stdout
         command(folder, *map(os.fsdecode, split.split(b"\0")[:-1])).check_returncode()
     return commands
 

@@ -9,10 +9,8 @@ import builtins
 import errno
 import gc
 import importlib
-import io
 import json
 import os
-import pkgutil
 import resource
 import shutil
 import signal
@@ -22,11 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from support.imports import import_all_modules
+from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS
 
 NOBODY = 65534
@@ -98,7 +98,7 @@ class Program:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([asdict(run) for run in runs]) + "\n")
         self._process.stdin.flush()
-        return [Ended(**one) for one in json.loads(self._process.stdout.readline())]
+        return [Ended(**fields) for fields in json.loads(self._process.stdout.readline())]
 
     def close(self) -> None:
         """End it."""
@@ -107,7 +107,7 @@ class Program:
         self._process.wait(30)
 
 
-# ------------------------------------------------------------------------------------- inside that process
+# ------------------------------------------------------------------------------------- inside the process that forks
 
 STEPS = (
     *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
@@ -137,7 +137,7 @@ class Steps:
         return counted
 
 
-def _refusing(name: str, number: int, calls: int = 0) -> None:
+def _refuse(name: str, number: int, calls: int = 0) -> None:
     """After some calls of `os.NAME`, every further one fails."""
     original, left = getattr(os, name), [calls]
 
@@ -150,37 +150,37 @@ def _refusing(name: str, number: int, calls: int = 0) -> None:
     setattr(os, name, refused)
 
 
-def _short(most: int) -> None:
-    """Reads, writes and copies of at most so many bytes at once, as some network file systems have it."""
+def _transfer_at_most(size_limit: int) -> None:
+    """Read, write and copy at most so many bytes at once, as some network file systems have it."""
     pread, write, copy = os.pread, os.write, os.copy_file_range
-    os.pread = lambda handle, size, at: pread(handle, min(size, most), at)
-    os.write = lambda handle, data: write(handle, memoryview(data)[:most])
-    os.copy_file_range = lambda here, there, size, at: copy(here, there, min(size, most), at)  # type: ignore[misc,assignment]
+    os.pread = lambda handle, size, at: pread(handle, min(size, size_limit), at)
+    os.write = lambda handle, data: write(handle, memoryview(data)[:size_limit])
+    os.copy_file_range = lambda source, target, size, at: copy(source, target, min(size, size_limit), at)  # type: ignore[misc,assignment]
 
 
-def _no_look_at_free_space() -> None:
+def _hide_free_space() -> None:
     def unknown(path: object) -> Any:
         raise OSError(errno.ENOSYS, "not known here")
 
     shutil.disk_usage = unknown
 
 
-def _before(place: str, call: int, action: str, path: str, other: str = "") -> None:
+def _act_before(function_name: str, call: int, action: str, path: str, argument: str = "") -> None:
     """Before call `call` of a function, something is done to a file by someone else."""
-    module, _, name = place.rpartition(".")
+    module, _, name = function_name.rpartition(".")
     owner = importlib.import_module(module)
     original, calls = getattr(owner, name), [0]
 
     def surprised(*arguments: Any, **options: Any) -> Any:
         if calls[0] == call:
-            ACTIONS[action](Path(path), other)
+            ACTIONS[action](Path(path), argument)
         calls[0] += 1
         return original(*arguments, **options)
 
     setattr(owner, name, surprised)
 
 
-def _rewrite(path: Path, other: str) -> None:
+def _rewrite(path: Path, _: str) -> None:
     """Other bytes in the same file, of the same length."""
     with open(path, "r+b") as file:
         file.seek(path.stat().st_size // 2)
@@ -193,51 +193,59 @@ ACTIONS: dict[str, Callable[[Path, str], object]] = {
     "empty": lambda path, _: os.truncate(path, 0),
     "grow": lambda path, _: path.open("ab").write(b"more"),
     "rewrite": _rewrite,
-    "replace": lambda path, other: os.replace(other, path),
-    "make": lambda path, other: path.write_text(other),
+    "replace": lambda path, replacement: os.replace(replacement, path),
+    "make": lambda path, text: path.write_text(text),
     "kill": lambda _, __: os.kill(os.getpid(), signal.SIGKILL),
-    "end": lambda _, other: os.kill(os.getpid(), int(other)),
+    "end": lambda _, number: os.kill(os.getpid(), int(number)),
 }
 
 
-def _apart() -> None:
-    """As in a process that has no PyTorch yet. With one thread each a fork does not harm it."""
-    from convinspect.writing import child_process as apart
+def _allow_child() -> None:
+    """As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it."""
+    from convinspect.writing import child_process
 
-    apart._can_fork = lambda: True
+    child_process._can_fork = lambda: True
 
 
 FAULTS: dict[str, Callable[..., object]] = {
-    "refuse": lambda name, code, calls=0: _refusing(name, getattr(errno, code), calls),
-    "short": _short,
-    "any room": _no_look_at_free_space,
-    "before": _before,
-    "apart": _apart,
+    "refuse": lambda name, code, calls=0: _refuse(name, getattr(errno, code), calls),
+    "short transfers": _transfer_at_most,
+    "unknown free space": _hide_free_space,
+    "before": _act_before,
+    "child": _allow_child,
 }
 
 
-def _tell_when_it_writes(told: int) -> None:
+def _report_times(pipe: int) -> None:
     """The time of the first `mkdir`, which makes the folder for what is written, and of every naming."""
 
-    def telling(function: Callable[..., Any], first: bool) -> Callable[..., Any]:
+    def report() -> None:
+        os.write(pipe, struct.pack("d", time.perf_counter()))
+
+    def before_first_call(function: Callable[..., Any]) -> Callable[..., Any]:
         calls: list[int] = []
 
-        def told_of(*arguments: Any, **options: Any) -> Any:
-            if first and not calls:
-                os.write(told, struct.pack("d", time.perf_counter()))
+        def reporting(*arguments: Any, **options: Any) -> Any:
+            if not calls:
+                report()
             calls.append(1)
+            return function(*arguments, **options)
+
+        return reporting
+
+    def after_each_call(function: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(*arguments: Any, **options: Any) -> Any:
             result = function(*arguments, **options)
-            if not first:
-                os.write(told, struct.pack("d", time.perf_counter()))
+            report()
             return result
 
-        return told_of
+        return reporting
 
-    os.mkdir = telling(os.mkdir, True)
-    os.link, os.replace = telling(os.link, False), telling(os.replace, False)
+    os.mkdir = before_first_call(os.mkdir)
+    os.link, os.replace = after_each_call(os.link), after_each_call(os.replace)
 
 
-def _child(run: dict[str, Any], output: tuple[int, int], counted: int, told: int) -> None:
+def _run_child(run: dict[str, Any], output: tuple[int, int], step_count: int, times: int) -> None:
     """Never returns."""
     from convinspect.cli import main
 
@@ -255,7 +263,7 @@ def _child(run: dict[str, Any], output: tuple[int, int], counted: int, told: int
             os.setgid(run["user"])
             os.setuid(run["user"])
         sys.argv = ["convinspect", *run["arguments"]]
-        _tell_when_it_writes(told)
+        _report_times(times)
         for name, *arguments in run["faults"]:
             if name == "kill at step":
                 steps = Steps(*arguments)
@@ -269,31 +277,31 @@ def _child(run: dict[str, Any], output: tuple[int, int], counted: int, told: int
         sys.stdout.flush()
         sys.stderr.flush()
         if steps is not None:
-            os.pwrite(counted, str(steps.done + 1).encode(), 0)
+            os.pwrite(step_count, str(steps.done + 1).encode(), 0)
         os._exit(code)
 
 
 def _begin(run: dict[str, Any]) -> Callable[[], Ended]:
-    """Fork; what is given waits until the child and all of its children are gone."""
+    """Fork; the function that is returned waits until the child and all of its children are gone."""
     files = [os.memfd_create(name) for name in ("out", "err", "steps")]
-    hear, told = os.pipe()
+    times_read, times_written = os.pipe()
     child = os.fork()
     if not child:
-        os.close(hear)
-        _child(run, (files[0], files[1]), files[2], told)
-    os.close(told)
+        os.close(times_read)
+        _run_child(run, (files[0], files[1]), files[2], times_written)
+    os.close(times_written)
 
     def wait() -> Ended:
-        begun = b""
+        start = b""
         if run["kill_after"] is not None:
-            begun = os.read(hear, 8)
-            since = time.perf_counter() - struct.unpack("d", begun)[0] if begun else 0.0
+            start = os.read(times_read, 8)
+            since = time.perf_counter() - struct.unpack("d", start)[0] if start else 0.0
             time.sleep(max(0.0, run["kill_after"] - since))
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with os.fdopen(hear, "rb") as rest:
+        with os.fdopen(times_read, "rb") as rest:
             # The end of it comes when the last child is gone.
-            times = [one[0] for one in struct.iter_unpack("d", begun + rest.read())]
+            times = [moment for (moment,) in struct.iter_unpack("d", start + rest.read())]
         out, err, steps = (_text(file) for file in files)
         return Ended(code, out, err, times[-1] - times[0] if times else 0.0, int(steps or 0))
 
@@ -308,24 +316,15 @@ def _text(handle: int) -> str:
 
 def _warm_up() -> None:
     """Run once what the children will, so that they find all modules imported; some cannot read them any more."""
-    from convinspect.cli import main
-
-    source = str(STNKD)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder:
         for name in ("a.pt", "a.safetensors"):
-            sys.argv = ["convinspect", "convert", source, "-o", f"{folder}/{name}", "--to", "linear"]
-            with suppress(SystemExit):
-                main()
+            call_main("convert", STNKD, "-o", f"{folder}/{name}", "--to", "linear")
     gc.freeze()
 
 
 def serve() -> None:
     """Answer until the input ends."""
-    import convinspect
-
-    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    import_all_modules()
     _warm_up()
     for line in sys.stdin:
         waiting = [_begin(run) for run in json.loads(line)]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import io
 import json
 import os
-import pkgutil
 import runpy
 import selectors
 import signal
@@ -28,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any, NoReturn
 
+from support.imports import import_all_modules
 from support.paths import FIXTURES, ROOT, TESTS
 
 _NUMBER = struct.Struct("<q")
@@ -172,11 +171,7 @@ def serve(handle: int) -> None:
 
 
 def _import_everything() -> None:
-    import convinspect
-
-    for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    import_all_modules()
     with tempfile.TemporaryDirectory() as folder:
         for arguments in COMMANDS:
             _try_out([word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in arguments])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,7 +30,20 @@ def build_commands_once() -> None:
     vars(commands)["load"] = cache(commands.load)
 
 
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> Ended:
+def call_main(*words: Any) -> Ended:
+    """One call of the program in a process that makes many, none of which changes what the next one finds."""
+    sys.argv = ["convinspect", *map(str, words)]
+    out, err = io.StringIO(), io.StringIO()
+    code: object = "no exit"
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: Any) -> Ended:
     """One call of the program."""
     monkeypatch.setattr("sys.argv", ["convinspect", *map(str, words)])
     monkeypatch.setattr("gc.disable", lambda: None)

@@ -1,4 +1,4 @@
-"""How much memory a stretch of work took at its highest, told by Linux for this process; 0 elsewhere."""
+"""The peak memory of a stretch of work in this process, on Linux; 0 elsewhere."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def peak() -> int:
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text())
-    return int(found[1]) * 1024 if found else 0
+    line = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text())
+    return int(line[1]) * 1024 if line else 0

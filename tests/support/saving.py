@@ -24,9 +24,9 @@ def opened(folder: Path, thing: object) -> Checkpoint:
 def layers_in(folder: Path, thing: object) -> dict[str, Layer]:
     """The layers of that checkpoint by name, which must be unique."""
     layers = find_layers(opened(folder, thing))
-    found = {layer.name: layer for layer in layers}
-    assert len(found) == len(layers)
-    return found
+    by_name = {layer.name: layer for layer in layers}
+    assert len(by_name) == len(layers)
+    return by_name
 
 
 def layer_of(folder: Path, module: nn.Module, whole: bool = False) -> Layer:

@@ -17,25 +17,25 @@ from convinspect.verifying.layers import Inputs, VerifyOptions
 from support.program import run
 
 
-def report_of(before: Path, after: Path | None = None, **wish: Any) -> Report:
-    """What `verify` finds, in outputs too unless told otherwise."""
-    one = open_checkpoint(before)
-    wished = VerifyOptions(**{"inputs": Inputs(), **wish})
+def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
+    """What `verify` finds, in outputs too unless told otherwise; without `after`, converted in memory."""
+    checkpoint = open_checkpoint(before)
+    verify_options = VerifyOptions(**{"inputs": Inputs(), **options})
     if after is None:
-        planned = plan(find_layers(one), Request("Linear", kinds=wish.pop("kinds", ())))
-        return verify(one, applied(one, planned.edits), wished)
-    return verify(one, open_checkpoint(after), wished)
+        planned = plan(find_layers(checkpoint), Request("Linear", kinds=options.pop("kinds", ())))
+        return verify(checkpoint, applied(checkpoint, planned.edits), verify_options)
+    return verify(checkpoint, open_checkpoint(after), verify_options)
 
 
-def held(tmp_path: Path, before: Any, after: Any, **wish: Any) -> Report:
-    """The report on two objects, saved."""
+def report_of_objects(tmp_path: Path, before: Any, after: Any, **options: Any) -> Report:
+    """The same of two objects, saved."""
     torch.save(before, tmp_path / "before.pt")
     torch.save(after, tmp_path / "after.pt")
-    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **wish)
+    return report_of(tmp_path / "before.pt", tmp_path / "after.pt", **options)
 
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
-    """The exit code of `convinspect verify` in a folder, and its JSON, or what it complained of where it gave none."""
+    """The exit code of `convinspect verify` in a folder, and its JSON, or its stderr where it printed none."""
     result = run("verify", *words, "--format", "json", folder=folder)
     assert "Traceback" not in result.stderr
     return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr

@@ -31,7 +31,7 @@ from convinspect.verifying.layers import Inputs, VerifyOptions
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
 from support.program import run
-from support.verifying import command, held, report_of
+from support.verifying import command, report_of, report_of_objects
 
 State = dict[str, Any]
 
@@ -157,13 +157,13 @@ FAULTS = [
 def test_each_fault_is_seen_and_named(
     tmp_path: Path, fault: Callable[[State], None], cause: str, bits_only: bool
 ) -> None:
-    found = held(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
+    found = report_of_objects(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
     assert not found.ok
     assert cause in found.cause
 
 
 def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
-    found = held(tmp_path, net(), converted(net()))
+    found = report_of_objects(tmp_path, net(), converted(net()))
     assert found.ok, found.cause
     assert found.strength == "layer"
     assert [one.name for one in found.layers] == ["conv1", "conv2", "conv3"]
@@ -181,7 +181,7 @@ def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
 def test_what_a_whole_model_records_must_not_be_ignored(tmp_path: Path, options: Any, cause: str) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
     after = {key.replace("0.", "0."): value.squeeze(-1) for key, value in model.state_dict().items()}
-    found = held(tmp_path, model, after)
+    found = report_of_objects(tmp_path, model, after)
     assert cause in found.cause
 
 
@@ -292,9 +292,9 @@ def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -
     before = {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
               "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
     right = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in before.items()}
-    assert held(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).ok
     wrong = {**right, "c_proj.weight": before["c_proj.weight"]}
-    assert "c_proj: weight: it is transposed: still (in, out)" in held(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed: still (in, out)" in report_of_objects(tmp_path, before, wrong).cause
 
 
 def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
@@ -312,10 +312,10 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
     conv = nn.Sequential(nn.Conv1d(6, 4, 1, groups=2))
     block_diag: Any = torch.block_diag
     blocks = block_diag(*conv.state_dict()["0.weight"].squeeze(-1).detach().chunk(2))
-    assert held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
     blocks = blocks.clone()
     blocks[0, 5] = 1e-9
-    assert not held(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert not report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
 
 
 # --------------------------------------------------------------------------------------------- beside the tensors
@@ -324,14 +324,23 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
 def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
     before: Any = {"state_dict": net(), "epoch": 3, "config": {"lr": 0.1, "tags": ["a", float("nan")]}}
     after = {**before, "state_dict": converted(net())}
-    assert held(tmp_path, before, after).ok
+    assert report_of_objects(tmp_path, before, after).ok
     worse = copy.deepcopy(after)
     worse["config"]["tags"][0] = "b"
-    assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in held(tmp_path, before, worse).cause
+    assert (
+        "config.tags.0: an object beside the tensors differs: 'a' became 'b'"
+        in report_of_objects(tmp_path, before, worse).cause
+    )
     lost = {key: value for key, value in after.items() if key != "epoch"}
-    assert "epoch: an object beside the tensors differs: it is not there any more" in held(tmp_path, before, lost).cause
+    assert (
+        "epoch: an object beside the tensors differs: it is not there any more"
+        in report_of_objects(tmp_path, before, lost).cause
+    )
     more = {**after, "seed": None}
-    assert "seed: an object beside the tensors differs: it was not there before" in held(tmp_path, before, more).cause
+    assert (
+        "seed: an object beside the tensors differs: it was not there before"
+        in report_of_objects(tmp_path, before, more).cause
+    )
 
 
 def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
@@ -342,9 +351,9 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
         "history": list(range(30)),
     }
     after = {**before, "state_dict": converted(net()), "epoch": 4, "config": {"lr": 0.2, "a": [1, {"b": 3}]}}
-    found = held(tmp_path, before, after)
+    found = report_of_objects(tmp_path, before, after)
     assert list(found.changed) == ["epoch", "config.lr", "config.a.1.b"]
-    found = held(tmp_path, before, {**after, "history": list(range(1, 31))})
+    found = report_of_objects(tmp_path, before, {**after, "history": list(range(1, 31))})
     assert len(found.changed) == 20
     assert any("33 objects beside the tensors differ; the first 20 are named" in note for note in found.notes)
 
@@ -352,7 +361,7 @@ def test_every_object_that_differs_is_named(tmp_path: Path) -> None:
 def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     text = "x" * 300
     before: Any = {"state_dict": net(), "config": text, "other": text}
-    found = held(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
+    found = report_of_objects(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
     assert list(found.changed) == ["config"]
     assert "at character 300 of 302" in found.cause
     assert found.cause.count("y") >= 1
@@ -401,7 +410,7 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
 
 
 def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> None:
-    found = held(tmp_path, {"model": net(), "ema": net()}, converted(net()))
+    found = report_of_objects(tmp_path, {"model": net(), "ema": net()}, converted(net()))
     assert found.ok, found.cause
     assert any("ema" in note for note in found.notes)
     assert any("not compared" in note for note in found.notes)
@@ -417,7 +426,7 @@ def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     before = {"emb.weight": torch.randn(9, 4)}
     assert (
         "an Embedding must keep its shape"
-        in held(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+        in report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
     )
 
 
@@ -442,13 +451,13 @@ def with_optimizer() -> tuple[State, State]:
 
 def test_state_and_copies_must_follow(tmp_path: Path) -> None:
     before, right = with_optimizer()
-    assert held(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).ok
     wrong = {**right, "optimizer": before["optimizer"]}
-    assert "optimizer.state.0.exp_avg: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    assert "optimizer.state.0.exp_avg: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
     wrong = {**right, "ema": before["ema"]}
-    assert "ema.0.weight: it did not follow its weight" in held(tmp_path, before, wrong).cause
+    assert "ema.0.weight: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
     wrong = {**right, "ema": {**right["ema"], "new": torch.ones(1)}}
-    assert held(tmp_path, before, wrong).unexpected == ("ema.new",)
+    assert report_of_objects(tmp_path, before, wrong).unexpected == ("ema.new",)
 
 
 def gpt2() -> State:
@@ -460,27 +469,27 @@ def gpt2() -> State:
 def test_a_square_layer_that_alone_was_turned_is_seen(tmp_path: Path) -> None:
     before = gpt2()
     wrong = {**before, "c_proj.weight": before["c_proj.weight"].T.contiguous()}
-    assert "c_proj: weight: it is transposed" in held(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed" in report_of_objects(tmp_path, before, wrong).cause
 
 
 def test_turned_copies_are_right(tmp_path: Path) -> None:
     before = {"model": gpt2(), "ema": gpt2()}
     turned = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in gpt2().items()}
-    found = held(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
+    found = report_of_objects(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
     assert found.ok, found.cause
-    assert held(tmp_path, before, copy.deepcopy(before)).ok
+    assert report_of_objects(tmp_path, before, copy.deepcopy(before)).ok
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 1), (6, 0, 1), (0, 0, 1)])
 def test_empty_layers_are_no_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
     before = {"a.weight": torch.randn(shape), "a.bias": torch.randn(shape[0])}
-    found = held(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
+    found = report_of_objects(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
     assert found.ok, found.cause
 
 
 def test_lost_ties_are_told(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
-    found = held(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
+    found = report_of_objects(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
     assert found.ok
     assert "tied before and separate now: a, b" in found.notes
 
@@ -501,16 +510,16 @@ def test_a_norm_folded_elsewhere_is_named(tmp_path: Path) -> None:
     conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 32, 1))
     before = {f"c.{key}": value for key, value in conv.state_dict().items()}
     folded = conv.weight.detach().squeeze(-1) * (1 + 2**-20)
-    found = held(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
+    found = report_of_objects(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
     assert "weight norm was made plain, in other numbers" in found.cause
 
 
 def test_rounding_through_a_smaller_dtype_is_no_common_factor(tmp_path: Path) -> None:
     before = {"c.weight": torch.randn(32, 16)}
-    found = held(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
+    found = report_of_objects(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
     assert "multiplied" not in found.cause
     zeros = {"a.bias": torch.zeros(4), "c.bias": torch.randn(4)}
-    assert "holds the numbers" not in held(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
+    assert "holds the numbers" not in report_of_objects(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
 
 
 # --------------------------------------------------------------------------------------------- bits
@@ -541,8 +550,8 @@ def test_bits_are_those_that_torch_holds(tmp_path: Path, data: st.DataObject) ->
 def test_nan_payloads_count_and_equal_nans_do_not_differ(tmp_path: Path) -> None:
     a = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
     b = torch.tensor([0x7FC00000, 0x7FC00002], dtype=torch.int32).view(torch.float32)
-    assert held(tmp_path, {"x": a}, {"x": a.clone()}).ok
-    found = held(tmp_path, {"x": a}, {"x": b})
+    assert report_of_objects(tmp_path, {"x": a}, {"x": a.clone()}).ok
+    found = report_of_objects(tmp_path, {"x": a}, {"x": b})
     assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in found.cause
 
 
@@ -823,7 +832,7 @@ def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> N
         Named.__qualname__ = "Named"
         before: Any = {"state": net(), "by": dict(zip((key, *keys), range(4), strict=True))}
         after: Any = {"state": converted(net()), "by": {**before["by"], keys[2]: 9}}
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
     assert [cause for cause in found.changed.values() if "3 became 9" in cause]
     assert len(found.changed) == 1
 
@@ -833,10 +842,10 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1))
     state = dict(model.named_parameters())
     frozen = {key: one.squeeze(-1).detach().clone() if one.dim() == 3 else one.detach() for key, one in state.items()}
-    found = held(tmp_path, state, frozen)
+    found = report_of_objects(tmp_path, state, frozen)
     assert found.ok
     assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
-    assert not any("requires_grad" in note for note in held(tmp_path, frozen, frozen).notes)
+    assert not any("requires_grad" in note for note in report_of_objects(tmp_path, frozen, frozen).notes)
     before = open_checkpoint(tmp_path / "before.pt")
     moved = {name: one._replace(device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")

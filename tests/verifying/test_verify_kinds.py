@@ -23,7 +23,7 @@ from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.verifying.layers import Inputs
 from support.paths import FIXTURES
-from support.verifying import command, held, report_of
+from support.verifying import command, report_of, report_of_objects
 
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
 
@@ -45,13 +45,13 @@ def test_a_convolution_becomes_a_linear_whatever_it_is_called(tmp_path: Path, da
         if bias:
             before[f"h.{name}.bias"] = torch.randn(rows)
     after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in before.items()}
-    found = held(tmp_path, before, after)
+    found = report_of_objects(tmp_path, before, after)
     assert found.ok, found.cause
     assert {one.after for one in found.layers} == {"Linear"}
     name = data.draw(st.sampled_from(sorted(sizes)))
     turned = after | {f"h.{name}.weight": after[f"h.{name}.weight"].T.contiguous()}
     for wish in ({}, {"inputs": None}):
-        found = held(tmp_path, before, turned, **wish)
+        found = report_of_objects(tmp_path, before, turned, **wish)
         assert not found.ok
         assert "transposed" in found.cause or "rows are mixed up" in found.cause
 
@@ -63,10 +63,10 @@ def test_gpt2_may_be_turned_back(tmp_path: Path) -> None:
         for key, one in state.items()
     }
     for before, after in ((state, turned), (turned, state)):
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
         assert found.ok, found.cause
     key = "transformer.h.0.attn.c_proj.weight"
-    found = held(tmp_path, turned, state | {key: turned[key]})
+    found = report_of_objects(tmp_path, turned, state | {key: turned[key]})
     assert "c_proj" in found.cause
     assert "transposed" in found.cause
 
@@ -83,12 +83,12 @@ def test_groups_written_out_of_a_state_dict_verify(tmp_path: Path, groups: int) 
         block = slice(group * rows, (group + 1) * rows)
         large[block, group * columns : (group + 1) * columns] = conv.weight.detach()[block, :, 0]
     before = {"g." + key: one for key, one in conv.state_dict().items()}
-    found = held(tmp_path, before, before | {"g.weight": large}, gradients=True)
+    found = report_of_objects(tmp_path, before, before | {"g.weight": large}, gradients=True)
     assert found.ok, found.cause
     assert found.strength == "layer"
     assert found.layers[0].assumed == ("stride 1", "padding 0")
     large[0, 7] += 1e-6
-    assert not held(tmp_path, before, before | {"g.weight": large}).ok
+    assert not report_of_objects(tmp_path, before, before | {"g.weight": large}).ok
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"stride": 2, "padding": 3}])
@@ -98,7 +98,7 @@ def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, 
     swapped = swap_pointwise(copy.deepcopy(model)).model
     back = swap_pointwise(copy.deepcopy(swapped), "conv1d").model
     for one, other in ((model, swapped), (swapped, model), (swapped, back), (model, back)):
-        found = held(tmp_path, one, other)
+        found = report_of_objects(tmp_path, one, other)
         assert found.ok, found.cause
     stand_in: Any = swapped[0]  # type: ignore[index]
     assert isinstance(stand_in, PointwiseLinear)
@@ -106,13 +106,13 @@ def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, 
         setattr(stand_in, name, value)
         for one, other in ((model, swapped), (swapped, model)):
             for wish in ({}, {"inputs": None}):
-                assert f"its {name}=" in held(tmp_path, one, other, **wish).cause
+                assert f"its {name}=" in report_of_objects(tmp_path, one, other, **wish).cause
 
 
 def test_a_linear_has_stride_1(tmp_path: Path) -> None:
     linear, conv = nn.Linear(6, 4), nn.Conv1d(6, 4, 1, stride=2)
     conv.load_state_dict({"weight": linear.weight.detach()[..., None], "bias": linear.bias.detach()})
-    found = held(tmp_path, nn.Sequential(linear), nn.Sequential(conv), inputs=None)
+    found = report_of_objects(tmp_path, nn.Sequential(linear), nn.Sequential(conv), inputs=None)
     assert found.cause == "layer 0: its stride=1 became 2"
 
 
@@ -121,7 +121,7 @@ def test_more_dimensions_of_positions_are_no_difference(tmp_path: Path) -> None:
     assert one.bias is not None
     two.load_state_dict({"weight": one.weight.detach()[..., None], "bias": one.bias.detach()})
     for before, after in ((one, two), (two, one)):
-        found = held(tmp_path, nn.Sequential(before), nn.Sequential(after))
+        found = report_of_objects(tmp_path, nn.Sequential(before), nn.Sequential(after))
         assert found.ok, found.cause
 
 
@@ -133,24 +133,24 @@ def test_numbers_that_are_no_plain_floats_are_compared_to_the_bit(tmp_path: Path
     weight = torch.arange(1, 13).to(dtype).reshape(4, 3, 1)
     before = {"conv.weight": weight, "conv.bias": torch.zeros(4, dtype=dtype)}
     after = before | {"conv.weight": weight.squeeze(-1)}
-    found = held(tmp_path, before, after, names=("conv",))
+    found = report_of_objects(tmp_path, before, after, names=("conv",))
     assert found.ok, found.cause
     assert all(one.rounding is None for one in found.layers)
-    assert not held(tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, names=("conv",)).ok
+    assert not report_of_objects(tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, names=("conv",)).ok
 
 
 def test_a_bias_of_the_wrong_length_is_said_and_no_fault(tmp_path: Path) -> None:
     before = {"conv.weight": torch.randn(4, 6, 1), "conv.bias": torch.randn(5)}
-    found = held(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
+    found = report_of_objects(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
     assert found.ok, found.cause
     assert "5 numbers for 4 outputs" in found.layers[0].note
 
 
 def test_tensors_without_numbers_may_be_converted(tmp_path: Path) -> None:
     before = {"conv.weight": torch.empty(4, 6, 1, device="meta"), "fc.weight": torch.randn(3, 3)}
-    found = held(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
+    found = report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
     assert found.ok, found.cause
-    assert not held(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).ok
+    assert not report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).ok
 
 
 def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
@@ -161,11 +161,11 @@ def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
     after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in state.items()}
     other.load_state_dict(after)
     for one in (after, OrderedDict(after), other.state_dict()):
-        found = held(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
+        found = report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
         assert found.ok, found.cause
         assert any("_metadata of state" in note for note in found.notes)
-    assert not held(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).ok
-    found = held(tmp_path, state, state)
+    assert not report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).ok
+    found = report_of_objects(tmp_path, state, state)
     assert not found.notes
 
 
@@ -306,10 +306,10 @@ def test_prefixes_of_roots_and_of_whole_models_are_no_difference(tmp_path: Path)
         ({"state_dict": state, "epoch": 1}, squeezed(state)),
         ({"model": state, "ema": state}, {"model": squeezed(state), "ema": squeezed(state)}),
     ):
-        found = held(tmp_path, before, after)
+        found = report_of_objects(tmp_path, before, after)
         assert found.ok, found.cause
     bare = squeezed(model.module.state_dict())
-    found = held(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
+    found = report_of_objects(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
     assert "keys of ema" in found.changed
 
 
@@ -333,10 +333,10 @@ def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, dat
     after = {key: one.T.contiguous() if key in chosen else one for key, one in state.items()}
     layers = tuple(key.removesuffix(".weight") for key in chosen)
     for before, there in ((state, after), (after, state)):
-        found = held(tmp_path, before, there, names=layers, inputs=None)
+        found = report_of_objects(tmp_path, before, there, names=layers, inputs=None)
         assert found.ok, (found.cause, chosen)
     others = [key for key in names if key not in square]
-    found = held(tmp_path, state, after, inputs=None)
+    found = report_of_objects(tmp_path, state, after, inputs=None)
     if set(chosen) <= set(square) or (set(others) <= set(chosen) and not set(square) <= set(chosen)):
         # Only the user can tell this from a mistake.
         assert not found.ok
@@ -352,14 +352,14 @@ def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
     one, other = model("zeros"), model("reflect")
     other.load_state_dict(one.state_dict())
     for before, after in ((one, other), (one, swap_pointwise(copy.deepcopy(other)).model)):
-        assert "padding_mode" in held(tmp_path, before, after).cause
-    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).ok
+        assert "padding_mode" in report_of_objects(tmp_path, before, after).cause
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).ok
     one, other = model("zeros", wide=1), model("reflect", wide=1)
     other.load_state_dict(one.state_dict())
-    assert "padding_mode" in held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).cause
+    assert "padding_mode" in report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).cause
     one, other = model("zeros", 0, 1), model("reflect", 0, 1)
     other.load_state_dict(one.state_dict())
-    assert held(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
 
 
 # ------------------------------------------------------------------------------------------ sparse and quantized
@@ -425,8 +425,8 @@ def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
     changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.conj, lambda it: torch.conj(it).imag]
     for change in changes:
         before, after = ({**conv, "view": change(it)} for it in (one, other))
-        assert held(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
-        assert "view" in held(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause
+        assert report_of_objects(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
+        assert "view" in report_of_objects(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause
 
 
 # ------------------------------------------------------------------------------------------------------- wording
@@ -434,7 +434,9 @@ def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
 
 def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Path) -> None:
     before = {"a.weight": torch.randn(0, 3, 1), "b.weight": torch.randn(4, 3, 1)}
-    found = held(tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)})
+    found = report_of_objects(
+        tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)}
+    )
     assert "its shape (0, 3, 1) became (3, 0)" in found.cause
 
 
@@ -444,11 +446,11 @@ def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: 
     block_diag: Any = torch.block_diag
     large = block_diag(*conv.weight.detach().squeeze(-1).chunk(2))
     before = {f"g.{key}": one for key, one in conv.state_dict().items()}
-    assert held(tmp_path, before, {**before, "g.weight": large}).ok
+    assert report_of_objects(tmp_path, before, {**before, "g.weight": large}).ok
     large[place] += 0.5
-    found = held(tmp_path, before, {**before, "g.weight": large})
+    found = report_of_objects(tmp_path, before, {**before, "g.weight": large})
     assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in found.cause
-    found = held(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
+    found = report_of_objects(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
     assert "no reshaping explains" in found.cause
 
 
@@ -456,5 +458,5 @@ def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
     conv = nn.Conv1d(6, 4, 1)
     before = {"a.weight_orig": conv.weight.detach(), "a.weight_mask": torch.ones(4, 6, 1), "a.bias": conv.bias}
     plain = {"a.weight": conv.weight.detach().squeeze(-1) * 1.5, "a.bias": conv.bias}
-    found = held(tmp_path, before, plain)
+    found = report_of_objects(tmp_path, before, plain)
     assert "its pruning was made plain" in found.cause

@@ -242,7 +242,7 @@ def test_killed_at_random_moments(program: Program, there: Path, results: dict[C
     counted. `-rP` shows what came of it.
     """
     watched = Watched(case, there)
-    options = (("apart",),) if case in [CASES[name] for name in ANEW] else ()
+    options = (("child",),) if case in [CASES[name] for name in ANEW] else ()
     writing = []
     for _ in range(1 + KILLS // 100):
         writing.append(program.run(*case.arguments(there), faults=options).writing)
@@ -285,7 +285,7 @@ def test_the_child_that_reads_mapped_files_is_killed(program: Program, there: Pa
         if name == ANEW[0]
         else "convinspect.writing.state_dict._save_safetensors"
     )
-    faults = (("apart",), ("before", place, 0, "kill", ""))
+    faults = (("child",), ("before", place, 0, "kill", ""))
     assert_one_line(program.run(*watched.case.arguments(there), faults=faults), "memory")
     watched.assert_nothing_happened()
 
@@ -309,7 +309,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("known", [True, False], ids=["told before", "while it is written"])
 def test_a_full_disk(program: Program, there: Path, small_disk: Path, case: Case, known: bool) -> None:
     target = small_disk / case.target
-    faults = () if known else (("any room",), ("apart",))
+    faults = () if known else (("unknown free space",), ("child",))
     done = program.run("convert", there / case.source, "-o", target, *case.options, faults=faults)
     assert_one_line(done, "room" if known else "disk", str(small_disk))
     assert ".partial" not in done.stderr
@@ -485,7 +485,7 @@ def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Ca
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
     place = WRITERS.get(name, "convinspect.writing.atomic._copy")
-    faults = (("apart",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
+    faults = (("child",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed), "vanished" if action == "vanish" else "changed while")
     assert not expected.left()
@@ -503,7 +503,7 @@ def test_a_source_that_changes_between_listing_and_copying(
     changed = next(source.glob("*1-of*")) if source.is_dir() else source
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
-    faults = (("before", "convinspect.layers.find.find_layers", 0, action, str(changed), other),)
+    faults = (("before", "convinspect.converting.job.find_layers", 0, action, str(changed), other),)
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed))
     assert not expected.left()
@@ -536,7 +536,7 @@ def test_a_target_that_another_makes_meanwhile_stays(program: Program, there: Pa
 def test_a_network_that_gives_little_at_once(
     program: Program, there: Path, results: dict[Case, Bytes], case: Case
 ) -> None:
-    faults = (("short", 4099), ("refuse", "copy_file_range", "EXDEV", 3))
+    faults = (("short transfers", 4099), ("refuse", "copy_file_range", "EXDEV", 3))
     done = program.run(*case.arguments(there), faults=faults)
     assert done.code == 0, done.stderr
     assert contents(there / case.target) == results[case]

@@ -18,7 +18,7 @@ from convinspect.errors import CannotConvert
 from convinspect.writing import state_dict as resaving
 from convinspect.writing.state_dict import block_diagonal
 from support.conversions import load
-from support.in_process import Ended, called
+from support.in_process import Ended, run_in_process
 from support.paths import FIXTURES
 
 Convert = Callable[..., Ended]
@@ -26,7 +26,7 @@ Convert = Callable[..., Ended]
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
-    return lambda *words: called(monkeypatch, capsys, "convert", *words)
+    return lambda *words: run_in_process(monkeypatch, capsys, "convert", *words)
 
 
 def refused(ended: Ended, folder: Path, *words: str) -> None:

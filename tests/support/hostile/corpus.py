@@ -112,30 +112,30 @@ def later(make: Callable[[], bytes]) -> Value:
 
 def _everywhere() -> dict[str, Builder]:
     """Each value and each stream in each container that it says something about."""
-    found: dict[str, Builder] = {}
+    builders: dict[str, Builder] = {}
     for name, make in BOMBS.items():
-        found[f"zip_bomb_{name}"] = partial(in_zip, make=make)
-        found[f"legacy_bomb_{name}"] = partial(in_legacy, make=make)
-        found[f"bare_bomb_{name}"] = partial(in_bare, make=make)
-        found[f"distributed_bomb_{name}"] = partial(distributed, make=make)
+        builders[f"zip_bomb_{name}"] = partial(in_zip, make=make)
+        builders[f"legacy_bomb_{name}"] = partial(in_legacy, make=make)
+        builders[f"bare_bomb_{name}"] = partial(in_bare, make=make)
+        builders[f"distributed_bomb_{name}"] = partial(distributed, make=make)
     values = {name: always(value) for name, value in VALUES.items()}
     for name, make in {**values, **{name: later(make) for name, make in LARGE_VALUES.items()}}.items():
-        found[f"zip_{name}"] = partial(in_zip, make=make)
-        found[f"legacy_{name}"] = partial(in_legacy, make=make)
-        found[f"alone_{name}"] = partial(alone_in_zip, make=make)
+        builders[f"zip_{name}"] = partial(in_zip, make=make)
+        builders[f"legacy_{name}"] = partial(in_legacy, make=make)
+        builders[f"alone_{name}"] = partial(alone_in_zip, make=make)
     for name in ("tuple_doubled", "dict_doubled", "list_in_itself", "dict_in_itself", "odd_keys", "escapes_in_class"):
-        found[f"distributed_{name}"] = partial(distributed, make=values[name])
+        builders[f"distributed_{name}"] = partial(distributed, make=values[name])
     for name, size in SHAPES.items():
-        found[f"distributed_size_{name}"] = partial(distributed, make=always(described_tensor(size)))
+        builders[f"distributed_size_{name}"] = partial(distributed, make=always(described_tensor(size)))
     for name, stream in STREAMS.items():
-        found[f"zip_stream_{name}"] = partial(stream_in_zip, stream=stream)
-        found[f"bare_stream_{name}"] = partial(stream_in_bare, stream=stream)
-        found[f"distributed_stream_{name}"] = partial(stream_in_metadata, stream=stream)
-        found[f"legacy_stream_{name}"] = partial(legacy_with, part="object", stream=stream)
+        builders[f"zip_stream_{name}"] = partial(stream_in_zip, stream=stream)
+        builders[f"bare_stream_{name}"] = partial(stream_in_bare, stream=stream)
+        builders[f"distributed_stream_{name}"] = partial(stream_in_metadata, stream=stream)
+        builders[f"legacy_stream_{name}"] = partial(legacy_with, part="object", stream=stream)
     for name, join in BROKEN.items():
         for place in ("zip", "legacy", "bare", "distributed"):
-            found[f"{place}_broken_{name}"] = partial(broken, join=join, place=place)
-    return found
+            builders[f"{place}_broken_{name}"] = partial(broken, join=join, place=place)
+    return builders
 
 
 HOSTILE: dict[str, Builder] = {
