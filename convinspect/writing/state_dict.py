@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotConvert, CannotWrite
+from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.safetensors import RESERVED
 from convinspect.records import Edit, Layer, Storage, Tensor, Version
@@ -198,7 +198,7 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     if tensor.layout != "strided" or storage is None or storage.start is None:
         raise CannotConvert(
             f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
-            "a .pt keeps it where the source is one and --state-dict is not asked for",
+            Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for"),
         )
     dtype = getattr(torch, tensor.dtype, None)
     if dtype is None:
@@ -271,7 +271,8 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     if empty is not None:
         raise CannotConvert(f"tensor {empty!r} (meta) has no numbers to save", "write a .pt, which can hold it")
     if RESERVED in state:
-        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give it another with --rename")
+        remedy = Wording("give it another with ", Option("rename", None))
+        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", remedy)
     seen: set[int] = set()
     alone: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
