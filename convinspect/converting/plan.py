@@ -160,8 +160,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         CannotConvert: The request contradicts itself.
     """
     if request.to in request.kinds:
-        kind = option_of(request.to)
-        problem = Wording(Option("from_", kind), " and ", Option("to", kind), " are the same")
+        problem = Wording(Option("from_", request.to), " and ", Option("to", request.to), " are the same")
         raise CannotConvert(problem, "drop one of them")
     chosen = chosen_layers(layers, request.names, request.exclude)
     exactly = exactly_named(layers, request.names)
