@@ -16,7 +16,7 @@ from convinspect.formats.zip.archive import Archive, is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys as pickle_places
-from convinspect.writing.atomic import Made, Piece, Range
+from convinspect.writing.pieces import Made, Piece, Range
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import pieces_with_record
 

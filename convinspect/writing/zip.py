@@ -19,7 +19,7 @@ from itertools import pairwise
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
 from convinspect.formats.zip.archive import Archive, Record, find_directory
-from convinspect.writing.atomic import Piece, Range, size_of
+from convinspect.writing.pieces import Piece, Range, size_of
 
 _LOCAL, _ENTRY = 30, 46
 _DESCRIPTOR = b"PK\x07\x08"
