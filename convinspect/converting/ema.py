@@ -121,8 +121,8 @@ def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
             continue
         for name in {below.replace(".", "") for below in _from_each_level(tensor.key)}:
             owners.setdefault(name, []).append(tensor)
-    found = {copy.key: owners.get(copy.key.rpartition(".")[2], []) for copy in copies}
-    return {key: owned for key, owned in found.items() if owned}
+    candidates = {copy.key: owners.get(copy.key.rpartition(".")[2], []) for copy in copies}
+    return {key: owned for key, owned in candidates.items() if owned}
 
 
 def _is_copy(key: str) -> bool:

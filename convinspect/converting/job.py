@@ -241,9 +241,9 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     from convinspect.modules.user_code import described
 
-    found = checkpoint.described_by(*described(model))
-    check_model(found, model)
-    return found
+    with_code = checkpoint.described_by(*described(model))
+    check_model(with_code, model)
+    return with_code
 
 
 def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:

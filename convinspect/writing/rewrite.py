@@ -144,13 +144,13 @@ def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
 
 def _tuples_in(data: bytes, base: int, edits: Sequence[Edit]) -> list[tuple[Span, bytes]]:
     """As `_tuples`, by offsets in a pickle whose first byte spans count as `base`."""
-    found = _tuples(edits, lambda start, size: data[start - base : start - base + size])
-    return [(Span(span.start - base, span.end - base), new) for span, new in found]
+    tuples = _tuples(edits, lambda start, size: data[start - base : start - base + size])
+    return [(Span(span.start - base, span.end - base), new) for span, new in tuples]
 
 
 def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
     """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
-    found: dict[int, tuple[Span, bytes]] = {}
+    tuples: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
         tensor = edit.tensor
         if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
@@ -159,9 +159,9 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
             new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)))
-            if found.setdefault(span.start, (span, new)) != (span, new):
+            if tuples.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")
-    return [found[start] for start in sorted(found)]
+    return [tuples[start] for start in sorted(tuples)]
 
 
 def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:

@@ -105,7 +105,7 @@ def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tenso
     if facts == list(expected) and not new.problems:
         return
     pairs = zip_longest(facts, expected, fillvalue=("",))
-    key = next((found[0] or wanted[0] for found, wanted in pairs if found != wanted), "")
+    key = next((actual[0] or wanted[0] for actual, wanted in pairs if actual != wanted), "")
     problem = f"the new file differs in tensor {key!r} from what it should be, so it was thrown away"
     raise BrokenFile(problem, "please report this file's kind")
 
