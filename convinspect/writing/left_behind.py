@@ -55,7 +55,7 @@ def _versions(
 
 
 def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
-    """Names that an optimizer keeps for parameters that are renamed; they stay as they were.
+    """Names that an optimizer keeps for parameters that are renamed; they stay unchanged.
 
     Args:
         checkpoint: The source.

@@ -53,7 +53,7 @@ def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: 
         source: Where ranges are taken from.
         pieces: What to write.
         target: The new file; its mode follows the umask where it is not there yet.
-        progress: Told how many bytes were written, now and then.
+        progress: Called now and then with the number of bytes that were written since the last call.
 
     Raises:
         ChangedMeanwhile: The source is shorter than its ranges.

@@ -39,7 +39,7 @@ def save_edits(
         checkpoint: The source.
         edits: What changes.
         target: The new file or folder.
-        progress: Told how many bytes were written, now and then.
+        progress: Called now and then with the number of bytes that were written since the last call.
         drop_optimizer: Leave every optimizer's state empty.
         parameters: New names for those that optimizers keep of their parameters.
 
