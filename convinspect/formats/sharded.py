@@ -7,9 +7,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
@@ -167,8 +166,7 @@ def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: se
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """The checkpoint in a folder.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def plan_table(job: Job) -> Table:
               for old, new in names.items()]  # fmt: skip
     width = _telling_width([str(raw[0]) for _, raw in lines])
     return Table(
-        (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]) if lines else (),
+        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
         title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
         summary=(_summary(job, written is not None),),

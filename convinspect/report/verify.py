@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convinspect.render.cells import count
@@ -65,6 +66,11 @@ _SENTENCES = {
     Why.PREFIX_REPLACED: "{keys:,} begin with {after!r} instead of {before!r}",
     Why.METADATA: "the file's metadata differs",
     Why.OBJECT: "an object beside the tensors differs: {what}",
+    Why.OF_LAYER: "layer {name}: {cause}",
+    Why.OF_NAME: "{name}: {cause}",
+    Why.MISSING: "{name} is missing",
+    Why.UNEXPECTED: "{name} was not there before",
+    Why.MODEL: "{problem}",
 }
 
 
@@ -87,17 +93,15 @@ def _fact(value: object) -> object:
     return value
 
 
+def names_of(report: Report) -> tuple[str, str]:
+    """What the two sides are called in a title."""
+    before, after = Path(report.before), Path(report.after)
+    return before.name, "converted in memory" if before == after else after.name
+
+
 def verdict(report: Report) -> str:
     """The first thing that is wrong, with its name; "" when all is well."""
-    for check in report.layers:
-        if check.cause is not None:
-            return f"layer {check.name or '(root)'}: {sentence(check.cause)}"
-    for name, cause in report.changed.items():
-        return f"{name}: {sentence(cause)}"
-    for names, what in ((report.missing, "is missing"), (report.unexpected, "was not there before")):
-        for name in names:
-            return f"{name} {what}"
-    return report.model.cause if report.model is not None else ""
+    return sentence(report.cause)
 
 
 _COLUMNS = (

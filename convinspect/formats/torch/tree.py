@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.errors import RefusedFile
 from convinspect.formats.pickle.machine import Walk
@@ -190,8 +190,7 @@ def state_of(node: Any) -> dict[str, Any]:
     return {str(key): value for pairs in _state_dicts(node) for key, value in pairs} if isinstance(node, Call) else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """A module's own tensors and children, as the pickle stores them."""
 
     class_name: str
