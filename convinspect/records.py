@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 
 if TYPE_CHECKING:
-    from convinspect.formats.pickle.machine import Pickle
+    from convinspect.formats.pickle.record import Pickle
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""

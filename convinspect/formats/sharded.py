@@ -6,13 +6,13 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.roots import main_root
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
@@ -75,33 +75,6 @@ def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
     every = list(tensors)
     once = {(one.storage.file, one.storage.key): one.storage.nbytes for one in every if one.storage is not None}
     return sum(one.nbytes for one in every), sum(once.values())
-
-
-def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
-    """An index with other keys, and with the right total where it had a wrong one; laid out as it was.
-
-    Args:
-        text: The index.
-        names: New keys by key.
-        right: Totals that are right.
-    """
-    index = json.loads(text)
-    layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
-    end = b"\n" if text.endswith(b"\n") else b""
-
-    def written(layout: dict[str, Any], plain: bool) -> bytes:
-        return json.dumps(index, ensure_ascii=plain, **layout).encode("utf-8", "surrogatepass") + end
-
-    choices = [(layout, plain) for layout in layouts for plain in (True, False)]
-    same = next((choice for choice in choices if written(*choice) == text), choices[0])
-    metadata = index.get("metadata")
-    stale = isinstance(metadata, dict) and metadata.get("total_size", right[0]) not in right
-    if stale:
-        metadata["total_size"] = right[0]
-    if not stale and not names.keys() & index["weight_map"].keys():
-        return text
-    index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
-    return written(*same)
 
 
 def check_inside(shard: str) -> None:

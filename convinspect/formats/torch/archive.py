@@ -8,7 +8,8 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Pickle, Walk, reader, walk
+from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript

@@ -12,7 +12,8 @@ from typing import Any
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Pickle, Walk, walk
+from convinspect.formats.pickle.machine import Walk, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
