@@ -11,12 +11,13 @@ from convinspect.api.calls import (
     Source,
     check_at_least,
     opened,
+    opened_alike,
     root_was_chosen,
     saying_what_to_install,
     several,
     silent,
 )
-from convinspect.checkpoint import Checkpoint, open_alike, whole
+from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.report.notebook import show_in_notebooks
 
@@ -31,29 +32,19 @@ Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformer
 """What layers are taken from."""
 
 
+# fmt: off
 @saying_what_to_install
 def convert(
-    source: Source,
-    target: str | Path | None = None,
-    *,
-    to: Target | None = None,
-    from_: Origin | Iterable[Origin] = (),
-    layer: str | Iterable[str] = (),
-    exclude: str | Iterable[str] = (),
-    like: Source | None = None,
-    rename: str | Iterable[str] = (),
-    groups: Literal["expand"] | None = None,
-    model: str | None = None,
-    state_dict: bool = False,
-    fuse: bool = False,
-    keep_optimizer: bool = False,
-    drop_optimizer: bool = False,
-    in_place: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    root: str | None = None,
-    progress: Progress | None = None,
+    source: Source, target: str | Path | None = None, *,
+    to: Target | None = None, from_: Origin | Iterable[Origin] = (),
+    layer: str | Iterable[str] = (), exclude: str | Iterable[str] = (),
+    like: Source | None = None, rename: str | Iterable[str] = (),
+    groups: Literal["expand"] | None = None, model: str | None = None,
+    state_dict: bool = False, fuse: bool = False, keep_optimizer: bool = False, drop_optimizer: bool = False,
+    in_place: bool = False, force: bool = False, dry_run: bool = False,
+    root: str | None = None, progress: Progress | None = None,
 ) -> Job:
+    # fmt: on
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
 
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
@@ -104,26 +95,17 @@ def convert(
         return carry_out(source, target, options, progress or silent)
 
 
+# fmt: off
 @saying_what_to_install
 def verify(
-    before: Source,
-    after: Source | None = None,
-    *,
-    layer: str | Iterable[str] = (),
-    rename: str | Iterable[str] = (),
-    bits: bool = False,
-    grad: bool = False,
-    model: str | None = None,
-    model_after: str | None = None,
-    input: str | Iterable[str] = (),
-    device: str = "cpu",
-    dtype: str = "",
-    seed: int = 0,
-    batch: int | None = None,
-    length: int | None = None,
-    root: str | None = None,
-    progress: Progress | None = None,
+    before: Source, after: Source | None = None, *,
+    layer: str | Iterable[str] = (), rename: str | Iterable[str] = (),
+    bits: bool = False, grad: bool = False,
+    model: str | None = None, model_after: str | None = None, input: str | Path | Iterable[str | Path] = (),
+    device: str = "cpu", dtype: str = "", seed: int = 0, batch: int | None = None, length: int | None = None,
+    root: str | None = None, progress: Progress | None = None,
 ) -> Report:
+    # fmt: on
     """Check that a conversion changed shapes and nothing else.
 
     Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
@@ -166,13 +148,10 @@ def verify(
     check_at_least(0, seed=seed)
     check_at_least(1, batch=batch, length=length)
     show_in_notebooks(Report, lambda report: verdict_table(report, names_of(report)))
+    inputs = (input,) if isinstance(input, (str, Path)) else input
     options = VerifyOptions(
-        several(layer), several(rename), bits, grad, model, model_after, several(input), device, dtype, seed, batch,
-        length,
+        several(layer), several(rename), bits, grad, model, model_after, tuple(map(str, inputs)), device, dtype,
+        seed, batch, length,
     )  # fmt: skip
     first = opened(before, root)
-    if after is None or isinstance(after, Checkpoint):
-        second = after if after is None else whole(after)
-    else:
-        second = open_alike(after, root)
-    return compare(first, second, options, progress or silent)
+    return compare(first, None if after is None else opened_alike(after, root), options, progress or silent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -96,7 +95,7 @@ def _columns(checkpoint: Checkpoint) -> tuple[Column, ...]:
 
 def _counting_numbers() -> tuple[Column, ...]:
     """The columns where what is counted may be no parameters."""
-    return tuple(replace(one, title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
+    return tuple(one._replace(title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
 
 
 def _counted(checkpoint: Checkpoint) -> set[int]:

@@ -10,8 +10,7 @@ import sys
 import unicodedata
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 def _words(text: str) -> frozenset[str]:
@@ -80,8 +79,7 @@ DISTRIBUTED = _words(
 Kind = Literal["admitted", "executes", "library", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What is known of a name.
 
     Attributes:
