@@ -45,6 +45,8 @@ class ForkServer:
                 [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # Whoever interrupts the tests at a terminal interrupts them alone.
+                start_new_session=True,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS), os.environ.get("PYTHONPATH", "")]),
