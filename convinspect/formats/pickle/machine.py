@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 from convinspect.formats.pickle.faults import broken, too_much, undecodable
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
+from convinspect.formats.pickle.plain_tensors import PlainTensors
 from convinspect.formats.pickle.runs import RUN, values_of
 from convinspect.formats.pickle.safe_globals import EXTENSION
 from convinspect.formats.pickle.values import (
@@ -83,21 +84,6 @@ class Walk:
     globals: dict[str, Span]
     persistent: list[Sequence[Any]]
     steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pickle:
-    """A file's object, once its pickle was read.
-
-    Attributes:
-        tree: The object; offsets in it count from where the file's record begins, or the file.
-        start: Where the pickle begins, counted so.
-        keys: In the format before 1.6, the pickle of the storages' keys, which lies behind.
-    """
-
-    tree: Walk
-    start: int = 0
-    keys: Walk | None = None
 
 
 def reader(data: bytes) -> Read:
@@ -201,6 +187,7 @@ class Machine:
         """
         stack, starts, marks, left, at = self.stack, self.starts, self.marks, self.left, self.position
         memo, slots, none = self.memo, self.memo.slots, self.none
+        plain = PlainTensors(memo, none, self.persistent)
         # A run that the window before this one cut in two goes on here.
         run, following = RUN.match(window), 0
         try:
@@ -230,6 +217,12 @@ class Machine:
                         stack.append(arg)
                         starts.append(at)
                     elif code == "(":
+                        if window.startswith(b"(", pos + 1) and len(marks) < _DEEPEST - 3:
+                            taken = plain.take(window, base, pos, stack, starts, left + 1)
+                            if taken is not None:
+                                left += 1 - taken.steps
+                                at, following, run = base + taken.last, taken.end, None
+                                break
                         marks.append((stack, starts, at))
                         stack, starts = [], []
                         if len(marks) > _DEEPEST:
