@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import out_in, plan_like, square_turned
+from convinspect.converting.like import plan_like, square_turned
 from convinspect.converting.plan import Plan
+from convinspect.converting.reshape import out_in
 from convinspect.diffing.differences import Difference, DiffReport, Kind
 from convinspect.errors import CannotShow, Wording
 from convinspect.formats.torch.objects import read_objects, versions

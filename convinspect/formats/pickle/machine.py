@@ -78,21 +78,6 @@ class Walk:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pickle:
-    """A file's object, once its pickle was read.
-
-    Attributes:
-        tree: The object; offsets in it count from where the file's record begins, or the file.
-        start: Where the pickle begins, counted so.
-        keys: In the format before 1.6, the pickle of the storages' keys, which lies behind.
-    """
-
-    tree: Walk
-    start: int = 0
-    keys: Walk | None = None
-
-
 def reader(data: bytes) -> Read:
     """A `Read` over bytes in memory."""
     return lambda offset, size: data[offset : offset + size]
