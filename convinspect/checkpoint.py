@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.dtypes import NUMBERS
 from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
@@ -26,8 +26,7 @@ FEW_OF_A_TIE = 4
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Sums over tensors, each distinct run of bytes counted once.
 
     Attributes:
@@ -39,6 +38,21 @@ class Totals:
     numel: int
     nbytes: int
     storage_nbytes: int
+
+
+class Sharing(NamedTuple):
+    """Which tensors share bytes, by their names; those that share none have no entry.
+
+    Attributes:
+        ties: Names of all tensors that are the same bytes, in stored order; one and the same tuple for each of them.
+        storages: Names of the tensors that lie in one storage, in stored order, of each tie the first few; one and the
+            same tuple for each of them.
+        distinct: No two tensors name the same storage, so that there is neither.
+    """
+
+    ties: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    storages: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    distinct: bool = True
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -68,6 +82,7 @@ class Checkpoint(Mapping[str, Tensor]):
         versions: The files that were read, as they were then.
         pickles: What was read of each file's pickle, where it was to be kept.
         known_parameters: Names of what are parameters, where a model was given that tells; else None.
+        sharing: Which tensors share bytes.
     """
 
     def __init__(self, contents: Contents, root: str | None = None) -> None:
@@ -90,7 +105,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
-        self._tied, self._beside = _sharers(self.tensors)
+        self.sharing = _sharing(self.tensors)
 
     def __getitem__(self, name: str) -> Tensor:
         """The record of a tensor.
@@ -158,21 +173,11 @@ class Checkpoint(Mapping[str, Tensor]):
         """Names of all tensors that are the same bytes as tensor `name`, in stored order with its own; () where it is
         tied to none. All of a tie are given one and the same tuple.
         """
-        return self._tied.get(name, ())
+        return self.sharing.ties.get(name, ())
 
     def tied_to(self, name: str) -> tuple[str, ...]:
         """Names of the other tensors that are the same bytes as tensor `name`."""
         return tuple(other for other in self.tie(name) if other != name)
-
-    def beside(self, name: str) -> tuple[str, ...]:
-        """Names of tensors in the storage of tensor `name`, in stored order, of each tie the first few; () where it is
-        alone. All in the storage are given one and the same tuple.
-        """
-        return self._beside.get(name, ())
-
-    def alone(self, name: str) -> bool:
-        """Whether no other tensor lies in the storage of tensor `name`, so that none is tied to it either."""
-        return name not in self._beside
 
     def parameters(self) -> list[Tensor]:
         """What `model.parameters()` would give, as far as names and dtypes tell: each tie once, in stored order.
@@ -195,25 +200,26 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def totals(self) -> Totals:
         """Sums over all of the root's tensors."""
-        storages: dict[object, int] = {}
-        for tensor in self.tensors.values():
-            if tensor.storage is not None:
-                storages[(tensor.storage.file, tensor.storage.key)] = tensor.storage.nbytes
+        storages = [tensor.storage for tensor in self.tensors.values() if tensor.storage is not None]
+        if not self.sharing.distinct:
+            storages = list({(storage.file, storage.key): storage for storage in storages}.values())
         distinct = self._once_each(self.tensors)
         return Totals(
             sum(tensor.numel for tensor in distinct),
             sum(tensor.nbytes for tensor in distinct),
-            sum(storages.values()),
+            sum(storage.nbytes for storage in storages),
         )
 
     def _once_each(self, names: Iterable[str]) -> list[Tensor]:
         """The tensors of these names, of a tie the first."""
-        found: dict[int, Tensor] = {}
+        if self.sharing.distinct:
+            return [self.tensors[name] for name in names]
+        first: dict[int, Tensor] = {}
         for name in names:
             tensor = self.tensors[name]
             # All of a tie have one tuple of its names.
-            found.setdefault(id(self._tied.get(name, tensor)), tensor)
-        return list(found.values())
+            first.setdefault(id(self.sharing.ties.get(name, tensor)), tensor)
+        return list(first.values())
 
     def read(self, name: str) -> np.ndarray:
         """The numbers of tensor `name`, in its own shape and dtype.
@@ -321,16 +327,18 @@ def _distinct(names: list[str]) -> list[str]:
 
 def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
     """What cleaning took from the front of keys, with how many had it; wrappers in mid-name count by their own name."""
-    found: dict[str, int] = {}
+    prefixes: dict[str, int] = {}
     for key, name in zip(keys, names, strict=True):
         if key != name:
             removed = key.removesuffix(name) if key.endswith(name) else "…_orig_mod."
-            found[removed] = found.get(removed, 0) + 1
-    return found
+            prefixes[removed] = prefixes.get(removed, 0) + 1
+    return prefixes
 
 
-def _sharers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Names of the tensors that are the same bytes, and of those that lie in one storage, by each of these names."""
+def _sharing(tensors: Mapping[str, Tensor]) -> Sharing:
+    keys = [tensor.storage.key for tensor in tensors.values() if tensor.storage is not None]
+    if len(set(keys)) == len(keys):
+        return Sharing()
     same: dict[tuple[object, ...], list[str]] = {}
     stored: dict[object, list[str]] = {}
     for name, tensor in tensors.items():
@@ -341,7 +349,8 @@ def _sharers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, ...]],
             if len(tie) <= FEW_OF_A_TIE:
                 stored.setdefault(where[:2], []).append(name)
     shared = {storage: tuple(names) for storage, names in stored.items() if len(names) > 1}
-    return (
+    return Sharing(
         {name: tie for tie in map(tuple, same.values()) if len(tie) > 1 for name in tie},
         {name: shared[where[:2]] for where, tie in same.items() if where[:2] in shared for name in tie},
+        distinct=False,
     )

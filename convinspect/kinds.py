@@ -51,3 +51,17 @@ def last_word(name: str) -> str:
     if last and not last.isdigit():
         return last
     return next((part for part in reversed(name.split(".")) if part and not part.isdigit()), "")
+
+
+_STAND_INS = ("convinspect.modules.pointwise", "convinspect.pointwise")
+"""The module of `convinspect.modules`' classes, and where it was when older models were pickled."""
+
+
+def is_stand_in(class_name: str, name: str) -> bool:
+    """Whether a class in a file is one of ours that stands in for a layer, as "PointwiseLinear".
+
+    Args:
+        class_name: With its module, as the file has it.
+        name: Of our class.
+    """
+    return class_name in [f"{module}.{name}" for module in _STAND_INS]

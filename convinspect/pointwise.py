@@ -8,6 +8,7 @@ from convinspect.modules.pointwise import (
     PointwiseConv2d,
     PointwiseConv3d,
     PointwiseLinear,
+    _Positions,  # Not public, but every pickled stand-in names it.
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "PointwiseConv2d",
     "PointwiseConv3d",
     "PointwiseLinear",
+    "_Positions",
 ]

@@ -110,7 +110,7 @@ class Tensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, without what else the storage holds."""
-        return nbytes_of(self.dtype, self.numel)
+        return nbytes_of(self.dtype, math.prod(self.shape))
 
     @property
     def whole(self) -> bool:
@@ -339,12 +339,12 @@ class Layer(NamedTuple):
     @property
     def numel(self) -> int:
         """Elements in all of the layer's tensors."""
-        return sum(t.numel for t in self.tensors.values())
+        return sum([tensor.numel for tensor in self.tensors.values()])
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of the layer's tensors."""
-        return sum(t.nbytes for t in self.tensors.values())
+        return sum([tensor.nbytes for tensor in self.tensors.values()])
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:

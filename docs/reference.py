@@ -7,10 +7,11 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from convinspect.cli.main import app
+from convinspect.cli.commands import SUMMARIES, full_help
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def reference() -> str:
     """The page, in Markdown."""
     parts = ["# Commands\n\nMade by `docs/reference.py` from the commands themselves; do not edit.\n"]
-    parts += [_section(one.callback, one.help or "") for one in app.registered_commands if one.callback]
+    for name in SUMMARIES:
+        command = getattr(import_module(f"convinspect.cli.{name}"), name)
+        parts.append(_section(command, full_help(command.__doc__)))
     return "\n".join(parts)
 
 

@@ -250,6 +250,18 @@ def test_a_notebook_keeps_a_limited_number_of_rows(tmp_path: Path) -> None:
     assert "and 200 more rows" in page.text
 
 
+def test_a_comparison_is_measured_and_shown(tmp_path: Path) -> None:
+    found = convinspect.compare(STNKD, layer="conv1", batch=1, length=[1, 4], repeats=3, threads=1)
+    assert [(each.name, each.length) for each in found.layers] == [("conv1", 1), ("conv1", 4)]
+    page = shown(found, tmp_path)
+    assert "conv1" in page.text
+    assert found.claims[0].text in page.text
+    with pytest.raises(CannotShow, match="repeats=2 is less than 3"):
+        convinspect.compare(repeats=2)
+    with pytest.raises(CannotShow, match="dtype"):
+        convinspect.compare(dtype="float31")
+
+
 def test_check_is_shown_whole(tmp_path: Path) -> None:
     assert "global-unknown" in shown(convinspect.check(FIXTURES / "net_gone.pt"), tmp_path).text
     assert "unreadable" in shown(convinspect.check("absent.pt"), tmp_path).text

@@ -30,6 +30,7 @@ LIVE = {
     "arrays.devices",
     "arrays.error_bound",
     "comparing.claims",
+    "comparing.compare",
     "comparing.measure",
     "explaining.data",
     "explaining.example",

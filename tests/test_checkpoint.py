@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.plan import Request, plan
-from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
+from convinspect.errors import ConvInspectError, NoSuchTensor, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
-from convinspect.keys.wrappers import clean_names
+from convinspect.keys.wrappers import clean_name, clean_names
 from convinspect.layers import grouping as groups
 from convinspect.layers.find import find_layers
-from convinspect.records import Root
+from convinspect.records import Container, Contents, Root, Tensor
 
 SMALL = {"conv.weight": torch.ones(4, 3, 1), "conv.bias": torch.ones(4)}
 LARGE = {"fc.weight": torch.ones(9, 9), "fc.bias": torch.ones(9)}
@@ -363,3 +363,73 @@ def test_groups_that_are_no_optimizers_tell_no_parameters(tmp_path: Path, groups
     found = roots(tmp_path, value)
     assert [tensor.key for tensor in found["model"].tensors] == ["c.weight"]
     assert not any(one.parameters for one in found.values())
+
+
+# --- a mapping
+
+
+PARTS = st.sampled_from(["module", "_orig_mod", "a", "b", "weight", "weights"])
+KEYS = st.lists(st.lists(PARTS, min_size=1, max_size=4).map(".".join), min_size=1, max_size=8, unique=True)
+
+
+def of_keys(keys: list[str]) -> Checkpoint:
+    tensors = tuple(Tensor(key, "float32", (n + 1,), (1,)) for n, key in enumerate(keys))
+    contents = Contents(Path("m.pt"), Container.TORCH_ZIP, (Root("", "model", tensors),), 0)
+    return Checkpoint(contents)
+
+
+@given(keys=KEYS, other=st.lists(PARTS, min_size=1, max_size=4).map(".".join))
+@settings(deadline=None, max_examples=200)
+def test_a_checkpoint_is_a_mapping_of_its_tensors(keys: list[str], other: str) -> None:
+    checkpoint = of_keys(keys)
+    assert isinstance(checkpoint, Mapping)
+    assert len(checkpoint) == len(list(checkpoint)) == len(keys)
+    assert list(checkpoint) == list(checkpoint.keys()) == list(checkpoint.tensors)
+    assert list(checkpoint.values()) == [checkpoint[name] for name in checkpoint] == list(checkpoint.root.tensors)
+    assert dict(checkpoint.items()) == dict(checkpoint) == checkpoint.tensors
+    assert all(name in checkpoint and checkpoint.get(name) is checkpoint[name] for name in checkpoint)
+    # As stored, each key means its own tensor, whatever the clean names are.
+    assert [checkpoint[key].key for key in keys] == keys
+    # `in`, `get` and a lookup agree.
+    if other in checkpoint:
+        assert checkpoint[other] is checkpoint.get(other)
+        assert clean_name(other) in (other, clean_name(checkpoint[other].key))
+    else:
+        assert checkpoint.get(other) is None
+        with pytest.raises(NoSuchTensor):
+            checkpoint[other]
+
+
+def test_a_wrong_name_is_a_key_error_that_names_the_closest(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, net().state_dict())
+    for look_up in (checkpoint.__getitem__, checkpoint.read):
+        with pytest.raises(KeyError) as caught:
+            look_up("conv.wieght")
+        assert isinstance(caught.value, ConvInspectError)
+        path = tmp_path / "model.pt"
+        assert str(caught.value).startswith(f"{path}: there is no tensor 'conv.wieght'; the closest are: conv.weight, ")
+    odd: Any = 3
+    assert odd not in checkpoint
+    with pytest.raises(KeyError):
+        checkpoint[odd]
+
+
+def test_names_are_taken_with_and_without_prefixes(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, WRAPPED["module._orig_mod."]().state_dict())
+    for name in ("conv.weight", "module.conv.weight", "module._orig_mod.conv.weight", "_orig_mod.conv.weight"):
+        assert checkpoint[name].key == "module._orig_mod.conv.weight"
+        assert checkpoint.read(name).shape == (4, 3, 1)
+    assert "module.conv.weight" in opened(tmp_path, net().state_dict())
+
+
+def test_a_checkpoint_is_a_context_and_says_what_it_is(tmp_path: Path) -> None:
+    with opened(tmp_path, {"nets": {"a": net().state_dict()}}) as checkpoint:
+        assert checkpoint["conv.weight"].shape == (4, 3, 1)
+    assert checkpoint.read("conv.bias").shape == (4,)
+    assert (
+        repr(checkpoint) == f"<Checkpoint {str(tmp_path / 'model.pt')!r}: torch.save (zip), 4 tensors, root 'nets.a'>"
+    )
+    other = open_checkpoint(tmp_path / "model.pt")
+    assert (checkpoint == checkpoint, checkpoint == other, len({checkpoint, other})) == (True, False, 2)
+    with pytest.raises(TypeError):
+        checkpoint["conv.weight"] = other["conv.weight"]  # type: ignore[index]

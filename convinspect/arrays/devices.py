@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from convinspect.errors import CannotShow, Option, Wording
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Without TF32 and bfloat16 in the products of float32, on whatever device; put back as it was, on errors too.
+    """Without TF32 and bfloat16 in the products of float32, on whatever device; restored at the end, on errors too.
 
     PyTorch keeps two sets of switches, an older one that cannot be read where the newer one was set otherwise.
     """
     matmul, convolution = _readable(torch.get_float32_matmul_precision), _readable(_cudnn_tf32)
-    newer = [(one, one.fp32_precision) for one in _switches()]
+    newer = [(switch, switch.fp32_precision) for switch in _switches()]
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    for one, _ in newer:
-        one.fp32_precision = "ieee"
+    for switch, _ in newer:
+        switch.fp32_precision = "ieee"
     try:
         yield
     finally:
@@ -30,8 +33,8 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(matmul)
         if convolution is not None:
             torch.backends.cudnn.allow_tf32 = convolution
-        for one, precision in newer:
-            one.fp32_precision = precision
+        for switch, precision in newer:
+            switch.fp32_precision = precision
 
 
 def _cudnn_tf32() -> bool:
@@ -49,12 +52,9 @@ def _readable(read: Callable[[], Any]) -> Any:
 def _switches() -> list[Any]:
     """The newer switches, one for each library and kind of operator, as far as this PyTorch has them."""
     places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
-    found: list[Any] = []
-    for place in places:
-        library, _, name = place.partition(".")
-        one = getattr(getattr(torch.backends, library), name, None)
-        found += [one] if hasattr(one, "fp32_precision") else []
-    return found
+    parts = [place.split(".") for place in places]
+    switches = [getattr(getattr(torch.backends, library), name, None) for library, name in parts]
+    return [switch for switch in switches if hasattr(switch, "fp32_precision")]
 
 
 def has_dtype(device: str, dtype: str) -> bool:
@@ -66,9 +66,56 @@ def has_dtype(device: str, dtype: str) -> bool:
         return False
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that holds no numbers here.
+
+    Raises:
+        CannotShow: There is no such device.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.zeros(1, device=name).item()
+    except Exception as error:
+        # Each backend fails in its own way, with a missing module, an assertion or a list of all that it has.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise CannotShow(
+            Wording(Option("device", None), f" {name!r} cannot be used ({reason[:200]})"), "cpu always can"
+        ) from None
+
+
+def check_dtype_on(device: str, dtype: str, purpose: str, remedy: str) -> None:
+    """Refuse a device that does not compute in a dtype.
+
+    Args:
+        device: PyTorch's name.
+        dtype: PyTorch's name.
+        purpose: What it is for, after a comma, or "".
+        remedy: What the user can do.
+
+    Raises:
+        CannotShow: It does not.
+    """
+    if not has_dtype(device, dtype):
+        raise CannotShow(Wording(Option("device", None), f" {device!r} has no {dtype}{purpose}"), remedy)
+
+
+def check_dtype(name: str) -> None:
+    """Refuse what is no floating dtype.
+
+    Raises:
+        CannotShow: It is none.
+    """
+    if not getattr(getattr(torch, name, None), "is_floating_point", False):
+        raise CannotShow(
+            Wording(Option("dtype", None), f" {name!r} is no floating dtype of PyTorch"),
+            "write float32, bfloat16, float16, …",
+        )
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run PyTorch's operators on so many threads; put back as it was."""
+    """Run PyTorch's operators on so many threads; restored at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -78,7 +125,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def float64_device(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What raises a tensor of the device to float64: there, or on the CPU where the device has none."""
+    """What converts a tensor of the device to float64: there, or on the CPU where the device has none."""
     if has_dtype(device, "float64"):
         return lambda tensor: tensor.double()
     return lambda tensor: tensor.cpu().double()

@@ -1,7 +1,7 @@
-"""Two stored tensors held against each other bit for bit, and what is said of them when they differ.
+"""Two stored tensors compared bit for bit, and where and how they differ.
 
 Bits, not values: NaN payloads and the sign of zero count. Tensors are compared as matrices in the order that a Linear
-keeps, (out, in), so that a convolution, a Linear and transformers' `Conv1D` can be told to hold the same numbers.
+keeps, (out, in), so that a convolution, a Linear and transformers' `Conv1D` can be seen to hold the same numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from convinspect.errors import CannotShow, ConvInspectError
 from convinspect.records import Tensor
 
 _PIECE = 1 << 19
-"""Bytes of each file that are held at once: pieces of both, and what comes of comparing them, stay in the cache."""
+"""Bytes of each file in memory at once: pieces of both, and what comes of comparing them, stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Difference:
         count: How many elements.
         total: Of how many.
         where: Index of the first.
-        before: Its value in the one.
-        after: Its value in the other.
+        before: Its value in the first tensor, as text.
+        after: Its value in the second.
     """
 
     count: int
@@ -42,15 +42,27 @@ class Difference:
     after: str
 
 
-def as_matrix(tensor: Tensor, turned: bool) -> Tensor:
+class Related(NamedTuple):
+    """How the numbers of one tensor make up another's: its transpose, unless one of these is set.
+
+    Attributes:
+        rows: They are its rows in another order.
+        factor: They are its numbers times this.
+    """
+
+    rows: bool = False
+    factor: float | None = None
+
+
+def as_matrix(tensor: Tensor, transposed: bool) -> Tensor:
     """A pointwise or Linear weight as (out, in): the same numbers under other strides.
 
     Args:
-        tensor: Shape (out, in, 1, …), or (in, out) when `turned`.
-        turned: It is stored as transformers' `Conv1D` stores it.
+        tensor: Shape (out, in, 1, …), or (in, out) when `transposed`.
+        transposed: It is stored as transformers' `Conv1D` stores it.
     """
     shape, stride = tensor.shape[:2], tensor.stride[:2]
-    if turned:
+    if transposed:
         shape, stride = shape[::-1], stride[::-1]
     return tensor._replace(shape=shape, stride=stride)
 
@@ -68,7 +80,7 @@ def same_bits(before: Tensor, after: Tensor) -> bool:
         raise CannotShow("its numbers are not in the file, only its shape")
     if not before.numel or _same_place(before, after):
         return True
-    if _alike(before, after):
+    if _same_layout(before, after):
         return all(_equal(a, b) for a, b in zip(_pieces(before), _pieces(after), strict=True))
     a, b = read_tensor(before), read_tensor(after)
     return _equal(_raw(a), _raw(b))
@@ -78,11 +90,11 @@ def _same_place(before: Tensor, after: Tensor) -> bool:
     return (before.storage, before.offset, before.stride) == (after.storage, after.offset, after.stride)
 
 
-def _alike(before: Tensor, after: Tensor) -> bool:
+def _same_layout(before: Tensor, after: Tensor) -> bool:
     """Whether equal tensors would be equal runs of bytes."""
     assert before.storage is not None
     assert after.storage is not None
-    steps = [[s for s, n in zip(one.stride, one.shape, strict=True) if n > 1] for one in (before, after)]
+    steps = [[s for s, n in zip(tensor.stride, tensor.shape, strict=True) if n > 1] for tensor in (before, after)]
     swapped = before.storage.byteorder != after.storage.byteorder
     size = ITEMSIZE.get(before.dtype, 0)
     # Values that share a byte are whole bytes together, or not.
@@ -133,11 +145,11 @@ def difference(before: Tensor, after: Tensor) -> Difference | None:
     if not len(places):
         return None
     where = tuple(int(i) for i in np.unravel_index(places[0], before.shape))
-    return Difference(len(places), a.size, where, *_told_apart(a[where], b[where]))
+    return Difference(len(places), a.size, where, *_distinct_texts(a[where], b[where]))
 
 
-def _told_apart(a: Any, b: Any) -> tuple[str, str]:
-    """Two values as text, with as many digits as tell them apart."""
+def _distinct_texts(a: Any, b: Any) -> tuple[str, str]:
+    """Two values as text, with as many digits as it takes to see a difference; with their bits where none does."""
     exact = a.dtype.kind in "iub"
     texts = (str(a.item()), str(b.item())) if exact else _shortest(a, b)
     if texts[0] != texts[1]:
@@ -146,12 +158,12 @@ def _told_apart(a: Any, b: Any) -> tuple[str, str]:
 
 
 def _shortest(a: Any, b: Any) -> tuple[str, str]:
-    def told(value: Any, digits: int) -> str:
+    def text(value: Any, digits: int) -> str:
         return f"{complex(value):.{digits}g}" if a.dtype.kind == "c" else f"{float(value):.{digits}g}"
 
     texts = ("", "")
     for digits in (6, 9, 17):
-        texts = (told(a, digits), told(b, digits))
+        texts = (text(a, digits), text(b, digits))
         if texts[0] != texts[1]:
             break
     return texts
@@ -162,38 +174,38 @@ def _hex(value: Any) -> str:
     return "0x" + (raw[::-1] if sys.byteorder == "little" else raw).hex()
 
 
-def owner_of(wanted: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Name of the first other tensor that holds the very bits of `wanted`; None for constants, which many may hold."""
-    values = _raw(read_tensor(wanted)).reshape(wanted.numel, -1)
-    if (values == values[0]).all():
+def owner_of(tensor: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Name of the first other tensor that holds the very bits of `tensor`; None for constants, which many may hold."""
+    elements = _raw(read_tensor(tensor)).reshape(tensor.numel, -1)
+    if (elements == elements[0]).all():
         return None
     for name, other in others:
         try:
-            if same_bits(wanted, other):
+            if same_bits(tensor, other):
                 return name
         except ConvInspectError:
             continue
     return None
 
 
-def relation(before: Tensor, after: Tensor) -> str:
-    """How the numbers of two tensors of one shape and dtype are related, as far as that has a name; "" otherwise.
-
-    Looks for a transposition, for rows in another order, and for one common factor.
+def relation(before: Tensor, after: Tensor) -> Related | None:
+    """How the numbers of two tensors of one shape and dtype are related: transposed, with rows in another order, or
+    multiplied by one factor; None when they are in no such way.
     """
-    a, b = (read_tensor(one) for one in (before, after))
+    a, b = (read_tensor(tensor) for tensor in (before, after))
     if a.ndim == 2 and a.shape[0] == a.shape[1] and _equal(_raw(a.T), _raw(b)):
-        return "it is transposed"
+        return Related()
     if a.ndim == 2 and a.shape[0] > 1 and _same_rows(a, b):
-        return "its rows are in another order"
+        return Related(rows=True)
     if a.dtype.kind == "f" or str(a.dtype).startswith(("bfloat", "float")):
         rounding = 2.0 ** -_MANTISSA.get(str(a.dtype), 23)
-        return _common_factor(a.astype(np.float64), b.astype(np.float64), rounding)
-    return ""
+        factor = _common_factor(a.astype(np.float64), b.astype(np.float64), rounding)
+        return None if factor is None else Related(factor=factor)
+    return None
 
 
 def _same_rows(a: Array, b: Array) -> bool:
-    rows = [sorted(row.tobytes() for row in np.ascontiguousarray(one)) for one in (a, b)]
+    rows = [sorted(row.tobytes() for row in np.ascontiguousarray(matrix)) for matrix in (a, b)]
     return rows[0] == rows[1]
 
 
@@ -201,14 +213,13 @@ _MANTISSA = {"float64": 45, "float32": 22, "float16": 10, "bfloat16": 7}
 """Bits of a product that are right for sure after it was rounded to a dtype."""
 
 
-def _common_factor(a: Array, b: Array, rounding: float) -> str:
+def _common_factor(a: Array, b: Array, rounding: float) -> float | None:
+    """The factor that `a` was multiplied by to give `b`, up to rounding; None where it is 1 or there is none."""
     with np.errstate(all="ignore"):
         ratios = (b / a)[(a != 0) & np.isfinite(a)]
     if not len(ratios) or not np.isfinite(ratios).all():
-        return ""
+        return None
     factor = float(np.median(ratios))
     with np.errstate(all="ignore"):
         spread = float(np.max(np.abs(ratios / factor - 1))) if factor else 1.0
-    if abs(factor - 1) > 4 * rounding and spread < 2 * rounding:
-        return f"it is multiplied by {factor:.6g}"
-    return ""
+    return factor if abs(factor - 1) > 4 * rounding and spread < 2 * rounding else None

@@ -1,4 +1,4 @@
-"""One layer, before and after: both are run on the same numbers, and their results held against a derived bound.
+"""One layer, before and after: both are run on the same numbers, and their results compared within a derived bound.
 
 Every weight is raised to float64, which is exact for all dtypes up to it. There both results may differ from the
 exact one by no more than rounding allows (Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed. 2002,
@@ -16,13 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from convinspect.verifying.layers import Inputs
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
@@ -30,14 +27,40 @@ TINY = 2.0**-1022
 _CHUNK = 1 << 18
 """Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
 _RESULTS = 1 << 18
-"""Results that are kept until they are held against their bound, many at once."""
-
+"""Results that are kept until they are compared with their bound, many at once."""
 
 Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
 class OtherShape(Exception):
-    """Two results that should be alike have different shapes."""
+    """Two results that should be alike have different shapes.
+
+    Args:
+        before: Shape of the one.
+        after: Shape of the other.
+    """
+
+    def __init__(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        super().__init__(f"results of shapes {before} and {after}")
+        self.before, self.after = before, after
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Random inputs of one layer.
+
+    Several examples of one position and one example of several, by default: together they cost half of what several
+    of several do, since a convolution in float64 packs its kernel anew for every example of more than one position.
+
+    Attributes:
+        sizes: (batch, length) of each.
+        seed: Of the numbers.
+        device: Where they are.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((2, 1), (1, 2))
+    seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +82,8 @@ class Form:
     @property
     def plain(self) -> bool:
         """One matrix at each position, each position once."""
-        still = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
-        return self.groups == 1 and still
+        every_position = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
+        return self.groups == 1 and every_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ class Agreement:
         difference: Largest |before − after|.
         bound: What rounding allows where the difference is largest against it.
         share: Largest difference ÷ bound; at most 1 where all is well.
-        undecided: Results that hold Inf or NaN, or whose bound overflows: no difference can be told there.
+        undecided: Results that hold Inf or NaN, or whose bound overflows: whether they differ is not known.
     """
 
     difference: float = 0.0
@@ -125,10 +148,10 @@ def _transposed_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None)
 def inputs_for(channels: int, dtype: torch.dtype, inputs: Inputs) -> list[torch.Tensor]:
     """Random (N, C, L) in float64, each number one that `dtype` holds exactly."""
     generator = torch.Generator().manual_seed(inputs.seed)
-    made = (torch.randn(batch, channels, length, generator=generator) for batch, length in inputs.sizes)
+    xs = (torch.randn(batch, channels, length, generator=generator) for batch, length in inputs.sizes)
     # float8 is too coarse for inputs; float32 holds what is drawn.
-    kept = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float32
-    return [x.to(kept).to(inputs.device, torch.float64) for x in made]
+    exact = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float32
+    return [x.to(exact).to(inputs.device, torch.float64) for x in xs]
 
 
 def compare_outputs(
@@ -154,17 +177,17 @@ def compare_outputs(
     worst, last = Agreement(), []
     terms = _matrix(forms[0], weights[0]).shape[1] + 1
     bounding = _Bounding(forms[0], xs)
-    held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for (w, b), (v, c) in _row_chunks(forms, weights, biases):
-        found = [(operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)) for x in xs]
-        last.append(found[-1][0])
-        for (before, after), size in zip(found, bounding.sizes(w, b), strict=True):
+        results = [(operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)) for x in xs]
+        last.append(results[-1][0])
+        for (before, after), size in zip(results, bounding.sizes(w, b), strict=True):
             if before.shape != after.shape:
-                raise OtherShape(f"results of shapes {tuple(before.shape)} and {tuple(after.shape)}")
-            held.append((before, after, size))
-        if sum(before.numel() for before, _, _ in held) > _RESULTS:
-            worst, held = _worse(worst, _agreement_of(held, terms)), []
-    return _worse(worst, _agreement_of(held, terms)), torch.cat(last, dim=1)
+                raise OtherShape(tuple(before.shape), tuple(after.shape))
+            pending.append((before, after, size))
+        if sum(before.numel() for before, _, _ in pending) > _RESULTS:
+            worst, pending = _worse(worst, _agreement_of(pending, terms)), []
+    return _worse(worst, _agreement_of(pending, terms)), torch.cat(last, dim=1)
 
 
 class _Bounding:
@@ -190,13 +213,13 @@ class _Bounding:
         return [part.reshape(x.shape[0], x.shape[2], -1).mT for part, x in zip(parts, self.xs, strict=True)]
 
 
-def _agreement_of(held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], terms: int) -> Agreement:
+def _agreement_of(results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], terms: int) -> Agreement:
     """Of results before and after, each with its size, in any shapes: together, since each small operator costs most
     by being called.
     """
-    if not held:
+    if not results:
         return Agreement()
-    before, after, size = (torch.cat([one.flatten() for one in every]) for every in zip(*held, strict=True))
+    before, after, size = (torch.cat([part.flatten() for part in parts]) for parts in zip(*results, strict=True))
     return agreement(before, after, size, terms)
 
 
@@ -223,12 +246,12 @@ def _row_chunks(
             if side and shared:
                 chunk.append((chunk[0][0].reshape(part.shape), None if bias is None else _wide(bias[rows])))
                 continue
-            held = buffers[side]
-            if held is None or held.shape != part.shape:
-                held = buffers[side] = _wide(part)
+            wide = buffers[side]
+            if wide is None or wide.shape != part.shape:
+                wide = buffers[side] = _wide(part)
             else:
-                held.copy_(part)
-            chunk.append((held, None if bias is None else _wide(bias[rows])))
+                wide.copy_(part)
+            chunk.append((wide, None if bias is None else _wide(bias[rows])))
         yield chunk
 
 
@@ -243,7 +266,7 @@ def gamma(terms: int) -> float:
 
 
 def agreement(before: torch.Tensor, after: torch.Tensor, size: torch.Tensor, terms: int) -> Agreement:
-    """Hold two results of any one shape against each other.
+    """Compare two results of any one shape.
 
     Args:
         before: One result in float64.
@@ -255,14 +278,14 @@ def agreement(before: torch.Tensor, after: torch.Tensor, size: torch.Tensor, ter
         return Agreement()
     # The sums over absolute values are rounded too.
     bound = 2 * gamma(terms) * size / (1 - gamma(terms)) + 2 * terms * TINY
-    apart = (before - after).abs()
-    known = torch.isfinite(bound) & torch.isfinite(apart)
-    share = torch.where(known, apart / bound, 0)
+    difference = (before - after).abs()
+    known = torch.isfinite(bound) & torch.isfinite(difference)
+    share = torch.where(known, difference / bound, 0)
     # Inf or NaN in one result alone is a difference, unless sums of that size overflow by themselves.
-    lopsided = torch.isfinite(bound) & ~torch.isfinite(apart)
+    lopsided = torch.isfinite(bound) & ~torch.isfinite(difference)
     place = int(share.argmax())
     return Agreement(
-        float(torch.where(known, apart, 0).max()),
+        float(torch.where(known, difference, 0).max()),
         float(bound.flatten()[place]),
         math.inf if bool(lopsided.any()) else float(share.max()),
         int((~known).sum()),
@@ -284,20 +307,20 @@ def compare_gradients(
 
     The number of terms is O/groups for ∂x, and N·L' for ∂W and ∂b.
     """
-    found: dict[str, Agreement] = {}
+    agreements: dict[str, Agreement] = {}
     for x in xs:
         terms = max(_matrix(forms[0], weights[0]).shape[0], x.shape[0] * _positions(forms[0], x)) + 1
         before = _gradients(forms[0], weights[0], biases[0], x, positive=False)
         after = _gradients(forms[1], weights[1], biases[1], x, positive=False)
         sizes = _gradients(forms[0], weights[0], biases[0], x, positive=True)
         for name in before:
-            one, other, size = before[name], after[name], sizes[name]
+            a, b, size = before[name], after[name], sizes[name]
             if name == "weight":
-                one, size = (_matrix(forms[0], tensor) for tensor in (one, size))
-                other = own_blocks(_matrix(forms[1], other), one.shape[1], forms[0].groups)
-            worst = agreement(one, other, size, terms)
-            found[name] = _worse(found[name], worst) if name in found else worst
-    return found
+                a, size = (_matrix(forms[0], tensor) for tensor in (a, size))
+                b = own_blocks(_matrix(forms[1], b), a.shape[1], forms[0].groups)
+            worst = agreement(a, b, size, terms)
+            agreements[name] = _worse(agreements[name], worst) if name in agreements else worst
+    return agreements
 
 
 def _positions(form: Form, x: torch.Tensor) -> int:
@@ -323,7 +346,7 @@ def _gradients(
 ) -> dict[str, torch.Tensor]:
     """By name: "input" (N, C, L), "weight" as stored, "bias" (O,); of absolute values when `positive`."""
     leaves = {"input": x, "weight": _wide(weight)} | ({} if bias is None else {"bias": _wide(bias)})
-    leaves = {name: (one.abs() if positive else one).detach().requires_grad_() for name, one in leaves.items()}
+    leaves = {name: (leaf.abs() if positive else leaf).detach().requires_grad_() for name, leaf in leaves.items()}
     y = operation(form)(leaves["input"], leaves["weight"], leaves.get("bias"))
     generator = torch.Generator().manual_seed(1)
     g = torch.randn(y.shape, generator=generator).to(y)
@@ -344,16 +367,16 @@ def rounding(
     if not dtype.is_floating_point:
         return None
     try:
-        found = [
+        results = [
             operation(form)(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).double()
             for form, weight, bias in zip(forms, weights, biases, strict=True)
         ]
     except (RuntimeError, NotImplementedError):
         return None
-    before, after = (y - exact for y in found)
+    before, after = (y - exact for y in results)
     return Rounding(
         str(dtype).removeprefix("torch."),
-        _largest(found[0] - found[1]),
+        _largest(results[0] - results[1]),
         _largest(before),
         _rms(before),
         _largest(after),

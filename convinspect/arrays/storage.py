@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from convinspect.errors import BrokenFile, NotThere, RefusedFile
+from convinspect.formats.zip.limits import MOST_INFLATION, PIECE, Incomplete, inflated, is_bomb
+from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
 
 Fetch = Callable[[int, memoryview], None]
 """Fills a buffer with the storage's bytes from a position on."""
 
-PIECE = 1 << 18
-"""Bytes that are inflated at once."""
-MOST_INFLATION = 1032
-"""Deflate cannot shrink data more than this many times (https://zlib.net/zlib_tech.html)."""
 DAMAGED = "download or copy the file again"
 
 
@@ -64,15 +62,15 @@ def data_start(storage: Storage) -> int:
 
 
 def _data_start(file: FileIO, storage: Storage) -> int:
-    """Where the data begin: a local header is 30 bytes, a name and an extra field (APPNOTE.TXT 4.3.7)."""
+    """Where the data begin, behind the record's own header where there is one."""
     start = cast(int, storage.start)
     if not storage.local_header:
         return start
     _seek(file, start, storage)
-    header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    header = parse_local(file.read(LOCAL_SIZE))
+    if header is None:
         raise BrokenFile(f"record {storage.key} has no zip header at byte {start}", DAMAGED, storage.file)
-    return start + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return start + header.length
 
 
 def _seek(file: FileIO, position: int, storage: Storage) -> None:
@@ -103,13 +101,8 @@ def _ended(storage: Storage, there: int) -> BrokenFile:
     )
 
 
-_LARGEST_RATIO = 100
-_LARGEST_SMALL = 1 << 26
-
-
 def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
-    # Trained weights hardly pack at all, and zeros pack a thousandfold; only a bomb is both packed so and large.
-    if storage.nbytes > max(_LARGEST_RATIO * packed, _LARGEST_SMALL):
+    if is_bomb(packed, storage.nbytes):
         raise RefusedFile(
             f"record {storage.key} of {packed:,} bytes would unpack to {storage.nbytes:,}",
             "do not load it elsewhere either",
@@ -138,22 +131,19 @@ def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
 
 def _inflate(file: FileIO, storage: Storage, start: int, packed: int) -> Iterator[bytes]:
     """The unpacked bytes in pieces, never more than the storage claims."""
-    unpack, unread, total = zlib.decompressobj(-zlib.MAX_WBITS), packed, 0
     _seek(file, start, storage)
-    chunk = b""
-    while total < storage.nbytes and not unpack.eof:
-        if not chunk and unread:
-            chunk = file.read(min(unread, PIECE))
-            unread -= len(chunk) or unread
-        try:
-            piece = unpack.decompress(chunk, min(PIECE, storage.nbytes - total))
-        except zlib.error:
-            raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
-        if not piece and not unread and not unpack.unconsumed_tail:
-            return
-        chunk, total = unpack.unconsumed_tail, total + len(piece)
-        if piece:
-            yield piece
+    try:
+        yield from inflated(_chunks(file, packed), storage.nbytes)
+    except Incomplete:
+        return  # whoever asked for more says how many bytes there are
+    except zlib.error:
+        raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
+
+
+def _chunks(file: FileIO, size: int) -> Iterator[bytes]:
+    while size and (chunk := file.read(min(PIECE, size))):
+        yield chunk
+        size -= len(chunk)
 
 
 def check_range(storage: Storage, where: str, begin: int, size: int) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convinspect.arrays.effective import effective_bias, effective_weight
-from convinspect.arrays.read import ML_DTYPES
+from convinspect.arrays.read import ML_DTYPES, read_tensor
 from convinspect.errors import CannotShow
 
 if TYPE_CHECKING:
     import torch
 
-    from convinspect.records import Layer
+    from convinspect.records import Layer, Tensor
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -55,3 +57,20 @@ def weight_and_bias(layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
     weight, bias = as_torch(effective_weight(layer), layer.weight.dtype), effective_bias(layer)
     return weight, None if bias is None or layer.bias is None else as_torch(bias, layer.bias.dtype)
+
+
+def single_tensor(tensors: Mapping[str, Tensor], path: Path) -> torch.Tensor:
+    """The numbers of a file's one tensor.
+
+    Args:
+        tensors: All of the file, by name.
+        path: The file, for errors.
+
+    Raises:
+        CannotShow: There are several, or none.
+        ConvInspectError: It cannot be read.
+    """
+    if len(tensors) != 1:
+        raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
+    (tensor,) = tensors.values()
+    return as_torch(read_tensor(tensor), tensor.dtype)

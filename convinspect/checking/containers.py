@@ -20,8 +20,9 @@ from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
 from convinspect.formats.safetensors import header_text, is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
-from convinspect.formats.zip.archive import first_name, is_zip
-from convinspect.formats.zip.layout import STORED, Entry, ends_of, extent_of
+from convinspect.formats.zip.ends import read_ends
+from convinspect.formats.zip.limits import LARGEST_UNPACKED
+from convinspect.formats.zip.structures import LOCAL_SIGNATURE, STORED, is_zip, read_local
 from convinspect.text import plural
 
 _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
@@ -29,7 +30,6 @@ _PLAIN = {"data.pkl", "version", "byteorder", ".format_version", ".storage_align
 _NEST = " > "
 _DEEPEST = 4
 _PROTOCOL = 1001
-_LARGEST = 1 << 26
 _PAYLOAD_PER_STORAGE = 6_400
 _OPENING = re.compile(rb"\.(?:(?<=\btorch\.)|(?<=\bops\.aten\.))(?:save|from_file)\(")
 """It begins with a plain letter, so that `re` skips to the next one in megabytes of anything else."""
@@ -52,7 +52,7 @@ def scan_file(file: File, log: Log, within: str = "", ordinary: frozenset[str] =
         ConvInspectError: It cannot be looked at.
     """
     head = file.read(0, 64)
-    if is_zip(head) and ends_of(file) is None:
+    if is_zip(head) and read_ends(file) is None:
         _look_at_cut_zip(file, log, within)
         raise headless(file)
     if is_zip(head):
@@ -99,12 +99,11 @@ def _look_at_records(
 
 def _look_at_cut_zip(file: File, log: Log, within: str) -> None:
     """PyTorch writes the pickle first, so of a file that is cut it is there to be looked at."""
-    entry = Entry("", b"", 0, STORED, 0, 0, 0, 0)
-    extent = extent_of(file, entry)
+    first = read_local(file, 0)
     # What begins with numbers lost its own beginning, and they would be read as instructions.
-    if extent is not None and first_name(file).endswith(".pkl"):
-        stream = Stream(file.part(extent.payload), file.size - extent.payload, file.path, f"{within}data.pkl",
-                        file.start + extent.payload)  # fmt: skip
+    if first is not None and first.name.endswith(b".pkl"):
+        stream = Stream(file.part(first.payload), file.size - first.payload, file.path, f"{within}data.pkl",
+                        file.start + first.payload)  # fmt: skip
         scan_pickle(stream, 0, log, file.size // SMALL_STORAGE)
 
 
@@ -116,7 +115,7 @@ def _stream(file: File, record: Record, log: Log, within: str) -> Stream | None:
         return Stream(_part(file, record.payload, size), size, file.path, name, file.start + record.payload)
     if not record.sound:
         return None
-    if record.entry.size > _LARGEST:
+    if record.entry.size > LARGEST_UNPACKED:
         log.add("unreadable", file.path, f"record {name!r} is too large to be unpacked and looked at", Place(name))
         return None
     quiet = Log()
@@ -160,7 +159,7 @@ def _look_into(file: File, record: Record, log: Log, within: str, script: bool) 
     head = stream.read(0, 4)
     if head.startswith(_MACHINE_CODE) or record.name.endswith(_LIBRARIES):
         log.add("native-code", file.path, "it is machine code", stream.place(0, stream.size))
-    elif head == b"PK\x03\x04" or (claims and _is_old_save(file, record, stream.size)):
+    elif head == LOCAL_SIGNATURE or (claims and _is_old_save(file, record, stream.size)):
         _look_at_inner(file, record, stream, log, name + _NEST, claims)
     elif claims:
         _look_behind(stream, scan_pickle(stream, 0, log, stream.size // SMALL_STORAGE), log)
@@ -267,7 +266,7 @@ def _look_at_legacy(file: File, log: Log, within: str) -> None:
     storages = parts[3].storages
     keys = [key for key in parts[4].tree if isinstance(key, str) and key in storages]
     end = at + sum(8 + storages[key] for key in keys)
-    for key in storages.keys() - set(keys):
+    for key in (key for key in storages if key not in set(keys)):
         log.add(
             "storage-short", file.path, f"storage {key!r} of {storages[key]:,} bytes is not among those that follow"
         )

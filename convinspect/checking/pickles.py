@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import pickletools
 import re
-import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,10 @@ from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.zip.ends import find_directory
+from convinspect.formats.zip.layout import Entry, entries_of, extent_of
+from convinspect.formats.zip.limits import LARGEST_UNPACKED, inflated, pieces_of
+from convinspect.formats.zip.structures import DEFLATED, LOCAL_SIGNATURE, MAGIC, STORED, Memory, Source
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
 _TELLS = {
@@ -52,9 +55,9 @@ _LATER = {
     if one.proto > 2 and one.code not in "\x8f\x97"
 }
 """Instructions of later protocols that safe loading refuses: all but EMPTY_SET; NEXT_BUFFER is odd besides."""
-_INSIDE = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
+_INSIDE = re.compile(rb"\x80[\x02-\x05]|" + re.escape(LOCAL_SIGNATURE))
 """What may begin a pickle or an archive inside a string of another."""
-_DEEPEST, _MOST_STRINGS, _LARGEST = 4, 10_000, 1 << 26
+_DEEPEST, _MOST_STRINGS = 4, 10_000
 _IN_A_ROW = 5
 _LONGEST_NAME = 500
 _PIECE = 1 << 20
@@ -171,7 +174,7 @@ def _later(stream: Stream, start: int) -> list[tuple[int, str]]:
     if head[:1] != b"\x80" or head[1:] <= bytes([_KNOWN_PROTOCOL]):
         return []
     try:
-        found = instructions(stream.read(start, min(stream.size - start, _LARGEST)))
+        found = instructions(stream.read(start, min(stream.size - start, LARGEST_UNPACKED)))
         return [next((start + at, code) for code, _, at in found if code in _LATER)]
     except (StopIteration, Undecodable):
         return []
@@ -193,7 +196,7 @@ def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:
 
 def _look_inside(machine: Machine, stream: Stream, log: Log, depth: int) -> None:
     """Look at the strings that are pickles or archives themselves; something may load them."""
-    left = _LARGEST
+    left = LARGEST_UNPACKED
     for number, value in enumerate(_strings(machine)):
         if number >= _MOST_STRINGS or left < 0:
             log.add("unreadable", stream.path, "it holds more pickles within pickles than can be looked at",
@@ -224,7 +227,7 @@ def _part(read: Read, start: int) -> Read:
 
 def _find(stream: Stream, value: bytes) -> int | None:
     """Where in the stream the string stands as it is."""
-    if stream.size > _LARGEST:
+    if stream.size > LARGEST_UNPACKED:
         return None
     at = stream.read(0, stream.size).find(value)
     return at if at >= 0 else None
@@ -232,7 +235,7 @@ def _find(stream: Stream, value: bytes) -> int | None:
 
 def scan_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
     """Look at bytes that may be a pickle or an archive, which something may load."""
-    if inner.read(0, 2) == b"PK":
+    if inner.read(0, len(MAGIC)) == MAGIC:
         for name, data in _small_records(inner, log):
             record = f"{inner.record} > {name}"
             scan_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
@@ -254,17 +257,33 @@ def _can_exist(name: str) -> bool:
 
 def _small_records(inner: Stream, log: Log) -> Iterator[tuple[str, bytes]]:
     """Pickles in an archive that is held in memory."""
-    data = inner.read(0, min(inner.size, _LARGEST))
+    data = inner.read(0, min(inner.size, LARGEST_UNPACKED))
+    source = Memory(data)
+    ends = find_directory(source)
+    entries, wrong = entries_of(source, ends) if ends is not None else ([], "there is no directory")
+    for entry in entries:
+        if entry.name.endswith(".pkl") and entry.size <= LARGEST_UNPACKED:
+            record = _unpacked(source, entry)
+            if record is None:
+                wrong = "a record is damaged"
+                break
+            yield entry.name, record
+    # Other bytes may begin like an archive by chance.
+    if wrong and b"data.pkl" in data:
+        log.add("unreadable", inner.path, "an archive within a pickle cannot be looked at", Place(inner.record))
+
+
+def _unpacked(source: Source, entry: Entry) -> bytes | None:
+    """A record's bytes; None when they are not what its directory says."""
+    extent = extent_of(source, entry)
+    if extent is None or entry.encrypted or entry.method not in (STORED, DEFLATED):
+        return None
+    packed = pieces_of(source, extent.payload, entry.packed)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for info in archive.infolist():
-                if info.filename.endswith(".pkl") and info.file_size <= _LARGEST:
-                    with archive.open(info) as record:
-                        yield info.filename, record.read(_LARGEST)
-    except Exception:  # whatever a decompressor raises
-        # Other bytes may begin like an archive by chance; PyTorch reads some that Python does not.
-        if b"data.pkl" in data:
-            log.add("unreadable", inner.path, "an archive within a pickle cannot be looked at", Place(inner.record))
+        data = b"".join(packed if entry.method == STORED else inflated(packed, entry.size + 1))
+    except zlib.error:
+        return None
+    return data if len(data) == entry.size and zlib.crc32(data) == entry.crc else None
 
 
 def _strings(machine: Machine) -> Iterator[bytes | Blob]:
@@ -292,7 +311,7 @@ def _strings(machine: Machine) -> Iterator[bytes | Blob]:
 def _octets(node: str | bytes | bytearray) -> bytes | None:
     """The string as bytes when it begins like a pickle or an archive."""
     if isinstance(node, str):
-        if not node.startswith(("\x80", "PK\x03\x04")):
+        if not node.startswith(("\x80", LOCAL_SIGNATURE.decode())):
             return None
         try:
             node = node.encode("latin-1")

@@ -9,7 +9,7 @@ from convinspect.checking.findings import Log, Place
 from convinspect.checking.pickles import Seen
 from convinspect.checking.zip import Record
 from convinspect.formats.files import File
-from convinspect.formats.zip.layout import STORED
+from convinspect.formats.zip.structures import STORED
 
 _OLDEST, _NEWEST = 1, 10
 """Versions that PyTorch reads: `kMinSupportedFileFormatVersion` and `kMaxSupportedFileFormatVersion` of

@@ -22,7 +22,7 @@ from convinspect.formats.torch import distributed
 from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
-from convinspect.formats.zip.archive import is_zip
+from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Tensor
 from convinspect.text import plural
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from convinspect.checking.findings import Log, Place
 from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
-from convinspect.formats.zip.layout import DEFLATED, STORED, Ends, Entry, Extent, ends_of, entries_of, extent_of
+from convinspect.formats.zip.ends import Ends, read_ends
+from convinspect.formats.zip.layout import Entry, Extent, entries_of, extent_of
+from convinspect.formats.zip.limits import PIECE, inflated, is_bomb, pieces_of
+from convinspect.formats.zip.structures import DEFLATED, STORED
 
-_PIECE = 1 << 18
-"""Bytes that are summed at once: what fits the caches is summed fastest."""
-_LARGEST_RATIO, _LARGEST = 100, 1 << 26
-"""A deflated record that is more than this times its size and larger than this is a bomb, as in `storage`."""
 _MANY_NAMED = 3
 
 
@@ -50,7 +49,7 @@ def scan_zip(file: File, log: Log, within: str = "") -> list[Record]:
     Raises:
         BrokenFile: Its end records are gone, so nothing can be told.
     """
-    ends = ends_of(file)
+    ends = read_ends(file)
     if ends is None:
         raise BrokenFile("its zip directory is gone", "download or copy it again")
     entries, wrong = entries_of(file, ends)
@@ -153,7 +152,7 @@ def _unreadable(entry: Entry) -> str:
         return f"it is compressed by method {entry.method}, which PyTorch cannot read"
     if entry.method == STORED and entry.size != entry.packed:
         return f"it is not compressed, and yet {entry.packed:,} bytes are to be {entry.size:,}"
-    if entry.method == DEFLATED and entry.size > max(_LARGEST_RATIO * entry.packed, _LARGEST):
+    if entry.method == DEFLATED and is_bomb(entry.packed, entry.size):
         return f"{entry.packed:,} bytes would unpack to {entry.size:,}, which may be meant to exhaust whoever opens it"
     return ""
 
@@ -164,19 +163,14 @@ def unpacked(file: File, entry: Entry, payload: int, log: Log) -> Iterator[bytes
     Raises:
         zlib.error: They cannot be unpacked.
     """
-    unpack, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    for at in range(payload, payload + entry.packed, _PIECE):
-        chunk = file.read(at, min(_PIECE, payload + entry.packed - at))
+    chunks = _counted(pieces_of(file, payload, entry.packed), log)
+    yield from chunks if entry.method == STORED else inflated(chunks, entry.size + 1)
+
+
+def _counted(chunks: Iterator[bytes], log: Log) -> Iterator[bytes]:
+    for chunk in chunks:
         log.advance(len(chunk))
-        if entry.method == STORED:
-            yield chunk
-            continue
-        while chunk and total <= entry.size:
-            piece = unpack.decompress(chunk, min(_PIECE, entry.size + 1 - total) or 1)
-            chunk, total = unpack.unconsumed_tail, total + len(piece)
-            yield piece
-    if entry.method == DEFLATED and not unpack.eof and total <= entry.size:
-        raise zlib.error("incomplete")
+        yield chunk
 
 
 def _look_between(file: File, ends: Ends, extents: list[Extent], log: Log, within: str) -> None:
@@ -207,8 +201,8 @@ def _look_between(file: File, ends: Ends, extents: list[Extent], log: Log, withi
 
 def _look_at_gap(file: File, start: int, end: int, log: Log, within: str) -> None:
     """Bytes of no record hide something unless they are zero, as alignment leaves them."""
-    for at in range(start, end, _PIECE):
-        if file.read(at, min(_PIECE, end - at)).strip(b"\0"):
+    for at in range(start, end, PIECE):
+        if file.read(at, min(PIECE, end - at)).strip(b"\0"):
             where = "come before its first record" if start == 0 else "belong to no record"
             log.add("gap", file.path, f"{end - start:,} bytes {where}", _at(file, start, within, end - start))
             return

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from convinspect import __version__
-from convinspect.cli.commands import LazyGroup
+from convinspect.cli.commands import SUMMARIES, LazyGroup
 from convinspect.cli.output import ReaderLeft
 from convinspect.cli.usage import UsageError, usage_line
 from convinspect.errors import ConvInspectError
@@ -73,6 +73,12 @@ def main() -> None:
 
         _complain(error.line(as_flag))
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            _report_bug()
+        command = next((word for word in sys.argv[1:] if word in SUMMARIES), "this")
+        _complain(f"{command} runs layers, for which PyTorch is missing; install it: python -m pip install torch")
+        sys.exit(2)
     except (ReaderLeft, BrokenPipeError):
         _forget_output()
         sys.exit(0)
@@ -85,11 +91,16 @@ def main() -> None:
         _complain("there is not enough memory for that; choose fewer layers or a slice (--rows, --cols)")
         sys.exit(2)
     except Exception:
-        traceback.print_exc()
-        _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
-        sys.exit(3)
+        _report_bug()
     finally:
         gc.enable()
+
+
+def _report_bug() -> NoReturn:
+    """Show the exception that is being handled as what it is, and leave."""
+    traceback.print_exc()
+    _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
+    sys.exit(3)
 
 
 @contextmanager

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convinspect.cli.completion import complete_roots
+from convinspect.cli.completion import complete_layers, complete_roots
 from convinspect.errors import BrokenFile, NotThere
 from convinspect.errors import naming as naming
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
+
+
+def layer_option(text: str) -> Any:
+    """`--layer`, of which each command says what it chooses."""
+    return typer.Option("--layer", "-l", metavar="GLOB", help=text, autocompletion=complete_layers)
+
 
 PathArgument = Annotated[
     Path,
@@ -32,6 +38,10 @@ RootOption = Annotated[
         autocompletion=complete_roots,
     ),
 ]
+LayerOption = Annotated[list[str] | None, layer_option("Only these layers.")]
+FoldOption = Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 WidthOption = Annotated[
     int | None, typer.Option("--width", min=40, metavar="N", help="Lay out for N columns instead of the terminal's.")

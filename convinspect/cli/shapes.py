@@ -6,18 +6,24 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.completion import complete_kinds, complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, PathArgument, RootOption, WidthOption, naming
+from convinspect.cli.completion import complete_kinds
+from convinspect.cli.options import (
+    FoldOption,
+    FormatOption,
+    LayerOption,
+    OutputOption,
+    PathArgument,
+    RootOption,
+    WidthOption,
+    naming,
+)
 from convinspect.cli.output import Sink, check_output, end_with_problems
 from convinspect.render.format import Format
 
 
 def shapes(
     path: PathArgument,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", "-l", metavar="GLOB", help="Only these layers.", autocompletion=complete_layers),
-    ] = None,
+    layer: LayerOption = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,7 +32,7 @@ def shapes(
     ] = None,
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Only convolutions of kernel size 1.")] = False,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every tensor's owner, whatever its kind.")] = False,
-    fold: Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")] = False,
+    fold: FoldOption = False,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,

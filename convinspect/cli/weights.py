@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, PathArgument, RootOption, WidthOption, naming
+from convinspect.cli.options import (
+    FormatOption,
+    OutputOption,
+    PathArgument,
+    RootOption,
+    WidthOption,
+    layer_option,
+    naming,
+)
 from convinspect.cli.output import Sink, check_output, end_with_problems, reading_progress
 from convinspect.errors import CannotShow, ConvInspectError, NotThere
 from convinspect.render.cells import safe
@@ -31,10 +39,7 @@ def weights(
             metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
         ),
     ] = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", "-l", metavar="GLOB", help="The same as LAYER.", autocompletion=complete_layers),
-    ] = None,
+    layer: Annotated[list[str] | None, layer_option("The same as LAYER.")] = None,
     kernel: Annotated[
         int | None, typer.Option("--kernel", "-k", metavar="J", help="Only the kernel of output channel J.")
     ] = None,

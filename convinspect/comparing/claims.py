@@ -1,4 +1,4 @@
-"""Three things that are said of Conv1d and Linear, held against what `compare` measured on this machine."""
+"""Three things that are said of Conv1d and Linear, checked against what was measured on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from convinspect.comparing.measure import Measured
+from convinspect.errors import Option, Wording
 
 Verdict = Literal["holds", "does not hold", "within noise", "not told"]
 
@@ -20,7 +21,7 @@ class Claim:
     Attributes:
         text: What is said.
         verdict: On this machine.
-        figures: Sentences.
+        figures: Sentences, which may be wordings that name options.
     """
 
     text: str
@@ -28,18 +29,18 @@ class Claim:
     figures: tuple[str, ...] = field(default_factory=tuple)
 
 
-def claims(found: Sequence[Measured]) -> list[Claim]:
+def claims(layers: Sequence[Measured]) -> list[Claim]:
     """Three claims of a widely read tutorial on Conv1d, each with the figures of this run."""
-    return [_faster(found), _more_precise(found), _gradients_differ(found)]
+    return [_faster(layers), _more_precise(layers), _gradients_differ(layers)]
 
 
-def _faster(found: Sequence[Measured]) -> Claim:
+def _faster(layers: Sequence[Measured]) -> Claim:
     def span(name: str) -> str:
-        forward = _span(one.forward["conv1d"].over(one.forward[name])[0] for one in found)
-        backward = _span(one.backward["conv1d"].over(one.backward[name])[0] for one in found)
+        forward = _span(layer.forward["conv1d"].over(layer.forward[name])[0] for layer in layers)
+        backward = _span(layer.backward["conv1d"].over(layer.backward[name])[0] for layer in layers)
         return f"{forward} forward, {backward} with backward"
 
-    ratios = [one.forward["conv1d"].over(one.forward["linear"]) for one in found]
+    ratios = [layer.forward["conv1d"].over(layer.forward["linear"]) for layer in layers]
     figures = (
         f"time of Conv1d ÷ Linear: {span('linear')}",
         f"counting its transposes: {span('transposed')}",
@@ -55,29 +56,29 @@ def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
 
 
 def _span(values: Iterable[float]) -> str:
-    listed = sorted(values)
-    low, high = f"{listed[0]:.2f}", f"{listed[-1]:.2f}"
+    ordered = sorted(values)
+    low, high = f"{ordered[0]:.2f}", f"{ordered[-1]:.2f}"
     return low if low == high else f"{low}–{high}"
 
 
-def _more_precise(found: Sequence[Measured]) -> Claim:
+def _more_precise(layers: Sequence[Measured]) -> Claim:
     text, excess, ratios = "Conv1d is more precise than Linear", [], []
-    found = [one for one in found if one.dtype != "float64"]
-    if not found:
-        return Claim(text, "not told", ("float64 is what errors are measured against; give another --dtype",))
-    if not all(
-        math.isfinite(error) for one in found for each in one.errors.values() for pair in each for error in pair
-    ):
+    layers = [layer for layer in layers if layer.dtype != "float64"]
+    if not layers:
+        remedy = Wording("float64 is what errors are measured against; give another ", Option("dtype", None))
+        return Claim(text, "not told", (remedy,))
+    errors = [error for layer in layers for pairs in layer.errors.values() for pair in pairs for error in pair]
+    if not all(map(math.isfinite, errors)):
         return Claim(text, "not told", ("results are NaN or infinite, of which no error can be told",))
-    for one in found:
-        each = [
+    for layer in layers:
+        of_seeds = [
             linear[1] / conv[1] if conv[1] else (math.inf if linear[1] else 1.0)
-            for conv, linear in zip(one.errors["conv1d"], one.errors["linear"], strict=True)
+            for conv, linear in zip(layer.errors["conv1d"], layer.errors["linear"], strict=True)
         ]
-        ratios.append(statistics.median(each))
-        spread = max(each) - min(each) if math.isfinite(max(each)) else 0.0
+        ratios.append(statistics.median(of_seeds))
+        spread = max(of_seeds) - min(of_seeds) if math.isfinite(max(of_seeds)) else 0.0
         excess.append((ratios[-1] - 1, max(spread, 0.01)))
-    largest = [max(error for one in found for error, _ in one.errors[name]) for name in ("conv1d", "linear")]
+    largest = [max(error for layer in layers for error, _ in layer.errors[name]) for name in ("conv1d", "linear")]
     figures = (
         f"RMS error against float64 of Linear ÷ Conv1d: {_span(ratios)}",
         f"largest errors: Conv1d {largest[0]:.1e}, Linear {largest[1]:.1e}",
@@ -85,24 +86,28 @@ def _more_precise(found: Sequence[Measured]) -> Claim:
     return Claim(text, _verdict(excess), figures)
 
 
-def _gradients_differ(found: Sequence[Measured]) -> Claim:
+def _gradients_differ(layers: Sequence[Measured]) -> Claim:
     text = "their gradients differ"
-    if any(one.undecided for measured in found for one in measured.exact.values()):
+    agreements = [agreement for layer in layers for agreement in layer.exact.values()]
+    if any(agreement.undecided for agreement in agreements):
         return Claim(text, "not told", ("gradients are NaN or infinite, of which no difference can be told",))
-    shares = [one.share for measured in found for one in measured.exact.values()]
-    apart = {
-        name: max((_relative(one.gradients[name]) for one in found if name in one.gradients), default=0.0)
+    largest_share = max(agreement.share for agreement in agreements)
+    differences = {
+        name: max((_relative(layer.gradients[name]) for layer in layers if name in layer.gradients), default=0.0)
         for name in ("input", "weight", "bias")
     }
-    told = ", ".join(f"{sign} {apart[name]:.1e}" for name, sign in (("input", "∂x"), ("weight", "∂W"), ("bias", "∂b")))
+    signs = (("input", "∂x"), ("weight", "∂W"), ("bias", "∂b"))
     figures = (
-        f"largest difference ÷ largest gradient: {told}",
-        f"in float64 at most {100 * max(shares):.2g} % of what rounding can do there",
+        "largest difference ÷ largest gradient: "
+        + ", ".join(f"{sign} {differences[name]:.1e}" for name, sign in signs),
+        f"in float64 at most {100 * largest_share:.2g} % of what rounding can do there",
     )
-    same = not any(apart.values())
-    verdict: Verdict = "holds" if max(shares) > 1 else "does not hold" if same else "within noise"
+    same = not any(differences.values())
+    verdict: Verdict = "holds" if largest_share > 1 else "does not hold" if same else "within noise"
     return Claim(text, verdict, figures)
 
 
 def _relative(pair: tuple[float, float]) -> float:
-    return pair[0] / pair[1] if pair[1] else pair[0]
+    """A difference over the largest gradient; the difference itself where all gradients are 0."""
+    difference, largest = pair
+    return difference / largest if largest else difference

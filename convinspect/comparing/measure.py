@@ -1,7 +1,7 @@
 """Conv1d of kernel size 1 against Linear with the same weights, measured on this machine: time, precision, gradients.
 
 No figure here is general: another device, dtype, number of threads or library gives others. What is said of the two,
-`claims` holds against them.
+`claims` checks against them.
 """
 
 from __future__ import annotations
@@ -108,17 +108,17 @@ class Measured:
 def pointnet(seed: int = 0) -> list[Subject]:
     """The pointwise layers of PointNet's feature transform, with PyTorch's own initial weights."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    subjects = []
     for number, (wide_in, wide_out) in enumerate(((64, 64), (64, 128), (128, 1024)), 1):
         # As nn.Conv1d starts: uniform within ±1/√I.
         bound = wide_in**-0.5
         weight = (torch.rand(wide_out, wide_in, generator=generator) * 2 - 1) * bound
         bias = (torch.rand(wide_out, generator=generator) * 2 - 1) * bound
-        found.append(Subject(f"conv{number}", weight, bias))
-    return found
+        subjects.append(Subject(f"conv{number}", weight, bias))
+    return subjects
 
 
-def compare(
+def measure(
     subjects: Iterable[Subject], setting: Setting, progress: Callable[[str], None] = lambda what: None
 ) -> list[Measured]:
     """Measure every layer in every dtype at every length.
@@ -131,14 +131,14 @@ def compare(
     Raises:
         RuntimeError: PyTorch cannot run one of the two in a dtype on the device.
     """
-    found = []
+    measured = []
     with threads(setting.threads), full_float32():
         for subject in subjects:
             for dtype in setting.dtypes:
                 for length in setting.lengths:
                     progress(f"{subject.name}, {dtype}, length {length}")
-                    found.append(_measured(subject, setting, dtype, length))
-    return found
+                    measured.append(_measured(subject, setting, dtype, length))
+    return measured
 
 
 def _conv1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
@@ -201,7 +201,7 @@ def _forward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | 
 
 
 def _backward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
-    leaves = [one.detach().clone().requires_grad_() for one in (x, w) + (() if b is None else (b,))]
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, w) + (() if b is None else (b,))]
     g = torch.ones_like(op(x, w, b))
     bias = leaves[2] if b is not None else None
     return lambda: torch.autograd.grad(op(leaves[0], leaves[1], bias), leaves, g)
@@ -246,7 +246,7 @@ def _errors(
 ) -> dict[str, list[tuple[float, float]]]:
     """Largest and RMS error of each against float64, which `wide` raises to, for each sample (N, C, L)."""
     kernel, offset = wide(weight.unsqueeze(-1)), None if bias is None else wide(bias)
-    found: dict[str, list[tuple[float, float]]] = {"conv1d": [], "linear": []}
+    errors: dict[str, list[tuple[float, float]]] = {"conv1d": [], "linear": []}
     with torch.no_grad():
         for x in samples:
             exact = _conv1d(wide(x), kernel, offset)
@@ -255,8 +255,8 @@ def _errors(
                 ("linear", _linear(x.mT.contiguous(), weight, bias).mT),
             ):
                 error = wide(y) - exact
-                found[name].append((float(error.abs().max()), float(error.square().mean().sqrt())))
-    return found
+                errors[name].append((float(error.abs().max()), float(error.square().mean().sqrt())))
+    return errors
 
 
 def _gradient_differences(
@@ -269,18 +269,18 @@ def _gradient_differences(
     generator = torch.Generator().manual_seed(1)
     g = None
     for op, x, w in (forms["conv1d"], forms["transposed"]):
-        leaves = [one.detach().clone().requires_grad_() for one in (x, w) + (() if bias is None else (bias,))]
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, w) + (() if bias is None else (bias,))]
         y = op(leaves[0], leaves[1], leaves[2] if bias is not None else None)
         g = torch.randn(y.shape, generator=generator).to(y) if g is None else g
         grads.append(torch.autograd.grad(y, leaves, g))
-    found = {}
-    for name, one, other in zip(("input", "weight", "bias"), *grads, strict=False):
-        apart = (wide(one).flatten() - wide(other).flatten()).abs()
-        found[name] = (float(apart.max()), float(wide(one).abs().max()))
-    return found
+    differences = {}
+    for name, by_conv1d, by_linear in zip(("input", "weight", "bias"), *grads, strict=False):
+        difference = (wide(by_conv1d).flatten() - wide(by_linear).flatten()).abs()
+        differences[name] = (float(difference.max()), float(wide(by_conv1d).abs().max()))
+    return differences
 
 
-def described(setting: Setting, load: float) -> dict[str, Any]:
+def circumstances(setting: Setting, load: float) -> dict[str, Any]:
     """What a figure depends on: device, threads, versions, libraries, and the load before measuring."""
     kind = torch.device(setting.device).type
     on_cpu, on_gpu = kind == "cpu", kind == "cuda"

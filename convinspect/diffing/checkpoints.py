@@ -250,7 +250,7 @@ def _with_values(difference: Difference) -> Difference:
     if a.shape != b.shape and is_magnitude(a.key):
         a, b = as_vector(a) or a, as_vector(b) or b
     if a.shape != b.shape or kind == Kind.TRANSPOSED:
-        a, b = as_matrix(a, kind == Kind.TRANSPOSED), as_matrix(b, turned=False)
+        a, b = as_matrix(a, kind == Kind.TRANSPOSED), as_matrix(b, transposed=False)
     try:
         if same_bits(a, b):
             return difference
@@ -275,7 +275,7 @@ def _is_transpose(a: Tensor, b: Tensor) -> bool:
     """Whether a square matrix is the transpose of another. The first row alone tells most that are not."""
     from convinspect.arrays.equality import as_matrix, same_bits
 
-    a, b = as_matrix(a, turned=True), as_matrix(b, turned=False)
+    a, b = as_matrix(a, transposed=True), as_matrix(b, transposed=False)
     heads = [matrix._replace(shape=(min(matrix.shape[0], 1), matrix.shape[1])) for matrix in (a, b)]
     return same_bits(heads[0], heads[1]) and same_bits(a, b)
 

@@ -15,7 +15,9 @@ from convinspect.formats.torch import archive as torch_zip
 from convinspect.formats.torch import distributed, exported
 from convinspect.formats.torch import legacy as torch_legacy
 from convinspect.formats.torch import truncated as torch_cut
-from convinspect.formats.zip.archive import Archive, find_directory, is_zip
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.ends import find_directory
+from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Contents
 
 

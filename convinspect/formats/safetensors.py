@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
@@ -50,7 +50,8 @@ def read_safetensors(file: File) -> Contents:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
-    tensors = [_tensor(file, key, entry, 8 + length) for key, entry in header.items()]
+    kinds: dict[tuple[object, ...], _Kind] = {}
+    tensors = [_tensor(file, key, entry, 8 + length, kinds) for key, entry in header.items()]
     if not tensors:
         raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
     end = _check_layout(tensors, file.start + 8 + length)
@@ -106,29 +107,64 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _tensor(file: File, key: str, entry: Any, base: int) -> Tensor:
-    """One header entry: `{"dtype", "shape", "data_offsets"}`."""
-    fields = entry if isinstance(entry, dict) else {}
-    code, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
-    if shape is None or offsets is None or len(offsets) != 2 or len(shape) > 64:
+_MOST_KINDS = 4096
+"""So many are remembered; a file of more repeats few of them."""
+
+
+class _Kind(NamedTuple):
+    """What all tensors of one dtype and shape have in common."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    nbytes: int
+
+
+def _tensor(file: File, key: str, entry: Any, base: int, kinds: dict[tuple[object, ...], _Kind]) -> Tensor:
+    """One header entry: `{"dtype", "shape", "data_offsets"}`.
+
+    Args:
+        file: The whole file.
+        key: The tensor's name.
+        entry: What stands in the header.
+        base: Offset in the file to which the entry's offsets are added.
+        kinds: Those of the tensors before this one, by dtype and shape; this one's is added.
+    """
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    code: Any = fields.get("dtype")
+    shape: Any = fields.get("shape")
+    offsets: Any = fields.get("data_offsets")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > 64:
         raise BrokenFile(f"tensor {key!r}: its header entry is malformed", _AGAIN)
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise BrokenFile(f"tensor {key!r}: dtype {code!r} is not one of the format's", "update convinspect")
+    # All are whole numbers by now, so that equal keys mean equal shapes.
+    alike = (dtype, *shape)
+    kind = kinds.get(alike)
+    if kind is None:
+        sizes = tuple(shape)
+        kind = _Kind(dtype, sizes, contiguous(sizes), nbytes_of(dtype, math.prod(sizes)))
+        if len(kinds) < _MOST_KINDS:
+            kinds[alike] = kind
     begin, end = offsets
-    nbytes = nbytes_of(dtype, math.prod(shape))
+    nbytes = kind.nbytes
     if end - begin != nbytes:
-        raise BrokenFile(f"tensor {key!r}: {end - begin:,} bytes are no {code} of shape {shape}", _AGAIN)
+        raise BrokenFile(f"tensor {key!r}: {end - begin:,} bytes are no {code} of shape {kind.shape}", _AGAIN)
     start = base + begin
-    storage = Storage(file.path, key, nbytes, max(0, min(nbytes, file.size - start)), file.start + start)
-    return Tensor(key, dtype, shape, contiguous(shape), 0, storage)
+    available = nbytes if start + nbytes <= file.size else max(0, file.size - start)
+    storage = Storage(file.path, key, nbytes, available, file.start + start)
+    return Tensor(key, dtype, kind.shape, kind.stride, 0, storage)
 
 
-def _sizes(values: Any) -> tuple[int, ...] | None:
-    """A list of numbers that can be sizes, or None."""
-    if isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values):
-        return tuple(values)
-    return None
+_INTEGERS = {int}
+
+
+def _are_sizes(values: Any) -> bool:
+    """Whether it is a list of numbers that can be sizes; `true` and `1.0` are none."""
+    if not isinstance(values, list) or not values:
+        return values == []
+    return set(map(type, values)) == _INTEGERS and min(values) >= 0 and max(values) < 2**63
 
 
 def _check_layout(tensors: list[Tensor], begin: int) -> int:
@@ -147,7 +183,7 @@ def _check_layout(tensors: list[Tensor], begin: int) -> int:
 
 
 def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[str, ...]:
-    gone = [tensor.key for tensor in tensors if not tensor.whole]
+    gone = [tensor.key for tensor in tensors if (at := tensor.storage) is not None and at.available < at.nbytes]
     if not gone:
         return ()
     more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""

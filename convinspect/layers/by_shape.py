@@ -7,8 +7,8 @@ A state_dict keeps neither class nor stride, padding and groups. Where the file 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Hashable
+from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
@@ -37,19 +37,34 @@ STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 _HYPERPARAMETERS = ("stride", "padding", "dilation")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Pattern(NamedTuple):
+    """What all layers of one pattern are.
+
+    Attributes:
+        layer: One of them; None where such tensors are no layer.
+        weight: What its weight is called within it.
+        bias: The same of its bias, where it has one.
+    """
+
+    layer: Layer | None
+    weight: str
+    bias: str | None
+
+
+class Context(NamedTuple):
     """What the other layers of the file tell about one.
 
     Attributes:
         transposed: Some layer can only be transformers' `Conv1D`, so a square one may be too.
         gpt2_is_linear: Layers with GPT-2's names are stored as Linear, as minGPT and nanoGPT do.
         names: All module names.
+        patterns: What was worked out so far, by names, shapes and dtypes.
     """
 
     transposed: bool
     gpt2_is_linear: bool
     names: frozenset[str]
+    patterns: dict[Hashable, Pattern]
 
 
 def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | None:

@@ -1,15 +1,15 @@
-"""Tensors → layers: which tensors belong together. What each group is, `groups` decides."""
+"""Tensors → layers: which tensors belong together. What each group is, `grouping` decides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.keys.wrappers import join_key
 from convinspect.layers.grouping import Group, context_of, read_group
 from convinspect.records import Layer, Tensor
 
 _PARAMETRIZATIONS = "parametrizations."
+_PACKED = "_packed_params."
 
 
 def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None = None) -> tuple[Layer, ...]:
@@ -27,7 +27,7 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
     for group in groups:
         if holding is not None and not any(map(holding, group.tensors.values())):
             continue
-        layers += read_group(group, checkpoint.modules.get(group.name), context, checkpoint)
+        layers += read_group(group, checkpoint.modules.get(group.name), context, checkpoint.sharing)
     return tuple(layers)
 
 
@@ -35,11 +35,18 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[Group]:
     """Tensors by module path. A parametrization's tensors, and those below a weight, belong to the weight's module."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, leaf = _split(key, tensors)
-        if join_key(name, leaf) != key:
+        if _PARAMETRIZATIONS in key or "weight." in key or _PACKED in key:
+            name, leaf = _split(key, tensors)
+        else:
+            name, _, leaf = key.rpartition(".")
+        if not name and leaf != key:
             # A name that starts with a dot: "" stands for no module, so that ".weight" is not the root's "weight".
-            name, leaf = "", key
-        groups.setdefault(name, {})[leaf] = tensor
+            leaf = key
+        parts = groups.get(name)
+        if parts is None:
+            groups[name] = {leaf: tensor}
+        else:
+            parts[leaf] = tensor
     return [Group(name, parts) for name, parts in groups.items()]
 
 
@@ -50,7 +57,7 @@ def _split(key: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     at = key.find("weight.")
     if (at == 0 or (at > 0 and key[at - 1] == ".")) and key[: at + 6] in tensors:
         return key[: max(at - 1, 0)], key[at:]
-    at = f".{key}".find("._packed_params.")
+    at = f".{key}".find(f".{_PACKED}")
     if at >= 0:
         return key[: max(at - 1, 0)], key[at:]
     name, _, leaf = key.rpartition(".")

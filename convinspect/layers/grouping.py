@@ -1,6 +1,6 @@
 """One module's tensors → its layer, and what is left over as parameters by themselves.
 
-Decides which tensor carries the kernel and which stand beside it; what its shape says, `readings` decides.
+Decides which tensor carries the kernel and which stand beside it; what its shape says, `by_shape` decides.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
-from convinspect.checkpoint import FEW_OF_A_TIE, Checkpoint
+from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
 from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.layers.by_shape import (
     PARTS,
@@ -20,6 +20,7 @@ from convinspect.layers.by_shape import (
     QUANTIZED_PARTS,
     STATISTICS,
     Context,
+    Pattern,
     named_class,
     of_torch,
     orientation,
@@ -50,8 +51,7 @@ _MAIN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Tensors of one module, by what follows its name in their keys."""
 
     name: str
@@ -64,37 +64,71 @@ class Group:
 
 def context_of(groups: Iterable[Group]) -> Context:
     """Look once over the whole file for evidence on layers that alone could be two things."""
-    votes = [
-        (last_word(group.name) in GPT2_NAMES, orientation(group.name, group.tensors.get("weight"), _bias(group)))
-        for group in groups
-    ]
-    return Context(
-        any(vote == "transposed" for _, vote in votes),
-        any(named and vote == "linear" for named, vote in votes),
-        frozenset(group.name for group in groups),
-    )
+    transposed = gpt2_is_linear = False
+    for group in groups:
+        weight = group.tensors.get("weight")
+        if weight is not None and len(weight.shape) == 2:
+            lies = orientation(group.name, weight, _bias(group))
+            transposed |= lies == "transposed"
+            gpt2_is_linear |= lies == "linear" and last_word(group.name) in GPT2_NAMES
+    return Context(transposed, gpt2_is_linear, frozenset(group.name for group in groups), {})
 
 
-def read_group(group: Group, module: Module | None, context: Context, checkpoint: Checkpoint) -> list[Layer]:
+def read_group(group: Group, module: Module | None, context: Context, sharing: Sharing) -> list[Layer]:
     """The layer that a group is, and its remaining tensors as layers of kind "Parameter".
 
     Args:
         group: One module's tensors.
         module: What the file says of that module, if it does.
         context: What the rest of the file tells.
-        checkpoint: Where it is from, which knows what shares bytes.
+        sharing: Which tensors of the file share bytes.
     """
-    own = {leaf: tensor for leaf, tensor in group.tensors.items() if _is_part(leaf)}
-    layer = _layer(group, own, module, context)
-    found = [_with_sharers(_with_lora(layer, context), group, checkpoint)] if layer is not None else []
-    rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
-    return found + [_parameter(group, leaf, checkpoint) for leaf in rest]
+    own, rest = group.tensors, []
+    if not all(map(_is_part, own)):
+        own = {leaf: tensor for leaf, tensor in own.items() if _is_part(leaf)}
+        rest = [leaf for leaf in group.tensors if leaf not in own]
+    layer = _layer(group, own, module, context) if module is not None else _layer_by_pattern(group, own, context)
+    if layer is None:
+        return [_parameter(group, leaf, sharing) for leaf in group.tensors]
+    layer = _with_sharers(_with_lora(layer, context), group, sharing)
+    return [layer, *(_parameter(group, leaf, sharing) for leaf in rest)] if rest else [layer]
 
 
 @lru_cache(maxsize=1024)
 def _is_part(leaf: str) -> bool:
     """Whether a tensor of this name belongs to a layer; the same few names occur in thousands of layers."""
     return leaf in QUANTIZED_PARTS or PARTS.fullmatch(leaf) is not None
+
+
+_DIGITS = re.compile("[0-9]+")
+_MOST_PATTERNS = 4096
+"""So many are remembered; a file in which more layers differ repeats few of them."""
+
+
+def _layer_by_pattern(group: Group, own: Mapping[str, Tensor], context: Context) -> Layer | None:
+    """`_layer` of a module that the file does not describe, worked out once for all that are alike.
+
+    Without a module a layer follows from its tensors' names, shapes, dtypes and layouts and from its own name, in which
+    numbers only count blocks. A large file repeats few patterns thousands of times.
+    """
+    pattern = (
+        _DIGITS.sub("0", group.name),
+        tuple([(leaf, tensor.shape, tensor.dtype, tensor.layout) for leaf, tensor in group.tensors.items()]),
+    )
+    known = context.patterns.get(pattern)
+    if known is None:
+        layer = _layer(group, own, None, context)
+        if len(context.patterns) < _MOST_PATTERNS:
+            leaves = {id(tensor): leaf for leaf, tensor in group.tensors.items()}
+            weight, bias = (layer.weight, layer.bias) if layer is not None else (None, None)
+            context.patterns[pattern] = Pattern(layer, leaves.get(id(weight), ""), leaves.get(id(bias)))
+        return layer
+    layer, weight_leaf, bias_leaf = known
+    if layer is None:
+        return None
+    tensors = group.tensors
+    bias = None if bias_leaf is None else tensors[bias_leaf]
+    return Layer(group.name, layer.kind, layer.evidence, own, tensors[weight_leaf], bias, *layer[6:])
 
 
 def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, context: Context) -> Layer | None:
@@ -149,10 +183,10 @@ def _is_chain(tensors: Mapping[str, Tensor], norm: str) -> bool:
     return bool(further - ({f"{_STEPS}0._u", f"{_STEPS}0._v"} if norm == "spectral_norm" else set()))
 
 
-def _parameter(group: Group, leaf: str, checkpoint: Checkpoint) -> Layer:
+def _parameter(group: Group, leaf: str, sharing: Sharing) -> Layer:
     tensor = group.tensors[leaf]
     name = group.key(leaf)
-    return _with_sharers(Layer(name, "Parameter", "shape", {"": tensor}, tensor), Group(name, {}), checkpoint)
+    return _with_sharers(Layer(name, "Parameter", "shape", {"": tensor}, tensor), Group(name, {}), sharing)
 
 
 # ---------------------------------------------------------------------- modules whose matrices have other names
@@ -246,11 +280,11 @@ def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
 
 
 def _with_lora(layer: Layer, context: Context) -> Layer:
-    other = lora_partner(layer.name)
-    if other is None:
+    partner = lora_partner(layer.name) if "lora_" in layer.name else None
+    if partner is None:
         return layer
-    there = "" if other in context.names else ", which is not in the file"
-    note = f"one half of a LoRA pair with {other}{there}"
+    missing = "" if partner in context.names else ", which is not in the file"
+    note = f"one half of a LoRA pair with {partner}{missing}"
     return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
 
 
@@ -262,17 +296,18 @@ def lora_partner(name: str) -> str | None:
     )
 
 
-def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
+def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
     """The layer with what shares its bytes, or is odd about where they lie."""
-    keys = [key for leaf in layer.tensors if not checkpoint.alone(key := group.key(leaf))]
-    others, more = _tied(keys, checkpoint) if keys else ((), 0)
+    shared = sharing.storages
+    keys = [key for leaf in layer.tensors if (key := group.key(leaf)) in shared] if shared else []
+    others, more = _tied(keys, sharing) if keys else ((), 0)
     tags, notes = layer.tags, layer.notes
     if others:
         unnamed = f"{len(others) + more - _FEW:,} more"
         tags, notes = (*tags, "tied"), (*notes, f"the same bytes as {_some(others, unnamed)}")
     weight = layer.weight
-    is_part = weight.storage is not None and weight.numel > 0 and weight.storage.nbytes > weight.nbytes
-    beside = _beside(keys, checkpoint) if keys else ()
+    is_part = weight.storage is not None and weight.storage.nbytes > weight.nbytes and weight.numel > 0
+    beside = _beside(keys, sharing) if keys else ()
     if is_part or beside:
         tags = (*tags, "view")
     if is_part and weight.storage is not None:
@@ -293,23 +328,27 @@ def _with_sharers(layer: Layer, group: Group, checkpoint: Checkpoint) -> Layer:
 # Thousands of tensors may be tied or lie in one storage, so not all are gone through for each.
 
 
-def _tied(keys: list[str], checkpoint: Checkpoint) -> tuple[tuple[str, ...], int]:
+def _tied(keys: list[str], sharing: Sharing) -> tuple[tuple[str, ...], int]:
     """Names of the first tensors that are the same bytes as those of these names, and how many more there are."""
-    ties = {id(tie): tie for key in keys if (tie := checkpoint.tie(key))}
-    own = Counter(id(checkpoint.tie(key)) for key in keys)
+    tied = [(key, sharing.ties[key]) for key in keys if key in sharing.ties]
+    ties = {id(tie): tie for _, tie in tied}
+    own = Counter(id(tie) for _, tie in tied)
     # A layer's own tensor is named where another of its tensors is the same bytes.
     total = sum(len(tie) - (own[at] == 1) for at, tie in ties.items())
-    names = dict.fromkeys(other for key in keys for other in islice(checkpoint.tie(key), MOST_TIES + 1) if other != key)
+    names = dict.fromkeys(name for key, tie in tied for name in islice(tie, MOST_TIES + 1) if name != key)
     named = tuple(islice(names, MOST_TIES))
     return named, total - len(named)
 
 
-def _beside(keys: list[str], checkpoint: Checkpoint) -> tuple[str, ...]:
+def _beside(keys: list[str], sharing: Sharing) -> tuple[str, ...]:
     """The first few tensors of other layers that lie in a storage of this one's as other bytes."""
-    stored = {id(group): group for key in keys if (group := checkpoint.beside(key))}
-    ties = {id(tie) for key in keys if (tie := checkpoint.tie(key))}
+    stored = {id(names): names for key in keys if (names := sharing.storages.get(key))}
+    ties = {id(sharing.ties[key]) for key in keys if key in sharing.ties}
     others = (
-        name for group in stored.values() for name in group if name not in keys and id(checkpoint.tie(name)) not in ties
+        name
+        for names in stored.values()
+        for name in names
+        if name not in keys and id(sharing.ties.get(name)) not in ties
     )
     return tuple(islice(others, FEW_OF_A_TIE))
 

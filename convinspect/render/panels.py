@@ -24,12 +24,12 @@ def some(count: int, most: int, wanted: Iterable[int] = ()) -> list[int]:
         *range(count - (most - 1) // 2 + 1, count + 1),
         *(i for i in wanted if i <= count),
     }
-    found: list[int] = []
+    indices: list[int] = []
     for index in sorted(kept):
-        if found and index != found[-1] + 1:
-            found.append(0)
-        found.append(index)
-    return found
+        if indices and index != indices[-1] + 1:
+            indices.append(0)
+        indices.append(index)
+    return indices
 
 
 def fixed(value: float, digits: int) -> str:
@@ -75,6 +75,42 @@ def panel(
         lines.append(tuple(cells))
     wide = max(sum(cell_width(piece.text) for piece in line) for line in lines)
     return [(*line, Styled(" " * (wide - sum(cell_width(piece.text) for piece in line)))) for line in lines]
+
+
+def matrix_panel(
+    title: str,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    names: tuple[Callable[[int], str], Callable[[int], str]],
+    number: Callable[[int, int], str],
+    style: Callable[[int, int], str],
+    gap: int = 2,
+) -> Panel:
+    """A panel of a matrix, some of whose rows and columns are left out.
+
+    Args:
+        title: Above it.
+        rows: From 1, as `some` gives them; 0 stands for rows that are left out.
+        columns: The same of columns.
+        names: What rows and columns are called, by number.
+        number: The text of a row and column.
+        style: Of a row and column; 0 where one is left out.
+        gap: Cells between two columns.
+    """
+    row_name, column_name = names
+    return panel(
+        title,
+        [row_name(i) if i else "⋮" for i in rows],
+        [column_name(j) if j else "…" for j in columns],
+        [[number(i, j) if i and j else "…" for j in columns] for i in rows],
+        lambda i, j: style(rows[i], columns[j]),
+        gap,
+    )
+
+
+def active_where(active: Callable[[int, int], bool]) -> Callable[[int, int], str]:
+    """The style of a matrix's cells: marked where they are active."""
+    return lambda i, j: ACTIVE if active(i, j) else ""
 
 
 def stripped(line: Cell) -> Cell:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.plot import Panel
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
+from convinspect.report.flags import flagged
 from convinspect.text import plural
 
 if TYPE_CHECKING:
@@ -18,35 +19,35 @@ _VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN, "n
 
 
 def comparison_tables(
-    found: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]
+    layers: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]
 ) -> list[Table | Block]:
     """Time forward, time forward and backward, errors and gradients, then the claims."""
     return [
-        _time_table("time, forward", found, backward=False),
-        _time_table("time, forward and backward", found, backward=True),
-        _error_table(found),
+        _time_table("time, forward", layers, backward=False),
+        _time_table("time, forward and backward", layers, backward=True),
+        _error_table(layers),
         _claims_block(claims, about),
     ]
 
 
-def _first_columns(found: Sequence[Measured]) -> tuple[Column, ...]:
+def _first_columns(layers: Sequence[Measured]) -> tuple[Column, ...]:
     columns = [Column("layer", style=NAME, priority=100, elide=True), Column("in → out", priority=60, style=QUIET)]
-    if len({one.dtype for one in found}) > 1:
+    if len({layer.dtype for layer in layers}) > 1:
         columns.append(Column("dtype", priority=95, style=QUIET))
-    if len({one.length for one in found}) > 1:
+    if len({layer.length for layer in layers}) > 1:
         columns.append(Column("length", "right", priority=95))
     return tuple(columns)
 
 
-def _first_cells(one: Measured, columns: Sequence[Column]) -> list[Cell]:
-    name = one.name if not one.alike else f"{one.name} (and {one.alike} alike)"
-    cells: list[Cell] = [name, f"{one.sizes[0]} → {one.sizes[1]}"]
+def _first_cells(layer: Measured, columns: Sequence[Column]) -> list[Cell]:
+    name = layer.name if not layer.alike else f"{layer.name} (and {layer.alike} alike)"
+    cells: list[Cell] = [name, f"{layer.sizes[0]} → {layer.sizes[1]}"]
     titles = [column.title for column in columns]
-    return cells + ([one.dtype] if "dtype" in titles else []) + ([f"{one.length:,}"] if "length" in titles else [])
+    return cells + ([layer.dtype] if "dtype" in titles else []) + ([f"{layer.length:,}"] if "length" in titles else [])
 
 
-def _time_table(title: str, found: Sequence[Measured], backward: bool) -> Table:
-    first = _first_columns(found)
+def _time_table(title: str, layers: Sequence[Measured], backward: bool) -> Table:
+    first = _first_columns(layers)
     columns = (
         *first,
         Column("Conv1d", "right", priority=90),
@@ -56,10 +57,10 @@ def _time_table(title: str, found: Sequence[Measured], backward: bool) -> Table:
         Column("C ÷ L, .mT", "right", priority=75),
     )
     rows = []
-    for one in found:
-        times = one.backward if backward else one.forward
+    for layer in layers:
+        times = layer.backward if backward else layer.forward
         conv = times["conv1d"]
-        cells = [*_first_cells(one, first), *(_time(times[name]) for name in ("conv1d", "linear", "transposed"))]
+        cells = [*_first_cells(layer, first), *(_time(times[name]) for name in ("conv1d", "linear", "transposed"))]
         rows.append((*cells, _ratio(conv, times["linear"]), _ratio(conv, times["transposed"])))
     note = "C ÷ L: Conv1d's time ÷ Linear's; .mT: with the transposes around it that (N, C, L) needs"
     return Table(columns, rows, title=title, notes=() if backward else (note,))
@@ -80,14 +81,14 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _ratio(one: Time, other: Time) -> Cell:
-    ratio, noise = one.over(other)
+def _ratio(time: Time, reference: Time) -> Cell:
+    ratio, noise = time.over(reference)
     style = QUIET if abs(ratio - 1) <= noise else "bold"
     return Styled(f"{ratio:.2f}", style)
 
 
-def _error_table(found: Sequence[Measured]) -> Table:
-    first = _first_columns(found)
+def _error_table(layers: Sequence[Measured]) -> Table:
+    first = _first_columns(layers)
     columns = (
         *first,
         Column("Conv1d max", "right", priority=90),
@@ -99,11 +100,11 @@ def _error_table(found: Sequence[Measured]) -> Table:
         Column("∂b apart", "right", priority=80),
     )
     rows = []
-    for one in found:
-        cells = _first_cells(one, first)
+    for layer in layers:
+        cells = _first_cells(layer, first)
         for name in ("conv1d", "linear"):
-            cells += [f"{max(e for e, _ in one.errors[name]):.1e}", f"{max(r for _, r in one.errors[name]):.1e}"]
-        gradients = [one.gradients.get(name) for name in ("input", "weight", "bias")]
+            cells += [f"{max(e for e, _ in layer.errors[name]):.1e}", f"{max(r for _, r in layer.errors[name]):.1e}"]
+        gradients = [layer.gradients.get(name) for name in ("input", "weight", "bias")]
         rows.append((*cells, *("–" if pair is None else f"{pair[0]:.1e}" for pair in gradients)))
     return Table(columns, rows, title="errors against float64, and how far the gradients of the two are apart")
 
@@ -113,7 +114,7 @@ def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
     for claim in claims:
         said = "cannot be told" if claim.verdict == "not told" else f"{claim.verdict} here"
         lines.append((Styled(f"“{claim.text}”: "), Styled(said, _VERDICT_STYLES[claim.verdict])))
-        lines += [f"  {figure}" for figure in claim.figures]
+        lines += [f"  {flagged(figure)}" for figure in claim.figures]
     return Block(tuple(lines), title="what is said of the two", notes=_about_lines(about))
 
 
@@ -133,64 +134,67 @@ def _about_lines(about: Mapping[str, Any]) -> tuple[Cell, ...]:
     )
 
 
-def flat_table(found: Sequence[Measured]) -> Table:
+def flat_table(layers: Sequence[Measured]) -> Table:
     """One row for each layer, dtype and length, every figure in seconds or plain numbers; for CSV."""
     keys = ["layer", "in", "out", "dtype", "length"]
     for when in ("forward", "backward"):
         keys += [f"{when}_{name}_{what}" for name in ("conv1d", "linear", "transposed") for what in ("s", "spread_s")]
     keys += [f"{name}_{what}_error" for name in ("conv1d", "linear") for what in ("max", "rms")]
     keys += [f"{name}_gradient_diff" for name in ("input", "weight", "bias")]
-    raw = [_flat_row(one) for one in found]
+    raw = [_flat_row(layer) for layer in layers]
     return Table(tuple(Column(key) for key in keys), [tuple(map(str, row)) for row in raw], raw=raw)
 
 
-def _flat_row(one: Measured) -> list[object]:
-    row: list[object] = [one.name, *one.sizes, one.dtype, one.length]
-    for times in (one.forward, one.backward):
+def _flat_row(layer: Measured) -> list[object]:
+    row: list[object] = [layer.name, *layer.sizes, layer.dtype, layer.length]
+    for times in (layer.forward, layer.backward):
         row += [figure for time in times.values() for figure in (time.median, time.spread)]
     for name in ("conv1d", "linear"):
-        row += [max(e for e, _ in one.errors[name]), max(r for _, r in one.errors[name])]
-    return row + [one.gradients[name][0] if name in one.gradients else None for name in ("input", "weight", "bias")]
+        row += [max(e for e, _ in layer.errors[name]), max(r for _, r in layer.errors[name])]
+    return row + [layer.gradients[name][0] if name in layer.gradients else None for name in ("input", "weight", "bias")]
 
 
-def comparison_payload(found: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]) -> dict[str, Any]:
+def comparison_payload(layers: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of `compare`; times in seconds."""
     return {
         "setting": dict(about),
         "layers": [
             {
-                "name": one.name,
-                "in_channels": one.sizes[0],
-                "out_channels": one.sizes[1],
-                "dtype": one.dtype,
-                "length": one.length,
-                "alike": one.alike,
-                "forward": _times_payload(one.forward),
-                "forward_backward": _times_payload(one.backward),
+                "name": layer.name,
+                "in_channels": layer.sizes[0],
+                "out_channels": layer.sizes[1],
+                "dtype": layer.dtype,
+                "length": layer.length,
+                "alike": layer.alike,
+                "forward": _times_payload(layer.forward),
+                "forward_backward": _times_payload(layer.backward),
                 "errors": {
                     name: {"max": max(e for e, _ in each), "rms": max(r for _, r in each)}
-                    for name, each in one.errors.items()
+                    for name, each in layer.errors.items()
                 },
                 "gradients": {
-                    name: {"max_abs_diff": apart, "max_abs": most} for name, (apart, most) in one.gradients.items()
+                    name: {"max_abs_diff": apart, "max_abs": most} for name, (apart, most) in layer.gradients.items()
                 },
             }
-            for one in found
+            for layer in layers
         ],
-        "claims": [{"claim": one.text, "verdict": one.verdict, "figures": list(one.figures)} for one in claims],
+        "claims": [
+            {"claim": claim.text, "verdict": claim.verdict, "figures": list(map(flagged, claim.figures))}
+            for claim in claims
+        ],
     }
 
 
-def panels(found: Sequence[Measured]) -> list[Panel]:
+def panels(layers: Sequence[Measured]) -> list[Panel]:
     """Time forward against length, a panel for each layer and dtype."""
     grouped: dict[str, list[Measured]] = {}
-    for one in found:
-        grouped.setdefault(f"{one.name} ({one.sizes[0]} → {one.sizes[1]}), {one.dtype}", []).append(one)
+    for layer in layers:
+        grouped.setdefault(f"{layer.name} ({layer.sizes[0]} → {layer.sizes[1]}), {layer.dtype}", []).append(layer)
     names = {"conv1d": "Conv1d", "linear": "Linear", "transposed": "Linear and transposes"}
     return [
         Panel(
             title,
-            {names[key]: sorted((float(one.length), one.forward[key].median) for one in group) for key in names},
+            {names[key]: sorted((float(layer.length), layer.forward[key].median) for layer in group) for key in names},
         )
         for title, group in grouped.items()
     ]

@@ -10,8 +10,10 @@ from convinspect.render.cells import cell_width, shape
 from convinspect.render.panels import (
     ACTIVE,
     Panel,
+    active_where,
     fixed,
     flowing,
+    matrix_panel,
     panel,
     prose,
     some,
@@ -106,68 +108,89 @@ def _left_out(example: Example, focus: Focus, most: int) -> str:
 
 
 def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int) -> list[Panel]:
+    """Data, kernels and result, about `most` rows and columns of each."""
     window = range(focus.row, focus.row + example.taps)
-    x_rows, channels = some(len(example.x), most, window), some(len(example.x[0]), most)
-    data = panel(
+    channels = some(len(example.x[0]), most)
+    data = matrix_panel(
         f"X, data ({len(example.x)} × {len(example.x[0])})",
-        [_mark(f"row {i}", i in window) if i else "⋮" for i in x_rows],
-        [f"x{c}" if c else "…" for c in channels],
-        [[value_text(example.x[i - 1][c - 1]) if i and c else "…" for c in channels] for i in x_rows],
-        lambda i, c: ACTIVE if x_rows[i] in window else "",
+        some(len(example.x), most, window),
+        channels,
+        (lambda row: _mark(f"row {row}", row in window), "x{}".format),
+        lambda row, channel: value_text(example.x[row - 1][channel - 1]),
+        active_where(lambda row, channel: row in window),
     )
+    if example.taps > 1:
+        weights = _taps_panel(example, focus, channels)
+    else:
+        weights = _kernels_panel(example, focus, linear, most)
+    return [data, weights, _result_panel(example, focus, "Y" if linear else "f", most, digits)]
+
+
+def _result_panel(example: Example, focus: Focus, letter: str, most: int, digits: int) -> Panel:
+    """What has been computed, with dots for what comes."""
     rows, kernels = some(len(example.f), most, [focus.row]), some(len(example.w), most, [focus.kernel])
-    letter = "Y" if linear else "f"
 
-    def result(i: int, j: int) -> str:
-        if not i or not j:
+    def text(row: int, kernel: int) -> str:
+        if not row or not kernel:
             return "… "
-        text = fixed(example.f[i - 1][j - 1], digits)
-        # Every cell takes the room that it takes when its turn comes, in brackets, which mark it where colours cannot:
+        number = fixed(example.f[row - 1][kernel - 1], digits)
+        # Every cell takes the cells that it takes when its turn comes, in brackets, which mark it where colours cannot:
         # so that nothing moves from step to step.
-        if not focus.done(i, j):
-            return f"{'·':>{len(text) + 1}} "
-        return f"[{text}]" if (i, j) == (focus.row, focus.kernel) else f" {text} "
+        if not focus.done(row, kernel):
+            return f"{'·':>{len(number) + 1}} "
+        return f"[{number}]" if (row, kernel) == (focus.row, focus.kernel) else f" {number} "
 
-    def result_style(i: int, j: int) -> str:
-        if (rows[i], kernels[j]) == (focus.row, focus.kernel):
+    def style(row: int, kernel: int) -> str:
+        if (row, kernel) == (focus.row, focus.kernel):
             return ACTIVE
-        done = rows[i] and kernels[j] and focus.done(rows[i], kernels[j])
-        return "" if done else QUIET
+        return "" if row and kernel and focus.done(row, kernel) else QUIET
 
-    found = panel(
+    return panel(
         f"{letter}, result ({len(example.f)} × {len(example.w)})",
-        [f"row {i}" if i else "⋮" for i in rows],
-        [f"{letter}{j} " if j else "… " for j in kernels],
-        [[result(i, j) for j in kernels] for i in rows],
-        result_style,
+        [f"row {row}" if row else "⋮" for row in rows],
+        # A blank behind each, where brackets close.
+        [f"{letter}{kernel} " if kernel else "… " for kernel in kernels],
+        [[text(row, kernel) for kernel in kernels] for row in rows],
+        lambda i, j: style(rows[i], kernels[j]),
         gap=1,
     )
-    weights = (
-        _taps_panel(example, focus, channels) if example.taps > 1 else _kernels_panel(example, focus, linear, most)
-    )
-    return [data, weights, found]
 
 
 def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> Panel:
-    kernels, channels = some(len(example.w), most, [focus.kernel]), some(len(example.x[0]), most)
-    grid = [[weight_text(example.w[j - 1][c - 1][0]) if j and c else "…" for c in channels] for j in kernels]
-    columns = [f"w{c}" if c else "…" for c in channels]
-    if example.b is not None:
-        columns = [*columns, "b"]
-        grid = [[*line, weight_text(example.b[j - 1]) if j else "…"] for j, line in zip(kernels, grid, strict=True)]
-    what = f"A, weight ({len(example.w)} × {len(example.w[0])})" if linear else f"W, kernels {shape(example.stored)}"
-    names = [_mark(f"{'row' if linear else 'kernel'} {j}", j == focus.kernel) if j else "⋮" for j in kernels]
-    return panel(what, names, columns, grid, lambda j, c: ACTIVE if kernels[j] == focus.kernel else "")
+    """All kernels of size 1, a row each, and their biases."""
+    ins, outs, bias = len(example.x[0]), len(example.w), example.b
+    columns = some(ins, most) if bias is None else [*some(ins, most), ins + 1]
+
+    def number(kernel: int, column: int) -> str:
+        if bias is not None and column > ins:
+            return weight_text(bias[kernel - 1])
+        return weight_text(example.w[kernel - 1][column - 1][0])
+
+    return matrix_panel(
+        f"A, weight ({outs} × {ins})" if linear else f"W, kernels {shape(example.stored)}",
+        some(outs, most, [focus.kernel]),
+        columns,
+        (
+            lambda kernel: _mark(f"{'row' if linear else 'kernel'} {kernel}", kernel == focus.kernel),
+            lambda column: "b" if column > ins else f"w{column}",
+        ),
+        number,
+        active_where(lambda kernel, column: kernel == focus.kernel),
+    )
 
 
 def _taps_panel(example: Example, focus: Focus, channels: list[int]) -> Panel:
     """One kernel of size > 1: each of its taps meets one row of the window."""
     weights = example.w[focus.kernel - 1]
-    grid = [[weight_text(weights[c - 1][tap]) if c else "…" for c in channels] for tap in range(example.taps)]
-    names = [_mark(f"tap {tap + 1}", True) for tap in range(example.taps)]
     bias = "" if example.b is None else f", b{focus.kernel} = {weight_text(example.b[focus.kernel - 1])}"
-    what = f"kernel {focus.kernel} of W {shape(example.stored)}{bias}"
-    return panel(what, names, [f"w{c}" if c else "…" for c in channels], grid, lambda i, c: ACTIVE)
+    return matrix_panel(
+        f"kernel {focus.kernel} of W {shape(example.stored)}{bias}",
+        range(1, example.taps + 1),
+        channels,
+        (lambda tap: _mark(f"tap {tap}", True), "w{}".format),
+        lambda tap, channel: weight_text(weights[channel - 1][tap - 1]),
+        active_where(lambda tap, channel: True),
+    )
 
 
 def _mark(name: str, active: bool) -> str:
@@ -178,43 +201,43 @@ def _arithmetic(
     sums: Sequence[Sum], focus: Focus, linear: bool, width: int, digits: tuple[int, int], terms: int
 ) -> list[Cell]:
     lines: list[Cell] = []
-    for one in sums:
-        if (one.row, one.kernel) == (focus.row, focus.kernel):
-            lines += _in_full(one, linear, width, digits, terms)
+    for cell in sums:
+        if (cell.row, cell.kernel) == (focus.row, focus.kernel):
+            lines += _in_full(cell, linear, width, digits, terms)
         else:
-            lines.append(_in_short(one, linear, width, digits[0]))
+            lines.append(_in_short(cell, linear, width, digits[0]))
     return lines
 
 
-def _in_short(one: Sum, linear: bool, width: int, digits: int) -> Cell:
+def _in_short(cell: Sum, linear: bool, width: int, digits: int) -> Cell:
     """On one line: with its factors where they fit."""
-    result = fixed(one.result, digits)
-    end = [] if one.bias is None else [_signed(weight_text(one.bias))]
-    factors = " + ".join([f"{_signed(value_text(x))}·{_signed(weight_text(w))}" for _, _, x, w in one.terms[:9]] + end)
-    line = f"{_name(one, linear)} = {factors} = "
-    if len(one.terms) > 9 or cell_width(line + result) > width:
-        line = f"{_name(one, linear)} = "
+    result = fixed(cell.result, digits)
+    end = [] if cell.bias is None else [_signed(weight_text(cell.bias))]
+    factors = " + ".join([f"{_signed(value_text(x))}·{_signed(weight_text(w))}" for _, _, x, w in cell.terms[:9]] + end)
+    line = f"{_name(cell, linear)} = {factors} = "
+    if len(cell.terms) > 9 or cell_width(line + result) > width:
+        line = f"{_name(cell, linear)} = "
     return (Styled(line, QUIET), Styled(result))
 
 
-def _name(one: Sum, linear: bool) -> str:
-    return f"{'Y' if linear else 'f'}[{one.row},{one.kernel}]"
+def _name(cell: Sum, linear: bool) -> str:
+    return f"{'Y' if linear else 'f'}[{cell.row},{cell.kernel}]"
 
 
-def _in_full(one: Sum, linear: bool, width: int, digits: tuple[int, int], most_terms: int) -> list[Cell]:
+def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_terms: int) -> list[Cell]:
     """Symbols, numbers, products, running sum, result."""
-    head, most = _name(one, linear), digits[1]
+    head, most = _name(cell, linear), digits[1]
     letter = "a" if linear else "w"
-    first = one.terms[0][0]
+    first = cell.terms[0][0]
 
     def weight(row: int, channel: int) -> str:
-        tap = "" if one.terms[-1][0] == first else f",{row - first + 1}"
-        return f"{letter}{one.kernel},{channel}{tap}"
+        tap = "" if cell.terms[-1][0] == first else f",{row - first + 1}"
+        return f"{letter}{cell.kernel},{channel}{tap}"
 
-    symbols = [f"x{row},{channel}·{weight(row, channel)}" for row, channel, _, _ in one.terms]
-    factors = [f"{_signed(value_text(x))}·{_signed(weight_text(w))}" for _, _, x, w in one.terms]
-    products = [x * w for _, _, x, w in one.terms]
-    end = [] if one.bias is None else [(f"b{one.kernel}", _signed(weight_text(one.bias)), one.bias)]
+    symbols = [f"x{row},{channel}·{weight(row, channel)}" for row, channel, _, _ in cell.terms]
+    factors = [f"{_signed(value_text(x))}·{_signed(weight_text(w))}" for _, _, x, w in cell.terms]
+    products = [x * w for _, _, x, w in cell.terms]
+    end = [] if cell.bias is None else [(f"b{cell.kernel}", _signed(weight_text(cell.bias)), cell.bias)]
     texts = [fixed(product, most) for product in products]
     if len(products) > most_terms:
         first_terms = most_terms // 2
@@ -239,7 +262,7 @@ def _in_full(one: Sum, linear: bool, width: int, digits: tuple[int, int], most_t
     ):
         lines += [(Styled(line),) for line in _filled(f"{start} = ", words, joint, width)]
     lines += [(Styled(line, QUIET),) for line in _filled(f"{indent} running sum ", running, " → ", width)]
-    lines.append((Styled(f"{indent} = "), Styled(fixed(one.result, digits[0]), ACTIVE)))
+    lines.append((Styled(f"{indent} = "), Styled(fixed(cell.result, digits[0]), ACTIVE)))
     return lines
 
 

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from convinspect.render.panels import (
-    ACTIVE,
     Panel,
+    active_where,
     fixed,
     flowing,
-    panel,
+    matrix_panel,
     prose,
     some,
     stripped,
@@ -18,7 +18,7 @@ from convinspect.render.panels import (
     weight_text,
     wide,
 )
-from convinspect.render.table import Block, Cell
+from convinspect.render.table import Block
 from convinspect.report.explain import Focus
 
 if TYPE_CHECKING:
@@ -30,91 +30,98 @@ _COLUMN = 100
 
 
 def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
-    """Conv1d's (N, C, L) next to Linear's (N, L, C): the same numbers, lying and standing."""
-    turned_x = [list(column) for column in zip(*example.x, strict=True)]
-    turned_f = [list(column) for column in zip(*example.f, strict=True)]
+    """Conv1d's (N, C, L) next to Linear's (N, L, C): the same numbers, transposed.
+
+    Args:
+        example: The layer and its data.
+        focus: The row and kernel to mark.
+        width: Cells to lay out in.
+        digits: Decimals of results.
+    """
     for most in range(9, 1, -1):
-        lines, widest = _panels(example, (turned_x, turned_f), focus, most, (width, digits))
-        if widest <= width:
+        conv1d = _conv1d_panels(example, focus, most, digits)
+        linear = _linear_panels(example, focus, most, digits) if example.y is not None else []
+        if max(map(wide, conv1d + linear)) <= width:
             break
+    lines = [*flowing(conv1d, width), *(["", *flowing(linear, width)] if linear else [])]
     outs, ins = len(example.w), len(example.w[0])
     words = _window_words(example.taps) if example.y is None else [*_pointwise_words(outs, ins), _same_words(example)]
     lines += ["", *prose(" ".join(words), min(width, _COLUMN))]
     return Block(tuple(map(stripped, lines)), title="the two layouts")
 
 
-def _panels(
-    example: Example,
-    turned: tuple[list[list[float]], list[list[float]]],
-    focus: Focus,
-    most: int,
-    room: tuple[int, int],
-) -> tuple[list[Cell], int]:
-    """Both layouts with at most about so many rows and columns of each panel, and the widest panel's cells."""
-    (turned_x, turned_f), (width, digits) = turned, room
-    positions = some(len(example.x), most, [focus.row])
-    channels, kernels = some(len(turned_x), most), some(len(turned_f), most, [focus.kernel])
+def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> list[Panel]:
+    """Data, one kernel and result as Conv1d has them: channels down, positions across.
+
+    Args:
+        example: The layer and its data.
+        focus: The row and kernel to mark.
+        most: About how many rows and columns of each panel to show.
+        digits: Decimals of results.
+    """
+    ins, outs = len(example.x[0]), len(example.w)
+    channels, kernels = some(ins, most), some(outs, most, [focus.kernel])
     window = range(focus.row, focus.row + example.taps)
-    lying = panel(
-        f"Conv1d takes (C, L) = ({len(turned_x)}, {len(example.x)})",
-        [f"channel {c}" if c else "⋮" for c in channels],
-        [str(i) if i else "…" for i in positions],
-        [[value_text(turned_x[c - 1][i - 1]) if c and i else "…" for i in positions] for c in channels],
-        lambda c, i: ACTIVE if positions[i] in window else "",
-    )
     weights = example.w[focus.kernel - 1]
-    sliding = panel(
-        f"kernel {focus.kernel}, sliding along L",
-        [f"channel {c}" if c else "⋮" for c in channels],
-        [f"tap {tap + 1}" for tap in range(example.taps)],
-        [[weight_text(weights[c - 1][tap]) if c else "…" for tap in range(example.taps)] for c in channels],
-        lambda c, tap: ACTIVE,
-    )
-    places = some(len(example.f), most, [focus.row])
-    gives = panel(
-        f"and gives (O, L) = ({len(turned_f)}, {len(example.f)})",
-        [f"kernel {j}" if j else "⋮" for j in kernels],
-        [str(i) if i else "…" for i in places],
-        [[fixed(turned_f[j - 1][i - 1], digits) if j and i else "…" for i in places] for j in kernels],
-        lambda j, i: ACTIVE if (kernels[j], places[i]) == (focus.kernel, focus.row) else "",
-    )
-    drawn = [lying, sliding, gives]
-    lines = flowing(drawn, width)
-    if example.y is not None:
-        standing = _standing(example, focus, (positions, channels, kernels), digits)
-        lines += ["", *flowing(standing, width)]
-        drawn += standing
-    return lines, max(map(wide, drawn))
+    return [
+        matrix_panel(
+            f"Conv1d takes (C, L) = ({ins}, {len(example.x)})",
+            channels,
+            some(len(example.x), most, [focus.row]),
+            ("channel {}".format, str),
+            lambda channel, position: value_text(example.x[position - 1][channel - 1]),
+            active_where(lambda channel, position: position in window),
+        ),
+        matrix_panel(
+            f"kernel {focus.kernel}, sliding along L",
+            channels,
+            range(1, example.taps + 1),
+            ("channel {}".format, "tap {}".format),
+            lambda channel, tap: weight_text(weights[channel - 1][tap - 1]),
+            active_where(lambda channel, tap: True),
+        ),
+        matrix_panel(
+            f"and gives (O, L) = ({outs}, {len(example.f)})",
+            kernels,
+            some(len(example.f), most, [focus.row]),
+            ("kernel {}".format, str),
+            lambda kernel, position: fixed(example.f[position - 1][kernel - 1], digits),
+            active_where(lambda kernel, position: (kernel, position) == (focus.kernel, focus.row)),
+        ),
+    ]
 
 
-def _standing(
-    example: Example, focus: Focus, shown: tuple[list[int], list[int], list[int]], digits: int
-) -> list[Panel]:
-    """The same layer as a Linear: data, one row of its weight, result."""
-    positions, channels, kernels = shown
+def _linear_panels(example: Example, focus: Focus, most: int, digits: int) -> list[Panel]:
+    """The same layer as a Linear has it, a position per row: data, one row of its weight, result."""
+    ins, outs = len(example.x[0]), len(example.w)
+    positions, channels = some(len(example.x), most, [focus.row]), some(ins, most)
     weights, y = example.w[focus.kernel - 1], example.y or []
-    takes = panel(
-        f"Linear takes (L, C) = ({len(example.x)}, {len(weights)})",
-        [f"row {i}" if i else "⋮" for i in positions],
-        [f"x{c}" if c else "…" for c in channels],
-        [[value_text(example.x[i - 1][c - 1]) if i and c else "…" for c in channels] for i in positions],
-        lambda i, c: ACTIVE if positions[i] == focus.row else "",
-    )
-    row = panel(
-        f"row {focus.kernel} of A ({len(example.w)}, {len(weights)})",
-        [""],
-        [f"a{c}" if c else "…" for c in channels],
-        [[weight_text(weights[c - 1][0]) if c else "…" for c in channels]],
-        lambda i, c: ACTIVE,
-    )
-    gives = panel(
-        f"and gives (L, O) = ({len(y)}, {len(example.w)})",
-        [f"row {i}" if i else "⋮" for i in positions],
-        [f"Y{j}" if j else "…" for j in kernels],
-        [[fixed(y[i - 1][j - 1], digits) if i and j else "…" for j in kernels] for i in positions],
-        lambda i, j: ACTIVE if (positions[i], kernels[j]) == (focus.row, focus.kernel) else "",
-    )
-    return [takes, row, gives]
+    return [
+        matrix_panel(
+            f"Linear takes (L, C) = ({len(example.x)}, {ins})",
+            positions,
+            channels,
+            ("row {}".format, "x{}".format),
+            lambda row, channel: value_text(example.x[row - 1][channel - 1]),
+            active_where(lambda row, channel: row == focus.row),
+        ),
+        matrix_panel(
+            f"row {focus.kernel} of A ({outs}, {ins})",
+            [1],
+            channels,
+            (lambda row: "", "a{}".format),
+            lambda row, channel: weight_text(weights[channel - 1][0]),
+            active_where(lambda row, channel: True),
+        ),
+        matrix_panel(
+            f"and gives (L, O) = ({len(y)}, {outs})",
+            positions,
+            some(outs, most, [focus.kernel]),
+            ("row {}".format, "Y{}".format),
+            lambda row, kernel: fixed(y[row - 1][kernel - 1], digits),
+            active_where(lambda row, kernel: (row, kernel) == (focus.row, focus.kernel)),
+        ),
+    ]
 
 
 def _pointwise_words(outs: int, ins: int) -> list[str]:
@@ -129,10 +136,10 @@ def _pointwise_words(outs: int, ins: int) -> list[str]:
 
 def _same_words(example: Example) -> str:
     pairs = zip(example.f, example.y or [], strict=True)
-    off = (abs(one - other) for f, y in pairs for one, other in zip(f, y, strict=True))
-    apart = max(filter(math.isfinite, off), default=0.0)
+    differences = (abs(by_conv1d - by_linear) for row in pairs for by_conv1d, by_linear in zip(*row, strict=True))
+    largest = max(filter(math.isfinite, differences), default=0.0)
     # A round figure, since the last bits differ between machines.
-    within = 10.0 ** max(-15, math.ceil(math.log10(apart))) if apart else 1e-15
+    within = 10.0 ** max(-15, math.ceil(math.log10(largest))) if largest else 1e-15
     return f"Both were computed by PyTorch just now: the same to within {within:.0e}, which is rounding."
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
@@ -105,7 +107,7 @@ def _counted(checkpoint: Checkpoint) -> set[int]:
 
 def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
     """Elements of the layers' parameters; buffers such as batch statistics and masks are none."""
-    return sum(tensor.numel for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted)
+    return sum([prod(tensor.shape) for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted])
 
 
 def _root_of(checkpoint: Checkpoint) -> str:
@@ -115,25 +117,52 @@ def _root_of(checkpoint: Checkpoint) -> str:
 def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:
     """All rows, the arrows under each other."""
     pairs = [_widths(fold.layers[0]) for fold in folds]
-    left = max((len(wide_in) for wide_in, _ in pairs), default=0)
-    right = max((len(wide_out) for _, wide_out in pairs), default=0)
-    arrows = [f"{a:>{left}} → {b:<{right}}" if a or b else "" for a, b in pairs]
-    return [_row(fold, arrow, counted) for fold, arrow in zip(folds, arrows, strict=True)]
+    different = set(pairs)
+    left = max((len(wide_in) for wide_in, _ in different), default=0)
+    right = max((len(wide_out) for _, wide_out in different), default=0)
+    arrows = {(a, b): f"{a:>{left}} → {b:<{right}}" if a or b else "" for a, b in different}
+    return [_row(fold, arrows[pair], counted) for fold, pair in zip(folds, pairs, strict=True)]
 
 
 def _row(fold: Fold, arrow: str, counted: set[int]) -> tuple[Cell, ...]:
     layer = fold.layers[0]
-    return (
-        fold.name or "(root)",
+    facts = _facts(
         layer.kind,
-        shape(layer.weight.shape),
+        layer.weight.shape,
         arrow,
-        "×".join(map(str, layer.kernel_size)),
-        "yes" if layer.bias is not None else "–",
+        layer.kernel_size,
+        layer.bias is not None,
         layer.weight.dtype,
-        count(parameters_of(fold.layers, counted)),
-        size(sum(each.nbytes for each in fold.layers)),
-        _tag_cell(layer, len(fold.layers)),
+        parameters_of(fold.layers, counted),
+        sum([each.nbytes for each in fold.layers]),
+    )
+    return (fold.name or "(root)", *facts, _tag_cell(tags_of(layer), len(fold.layers)))
+
+
+# A large file has few different layers, whose cells would be written anew for each.
+
+
+@lru_cache(maxsize=1024)
+def _facts(
+    kind: str,
+    weight: tuple[int, ...],
+    arrow: str,
+    kernel: tuple[int, ...],
+    bias: bool,
+    dtype: str,
+    parameters: int,
+    nbytes: int,
+) -> tuple[str, ...]:
+    """The cells between name and notes."""
+    return (
+        kind,
+        shape(weight),
+        arrow,
+        "×".join(map(str, kernel)),
+        "yes" if bias else "–",
+        dtype,
+        count(parameters),
+        size(nbytes),
     )
 
 
@@ -150,8 +179,9 @@ def tags_of(layer: Layer) -> tuple[str, ...]:
     return ("pointwise", *layer.tags) if layer.pointwise else layer.tags
 
 
-def _tag_cell(layer: Layer, repeats: int) -> Cell:
-    words = ([f"×{repeats}"] if repeats > 1 else []) + list(tags_of(layer))
+@lru_cache(maxsize=1024)
+def _tag_cell(tags: tuple[str, ...], repeats: int) -> Cell:
+    words = ([f"×{repeats}"] if repeats > 1 else []) + list(tags)
     pieces: list[Styled] = []
     for word in words:
         pieces += [Styled(", ")] if pieces else []

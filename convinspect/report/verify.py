@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.flags import flagged
 from convinspect.text import plural, with_article
-from convinspect.verifying.checkpoints import Report
+from convinspect.verifying.causes import Cause, Why
+from convinspect.verifying.findings import Report
 from convinspect.verifying.layers import LayerCheck
 
 if TYPE_CHECKING:
@@ -17,6 +19,86 @@ if TYPE_CHECKING:
 
 _LISTED = 4
 """Names that are listed before the rest is counted."""
+
+_SENTENCES = {
+    Why.DTYPE_NARROWED: "its dtype was narrowed from {before} to {after}",
+    Why.DTYPE_CHANGED: "its dtype was changed from {before} to {after}",
+    Why.TYPE_CHANGED: "{before} became {after}",
+    Why.QUANTIZER: "its quantizer ({before}) became ({after})",
+    Why.QUANTIZER_PARTS: "its quantizer's scales or zero points differ",
+    Why.SPARSE_PARTS: "the indices or values of the {layout} tensor differ",
+    Why.SHAPE: "its shape {before} became {after}",
+    Why.NO_RESHAPE: "its shape {before} became {after}, which no reshaping explains",
+    Why.TRANSPOSED: "it is transposed",
+    Why.TRANSPOSED_SHAPE: "it is transposed: {expected} is wanted, and {actual} is there",
+    Why.TRANSPOSED_ALONE: "it is transposed, and no other layer is that would show it is meant",
+    Why.LEFT_IN_OUT: "it is transposed: still (in, out) as before, while the other layers are (out, in) now",
+    Why.LEFT_OUT_IN: "it is transposed: still (out, in) as before, while the other layers are (in, out) now",
+    Why.ROWS_MIXED: "its numbers are as before under the turned shape {after}, so rows are mixed up",
+    Why.BYTES: "its bytes differ where none of its numbers do",
+    Why.ONE_NUMBER: "1 of {total:,} numbers differs, at {where}: {before} became {after}",
+    Why.NUMBERS: "{count:,} of {total:,} numbers differ, first at {where}: {before} became {after}",
+    Why.OTHER_TENSOR: "it holds the numbers of {owner}",
+    Why.RELATED: "{relation}; {count:,} of {total:,} numbers differ",
+    Why.ROW_ORDER: "its rows are in another order",
+    Why.FACTOR: "it is multiplied by {factor:.6g}",
+    Why.NOT_FOLLOWED: "it did not follow its weight: still {shape}",
+    Why.GONE: "it is not there any more",
+    Why.MUST_KEEP_SHAPE: "{kind} must keep its shape, which became {shape}",
+    Why.NORM_FUSED: "its {norm} was made plain, in other numbers than float64 gives, rounded once",
+    Why.GROUPS_ONE_NUMBER: "weight: its groups were written out, and 1 of {total:,} numbers differs, at {where}",
+    Why.GROUPS_NUMBERS: "weight: its groups were written out, and {count:,} of {total:,} numbers differ, first at"
+    " {where}",
+    Why.IGNORED: "its {setting}={before} is ignored",
+    Why.SETTING: "its {setting}={before} became {after}",
+    Why.LAYER_TENSOR: "{leaf}: {cause}",
+    Why.BIAS_DROPPED: "its bias was dropped",
+    Why.TENSOR_DROPPED: "its {leaf} is missing",
+    Why.BIAS_ADDED: "it has a bias that was not there",
+    Why.TENSOR_ADDED: "it has a {leaf} that was not there",
+    Why.CHANNELS: "it takes {after} channels, and took {before}",
+    Why.RESULT_SHAPES: "it gives results of shapes {before} and {after}",
+    Why.RESULTS: "its {what} differ by {difference:.3g}, where rounding explains {bound:.3g}",
+    Why.PREFIXES: "{prefixes}, and load_state_dict takes none off",
+    Why.PREFIX_LOST: "{keys:,} lost the prefix {before!r}",
+    Why.PREFIX_ADDED: "{keys:,} begin with {after!r} now",
+    Why.PREFIX_REPLACED: "{keys:,} begin with {after!r} instead of {before!r}",
+    Why.METADATA: "the file's metadata differs",
+    Why.OBJECT: "an object beside the tensors differs: {what}",
+}
+
+
+def sentence(cause: Cause | None) -> str:
+    """What a cause says; "" for none."""
+    if cause is None:
+        return ""
+    facts = {name: _fact(value) for name, value in cause.facts.items()}
+    if cause.why is Why.MUST_KEEP_SHAPE:
+        facts["kind"] = with_article(str(facts["kind"]))
+    return _SENTENCES[cause.why].format(**facts)
+
+
+def _fact(value: object) -> object:
+    """A fact as a sentence takes it up: of causes, their own sentences."""
+    if isinstance(value, Cause):
+        return sentence(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], Cause):
+        return ", ".join(sentence(cause) for cause in value)
+    return value
+
+
+def verdict(report: Report) -> str:
+    """The first thing that is wrong, with its name; "" when all is well."""
+    for check in report.layers:
+        if check.cause is not None:
+            return f"layer {check.name or '(root)'}: {sentence(check.cause)}"
+    for name, cause in report.changed.items():
+        return f"{name}: {sentence(cause)}"
+    for names, what in ((report.missing, "is missing"), (report.unexpected, "was not there before")):
+        for name in names:
+            return f"{name} {what}"
+    return report.model.cause if report.model is not None else ""
+
 
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
@@ -41,7 +123,7 @@ def verdict_table(report: Report, names: tuple[str, str]) -> Table:
         _COLUMNS if report.layers else (),
         [_row(check) for check in report.layers],
         title=f"{names[0]} → {names[1]}",
-        summary=(*_listed(report), *_model_lines(report), *_verdict(report)),
+        summary=(*_listed(report), *_model_lines(report), *_verdict_lines(report)),
         notes=tuple(_notes(report)),
         raw=[_raw(check) for check in report.layers],
     )
@@ -49,7 +131,11 @@ def verdict_table(report: Report, names: tuple[str, str]) -> Table:
 
 def _row(check: LayerCheck) -> tuple[Cell, ...]:
     bits = Styled("equal", GOOD) if check.weights_equal else Styled("differ", BAD)
-    result = Styled(check.cause, BAD) if check.cause else Styled(check.note or "same", WARN if check.note else GOOD)
+    result = (
+        Styled(sentence(check.cause), BAD)
+        if check.cause
+        else Styled(check.note or "same", WARN if check.note else GOOD)
+    )
     apart, share = ("–", "–") if check.outputs is None else (_figure(check.outputs.difference), _share(check.outputs))
     rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
     return (check.name or "(root)", check.before, check.after, bits, apart, share, rounding, result)
@@ -68,16 +154,19 @@ def _share(outputs: Agreement) -> str:
 
 
 def _raw(check: LayerCheck) -> tuple[object, ...]:
-    found, rounding = check.outputs, check.rounding
+    outputs, rounding = check.outputs, check.rounding
     return (
-        check.name, check.before, check.after, check.weights_equal, None if found is None else found.difference,
-        None if found is None else found.share, None if rounding is None else rounding.difference, check.cause,
+        check.name, check.before, check.after, check.weights_equal, None if outputs is None else outputs.difference,
+        None if outputs is None else outputs.share, None if rounding is None else rounding.difference,
+        sentence(check.cause),
     )  # fmt: skip
 
 
 def _listed(report: Report) -> Iterable[Cell]:
     inside = {check.name for check in report.layers}
-    changed = [f"{name}: {cause}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside]
+    changed = [
+        f"{name}: {sentence(cause)}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside
+    ]
     for what, names in (("missing", report.missing), ("unexpected", report.unexpected), ("changed", changed)):
         if names:
             yield (Styled(f"{what}: ", BAD), Styled(_some(names)))
@@ -105,9 +194,9 @@ def _model_lines(report: Report) -> Iterable[Cell]:
         yield f"model: {plural(equal, 'output')} of whole numbers, text and the like {are} equal"
 
 
-def _verdict(report: Report) -> Iterable[Cell]:
-    if not report.ok:
-        yield (Styled("different", BAD), Styled(f" · {report.cause}"))
+def _verdict_lines(report: Report) -> Iterable[Cell]:
+    if not report.equal:
+        yield (Styled("different", BAD), Styled(f" · {verdict(report)}"))
         return
     unread = report.unread or (report.model is not None and report.model.unread)
     equal = Styled("equal as far as it was compared", WARN) if unread else Styled("equal", GOOD)
@@ -146,7 +235,7 @@ def _notes(report: Report) -> Iterable[str]:
     if taken:
         end = "" if report.strength == "model" else "; others would not be seen at this strength"
         yield f"assumed: {', '.join(taken)}, which a state_dict does not record{end}"
-    yield from report.notes
+    yield from map(flagged, report.notes)
     if report.model is not None:
         if report.model.unread:
             kinds = [f"{place} ({with_article(kind)})" for place, kind in report.model.unread.items()]
@@ -169,16 +258,16 @@ def verdict_payload(report: Report) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "before": report.before,
         "after": report.after,
-        "ok": report.ok,
+        "ok": report.equal,
         "strength": report.strength,
-        "cause": report.cause,
+        "cause": verdict(report),
         "layers": [_check_payload(check) for check in report.layers],
         "missing": list(report.missing),
         "unexpected": list(report.unexpected),
-        "changed": [{"name": name, "cause": cause} for name, cause in report.changed.items()],
+        "changed": [{"name": name, "cause": sentence(cause)} for name, cause in report.changed.items()],
         "unchanged": report.unchanged,
         "not_compared": list(report.unread),
-        "notes": list(report.notes),
+        "notes": list(map(flagged, report.notes)),
     }
     if report.model is not None:
         payload["model"] = {
@@ -205,7 +294,7 @@ def _check_payload(check: LayerCheck) -> dict[str, Any]:
         "bound": None if found is None else found.bound,
         "share": None if found is None else found.share,
         "ok": check.ok,
-        "cause": check.cause,
+        "cause": sentence(check.cause),
         "assumed": list(check.assumed),
         "note": check.note,
     }

@@ -1,72 +1,82 @@
-"""What stands around two checkpoints' numbers: keys as stored, objects, modules' settings, ties and tags."""
+"""What two checkpoints hold beside numbers: keys as stored, objects, modules' settings, ties and tags."""
 
 from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
-from convinspect.formats.torch.objects import read_objects
+from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Container, Module, Root
 from convinspect.text import plural
+from convinspect.verifying.causes import Cause, Why, because
+from convinspect.verifying.findings import Findings
 from convinspect.verifying.objects import differences
 
 _MOST_OBJECTS = 20
-"""Objects beside the tensors that are named when they differ; of more the number is told."""
+"""Objects beside the tensors that are named when they differ; the rest are counted."""
 
 
-def changed_keys(before: Checkpoint, after: Checkpoint) -> dict[str, str]:
-    """Wrappers' prefixes that keys of the model or its EMA copies have in one file alone, by root: what became of them.
+def compare_keys(before: Checkpoint, after: Checkpoint) -> Findings:
+    """Wrappers' prefixes that keys of the model or its EMA copies have in one file alone, by root.
 
     Clean names leave such prefixes out, and `load_state_dict` does not.
     """
     if parts_of(before) or parts_of(after):
         # Keys of several roots as one begin with the roots' own names.
-        return {}
-    there = {root.path: root for root in after.roots}
-    copies = [(root, there[root.path]) for root in before.roots if root.role == "ema" and root.path in there]
-    found = {}
-    for one, other in [(before.root, after.root), *(pair for pair in copies if pair[0] is not before.root)]:
-        prefixes = _prefixes(one, other)
+        return Findings()
+    roots_after = {root.path: root for root in after.roots}
+    copies = [root for root in before.roots if root.role == "ema" and root is not before.root]
+    pairs = [(before.root, after.root)]
+    pairs += [(root, roots_after[root.path]) for root in copies if root.path in roots_after]
+    changed = {}
+    for root, root_after in pairs:
+        prefixes = tuple(map(_prefix_cause, _prefixes(root, root_after)))
         if prefixes:
-            place = "keys" if one is before.root else f"keys of {one.path}"
-            found[place] = f"{', '.join(map(_told, prefixes))}, and load_state_dict takes none off"
-    return found
+            place = "keys" if root is before.root else f"keys of {root.path}"
+            changed[place] = because(Why.PREFIXES, prefixes=prefixes)
+    return Findings(changed)
 
 
-def _prefixes(one: Root, other: Root) -> tuple[Prefix, ...]:
-    keys = [[tensor.key for tensor in root.tensors] for root in (one, other)]
-    here, there = (dict(zip(clean_names(found), found, strict=True)) for found in keys)
-    common = [name for name in here if name in there]
-    return pair_keys(([here[name] for name in common], [there[name] for name in common]), (common, common)).prefixes
+def _prefixes(before: Root, after: Root) -> tuple[Prefix, ...]:
+    keys = [[tensor.key for tensor in root.tensors] for root in (before, after)]
+    stored, stored_after = (dict(zip(clean_names(names), names, strict=True)) for names in keys)
+    common = [name for name in stored if name in stored_after]
+    pairing = ([stored[name] for name in common], [stored_after[name] for name in common])
+    return pair_keys(pairing, (common, common)).prefixes
 
 
-def _told(prefix: Prefix) -> str:
+def _prefix_cause(prefix: Prefix) -> Cause:
     if not prefix.b:
-        return f"{prefix.keys:,} lost the prefix {prefix.a!r}"
-    return f"{prefix.keys:,} begin with {prefix.b!r}" + (f" instead of {prefix.a!r}" if prefix.a else " now")
+        return because(Why.PREFIX_LOST, keys=prefix.keys, before=prefix.a)
+    if not prefix.a:
+        return because(Why.PREFIX_ADDED, keys=prefix.keys, after=prefix.b)
+    return because(Why.PREFIX_REPLACED, keys=prefix.keys, before=prefix.a, after=prefix.b)
 
 
-def _settings(before: Checkpoint, after: Checkpoint) -> dict[str, str]:
+def _settings(before: Checkpoint, after: Checkpoint) -> dict[str, Cause]:
     """What modules record that has not the same value any more: all of one class, and how a convolution pads of any."""
-    found = {}
-    for name, one in before.modules.items():
-        other = after.modules.get(name)
-        for what in _comparable(one, other):
-            values = one.attributes[what], other.attributes[what] if other is not None else None
-            if repr(values[0]) != repr(values[1]):
-                found[name or "the top"] = f"its {what}={values[0]!r} became {values[1]!r}"
+    changed = {}
+    for name, module in before.modules.items():
+        module_after = after.modules.get(name)
+        if module_after is None:
+            continue
+        for setting in _comparable(module, module_after):
+            # As text, so that NaN equals itself and 1 is not True.
+            values = [repr(of.attributes[setting]) for of in (module, module_after)]
+            if values[0] != values[1]:
+                place = name or "the top"
+                changed[place] = because(Why.SETTING, setting=setting, before=values[0], after=values[1])
                 break
-    return found
+    return changed
 
 
-def _comparable(one: Module, other: Module | None) -> list[str]:
-    if other is None:
-        return []
-    both = [what for what in one.attributes if what in other.attributes]
-    if one.class_name == other.class_name:
+def _comparable(before: Module, after: Module) -> list[str]:
+    """Settings that both modules record and should have in common."""
+    both = [setting for setting in before.attributes if setting in after.attributes]
+    if before.class_name == after.class_name:
         return both
-    return ["padding_mode"] if "padding_mode" in both and _pads(one) else []
+    return ["padding_mode"] if "padding_mode" in both and _pads(before) else []
 
 
 def _pads(module: Module) -> bool:
@@ -74,34 +84,44 @@ def _pads(module: Module) -> bool:
     return any(padding) if isinstance(padding, tuple) else padding not in (None, 0, "valid")
 
 
-def compare_objects(
-    before: Checkpoint, after: Checkpoint, new_names: bool, changed: dict[str, str], notes: list[str]
-) -> None:
-    """What lies in the files beside tensors: metadata and other objects. Adds to the last two."""
-    containers = {before.container, after.container}
-    if before.metadata != after.metadata and containers == {Container.SAFETENSORS}:
-        changed["__metadata__"] = "the file's metadata differs"
+def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Findings:
+    """What lies in the files beside tensors: metadata and other objects.
+
+    Args:
+        before: The one.
+        after: The other.
+        renamed: Names of the first were changed to those of the second, which its objects were not.
+    """
+    metadata = {}
+    if before.metadata != after.metadata and {before.container, after.container} == {Container.SAFETENSORS}:
+        metadata = {"__metadata__": because(Why.METADATA)}
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
-        notes.append("the files are of different kinds, so objects beside the tensors were not compared")
-        return
-    objects = [read_objects(one.path) for one in (before, after)]
-    if objects[0] is None or objects[1] is None:
-        return
-    if new_names:
-        notes.append("names changed, so objects beside the tensors were not compared")
-        return
+        return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
+                                         " compared",))  # fmt: skip
+    objects, objects_after = (read_objects(checkpoint.path) for checkpoint in (before, after))
+    if objects is None or objects_after is None:
+        return Findings(metadata)
+    if renamed:
+        return Findings(metadata, notes=("names changed, so objects beside the tensors were not compared",))
     if before.root.modules and _classes(before) != _classes(after):
-        notes.append("classes changed, so of objects beside the tensors only what modules record was compared")
-        changed |= {name: what for name, what in _settings(before, after).items() if name not in changed}
-        return
-    found, number, versions = differences(objects[0], objects[1], _MOST_OBJECTS)
-    for one in found:
-        changed.setdefault(one.place, f"an object beside the tensors differs: {one.what}")
+        note = "classes changed, so of objects beside the tensors only what modules record was compared"
+        return Findings({**metadata, **_settings(before, after)}, notes=(note,))
+    found = _compare_trees(objects, objects_after)
+    return Findings({**metadata, **found.changed}, notes=found.notes)
+
+
+def _compare_trees(before: Objects, after: Objects) -> Findings:
+    found, number, versions = differences(before, after, _MOST_OBJECTS)
+    changed: dict[str, Cause] = {}
+    for difference in found:
+        changed.setdefault(difference.place, because(Why.OBJECT, what=difference.what))
+    notes = []
     if number > len(found):
         notes.append(f"{number:,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
     if versions is not None:
         where = f" of {versions}" if versions else ""
         notes.append(f"_metadata{where} (each module's version, for load_state_dict) is not the same")
+    return Findings(changed, notes=tuple(notes))
 
 
 def _classes(checkpoint: Checkpoint) -> dict[str, str]:
@@ -115,20 +135,23 @@ def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
     return container, indexed, bool(checkpoint.root.modules)
 
 
-def compare_ties(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
+def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
     """Says which tensors shared their bytes and do not any more."""
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
-    if lost and after.container is not Container.SAFETENSORS:
-        notes.append(f"tied before and separate now: {', '.join(lost[:4])}")
+    if not lost or after.container is Container.SAFETENSORS:
+        return Findings()
+    return Findings(notes=(f"tied before and separate now: {', '.join(lost[:4])}",))
 
 
-def compare_tags(before: Checkpoint, after: Checkpoint, notes: list[str]) -> None:
-    """Says where tensors are tagged with another device, or with another wish for gradients, than before."""
-    common = [(one, after.tensors[name]) for name, one in before.tensors.items() if name in after.tensors]
+def compare_tags(before: Checkpoint, after: Checkpoint) -> Findings:
+    """Says where tensors are tagged with another device, or ask for gradients where they did not, or the reverse."""
+    common = [(tensor, after.tensors[name]) for name, tensor in before.tensors.items() if name in after.tensors]
+    notes = []
     for tag in ("device", "requires_grad"):
-        pairs = [(getattr(one, tag), getattr(other, tag)) for one, other in common]
+        pairs = [(getattr(old, tag), getattr(new, tag)) for old, new in common]
         # A format that keeps no tags says nothing of them.
         differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
         if differing:
             tensors = plural(len(differing), "tensor")
             notes.append(f"{tag} is not the same on {tensors}: {differing[0][0]} became {differing[0][1]}")
+    return Findings(notes=tuple(notes))

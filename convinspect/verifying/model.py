@@ -20,9 +20,8 @@ from torch import nn
 
 from convinspect.arrays.error_bound import own_blocks
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotConvert, CannotShow
+from convinspect.errors import CannotConvert
 from convinspect.modules.user_code import built
-from convinspect.text import dimension
 from convinspect.verifying.loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.verifying.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
 from convinspect.verifying.pytree import Leaves, unequal
@@ -227,40 +226,3 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
 def _comparable(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     return tensor if tensor.is_complex() else tensor.double()
-
-
-def _is_plain(dtype: torch.dtype) -> bool:
-    """Whether numbers can be drawn in it: not quantized, not bits."""
-    whole = str(dtype).removeprefix("torch.").startswith(("int", "uint", "bool"))
-    return dtype.is_floating_point or dtype.is_complex or whole
-
-
-def parse_input(text: str, seed: int) -> torch.Tensor:
-    """Random numbers of a shape and dtype such as "2x64x1024", "2x16:int64" or "2x16:int64:50257".
-
-    Args:
-        text: Sizes joined by x; then, after colons, the dtype (float32 by default) and, for integers, one more than
-            the largest (2 by default).
-        seed: Of the numbers.
-
-    Raises:
-        CannotShow: It is none of these.
-    """
-    sizes, _, rest = text.partition(":")
-    name, _, most = rest.partition(":")
-    dtype = getattr(torch, name or "float32", None)
-    dims, limit = [dimension(part) for part in sizes.lower().split("x")], dimension(most or "2")
-    shape = [size for size in dims if size is not None]
-    if not isinstance(dtype, torch.dtype) or not _is_plain(dtype) or len(shape) != len(dims) or not limit:
-        raise CannotShow(
-            f"--input {text[:80]!r} is neither a file nor a shape",
-            "write it as 2x64x1024, 2x16:int64 or 2x16:int64:1000",
-        )
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        if dtype.is_floating_point or dtype.is_complex:
-            drawn = torch.randn(shape, generator=generator)
-            return drawn.to(dtype).to(torch.complex128 if dtype.is_complex else torch.float64)
-        return torch.randint(0, limit, shape, generator=generator).to(dtype)
-    except RuntimeError:
-        raise CannotShow(f"--input {text!r} is more than there is memory for", "give a smaller one") from None

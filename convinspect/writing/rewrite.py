@@ -11,7 +11,8 @@ from convinspect.formats.pickle.machine import Pickle, Read, reader, walk
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
-from convinspect.formats.zip.archive import Archive, is_zip
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys as pickle_places

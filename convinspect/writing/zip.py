@@ -3,30 +3,62 @@
 `data.pkl` comes first and changes its length, so what follows moves; so it does behind records that are left out.
 Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` makes it: a field "FB" in the
 local extra. Padding the very next record anew makes the whole move a multiple of the alignment, so all records after
-it stay aligned with the padding that they have, and one copy of all their bytes does. Field layouts are those of
-PKWARE's APPNOTE.TXT.
-"""
+it stay aligned with the padding that they have, and one copy of all their bytes does."""
 
 from __future__ import annotations
 
-import struct
-import zipfile
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.zip.archive import Archive, Record, find_directory
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.ends import find_directory, read_directory
+from convinspect.formats.zip.structures import (
+    DESCRIPTOR64_SIZE,
+    DESCRIPTOR_SIZE,
+    END_SIGNATURE,
+    FULL,
+    LOCATOR64_SIGNATURE,
+    MANY,
+    NO_FIELD,
+    OPEN_ENDED,
+    PADDING_FIELD,
+    STORED,
+    ZIP64_FIELD,
+    DirectoryEntry,
+    Local,
+    Record,
+    build_descriptor,
+    build_end,
+    build_end64,
+    build_entry,
+    build_fields,
+    build_local,
+    build_locator64,
+    build_place,
+    entries_in,
+    extra_fields,
+    has_descriptor_signature,
+    parse_end,
+    parse_end64,
+    parse_locator64,
+    read_local,
+    record_of,
+)
 from convinspect.writing.atomic import Piece, Range, size_of
 
-_LOCAL, _ENTRY = 30, 46
-_DESCRIPTOR = b"PK\x07\x08"
-_PADDING_FIELD = 0x4246
-_ZIP64_FIELD = 1
-_FULL, _MANY = 0xFFFFFFFF, 0xFFFF
 _ALIGNMENT = 64
+
+
+class Sums(NamedTuple):
+    """What an edited record's header says of its new bytes."""
+
+    crc: int
+    packed: int
+    size: int
 
 
 def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gone: Collection[str] = ()) -> list[Piece]:
@@ -45,11 +77,11 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
     ends = find_directory(file)
     if ends is None:
         raise BrokenFile("its zip directory is gone", "download or copy it again")
-    entries = _entries(file.read(ends.start, ends.size))
-    left_out = {archive.records[one].header_offset for one in gone}
+    entries = _entries(read_directory(file, ends))
+    left_out = {archive.records[record].offset for record in gone}
     edited = archive.records[name]
-    packed = data if edited.compress_type == zipfile.ZIP_STORED else _deflated(data)
-    sums = (zlib.crc32(data), len(packed), len(data))
+    packed = data if edited.method == STORED else _deflated(data)
+    sums = Sums(zlib.crc32(data), len(packed), len(data))
     starts = [*sorted(entry.offset for entry in entries), ends.start]
     pieces: list[Piece] = [Range(0, starts[0])]
     places: dict[int, int] = {}
@@ -57,21 +89,18 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
     for start, end in pairwise(starts):
         if start in left_out:
             continue
-        if start == edited.header_offset:
-            data_start = archive.payload(name)
-            gap = file.read(data_start + edited.compress_size, end - data_start - edited.compress_size)
-            head = _summed_header(file.read(start, data_start - start), edited, sums)
-            made: list[Piece] = [head, packed, _descriptor(gap, edited, sums)]
+        if start == edited.offset:
+            moved = _edited_record(file, edited, end, packed, sums)
         else:
-            head, skipped = _moved_header(file, start, at)
-            made = [head, Range(start + skipped, end)]
+            header, skipped = _moved_header(file, start, at)
+            moved = [header, Range(start + skipped, end)]
         places[start] = at
-        pieces += made
-        at += sum(map(size_of, made))
+        pieces += moved
+        at += sum(map(size_of, moved))
     directory = b"".join(
-        _moved_entry(one, places[one.offset], sums if one.offset == edited.header_offset else None)
-        for one in entries
-        if one.offset not in left_out
+        _moved_entry(entry, places[entry.offset], sums if entry.offset == edited.offset else None)
+        for entry in entries
+        if entry.offset not in left_out
     )
     tail = file.read(ends.end, file.size - ends.end)
     return [*_joined(pieces), directory, _end_records(tail, at, len(directory), len(left_out))]
@@ -89,129 +118,126 @@ def _joined(pieces: Iterable[Piece]) -> list[Piece]:
     return joined
 
 
-def _odd(what: str) -> CannotWrite:
+def _unsafe(what: str) -> CannotWrite:
     return CannotWrite(f"its zip {what}, which cannot be edited safely", "torch.save it again, then convert that")
 
 
 def _end_records(old: bytes, start: int, size: int, fewer: int) -> bytes:
     """The end records, pointing at the moved directory, which has `fewer` entries than before."""
     tail = bytearray(old)
-    if tail[:4] == b"PK\x06\x06":
-        counts = [count - fewer for count in struct.unpack_from("<QQ", tail, 24)]
-        struct.pack_into("<QQQQ", tail, 24, *counts, size, start)
-        struct.pack_into("<Q", tail, tail.find(b"PK\x06\x07") + 8, start + size)
-    end = tail.rfind(b"PK\x05\x06")
-    counts = [count if count == _MANY else count - fewer for count in struct.unpack_from("<HH", tail, end + 8)]
-    struct.pack_into("<HH", tail, end + 8, *counts)
-    if struct.unpack_from("<L", tail, end + 16)[0] != _FULL:
-        if start >= _FULL or size >= _FULL:
-            raise _odd("would grow past what its end record can say")
-        struct.pack_into("<LL", tail, end + 12, size, start)
+    large = parse_end64(old)
+    if large is not None:
+        here, entries = large.entries_here - fewer, large.entries - fewer
+        _overwrite(tail, 0, build_end64(large._replace(entries_here=here, entries=entries, size=size, start=start)))
+        at = old.find(LOCATOR64_SIGNATURE)
+        locator = parse_locator64(old, at)
+        if locator is not None:
+            _overwrite(tail, at, build_locator64(locator._replace(offset=start + size)))
+    at = old.rfind(END_SIGNATURE)
+    end = parse_end(old, at)
+    here, entries = (number if number == MANY else number - fewer for number in (end.entries_here, end.entries))
+    end = end._replace(entries_here=here, entries=entries)
+    if end.start != FULL:
+        if start >= FULL or size >= FULL:
+            raise _unsafe("would grow past what its end record can say")
+        end = end._replace(size=size, start=start)
+    _overwrite(tail, at, build_end(end))
     return bytes(tail)
 
 
-def _summed_header(old: bytes, info: Record, sums: tuple[int, int, int]) -> bytes:
-    head = bytearray(old)
-    if info.flag_bits & 8:
-        return bytes(head)
-    if struct.unpack_from("<LL", head, 18) == (_FULL, _FULL):
-        raise _odd("keeps a small record as a large one")
-    struct.pack_into("<LLL", head, 14, *sums)
-    return bytes(head)
+def _overwrite(data: bytearray, at: int, new: bytes) -> None:
+    data[at : at + len(new)] = new
 
 
-def _descriptor(gap: bytes, info: Record, sums: tuple[int, int, int]) -> bytes:
-    """What stands between a record's bytes and the next record: its data descriptor, where it has one."""
-    if not info.flag_bits & 8:
-        return gap
-    if gap[:4] != _DESCRIPTOR or len(gap) not in (16, 24):
-        raise _odd("has an unusual data descriptor")
-    return _DESCRIPTOR + struct.pack("<LLL" if len(gap) == 16 else "<LQQ", *sums)
+# --- records
+
+
+def _edited_record(file: File, record: Record, end: int, packed: bytes, sums: Sums) -> list[Piece]:
+    """The record with new bytes; `end` is where the next one begins."""
+    local = _local(file, record.offset)
+    old_end = local.payload + record.packed
+    gap = file.read(old_end, end - old_end)
+    header = local.header
+    if not record.flags & OPEN_ENDED:
+        if (header.packed, header.size) == (FULL, FULL):
+            raise _unsafe("keeps a small record as a large one")
+        header = header._replace(**sums._asdict())
+    elif not has_descriptor_signature(gap) or len(gap) not in (DESCRIPTOR_SIZE, DESCRIPTOR64_SIZE):
+        raise _unsafe("has an unusual data descriptor")
+    else:
+        gap = build_descriptor(*sums, wide=len(gap) == DESCRIPTOR64_SIZE)
+    return [build_local(header, local.name, local.extra), packed, gap]
+
+
+def _local(file: File, start: int) -> Local:
+    local = read_local(file, start)
+    if local is None:
+        raise _unsafe("has a record without a header")
+    return local
 
 
 def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
     """A record's header for its new place, and how many of the old bytes it stands for; none where it can stay."""
     moved = (new - old) % _ALIGNMENT
-    if not moved and (new == old or max(old, new) < _FULL):
+    if not moved and (new == old or max(old, new) < FULL):
         return b"", 0
-    head = file.read(old, _LOCAL)
-    name_length, extra_length = struct.unpack_from("<HH", head, 26)
-    body = file.read(old + _LOCAL, name_length + extra_length)
-    name, fields = body[:name_length], _fields(body[name_length:])
-    length = _LOCAL + len(body)
-    for index, (kind, value) in enumerate(fields):
-        if kind == _ZIP64_FIELD and value[-8:] == struct.pack("<Q", old):
+    local = _local(file, old)
+    length = local.header.length
+    fields = _whole_fields(local.extra)
+    for index, (kind, content) in enumerate(fields):
+        if kind == ZIP64_FIELD and content.endswith(build_place(old)):
             # Behind 4 GB PyTorch's writer notes a record's place in the record itself, too.
-            fields[index] = (kind, value[:-8] + struct.pack("<Q", new))
-        if kind == _PADDING_FIELD and moved and (old + length) % _ALIGNMENT == 0:
-            bare = length - len(value)
+            fields[index] = (kind, content[: -len(build_place(old))] + build_place(new))
+        if kind == PADDING_FIELD and moved and (old + length) % _ALIGNMENT == 0:
+            bare = length - len(content)
             fields[index] = (kind, b"Z" * (-(new + bare) % _ALIGNMENT))
-    extra = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in fields)
-    return head[:28] + struct.pack("<H", len(extra)) + name + extra, length
+    return build_local(local.header, local.name, build_fields(fields)), length
 
 
-def _fields(extra: bytes) -> list[tuple[int, bytes]]:
-    fields, at = [], 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        fields.append((kind, extra[at + 4 : at + 4 + length]))
-        at += 4 + length
-    if at != len(extra):
-        raise _odd("has a malformed extra field")
+def _whole_fields(extra: bytes) -> list[tuple[int, bytes]]:
+    fields = extra_fields(extra)
+    if fields and fields[-1][0] == NO_FIELD:
+        raise _unsafe("has a malformed extra field")
     return fields
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A record's entry in the directory: its bytes, the lengths of its parts, and where the record lies."""
+# --- the directory
 
-    raw: bytes
-    lengths: tuple[int, ...]
+
+class _Entry(NamedTuple):
+    """A record's entry in the directory, with its comment, and where the record lies."""
+
+    entry: DirectoryEntry
+    comment: bytes
     offset: int
-
-    def fields(self) -> list[tuple[int, bytes]]:
-        """The extra fields."""
-        name, extra, _ = self.lengths
-        return _fields(self.raw[_ENTRY + name : _ENTRY + name + extra])
 
 
 def _entries(directory: bytes) -> list[_Entry]:
-    entries, at = [], 0
-    while at < len(directory):
-        if directory[at : at + 4] != b"PK\x01\x02":
-            raise _odd("has a malformed directory")
-        lengths = struct.unpack_from("<HHH", directory, at + 28)
-        length = _ENTRY + sum(lengths)
-        entry = _Entry(directory[at : at + length], lengths, struct.unpack_from("<L", directory, at + 42)[0])
-        if entry.offset == _FULL:
-            entry = replace(entry, offset=struct.unpack("<Q", dict(entry.fields())[_ZIP64_FIELD][-8:])[0])
-        entries.append(entry)
-        at += length
+    entries, end = [], 0
+    for entry in entries_in(directory):
+        end = entry.end
+        comment = directory[end - entry.header.comment_length : end]
+        entries.append(_Entry(entry, comment, record_of(entry).offset))
+    if end != len(directory):
+        raise _unsafe("has a malformed directory")
     return entries
 
 
-def _moved_entry(entry: _Entry, offset: int, sums: tuple[int, int, int] | None) -> bytes:
+def _moved_entry(old: _Entry, offset: int, sums: Sums | None) -> bytes:
     """The entry with the record's new place and, where it was edited, its sums."""
-    head = bytearray(entry.raw[:_ENTRY])
-    fields = entry.fields()
-    values = dict(fields).get(_ZIP64_FIELD, b"")
-    sizes = values[:-8] if struct.unpack_from("<L", head, 42)[0] == _FULL else values
+    header, fields = old.entry.header, _whole_fields(old.entry.extra)
+    # The place stands last in the zip64 field, and only where the header has no room for it.
+    sizes = dict(fields).get(ZIP64_FIELD, b"")
+    if header.offset == FULL:
+        sizes = sizes[: -len(build_place(0))]
     if sums is not None:
         if sizes:
-            raise _odd("keeps a small record as a large one")
-        struct.pack_into("<LLL", head, 16, *sums)
-    struct.pack_into("<L", head, 42, min(offset, _FULL))
-    rest = [field for field in fields if field[0] != _ZIP64_FIELD]
-    kept = sizes + (struct.pack("<Q", offset) if offset >= _FULL else b"")
-    return _with_extra(head, entry.raw, entry.lengths, ([(_ZIP64_FIELD, kept)] if kept else []) + rest)
-
-
-def _with_extra(head: bytearray, entry: bytes, lengths: tuple[int, ...], fields: Iterable[tuple[int, bytes]]) -> bytes:
-    name_length, extra_length, _ = lengths
-    extra = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in fields)
-    struct.pack_into("<H", head, 30, len(extra))
-    name = entry[_ENTRY : _ENTRY + name_length]
-    return bytes(head) + name + extra + entry[_ENTRY + name_length + extra_length :]
+            raise _unsafe("keeps a small record as a large one")
+        header = header._replace(**sums._asdict())
+    wide = sizes + (build_place(offset) if offset >= FULL else b"")
+    others = [field for field in fields if field[0] != ZIP64_FIELD]
+    extra = build_fields([(ZIP64_FIELD, wide), *others] if wide else others)
+    return build_entry(header._replace(offset=min(offset, FULL)), old.entry.name, extra, old.comment)
 
 
 def _deflated(data: bytes) -> bytes:

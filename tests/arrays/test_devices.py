@@ -14,7 +14,7 @@ from torch import nn
 from convinspect.arrays import devices
 from convinspect.arrays.devices import clock_of, full_float32, has_dtype
 from convinspect.cli import main
-from convinspect.comparing.measure import Setting, compare, described, pointnet
+from convinspect.comparing.measure import Setting, circumstances, measure, pointnet
 from convinspect.report.compare import _about_lines
 from support.paths import FIXTURES
 
@@ -157,7 +157,7 @@ def test_a_device_without_float64_is_named(capsys: pytest.CaptureFixture[str], m
 
 def test_errors_are_measured_on_the_cpu_where_the_device_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = Setting(1, (4,), repeats=1)
-    (there,) = compare(pointnet()[:1], setting)
+    (there,) = measure(pointnet()[:1], setting)
     moved: list[torch.device] = []
     real = torch.Tensor.cpu
 
@@ -167,7 +167,7 @@ def test_errors_are_measured_on_the_cpu_where_the_device_has_no_float64(monkeypa
 
     monkeypatch.setattr(torch.Tensor, "cpu", cpu)
     without_float64(monkeypatch)
-    (here,) = compare(pointnet()[:1], setting)
+    (here,) = measure(pointnet()[:1], setting)
     assert moved
     assert (here.errors, here.gradients) == (there.errors, there.gradients)
 
@@ -181,18 +181,18 @@ def test_the_clock_waits_for_the_very_device(monkeypatch: pytest.MonkeyPatch) ->
     times = [clock_of("cuda:1")() for _ in range(2)]
     assert times[0] <= times[1]
     assert waited == [torch.device("cuda:1")] * 2
-    compare(pointnet()[:1], Setting(1, (4,), repeats=1))
+    measure(pointnet()[:1], Setting(1, (4,), repeats=1))
     assert len(waited) == 2
 
 
 def test_what_a_figure_depends_on_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the name of {device}")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90100)
-    about = described(Setting(device="cuda:1"), 0.0)
+    about = circumstances(Setting(device="cuda:1"), 0.0)
     facts = [about[key] for key in ("device", "oneDNN", "MKL", "cuDNN")]
     assert facts == ["the name of cuda:1", False, False, 90100]
     assert "cuDNN 90100, TF32 off" in str(_about_lines(about))
-    assert described(Setting(device="mps"), 0.0)["oneDNN"] is False
-    assert described(Setting(), 0.0)["cuDNN"] is None
+    assert circumstances(Setting(device="mps"), 0.0)["oneDNN"] is False
+    assert circumstances(Setting(), 0.0)["cuDNN"] is None
     assert json.dumps(about)
     assert devices.load_average() >= 0

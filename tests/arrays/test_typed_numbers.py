@@ -14,7 +14,7 @@ from convinspect.arrays.kernels import indices
 from convinspect.cli import main
 from convinspect.diffing.load_error import read_error
 from convinspect.errors import CannotShow
-from convinspect.verifying.model import parse_input
+from convinspect.verifying.inputs import parse_input
 from support.paths import FIXTURES, STNKD
 
 LONG = "1" * 5000

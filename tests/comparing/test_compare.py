@@ -17,7 +17,7 @@ from convinspect.arrays.devices import full_float32
 from convinspect.arrays.error_bound import Agreement
 from convinspect.comparing import measure as measuring
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Measured, Setting, Subject, Time, compare, pointnet
+from convinspect.comparing.measure import Measured, Setting, Subject, Time, measure, pointnet
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
 
@@ -82,7 +82,7 @@ def test_errors_and_gradients_are_those_of_torch() -> None:
     assert conv.bias is not None
     subject = Subject("conv", conv.weight.detach().squeeze(-1), conv.bias.detach())
     setting = Setting(batch=2, lengths=(5,), repeats=1, threads=torch.get_num_threads())
-    (found,) = compare([subject], setting)
+    (found,) = measure([subject], setting)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 6, 5, generator=generator)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_threads_and_tf32_are_put_back() -> None:
         with full_float32():
             assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32
-        compare(pointnet()[:1], Setting(1, (4,), repeats=1, threads=1))
+        measure(pointnet()[:1], Setting(1, (4,), repeats=1, threads=1))
         assert torch.backends.cudnn.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
@@ -188,7 +188,7 @@ def test_numbers_beyond_all_bounds_tell_nothing(value: float) -> None:
     weight = torch.randn(4, 6)
     weight[0, 0] = value
     subject = Subject("a", weight, None)
-    found = compare([subject], Setting(batch=1, lengths=(4,), repeats=3))
+    found = measure([subject], Setting(batch=1, lengths=(4,), repeats=3))
     verdicts = {one.text: one.verdict for one in claims(found)}
     assert verdicts["Conv1d is more precise than Linear"] == "not told"
 

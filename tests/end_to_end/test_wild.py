@@ -33,8 +33,9 @@ from convinspect.converting.plan import Plan, Request, plan
 from convinspect.converting.training_state import followers
 from convinspect.kinds import CONVOLUTIONS
 from convinspect.layers.find import find_layers
-from convinspect.verifying.checkpoints import verify
-from convinspect.verifying.layers import Inputs, VerifyOptions
+from convinspect.report.verify import verdict
+from convinspect.verifying.options import VerifyOptions
+from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
 from support.paths import ROOT
 from support.program import run
@@ -188,8 +189,8 @@ def assert_converts_both_ways(checkpoint: Checkpoint, to: str, tmp_path: Path) -
     before, after = (dict(tensors_in(torch_loads(one.path))) for one in (checkpoint, there))
     assert list(before) == list(after)
     assert all(torch.equal(after[key].reshape(-1), old.reshape(-1)) for key, old in before.items())
-    report = verify(checkpoint, there, VerifyOptions(inputs=Inputs()))
-    assert report.ok, report.cause
+    report = verify(checkpoint, there, VerifyOptions())
+    assert report.equal, verdict(report)
     assert (report.strength, len(report.layers)) == ("layer", len(planned.conversions))
     keys = {tensor.key: name for name, tensor in there.tensors.items()}
     ways = [plan_like(find_layers(there), keys, checkpoint.tensors, layers)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinspect.arrays.equality import owner_of, relation
+from convinspect.arrays.equality import Related, owner_of, relation
 from convinspect.checkpoint import open_checkpoint
 from support.in_process import Ended, run_in_process
 
@@ -71,15 +71,15 @@ def test_the_owner_of_bits_is_named_unless_many_may_hold_them(tmp_path: Path) ->
 def test_how_numbers_are_related_is_said_where_it_has_a_name(tmp_path: Path) -> None:
     square = torch.randn(5, 5)
     made = {
-        "it is transposed": square.T.contiguous(),
-        "its rows are in another order": square[[4, 0, 1, 2, 3]].contiguous(),
-        "it is multiplied by 0.5": square * 0.5,
-        "": torch.randn(5, 5),
+        Related(): square.T.contiguous(),
+        Related(rows=True): square[[4, 0, 1, 2, 3]].contiguous(),
+        Related(factor=0.5): square * 0.5,
+        None: torch.randn(5, 5),
     }
-    for said, after in made.items():
+    for expected, after in made.items():
         found = tensors(tmp_path, {"a": square, "b": after})
-        assert relation(found["a"], found["b"]) == said
+        assert relation(found["a"], found["b"]) == expected
     counts = tensors(tmp_path, {"a": torch.arange(6), "b": torch.arange(6) * 2})
-    assert relation(counts["a"], counts["b"]) == "", "whole numbers have no factor"
+    assert relation(counts["a"], counts["b"]) is None, "whole numbers have no factor"
     zeros = tensors(tmp_path, {"a": torch.zeros(6), "b": torch.ones(6)})
-    assert relation(zeros["a"], zeros["b"]) == ""
+    assert relation(zeros["a"], zeros["b"]) is None

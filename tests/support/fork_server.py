@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import io
 import json
 import os
@@ -172,6 +173,9 @@ def serve(handle: int) -> None:
 
 def _import_everything() -> None:
     import_all_modules()
+    # PyTorch itself imports these when a model runs, or a time is taken; together they take a second.
+    for name in ("torch._dynamo", "torch.utils.benchmark"):
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         for arguments in COMMANDS:
             _try_out([word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in arguments])

@@ -12,17 +12,18 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.verifying.checkpoints import Report, verify
-from convinspect.verifying.layers import Inputs, VerifyOptions
+from convinspect.verifying.findings import Report
+from convinspect.verifying.options import VerifyOptions
+from convinspect.verifying.verify import verify
 from support.program import run
 
 
 def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
     """What `verify` finds, in outputs too unless told otherwise; without `after`, converted in memory."""
     checkpoint = open_checkpoint(before)
-    verify_options = VerifyOptions(**{"inputs": Inputs(), **options})
+    verify_options = VerifyOptions(**options)
     if after is None:
-        planned = plan(find_layers(checkpoint), Request("Linear", kinds=options.pop("kinds", ())))
+        planned = plan(find_layers(checkpoint), Request("Linear"))
         return verify(checkpoint, applied(checkpoint, planned.edits), verify_options)
     return verify(checkpoint, open_checkpoint(after), verify_options)
 

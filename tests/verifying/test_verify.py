@@ -20,14 +20,15 @@ from torch import nn
 
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
-from convinspect.arrays.error_bound import Form
+from convinspect.arrays.error_bound import Form, Inputs
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
+from convinspect.report.verify import sentence, verdict
 from convinspect.text import with_article
-from convinspect.verifying.checkpoints import verify
-from convinspect.verifying.layers import Inputs, VerifyOptions
+from convinspect.verifying.options import VerifyOptions
+from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
 from support.paths import FIXTURES
 from support.program import run
@@ -157,14 +158,14 @@ FAULTS = [
 def test_each_fault_is_seen_and_named(
     tmp_path: Path, fault: Callable[[State], None], cause: str, bits_only: bool
 ) -> None:
-    found = report_of_objects(tmp_path, net(), edited(fault), **({"inputs": None} if bits_only else {}))
-    assert not found.ok
-    assert cause in found.cause
+    found = report_of_objects(tmp_path, net(), edited(fault), **({"bits": True} if bits_only else {}))
+    assert not found.equal
+    assert cause in verdict(found)
 
 
 def test_the_same_without_a_fault_passes(tmp_path: Path) -> None:
     found = report_of_objects(tmp_path, net(), converted(net()))
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert found.strength == "layer"
     assert [one.name for one in found.layers] == ["conv1", "conv2", "conv3"]
     assert found.unchanged == len(net()) - 3
@@ -182,7 +183,7 @@ def test_what_a_whole_model_records_must_not_be_ignored(tmp_path: Path, options:
     model = nn.Sequential(nn.Conv1d(6, 4, 1, **options))
     after = {key.replace("0.", "0."): value.squeeze(-1) for key, value in model.state_dict().items()}
     found = report_of_objects(tmp_path, model, after)
-    assert cause in found.cause
+    assert cause in verdict(found)
 
 
 def test_a_fault_far_below_float32_noise_is_still_beyond_the_bound() -> None:
@@ -267,15 +268,15 @@ def test_files_converted_by_the_command_verify(tmp_path: Path, data: st.DataObje
     target.unlink(missing_ok=True)
     save_edits(one, planned.edits, target, lambda done: None)
     found = report_of(source, target)
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
 
 
 @pytest.mark.parametrize("name", ["pointnet_stnkd.pt", "weight_norm_old.pt", "weight_norm_parametrized.pt", "tied.pt",
                                   "spectral_norm_old.pt", "spectral_norm_parametrized.pt", "pruned.pt", "dtypes.pt",
                                   "legacy_views.pt", "adamw.pt", "lightning.ckpt", "views.pt"])  # fmt: skip
 def test_fixtures_verify_in_memory(name: str) -> None:
-    found = report_of(FIXTURES / name, gradients=True)
-    assert found.ok, found.cause
+    found = report_of(FIXTURES / name, grad=True)
+    assert found.equal, verdict(found)
 
 
 @pytest.mark.parametrize("name", ["gpt2_names.pt", "gpt2_names.safetensors"])
@@ -283,8 +284,8 @@ def test_gpt2_verifies_turned_and_fails_when_a_square_one_was_forgotten(tmp_path
     before = open_checkpoint(FIXTURES / name)
     planned = plan(find_layers(before), Request("Linear", kinds=("Conv1D (transformers)",)))
     assert planned.conversions
-    found = verify(before, applied(before, planned.edits), VerifyOptions(inputs=Inputs()))
-    assert found.ok, found.cause
+    found = verify(before, applied(before, planned.edits), VerifyOptions())
+    assert found.equal, verdict(found)
     assert {one.before for one in found.layers} == {"Conv1D (transformers)"}
 
 
@@ -292,9 +293,9 @@ def test_a_square_transposed_layer_that_was_not_turned_is_seen(tmp_path: Path) -
     before = {"c_attn.weight": torch.randn(8, 24), "c_attn.bias": torch.randn(24),
               "c_proj.weight": torch.randn(8, 8), "c_proj.bias": torch.randn(8)}  # fmt: skip
     right = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in before.items()}
-    assert report_of_objects(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).equal
     wrong = {**right, "c_proj.weight": before["c_proj.weight"]}
-    assert "c_proj: weight: it is transposed: still (in, out)" in report_of_objects(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed: still (in, out)" in verdict(report_of_objects(tmp_path, before, wrong))
 
 
 def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) -> None:
@@ -307,15 +308,15 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
         before, plan(layers, Request("Linear")).edits, {}, [one for one in layers if one.norm], tmp_path / "fused.pt"
     )
     found = report_of(source, tmp_path / "fused.pt")
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert any(one.outputs is not None for one in found.layers)
     conv = nn.Sequential(nn.Conv1d(6, 4, 1, groups=2))
     block_diag: Any = torch.block_diag
     blocks = block_diag(*conv.state_dict()["0.weight"].squeeze(-1).detach().chunk(2))
-    assert report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
     blocks = blocks.clone()
     blocks[0, 5] = 1e-9
-    assert not report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).ok
+    assert not report_of_objects(tmp_path, conv, {"0.weight": blocks, "0.bias": conv[0].bias}).equal
 
 
 # --------------------------------------------------------------------------------------------- beside the tensors
@@ -324,22 +325,19 @@ def test_a_fused_weight_norm_and_groups_written_out_are_right(tmp_path: Path) ->
 def test_objects_beside_the_tensors_count(tmp_path: Path) -> None:
     before: Any = {"state_dict": net(), "epoch": 3, "config": {"lr": 0.1, "tags": ["a", float("nan")]}}
     after = {**before, "state_dict": converted(net())}
-    assert report_of_objects(tmp_path, before, after).ok
+    assert report_of_objects(tmp_path, before, after).equal
     worse = copy.deepcopy(after)
     worse["config"]["tags"][0] = "b"
-    assert (
-        "config.tags.0: an object beside the tensors differs: 'a' became 'b'"
-        in report_of_objects(tmp_path, before, worse).cause
+    assert "config.tags.0: an object beside the tensors differs: 'a' became 'b'" in verdict(
+        report_of_objects(tmp_path, before, worse)
     )
     lost = {key: value for key, value in after.items() if key != "epoch"}
-    assert (
-        "epoch: an object beside the tensors differs: it is not there any more"
-        in report_of_objects(tmp_path, before, lost).cause
+    assert "epoch: an object beside the tensors differs: it is not there any more" in verdict(
+        report_of_objects(tmp_path, before, lost)
     )
     more = {**after, "seed": None}
-    assert (
-        "seed: an object beside the tensors differs: it was not there before"
-        in report_of_objects(tmp_path, before, more).cause
+    assert "seed: an object beside the tensors differs: it was not there before" in verdict(
+        report_of_objects(tmp_path, before, more)
     )
 
 
@@ -363,32 +361,41 @@ def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     before: Any = {"state_dict": net(), "config": text, "other": text}
     found = report_of_objects(tmp_path, before, {**before, "state_dict": converted(net()), "config": text[:-1] + "y"})
     assert list(found.changed) == ["config"]
-    assert "at character 300 of 302" in found.cause
-    assert found.cause.count("y") >= 1
+    assert "at character 300 of 302" in verdict(found)
+    assert verdict(found).count("y") >= 1
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sets and keys of any kind, saved by three processes, since what a set's members come in depends on that."""
+    folder = tmp_path_factory.mktemp("sets")
+    keyed = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
+    members = "{'a', 'bb', 'ccc', 'd', 'e', frozenset({'f', 'g', 'h', 'i'})}"
+    saved = {
+        "a.pt": (net(), members, keyed),
+        "bb.pt": (converted(net()), members, keyed),
+        "ccc.pt": (converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}),
+    }
+    for name, (state, set_members, by) in saved.items():
+        torch.save(state, folder / "state.pt")
+        code = (
+            f"import torch; state = torch.load('state.pt')\n"
+            f"for protocol in (2, 4):\n"
+            f"    content = {{'state': state, 'set': {set_members}, 'by': {by!r}}}\n"
+            f"    torch.save(content, f'{{protocol}}{name}', pickle_protocol=protocol)"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": str(len(name))}
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60, env=environment)
+    return folder
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_sets_have_no_order_and_keys_may_be_of_any_kind(tmp_path: Path, protocol: int) -> None:
-    """What a set's members come in depends on the process that saved it."""
-
-    def saved(name: str, state: State, members: str, keyed: Any) -> Path:
-        code = (
-            f"import torch; state = torch.load({str(tmp_path / 'state.pt')!r});"
-            f"torch.save({{'state': state, 'set': {members}, 'by': {keyed!r}}}, {str(tmp_path / name)!r},"
-            f" pickle_protocol={protocol})"
-        )
-        torch.save(state, tmp_path / "state.pt")
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60,
-                       env={**os.environ, "PYTHONHASHSEED": str(len(name))})  # fmt: skip
-        return tmp_path / name
-
-    keyed = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
-    members = "{'a', 'bb', 'ccc', 'd', 'e', frozenset({'f', 'g', 'h', 'i'})}"
-    before = saved("a.pt", net(), members, keyed)
-    assert report_of(before, saved("bb.pt", converted(net()), members, keyed)).ok
-    found = report_of(before, saved("ccc.pt", converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}))
+def test_sets_have_no_order_and_keys_may_be_of_any_kind(sets: Path, protocol: int) -> None:
+    before = sets / f"{protocol}a.pt"
+    assert report_of(before, sets / f"{protocol}bb.pt").equal
+    found = report_of(before, sets / f"{protocol}ccc.pt")
     assert [name.partition(".")[0] for name in found.changed] == ["set", "by"]
-    assert "2 became 3" in list(found.changed.values())[1]
+    assert "2 became 3" in sentence(list(found.changed.values())[1])
 
 
 def test_optimizer_state_counts(tmp_path: Path) -> None:
@@ -400,18 +407,18 @@ def test_optimizer_state_counts(tmp_path: Path) -> None:
     torch.save(before, tmp_path / "a.pt")
     run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear").check_returncode()
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert any("2 tensors of optimizer were converted too" in note for note in found.notes)
     after = torch.load(tmp_path / "b.pt")
     after["optimizer"]["state"][0]["exp_avg"][1, 1] += 1
     torch.save(after, tmp_path / "b.pt")
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert "optimizer.state.0.exp_avg" in found.cause
+    assert "optimizer.state.0.exp_avg" in verdict(found)
 
 
 def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> None:
     found = report_of_objects(tmp_path, {"model": net(), "ema": net()}, converted(net()))
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert any("ema" in note for note in found.notes)
     assert any("not compared" in note for note in found.notes)
 
@@ -419,14 +426,13 @@ def test_a_plain_state_dict_may_leave_the_rest_and_says_so(tmp_path: Path) -> No
 def test_safetensors_metadata_counts(tmp_path: Path) -> None:
     save_file(net(), tmp_path / "a.safetensors", {"who": "me"})
     save_file(converted(net()), tmp_path / "b.safetensors", {"who": "you"})
-    assert "metadata" in report_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors").cause
+    assert "metadata" in verdict(report_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors"))
 
 
 def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     before = {"emb.weight": torch.randn(9, 4)}
-    assert (
-        "an Embedding must keep its shape"
-        in report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]}).cause
+    assert "an Embedding must keep its shape" in verdict(
+        report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]})
     )
 
 
@@ -451,11 +457,13 @@ def with_optimizer() -> tuple[State, State]:
 
 def test_state_and_copies_must_follow(tmp_path: Path) -> None:
     before, right = with_optimizer()
-    assert report_of_objects(tmp_path, before, right).ok
+    assert report_of_objects(tmp_path, before, right).equal
     wrong = {**right, "optimizer": before["optimizer"]}
-    assert "optimizer.state.0.exp_avg: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
+    assert "optimizer.state.0.exp_avg: it did not follow its weight" in verdict(
+        report_of_objects(tmp_path, before, wrong)
+    )
     wrong = {**right, "ema": before["ema"]}
-    assert "ema.0.weight: it did not follow its weight" in report_of_objects(tmp_path, before, wrong).cause
+    assert "ema.0.weight: it did not follow its weight" in verdict(report_of_objects(tmp_path, before, wrong))
     wrong = {**right, "ema": {**right["ema"], "new": torch.ones(1)}}
     assert report_of_objects(tmp_path, before, wrong).unexpected == ("ema.new",)
 
@@ -469,28 +477,28 @@ def gpt2() -> State:
 def test_a_square_layer_that_alone_was_turned_is_seen(tmp_path: Path) -> None:
     before = gpt2()
     wrong = {**before, "c_proj.weight": before["c_proj.weight"].T.contiguous()}
-    assert "c_proj: weight: it is transposed" in report_of_objects(tmp_path, before, wrong).cause
+    assert "c_proj: weight: it is transposed" in verdict(report_of_objects(tmp_path, before, wrong))
 
 
 def test_turned_copies_are_right(tmp_path: Path) -> None:
     before = {"model": gpt2(), "ema": gpt2()}
     turned = {key: value.T.contiguous() if value.dim() == 2 else value for key, value in gpt2().items()}
     found = report_of_objects(tmp_path, before, {"model": turned, "ema": copy.deepcopy(turned)})
-    assert found.ok, found.cause
-    assert report_of_objects(tmp_path, before, copy.deepcopy(before)).ok
+    assert found.equal, verdict(found)
+    assert report_of_objects(tmp_path, before, copy.deepcopy(before)).equal
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 1), (6, 0, 1), (0, 0, 1)])
 def test_empty_layers_are_no_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
     before = {"a.weight": torch.randn(shape), "a.bias": torch.randn(shape[0])}
     found = report_of_objects(tmp_path, before, {**before, "a.weight": before["a.weight"].squeeze(-1)})
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
 
 
 def test_lost_ties_are_told(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
     found = report_of_objects(tmp_path, {"a": weight, "b": weight}, {"a": weight, "b": weight.clone()})
-    assert found.ok
+    assert found.equal
     assert "tied before and separate now: a, b" in found.notes
 
 
@@ -502,7 +510,7 @@ def test_a_whole_model_saved_after_a_swap_is_right(tmp_path: Path, options: Any)
     torch.save(model, tmp_path / "a.pt")
     torch.save(swap_pointwise(model).model, tmp_path / "b.pt")
     found = report_of(tmp_path / "a.pt", tmp_path / "b.pt")
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert any("classes changed" in note for note in found.notes)
 
 
@@ -511,15 +519,15 @@ def test_a_norm_folded_elsewhere_is_named(tmp_path: Path) -> None:
     before = {f"c.{key}": value for key, value in conv.state_dict().items()}
     folded = conv.weight.detach().squeeze(-1) * (1 + 2**-20)
     found = report_of_objects(tmp_path, before, {"c.weight": folded, "c.bias": before["c.bias"]})
-    assert "weight norm was made plain, in other numbers" in found.cause
+    assert "weight norm was made plain, in other numbers" in verdict(found)
 
 
 def test_rounding_through_a_smaller_dtype_is_no_common_factor(tmp_path: Path) -> None:
     before = {"c.weight": torch.randn(32, 16)}
     found = report_of_objects(tmp_path, before, {"c.weight": before["c.weight"].bfloat16().float()})
-    assert "multiplied" not in found.cause
+    assert "multiplied" not in verdict(found)
     zeros = {"a.bias": torch.zeros(4), "c.bias": torch.randn(4)}
-    assert "holds the numbers" not in report_of_objects(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}).cause
+    assert "holds the numbers" not in verdict(report_of_objects(tmp_path, zeros, {**zeros, "c.bias": torch.zeros(4)}))
 
 
 # --------------------------------------------------------------------------------------------- bits
@@ -550,15 +558,15 @@ def test_bits_are_those_that_torch_holds(tmp_path: Path, data: st.DataObject) ->
 def test_nan_payloads_count_and_equal_nans_do_not_differ(tmp_path: Path) -> None:
     a = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
     b = torch.tensor([0x7FC00000, 0x7FC00002], dtype=torch.int32).view(torch.float32)
-    assert report_of_objects(tmp_path, {"x": a}, {"x": a.clone()}).ok
+    assert report_of_objects(tmp_path, {"x": a}, {"x": a.clone()}).equal
     found = report_of_objects(tmp_path, {"x": a}, {"x": b})
-    assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in found.cause
+    assert "nan (bits 0x7fc00001) became nan (bits 0x7fc00002)" in verdict(found)
 
 
 def test_a_relation_is_named_only_where_it_holds(tmp_path: Path) -> None:
     torch.save({"a": torch.randn(4, 4), "b": torch.randn(4, 4)}, tmp_path / "x.pt")
     tensors = open_checkpoint(tmp_path / "x.pt").tensors
-    assert relation(tensors["a"], tensors["b"]) == ""
+    assert relation(tensors["a"], tensors["b"]) is None
 
 
 # --------------------------------------------------------------------------------------------- whole models
@@ -779,6 +787,14 @@ def test_the_same_root_is_taken_on_both_sides(tmp_path: Path) -> None:
     assert command(tmp_path, "a.pt", "plain.pt", "--root", "ema")[0] == 0
 
 
+def test_a_parameter_of_its_own_is_told_as_a_layer(tmp_path: Path) -> None:
+    before: Any = {**net(), "scale": torch.randn(4, 3)}
+    after = {**converted(net()), "scale": before["scale"].half()}
+    found = report_of_objects(tmp_path, before, after, bits=True)
+    assert [layer.name for layer in found.layers] == ["conv1", "conv2", "conv3", "scale"]
+    assert verdict(found) == "layer scale: it: its dtype was narrowed from float32 to float16"
+
+
 def test_layers_are_chosen(tmp_path: Path) -> None:
     code, found = command(FIXTURES, "pointnet_stnkd.pt", "--layer", "conv1", "--grad", "--batch", "3", "--length", "2")
     assert code == 0
@@ -833,7 +849,7 @@ def test_keys_of_any_size_cost_little_and_are_all_looked_at(tmp_path: Path) -> N
         before: Any = {"state": net(), "by": dict(zip((key, *keys), range(4), strict=True))}
         after: Any = {"state": converted(net()), "by": {**before["by"], keys[2]: 9}}
         found = report_of_objects(tmp_path, before, after)
-    assert [cause for cause in found.changed.values() if "3 became 9" in cause]
+    assert [cause for cause in found.changed.values() if "3 became 9" in sentence(cause)]
     assert len(found.changed) == 1
 
 
@@ -843,11 +859,14 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
     state = dict(model.named_parameters())
     frozen = {key: one.squeeze(-1).detach().clone() if one.dim() == 3 else one.detach() for key, one in state.items()}
     found = report_of_objects(tmp_path, state, frozen)
-    assert found.ok
+    assert found.equal
     assert "requires_grad is not the same on 2 tensors: True became False" in found.notes
     assert not any("requires_grad" in note for note in report_of_objects(tmp_path, frozen, frozen).notes)
     before = open_checkpoint(tmp_path / "before.pt")
     moved = {name: one._replace(device="cuda:0") for name, one in before.tensors.items()}
     after = open_checkpoint(tmp_path / "after.pt")
     before.tensors = moved
-    assert "device is not the same on 2 tensors: cuda:0 became cpu" in verify(before, after, VerifyOptions()).notes
+    assert (
+        "device is not the same on 2 tensors: cuda:0 became cpu"
+        in verify(before, after, VerifyOptions(bits=True)).notes
+    )

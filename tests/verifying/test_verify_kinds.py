@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.arrays import error_bound as outputs
-from convinspect.arrays.error_bound import Form
+from convinspect.arrays.error_bound import Form, Inputs
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Setting, compare, pointnet
+from convinspect.comparing.measure import Setting, measure, pointnet
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
-from convinspect.verifying.layers import Inputs
+from convinspect.report.verify import verdict
+from convinspect.verifying.findings import Report
 from support.paths import FIXTURES
 from support.verifying import command, report_of, report_of_objects
 
@@ -46,14 +47,14 @@ def test_a_convolution_becomes_a_linear_whatever_it_is_called(tmp_path: Path, da
             before[f"h.{name}.bias"] = torch.randn(rows)
     after = {key: one.squeeze(-1) if one.dim() == 3 else one for key, one in before.items()}
     found = report_of_objects(tmp_path, before, after)
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert {one.after for one in found.layers} == {"Linear"}
     name = data.draw(st.sampled_from(sorted(sizes)))
     turned = after | {f"h.{name}.weight": after[f"h.{name}.weight"].T.contiguous()}
-    for wish in ({}, {"inputs": None}):
+    for wish in ({}, {"bits": True}):
         found = report_of_objects(tmp_path, before, turned, **wish)
-        assert not found.ok
-        assert "transposed" in found.cause or "rows are mixed up" in found.cause
+        assert not found.equal
+        assert "transposed" in verdict(found) or "rows are mixed up" in verdict(found)
 
 
 def test_gpt2_may_be_turned_back(tmp_path: Path) -> None:
@@ -64,11 +65,11 @@ def test_gpt2_may_be_turned_back(tmp_path: Path) -> None:
     }
     for before, after in ((state, turned), (turned, state)):
         found = report_of_objects(tmp_path, before, after)
-        assert found.ok, found.cause
+        assert found.equal, verdict(found)
     key = "transformer.h.0.attn.c_proj.weight"
     found = report_of_objects(tmp_path, turned, state | {key: turned[key]})
-    assert "c_proj" in found.cause
-    assert "transposed" in found.cause
+    assert "c_proj" in verdict(found)
+    assert "transposed" in verdict(found)
 
 
 # ------------------------------------------------------------------------------------------- groups, positions
@@ -83,12 +84,12 @@ def test_groups_written_out_of_a_state_dict_verify(tmp_path: Path, groups: int) 
         block = slice(group * rows, (group + 1) * rows)
         large[block, group * columns : (group + 1) * columns] = conv.weight.detach()[block, :, 0]
     before = {"g." + key: one for key, one in conv.state_dict().items()}
-    found = report_of_objects(tmp_path, before, before | {"g.weight": large}, gradients=True)
-    assert found.ok, found.cause
+    found = report_of_objects(tmp_path, before, before | {"g.weight": large}, grad=True)
+    assert found.equal, verdict(found)
     assert found.strength == "layer"
     assert found.layers[0].assumed == ("stride 1", "padding 0")
     large[0, 7] += 1e-6
-    assert not report_of_objects(tmp_path, before, before | {"g.weight": large}).ok
+    assert not report_of_objects(tmp_path, before, before | {"g.weight": large}).equal
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"stride": 2, "padding": 3}])
@@ -99,21 +100,21 @@ def test_a_stand_in_must_do_the_same_to_positions(tmp_path: Path, options: Any, 
     back = swap_pointwise(copy.deepcopy(swapped), "conv1d").model
     for one, other in ((model, swapped), (swapped, model), (swapped, back), (model, back)):
         found = report_of_objects(tmp_path, one, other)
-        assert found.ok, found.cause
+        assert found.equal, verdict(found)
     stand_in: Any = swapped[0]  # type: ignore[index]
     assert isinstance(stand_in, PointwiseLinear)
     if getattr(stand_in, name) != value:
         setattr(stand_in, name, value)
         for one, other in ((model, swapped), (swapped, model)):
-            for wish in ({}, {"inputs": None}):
-                assert f"its {name}=" in report_of_objects(tmp_path, one, other, **wish).cause
+            for wish in ({}, {"bits": True}):
+                assert f"its {name}=" in verdict(report_of_objects(tmp_path, one, other, **wish))
 
 
 def test_a_linear_has_stride_1(tmp_path: Path) -> None:
     linear, conv = nn.Linear(6, 4), nn.Conv1d(6, 4, 1, stride=2)
     conv.load_state_dict({"weight": linear.weight.detach()[..., None], "bias": linear.bias.detach()})
-    found = report_of_objects(tmp_path, nn.Sequential(linear), nn.Sequential(conv), inputs=None)
-    assert found.cause == "layer 0: its stride=1 became 2"
+    found = report_of_objects(tmp_path, nn.Sequential(linear), nn.Sequential(conv), bits=True)
+    assert verdict(found) == "layer 0: its stride=1 became 2"
 
 
 def test_more_dimensions_of_positions_are_no_difference(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_more_dimensions_of_positions_are_no_difference(tmp_path: Path) -> None:
     two.load_state_dict({"weight": one.weight.detach()[..., None], "bias": one.bias.detach()})
     for before, after in ((one, two), (two, one)):
         found = report_of_objects(tmp_path, nn.Sequential(before), nn.Sequential(after))
-        assert found.ok, found.cause
+        assert found.equal, verdict(found)
 
 
 # ------------------------------------------------------------------------------------------------ what is not run
@@ -133,24 +134,26 @@ def test_numbers_that_are_no_plain_floats_are_compared_to_the_bit(tmp_path: Path
     weight = torch.arange(1, 13).to(dtype).reshape(4, 3, 1)
     before = {"conv.weight": weight, "conv.bias": torch.zeros(4, dtype=dtype)}
     after = before | {"conv.weight": weight.squeeze(-1)}
-    found = report_of_objects(tmp_path, before, after, names=("conv",))
-    assert found.ok, found.cause
+    found = report_of_objects(tmp_path, before, after, layer=("conv",))
+    assert found.equal, verdict(found)
     assert all(one.rounding is None for one in found.layers)
-    assert not report_of_objects(tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, names=("conv",)).ok
+    assert not report_of_objects(
+        tmp_path, before, after | {"conv.weight": weight.squeeze(-1) + 1}, layer=("conv",)
+    ).equal
 
 
 def test_a_bias_of_the_wrong_length_is_said_and_no_fault(tmp_path: Path) -> None:
     before = {"conv.weight": torch.randn(4, 6, 1), "conv.bias": torch.randn(5)}
     found = report_of_objects(tmp_path, before, before | {"conv.weight": before["conv.weight"].squeeze(-1)})
-    assert found.ok, found.cause
+    assert found.equal, verdict(found)
     assert "5 numbers for 4 outputs" in found.layers[0].note
 
 
 def test_tensors_without_numbers_may_be_converted(tmp_path: Path) -> None:
     before = {"conv.weight": torch.empty(4, 6, 1, device="meta"), "fc.weight": torch.randn(3, 3)}
     found = report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(4, 6, device="meta")})
-    assert found.ok, found.cause
-    assert not report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).ok
+    assert found.equal, verdict(found)
+    assert not report_of_objects(tmp_path, before, before | {"conv.weight": torch.empty(6, 4, device="meta")}).equal
 
 
 def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
@@ -162,9 +165,9 @@ def test_metadata_of_a_state_dict_is_told_and_no_fault(tmp_path: Path) -> None:
     other.load_state_dict(after)
     for one in (after, OrderedDict(after), other.state_dict()):
         found = report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": one, "epoch": 3})
-        assert found.ok, found.cause
+        assert found.equal, verdict(found)
         assert any("_metadata of state" in note for note in found.notes)
-    assert not report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).ok
+    assert not report_of_objects(tmp_path, {"state": state, "epoch": 3}, {"state": after, "epoch": 4}).equal
     found = report_of_objects(tmp_path, state, state)
     assert not found.notes
 
@@ -229,7 +232,7 @@ def test_whatever_the_users_code_raises_is_one_line(tmp_path: Path) -> None:
 
 def test_float64_cannot_be_its_own_judge() -> None:
     for dtype in ("float32", "float64"):
-        found = compare(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
+        found = measure(pointnet()[:1], Setting(1, (4,), (dtype,), repeats=1, threads=torch.get_num_threads()))
         said = next(one for one in claims(found) if "precise" in one.text)
         assert (said.verdict == "not told") == (dtype == "float64")
 
@@ -285,11 +288,11 @@ def test_keys_must_keep_their_prefix(tmp_path: Path, a: str, b: str, suffix: str
     for path, front, held_state in zip(names, (a, b), (dict(state), squeezed(state)), strict=True):
         write({front + key: one for key, one in held_state.items()}, path)
     found = report_of(*names)
-    assert not found.ok
-    assert found.cause.startswith("keys: 4 ")
-    assert "load_state_dict takes none off" in found.cause
+    assert not found.equal
+    assert verdict(found).startswith("keys: 4 ")
+    assert "load_state_dict takes none off" in verdict(found)
     write({a + key: one for key, one in squeezed(state).items()}, names[1])
-    assert report_of(*names).ok
+    assert report_of(*names).equal
     write({b + key: one for key, one in squeezed(state).items()}, names[1])
     rule = f"{a}*={b}*"
     if a:
@@ -307,7 +310,7 @@ def test_prefixes_of_roots_and_of_whole_models_are_no_difference(tmp_path: Path)
         ({"model": state, "ema": state}, {"model": squeezed(state), "ema": squeezed(state)}),
     ):
         found = report_of_objects(tmp_path, before, after)
-        assert found.ok, found.cause
+        assert found.equal, verdict(found)
     bare = squeezed(model.module.state_dict())
     found = report_of_objects(tmp_path, {"model": state, "ema": state}, {"model": squeezed(state), "ema": bare})
     assert "keys of ema" in found.changed
@@ -333,16 +336,16 @@ def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, dat
     after = {key: one.T.contiguous() if key in chosen else one for key, one in state.items()}
     layers = tuple(key.removesuffix(".weight") for key in chosen)
     for before, there in ((state, after), (after, state)):
-        found = report_of_objects(tmp_path, before, there, names=layers, inputs=None)
-        assert found.ok, (found.cause, chosen)
+        found = report_of_objects(tmp_path, before, there, layer=layers, bits=True)
+        assert found.equal, (verdict(found), chosen)
     others = [key for key in names if key not in square]
-    found = report_of_objects(tmp_path, state, after, inputs=None)
+    found = report_of_objects(tmp_path, state, after, bits=True)
     if set(chosen) <= set(square) or (set(others) <= set(chosen) and not set(square) <= set(chosen)):
         # Only the user can tell this from a mistake.
-        assert not found.ok
-        assert "transposed" in found.cause
+        assert not found.equal
+        assert "transposed" in verdict(found)
     else:
-        assert found.ok, (found.cause, chosen)
+        assert found.equal, (verdict(found), chosen)
 
 
 def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
@@ -352,14 +355,14 @@ def test_how_a_convolution_pads_must_stay(tmp_path: Path) -> None:
     one, other = model("zeros"), model("reflect")
     other.load_state_dict(one.state_dict())
     for before, after in ((one, other), (one, swap_pointwise(copy.deepcopy(other)).model)):
-        assert "padding_mode" in report_of_objects(tmp_path, before, after).cause
-    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).ok
+        assert "padding_mode" in verdict(report_of_objects(tmp_path, before, after))
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(one)).model).equal
     one, other = model("zeros", wide=1), model("reflect", wide=1)
     other.load_state_dict(one.state_dict())
-    assert "padding_mode" in report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).cause
+    assert "padding_mode" in verdict(report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model))
     one, other = model("zeros", 0, 1), model("reflect", 0, 1)
     other.load_state_dict(one.state_dict())
-    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).ok
+    assert report_of_objects(tmp_path, one, swap_pointwise(copy.deepcopy(other)).model).equal
 
 
 # ------------------------------------------------------------------------------------------ sparse and quantized
@@ -405,18 +408,18 @@ def test_sparse_and_quantized_tensors_are_compared(tmp_path: Path, name: str, le
     conv = nn.Conv1d(6, 4, 1).state_dict()
     before = {**conv, "odd.weight": packed()[name]}
 
-    def found(odd: torch.Tensor) -> Any:
+    def found(odd: torch.Tensor) -> Report:
         for path, state in (("a.pt", before), ("b.pt", {**squeezed(conv), "odd.weight": odd})):
             torch.save(state, tmp_path / path, _use_new_zipfile_serialization=not legacy)
         return report_of(tmp_path / "a.pt", tmp_path / "b.pt")
 
     same = found(packed()[name])
-    assert same.ok, same.cause
+    assert same.equal, verdict(same)
     assert not same.unread
     for how in ("numbers", "reading"):
         other = found(with_other(name, how))
-        assert not other.ok, how
-        assert "odd" in other.cause
+        assert not other.equal, how
+        assert "odd" in verdict(other)
 
 
 def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
@@ -425,8 +428,8 @@ def test_lazy_views_of_one_kind_are_compared(tmp_path: Path) -> None:
     changes: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.conj, lambda it: torch.conj(it).imag]
     for change in changes:
         before, after = ({**conv, "view": change(it)} for it in (one, other))
-        assert report_of_objects(tmp_path, before, {**squeezed(conv), "view": change(one)}).ok
-        assert "view" in report_of_objects(tmp_path, before, {**squeezed(conv), "view": after["view"]}).cause
+        assert report_of_objects(tmp_path, before, {**squeezed(conv), "view": change(one)}).equal
+        assert "view" in verdict(report_of_objects(tmp_path, before, {**squeezed(conv), "view": after["view"]}))
 
 
 # ------------------------------------------------------------------------------------------------------- wording
@@ -437,7 +440,7 @@ def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Pat
     found = report_of_objects(
         tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)}
     )
-    assert "its shape (0, 3, 1) became (3, 0)" in found.cause
+    assert "its shape (0, 3, 1) became (3, 0)" in verdict(found)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 7)])
@@ -446,12 +449,12 @@ def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: 
     block_diag: Any = torch.block_diag
     large = block_diag(*conv.weight.detach().squeeze(-1).chunk(2))
     before = {f"g.{key}": one for key, one in conv.state_dict().items()}
-    assert report_of_objects(tmp_path, before, {**before, "g.weight": large}).ok
+    assert report_of_objects(tmp_path, before, {**before, "g.weight": large}).equal
     large[place] += 0.5
     found = report_of_objects(tmp_path, before, {**before, "g.weight": large})
-    assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in found.cause
+    assert f"its groups were written out, and 1 of 64 numbers differs, at {list(place)}" in verdict(found)
     found = report_of_objects(tmp_path, before, {**before, "g.weight": torch.randn(8, 8)})
-    assert "no reshaping explains" in found.cause
+    assert "no reshaping explains" in verdict(found)
 
 
 def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
@@ -459,4 +462,4 @@ def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
     before = {"a.weight_orig": conv.weight.detach(), "a.weight_mask": torch.ones(4, 6, 1), "a.bias": conv.bias}
     plain = {"a.weight": conv.weight.detach().squeeze(-1) * 1.5, "a.bias": conv.bias}
     found = report_of_objects(tmp_path, before, plain)
-    assert "its pruning was made plain" in found.cause
+    assert "its pruning was made plain" in verdict(found)

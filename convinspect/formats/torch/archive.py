@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,7 +14,9 @@ from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.unsupported import of_kind, other_zip
-from convinspect.formats.zip.archive import LOCAL_HEADER, Archive, bytes_gone, first_name, header_length
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.ends import bytes_gone
+from convinspect.formats.zip.structures import STORED, first_name, read_local
 from convinspect.records import Container, Contents, Module, Root, Storage
 
 _ALIGNMENT = 64
@@ -71,13 +72,13 @@ def read_archive(file: File, archive: Archive) -> Contents:
 
 def walked(archive: Archive) -> Walk:
     """The archive's pickle; a large one is read in pieces, so that what else lies in it need not fit into memory."""
-    info = archive.records["data.pkl"]
+    record = archive.records["data.pkl"]
     # A vocabulary of hundreds of thousands of words is pickled beside the embedding that it names: the larger the
     # payload, the more may be said of it.
-    storages = len(archive.records) + max(0, archive.file.size - info.file_size) // _PAYLOAD_PER_STORAGE
-    if info.compress_type == zipfile.ZIP_STORED and info.file_size > _LARGE_PICKLE:
+    storages = len(archive.records) + max(0, archive.file.size - record.size) // _PAYLOAD_PER_STORAGE
+    if record.method == STORED and record.size > _LARGE_PICKLE:
         start = archive.payload("data.pkl")
-        end = min(info.file_size, archive.file.size - start)
+        end = min(record.size, archive.file.size - start)
         return walk(archive.file.part(start), 0, end, storages)
     data = archive.read("data.pkl")
     return walk(reader(data), 0, len(data), storages)
@@ -175,11 +176,10 @@ def headless(file: File) -> ConvInspectError:
 
 def _expected_size(file: File) -> int | None:
     """Size in bytes of the whole archive, near enough: each storage with its header and padding."""
-    head = file.read(0, LOCAL_HEADER)
-    start = header_length(head)
-    name = first_name(file)
-    if start is None or not name.endswith("/data.pkl"):
+    local = read_local(file, 0)
+    if local is None or not local.name.endswith(b"/data.pkl"):
         return None
+    start = local.payload
     tree = walk(file.part(start), 0, file.size - start, file.size // SMALL_STORAGE)
     sizes: dict[str, int] = {}
 
@@ -189,4 +189,4 @@ def _expected_size(file: File) -> int | None:
 
     find_roots(tree, storage_of)
     directory = 100
-    return start + tree.end + sum(size + _ALIGNMENT + len(name) + directory for size in sizes.values())
+    return start + tree.end + sum(size + _ALIGNMENT + len(local.name) + directory for size in sizes.values())

@@ -104,7 +104,7 @@ class _Texts:
             BrokenFile: It is too large, or no JSON of a dictionary.
             RefusedFile: With the others it is out of proportion.
         """
-        size = self._archive.records[record].file_size if record in self._archive.records else 0
+        size = self._archive.records[record].size if record in self._archive.records else 0
         if size > _LARGEST_JSON:
             raise BrokenFile(f"record {record!r} is larger than 256 MB", "export the model again")
         self._bytes -= size
@@ -150,12 +150,12 @@ def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[l
 def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[str, ...]]:
     """Weights in a `torch.save` file that is itself a record of the archive."""
     info = archive.records[record]
-    if info.compress_type:
+    if info.method:
         raise BrokenFile(f"record {record!r} is compressed", "export the model again with a current PyTorch")
-    if info.file_size == 0:
+    if info.size == 0:
         return [], ()
     start = archive.payload(record)
-    with File(file.path, file.start + start, min(info.file_size, file.size - start)) as part:
+    with File(file.path, file.start + start, min(info.size, file.size - start)) as part:
         contents = read_torch_zip(part)
     return [tensor for root in contents.roots for tensor in root.tensors], contents.problems
 
@@ -205,7 +205,7 @@ def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
         record = f"data/weights/{entry['path_name']}"
         found = archive.records.get(record)
         reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
-        nbytes = found.file_size if found is not None else max(reach, 0)
+        nbytes = found.size if found is not None else max(reach, 0)
         device = str(meta.get("device", {}).get("type"))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None

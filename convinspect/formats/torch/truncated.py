@@ -6,8 +6,6 @@ is whole and says how long each of them is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
@@ -15,20 +13,11 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
+from convinspect.formats.zip.structures import LOCAL_SIGNATURE, Local, read_local
 from convinspect.records import Container, Contents, Storage
 
-_HEADER = b"PK\x03\x04"
 _PADDING = 512
 """Bytes between two records at most: what ends one, and short records such as the byte order."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A record's name, and where its header and its bytes begin."""
-
-    name: str
-    header: int
-    payload: int
 
 
 def read_cut_zip(file: File) -> Contents:
@@ -39,13 +28,14 @@ def read_cut_zip(file: File) -> Contents:
     """
     problem = headless(file)
     first = _record_at(file, 0)
-    if first is None or not first.name.endswith("data.pkl"):
+    name = _name(first)
+    if first is None or not name.endswith("data.pkl"):
         raise problem
     try:
         tree = walk(file.part(first.payload), 0, file.size - first.payload, file.size // SMALL_STORAGE)
     except ConvInspectError:
         raise problem from None
-    folder = first.name.removesuffix("data.pkl")
+    folder = name.removesuffix("data.pkl")
     places = _places(file, f"{folder}data/", first.payload + tree.end, _sizes(tree))
     order = "big" if _byteorder(file, first.payload + tree.end) == b"big" else "little"
 
@@ -63,18 +53,14 @@ def read_cut_zip(file: File) -> Contents:
     return Contents(file.path, Container.TORCH_ZIP, roots, file.size, (str(problem),), notes, foreign=foreign)
 
 
-def _record_at(file: File, near: int) -> _Record | None:
+def _record_at(file: File, near: int) -> Local | None:
     """The record whose header is the next one behind `near`."""
-    found = file.read(near, _PADDING + len(_HEADER)).find(_HEADER)
-    if found < 0:
-        return None
-    start = near + found
-    head = file.read(start, 30)
-    if len(head) < 30:
-        return None
-    name_length, extra = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
-    name = file.read(start + 30, name_length)
-    return _Record(name.decode("utf-8", "replace"), start, start + 30 + name_length + extra)
+    gap = file.read(near, _PADDING + len(LOCAL_SIGNATURE)).find(LOCAL_SIGNATURE)
+    return read_local(file, near + gap) if gap >= 0 else None
+
+
+def _name(record: Local | None) -> str:
+    return record.name.decode("utf-8", "replace") if record is not None else ""
 
 
 def _sizes(tree: Walk) -> dict[str, int]:
@@ -87,16 +73,17 @@ def _sizes(tree: Walk) -> dict[str, int]:
     return sizes
 
 
-def _places(file: File, folder: str, position: int, sizes: dict[str, int]) -> dict[str, _Record]:
+def _places(file: File, folder: str, position: int, sizes: dict[str, int]) -> dict[str, Local]:
     """Each storage's record by its key, going from one to the next as the sizes say."""
-    places: dict[str, _Record] = {}
+    places: dict[str, Local] = {}
     for _ in range(len(sizes) + 16):
         record = _record_at(file, position)
         if record is None:
             break
-        key = record.name.removeprefix(folder)
+        name = _name(record)
+        key = name.removeprefix(folder)
         position = record.payload
-        if record.name.startswith(folder) and key in sizes and key not in places:
+        if name.startswith(folder) and key in sizes and key not in places:
             places[key] = record
             position += sizes[key]
     return places
@@ -107,7 +94,7 @@ def _byteorder(file: File, position: int) -> bytes:
         record = _record_at(file, position)
         if record is None:
             break
-        if record.name.endswith("byteorder"):
+        if record.name.endswith(b"byteorder"):
             return file.read(record.payload, 3)
         position = record.payload
     return b""

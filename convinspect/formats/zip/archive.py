@@ -6,137 +6,150 @@ The layout is that of PyTorch's `caffe2/serialize/inline_container.h`: every rec
 
 from __future__ import annotations
 
-import io
 import re
-import struct
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
+from convinspect.formats.zip.ends import Ends, find_directory, read_directory
+from convinspect.formats.zip.limits import LARGEST_RATIO, inflated, is_too_large_in_memory, pieces_of
+from convinspect.formats.zip.structures import (
+    DEFLATED,
+    ENCRYPTED,
+    FULL,
+    NO_FIELD,
+    STORED,
+    ZIP64_FIELD,
+    Record,
+    decode_name,
+    entries_in,
+    extra_fields,
+    read_local,
+    record_of,
+)
 from convinspect.records import Storage
 
-LOCAL_HEADER = 30
-"""Bytes of a record's local header, without the name and the extra field behind it."""
-_END, _END64, _LOCATOR64 = 22, 56, 20
-"""Bytes of the end record, of its zip64 form, and of that form's locator."""
 STORAGE = re.compile(r"data/\d+")
 """Names of the records that are storages."""
-
-# A deflated record may not unpack to more than this many times its size: text and pickles pack 5 to 20 times.
-_LARGEST_RATIO = 100
-_LARGEST_RECORD = 1 << 26
-
-
-def is_zip(head: bytes) -> bool:
-    """True for the first bytes of a zip archive."""
-    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-
-
-class Record(NamedTuple):
-    """What the zip's directory says of a record, by the names that `zipfile.ZipInfo` has for it."""
-
-    header_offset: int
-    compress_size: int
-    file_size: int
-    CRC: int
-    compress_type: int
-    flag_bits: int
-
-
-def _record(info: zipfile.ZipInfo) -> Record:
-    return Record(
-        info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type, info.flag_bits
-    )  # fmt: skip
+_NEWEST_VERSION = 63
+"""Ten times the version of the format that APPNOTE.TXT describes [4.4.3.2]: what a later one adds is not known."""
+_AGAIN = "download or copy it again"
 
 
 class Archive:
     """The records of a torch zip, by their name below its folder.
 
+    Attributes:
+        file: Where it lies.
+        folder: The one folder of all records with its slash; "" when they do not share one.
+        records: What the directory says of each, in its order.
+
     Raises:
         BrokenFile: The zip's directory is missing or malformed.
-        RefusedFile: Two records share a name.
+        RefusedFile: Two records share a name, or the directory is far too large.
     """
 
     def __init__(self, file: File) -> None:
         self.file = file
-        try:
-            self._zip = zipfile.ZipFile(_Stream(file, _archive_end(file)))
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-            raise BrokenFile(f"its zip directory is malformed ({error})", "download or copy it again") from None
-        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
-        self.folder = _common_folder(info.filename for info in infos)
+        ends = find_directory(file)
+        if ends is None:
+            raise _malformed("no end record says where it lies")
+        if ends.is_split:
+            raise _malformed("it lies on several disks")
+        named = _named_records(file, ends)
+        self._directory_start = ends.start
+        self._offsets: list[int] = []
+        self._outside: set[str] = set()
+        self.folder = _common_folder(name for name, _ in named)
         self.records: dict[str, Record] = {}
-        self._infos: dict[str, zipfile.ZipInfo] = {}
-        for info in infos:
-            name = info.filename.removeprefix(self.folder)
+        for whole_name, record in named:
+            name = whole_name.removeprefix(self.folder)
             if name in self.records:
                 raise RefusedFile(
-                    f"it holds two records named {info.filename!r}, so what it says depends on who reads it",
+                    f"it holds two records named {whole_name!r}, so what it says depends on who reads it",
                     "do not load it elsewhere either",
                 )
-            self.records[name] = _record(info)
-            if not STORAGE.fullmatch(name):
-                self._infos[name] = info
-        # Half a kilobyte for each of a hundred thousand storages, whose bytes are read where they lie.
-        self._zip.filelist.clear()
-        self._zip.NameToInfo.clear()
+            self.records[name] = record
+            if self.folder and name == whole_name:
+                self._outside.add(name)
 
     def names(self) -> list[str]:
         """Whole names of all records."""
-        return [self._infos[name].filename if name in self._infos else self.folder + name for name in self.records]
+        return [self._whole_name(name) for name in self.records]
+
+    def _whole_name(self, name: str) -> str:
+        return name if name in self._outside else self.folder + name
 
     def read(self, name: str) -> bytes:
         """The bytes of a record that is no storage, unpacked and checked against its CRC.
 
         Raises:
-            BrokenFile: It is missing, damaged or cut.
+            BrokenFile: It is missing, damaged or truncated.
             RefusedFile: It unpacks to far more than it could honestly hold.
         """
-        info = self._infos.get(name)
-        if info is None:
+        record = self.records.get(name)
+        if record is None or STORAGE.fullmatch(name):
             raise BrokenFile(f"it lacks the record {name!r}", "save it again")
-        honest = max(_LARGEST_RATIO * info.compress_size, 1 << 20)
-        if info.file_size > min(honest, _LARGEST_RECORD) and info.compress_type != zipfile.ZIP_STORED:
+        if record.method != STORED and is_too_large_in_memory(record.packed, record.size):
             raise RefusedFile(
-                f"record {name!r} of {info.compress_size:,} bytes would unpack to {info.file_size:,}",
+                f"record {name!r} of {record.packed:,} bytes would unpack to {record.size:,}",
                 "do not load it elsewhere either",
             )
-        if info.CRC == 0 and info.compress_type == zipfile.ZIP_STORED:
-            # Written without checksums (`torch.serialization.set_crc32_options(False)`), which `zipfile` calls damaged.
-            return self._complete(name, self.file.read(self.payload(name), info.file_size))
-        try:
-            with self._zip.open(info) as record:
-                # One byte more than claimed, so that a record that goes on is noticed.
-                data = record.read(min(info.file_size, self.file.size * _LARGEST_RATIO) + 1)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
-            raise BrokenFile(f"record {name!r} is damaged ({error})", "download or copy it again") from None
-        except Exception as error:  # zlib.error, lzma.LZMAError: what the decompressors raise
-            raise BrokenFile(f"record {name!r} cannot be unpacked ({error})", "download it again") from None
-        return self._complete(name, data)
-
-    def _complete(self, name: str, data: bytes) -> bytes:
-        size = self.records[name].file_size
-        if len(data) != size:
-            raise BrokenFile(f"record {name!r} has {len(data):,} of {size:,} bytes", "download it again")
+        # Written without checksums (`torch.serialization.set_crc32_options(False)`).
+        is_unsummed = record.method == STORED and not record.crc
+        data = self.file.read(self.payload(name), record.size) if is_unsummed else self._unpacked(name, record)
+        if not is_unsummed and zlib.crc32(data) != record.crc:
+            raise _damaged(name, "its CRC-32 does not match")
+        if len(data) != record.size:
+            raise _incomplete(name, len(data), record)
         return data
+
+    def _unpacked(self, name: str, record: Record) -> bytes:
+        """A record's bytes, one more than it claims at most."""
+        start = self._checked_payload(name, record)
+        if record.method == STORED:
+            return self.file.read(start, min(record.packed, record.size))
+        if record.method != DEFLATED:
+            raise _damaged(name, f"it is compressed by method {record.method}, which PyTorch cannot read")
+        most = LARGEST_RATIO * self.file.size
+        try:
+            data = b"".join(inflated(pieces_of(self.file, start, record.packed), min(record.size, most) + 1))
+        except zlib.error as error:
+            raise BrokenFile(f"record {name!r} cannot be unpacked ({error})", "download it again") from None
+        if most < len(data) < record.size:
+            raise _incomplete(name, len(data), record)
+        return data
+
+    def _checked_payload(self, name: str, record: Record) -> int:
+        """Offset of a record's first byte, of one that is what the directory says and shares no bytes with others."""
+        if record.flags & ENCRYPTED:
+            raise _damaged(name, "it is encrypted, which PyTorch cannot read")
+        local = read_local(self.file, record.offset)
+        if local is None:
+            raise _damaged(name, "no header")
+        if _text(local.name, record.flags, "replace") != self._whole_name(name):
+            raise _damaged(name, f"its header names {local.name.decode('utf-8', 'replace')!r}")
+        if record.method != STORED and local.payload + record.packed > self._end_of(record):
+            raise _damaged(name, "it shares bytes with another record")
+        return local.payload
+
+    def _end_of(self, record: Record) -> int:
+        """Where the next record begins, or the directory: many records over the same bytes would unpack without end."""
+        if not self._offsets:
+            self._offsets = sorted(other.offset for other in self.records.values())
+        after = bisect_right(self._offsets, record.offset)
+        if after - bisect_left(self._offsets, record.offset) > 1:
+            return record.offset
+        return self._offsets[after] if after < len(self._offsets) else self._directory_start
 
     def payload(self, name: str) -> int:
         """Offset in the file of the first byte behind a record's local header."""
-        start = self.records[name].header_offset
-        length = header_length(self.file.read(start, LOCAL_HEADER))
-        if length is None:
-            raise BrokenFile(f"record {name!r} is damaged (no header)", "download or copy it again")
-        return start + length
+        local = read_local(self.file, self.records[name].offset)
+        if local is None:
+            raise _damaged(name, "no header")
+        return local.payload
 
     def storage(self, name: str, nbytes: int, byteorder: str, key: str | None = None) -> Storage:
         """The storage in record `name`, without reading it.
@@ -147,63 +160,55 @@ class Archive:
             byteorder: "little" or "big".
             key: What the pickle calls it; by default the last part of the record's name.
         """
-        info = self.records.get(name)
+        record = self.records.get(name)
         key = name.rpartition("/")[2] if key is None else key
-        if info is None:
+        if record is None:
             return Storage(self.file.path, key, nbytes, 0, None, byteorder=byteorder)
-        packed = info.compress_size if info.compress_type != zipfile.ZIP_STORED else None
-        start = self.file.start + info.header_offset
-        return Storage(
-            self.file.path, key, nbytes, info.file_size, start, True, packed, info.CRC, byteorder
-        )  # fmt: skip
+        packed = record.packed if record.method != STORED else None
+        start = self.file.start + record.offset
+        return Storage(self.file.path, key, nbytes, record.size, start, True, packed, record.crc, byteorder)
 
     def byteorder(self) -> str:
         """Byte order of all storages; archives before PyTorch 2.1 do not say and are little-endian."""
         return "big" if "byteorder" in self.records and self.read("byteorder").strip() == b"big" else "little"
 
 
-class _Stream(io.RawIOBase):
-    """What `zipfile` needs of a file, over the first bytes of a `File`."""
+def _named_records(file: File, ends: Ends) -> list[tuple[str, Record]]:
+    """The records with their whole names, without the entries that archivers keep for folders.
 
-    def __init__(self, file: File, size: int) -> None:
-        self._file, self._size, self._at = file, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError("seek before the start")
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        data = self._file.read(self._at, left if size is None or size < 0 else min(size, left))
-        self._at += len(data)
-        return data
+    Raises:
+        BrokenFile: The directory breaks off.
+        RefusedFile: It is far too large.
+    """
+    directory = read_directory(file, ends)
+    named = []
+    end = 0
+    try:
+        for entry in entries_in(directory):
+            end = entry.end
+            record = record_of(entry)
+            if entry.header.version & 0xFF > _NEWEST_VERSION:
+                raise _malformed(f"a record needs version {(entry.header.version & 0xFF) / 10} of the format")
+            if entry.extra and _is_cut(extra_fields(entry.extra), record):
+                raise _malformed("an extra field is cut")
+            if not entry.name.endswith(b"/"):
+                named.append((_text(entry.name, record.flags, "strict"), record))
+    except UnicodeDecodeError as error:
+        raise _malformed(f"the name of a record is no text: {error}") from None
+    if end < ends.size:
+        raise _malformed(f"it breaks off after {len(named):,} records")
+    return named
 
 
-def header_length(head: bytes) -> int | None:
-    """Bytes of a record's local header with its name and extra field, from its first 30; None when it is none."""
-    if len(head) < LOCAL_HEADER or head[:4] != b"PK\x03\x04":
-        return None
-    return LOCAL_HEADER + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+def _text(name: bytes, flags: int, errors: str) -> str:
+    """A record's name up to its first zero byte, where many readers take it to end: to them two names may be one."""
+    return decode_name(name, flags, errors).partition("\0")[0]
 
 
-def first_name(file: File) -> str:
-    """The name of the record that a zip begins with; "" when it begins with none."""
-    head = file.read(0, LOCAL_HEADER)
-    if header_length(head) is None:
-        return ""
-    return file.read(LOCAL_HEADER, int.from_bytes(head[26:28], "little")).decode("utf-8", "replace")
+def _is_cut(fields: Sequence[tuple[int, bytes]], record: Record) -> bool:
+    """Whether extra fields end in the middle of one, or the zip64 field lacks a size that the header leaves to it."""
+    kinds = dict(fields)
+    return len(kinds.get(NO_FIELD, b"")) >= 4 or (ZIP64_FIELD in kinds and FULL in record[:3])
 
 
 def _common_folder(names: Iterable[str]) -> str:
@@ -212,56 +217,13 @@ def _common_folder(names: Iterable[str]) -> str:
     return f"{folders.pop()}/" if len(folders) == 1 else ""
 
 
-def end_record(file: File) -> int | None:
-    """Where the zip's end record begins: the last long enough one, as PyTorch reads it; None without one."""
-    tail = file.read(max(0, file.size - _END - 0xFFFF), _END + 0xFFFF)
-    # Bytes behind the archive may look like the beginning of another one.
-    at = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END + 4))
-    return file.size - len(tail) + at if at >= 0 else None
+def _malformed(why: str) -> BrokenFile:
+    return BrokenFile(f"its zip directory is malformed ({why})", _AGAIN)
 
 
-def _archive_end(file: File) -> int:
-    """Where the archive ends, with its comment; the file's end where that cannot be told."""
-    at = end_record(file)
-    return file.size if at is None else min(file.size, at + _END + int.from_bytes(file.read(at + 20, 2), "little"))
+def _incomplete(name: str, there: int, record: Record) -> BrokenFile:
+    return BrokenFile(f"record {name!r} has {there:,} of {record.size:,} bytes", "download it again")
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """Where a zip's directory lies: bytes `start:start + size`, and the end records behind it from `end` on."""
-
-    start: int
-    size: int
-    end: int
-
-
-def find_directory(file: File) -> Directory | None:
-    """The zip's directory, found from the file's end; None when it is gone.
-
-    A directory counts only where its end record says it lies. Of a file that is cut, the end record of a zip stored
-    inside it may be the last that is left, and its offsets are not this file's.
-    """
-    end = end_record(file)
-    if end is None:
-        return None
-    size, start = struct.unpack("<LL", file.read(end + 12, 8))
-    if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
-        end = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
-        record = file.read(end, _END64)
-        if record[:4] != b"PK\x06\x06" or len(record) < _END64:
-            return None
-        size, start = struct.unpack_from("<QQ", record, 40)
-    return Directory(start, size, end) if start + size == end else None
-
-
-def bytes_gone(file: File) -> int:
-    """How many bytes before the end records are missing, as these tell; 0 or less where they do not tell."""
-    end = end_record(file)
-    if end is None:
-        return 0
-    if file.read(end - _LOCATOR64, 4) == b"PK\x06\x07":
-        claimed = int(struct.unpack("<Q", file.read(end - _LOCATOR64 + 8, 8))[0])
-        lies = end - _LOCATOR64 - _END64
-        return claimed - lies if file.read(lies, 4) == b"PK\x06\x06" else 0
-    size, start = struct.unpack("<LL", file.read(end + 12, 8))
-    return int(size + start - end)
+def _damaged(name: str, why: str) -> BrokenFile:
+    return BrokenFile(f"record {name!r} is damaged ({why})", _AGAIN)

@@ -1,54 +1,53 @@
-"""How a zip lies in its file, byte by byte, without trusting any part of it. Field layouts are those of APPNOTE.TXT.
+"""How the records of a zip lie in it, without trusting its directory.
 
-`zipfile` believes the directory, as PyTorch does; what stands beside it is read here, to be held against it.
+PyTorch believes the directory; what stands beside it, in each record's own header and behind its bytes, is read here to
+be compared with it.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from convinspect.formats.files import File
-from convinspect.formats.zip.archive import end_record
+from convinspect.formats.zip.ends import Ends, read_directory
+from convinspect.formats.zip.structures import (
+    DESCRIPTOR64_SIZE,
+    DESCRIPTOR_SIZE,
+    ENCRYPTED,
+    MANY,
+    NAME_FIELD,
+    OPEN_ENDED,
+    PADDING_FIELD,
+    ZIP64_FIELD,
+    DirectoryEntry,
+    Source,
+    decode_name,
+    descriptor_length,
+    entries_in,
+    extra_fields,
+    has_descriptor_signature,
+    read_local,
+    record_of,
+    widened,
+)
 
-_LOCAL, _ENTRY, _END, _END64, _LOCATOR64 = 30, 46, 22, 56, 20
-_FULL, _MANY = 0xFFFFFFFF, 0xFFFF
-_ZIP64_FIELD, _PADDING_FIELD, _NAME_FIELD = 1, 0x4246, 0x7075
 _LONGEST_ZIP64, _MOST_EXTRA = 28, 96
 """Bytes of the zip64 field, and of all others that archivers keep of one record: times (13), owners (15), NTFS's (36),
 alignment (6), encryption (11)."""
-STORED, DEFLATED = 0, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """The records at a zip's end.
-
-    Attributes:
-        start: Offset of the directory.
-        size: Its bytes.
-        count: Its entries.
-        end: Offset of the first of the end records.
-        after: Offset behind the last of them, the archive's comment included.
-        comment: Bytes of that comment.
-        wrong: How they disagree, each a clause.
-    """
-
-    start: int
-    size: int
-    count: int
-    end: int
-    after: int
-    comment: int
-    wrong: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the directory says of a record.
 
     Attributes:
+        name: As text.
+        raw_name: As it is stored.
+        flags: As the format numbers them.
+        method: How it is compressed.
+        crc: The CRC-32 of its bytes; 0 also where none was computed.
+        packed: Its bytes in the archive.
+        size: Its bytes once they are unpacked.
+        offset: Of its own header in the archive.
         hidden: Bytes beside it that mean nothing to anyone who reads the record: its comment, and odd extra fields.
     """
 
@@ -65,11 +64,10 @@ class Entry:
     @property
     def encrypted(self) -> bool:
         """Whether its bytes are said to be encrypted."""
-        return bool(self.flags & 1)
+        return bool(self.flags & ENCRYPTED)
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Where a record lies.
 
     Attributes:
@@ -87,87 +85,35 @@ class Extent:
     hidden: int
 
 
-def ends_of(file: File) -> Ends | None:
-    """The end records; None when there are none that a reader would find."""
-    plain = end_record(file)
-    if plain is None:
-        return None
-    disk, first, here, count, size, start, comment = struct.unpack("<HHHHLLH", file.read(plain + 4, _END - 4))
-    wrong = []
-    if disk or first or here != count:
-        wrong.append("it claims to be one part of several")
-    end = plain
-    if file.read(plain - _LOCATOR64, 4) == b"PK\x06\x07":
-        end = int(struct.unpack("<Q", file.read(plain - _LOCATOR64 + 8, 8))[0])
-        record = file.read(end, _END64)
-        if record[:4] != b"PK\x06\x06" or len(record) < _END64:
-            return None
-        large = struct.unpack_from("<QQQ", record, 32)
-        wrong += [
-            f"its two end records give {a:,} and {b:,} as the directory's {what}"
-            for what, a, b, full in zip(
-                ("entries", "size", "place"), large, (count, size, start), (_MANY, _FULL, _FULL), strict=True
-            )
-            if b not in (a, full)
-        ]
-        count, size, start = large
-        if end + 12 + int(struct.unpack_from("<Q", record, 4)[0]) != plain - _LOCATOR64:
-            wrong.append("its end records do not follow one another")
-    return Ends(start, size, count, end, min(plain + _END + comment, file.size), comment, tuple(wrong))
+def entries_of(source: Source, ends: Ends) -> tuple[list[Entry], str]:
+    """The directory's entries as far as they can be read, and what is wrong with it ("" when nothing is).
 
-
-def entries_of(file: File, ends: Ends) -> tuple[list[Entry], str]:
-    """The directory's entries as far as they can be read, and what is wrong with it ("" when nothing is)."""
-    directory = file.read(ends.start, ends.size)
+    Raises:
+        RefusedFile: It is larger than that of any honest file.
+    """
+    directory = read_directory(source, ends)
     entries: list[Entry] = []
-    at = 0
-    while at + _ENTRY <= len(directory) and directory[at : at + 4] == b"PK\x01\x02":
-        entry, at = _entry(directory, at)
-        entries.append(entry)
-    if at != len(directory) or len(directory) != ends.size:
+    end = 0
+    for entry in entries_in(directory):
+        entries.append(_entry(entry))
+        end = entry.end
+    if end != len(directory) or len(directory) != ends.size:
         return entries, f"its directory breaks off after {len(entries):,} entries"
-    if len(entries) % (_MANY + 1) != ends.count % (_MANY + 1):
-        return entries, f"its end record counts {ends.count:,} entries, its directory has {len(entries):,}"
+    # The plain end record counts in 16 bits.
+    if len(entries) % (MANY + 1) != ends.entries % (MANY + 1):
+        return entries, f"its end record counts {ends.entries:,} entries, its directory has {len(entries):,}"
     return entries, ""
 
 
-def _entry(directory: bytes, at: int) -> tuple[Entry, int]:
-    flags, method = struct.unpack_from("<HH", directory, at + 8)
-    crc, packed, size, name_length, extra_length, comment = struct.unpack_from("<LLLHHH", directory, at + 16)
-    offset = struct.unpack_from("<L", directory, at + 42)[0]
-    name = directory[at + _ENTRY : at + _ENTRY + name_length]
-    extra = directory[at + _ENTRY + name_length : at + _ENTRY + name_length + extra_length]
-    fields = _fields(extra) if extra else []
-    size, packed, offset = _widened(fields, size, packed, offset)
-    text = name.decode("utf-8" if flags & 0x800 else "cp437", "replace")
-    entry = Entry(text, name, flags, method, crc, packed, size, offset, comment + _hidden(fields, name_length))
-    return entry, at + _ENTRY + name_length + extra_length + comment
-
-
-def _widened(fields: Sequence[tuple[int, bytes]], *values: int) -> tuple[int, ...]:
-    """Sizes and offset, those that do not fit 32 bits taken from the zip64 field, which holds them in this order."""
-    if _FULL not in values:
-        return values
-    field, at, found = dict(fields).get(_ZIP64_FIELD, b""), 0, []
-    for value in values:
-        if value == _FULL and at + 8 <= len(field):
-            value = int(struct.unpack_from("<Q", field, at)[0])
-            at += 8
-        found.append(value)
-    return tuple(found)
-
-
-def _fields(extra: bytes) -> list[tuple[int, bytes]]:
-    """Kind and content of each extra field; what follows the last whole one has the kind -1."""
-    fields = []
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if at + 4 + length > len(extra):
-            break
-        fields.append((kind, extra[at + 4 : at + 4 + length]))
-        at += 4 + length
-    return [*fields, (-1, extra[at:])] if at < len(extra) else fields
+def _entry(entry: DirectoryEntry) -> Entry:
+    header, record = entry.header, record_of(entry)
+    hidden = header.comment_length
+    if entry.extra:
+        hidden += _hidden(extra_fields(entry.extra), header.name_length)
+    return Entry(
+        decode_name(entry.name, header.flags), entry.name, header.flags, header.method, header.crc,
+        record.packed, record.size, record.offset, hidden,
+    )  # fmt: skip
 
 
 def _hidden(fields: Sequence[tuple[int, bytes]], name_length: int) -> int:
@@ -175,57 +121,54 @@ def _hidden(fields: Sequence[tuple[int, bytes]], name_length: int) -> int:
 
     All count together, those of zero bytes aside, so that nothing can be spread over many small fields.
     """
-    found, allowed, wide, odd = 0, _MOST_EXTRA, False, 0
+    total, allowed, has_zip64, odd = 0, _MOST_EXTRA, False, 0
     for kind, content in fields:
-        if kind == _PADDING_FIELD:
+        if kind == PADDING_FIELD:
             odd += len(content) if content.strip(b"Z\0") else 0
             continue
-        if kind == _ZIP64_FIELD and len(content) <= _LONGEST_ZIP64 and not wide:
-            wide = True
+        if kind == ZIP64_FIELD and len(content) <= _LONGEST_ZIP64 and not has_zip64:
+            has_zip64 = True
             continue
-        if kind == _NAME_FIELD:
+        if kind == NAME_FIELD:
             # The name again in UTF-8, where the other one is of an older code of one byte a letter.
             allowed = _MOST_EXTRA + 9 + 3 * name_length
-        found += 4 + len(content.rstrip(b"\0"))
-    return odd + (found if found > allowed else 0)
+        total += 4 + len(content.rstrip(b"\0"))
+    return odd + (total if total > allowed else 0)
 
 
-def extent_of(file: File, entry: Entry) -> Extent | None:
+def extent_of(source: Source, entry: Entry) -> Extent | None:
     """Where a record lies and how its own header differs from the directory; None when there is no header."""
-    head = file.read(entry.offset, _LOCAL + len(entry.raw_name) + 160)
-    if len(head) < _LOCAL or head[:4] != b"PK\x03\x04":
+    local = read_local(source, entry.offset)
+    if local is None:
         return None
-    flags, method = struct.unpack_from("<HH", head, 6)
-    crc, packed, size, name_length, extra_length = struct.unpack_from("<LLLHH", head, 14)
-    payload = entry.offset + _LOCAL + name_length + extra_length
-    if len(head) < _LOCAL + name_length + extra_length:
-        head = file.read(entry.offset, _LOCAL + name_length + extra_length)
-    name = head[_LOCAL : _LOCAL + name_length]
-    fields = _fields(head[_LOCAL + name_length : _LOCAL + name_length + extra_length]) if extra_length else []
-    size, packed = _widened(fields, size, packed)
+    header = local.header
+    fields = extra_fields(local.extra) if header.extra_length else []
+    size, packed = widened(fields, header.size, header.packed)
     differs = []
-    if name != entry.raw_name:
-        differs.append(f"the name {name.decode('utf-8', 'replace')!r}")
-    if method != entry.method:
-        differs.append(f"method {method}, not {entry.method}")
-    if flags != entry.flags:
-        differs.append(f"flags {flags:#x}, not {entry.flags:#x}")
-    given = (("a CRC-32", crc, entry.crc), ("a packed size", packed, entry.packed), ("a size", size, entry.size))
+    if local.name != entry.raw_name:
+        differs.append(f"the name {local.name.decode('utf-8', 'replace')!r}")
+    if header.method != entry.method:
+        differs.append(f"method {header.method}, not {entry.method}")
+    if header.flags != entry.flags:
+        differs.append(f"flags {header.flags:#x}, not {entry.flags:#x}")
+    given = (("a CRC-32", header.crc, entry.crc), ("a packed size", packed, entry.packed), ("a size", size, entry.size))
     # With a data descriptor behind the bytes these are 0 here.
-    open_ended = bool(flags & 8)
+    open_ended = bool(header.flags & OPEN_ENDED)
     differs += [f"{what} of {a:,}, not {b:,}" for what, a, b in given if a != b and not (open_ended and not a)]
-    end, told = _described(file, entry, payload + entry.packed) if open_ended else (payload + entry.packed, "")
-    return Extent(entry.offset, payload, end, (*differs, *([told] if told else [])), _hidden(fields, name_length))
+    end = local.payload + entry.packed
+    if open_ended:
+        length, wrong = _descriptor(source, entry, end)
+        end += length
+        differs += [wrong] if wrong else []
+    return Extent(entry.offset, local.payload, end, tuple(differs), _hidden(fields, header.name_length))
 
 
-def _described(file: File, entry: Entry, at: int) -> tuple[int, str]:
-    """Where the data descriptor at `at` ends, and what it says otherwise than the directory."""
-    found = file.read(at, 24)
-    signed = 4 if found[:4] == b"PK\x07\x08" else 0
-    wanted = (entry.crc, entry.packed, entry.size)
-    for form in ("<LLL", "<LQQ"):
-        if len(found) >= signed + struct.calcsize(form) and struct.unpack_from(form, found, signed) == wanted:
-            return at + signed + struct.calcsize(form), ""
-    if signed:
-        return at + 16, "another sum or size behind its bytes"
-    return at, "none behind its bytes, where it claims one"
+def _descriptor(source: Source, entry: Entry, at: int) -> tuple[int, str]:
+    """Bytes of the data descriptor at `at`, and what it says otherwise than the directory."""
+    data = source.read(at, DESCRIPTOR64_SIZE)
+    length = descriptor_length(data, entry.crc, entry.packed, entry.size)
+    if length is not None:
+        return length, ""
+    if has_descriptor_signature(data):
+        return DESCRIPTOR_SIZE, "another sum or size behind its bytes"
+    return 0, "none behind its bytes, where it claims one"

@@ -1,0 +1,94 @@
+"""`convert` and `verify`: a conversion, and the proof that it changed shapes and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from convinspect.api.calls import Progress, Source, root_was_chosen, saying_what_to_install, several, silent
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import naming
+from convinspect.report.notebook import show_in_notebooks
+
+if TYPE_CHECKING:
+    from convinspect.converting.job import Job
+
+Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
+"""What layers become."""
+
+Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformers", "any"]
+"""What layers are taken from."""
+
+
+@saying_what_to_install
+def convert(
+    source: Source,
+    target: str | Path | None = None,
+    *,
+    to: Target | None = None,
+    from_: Origin | Iterable[Origin] = (),
+    layer: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    like: Source | None = None,
+    rename: str | Iterable[str] = (),
+    groups: Literal["expand"] | None = None,
+    model: str | None = None,
+    state_dict: bool = False,
+    fuse: bool = False,
+    keep_optimizer: bool = False,
+    drop_optimizer: bool = False,
+    in_place: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> Job:
+    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
+
+    PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+
+    Args:
+        source: The checkpoint to convert.
+        target: The new file, or folder of shards; its suffix says the format. None with `in_place` or `dry_run`.
+        to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
+        from_: Kinds to convert: as `to`, "transformers" or "any"; by default Conv1d to Linear and Linear to
+            convolutions.
+        layer: Names or globs of the layers to convert; all by default.
+        exclude: Names or globs of layers to leave.
+        like: Another checkpoint, whose shapes the tensors get.
+        rename: Rules `OLD=NEW` for names of tensors or modules; what * stands for is carried over.
+        groups: "expand" writes grouped convolutions as Linear over all channels, mostly zeros.
+        model: The model's code, as "package.module:Class", which tells stride, padding and groups.
+        state_dict: Write the plain state_dict of a whole model, TorchScript or .pt2.
+        fuse: Write weight-normed, spectral-normed and pruned layers as plain weights.
+        keep_optimizer: Leave optimizer state unchanged; it will not fit the new shapes.
+        drop_optimizer: Leave optimizer state out, so that a resumed run starts it anew.
+        in_place: Replace the source, in one step at the end.
+        force: Overwrite a target that exists.
+        dry_run: Decide everything, write nothing.
+        root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
+        progress: Called with the number of bytes that were written; PyTorch, which writes other formats, tells nothing.
+
+    Returns:
+        What was done: `.plan.conversions`, `.plan.refusals` with their reasons, `.followers`, `.renaming`, `.notes` on
+        what is left behind; `.in_memory()` gives the converted checkpoint without a file.
+
+    Raises:
+        ConvInspectError: It cannot be done; the target is then unchanged.
+    """
+    from convinspect.converting.job import Job
+    from convinspect.converting.job import convert as carry_out
+    from convinspect.converting.options import Options
+    from convinspect.report.convert import plan_table
+
+    if isinstance(source, Checkpoint) and root is not None:
+        raise root_was_chosen(source)
+    show_in_notebooks(Job, plan_table)
+    options = Options(
+        to, several(from_), several(layer), several(exclude), Path(like) if isinstance(like, str) else like,
+        several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
+        root,
+    )  # fmt: skip
+    with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
+        return carry_out(source, target, options, progress or silent)

@@ -1,0 +1,103 @@
+"""`diff` and `check`: what two checkpoints, or one file, have to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from convinspect.api.calls import Progress, Source, opened, saying_what_to_install, silent
+from convinspect.checkpoint import Checkpoint, open_alike, whole
+from convinspect.errors import CannotShow, Option, Wording, naming
+from convinspect.report.notebook import show_in_notebooks
+
+if TYPE_CHECKING:
+    from convinspect.checking.findings import Report as CheckReport
+    from convinspect.diffing.differences import DiffReport
+    from convinspect.diffing.fixes import ErrorReport
+
+
+@overload
+def diff(
+    a: Source, b: Source, *, values: bool = False, root: str | None = None, progress: Progress | None = None
+) -> DiffReport: ...
+
+
+@overload
+def diff(a: Source, *, error: str | Path | BaseException, root: str | None = None) -> ErrorReport: ...
+
+
+@saying_what_to_install
+def diff(
+    a: Source,
+    b: Source | None = None,
+    *,
+    error: str | Path | BaseException | None = None,
+    values: bool = False,
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> DiffReport | ErrorReport:
+    """Say why a checkpoint will not load where another does, and whether converting helps. Only headers are read.
+
+    Args:
+        a: The checkpoint that is to be loaded.
+        b: One that loads where `a` should.
+        error: Instead of `b`: what `load_state_dict` raised, its text, or the path of a text file that holds it.
+        values: Compare the numbers too, one tensor at a time.
+        root: Which dictionary of tensors in the files, as dotted keys; "." for all; by default the model's.
+        progress: Called with the number of bytes that were compared; only `values` takes long.
+
+    Returns:
+        Of two checkpoints `.verdict` ("loads", "loads after converting" or "does not load"), `.obstacles`, `.same` and
+        every tensor's difference; of an error the same verdict, and an answer to each of its lines.
+
+    Raises:
+        ConvInspectError: One of them cannot be opened or is damaged; the text holds no such error.
+    """
+    from convinspect.report.diff import difference_table
+    from convinspect.report.load_error import error_table
+
+    checkpoint = opened(a, root)
+    if (b is None) == (error is None):
+        what = "there is nothing to compare it with" if b is None else "b and error say both what to compare it with"
+        remedy = Wording("give a second checkpoint or ", Option("error", None))
+        raise CannotShow(what, remedy, checkpoint.path)
+    if error is not None:
+        from convinspect.diffing.fixes import ErrorReport, suggest_fixes
+        from convinspect.diffing.load_error import error_text, read_error
+
+        if values:
+            problem = Wording(
+                Option("values", None), " compares two checkpoints, and ", Option("error", None), " stands for one"
+            )
+            raise CannotShow(problem, "drop one of them", checkpoint.path)
+        show_in_notebooks(ErrorReport, error_table)
+        return suggest_fixes(checkpoint, read_error(error_text(error)))
+    from convinspect.diffing.checkpoints import diff as compare_checkpoints
+    from convinspect.diffing.differences import DiffReport
+
+    assert b is not None
+    other = whole(b) if isinstance(b, Checkpoint) else open_alike(b, root)
+    show_in_notebooks(DiffReport, difference_table)
+    with naming(checkpoint.path):
+        return compare_checkpoints(checkpoint, other, values, progress or silent)
+
+
+@saying_what_to_install
+def check(path: Source, *, values: bool = False, progress: Progress | None = None) -> CheckReport:
+    """Is this file whole, and what would loading it elsewhere call? Nothing in it is run.
+
+    Args:
+        path: A file or folder of any kind.
+        values: Also read every number, and look for NaN and infinities.
+        progress: Called with the number of bytes that were read.
+
+    Returns:
+        `.findings`, each with its code, level, place and remedy, and `.exit_code` as the command would give it. A file
+        that cannot be read is a finding too ("unreadable").
+    """
+    from convinspect.checking.findings import Report
+    from convinspect.checking.scan import check as scan
+    from convinspect.report.check import check_tables
+
+    show_in_notebooks(Report, lambda report: check_tables([report], kept=True))
+    return scan(path.path if isinstance(path, Checkpoint) else Path(path), values, progress or silent)

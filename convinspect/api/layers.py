@@ -1,0 +1,104 @@
+"""`compare` and `explain`: what single layers compute, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convinspect.api.calls import Source, check_at_least, opened, saying_what_to_install, several, silent
+from convinspect.report.notebook import show_in_notebooks
+
+if TYPE_CHECKING:
+    import torch
+
+    from convinspect.comparing.compare import Comparison
+    from convinspect.explaining.example import Example
+
+
+@saying_what_to_install
+def compare(
+    path: Source | None = None,
+    *,
+    layer: str | Iterable[str] = (),
+    batch: int = 8,
+    length: int | Iterable[int] = 1024,
+    dtype: str | Iterable[str] = "float32",
+    device: str = "cpu",
+    threads: int | None = None,
+    repeats: int = 7,
+    seed: int = 0,
+    root: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
+
+    Args:
+        path: A checkpoint; without it, PointNet's three layers with random weights.
+        layer: Names or globs of its layers; all pointwise convolutions by default.
+        batch: N of the input (N, C, L).
+        length: L, one or several.
+        dtype: PyTorch's name of it, such as "float32", one or several.
+        device: Where to run, such as "cuda".
+        threads: Of PyTorch's operators on the CPU; PyTorch's own choice by default.
+        repeats: Timings of each, at least 3; their median counts.
+        seed: Of the random inputs.
+        root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
+        progress: Called with what is measured next, in words.
+
+    Returns:
+        `.layers`, the times (in seconds), errors and gradients of each, and `.claims`, what is often said of the two
+        with whether it holds here. Figures are of this machine alone.
+
+    Raises:
+        ConvInspectError: There is no such layer, device or dtype, or PyTorch cannot run it.
+    """
+    from convinspect.comparing.compare import Comparison, Options
+    from convinspect.comparing.compare import compare as measure
+    from convinspect.report.compare import comparison_tables
+
+    check_at_least(1, batch=batch, threads=threads)
+    check_at_least(3, repeats=repeats)
+    check_at_least(0, seed=seed)
+    show_in_notebooks(Comparison, lambda found: comparison_tables(found.layers, found.claims, found.circumstances))
+    options = Options(several(layer), batch, several(length), several(dtype), device, threads, repeats, seed)
+    return measure(None if path is None else opened(path, root, damaged=True), options, progress or silent)
+
+
+@saying_what_to_install
+def explain(
+    path: Source | None = None,
+    layer: str | None = None,
+    *,
+    rows: int = 4,
+    seed: int = 0,
+    input: str | Path | torch.Tensor | None = None,
+    root: str | None = None,
+) -> Example:
+    """Run one layer on a few rows of data, to see how n rows of `in` columns become n rows of `out`.
+
+    Args:
+        path: A checkpoint; without it, a small built-in layer of 3 → 6.
+        layer: Which of its layers.
+        rows: How many rows of data are drawn.
+        seed: Of the data that are drawn for a file's layer.
+        input: Your own data, (n, in): a tensor, or a .csv, .npy or .pt file.
+        root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
+
+    Returns:
+        The data `.x` (n, in), the kernels `.w` (out, in, taps), `.b` (out), and the results `.f` (n - taps + 1, out),
+        all computed by PyTorch in float64. A notebook draws it.
+
+    Raises:
+        ConvInspectError: The layer is none that can be explained, or the data do not fit it.
+    """
+    from convinspect.explaining.example import Example
+    from convinspect.explaining.explain import Options
+    from convinspect.explaining.explain import explain as compute
+    from convinspect.report.explain_steps import overview
+
+    check_at_least(1, rows=rows)
+    check_at_least(0, seed=seed)
+    show_in_notebooks(Example, overview)
+    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input)
+    return compute(None if path is None else opened(path, root, damaged=True), options)

@@ -1,0 +1,94 @@
+"""What comparing two checkpoints gives: the findings of each part, and the report that they make together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from convinspect.verifying.causes import Cause
+from convinspect.verifying.layers import LayerCheck
+
+if TYPE_CHECKING:
+    from convinspect.verifying.model import ModelCheck
+
+Strength = Literal["bits", "layer", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one part of the comparison found.
+
+    Attributes:
+        changed: Tensors, keys and objects that should be as they were, with the cause.
+        missing: What is in the first checkpoint only.
+        unexpected: What is in the second only.
+        unread: Tensors whose numbers are not in the file or have no reading.
+        notes: What was not compared, and what else a user should know.
+    """
+
+    changed: Mapping[str, Cause] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def merged(parts: Iterable[Findings]) -> Findings:
+    """All findings in order; of a name that several parts found changed, the first cause."""
+    parts = tuple(parts)
+    changed: dict[str, Cause] = {}
+    for part in parts:
+        changed |= {name: cause for name, cause in part.changed.items() if name not in changed}
+    return Findings(
+        changed,
+        tuple(name for part in parts for name in part.missing),
+        tuple(name for part in parts for name in part.unexpected),
+        tuple(name for part in parts for name in part.unread),
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found of two checkpoints.
+
+    Attributes:
+        before: What was opened.
+        after: What it was compared with.
+        layers: Layers that were converted or differ, in stored order.
+        missing: Tensors of `before` that are not in `after`.
+        unexpected: Tensors of `after` that are not in `before`.
+        changed: Tensors, keys and objects that should be as they were, with the cause.
+        unchanged: Number of tensors that are the same to the bit and in shape.
+        unread: Tensors whose numbers are not in the file or have no reading; of these no more than shape and dtype is
+            known to be equal.
+        notes: What was not compared, and what else a user should know.
+        model: The whole model, when it was run.
+        kinds: All layers that were converted, also those that were not asked for, with their kind after.
+    """
+
+    before: str
+    after: str
+    layers: tuple[LayerCheck, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    changed: Mapping[str, Cause] = field(default_factory=dict)
+    unchanged: int = 0
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: ModelCheck | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool:
+        """No difference was found."""
+        differs = self.missing or self.unexpected or self.changed or not all(layer.ok for layer in self.layers)
+        return not differs and (self.model is None or not self.model.cause)
+
+    @property
+    def strength(self) -> Strength:
+        """The strongest proof that covers all that was converted."""
+        if self.model is not None and not self.model.cause:
+            return "model"
+        return "layer" if self.layers and all(layer.outputs is not None for layer in self.layers) else "bits"

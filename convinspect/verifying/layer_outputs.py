@@ -1,0 +1,203 @@
+"""One layer before and after, run on the same numbers → whether its outputs and gradients agree within the bound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from convinspect.arrays.threads import map_threads
+from convinspect.errors import BrokenFile, CannotShow
+from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.records import Layer
+from convinspect.verifying.causes import Cause, Why, because
+from convinspect.verifying.layers import LayerCheck, groups_written_out
+from convinspect.verifying.options import VerifyOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from convinspect.arrays.error_bound import Form
+
+MOST_WORKERS = 8
+WORKING_BYTES = 512 << 20
+"""What layers that run at the same time may take together."""
+
+
+class Checked(NamedTuple):
+    """A layer, and what its stored bits say."""
+
+    check: LayerCheck
+    before: Layer
+    after: Layer | None
+
+
+def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerCheck]:
+    """The checks with outputs. Layers run at the same time, each on one thread, as many as fit in `WORKING_BYTES`.
+
+    Raises:
+        ConvInspectError: Bytes are missing or damaged.
+    """
+    if options.bits or not checked:
+        return [layer.check for layer in checked]
+    from convinspect.arrays.devices import full_float32, threads
+
+    largest = max(layer.before.nbytes for layer in checked)
+    workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))
+    if options.device != "cpu":
+        workers = 1
+    # On one thread a chunk takes less time than waking another does.
+    with threads(1), full_float32():
+        return list(map_threads(lambda layer: _run(layer, options), checked, workers))
+
+
+def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
+    """The check of one layer with its outputs, and gradients when asked for."""
+    check, before, after = layer
+    if after is None or before.kind not in KINDS or check.after not in KINDS:
+        return check
+    obstacle = _obstacle(before, after)
+    if obstacle:
+        return check.with_note(obstacle)
+    forms = _forms(before, after, check.after)
+    try:
+        parameters = _parameters(layer, forms, options.device)
+    except CannotShow as error:
+        # This one counts beside a cause too: why there are no figures to it.
+        return replace(check, note=f"its outputs cannot be compared: {error.problem}")
+    misfit = _misfit(parameters.weights, parameters.biases, (before.kind, check.after))
+    if misfit:
+        return check.with_note(misfit)
+    channels = [_channels(form, weight) for form, weight in zip(forms, parameters.weights, strict=True)]
+    if channels[0] != channels[1]:
+        return check.with_cause(because(Why.CHANNELS, before=channels[0], after=channels[1]))
+    return _measure(check, forms, parameters, channels[0], options.dtype or before.weight.dtype, options)
+
+
+class _Parameters(NamedTuple):
+    """Weights as stored, and biases (O,) or None; before and after."""
+
+    weights: tuple[torch.Tensor, torch.Tensor]
+    biases: tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def _measure(
+    check: LayerCheck,
+    forms: tuple[Form, Form],
+    parameters: _Parameters,
+    channels: int,
+    dtype: str,
+    options: VerifyOptions,
+) -> LayerCheck:
+    """The check with outputs in float64, rounding in `dtype`, and gradients when asked for."""
+    import torch
+
+    from convinspect.arrays.error_bound import (
+        Inputs,
+        OtherShape,
+        compare_gradients,
+        compare_outputs,
+        inputs_for,
+        rounding,
+    )
+    from convinspect.arrays.to_torch import torch_dtype
+
+    own = torch_dtype(dtype)
+    inputs = Inputs(seed=options.seed, device=options.device)
+    if options.sizes:
+        inputs = replace(inputs, sizes=options.sizes)
+    xs = inputs_for(channels, own, inputs)
+    try:
+        with torch.no_grad():
+            outputs, exact = compare_outputs(forms, *parameters, xs)
+            apart = None if check.cause else rounding(forms, *parameters, xs[-1], exact, own)
+            check = replace(check, outputs=outputs, rounding=apart)
+        if options.grad:
+            check = replace(check, gradients=compare_gradients(forms, *parameters, xs))
+    except OtherShape as error:
+        return check.with_cause(because(Why.RESULT_SHAPES, before=error.before, after=error.after))
+    return check.with_cause(_beyond(check))
+
+
+def _beyond(check: LayerCheck) -> Cause | None:
+    """The first result that is farther apart than rounding explains."""
+    results = {"outputs": check.outputs} | {f"gradients of {name}": grad for name, grad in check.gradients.items()}
+    for what, result in results.items():
+        if result is not None and not result.ok:
+            return because(Why.RESULTS, what=what, difference=result.difference, bound=result.bound)
+    return None
+
+
+# ---------------------------------------------------------------------------------------- why it is not run
+
+
+def _obstacle(before: Layer, after: Layer) -> str:
+    """Why a layer is not run, as far as its record shows; "" otherwise."""
+    if not (before.weight.numel and after.weight.numel):
+        return "same, and empty"
+    if before.kind in CONVOLUTIONS and not before.pointwise:
+        return "same bits; only pointwise layers are run"
+    if before.weight.dtype.startswith("complex"):
+        return "same bits; complex layers are not run"
+    return ""
+
+
+def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | None], kinds: Iterable[str]) -> str:
+    """Says which bias does not have one number for each output; "" where both fit."""
+    for weight, bias, kind in zip(weights, biases, kinds, strict=True):
+        rows = weight.shape[1] if kind == TRANSFORMERS_CONV1D else weight.shape[0]
+        if bias is not None and bias.numel() != rows:
+            return f"same bits; its bias has {bias.numel()} numbers for {rows} outputs, so it cannot be run"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------- how it is run
+
+
+def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
+    """How both are to be run."""
+    if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
+        # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
+        before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
+    if before.groups is None:
+        before = before._replace(groups=groups_written_out(before, after))
+    return _form(before, before.kind), _form(after, kind_after)
+
+
+def _form(layer: Layer, kind: str) -> Form:
+    from convinspect.arrays.error_bound import Form
+
+    if kind not in CONVOLUTIONS:
+        return Form(kind)
+    dims = int(kind[4])
+    padding = (0,) * dims if layer.padding is None or isinstance(layer.padding, str) else layer.padding
+    return Form(kind, layer.stride or (1,) * dims, padding, layer.groups or 1)
+
+
+def _channels(form: Form, weight: torch.Tensor) -> int:
+    """Input channels."""
+    return weight.shape[0] if form.kind == TRANSFORMERS_CONV1D else weight.shape[1] * form.groups
+
+
+def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Parameters:
+    """Weights and biases on the device; those after are not read again where their bits are equal."""
+    check, before, after = layer
+    assert after is not None
+    weight, bias = _on_device(before, device)
+    if check.weights_equal and before.norm == after.norm and before.weight.numel == after.weight.numel:
+        matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
+        matrix = matrix.reshape(matrix.shape[:2]) if weight.dim() > 2 else matrix
+        same = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(after.weight.shape)
+        return _Parameters((weight, same), (bias, bias))
+    weight_after, bias_after = _on_device(after, device)
+    return _Parameters((weight, weight_after), (bias, bias_after))
+
+
+def _on_device(layer: Layer, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    from convinspect.arrays.to_torch import weight_and_bias
+
+    weight, bias = weight_and_bias(layer)
+    if weight.dim() < 2:
+        raise BrokenFile(f"layer {layer.name}: its weight has {weight.dim()} dimensions")
+    return weight.to(device), None if bias is None else bias.to(device)

@@ -1,0 +1,152 @@
+"""What belongs to the model's layers elsewhere in two checkpoints: EMA copies, optimizer state, and other models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.converting.plan import Conversion, Plan
+from convinspect.converting.training_state import followers, parts_of
+from convinspect.errors import CannotConvert
+from convinspect.keys.wrappers import clean_names
+from convinspect.kinds import KINDS
+from convinspect.records import Edit, Layer, Root, Tensor
+from convinspect.text import plural
+from convinspect.verifying.causes import Cause, Why, because
+from convinspect.verifying.findings import Findings, merged
+from convinspect.verifying.layers import keys_of
+from convinspect.verifying.tensors import Pairs, Transposed, pair_up
+
+
+def expected_edits(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
+    """What must change with the layers that got another rank, by the tensor's id: copies in an EMA, optimizer state.
+
+    Empty where which state belongs to which weight is not certain.
+    """
+    conversions = []
+    for layer in layers:
+        edits = _edits_of(layer, after, pairs) if layer.kind in KINDS else ()
+        if edits:
+            conversions.append(Conversion(layer, "Linear", edits))
+    try:
+        following = followers(before, Plan(tuple(conversions)), keep_optimizer=False)
+    except CannotConvert:
+        return {}
+    return {id(edit.tensor): edit for edit in (*following.copies, *following.optimizer)}
+
+
+def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]:
+    """How a layer's tensors were converted that have another number of dimensions now."""
+    keys = keys_of(layer)
+    converted = [
+        (tensor, after.tensors[keys[leaf]]) for leaf, tensor in layer.tensors.items() if keys[leaf] in pairs.converted
+    ]
+    return tuple(Edit(old, new.shape, new.stride) for old, new in converted if len(old.shape) != len(new.shape))
+
+
+class Copies(NamedTuple):
+    """Copies of the model's tensors that lie in the root in use, as all roots do with `--root .`.
+
+    Attributes:
+        followed: Names of those that changed with their weight.
+        findings: Those that did not, and how many did.
+    """
+
+    followed: Collection[str]
+    findings: Findings
+
+
+def compare_copies(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], pairs: Pairs) -> Copies:
+    """Whether copies in the root in use changed with the weights that they belong to.
+
+    Args:
+        before: The one.
+        after: The other.
+        edits: What must change, by the tensor's id.
+        pairs: What became of the root's tensors.
+    """
+    expected = {name: edits[id(tensor)] for name, tensor in before.tensors.items() if id(tensor) in edits}
+    followed = {
+        name: None for name, edit in expected.items()
+        if name in after.tensors and after.tensors[name].shape == edit.shape
+    }  # fmt: skip
+    same = set(pairs.same) if expected else set()
+    return Copies(
+        followed,
+        Findings(
+            {name: _not_followed(edit) for name, edit in expected.items() if name in same},
+            notes=_note_converted(Counter(name.rpartition(".")[0] for name in followed)),
+        ),
+    )
+
+
+def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
+    """Compare EMA copies, optimizer state and other models: every root beside the one in use.
+
+    Args:
+        before: The one.
+        after: The other.
+        edits: What must change with the model, by the tensor's id.
+        transposed: Which of the model's weights are stored as (in, out).
+    """
+    roots_after = {root.path: root for root in after.roots}
+    in_use = {before.root.path, *(root.path for root in parts_of(before))}
+    parts = []
+    for root in before.roots:
+        if root.path in in_use:
+            continue
+        if root.path in roots_after:
+            parts.append(_compare_root(root, roots_after[root.path], edits, transposed))
+        elif len(after.roots) == 1:
+            where = f"{after.path.name}, a plain state_dict"
+            parts.append(
+                Findings(notes=(f"root {root.path} ({plural(len(root.tensors), 'tensor')}) is not in {where}",))
+            )
+        else:
+            parts.append(Findings(missing=(f"root {root.path}",)))
+    return merged(parts)
+
+
+def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
+    """One root of either file; names are told with the root's."""
+    pairs = pair_up(_by_name(before), _by_name(after), transposed if before.role == "ema" else Transposed())
+    changed = pairs.changed | _not_following(before, after, edits)
+    return Findings(
+        {f"{before.path}.{name}": cause for name, cause in changed.items()},
+        tuple(f"{before.path}.{name}" for name in pairs.missing),
+        tuple(f"{before.path}.{name}" for name in pairs.unexpected),
+        tuple(f"{before.path}.{name}" for name in pairs.unread),
+        _note_converted({before.path: len(pairs.converted)}),
+    )
+
+
+def _by_name(root: Root) -> dict[str, Tensor]:
+    return dict(zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True))
+
+
+def _not_following(before: Root, after: Root, edits: Mapping[int, Edit]) -> dict[str, Cause]:
+    """Copies and optimizer state that did not change with the weights that they belong to."""
+    if before.role not in ("ema", "optimizer"):
+        return {}
+    shapes = {tensor.key: tensor.shape for tensor in after.tensors}
+    expected = [edits[id(tensor)] for tensor in before.tensors if id(tensor) in edits]
+    return {
+        edit.tensor.key: _not_followed(edit)
+        for edit in expected
+        if shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
+    }
+
+
+def _not_followed(edit: Edit) -> Cause:
+    return because(Why.NOT_FOLLOWED, shape=edit.tensor.shape)
+
+
+def _note_converted(numbers: Mapping[str, int]) -> tuple[str, ...]:
+    """Says how many tensors of each root changed with the model's."""
+    return tuple(
+        f"{plural(number, 'tensor')} of {where} {'was' if number == 1 else 'were'} converted too"
+        for where, number in numbers.items()
+        if number
+    )

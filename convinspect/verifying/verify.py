@@ -1,0 +1,151 @@
+"""The whole of `verify`: two checkpoints and what is asked → the report.
+
+Three strengths, each beyond the one before: the stored bits, each layer's outputs, the whole model's outputs. The
+report names the strength it reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.converting.job import applied, select_layers
+from convinspect.converting.options import Options
+from convinspect.converting.rename import renaming
+from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
+from convinspect.verifying.checkpoints import compare_checkpoints
+from convinspect.verifying.findings import Report
+from convinspect.verifying.options import VerifyOptions
+
+if TYPE_CHECKING:
+    from convinspect.verifying.model import ModelCheck
+
+
+def verify(
+    before: Checkpoint,
+    after: Checkpoint | None,
+    options: VerifyOptions,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Check that a conversion changed shapes and nothing else.
+
+    Args:
+        before: The checkpoint before its conversion.
+        after: The checkpoint after; None to convert `before` in memory, all that can become a Linear.
+        options: How they are compared, under the names of the command's options.
+        progress: Called with the number of bytes that were compared.
+
+    Returns:
+        What was found; `Report.equal` is the verdict.
+
+    Raises:
+        CannotConvert: Options contradict each other, nothing can be converted in memory, or a model cannot be built,
+            does not take the file before, or fails on these inputs.
+        NotThere: A name matches no layer, or an input is a file that does not exist.
+        CannotShow: There is no such device, dtype or input.
+        ConvInspectError: Bytes of one of the files are missing or damaged.
+    """
+    options.check()
+    if not options.bits:
+        _prepare_torch(options)
+    stored = before
+    try:
+        before = _renamed(stored, options.rename) if options.rename else stored
+        after, notes = _as_linear(before, options.layer) if after is None else (after, ())
+        report = compare_checkpoints(before, after, options, progress)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))
+        raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, stored.path) from None
+    except ConvInspectError as error:
+        raise error.at(stored.path) from None
+    report = replace(report, notes=(*notes, *report.notes))
+    if options.model is None:
+        return report
+    return replace(report, model=_run_model(options, before, after, stored, report))
+
+
+def _renamed(checkpoint: Checkpoint, rules: Sequence[str]) -> Checkpoint:
+    """The checkpoint with other keys, as `convert` with these rules would write it.
+
+    Raises:
+        ConvInspectError: A rule is none, matches nothing, or gives two tensors one name.
+    """
+    changes = renaming(checkpoint, list(rules))
+    return applied(checkpoint, (*changes.edits, *changes.copies))
+
+
+def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint as `convert` would write it with all that can become a Linear, and notes of what that would leave.
+
+    Args:
+        checkpoint: What to convert.
+        names: Layers or globs; () for all.
+
+    Raises:
+        CannotConvert: There is nothing to convert.
+    """
+    selection = select_layers(checkpoint, Options(to="linear", from_=("any",), layer=names))
+    # Convolutions of larger kernels are not news; what looks convertible and is not, is.
+    larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
+    left = [refusal for refusal in selection.plan.refusals if not refusal.done and refusal.name not in larger]
+    if not selection.plan.conversions:
+        why = (f" ({left[0].name}: ", left[0].reason, ")") if left else ()
+        problem = Wording("no layer can be converted to Linear", *why)
+        raise CannotConvert(problem, "give the checkpoint to compare with")
+    notes = tuple(Wording(f"left unchanged: {refusal.name}: ", refusal.reason) for refusal in left)
+    return applied(checkpoint, selection.plan.edits), notes
+
+
+def _prepare_torch(options: VerifyOptions) -> None:
+    """See that layers can be run as asked.
+
+    Raises:
+        CannotShow: There is no such device or dtype.
+    """
+    if options.dtype:
+        from convinspect.arrays.devices import check_dtype
+
+        check_dtype(options.dtype)
+    if options.device == "cpu":
+        _load_torch_meanwhile()
+        return
+    from convinspect.arrays.devices import check_device, check_dtype_on
+
+    check_device(options.device)
+    remedy = Wording("cpu has; ", Option("bits"), " needs no device")
+    check_dtype_on(options.device, "float64", ", in which outputs are judged", remedy)
+
+
+def _load_torch_meanwhile() -> None:
+    """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
+
+    def load() -> None:
+        import torch  # noqa: F401
+
+    # Where the system refuses a thread, it is loaded when it is needed.
+    with suppress(RuntimeError):
+        Thread(target=load).start()
+
+
+def _run_model(
+    options: VerifyOptions, before: Checkpoint, after: Checkpoint, stored: Checkpoint, report: Report
+) -> ModelCheck:
+    """The whole model, before and after; `stored` is the file before under its own names."""
+    from convinspect.verifying.inputs import model_inputs
+    from convinspect.verifying.model import try_models
+    from convinspect.verifying.model_runs import Trial
+
+    trial = Trial(
+        options.model or "",
+        options.model_after or "",
+        model_inputs(options.input, options.seed),
+        options.seed,
+        options.device,
+        options.grad,
+    )
+    return try_models(before, after, report.kinds, trial, stored if options.rename else None)

@@ -1,0 +1,62 @@
+"""Where PyTorch is not installed: what needs it says so in one line, and all else works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.paths import FIXTURES
+from support.program import assert_one_line, run
+
+STNKD = FIXTURES / "pointnet_stnkd.pt"
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `import torch` ends as it does where there is none."""
+    absent = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    (tmp_path / "torch.py").write_text(absent)
+    root = Path(__file__).resolve().parent.parent.parent
+    return {"PYTHONPATH": f"{tmp_path}:{root}"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify", STNKD),
+        ("verify", STNKD, STNKD),
+        ("compare",),
+        ("compare", STNKD),
+        ("explain",),
+        ("explain", STNKD, "conv1"),
+    ],
+)
+def test_what_runs_layers_says_what_is_missing(env: dict[str, str], words: tuple[object, ...]) -> None:
+    result = run(*words, env=env)
+    assert_one_line(result, f"error: {words[0]} ", "PyTorch", "pip install torch")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("shapes", STNKD),
+        ("weights", STNKD, "conv1"),
+        ("diff", STNKD, STNKD),
+        ("convert", STNKD, "--to", "linear", "--dry-run"),
+        ("verify", STNKD, STNKD, "--bits"),
+        ("check", STNKD),
+        ("--help",),
+    ],
+)
+def test_what_reads_and_writes_works(env: dict[str, str], words: tuple[object, ...]) -> None:
+    result = run(*words, env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_another_missing_module_is_a_bug(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('no numpy', name='numpy')\n")
+    root = Path(__file__).resolve().parent.parent.parent
+    result = run("weights", STNKD, "conv1", env={"PYTHONPATH": f"{tmp_path}:{root}"})
+    assert result.returncode == 3
