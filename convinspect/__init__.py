@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         find_layers,
         open,
         select,
+        verify,
     )
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "modules",
     "open",
     "select",
+    "verify",
 ]
 
 

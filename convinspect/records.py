@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 
 if TYPE_CHECKING:
-    from convinspect.formats.pickle.machine import Pickle
+    from convinspect.formats.pickle.record import Pickle
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
@@ -220,6 +220,23 @@ Version: TypeAlias = tuple[int, ...]
 """What of a file's status changes when it is written to or replaced."""
 
 
+class Problem(str):
+    """What is wrong with a file although it can be listed: a line, which users are shown, of two parts.
+
+    Args:
+        what: What is wrong.
+        remedy: What to do about it; "" when the first part says it already.
+    """
+
+    what: str
+    remedy: str
+
+    def __new__(cls, what: str, remedy: str = "") -> Problem:
+        line = super().__new__(cls, f"{what}; {remedy}" if remedy else what)
+        line.what, line.remedy = what, remedy
+        return line
+
+
 class Contents(NamedTuple):
     """What one format reader found in a file or folder.
 
@@ -228,7 +245,7 @@ class Contents(NamedTuple):
         container: Of the file, or of its shards.
         roots: In stored order.
         nbytes_on_disk: Size of the file, or of all shards together.
-        problems: What is wrong with the file although it can be listed, each one a whole line.
+        problems: What is wrong with the file although it can be listed.
         notes: What a user should know, each one a whole line.
         metadata: The file's own string metadata, where the format has it (safetensors).
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
@@ -242,7 +259,7 @@ class Contents(NamedTuple):
     container: Container
     roots: tuple[Root, ...]
     nbytes_on_disk: int
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = _NOTHING
     foreign: tuple[str, ...] = ()

@@ -34,9 +34,7 @@ RENAMED = {
 }
 """Arguments that have another name here; in `convert` --output is what is written, not how it is shown."""
 
-FUNCTIONS = [
-    name for name in ("diff", "convert", "verify", "check", "compare", "explain") if name in convinspect.__all__
-]
+FUNCTIONS = ["diff", "convert", "verify", "check", "compare", "explain"]
 
 
 def names_of(command: Any) -> set[str]:
@@ -122,6 +120,22 @@ def test_wrong_calls_are_told_in_the_words_of_python() -> None:
     assert "--" not in str(caught.value)
 
 
+def test_convert_and_verify_prove_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "linear.pt"
+    job = convinspect.convert(STNKD, target, to="linear", layer="conv*")
+    assert [each.layer.name for each in job.plan.conversions] == ["conv1", "conv2", "conv3"]
+    assert convinspect.open(target)["conv1.weight"].shape == (16, 8)
+    report = convinspect.verify(convinspect.open(STNKD), target, bits=True)
+    assert (report.equal, report.strength) == (True, "bits")
+    assert convinspect.verify(STNKD, target, layer=["conv1"], seed=3).strength == "layer"
+    assert convinspect.verify(STNKD).equal
+    other = convinspect.verify(STNKD, FIXTURES / "prefixes_module.pt", bits=True)
+    assert not other.equal
+    assert other.cause
+    with pytest.raises(CannotConvert, match="bits=True runs nothing, so grad=True has nothing to compare"):
+        convinspect.verify(STNKD, bits=True, grad=True)
+
+
 def test_check_gives_findings() -> None:
     report = convinspect.check(FIXTURES / "net_gone.pt")
     assert {finding.code for finding in report.findings} == {"global-library", "global-unknown"}
@@ -138,7 +152,13 @@ sys.modules["torch"] = None
 import convinspect
 assert convinspect.diff({stnkd!r}, {stnkd!r}).same
 assert convinspect.convert({stnkd!r}, dry_run=True, to="linear").plan.conversions
-for call in (lambda: convinspect.explain(), lambda: convinspect.convert({stnkd!r}, {other!r}, to="linear")):
+assert convinspect.verify({stnkd!r}, {stnkd!r}, bits=True).equal
+for call in (
+    lambda: convinspect.explain(),
+    lambda: convinspect.compare(),
+    lambda: convinspect.verify({stnkd!r}),
+    lambda: convinspect.convert({stnkd!r}, {other!r}, to="linear"),
+):
     try:
         call()
     except convinspect.ConvInspectError as error:
@@ -151,9 +171,9 @@ def test_without_torch_what_needs_it_says_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all("torch, which is not installed; pip install torch" in line for line in lines)
-    assert NotInstalled("torch").problem == "this needs torch, which is not installed"
+    assert (len(lines), done.stderr) == (4, "")
+    assert all("PyTorch, which is not installed; python -m pip install torch" in line for line in lines)
+    assert lines[1] == str(NotInstalled("torch", "compare"))
 
 
 def test_commands_load_nothing_of_notebooks() -> None:
@@ -225,10 +245,11 @@ def records(path: Path) -> dict[str, Any]:
             " the shape in current model is torch.Size([4, 3]).",
         ),
         "explain": convinspect.explain(path, f"{EVIL}"),
+        "verify": convinspect.verify(path),
     }
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "layer", "diff", "convert", "error", "explain"])
+@pytest.mark.parametrize("name", ["checkpoint", "layer", "diff", "convert", "error", "explain", "verify"])
 def test_notebooks_show_names_escaped(name: str, evil: Path, tmp_path: Path) -> None:
     page = shown(records(evil)[name], tmp_path)
     assert "alert('x')" in page.text

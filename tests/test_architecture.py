@@ -41,6 +41,7 @@ LIVE = {
     "modules.references",
     "modules.state",
     "modules.swap",
+    "verifying.inputs",
     "verifying.loading",
     "verifying.model",
     "verifying.model_runs",

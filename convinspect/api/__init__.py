@@ -5,6 +5,7 @@
     select      those that are meant
     diff        how two checkpoints differ, or what a load_state_dict error asks for
     convert     a checkpoint with pointwise convolutions as Linear or back, other names, another format
+    verify      whether a conversion changed shapes and nothing else
     compare     how fast and how exact Conv1d and Linear are on this machine
     explain     what one layer computes on a few rows of data
     check       whether a file is whole, and what loading it elsewhere would call
@@ -15,7 +16,7 @@ can be fixed by the caller is a `ConvInspectError`.
 
 from __future__ import annotations
 
-from convinspect.api.conversions import convert
+from convinspect.api.conversions import convert, verify
 from convinspect.api.files import check, diff
 from convinspect.api.layers import compare, explain
 from convinspect.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ __all__ = [
     "find_layers",
     "open",
     "select",
+    "verify",
 ]
 
 show_in_notebooks(Checkpoint, checkpoint_table)

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from convinspect.checkpoint import Checkpoint, open_checkpoint, whole
+from convinspect.checkpoint import Checkpoint, open_alike, open_checkpoint, whole
 from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, not_installed
 
 Source: TypeAlias = str | Path | Checkpoint
@@ -18,7 +18,7 @@ Progress: TypeAlias = Callable[[int], None]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T", str, int)
+T = TypeVar("T")
 
 
 def saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
@@ -29,7 +29,7 @@ def saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except ImportError as error:
-            raise not_installed(error) or error from None
+            raise not_installed(error, function.__name__) or error from None
 
     return checked
 
@@ -57,9 +57,20 @@ def root_was_chosen(checkpoint: Checkpoint) -> ConvInspectError:
     return CannotShow("its root was chosen when it was opened", remedy, checkpoint.path)
 
 
+def opened_alike(source: Source, root: str | None) -> Checkpoint:
+    """Another whole checkpoint, at the root of a first one, or at its main root where it has none there.
+
+    Raises:
+        ConvInspectError: It cannot be opened, or is damaged.
+    """
+    return whole(source) if isinstance(source, Checkpoint) else open_alike(source, root)
+
+
 def several(values: T | Iterable[T]) -> tuple[T, ...]:
     """One value, or any number of them."""
-    return (values,) if isinstance(values, (str, int)) else tuple(values)
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return tuple(values)
+    return (values,)
 
 
 def check_at_least(least: int, **options: int | None) -> None:

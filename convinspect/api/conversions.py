@@ -6,13 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from convinspect.api.calls import Progress, Source, root_was_chosen, saying_what_to_install, several, silent
+from convinspect.api.calls import (
+    Progress,
+    Source,
+    check_at_least,
+    opened,
+    opened_alike,
+    root_was_chosen,
+    saying_what_to_install,
+    several,
+    silent,
+)
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     from convinspect.converting.job import Job
+    from convinspect.verifying.findings import Report
 
 Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
 """What layers become."""
@@ -21,29 +32,19 @@ Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformer
 """What layers are taken from."""
 
 
+# fmt: off
 @saying_what_to_install
 def convert(
-    source: Source,
-    target: str | Path | None = None,
-    *,
-    to: Target | None = None,
-    from_: Origin | Iterable[Origin] = (),
-    layer: str | Iterable[str] = (),
-    exclude: str | Iterable[str] = (),
-    like: Source | None = None,
-    rename: str | Iterable[str] = (),
-    groups: Literal["expand"] | None = None,
-    model: str | None = None,
-    state_dict: bool = False,
-    fuse: bool = False,
-    keep_optimizer: bool = False,
-    drop_optimizer: bool = False,
-    in_place: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    root: str | None = None,
-    progress: Progress | None = None,
+    source: Source, target: str | Path | None = None, *,
+    to: Target | None = None, from_: Origin | Iterable[Origin] = (),
+    layer: str | Iterable[str] = (), exclude: str | Iterable[str] = (),
+    like: Source | None = None, rename: str | Iterable[str] = (),
+    groups: Literal["expand"] | None = None, model: str | None = None,
+    state_dict: bool = False, fuse: bool = False, keep_optimizer: bool = False, drop_optimizer: bool = False,
+    in_place: bool = False, force: bool = False, dry_run: bool = False,
+    root: str | None = None, progress: Progress | None = None,
 ) -> Job:
+    # fmt: on
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
 
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
@@ -92,3 +93,65 @@ def convert(
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or silent)
+
+
+# fmt: off
+@saying_what_to_install
+def verify(
+    before: Source, after: Source | None = None, *,
+    layer: str | Iterable[str] = (), rename: str | Iterable[str] = (),
+    bits: bool = False, grad: bool = False,
+    model: str | None = None, model_after: str | None = None, input: str | Path | Iterable[str | Path] = (),
+    device: str = "cpu", dtype: str = "", seed: int = 0, batch: int | None = None, length: int | None = None,
+    root: str | None = None, progress: Progress | None = None,
+) -> Report:
+    # fmt: on
+    """Check that a conversion changed shapes and nothing else.
+
+    Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
+    every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
+    inputs, in float64, within 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there (Higham, "Accuracy and Stability
+    of Numerical Algorithms", 2nd ed. 2002, section 3.1). model: the whole model is loaded strictly and run.
+
+    PyTorch is needed unless `bits` is set.
+
+    Args:
+        before: The checkpoint before its conversion.
+        after: The checkpoint after; without it `before` is converted in memory.
+        layer: Names or globs of the layers to report on; by default all that were converted or differ.
+        rename: Rules `OLD=NEW`, where the conversion changed names.
+        bits: Compare the stored bits only.
+        grad: Also compare the gradients of input, weight and bias.
+        model: The model's code, as "package.module:Class", to run the whole model too.
+        model_after: The code for `after`; by default layers of `model` are swapped.
+        input: The model's inputs, each a shape such as "2x64x1024" or "2x16:int64:1000", or a file.
+        device: Where to run, such as "cuda".
+        dtype: In which dtype to measure rounding; the file's own by default.
+        seed: Of the random inputs.
+        batch: Batch size of a layer's input (N, C, L); two inputs, (2, C, 1) and (1, C, 2), by default.
+        length: Length of a layer's input.
+        root: Which dictionary of tensors in both files, as dotted keys; "." for all; by default the model's.
+        progress: Called with the number of bytes that were compared.
+
+    Returns:
+        `.equal`, `.strength`, `.cause` (the first thing that is wrong, or None), `.layers`, `.changed`, `.missing`,
+        `.unexpected`, `.notes`.
+
+    Raises:
+        ConvInspectError: A file is damaged, nothing can be compared, or the options contradict each other.
+    """
+    from convinspect.report.verify import names_of, verdict_table
+    from convinspect.verifying.findings import Report
+    from convinspect.verifying.options import VerifyOptions
+    from convinspect.verifying.verify import verify as compare
+
+    check_at_least(0, seed=seed)
+    check_at_least(1, batch=batch, length=length)
+    show_in_notebooks(Report, lambda report: verdict_table(report, names_of(report)))
+    inputs = (input,) if isinstance(input, (str, Path)) else input
+    options = VerifyOptions(
+        several(layer), several(rename), bits, grad, model, model_after, tuple(map(str, inputs)), device, dtype,
+        seed, batch, length,
+    )  # fmt: skip
+    first = opened(before, root)
+    return compare(first, None if after is None else opened_alike(after, root), options, progress or silent)

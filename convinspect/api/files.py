@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from convinspect.api.calls import Progress, Source, opened, saying_what_to_install, silent
-from convinspect.checkpoint import Checkpoint, open_alike, whole
-from convinspect.errors import CannotShow, Option, Wording, naming
+from convinspect.api.calls import Progress, Source, opened, opened_alike, saying_what_to_install, silent
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import naming
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
@@ -53,30 +53,23 @@ def diff(
     Raises:
         ConvInspectError: One of them cannot be opened or is damaged; the text holds no such error.
     """
+    from convinspect.diffing.options import check_options
     from convinspect.report.diff import difference_table
     from convinspect.report.load_error import error_table
 
+    check_options(a.path if isinstance(a, Checkpoint) else Path(a), b, error, values)
     checkpoint = opened(a, root)
-    if (b is None) == (error is None):
-        what = "there is nothing to compare it with" if b is None else "b and error say both what to compare it with"
-        remedy = Wording("give a second checkpoint or ", Option("error", None))
-        raise CannotShow(what, remedy, checkpoint.path)
     if error is not None:
         from convinspect.diffing.fixes import ErrorReport, suggest_fixes
         from convinspect.diffing.load_error import error_text, read_error
 
-        if values:
-            problem = Wording(
-                Option("values", None), " compares two checkpoints, and ", Option("error", None), " stands for one"
-            )
-            raise CannotShow(problem, "drop one of them", checkpoint.path)
         show_in_notebooks(ErrorReport, error_table)
         return suggest_fixes(checkpoint, read_error(error_text(error)))
     from convinspect.diffing.checkpoints import diff as compare_checkpoints
     from convinspect.diffing.differences import DiffReport
 
     assert b is not None
-    other = whole(b) if isinstance(b, Checkpoint) else open_alike(b, root)
+    other = opened_alike(b, root)
     show_in_notebooks(DiffReport, difference_table)
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, other, values, progress or silent)

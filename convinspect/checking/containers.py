@@ -1,15 +1,13 @@
-"""One file, whatever container it is: whether its bytes are whole, and what its pickles would call."""
+"""A single file, whatever container it is: whether its bytes are whole, and what its pickles would call."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from convinspect.checking.findings import Log, Place
+from convinspect.checking.collecting import Collector
+from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
+from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
 from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
 from convinspect.checking.required_records import scan_required
 from convinspect.checking.zip import Record, scan_zip, unpacked
@@ -17,7 +15,7 @@ from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
-from convinspect.formats.safetensors import header_text, is_safetensors
+from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
 from convinspect.formats.zip.ends import read_ends
@@ -36,15 +34,13 @@ _OPENING = re.compile(rb"\.(?:(?<=\btorch\.)|(?<=\bops\.aten\.))(?:save|from_fil
 _MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd", ".cubin")
 _MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x96\x82\x83\x84")
-NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not show"
 
 
-def scan_file(file: File, log: Log, within: str = "", ordinary: frozenset[str] = frozenset()) -> None:
-    """Note what is wrong with a file, or with a part of one, and what its pickles ask for.
+def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset()) -> Scan[None]:
+    """Find what is wrong with a file, or with a part of one, and what its pickles ask for.
 
     Args:
         file: What to look at.
-        log: Takes the findings.
         within: The outer record that it is, with what sets it apart; "" for a file of its own.
         ordinary: Names that are ordinary in its pickles.
 
@@ -53,78 +49,90 @@ def scan_file(file: File, log: Log, within: str = "", ordinary: frozenset[str] =
     """
     head = file.read(0, 64)
     if is_zip(head) and read_ends(file) is None:
-        _look_at_cut_zip(file, log, within)
+        yield from _scan_truncated_zip(file, within)
         raise headless(file)
     if is_zip(head):
-        _look_at_records(file, scan_zip(file, log, within), log, within, ordinary)
+        records = yield from scan_zip(file, within)
+        yield from _scan_records(file, records, within, ordinary)
     elif is_safetensors(head):
-        _look_at_safetensors(file, log)
+        yield from scan_safetensors(file)
     elif is_legacy(file):
-        _look_at_legacy(file, log, within)
+        yield from _scan_legacy(file, within)
     else:
-        _look_at_stream(file, log, within)
+        yield from _scan_unknown(file, within)
 
 
 # --- zip
 
 
-def _look_at_records(
-    file: File, records: list[Record], log: Log, within: str, ordinary: frozenset[str] = frozenset()
-) -> None:
+def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: frozenset[str]) -> Scan[None]:
     names = {record.name for record in records}
-    script = any(name.startswith("code/") for name in names)
+    is_script = any(name.startswith("code/") for name in names)
+    seen = yield from _scan_pickles(file, records, within, ordinary, is_script)
+    storages = {f"{folder}/{key}" for folder, pickle in seen.items() for key in pickle.storages}
+    for record in records:
+        if record.name not in storages and not (record.name.endswith(".pkl") and "/" not in record.name):
+            yield from _scan_other_record(file, record, within, is_script)
+    yield from _scan_storages(file, records, seen, within)
+    yield from scan_required(file, records, seen, within)
+    yield from _scan_byteorder(file, records, within)
+    if "data.pkl" in names and not is_script:
+        yield from _scan_unnamed(file, records, storages, seen, within)
+    if is_script:
+        number = sum(name.startswith("code/") and name.endswith(".py") for name in names)
+        yield Note(
+            f"TorchScript: {plural(number, 'file')} of source text, which torch.jit.load compiles and the model"
+            " then runs; what they do was not judged"
+        )
+
+
+def _scan_pickles(
+    file: File, records: Sequence[Record], within: str, ordinary: frozenset[str], is_script: bool
+) -> Scan[dict[str, Seen]]:
+    """The archive's own pickles, by their name without `.pkl`."""
     allowed = len(records) + file.size // _PAYLOAD_PER_STORAGE
     seen: dict[str, Seen] = {}
-    for record in (one for one in records if one.name.endswith(".pkl") and "/" not in one.name):
-        stream = _stream(file, record, log, within)
-        if stream is not None:
-            stream = _scripted(replace(stream, ordinary=ordinary)) if script else replace(stream, ordinary=ordinary)
-            found = scan_pickle(stream, 0, log, allowed)
-            seen[record.name.removesuffix(".pkl")] = found
-            _look_behind(stream, found, log)
-    named = {f"{folder}/{key}" for folder, one in seen.items() for key in one.storages}
     for record in records:
-        if record.name not in named and not (record.name.endswith(".pkl") and "/" not in record.name):
-            _look_into(file, record, log, within, script)
-    _hold_storages(file, records, seen, log, within)
-    scan_required(file, records, seen, log, within)
-    _look_at_byteorder(file, records, log, within)
-    if "data.pkl" in names and not script:
-        _note_unnamed(file, records, named, seen, log, within)
-    if script:
-        number = sum(name.startswith("code/") and name.endswith(".py") for name in names)
-        log.note(f"TorchScript: {plural(number, 'file')} of source text, which torch.jit.load compiles and the model"
-                 " then runs; what they do was not judged")  # fmt: skip
+        if not record.name.endswith(".pkl") or "/" in record.name:
+            continue
+        stream = yield from _stream(file, record, within)
+        if stream is not None:
+            stream = stream._replace(ordinary=ordinary)
+            stream = _scripted(stream) if is_script else stream
+            pickle = yield from scan_pickle(stream, 0, allowed)
+            seen[record.name.removesuffix(".pkl")] = pickle
+            yield from _scan_end(stream, pickle)
+    return seen
 
 
-def _look_at_cut_zip(file: File, log: Log, within: str) -> None:
-    """PyTorch writes the pickle first, so of a file that is cut it is there to be looked at."""
+def _scan_truncated_zip(file: File, within: str) -> Scan[None]:
+    """PyTorch writes the pickle first, so of a truncated file it is there to be looked at."""
     first = read_local(file, 0)
     # What begins with numbers lost its own beginning, and they would be read as instructions.
     if first is not None and first.name.endswith(b".pkl"):
-        stream = Stream(file.part(first.payload), file.size - first.payload, file.path, f"{within}data.pkl",
-                        file.start + first.payload)  # fmt: skip
-        scan_pickle(stream, 0, log, file.size // SMALL_STORAGE)
+        size, in_file = file.size - first.payload, file.start + first.payload
+        stream = Stream(file.part(first.payload), size, file.path, f"{within}data.pkl", in_file)
+        yield from scan_pickle(stream, 0, file.size // SMALL_STORAGE)
 
 
-def _stream(file: File, record: Record, log: Log, within: str) -> Stream | None:
-    """The record's bytes; None when they cannot be had, which is noted already."""
-    name = within + record.entry.name
-    if record.entry.method == STORED:
-        size = min(record.entry.packed, max(0, file.size - record.payload))
+def _stream(file: File, record: Record, within: str) -> Scan[Stream | None]:
+    """The record's bytes; None when they cannot be had, which the findings say."""
+    name, entry = within + record.entry.name, record.entry
+    if entry.method == STORED:
+        size = min(entry.packed, max(0, file.size - record.payload))
         return Stream(_part(file, record.payload, size), size, file.path, name, file.start + record.payload)
     if not record.sound:
         return None
-    if record.entry.size > LARGEST_UNPACKED:
-        log.add("unreadable", file.path, f"record {name!r} is too large to be unpacked and looked at", Place(name))
+    if entry.size > LARGEST_UNPACKED:
+        message = f"record {name!r} is too large to be unpacked and looked at"
+        yield finding("unreadable", file.path, message, Place(name))
         return None
-    quiet = Log()
-    data = b"".join(unpacked(file, record.entry, record.payload, quiet))
+    data = b"".join(unpacked(file, entry, record.payload))
     return Stream(reader(data), len(data), file.path, name, None)
 
 
 def _scripted(stream: Stream) -> Stream:
-    return replace(stream, ordinary=stream.ordinary | RESTORED, prefixes=SCRIPTED)
+    return stream._replace(ordinary=stream.ordinary | RESTORED, prefixes=SCRIPTED)
 
 
 def _part(file: File, start: int, length: int) -> Read:
@@ -132,53 +140,58 @@ def _part(file: File, start: int, length: int) -> Read:
     return lambda offset, size: file.read(start + offset, min(size, length - offset))
 
 
-def _look_behind(stream: Stream, seen: Seen, log: Log) -> None:
+def _scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
     """A pickle that breaks says nothing of what follows; one that ends early leaves bytes that nobody reads."""
-    if seen.error is not None:
-        log.add("unreadable", stream.path, seen.error.problem, stream.place(0), seen.error.remedy)
-    elif seen.end is not None and seen.end < stream.size:
-        log.add("trailing-bytes", stream.path, f"{stream.size - seen.end:,} bytes follow its pickle",
-                stream.place(seen.end, stream.size - seen.end))  # fmt: skip
+    if pickle.error is not None:
+        error = pickle.error
+        yield finding("unreadable", stream.path, error.problem, stream.place(0), remedy=error.remedy)
+    elif pickle.end is not None and pickle.end < stream.size:
+        left = stream.size - pickle.end
+        yield finding(
+            "trailing-bytes", stream.path, f"{left:,} bytes follow its pickle", stream.place(pickle.end, left)
+        )
 
 
-def _look_into(file: File, record: Record, log: Log, within: str, script: bool) -> None:
+def _scan_other_record(file: File, record: Record, within: str, is_script: bool) -> Scan[None]:
     """A record that is no storage may be a pickle, source text, or a checkpoint itself."""
-    name = within + record.entry.name
+    name, entry = within + record.entry.name, record.entry
     if record.name.endswith(".py") and record.name.startswith("code/"):
-        stream = _stream(file, record, log, within)
+        stream = yield from _stream(file, record, within)
         if stream is not None:
-            _look_at_source(stream, log)
+            yield from _scan_source(stream)
         return
-    claims = record.name.endswith((".pt", ".pkl", "_pkl"))
-    if not record.entry.size or (record.entry.method != STORED and not claims):
+    claims_pickle = record.name.endswith((".pt", ".pkl", "_pkl"))
+    if not entry.size or (entry.method != STORED and not claims_pickle):
         return
-    stream = _stream(file, record, log, within)
+    stream = yield from _stream(file, record, within)
     if stream is None or not stream.size:
         return
-    stream = _scripted(stream) if script else stream
+    stream = _scripted(stream) if is_script else stream
     head = stream.read(0, 4)
     if head.startswith(_MACHINE_CODE) or record.name.endswith(_LIBRARIES):
-        log.add("native-code", file.path, "it is machine code", stream.place(0, stream.size))
-    elif head == LOCAL_SIGNATURE or (claims and _is_old_save(file, record, stream.size)):
-        _look_at_inner(file, record, stream, log, name + _NEST, claims)
-    elif claims:
-        _look_behind(stream, scan_pickle(stream, 0, log, stream.size // SMALL_STORAGE), log)
+        yield finding("native-code", file.path, "it is machine code", stream.place(0, stream.size))
+    elif head == LOCAL_SIGNATURE or (claims_pickle and _is_old_save(file, record, stream.size)):
+        yield from _scan_inner(file, record, stream, name + _NEST, claims_pickle)
+    elif claims_pickle:
+        pickle = yield from scan_pickle(stream, 0, stream.size // SMALL_STORAGE)
+        yield from _scan_end(stream, pickle)
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
-        scan_bytes(stream, log)
+        yield from scan_bytes(stream)
 
 
-def _look_at_source(stream: Stream, log: Log) -> None:
+def _scan_source(stream: Stream) -> Iterator[Finding]:
     source = stream.read(0, stream.size)
     try:
         source.decode()
     except UnicodeDecodeError as error:
-        log.add("bad-metadata", stream.path, "its source text is no UTF-8", stream.place(error.start))
-    found = _OPENING.search(source)
-    if found is not None:
-        owner = b"torch" if source.endswith(b"torch", 0, found.start()) else b"ops.aten"
-        call = (owner + found[0]).decode()
-        log.add("script-opens", stream.path, f"its code calls {call}…)", stream.place(found.start() - len(owner)))
+        yield finding("bad-metadata", stream.path, "its source text is no UTF-8", stream.place(error.start))
+    opening = _OPENING.search(source)
+    if opening is not None:
+        owner = b"torch" if source.endswith(b"torch", 0, opening.start()) else b"ops.aten"
+        call = (owner + opening[0]).decode()
+        place = stream.place(opening.start() - len(owner))
+        yield finding("script-opens", stream.path, f"its code calls {call}…)", place)
 
 
 def _is_old_save(file: File, record: Record, size: int) -> bool:
@@ -189,179 +202,117 @@ def _is_old_save(file: File, record: Record, size: int) -> bool:
         return is_legacy(part)
 
 
-def _look_at_inner(file: File, record: Record, stream: Stream, log: Log, within: str, claims: bool) -> None:
+def _scan_inner(file: File, record: Record, stream: Stream, within: str, claims_pickle: bool) -> Scan[None]:
+    """A record that is an archive, or an old torch.save file."""
     if within.count(_NEST) > _DEEPEST:
-        log.add("unreadable", file.path, "its archives within archives nest too deeply to follow", stream.place(0))
+        message = "its archives within archives nest too deeply to follow"
+        yield finding("unreadable", file.path, message, stream.place(0))
         return
     if record.entry.method != STORED:
-        scan_bytes(replace(stream, record=within.removesuffix(_NEST)), log)
+        yield from scan_bytes(stream._replace(record=within.removesuffix(_NEST)))
         return
     try:
         with File(file.path, file.start + record.payload, stream.size) as part:
-            scan_file(part, log, within)
+            yield from scan_file(part, within)
     except ConvInspectError as error:
-        if claims:
-            log.add("unreadable", file.path, error.problem, stream.place(0), error.remedy)
+        if claims_pickle:
+            yield finding("unreadable", file.path, error.problem, stream.place(0), remedy=error.remedy)
 
 
-def _hold_storages(file: File, records: Iterable[Record], seen: Mapping[str, Seen], log: Log, within: str) -> None:
+def _scan_storages(file: File, records: Iterable[Record], seen: Mapping[str, Seen], within: str) -> Iterator[Finding]:
     """Each storage that a pickle names against its record."""
-    there = {record.name: record for record in records}
+    by_name = {record.name: record for record in records}
     # What a model was traced with is written without its numbers.
-    for folder, one in ((name, seen[name]) for name in ("data", "constants") if name in seen):
-        for key, nbytes in one.storages.items():
-            record = there.get(f"{folder}/{key}")
-            place = Place(f"{within}{folder}/{key}")
+    for folder in ("data", "constants"):
+        storages = seen[folder].storages if folder in seen else {}
+        for key, nbytes in storages.items():
+            record = by_name.get(f"{folder}/{key}")
             if record is None:
                 if nbytes:
-                    log.add("storage-short", file.path, f"storage {key!r} of {nbytes:,} bytes has no record", place)
+                    message = f"storage {key!r} of {nbytes:,} bytes has no record"
+                    yield finding("storage-short", file.path, message, Place(f"{within}{folder}/{key}"))
                 continue
-            place = Place(within + record.entry.name, None, None, file.start + record.entry.offset)
+            place = _place_of(file, record, within)
             size = record.entry.size
             if size < nbytes:
-                log.add("storage-short", file.path, f"storage {key!r} has {size:,} of the {nbytes:,} bytes that the"
-                        " pickle claims", place)  # fmt: skip
+                message = f"storage {key!r} has {size:,} of the {nbytes:,} bytes that the pickle claims"
+                yield finding("storage-short", file.path, message, place)
             elif size > nbytes:
-                log.add("storage-long", file.path, f"storage {key!r} has {size:,} bytes, the pickle names {nbytes:,}",
-                        place)  # fmt: skip
+                message = f"storage {key!r} has {size:,} bytes, the pickle names {nbytes:,}"
+                yield finding("storage-long", file.path, message, place)
 
 
-def _look_at_byteorder(file: File, records: Iterable[Record], log: Log, within: str) -> None:
-    for record in (one for one in records if one.name == "byteorder" and one.entry.method == STORED):
+def _place_of(file: File, record: Record, within: str) -> Place:
+    return Place(within + record.entry.name, None, None, file.start + record.entry.offset)
+
+
+def _scan_byteorder(file: File, records: Iterable[Record], within: str) -> Iterator[Finding]:
+    for record in records:
+        if record.name != "byteorder" or record.entry.method != STORED:
+            continue
         order = file.read(record.payload, min(record.entry.packed, 64))
         if order not in (b"little", b"big"):
-            log.add("bad-metadata", file.path, f"its byte order is {order[:16]!r}, neither little nor big",
-                    Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload))  # fmt: skip
+            message = f"its byte order is {order[:16]!r}, neither little nor big"
+            place = Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload)
+            yield finding("bad-metadata", file.path, message, place)
 
 
-def _note_unnamed(
-    file: File, records: Iterable[Record], named: set[str], seen: Mapping[str, Seen], log: Log, within: str
-) -> None:
+def _scan_unnamed(
+    file: File, records: Iterable[Record], storages: set[str], seen: Mapping[str, Seen], within: str
+) -> Iterator[Finding]:
     """Records of a plain torch.save that its pickle does not name; of one that broke that cannot be told."""
-    if seen.get("data") is None or seen["data"].end is None:
+    if "data" not in seen or seen["data"].end is None:
         return
     for record in records:
-        if record.name not in named and record.name not in _PLAIN:
-            log.add("unnamed-record", file.path, f"{record.entry.size:,} bytes that the pickle does not name",
-                    Place(within + record.entry.name, None, None, file.start + record.entry.offset))  # fmt: skip
+        if record.name not in storages and record.name not in _PLAIN:
+            message = f"{record.entry.size:,} bytes that the pickle does not name"
+            yield finding("unnamed-record", file.path, message, _place_of(file, record, within))
 
 
 # --- pickles outside of a zip
 
 
-def _look_at_legacy(file: File, log: Log, within: str) -> None:
+def _scan_legacy(file: File, within: str) -> Scan[None]:
     """Five pickles, then the storages in the order of the last one's keys."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     parts: list[Seen] = []
-    at: int | None = 0
+    end: int | None = 0
     for _ in range(5):
-        if at is not None:
-            parts.append(scan_pickle(stream, at, log, file.size // SMALL_STORAGE))
-            at = parts[-1].end
-    log.note(NO_CHECKSUMS)
-    if at is None or not isinstance(parts[4].tree, list):
+        if end is not None:
+            part = yield from scan_pickle(stream, end, file.size // SMALL_STORAGE)
+            parts.append(part)
+            end = part.end
+    yield Note(NO_CHECKSUMS)
+    if end is None or not isinstance(parts[4].tree, list):
         if parts[-1].error is not None:
-            _look_behind(stream, parts[-1], log)
+            yield from _scan_end(stream, parts[-1])
         return
     storages = parts[3].storages
     keys = [key for key in parts[4].tree if isinstance(key, str) and key in storages]
-    end = at + sum(8 + storages[key] for key in keys)
-    for key in (key for key in storages if key not in set(keys)):
-        log.add(
-            "storage-short", file.path, f"storage {key!r} of {storages[key]:,} bytes is not among those that follow"
-        )
+    end += sum(8 + storages[key] for key in keys)
+    listed = set(keys)
+    for key, nbytes in storages.items():
+        if key not in listed:
+            message = f"storage {key!r} of {nbytes:,} bytes is not among those that follow"
+            yield finding("storage-short", file.path, message)
     if parts[1].tree != _PROTOCOL:
-        log.add("bad-metadata", file.path, "its protocol number is not 1001, which PyTorch refuses",
-                stream.place(parts[0].end or 0))  # fmt: skip
-    log.advance(file.size)
-    if len(keys) == len(parts[4].tree) and end < file.size:
-        log.add("trailing-bytes", file.path, f"{file.size - end:,} bytes follow the last storage",
-                stream.place(end, file.size - end))  # fmt: skip
+        message = "its protocol number is not 1001, which PyTorch refuses"
+        yield finding("bad-metadata", file.path, message, stream.place(parts[0].end or 0))
+    yield Progress(file.size)
+    left = file.size - end
+    if len(keys) == len(parts[4].tree) and left > 0:
+        message = f"{left:,} bytes follow the last storage"
+        yield finding("trailing-bytes", file.path, message, stream.place(end, left))
 
 
-def _look_at_stream(file: File, log: Log, within: str) -> None:
-    """A file that is no checkpoint: torch.load would unpickle it all the same, so its names are shown."""
+def _scan_unknown(file: File, within: str) -> Scan[None]:
+    """A file that is no checkpoint: torch.load would unpickle it anyway, so its names are shown."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     if file.read(0, 1) == b"\x80":
-        scan_pickle(stream, 0, log, file.size // SMALL_STORAGE)
+        yield from scan_pickle(stream, 0, file.size // SMALL_STORAGE)
         return
     # Any text may begin like a pickle of protocol 0; one that names what is known to do harm is no accident.
-    trial = Log()
-    scan_pickle(replace(stream, size=min(stream.size, 1 << 20)), 0, trial)
-    if any(one.code == "global-executes" for one in trial.findings):
-        log.take(trial)
-
-
-# --- safetensors
-
-
-def _look_at_safetensors(file: File, log: Log) -> None:
-    """Header entries against each other and against the file; what makes it unreadable is told by its reader."""
-    text = header_text(file)
-    log.note(NO_CHECKSUMS)
-    log.advance(file.size)
-    try:
-        header, repeated = parsed(text)
-    except (ValueError, RecursionError):
-        return
-    for key in repeated:
-        log.add("duplicate-name", file.path, f"the header names {key!r} twice", second_place(text, key, 8))
-    if isinstance(header, dict):
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            log.add("bad-metadata", file.path, "its __metadata__ holds more than strings, which safetensors refuses")
-        _look_at_offsets(file, header, 8 + len(text), log)
-
-
-def parsed(text: bytes) -> tuple[Any, list[str]]:
-    """A JSON text's value, and the keys that an object of it has more than once.
-
-    Raises:
-        ValueError: It is no JSON.
-        RecursionError: It nests too deeply.
-    """
-    repeated: dict[str, None] = {}
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(items)
-        if len(values) < len(items):
-            repeated.update((key, None) for key, number in Counter(key for key, _ in items).items() if number > 1)
-        return values
-
-    return json.loads(text, object_pairs_hook=pairs), list(repeated)
-
-
-def second_place(text: bytes, key: str, base: int = 0) -> Place:
-    """Where a JSON text that begins at byte `base` names a key for the second time."""
-    name = json.dumps(key).encode()
-    first = text.find(name)
-    at = text.find(name, first + 1) if first >= 0 else -1
-    return Place() if at < 0 else Place("", base + at, len(name), base + at)
-
-
-def _look_at_offsets(file: File, header: Mapping[str, Any], base: int, log: Log) -> None:
-    spans = []
-    for key, entry in header.items():
-        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-        if isinstance(offsets, list) and len(offsets) == 2 and all(type(one) is int and one >= 0 for one in offsets):
-            spans.append((offsets[0], offsets[1], key))
-    reached, last = 0, ""
-    for begin, end, key in sorted(spans):
-        if end <= begin:
-            continue
-        if begin < reached:
-            log.add(
-                "overlap", file.path, f"tensors {last!r} and {key!r} share bytes", _span(base + begin, reached - begin)
-            )
-        elif begin > reached:
-            log.add("gap", file.path, f"{begin - reached:,} bytes before tensor {key!r} belong to none",
-                    _span(base + reached, begin - reached))  # fmt: skip
-        if end > reached:
-            reached, last = end, key
-    left = file.size - base - reached
-    if left > 0:
-        log.add("trailing-bytes", file.path, f"{left:,} bytes follow the last tensor", _span(base + reached, left))
-
-
-def _span(start: int, length: int) -> Place:
-    return Place("", start, length, start)
+    trial = Collector()
+    trial.run(scan_pickle(stream._replace(size=min(stream.size, 1 << 20)), 0))
+    if any(finding.code == "global-executes" for finding in trial.findings):
+        yield from trial.items()

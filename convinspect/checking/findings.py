@@ -1,11 +1,15 @@
-"""What `check` can find: a closed list of codes, each with what it means and what to do about it."""
+"""What `check` can find: a closed list of codes, each with what it means and what to do about it; and its report.
+
+A scan is a generator that yields what it finds as soon as it finds it, so that nothing is lost where the rest of a file
+cannot be read, and returns what the scans after it need.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from convinspect.records import Container
 
@@ -13,8 +17,7 @@ Level = Literal["error", "warning", "note"]
 """How bad it is. Notes alone leave the exit code at 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """A kind of finding.
 
     Attributes:
@@ -91,8 +94,11 @@ _CODES = (
 CODES = {code.name: code for code in _CODES}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+MOST_LISTED = 1_000
+"""Findings of one code that are kept for a path; a hostile file could ask for any number."""
+
+
+class Place(NamedTuple):
     """Where in a file something was found.
 
     Attributes:
@@ -108,9 +114,8 @@ class Place:
     in_file: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong or worth knowing.
+class Finding(NamedTuple):
+    """Something that is wrong or worth knowing.
 
     Attributes:
         code: One of `CODES`.
@@ -132,6 +137,50 @@ class Finding:
     def level(self) -> Level:
         """How bad it is."""
         return CODES[self.code].level
+
+
+NOWHERE = Place()
+"""The file as a whole."""
+
+
+def finding(
+    code: str, path: Path, message: str, place: Place = NOWHERE, *, remedy: str = "", subject: str = ""
+) -> Finding:
+    """A finding, with the remedy of its code where none is given."""
+    return Finding(code, path, place, message, remedy or CODES[code].remedy, subject)
+
+
+class Note(NamedTuple):
+    """A line that a reader must know to take the result for what it is."""
+
+    line: str
+
+
+class Looked(NamedTuple):
+    """What was looked at: so many records, CRC-32s, bytes, pickles or tensors."""
+
+    what: Literal["records", "crcs", "bytes", "pickles", "tensors"]
+    number: int = 1
+
+
+class Asked(NamedTuple):
+    """A name that a pickle asks for, and whether safe loading admits it."""
+
+    name: str
+    admitted: bool
+
+
+class Progress(NamedTuple):
+    """So many bytes were read."""
+
+    nbytes: int
+
+
+Item: TypeAlias = Finding | Note | Looked | Asked | Progress
+"""What scans yield."""
+T = TypeVar("T")
+Scan: TypeAlias = Generator[Item, None, T]
+"""A scan that returns a T."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,64 +213,11 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 whole and nothing beyond the safe set, 1 something found, 2 could not be read."""
-        if any(one.code == "unreadable" for one in self.findings):
+        if any(finding.code == "unreadable" for finding in self.findings):
             return 2
-        return 1 if any(one.level != "note" for one in self.findings) else 0
+        return 1 if any(finding.level != "note" for finding in self.findings) else 0
 
 
-LOOKED = ("records", "crcs", "bytes", "pickles", "names", "admitted", "tensors")
-MOST_LISTED = 1_000
-"""Findings of one code that are kept for a path; a hostile file could ask for any number."""
-
-
-@dataclass(slots=True)
-class Log:
-    """Gathers findings while a path is looked through.
-
-    Attributes:
-        advance: Told of every run of bytes that was read, for the progress bar.
-        values: Whether numbers are to be looked at.
-        names: All names that pickles ask for, and `beyond` those of them that safe loading does not admit.
-    """
-
-    advance: Callable[[int], None] = lambda done: None
-    values: bool = False
-    findings: list[Finding] = field(default_factory=list)
-    notes: dict[str, None] = field(default_factory=dict)
-    looked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOKED, 0))
-    left_out: dict[str, int] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-    beyond: set[str] = field(default_factory=set)
-
-    def add(
-        self, code: str, path: Path, message: str, place: Place | None = None, remedy: str = "", subject: str = ""
-    ) -> None:
-        """Note a finding; past a thousand of a kind they are only counted."""
-        number = self.left_out.get(code, 0) + 1
-        self.left_out[code] = number
-        if number <= MOST_LISTED:
-            self.findings.append(Finding(code, path, place or Place(), message, remedy or CODES[code].remedy, subject))
-
-    def take(self, other: Log) -> None:
-        """Take over what was found in a part of the path."""
-        for one in other.findings:
-            self.add(one.code, one.path, one.message, one.place, one.remedy, one.subject)
-        self.names |= other.names
-        self.beyond |= other.beyond
-        self.notes.update(other.notes)
-        for name, number in other.looked.items():
-            self.looked[name] += number
-
-    def note(self, line: str) -> None:
-        """Keep a line that a reader should know; each once."""
-        self.notes[line] = None
-
-    def report(self, path: Path, container: Container | None, shards: int) -> Report:
-        """What was gathered, the worst first."""
-        order = {code: index for index, code in enumerate(CODES)}
-        worst = {"error": 0, "warning": 1, "note": 2}
-        found = sorted(self.findings, key=lambda one: (one.code != "unreadable", worst[one.level], order[one.code]))
-        unlisted = {code: number - MOST_LISTED for code, number in self.left_out.items() if number > MOST_LISTED}
-        more = [f"{code}: {number:,} more such findings are only counted" for code, number in unlisted.items()]
-        self.looked["names"], self.looked["admitted"] = len(self.names), len(self.names - self.beyond)
-        return Report(path, container, tuple(found), (*self.notes, *more), self.looked, unlisted, shards)
+def worst(reports: Iterable[Report]) -> int:
+    """The exit code of several: what could not be read before what was found before what is whole."""
+    return max((report.exit_code for report in reports), default=0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from convinspect.arrays.read import Array, dense, read_blocks, read_tensor
-from convinspect.checking.findings import Log, Place
+from convinspect.checking.findings import Looked, Progress, Scan, finding
 from convinspect.dtypes import COMPLEX, FLOATING
 from convinspect.errors import ConvInspectError
 from convinspect.records import Contents, Tensor, bytes_of
@@ -24,8 +24,7 @@ _CAN = frozenset(name for name in FLOATING | COMPLEX if not name.startswith(("fl
 """Types that have a NaN or an infinity; those of 4 and 6 bits have neither."""
 
 
-@dataclass(frozen=True, slots=True)
-class Odd:
+class Odd(NamedTuple):
     """Elements of a tensor that are not finite.
 
     Attributes:
@@ -41,61 +40,59 @@ class Odd:
     first_inf: tuple[int, ...] | None = None
 
 
-def scan_values(contents: Contents, log: Log, name: str = "") -> None:
-    """Note the NaN and the infinities of every tensor of floating or complex numbers, ties once.
+def scan_values(contents: Contents, name: str = "") -> Scan[None]:
+    """The NaN and the infinities of every tensor of floating or complex numbers, ties once.
 
     Args:
         contents: What holds them.
-        log: Takes the findings.
         name: What the only tensor is called, where the contents do not say it.
     """
     seen: set[object] = set()
     for root in contents.roots:
         for tensor in root.tensors:
-            where = bytes_of(tensor) or id(tensor)
-            if tensor.dtype not in _CAN or where in seen or not tensor.numel:
+            identity = bytes_of(tensor) or id(tensor)
+            if tensor.dtype not in _CAN or identity in seen or not tensor.numel:
                 continue
-            seen.add(where)
-            key = name or (f"{root.path}.{tensor.key}" if root.path else tensor.key)
+            seen.add(identity)
             if tensor.storage is None and tensor.layout == "meta":
                 continue
+            key = name or (f"{root.path}.{tensor.key}" if root.path else tensor.key)
             path = tensor.storage.file if tensor.storage is not None else contents.path
             if tensor.layout in ("conjugated", "negated"):
                 # Kept as what it is the conjugate or negative of, which is as finite.
                 tensor = tensor._replace(layout="strided")
             try:
-                found = odd_of(tensor, log.advance)
+                odd = yield from _scan_tensor(tensor)
             except ConvInspectError as error:
-                log.add("values-not-read", path, f"{key}: {error.problem}", subject=key)
+                yield finding("values-not-read", path, f"{key}: {error.problem}", subject=key)
                 continue
-            log.looked["tensors"] += 1
+            yield Looked("tensors")
             for code, what, number, first in (
-                ("nan", "NaN", found.nan, found.first_nan),
-                ("inf", "infinite", found.inf, found.first_inf),
+                ("nan", "NaN", odd.nan, odd.first_nan),
+                ("inf", "infinite", odd.inf, odd.first_inf),
             ):
                 if number:
                     at = f", the first at {list(first)}" if first else ""
                     are = "is" if number == 1 else "are"
-                    log.add(code, path, f"{key}: {number:,} of {tensor.numel:,} {are} {what}{at}", Place(), subject=key)
+                    message = f"{key}: {number:,} of {tensor.numel:,} {are} {what}{at}"
+                    yield finding(code, path, message, subject=key)
 
 
-def odd_of(tensor: Tensor, advance: Callable[[int], None] = lambda done: None) -> Odd:
+def _scan_tensor(tensor: Tensor) -> Scan[Odd]:
     """What of a tensor is not finite.
 
     Raises:
         What `read_tensor` raises.
     """
     counts, firsts, done = [0, 0], [-1, -1], 0
-    # NumPy warns of a signalling NaN when it widens it, which is what is looked for.
-    with np.errstate(invalid="ignore"):
-        for block in read_blocks(tensor):
-            for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
-                if firsts[kind] < 0 and hits.any():
-                    firsts[kind] = done + int(hits.argmax())
-                counts[kind] += int(np.count_nonzero(hits))
-            done += block.size
-            advance(block.nbytes)
-        nan, inf = (_index(tensor, first, test) for first, test in zip(firsts, (np.isnan, np.isinf), strict=True))
+    for block in read_blocks(tensor):
+        for kind, hits in enumerate(_odd_in(block, tensor.dtype)):
+            if firsts[kind] < 0 and hits.any():
+                firsts[kind] = done + int(hits.argmax())
+            counts[kind] += int(np.count_nonzero(hits))
+        done += block.size
+        yield Progress(block.nbytes)
+    nan, inf = (_index(tensor, first, test) for first, test in zip(firsts, (np.isnan, np.isinf), strict=True))
     return Odd(counts[0], counts[1], nan, inf)
 
 
@@ -103,9 +100,11 @@ def _odd_in(block: Array, dtype: str) -> tuple[Array, ...]:
     """Which elements are NaN and which infinite; nothing where all are finite."""
     if not _suspects(block, _PARTS.get(dtype, dtype)).any():
         return ()
-    values = block if block.dtype.kind == "c" else block.astype(np.float64)
-    nan = np.isnan(values)
-    return nan, np.isinf(values) & ~nan
+    # NumPy warns of a signalling NaN when it widens it, which is what is looked for.
+    with np.errstate(invalid="ignore"):
+        values = block if block.dtype.kind == "c" else block.astype(np.float64)
+        nan = np.isnan(values)
+        return nan, np.isinf(values) & ~nan
 
 
 def _suspects(block: Array, dtype: str) -> Array:
@@ -118,8 +117,8 @@ def _suspects(block: Array, dtype: str) -> Array:
         kind = bits.dtype.type
         masked: Array = (bits & kind(mask)) == kind(mask)
         return masked
-    found: Array = _table(dtype)[block.view(np.uint8)]
-    return found
+    hits: Array = _table(dtype)[block.view(np.uint8)]
+    return hits
 
 
 @lru_cache(maxsize=8)
@@ -142,4 +141,5 @@ def _index(tensor: Tensor, place: int, test: Callable[[Array], Array]) -> tuple[
         return tuple(index)
     if tensor.numel > _MOST_AT_ONCE:
         return None
-    return tuple(int(one) for one in np.argwhere(test(read_tensor(tensor)))[0])
+    with np.errstate(invalid="ignore"):
+        return tuple(int(index) for index in np.argwhere(test(read_tensor(tensor)))[0])

@@ -6,11 +6,11 @@ import pickletools
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from convinspect.checking.findings import Log, Place
+from convinspect.checking.collecting import Collector
+from convinspect.checking.findings import Asked, Finding, Item, Looked, Place, Scan, finding
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats.pickle.machine import Machine, Read, reader
@@ -24,7 +24,7 @@ from convinspect.formats.zip.limits import LARGEST_UNPACKED, inflated, pieces_of
 from convinspect.formats.zip.structures import DEFLATED, LOCAL_SIGNATURE, MAGIC, STORED, Memory, Source
 
 _CODES = {"executes": "global-executes", "library": "global-library", "unknown": "global-unknown"}
-_TELLS = {
+_REASONS = {
     "library": "is of PyTorch, NumPy or Python's own library",
     "unknown": "is of other code, most likely the author's own class",
 }
@@ -50,9 +50,9 @@ _REFUSED = {
     "V": "UNICODE is a text as protocol 0 writes it",
 }
 _LATER = {
-    one.code: f"{one.name} is of pickle protocol {one.proto}, and safe loading reads protocol 2"
-    for one in pickletools.opcodes
-    if one.proto > 2 and one.code not in "\x8f\x97"
+    opcode.code: f"{opcode.name} is of pickle protocol {opcode.proto}, and safe loading reads protocol 2"
+    for opcode in pickletools.opcodes
+    if opcode.proto > 2 and opcode.code not in "\x8f\x97"
 }
 """Instructions of later protocols that safe loading refuses: all but EMPTY_SET; NEXT_BUFFER is odd besides."""
 _INSIDE = re.compile(rb"\x80[\x02-\x05]|" + re.escape(LOCAL_SIGNATURE))
@@ -64,8 +64,7 @@ _PIECE = 1 << 20
 _KNOWN_PROTOCOL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """Bytes that hold a pickle.
 
     Attributes:
@@ -91,8 +90,7 @@ class Stream:
         return Place(self.record, offset, length, None if self.in_file is None else self.in_file + offset)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What a pickle showed before it ended or broke.
 
     Attributes:
@@ -104,78 +102,76 @@ class Seen:
     """
 
     end: int | None
-    storages: dict[str, int] = field(default_factory=dict)
+    storages: dict[str, int]
     tree: Any = None
     error: ConvInspectError | None = None
     names: tuple[str, ...] = ()
 
 
-def scan_pickle(stream: Stream, start: int, log: Log, storages: int = 0, depth: int = 0) -> Seen:
-    """Note every name that the pickle at `start` asks for beyond the safe set, whether it ends or breaks.
+def scan_pickle(stream: Stream, start: int, storages: int = 0, depth: int = 0) -> Scan[Seen]:
+    """Find every name that the pickle at `start` asks for beyond the safe set, whether it ends or breaks.
 
     Args:
         stream: Its bytes.
         start: Where it begins.
-        log: Takes the findings.
-        storages: As of `pickle_walk.walk`.
+        storages: As of `machine.walk`.
         depth: How deep within other pickles it lies.
     """
     machine = Machine(storages)
-    log.looked["pickles"] += 1
+    yield Looked("pickles")
     end, error = None, None
     try:
         end = machine.carry_out(stream.read, start, stream.size)
     except ConvInspectError as raised:
         # Without its traceback, which would keep all that was built.
         error = BrokenFile(raised.problem, raised.remedy)
-    _note_names(machine, stream, log)
-    _note_instructions(machine, stream, start, log, depth)
-    named = dict(_storages(machine.persistent))
+    yield from _scan_names(machine, stream)
+    yield from _scan_instructions(machine, stream, start, depth)
+    storage_sizes = dict(_storages(machine.persistent))
     if depth < _DEEPEST and _may_hold_pickles(stream, start, machine.position + _PIECE if end is None else end):
-        _look_inside(machine, stream, log, depth)
-    return Seen(end, named, machine.stack[-1] if end is not None else None, error, tuple(machine.globals))
+        yield from _scan_strings(machine, stream, depth)
+    return Seen(end, storage_sizes, machine.stack[-1] if end is not None else None, error, tuple(machine.globals))
 
 
-def _note_names(machine: Machine, stream: Stream, log: Log) -> None:
+def _scan_names(machine: Machine, stream: Stream) -> Iterator[Item]:
     for name, span in machine.globals.items():
-        log.names.add(name)
-        if stream.prefixes and name.startswith(stream.prefixes):
+        is_ordinary = bool(stream.prefixes) and name.startswith(stream.prefixes)
+        verdict = None if is_ordinary else classify_global(name, stream.ordinary)
+        if verdict is None or verdict.kind == "admitted":
+            yield Asked(name, True)
             continue
-        verdict = classify_global(name, stream.ordinary)
-        if verdict.kind == "admitted":
-            continue
-        log.beyond.add(name)
-        told = verdict.reason or _TELLS[verdict.kind]
+        yield Asked(name, False)
+        reason = verdict.reason or _REASONS[verdict.kind]
         place = stream.place(span.start, span.end - span.start)
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-        log.add(_CODES[verdict.kind], stream.path, f"{shown} {told}", place, subject=shown)
+        yield finding(_CODES[verdict.kind], stream.path, f"{shown} {reason}", place, subject=shown)
 
 
-def _note_instructions(machine: Machine, stream: Stream, start: int, log: Log, depth: int) -> None:
+def _scan_instructions(machine: Machine, stream: Stream, start: int, depth: int) -> Iterator[Finding]:
     """The instructions that safe loading refuses: each kind once, and of later protocols' the first."""
     for code, at in machine.rare.items():
         if code in _INSTRUCTIONS:
-            log.add("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
+            yield finding("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
         elif code in _REFUSED and not stream.prefixes:
-            log.add("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
+            yield finding("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
     # TorchScript and .metadata are not read by safe loading, nor is what lies in a string.
     if stream.prefixes or stream.ordinary or depth:
         return
     later = [(at, code) for code, at in machine.rare.items() if code in _LATER]
-    later += _later(stream, start)
+    later += _first_later(stream, start)
     if later:
         at, code = min(later)
-        log.add("refused-instruction", stream.path, _LATER[code], stream.place(at, 1))
+        yield finding("refused-instruction", stream.path, _LATER[code], stream.place(at, 1))
 
 
-def _later(stream: Stream, start: int) -> list[tuple[int, str]]:
+def _first_later(stream: Stream, start: int) -> list[tuple[int, str]]:
     """The first instruction of a later protocol and its place, of a pickle that says it is of one."""
     head = stream.read(start, 2)
     if head[:1] != b"\x80" or head[1:] <= bytes([_KNOWN_PROTOCOL]):
         return []
     try:
-        found = instructions(stream.read(start, min(stream.size - start, LARGEST_UNPACKED)))
-        return [next((start + at, code) for code, _, at in found if code in _LATER)]
+        opcodes = instructions(stream.read(start, min(stream.size - start, LARGEST_UNPACKED)))
+        return [next((start + at, code) for code, _, at in opcodes if code in _LATER)]
     except (StopIteration, Undecodable):
         return []
 
@@ -194,23 +190,25 @@ def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:
     return any(map(_INSIDE.search, pieces))
 
 
-def _look_inside(machine: Machine, stream: Stream, log: Log, depth: int) -> None:
-    """Look at the strings that are pickles or archives themselves; something may load them."""
+def _scan_strings(machine: Machine, stream: Stream, depth: int) -> Scan[None]:
+    """The strings that are pickles or archives themselves; something may load them."""
     left = LARGEST_UNPACKED
     for number, value in enumerate(_strings(machine)):
         if number >= _MOST_STRINGS or left < 0:
-            log.add("unreadable", stream.path, "it holds more pickles within pickles than can be looked at",
-                    Place(stream.record))  # fmt: skip
+            message = "it holds more pickles within pickles than can be looked at"
+            yield finding("unreadable", stream.path, message, Place(stream.record))
             return
         if isinstance(value, Blob):
-            inner = replace(stream, read=_part(stream.read, value.start), size=value.length, prefixes=(),
-                            record=_within(stream.record), in_file=_plus(stream.in_file, value.start))  # fmt: skip
+            at: int | None = value.start
+            read, size = _part(stream.read, value.start), value.length
         else:
             left -= len(value)
             at = _find(stream, value)
-            inner = replace(stream, read=reader(value), size=len(value), prefixes=(),
-                            record=_within(stream.record), in_file=_plus(stream.in_file, at))  # fmt: skip
-        scan_bytes(inner, log, depth + 1)
+            read, size = reader(value), len(value)
+        inner = stream._replace(
+            read=read, size=size, prefixes=(), record=_within(stream.record), in_file=_plus(stream.in_file, at)
+        )
+        yield from scan_bytes(inner, depth + 1)
 
 
 def _within(record: str) -> str:
@@ -233,44 +231,45 @@ def _find(stream: Stream, value: bytes) -> int | None:
     return at if at >= 0 else None
 
 
-def scan_bytes(inner: Stream, log: Log, depth: int = 1) -> None:
-    """Look at bytes that may be a pickle or an archive, which something may load."""
+def scan_bytes(inner: Stream, depth: int = 1) -> Scan[None]:
+    """Bytes that may be a pickle or an archive, which something may load."""
     if inner.read(0, len(MAGIC)) == MAGIC:
-        for name, data in _small_records(inner, log):
-            record = f"{inner.record} > {name}"
-            scan_bytes(replace(inner, read=reader(data), size=len(data), record=record, in_file=None), log, depth)
+        yield from _scan_archive(inner, depth)
         return
-    trial = Log()
+    trial = Collector()
     ends: list[int | None] = [0]
     # An old torch.save is five pickles in a row.
     while len(ends) <= _IN_A_ROW and ends[-1] is not None and ends[-1] < inner.size:
-        ends.append(scan_pickle(inner, ends[-1], trial, inner.size // 512, depth).end)
+        ends.append(trial.run(scan_pickle(inner, ends[-1], inner.size // 512, depth)).end)
     # Bytes may begin like a pickle by chance; then they do not end like one, nor name anything that can exist.
     whole = _INSIDE.match(inner.read(0, 4)) and ends[1:2] != [None]
-    if whole or any(one.subject and _can_exist(one.subject) for one in trial.findings):
-        log.take(trial)
+    if whole or any(finding.subject and _can_exist(finding.subject) for finding in trial.findings):
+        yield from trial.items()
 
 
 def _can_exist(name: str) -> bool:
     return all(part.isidentifier() for part in name.removesuffix("…").rstrip(".").split("."))
 
 
-def _small_records(inner: Stream, log: Log) -> Iterator[tuple[str, bytes]]:
-    """Pickles in an archive that is held in memory."""
+def _scan_archive(inner: Stream, depth: int) -> Scan[None]:
+    """The pickles in an archive that is held in memory."""
     data = inner.read(0, min(inner.size, LARGEST_UNPACKED))
     source = Memory(data)
     ends = find_directory(source)
     entries, wrong = entries_of(source, ends) if ends is not None else ([], "there is no directory")
     for entry in entries:
         if entry.name.endswith(".pkl") and entry.size <= LARGEST_UNPACKED:
-            record = _unpacked(source, entry)
-            if record is None:
+            content = _unpacked(source, entry)
+            if content is None:
                 wrong = "a record is damaged"
                 break
-            yield entry.name, record
+            record = f"{inner.record} > {entry.name}"
+            stream = inner._replace(read=reader(content), size=len(content), record=record, in_file=None)
+            yield from scan_bytes(stream, depth)
     # Other bytes may begin like an archive by chance.
     if wrong and b"data.pkl" in data:
-        log.add("unreadable", inner.path, "an archive within a pickle cannot be looked at", Place(inner.record))
+        message = "an archive within a pickle cannot be looked at"
+        yield finding("unreadable", inner.path, message, Place(inner.record))
 
 
 def _unpacked(source: Source, entry: Entry) -> bytes | None:
@@ -288,15 +287,16 @@ def _unpacked(source: Source, entry: Entry) -> bytes | None:
 
 def _strings(machine: Machine) -> Iterator[bytes | Blob]:
     """Bytes in all that the pickle built, those also that it wrote as text, that may be a pickle themselves."""
-    todo: list[Any] = [*machine.stack, *machine.memo.values(), *(one for stack, _, _ in machine.marks for one in stack)]
+    below_marks = (value for stack, _, _ in machine.marks for value in stack)
+    todo: list[Any] = [*machine.stack, *machine.memo.values(), *below_marks]
     seen: set[int] = set()
-    given: set[bytes] = set()
+    yielded: set[bytes] = set()
     while todo:
         node = todo.pop()
         if isinstance(node, (str, bytes, bytearray)):
             value = _octets(node)
-            if value is not None and value not in given:
-                given.add(value)
+            if value is not None and value not in yielded:
+                yielded.add(value)
                 yield value
             continue
         if not isinstance(node, (Dict, Call, Tuple, Set, Persistent, Blob, list)) or id(node) in seen:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeAlias
 
-from convinspect.checking.containers import parsed, scan_file, second_place
-from convinspect.checking.findings import Log, Place, Report
+from convinspect.checking.collecting import Collector
+from convinspect.checking.containers import scan_file
+from convinspect.checking.findings import Finding, Note, Place, Report, Scan, finding
+from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
-from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere
+from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents, sharded
 from convinspect.formats.files import File
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
@@ -29,106 +31,116 @@ from convinspect.text import plural
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6
 
-_Kind: TypeAlias = tuple[Container, int]
-"""What keeps the tensors, and into how many shards they are split; 0 for one file."""
+_Kind: TypeAlias = tuple[Container | None, int]
+"""What keeps the tensors, and into how many shards they are split; None where it cannot be listed, 0 for one file."""
 
 
-def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda done: None) -> Report:
+def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda nbytes: None) -> Report:
     """Look through a file or folder; nothing of it is run, and no error is raised for what cannot be read.
 
     Args:
         path: A checkpoint of any kind.
         values: Also read every number and look for NaN and infinities.
-        advance: Told of every run of bytes that was read.
+        advance: Called with the number of bytes of every run that was read.
     """
-    log = Log(advance=advance, values=values)
+    collector = Collector(advance)
     container, shards = None, 0
     try:
-        container, shards = _look_at(path, log)
+        container, shards = collector.run(_scan_path(path, values))
     except ConvInspectError as error:
-        _note_unreadable(error.path or path, error.problem, error.remedy, log)
+        _take_failure(collector, error.path or path, error.problem, error.remedy)
     except RecursionError:
-        _note_unreadable(path, "its parts nest too deeply to follow", "do not load it elsewhere either", log)
+        _take_failure(collector, path, "its parts nest too deeply to follow", "do not load it elsewhere either")
     except OSError as error:
-        _note_unreadable(path, f"it cannot be read ({error.strerror or 'unknown'})", "", log)
-    return log.report(path, container, shards)
+        _take_failure(collector, path, f"it cannot be read ({error.strerror or 'unknown'})", "")
+    return collector.report(path, container, shards)
 
 
-def size_of(path: Path) -> int:
-    """Bytes that a check of it reads, near enough for a progress bar."""
+def work_of(path: Path, values: bool = False) -> int:
+    """Bytes that `check` reads, near enough for a progress bar: with `values` the numbers are read once more."""
+    return _size_of(path) * (2 if values else 1)
+
+
+def _size_of(path: Path) -> int:
     folder = path if path.is_dir() else path.parent if path.name.endswith((".index.json", ".metadata")) else None
     try:
-        return sum(one.stat().st_size for one in folder.iterdir() if one.is_file()) if folder else path.stat().st_size
+        if folder is None:
+            return path.stat().st_size
+        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     except (OSError, ValueError):
         return 0
 
 
-def _note_unreadable(path: Path, problem: str, remedy: str, log: Log) -> None:
-    """The failure, unless the same of the same file is noted with its place already."""
-    if not any(one.code == "unreadable" and one.message == problem and one.path == path for one in log.findings):
-        log.add("unreadable", path, problem, remedy=remedy)
+def _take_failure(collector: Collector, path: Path, problem: str, remedy: str) -> None:
+    """The failure that ended a check, unless it was found, with its place, before."""
+    unreadable = (found for found in collector.findings if found.code == "unreadable")
+    if not any(found.message == problem and found.path == path for found in unreadable):
+        collector.take(finding("unreadable", path, problem, remedy=remedy))
 
 
-def _look_at(path: Path, log: Log) -> _Kind:
-    """What it is."""
+def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     if distributed.is_distributed(path):
-        return _look_at_distributed(path, log)
+        return (yield from _scan_distributed(path, values))
     if path.is_dir():
-        _look_at_mode(path, log)
-        folder = sharded.in_folder(path)
-        if folder.one is not None:
-            kind = _look_at(folder.one, log)
-            if not folder.one.name.endswith(".index.json"):
-                _note_others(path, {folder.one.name}, log)
-            return kind
-        log.note("there is no index; the shards are taken by their names")
-        missing = folder.expected - len(folder.shards)
-        if missing:
-            log.add("shard-missing", path, f"{missing:,} of {folder.expected:,} shards are not there")
-        return _look_at_shards(path, folder.shards, {}, None, log)
+        return (yield from _scan_folder(path, values))
     with File(path) as file:
         head = file.read(0, 64)
-    return _look_at_index(path, log) if sharded.is_index(path, head) else (_look_at_one(path, log).container, 0)
+    if sharded.is_index(path, head):
+        return (yield from _scan_index(path, values))
+    contents = yield from _scan_single(path, values)
+    return contents.container if contents is not None else None, 0
 
 
-def _look_at_one(path: Path, log: Log) -> Contents:
-    """One file, its bytes and pickles first, so that they are told of even when it cannot be listed.
+def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
+    """One file, its bytes and pickles first, so that these are reported even when it cannot be listed.
+
+    Returns:
+        What it holds; None where the findings say already why it cannot be listed.
 
     Raises:
         ConvInspectError: It cannot be listed.
     """
-    failed: ConvInspectError | None = None
+    failure: ConvInspectError | None = None
+    codes: set[str] = set()
     with File(path) as file:
-        _look_at_mode(path, log)
+        yield from _scan_mode(path)
         try:
-            scan_file(file, log)
+            for item in scan_file(file):
+                if isinstance(item, Finding) and item.path == path:
+                    codes.add(item.code)
+                yield item
         except ConvInspectError as error:
-            failed = error
-    broken = next((one for one in log.findings if one.code == "unreadable" and one.path == path), None)
-    if broken is not None:
+            failure = error
+    if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.
-        raise BrokenFile(broken.message, broken.remedy, path)
+        return None
     contents = read_contents(path)
-    if failed is not None:
-        _note_unreadable(path, failed.problem, failed.remedy, log)
-    _look_at_tensors(contents, log)
-    if log.values:
+    if failure is not None:
+        codes.add("unreadable")
+        yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
+    yield from _scan_tensors(contents, codes)
+    if values:
         from convinspect.checking.nonfinite import scan_values
 
-        scan_values(contents, log)
+        yield from scan_values(contents)
     return contents
 
 
-def _look_at_mode(path: Path, log: Log) -> None:
+def _scan_mode(path: Path) -> Iterator[Finding]:
     mode = path.stat().st_mode
     if os.name == "posix" and mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
         what = "the folder" if stat.S_ISDIR(mode) else "the file"
-        log.add("world-writable", path, f"anyone on this machine may change {what} (mode {stat.S_IMODE(mode):o})")
+        message = f"anyone on this machine may change {what} (mode {stat.S_IMODE(mode):o})"
+        yield finding("world-writable", path, message)
 
 
-def _look_at_tensors(contents: Contents, log: Log) -> None:
-    """Tensors against the storages that they are views of."""
-    told = {one.code for one in log.findings if one.path == contents.path}
+def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
+    """Tensors against the storages that they are views of.
+
+    Args:
+        contents: What holds them.
+        codes: Of what was found in the file's bytes.
+    """
     for root in contents.roots:
         for tensor in root.tensors:
             storage = tensor.storage
@@ -136,12 +148,15 @@ def _look_at_tensors(contents: Contents, log: Log) -> None:
                 continue
             reach = _reach(tensor)
             if reach > storage.nbytes:
-                log.add("storage-short", contents.path, f"tensor {tensor.key!r} reaches to byte {reach:,} of storage"
-                        f" {storage.key!r}, which has {storage.nbytes:,}", subject=tensor.key)  # fmt: skip
+                message = (
+                    f"tensor {tensor.key!r} reaches to byte {reach:,} of storage {storage.key!r},"
+                    f" which has {storage.nbytes:,}"
+                )
+                yield finding("storage-short", contents.path, message, subject=tensor.key)
     # What a reader says of missing bytes was found above for a zip, record by record.
-    if not told & {"storage-short", "record-outside", "unreadable"}:
+    if not codes & {"storage-short", "record-outside", "unreadable"}:
         for problem in contents.problems:
-            log.add("storage-short", contents.path, problem.rpartition("; ")[0] or problem)
+            yield finding("storage-short", contents.path, problem.what)
 
 
 def _reach(tensor: Tensor) -> int:
@@ -150,23 +165,38 @@ def _reach(tensor: Tensor) -> int:
     return nbytes_of(tensor.dtype, last + 1)
 
 
-def _note_others(folder: Path, looked_at: Set[str], log: Log) -> None:
-    """Say which files of a folder may be checkpoints too, and were not looked at."""
+# --- folders and shards
+
+
+def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
+    yield from _scan_mode(path)
+    folder = sharded.in_folder(path)
+    if folder.one is not None:
+        kind = yield from _scan_path(folder.one, values)
+        if kind[0] is not None and not folder.one.name.endswith(".index.json"):
+            yield from _note_others(path, {folder.one.name})
+        return kind
+    yield Note("there is no index; the shards are taken by their names")
+    missing = folder.expected - len(folder.shards)
+    if missing:
+        yield finding("shard-missing", path, f"{missing:,} of {folder.expected:,} shards are not there")
+    return (yield from _scan_shards(path, folder.shards, {}, None, values))
+
+
+def _note_others(folder: Path, scanned: Set[str]) -> Iterator[Note]:
+    """Which files of a folder may be checkpoints too, and were not looked at."""
     others = sorted(
-        one.name
-        for one in folder.iterdir()
-        if one.name not in looked_at and one.suffix.lower() in _MAY_HOLD_PICKLES and one.is_file()
+        path.name
+        for path in folder.iterdir()
+        if path.name not in scanned and path.suffix.lower() in _MAY_HOLD_PICKLES and path.is_file()
     )
     if others:
         shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else "")
-        log.note(f"not looked at, though in the same folder: {shown}")
+        yield Note(f"not looked at, though in the same folder: {shown}")
 
 
-# --- shards
-
-
-def _look_at_index(path: Path, log: Log) -> _Kind:
-    _look_at_mode(path, log)
+def _scan_index(path: Path, values: bool) -> Scan[_Kind]:
+    yield from _scan_mode(path)
     weight_map, _ = sharded.parse_index(path)
     with File(path) as file:
         text = file.read(0, file.size)
@@ -174,70 +204,83 @@ def _look_at_index(path: Path, log: Log) -> _Kind:
     metadata = index.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     for key in repeated:
-        log.add("duplicate-name", path, f"the index names {key!r} twice", second_place(text, key))
+        yield finding("duplicate-name", path, f"the index names {key!r} twice", second_place(text, key))
     shards = list(dict.fromkeys(weight_map.values()))
     for shard in shards:
         sharded.check_inside(shard)
-    return _look_at_shards(path, shards, weight_map, total, log)
+    return (yield from _scan_shards(path, shards, weight_map, total, values))
 
 
-def _look_at_shards(path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, log: Log) -> _Kind:
+def _scan_shards(
+    path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, values: bool
+) -> Scan[_Kind]:
     """Every shard by itself, then all against each other and the index."""
     folder = path if path.is_dir() else path.parent
-    held: dict[str, dict[str, Tensor]] = {}
+    tensors: dict[str, dict[str, Tensor]] = {}
     container = Container.SAFETENSORS
     for shard in shards:
         try:
-            contents = _look_at_one(folder / shard, log)
-            held[shard] = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
-            container = contents.container
+            contents = yield from _scan_single(folder / shard, values)
+            if contents is not None:
+                tensors[shard] = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
+                container = contents.container
         except NotThere as error:
-            named = sum(where == shard for where in weight_map.values())
-            message = f"shard {shard}: {error.problem} ({plural(named, 'tensor')})"
-            log.add("shard-missing", path, message, subject=shard)
+            number = sum(place == shard for place in weight_map.values())
+            message = f"shard {shard}: {error.problem} ({plural(number, 'tensor')})"
+            yield finding("shard-missing", path, message, subject=shard)
         except ConvInspectError as error:
-            _note_unreadable(folder / shard, error.problem, error.remedy, log)
-    if not held:
+            yield finding("unreadable", folder / shard, error.problem, remedy=error.remedy)
+    if not tensors:
         raise NotThere("none of its shards could be read", "download the shards into the same folder", path)
-    _note_others(folder, {path.name, *shards}, log)
+    yield from _note_others(folder, {path.name, *shards})
+    yield from _scan_agreement(path, tensors, weight_map)
+    if total is not None and len(tensors) == len(shards):
+        right = sharded.totals(tensor for shard in tensors.values() for tensor in shard.values())
+        if total not in right:
+            message = f"its total_size is {total!r:.40}, the shards hold {right[0]:,} bytes of tensors"
+            yield finding("stale-total", path, message)
+    return container, len(shards)
+
+
+def _scan_agreement(
+    path: Path, shards: Mapping[str, Mapping[str, Tensor]], weight_map: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Which tensors the shards hold against each other, and against the index."""
     owners: dict[str, str] = {}
-    for shard, tensors in held.items():
+    for shard, tensors in shards.items():
         for key in tensors:
             if key in owners:
-                log.add("tensor-twice", path, f"{key!r} is in {owners[key]} and in {shard}", subject=key)
+                message = f"{key!r} is in {owners[key]} and in {shard}"
+                yield finding("tensor-twice", path, message, subject=key)
             elif weight_map and key not in weight_map:
-                log.add("tensor-unexpected", path, f"{shard} holds {key!r}, which the index does not name", subject=key)
+                message = f"{shard} holds {key!r}, which the index does not name"
+                yield finding("tensor-unexpected", path, message, subject=key)
             owners[key] = shard
     for key, shard in weight_map.items():
-        if shard in held and key not in held[shard]:
-            log.add("tensor-missing", path, f"the index sees {key!r} in {shard}, which lacks it", subject=key)
-    if total is not None and len(held) == len(shards):
-        right = sharded.totals(one for tensors in held.values() for one in tensors.values())
-        if total not in right:
-            said = f"its total_size is {total!r:.40}, the shards hold {right[0]:,} bytes of tensors"
-            log.add("stale-total", path, said)
-    return container, len(shards)
+        if shard in shards and key not in shards[shard]:
+            message = f"the index sees {key!r} in {shard}, which lacks it"
+            yield finding("tensor-missing", path, message, subject=key)
 
 
 # --- distributed checkpoints
 
 
-def _look_at_distributed(path: Path, log: Log) -> _Kind:
+def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
     """`.metadata`, then each piece of a tensor, which is a torch.save file within another."""
     folder = path if path.is_dir() else path.parent
     metadata = folder / distributed.METADATA
-    for one in (folder, metadata):
-        _look_at_mode(one, log)
+    for place in (folder, metadata):
+        yield from _scan_mode(place)
     with File(metadata) as file:
-        pieces = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
+        nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
         stream = Stream(file.read, file.size, metadata, ordinary=DISTRIBUTED)
-        seen = scan_pickle(stream, 0, log, pieces // SMALL_STORAGE)
-    _look_at_pieces(folder, seen, log)
+        seen = yield from scan_pickle(stream, 0, nbytes // SMALL_STORAGE)
+    yield from _scan_pieces(folder, seen, values)
     del seen  # a tree of its own is built to list it
     return read_contents(path).container, 0
 
 
-def _look_at_pieces(folder: Path, seen: Seen, log: Log) -> None:
+def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
     by_file: dict[str, dict[tuple[int, int], str]] = {}
     for index, info in pairs_of(state_of(seen.tree).get("storage_data")) or ():
         fields = state_of(info) if isinstance(info, Call) else {}
@@ -245,47 +288,49 @@ def _look_at_pieces(folder: Path, seen: Seen, log: Log) -> None:
         if not (isinstance(name, str) and type(start) is int and type(size) is int and min(start, size) >= 0):
             raise NotACheckpoint("its .metadata does not say where the pieces lie", "save it again", folder)
         by_file.setdefault(name, {})[start, size] = str(state_of(index).get("fqn", ""))
-    _note_others(folder, {distributed.METADATA, *by_file}, log)
+    yield from _note_others(folder, {distributed.METADATA, *by_file})
     for name, spans in by_file.items():
         sharded.check_inside(name)
         try:
             with File(folder / name) as file:
-                _look_at_piece_file(file, spans, log)
+                yield from _scan_mode(file.path)
+                yield from _scan_piece_file(file, spans, values)
         except NotThere as error:
-            log.add("shard-missing", folder, f"{name}: {error.problem} ({len(spans):,} pieces)", subject=name)
+            message = f"{name}: {error.problem} ({len(spans):,} pieces)"
+            yield finding("shard-missing", folder, message, subject=name)
 
 
-def _look_at_piece_file(file: File, spans: Mapping[tuple[int, int], str], log: Log) -> None:
-    _look_at_mode(file.path, log)
+def _scan_piece_file(file: File, spans: Mapping[tuple[int, int], str], values: bool) -> Scan[None]:
     reached = 0
     for (start, size), name in sorted(spans.items()):
         place = Place("", start, size, start)
         if start + size > file.size:
-            log.add("storage-short", file.path, f"a piece ends at byte {start + size:,} of {file.size:,}", place)
+            message = f"a piece ends at byte {start + size:,} of {file.size:,}"
+            yield finding("storage-short", file.path, message, place)
             continue
         if start < reached:
-            log.add("overlap", file.path, "two pieces share bytes", place)
+            yield finding("overlap", file.path, "two pieces share bytes", place)
         elif start > reached and file.read(reached, min(start - reached, 1 << 20)).strip(b"\0"):
-            log.add("gap", file.path, f"{start - reached:,} bytes belong to no piece",
-                    Place("", reached, start - reached, reached))  # fmt: skip
+            message = f"{start - reached:,} bytes belong to no piece"
+            yield finding("gap", file.path, message, Place("", reached, start - reached, reached))
         reached = max(reached, start + size)
-        if log.values:
-            from convinspect.checking.nonfinite import scan_values
         try:
             with File(file.path, start, size) as part:
-                scan_file(part, log, f"piece at {start:,} > ")
-                if log.values and is_zip(part.read(0, 4)):
-                    scan_values(read_torch_zip(part), log, name)
+                yield from _scan_piece(part, name, values)
         except NotACheckpoint:
             # Objects beside the tensors are pieces too.
             continue
         except ConvInspectError as error:
-            log.add("unreadable", file.path, error.problem, place, error.remedy)
-    if reached < file.size:
-        log.add("trailing-bytes", file.path, f"{file.size - reached:,} bytes follow the last piece",
-                Place("", reached, file.size - reached, reached))  # fmt: skip
+            yield finding("unreadable", file.path, error.problem, place, remedy=error.remedy)
+    left = file.size - reached
+    if left > 0:
+        message = f"{left:,} bytes follow the last piece"
+        yield finding("trailing-bytes", file.path, message, Place("", reached, left, reached))
 
 
-def worst(reports: Sequence[Report]) -> int:
-    """The exit code of several: what could not be read before what was found before what is whole."""
-    return max((report.exit_code for report in reports), default=0)
+def _scan_piece(part: File, name: str, values: bool) -> Scan[None]:
+    yield from scan_file(part, f"piece at {part.start:,} > ")
+    if values and is_zip(part.read(0, 4)):
+        from convinspect.checking.nonfinite import scan_values
+
+        yield from scan_values(read_torch_zip(part), name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from convinspect.checking.findings import Log, Place
+from convinspect.checking.findings import Finding, Item, Looked, Place, Progress, Scan, finding
 from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
 from convinspect.formats.zip.ends import Ends, read_ends
@@ -19,8 +19,7 @@ from convinspect.formats.zip.structures import DEFLATED, STORED
 _MANY_NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record whose bytes can be read.
 
     Attributes:
@@ -38,39 +37,43 @@ class Record:
     unsummed: bool = False
 
 
-def scan_zip(file: File, log: Log, within: str = "") -> list[Record]:
-    """Note whatever is wrong with a zip's bytes; its records, those of one name all.
+def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
+    """Find whatever is wrong with a zip's bytes.
 
     Args:
         file: The archive, which may be a part of another file.
-        log: Takes the findings.
         within: The record of the outer archive that this one is, with what sets it apart; "" for a file of its own.
+
+    Returns:
+        Its records, all of those that share a name.
 
     Raises:
         BrokenFile: Its end records are gone, so nothing can be told.
+        RefusedFile: Its directory is larger than that of any honest file.
     """
     ends = read_ends(file)
     if ends is None:
         raise BrokenFile("its zip directory is gone", "download or copy it again")
     entries, wrong = entries_of(file, ends)
-    for told in (*ends.wrong, *([wrong] if wrong else [])):
-        log.add("end-records", file.path, told, _at(file, ends.end, within))
-    _look_at_names(file, entries, log, within)
-    extents = [(entry, extent_of(file, entry)) for entry in entries]
-    found = [_record(file, entry, extent, log, within) for entry, extent in extents]
-    _look_between(file, ends, [extent for _, extent in extents if extent is not None], log, within)
-    _note_unsummed(file, [one for one in found if one is not None], log, within)
+    for clause in (*ends.wrong, *([wrong] if wrong else [])):
+        yield finding("end-records", file.path, clause, _at(file, ends.end, within))
+    yield from _scan_names(file, entries, within)
+    extents = [extent_of(file, entry) for entry in entries]
+    records: list[Record] = []
+    for entry, extent in zip(entries, extents, strict=True):
+        record = yield from _scan_record(file, entry, extent, within)
+        if record is not None:
+            records.append(record)
+    yield from _scan_gaps(file, ends, [extent for extent in extents if extent is not None], within)
+    yield from _scan_missing_sums(file, records, within)
+    yield Looked("records", len(entries))
     folder = common_folder([entry.name for entry in entries])
-    log.looked["records"] += len(found)
-    return [
-        Record(one.name.removeprefix(folder), one.entry, one.payload, one.sound)
-        for one in found
-        # Archivers keep an entry for each folder, which holds nothing.
-        if one is not None and not (one.name.endswith("/") and not one.entry.size)
-    ]
+    # Archivers keep an entry for each folder, which holds nothing.
+    kept = (record for record in records if not (record.name.endswith("/") and not record.entry.size))
+    return [record._replace(name=record.name.removeprefix(folder)) for record in kept]
 
 
-def common_folder(names: list[str]) -> str:
+def common_folder(names: Sequence[str]) -> str:
     """The one folder that all records lie in, with its slash; the first record's where they lie in several."""
     return f"{names[0].partition('/')[0]}/" if names and "/" in names[0] else ""
 
@@ -79,73 +82,86 @@ def _at(file: File, offset: int, within: str, length: int | None = None) -> Plac
     return Place(within, offset, length, file.start + offset)
 
 
-def _look_at_names(file: File, entries: list[Entry], log: Log, within: str) -> None:
+def _scan_names(file: File, entries: Sequence[Entry], within: str) -> Iterator[Item]:
     counts = Counter(entry.name for entry in entries)
     # PyTorch finds records whatever the case of their letters is.
     lowered = Counter(entry.name.lower() for entry in entries)
-    told: set[str] = set()
+    seen: set[str] = set()
     for name, number in counts.items():
+        place = Place(within + name)
         if number > 1:
-            log.add("duplicate-name", file.path, f"{number} records are named {name!r}", Place(within + name))
-        elif lowered[name.lower()] > 1 and name.lower() not in told:
-            log.add("duplicate-name", file.path, f"records are named {name!r} in more than one spelling, which are one"
-                    " name to PyTorch", Place(within + name))  # fmt: skip
-        told.add(name.lower())
+            yield finding("duplicate-name", file.path, f"{number} records are named {name!r}", place)
+        elif lowered[name.lower()] > 1 and name.lower() not in seen:
+            message = f"records are named {name!r} in more than one spelling, which are one name to PyTorch"
+            yield finding("duplicate-name", file.path, message, place)
+        seen.add(name.lower())
         parts = re.split(r"[/\\]", name)
         if ".." in parts or name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or "\0" in name:
-            log.add("record-name", file.path, f"record {name!r} leads outside", Place(within + name))
+            yield finding("record-name", file.path, f"record {name!r} leads outside", place)
     pickles = [name for name in counts if re.fullmatch(r"([^/]*/)?data\.pkl", name)]
     if len(pickles) > 1:
-        log.add("several-pickles", file.path, f"it holds {' and '.join(map(repr, pickles[:_MANY_NAMED]))}",
-                Place(within + pickles[1]))  # fmt: skip
+        message = f"it holds {' and '.join(map(repr, pickles[:_MANY_NAMED]))}"
+        yield finding("several-pickles", file.path, message, Place(within + pickles[1]))
 
 
-def _record(file: File, entry: Entry, extent: Extent | None, log: Log, within: str) -> Record | None:
+def _scan_record(file: File, entry: Entry, extent: Extent | None, within: str) -> Scan[Record | None]:
+    """One record's headers and bytes; None where it has no header."""
     name = within + entry.name
     if extent is None:
-        log.add("record-outside", file.path, f"there is no header at byte {entry.offset:,} for {entry.name!r}",
-                Place(name, None, None, entry.offset))  # fmt: skip
+        message = f"there is no header at byte {entry.offset:,} for {entry.name!r}"
+        yield finding("record-outside", file.path, message, Place(name, None, None, entry.offset))
         return None
     place = Place(name, None, None, file.start + extent.start)
     if extent.differs:
-        log.add("header-differs", file.path, f"its own header has {'; '.join(extent.differs)}", place)
+        message = f"its own header has {'; '.join(extent.differs)}"
+        yield finding("header-differs", file.path, message, place)
     hidden = extent.hidden + entry.hidden
     if hidden:
-        log.add("gap", file.path, f"{hidden:,} bytes in its headers are neither padding nor of any use", place)
+        message = f"{hidden:,} bytes in its headers are neither padding nor of any use"
+        yield finding("gap", file.path, message, place)
     if extent.payload + entry.packed > file.size:
-        there = max(0, file.size - extent.payload)
-        log.add("record-outside", file.path, f"{there:,} of its {entry.packed:,} bytes are in the file", place)
+        available = max(0, file.size - extent.payload)
+        message = f"{available:,} of its {entry.packed:,} bytes are in the file"
+        yield finding("record-outside", file.path, message, place)
         return Record(entry.name, entry, extent.payload, False)
-    crc = _summed(file, entry, extent, log, place)
+    crc = yield from _scan_bytes(file, entry, extent, place)
     return Record(entry.name, entry, extent.payload, crc is not None, bool(crc) and not entry.crc)
 
 
-def _summed(file: File, entry: Entry, extent: Extent, log: Log, place: Place) -> int | None:
+def _scan_bytes(file: File, entry: Entry, extent: Extent, place: Place) -> Scan[int | None]:
     """The CRC-32 of the record's bytes; None when they are not what the directory says."""
-    why = _unreadable(entry)
-    if why:
-        log.add("not-unpacked", file.path, why, place)
+    obstacle = _obstacle(entry)
+    if obstacle:
+        yield finding("not-unpacked", file.path, obstacle, place)
         return None
     crc, size = 0, 0
     try:
-        for piece in unpacked(file, entry, extent.payload, log) if entry.packed + entry.size else ():
+        for piece in unpacked(file, entry, extent.payload) if entry.packed + entry.size else ():
             crc, size = zlib.crc32(piece, crc), size + len(piece)
+            if entry.method == STORED:
+                yield Progress(len(piece))
     except zlib.error:
-        log.add("not-unpacked", file.path, "its compressed bytes are damaged", place)
+        yield finding("not-unpacked", file.path, "its compressed bytes are damaged", place)
         return None
-    log.looked["bytes"] += size
+    if entry.method != STORED:
+        yield Progress(entry.packed)
+    yield Looked("bytes", size)
     if size != entry.size:
-        log.add("not-unpacked", file.path, f"it unpacks to {size:,} bytes, not to {entry.size:,}", place)
+        message = f"it unpacks to {size:,} bytes, not to {entry.size:,}"
+        yield finding("not-unpacked", file.path, message, place)
         return None
-    log.looked["crcs"] += bool(entry.crc) or not crc
+    if entry.crc or not crc:
+        yield Looked("crcs")
     if crc != entry.crc and entry.crc:
-        log.add("wrong-crc", file.path, f"its bytes give the CRC-32 {crc:08x}, stored is {entry.crc:08x}",
-                replace(place, offset=0, length=entry.size, in_file=file.start + extent.payload))  # fmt: skip
+        message = f"its bytes give the CRC-32 {crc:08x}, stored is {entry.crc:08x}"
+        place = place._replace(offset=0, length=entry.size, in_file=file.start + extent.payload)
+        yield finding("wrong-crc", file.path, message, place)
         return None
     return crc
 
 
-def _unreadable(entry: Entry) -> str:
+def _obstacle(entry: Entry) -> str:
+    """Why the record's bytes cannot be unpacked, a clause; "" when they can."""
     if entry.encrypted:
         return "it is encrypted, which PyTorch cannot read"
     if entry.method not in (STORED, DEFLATED):
@@ -157,63 +173,62 @@ def _unreadable(entry: Entry) -> str:
     return ""
 
 
-def unpacked(file: File, entry: Entry, payload: int, log: Log) -> Iterator[bytes]:
+def unpacked(file: File, entry: Entry, payload: int) -> Iterator[bytes]:
     """A record's bytes in pieces, one more than it claims at most.
 
     Raises:
         zlib.error: They cannot be unpacked.
     """
-    chunks = _counted(pieces_of(file, payload, entry.packed), log)
-    yield from chunks if entry.method == STORED else inflated(chunks, entry.size + 1)
+    packed = pieces_of(file, payload, entry.packed)
+    return packed if entry.method == STORED else inflated(packed, entry.size + 1)
 
 
-def _counted(chunks: Iterator[bytes], log: Log) -> Iterator[bytes]:
-    for chunk in chunks:
-        log.advance(len(chunk))
-        yield chunk
-
-
-def _look_between(file: File, ends: Ends, extents: list[Extent], log: Log, within: str) -> None:
+def _scan_gaps(file: File, ends: Ends, extents: Sequence[Extent], within: str) -> Iterator[Item]:
     """Bytes that two records share, and bytes of none."""
     reached = 0
-    for extent in sorted(extents, key=lambda one: one.start):
+    for extent in sorted(extents, key=lambda extent: extent.start):
         if extent.start < reached:
-            log.add("overlap", file.path, f"two records share the bytes from {extent.start:,} on",
-                    _at(file, extent.start, within))  # fmt: skip
+            message = f"two records share the bytes from {extent.start:,} on"
+            yield finding("overlap", file.path, message, _at(file, extent.start, within))
         elif extent.start > reached:
-            _look_at_gap(file, reached, extent.start, log, within)
+            yield from _scan_gap(file, reached, extent.start, within)
         reached = max(reached, extent.end)
     if reached > ends.start:
-        log.add("overlap", file.path, "a record reaches into the directory", _at(file, ends.start, within))
+        yield finding("overlap", file.path, "a record reaches into the directory", _at(file, ends.start, within))
     elif reached < ends.start:
-        _look_at_gap(file, reached, ends.start, log, within)
-    if ends.start + ends.size > ends.end:
-        log.add("end-records", file.path, "its directory reaches into the end records", _at(file, ends.end, within))
-    elif ends.start + ends.size < ends.end:
-        _look_at_gap(file, ends.start + ends.size, ends.end, log, within)
+        yield from _scan_gap(file, reached, ends.start, within)
+    directory_end = ends.start + ends.size
+    if directory_end > ends.end:
+        message = "its directory reaches into the end records"
+        yield finding("end-records", file.path, message, _at(file, ends.end, within))
+    elif directory_end < ends.end:
+        yield from _scan_gap(file, directory_end, ends.end, within)
     if ends.comment:
-        log.add("trailing-bytes", file.path, f"a comment of {ends.comment:,} bytes follows, which PyTorch never writes",
-                _at(file, ends.after - ends.comment, within, ends.comment))  # fmt: skip
+        message = f"a comment of {ends.comment:,} bytes follows, which PyTorch never writes"
+        place = _at(file, ends.after - ends.comment, within, ends.comment)
+        yield finding("trailing-bytes", file.path, message, place)
     if ends.after < file.size:
-        log.add("trailing-bytes", file.path, f"{file.size - ends.after:,} bytes follow its end record",
-                _at(file, ends.after, within, file.size - ends.after))  # fmt: skip
+        left = file.size - ends.after
+        message = f"{left:,} bytes follow its end record"
+        yield finding("trailing-bytes", file.path, message, _at(file, ends.after, within, left))
 
 
-def _look_at_gap(file: File, start: int, end: int, log: Log, within: str) -> None:
+def _scan_gap(file: File, start: int, end: int, within: str) -> Iterator[Finding]:
     """Bytes of no record hide something unless they are zero, as alignment leaves them."""
     for at in range(start, end, PIECE):
         if file.read(at, min(PIECE, end - at)).strip(b"\0"):
             where = "come before its first record" if start == 0 else "belong to no record"
-            log.add("gap", file.path, f"{end - start:,} bytes {where}", _at(file, start, within, end - start))
+            yield finding("gap", file.path, f"{end - start:,} bytes {where}", _at(file, start, within, end - start))
             return
 
 
-def _note_unsummed(file: File, records: list[Record], log: Log, within: str) -> None:
+def _scan_missing_sums(file: File, records: Sequence[Record], within: str) -> Iterator[Finding]:
     """One finding for all records without a CRC-32: PyTorch leaves out all or none."""
-    without = [one.entry for one in records if one.unsummed]
+    without = [record.entry for record in records if record.unsummed]
     if not without:
         return
-    filled = sum(1 for one in records if one.entry.size)
+    filled = sum(1 for record in records if record.entry.size)
     which = "none of its records has" if len(without) == filled else f"{len(without):,} of {filled:,} records lack"
-    log.add("no-crc", file.path, f"{which} a CRC-32, the first {without[0].name!r}, so damage in them would not show",
-            Place(within + without[0].name, None, None, file.start + without[0].offset))  # fmt: skip
+    first = without[0]
+    message = f"{which} a CRC-32, the first {first.name!r}, so damage in them would not show"
+    yield finding("no-crc", file.path, message, Place(within + first.name, None, None, file.start + first.offset))

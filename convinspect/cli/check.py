@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convinspect.checking.findings import Report
 
 
-_KEPT = (".sarif", ".json", ".txt", ".md", ".html", ".svg", ".png")
+_SUFFIXES = (".sarif", ".json", ".txt", ".md", ".html", ".svg", ".png")
 
 
 class CheckFormat(str, Enum):
@@ -62,20 +62,20 @@ def check(
 
       convinspect check model.safetensors.index.json -o findings.sarif
     """
-    from convinspect.checking.scan import check as look
-    from convinspect.checking.scan import size_of, worst
+    from convinspect.checking.findings import worst
+    from convinspect.checking.scan import check as check_path
+    from convinspect.checking.scan import work_of
 
-    if output is not None and output.suffix.lower() not in _KEPT:
-        raise CannotShow(f"check cannot be kept as {output.name}", f"end it in one of {', '.join(_KEPT)}")
+    if output is not None and output.suffix.lower() not in _SUFFIXES:
+        raise CannotShow(f"check cannot be kept as {output.name}", f"end it in one of {', '.join(_SUFFIXES)}")
     for path in paths:
         check_output(output, Format.json if fmt is CheckFormat.json else Format.table, path)
     if output is not None and fmt is CheckFormat.sarif and output.suffix.lower() not in (".sarif", ".json"):
         raise CannotShow(f"--format sarif and --output {output.name} disagree", "end it in .sarif")
-    total = sum(map(size_of, paths)) * (2 if values else 1)
-    with reading_progress(total, "checking") as advance:
-        reports = [look(path, values, advance) for path in paths]
+    with reading_progress(sum(work_of(path, values) for path in paths), "checking") as advance:
+        reports = [check_path(path, values, advance) for path in paths]
     _show(reports, fmt, width, output)
-    _complain(reports)
+    _print_unreadable(reports)
     if worst(reports):
         raise typer.Exit(worst(reports))
 
@@ -98,10 +98,10 @@ def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output
         Sink(form, width, output, "convinspect check").show(tables, check_payload(reports))
 
 
-def _complain(reports: Sequence[Report]) -> None:
+def _print_unreadable(reports: Sequence[Report]) -> None:
     """What could not be read, a line each, where errors stand."""
     sys.stdout.flush()
-    for one in (one for report in reports for one in report.findings if one.code == "unreadable"):
-        where = f"{one.path}: {one.place.record}: " if one.place.record else f"{one.path}: "
-        remedy = f"; {one.remedy}" if one.remedy else ""
-        print(f"error: {safe(where + one.message + remedy)}", file=sys.stderr)
+    for finding in (finding for report in reports for finding in report.findings if finding.code == "unreadable"):
+        record = f"{finding.place.record}: " if finding.place.record else ""
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        print(f"error: {safe(f'{finding.path}: {record}{finding.message}{remedy}')}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,8 @@ def _path_typed() -> str | None:
     After an option that waits for its value the parser gives up before it reaches the arguments, so they are taken
     from where the shells put the line: `COMP_WORDS` (bash) or `_TYPER_COMPLETE_ARGS` (the others).
     """
+    import shlex
+
     line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
     try:
         words = shlex.split(line)

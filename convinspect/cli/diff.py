@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,6 @@ import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
-from convinspect.errors import CannotShow
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -62,46 +60,39 @@ def diff(
     """
     from convinspect import api
     from convinspect.checkpoint import open_alike, open_whole
+    from convinspect.diffing.options import check_options
 
-    if (other is None) == (error is None):
-        raise CannotShow(
-            "there is nothing to compare it with"
-            if other is None
-            else "B and --error say both what to compare it with",
-            "give a second checkpoint or --error",
-            path,
-        )
-    if values and error is not None:
-        raise CannotShow("--values compares two checkpoints, and --error stands for one", "drop one of them", path)
+    check_options(path, other, error, values)
     check_output(output, fmt, path)
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
     if other is None:
-        answers = api.diff(a, error=_error(error))
-        _show_answers(answers, fold, sink)
-        same = answers.same
+        same = _show_answers(api.diff(a, error=_error(error)), fold, sink)
     else:
         check_output(output, fmt, other)
         b = open_alike(other, root)
         total = sum(tensor.nbytes for side in (a, b) for tensor in side.values()) if values else 0
         with reading_progress(total, "comparing") as advance:
             report = api.diff(a, b, values=values, progress=advance)
-        _show_differences(report, everything, fold, sink)
-        same = report.same
+        same = _show_differences(report, everything, fold, sink)
     if not same:
         raise typer.Exit(1)
 
 
-def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> None:
+def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
+    """Show how two checkpoints differ; whether they are the same."""
     from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
     _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
+    return report.same
 
 
-def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> None:
+def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
+    """Show what can be done about an error; whether nothing need be."""
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
     _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
+    return report.same
 
 
 def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
@@ -117,7 +108,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
     elif typed and ".md" in (f".{sink.fmt.value}", sink.output and sink.output.suffix.lower()):
         sink.show([table, Block(tuple(typed[1:]))], payload)
     else:
-        sink.show(replace(table, summary=(*table.summary, *typed)), payload)
+        sink.show(table._replace(summary=(*table.summary, *typed)), payload)
 
 
 def _error(source: Path | None) -> str | Path:

@@ -21,7 +21,7 @@ from convinspect import __version__
 from convinspect.cli.commands import SUMMARIES, LazyGroup
 from convinspect.cli.output import ReaderLeft
 from convinspect.cli.usage import UsageError, usage_line
-from convinspect.errors import ConvInspectError
+from convinspect.errors import ConvInspectError, not_installed
 from convinspect.render.cells import safe
 
 _REPORT_TO = "https://github.com/convinspect/convinspect/issues"
@@ -74,10 +74,11 @@ def main() -> None:
         _complain(error.line(as_flag))
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
-            _report_bug()
         command = next((word for word in sys.argv[1:] if word in SUMMARIES), "this")
-        _complain(f"{command} runs layers, for which PyTorch is missing; install it: python -m pip install torch")
+        missing = not_installed(error, command)
+        if missing is None:
+            _report_bug()
+        _complain(str(missing))
         sys.exit(2)
     except (ReaderLeft, BrokenPipeError):
         _forget_output()

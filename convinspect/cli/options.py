@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convinspect.cli.completion import complete_layers, complete_roots
-from convinspect.errors import BrokenFile, NotThere
 from convinspect.errors import naming as naming
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
-    from convinspect.checkpoint import Checkpoint
+    pass
 
 
 def layer_option(text: str) -> Any:
@@ -52,24 +51,3 @@ OutputOption = Annotated[
         "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
     ),
 ]
-
-
-def whole(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, once it is seen to be whole.
-
-    Raises:
-        BrokenFile: It is damaged.
-    """
-    if checkpoint.problems:
-        raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    return checkpoint
-
-
-def opened_alike(path: Path, root: str | None) -> Checkpoint:
-    """Another file, at the root of the first; at its main one where it has none there, as a plain state_dict has."""
-    from convinspect.checkpoint import open_checkpoint
-
-    try:
-        return open_checkpoint(path, root)
-    except NotThere:
-        return open_checkpoint(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -61,7 +60,7 @@ def _fitted(block: Block, by_keys: bool, height: int) -> Block:
     # A title and a blank line above, the keys below.
     most = height - 3
     lines = block.lines if len(block.lines) <= most else (*block.lines[: most - 2], "…", block.lines[-1])
-    return replace(block, lines=lines, notes=(_KEYS,) if by_keys else ())
+    return block._replace(lines=lines, notes=(_KEYS,) if by_keys else ())
 
 
 def moved(key: str, index: int, size: tuple[int, int], typed: str = "") -> tuple[int, str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption, opened_alike, whole
+from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
 from convinspect.render.format import Format
 
@@ -100,13 +100,13 @@ def verify(
 
       convinspect verify big.safetensors converted.safetensors --bits
     """
-    from convinspect.checkpoint import open_checkpoint
+    from convinspect.checkpoint import open_alike, open_whole
     from convinspect.report.verify import verdict_payload, verdict_table
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify as compare
 
-    before = whole(open_checkpoint(path, root))
-    opened = None if after is None else whole(opened_alike(after, root))
+    before = open_whole(path, root)
+    opened = None if after is None else open_alike(after, root)
     options = VerifyOptions(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,

@@ -1,7 +1,8 @@
-"""Why a layer must stay as it is although its kind was meant, and the way round where there is one."""
+"""Why a layer cannot change although its kind was meant, and what a user can do about it."""
 
 from __future__ import annotations
 
+from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.records import Doubt, Layer
 
@@ -30,32 +31,42 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
         reason = "it is ambiguous" if doubt is None else doubt.sentence(layer.weight, layer.bias)
         if layer.tied_to:
-            both = " ".join(
-                f"--layer {name}" for name in (layer.name, *(one.rpartition(".")[0] for one in layer.tied_to))
-            )
-            return f"tied to {layer.tied_to[0]}, and {reason}; {both} converts them together"
-        return f"{reason}; name it with --layer {layer.name or '.'} to convert it all the same"
+            tied = (layer.name, *(key.rpartition(".")[0] for key in layer.tied_to))
+            options = [part for name in tied for part in (" ", Option("layer", name))]
+            return Wording(f"tied to {layer.tied_to[0]}, and {reason};", *options, " converts them together")
+        return unless_named(reason, layer.name)
     return None
+
+
+def unless_named(reason: str, name: str, outcome: str = "to convert it anyway") -> Wording:
+    """A reason that does not count for a layer that a user names, and how to name it.
+
+    Args:
+        reason: Why the layer is left.
+        name: The layer.
+        outcome: What naming it is good for.
+    """
+    return Wording(reason, "; name it with ", Option("layer", name or "."), " ", outcome)
 
 
 def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     if Doubt.MAY_BE_CONV_TRANSPOSE in layer.doubts and not exact:
         doubt = Doubt.MAY_BE_CONV_TRANSPOSE.sentence(layer.weight, layer.bias)
-        return f"{doubt}; name it with --layer {layer.name or '.'} to convert it all the same"
+        return unless_named(doubt, layer.name)
     if not layer.pointwise:
         return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
     if layer.groups is not None and layer.groups > 1:
-        linear = "" if to == "Linear" else "--to linear "
-        way = f"; {linear}--groups expand makes it one" if to is not None and expandable(layer) else ""
-        return f"it has groups={layer.groups}, so its kernel is not a full matrix{way}"
-    moved = _strides_and_pads(layer)
-    if moved is not None:
-        return moved
+        reason = f"it has groups={layer.groups}, so its kernel is not a full matrix"
+        if to is None or not expandable(layer):
+            return reason
+        linear = () if to == "Linear" else (Option("to", "linear"), " ")
+        return Wording(reason, "; ", *linear, Option("groups", "expand"), " makes it one")
+    moves = _strides_and_pads(layer)
+    if moves is not None:
+        return moves
     if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
-        return (
-            f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]});"
-            f" name it with --layer {layer.name or '.'} if its groups are 1"
-        )
+        reason = f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]})"
+        return unless_named(reason, layer.name, "if its groups are 1")
     return None
 
 
@@ -80,8 +91,13 @@ def _numbers(value: tuple[int, ...] | str) -> str:
     return str(value[0]) if len(value) == 1 else str(value)
 
 
-def reader(layer: Layer, attention: set[str]) -> str | None:
-    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it as it is."""
+def reader(layer: Layer, attention: frozenset[str]) -> str | None:
+    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it unchanged.
+
+    Args:
+        layer: Any.
+        attention: Names of the layers that are a MultiheadAttention.
+    """
     parent, _, leaf = layer.name.rpartition(".")
     if layer.kind != "Linear":
         return None
@@ -98,7 +114,7 @@ def reader(layer: Layer, attention: set[str]) -> str | None:
 def why_not(layer: Layer) -> str:
     """Why a layer whose kind was not meant, and looks like what was, stays."""
     if layer.kind == "Embedding" and layer.evidence != "module":
-        return f"it looks like an Embedding by its name; name it with --layer {layer.name} if it is a Linear"
+        return unless_named("it looks like an Embedding by its name", layer.name, "if it is a Linear")
     if layer.kind in ("MultiheadAttention", *RECURRENT):
         return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
     if layer.notes:

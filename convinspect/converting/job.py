@@ -125,7 +125,7 @@ class Job:
         """Write the target, whole or not at all; nothing in a dry run.
 
         Args:
-            progress: Told how many bytes were written, now and then.
+            progress: Called now and then with the number of bytes that were written since the last call.
 
         Raises:
             ConvInspectError: It cannot be read or written; the target is then unchanged.
@@ -152,7 +152,7 @@ def convert(
         source: A file, a folder of shards, or a checkpoint that is open.
         output: The new file or folder, whose suffix says the format; None with `in_place` or `dry_run`.
         options: What to do.
-        progress: Told how many bytes were written, now and then.
+        progress: Called now and then with the number of bytes that were written since the last call.
 
     Raises:
         ConvInspectError: It cannot be done; the target is then unchanged.
@@ -241,9 +241,9 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     from convinspect.modules.user_code import described
 
-    found = checkpoint.described_by(*described(model))
-    check_model(found, model)
-    return found
+    with_code = checkpoint.described_by(*described(model))
+    check_model(with_code, model)
+    return with_code
 
 
 def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:

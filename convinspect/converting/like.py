@@ -1,4 +1,4 @@
-"""Another checkpoint's shapes as the wish: which tensors differ only in rank or transposition, and which really do."""
+"""Another checkpoint's shapes as the goal: which tensors differ in rank or transposition alone, and which really do."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import replace
 from convinspect.converting.eligibility import obstacle
 from convinspect.converting.plan import (
     Conversion,
+    Decisions,
     Plan,
     Refusal,
     assumed,
     keep_groups_together,
-    reshaped,
-    with_memory_format,
+    sorted_out,
 )
+from convinspect.converting.reshape import edit_to, out_in, reshaped
+from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import is_magnitude
-from convinspect.layers.lora import magnitudes_edit
+from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
 
 
@@ -40,67 +41,84 @@ def plan_like(
     Returns:
         Conversions for what differs in rank or transposition alone; refusals for what really differs.
     """
-    conversions: dict[str, Conversion] = {}
-    refusals: dict[str, Refusal] = {}
-    lies_there: dict[int, Tensor] = {}
-    # By the tensor, since the layer itself may be called otherwise there.
+    # By the tensor, since the layer itself may have another name there.
     theirs = {id(layer.weight): layer for layer in others}
-    for layer in layers:
-        edits, mismatch = [], ""
-        there = theirs.get(id(other.get(names[layer.weight.key])))
-        for tensor in layer.tensors.values():
-            wanted = other.get(names[tensor.key])
-            if wanted is None:
-                continue
-            turned = tensor is layer.weight and square_turned(layer, there)
-            if wanted.shape == tensor.shape and not turned:
-                continue
-            edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
-            if edit is None and is_magnitude(layer.name):
-                edit = _magnitudes_to(tensor, wanted.shape)
-            if edit is None:
-                mismatch = mismatch or f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
-            else:
-                edits.append(edit)
-                lies_there[id(edit.tensor)] = wanted
-        if mismatch:
-            refusals[layer.name] = Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping mends")
-        elif edits and chosen is not None and layer.name not in chosen:
-            refusals[layer.name] = Refusal(layer.name, "it differs too, and was not chosen")
-        elif edits:
-            reason = obstacle(layer, exact=True) if layer.kind in CONVOLUTIONS else None
-            if reason is None:
-                conversions[layer.name] = _conversion(layer, edits, there)
-            else:
-                refusals[layer.name] = Refusal(layer.name, reason)
-    if any(edit.transposed for one in conversions.values() for edit in one.edits):
-        refusals |= {one.name: one for one in _maybe_turned(layers, conversions, refusals, chosen)}
-    keep_groups_together(layers, conversions, refusals)
-    planned = with_memory_format(layers, conversions.values())
-    as_there = (
-        replace(one, edits=tuple(_lying_as(edit, lies_there[id(edit.tensor)]) for edit in one.edits)) for one in planned
-    )
-    return Plan(tuple(as_there), tuple(refusals.values()))
-
-
-def _maybe_turned(
-    layers: Iterable[Layer], conversions: Container[str], refusals: Container[str], chosen: Container[str] | None
-) -> list[Refusal]:
-    """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
-    way = "--to linear --from transformers --layer {} turns it over"
-    return [
-        Refusal(layer.name, f"{Doubt.MAY_BE_TRANSPOSED.value}; {way.format(layer.name or '.')}")
+    decisions = sorted_out(
+        _decide_like(layer, theirs.get(id(other.get(names[layer.weight.key]))), names, other, chosen)
         for layer in layers
-        if Doubt.MAY_BE_TRANSPOSED in layer.doubts and layer.name not in conversions and layer.name not in refusals
-        if chosen is None or layer.name in chosen
+    )
+    if any(edit.transposed for conversion in decisions.conversions.values() for edit in conversion.edits):
+        decisions = decisions.refusing(_maybe_turned(layers, decisions, chosen))
+    planned = keep_groups_together(layers, decisions).finished(layers)
+    return Plan(
+        tuple(_with_strides_of(conversion, names, other) for conversion in planned.conversions), planned.refusals
+    )
+
+
+def _decide_like(
+    layer: Layer,
+    counterpart: Layer | None,
+    names: Mapping[str, str],
+    other: Mapping[str, Tensor],
+    chosen: Container[str] | None,
+) -> Conversion | Refusal | None:
+    """What becomes of a layer; None where nothing of it differs.
+
+    Args:
+        layer: Of the checkpoint to convert.
+        counterpart: The other checkpoint's layer of the same weight.
+        names: As of `plan_like`.
+        other: As of `plan_like`.
+        chosen: As of `plan_like`.
+    """
+    edits = []
+    for tensor in layer.tensors.values():
+        wanted = other.get(names[tensor.key])
+        turned = tensor is layer.weight and square_turned(layer, counterpart)
+        if wanted is None or (wanted.shape == tensor.shape and not turned):
+            continue
+        edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else edit_to(tensor, wanted.shape)
+        if edit is None and is_magnitude(layer.name):
+            edit = _magnitudes_to(tensor, wanted.shape)
+        if edit is None:
+            mismatch = f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
+            return Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping fixes")
+        edits.append(edit)
+    if not edits:
+        return None
+    if chosen is not None and layer.name not in chosen:
+        return Refusal(layer.name, "it differs too, and was not chosen")
+    reason = obstacle(layer, exact=True) if layer.kind in CONVOLUTIONS else None
+    return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
+
+
+def _maybe_turned(layers: Iterable[Layer], decisions: Decisions, chosen: Container[str] | None) -> list[Refusal]:
+    """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
+    return [
+        Refusal(layer.name, _turning(layer.name))
+        for layer in layers
+        if Doubt.MAY_BE_TRANSPOSED in layer.doubts
+        and layer.name not in decisions.conversions
+        and layer.name not in decisions.refusals
+        and (chosen is None or layer.name in chosen)
     ]
 
 
-def _lying_as(edit: Edit, other: Tensor) -> Edit:
-    """The edit with the other tensor's strides of its dimensions of size 1, which say nothing of the numbers."""
-    same = edit.shape == other.shape and edit.stride[:2] == other.stride[:2]
-    told = same and other.stride != contiguous(other.shape)
-    return edit._replace(stride=other.stride) if told else edit
+def _turning(name: str) -> Wording:
+    options = (Option("to", "linear"), " ", Option("from_", "transformers"), " ", Option("layer", name or "."))
+    return Wording(Doubt.MAY_BE_TRANSPOSED.value, "; ", *options, " turns it over")
+
+
+def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Mapping[str, Tensor]) -> Conversion:
+    """The conversion with the other tensors' strides of dimensions of size 1, which say nothing of the numbers."""
+
+    def edit_with_strides(edit: Edit) -> Edit:
+        wanted = other.get(names[edit.tensor.key])
+        if wanted is None or edit.shape != wanted.shape or edit.stride[:2] != wanted.stride[:2]:
+            return edit
+        return edit if wanted.stride == contiguous(wanted.shape) else edit._replace(stride=wanted.stride)
+
+    return replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits)))
 
 
 def square_turned(layer: Layer, other: Layer | None) -> bool:
@@ -111,40 +129,17 @@ def square_turned(layer: Layer, other: Layer | None) -> bool:
     return (layer.kind == TRANSFORMERS_CONV1D) != (other.kind == TRANSFORMERS_CONV1D)
 
 
-def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
-    """The edit that gives a tensor another shape with the same numbers, or None when there is none.
-
-    Trailing dimensions of size 1 may come and go behind the first two; a matrix may be turned over.
-    """
-    old, new = out_in(tensor.shape), out_in(shape)
-    if old is None or new is None:
-        return None
-    extra = len(shape) - 2
-    if old == new:
-        return reshaped(tensor, extra, turned=False)
-    if old == new[::-1] and 2 in (len(tensor.shape), len(shape)):
-        return reshaped(tensor, extra, turned=True)
-    return None
-
-
 def _magnitudes_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
     edit = magnitudes_edit(tensor, max(len(shape) - 2, 0))
     return edit if edit is not None and edit.shape == shape else None
 
 
-def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """(out, in) of a pointwise or Linear weight's shape; None for any other."""
-    if 2 <= len(shape) <= 5 and all(size == 1 for size in shape[2:]):
-        return shape[0], shape[1]
-    return None
-
-
-def _conversion(layer: Layer, edits: list[Edit], there: Layer | None) -> Conversion:
-    """The change of a layer whose counterpart is `there`, where it has one."""
+def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> Conversion:
+    """The change of a layer, to the kind of its counterpart where it has one."""
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
     if layer.kind not in KINDS:
-        to = layer.kind if there is None else there.kind
+        to = layer.kind if counterpart is None else counterpart.kind
     else:
         to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
     doubt = main.transposed and layer.evidence == "ambiguous"

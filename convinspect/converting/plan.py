@@ -7,13 +7,14 @@ other strides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from convinspect.converting.eligibility import expandable, obstacle, reader, why_not
-from convinspect.converting.reshape import channels_last, channels_last_stays, with_channels_last
+from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
+from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, with_channels_last
 from convinspect.converting.ties import blocked_by_ties
-from convinspect.errors import CannotConvert
+from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
 from convinspect.layers.select import exactly_named, select
@@ -40,6 +41,11 @@ class Request:
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expand: bool = False
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Kinds to convert, the usual ones where none is given."""
+        return self.kinds or DEFAULT_FROM.get(self.to, ("Linear",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class Refusal:
 
     Attributes:
         name: The layer.
-        reason: One sentence.
+        reason: One sentence for people; a `Wording` where it names options.
         done: It is of the wanted kind already.
     """
 
@@ -105,11 +111,45 @@ class Plan:
     @property
     def groups(self) -> dict[str, int]:
         """Groups of the kernels that become block-diagonal, by stored key."""
-        return {one.layer.weight.key: one.groups for one in self.conversions if one.groups > 1}
+        grouped = (conversion for conversion in self.conversions if conversion.groups > 1)
+        return {conversion.layer.weight.key: conversion.groups for conversion in grouped}
 
     def refused_of(self, asked: Collection[str]) -> list[Refusal]:
         """Refusals of layers that the user asked for, by their names; what is so already is none."""
-        return [one for one in self.refusals if not one.done and one.name in asked]
+        return [refusal for refusal in self.refusals if not refusal.done and refusal.name in asked]
+
+
+class Decisions(NamedTuple):
+    """Plans in the making: conversions and refusals by the layer's name."""
+
+    conversions: Mapping[str, Conversion]
+    refusals: Mapping[str, Refusal]
+
+    def refusing(self, refusals: Iterable[Refusal]) -> Decisions:
+        """These decisions, with some layers refused."""
+        more = {refusal.name: refusal for refusal in refusals}
+        return Decisions(_without(self.conversions, more), {**self.refusals, **more})
+
+    def finished(self, layers: Sequence[Layer]) -> Plan:
+        """The plan, with strides as the other convolutions of the root have them.
+
+        Args:
+            layers: All that there are.
+        """
+        return Plan(with_memory_format(layers, self.conversions.values()), tuple(self.refusals.values()))
+
+
+def _without(conversions: Mapping[str, Conversion], names: Container[str]) -> dict[str, Conversion]:
+    return {name: conversion for name, conversion in conversions.items() if name not in names}
+
+
+def sorted_out(decided: Iterable[Conversion | Refusal | None]) -> Decisions:
+    """What was decided layer by layer."""
+    every = list(decided)
+    return Decisions(
+        {conversion.layer.name: conversion for conversion in every if isinstance(conversion, Conversion)},
+        {refusal.name: refusal for refusal in every if isinstance(refusal, Refusal)},
+    )
 
 
 def plan(layers: Sequence[Layer], request: Request) -> Plan:
@@ -120,38 +160,17 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         CannotConvert: The request contradicts itself.
     """
     if request.to in request.kinds:
-        raise CannotConvert(f"--from {request.to} and --to {request.to} are the same", "drop one of them")
-    kinds = request.kinds or DEFAULT_FROM.get(request.to, ("Linear",))
+        problem = Wording(Option("from_", request.to), " and ", Option("to", request.to), " are the same")
+        raise CannotConvert(problem, "drop one of them")
     chosen = chosen_layers(layers, request.names, request.exclude)
-    named = chosen if request.names else None
     exactly = exactly_named(layers, request.names)
-    attention = {layer.name for layer in layers if layer.kind == "MultiheadAttention"}
-    conversions: dict[str, Conversion] = {}
-    refusals: dict[str, Refusal] = {}
-    for layer in layers:
-        if layer.name not in chosen:
-            continue
-        exact = layer.name in exactly
-        if exact and layer.kind == "Embedding" and layer.evidence != "module":
-            # (N, D) may be either; whoever names it knows.
-            layer = layer._replace(kind="Linear")
-        if request.expand and request.to == "Linear" and layer.kind in kinds and expandable(layer):
-            decided: Conversion | Refusal | None = _expanded(layer, request.to)
-        else:
-            decided = _decide(layer, request.to, kinds, exact, named is not None)
-        owner = reader(layer, attention)
-        if isinstance(decided, Conversion) and owner and not exact:
-            decided = Refusal(layer.name, f"{owner}; name it with --layer {layer.name} to convert it all the same")
-        if isinstance(decided, Conversion):
-            conversions[layer.name] = decided
-        elif decided is not None:
-            refusals[layer.name] = decided
-    for refusal in _strides_that_would_go(layers, conversions):
-        if refusal.name not in exactly:
-            del conversions[refusal.name]
-            refusals[refusal.name] = refusal
-    keep_groups_together(layers, conversions, refusals)
-    return Plan(with_memory_format(layers, conversions.values()), tuple(refusals.values()))
+    attention = frozenset(layer.name for layer in layers if layer.kind == "MultiheadAttention")
+    decisions = sorted_out(
+        _decide(layer, request, layer.name in exactly, attention) for layer in layers if layer.name in chosen
+    )
+    lost_strides = _strides_that_would_go(layers, decisions.conversions)
+    decisions = decisions.refusing(refusal for refusal in lost_strides if refusal.name not in exactly)
+    return keep_groups_together(layers, decisions).finished(layers)
 
 
 def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
@@ -164,25 +183,40 @@ def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequen
     return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
 
 
-def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bool) -> Conversion | Refusal | None:
+def _decide(layer: Layer, request: Request, exact: bool, attention: frozenset[str]) -> Conversion | Refusal | None:
     """A conversion, a refusal worth saying, or None for a layer that nobody meant.
 
     Args:
-        layer: Any layer.
-        to: The wanted kind.
-        kinds: Kinds to convert.
+        layer: Any layer that was chosen.
+        request: What is asked for.
         exact: The user named this very layer.
-        chosen: The user chose layers by name, so that every one of them deserves an answer.
+        attention: Names of the layers that are a MultiheadAttention.
     """
+    if exact and layer.kind == "Embedding" and layer.evidence != "module":
+        # (N, D) may be either; whoever names it knows.
+        layer = layer._replace(kind="Linear")
+    if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
+        decided: Conversion | Refusal | None = _expanded(layer, request.to)
+    else:
+        decided = _decide_by_kind(layer, request, exact)
+    owner = reader(layer, attention)
+    if isinstance(decided, Conversion) and owner and not exact:
+        return Refusal(layer.name, unless_named(owner, layer.name))
+    return decided
+
+
+def _decide_by_kind(layer: Layer, request: Request, exact: bool) -> Conversion | Refusal | None:
+    kinds, to = request.origins, request.to
     if Doubt.MAY_BE_TRANSPOSED in layer.doubts and TRANSFORMERS_CONV1D in kinds:
         if not exact:
-            doubt = Doubt.MAY_BE_TRANSPOSED.value
-            return Refusal(layer.name, f"{doubt}; name it with --layer {layer.name or '.'} to turn it over")
+            return Refusal(layer.name, unless_named(Doubt.MAY_BE_TRANSPOSED.value, layer.name, "to turn it over"))
         layer = layer._replace(kind=TRANSFORMERS_CONV1D)
+    # Where layers were chosen by name, every one of them deserves an answer.
+    named = bool(request.names)
     if layer.kind == to:
-        return Refusal(layer.name, f"already {to}", done=True) if chosen or exact else None
+        return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
-        return _not_meant(layer, kinds, chosen)
+        return _not_meant(layer, kinds, named)
     reason = obstacle(layer, exact, to)
     if reason is not None:
         return Refusal(layer.name, reason)
@@ -192,7 +226,8 @@ def _decide(layer: Layer, to: str, kinds: Sequence[str], exact: bool, chosen: bo
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
     if layer.kind in KINDS and chosen:
-        return Refusal(layer.name, f"it is {with_article(layer.kind)}; --from {option_of(layer.kind)} takes it")
+        taken = Option("from_", option_of(layer.kind))
+        return Refusal(layer.name, Wording(f"it is {with_article(layer.kind)}; ", taken, " takes it"))
     if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
         return None
     # Lookalikes of what is meant are named with the reason; others only when they were asked for.
@@ -220,47 +255,33 @@ def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
     return reshaped(tensor, EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
 
 
-def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
-    """A weight with `extra` trailing dimensions of size 1 after (out, in), whatever it has now.
-
-    Args:
-        tensor: Shape (out, in, 1, …); (in, out) when `turned`.
-        extra: How many dimensions of size 1 it is to have.
-        turned: It is stored transposed.
-    """
-    shape, stride = tensor.shape[:2], tensor.stride[:2]
-    if turned:
-        shape, stride = shape[::-1], stride[::-1]
-    ones = (1,) * extra
-    # A matrix that lies transposed is TensorFlow's as a rule, (…, in, out) permuted, whose other strides are its size.
-    transposed = stride == (1, shape[0]) and 1 not in shape
-    return Edit(tensor, shape + ones, stride + (shape[0] * shape[1] if transposed else 1,) * extra, turned)
-
-
 def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Conversion]) -> list[Refusal]:
     """Conversions of layers whose strides nothing would tell on the way back."""
-    found = []
+    refusals = []
     for dims in (4, 5):
         usual = channels_last_stays(layers, _edits(conversions.values()), dims)
-        for name, one in conversions.items():
-            own = {channels_last(edit.tensor) for edit in one.edits if len(edit.tensor.shape) == dims} - {None}
+        for name, conversion in conversions.items():
+            own = {channels_last(edit.tensor) for edit in conversion.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
-                kind, label = "channels-last" if True in own else "row-major", name or "."
+                kind = "channels-last" if True in own else "row-major"
                 reason = f"its strides are {kind}, which nothing that stays would tell on the way back"
-                found.append(Refusal(name, f"{reason}; name it with --layer {label} to convert it all the same"))
-    return found
+                refusals.append(Refusal(name, unless_named(reason, name)))
+    return refusals
 
 
 def _edits(conversions: Iterable[Conversion]) -> list[Edit]:
-    return [edit for one in conversions for edit in one.edits]
+    return [edit for conversion in conversions for edit in conversion.edits]
 
 
 def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
     """The conversions, with channels-last strides for new convolutions where all others of the root have them."""
     last = {dims for dims in (4, 5) if channels_last_stays(layers, _edits(conversions), dims)}
+
+    def edit_with_strides(edit: Edit) -> Edit:
+        return with_channels_last(edit) if len(edit.shape) in last else edit
+
     return tuple(
-        replace(one, edits=tuple(with_channels_last(edit) if len(edit.shape) in last else edit for edit in one.edits))
-        for one in conversions
+        replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits))) for conversion in conversions
     )
 
 
@@ -281,34 +302,34 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
     return tuple(doubt.sentence(layer.weight, layer.bias) for doubt in layer.doubts if doubt in _WORTH_A_WARNING)
 
 
-def keep_groups_together(
-    layers: Sequence[Layer], conversions: dict[str, Conversion], refusals: dict[str, Refusal]
-) -> None:
-    """Take back each conversion that would part a tie or a LoRA pair; magnitudes (DoRA) change with their pair."""
+def keep_groups_together(layers: Sequence[Layer], decisions: Decisions) -> Decisions:
+    """The decisions without each conversion that would part a tie or a LoRA pair, and with the magnitudes (DoRA) that
+    change with their pair.
+    """
+    conversions = dict(decisions.conversions)
     beside: dict[str, str] = {}
     for half, layer in _pairs_with_magnitudes(layers).items():
-        edit = _beside(conversions[half], layer) if half in conversions else None
+        edit = _magnitudes_beside(conversions[half], layer) if half in conversions else None
         # Those that a pair of this kind has already stay, whatever becomes of it.
         if edit is None or edit.shape != layer.weight.shape:
             beside[half] = layer.name
             if edit is not None:
                 conversions.setdefault(layer.name, Conversion(layer, layer.kind, (edit,)))
-    edits = {name: one.edits for name, one in conversions.items()}
-    kinds = {name: one.to for name, one in conversions.items()}
-    refused = frozenset(name for name, one in refusals.items() if not one.done)
-    for name, reason in blocked_by_ties(layers, edits, kinds, beside, refused).items():
-        del conversions[name]
-        if reason:
-            refusals[name] = Refusal(name, reason)
+    edits = {name: conversion.edits for name, conversion in conversions.items()}
+    kinds = {name: conversion.to for name, conversion in conversions.items()}
+    refused = frozenset(name for name, refusal in decisions.refusals.items() if not refusal.done)
+    blocked = blocked_by_ties(layers, edits, kinds, beside, refused)
+    staying = Decisions(_without(conversions, blocked), decisions.refusals)
+    return staying.refusing(Refusal(name, reason) for name, reason in blocked.items() if reason is not None)
 
 
 def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
     """Halves of low-rank pairs that have magnitudes beside them → the layer that holds these."""
     by_name = {layer.name: layer for layer in layers}
-    found = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
-    return {name: magnitudes for name, magnitudes in found if magnitudes is not None and name != magnitudes.name}
+    pairs = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
+    return {half: magnitudes for half, magnitudes in pairs if magnitudes is not None and half != magnitudes.name}
 
 
-def _beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
+def _magnitudes_beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
     """What magnitudes are beside a converted half, which may be what they are; None where it cannot be told."""
     return magnitudes_edit(magnitudes.weight, EXTRA_DIMS.get(conversion.to, 0))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotConvert, NotThere
+from convinspect.errors import CannotConvert, NotThere, Option, Wording
 from convinspect.formats.safetensors import RESERVED
 from convinspect.keys.rules import Rule, apply_rules, parse_rule
 from convinspect.keys.wrappers import clean_names
@@ -54,7 +54,8 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
     if not texts:
         return Renaming()
     if not {tensor for root in checkpoint.roots for tensor in root.tensors}.issuperset(checkpoint.root.tensors):
-        raise CannotConvert("--rename needs one dictionary of tensors, not several as one", "choose it with --root")
+        problem = Wording(Option("rename", None), " needs one dictionary of tensors, not several as one")
+        raise CannotConvert(problem, Wording("choose it with ", Option("root", None)))
     rules = [parse_rule(text) for text in texts]
     edits, used = _edits(checkpoint.root.tensors, rules)
     if checkpoint.container is Container.SAFETENSORS and any(edit.key == RESERVED for edit in edits):
@@ -68,8 +69,8 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
         for root in checkpoint.roots
         if root is not checkpoint.root and root.role == "ema"
     }
-    roots = tuple(path for path, found in copies.items() if found)
-    in_copies = tuple(edit for found in copies.values() for edit in found)
+    roots = tuple(path for path, renamed in copies.items() if renamed)
+    in_copies = tuple(edit for renamed in copies.values() for edit in renamed)
     return Renaming(tuple(edits), in_copies, roots, _parameters(checkpoint, edits))
 
 
@@ -83,7 +84,7 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
     own = frozenset(tensor.key for tensor in checkpoint.root.tensors)
     new = {edit.tensor.key: edit.key or "" for edit in edits}
     kept = [root.parameter_names for root in checkpoint.roots if root.parameter_names is not None]
-    if any(not own.issuperset(names) or sum(one.issuperset(names) for one in models) > 1 for names in kept):
+    if any(not own.issuperset(names) or sum(keys.issuperset(names) for keys in models) > 1 for names in kept):
         return {}
     return {name: new[name] for names in kept for name in names if name in new}
 

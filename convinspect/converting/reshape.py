@@ -1,7 +1,8 @@
-"""How a convolution's numbers lie: row by row, or with the channels last, as PyTorch's memory formats have it.
+"""A tensor's other shape: (out, in) with or without dimensions of size 1 behind, transposed or not, and its strides.
 
-A pointwise kernel lies the same either way and only its strides differ, `(I, 1, 1, 1)` or `(I, 1, I, I)`. A Linear
-keeps no such thing, so on the way back the other convolutions of the root must tell.
+A convolution's numbers lie row by row, or with the channels last, as PyTorch's memory formats have it. A pointwise
+kernel lies the same either way and only its strides differ, `(I, 1, 1, 1)` or `(I, 1, I, I)`. A Linear keeps no such
+thing, so on the way back the other convolutions of the root must tell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from convinspect.records import Edit, Layer, Tensor, contiguous
+
+
+def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
+    """A weight with `extra` trailing dimensions of size 1 after (out, in), whatever it has now.
+
+    Args:
+        tensor: Shape (out, in, 1, …); (in, out) when `turned`.
+        extra: How many dimensions of size 1 it is to have.
+        turned: It is stored transposed.
+    """
+    shape, stride = tensor.shape[:2], tensor.stride[:2]
+    if turned:
+        shape, stride = shape[::-1], stride[::-1]
+    ones = (1,) * extra
+    # A matrix that lies transposed is TensorFlow's as a rule, (…, in, out) permuted, whose other strides are its size.
+    transposed = stride == (1, shape[0]) and 1 not in shape
+    return Edit(tensor, shape + ones, stride + (shape[0] * shape[1] if transposed else 1,) * extra, turned)
+
+
+def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
+    """The edit that gives a tensor another shape with the same numbers, or None when there is none.
+
+    Trailing dimensions of size 1 may come and go behind the first two; a matrix may be transposed.
+    """
+    old, new = out_in(tensor.shape), out_in(shape)
+    if old is None or new is None:
+        return None
+    extra = len(shape) - 2
+    if old == new:
+        return reshaped(tensor, extra, turned=False)
+    if old == new[::-1] and 2 in (len(tensor.shape), len(shape)):
+        return reshaped(tensor, extra, turned=True)
+    return None
+
+
+def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(out, in) of a pointwise or Linear weight's shape; None for any other."""
+    if 2 <= len(shape) <= 5 and all(size == 1 for size in shape[2:]):
+        return shape[0], shape[1]
+    return None
 
 
 def channels_last(tensor: Tensor) -> bool | None:

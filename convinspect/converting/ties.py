@@ -4,12 +4,16 @@ what lies beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from convinspect.layers.grouping import lora_partner
 from convinspect.records import Edit, Layer, bytes_of
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+Tie = Sequence[tuple[str, Layer]]
+"""Tensors over the same bytes: the stored key of each, and its layer."""
 
 
 def blocked_by_ties(
@@ -18,7 +22,7 @@ def blocked_by_ties(
     kinds: Mapping[str, str],
     beside: Mapping[str, str],
     refused: frozenset[str],
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Which of the layers that are to change must stay, since something of theirs stays elsewhere.
 
     Args:
@@ -29,8 +33,7 @@ def blocked_by_ties(
         refused: Layers that were meant to change and stay.
 
     Returns:
-        The reason by the layer's name, "" where that of another says it all. One that stays can keep another's partner,
-        so it is looked over until nothing more does.
+        The reason by the layer's name, None where that of another says it all.
     """
     ties: dict[object, list[tuple[str, Layer]]] = {}
     for layer in layers:
@@ -40,44 +43,53 @@ def blocked_by_ties(
     halves: dict[str, list[str]] = {}
     for half, magnitudes in beside.items():
         halves.setdefault(magnitudes, []).append(half)
-    going, reasons = dict(edits), dict[str, str]()
+    going, reasons = dict(edits), dict[str, str | None]()
+    # One that stays can keep another's partner, so all are looked over until nothing more stays.
     while True:
-        shapes = {edit.tensor.key: edit.shape for one in going.values() for edit in one}
-        telling = {where: _telling(tie, shapes) for where, tie in ties.items()}
+        shapes = {edit.tensor.key: edit.shape for changes in going.values() for edit in changes}
+        telling = {place: _telling(tie, shapes) for place, tie in ties.items()}
         count = len(going)
-        for name, one in list(going.items()):
-            partner = lora_partner(name)
-            if partner is not None and partner not in going and before.get(partner) != kinds[name]:
-                reasons[name] = f"one half of a LoRA pair, whose other half {partner} does not change"
-            elif name in beside and beside[name] not in going:
-                reasons[name] = f"its pair's magnitudes {beside[name]} cannot change with it"
-            elif any(half in refused or half in reasons for half in halves.get(name, ())):
-                reasons[name] = ""
-            elif (keeper := _keeper(one, telling, shapes)) is not None:
-                key, owner = keeper
-                reasons[name] = f"its weight is tied to {key} of {owner.name} ({owner.kind}), which does not change"
-            else:
-                continue
-            del going[name]
+        for name, changes in list(going.items()):
+            reason = _broken_pair(name, going, before, kinds, beside)
+            parted = any(half in refused or half in reasons for half in halves.get(name, ()))
+            if reason is None and not parted:
+                reason = _broken_tie(changes, telling, shapes)
+            if reason is not None or parted:
+                reasons[name] = reason
+                del going[name]
         if len(going) == count:
             return reasons
 
 
-def _telling(tie: Sequence[tuple[str, Layer]], shapes: Shapes) -> Sequence[tuple[str, Layer]]:
-    """The first of a tie and the first that does not get the same shape, so that not all are looked through for each:
-    to a tensor of any shape, these tell who of the tie is the first to get another.
-    """
-    shape = shapes.get(tie[0][0])
-    other = next((one for one in tie if shapes.get(one[0]) != shape), None)
-    return tie[:1] if other is None else (tie[0], other)
+def _broken_pair(
+    name: str,
+    going: Container[str],
+    before: Mapping[str, str],
+    kinds: Mapping[str, str],
+    beside: Mapping[str, str],
+) -> str | None:
+    """Why a half of a LoRA pair must stay, or None: the other half, or the pair's magnitudes, stay."""
+    partner = lora_partner(name)
+    if partner is not None and partner not in going and before.get(partner) != kinds[name]:
+        return f"one half of a LoRA pair, whose other half {partner} does not change"
+    if name in beside and beside[name] not in going:
+        return f"its pair's magnitudes {beside[name]} cannot change with it"
+    return None
 
 
-def _keeper(
-    edits: Sequence[Edit], ties: Mapping[object, Sequence[tuple[str, Layer]]], shapes: Shapes
-) -> tuple[str, Layer] | None:
-    """Another tensor over the same bytes as one that changes, which would not change the same way."""
+def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes) -> str | None:
+    """Why a layer must stay, or None: another tensor over the same bytes would not change the same way."""
     for edit in edits:
         for key, layer in ties[bytes_of(edit.tensor) or edit.tensor.key]:
             if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
-                return key, layer
+                return f"its weight is tied to {key} of {layer.name} ({layer.kind}), which does not change"
     return None
+
+
+def _telling(tie: Tie, shapes: Shapes) -> Tie:
+    """The first of a tie and the first that does not get the same shape, so that not all are looked through for each:
+    to a tensor of any shape, these tell which of the tie is the first to get another.
+    """
+    shape = shapes.get(tie[0][0])
+    other = next((member for member in tie if shapes.get(member[0]) != shape), None)
+    return tie[:1] if other is None else (tie[0], other)

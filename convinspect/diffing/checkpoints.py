@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import out_in, plan_like, square_turned
+from convinspect.converting.like import plan_like, square_turned
 from convinspect.converting.plan import Plan
+from convinspect.converting.reshape import out_in
 from convinspect.diffing.differences import Difference, DiffReport, Kind
 from convinspect.errors import CannotShow, Wording
 from convinspect.formats.torch.objects import read_objects, versions
 from convinspect.keys.pairing import COUNT, Pairing, pair_keys
-from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.find import find_layers
-from convinspect.layers.lora import as_vector
+from convinspect.layers.lora import as_vector, is_magnitude
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:

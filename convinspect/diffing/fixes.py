@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import edit_to
 from convinspect.converting.plan import DEFAULT_FROM, Request, plan
+from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import Verdict
 from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
 from convinspect.errors import Option, Wording

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.records import Container, Contents, Root, Storage, Tensor, contiguous
+from convinspect.records import Container, Contents, Problem, Root, Storage, Tensor, contiguous
 
 RESERVED = "__metadata__"
 """The one name that no tensor of a safetensors file can have."""
@@ -182,12 +182,13 @@ def _check_layout(tensors: list[Tensor], begin: int) -> int:
     return end
 
 
-def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[str, ...]:
+def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[Problem, ...]:
     gone = [tensor.key for tensor in tensors if (at := tensor.storage) is not None and at.available < at.nbytes]
     if not gone:
         return ()
     more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
-    return (str(cut_short(file.size, end - file.start, f", in the bytes of {gone[0]!r}{more}")),)
+    error = cut_short(file.size, end - file.start, f", in the bytes of {gone[0]!r}{more}")
+    return (Problem(error.problem, error.remedy),)
 
 
 def _notes(file: File, tensors: list[Tensor], begin: int, end: int) -> tuple[str, ...]:

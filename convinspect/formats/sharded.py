@@ -6,16 +6,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.roots import main_root
-from convinspect.records import Container, Contents, Root, Tensor, Version
+from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""
@@ -23,6 +22,8 @@ ReadFile: TypeAlias = Callable[[Path], Contents]
 SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
 _NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
 _LARGEST_INDEX = 200_000_000
+_DOWNLOAD = "download it too"
+"""What to do about a shard that is not there, when others are."""
 
 
 def is_index(path: Path, head: bytes) -> bool:
@@ -76,33 +77,6 @@ def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
     return sum(one.nbytes for one in every), sum(once.values())
 
 
-def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
-    """An index with other keys, and with the right total where it had a wrong one; laid out as it was.
-
-    Args:
-        text: The index.
-        names: New keys by key.
-        right: Totals that are right.
-    """
-    index = json.loads(text)
-    layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
-    end = b"\n" if text.endswith(b"\n") else b""
-
-    def written(layout: dict[str, Any], plain: bool) -> bytes:
-        return json.dumps(index, ensure_ascii=plain, **layout).encode("utf-8", "surrogatepass") + end
-
-    choices = [(layout, plain) for layout in layouts for plain in (True, False)]
-    same = next((choice for choice in choices if written(*choice) == text), choices[0])
-    metadata = index.get("metadata")
-    stale = isinstance(metadata, dict) and metadata.get("total_size", right[0]) not in right
-    if stale:
-        metadata["total_size"] = right[0]
-    if not stale and not names.keys() & index["weight_map"].keys():
-        return text
-    index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
-    return written(*same)
-
-
 def check_inside(shard: str) -> None:
     """Refuse a shard's name that leads elsewhere.
 
@@ -124,7 +98,7 @@ def _combined(
 ) -> Contents:
     tensors: dict[str, Tensor] = {}
     homes: dict[str, list[str]] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     notes: list[str] = []
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
@@ -138,12 +112,12 @@ def _combined(
             held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
         except ConvInspectError as error:
             gone = isinstance(error, NotThere) and not os.path.exists(folder / shard)
-            what, remedy = (" is not there", "download it too") if gone else (f": {error.problem}", error.remedy)
-            problems.append(f"shard {shard}{what} ({named[shard]:,} tensors); {remedy}")
+            what, remedy = (" is not there", _DOWNLOAD) if gone else (f": {error.problem}", error.remedy)
+            problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
             continue
         read.add(shard)
         size, container = size + contents.nbytes_on_disk, contents.container
-        problems.extend(f"shard {shard}: {problem}" for problem in contents.problems)
+        problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
         pickles.update(contents.pickles)
@@ -153,9 +127,9 @@ def _combined(
             homes.setdefault(key, []).append(shard)
     problems.extend(_misplaced(weight_map, homes, read))
     if not read:
-        problem, _, remedy = problems[0].partition("; ")
-        remedy = remedy.replace("download it too", "download the shards into the same folder")
-        raise NotThere(problem, remedy, path)
+        first = problems[0]
+        remedy = "download the shards into the same folder" if first.remedy == _DOWNLOAD else first.remedy
+        raise NotThere(first.what, remedy, path)
     right = totals(tensors.values())
     if total is not None and not problems and total not in right:
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
@@ -168,16 +142,16 @@ def _combined(
 
 def _disagreements(
     shard: str, held: dict[str, Tensor], homes: dict[str, list[str]], weight_map: dict[str, str]
-) -> list[str]:
+) -> list[Problem]:
     """Lines for tensors of a shard that another holds too, and for one that the index does not name."""
-    lines = [f"shard {shard} holds {key!r}, which another shard holds too" for key in held if key in homes]
+    lines = [Problem(f"shard {shard} holds {key!r}, which another shard holds too") for key in held if key in homes]
     extra = next((key for key in held if weight_map and key not in weight_map), None)
     if extra is not None:
-        lines.append(f"shard {shard} holds {extra!r}, which the index does not name")
+        lines.append(Problem(f"shard {shard} holds {extra!r}, which the index does not name"))
     return lines
 
 
-def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: set[str]) -> list[str]:
+def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: set[str]) -> list[Problem]:
     """Lines for tensors that are not in the shard that the index promises, of those that could be read."""
     lines = []
     for key, shard in weight_map.items():
@@ -185,17 +159,14 @@ def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: se
         if shard not in read or shard in found:
             continue
         if not found:
-            lines.append(f"shard {shard} lacks {key!r}, which the index names; download both again")
+            lines.append(Problem(f"shard {shard} lacks {key!r}, which the index names", "download both again"))
         else:
-            lines.append(
-                f"the index says that {key!r} is in shard {shard}, and it is in {found[0]}; correct the index, or get"
-                " the one that belongs to these shards"
-            )
+            what = f"the index says that {key!r} is in shard {shard}, and it is in {found[0]}"
+            lines.append(Problem(what, "correct the index, or get the one that belongs to these shards"))
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """The checkpoint in a folder.
 
     Attributes:
@@ -275,6 +246,7 @@ def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Content
     contents = _combined(path, path, list(folder.shards), read_file, {}, None)
     missing, problems = folder.expected - len(folder.shards), contents.problems
     if missing:
-        problems = (*problems, f"{missing:,} of {folder.expected:,} shards are not there; download them too")
+        what = f"{missing:,} of {folder.expected:,} shards are not there"
+        problems = (*problems, Problem(what, "download them too"))
     notes = (*contents.notes, "there is no index; the shards are taken by their names")
     return contents._replace(path=path, problems=problems, notes=notes)

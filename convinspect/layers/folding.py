@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.records import Layer
 
@@ -18,8 +17,7 @@ _DEEPEST = 64
 """Positions beyond are left alone: no honest name has so many parts, and each costs a look at every layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
+class Fold(NamedTuple):
     """Layers alike but for numbers in their names.
 
     Attributes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from convinspect.records import Edit, Tensor
 
 _MAGNITUDES = {
@@ -13,6 +11,11 @@ _MAGNITUDES = {
     "lora_up": "dora_scale",
 }
 """Half of a low-rank pair → what DoRA's magnitudes beside it are called, by peft and by LyCORIS."""
+
+
+def is_magnitude(name: str) -> bool:
+    """Whether DoRA's magnitudes are called so: of a convolution they have a convolution's shape, (1, out, 1)."""
+    return "lora_magnitude_vector" in name or name.endswith("dora_scale")
 
 
 def magnitudes_of(name: str) -> str | None:
@@ -53,35 +56,3 @@ def as_vector(tensor: Tensor) -> Tensor | None:
     if len(tensor.shape) < 3 or {tensor.shape[0], *tensor.shape[2:]} != {1}:
         return None
     return tensor._replace(shape=tensor.shape[1:2], stride=tensor.stride[1:2])
-
-
-def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
-    """The copies that latent diffusion's EMA keeps in the model's own state_dict, and what each may be a copy of.
-
-    It registers `diffusion_model.out.weight` of the module that it averages as `model_ema.diffusion_modeloutweight`.
-
-    Returns:
-        Key of a copy → the tensors whose names, from some level on, are its name without dots: one as a rule, several
-        where dots alone tell them apart. Copies of nothing are left out.
-    """
-    every = list(tensors)
-    copies = [tensor for tensor in every if _is_copy(tensor.key)]
-    owners: dict[str, list[Tensor]] = {}
-    # Many names of each tensor, which nobody needs where there is no copy.
-    for tensor in every if copies else ():
-        if _is_copy(tensor.key):
-            continue
-        for name in {below.replace(".", "") for below in _from_each_level(tensor.key)}:
-            owners.setdefault(name, []).append(tensor)
-    found = {copy.key: owners.get(copy.key.rpartition(".")[2], []) for copy in copies}
-    return {key: owned for key, owned in found.items() if owned}
-
-
-def _is_copy(key: str) -> bool:
-    return "ema" in key.rpartition(".")[0].rpartition(".")[2]
-
-
-def _from_each_level(key: str) -> list[str]:
-    """A key, and what it is called further down the model: without its first level, its first two, …."""
-    parts = key.split(".")
-    return [".".join(parts[at:]) for at in range(max(1, len(parts) - 1))]

@@ -97,8 +97,11 @@ def emit(
 
 def as_shown(thing: object) -> list[Shown]:
     """`thing` as a list of what can be shown."""
+    if isinstance(thing, (Table, Block)):
+        # They are tuples too.
+        return [thing]
     things: Sequence[object] = thing if isinstance(thing, (list, tuple)) else [thing]
-    shown = [one for one in things if isinstance(one, (Table, Block))]
+    shown = [part for part in things if isinstance(part, (Table, Block))]
     if len(shown) != len(things):
         raise TypeError(f"neither a Table nor a Block: {type(thing).__name__}")
     return shown

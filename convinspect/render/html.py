@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from html import escape
 
 from convinspect.render.plain_table import block_cells
@@ -35,7 +34,7 @@ def _part(thing: Table | Block) -> Iterator[str]:
         return
     left = len(thing.rows) - MOST_ROWS
     if left > 0:
-        thing = replace(thing, rows=thing.rows[:MOST_ROWS], raw=(), notes=(*thing.notes, f"and {left:,} more rows"))
+        thing = thing._replace(rows=thing.rows[:MOST_ROWS], raw=(), notes=(*thing.notes, f"and {left:,} more rows"))
     table = fit(thing, None)
     above, below = above_and_below(table)
     yield f"{_lines(above)}\n" if above else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -28,8 +27,7 @@ Cell: TypeAlias = str | Styled | tuple[Styled, ...]
 """What stands at one place: text in its column's style, in its own, or in several, one after another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """How a column is titled, drawn and made narrower.
 
     Attributes:
@@ -62,8 +60,7 @@ class Column:
         return self.key or self.title
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows under columns, with what stands above and below.
 
     Attributes:
@@ -87,8 +84,7 @@ class Table:
     fitted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """Lines to be shown as they are (a heatmap), with a title above and quiet notes below."""
 
     lines: tuple[Cell, ...]
@@ -170,12 +166,11 @@ def fit(table: Table, width: int | None) -> Table:
         return table
     table = _clean(table)
     if width is None:
-        return replace(table, raw=(), fitted=True)
+        return table._replace(raw=(), fitted=True)
     needed = widths(table)
     if total(needed) > width:
         table = _narrowed(table, needed, width)
-    return replace(
-        table,
+    return table._replace(
         title=wrapped(table.title, width),
         summary=tuple(wrapped_cell(line, width) for line in table.summary),
         notes=tuple(wrapped_cell(line, width) for line in table.notes),
@@ -194,11 +189,10 @@ def above_and_below(table: Table) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
 
 def _clean(table: Table) -> Table:
     columns = tuple(
-        replace(column, title=_clean_title(column), legend=tuple(map(safe, column.legend))) for column in table.columns
+        column._replace(title=_clean_title(column), legend=tuple(map(safe, column.legend))) for column in table.columns
     )
     cells = [_clean_cells(c, column) for column, c in zip(columns, by_column(table), strict=True)]
-    return replace(
-        table,
+    return table._replace(
         columns=columns,
         rows=_rows(cells),
         title=safe(table.title),
@@ -249,8 +243,7 @@ def _kept(table: Table, keep: Iterable[int]) -> Table:
     """The table with only these columns."""
     chosen = list(keep)
     columns = by_column(table)
-    return replace(
-        table,
+    return table._replace(
         columns=tuple(table.columns[i] for i in chosen),
         rows=_rows([columns[i] for i in chosen]),
     )
@@ -269,7 +262,7 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
         if hidden:
             gone = {line for column in hidden for line in column.legend}
             notes = (note for note in table.notes if note not in gone)
-            table = replace(table, notes=(*notes, _hidden_note([column.title for column in hidden], full)))
+            table = table._replace(notes=(*notes, _hidden_note([column.title for column in hidden], full)))
     return table
 
 
@@ -294,7 +287,7 @@ def _folded(table: Table, needed: list[int], width: int) -> tuple[Table, list[in
             said.append(i)
     facts = [f"{table.columns[i].title} {plain(columns[i][0])}" for i in sorted(said) if plain(columns[i][0])]
     notes = (f"{', '.join(facts)} in all rows", *table.notes) if facts else table.notes
-    return replace(_kept(table, keep), notes=notes), [needed[i] for i in keep]
+    return _kept(table, keep)._replace(notes=notes), [needed[i] for i in keep]
 
 
 def _least_first(columns: Sequence[Column]) -> list[int]:
@@ -354,7 +347,7 @@ def _squeezed(table: Table, needed: list[int], floors: list[int], width: int) ->
             gain = min(max(spare, 0), needed[i] - aim[i])
             spare -= gain
             cells[i] = mapped(partial(_elided_cell, width=aim[i] + gain), cells[i])
-    return replace(table, rows=_rows(cells))
+    return table._replace(rows=_rows(cells))
 
 
 def _elided_cell(cell: Cell, width: int) -> Cell:

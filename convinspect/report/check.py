@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report
-from convinspect.checking.scan import worst
+from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report, worst
 from convinspect.formats.pickle.safe_globals import TAKEN_FROM
 from convinspect.records import Container
 from convinspect.render.cells import count
@@ -44,7 +43,7 @@ def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | 
 
 
 def _rows(report: Report, kept: bool) -> list[Finding]:
-    return [one for one in report.findings if kept or one.code != "unreadable"]
+    return [finding for finding in report.findings if kept or finding.code != "unreadable"]
 
 
 def _table(report: Report, name: str, kept: bool) -> Table:
@@ -53,28 +52,28 @@ def _table(report: Report, name: str, kept: bool) -> Table:
     form = f" · {report.format}" if report.format else ""
     return Table(
         _COLUMNS if rows else (),
-        [_row(one, report) for one in rows[:_MOST_ROWS]],
+        [_row(finding, report) for finding in rows[:_MOST_ROWS]],
         title=f"{name}{form}",
-        summary=(_verdict(report), *_looked(report)),
+        summary=(_verdict(report), *_looked_at(report)),
         notes=(
             *([f"{count(left)} more findings are not shown; {_WHERE}"] if left > 0 else []),
             *_advice(rows),
             *report.notes,
         ),
-        raw=[(one.level, one.code, place_of(one, report), one.message) for one in rows],
+        raw=[(finding.level, finding.code, place_of(finding, report), finding.message) for finding in rows],
     )
 
 
-def _row(one: Finding, report: Report) -> tuple[Cell, ...]:
+def _row(finding: Finding, report: Report) -> tuple[Cell, ...]:
     # The code says the rest of such a name.
-    what = one.subject if one.code in ("global-library", "global-unknown") else one.message
-    return (Styled(one.level, _STYLES[one.level]), one.code, place_of(one, report), what)
+    what = finding.subject if finding.code in ("global-library", "global-unknown") else finding.message
+    return (Styled(finding.level, _STYLES[finding.level]), finding.code, place_of(finding, report), what)
 
 
-def place_of(one: Finding, report: Report) -> str:
+def place_of(finding: Finding, report: Report) -> str:
     """File, where it is not the one that was given, record and byte."""
-    place = one.place
-    parts = [one.path.name] if one.path != report.path else []
+    place = finding.place
+    parts = [finding.path.name] if finding.path != report.path else []
     parts += [place.record] if place.record else []
     if place.offset is not None:
         parts.append(f"byte {count(place.offset)}")
@@ -86,7 +85,7 @@ def place_of(one: Finding, report: Report) -> str:
 def _verdict(report: Report) -> Cell:
     if report.exit_code == 2:
         return Styled("could not be read as a whole, so nothing is said of the rest", BAD)
-    levels = Counter[str](one.level for one in report.findings)
+    levels = Counter[str](finding.level for finding in report.findings)
     for code, number in report.unlisted.items():
         levels[CODES[code].level] += number
     parts = [
@@ -95,11 +94,11 @@ def _verdict(report: Report) -> Cell:
     return Styled(" and ".join(parts), BAD if levels["error"] else WARN) if parts else Styled("nothing found", GOOD)
 
 
-def _looked(report: Report) -> Iterator[str]:
+def _looked_at(report: Report) -> Iterator[str]:
     looked = report.looked
     parts = []
     if looked["records"]:
-        sums = looked["crcs"] - sum(one.code == "wrong-crc" for one in report.findings)
+        sums = looked["crcs"] - sum(finding.code == "wrong-crc" for finding in report.findings)
         parts.append(f"{count(sums)} of {count(looked['records'])} records as their CRC-32 says")
     if looked["pickles"]:
         names = f"{count(looked['names'])} name{'s' * (looked['names'] != 1)}"
@@ -123,8 +122,7 @@ def _beyond(report: Report) -> str:
 
 def _advice(rows: Iterable[Finding]) -> Iterator[str]:
     """What each kind means and what to do, once."""
-    told = dict.fromkeys((one.code, one.remedy) for one in rows)
-    for code, remedy in told:
+    for code, remedy in dict.fromkeys((finding.code, finding.remedy) for finding in rows):
         meaning = CODES[code].meaning.rstrip(".")
         yield f"{code}: {_lowered(meaning)}; {remedy}"
 
@@ -158,7 +156,7 @@ def check_payload(reports: Sequence[Report]) -> dict[str, Any]:
                 "path": str(report.path),
                 "format": report.format,
                 "exit_code": report.exit_code,
-                "findings": [finding_payload(one) for one in report.findings],
+                "findings": [finding_payload(finding) for finding in report.findings],
                 "looked_at": dict(report.looked),
                 "notes": list(report.notes),
             }
@@ -167,17 +165,17 @@ def check_payload(reports: Sequence[Report]) -> dict[str, Any]:
     }
 
 
-def finding_payload(one: Finding) -> dict[str, Any]:
+def finding_payload(finding: Finding) -> dict[str, Any]:
     """One finding of the JSON contract."""
     return {
-        "code": one.code,
-        "level": one.level,
-        "path": str(one.path),
-        "record": one.place.record,
-        "offset": one.place.offset,
-        "length": one.place.length,
-        "file_offset": one.place.in_file,
-        "name": one.subject,
-        "message": one.message,
-        "remedy": one.remedy,
+        "code": finding.code,
+        "level": finding.level,
+        "path": str(finding.path),
+        "record": finding.place.record,
+        "offset": finding.place.offset,
+        "length": finding.place.length,
+        "file_offset": finding.place.in_file,
+        "name": finding.subject,
+        "message": finding.message,
+        "remedy": finding.remedy,
     }

@@ -20,17 +20,20 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         names: Tensors' new names by stored key, as `Renaming.names` gives them; {} where none is renamed.
     """
     kinds: dict[tuple[str, str, int], list[Conversion]] = {}
-    for one in plan.conversions:
-        kinds.setdefault((one.layer.kind, one.to, one.groups), []).append(one)
+    for conversion in plan.conversions:
+        kinds.setdefault((conversion.layer.kind, conversion.to, conversion.groups), []).append(conversion)
     lines = []
     for (old, new, _), alike in kinds.items():
-        layers = [called(one.layer, names) for one in alike]
-        by_layer = {id(layer): one for layer, one in zip(layers, alike, strict=True)}
+        layers = [called(conversion.layer, names) for conversion in alike]
+        by_layer = {id(layer): conversion for layer, conversion in zip(layers, alike, strict=True)}
         known = old in KINDS and new in KINDS
         for block in fold(layers):
-            one = by_layer[id(block.layers[0])]
+            conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
-            lines += [f"{name}: {_call(old, one, one.groups)} → {_call(new, one, 1)}"] if known else _shapes(name, one)
+            if known:
+                lines.append(f"{name}: {_call(old, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
+            else:
+                lines += _shapes(name, conversion)
         if known and _input(old) != _input(new):
             lines += _turns(old, new)
     return lines
@@ -38,8 +41,8 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
 
 def advice_lines(plan: Plan, names: Mapping[str, str]) -> Sequence[str]:
     """`advice` under its heading, or nothing when nothing changed."""
-    found = advice(plan, names)
-    return ["", "In the model's code:", *(f"  {line}" for line in found)] if found else []
+    lines = advice(plan, names)
+    return ["", "In the model's code:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def called(layer: Layer, names: Mapping[str, str]) -> Layer:
@@ -61,24 +64,24 @@ def called(layer: Layer, names: Mapping[str, str]) -> Layer:
     return layer._replace(name=module.removeprefix("."))
 
 
-def _shapes(name: str, one: Conversion) -> list[str]:
+def _shapes(name: str, conversion: Conversion) -> list[str]:
     """Of what is neither a convolution nor a Linear by itself, whatever class holds it."""
-    leaves = {id(tensor): leaf for leaf, tensor in one.layer.tensors.items()}
+    leaves = {id(tensor): leaf for leaf, tensor in conversion.layer.tensors.items()}
     return [
         f"{f'{name}.{leaf}' if (leaf := leaves[id(edit.tensor)]) else name}"
         f" must be of shape {edit.shape}, not {edit.tensor.shape}"
-        for edit in one.edits
+        for edit in conversion.edits
     ]
 
 
-def _call(kind: str, one: Conversion, groups: int) -> str:
+def _call(kind: str, conversion: Conversion, groups: int) -> str:
     # (out, in) of every kind but transformers' Conv1D, which keeps (in, out).
-    wide_out, wide_in = one.new_shape[:2] if one.to != TRANSFORMERS_CONV1D else one.new_shape[::-1]
+    wide_out, wide_in = conversion.new_shape[:2] if conversion.to != TRANSFORMERS_CONV1D else conversion.new_shape[::-1]
     if kind == TRANSFORMERS_CONV1D:
         return f"Conv1D(nf={wide_out}, nx={wide_in})"
     parts = [str(wide_in), str(wide_out)]
     parts += ["1"] * (kind in CONVOLUTIONS) + [f"groups={groups}"] * (groups > 1)
-    parts += ["bias=False"] * (one.layer.bias is None)
+    parts += ["bias=False"] * (conversion.layer.bias is None)
     return f"nn.{kind}({', '.join(parts)})"
 
 
@@ -92,7 +95,7 @@ def _turns(old: str, new: str) -> list[str]:
     if old in _SPATIAL:
         return [f"{takes} {_turn(old, new)}"]
     dims = len(_SPATIAL[new])
-    none, first, ones = (", ".join([one] * dims) for one in ("None", "0", "1"))
+    none, first, ones = (", ".join([index] * dims) for index in ("None", "0", "1"))
     return [
         takes,
         f"    for x of (N, C): x[..., {none}] before it, x[..., {first}] after it",

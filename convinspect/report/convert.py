@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +39,23 @@ def plan_table(job: Job) -> Table:
     written = None if job.target is None else job.target.name
     names = _new_names(job.renaming)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
-    for one in plan.conversions:
-        new = names.pop(_module(one.layer.weight.key), None)
+    for conversion in plan.conversions:
+        new = names.pop(_module(conversion.layer.weight.key), None)
         more = () if new is None else (f"renamed {new}",)
-        texts = (*one.assumed, *one.warnings, *more)
-        name = one.layer.name or "(root)"
-        raw = (name, one.layer.kind, one.to, one.old_shape, one.new_shape, "; ".join(texts))
-        lines.append((_converted(one, more), raw))
-    for left in plan.refusals:
-        reason, name = flagged(left.reason), left.name or "(root)"
-        lines.append((_quiet(name, Styled(reason, QUIET if left.done else BAD)), (name, "", "", "", "", reason)))
+        texts = (*conversion.assumed, *conversion.warnings, *more)
+        name = conversion.layer.name or "(root)"
+        raw = (name, conversion.layer.kind, conversion.to, conversion.old_shape, conversion.new_shape, "; ".join(texts))
+        lines.append((_converted(conversion, more), raw))
+    for refusal in plan.refusals:
+        reason, name = flagged(refusal.reason), refusal.name or "(root)"
+        lines.append((_quiet(name, Styled(reason, QUIET if refusal.done else BAD)), (name, "", "", "", "", reason)))
     if written is None:
-        lines += [_follows(*one) for one in _following(job)]
+        lines += [_follows(*follower) for follower in _following(job)]
     lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
     width = _telling_width([str(raw[0]) for _, raw in lines])
     return Table(
-        (replace(_COLUMNS[0], min_width=width), *_COLUMNS[1:]) if lines else (),
+        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
         title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
         summary=(_summary(job, written is not None),),
@@ -68,10 +67,10 @@ def plan_table(job: Job) -> Table:
 def _following(job: Job) -> list[tuple[str, Edit, str]]:
     """What changes with the layers: name in the file, edit, and what it is."""
     where = {id(tensor): root.path for root in job.checkpoint.roots for tensor in root.tensors}
-    found = [(edit, "copy") for edit in job.followers.copies]
-    found += [(edit, "optimizer state") for edit in job.followers.optimizer]
+    edits = [(edit, "copy") for edit in job.followers.copies]
+    edits += [(edit, "optimizer state") for edit in job.followers.optimizer]
     # Tensors of several roots that are one (`--root .`) have the whole path as their key.
-    return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in found]
+    return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in edits]
 
 
 def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[object, ...]]:
@@ -81,15 +80,15 @@ def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[
 
 def _new_names(renaming: Renaming) -> dict[str, str]:
     """What is renamed, old name → new: whole modules where all that changes is theirs, else tensors."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for edit in renaming.edits:
         old, new = edit.tensor.key, edit.key or ""
         leaf = "." + old.rpartition(".")[2]
         if old.endswith(leaf) and new.endswith(leaf):
-            found[old.removesuffix(leaf)] = new.removesuffix(leaf)
+            names[old.removesuffix(leaf)] = new.removesuffix(leaf)
         else:
-            found[old] = new
-    return found
+            names[old] = new
+    return names
 
 
 def _module(key: str) -> str:
@@ -100,15 +99,15 @@ def _telling_width(names: Sequence[str]) -> int:
     """Cells that names need so that no two of them look alike when they are shortened."""
     longest = max(map(len, names), default=0)
     widths = range(_COLUMNS[0].min_width, longest, 4)
-    return next((width for width in widths if len({elide(one, width) for one in names}) == len(set(names))), longest)
+    return next((width for width in widths if len({elide(name, width) for name in names}) == len(set(names))), longest)
 
 
-def _converted(one: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...]:
-    notes = [Styled("assumed", WARN)] if one.assumed else []
-    notes += [Styled(warning, WARN) for warning in one.warnings] + [Styled(text) for text in more]
+def _converted(conversion: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...]:
+    notes = [Styled("assumed", WARN)] if conversion.assumed else []
+    notes += [Styled(warning, WARN) for warning in conversion.warnings] + [Styled(text) for text in more]
     parted = [piece for note in notes for piece in (Styled(", "), note)][1:]
-    name = one.layer.name or "(root)"
-    return (name, one.layer.kind, one.to, shape(one.old_shape), shape(one.new_shape), tuple(parted))
+    name, old, new = conversion.layer.name or "(root)", conversion.old_shape, conversion.new_shape
+    return (name, conversion.layer.kind, conversion.to, shape(old), shape(new), tuple(parted))
 
 
 def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:
@@ -123,7 +122,7 @@ def _summary(job: Job, written: bool) -> Cell:
         extra.append(f"{count(len(followers.copies))} cop{'y' if len(followers.copies) == 1 else 'ies'}")
     if followers.optimizer:
         extra.append(plural(len(followers.optimizer), "optimizer tensor"))
-    refused = sum(not one.done for one in plan.refusals)
+    refused = sum(not refusal.done for refusal in plan.refusals)
     already = len(plan.refusals) - refused
     parts: list[Styled] = []
     if number or plan.refusals:
@@ -153,20 +152,20 @@ def _summary(job: Job, written: bool) -> Cell:
 
 def _notes(job: Job) -> list[str]:
     lines = []
-    taken = [what for one in job.plan.conversions for what in one.assumed]
+    taken = [what for conversion in job.plan.conversions for what in conversion.assumed]
     if taken:
         lines.append(f"assumed: {join_words(taken)}, which a state_dict does not record")
     if len(job.checkpoint.roots) > 1:
         lines.append(f"root in use: {job.checkpoint.root.path or '.'}")
     roots = dict.fromkeys([*job.followers.roots, *(() if job.resaved else job.renaming.roots)])
     if roots:
-        lines.append(f"changed with them: {', '.join(one or '.' for one in roots)}")
+        lines.append(f"changed with them: {', '.join(path or '.' for path in roots)}")
     if job.followers.left:
         lines.append(
-            f"left as they are: {', '.join(one or '.' for one in job.followers.left)} (such weights are there too)"
+            f"left as they are: {', '.join(path or '.' for path in job.followers.left)} (such weights are there too)"
         )
     if job.followers.others:
-        lines.append(f"of other models, and left: {', '.join(one or '.' for one in job.followers.others)}")
+        lines.append(f"of other models, and left: {', '.join(path or '.' for path in job.followers.others)}")
     for names, where in ((job.selection.only_here, "here alone"), (job.selection.only_there, "there alone")):
         if names:
             lines.append(f"{where}: {first_few(names)}")
@@ -186,25 +185,27 @@ def plan_payload(job: Job) -> dict[str, Any]:
         "root": job.checkpoint.root.path,
         "converted": [
             {
-                "name": one.layer.name,
-                "from": one.layer.kind,
-                "to": one.to,
-                "old_shape": list(one.old_shape),
-                "new_shape": list(one.new_shape),
-                "assumed": list(one.assumed),
-                "warnings": list(one.warnings),
+                "name": conversion.layer.name,
+                "from": conversion.layer.kind,
+                "to": conversion.to,
+                "old_shape": list(conversion.old_shape),
+                "new_shape": list(conversion.new_shape),
+                "assumed": list(conversion.assumed),
+                "warnings": list(conversion.warnings),
             }
-            for one in plan.conversions
+            for conversion in plan.conversions
         ],
         "followed": [
             {"name": name, "what": what, "old_shape": list(edit.tensor.shape), "new_shape": list(edit.shape)}
             for name, edit, what in _following(job)
         ],
-        "refused": [{"name": one.name, "reason": flagged(one.reason)} for one in plan.refusals if not one.done],
+        "refused": [
+            {"name": refusal.name, "reason": flagged(refusal.reason)} for refusal in plan.refusals if not refusal.done
+        ],
         "only_here": list(job.selection.only_here),
         "only_there": list(job.selection.only_there),
-        "already": [one.name for one in plan.refusals if one.done],
-        "renamed": [{"from": one.tensor.key, "to": one.key} for one in job.renaming.edits],
+        "already": [refusal.name for refusal in plan.refusals if refusal.done],
+        "renamed": [{"from": edit.tensor.key, "to": edit.key} for edit in job.renaming.edits],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
                       "dropped": job.options.drop_optimizer},

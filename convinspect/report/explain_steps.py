@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.errors import CannotShow, Option, Wording
@@ -122,7 +121,7 @@ def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block
         block = draw(cell_focus(i, j), [j])
         both_layouts = layouts(example, row_focus(i, j), COMFORT, decimals(example)) if both else None
         below = () if both_layouts is None else ("", both_layouts.title, "", *both_layouts.lines)
-        blocks.append(replace(block, lines=(*block.lines, *below, "", *words, *left_out)))
+        blocks.append(block._replace(lines=(*block.lines, *below, "", *words, *left_out)))
     return blocks
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from convinspect import __version__
-from convinspect.checking.findings import CODES, Finding, Report
-from convinspect.checking.scan import worst
+from convinspect.checking.findings import CODES, Finding, Report, worst
 from convinspect.render.cells import safe
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -19,8 +18,8 @@ _HOME = "https://github.com/convinspect/convinspect"
 
 def sarif_payload(reports: Sequence[Report]) -> dict[str, Any]:
     """One run with all findings; what could not be read is a result and a failed invocation."""
-    found = [one for report in reports for one in report.findings]
-    rules = list(dict.fromkeys(one.code for one in found))
+    findings = [finding for report in reports for finding in report.findings]
+    rules = list(dict.fromkeys(finding.code for finding in findings))
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -35,7 +34,7 @@ def sarif_payload(reports: Sequence[Report]) -> dict[str, Any]:
                     }
                 },
                 "invocations": [{"executionSuccessful": worst(reports) < 2, "exitCode": worst(reports)}],
-                "results": [_result(one, rules.index(one.code)) for one in found],
+                "results": [_result(finding, rules.index(finding.code)) for finding in findings],
             }
         ],
     }
@@ -51,9 +50,9 @@ def _rule(name: str) -> dict[str, Any]:
     }
 
 
-def _result(one: Finding, rule: int) -> dict[str, Any]:
-    place = one.place
-    physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(one.path)}}
+def _result(finding: Finding, rule: int) -> dict[str, Any]:
+    place = finding.place
+    physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(finding.path)}}
     if place.in_file is not None:
         physical["region"] = {"byteOffset": place.in_file}
         if place.length is not None:
@@ -63,10 +62,10 @@ def _result(one: Finding, rule: int) -> dict[str, Any]:
         location["logicalLocations"] = [{"fullyQualifiedName": safe(place.record), "kind": "member"}]
     record = f"{place.record}: " if place.record else ""
     return {
-        "ruleId": one.code,
+        "ruleId": finding.code,
         "ruleIndex": rule,
-        "level": one.level,
-        "message": {"text": safe(f"{record}{one.message}; {one.remedy}")},
+        "level": finding.level,
+        "message": {"text": safe(f"{record}{finding.message}; {finding.remedy}")},
         "locations": [location],
     }
 

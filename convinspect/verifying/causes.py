@@ -70,13 +70,20 @@ class Why(Enum):
     RESULT_SHAPES = auto()  # before, after
     RESULTS = auto()  # what, difference, bound
 
-    # What stands beside tensors.
+    # What lies beside tensors.
     PREFIXES = auto()  # prefixes: Causes
     PREFIX_LOST = auto()  # keys, before
     PREFIX_ADDED = auto()  # keys, after
     PREFIX_REPLACED = auto()  # keys, before, after
     METADATA = auto()
     OBJECT = auto()  # what
+
+    # Of which thing it is the cause.
+    OF_LAYER = auto()  # name; cause: a Cause
+    OF_NAME = auto()  # name; cause: a Cause
+    MISSING = auto()  # name
+    UNEXPECTED = auto()  # name
+    MODEL = auto()  # problem
 
 
 class Cause(NamedTuple):

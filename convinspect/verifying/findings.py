@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from convinspect.verifying.causes import Cause
+from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.layers import LayerCheck
 
 if TYPE_CHECKING:
@@ -83,8 +83,22 @@ class Report:
     @property
     def equal(self) -> bool:
         """No difference was found."""
-        differs = self.missing or self.unexpected or self.changed or not all(layer.ok for layer in self.layers)
-        return not differs and (self.model is None or not self.model.cause)
+        return self.cause is None
+
+    @property
+    def cause(self) -> Cause | None:
+        """The first thing that is wrong; None when all is well."""
+        for check in self.layers:
+            if check.cause is not None:
+                return because(Why.OF_LAYER, name=check.name or "(root)", cause=check.cause)
+        for name, cause in self.changed.items():
+            return because(Why.OF_NAME, name=name, cause=cause)
+        for why, names in ((Why.MISSING, self.missing), (Why.UNEXPECTED, self.unexpected)):
+            if names:
+                return because(why, name=names[0])
+        if self.model is not None and self.model.cause:
+            return because(Why.MODEL, problem=self.model.cause)
+        return None
 
     @property
     def strength(self) -> Strength:

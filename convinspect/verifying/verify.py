@@ -125,7 +125,9 @@ def _load_torch_meanwhile() -> None:
     """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
 
     def load() -> None:
-        import torch  # noqa: F401
+        # Where it is not installed, whatever needs it will say so.
+        with suppress(ImportError):
+            import torch  # noqa: F401
 
     # Where the system refuses a thread, it is loaded when it is needed.
     with suppress(RuntimeError):

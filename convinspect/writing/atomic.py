@@ -1,7 +1,6 @@
-"""Writing a new file beside an old one: pieces of it copied by the kernel, whole or not at all.
+"""A new file or folder that appears whole or not at all.
 
-A new file is described as a list of pieces, each either bytes or a range of the source. It is written in a temporary
-folder beside the target, checked, and only then takes the target's name.
+It is written in a temporary folder beside the target, checked, and only then takes the target's name.
 """
 
 from __future__ import annotations
@@ -11,48 +10,14 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from convinspect.errors import CannotWrite, ChangedMeanwhile, ConvInspectError, unreadable
-from convinspect.formats.files import read_at, version_of
+from convinspect.errors import CannotWrite, ChangedMeanwhile, ConvInspectError, Option, Wording, unreadable
+from convinspect.formats.files import version_of
 from convinspect.records import Version
-
-_BLOCK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Bytes `start:end` of the source, copied as they are."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Bytes that are made while writing, block by block, such as a transposed tensor.
-
-    Attributes:
-        nbytes: How many there will be.
-        blocks: Gives them in order.
-    """
-
-    nbytes: int
-    blocks: Callable[[], Iterable[bytes]]
-
-
-Piece: TypeAlias = bytes | Range | Made
-
-
-def size_of(piece: Piece) -> int:
-    """Bytes of a piece."""
-    if isinstance(piece, Range):
-        return piece.end - piece.start
-    return piece.nbytes if isinstance(piece, Made) else len(piece)
 
 
 def check_unchanged(versions: Mapping[Path, Version]) -> None:
@@ -188,7 +153,9 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise CannotWrite(
-                "another program has made it meanwhile", "look at it, or give another -o", target
+                "another program has made it meanwhile",
+                Wording("look at it, or give another ", Option("target", None)),
+                target,
             ) from None
         raise
     _sync(target.parent)
@@ -225,90 +192,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: Callable[[int], None]) -> None:
-    """Write the pieces one after another to `target`, over what is there.
-
-    Args:
-        source: Where ranges are taken from.
-        pieces: What to write.
-        target: The new file; its mode follows the umask where it is not there yet.
-        progress: Told how many bytes were written, now and then.
-
-    Raises:
-        ChangedMeanwhile: The source is shorter than its ranges.
-        BrokenFile: The source cannot be read.
-        OSError: The target cannot be written.
-    """
-    with _source(source) as reader, open(target, "wb", buffering=0) as writer:
-        for piece in pieces:
-            if isinstance(piece, Range):
-                _copy(reader, writer.fileno(), piece, source, progress)
-            elif isinstance(piece, Made):
-                for block in piece.blocks():
-                    _write_all(writer.fileno(), block)
-                    progress(len(block))
-            else:
-                _write_all(writer.fileno(), piece)
-
-
-@contextmanager
-def _source(path: Path) -> Iterator[int]:
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise unreadable(error, path) from None
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _write_all(handle: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
-def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callable[[int], None]) -> None:
-    """By the kernel where it can (which on some file systems shares the blocks), else through a buffer."""
-    at = piece.start
-    by_kernel = hasattr(os, "copy_file_range")
-    while at < piece.end:
-        done = _copied_by_kernel(reader, writer, min(piece.end - at, 1 << 30), at) if by_kernel else 0
-        if not done:
-            by_kernel = False
-            data = _read(reader, min(piece.end - at, _BLOCK), at, source)
-            _write_all(writer, data)
-            done = len(data)
-        at += done
-        progress(done)
-
-
-def _copied_by_kernel(reader: int, writer: int, size: int, at: int) -> int:
-    """Bytes that were copied; 0 across file systems and on those without such a call. What else hinders it shows again
-    when it is done through a buffer.
-    """
-    try:
-        return os.copy_file_range(reader, writer, size, at)
-    except OSError:
-        return 0
-
-
-def _read(reader: int, size: int, at: int, source: Path) -> bytes:
-    try:
-        data = read_at(reader, size, at)
-    except OSError as error:
-        raise unreadable(error, source) from None
-    if not data:
-        raise ChangedMeanwhile("it became shorter while it was copied", "try again", source)
-    return data
-
-
-def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    """An exact copy under another name, by `write_pieces`; mode by the umask."""
-    write_pieces(source, [Range(0, os.stat(source).st_size)], target, progress)
 
 
 def check_room(target: Path, nbytes: int) -> None:

@@ -25,7 +25,7 @@ def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[s
     """
     objects = _objects(checkpoint)
     kept = writer == "torch" and _versions(checkpoint, objects, names) is not None
-    return _lost(checkpoint, writer, objects, kept)
+    return _left_objects(checkpoint, objects, kept) + _left_by_format(checkpoint, writer)
 
 
 def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, dict[str, Any]] | None:
@@ -46,16 +46,16 @@ def _objects(checkpoint: Checkpoint) -> Objects | None:
 def _versions(
     checkpoint: Checkpoint, objects: Objects | None, names: Iterable[Edit]
 ) -> dict[str, dict[str, Any]] | None:
-    found = None if objects is None else versions(objects, checkpoint.root.path)
-    if found is None:
+    kept = None if objects is None else versions(objects, checkpoint.root.path)
+    if kept is None:
         return None
     keys = {tensor.key: tensor.key for tensor in checkpoint.root.tensors}
-    paths = moved_paths(found, keys | {one.tensor.key: one.key or "" for one in names})
-    return {paths[path]: facts for path, facts in found.items()} if len({*paths.values()}) == len(paths) else None
+    paths = moved_paths(kept, keys | {edit.tensor.key: edit.key or "" for edit in names})
+    return {paths[path]: facts for path, facts in kept.items()} if len({*paths.values()}) == len(paths) else None
 
 
 def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
-    """Names that an optimizer keeps for parameters that are renamed; they stay as they were.
+    """Names that an optimizer keeps for parameters that are renamed; they stay unchanged.
 
     Args:
         checkpoint: The source.
@@ -64,7 +64,7 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
     Raises:
         ConvInspectError: The source cannot be read.
     """
-    gone = {one.tensor.key for one in names}
+    gone = {edit.tensor.key for edit in names}
     if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
         return []
     objects = _objects(checkpoint)
@@ -81,12 +81,12 @@ def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:
     keys = {tensor.key for tensor in root.tensors}
     done = {tensor.key for layer in fused for tensor in layer.tensors.values()}
     pairs = {"_g": "_v", "_orig": "_mask", "_u": "_orig"}
-    found = []
+    left = []
     for key in (tensor.key for tensor in root.tensors if tensor.key not in done):
-        halves = [key.removesuffix(one) + other for one, other in pairs.items() if key.endswith(one)]
+        halves = [key.removesuffix(end) + partner for end, partner in pairs.items() if key.endswith(end)]
         if any(half in keys for half in halves) or (".parametrizations." in key and key.endswith((".original", "0"))):
-            found.append(key)
-    return found
+            left.append(key)
+    return left
 
 
 def ties_of_metadata(checkpoint: Checkpoint) -> dict[str, str]:
@@ -102,22 +102,24 @@ def plain_attributes(root: Root) -> frozenset[str]:
 
     `state_dict()` has none of them either. Where the code does not say, nothing is taken for one.
     """
-    found = set()
+    attributes = set()
     for tensor in root.tensors:
         owner, _, leaf = tensor.key.rpartition(".")
         said = root.modules[owner].attributes if owner in root.modules else {}
         registered = [said.get(name) for name in ("__parameters__", "__buffers__")]
         if all(isinstance(names, tuple) and leaf not in names for names in registered):
-            found.add(tensor.key)
-    return frozenset(found)
+            attributes.add(tensor.key)
+    return frozenset(attributes)
 
 
-def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions_kept: bool) -> list[str]:
-    lines = [f"only {checkpoint.root.path} is in the new file, as a plain state_dict"] if checkpoint.root.path else []
+def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept: bool) -> list[str]:
+    """Other roots, and what is no tensor."""
+    path = checkpoint.root.path
+    lines = [f"only {path} is in the new file, as a plain state_dict"] if path else []
     lines += [
         f"root {root.path or '.'} ({plural(len(root.tensors), 'tensor')}) is not in the new file"
         for root in checkpoint.roots
-        if root.path != checkpoint.root.path
+        if root.path != path
     ]
     attributes = sorted(plain_attributes(checkpoint.root))
     if attributes:
@@ -125,24 +127,31 @@ def _lost(checkpoint: Checkpoint, writer: str, objects: Objects | None, versions
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:
-        left = beside(objects, checkpoint.root.path, [root.path for root in checkpoint.roots])
+        left = beside(objects, path, [root.path for root in checkpoint.roots])
         if left:
             lines.append(f"{first_few(left)} beside the tensors: not in the new file")
-        if not versions_kept and versions(objects, checkpoint.root.path) is not None:
+        if not versions_kept and versions(objects, path) is not None:
             lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
-    again = ties_of_metadata(checkpoint)
-    if writer == "torch" and again:
-        told = ", ".join(f"{name} to {kept}" for name, kept in list(again.items())[:4])
-        lines.append(f"tied again as the file's metadata says: {told}")
-    if writer == "torch" and (gone := [name for name in checkpoint.metadata if name not in again]):
+    return lines
+
+
+def _left_by_format(checkpoint: Checkpoint, writer: str) -> list[str]:
+    """What the new file's format does not hold, and what it holds in another way."""
+    lines = []
+    tied_again = ties_of_metadata(checkpoint) if writer == "torch" else {}
+    if tied_again:
+        ties = ", ".join(f"{name} to {kept}" for name, kept in list(tied_again.items())[:4])
+        lines.append(f"tied again as the file's metadata says: {ties}")
+    if writer == "torch" and (gone := [name for name in checkpoint.metadata if name not in tied_again]):
         lines.append(f"the metadata {', '.join(gone)} is not in the new file")
-    devices = sorted({one.device for one in checkpoint.root.tensors if one.device not in (None, "cpu", "meta")})
+    tensors = checkpoint.root.tensors
+    devices = sorted({tensor.device for tensor in tensors if tensor.device not in (None, "cpu", "meta")})
     if devices:
         lines.append(f"what was saved on {', '.join(devices)} is on the CPU in the new file")
-    if writer == "safetensors" and not checkpoint.holds_modules:
-        trained = sum(one.requires_grad is True for one in checkpoint.root.tensors)
-        lines += [f"requires_grad, set for {plural(trained, 'tensor')}, is not in the new file"] * (trained > 0)
-    ties = [name for name in checkpoint.tensors if checkpoint.tie(name)]
-    if writer == "safetensors" and ties:
-        lines.append(f"tied tensors are separate copies in the new file: {', '.join(ties[:4])}")
+    trained = sum(tensor.requires_grad is True for tensor in tensors)
+    if writer == "safetensors" and trained and not checkpoint.holds_modules:
+        lines.append(f"requires_grad, set for {plural(trained, 'tensor')}, is not in the new file")
+    tied = [name for name in checkpoint.tensors if checkpoint.tie(name)]
+    if writer == "safetensors" and tied:
+        lines.append(f"tied tensors are separate copies in the new file: {', '.join(tied[:4])}")
     return lines

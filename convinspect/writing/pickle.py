@@ -50,16 +50,15 @@ def edited(
     framed = protocol_of(data) >= 4
     if not keys and not left_out and not framed:
         return spliced(data, splices)
-    listed = list(_instructions(data))
-    splices = {start: one for start, one in splices.items() if not _inside(start, left_out)}
+    every = list(_instructions(data))
+    splices = {start: splice for start, splice in splices.items() if not _inside(start, left_out)}
     if keys or left_out:
-        splices |= _Memos(data, listed, keys or {}, left_out).splices
+        splices |= _Memos(data, every, keys or {}, left_out).splices
     if framed:
-        frames = [one for one in listed if one.code == "\x95" and not _inside(one.start, left_out)]
+        frames = [frame for frame in every if frame.code == "\x95" and not _inside(frame.start, left_out)]
         # A stream without frames is as good; frames that begin or end inside what is left out cannot be kept.
-        splices = (
-            splices | {one.start: (one.end, b"") for one in frames} if left_out else _framed(frames, splices, data)
-        )
+        without = {frame.start: (frame.end, b"") for frame in frames}
+        splices = splices | without if left_out else _framed(frames, splices, data)
     return spliced(data, splices)
 
 
@@ -78,10 +77,10 @@ class _Instruction(NamedTuple):
 def _instructions(data: bytes) -> Iterator[_Instruction]:
     before: Instruction | None = None
     try:
-        for one in instructions(data):
+        for instruction in instructions(data):
             if before is not None:
-                yield _Instruction(*before, one[2])
-            before = one
+                yield _Instruction(*before, instruction[2])
+            before = instruction
     except Undecodable:
         raise BrokenFile("its pickle is malformed", "get the file again, or save it again") from None
     if before is not None:
@@ -99,7 +98,7 @@ _LARGE = 255
 _FRAME = 9
 """Bytes of a frame's header."""
 
-_Held = bytes | int
+_Value = bytes | int
 """What a memo's slot holds: the instructions that push it anew, or a number that stands for what these cannot."""
 
 
@@ -108,7 +107,7 @@ class _Memos:
 
     Args:
         data: The stream.
-        listed: All of its instructions.
+        every: All of its instructions.
         keys: Offset of an instruction that pushes a key → the new key.
         cuts: Runs of instructions that are left out.
     """
@@ -116,7 +115,7 @@ class _Memos:
     def __init__(
         self,
         data: bytes,
-        listed: Iterable[_Instruction],
+        every: Iterable[_Instruction],
         keys: Mapping[int, str],
         cuts: list[tuple[int, int]],
     ) -> None:
@@ -124,91 +123,91 @@ class _Memos:
         self._data, self._keys = data, keys
         # From protocol 4 on the memo's slots are numbered by themselves.
         self._framed = protocol_of(data) >= 4
-        self._old: dict[int, _Held] = {}
-        self._new: dict[int, _Held] = {}
+        self._old: dict[int, _Value] = {}
+        self._new: dict[int, _Value] = {}
         self._slots: dict[int, int] = {}
         """Slot in the old stream → in the new one; they part where a framed stream loses items."""
-        self._top: tuple[_Held, _Held, int] | None = None
+        self._top: tuple[_Value, _Value, int] | None = None
         """What was pushed last, in the old and in the new stream, and where, as long as it is on top of the stack."""
-        self._strings: list[tuple[_Held, _Held]] = []
+        self._strings: list[tuple[_Value, _Value]] = []
         left = iter([*cuts, (1 << 63, 1 << 63)])
         cut = next(left)
-        for one in listed:
-            while one.start >= cut[1]:
+        for instruction in every:
+            while instruction.start >= cut[1]:
                 cut = next(left)
-            self._step(one, kept=one.start < cut[0])
+            self._step(instruction, kept=instruction.start < cut[0])
         if not all(start in self.splices for start in keys):
             raise CannotWrite("a name in its pickle is not written as a string, so it cannot be changed")
 
-    def _step(self, one: _Instruction, kept: bool) -> None:
-        code = one.code
+    def _step(self, instruction: _Instruction, kept: bool) -> None:
+        code = instruction.code
         if code in "qrp\x94":
-            self._put(one, kept)
+            self._put(instruction, kept)
         if code in "qrp\x94\x95":
             return
-        top: tuple[_Held, _Held, int] | None = None
+        top: tuple[_Value, _Value, int] | None = None
         if code in _STRINGS:
-            old = self._data[one.start : one.end]
-            top = (old, self._renamed(one, old, kept), one.start)
+            old = self._data[instruction.start : instruction.end]
+            top = (old, self._renamed(instruction, old, kept), instruction.start)
         elif code in "hjg":
-            top = self._get(one, kept)
+            top = self._get(instruction, kept)
         elif code == "c":
-            raw = self._data[one.start : one.end]
-            top = (raw, raw, one.start)
+            raw = self._data[instruction.start : instruction.end]
+            top = (raw, raw, instruction.start)
         elif code == "\x93" and len(self._strings) == 2:
             (old_module, new_module), (old_name, new_name) = self._strings
             if isinstance(old_module, bytes) and isinstance(old_name, bytes):
                 if (new_module, new_name) != (old_module, old_name):
                     raise CannotWrite("a name in its pickle is a class's too, so it cannot be changed")
                 raw = old_module + old_name + b"\x93"
-                top = (raw, raw, one.start)
+                top = (raw, raw, instruction.start)
         elif code in "02":
             # No pickler of dictionaries of tensors copies or drops what it pushed; then the top is not what it seems.
             raise CannotWrite("its pickle copies or drops values by itself, so names in it cannot be changed safely")
         self._top = top
         self._strings = [*self._strings[-1:], top[:2]] if top is not None and code != "\x93" else []
 
-    def _renamed(self, one: _Instruction, old: bytes, kept: bool) -> bytes:
-        if one.start not in self._keys or not kept:
+    def _renamed(self, instruction: _Instruction, old: bytes, kept: bool) -> bytes:
+        if instruction.start not in self._keys or not kept:
             return old
-        new = _string(self._keys[one.start], one.code, self._framed)
-        self.splices[one.start] = (one.end, new)
+        new = _string(self._keys[instruction.start], instruction.code, self._framed)
+        self.splices[instruction.start] = (instruction.end, new)
         return new
 
-    def _put(self, one: _Instruction, kept: bool) -> None:
-        slot = len(self._old) if one.code == "\x94" else int(one.arg)
+    def _put(self, instruction: _Instruction, kept: bool) -> None:
+        slot = len(self._old) if instruction.code == "\x94" else int(instruction.arg)
         again = slot in self._old
-        old, new, start = self._top or (one.start, one.start, -1)
+        old, new, start = self._top or (instruction.start, instruction.start, -1)
         self._old[slot] = old
         if not kept:
             return
         place = self._slots.get(slot)
-        if again and place is not None and start >= 0 and self._new.get(place) == new and one.code != "\x94":
+        if again and place is not None and start >= 0 and self._new.get(place) == new and instruction.code != "\x94":
             # Pushed and put once more although it is there: what an earlier renaming had to do, undone.
-            self.splices[start] = (one.end, _fetch(place))
+            self.splices[start] = (instruction.end, _fetch(place))
             return
         if place is None:
             place = self._slots[slot] = len(self._new) if self._framed else slot
-        if one.code != "\x94" and place != slot:
-            self.splices[one.start] = (one.end, _put_at(place))
+        if instruction.code != "\x94" and place != slot:
+            self.splices[instruction.start] = (instruction.end, _put_at(place))
         self._new[place] = new
 
-    def _get(self, one: _Instruction, kept: bool) -> tuple[_Held, _Held, int]:
-        slot = int(one.arg)
+    def _get(self, instruction: _Instruction, kept: bool) -> tuple[_Value, _Value, int]:
+        slot = int(instruction.arg)
         if slot not in self._old:
             raise BrokenFile("its pickle fetches what it never put", "save it again")
         old = self._old[slot]
         new = old
         if not kept:
             return old, old, -1
-        if one.start in self._keys:
+        if instruction.start in self._keys:
             if not isinstance(old, bytes) or chr(old[0]) not in _STRINGS:
                 raise CannotWrite("a name in its pickle is not written as a string, so it cannot be changed")
-            new = _string(self._keys[one.start], chr(old[0]), self._framed)
+            new = _string(self._keys[instruction.start], chr(old[0]), self._framed)
         place = self._slots.get(slot)
         if place is not None and self._new.get(place) == new:
-            if place != slot or one.start in self._keys:
-                self.splices[one.start] = (one.end, _fetch(place))
+            if place != slot or instruction.start in self._keys:
+                self.splices[instruction.start] = (instruction.end, _fetch(place))
             return old, new, -1
         if not isinstance(new, bytes):
             raise CannotWrite("an object in what would be left out is used elsewhere in the file too")
@@ -217,7 +216,7 @@ class _Memos:
             put = b"\x94" if self._framed else _put_at(place)
         else:
             put = _put_at(place)
-        self.splices[one.start] = (one.end, new + put)
+        self.splices[instruction.start] = (instruction.end, new + put)
         self._new[place] = new
         return old, new, -1
 
@@ -248,22 +247,22 @@ def _put_at(slot: int) -> bytes:
 def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splices:
     """The same splices, none of them across a frame's header, and each header with its frame's new length."""
     headers = [frame.start for frame in frames]
-    found: Splices = {}
+    parted: Splices = {}
     for start, (end, new) in splices.items():
         header = next(iter(headers[bisect_right(headers, start) :]), end)
         if header < end:
             before, after = _parted(data[start:header], new)
-            found |= {start: (header, before), header + _FRAME: (end, after)}
+            parted |= {start: (header, before), header + _FRAME: (end, after)}
         else:
-            found[start] = (end, new)
+            parted[start] = (end, new)
     grown = [0] * len(frames)
-    for start, (end, new) in found.items():
+    for start, (end, new) in parted.items():
         index = bisect_right(headers, start) - 1
         # Long strings stand between frames.
         if index >= 0 and start < frames[index].end + frames[index].arg:
             grown[index] += len(new) - (end - start)
     lengths = [frame.arg + more for frame, more in zip(frames, grown, strict=True)]
-    return found | {
+    return parted | {
         frame.start: (frame.end, b"\x95" + length.to_bytes(8, "little"))
         for frame, length in zip(frames, lengths, strict=True)
     }

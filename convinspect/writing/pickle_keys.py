@@ -22,7 +22,7 @@ def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
     Raises:
         CannotWrite: A tensor's name is not one key of a dictionary.
     """
-    found: dict[int, str] = {}
+    places: dict[int, str] = {}
     left = set(names)
     for node in _containers(tree):
         renamed: dict[str, str] = {}
@@ -31,14 +31,14 @@ def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
             if new is not None:
                 left.discard((_size_at(value), key))
                 renamed[key] = new
-                found[start] = new
+                places[start] = new
         if renamed:
             keys = [key for _, key, _ in _placed_items(node)]
-            found |= _metadata(node, {key: renamed.get(key, key) for key in keys})
+            places |= _metadata(node, {key: renamed.get(key, key) for key in keys})
     if left:
         name = min(key for _, key in left)
         raise CannotWrite(f"tensor {name!r}: its name is not one key of a dictionary in the file, so it stays")
-    return found
+    return places
 
 
 def _containers(tree: Any) -> Iterator[Any]:
@@ -101,14 +101,14 @@ def moved_paths(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, str
 
 def _moved_modules(names: Mapping[str, str]) -> dict[str, str]:
     """Each module that has tensors → its new path, or its old one where its tensors do not agree on one."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for old, new in names.items():
         parts = old.split(".")
         for depth in range(1, len(parts)):
             path, rest = ".".join(parts[:depth]), "." + ".".join(parts[depth:])
             moved = new.removesuffix(rest) if new.endswith(rest) else path
-            found[path] = moved if found.get(path, moved) == moved else path
-    return found
+            paths[path] = moved if paths.get(path, moved) == moved else path
+    return paths
 
 
 def _moved(path: str, moved: Mapping[str, str]) -> str:
@@ -160,7 +160,7 @@ def storages(tree: Any, emptied: Iterable[Dict | Call] = ()) -> set[str]:
         return items + more
 
     ids = [node.id for node in _reached(tree, contents) if isinstance(node, Persistent)]
-    return {one.items[2] for one in ids if isinstance(one, Tuple) and storage_dtype(one.items) is not None}
+    return {parts.items[2] for parts in ids if isinstance(parts, Tuple) and storage_dtype(parts.items) is not None}
 
 
 def places_of_parameter_names(tree: Any, data: bytes, base: int, names: Mapping[str, str]) -> dict[int, str]:

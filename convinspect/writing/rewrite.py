@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle, Read, reader, walk
+from convinspect.formats.pickle.machine import Read, reader, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
@@ -16,7 +17,7 @@ from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys as pickle_places
-from convinspect.writing.atomic import Made, Piece, Range
+from convinspect.writing.pieces import Made, Piece, Range
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import pieces_with_record
 
@@ -144,13 +145,13 @@ def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
 
 def _tuples_in(data: bytes, base: int, edits: Sequence[Edit]) -> list[tuple[Span, bytes]]:
     """As `_tuples`, by offsets in a pickle whose first byte spans count as `base`."""
-    found = _tuples(edits, lambda start, size: data[start - base : start - base + size])
-    return [(Span(span.start - base, span.end - base), new) for span, new in found]
+    tuples = _tuples(edits, lambda start, size: data[start - base : start - base + size])
+    return [(Span(span.start - base, span.end - base), new) for span, new in tuples]
 
 
 def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
     """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
-    found: dict[int, tuple[Span, bytes]] = {}
+    tuples: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
         tensor = edit.tensor
         if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
@@ -159,9 +160,9 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
             new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)))
-            if found.setdefault(span.start, (span, new)) != (span, new):
+            if tuples.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")
-    return [found[start] for start in sorted(found)]
+    return [tuples[start] for start in sorted(tuples)]
 
 
 def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:

@@ -55,8 +55,8 @@ def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:
 
 
 def _after_blanks(text: str, at: int) -> int:
-    found = _BLANK.match(text, at)
-    return at if found is None else found.end()
+    blanks = _BLANK.match(text, at)
+    return at if blanks is None else blanks.end()
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
@@ -65,11 +65,11 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 def _list(old: str, numbers: tuple[int, ...]) -> str:
     """A list of numbers, laid out as the old one is."""
-    found = list(_NUMBER.finditer(old))
-    if len(found) < 2:
+    places = list(_NUMBER.finditer(old))
+    if len(places) < 2:
         return json.dumps(numbers, separators=(",", ":"))
-    between = old[found[0].end() : found[1].start()]
-    return old[: found[0].start()] + between.join(map(str, numbers)) + old[found[-1].end() :]
+    between = old[places[0].end() : places[1].start()]
+    return old[: places[0].start()] + between.join(map(str, numbers)) + old[places[-1].end() :]
 
 
 def _with(text: str, changes: list[tuple[Span, str]]) -> str:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile, CannotWrite
+from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
-from convinspect.formats.sharded import edited_index, totals
+from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
-from convinspect.writing.atomic import (
-    check_room,
-    check_unchanged,
-    copy_whole,
-    new_file,
-    new_folder,
-    reporting_changes,
-    size_of,
-    write_pieces,
-)
+from convinspect.writing.atomic import check_room, check_unchanged, new_file, new_folder, reporting_changes
+from convinspect.writing.pieces import copy_whole, size_of, write_pieces
 from convinspect.writing.rewrite import Changes, pieces_for
 
 Progress = Callable[[int], None]
@@ -45,74 +39,85 @@ def save_edits(
         checkpoint: The source.
         edits: What changes.
         target: The new file or folder.
-        progress: Told how many bytes were written, now and then.
+        progress: Called now and then with the number of bytes that were written since the last call.
         drop_optimizer: Leave every optimizer's state empty.
         parameters: New names for those that optimizers keep of their parameters.
 
     Raises:
-        ConvInspectError: It cannot be written; the target is then as it was.
+        ConvInspectError: It cannot be written; the target is then unchanged.
     """
-    wanted = list(edits)
-    source = checkpoint.path
-    expected = _expected(checkpoint.roots, wanted, drop_optimizer)
-    shards = {tensor.storage.file for root in checkpoint.roots for tensor in root.tensors if tensor.storage is not None}
+    edits = tuple(edits)
+    source, versions = checkpoint.path, checkpoint.versions
+    expected = _expected(checkpoint.roots, edits, drop_optimizer)
+    tensors = [tensor for root in checkpoint.roots for tensor in root.tensors]
+    shards = {tensor.storage.file for tensor in tensors if tensor.storage is not None}
     if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
-        _save_shards(checkpoint, wanted, target, progress, expected)
-    else:
-        versions = checkpoint.versions
-        with (
-            reporting_changes(versions),
-            new_file(target, lambda new: _approve(new, expected, versions)) as temporary,
-        ):
-            changes = Changes(tuple(wanted), drop_optimizer, parameters or {}, checkpoint.pickles.get(source))
-            _write_one(source, changes, temporary, progress)
+        _save_shards(checkpoint, edits, target, progress, expected)
+        return
+    with (
+        reporting_changes(versions),
+        new_file(target, lambda new: approve(new, expected, versions)) as temporary,
+    ):
+        changes = Changes(edits, drop_optimizer, parameters or {}, checkpoint.pickles.get(source))
+        _write_file(source, changes, temporary, progress)
 
 
-def _write_one(
-    source: Path,
-    changes: Changes,
-    target: Path,
-    progress: Progress,
-) -> None:
+def _write_file(source: Path, changes: Changes, target: Path, progress: Progress) -> None:
     with File(source) as file:
         pieces = pieces_for(file, changes)
-        check_room(target, sum(size_of(piece) for piece in pieces))
+        check_room(target, sum(map(size_of, pieces)))
         write_pieces(source, pieces, target, progress)
 
 
 Facts: TypeAlias = tuple[object, ...]
+"""What is compared of a tensor, its key first."""
 
 
-def _approve(written: Path, expected: list[Facts], versions: Mapping[Path, Version]) -> None:
-    """The last thing before the new file gets its name. Where that is the source's own, what is replaced is seen to be
-    what was read.
-    """
-    check_unchanged(versions)
-    _compare(written, expected)
-    check_unchanged(versions)
+def approve(
+    written: Path,
+    expected: Sequence[Facts],
+    versions: Mapping[Path, Version],
+    facts_of: Callable[[Tensor], Facts] | None = None,
+) -> None:
+    """Check what was written, as the last thing before it gets its name.
 
-
-def _compare(written: Path, expected: list[Facts]) -> None:
-    """Hold the new file or folder against what it should be.
+    Args:
+        written: The new file or folder.
+        expected: What must be found in it, tensor by tensor.
+        versions: The sources, as they were when they were read. They are looked at last too: where the new file gets
+            a source's own name, what it replaces is then what was read.
+        facts_of: What is expected of a tensor, where that is less than everything; tensors may then come in any order.
 
     Raises:
-        BrokenFile: Something else than the edits differs.
+        BrokenFile: Something differs from what is expected.
+        ChangedMeanwhile: A source is not what it was.
     """
+    check_unchanged(versions)
+    _compare(written, expected, facts_of)
+    check_unchanged(versions)
+
+
+def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tensor], Facts] | None) -> None:
     new = read_contents(written)
-    found = [_facts(tensor) for root in new.roots for tensor in root.tensors]
-    if found != expected or new.problems:
-        bad = next((one[0] for one, other in zip(found, expected, strict=False) if one != other), "")
-        raise BrokenFile(
-            f"the new file differs in tensor {bad!r} from what it should be, so it was thrown away",
-            "please report this file's kind",
-        )
+    facts = [(facts_of or _facts)(tensor) for root in new.roots for tensor in root.tensors]
+    if facts_of is not None:
+        facts, expected = sorted(facts, key=_key), sorted(expected, key=_key)
+    if facts == list(expected) and not new.problems:
+        return
+    pairs = zip_longest(facts, expected, fillvalue=("",))
+    key = next((actual[0] or wanted[0] for actual, wanted in pairs if actual != wanted), "")
+    problem = f"the new file differs in tensor {key!r} from what it should be, so it was thrown away"
+    raise BrokenFile(problem, "please report this file's kind")
 
 
-def _expected(roots: Iterable[Root], edits: Iterable[Edit], drop: bool) -> list[Facts]:
+def _key(facts: Facts) -> str:
+    return str(facts[0])
+
+
+def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool) -> list[Facts]:
     """What must be found in the new file, tensor by tensor."""
-    wanted = list(edits)
-    shapes = {_place(edit.tensor): edit for edit in wanted if edit.shape != edit.tensor.shape or edit.transposed}
-    names = {(_place(edit.tensor), edit.tensor.key): edit.key for edit in wanted if edit.key is not None}
+    shapes = {_place(edit.tensor): edit for edit in edits if edit.shape != edit.tensor.shape or edit.transposed}
+    names = {(_place(edit.tensor), edit.tensor.key): edit.key for edit in edits if edit.key is not None}
     return [
         _facts(_after(tensor, shapes.get(_place(tensor)), names.get((_place(tensor), tensor.key))))
         for root in roots
@@ -143,9 +148,9 @@ def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
 def _facts(tensor: Tensor) -> Facts:
     """What of a tensor must survive, without its place in the file."""
     storage = tensor.storage
-    held = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
+    stored = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
     return (
-        tensor.key, tensor.dtype, tensor.shape, tensor.stride, tensor.offset, held, tensor.requires_grad,
+        tensor.key, tensor.dtype, tensor.shape, tensor.stride, tensor.offset, stored, tensor.requires_grad,
         tensor.device, tensor.layout, tensor.subclass,
     )  # fmt: skip
 
@@ -154,35 +159,36 @@ def _facts(tensor: Tensor) -> Facts:
 
 
 def _save_shards(
-    checkpoint: Checkpoint, edits: list[Edit], target: Path, progress: Progress, expected: list[Facts]
+    checkpoint: Checkpoint, edits: Sequence[Edit], target: Path, progress: Progress, expected: Sequence[Facts]
 ) -> None:
     """Every shard and the index into a new folder, which appears whole or not at all."""
     if os.path.exists(target):
-        raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", "give another -o", target)
+        remedy = Wording("give another ", Option("target", None))
+        raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", remedy, target)
     source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     opened = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
     names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
     right = totals(tensor for root in checkpoint.roots for tensor in root.tensors)
     versions = checkpoint.versions
-    mine: dict[Path, list[Edit]] = {}
+    by_shard: dict[Path, list[Edit]] = {}
     for edit in edits:
         if edit.tensor.storage is not None:
-            mine.setdefault(edit.tensor.storage.file, []).append(edit)
+            by_shard.setdefault(edit.tensor.storage.file, []).append(edit)
     check_room(target, checkpoint.nbytes_on_disk)
     with (
         reporting_changes(versions),
-        new_folder(target, lambda new: _approve(new / opened, expected, versions)) as temporary,
+        new_folder(target, lambda new: approve(new / opened, expected, versions)) as temporary,
     ):
         for name in _names(checkpoint):
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            if source / name in mine:
-                changes = Changes(tuple(mine[source / name]), pickle=checkpoint.pickles.get(source / name))
-                _write_one(source / name, changes, temporary / name, progress)
+            old, new = source / name, temporary / name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if old in by_shard:
+                changes = Changes(tuple(by_shard[old]), pickle=checkpoint.pickles.get(old))
+                _write_file(old, changes, new, progress)
             elif name.endswith(".json"):
-                index = edited_index((source / name).read_bytes(), names, right)
-                write_pieces(source / name, [index], temporary / name, progress)
+                write_pieces(old, [edited_index(old.read_bytes(), names, right)], new, progress)
             else:
-                copy_whole(source / name, temporary / name, progress)
+                copy_whole(old, new, progress)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:
@@ -195,5 +201,32 @@ def _names(checkpoint: Checkpoint) -> list[str]:
         for tensor in root.tensors
         if tensor.storage is not None
     }
-    indexes = [path.name] if not path.is_dir() else [one.name for one in folder.glob("*.index.json")]
+    indexes = [index.name for index in folder.glob("*.index.json")] if path.is_dir() else [path.name]
     return [*indexes, *sorted(shards)]
+
+
+def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
+    """An index with other keys, and with the right total where it had a wrong one; laid out as it was.
+
+    Args:
+        text: The index.
+        names: New keys by key.
+        right: Totals that are right.
+    """
+    index = json.loads(text)
+    layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
+    end = b"\n" if text.endswith(b"\n") else b""
+
+    def written(layout: dict[str, Any], plain: bool) -> bytes:
+        return json.dumps(index, ensure_ascii=plain, **layout).encode("utf-8", "surrogatepass") + end
+
+    choices = [(layout, plain) for layout in layouts for plain in (True, False)]
+    same = next((choice for choice in choices if written(*choice) == text), choices[0])
+    metadata = index.get("metadata")
+    stale = isinstance(metadata, dict) and metadata.get("total_size", right[0]) not in right
+    if stale:
+        metadata["total_size"] = right[0]
+    if not stale and not names.keys() & index["weight_map"].keys():
+        return text
+    index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
+    return written(*same)

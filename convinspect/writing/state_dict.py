@@ -13,17 +13,17 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotConvert, CannotWrite
-from convinspect.formats import read_contents
+from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.safetensors import RESERVED
-from convinspect.records import Edit, Layer, Storage, Tensor, Version
-from convinspect.writing.atomic import check_room, check_unchanged, new_file, reporting_changes
+from convinspect.records import Edit, Layer, Storage, Tensor
+from convinspect.writing.atomic import check_room, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
 from convinspect.writing.left_behind import kept_versions, plain_attributes, ties_of_metadata
+from convinspect.writing.same_format import Facts, approve
 from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
@@ -49,21 +49,22 @@ def resave(
         names: Edits that give other keys.
 
     Raises:
-        ConvInspectError: Something cannot be read or written; the target is then as it was.
+        ConvInspectError: Something cannot be read or written; the target is then unchanged.
     """
-    names, edits = list(names), list(shapes)
-    expected: dict[str, Facts] = {}
+    names, edits, versions = list(names), list(shapes), checkpoint.versions
+    expected: list[Facts] = []
     with (
-        reporting_changes(checkpoint.versions),
-        new_file(target, lambda new: _approve(new, expected, checkpoint.versions)) as temporary,
+        reporting_changes(versions),
+        new_file(target, lambda new: approve(new, expected, versions, _facts)) as temporary,
     ):
-        expected |= run_in_child(
+        state = run_in_child(
             lambda: _written(checkpoint, edits, groups, list(fused), names, target, temporary), checkpoint.path
         )
+        expected += [(key, dtype, tuple(shape)) for key, dtype, shape in state]
 
 
-Facts: TypeAlias = list[Any]
-"""A tensor's dtype and shape."""
+def _facts(tensor: Tensor) -> Facts:
+    return tensor.key, tensor.dtype, tensor.shape
 
 
 def _written(
@@ -74,11 +75,11 @@ def _written(
     names: list[Edit],
     target: Path,
     temporary: Path,
-) -> dict[str, Facts]:
-    """Write the file, and say what must be found in it, by key."""
+) -> list[list[Any]]:
+    """Write the file, and say what must be found in it: key, dtype and shape of each tensor."""
     writer = writer_of(target)
-    new_keys = {one.tensor.key: one.key or "" for one in names}
-    state = _state_dict(checkpoint, {one.tensor.key: one for one in edits}, grouped, fused, new_keys)
+    new_keys = {edit.tensor.key: edit.key or "" for edit in names}
+    state = _state_dict(checkpoint, {edit.tensor.key: edit for edit in edits}, grouped, fused, new_keys)
     if writer == "torch":
         _tie_again(checkpoint, new_keys, state)
     check_room(target, _nbytes(state, writer))
@@ -87,15 +88,15 @@ def _written(
         _save_torch(state, temporary, kept_versions(checkpoint, names))
     else:
         _save_safetensors(state, temporary, checkpoint.metadata)
-    return {key: [_name(tensor), list(tensor.shape)] for key, tensor in state.items()}
+    return [[key, _name(tensor), list(tensor.shape)] for key, tensor in state.items()]
 
 
 def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
     """Bytes of payload that will be written; PyTorch writes a shared storage once, and whole."""
     if writer == "safetensors":
-        return sum(one.numel() * one.element_size() for one in state.values())
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in state.values()}
-    return sum(storages.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    storages = [tensor.untyped_storage() for tensor in state.values()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _state_dict(
@@ -117,21 +118,21 @@ def _state_dict(
     import torch
 
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
-    held: dict[tuple[object, ...], torch.Tensor] = {}
+    loaded: dict[tuple[object, ...], torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     attributes = plain_attributes(checkpoint.root)
-    for tensor in (one for one in checkpoint.root.tensors if one.key not in attributes):
+    for tensor in (tensor for tensor in checkpoint.root.tensors if tensor.key not in attributes):
         layer = replaced.get(tensor.key)
         key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
-            state[key] = block_diagonal(_load(tensor, held), grouped[tensor.key])
+            state[key] = block_diagonal(_load(tensor, loaded), grouped[tensor.key])
         elif layer is None:
-            state[key] = _edited(_load(tensor, held), edits.get(tensor.key))
+            state[key] = _edited(_load(tensor, loaded), edits.get(tensor.key))
         elif tensor is layer.weight:
             state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
         elif tensor is layer.tensors.get("bias_orig"):
-            mask = _load(layer.tensors["bias_mask"], held)
-            state[_plain_key(layer, tensor, key)] = _load(tensor, held) * mask.to(getattr(torch, tensor.dtype))
+            mask = _load(layer.tensors["bias_mask"], loaded)
+            state[_plain_key(layer, tensor, key)] = _load(tensor, loaded) * mask.to(getattr(torch, tensor.dtype))
     return state
 
 
@@ -149,7 +150,7 @@ def _is_part(leaf: str) -> bool:
 
 def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
     """`conv.weight` for `conv.weight_v` or `conv.parametrizations.weight.original1`, wrappers' prefixes kept."""
-    leaf = next(leaf for leaf, one in layer.tensors.items() if one is tensor)
+    leaf = next(leaf for leaf, part in layer.tensors.items() if part is tensor)
     return key.removesuffix(leaf) + ("bias" if leaf.startswith("bias") else "weight")
 
 
@@ -183,12 +184,12 @@ def _effective(layer: Layer) -> torch.Tensor:
     return as_torch(effective_weight(layer), layer.weight.dtype)
 
 
-def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch.Tensor:
+def _load(tensor: Tensor, loaded: dict[tuple[object, ...], torch.Tensor]) -> torch.Tensor:
     """A view on its storage, which is in memory once, so that ties stay ties.
 
     Args:
         tensor: Which.
-        held: Storages so far, as numbers of a dtype; added to.
+        loaded: Storages so far, as numbers of a dtype; added to.
     """
     import torch
 
@@ -198,7 +199,7 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
     if tensor.layout != "strided" or storage is None or storage.start is None:
         raise CannotConvert(
             f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
-            "a .pt keeps it where the source is one and --state-dict is not asked for",
+            Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for"),
         )
     dtype = getattr(torch, tensor.dtype, None)
     if dtype is None:
@@ -209,18 +210,18 @@ def _load(tensor: Tensor, held: dict[tuple[object, ...], torch.Tensor]) -> torch
         return as_torch(read_tensor(tensor), tensor.dtype)
     place = (storage.file, storage.key)
     plain = storage.packed_nbytes is None and storage.byteorder == "little"
-    if plain and place not in held:
-        held[place] = _mapped(storage)
-    if plain and held[place].data_ptr() % dtype.itemsize == 0:
-        raw = held[place]
+    if plain and place not in loaded:
+        loaded[place] = _mapped(storage)
+    if plain and loaded[place].data_ptr() % dtype.itemsize == 0:
+        raw = loaded[place]
         whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
         return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
     typed = (*place, dtype)
-    if typed not in held:
+    if typed not in loaded:
         number = min(storage.nbytes, storage.available) // dtype.itemsize
         every = tensor._replace(shape=(number,), stride=(1,), offset=0)
-        held[typed] = as_torch(read_tensor(every), tensor.dtype)
-    return held[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
+        loaded[typed] = as_torch(read_tensor(every), tensor.dtype)
+    return loaded[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
 
 
 def _mapped(storage: Storage) -> torch.Tensor:
@@ -271,7 +272,8 @@ def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata:
     if empty is not None:
         raise CannotConvert(f"tensor {empty!r} (meta) has no numbers to save", "write a .pt, which can hold it")
     if RESERVED in state:
-        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give it another with --rename")
+        remedy = Wording("give it another with ", Option("rename", None))
+        raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", remedy)
     seen: set[int] = set()
     alone: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
@@ -294,21 +296,6 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def _approve(path: Path, expected: Mapping[str, Facts], sources: Mapping[Path, Version]) -> None:
-    """Hold what was written against what was meant, and the sources against what they were.
-
-    Raises:
-        CannotWrite: Names, dtypes or shapes differ.
-        ChangedMeanwhile: A source is not what it was.
-    """
-    tensors = [tensor for root in read_contents(path).roots for tensor in root.tensors]
-    found: dict[str, Facts] = {tensor.key: [tensor.dtype, list(tensor.shape)] for tensor in tensors}
-    wrong = [key for key, facts in expected.items() if found.get(key) != facts]
-    if wrong or len(found) != len(expected):
-        raise CannotWrite(f"the new file differs in {wrong[:1]} from what it should be, so it was thrown away")
-    check_unchanged(sources)
 
 
 def _name(tensor: torch.Tensor) -> str:

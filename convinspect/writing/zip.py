@@ -48,7 +48,7 @@ from convinspect.formats.zip.structures import (
     read_local,
     record_of,
 )
-from convinspect.writing.atomic import Piece, Range, size_of
+from convinspect.writing.pieces import Piece, Range, size_of
 
 _ALIGNMENT = 64
 

@@ -23,7 +23,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.formats.files import File
 from convinspect.layers.find import find_layers
-from convinspect.writing.atomic import size_of
+from convinspect.writing.pieces import size_of
 from convinspect.writing.rewrite import Changes, pieces_for
 from support.conversions import CONTAINERS, assert_only_reshaped, converted, load, names, reasons
 from support.paths import FIXTURES

@@ -97,13 +97,13 @@ def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> N
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
     import errno
 
-    from convinspect.writing import atomic as writing
+    from convinspect.writing import pieces
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    monkeypatch.setattr(writing, "_write_all", full)
+    monkeypatch.setattr(pieces, "_write_all", full)
     source = FIXTURES / "sharded" if sharded else tmp_path / "a.pt"
     with pytest.raises(CannotWrite, match="No space left") as caught:
         converted(source, tmp_path / ("b" if sharded else "b.pt"))
@@ -195,7 +195,7 @@ def _pure_python() -> Any:
 
 _DYING = (
     "import os, sys, signal\n"
-    "from convinspect.writing import atomic as writing\n"
+    "from convinspect.writing import atomic, pieces\n"
     "calls = 0\n"
     "def dying(function):\n"
     "    def wrapped(*arguments, **options):\n"
@@ -204,7 +204,8 @@ _DYING = (
     "        calls += 1\n"
     "        return function(*arguments, **options)\n"
     "    return wrapped\n"
-    "for name in ('_write_all', '_copy', '_sync'): setattr(writing, name, dying(getattr(writing, name)))\n"
+    "for name in ('_write_all', '_copy'): setattr(pieces, name, dying(getattr(pieces, name)))\n"
+    "atomic._sync = dying(atomic._sync)\n"
     "os.replace, os.link = dying(os.replace), dying(os.link)\n"
     "from convinspect.cli import main\n"
     "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"
@@ -239,12 +240,12 @@ def test_a_killed_run_leaves_no_half_of_a_folder(tmp_path: Path, moment: int) ->
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect.writing import atomic as writing
+    from convinspect.writing import pieces
     from convinspect.writing import same_format as saving
 
     source = tmp_path / "a.pt"
     torch.save({"c.weight": torch.randn(4, 6, 1)}, source)
-    original = writing.write_pieces
+    original = pieces.write_pieces
 
     def touching(*arguments: Any) -> None:
         original(*arguments)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.writing import atomic as writing
+from convinspect.writing import pieces as writing
 from support.conversions import converted, load
 
 LARGE = bool(os.environ.get("CONVINSPECT_LARGE"))

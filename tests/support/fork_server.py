@@ -45,6 +45,8 @@ class ForkServer:
                 [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # Whoever interrupts the tests at a terminal interrupts them alone.
+                start_new_session=True,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS), os.environ.get("PYTHONPATH", "")]),
@@ -81,6 +83,7 @@ class ForkServer:
         """End it."""
         self._connection.close()
         self._process.wait(30)
+        atexit.unregister(self.close)
 
     def _answer(self) -> int:
         (number,) = _NUMBER.unpack(_read_exactly(self._connection, _NUMBER.size))

@@ -47,6 +47,13 @@ def _fork_server(process: int) -> ForkServer:
     return ForkServer()
 
 
+def end_fork_server() -> None:
+    """End it, where it was ever started."""
+    if _fork_server.cache_info().currsize:
+        _fork_server(os.getpid()).close()
+        _fork_server.cache_clear()
+
+
 def _text(output: bytes) -> str:
     return output.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 

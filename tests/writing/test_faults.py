@@ -269,7 +269,7 @@ def test_asked_to_end_it_leaves_nothing(program: Program, there: Path, name: str
         if name == ANEW[0]
         else "convinspect.writing.state_dict._save_safetensors"
     )
-    place = place if name in ANEW else "convinspect.writing.atomic._copy"
+    place = place if name in ANEW else "convinspect.writing.pieces._copy"
     done = program.run(*watched.case.arguments(there), faults=(("before", place, 0, "end", "", str(signal)),))
     assert done.code == 128 + signal, done
     assert "Traceback" not in done.stderr
@@ -471,7 +471,7 @@ def test_what_is_new_follows_the_umask(program: Program, there: Path, name: str)
 WRITERS = {
     "anew by PyTorch": "convinspect.writing.state_dict._save_torch",
     "anew by safetensors": "convinspect.writing.state_dict._save_safetensors",
-    "numbers turned over": "convinspect.writing.atomic._write_all",
+    "numbers turned over": "convinspect.writing.pieces._write_all",
 }
 
 
@@ -484,7 +484,7 @@ def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Ca
     changed = sorted(source.glob("*.safetensors"))[1] if source.is_dir() else source
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
-    place = WRITERS.get(name, "convinspect.writing.atomic._copy")
+    place = WRITERS.get(name, "convinspect.writing.pieces._copy")
     faults = (("child",), ("before", place, 1 if name == "numbers turned over" else 0, action, str(changed), other))
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed), "vanished" if action == "vanish" else "changed while")

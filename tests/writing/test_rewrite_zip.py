@@ -19,7 +19,7 @@ from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
 from convinspect.formats.zip.archive import Archive
 from convinspect.writing import zip as rewrite_zip
-from convinspect.writing.atomic import size_of, write_pieces
+from convinspect.writing.pieces import size_of, write_pieces
 from support.conversions import assert_only_reshaped, converted, load
 
 Write = Callable[[zipfile.ZipFile, str, bytes], None]

@@ -13,20 +13,16 @@ import pytest
 
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
 from convinspect.formats.files import version_of
-from convinspect.writing import atomic as writing
+from convinspect.writing import pieces as writing
 from convinspect.writing.atomic import (
-    Made,
-    Piece,
-    Range,
     check_room,
     check_unchanged,
-    copy_whole,
     left_behind,
     new_file,
     new_folder,
     reporting_changes,
-    write_pieces,
 )
+from convinspect.writing.pieces import Made, Piece, Range, copy_whole, write_pieces
 
 
 def refusing(code: int, refuses: Callable[..., bool] = lambda *_: True, instead_of: Any = None) -> Callable[..., Any]:

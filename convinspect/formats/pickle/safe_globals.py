@@ -10,8 +10,9 @@ import sys
 import unicodedata
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from convinspect.formats.pickle.state import EXTENSION
 
 
 def _words(text: str) -> frozenset[str]:
@@ -80,8 +81,7 @@ DISTRIBUTED = _words(
 Kind = Literal["admitted", "executes", "library", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What is known of a name.
 
     Attributes:
@@ -205,9 +205,6 @@ _LIBRARIES = frozenset(["torch", "numpy", "torchvision", "torchaudio"])
 _SUBPACKAGES = _words("torch.signal torch.types torch.jit._pickle numpy.random._pickle")
 _SUBMODULES = _words("random typing types numbers")
 """Modules of libraries that are called like one of Python's own; the latter in several places, and harmless there."""
-
-EXTENSION = "extension registry code "
-"""How the pickle walker calls what has a number for a name."""
 
 _ANYWHERE = _words(
     """os posix nt sys subprocess pty builtins importlib socket shutil runpy ctypes __builtins__ __globals__ __import__

@@ -8,16 +8,16 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Pickle, Walk, reader, walk
+from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
-from convinspect.formats.unsupported import of_kind, other_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import bytes_gone
 from convinspect.formats.zip.structures import STORED, first_name, read_local
-from convinspect.records import Container, Contents, Module, Root, Storage
+from convinspect.records import Container, Contents, Module, Problem, Root, Storage
 
 _ALIGNMENT = 64
 _PAYLOAD_PER_STORAGE = 6_400
@@ -46,6 +46,8 @@ def read_torch_zip(file: File) -> Contents:
 def read_archive(file: File, archive: Archive) -> Contents:
     """`read_torch_zip` of an archive that is open already."""
     if "data.pkl" not in archive.records:
+        from convinspect.formats.unsupported import other_zip
+
         raise other_zip(archive.names())
     tree = walked(archive)
     byteorder = archive.byteorder()
@@ -115,22 +117,21 @@ def foreign_globals(tree: Walk) -> tuple[str, ...]:
     )
 
 
-def missing_records(roots: tuple[Root, ...]) -> tuple[str, ...]:
+def missing_records(roots: tuple[Root, ...]) -> tuple[Problem, ...]:
     """One line for the tensors whose record is absent or too short."""
     short = [tensor for root in roots for tensor in root.tensors if not tensor.whole]
     if not short:
         storages = [
             t.storage for root in roots for t in root.tensors if t.storage is not None and t.storage.start is not None
         ]
-        claims = next((one for one in storages if one.available < one.nbytes), None)
+        claims = next((storage for storage in storages if storage.available < storage.nbytes), None)
         if claims is None:
             return ()
-        return (
-            f"storage {claims.key} has {claims.available:,} of the {claims.nbytes:,} bytes that the pickle claims;"
-            " download or copy it again",
-        )
+        what = f"storage {claims.key} has {claims.available:,} of the {claims.nbytes:,} bytes that the pickle claims"
+        return (Problem(what, "download or copy it again"),)
     more = f" and {len(short) - 1:,} more" if len(short) > 1 else ""
-    return (f"the bytes of tensor {short[0].key!r}{more} are missing from the file; download or copy it again",)
+    what = f"the bytes of tensor {short[0].key!r}{more} are missing from the file"
+    return (Problem(what, "download or copy it again"),)
 
 
 def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
@@ -168,6 +169,8 @@ def headless(file: File) -> ConvInspectError:
             f"its end was never written: the last {_UNWRITTEN:,} of its {file.size:,} bytes are all zero",
             "download it again, and watch the disk's free space",
         )
+    from convinspect.formats.unsupported import of_kind
+
     other = of_kind([first_name(file)])
     if other is not None:
         return NotACheckpoint(f"{other.problem}, and cut short", other.remedy)

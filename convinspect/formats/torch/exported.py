@@ -17,7 +17,7 @@ from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
 from convinspect.formats.zip.archive import Archive
-from convinspect.records import Container, Contents, Module, Root, Tensor
+from convinspect.records import Container, Contents, Module, Problem, Root, Tensor
 
 _SCALAR_TYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
@@ -66,7 +66,7 @@ def read_exported(file: File, archive: Archive) -> Contents:
         RefusedFile: Its texts describe far more than such a file can hold.
     """
     roots: list[Root] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     texts = _Texts(archive)
     for name, graph_record in _models(archive).items():
         graph = texts.parsed(graph_record)
@@ -128,7 +128,7 @@ class _Texts:
             )
 
 
-def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[list[Tensor], tuple[str, ...]]:
+def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[list[Tensor], tuple[Problem, ...]]:
     config = f"data/weights/{model}_weights_config.json"
     if config in archive.records:
         order = archive.byteorder()
@@ -147,7 +147,7 @@ def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[l
     return [], ()
 
 
-def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[str, ...]]:
+def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[Problem, ...]]:
     """Weights in a `torch.save` file that is itself a record of the archive."""
     info = archive.records[record]
     if info.method:
@@ -171,7 +171,7 @@ def _constants(archive: Archive, model: str, texts: _Texts) -> dict[str, bool] |
     return {key: f"data/constants/{entry.get('path_name')}" in archive.records for key, entry in entries.items()}
 
 
-def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, bool] | None) -> Iterator[str]:
+def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, bool] | None) -> Iterator[Problem]:
     """A line each for the weights and the constants that the graph takes and the archive does not hold."""
     needed: dict[str, list[str]] = {"weight": [], "constant": []}
     try:
@@ -189,7 +189,8 @@ def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, b
     for what, keys in needed.items():
         if keys:
             more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
-            yield f"{what} {keys[0]!r}{more}, which the graph takes, is not in the file; download or copy it again"
+            problem = f"{what} {keys[0]!r}{more}, which the graph takes, is not in the file"
+            yield Problem(problem, "download or copy it again")
 
 
 def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Tuple
@@ -33,8 +32,7 @@ _NUMBER, _WORD = re.compile(r" *-?\d{1,9} *"), re.compile(r"[\"'](\w{1,20})[\"']
 _DEEPEST, _MOST_ARGUMENTS, _LONGEST_LIST = 10_000, 16, 100
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
+class _Use(NamedTuple):
     """An operator's call with constants for weight and bias.
 
     Attributes:

@@ -12,11 +12,12 @@ from typing import Any
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Pickle, Walk, walk
+from convinspect.formats.pickle.machine import Walk, walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
-from convinspect.records import Container, Contents, Storage
+from convinspect.records import Container, Contents, Problem, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -59,7 +60,8 @@ def read_torch_legacy(file: File) -> Contents:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
         where = f", in the bytes of {gone[0]!r}" if gone else ""
         more = f" and {len(gone) - 1:,} more tensor{'s' * (len(gone) > 2)}" if len(gone) > 1 else ""
-        problems.append(str(cut_short(file.size, end, where + more)))
+        error = cut_short(file.size, end, where + more)
+        problems.append(Problem(error.problem, error.remedy))
     return Contents(
         file.path,
         Container.TORCH_LEGACY,

@@ -10,7 +10,8 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Pickle, Read, reader
+from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.legacy import is_legacy, pickles

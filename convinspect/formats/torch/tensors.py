@@ -56,6 +56,8 @@ def function_name(node: Any) -> str | None:
     if not isinstance(node, Call):
         return None
     function = node.function
+    if type(function) is Global:
+        return function.qualified
     if isinstance(function, Persistent):
         # Before 1.6 a module's class was wrapped as ('module', class, file name, source text).
         parts = function.id.items if isinstance(function.id, Tuple) else []
@@ -107,10 +109,10 @@ def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
 
 
 def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor | None:
-    args = arguments(node)
+    args: Sequence[Any] = node.args.items if type(node.args) is Tuple else ()
     if name in _PLAIN:
-        held = _strided(name, node, key, storage_of)
-        return _with_quantizer(held, args[4], storage_of) if held.layout == "quantized" else held
+        tensor = _strided(name, node, key, storage_of)
+        return _with_quantizer(tensor, args[4], storage_of) if tensor.layout == "quantized" else tensor
     if name in _WRAPPERS:
         inner = tensor_of(args[_WRAPPERS[name]], key, storage_of)
         trainable = args[1] if len(args) > 1 and isinstance(args[1], bool) else None
@@ -162,7 +164,9 @@ def _with_quantizer(tensor: Tensor, node: Any, storage_of: StorageOf) -> Tensor:
 
 def _view_bits(metadata: Any) -> str:
     """Whether the stored numbers are meant conjugated or negated: lazy views, of which PyTorch stores the base."""
-    bits = dict(metadata.pairs) if isinstance(metadata, Dict) else {}
+    if not isinstance(metadata, Dict):
+        return "strided"
+    bits = dict(metadata.pairs)
     return "negated" if bits.get("neg") else "conjugated" if bits.get("conj") else "strided"
 
 
@@ -243,7 +247,8 @@ def _numbers(node: Any) -> tuple[int, ...]:
     if len(items) > 64:
         raise ValueError("more dimensions than a tensor can have")
     for item in items:
-        _number(item)
+        if type(item) is not int or not 0 <= item <= _LARGEST:
+            raise TypeError("not a size")
     # Of a tuple this is the tuple itself, which costs nothing.
     return tuple(items)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.errors import RefusedFile
 from convinspect.formats.pickle.machine import Walk
@@ -69,7 +69,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
     tensors = 0
     levels: list[tuple[Path, Any, Iterator[tuple[str, Any]], int]] = [((), None, iter([("", tree)]), 0)]
     while levels:
-        above_path, holder, children, before = levels[-1]
+        holder_path, holder, children, before = levels[-1]
         item = next(children, None)
         if item is None:
             levels.pop()
@@ -78,7 +78,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
                 barren.add(id(holder))
             continue
         budget -= 1
-        node = item[1]
+        name, node = item
         if budget < 0 or tensors > most_tensors:
             raise RefusedFile(
                 "its pickle refers to the same parts over and over, more often than any checkpoint does",
@@ -86,12 +86,16 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
             )
         if id(node) in above or id(node) in barren or len(levels) > _DEEPEST:
             continue
-        path = _below_path(above_path, item[0], holder) if len(levels) > 1 else ()
-        tensor = tensor_of(node, path[-1] if path else "", storage_of)
+        container = holder_path
+        if isinstance(holder, Tuple) and holder_path:
+            # A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own.
+            container, name = holder_path[:-1], f"{holder_path[-1]}.{name}"
+        tensor = tensor_of(node, name, storage_of)
         if tensor is not None:
-            found.tensors.setdefault(path[:-1], []).append(tensor)
+            found.tensors.setdefault(container, []).append(tensor)
             tensors += 1
             continue
+        path = (*container, name) if len(levels) > 1 else ()
         parts = module_parts(node)
         if parts is not None:
             tensors += _add_module(path, parts, storage_of, found)
@@ -101,11 +105,6 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
             found.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
         levels.append((path, node, _children(node), tensors))
-
-
-def _below_path(path: Path, key: str, holder: Any) -> Path:
-    """A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own."""
-    return (*path[:-1], f"{path[-1]}.{key}") if isinstance(holder, Tuple) and path else (*path, key)
 
 
 def _param_groups(node: Any) -> Any:
@@ -190,8 +189,7 @@ def state_of(node: Any) -> dict[str, Any]:
     return {str(key): value for pairs in _state_dicts(node) for key, value in pairs} if isinstance(node, Call) else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """A module's own tensors and children, as the pickle stores them."""
 
     class_name: str

@@ -14,7 +14,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, he
 from convinspect.formats.torch.tensors import storage_dtype
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.structures import LOCAL_SIGNATURE, Local, read_local
-from convinspect.records import Container, Contents, Storage
+from convinspect.records import Container, Contents, Problem, Storage
 
 _PADDING = 512
 """Bytes between two records at most: what ends one, and short records such as the byte order."""
@@ -49,8 +49,17 @@ def read_cut_zip(file: File) -> Contents:
     roots = find_roots(tree, storage_of)
     if not any(root.tensors for root in roots):
         raise problem
+    problems = (Problem(problem.problem, problem.remedy),)
     notes, foreign = module_notes(roots), foreign_globals(tree)
-    return Contents(file.path, Container.TORCH_ZIP, roots, file.size, (str(problem),), notes, foreign=foreign)
+    return Contents(
+        file.path,
+        Container.TORCH_ZIP,
+        roots,
+        file.size,
+        problems,
+        notes,
+        foreign=foreign,
+    )
 
 
 def _record_at(file: File, near: int) -> Local | None:

@@ -1,0 +1,135 @@
+"""Copies of a model's weights that a file keeps beside them, such as an exponential moving average (EMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import NamedTuple
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.converting.plan import Plan
+from convinspect.converting.reshape import reshaped, with_channels_last
+from convinspect.dtypes import FLOATING
+from convinspect.keys.wrappers import clean_names
+from convinspect.records import Edit, Root, Tensor, bytes_of
+
+
+class Copies(NamedTuple):
+    """What of a root follows the model's weights.
+
+    Attributes:
+        edits: Of the copies that change with their weights.
+        left: Keys of what may be a copy of a weight that changes, and stays.
+    """
+
+    edits: list[Edit]
+    left: list[str]
+
+
+def copies_in(checkpoint: Checkpoint, plan: Plan, root: Root) -> Copies:
+    """What changes with the plan in another root.
+
+    The same numbers change, and so does what an EMA keeps by the same name; shapes must be equal. An EMA that is a
+    list has no names, and follows in the order of parameters when every shape fits. A model of equal names that is
+    no EMA may be another model.
+
+    Args:
+        checkpoint: The file; its root in use is the model.
+        plan: The model's conversions.
+        root: The other root.
+    """
+    in_order = _in_order(checkpoint, root)
+    if in_order:
+        edits = {id(edit.tensor): edit for edit in plan.edits}
+        pairs = zip(root.tensors, in_order, strict=True)
+        return Copies([like(tensor, edits[id(weight)]) for tensor, weight in pairs if id(weight) in edits], [])
+    names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
+    by_name = {names[edit.tensor.key]: edit for edit in plan.edits}
+    by_bytes = {bytes_of(edit.tensor): edit for edit in plan.edits if bytes_of(edit.tensor) is not None}
+    shapes = {edit.tensor.shape for edit in plan.edits}
+    copies = Copies([], [])
+    ema = root.role == "ema"
+    for name, tensor in zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True):
+        same = by_bytes.get(bytes_of(tensor))
+        named = by_name.get(_bare(name, by_name) if ema else name)
+        edit = same or (named if ema else None)
+        alike = named is not None and named.tensor.shape == tensor.shape
+        if edit is not None and edit.tensor.shape == tensor.shape:
+            copies.edits.append(like(tensor, edit))
+        elif same is not None or alike or (ema and name.isdecimal() and tensor.shape in shapes):
+            copies.left.append(tensor.key)
+    return copies
+
+
+def _bare(name: str, known: Container[str]) -> str:
+    """A name without the levels that an EMA puts before it: `ema_model.conv.weight` → `conv.weight`."""
+    while name not in known and "." in name:
+        name = name.partition(".")[2]
+    return name
+
+
+def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
+    """The model's parameters, when an EMA's list holds one of the same shape for each; none for any other root."""
+    parameters = [tensor for tensor in checkpoint.parameters() if tensor.dtype in FLOATING]
+    listed = [tensor.key for tensor in root.tensors] == [str(number) for number in range(len(parameters))]
+    fits = listed and [tensor.shape for tensor in root.tensors] == [tensor.shape for tensor in parameters]
+    return parameters if root.role == "ema" and fits else []
+
+
+def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
+    """What changes with the plan in the model's own root: copies that an EMA names without dots.
+
+    One that may be a copy of several tensors, or has another shape than the one that it is a copy of, is left.
+    """
+    changed = {edit.tensor.key: edit for edit in plan.edits}
+    copies = Copies([], [])
+    owners = undotted_copies(checkpoint.root.tensors) if changed else {}
+    for tensor in checkpoint.root.tensors:
+        edits = [changed.get(owner.key) for owner in owners.get(tensor.key, ())]
+        if tensor.key in changed or not any(edits):
+            continue
+        if len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape:
+            copies.edits.append(like(tensor, edits[0]))
+        else:
+            copies.left.append(tensor.key)
+    return copies
+
+
+def like(tensor: Tensor, edit: Edit) -> Edit:
+    """The same change on another tensor of the same shape."""
+    if 1 in (len(tensor.shape), len(edit.shape)):
+        # DoRA's magnitudes, whose one dimension alone has a stride that tells.
+        return edit._replace(tensor=tensor)
+    changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
+    return changed if set(edit.stride[2:]) <= {1} else with_channels_last(changed)
+
+
+def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+    """The copies that latent diffusion's EMA keeps in the model's own state_dict, and what each may be a copy of.
+
+    It registers `diffusion_model.out.weight` of the module that it averages as `model_ema.diffusion_modeloutweight`.
+
+    Returns:
+        Key of a copy → the tensors whose names, from some level on, are its name without dots: one as a rule, several
+        where dots alone tell them apart. Copies of nothing are left out.
+    """
+    every = list(tensors)
+    copies = [tensor for tensor in every if _is_copy(tensor.key)]
+    owners: dict[str, list[Tensor]] = {}
+    # Many names of each tensor, which nobody needs where there is no copy.
+    for tensor in every if copies else ():
+        if _is_copy(tensor.key):
+            continue
+        for name in {below.replace(".", "") for below in _from_each_level(tensor.key)}:
+            owners.setdefault(name, []).append(tensor)
+    candidates = {copy.key: owners.get(copy.key.rpartition(".")[2], []) for copy in copies}
+    return {key: owned for key, owned in candidates.items() if owned}
+
+
+def _is_copy(key: str) -> bool:
+    return "ema" in key.rpartition(".")[0].rpartition(".")[2]
+
+
+def _from_each_level(key: str) -> list[str]:
+    """A key, and what it is called further down the model: without its first level, its first two, …."""
+    parts = key.split(".")
+    return [".".join(parts[at:]) for at in range(max(1, len(parts) - 1))]
