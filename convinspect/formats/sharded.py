@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -56,6 +55,8 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
         if file.size > _LARGEST_INDEX:
             raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
         text = file.read(0, file.size)
+    import json
+
     try:
         index = json.loads(text)
     except (ValueError, RecursionError):
