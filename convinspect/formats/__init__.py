@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import sharded
-from convinspect.formats.files import File, unsupported_file_error
+from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.formats.torch import archive as torch_zip
 from convinspect.formats.torch import distributed, exported
@@ -72,6 +72,7 @@ def _read_opened(file: File) -> Contents:
         return read_safetensors(file)
     # What few files are is imported when one is met: a listing starts faster without.
     from convinspect.formats.torch import legacy
+    from convinspect.formats.unsupported import unsupported_file_error
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file)

@@ -53,6 +53,7 @@ def test_verify_asks_for_it_when_layers_are_to_run(env: dict[str, str], tmp_path
         ("diff", STNKD, STNKD),
         ("convert", STNKD, "--to", "linear", "--dry-run"),
         ("verify", STNKD, STNKD, "--bits"),
+        ("verify", STNKD, STNKD),  # no layer differs, so none is run
         ("check", STNKD),
         ("--help",),
     ],

@@ -4,16 +4,22 @@ Which instructions there are, and how their arguments are written, is what the s
 `pickletools.opcodes` (a test holds the two equal). The encodings that make up nearly all of a checkpoint are read here,
 from the bytes in place; all others are left to the table's own readers, save that of GLOBAL's two names: until Python
 3.13 it takes no letters beyond ASCII, which unpickling does take.
+
+Long runs of one number instruction are decoded at once: a checkpoint may hold the order of a data set's samples or
+every loss of a training, millions of numbers in lists, none of which says anything of a tensor.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from io import BytesIO
 from struct import Struct
 from typing import Any, Literal, TypeAlias
+
+from convinspect.errors import BrokenFile, CutShort, RefusedFile
 
 Instruction: TypeAlias = tuple[str, Any, int]
 """An instruction's code, its argument (None where it has none), and its offset."""
@@ -138,3 +144,51 @@ def _readers() -> dict[int, Callable[[BytesIO], Any]]:
 
     readers = {ord(opcode.code): opcode.arg.reader for opcode in pickletools.opcodes if opcode.arg is not None}
     return {code: readers[code] for code in _WITH_OTHERS}
+
+
+# --- runs of numbers
+
+RUN = re.compile(
+    rb"(?:K.){65,}|(?:M..){65,}|(?:J.{4}){65,}|(?:G.{8}){65,}|N{65,}|\x88{65,}|\x89{65,}", re.DOTALL
+)  # fmt: skip
+"""More of the same instruction than a tensor has dimensions, which are 64."""
+
+_REPEATED = {b"N": None, b"\x88": True, b"\x89": False}
+_FORMATS = {b"M": ("<", "xH", 3), b"J": ("<", "xi", 5), b"G": (">", "xd", 9)}
+"""Byte order, one instruction and its length, as `struct` writes them."""
+
+
+def values_of(run: bytes) -> tuple[Sequence[Any], int]:
+    """What a run pushes, and how many bytes each instruction of it has."""
+    code = run[:1]
+    if code in _REPEATED:
+        return [_REPEATED[code]] * len(run), 1
+    if code == b"K":
+        return run[1::2], 2
+    order, one, width = _FORMATS[code]
+    return struct.unpack(order + one * (len(run) // width), run), width
+
+
+# --- what can be wrong with a pickle
+
+
+def broken(position: int, reason: str) -> BrokenFile:
+    """The error for an instruction that makes no sense where it stands."""
+    return BrokenFile(f"its pickle is malformed at byte {position:,}: {reason}", "get the file again, or save it again")
+
+
+def too_much() -> RefusedFile:
+    """The error for a pickle whose work is out of proportion."""
+    return RefusedFile(
+        "its pickle builds far more than its tensors need, which may be meant to exhaust whoever opens it",
+        "where you trust it, load it with torch and save its state_dict by itself",
+    )
+
+
+def undecodable(position: int, why: str, code: bytes) -> BrokenFile:
+    """The error for an instruction that could not be decoded, from what `Undecodable` says of it."""
+    if why == "unknown":
+        return broken(position, f"0x{code.hex()} is no pickle instruction")
+    if why == "short":
+        return CutShort(f"its pickle ends in the middle, at byte {position:,}", "download or copy it again")
+    return broken(position, "an instruction cannot be decoded")
