@@ -87,6 +87,7 @@ def header_text(file: File) -> bytes:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
+    # Most checkpoints hold none, and start faster without its parser.
     import json
 
     try:

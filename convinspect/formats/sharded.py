@@ -51,11 +51,13 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
     Raises:
         BrokenFile: It is no index, or a broken one.
     """
+    # Most checkpoints hold none, and start faster without its parser.
+    import json
+
     with File(path) as file:
         if file.size > _LARGEST_INDEX:
             raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
         text = file.read(0, file.size)
-    import json
 
     try:
         index = json.loads(text)

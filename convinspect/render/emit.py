@@ -80,6 +80,7 @@ def emit(
         TypeError: `thing` cannot be written in this format (a bug of the caller).
         OSError: `out` cannot be written to, BrokenPipeError among them.
     """
+    # What a terminal does not need is imported when it is asked for.
     if fmt is Format.json:
         from convinspect.render.data import json_text, table_payload
 

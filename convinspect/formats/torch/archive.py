@@ -10,7 +10,6 @@ from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, reader, walk
 from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
@@ -62,11 +61,15 @@ def read_archive(file: File, archive: Archive) -> Contents:
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
     notes = module_notes(roots)
-    if script and frozen.RECORD in archive.records and not any(root.tensors for root in roots):
-        roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
-        notes = (frozen.NOTE,) if roots else ()
-    elif script:
-        roots = _with_script_constants(roots, archive)
+    if script:
+        # Imported here, since most checkpoints are none and start faster without it.
+        from convinspect.formats.torch import frozen
+
+        if frozen.RECORD in archive.records and not any(root.tensors for root in roots):
+            roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
+            notes = (frozen.NOTE,) if roots else ()
+        else:
+            roots = _with_script_constants(roots, archive)
     problems = missing_records(roots)
     return Contents(
         file.path,
