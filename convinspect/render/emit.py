@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO, TypeAlias
 
-from convinspect.render.data import csv_text, json_text, markdown, markdown_text, table_payload
 from convinspect.render.format import Format
 from convinspect.render.plain_table import ColorSupport, block_lines, lines
 from convinspect.render.table import Block, Table, plain
@@ -81,7 +80,10 @@ def emit(
         TypeError: `thing` cannot be written in this format (a bug of the caller).
         OSError: `out` cannot be written to, BrokenPipeError among them.
     """
+    # What a terminal does not need is imported when it is asked for.
     if fmt is Format.json:
+        from convinspect.render.data import json_text, table_payload
+
         payload = table_payload(thing) if isinstance(thing, Table) else thing
         _write(json_text(payload), out)
         return
@@ -90,6 +92,8 @@ def emit(
         drawn = text_lines(shown, terminal_size(out, width).width, _ink(out, color))
         _write((f"{line}\n" for line in drawn), out)
     elif fmt is Format.csv:
+        from convinspect.render.data import csv_text
+
         _write(csv_text(only_tables(shown)), out)
     else:
         _write(markdown_blocks(shown), out)
@@ -117,6 +121,8 @@ def only_tables(shown: Sequence[Shown]) -> list[Table]:
 
 def markdown_blocks(shown: Sequence[Shown]) -> Iterator[str]:
     """Markdown of tables, and of blocks as preformatted text."""
+    from convinspect.render.data import markdown, markdown_text
+
     for i, one in enumerate(shown):
         if i:
             yield "\n"

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from convinspect.verifying.model import ModelCheck
 
 _MOST_NAMES = 4
-"""Names that are told before the rest is counted."""
+"""Names that are given before the rest is counted."""
 
-_SENTENCES = {
+SENTENCES = {
     Why.DTYPE_NARROWED: "its dtype was narrowed from {before} to {after}",
     Why.DTYPE_CHANGED: "its dtype was changed from {before} to {after}",
     Why.TYPE_CHANGED: "{before} became {after}",
@@ -81,7 +81,7 @@ def sentence(cause: Cause | None) -> str:
     facts = {name: _fact(value) for name, value in cause.facts.items()}
     if cause.why is Why.MUST_KEEP_SHAPE:
         facts["kind"] = with_article(str(facts["kind"]))
-    return _SENTENCES[cause.why].format(**facts)
+    return SENTENCES[cause.why].format(**facts)
 
 
 def _fact(value: object) -> object:

@@ -55,6 +55,9 @@ def _walk(
 ) -> Iterator[Difference]:
     """The differences below these pairs; dictionaries with attributes of their own are added to the last."""
     seen: set[tuple[int, int]] = set()
+    # `_arguments` makes sets that nothing else refers to. Were they freed, another node could get the id of one that
+    # was seen, and would be passed over.
+    made: list[tuple[Any, Any]] = []
     for _ in range(_MOST):
         if not todo:
             return
@@ -62,6 +65,8 @@ def _walk(
         if isinstance(a, _NODES) and (id(a), id(b)) in seen:
             continue
         seen.add((id(a), id(b)))
+        if isinstance(a, Set) or isinstance(b, Set):
+            made.append((a, b))
         if is_tensor(a) and is_tensor(b):
             continue
         what = _differs(a, b) or _blobs_differ(a, b, *reads)
