@@ -49,9 +49,8 @@ class OtherShape(Exception):
 class Inputs:
     """Random inputs of one layer.
 
-    By default two inputs, (2, C, 1) and (1, C, 2). Together they cost half of one input with several
-    examples of several positions, since a convolution
-    in float64 packs its kernel again for every example of more than one position.
+    By default two inputs, (2, C, 1) and (1, C, 2). Together they cost half of one input with several examples of
+    several positions, since a convolution in float64 packs its kernel again for every such example.
 
     Attributes:
         sizes: (batch, length) of each.

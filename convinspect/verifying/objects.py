@@ -81,7 +81,7 @@ def _walk(
 
 _NODES = (Call, Tuple, Dict, Set, Persistent, list)
 _ABSENT = object()
-"""In the place of a value whose key one of the trees does not have."""
+"""Stands for the value of a key that one of the trees does not have."""
 
 
 def _differs(a: Any, b: Any) -> str | None:
@@ -159,7 +159,7 @@ _MOST_OF_KEY = 100
 
 
 def _text(node: Any) -> str:
-    """A key, or a member of a set, as text that identifies it; of what nests deeply, its kind."""
+    """A key, or a member of a set, as text that identifies it; deeply nested parts as their kind only."""
     return _text_within(node, 0, [_MOST_OF_KEY])
 
 
@@ -182,7 +182,7 @@ def _text_within(node: Any, depth: int, left: list[int]) -> str:
 
 
 def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Values by their keys' texts; of keys that are no plain values and read the same, each is numbered."""
+    """Values by the texts of their keys; keys that are objects with equal texts are numbered."""
     by_text: dict[str, Any] = {}
     alike: Counter[str] = Counter()
     for key, value in pairs:
@@ -195,7 +195,7 @@ def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _is_set(node: Any) -> bool:
-    """The call that makes a set of a list, which is how protocols below 4 keep one."""
+    """Whether a call builds a set from a list, as pickle protocols below 4 do."""
     call = isinstance(node, Call) and isinstance(node.function, Global) and isinstance(node.args, Tuple)
     return call and node.function.qualified in ("builtins.set", "builtins.frozenset")
 
@@ -206,13 +206,13 @@ def _sequences(node: Any) -> list[Sequence[Any]]:
     if isinstance(node, Tuple):
         return [node.items]
     if isinstance(node, Set):
-        # Sorted, since a set has no order, and text hashes otherwise in each process.
+        # Sorted, since a set has no order: hashes of strings differ between processes.
         return [sorted(node.items, key=_text)]
     return [node] if isinstance(node, list) else []
 
 
 def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Parts of two nodes that belong together, by name."""
+    """Pairs of corresponding parts of two nodes, by name."""
     if is_dict(a) and is_dict(b):
         yield from _by_key(pairs(a), pairs(b))
     elif isinstance(a, Persistent):
@@ -234,14 +234,14 @@ def _in_order(name: str, a: Iterable[Any], b: Iterable[Any]) -> Iterator[tuple[s
 
 
 def _arguments(node: Call) -> Any:
-    """A call's arguments; of one that makes a set, its list as the set that it becomes."""
+    """A call's arguments; for one that builds a set, the set."""
     if not _is_set(node) or [type(argument) for argument in node.args.items] != [list]:
         return node.args
     return Set(node.args.items[0])
 
 
 def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """Values of equal keys; of a key in one alone, the value against `_ABSENT`, unless it is a tensor."""
+    """Pairs of values with equal keys; a key in one tree only is paired with `_ABSENT`, unless it is a tensor's."""
     values_a, values_b = (_by_text(pairs) for pairs in (a, b))
     for key in dict.fromkeys((*values_a, *values_b)):
         x, y = values_a.get(key, _ABSENT), values_b.get(key, _ABSENT)
