@@ -1,12 +1,11 @@
-"""Whether two `torch.save` files hold the same beside their tensors. Nothing is run."""
+"""Whether two `torch.save` files hold the same objects besides their tensors. Nothing is run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.formats.pickle.machine import Read
 from convinspect.formats.pickle.values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
@@ -31,32 +30,53 @@ class Difference:
 
 
 def differences(before: Objects, after: Objects, most: int) -> tuple[list[Difference], int, str | None]:
-    """Where two trees differ: at most so many places, the number of all, and where the attributes differ that
-    `state_dict()` gives its OrderedDict (`_metadata`, each module's version); None for nowhere.
+    """Where two trees differ in anything but tensors.
 
-    Tensors are passed over, and so are keys whose tensor is in one tree alone: both are compared elsewhere, by name.
-    An OrderedDict that became a dict of the same items is no difference. Below a place that differs by itself nothing
-    more is compared.
+    Tensors are skipped, and so are keys whose tensor is in one tree only: both are compared elsewhere, by name. An
+    OrderedDict that became a dict with the same items is no difference. Below a difference nothing more is compared.
+
+    Args:
+        before: The first tree.
+        after: The second.
+        most: How many differences to return.
+
+    Returns:
+        The first differences; the number of all; and the first place where the attributes differ that `state_dict()`
+        gives its OrderedDict (`_metadata`, each module's version), or None.
     """
-    attributes: list[tuple[str, Any, Any]] = []
-    walk = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
-    first = list(islice(walk, most))
-    number = len(first) + sum(1 for _ in walk)
-    for place, a, b in attributes:
+    reads = (before.read, after.read)
+    first: list[Difference] = []
+    attributed: list[_Attributed] = []
+    number = 0
+    for item in _walk([("", before.tree, after.tree)], reads):
+        if isinstance(item, _Attributed):
+            attributed.append(item)
+            continue
+        number += 1
+        if len(first) < most:
+            first.append(item)
+    for place, a, b in attributed:
         states = [node.states if isinstance(node, Call) else [] for node in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
-        if parts is None or next(_walk(list(parts), (before.read, after.read), []), None) is not None:
+        if parts is None or any(isinstance(item, Difference) for item in _walk(parts, reads)):
             return first, number, place
     return first, number, None
 
 
-def _walk(
-    todo: list[tuple[str, Any, Any]], reads: tuple[Read, Read], attributes: list[tuple[str, Any, Any]]
-) -> Iterator[Difference]:
-    """The differences below these pairs; dictionaries with attributes of their own are added to the last."""
+class _Attributed(NamedTuple):
+    """Two dictionaries of which one has attributes of its own."""
+
+    place: str
+    a: Any
+    b: Any
+
+
+def _walk(pairs: Iterable[tuple[str, Any, Any]], reads: tuple[Read, Read]) -> Iterator[Difference | _Attributed]:
+    """The differences below these pairs, and the dictionaries with attributes, which are left to the caller."""
+    todo = list(pairs)
     seen: set[tuple[int, int]] = set()
-    # `_arguments` makes sets that nothing else refers to. Were they freed, another node could get the id of one that
-    # was seen, and would be passed over.
+    # `_arguments` makes sets that nothing else refers to. They are kept here, since a freed set's id could be given to
+    # another node, which would then count as seen.
     made: list[tuple[Any, Any]] = []
     for _ in range(_MOST):
         if not todo:
@@ -74,7 +94,7 @@ def _walk(
             yield Difference(path or "the top", what)
             continue
         if is_dict(a) and any(isinstance(node, Call) and node.states for node in (a, b)):
-            attributes.append((path, a, b))
+            yield _Attributed(path, a, b)
         todo += reversed([(f"{path}.{name}" if path else name, x, y) for name, x, y in _parts(a, b)])
     yield Difference("the top", "it holds too much to be looked through")
 
