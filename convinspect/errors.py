@@ -140,20 +140,22 @@ class NotInstalled(ConvInspectError):
 
     Args:
         package: As `import` and `pip install` call it.
+        user: The command or function that needs it.
     """
 
-    def __init__(self, package: str) -> None:
-        super().__init__(f"this needs {package}, which is not installed", f"pip install {package}")
+    def __init__(self, package: str, user: str) -> None:
+        name = PACKAGES.get(package, package)
+        super().__init__(f"{user} needs {name}, which is not installed", f"python -m pip install {package}")
 
 
-PACKAGES = ("torch", "safetensors", "ml_dtypes", "PIL", "rich")
-"""Packages that only some commands and functions need."""
+PACKAGES = {"torch": "PyTorch", "safetensors": "safetensors", "ml_dtypes": "ml-dtypes"}
+"""Packages that only some commands and functions need, with their names."""
 
 
-def not_installed(error: ImportError) -> NotInstalled | None:
+def not_installed(error: ImportError, user: str) -> NotInstalled | None:
     """The error for a failed import of a package that may be missing; None for any other, which is a bug of ours."""
     package = (error.name or "").partition(".")[0]
-    return NotInstalled(package) if package in PACKAGES and isinstance(error, ModuleNotFoundError) else None
+    return NotInstalled(package, user) if package in PACKAGES and isinstance(error, ModuleNotFoundError) else None
 
 
 def unreadable(error: OSError, path: Path) -> BrokenFile:

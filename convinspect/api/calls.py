@@ -29,7 +29,7 @@ def saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except ImportError as error:
-            raise not_installed(error) or error from None
+            raise not_installed(error, function.__name__) or error from None
 
     return checked
 

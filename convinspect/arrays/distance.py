@@ -1,6 +1,6 @@
-"""How far apart the numbers of two stored tensors are, in whatever dtypes, one after the other in bounded memory.
+"""How far apart the numbers of two stored tensors are, in whatever dtypes, in bounded memory.
 
-As numbers, not as bits: NaN equals NaN and 0 equals -0 (`bits` tells these apart).
+As numbers, not as bits: NaN equals NaN and 0 equals -0, which `equality` distinguishes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def deviation(a: Tensor, b: Tensor) -> Deviation | None:
     """
     count, nan, absolute, relative = 0, 0, 0.0, 0.0
     with np.errstate(all="ignore"):
-        for x, y in _alongside(a, b):
-            found = _apart(x, y)
-            count, nan = count + found.count, nan + found.nan
-            absolute, relative = max(absolute, found.absolute), max(relative, found.relative)
+        for x, y in _runs(a, b):
+            run = _deviation(x, y)
+            count, nan = count + run.count, nan + run.nan
+            absolute, relative = max(absolute, run.absolute), max(relative, run.relative)
     return Deviation(count, a.numel, absolute, relative, nan) if count else None
 
 
-def _alongside(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
+def _runs(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
     """The elements of both, 1-D, a run at a time; streamed where both lie in the same order, else read whole."""
     if dense(a) and _order(a) == _order(b):
         yield from zip(read_blocks(a, _RUN), read_blocks(b, _RUN), strict=True)
@@ -69,26 +69,27 @@ def _order(tensor: Tensor) -> list[int]:
     return [step for step, size in zip(tensor.stride, tensor.shape, strict=True) if size > 1]
 
 
-def _apart(x: Array, y: Array) -> Deviation:
+def _deviation(x: Array, y: Array) -> Deviation:
+    """How two runs of elements differ."""
     x, y = _comparable(x, y)
     nans = np.isnan(x), np.isnan(y)
     unequal = (x != y) & ~(nans[0] & nans[1])
-    told = unequal & ~(nans[0] | nans[1])
-    found = Deviation(int(np.count_nonzero(unequal)), unequal.size, nan=int(np.count_nonzero(nans[0] != nans[1])))
-    x, y = x[told], y[told]
+    measurable = unequal & ~(nans[0] | nans[1])
+    counts = Deviation(int(np.count_nonzero(unequal)), unequal.size, nan=int(np.count_nonzero(nans[0] != nans[1])))
+    x, y = x[measurable], y[measurable]
     if not x.size:
-        return found
+        return counts
     sizes = _distances(x, y)
     ratios = sizes / np.maximum(_size(x), _size(y))
     # Infinity over infinity, or from another infinity, is as far apart as can be.
-    largest = [float(np.where(np.isnan(one), np.inf, one).max()) for one in (sizes, ratios)]
-    return replace(found, absolute=largest[0], relative=largest[1])
+    largest = [float(np.where(np.isnan(values), np.inf, values).max()) for values in (sizes, ratios)]
+    return replace(counts, absolute=largest[0], relative=largest[1])
 
 
 def _distances(x: Array, y: Array) -> Array:
     if x.dtype.kind not in "iu":
-        apart: Array = np.abs(x - y)
-        return apart
+        distances: Array = np.abs(x - y)
+        return distances
     # Two's complement: the distance of any two fits the unsigned type, whichever way the subtraction wraps.
     wrapped: Array = np.maximum(x, y).view(np.uint64) - np.minimum(x, y).view(np.uint64)
     return wrapped.astype(np.float64)

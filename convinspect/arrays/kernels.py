@@ -12,10 +12,12 @@ import numpy as np
 
 from convinspect.arrays.effective import effective_bias, effective_weight
 from convinspect.arrays.read import Array, read_tensor
-from convinspect.errors import BrokenFile, CannotShow
+from convinspect.errors import BrokenFile, CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
 from convinspect.text import with_article
+
+_DROP_KERNEL = Wording("drop ", Option("kernel", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,13 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.kernel is not None and self.rows is not None:
-            raise CannotShow("--kernel chooses one output already, so --rows has nothing to choose", "drop one of them")
+            problem = Wording(
+                Option("kernel", None),
+                " chooses one output already, so ",
+                Option("rows", None),
+                " has nothing to choose",
+            )
+            raise CannotShow(problem, "drop one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ def cut(kernel: Kernel, choice: Choice) -> tuple[Array, Array | None, range, ran
     """
     count = kernel.weight.shape[0]
     if choice.kernel is not None and count == 0:
-        raise CannotShow(f"{kernel.layer.name} has no outputs, so no kernels", "drop --kernel")
+        raise CannotShow(f"{kernel.layer.name} has no outputs, so no kernels", _DROP_KERNEL)
     if choice.kernel is not None and not -count <= choice.kernel < count:
         raise CannotShow(
             f"there is no kernel {choice.kernel}", f"{kernel.layer.name} has {count:,}, from 0 to {count - 1}"
@@ -175,7 +183,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
     if layer.kind == "Incomplete":
         raise BrokenFile(f"layer {layer.name}: {layer.notes[-1]}", "save the whole model again")
     if choice.kernel is not None:
-        raise CannotShow(f"{layer.name} is {with_article(layer.kind)}, which has no kernels", "drop --kernel")
+        raise CannotShow(f"{layer.name} is {with_article(layer.kind)}, which has no kernels", _DROP_KERNEL)
     vectors = {leaf: tensor for leaf, tensor in layer.tensors.items() if len(tensor.shape) == 1}
     lengths = {tensor.shape[0] for tensor in vectors.values()}
     if len(lengths) == 1 and len(vectors) == sum(len(tensor.shape) > 0 for tensor in layer.tensors.values()):
@@ -222,8 +230,13 @@ def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
 _SLICE = re.compile(r"^(-?\d{1,18})?(:)?(-?\d{1,18})?$")
 
 
-def indices(text: str | None, count: int, what: str) -> range:
+def indices(text: str | None, count: int, option: str) -> range:
     """The indices that a slice such as "0:6", "-4:" or "3" chooses of `count`.
+
+    Args:
+        text: The slice; None for all.
+        count: How many there are.
+        option: Which option gave it, for errors.
 
     Raises:
         CannotShow: It is no slice, or chooses nothing.
@@ -232,12 +245,13 @@ def indices(text: str | None, count: int, what: str) -> range:
         return range(count)
     match = _SLICE.match(text.strip())
     if not match or not any(match.groups()) or (match[3] and not match[2]):
-        raise CannotShow(f"--{what} {text[:40]!r} is no slice", "write it as 0:6, 3 or -4:")
+        raise CannotShow(Wording(Option(option, None), f" {text[:40]!r} is no slice"), "write it as 0:6, 3 or -4:")
     start = int(match[1]) if match[1] else None
     stop = int(match[3]) if match[3] else None
     if not match[2] and start is not None:
         start, stop = start, (start + 1) or None
     chosen = range(*slice(start, stop).indices(count))
     if not chosen:
-        raise CannotShow(f"--{what} {text!r} chooses nothing", f"there are {count:,}, from 0 to {count - 1}")
+        problem = Wording(Option(option, None), f" {text!r} chooses nothing")
+        raise CannotShow(problem, f"there are {count:,}, from 0 to {count - 1}")
     return chosen

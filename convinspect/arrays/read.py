@@ -30,9 +30,9 @@ ML_DTYPES = frozenset(
 QUANTIZED = frozenset(["quint8", "qint8", "qint32", "quint4x2", "quint2x4"])
 
 SPAN = 4 << 20
-"""Most bytes of a file that are held at once while a tensor with gaps is read."""
+"""Most bytes of a file in memory at once while a tensor with gaps is read."""
 MOST_AXES = 32
-"""What every version of numpy can hold."""
+"""Most dimensions of an array in every version of numpy."""
 
 
 def numpy_dtype(name: str, byteorder: str = "little") -> np.dtype[Any]:
@@ -97,7 +97,7 @@ def read_blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
         elements: Most elements of one block.
 
     Yields:
-        1-D arrays in the machine's byte order. One buffer may serve for all of them: a block holds good until
+        1-D arrays in the machine's byte order. One buffer may serve for all of them: a block is valid until
         the next one is asked for.
 
     Raises:
@@ -118,7 +118,7 @@ def _stream(fetch: Fetch, storage: Storage, tensor: Tensor, most: int) -> Iterat
     itemsize = _itemsize(tensor.dtype)
     begin, size, crc = tensor.offset * itemsize, tensor.numel * itemsize, 0
     buffer = np.empty(min(size, most), np.uint8)
-    # Bytes that are a part of the record cannot be held against its CRC-32.
+    # The CRC-32 is of the whole record; bytes that are a part of it cannot be checked.
     compare = storage.crc and size == storage.nbytes
     for done in range(0, size, most):
         raw = buffer[: size - done]
@@ -204,7 +204,7 @@ def _reach(tensor: Tensor) -> int:
 
 
 def _checked(tensor: Tensor) -> tuple[Storage, int]:
-    """The storage and the bytes of one element, once nothing speaks against reading them."""
+    """The storage and the bytes of one element, of a tensor that can be read."""
     where, storage = f"tensor {tensor.key}", tensor.storage
     if tensor.layout != "strided":
         raise CannotShow(f"{where} has the layout {tensor.layout}, of which only the shape can be shown")

@@ -98,7 +98,7 @@ def of(source: Source) -> Stats:
     """The statistics of one tensor.
 
     Args:
-        source: A tensor of a file, an array, or 1-D arrays of one dtype that are its blocks. They are gone over
+        source: A tensor of a file, an array, or 1-D arrays of one dtype that are its blocks. They are read
             twice, so they must be in a list or the like.
 
     Raises:
@@ -275,8 +275,8 @@ def _counted(source: Source, dtype: np.dtype[Any]) -> Stats:
     counts = np.zeros(256**dtype.itemsize, np.int64)
     for run in _runs(source):
         counts += np.bincount(run.view(f"u{dtype.itemsize}"), minlength=counts.size)
-    there = np.flatnonzero(counts)
-    values, counts = _patterns(dtype)[there], counts[there]
+    present = np.flatnonzero(counts)
+    values, counts = _patterns(dtype)[present], counts[present]
     nan, inf = (int(counts[odd(values)].sum()) for odd in (np.isnan, np.isinf))
     numel, zeros, finite = int(counts.sum()), int(counts[values == 0].sum()), np.isfinite(values)
     values, counts = values[finite], counts[finite]

@@ -93,9 +93,9 @@ def _stored(file: FileIO, storage: Storage, start: int) -> Fetch:
     return fetch
 
 
-def _ended(storage: Storage, there: int) -> BrokenFile:
+def _ended(storage: Storage, count: int) -> BrokenFile:
     return BrokenFile(
-        f"record {storage.key}: the file ends after {there} of its {storage.nbytes} bytes",
+        f"record {storage.key}: the file ends after {count} of its {storage.nbytes} bytes",
         DAMAGED,
         storage.file,
     )
@@ -147,7 +147,7 @@ def _chunks(file: FileIO, size: int) -> Iterator[bytes]:
 
 
 def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
-    """Hold `size` bytes from `begin` on against what the storage claims and what the file has.
+    """Check that the storage claims `size` bytes from `begin` on, and that the file has them.
 
     Raises:
         RefusedFile: They reach outside the storage, or it claims more than its deflated bytes can hold.
@@ -163,12 +163,12 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
             path=storage.file,
         )
     if begin + size > storage.available:
-        there = max(0, storage.available - begin)
-        raise BrokenFile(f"{where}: only {there} of its {size} bytes are in the file", DAMAGED, storage.file)
+        present = max(0, storage.available - begin)
+        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in the file", DAMAGED, storage.file)
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:
-    """Bytes of the storage, held against its CRC-32 when they are all of it."""
+    """Bytes of the storage; when they are all of it, their CRC-32 is checked."""
     raw = np.empty(size, np.uint8)
     fetch(begin, raw.data)
     if storage.crc and size == storage.nbytes:

@@ -33,7 +33,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def as_torch(array: Any, dtype: str) -> torch.Tensor:
-    """A torch tensor of an array's numbers; it shares the array's memory where that is in order.
+    """A torch tensor of an array's numbers; it shares the array's memory where that is contiguous.
 
     Args:
         array: As `read_tensor` gives it.

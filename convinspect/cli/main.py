@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from convinspect import __version__
-from convinspect.cli.commands import LazyGroup
+from convinspect.cli.commands import SUMMARIES, LazyGroup
 from convinspect.cli.output import ReaderLeft
 from convinspect.cli.usage import UsageError, usage_line
 from convinspect.errors import ConvInspectError, not_installed
@@ -74,7 +74,8 @@ def main() -> None:
         _complain(error.line(as_flag))
         sys.exit(2)
     except ModuleNotFoundError as error:
-        missing = not_installed(error)
+        command = next((word for word in sys.argv[1:] if word in SUMMARIES), "this")
+        missing = not_installed(error, command)
         if missing is None:
             _report_bug()
         _complain(str(missing))

@@ -18,8 +18,7 @@ from convinspect.converting.plan import (
 from convinspect.converting.reshape import edit_to, out_in, reshaped
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import is_magnitude
-from convinspect.layers.lora import magnitudes_edit
+from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
 
 

@@ -14,9 +14,8 @@ from convinspect.diffing.differences import Difference, DiffReport, Kind
 from convinspect.errors import CannotShow, Wording
 from convinspect.formats.torch.objects import read_objects, versions
 from convinspect.keys.pairing import COUNT, Pairing, pair_keys
-from convinspect.layers.by_shape import is_magnitude
 from convinspect.layers.find import find_layers
-from convinspect.layers.lora import as_vector
+from convinspect.layers.lora import as_vector, is_magnitude
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import sharded
-from convinspect.formats.files import File, unsupported_file_error
+from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.formats.torch import archive as torch_zip
 from convinspect.formats.torch import distributed, exported
@@ -76,6 +76,8 @@ def _read_opened(file: File) -> Contents:
         return torch_legacy.read_torch_legacy(file)
     if torch_legacy.is_pickle(file):
         raise torch_legacy.other_pickle(file)
+    from convinspect.formats.unsupported import unsupported_file_error
+
     raise unsupported_file_error(file)
 
 

@@ -1,31 +1,33 @@
-"""One weight's shape, or its module's attributes → what layer it is, and how sure that is. The table is the design's.
+"""One weight's shape → what layer it is, and how sure that is. The table is the design's.
 
-A state_dict keeps neither class nor stride, padding and groups. Where the file describes its modules, they decide
-(evidence "module"); otherwise the shapes do: "shape" when one reading fits, "ambiguous" when several do.
+A state_dict keeps neither class nor stride, padding and groups: the evidence is "shape" when one reading fits, and
+"ambiguous" when several do.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Doubt, Layer, Module, Tensor
+from convinspect.records import Doubt, Layer, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
-_EMBEDDING_WORDS = re.compile(r"^(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$")
+# Expressions are compiled when they are first wanted: a small file of Conv and Linear needs none of them.
+_EMBEDDING_WORDS = r"(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$"
 _LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
-_STRIDED_NAMES = ("downsample", "shortcut")
-PARTS = re.compile(
+PLAIN_PARTS = {"weight", "bias", "weight_g", "weight_v", "running_mean", "running_var", "num_batches_tracked"}
+"""What most tensors of a layer are called within it."""
+
+PARTS = (
     r"(weight|bias|weight_[guv]|weight_orig|weight_mask|bias_orig|bias_mask|running_mean|running_var"
     r"|num_batches_tracked|in_proj_weight|in_proj_bias|[qkv]_proj_weight|bias_[kv]"
     r"|(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?(_[gv]|_raw)?"
-    r"|parametrizations\..*|weight\..*|_packed_params\..*|scale|zero_point)",
-    re.DOTALL,
+    r"|parametrizations\..*|weight\..*|_packed_params\..*|scale|zero_point)"
 )
-"""What the tensors of a layer are called within it."""
+"""What all of them are called, as an expression in which a dot is any character."""
 
 QUANTIZED_PARTS = {
     "qweight", "qzeros", "scales", "g_idx", "absmax", "SCB", "quant_map", "weight_scale", "weight_scale_inv",
@@ -34,7 +36,6 @@ QUANTIZED_PARTS = {
 }  # fmt: skip
 QUANTIZED_NOTE = "quantized: the numbers need their scales, so it is listed and not converted"
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
-_HYPERPARAMETERS = ("stride", "padding", "dilation")
 
 
 class Pattern(NamedTuple):
@@ -80,68 +81,37 @@ def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | 
     return None
 
 
-def of_torch(module: Module) -> bool:
-    """Whether its class is PyTorch's own; a subclass may compute something else."""
-    return module.class_name.startswith(("torch.nn.", "torch.ops.aten."))
-
-
-def is_magnitude(name: str) -> bool:
-    """Whether DoRA's magnitudes are called so: of a convolution they have a convolution's shape, (1, out, 1)."""
-    return "lora_magnitude_vector" in name or name.endswith("dora_scale")
-
-
-def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
-    """What a layer is, from its module or else from the shapes of its weight and bias.
+def by_shape(layer: Layer, context: Context) -> Layer:
+    """What the shapes of a layer's weight and bias say.
 
     Args:
-        layer: With its tensors; `kind` and what follows from it are to be found.
-        module: What the file says of its module, if it does.
+        layer: Neither quantized nor a list (`is_list`).
         context: What the rest of the file tells.
     """
-    if is_magnitude(layer.name):
-        return layer._replace(kind="Parameter", evidence="shape")
-    if layer.norm:
-        layer = layer._replace(tags=_norm_tags(layer.norm), notes=_norm_notes(layer))
-    if _is_quantized(layer):
-        return _quantized(layer)
-    known = _by_module(layer, module) if module is not None else None
-    if known is not None:
-        return _with_converter_notes(known)
     dims = len(layer.weight.shape)
-    if _is_whole(layer.weight) and (dims < 2 or layer.weight.dtype == "bool"):
-        # Class weights, indices, masks: no matrix.
-        return layer._replace(kind="Parameter", evidence="shape")
     if dims <= 1 or (layer.bias is not None and layer.bias.shape == layer.weight.shape):
-        found = _by_statistics(layer)
+        read = _by_statistics(layer)
     elif dims == 2:
-        found = _matrix(layer, context)
+        read = _matrix(layer, context)
     elif dims <= 5:
-        found = _convolution(layer)
+        read = _convolution(layer)
     else:
-        found = layer._replace(notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
+        read = layer._replace(notes=(*layer.notes, f"a weight of {dims} dimensions belongs to no known layer"))
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
-        found = found._replace(evidence="ambiguous", notes=(*found.notes, note))
+        read = read._replace(evidence="ambiguous", notes=(*read.notes, note))
     if _is_whole(layer.weight):
         note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
-        found = found._replace(evidence="ambiguous", tags=(*found.tags, "integers"), notes=(*found.notes, note))
-    if module is not None:
-        found = found._replace(
-            notes=(*found.notes, f"its class {module.class_name} keeps no hyperparameters known here")
-        )
-    return _with_converter_notes(found)
+        read = read._replace(evidence="ambiguous", tags=(*read.tags, "integers"), notes=(*read.notes, note))
+    return read
 
 
-def _norm_tags(norm: str) -> tuple[str, ...]:
-    return (norm.replace("_", "-"),)
+def is_list(weight: Tensor) -> bool:
+    """Whether its numbers are class weights, indices or a mask: integers that make no matrix."""
+    return _is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
 
 
-def _norm_notes(layer: Layer) -> tuple[str, ...]:
-    parts = ", ".join(leaf for leaf in layer.tensors if "bias" not in leaf)
-    return (f"the kernel is computed from {parts}",)
-
-
-def _is_quantized(layer: Layer) -> bool:
+def is_quantized(layer: Layer) -> bool:
     """Integers alone are no sign: that takes scales, a dtype made for it, or a bias that is no integer."""
     weight = layer.weight
     made_for_it = weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4_", "float6_"))
@@ -160,7 +130,8 @@ def _has_scales(layer: Layer) -> bool:
     return any(leaf in QUANTIZED_PARTS or leaf.startswith("weight.") for leaf in layer.tensors)
 
 
-def _quantized(layer: Layer) -> Layer:
+def quantized(layer: Layer) -> Layer:
+    """A layer that is quantized; of which kind, its weight's rank tells."""
     dims = len(layer.weight.shape)
     if dims < 2 and layer.weight.layout == "strided" and not _has_scales(layer):
         # Class weights, indices: integers, but no matrix.
@@ -235,7 +206,7 @@ def _without_bias(name: str, gpt2: bool) -> _Reading:
     if gpt2:
         return TRANSFORMERS_CONV1D, Doubt.MAY_BE_LINEAR
     words = re.split(r"[_\W]+", name.lower())
-    if any(map(_EMBEDDING_WORDS.match, words)) and not _LINEAR_WORDS & set(words):
+    if not _LINEAR_WORDS & set(words) and any(re.match(_EMBEDDING_WORDS, word) for word in words):
         return "Embedding", Doubt.EMBEDDING_OR_LINEAR
     return "Linear", Doubt.LINEAR_OR_EMBEDDING
 
@@ -270,7 +241,7 @@ def _convolution(layer: Layer) -> Layer:
     return _wrong_bias(conv)
 
 
-_TRANSPOSED_NAMES = re.compile(r"^(up\d*|ups|upconv\w*|upsampl\w*|deconv\w*|\w*transpose\w*|convt\w*)$")
+_TRANSPOSED_NAMES = r"(up\d*|ups|upconv\w*|upsampl\w*|deconv\w*|\w*transpose\w*|convt\w*)$"
 
 
 def _maybe_another(conv: Layer) -> Layer:
@@ -281,117 +252,6 @@ def _maybe_another(conv: Layer) -> Layer:
     if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():
         return _doubted(conv, Doubt.MAY_BE_BILINEAR)
     alike = conv.bias is None or first == second
-    if alike and any(_TRANSPOSED_NAMES.match(part) for part in conv.name.lower().split(".")):
+    if alike and any(re.match(_TRANSPOSED_NAMES, part) for part in conv.name.lower().split(".")):
         return _doubted(conv, Doubt.MAY_BE_CONV_TRANSPOSE)
     return conv
-
-
-# -------------------------------------------------------------------------------------------------- modules
-
-
-def _by_module(layer: Layer, module: Module) -> Layer | None:
-    """What the module's class and attributes say; None when they do not describe a weight known here."""
-    values = module.attributes
-    kind = module.kind
-    dims = len(layer.weight.shape)
-    if "kernel_size" in values or (kind.startswith(("Conv", "LazyConv")) and 3 <= dims <= 5 and "stride" in values):
-        return _conv_module(layer, module) if 3 <= dims <= 5 else None
-    if dims == 2 and kind == "Conv1D" and ("nf" in values or module.class_name.startswith("transformers.")):
-        rows, columns = layer.weight.shape
-        return layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
-    if dims == 2 and (kind in _LINEAR_CLASSES or {"in_features", "out_features"} <= set(values)):
-        rows, columns = layer.weight.shape
-        return named_class(layer._replace(kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
-    if kind.startswith("Conv") and 3 <= dims <= 5 and module.class_name.startswith("torch.nn."):
-        # Tracing and old releases may keep the class and drop its numbers.
-        return _conv_module(layer, module)
-    if of_torch(module):
-        return layer._replace(kind=kind, evidence="module")
-    return None
-
-
-_LINEAR_CLASSES = {"Linear", "NonDynamicallyQuantizableLinear", "LazyLinear"}
-
-
-def _conv_module(layer: Layer, module: Module) -> Layer:
-    values = module.attributes
-    first, second, *kernel = layer.weight.shape
-    dims = len(kernel)
-    transposed = bool(values.get("transposed", "Transpose" in module.kind))
-    groups = values.get("groups") if type(values.get("groups")) is int else None
-    inner = None if groups is None else second * groups
-    settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
-    found = layer._replace(
-        kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
-        evidence="module",
-        pointwise=not transposed and all(size == 1 for size in kernel),
-        in_width=first if transposed else inner,
-        out_width=inner if transposed else first,
-        kernel_size=tuple(kernel),
-        groups=groups,
-        **settings,
-    )
-    return named_class(found, module)
-
-
-def _setting(value: Any, dims: int) -> Any:
-    """Stride, padding or dilation as a tuple, one number per dimension; a string ("same") as it is."""
-    if isinstance(value, str):
-        return value
-    numbers = value if isinstance(value, tuple) else (value,)
-    if not numbers or not all(type(number) is int for number in numbers):
-        return None
-    return numbers * dims if len(numbers) == 1 else numbers
-
-
-def named_class(layer: Layer, module: Module) -> Layer:
-    """Say the class where it is not PyTorch's own, since a subclass may compute something else."""
-    if of_torch(module):
-        return layer
-    return layer._replace(notes=(*layer.notes, f"its class is {module.class_name}"))
-
-
-# ---------------------------------------------------------------------------------- what a converter must know
-
-
-def _with_converter_notes(layer: Layer) -> Layer:
-    tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
-    if layer.groups is not None and layer.groups > 1:
-        depthwise = layer.groups == layer.in_width
-        tags.append("depthwise" if depthwise else f"groups {layer.groups}")
-    for name in ("stride", "padding"):
-        value = getattr(layer, name)
-        usual = 1 if name == "stride" else 0
-        # "same" and "valid" pad nothing at kernel size 1.
-        if layer.pointwise and isinstance(value, tuple) and any(n != usual for n in value):
-            tags.append(f"{name} {_short(value)}")
-    if layer.kernel_size and layer.evidence != "module":
-        tags.append("assumed")
-        more = _doubts_of_assumptions(layer)
-        tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
-        taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
-        notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
-        notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
-        doubts = (*doubts, *more)
-    if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
-        tags.append("ambiguous")
-    if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
-        return layer
-    return layer._replace(tags=tuple(tags), notes=tuple(notes), doubts=doubts)
-
-
-def _short(value: tuple[int, ...]) -> str:
-    return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
-
-
-_DOUBTED_ASSUMPTIONS = {Doubt.MAY_BE_DEPTHWISE: "depthwise?", Doubt.USUALLY_STRIDE_2: "stride 2?"}
-"""What of the assumptions may well be wrong, and its tag."""
-
-
-def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
-    doubts = []
-    if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
-        doubts.append(Doubt.MAY_BE_DEPTHWISE)
-    if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
-        doubts.append(Doubt.USUALLY_STRIDE_2)
-    return doubts

@@ -1,6 +1,6 @@
 """One module's tensors → its layer, and what is left over as parameters by themselves.
 
-Decides which tensor carries the kernel and which stand beside it; what its shape says, `by_shape` decides.
+Decides which tensor carries the kernel and which stand beside it; what it is, `reading` decides.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import NamedTuple
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
 from convinspect.kinds import GPT2_NAMES, last_word
+from convinspect.layers.by_module import named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
+    PLAIN_PARTS,
     QUANTIZED_NOTE,
     QUANTIZED_PARTS,
     STATISTICS,
     Context,
     Pattern,
-    named_class,
-    of_torch,
     orientation,
-    read_weight,
 )
+from convinspect.layers.reading import read_weight
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
@@ -33,7 +33,7 @@ _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lo
 _FEW = FEW_OF_A_TIE - 1
 """So many names are given of a longer list."""
 _STEPS = "parametrizations.weight."
-_STEP = re.compile(r"parametrizations\.weight\.\d+\.")
+_STEP = r"parametrizations\.weight\.\d+\."
 _ORIGINAL = "parametrizations.weight.original"
 _PAIR = (f"{_ORIGINAL}0", f"{_ORIGINAL}1")
 _BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
@@ -97,7 +97,7 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
 @lru_cache(maxsize=1024)
 def _is_part(leaf: str) -> bool:
     """Whether a tensor of this name belongs to a layer; the same few names occur in thousands of layers."""
-    return leaf in QUANTIZED_PARTS or PARTS.fullmatch(leaf) is not None
+    return leaf in PLAIN_PARTS or leaf in QUANTIZED_PARTS or re.fullmatch(PARTS, leaf, re.DOTALL) is not None
 
 
 _DIGITS = re.compile("[0-9]+")
@@ -179,7 +179,7 @@ def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
 
 def _is_chain(tensors: Mapping[str, Tensor], norm: str) -> bool:
     """Whether tensors of a further parametrization take part in a kernel beside those of its norm."""
-    further = {leaf for leaf in tensors if _STEP.match(leaf)}
+    further = {leaf for leaf in tensors if re.match(_STEP, leaf)}
     return bool(further - ({f"{_STEPS}0._u", f"{_STEPS}0._v"} if norm == "spectral_norm" else set()))
 
 

@@ -13,6 +13,11 @@ _MAGNITUDES = {
 """Half of a low-rank pair → what DoRA's magnitudes beside it are called, by peft and by LyCORIS."""
 
 
+def is_magnitude(name: str) -> bool:
+    """Whether DoRA's magnitudes are called so: of a convolution they have a convolution's shape, (1, out, 1)."""
+    return "lora_magnitude_vector" in name or name.endswith("dora_scale")
+
+
 def magnitudes_of(name: str) -> str | None:
     """The layer that holds the magnitudes (DoRA) of the low-rank pair of layer `name`; None when it is no such half."""
     parts = name.split(".")

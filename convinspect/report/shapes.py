@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.records import Doubt, Layer
@@ -251,35 +250,58 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
 
 
 def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
-    used = {tag for layer in shown for tag in layer.tags}
-    lines = [] if shown else ["no layer to show"]
-    assumed = {layer.pointwise for layer in shown if "assumed" in layer.tags}
-    if assumed:
-        lines.append(_ASSUMED if all(assumed) else _ASSUMED_GROUPS)
-    lines += [text for tag, text in _EXPLAINED.items() if tag in used]
-    misfit = Doubt.BIAS_DOES_NOT_FIT
-    lines += [
-        f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}" for layer in shown if misfit in layer.doubts
+    return [
+        *([] if shown else ["no layer to show"]),
+        *_notes_on_layers(shown),
+        *_notes_on_names(checkpoint),
+        *([] if everything else _notes_on_left_out(layers, shown)),
+        *(_notes_on_foreign_names(checkpoint) if everything else []),
+        *checkpoint.notes,
     ]
+
+
+def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
+    """What the tags mean that are used, and which biases do not fit."""
+    used = {tag for tags in {layer.tags for layer in shown} for tag in tags}
+    if "assumed" in used:
+        pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
+        yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
+    yield from (text for tag, text in _EXPLAINED.items() if tag in used)
+    misfit = Doubt.BIAS_DOES_NOT_FIT
+    for layer in shown:
+        if misfit in layer.doubts:
+            yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
+
+
+def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
+    """Prefixes that are not shown, and roots that were not opened."""
     for prefix, keys in checkpoint.prefixes.items():
-        lines.append(f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown")
+        yield f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown"
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        lines.append(f"other roots: {', '.join(others[:5])}{more}; --root chooses")
+        yield f"other roots: {', '.join(others[:5])}{more}; --root chooses"
+
+
+def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Iterator[str]:
     left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
-    if left_out and not everything:
-        lines.append(f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all")
+    if left_out:
+        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all"
+
+
+def _notes_on_foreign_names(checkpoint: Checkpoint) -> Iterator[str]:
+    """What else the pickle names, and what of it is known to do harm."""
+    from convinspect.formats.pickle.safe_globals import classify_global
+
     classes = {module.class_name for module in checkpoint.modules.values()}
     foreign = [name for name in checkpoint.foreign if name not in classes]
-    if everything and foreign:
+    if foreign:
         more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
-        lines.append(f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run")
-        known = [(name, classify_global(name)) for name in foreign]
-        lines += [
-            f"{name} {one.reason} where the file is loaded; see convinspect check" for name, one in known if one.reason
-        ]
-    return lines + list(checkpoint.notes)
+        yield f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run"
+    for name in foreign:
+        reason = classify_global(name).reason
+        if reason:
+            yield f"{name} {reason} where the file is loaded; see convinspect check"
 
 
 def _others(checkpoint: Checkpoint) -> list[Any]:

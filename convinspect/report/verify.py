@@ -6,22 +6,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.flags import flagged
-from convinspect.text import plural, with_article
+from convinspect.text import first_few, plural, with_article
 from convinspect.verifying.causes import Cause, Why
 from convinspect.verifying.findings import Report
 from convinspect.verifying.layers import LayerCheck
 
 if TYPE_CHECKING:
     from convinspect.arrays.error_bound import Agreement, Rounding
+    from convinspect.verifying.model import ModelCheck
 
-_LISTED = 4
-"""Names that are listed before the rest is counted."""
+_MOST_NAMES = 4
+"""Names that are given before the rest is counted."""
 
-_SENTENCES = {
+SENTENCES = {
     Why.DTYPE_NARROWED: "its dtype was narrowed from {before} to {after}",
     Why.DTYPE_CHANGED: "its dtype was changed from {before} to {after}",
     Why.TYPE_CHANGED: "{before} became {after}",
@@ -81,7 +81,7 @@ def sentence(cause: Cause | None) -> str:
     facts = {name: _fact(value) for name, value in cause.facts.items()}
     if cause.why is Why.MUST_KEEP_SHAPE:
         facts["kind"] = with_article(str(facts["kind"]))
-    return _SENTENCES[cause.why].format(**facts)
+    return SENTENCES[cause.why].format(**facts)
 
 
 def _fact(value: object) -> object:
@@ -127,7 +127,7 @@ def verdict_table(report: Report, names: tuple[str, str]) -> Table:
         _COLUMNS if report.layers else (),
         [_row(check) for check in report.layers],
         title=f"{names[0]} → {names[1]}",
-        summary=(*_listed(report), *_model_lines(report), *_verdict_lines(report)),
+        summary=(*_difference_lines(report), *_model_lines(report), *_verdict_lines(report)),
         notes=tuple(_notes(report)),
         raw=[_raw(check) for check in report.layers],
     )
@@ -140,9 +140,10 @@ def _row(check: LayerCheck) -> tuple[Cell, ...]:
         if check.cause
         else Styled(check.note or "same", WARN if check.note else GOOD)
     )
-    apart, share = ("–", "–") if check.outputs is None else (_figure(check.outputs.difference), _share(check.outputs))
+    outputs = check.outputs
+    difference, share = ("–", "–") if outputs is None else (_figure(outputs.difference), _share(outputs))
     rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
-    return (check.name or "(root)", check.before, check.after, bits, apart, share, rounding, result)
+    return (check.name or "(root)", check.before, check.after, bits, difference, share, rounding, result)
 
 
 def _figure(value: float) -> str:
@@ -166,32 +167,26 @@ def _raw(check: LayerCheck) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _listed(report: Report) -> Iterable[Cell]:
+def _difference_lines(report: Report) -> Iterable[Cell]:
     inside = {check.name for check in report.layers}
     changed = [
         f"{name}: {sentence(cause)}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside
     ]
     for what, names in (("missing", report.missing), ("unexpected", report.unexpected), ("changed", changed)):
         if names:
-            yield (Styled(f"{what}: ", BAD), Styled(_some(names)))
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few, and the number of the rest."""
-    more = f" and {count(len(names) - _LISTED)} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+            yield (Styled(f"{what}: ", BAD), Styled(first_few(names, _MOST_NAMES)))
 
 
 def _model_lines(report: Report) -> Iterable[Cell]:
     if report.model is None:
         return
     worst = sorted(report.model.outputs.items(), key=lambda item: -item[1][0] / (item[1][1] or 1))
-    for place, (apart, most) in worst[:_LISTED]:
-        style = GOOD if apart <= most else BAD
-        explained = f" apart, rounding explains {_figure(most)}"
-        yield (Styled(f"model {place}: "), Styled(_figure(apart), style), Styled(explained))
-    if len(worst) > _LISTED:
-        yield f"and {plural(len(worst) - _LISTED, 'more output')}, each closer"
+    for place, (difference, bound) in worst[:_MOST_NAMES]:
+        style = GOOD if difference <= bound else BAD
+        explained = f" apart, rounding explains {_figure(bound)}"
+        yield (Styled(f"model {place}: "), Styled(_figure(difference), style), Styled(explained))
+    if len(worst) > _MOST_NAMES:
+        yield f"and {plural(len(worst) - _MOST_NAMES, 'more output')}, each closer"
     equal = sum(report.model.plain.values())
     if equal:
         are = "is" if equal == 1 else "are"
@@ -215,45 +210,56 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
 
 
 def _notes(report: Report) -> Iterable[str]:
-    if any(check.outputs is not None for check in report.layers):
-        yield "outputs: in float64; bound: 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there"
-    roundings = [check.rounding for check in report.layers if check.rounding is not None]
-    if roundings:
-        yield _rounding_line(roundings)
-    grads = [one for check in report.layers for one in check.gradients.values()]
-    if grads:
-        worst = max(grads, key=lambda one: one.share)
-        yield (
-            f"gradients: of input, weight and bias, at most {_figure(worst.difference)} apart,"
-            f" {_share(worst)} of the bound"
-        )
+    yield from _output_notes(report)
     if report.unread:
+        names = first_few(report.unread, _MOST_NAMES)
         known = "no more than shape and dtype is known to be equal"
-        yield f"not compared: {_some(report.unread)} (numbers that are not in the file or have no reading); {known}"
+        yield f"not compared: {names} (numbers that are not in the file or have no reading); {known}"
     undecided = sum(check.outputs.undecided for check in report.layers if check.outputs is not None)
     if undecided:
         are = "is" if undecided == 1 else "are"
         what = f"{plural(undecided, 'output')} {are} Inf or NaN, or too large for a bound"
         yield f"{what}; there only the bits were compared"
-    taken = dict.fromkeys(what for check in report.layers for what in check.assumed)
-    if taken:
+    assumed = dict.fromkeys(what for check in report.layers for what in check.assumed)
+    if assumed:
         end = "" if report.strength == "model" else "; others would not be seen at this strength"
-        yield f"assumed: {', '.join(taken)}, which a state_dict does not record{end}"
+        yield f"assumed: {', '.join(assumed)}, which a state_dict does not record{end}"
     yield from map(flagged, report.notes)
-    if report.model is not None:
-        if report.model.unread:
-            kinds = [f"{place} ({with_article(kind)})" for place, kind in report.model.unread.items()]
-            yield f"model: not compared, for want of a way to: {_some(kinds)}"
-        yield from (f"model: {note}" for note in report.model.notes)
+    yield from _model_notes(report.model)
+
+
+def _output_notes(report: Report) -> Iterable[str]:
+    """What the columns of outputs mean, and how far gradients are apart."""
+    if any(check.outputs is not None for check in report.layers):
+        yield "outputs: in float64; bound: 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there"
+    roundings = [check.rounding for check in report.layers if check.rounding is not None]
+    if roundings:
+        yield _rounding_line(roundings)
+    gradients = [gradient for check in report.layers for gradient in check.gradients.values()]
+    if gradients:
+        worst = max(gradients, key=lambda gradient: gradient.share)
+        yield (
+            f"gradients: of input, weight and bias, at most {_figure(worst.difference)} apart,"
+            f" {_share(worst)} of the bound"
+        )
+
+
+def _model_notes(model: ModelCheck | None) -> Iterable[str]:
+    if model is None:
+        return
+    if model.unread:
+        kinds = [f"{place} ({with_article(kind)})" for place, kind in model.unread.items()]
+        yield f"model: not compared, for want of a way to: {first_few(kinds, _MOST_NAMES)}"
+    yield from (f"model: {note}" for note in model.notes)
 
 
 def _rounding_line(roundings: Sequence[Rounding]) -> str:
-    names = ", ".join(dict.fromkeys(one.dtype for one in roundings))
-    before, after = max(one.before_max for one in roundings), max(one.after_max for one in roundings)
-    rms = max(one.before_rms for one in roundings), max(one.after_rms for one in roundings)
+    names = ", ".join(dict.fromkeys(rounding.dtype for rounding in roundings))
+    before = max(rounding.before_max for rounding in roundings), max(rounding.before_rms for rounding in roundings)
+    after = max(rounding.after_max for rounding in roundings), max(rounding.after_rms for rounding in roundings)
     return (
-        f"rounding in {names}, no fault: apart by that much; off float64 by {_figure(before)} before and"
-        f" {_figure(after)} after (RMS {_figure(rms[0])}, {_figure(rms[1])})"
+        f"rounding in {names}, no fault: apart by that much; off float64 by {_figure(before[0])} before and"
+        f" {_figure(after[0])} after (RMS {_figure(before[1])}, {_figure(after[1])})"
     )
 
 
@@ -276,8 +282,8 @@ def verdict_payload(report: Report) -> dict[str, Any]:
     if report.model is not None:
         payload["model"] = {
             "outputs": [
-                {"name": place, "max_abs_diff": apart, "bound": most, "ok": apart <= most}
-                for place, (apart, most) in report.model.outputs.items()
+                {"name": place, "max_abs_diff": difference, "bound": bound, "ok": difference <= bound}
+                for place, (difference, bound) in report.model.outputs.items()
             ],
             "plain": [{"name": place, "ok": ok} for place, ok in report.model.plain.items()],
             "not_compared": [{"name": place, "kind": kind} for place, kind in report.model.unread.items()],
@@ -288,15 +294,15 @@ def verdict_payload(report: Report) -> dict[str, Any]:
 
 
 def _check_payload(check: LayerCheck) -> dict[str, Any]:
-    found = check.outputs
+    outputs = check.outputs
     payload: dict[str, Any] = {
         "name": check.name,
         "before": check.before,
         "after": check.after,
         "weights_equal": check.weights_equal,
-        "max_abs_diff": None if found is None else found.difference,
-        "bound": None if found is None else found.bound,
-        "share": None if found is None else found.share,
+        "max_abs_diff": None if outputs is None else outputs.difference,
+        "bound": None if outputs is None else outputs.bound,
+        "share": None if outputs is None else outputs.share,
         "ok": check.ok,
         "cause": sentence(check.cause),
         "assumed": list(check.assumed),
@@ -304,8 +310,8 @@ def _check_payload(check: LayerCheck) -> dict[str, Any]:
     }
     if check.gradients:
         payload["gradients"] = {
-            name: {"max_abs_diff": one.difference, "bound": one.bound, "ok": one.ok}
-            for name, one in check.gradients.items()
+            name: {"max_abs_diff": gradient.difference, "bound": gradient.bound, "ok": gradient.ok}
+            for name, gradient in check.gradients.items()
         }
     rounding = check.rounding
     if rounding is not None:

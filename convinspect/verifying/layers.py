@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.by_shape import is_magnitude
+from convinspect.layers.lora import is_magnitude
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.tensors import Pairs

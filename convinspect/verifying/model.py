@@ -11,7 +11,7 @@ roundoffs of the coarsest dtype seen, twice, and the two models may differ by ei
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from convinspect.arrays.error_bound import own_blocks
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotConvert
+from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.modules.user_code import built
 from convinspect.verifying.loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.verifying.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
@@ -67,19 +67,20 @@ def try_models(
     Raises:
         CannotConvert: A model cannot be built, does not take the file before, or fails on these inputs.
     """
-    own = None if stored is None else under_own_names(_built(trial, trial.model), stored, before)
+    own = stored is not None and under_own_names(_built(trial, trial.model), stored, before)
     if own and not trial.model_after:
-        raise CannotConvert(f"AFTER has other names than {trial.model}", "give --model-after, the code that it is for")
-    one, found = _loaded(trial, trial.model, stored if own and stored is not None else before)
-    if found.problem:
-        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {found.problem}")
+        remedy = Wording("give ", Option("model_after", None), ", the code that it is for")
+        raise CannotConvert(f"AFTER has other names than {trial.model}", remedy)
+    first, loading = _loaded(trial, trial.model, stored if own and stored is not None else before)
+    if loading.problem:
+        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {loading.problem}")
     spec = trial.model_after or trial.model
-    other, there = _loaded(trial, spec, after, {} if trial.model_after else kinds)
-    if there.problem:
+    second, loading_after = _loaded(trial, spec, after, {} if trial.model_after else kinds)
+    if loading_after.problem:
         into = trial.model_after or f"{trial.model} with its layers swapped"
-        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {there.problem}")
-    check = _held(one, other, trial)
-    return replace(check, notes=tuple(dict.fromkeys((*check.notes, *found.notes, *there.notes))))
+        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {loading_after.problem}")
+    check = _run_both(first, second, trial)
+    return replace(check, notes=tuple(dict.fromkeys((*check.notes, *loading.notes, *loading_after.notes))))
 
 
 def _built(trial: Trial, spec: str) -> nn.Module:
@@ -110,30 +111,33 @@ def _loaded(
     return fresh, loading
 
 
-def _held(first: Fresh, second: Fresh, trial: Trial) -> ModelCheck:
+def _run_both(first: Fresh, second: Fresh, trial: Trial) -> ModelCheck:
     """Both models, run in float64 where they can be, and in float32 to learn how they round."""
     spec = trial.model_after or trial.model
-    seen: set[str] = set()
-    low: set[str] = set()
-    rough = run_model(first(), trial, torch.float32, trial.model, seen)
+    rough = run_model(first(), trial, torch.float32, trial.model, watch=True)
     try:
-        one = run_model(first(), trial, torch.float64, trial.model, low)
+        before = run_model(first(), trial, torch.float64, trial.model, watch=True)
     except CannotConvert:
         # It runs in float32, as was just seen, and casts its input to it.
-        low = seen | {"float32"}
-        other = run_model(second(), trial, torch.float32, spec)
-        return _compared(rough, other, _sensitivity(first, rough, low, trial, torch.float32), low, trial)
-    other = run_model(second(), trial, torch.float64, spec, low)
+        low = rough.low | {"float32"}
+        after = run_model(second(), trial, torch.float32, spec)
+        limits = _sensitivity(first, rough.leaves, low, trial, torch.float32)
+        return _compare(rough.leaves, after.leaves, limits, low, trial)
+    after = run_model(second(), trial, torch.float64, spec, watch=True)
+    low = before.low | after.low
     if low:
-        return _compared(one, other, _sensitivity(first, one, low, trial, torch.float64), low, trial)
+        limits = _sensitivity(first, before.leaves, low, trial, torch.float64)
+        return _compare(before.leaves, after.leaves, limits, low, trial)
     limits = {
-        place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.tensors.get(place)) + 2.0**-53 * _size(value))
-        for place, value in one.tensors.items()
+        place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.leaves.tensors.get(place)) + 2.0**-53 * _size(value))
+        for place, value in before.leaves.tensors.items()
     }
-    return _compared(one, other, limits, low, trial)
+    return _compare(before.leaves, after.leaves, limits, low, trial)
 
 
-def _sensitivity(first: Fresh, found: Leaves, low: set[str], trial: Trial, dtype: torch.dtype) -> dict[str, float]:
+def _sensitivity(
+    first: Fresh, outputs: Leaves, low: frozenset[str], trial: Trial, dtype: torch.dtype
+) -> dict[str, float]:
     """The most that two right models may differ by, from how far each output moves when every parameter moves by up to
     two roundoffs of the coarsest dtype in `low`; and two units in the last place of that dtype at least.
     """
@@ -146,15 +150,15 @@ def _sensitivity(first: Fresh, found: Leaves, low: set[str], trial: Trial, dtype
             for parameter in model.parameters():
                 factor = 1 + unit * (2 * torch.rand(parameter.shape, generator=generator) - 1)
                 parameter.mul_(factor.to(parameter))
-        near = run_model(model, trial, dtype, trial.model)
-        for place, value in found.tensors.items():
+        near = run_model(model, trial, dtype, trial.model).leaves
+        for place, value in outputs.tensors.items():
             moved[place] = max(moved.get(place, 0.0), _error(value, near.tensors.get(place)))
-    return {place: 8 * far + 2 * unit * _size(found.tensors[place]) for place, far in moved.items()}
+    return {place: 8 * far + 2 * unit * _size(outputs.tensors[place]) for place, far in moved.items()}
 
 
 def _error(exact: torch.Tensor, rough: torch.Tensor | None) -> float:
-    """How far off another run is; a millionth of the largest number where that cannot be told."""
-    far = _apart(exact, rough) if rough is not None and rough.shape == exact.shape else float("inf")
+    """How far off another run is; a millionth of the largest number where that is not known."""
+    far = _distance(exact, rough) if rough is not None and rough.shape == exact.shape else float("inf")
     return far if far < float("inf") else _size(exact) * 2.0**-20
 
 
@@ -163,64 +167,68 @@ def _size(tensor: torch.Tensor) -> float:
     return float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
 
 
-def _notes(one: Leaves, low: set[str], trial: Trial) -> tuple[str, ...]:
+def _notes(before: Leaves, low: Collection[str], trial: Trial) -> tuple[str, ...]:
     notes = [f"eval mode, seed {trial.seed}, on {trial.device}"]
     if low:
         notes.append(
             f"the model computes in {', '.join(sorted(low))} inside, so it is held to that dtype's rounding only"
         )
-    if trial.gradients and not any(place.startswith(GRADIENT) for place in one.tensors):
+    if trial.gradients and not any(place.startswith(GRADIENT) for place in before.tensors):
         notes.append("no gradient was compared: no output depends on a parameter that asks for one")
     return tuple(notes)
 
 
-def _compared(
-    one: Leaves,
-    other: Leaves,
-    limits: Mapping[str, float],
-    low: set[str],
-    trial: Trial,
+def _compare(
+    before: Leaves, after: Leaves, limits: Mapping[str, float], low: Collection[str], trial: Trial
 ) -> ModelCheck:
     """Each output against the other model's, and against what rounding explains.
 
     Args:
-        one: Outputs before, by place.
-        other: Outputs after.
+        before: Outputs before, by place.
+        after: Outputs after.
         limits: By place, the most that rounding explains, of floating numbers.
         low: dtypes below float64 in which the model computes inside.
         trial: How it was run.
     """
-    notes = _notes(one, low, trial)
-    found: dict[str, tuple[float, float]] = {}
+    notes = _notes(before, low, trial)
+    if before.places != after.places:
+        differing = [place for place, _ in before.places.items() ^ after.places.items()]
+        return ModelCheck({}, f"the two models give different outputs: {min(differing)}", notes=notes)
+    outputs: dict[str, tuple[float, float]] = {}
     cause = ""
-    if one.places != other.places:
-        odd = [place for place, _ in one.places.items() ^ other.places.items()]
-        return ModelCheck({}, f"the two models give different outputs: {min(odd)}", notes=notes)
-    for place, before in one.tensors.items():
-        after = other.tensors[place]
-        if place.startswith(GRADIENT) and before.dim() == after.dim() == 2 and before.shape[0] == after.shape[0]:
-            groups, rest = divmod(after.shape[1], before.shape[1] or 1)
-            after = after if rest or before.shape[0] % max(groups, 1) else own_blocks(after, before.shape[1], groups)
-        if before.shape != after.shape:
-            cause = f"{place} has shape {tuple(before.shape)} before and {tuple(after.shape)} after"
-            return ModelCheck(found, cause, notes=notes)
-        apart = _apart(before, after)
-        found[place] = (apart, limits[place] if before.is_floating_point() or before.is_complex() else 0.0)
-        if not cause and not apart <= found[place][1]:
-            cause = f"{place} differs by {apart:.3g}, where rounding explains {found[place][1]:.3g}"
-    differing = dict(unequal(one.plain, other.plain))
-    for place, what in differing.items():
+    for place, value in before.tensors.items():
+        value_after = after.tensors[place]
+        if place.startswith(GRADIENT):
+            value_after = _with_groups_of(value, value_after)
+        if value.shape != value_after.shape:
+            cause = f"{place} has shape {tuple(value.shape)} before and {tuple(value_after.shape)} after"
+            return ModelCheck(outputs, cause, notes=notes)
+        distance = _distance(value, value_after)
+        limit = limits[place] if value.is_floating_point() or value.is_complex() else 0.0
+        outputs[place] = (distance, limit)
+        if not cause and not distance <= limit:
+            cause = f"{place} differs by {distance:.3g}, where rounding explains {limit:.3g}"
+    unequal_places = dict(unequal(before.plain, after.plain))
+    for place, what in unequal_places.items():
         cause = cause or f"{place} differs: {what}"
-    plain = {place: place not in differing for place in one.plain}
-    return ModelCheck(found, cause, plain, one.other, notes)
+    plain = {place: place not in unequal_places for place in before.plain}
+    return ModelCheck(outputs, cause, plain, before.other, notes)
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+def _with_groups_of(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """A weight's gradient after; where its groups were written out, the blocks that the groups had."""
+    if not before.dim() == after.dim() == 2 or before.shape[0] != after.shape[0]:
+        return after
+    groups, rest = divmod(after.shape[1], before.shape[1] or 1)
+    return after if rest or before.shape[0] % max(groups, 1) else own_blocks(after, before.shape[1], groups)
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference; Inf where one alone is not finite. Equal Inf and NaN are no difference."""
     a, b = _comparable(a), _comparable(b)
     same = (a == b) | (torch.isnan(a) & torch.isnan(b))
-    apart = torch.where(same, 0, (a - b).abs())
-    return float(torch.nan_to_num(apart, nan=float("inf")).max()) if apart.numel() else 0.0
+    distances = torch.where(same, 0, (a - b).abs())
+    return float(torch.nan_to_num(distances, nan=float("inf")).max()) if distances.numel() else 0.0
 
 
 def _comparable(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinspect.arrays.devices import full_float32
-from convinspect.errors import CannotConvert
+from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.text import with_article
 from convinspect.verifying.pytree import Leaves, leaves
 
 GRADIENT = "gradient of "
 _NOTHING = {type(None), type}
-"""Classes of plain outputs that say nothing: None, and empty containers, which are held as their class."""
+"""Classes of plain outputs that say nothing: None, and empty containers, which are kept as their class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +48,24 @@ class Trial:
 class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the floating dtypes below float64 in which operators give their results."""
 
-    def __init__(self, found: set[str]) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found = found
+        self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, tuple | list) else (result,):
-            dtype = one.dtype if isinstance(one, torch.Tensor) else torch.int64
+        for part in result if isinstance(result, tuple | list) else (result,):
+            dtype = part.dtype if isinstance(part, torch.Tensor) else torch.int64
             real = dtype.to_real() if dtype.is_complex else dtype
             if real.is_floating_point and real != torch.float64:
-                self.found.add(str(real).removeprefix("torch."))
+                self.names.add(str(real).removeprefix("torch."))
         return result
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let PyTorch, NumPy and Python draw the same numbers each time; their generators are put back as they were."""
-    kept = random.getstate(), np.random.get_state()
+    """Let PyTorch, NumPy and Python draw the same numbers each time; their generators are restored at the end."""
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -73,59 +73,83 @@ def seeded(seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
-def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, low: set[str] | None = None) -> Leaves:
-    """The model's outputs, and gradients when asked for, by their place.
+class Run(NamedTuple):
+    """One run of a model.
+
+    Attributes:
+        leaves: Its outputs, and gradients when asked for, by place.
+        low: dtypes below float64 in which operators gave their results.
+    """
+
+    leaves: Leaves
+    low: frozenset[str]
+
+
+def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, watch: bool = False) -> Run:
+    """Run a model once.
 
     Args:
         model: One that was not run before, since models may keep what they saw; it is moved to `dtype`.
         trial: How.
         dtype: In which to run.
         spec: What the model is called in errors.
-        low: Is given the dtypes below float64 in which operators give their results.
+        watch: Note the dtypes in which operators give their results.
 
     Raises:
         CannotConvert: It cannot be run on these inputs, or gives no numbers.
     """
     default = torch.get_default_dtype()
+    lower = _LowerDtypes()
     try:
-        model = in_dtype(model, dtype).to(trial.device).eval()
-        inputs = [_as_input(x, trial.device, dtype) for x in trial.inputs]
-        # Inside, so that what the user's code set when it was imported does not count.
-        # What it prints is no part of the answer.
-        with (
-            seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients), redirect_stdout(sys.stderr),
-        ):  # fmt: skip
-            if low is None:
-                result = model(*inputs)
-            else:
-                with _LowerDtypes(low):
-                    result = model(*inputs)
-        found = leaves(result)
-        if not any(one.numel() for one in found.tensors.values()) and set(map(type, found.plain.values())) <= _NOTHING:
-            kinds = (
-                f" (it gives {', '.join(dict.fromkeys(map(with_article, found.other.values())))})"
-                if found.other
-                else ""
-            )
-            raise CannotConvert(f"{spec} gives no numbers to compare{kinds}", "check --input")
+        outputs = leaves(_result(model, trial, dtype, lower if watch else nullcontext()))
+        _check_numbers(outputs, spec)
         if trial.gradients:
             with full_float32():
-                found.tensors |= _gradients(model, found.tensors)
-        found.tensors = {place: one.detach().cpu() for place, one in found.tensors.items()}
-        return found
+                outputs.tensors |= _gradients(model, outputs.tensors)
+        outputs.tensors = {place: tensor.detach().cpu() for place, tensor in outputs.tensors.items()}
+        return Run(outputs, frozenset(lower.names))
     except CannotConvert:
         raise
     except (Exception, SystemExit) as error:  # The user's code may raise anything, and may want to end the program.
         text = str(error).strip().splitlines()
-        raise CannotConvert(
-            f"{spec} cannot be run on these inputs ({type(error).__name__}: {text[0] if text else ''})", "check --input"
-        ) from None
+        reason = f"{type(error).__name__}: {text[0] if text else ''}"
+        raise CannotConvert(f"{spec} cannot be run on these inputs ({reason})", _CHECK_INPUT) from None
     finally:
         torch.set_default_dtype(default)
+
+
+_CHECK_INPUT = Wording("check ", Option("input", None))
+
+
+def _result(model: nn.Module, trial: Trial, dtype: torch.dtype, watching: AbstractContextManager[object]) -> Any:
+    """What the forward call gives."""
+    model = in_dtype(model, dtype).to(trial.device).eval()
+    inputs = [_as_input(x, trial.device, dtype) for x in trial.inputs]
+    # Inside, so that what the user's code set when it was imported does not count.
+    # What it prints is no part of the answer.
+    with (
+        seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients), redirect_stdout(sys.stderr),
+        watching,
+    ):  # fmt: skip
+        return model(*inputs)
+
+
+def _check_numbers(outputs: Leaves, spec: str) -> None:
+    """See that there is something to compare.
+
+    Raises:
+        CannotConvert: There is not.
+    """
+    numbers = any(tensor.numel() for tensor in outputs.tensors.values())
+    if numbers or not set(map(type, outputs.plain.values())) <= _NOTHING:
+        return
+    kinds = ", ".join(dict.fromkeys(map(with_article, outputs.other.values())))
+    gives = f" (it gives {kinds})" if kinds else ""
+    raise CannotConvert(f"{spec} gives no numbers to compare{gives}", _CHECK_INPUT)
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -135,8 +159,8 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _as_input(x: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
     """An input of the model's own, which it may write to."""
-    wanted = dtype if x.is_floating_point() else dtype.to_complex() if x.is_complex() else x.dtype
-    return x.to(device, wanted, copy=True)
+    own = dtype if x.is_floating_point() else dtype.to_complex() if x.is_complex() else x.dtype
+    return x.to(device, own, copy=True)
 
 
 def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -150,16 +174,16 @@ def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[st
             total = part if total is None else total + part
     if total is None:
         return {}
-    names = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    grads = torch.autograd.grad(total, list(names.values()), allow_unused=True) if names else ()
-    turned = {f"{name}.weight" for name, one in model.named_modules() if type(one).__name__ == "Conv1D"}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True) if parameters else ()
+    transposed = {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
     return {
-        f"{GRADIENT}{name}": _as_matrix(grad, name in turned)
-        for name, grad in zip(names, grads, strict=True)
+        f"{GRADIENT}{name}": _as_matrix(grad, name in transposed)
+        for name, grad in zip(parameters, grads, strict=True)
         if grad is not None
     }
 
 
-def _as_matrix(tensor: torch.Tensor, turned: bool) -> torch.Tensor:
+def _as_matrix(tensor: torch.Tensor, transposed: bool) -> torch.Tensor:
     flat = tensor.squeeze() if tensor.dim() < 2 else tensor.reshape(*tensor.shape[:2], -1).squeeze(-1)
-    return flat.mT if turned else flat
+    return flat.mT if transposed else flat

@@ -14,7 +14,7 @@ from convinspect.formats.torch.objects import Objects, is_dict, is_tensor, pairs
 
 _PIECE = 1 << 20
 _MOST = 5_000_000
-"""Nodes that are looked at; a file that nests the same containers without end has more."""
+"""Most nodes that are compared; a file that nests the same containers without end has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,20 @@ def differences(before: Objects, after: Objects, most: int) -> tuple[list[Differ
     """Where two trees differ: at most so many places, the number of all, and where the attributes differ that
     `state_dict()` gives its OrderedDict (`_metadata`, each module's version); None for nowhere.
 
-    Tensors are passed over, and so are keys whose tensor stands in one tree alone: both are held against each other
-    elsewhere, by name. An OrderedDict that became a dict of the same items is no difference. Below a place that
-    differs by itself nothing more is told.
+    Tensors are passed over, and so are keys whose tensor is in one tree alone: both are compared elsewhere, by name.
+    An OrderedDict that became a dict of the same items is no difference. Below a place that differs by itself nothing
+    more is compared.
     """
     attributes: list[tuple[str, Any, Any]] = []
     walk = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
-    found = list(islice(walk, most))
-    number = len(found) + sum(1 for _ in walk)
+    first = list(islice(walk, most))
+    number = len(first) + sum(1 for _ in walk)
     for place, a, b in attributes:
-        states = [one.states if isinstance(one, Call) else [] for one in (a, b)]
+        states = [node.states if isinstance(node, Call) else [] for node in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
         if parts is None or next(_walk(list(parts), (before.read, after.read), []), None) is not None:
-            return found, number, place
-    return found, number, None
+            return first, number, place
+    return first, number, None
 
 
 def _walk(
@@ -55,6 +55,9 @@ def _walk(
 ) -> Iterator[Difference]:
     """The differences below these pairs; dictionaries with attributes of their own are added to the last."""
     seen: set[tuple[int, int]] = set()
+    # `_arguments` makes sets that nothing else refers to. Were they freed, another node could get the id of one that
+    # was seen, and would be passed over.
+    made: list[tuple[Any, Any]] = []
     for _ in range(_MOST):
         if not todo:
             return
@@ -62,15 +65,17 @@ def _walk(
         if isinstance(a, _NODES) and (id(a), id(b)) in seen:
             continue
         seen.add((id(a), id(b)))
+        if isinstance(a, Set) or isinstance(b, Set):
+            made.append((a, b))
         if is_tensor(a) and is_tensor(b):
             continue
         what = _differs(a, b) or _blobs_differ(a, b, *reads)
         if what is not None:
             yield Difference(path or "the top", what)
             continue
-        if is_dict(a) and any(isinstance(one, Call) and one.states for one in (a, b)):
+        if is_dict(a) and any(isinstance(node, Call) and node.states for node in (a, b)):
             attributes.append((path, a, b))
-        todo += reversed([(f"{path}.{name}" if path else name, one, other) for name, one, other in _parts(a, b)])
+        todo += reversed([(f"{path}.{name}" if path else name, x, y) for name, x, y in _parts(a, b)])
     yield Difference("the top", "it holds too much to be looked through")
 
 
@@ -80,7 +85,7 @@ _ABSENT = object()
 
 
 def _differs(a: Any, b: Any) -> str | None:
-    """What sets two nodes apart by themselves, without their parts."""
+    """How two nodes differ by themselves, without their parts; None when they do not."""
     if is_dict(a) and is_dict(b):
         return None
     if a is _ABSENT or b is _ABSENT:
@@ -92,15 +97,15 @@ def _differs(a: Any, b: Any) -> str | None:
     if isinstance(a, Blob):
         return None if a.length == b.length else f"{a.length:,} bytes became {b.length:,}"
     if isinstance(a, OutOfBand):
-        return _told_apart(a.what, b.what)
+        return _describe_difference(a.what, b.what)
     if isinstance(a, Call) and _function(a) != _function(b):
-        # Arguments and attributes are each one's own, and are not held against another's.
+        # Arguments and attributes belong to a function, and are not compared with another's.
         return f"{_kind(a)} became {_kind(b)}"
     if isinstance(a, _NODES):
-        lengths = [[len(part) for part in _sequences(one)] for one in (a, b)]
+        lengths = [[len(part) for part in _sequences(node)] for node in (a, b)]
         return None if lengths[0] == lengths[1] else "it has other parts"
     # Equal text rather than equal value, so that NaN equals itself and neither 1 is True nor 0 is -0.
-    return _told_apart(repr(a), repr(b))
+    return _describe_difference(repr(a), repr(b))
 
 
 _LONG = 60
@@ -108,19 +113,19 @@ _AROUND = 20
 """Characters that are shown on either side of the first that differs in a long text."""
 
 
-def _told_apart(a: str, b: str) -> str | None:
-    """What sets two texts apart; None when nothing does."""
+def _describe_difference(a: str, b: str) -> str | None:
+    """How two texts differ; None when they do not."""
     if a == b:
         return None
     if max(len(a), len(b)) < _LONG:
         return f"{a} became {b}"
     at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    shown = [f"…{one[max(0, at - _AROUND) : at + _AROUND]}…" for one in (a, b)]
+    shown = [f"…{text[max(0, at - _AROUND) : at + _AROUND]}…" for text in (a, b)]
     return f"at character {at} of {len(a):,}, {shown[0]} became {shown[1]}"
 
 
 def _blobs_differ(a: Any, b: Any, read_a: Read, read_b: Read) -> str | None:
-    """Whether two long strings that were left in their streams differ."""
+    """How two long strings that were left in their streams differ; None when they do not."""
     if isinstance(a, Blob):
         for done in range(0, a.length, _PIECE):
             size = min(_PIECE, a.length - done)
@@ -154,7 +159,7 @@ _MOST_OF_KEY = 100
 
 
 def _text(node: Any) -> str:
-    """A key, or what a set holds, as text that tells it from its like; of what nests deeply, its kind."""
+    """A key, or a member of a set, as text that identifies it; of what nests deeply, its kind."""
     return _text_within(node, 0, [_MOST_OF_KEY])
 
 
@@ -168,31 +173,31 @@ def _text_within(node: Any, depth: int, left: list[int]) -> str:
         return f"{_kind(node)}{_text_within(node.args, depth + 1, left)}"
     ends = {Tuple: "()", list: "[]", Set: "{}"}[type(node)]
     parts: list[str] = []
-    for one in _sequences(node)[0]:
+    for part in _sequences(node)[0]:
         if left[0] <= 0:
             parts.append("…")
             break
-        parts.append(_text_within(one, depth + 1, left))
+        parts.append(_text_within(part, depth + 1, left))
     return ends[0] + ", ".join(parts) + ends[1]
 
 
 def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     """Values by their keys' texts; of keys that are no plain values and read the same, each is numbered."""
-    found: dict[str, Any] = {}
+    by_text: dict[str, Any] = {}
     alike: Counter[str] = Counter()
     for key, value in pairs:
         text = _text(key)
         if isinstance(key, _NODES):
             alike[text] += 1
             text += f" ({alike[text]})" if alike[text] > 1 else ""
-        found[text] = value
-    return found
+        by_text[text] = value
+    return by_text
 
 
 def _is_set(node: Any) -> bool:
     """The call that makes a set of a list, which is how protocols below 4 keep one."""
-    made = isinstance(node, Call) and isinstance(node.function, Global) and isinstance(node.args, Tuple)
-    return made and node.function.qualified in ("builtins.set", "builtins.frozenset")
+    call = isinstance(node, Call) and isinstance(node.function, Global) and isinstance(node.args, Tuple)
+    return call and node.function.qualified in ("builtins.set", "builtins.frozenset")
 
 
 def _sequences(node: Any) -> list[Sequence[Any]]:
@@ -201,7 +206,7 @@ def _sequences(node: Any) -> list[Sequence[Any]]:
     if isinstance(node, Tuple):
         return [node.items]
     if isinstance(node, Set):
-        # In whatever order they came: a set has none, and text hashes otherwise in each process.
+        # Sorted, since a set has no order, and text hashes otherwise in each process.
         return [sorted(node.items, key=_text)]
     return [node] if isinstance(node, list) else []
 
@@ -220,25 +225,25 @@ def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
         yield from _in_order("state", a.states, b.states)
         yield from _in_order("", a.items, b.items)
     else:
-        for one, other in zip(_sequences(a), _sequences(b), strict=True):
-            yield from _in_order("", one, other)
+        for x, y in zip(_sequences(a), _sequences(b), strict=True):
+            yield from _in_order("", x, y)
 
 
 def _in_order(name: str, a: Iterable[Any], b: Iterable[Any]) -> Iterator[tuple[str, Any, Any]]:
-    return ((name or str(index), one, other) for index, (one, other) in enumerate(zip(a, b, strict=True)))
+    return ((name or str(index), x, y) for index, (x, y) in enumerate(zip(a, b, strict=True)))
 
 
 def _arguments(node: Call) -> Any:
     """A call's arguments; of one that makes a set, its list as the set that it becomes."""
-    if not _is_set(node) or [type(one) for one in node.args.items] != [list]:
+    if not _is_set(node) or [type(argument) for argument in node.args.items] != [list]:
         return node.args
     return Set(node.args.items[0])
 
 
 def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
     """Values of equal keys; of a key in one alone, the value against `_ABSENT`, unless it is a tensor."""
-    here, there = (_by_text(pairs) for pairs in (a, b))
-    for key in dict.fromkeys((*here, *there)):
-        one, other = here.get(key, _ABSENT), there.get(key, _ABSENT)
-        if not ((key not in there and is_tensor(one)) or (key not in here and is_tensor(other))):
-            yield key.strip("'") if len(key) < _LONG else f"{key[:_LONG]}…", one, other
+    values_a, values_b = (_by_text(pairs) for pairs in (a, b))
+    for key in dict.fromkeys((*values_a, *values_b)):
+        x, y = values_a.get(key, _ABSENT), values_b.get(key, _ABSENT)
+        if not ((y is _ABSENT and is_tensor(x)) or (x is _ABSENT and is_tensor(y))):
+            yield key.strip("'") if len(key) < _LONG else f"{key[:_LONG]}…", x, y

@@ -1,4 +1,4 @@
-"""What a model gives, whatever it is nested in → numbers, plain values, and what nobody can hold against anything."""
+"""What a model gives, whatever it is nested in → numbers, plain values, and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import types
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,44 +44,63 @@ class Leaves:
     def places(self) -> dict[str, str]:
         """Every place, with which of the three its part is."""
         kinds = {"tensor": self.tensors, "plain": self.plain, "other": self.other}
-        return {place: kind for kind, held in kinds.items() for place in held}
+        return {place: kind for kind, parts in kinds.items() for place in parts}
 
 
 def leaves(result: Any) -> Leaves:
     """The parts of a model's result; no part is left out."""
-    found = Leaves()
-    _collect(result, "", (), found)
-    return found
+    parts = Leaves()
+    for place, part in _collect(result, "", ()):
+        place = _unused(place or "output", parts)
+        if isinstance(part, _Number):
+            parts.tensors[place] = part.tensor
+        elif isinstance(part, _Other):
+            parts.other[place] = part.class_name
+        else:
+            parts.plain[place] = part
+    return parts
 
 
-def _collect(value: Any, place: str, above: tuple[int, ...], found: Leaves) -> None:
+class _Number(NamedTuple):
+    """A part that is numbers."""
+
+    tensor: torch.Tensor
+
+
+class _Other(NamedTuple):
+    """A part that cannot be compared."""
+
+    class_name: str
+
+
+def _collect(value: Any, place: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """Parts by place, in order; `above` are the ids of the containers that a part lies in."""
     tensors = _as_tensors(value)
     if tensors is not None:
-        for at, one in tensors:
-            found.tensors[_free(_below(place, at) or "output", found)] = one
+        yield from ((_below(place, name), _Number(tensor)) for name, tensor in tensors)
         return
     if isinstance(value, _PLAIN):
-        found.plain[_free(place or "output", found)] = value
+        yield place, value
         return
     # What holds itself has no end.
     parts = None if len(above) == _DEEPEST or id(value) in above else _parts(value)
     if parts is None:
-        found.other[_free(place or "output", found)] = type(value).__name__
+        yield place, _Other(type(value).__name__)
     elif not parts:
-        found.plain[_free(place or "output", found)] = type(value)
+        yield place, type(value)
     else:
         for name, part in parts:
-            _collect(part, _below(place, name), (*above, id(value)), found)
+            yield from _collect(part, _below(place, name), (*above, id(value)))
 
 
 def _below(place: str, name: str) -> str:
     return f"{place}.{name}" if place and name else place or name
 
 
-def _free(place: str, found: Leaves) -> str:
+def _unused(place: str, parts: Leaves) -> str:
     """The place, numbered where another part has it: keys 1 and "1" read the same."""
     number, new = 2, place
-    while new in found.tensors or new in found.plain or new in found.other:
+    while new in parts.tensors or new in parts.plain or new in parts.other:
         number, new = number + 1, f"{place} ({number})"
     return new
 
@@ -91,7 +110,7 @@ def _as_tensors(value: Any) -> list[tuple[str, torch.Tensor]] | None:
     if isinstance(value, torch.Tensor):
         try:
             if value.is_nested:
-                return [(str(number), one) for number, one in enumerate(value.unbind())]
+                return [(str(number), tensor) for number, tensor in enumerate(value.unbind())]
             if value.is_quantized:
                 return [("", value.dequantize())]
             return [("", value if value.layout == torch.strided else value.to_dense())]
@@ -111,35 +130,36 @@ def _as_tensors(value: Any) -> list[tuple[str, torch.Tensor]] | None:
 def _parts(value: Any) -> list[tuple[str, Any]] | None:
     """What a container holds, by name; None for what is no container."""
     if isinstance(value, Mapping):
-        return [(str(key), one) for key, one in value.items()]
+        return [(str(key), part) for key, part in value.items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     if hasattr(type(value), "__attrs_attrs__"):
-        return [(one.name, getattr(value, one.name)) for one in type(value).__attrs_attrs__]
+        return [(field.name, getattr(value, field.name)) for field in type(value).__attrs_attrs__]
     if isinstance(value, types.SimpleNamespace):
         return list(vars(value).items())
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
         flat = value.reshape(-1).tolist()
         # A scalar of these kinds may give itself back.
-        known = value.dtype.kind not in "Mm" or all(isinstance(one, _PLAIN) for one in flat)
-        return [("shape", value.shape), *_listed(flat)] if known else None
-    if isinstance(value, AbstractSet) and all(isinstance(one, _PLAIN) for one in value):
-        return _listed(sorted(value, key=repr))
-    return _listed(value) if isinstance(value, Sequence) else None
+        known = value.dtype.kind not in "Mm" or all(isinstance(scalar, _PLAIN) for scalar in flat)
+        return [("shape", value.shape), *_numbered(flat)] if known else None
+    if isinstance(value, AbstractSet) and all(isinstance(member, _PLAIN) for member in value):
+        return _numbered(sorted(value, key=repr))
+    return _numbered(value) if isinstance(value, Sequence) else None
 
 
-def _listed(values: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(str(number), one) for number, one in enumerate(values)]
+def _numbered(values: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [(str(number), value) for number, value in enumerate(values)]
 
 
 def unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Places of plain parts that are not equal, with what became of them; both have the same places."""
-    for place, one in before.items():
-        other = after[place]
-        if type(one) is not type(other) or one != other:
-            yield place, f"{_short(one)} became {_short(other)}"
+    for place, old in before.items():
+        new = after[place]
+        if type(old) is not type(new) or old != new:
+            yield place, f"{_shortened(old)} became {_shortened(new)}"
 
 
-def _short(value: Any) -> str:
+def _shortened(value: Any) -> str:
+    """A value as text, cut where it is long."""
     text = value.__name__ if isinstance(value, type) else repr(value)
     return text if len(text) < 60 else f"{text[:40]}… ({len(text):,} characters)"

@@ -13,8 +13,7 @@ from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.by_shape import is_magnitude
-from convinspect.layers.lora import as_vector
+from convinspect.layers.lora import as_vector, is_magnitude
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
 

@@ -27,6 +27,7 @@ from convinspect.writing.same_format import Facts, approve
 from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -118,21 +119,21 @@ def _state_dict(
     import torch
 
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
-    loaded: dict[tuple[object, ...], torch.Tensor] = {}
+    load = _Loader().load
     state: dict[str, torch.Tensor] = {}
     attributes = plain_attributes(checkpoint.root)
     for tensor in (tensor for tensor in checkpoint.root.tensors if tensor.key not in attributes):
         layer = replaced.get(tensor.key)
         key = names.get(tensor.key, tensor.key)
         if tensor.key in grouped:
-            state[key] = block_diagonal(_load(tensor, loaded), grouped[tensor.key])
+            state[key] = block_diagonal(load(tensor), grouped[tensor.key])
         elif layer is None:
-            state[key] = _edited(_load(tensor, loaded), edits.get(tensor.key))
+            state[key] = _edited(load(tensor), edits.get(tensor.key))
         elif tensor is layer.weight:
             state[_plain_key(layer, tensor, key)] = _edited(_effective(layer), edits.get(tensor.key))
         elif tensor is layer.tensors.get("bias_orig"):
-            mask = _load(layer.tensors["bias_mask"], loaded)
-            state[_plain_key(layer, tensor, key)] = _load(tensor, loaded) * mask.to(getattr(torch, tensor.dtype))
+            mask = load(layer.tensors["bias_mask"])
+            state[_plain_key(layer, tensor, key)] = load(tensor) * mask.to(getattr(torch, tensor.dtype))
     return state
 
 
@@ -184,58 +185,74 @@ def _effective(layer: Layer) -> torch.Tensor:
     return as_torch(effective_weight(layer), layer.weight.dtype)
 
 
-def _load(tensor: Tensor, loaded: dict[tuple[object, ...], torch.Tensor]) -> torch.Tensor:
-    """A view on its storage, which is in memory once, so that ties stay ties.
+class _Loader:
+    """Tensors as views on their storages, each of which is in memory once, so that ties stay ties."""
 
-    Args:
-        tensor: Which.
-        loaded: Storages so far, as numbers of a dtype; added to.
-    """
-    import torch
+    def __init__(self) -> None:
+        self._files: dict[Path, np.memmap[Any, Any]] = {}
+        self._storages: dict[tuple[object, ...], torch.Tensor] = {}
+        """By file and key the bytes, by file, key and dtype the numbers that bytes cannot be taken for."""
 
-    storage = tensor.storage
-    if tensor.layout == "meta":
-        return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
-    if tensor.layout != "strided" or storage is None or storage.start is None:
-        raise CannotConvert(
-            f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
-            Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for"),
-        )
-    dtype = getattr(torch, tensor.dtype, None)
-    if dtype is None:
-        raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
-    from convinspect.arrays.read import read_tensor
+    def load(self, tensor: Tensor) -> torch.Tensor:
+        """The tensor, with its own strides.
 
-    if not tensor.whole or not tensor.numel:
-        return as_torch(read_tensor(tensor), tensor.dtype)
-    place = (storage.file, storage.key)
-    plain = storage.packed_nbytes is None and storage.byteorder == "little"
-    if plain and place not in loaded:
-        loaded[place] = _mapped(storage)
-    if plain and loaded[place].data_ptr() % dtype.itemsize == 0:
-        raw = loaded[place]
-        whole = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
-        return whole.as_strided(tensor.shape, tensor.stride, tensor.offset)
-    typed = (*place, dtype)
-    if typed not in loaded:
-        number = min(storage.nbytes, storage.available) // dtype.itemsize
-        every = tensor._replace(shape=(number,), stride=(1,), offset=0)
-        loaded[typed] = as_torch(read_tensor(every), tensor.dtype)
-    return loaded[typed].as_strided(tensor.shape, tensor.stride, tensor.offset)
+        Raises:
+            CannotConvert: It has no plain numbers, or a dtype that this PyTorch does not know.
+        """
+        import torch
 
+        from convinspect.arrays.read import read_tensor
 
-def _mapped(storage: Storage) -> torch.Tensor:
-    """The storage's bytes, mapped and never written to."""
-    import numpy as np
-    import torch
+        storage = tensor.storage
+        if tensor.layout == "meta":
+            return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
+        if tensor.layout != "strided" or storage is None or storage.start is None:
+            raise CannotConvert(
+                f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
+                Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for"),
+            )
+        dtype = getattr(torch, tensor.dtype, None)
+        if dtype is None:
+            raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
+        if not tensor.whole or not tensor.numel:
+            return as_torch(read_tensor(tensor), tensor.dtype)
+        raw = self._mapped(storage) if storage.packed_nbytes is None and storage.byteorder == "little" else None
+        if raw is not None and raw.data_ptr() % dtype.itemsize == 0:
+            numbers = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
+        else:
+            numbers = self._read(tensor, storage, dtype)
+        return numbers.as_strided(tensor.shape, tensor.stride, tensor.offset)
 
-    from convinspect.arrays.storage import data_start
+    def _mapped(self, storage: Storage) -> torch.Tensor:
+        """The storage's bytes, mapped and never written to."""
+        import numpy as np
+        import torch
 
-    raw = np.memmap(storage.file, np.uint8, "r", data_start(storage), (storage.nbytes,))
-    with warnings.catch_warnings():
-        # PyTorch cannot mark a tensor as read-only and warns; nothing here writes to it.
-        warnings.simplefilter("ignore")
-        return torch.from_numpy(raw)
+        from convinspect.arrays.storage import data_start
+
+        place = (storage.file, storage.key)
+        if place not in self._storages:
+            # One mapping of a file for all of its storages: each mapping holds a file open, and there are few to have.
+            if storage.file not in self._files:
+                self._files[storage.file] = np.memmap(storage.file, np.uint8, "r")
+            start = data_start(storage)
+            raw = self._files[storage.file][start : start + storage.nbytes]
+            with warnings.catch_warnings():
+                # PyTorch cannot mark a tensor as read-only and warns; nothing here writes to it.
+                warnings.simplefilter("ignore")
+                self._storages[place] = torch.from_numpy(raw)
+        return self._storages[place]
+
+    def _read(self, tensor: Tensor, storage: Storage, dtype: torch.dtype) -> torch.Tensor:
+        """All numbers of the tensor's storage."""
+        from convinspect.arrays.read import read_tensor
+
+        place = (storage.file, storage.key, dtype)
+        if place not in self._storages:
+            number = min(storage.nbytes, storage.available) // dtype.itemsize
+            every = tensor._replace(shape=(number,), stride=(1,), offset=0)
+            self._storages[place] = as_torch(read_tensor(every), tensor.dtype)
+        return self._storages[place]
 
 
 def _flag(checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> None:

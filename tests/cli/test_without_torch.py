@@ -25,7 +25,6 @@ def env(tmp_path: Path) -> dict[str, str]:
     "words",
     [
         ("verify", STNKD),
-        ("verify", STNKD, STNKD),
         ("compare",),
         ("compare", STNKD),
         ("explain",),
@@ -38,6 +37,14 @@ def test_what_runs_layers_says_what_is_missing(env: dict[str, str], words: tuple
     assert result.stdout == ""
 
 
+def test_verify_asks_for_it_when_layers_are_to_run(env: dict[str, str], tmp_path: Path) -> None:
+    converted = tmp_path / "linear.pt"
+    run("convert", STNKD, "--to", "linear", "-o", converted, env=env)
+    assert_one_line(run("verify", STNKD, converted, env=env), "verify ", "PyTorch")
+    assert run("verify", STNKD, converted, "--bits", env=env).returncode == 0
+    assert run("verify", STNKD, STNKD, env=env).returncode == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -46,6 +53,7 @@ def test_what_runs_layers_says_what_is_missing(env: dict[str, str], words: tuple
         ("diff", STNKD, STNKD),
         ("convert", STNKD, "--to", "linear", "--dry-run"),
         ("verify", STNKD, STNKD, "--bits"),
+        ("verify", STNKD, STNKD),  # no layer differs, so none is run
         ("check", STNKD),
         ("--help",),
     ],

@@ -109,7 +109,7 @@ def test_a_cut_file_says_how_much_is_missing_where_that_is_known() -> None:
 def test_what_stops_a_listing_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[ConvInspectError], words: str
 ) -> None:
-    def failing(path: Path, keep_pickles: bool) -> None:
+    def failing(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(formats, "_read_any", failing)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from convinspect.formats.pickle import opcodes
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from support.paths import TESTS
 
@@ -147,3 +148,27 @@ def test_it_may_begin_anywhere() -> None:
     stream = io.BytesIO(data)
     stream.seek(6)
     assert [(code, at) for code, _, at in found] == [(one.code, at) for one, _, at in pickletools.genops(stream)]
+
+
+def test_the_table_is_that_of_the_library() -> None:
+    numbers = {"uint2": "<H", "int4": "<i", "uint4": "<I", "uint8": "<Q", "float8": ">d"}
+    texts = {"unicodestring1": "<B", "unicodestring4": "<I", "unicodestring8": "<Q"}
+    known = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+    for code in range(256):
+        kind, layout = opcodes._KINDS[code], opcodes._STRUCTS[code].format
+        if code not in known:
+            assert kind == opcodes._UNKNOWN
+            continue
+        argument = known[code].arg
+        if argument is None:
+            assert kind == (opcodes._STOP if chr(code) == "." else opcodes._NOTHING)
+        elif argument.name == "uint1":
+            assert kind == opcodes._BYTE
+        elif argument.name in numbers:
+            assert (kind, layout) == (opcodes._NUMBER, numbers[argument.name])
+        elif argument.name in texts:
+            assert (kind, layout) == (opcodes._TEXT, texts[argument.name])
+        else:
+            assert kind == opcodes._OTHER
+            assert (code in opcodes._WITH_TWO_LINES) == (argument.name == "stringnl_noescape_pair")
+            assert (code in opcodes._readers()) != (code in opcodes._WITH_TWO_LINES)

@@ -87,6 +87,16 @@ def test_two_values_differ_where_python_says_so(tmp_path: Path, a: Any, b: Any, 
     assert (number > 0) == (plain(a) != plain(b)), found
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_each_of_many_sets_is_compared(tmp_path: Path, protocol: int) -> None:
+    """Protocols 2 and 3 keep a set as a call, whose list becomes a set for the comparison only."""
+    for number in range(2, 9):
+        before: list[set[int]] = [set() for _ in range(number)]
+        sides = (("a", before), ("b", [*before[1:], {0}]))
+        a, b = (saved(tmp_path / name, value, True, protocol) for name, value in sides)
+        assert [difference.place.partition(".")[0] for difference in differences(a, b, 9)[0]] == [str(number - 1)]
+
+
 @BOTH_AGES
 @pytest.mark.parametrize(
     ("a", "b", "what"),

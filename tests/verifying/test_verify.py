@@ -25,8 +25,9 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.job import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.report.verify import sentence, verdict
+from convinspect.report.verify import SENTENCES, sentence, verdict
 from convinspect.text import with_article
+from convinspect.verifying.causes import Why
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
@@ -785,6 +786,10 @@ def test_the_same_root_is_taken_on_both_sides(tmp_path: Path) -> None:
     code, found = command(tmp_path, "a.pt", "b.pt", "--root", "ema")
     assert (code, len(found["layers"])) == (0, 3)
     assert command(tmp_path, "a.pt", "plain.pt", "--root", "ema")[0] == 0
+
+
+def test_every_cause_has_a_sentence() -> None:
+    assert set(SENTENCES) == set(Why)
 
 
 def test_a_parameter_of_its_own_is_told_as_a_layer(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,22 @@ def test_numbers_that_cannot_be_mapped_are_read(tmp_path: Path, convert: Convert
         assert torch.equal(*bits), key
 
 
+def test_a_file_is_open_once_however_many_tensors_it_holds(tmp_path: Path) -> None:
+    """A mapping holds its file open, and a process may have a thousand files as a rule."""
+    state = {f"{number}.weight": torch.full((2, 3, 1), float(number)) for number in range(300)}
+    torch.save(state, tmp_path / "a.pt")
+    script = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "import convinspect\n"
+        "convinspect.convert('a.pt', 'b.safetensors', to='linear')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    after = load(tmp_path / "b.safetensors")
+    assert all((after[key] == value[..., 0]).all() for key, value in state.items())
+
+
 def test_a_tensor_without_plain_numbers_is_named(tmp_path: Path, convert: Convert) -> None:
     torch.save({"c.weight": torch.zeros(4, 6, 1), "thin": torch.eye(3).to_sparse()}, tmp_path / "a.pt")
     ended = convert(tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--state-dict")
@@ -126,7 +144,7 @@ def test_a_dtype_of_a_later_pytorch_is_named(tmp_path: Path) -> None:
     torch.save({"c.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
     with pytest.raises(CannotConvert, match="this PyTorch has no dtype float3"):
-        resaving._load(tensor._replace(dtype="float3"), {})
+        resaving._Loader().load(tensor._replace(dtype="float3"))
 
 
 def test_the_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path, convert: Convert) -> None:

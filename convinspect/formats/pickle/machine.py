@@ -1,6 +1,6 @@
 """Pickle bytes → a tree of plain values. Nothing that the stream names is imported, called or looked up.
 
-A pickle is a program for a small stack machine. `pickle_opcodes` decodes its instructions; this module runs
+A pickle is a program for a small stack machine. `opcodes` decodes its instructions; this module runs
 them on stand-ins: a global becomes the pair of its names (`Global`), a call becomes a record of the call
 (`Call`). So no allow-list is needed, and a class that no longer exists is no obstacle. The instructions and
 their effect on the stack are those of the standard library's `pickletools` documentation, protocols 0 to 5.
@@ -20,25 +20,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from convinspect.formats.pickle.faults import broken, too_much, undecodable
-from convinspect.formats.pickle.opcodes import Undecodable, instructions
-from convinspect.formats.pickle.plain_tensors import PlainTensors
-from convinspect.formats.pickle.runs import RUN, values_of
-from convinspect.formats.pickle.safe_globals import EXTENSION
-from convinspect.formats.pickle.values import (
-    Blob,
-    Call,
-    Dict,
-    Global,
-    Memo,
-    OutOfBand,
-    Persistent,
-    Set,
-    Tuple,
-    items_into,
-    paired,
-    pairs_into,
+from convinspect.formats.pickle.opcodes import (
+    RUN,
+    Undecodable,
+    broken,
+    instructions,
+    too_much,
+    undecodable,
+    values_of,
 )
+from convinspect.formats.pickle.plain_tensors import PlainTensors
+from convinspect.formats.pickle.rare import carry_out as carry_out_rare
+from convinspect.formats.pickle.state import State, line_span, two_names
+from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Tuple, paired, pairs_into
 from convinspect.records import Span
 
 Read: TypeAlias = Callable[[int, int], bytes]
@@ -59,8 +53,6 @@ _STEPS_PER_RUN = 4
 """Numbers of a run that count as one instruction."""
 _FEWEST_PARTS, _MOST_PARTS = 4, 64
 """Items of a tuple that may describe a tensor, of which it is asked where each was pushed."""
-_LONGEST_INTEGER = 8_192
-"""Bits of an integer that is kept as one."""
 _DEEPEST = 10_000
 """Marks that may be open at a time; a pickler recurses once for each and gives up at a tenth of that."""
 
@@ -124,7 +116,7 @@ def _blob_at(read: Read, position: int, end: int) -> Blob | None:
     return Blob(first, length) if length >= _WINDOW and first + length < end else None
 
 
-class Machine:
+class Machine(State):
     """The pickle machine's state, kept between windows, and what is left of it where the stream breaks.
 
     Args:
@@ -132,24 +124,7 @@ class Machine:
     """
 
     def __init__(self, storages: int = 0) -> None:
-        self.left = _MOST_STEPS + _STEPS_PER_STORAGE * storages
-        """Instructions that may still follow."""
-        self.stack: list[Any] = []
-        self.starts: list[int] = []
-        self.marks: list[tuple[list[Any], list[int], int]] = []
-        self.memo = Memo()
-        self.globals: dict[str, Span] = {}
-        self.rare: dict[str, int] = {}
-        """The first place of each instruction that no pickler of state_dicts writes."""
-        self.persistent: list[Sequence[Any]] = []
-        self.none = Tuple((), -1, -1)
-        """Every empty tuple, as it is one object in Python."""
-        self.position = -1
-        """Offset of the last instruction looked at."""
-
-    def push(self, value: Any, start: int) -> None:
-        self.stack.append(value)
-        self.starts.append(start)
+        super().__init__(_MOST_STEPS + _STEPS_PER_STORAGE * storages)
 
     def carry_out(self, read: Read, start: int, end: int) -> int:
         """Carry out the pickle at `start`; the offset behind it. Arguments and errors are those of `walk`."""
@@ -270,7 +245,7 @@ class Machine:
                         pairs.extend(paired(items))
                         batches.append((first, at + 1, array("Q", places)))
                     elif code == "c":
-                        stack.append(self._global(*_two_names(arg), _line(arg, at)))
+                        stack.append(self.named(*two_names(arg), line_span(arg, at)))
                         starts.append(at)
                     elif code == "}":
                         stack.append(Dict())
@@ -282,100 +257,10 @@ class Machine:
                         return at + 1
                     elif code not in _NO_EFFECT:
                         self.stack, self.starts = stack, starts
-                        self._rare(code, arg, at)
+                        carry_out_rare(self, code, arg, at)
                         stack, starts = self.stack, self.starts
         finally:
             self.stack, self.starts, self.left, self.position = stack, starts, left, at
-
-    def _global(self, module: str, name: str, span: Span) -> Global:
-        value = Global(module, name)
-        self.globals.setdefault(value.qualified, span)
-        return value
-
-    def _pop(self) -> Any:
-        self.starts.pop()
-        return self.stack.pop()
-
-    def _pop_mark(self) -> tuple[list[Any], int]:
-        """Everything above the topmost mark, and the mark's own place."""
-        items = self.stack
-        self.stack, self.starts, at = self.marks.pop()
-        return items, at
-
-    def _rare(self, code: str, arg: Any, at: int) -> None:
-        """Instructions that make up a small share of a checkpoint's pickle."""
-        stack = self.stack
-        if code in _UNUSUAL:
-            self.rare.setdefault(code, at)
-        if code == "b":
-            state = self._pop()
-            target = self.stack[-1]
-            if isinstance(target, Call):
-                target.states = target.states or []
-                target.states.append(state)
-            else:
-                self.rare.setdefault(code, at)
-        elif code == "\x93":
-            name, module = self._pop(), stack[-1]
-            if not (isinstance(name, str) and isinstance(module, str)):
-                raise TypeError
-            stack[-1] = self._global(module, name, Span(self.starts[-1], at + 1))
-        elif code == "\x81":
-            args = self._pop()
-            stack[-1] = Call(stack[-1], args)
-        elif code == "\x92":
-            kwargs, args = self._pop(), self._pop()
-            stack[-1] = Call(stack[-1], args, kwargs)
-        elif code in "io":
-            items, start = self._pop_mark()
-            function = self._global(*_two_names(arg), _line(arg, at)) if code == "i" else items.pop(0)
-            self.push(Call(function, Tuple(tuple(items), start, at + 1)), start)
-        elif code == "s":
-            places = self.starts[-2:]
-            value, key = self._pop(), self._pop()
-            pairs, batches = pairs_into(self.stack[-1])
-            pairs.append((key, value))
-            batches.append((places[0], at + 1, places))
-        elif code == "d":
-            items, start = self._pop_mark()
-            self.push(Dict(list(paired(items))), start)
-        elif code == "]":
-            self.push([], at)
-        elif code == "l":
-            self.push(*self._pop_mark())
-        elif code == "a":
-            value = self._pop()
-            items_into(self.stack[-1]).append(value)
-        elif code in "e\x90":
-            items, _ = self._pop_mark()
-            items_into(self.stack[-1]).extend(items)
-        elif code == "\x8f":
-            self.push(Set(), at)
-        elif code == "\x91":
-            items, start = self._pop_mark()
-            self.push(Set(items), start)
-        elif code == "P":
-            self.push(Persistent(arg), at)
-        elif code == "0":
-            # A POP right above a mark removes the mark, as the standard unpickler does.
-            if self.stack:
-                self._pop()
-            else:
-                self._pop_mark()
-        elif code == "1":
-            self._pop_mark()
-        elif code in "2ILFSTV":
-            self.push(stack[-1] if code == "2" else arg, at)
-        elif code in "\x82\x83\x84":
-            self.globals.setdefault(f"{EXTENSION}{arg}", Span(at, at + _EXTENSION[code]))
-            self.push(OutOfBand(f"extension {arg}"), at)
-        elif code == "\x8b":
-            # Python writes no integer of more digits out, and none is a size or a key of ours.
-            self.push(arg if arg.bit_length() <= _LONGEST_INTEGER else OutOfBand(hex(arg)), at)
-        elif code == "\x97":
-            self.push(OutOfBand("buffer"), at)
-        else:  # pragma: no cover - genops knows no further instruction
-            raise ValueError(f"unknown {code!r}")
 
 
 _PUT = frozenset("qrp")
@@ -384,17 +269,3 @@ _LITERAL = frozenset("JKM\x8aUBC\x8e\x96X\x8c\x8dG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
 _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")
-_EXTENSION = {"\x82": 2, "\x83": 3, "\x84": 5}
-"""Bytes of each instruction that names something by a number."""
-_UNUSUAL = frozenset("ioP\x97210ld\x8bILFSTV\x90\x91\x92\x93")
-
-
-def _line(arg: Any, at: int) -> Span:
-    """Where GLOBAL or INST at `at` lies: its code and two lines."""
-    return Span(at, at + 2 + len(str(arg).encode("utf-8", "surrogatepass")))
-
-
-def _two_names(arg: Any) -> tuple[str, str]:
-    """GLOBAL's and INST's argument: `genops` joins the two lines by a space."""
-    module, _, name = str(arg).partition(" ")
-    return module, name

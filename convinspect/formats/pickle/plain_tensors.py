@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.formats.pickle.values import Call, Memo, Persistent, Tuple
@@ -20,21 +21,25 @@ _GET = rb"(?:h.|j....)"
 _PUT = rb"r(....)"
 _SIZES = rb"(\(?" + _INT + rb"{1,8}[t\x85-\x87])"
 
-_TENSOR = re.compile(
-    rb"\(\((" + _GET + _GET  # 1: ("storage", its type,
-    + rb")X(.)\0\0\0([0-9]+)" + _PUT  # 2–4: its key,
-    + rb"(" + _GET + rb")(" + _INT + rb")t" + _PUT  # 5–7: device, elements)
-    + rb"Q(" + _INT + rb")"  # 8: the offset in it,
-    + _SIZES + _PUT + _SIZES + _PUT  # 9–12: size, stride,
-    + rb"([\x88\x89])"  # 13: whether it takes gradients,
-    + rb"(" + _GET + rb")\)R" + _PUT  # 14–15: and OrderedDict()
-    + rb"t" + _PUT + rb"R" + _PUT,  # 16–17
-    re.DOTALL,
-)  # fmt: skip
-"""From the mark that begins the arguments to the memo of the result; what is memorised has numbers of four bytes."""
 
-_BEFORE = re.compile(_PUT + rb"(" + _GET + rb")\(\(", re.DOTALL)
-"""Behind the text of a key: its memo, the function, and the marks that a tensor begins with."""
+@cache
+def _expressions() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """A tensor, from the mark that begins the arguments to the memo of the result; and what stands before one that
+    follows another, behind the text of its key: the key's memo, the function, and the tensor's marks.
+    """
+    tensor = (
+        rb"\(\((" + _GET + _GET  # 1: ("storage", its type,
+        + rb")X(.)\0\0\0([0-9]+)" + _PUT  # 2–4: its key,
+        + rb"(" + _GET + rb")(" + _INT + rb")t" + _PUT  # 5–7: device, elements)
+        + rb"Q(" + _INT + rb")"  # 8: the offset in it,
+        + _SIZES + _PUT + _SIZES + _PUT  # 9–12: size, stride,
+        + rb"([\x88\x89])"  # 13: whether it takes gradients,
+        + rb"(" + _GET + rb")\)R" + _PUT  # 14–15: and OrderedDict()
+        + rb"t" + _PUT + rb"R" + _PUT  # 16–17
+    )  # fmt: skip
+    before = _PUT + rb"(" + _GET + rb")\(\("
+    return re.compile(tensor, re.DOTALL), re.compile(before, re.DOTALL)
+
 
 _STEPS = 21
 """Instructions of a tensor beside those that make its size and stride."""
@@ -46,6 +51,7 @@ _MARK, _TUPLE = ord("("), ord("t")
 _WIDTHS = {ord("K"): 2, ord("M"): 3, ord("J"): 5}
 _FEWEST_PLACED = 4
 """Tuples of fewer items do not know their items' places."""
+_FEWEST_MEMORISED = 256
 _MOST_REMEMBERED = 4096
 # Seven numbers of the memo, each one more than the last, as one number of 28 bytes: n × _ONES + _FOLLOWING.
 _ONES = sum(1 << 32 * i for i in range(7))
@@ -109,13 +115,15 @@ class PlainTensors:
             starts: Where each was pushed.
             left: How many instructions may follow.
         """
-        if self._memo.others or not stack:
+        # What is memorised has numbers of four bytes from the 257th on; small pickles need no expressions.
+        if len(self._memo.slots) < _FEWEST_MEMORISED or self._memo.others or not stack:
             return None
+        tensor, _ = _expressions()
         # The machine may have put something else under a number since.
         self._recalled.clear()
         end = steps = 0
         before: _Before | None = None
-        while (match := _TENSOR.match(window, at)) is not None:
+        while (match := tensor.match(window, at)) is not None:
             taken = self._carry_out(match, base, before, stack, starts, left - steps)
             if not taken:
                 break
@@ -130,7 +138,7 @@ class PlainTensors:
         """Key and function of a further tensor, and where that begins; None where something else follows."""
         first = at + 5
         end = first + int.from_bytes(window[at + 1 : first], "little")
-        match = _BEFORE.match(window, end)
+        match = _expressions()[1].match(window, end)
         if match is None or window[at] != _TEXT or int.from_bytes(match[1], "little") != len(self._memo.slots):
             return None
         try:

@@ -12,6 +12,8 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from convinspect.formats.pickle.state import EXTENSION
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -203,9 +205,6 @@ _LIBRARIES = frozenset(["torch", "numpy", "torchvision", "torchaudio"])
 _SUBPACKAGES = _words("torch.signal torch.types torch.jit._pickle numpy.random._pickle")
 _SUBMODULES = _words("random typing types numbers")
 """Modules of libraries that are called like one of Python's own; the latter in several places, and harmless there."""
-
-EXTENSION = "extension registry code "
-"""How the pickle walker calls what has a number for a name."""
 
 _ANYWHERE = _words(
     """os posix nt sys subprocess pty builtins importlib socket shutil runpy ctypes __builtins__ __globals__ __import__

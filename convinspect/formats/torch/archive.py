@@ -14,7 +14,6 @@ from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
-from convinspect.formats.unsupported import of_kind, other_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import bytes_gone
 from convinspect.formats.zip.structures import STORED, first_name, read_local
@@ -47,6 +46,8 @@ def read_torch_zip(file: File) -> Contents:
 def read_archive(file: File, archive: Archive) -> Contents:
     """`read_torch_zip` of an archive that is open already."""
     if "data.pkl" not in archive.records:
+        from convinspect.formats.unsupported import other_zip
+
         raise other_zip(archive.names())
     tree = walked(archive)
     byteorder = archive.byteorder()
@@ -168,6 +169,8 @@ def headless(file: File) -> ConvInspectError:
             f"its end was never written: the last {_UNWRITTEN:,} of its {file.size:,} bytes are all zero",
             "download it again, and watch the disk's free space",
         )
+    from convinspect.formats.unsupported import of_kind
+
     other = of_kind([first_name(file)])
     if other is not None:
         return NotACheckpoint(f"{other.problem}, and cut short", other.remedy)

@@ -13,7 +13,6 @@ from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import walk
-from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
@@ -37,6 +36,9 @@ def read_distributed(path: Path) -> Contents:
         BrokenFile: Its `.metadata` is cut or malformed.
         NotACheckpoint: Its `.metadata` is something else.
     """
+    # A thousand words, which no other listing needs.
+    from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
+
     folder = path if path.is_dir() else path.parent
     with File(folder / METADATA) as file:
         # Each rank's pieces of each tensor are listed.

@@ -1,0 +1,77 @@
+"""What a layer is, by the class and the attributes of its module, where the file describes it (evidence "module")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.records import Layer, Module
+
+_HYPERPARAMETERS = ("stride", "padding", "dilation")
+
+
+def of_torch(module: Module) -> bool:
+    """Whether its class is PyTorch's own; a subclass may compute something else."""
+    return module.class_name.startswith(("torch.nn.", "torch.ops.aten."))
+
+
+def by_module(layer: Layer, module: Module) -> Layer | None:
+    """What the module's class and attributes say; None when they do not describe a weight known here."""
+    values = module.attributes
+    kind = module.kind
+    dims = len(layer.weight.shape)
+    if "kernel_size" in values or (kind.startswith(("Conv", "LazyConv")) and 3 <= dims <= 5 and "stride" in values):
+        return _conv_module(layer, module) if 3 <= dims <= 5 else None
+    if dims == 2 and kind == "Conv1D" and ("nf" in values or module.class_name.startswith("transformers.")):
+        rows, columns = layer.weight.shape
+        return layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
+    if dims == 2 and (kind in _LINEAR_CLASSES or {"in_features", "out_features"} <= set(values)):
+        rows, columns = layer.weight.shape
+        return named_class(layer._replace(kind="Linear", evidence="module", in_width=columns, out_width=rows), module)
+    if kind.startswith("Conv") and 3 <= dims <= 5 and module.class_name.startswith("torch.nn."):
+        # Tracing and old releases may keep the class and drop its numbers.
+        return _conv_module(layer, module)
+    if of_torch(module):
+        return layer._replace(kind=kind, evidence="module")
+    return None
+
+
+_LINEAR_CLASSES = {"Linear", "NonDynamicallyQuantizableLinear", "LazyLinear"}
+
+
+def _conv_module(layer: Layer, module: Module) -> Layer:
+    values = module.attributes
+    first, second, *kernel = layer.weight.shape
+    dims = len(kernel)
+    transposed = bool(values.get("transposed", "Transpose" in module.kind))
+    groups = values.get("groups") if type(values.get("groups")) is int else None
+    inner = None if groups is None else second * groups
+    settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
+    found = layer._replace(
+        kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
+        evidence="module",
+        pointwise=not transposed and all(size == 1 for size in kernel),
+        in_width=first if transposed else inner,
+        out_width=inner if transposed else first,
+        kernel_size=tuple(kernel),
+        groups=groups,
+        **settings,
+    )
+    return named_class(found, module)
+
+
+def _setting(value: Any, dims: int) -> Any:
+    """Stride, padding or dilation as a tuple, one number per dimension; a string ("same") as it is."""
+    if isinstance(value, str):
+        return value
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not numbers or not all(type(number) is int for number in numbers):
+        return None
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def named_class(layer: Layer, module: Module) -> Layer:
+    """Say the class where it is not PyTorch's own, since a subclass may compute something else."""
+    if of_torch(module):
+        return layer
+    return layer._replace(notes=(*layer.notes, f"its class is {module.class_name}"))

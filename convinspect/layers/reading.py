@@ -1,0 +1,85 @@
+"""What a layer is: by its module, or else by its shapes; and what a converter must know of it.
+
+A state_dict keeps neither class nor stride, padding and groups. Where the file describes its modules, they decide;
+otherwise the shapes do.
+"""
+
+from __future__ import annotations
+
+from convinspect.layers.by_module import by_module
+from convinspect.layers.by_shape import Context, by_shape, is_list, is_quantized, quantized
+from convinspect.layers.lora import is_magnitude
+from convinspect.records import Doubt, Layer, Module
+
+_STRIDED_NAMES = ("downsample", "shortcut")
+
+
+def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
+    """What a layer is, from its module or else from the shapes of its weight and bias.
+
+    Args:
+        layer: With its tensors; `kind` and what follows from it are to be found.
+        module: What the file says of its module, if it does.
+        context: What the rest of the file tells.
+    """
+    if is_magnitude(layer.name):
+        return layer._replace(kind="Parameter", evidence="shape")
+    if layer.norm:
+        parts = ", ".join(leaf for leaf in layer.tensors if "bias" not in leaf)
+        layer = layer._replace(tags=(layer.norm.replace("_", "-"),), notes=(f"the kernel is computed from {parts}",))
+    if is_quantized(layer):
+        return quantized(layer)
+    known = by_module(layer, module) if module is not None else None
+    if known is not None:
+        return _with_assumptions(known)
+    if is_list(layer.weight):
+        return layer._replace(kind="Parameter", evidence="shape")
+    known = by_shape(layer, context)
+    if module is not None:
+        note = f"its class {module.class_name} keeps no hyperparameters known here"
+        known = known._replace(notes=(*known.notes, note))
+    return _with_assumptions(known)
+
+
+def _with_assumptions(layer: Layer) -> Layer:
+    """The layer with what a converter must know: unusual settings, and what was taken for granted."""
+    tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
+    if layer.groups is not None and layer.groups > 1:
+        depthwise = layer.groups == layer.in_width
+        tags.append("depthwise" if depthwise else f"groups {layer.groups}")
+    for name in ("stride", "padding"):
+        value = getattr(layer, name)
+        usual = 1 if name == "stride" else 0
+        # "same" and "valid" pad nothing at kernel size 1.
+        if layer.pointwise and isinstance(value, tuple) and any(n != usual for n in value):
+            tags.append(f"{name} {_short(value)}")
+    if layer.kernel_size and layer.evidence != "module":
+        tags.append("assumed")
+        more = _doubts_of_assumptions(layer)
+        tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
+        taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
+        notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
+        notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
+        doubts = (*doubts, *more)
+    if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
+        tags.append("ambiguous")
+    if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
+        return layer
+    return layer._replace(tags=tuple(tags), notes=tuple(notes), doubts=doubts)
+
+
+def _short(value: tuple[int, ...]) -> str:
+    return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
+
+
+_DOUBTED_ASSUMPTIONS = {Doubt.MAY_BE_DEPTHWISE: "depthwise?", Doubt.USUALLY_STRIDE_2: "stride 2?"}
+"""What of the assumptions may well be wrong, and its tag."""
+
+
+def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
+    doubts = []
+    if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
+        doubts.append(Doubt.MAY_BE_DEPTHWISE)
+    if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
+        doubts.append(Doubt.USUALLY_STRIDE_2)
+    return doubts
