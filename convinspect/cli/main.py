@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, NoReturn
@@ -99,6 +98,8 @@ def main() -> None:
 
 def _report_bug() -> NoReturn:
     """Show the exception that is being handled as what it is, and leave."""
+    import traceback
+
     traceback.print_exc()
     _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
     sys.exit(3)

@@ -58,6 +58,7 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
         if file.size > _LARGEST_INDEX:
             raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
         text = file.read(0, file.size)
+
     try:
         index = json.loads(text)
     except (ValueError, RecursionError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -54,6 +53,8 @@ def _number_word(value: float) -> str | None:
 def csv_text(tables: Iterable[Table]) -> Iterator[str]:
     """CSV with machine names as header, a blank line between two tables. Lines end in "\\n"."""
     buffer = io.StringIO()
+    import csv
+
     writer = csv.writer(buffer, lineterminator="\n")
     for i, table in enumerate(tables):
         if i:
