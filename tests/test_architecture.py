@@ -170,3 +170,27 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_modules_stay_small() -> None:
     long = {path.name: n for path in modules() if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400}
     assert not long
+
+
+# Where the time of a listing goes: one plain loop, whose state is in local variables.
+LONG = {"Machine.run"}
+
+
+def test_functions_stay_small() -> None:
+    """At most 60 lines, without the docstring."""
+    long = {}
+    for path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        owners = {
+            id(item): node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                first = node.body[0]
+                if ast.get_docstring(node) is not None and first.end_lineno is not None:
+                    lines -= first.end_lineno - first.lineno + 1
+                name = f"{owners[id(node)]}.{node.name}" if id(node) in owners else node.name
+                if lines > 60 and name not in LONG:
+                    long[f"{dotted(path)}.{name}"] = lines
+    assert not long

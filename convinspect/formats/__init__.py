@@ -6,20 +6,21 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import sharded
 from convinspect.formats.files import File
-from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.formats.torch import archive as torch_zip
 from convinspect.formats.torch import distributed, exported
-from convinspect.formats.torch import legacy as torch_legacy
-from convinspect.formats.torch import truncated as torch_cut
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Contents
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.record import Pickle
 
 
 def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:
@@ -74,18 +75,22 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
         return _read_zip(file, pickle)
     if is_safetensors(head):
         return read_safetensors(file)
-    if torch_legacy.is_legacy(file):
-        return torch_legacy.read_torch_legacy(file, pickle)
-    if torch_legacy.is_pickle(file):
-        raise torch_legacy.other_pickle(file)
+    # What few files are is imported when one is met: a listing starts faster without.
+    from convinspect.formats.torch import legacy
     from convinspect.formats.unsupported import unsupported_file_error
 
+    if legacy.is_legacy(file):
+        return legacy.read_torch_legacy(file, pickle)
+    if legacy.is_pickle(file):
+        raise legacy.other_pickle(file)
     raise unsupported_file_error(file)
 
 
 def _read_zip(file: File, pickle: Pickle | None) -> Contents:
     if find_directory(file) is None:
-        return torch_cut.read_cut_zip(file)
+        from convinspect.formats.torch.truncated import read_cut_zip
+
+        return read_cut_zip(file)
     archive = Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)

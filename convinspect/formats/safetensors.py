@@ -6,7 +6,6 @@ no overlaps and no gaps, at most 100 MB of header.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, NamedTuple
 
@@ -88,6 +87,9 @@ def header_text(file: File) -> bytes:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
+    # Most checkpoints hold none, and start faster without its parser.
+    import json
+
     try:
         header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -52,10 +51,14 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
     Raises:
         BrokenFile: It is no index, or a broken one.
     """
+    # Most checkpoints hold none, and start faster without its parser.
+    import json
+
     with File(path) as file:
         if file.size > _LARGEST_INDEX:
             raise BrokenFile("its index is larger than 200 MB", "give one of the shards")
         text = file.read(0, file.size)
+
     try:
         index = json.loads(text)
     except (ValueError, RecursionError):

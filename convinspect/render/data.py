@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -54,6 +53,8 @@ def _number_word(value: float) -> str | None:
 def csv_text(tables: Iterable[Table]) -> Iterator[str]:
     """CSV with machine names as header, a blank line between two tables. Lines end in "\\n"."""
     buffer = io.StringIO()
+    import csv
+
     writer = csv.writer(buffer, lineterminator="\n")
     for i, table in enumerate(tables):
         if i:
@@ -67,7 +68,7 @@ def csv_text(tables: Iterable[Table]) -> Iterator[str]:
 
 
 def markdown(text: str) -> str:
-    """`text` so that Markdown shows it as it is, on one line."""
+    """`text` so that Markdown shows it unchanged, on one line."""
     return _MARKDOWN.sub(lambda mark: f"\\{mark[0]}" if mark[0] not in "<&" else _ENTITY[mark[0]], safe(text))
 
 

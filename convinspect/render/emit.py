@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO, TypeAlias
 
-from convinspect.render.data import csv_text, json_text, markdown, markdown_text, table_payload
 from convinspect.render.format import Format
 from convinspect.render.plain_table import ColorSupport, block_lines, lines
 from convinspect.render.table import Block, Table, plain
@@ -21,7 +20,7 @@ _PLAIN_GLYPHS = str.maketrans(
 )
 
 Shown: TypeAlias = Table | Block
-"""What can be shown as it is."""
+"""What can be shown directly."""
 
 
 class TerminalSize(NamedTuple):
@@ -81,7 +80,10 @@ def emit(
         TypeError: `thing` cannot be written in this format (a bug of the caller).
         OSError: `out` cannot be written to, BrokenPipeError among them.
     """
+    # What a terminal does not need is imported when it is asked for.
     if fmt is Format.json:
+        from convinspect.render.data import json_text, table_payload
+
         payload = table_payload(thing) if isinstance(thing, Table) else thing
         _write(json_text(payload), out)
         return
@@ -90,6 +92,8 @@ def emit(
         drawn = text_lines(shown, terminal_size(out, width).width, _ink(out, color))
         _write((f"{line}\n" for line in drawn), out)
     elif fmt is Format.csv:
+        from convinspect.render.data import csv_text
+
         _write(csv_text(only_tables(shown)), out)
     else:
         _write(markdown_blocks(shown), out)
@@ -109,7 +113,7 @@ def as_shown(thing: object) -> list[Shown]:
 
 def only_tables(shown: Sequence[Shown]) -> list[Table]:
     """The tables among `shown`; a TypeError when there are others."""
-    tables = [one for one in shown if isinstance(one, Table)]
+    tables = [part for part in shown if isinstance(part, Table)]
     if len(tables) != len(shown):
         raise TypeError("a Block has no columns")
     return tables
@@ -117,30 +121,32 @@ def only_tables(shown: Sequence[Shown]) -> list[Table]:
 
 def markdown_blocks(shown: Sequence[Shown]) -> Iterator[str]:
     """Markdown of tables, and of blocks as preformatted text."""
-    for i, one in enumerate(shown):
+    from convinspect.render.data import markdown, markdown_text
+
+    for i, part in enumerate(shown):
         if i:
             yield "\n"
-        if isinstance(one, Table):
-            yield from markdown_text([one])
+        if isinstance(part, Table):
+            yield from markdown_text([part])
             continue
-        if one.title:
-            yield f"**{markdown(one.title)}**\n\n"
+        if part.title:
+            yield f"**{markdown(part.title)}**\n\n"
         yield "```text\n"
-        yield from (f"{line}\n" for line in block_lines(Block(one.lines)))
+        yield from (f"{line}\n" for line in block_lines(Block(part.lines)))
         yield "```\n"
-        for note in one.notes:
+        for note in part.notes:
             yield f"\n{markdown(plain(note))}\n"
 
 
-def text_lines(shown: Sequence[Shown], width: int | None, ink: ColorSupport) -> Iterator[str]:
+def text_lines(shown: Sequence[Shown], width: int | None, support: ColorSupport) -> Iterator[str]:
     """Tables and blocks as lines of text without line ends, a blank line between two of them."""
-    for i, one in enumerate(shown):
+    for i, part in enumerate(shown):
         if i:
             yield ""
-        if isinstance(one, Table):
-            yield from lines(one, width, ink.color, ink.truecolor)
+        if isinstance(part, Table):
+            yield from lines(part, width, support.color, support.truecolor)
         else:
-            yield from block_lines(one, ink.color, ink.truecolor)
+            yield from block_lines(part, support.color, support.truecolor)
 
 
 def _is_unicode(out: TextIO) -> bool:

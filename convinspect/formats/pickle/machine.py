@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.formats.pickle.opcodes import (
     RUN,
@@ -59,8 +58,7 @@ _DEEPEST = 10_000
 _STRING_LENGTH_BYTES = {b"B": 4, b"X": 4, b"T": 4, b"\x8e": 8, b"\x8d": 8, b"\x96": 8}
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(NamedTuple):
     """Result of `walk`.
 
     Attributes:

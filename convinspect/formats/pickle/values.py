@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from _compat_pickle import NAME_MAPPING
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from convinspect.records import Span
@@ -12,26 +11,34 @@ from convinspect.records import Span
 Batch: TypeAlias = tuple[int, int, Sequence[int]]
 """Items set at once: the instructions' first byte, the end of the last, and where each key and value is pushed."""
 
-# The nodes have no repr: a tuple doubled sixty times is a small graph and an endless text.
+# Plain classes, compared by identity: a dataclass takes ten times as long to define, and these are made by the million.
+# Nodes with others inside have no repr of their own: a tuple doubled sixty times is a small graph and an endless text.
 
 
-@dataclass(slots=True, eq=False)
 class Global:
-    """A name that the stream asks for, such as `torch._utils` `_rebuild_tensor_v2`."""
+    """A name that the stream asks for, such as `torch._utils` `_rebuild_tensor_v2`.
 
-    module: str
-    name: str
-    qualified: str = field(init=False)
-    """`module.name`, with Python 2's name of the builtins and of what is in them made today's (`xrange` is `range`)."""
+    Attributes:
+        module: As it is written.
+        name: As it is written.
+        qualified: `module.name`, with Python 2's name of the builtins and of what is in them made today's (`xrange` is
+            `range`).
+    """
 
-    def __post_init__(self) -> None:
-        names = self.module, self.name
-        if self.module == "__builtin__":
-            names = NAME_MAPPING.get(names, ("builtins", self.name))
+    __slots__ = ("module", "name", "qualified")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+        names = module, name
+        if module == "__builtin__":
+            names = NAME_MAPPING.get(names, ("builtins", name))
         self.qualified = ".".join(names)
 
+    def __repr__(self) -> str:
+        return f"Global(module={self.module!r}, name={self.name!r}, qualified={self.qualified!r})"
 
-@dataclass(slots=True, eq=False, repr=False)
+
 class Call:
     """A call that unpickling would make: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ or INST.
 
@@ -45,17 +52,19 @@ class Call:
         items: What is appended or added to the result.
     """
 
-    function: Any
-    args: Any
-    kwargs: Any = None
-    # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
-    states: list[Any] | tuple[()] = ()
-    pairs: list[tuple[Any, Any]] | tuple[()] = ()
-    places: list[Batch] | tuple[()] = ()
-    items: list[Any] | tuple[()] = ()
+    __slots__ = ("args", "function", "items", "kwargs", "pairs", "places", "states")
+
+    def __init__(self, function: Any, args: Any, kwargs: Any = None) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
+        self.states: list[Any] | tuple[()] = ()
+        self.pairs: list[tuple[Any, Any]] | tuple[()] = ()
+        self.places: list[Batch] | tuple[()] = ()
+        self.items: list[Any] | tuple[()] = ()
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Tuple:
     """A tuple, the bytes `start:end` that build it, and where each item is pushed.
 
@@ -63,10 +72,13 @@ class Tuple:
     there are several tuples to a tensor, and places take more memory than items.
     """
 
-    items: Sequence[Any]
-    start: int
-    end: int
-    starts: Sequence[int] = ()
+    __slots__ = ("end", "items", "start", "starts")
+
+    def __init__(self, items: Sequence[Any], start: int, end: int, starts: Sequence[int] = ()) -> None:
+        self.items = items
+        self.start = start
+        self.end = end
+        self.starts = starts
 
     def span(self, index: int) -> Span:
         """Bytes that push item `index`, its own tuple alone when it is one built there.
@@ -81,7 +93,6 @@ class Tuple:
         return Span(self.starts[index], self.starts[following] if following < len(self.starts) else self.end - 1)
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Dict:
     """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs.
 
@@ -90,37 +101,54 @@ class Dict:
         places: The instructions that set them, one entry for each SETITEM or SETITEMS.
     """
 
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
-    places: list[Batch] | tuple[()] = ()
+    __slots__ = ("pairs", "places")
+
+    def __init__(self, pairs: list[tuple[Any, Any]] | None = None) -> None:
+        self.pairs: list[tuple[Any, Any]] = [] if pairs is None else pairs
+        self.places: list[Batch] | tuple[()] = ()
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Set:
     """A set or frozenset."""
 
-    items: list[Any] = field(default_factory=list)
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any] | None = None) -> None:
+        self.items: list[Any] = [] if items is None else items
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Persistent:
     """A persistent id; torch uses it for storages and for the source of old whole modules."""
 
-    id: Any
+    __slots__ = ("id",)
+
+    def __init__(self, id: Any) -> None:
+        self.id = id
 
 
-@dataclass(slots=True, eq=False)
 class Blob:
     """A long string or bytes left unread: `length` bytes from `start` of the stream."""
 
-    start: int
-    length: int
+    __slots__ = ("length", "start")
+
+    def __init__(self, start: int, length: int) -> None:
+        self.start = start
+        self.length = length
+
+    def __repr__(self) -> str:
+        return f"Blob(start={self.start}, length={self.length})"
 
 
-@dataclass(slots=True, eq=False)
 class OutOfBand:
     """What has no value here: a protocol 5 buffer, an extension registry code, or a number beyond all use."""
 
-    what: str
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __repr__(self) -> str:
+        return f"OutOfBand(what={self.what!r})"
 
 
 class Memo:

@@ -10,8 +10,6 @@ from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, most_steps, reader, walk
 from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.pickle.safe_globals import classify_global
-from convinspect.formats.torch import frozen
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
@@ -32,6 +30,15 @@ _OWN_CLASSES = 3
 _LARGE_PICKLE = 1 << 24
 
 PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
+USUAL_GLOBALS = frozenset(
+    {
+        "collections.OrderedDict",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        *(f"torch.{kind}Storage" for kind in ("BFloat16", "Bool", "Double", "Float", "Half", "Int", "Long")),
+    }
+)
+"""What nearly every state_dict mentions, so that the long lists of what other names do need not be loaded."""
 
 
 def read_torch_zip(file: File) -> Contents:
@@ -54,11 +61,15 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
     notes = module_notes(roots)
-    if script and frozen.RECORD in archive.records and not any(root.tensors for root in roots):
-        roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
-        notes = (frozen.NOTE,) if roots else ()
-    elif script:
-        roots = _with_script_constants(roots, archive)
+    if script:
+        # Imported here, since most checkpoints are none and start faster without it.
+        from convinspect.formats.torch import frozen
+
+        if frozen.RECORD in archive.records and not any(root.tensors for root in roots):
+            roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
+            notes = (frozen.NOTE,) if roots else ()
+        else:
+            roots = _with_script_constants(roots, archive)
     problems = missing_records(roots)
     return Contents(
         file.path,
@@ -120,10 +131,15 @@ def _known(module: Module, constants: Mapping[str, dict[str, Any]]) -> Module:
 
 def foreign_globals(tree: Walk) -> tuple[str, ...]:
     """Names that the pickle mentions beyond those of tensors and torch's own modules, in stored order."""
+    unusual = [name for name in tree.globals if name not in USUAL_GLOBALS]
+    if not unusual:
+        return ()
+    from convinspect.formats.pickle.safe_globals import classify_global
+
     plain = (*PLAIN_GLOBALS, "__torch__.")
     return tuple(
         name
-        for name in tree.globals
+        for name in unusual
         if (not name.startswith(plain) and name != "builtins.set") or classify_global(name).kind == "executes"
     )
 

@@ -8,7 +8,6 @@ and its literal arguments are the layer's hyperparameters. Field names and enume
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
@@ -104,6 +103,9 @@ class _Texts:
             BrokenFile: It is too large, or no JSON of a dictionary.
             RefusedFile: With the others it is out of proportion.
         """
+        # Most checkpoints hold none, and start faster without its parser.
+        import json
+
         size = self._archive.records[record].size if record in self._archive.records else 0
         if size > _LARGEST_JSON:
             raise BrokenFile(f"record {record!r} is larger than 256 MB", "export the model again")

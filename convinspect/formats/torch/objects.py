@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
@@ -23,8 +22,7 @@ from convinspect.formats.zip.structures import is_zip
 _DEEPEST = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
+class Objects(NamedTuple):
     """A file's tree, and what reads the stream that it was made of."""
 
     tree: Any

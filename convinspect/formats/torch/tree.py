@@ -7,7 +7,6 @@ A root is a dictionary that holds tensors directly, or a module. Dictionaries th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from convinspect.errors import RefusedFile
@@ -31,15 +30,13 @@ _SCRIPT = "__torch__."
 _FX = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
 
 
-@dataclass(slots=True)
 class _Found:
-    """What the scan gathers: tensors by the container they lie in, modules by the root module's path."""
+    """What the scan gathers: tensors by the container they lie in, modules and optimizers by their path."""
 
-    tensors: dict[Path, list[Tensor]] = field(default_factory=dict)
-    modules: dict[Path, dict[str, Module]] = field(default_factory=dict)
-    optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]] = field(
-        default_factory=dict
-    )
+    def __init__(self) -> None:
+        self.tensors: dict[Path, list[Tensor]] = {}
+        self.modules: dict[Path, dict[str, Module]] = {}
+        self.optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]] = {}
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
