@@ -13,7 +13,8 @@ from convinspect.checking.required_records import scan_required
 from convinspect.checking.zip import Record, scan_zip, unpacked
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.machine import Read, most_steps, reader
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
@@ -36,13 +37,16 @@ _LIBRARIES = (".so", ".dll", ".dylib", ".pyd", ".cubin")
 _MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x96\x82\x83\x84")
 
 
-def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset()) -> Scan[None]:
+def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset()) -> Scan[Pickle | None]:
     """Find what is wrong with a file, or with a part of one, and what its pickles ask for.
 
     Args:
         file: What to look at.
         within: The outer record that it is, with what sets it apart; "" for a file of its own.
         ordinary: Names that are ordinary in its pickles.
+
+    Returns:
+        The object's pickle, for whoever lists the file; None where there is none, or it breaks.
 
     Raises:
         ConvInspectError: It cannot be looked at.
@@ -53,19 +57,20 @@ def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset
         raise headless(file)
     if is_zip(head):
         records = yield from scan_zip(file, within)
-        yield from _scan_records(file, records, within, ordinary)
-    elif is_safetensors(head):
+        return (yield from _scan_records(file, records, within, ordinary))
+    if is_safetensors(head):
         yield from scan_safetensors(file)
     elif is_legacy(file):
-        yield from _scan_legacy(file, within)
+        return (yield from _scan_legacy(file, within))
     else:
         yield from _scan_unknown(file, within)
+    return None
 
 
 # --- zip
 
 
-def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: frozenset[str]) -> Scan[None]:
+def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: frozenset[str]) -> Scan[Pickle | None]:
     names = {record.name for record in records}
     is_script = any(name.startswith("code/") for name in names)
     seen = yield from _scan_pickles(file, records, within, ordinary, is_script)
@@ -84,6 +89,8 @@ def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: 
             f"TorchScript: {plural(number, 'file')} of source text, which torch.jit.load compiles and the model"
             " then runs; what they do was not judged"
         )
+    walk = seen["data"].walk if "data" in seen else None
+    return Pickle(walk) if walk is not None else None
 
 
 def _scan_pickles(
@@ -260,7 +267,7 @@ def _scan_byteorder(file: File, records: Iterable[Record], within: str) -> Itera
 def _scan_unnamed(
     file: File, records: Iterable[Record], storages: set[str], seen: Mapping[str, Seen], within: str
 ) -> Iterator[Finding]:
-    """Records of a plain torch.save that its pickle does not name; of one that broke that cannot be told."""
+    """Records of a plain torch.save that its pickle does not name; of one that broke this is not known."""
     if "data" not in seen or seen["data"].end is None:
         return
     for record in records:
@@ -272,7 +279,7 @@ def _scan_unnamed(
 # --- pickles outside of a zip
 
 
-def _scan_legacy(file: File, within: str) -> Scan[None]:
+def _scan_legacy(file: File, within: str) -> Scan[Pickle | None]:
     """Five pickles, then the storages in the order of the last one's keys."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     parts: list[Seen] = []
@@ -286,7 +293,7 @@ def _scan_legacy(file: File, within: str) -> Scan[None]:
     if end is None or not isinstance(parts[4].tree, list):
         if parts[-1].error is not None:
             yield from _scan_end(stream, parts[-1])
-        return
+        return None
     storages = parts[3].storages
     keys = [key for key in parts[4].tree if isinstance(key, str) and key in storages]
     end += sum(8 + storages[key] for key in keys)
@@ -303,6 +310,15 @@ def _scan_legacy(file: File, within: str) -> Scan[None]:
     if len(keys) == len(parts[4].tree) and left > 0:
         message = f"{left:,} bytes follow the last storage"
         yield finding("trailing-bytes", file.path, message, stream.place(end, left))
+    return _legacy_pickle(parts)
+
+
+def _legacy_pickle(parts: Sequence[Seen]) -> Pickle | None:
+    """What a reader needs of the five pickles; it allows the first three no more work than a file without storages."""
+    walks = [part.walk for part in parts if part.walk is not None]
+    if any(walk.steps > most_steps(0) for walk in walks[:3]):
+        return None
+    return Pickle(walks[3], walks[2].end, walks[4])
 
 
 def _scan_unknown(file: File, within: str) -> Scan[None]:

@@ -42,7 +42,7 @@ _CODES = (
     # --- could not look
     Code("unreadable", "error", "The file, or a part of it, could not be read, so nothing is said of it.", AGAIN),
     # --- bytes
-    Code("wrong-crc", "error", "A record's bytes do not give its stored CRC-32; PyTorch loads it all the same.", AGAIN),
+    Code("wrong-crc", "error", "A record's bytes do not give its stored CRC-32; PyTorch loads it anyway.", AGAIN),
     Code("no-crc", "warning", "A record was stored without a CRC-32 (it is 0), so damage would not show.",
          "save it with torch.serialization.set_crc32_options(True)"),
     Code("not-unpacked", "error", "A record cannot be unpacked: damaged, encrypted, a method that PyTorch does not"
@@ -189,7 +189,7 @@ class Report:
 
     Attributes:
         path: As given.
-        container: What keeps the tensors; None when it could not be told.
+        container: What keeps the tensors; None when it is not known.
         findings: In the order of their codes, the worst first.
         notes: What a reader must know to take the result for what it is, each a whole line.
         looked: What was looked at, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
@@ -207,7 +207,7 @@ class Report:
 
     @property
     def format(self) -> str:
-        """Name of the container, as users are shown it; "" when it could not be told."""
+        """Name of the container, as users are shown it; "" when it is not known."""
         return "" if self.container is None else self.container.label(self.shards)
 
     @property

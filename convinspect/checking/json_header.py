@@ -15,7 +15,7 @@ NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not sho
 
 
 def scan_safetensors(file: File) -> Scan[None]:
-    """Header entries against each other and against the file; what makes it unreadable is told by its reader."""
+    """Header entries against each other and against the file; what makes it unreadable, its reader reports."""
     text = header_text(file)
     yield Note(NO_CHECKSUMS)
     yield Progress(file.size)

@@ -13,7 +13,8 @@ from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Asked, Finding, Item, Looked, Place, Scan, finding
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError
-from convinspect.formats.pickle.machine import Machine, Read, reader
+from convinspect.formats import collector_paused
+from convinspect.formats.pickle.machine import Machine, Read, Walk, reader
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.safe_globals import classify_global
 from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
@@ -94,18 +95,26 @@ class Seen(NamedTuple):
     """What a pickle showed before it ended or broke.
 
     Attributes:
-        end: Offset behind its last instruction; None when it broke.
+        walk: What it would build, and what it asks for on the way; None when it broke.
         storages: Bytes of each storage that it names, by key.
-        tree: What it would build; None when it broke.
         error: Why it broke.
         names: All that it asks for.
     """
 
-    end: int | None
+    walk: Walk | None
     storages: dict[str, int]
-    tree: Any = None
     error: ConvInspectError | None = None
     names: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> int | None:
+        """Offset behind its last instruction; None when it broke."""
+        return self.walk.end if self.walk is not None else None
+
+    @property
+    def tree(self) -> Any:
+        """What it would build; None when it broke."""
+        return self.walk.value if self.walk is not None else None
 
 
 def scan_pickle(stream: Stream, start: int, storages: int = 0, depth: int = 0) -> Scan[Seen]:
@@ -121,7 +130,8 @@ def scan_pickle(stream: Stream, start: int, storages: int = 0, depth: int = 0) -
     yield Looked("pickles")
     end, error = None, None
     try:
-        end = machine.carry_out(stream.read, start, stream.size)
+        with collector_paused():
+            end = machine.carry_out(stream.read, start, stream.size)
     except ConvInspectError as raised:
         # Without its traceback, which would keep all that was built.
         error = BrokenFile(raised.problem, raised.remedy)
@@ -130,7 +140,8 @@ def scan_pickle(stream: Stream, start: int, storages: int = 0, depth: int = 0) -
     storage_sizes = dict(_storages(machine.persistent))
     if depth < _DEEPEST and _may_hold_pickles(stream, start, machine.position + _PIECE if end is None else end):
         yield from _scan_strings(machine, stream, depth)
-    return Seen(end, storage_sizes, machine.stack[-1] if end is not None else None, error, tuple(machine.globals))
+    result = machine.result(end) if end is not None else None
+    return Seen(result, storage_sizes, error, tuple(machine.globals))
 
 
 def _scan_names(machine: Machine, stream: Stream) -> Iterator[Item]:
@@ -224,7 +235,7 @@ def _part(read: Read, start: int) -> Read:
 
 
 def _find(stream: Stream, value: bytes) -> int | None:
-    """Where in the stream the string stands as it is."""
+    """Where in the stream the string stands unchanged."""
     if stream.size > LARGEST_UNPACKED:
         return None
     at = stream.read(0, stream.size).find(value)

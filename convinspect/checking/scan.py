@@ -17,6 +17,7 @@ from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import read_contents, sharded
 from convinspect.formats.files import File
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.pickle.values import Call
 from convinspect.formats.roots import main_root
@@ -100,23 +101,15 @@ def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
     Raises:
         ConvInspectError: It cannot be listed.
     """
-    failure: ConvInspectError | None = None
-    codes: set[str] = set()
     with File(path) as file:
         yield from _scan_mode(path)
-        try:
-            for item in scan_file(file):
-                if isinstance(item, Finding) and item.path == path:
-                    codes.add(item.code)
-                yield item
-        except ConvInspectError as error:
-            failure = error
+        pickle, failure, codes = yield from _scan_opened(file)
     if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.
         return None
-    contents = read_contents(path)
+    contents = read_contents(path, pickle=pickle)
     if failure is not None:
-        codes.add("unreadable")
+        codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
     yield from _scan_tensors(contents, codes)
     if values:
@@ -124,6 +117,21 @@ def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
 
         yield from scan_values(contents)
     return contents
+
+
+def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
+    """The object's pickle, why the file cannot be looked at, and the codes of what was found in it."""
+    scan, codes = scan_file(file), set[str]()
+    while True:
+        try:
+            item = next(scan)
+        except StopIteration as end:
+            return end.value, None, codes
+        except ConvInspectError as error:
+            return None, error, codes
+        if isinstance(item, Finding) and item.path == file.path:
+            codes.add(item.code)
+        yield item
 
 
 def _scan_mode(path: Path) -> Iterator[Finding]:
@@ -276,8 +284,8 @@ def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
         stream = Stream(file.read, file.size, metadata, ordinary=DISTRIBUTED)
         seen = yield from scan_pickle(stream, 0, nbytes // SMALL_STORAGE)
     yield from _scan_pieces(folder, seen, values)
-    del seen  # a tree of its own is built to list it
-    return read_contents(path).container, 0
+    pickle = Pickle(seen.walk) if seen.walk is not None else None
+    return read_contents(path, pickle=pickle).container, 0
 
 
 def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:

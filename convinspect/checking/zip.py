@@ -48,7 +48,7 @@ def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
         Its records, all of those that share a name.
 
     Raises:
-        BrokenFile: Its end records are gone, so nothing can be told.
+        BrokenFile: Its end records are gone, so nothing is known of it.
         RefusedFile: Its directory is larger than that of any honest file.
     """
     ends = read_ends(file)

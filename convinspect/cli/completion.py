@@ -29,7 +29,7 @@ def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         names = [layer.name for layer in find_layers(open_checkpoint(path, ctx.params.get("root")))]
     except (ConvInspectError, OSError):
         return
-    # A name goes onto the command line as it is, where a shell would obey what some of them hold.
+    # A name goes onto the command line unquoted, where a shell would obey what some of them hold.
     yield from (name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name))
 
 
@@ -64,7 +64,7 @@ def complete_roots(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     opened = _opened(ctx)
     if opened is not None:
         paths = [root.path or "." for root in opened.roots] + ["."]
-        yield from (one for one in dict.fromkeys(paths) if one.startswith(incomplete) and _HARMLESS.fullmatch(one))
+        yield from (path for path in dict.fromkeys(paths) if path.startswith(incomplete) and _HARMLESS.fullmatch(path))
 
 
 def _opened(ctx: typer.Context) -> Checkpoint | None:

@@ -12,6 +12,7 @@ import typer
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
+from convinspect.errors import naming
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -155,9 +156,11 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
-    job = prepare(open_source(path, output, options), options, output)
-    with reading_progress(job.nbytes_to_copy, "writing") as advance:
-        job.write(advance)
+    checkpoint = open_source(path, output, options)
+    with naming(path):
+        job = prepare(checkpoint, options, output)
+        with reading_progress(job.nbytes_to_copy, "writing") as advance:
+            job.write(advance)
     sink.show(plan_table(job), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():
         print(safe(line))

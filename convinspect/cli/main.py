@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, NoReturn
@@ -98,8 +99,6 @@ def main() -> None:
 
 def _report_bug() -> NoReturn:
     """Show the exception that is being handled as what it is, and leave."""
-    import traceback
-
     traceback.print_exc()
     _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
     sys.exit(3)

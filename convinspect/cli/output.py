@@ -75,7 +75,7 @@ class Sink(NamedTuple):
 
 
 def check_output(output: Path | None, fmt: Format, source: Path) -> None:
-    """Hold a wish for a file against the other wishes, before any work; a table of an earlier call is replaced.
+    """See before any work that a file is a possible output; a table of an earlier call is replaced.
 
     Raises:
         CannotShow: The suffix and `--format` ask for different things.

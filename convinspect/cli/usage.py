@@ -23,7 +23,7 @@ def usage_line(error: Any) -> str:
 
 def _problem(error: Any) -> str:
     parameter = getattr(error, "param", None)
-    options = [one for one in getattr(parameter, "opts", ()) if one.startswith("-")]
+    options = [option for option in getattr(parameter, "opts", ()) if option.startswith("-")]
     if options and error.message:
         text = error.message.removeprefix("Value error, ")
         return f"{max(options, key=len)}: {text[:1].lower()}{text[1:].rstrip('.')}"

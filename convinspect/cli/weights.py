@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,9 +79,7 @@ def weights(
 
     check_output(output, fmt, path)
     part = {"--kernel": kernel, "--rows": rows, "--cols": columns, "--heatmap": heatmap or None}
-    given = [option for option, value in part.items() if value is not None]
-    if stats and given:
-        raise CannotShow(f"{given[0]} chooses among numbers, of which --stats shows none", "leave one of them out")
+    given = _check_part(part, stats)
     checkpoint = open_checkpoint(path, root)
     named = [*(layers or ()), *(layer or ())]
     sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
@@ -93,6 +92,18 @@ def weights(
         else:
             _show_kernels(checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink)
     end_with_problems(checkpoint)
+
+
+def _check_part(part: Mapping[str, object], stats: bool) -> bool:
+    """Whether numbers are chosen by any of these options.
+
+    Raises:
+        CannotShow: They are, and statistics are asked for.
+    """
+    given = [option for option, value in part.items() if value is not None]
+    if stats and given:
+        raise CannotShow(f"{given[0]} chooses among numbers, of which --stats shows none", "leave one of them out")
+    return bool(given)
 
 
 def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
@@ -132,26 +143,26 @@ def _show_kernels(
         try:
             if kernels.is_kernel(layer):
                 kernel = kernels.load_kernel(layer)
-                found, notes = list(kernels.matrices(kernel, choice)), kernel.notes
+                matrices, notes = list(kernels.matrices(kernel, choice)), kernel.notes
                 payloads.append(view.kernel_payload(kernel, choice))
             else:
-                found, notes = list(kernels.other_tensors(layer, choice)), ()
-                payloads.append(view.tensors_payload(layer, found))
+                matrices, notes = list(kernels.other_tensors(layer, choice)), ()
+                payloads.append(view.tensors_payload(layer, matrices))
         except ConvInspectError as error:
             failed.append(error)
             continue
         sliced = choice != kernels.Choice()
         # As with rows and columns: what was asked for is whole where no screen limits it.
         all_taps = sink.for_machines or (sliced and sink.space.width is None)
-        for matrix in found if all_taps else view.elided(found):
+        for matrix in matrices if all_taps else view.elided(matrices):
             if isinstance(matrix, Block):
                 things.append(matrix)
                 continue
-            shown = view.matrix_view(layer, matrix, notes if matrix is found[-1] else (), precision)
+            shown = view.matrix_view(layer, matrix, notes if matrix is matrices[-1] else (), precision)
             if heatmap and not sink.for_machines:
                 things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
             elif sink.for_machines:
-                several = len(found) > 1 or len(chosen) > 1
+                several = len(matrices) > 1 or len(chosen) > 1
                 things.append(machine_table(view.labelled(shown, layer, matrix) if several else shown))
             else:
                 things.append(view.shown_matrix(shown, sink.space, sink.color, sliced))
@@ -162,8 +173,10 @@ def _show_kernels(
 
 def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
     """What could be shown was shown; say what could not, a line each, and end with the last."""
+    from convinspect.report.flags import as_flag
+
     for error in failed[:-1]:
-        print(f"error: {safe(str(error.at(checkpoint.path)))}", file=sys.stderr)
+        print(f"error: {safe(error.at(checkpoint.path).line(as_flag))}", file=sys.stderr)
     if failed:
         raise failed[-1]
 
@@ -172,15 +185,15 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ..
     from convinspect.arrays import stats
     from convinspect.report import weights as view
 
-    found: list[tuple[Layer, Stats]] = []
+    shown: list[tuple[Layer, Stats]] = []
     failed: list[ConvInspectError] = []
     with reading_progress(sum(layer.weight.nbytes for layer in chosen), "reading") as advance:
         for layer, result in zip(chosen, stats.of_layers(chosen), strict=True):
             if isinstance(result, ConvInspectError):
                 failed.append(result)
             else:
-                found.append((layer, result))
+                shown.append((layer, result))
             advance(layer.weight.nbytes)
-    if found:
-        sink.show(view.stats_table(checkpoint, found, hint), view.stats_payload(checkpoint, found))
+    if shown:
+        sink.show(view.stats_table(checkpoint, shown, hint), view.stats_payload(checkpoint, shown))
     _report(checkpoint, failed)

@@ -132,15 +132,14 @@ class Job:
         """
         if self.target is None:
             return
-        with naming(self.checkpoint.path):
-            if not self.resaved:
-                drop, parameters = self.options.drop_optimizer, self.renaming.parameters
-                save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
-                return
-            from convinspect.writing.state_dict import resave
+        if not self.resaved:
+            drop, parameters = self.options.drop_optimizer, self.renaming.parameters
+            save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
+            return
+        from convinspect.writing.state_dict import resave
 
-            shapes = (*self.plan.edits, *self.followers.copies)
-            resave(self.checkpoint, shapes, self.plan.groups, self.fused, self.target, self.renaming.edits)
+        shapes = (*self.plan.edits, *self.followers.copies)
+        resave(self.checkpoint, shapes, self.plan.groups, self.fused, self.target, self.renaming.edits)
 
 
 def convert(
@@ -162,8 +161,10 @@ def convert(
     if isinstance(source, Checkpoint):
         check_paths(path, written, options)
     checkpoint = source if isinstance(source, Checkpoint) else open_source(path, written, options)
-    job = prepare(checkpoint, options, written)
-    job.write(progress)
+    # By the path that was given: of a folder, what was opened is its index.
+    with naming(path):
+        job = prepare(checkpoint, options, written)
+        job.write(progress)
     return job
 
 
@@ -210,31 +211,30 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     target = None if options.dry_run else checkpoint.path if options.in_place else output
     other_format = output is not None and wants_other_format(checkpoint, output)
     resaved = options.state_dict or options.fuse or options.expand or other_format
-    with naming(checkpoint.path):
-        check_options(options, resaved)
-        check_optimizer(checkpoint, options, resaved)
-        check_source(checkpoint, resaved)
-        if options.model is not None:
-            checkpoint = _described(checkpoint, options.model)
-        renamed = renaming(checkpoint, options.rename)
-        selection = select_layers(checkpoint, options, renamed)
-        keep = options.keep_optimizer or options.drop_optimizer
-        planned = selection.plan
-        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
-        fused = tuple(
-            layer for layer in selection.layers if options.fuse and layer.name in selection.chosen and can_fuse(layer)
-        )
-        does_more = options.state_dict or other_format or options.drop_optimizer or fused or renamed.edits
-        fruitless = () if does_more else _fruitless(selection, options)
-        if fruitless and target is not None:
-            raise nothing_converted(fruitless)
-        writer = writer_of(output) if resaved and output is not None else "torch"
-        notes = (
-            *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
-            *selection.notes,
-            *_names_left(checkpoint, options, renamed, resaved),
-            *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
-        )
+    check_options(options, resaved)
+    check_optimizer(checkpoint, options, resaved)
+    check_source(checkpoint, resaved)
+    if options.model is not None:
+        checkpoint = _described(checkpoint, options.model)
+    renamed = renaming(checkpoint, options.rename)
+    selection = select_layers(checkpoint, options, renamed)
+    keep = options.keep_optimizer or options.drop_optimizer
+    planned = selection.plan
+    following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+    fused = tuple(
+        layer for layer in selection.layers if options.fuse and layer.name in selection.chosen and can_fuse(layer)
+    )
+    does_more = options.state_dict or other_format or options.drop_optimizer or fused or renamed.edits
+    fruitless = () if does_more else _fruitless(selection, options)
+    if fruitless and target is not None:
+        raise nothing_converted(fruitless)
+    writer = writer_of(output) if resaved and output is not None else "torch"
+    notes = (
+        *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
+        *selection.notes,
+        *_names_left(checkpoint, options, renamed, resaved),
+        *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
+    )
     return Job(checkpoint, options, target, selection, following, renamed, fused, resaved, fruitless, notes)
 
 
@@ -291,11 +291,11 @@ def _selection_like(
         plan_like(layers, names, other.tensors, find_layers(other), may_change),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
-        _other_prefixes(names, renamed, other),
+        _other_prefixes(names, renamed, other, options.like_name),
     )
 
 
-def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoint) -> tuple[str, ...]:
+def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoint, other_name: str) -> tuple[str, ...]:
     """A line where wrappers' prefixes differ, which alone makes strict loading fail; shapes are paired without them."""
     new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
     theirs = {name: tensor.key for name, tensor in other.tensors.items()}
@@ -303,7 +303,7 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
         ours = new.get(key, key)
         if theirs.get(name, ours) != ours:
             fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
-            return (Wording(f"{ours} is {theirs[name]} in {other.path.name}", fix),)
+            return (Wording(f"{ours} is {theirs[name]} in {other_name}", fix),)
     return ()
 
 

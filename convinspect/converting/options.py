@@ -53,6 +53,13 @@ class Options:
     root: str | None = None
 
     @property
+    def like_name(self) -> str:
+        """The other checkpoint's name, as the user gave it; "" without one."""
+        if self.like is None:
+            return ""
+        return self.like.path.name if isinstance(self.like, Checkpoint) else self.like.name
+
+    @property
     def expand(self) -> bool:
         """Grouped convolutions become Linear."""
         return self.groups is not None

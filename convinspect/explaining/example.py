@@ -135,8 +135,10 @@ def example(
         CannotShow: The data have another number of columns, or fewer rows than the kernel has taps.
     """
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
-        held = " × ".join(map(str, x.shape))
-        raise CannotShow(f"the data are {held}, and {name} takes {weight.shape[1]} columns", "give n rows of that many")
+        shape = " × ".join(map(str, x.shape))
+        raise CannotShow(
+            f"the data are {shape}, and {name} takes {weight.shape[1]} columns", "give n rows of that many"
+        )
     if x.shape[0] < weight.shape[2]:
         raise CannotShow(
             f"the data have {x.shape[0]} rows, and a kernel of {name} sees {weight.shape[2]} at once",
@@ -217,15 +219,15 @@ def decimals(example: Example) -> int:
 def decimals_of_terms(sums: Sequence[Sum], digits: int) -> int:
     """The fewest decimals with which the printed terms add up to the printed result, at least those of the result."""
     return next(
-        (more for more in range(digits, digits + 9) if all(adds_up(one, digits, more) for one in sums)), digits + 9
+        (more for more in range(digits, digits + 9) if all(adds_up(cell, digits, more) for cell in sums)), digits + 9
     )
 
 
-def adds_up(one: Sum, digits: int, more: int) -> bool:
+def adds_up(cell: Sum, digits: int, more: int) -> bool:
     """Whether the terms as printed, with `more` decimals, give the result as printed with `digits`."""
-    if not math.isfinite(one.result):
+    if not math.isfinite(cell.result):
         return True
-    texts = [f"{x * w:.{more}f}" for _, _, x, w in one.terms] + [f"{one.bias or 0.0:.{more}f}"]
-    apart = sum(map(Decimal, texts), Decimal(0)) - Decimal(f"{one.result:.{digits}f}")
+    texts = [f"{x * w:.{more}f}" for _, _, x, w in cell.terms] + [f"{cell.bias or 0.0:.{more}f}"]
+    difference = sum(map(Decimal, texts), Decimal(0)) - Decimal(f"{cell.result:.{digits}f}")
     # Strictly less than half of the last decimal, so that no way of rounding gives another.
-    return abs(apart) * 2 < Decimal(1).scaleb(-digits)
+    return abs(difference) * 2 < Decimal(1).scaleb(-digits)

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import sharded
@@ -18,20 +19,24 @@ from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Contents
 
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.record import Pickle
 
-def read_contents(path: Path, keep_pickles: bool = False) -> Contents:
+
+def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:
     """List a file or folder, whatever it holds, from its headers alone.
 
     Args:
         path: The file or folder.
         keep_pickles: Keep what was read of pickles too, which takes about as much memory as the tensors' records.
+        pickle: The object's pickle, of a file, where it was read before.
 
     Raises:
         ConvInspectError: It cannot be listed; the error names `path` and says what to do.
     """
     try:
-        with _collector_paused():
-            return _read_any(path, keep_pickles)
+        with collector_paused():
+            return _read_any(path, keep_pickles, pickle)
     except ConvInspectError as error:
         raise error.at(path) from None
     except OSError as error:
@@ -40,12 +45,12 @@ def read_contents(path: Path, keep_pickles: bool = False) -> Contents:
         raise NotThere("its parts nest too deeply to follow", path=path) from None
 
 
-def _read_any(path: Path, keep_pickles: bool) -> Contents:
+def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> Contents:
     def read_file(path: Path) -> Contents:
         return _read_file(path, keep_pickles)
 
     if distributed.is_distributed(path):
-        return distributed.read_distributed(path)
+        return distributed.read_distributed(path, pickle)
     if path.is_dir():
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:
@@ -54,20 +59,20 @@ def _read_any(path: Path, keep_pickles: bool) -> Contents:
     if sharded.is_index(path, head):
         contents = sharded.read_index(path, read_file)
         return contents._replace(versions={**versions, **contents.versions})
-    return read_file(path)
+    return _read_file(path, keep_pickles, pickle)
 
 
-def _read_file(path: Path, keep_pickles: bool) -> Contents:
+def _read_file(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> Contents:
     with File(path) as file:
-        contents = _read_opened(file)
+        contents = _read_opened(file, pickle)
         pickles = contents.pickles if keep_pickles else {}
         return contents._replace(versions={path: file.version}, pickles=pickles)
 
 
-def _read_opened(file: File) -> Contents:
+def _read_opened(file: File, pickle: Pickle | None) -> Contents:
     head = file.read(0, 64)
     if is_zip(head):
-        return _read_zip(file)
+        return _read_zip(file, pickle)
     if is_safetensors(head):
         return read_safetensors(file)
     # What few files are is imported when one is met: a listing starts faster without.
@@ -75,13 +80,13 @@ def _read_opened(file: File) -> Contents:
     from convinspect.formats.unsupported import unsupported_file_error
 
     if legacy.is_legacy(file):
-        return legacy.read_torch_legacy(file)
+        return legacy.read_torch_legacy(file, pickle)
     if legacy.is_pickle(file):
         raise legacy.other_pickle(file)
     raise unsupported_file_error(file)
 
 
-def _read_zip(file: File) -> Contents:
+def _read_zip(file: File, pickle: Pickle | None) -> Contents:
     if find_directory(file) is None:
         from convinspect.formats.torch.truncated import read_cut_zip
 
@@ -89,11 +94,11 @@ def _read_zip(file: File) -> Contents:
     archive = Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)
-    return torch_zip.read_archive(file, archive)
+    return torch_zip.read_archive(file, archive, pickle)
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """A large listing makes hundreds of thousands of containers and drops few of them.
 
     The garbage collector would only look on; without it such a listing takes half the time.

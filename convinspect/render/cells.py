@@ -23,7 +23,7 @@ def safe(text: str) -> str:
 
     Control characters, ANSI escapes, line ends, bidirectional overrides, zero-width characters, unusual
     spaces, unassigned code points and lone surrogates become `\x1b`, `\u202e` or `\U000e0001`. What Python
-    calls printable (CJK, accents, emoji) stays as it is.
+    calls printable (CJK, accents, emoji) stays unchanged.
     """
     if text.isprintable():
         return text
@@ -86,7 +86,7 @@ def shape(dims: Iterable[int]) -> str:
 def elide(text: str, width: int) -> str:
     """`text` in at most `width` cells, with "…" in place of its middle.
 
-    The end gets two thirds of the room, because dotted names differ mostly at their ends. A number at the
+    The end gets two thirds of the width, because dotted names differ mostly at their ends. A number at the
     seam is left out whole ("layers.12.conv" never reads "layers.1…"), unless nothing else would remain.
     """
     if cell_width(text) <= width:
@@ -102,13 +102,13 @@ def elide(text: str, width: int) -> str:
     return f"{text[:head]}…{text[tail:]}"
 
 
-def _elision(text: str, room: int) -> tuple[int, int]:
-    """Where the head ends and the tail starts, so that both together take at most `room` cells."""
-    head_room = max(room, 0) // 3
-    head = _reach(text, 0, head_room)
-    tail_room = max(room, 0) - cell_width(text[:head])
+def _elision(text: str, width: int) -> tuple[int, int]:
+    """Where the head ends and the tail starts, so that both together take at most `width` cells."""
+    head_width = max(width, 0) // 3
+    head = _reach(text, 0, head_width)
+    tail_width = max(width, 0) - cell_width(text[:head])
     tail = len(text)
-    while tail > head and cell_width(text[tail - 1 :]) <= tail_room:
+    while tail > head and cell_width(text[tail - 1 :]) <= tail_width:
         tail -= 1
     return head, tail
 
@@ -158,10 +158,10 @@ def _space(text: str, start: int, limit: int) -> int:
 def _break(text: str, start: int, limit: int) -> int:
     """The best place to end a line that starts at `start` and can hold no more than `text[start:limit]`."""
     space = _space(text, start, limit)
-    held = space
-    while held > start and _HELD.match(text, held):
-        held = text.rfind(" ", start, held)
-    for at in (held, space):
+    last_space = space
+    while last_space > start and _HELD.match(text, last_space):
+        last_space = text.rfind(" ", start, last_space)
+    for at in (last_space, space):
         if at == limit or (at > start and text[start:at].strip(" ")):
             return at
     word_end = text.find(" ", limit)

@@ -68,7 +68,7 @@ def csv_text(tables: Iterable[Table]) -> Iterator[str]:
 
 
 def markdown(text: str) -> str:
-    """`text` so that Markdown shows it as it is, on one line."""
+    """`text` so that Markdown shows it unchanged, on one line."""
     return _MARKDOWN.sub(lambda mark: f"\\{mark[0]}" if mark[0] not in "<&" else _ENTITY[mark[0]], safe(text))
 
 

@@ -20,7 +20,7 @@ _PLAIN_GLYPHS = str.maketrans(
 )
 
 Shown: TypeAlias = Table | Block
-"""What can be shown as it is."""
+"""What can be shown directly."""
 
 
 class TerminalSize(NamedTuple):
@@ -113,7 +113,7 @@ def as_shown(thing: object) -> list[Shown]:
 
 def only_tables(shown: Sequence[Shown]) -> list[Table]:
     """The tables among `shown`; a TypeError when there are others."""
-    tables = [one for one in shown if isinstance(one, Table)]
+    tables = [part for part in shown if isinstance(part, Table)]
     if len(tables) != len(shown):
         raise TypeError("a Block has no columns")
     return tables
@@ -123,30 +123,30 @@ def markdown_blocks(shown: Sequence[Shown]) -> Iterator[str]:
     """Markdown of tables, and of blocks as preformatted text."""
     from convinspect.render.data import markdown, markdown_text
 
-    for i, one in enumerate(shown):
+    for i, part in enumerate(shown):
         if i:
             yield "\n"
-        if isinstance(one, Table):
-            yield from markdown_text([one])
+        if isinstance(part, Table):
+            yield from markdown_text([part])
             continue
-        if one.title:
-            yield f"**{markdown(one.title)}**\n\n"
+        if part.title:
+            yield f"**{markdown(part.title)}**\n\n"
         yield "```text\n"
-        yield from (f"{line}\n" for line in block_lines(Block(one.lines)))
+        yield from (f"{line}\n" for line in block_lines(Block(part.lines)))
         yield "```\n"
-        for note in one.notes:
+        for note in part.notes:
             yield f"\n{markdown(plain(note))}\n"
 
 
-def text_lines(shown: Sequence[Shown], width: int | None, ink: ColorSupport) -> Iterator[str]:
+def text_lines(shown: Sequence[Shown], width: int | None, support: ColorSupport) -> Iterator[str]:
     """Tables and blocks as lines of text without line ends, a blank line between two of them."""
-    for i, one in enumerate(shown):
+    for i, part in enumerate(shown):
         if i:
             yield ""
-        if isinstance(one, Table):
-            yield from lines(one, width, ink.color, ink.truecolor)
+        if isinstance(part, Table):
+            yield from lines(part, width, support.color, support.truecolor)
         else:
-            yield from block_lines(one, ink.color, ink.truecolor)
+            yield from block_lines(part, support.color, support.truecolor)
 
 
 def _is_unicode(out: TextIO) -> bool:

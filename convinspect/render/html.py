@@ -22,9 +22,8 @@ _COLOURS = {"red": "#d64545", "green": "#2e8b57", "yellow": "#b07d10", "blue": "
 
 def html_of(things: Iterable[Table | Block]) -> str:
     """Tables and blocks, one below the other. Text is escaped, and needs no style sheet."""
-    return (
-        f'<div style="font-family: {escape(FONTS)}">\n{"".join(part for one in things for part in _part(one))}</div>\n'
-    )
+    parts = (part for thing in things for part in _part(thing))
+    return f'<div style="font-family: {escape(FONTS)}">\n{"".join(parts)}</div>\n'
 
 
 def _part(thing: Table | Block) -> Iterator[str]:

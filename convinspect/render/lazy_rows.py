@@ -29,5 +29,5 @@ class LazyRows(Sequence[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
-            return [self._make(one, *self._more) for one in self._things[index]]
+            return [self._make(thing, *self._more) for thing in self._things[index]]
         return self._make(self._things[index], *self._more)

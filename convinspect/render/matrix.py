@@ -100,14 +100,14 @@ def matrix_table(view: MatrixView, width: int | None = None, height: int | None 
     value = _getter(view.values)
     grid = [[value(i, j) for i in rows.indices] for j in candidates.indices]
     numbers = scale([v for cells in grid for v in cells], view.precision)
-    lanes = {
+    layouts = {
         j: _lane(view.column_names[j], cells, numbers, color) for j, cells in zip(candidates.indices, grid, strict=True)
     }
     names = _name_lane(view, rows)
     last = [_bias_lane(view, rows, color)] if view.bias is not None else []
-    spent = sum(lane.width + GAP for lane in (names, *last))
-    columns = _fitting(candidates, lanes, None if width is None else width - spent)
-    middle = [lanes[j] for j in columns.indices]
+    spent = sum(layout.width + GAP for layout in (names, *last))
+    columns = _fitting(candidates, layouts, None if width is None else width - spent)
+    middle = [layouts[j] for j in columns.indices]
     if columns.hidden:
         middle.insert(columns.head, _gap_lane(columns.hidden, len(rows.indices)))
     return _assembled(view, rows, columns, [names, *middle, *last])
@@ -258,33 +258,33 @@ def _gap_lane(hidden: int, n_rows: int) -> ColumnLayout:
     return ColumnLayout(Column(title, style=QUIET, priority=2), ["⋯"] * n_rows, len(title), "⋮")
 
 
-def _fitting(candidates: _Shown, lanes: dict[int, ColumnLayout], room: int | None) -> _Shown:
-    """As many of the candidate columns as fit in `room`, one at least."""
-    if room is None or (not candidates.hidden and _spent(candidates, lanes) <= room):
+def _fitting(candidates: _Shown, layouts: dict[int, ColumnLayout], width: int | None) -> _Shown:
+    """As many of the candidate columns as fit in `width`, one at least."""
+    if width is None or (not candidates.hidden and _spent(candidates, layouts) <= width):
         return candidates
     n = candidates.n
     most = candidates.head + candidates.tail - (0 if candidates.hidden else 1)
     for kept in range(most, 1, -1):
         shown = _Shown(n, kept - kept // 2, kept // 2)
-        if _spent(shown, lanes) <= room:
+        if _spent(shown, layouts) <= width:
             return shown
     return _Shown(n, min(n, 1), 0)
 
 
-def _spent(shown: _Shown, lanes: dict[int, ColumnLayout]) -> int:
+def _spent(shown: _Shown, layouts: dict[int, ColumnLayout]) -> int:
     """Cells that these columns take, with a gap between two."""
-    widths = [lanes[j].width for j in shown.indices]
+    widths = [layouts[j].width for j in shown.indices]
     if shown.hidden:
         widths.append(_gap_lane(shown.hidden, 0).width)
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _assembled(view: MatrixView, rows: _Shown, columns: _Shown, lanes: list[ColumnLayout]) -> Table:
-    body: list[tuple[Cell, ...]] = list(zip(*(lane.cells for lane in lanes), strict=True))
+def _assembled(view: MatrixView, rows: _Shown, columns: _Shown, layouts: list[ColumnLayout]) -> Table:
+    body: list[tuple[Cell, ...]] = list(zip(*(layout.cells for layout in layouts), strict=True))
     if rows.hidden:
-        body.insert(rows.head, tuple(Styled(lane.mark, QUIET) for lane in lanes))
+        body.insert(rows.head, tuple(Styled(layout.mark, QUIET) for layout in layouts))
     return Table(
-        columns=tuple(lane.column for lane in lanes),
+        columns=tuple(layout.column for layout in layouts),
         rows=body,
         title=view.title,
         notes=(*_elision_note(rows, columns), *view.notes),

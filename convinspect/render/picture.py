@@ -185,8 +185,8 @@ def _json(picture: _Picture) -> Iterator[str]:
     if picture.payload is not None:
         return json_text(picture.payload)
     tables = [
-        table_payload(one) if isinstance(one, Table) else {"lines": list(map(plain, one.lines))}
-        for one in _data(picture.thing)
+        table_payload(part) if isinstance(part, Table) else {"lines": list(map(plain, part.lines))}
+        for part in _data(picture.thing)
     ]
     return json_text(tables[0] if len(tables) == 1 else tables)
 
@@ -220,7 +220,7 @@ def _drawn(picture: _Picture) -> Console:
 
 def _spaced(parts: list[RenderableType]) -> list[RenderableType]:
     """With a blank line between two."""
-    return [one for part in parts for one in ("", part)][1:]
+    return [line for part in parts for line in ("", part)][1:]
 
 
 def _canvas(picture: _Picture) -> tuple[Console, list[RenderableType]]:
@@ -232,14 +232,14 @@ def _canvas(picture: _Picture) -> tuple[Console, list[RenderableType]]:
     parts: list[RenderableType] = []
     width = _LEAST_WIDTH if picture.width is None else picture.width
     if _is_shown(picture.thing):
-        for one in as_shown(picture.thing):
-            if isinstance(one, Table):
-                fitted = fit(one, picture.width)
+        for shown in as_shown(picture.thing):
+            if isinstance(shown, Table):
+                fitted = fit(shown, picture.width)
                 parts.append(rich_table.render(fitted))
                 width = max(width, rich_table.needed(fitted), _widest_line(fitted, picture.width))
             else:
-                parts.append(rich_table.render_block(one))
-                width = max(width, *(cell_width(plain(line)) for line in block_cells(one)))
+                parts.append(rich_table.render_block(shown))
+                width = max(width, *(cell_width(plain(line)) for line in block_cells(shown)))
     else:
         things: Sequence[object] = picture.thing if isinstance(picture.thing, (list, tuple)) else [picture.thing]
         parts += things  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class ColorSupport(NamedTuple):
 
     Attributes:
         color: Escape sequences are welcome.
-        truecolor: "#rrggbb" can be shown as it is; False picks the nearest of 256 colours.
+        truecolor: "#rrggbb" can be shown unchanged; False picks the nearest of 256 colours.
     """
 
     color: bool = False
@@ -53,25 +53,25 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
         table: Any table.
         width: In cells; None for what the table needs.
         color: Add escape sequences.
-        truecolor: See `Ink`.
+        truecolor: See `ColorSupport`.
     """
-    ink = ColorSupport(color, truecolor)
+    support = ColorSupport(color, truecolor)
     table = fit(table, width)
     above, below = above_and_below(table)
-    yield from _loose(above, ink)
+    yield from _loose(above, support)
     if table.columns:
         column_widths = widths(table)
-        yield _header(table.columns, column_widths, ink)
-        yield draw(Styled(RULE * total(column_widths), QUIET), ink)
-        yield from _body(table, column_widths, ink)
-    yield from _loose(below, ink)
+        yield _header(table.columns, column_widths, support)
+        yield draw(Styled(RULE * total(column_widths), QUIET), support)
+        yield from _body(table, column_widths, support)
+    yield from _loose(below, support)
 
 
 def block_lines(block: Block, color: bool = False, truecolor: bool = True) -> Iterator[str]:
     """A block as lines of text."""
-    ink = ColorSupport(color, truecolor)
+    support = ColorSupport(color, truecolor)
     for line in block_cells(block):
-        yield draw(line, ink)
+        yield draw(line, support)
 
 
 def block_cells(block: Block) -> tuple[Cell, ...]:
@@ -81,38 +81,38 @@ def block_cells(block: Block) -> tuple[Cell, ...]:
     return tuple(map(clean_cell, (*title, *block.lines, *notes)))
 
 
-def draw(cell: Cell, ink: ColorSupport, style: str = "") -> str:
+def draw(cell: Cell, support: ColorSupport, style: str = "") -> str:
     """One line of a cell as text, with escape sequences where they are welcome."""
-    if not ink.color:
+    if not support.color:
         return plain(cell)
-    return "".join(paint(piece.text, piece.style, ink.truecolor) for piece in pieces(cell, style))
+    return "".join(paint(piece.text, piece.style, support.truecolor) for piece in pieces(cell, style))
 
 
-def _loose(cells: Iterable[Cell], ink: ColorSupport) -> Iterator[str]:
+def _loose(cells: Iterable[Cell], support: ColorSupport) -> Iterator[str]:
     for cell in cells:
         for line in cell_lines(cell):
-            yield draw(line, ink).rstrip(" ")
+            yield draw(line, support).rstrip(" ")
 
 
-def _header(columns: Sequence[Column], column_widths: list[int], ink: ColorSupport) -> str:
+def _header(columns: Sequence[Column], column_widths: list[int], support: ColorSupport) -> str:
     titles = [
-        _padded(Styled(column.title, HEAD), column, width, ink)
+        _padded(Styled(column.title, HEAD), column, width, support)
         for column, width in zip(columns, column_widths, strict=True)
     ]
     return (" " * GAP).join(titles).rstrip(" ")
 
 
-def _body(table: Table, column_widths: list[int], ink: ColorSupport) -> Iterator[str]:
-    lanes = []
+def _body(table: Table, column_widths: list[int], support: ColorSupport) -> Iterator[str]:
+    drawn = []
     formats = []
     for column, cells, width in zip(table.columns, _one_line_each(table), column_widths, strict=True):
-        form = _format(column, width, ink)
+        form = _format(column, width, support)
         simple = _simple(cells)
         formats.append(form if simple else "%s")
-        pad = partial(_padded, column=column, width=width, ink=ink)
-        lanes.append(cells if simple else mapped(pad, cells))
+        pad = partial(_padded, column=column, width=width, support=support)
+        drawn.append(cells if simple else mapped(pad, cells))
     row_format = (" " * GAP).join(formats)
-    return (line.rstrip(" ") for line in map(row_format.__mod__, zip(*lanes, strict=True)))
+    return (line.rstrip(" ") for line in map(row_format.__mod__, zip(*drawn, strict=True)))
 
 
 def _simple(cells: Cells) -> bool:
@@ -121,17 +121,17 @@ def _simple(cells: Cells) -> bool:
     return bare is not None and is_narrow("".join(bare))
 
 
-def _format(column: Column, width: int, ink: ColorSupport) -> str:
+def _format(column: Column, width: int, support: ColorSupport) -> str:
     """What `%` needs to draw one cell of a column."""
     field = f"%{'' if column.justify == 'right' else '-'}{width}s"
-    code = sgr(column.style, ink.truecolor) if ink.color else ""
+    code = sgr(column.style, support.truecolor) if support.color else ""
     return f"{code}{field}\x1b[0m" if code else field
 
 
-def _padded(cell: Cell, column: Column, width: int, ink: ColorSupport) -> str:
+def _padded(cell: Cell, column: Column, width: int, support: ColorSupport) -> str:
     text = plain(cell)
     blank = " " * (width - cell_width(text))
-    drawn = draw(cell, ink, column.style)
+    drawn = draw(cell, support, column.style)
     return blank + drawn if column.justify == "right" else drawn + blank
 
 

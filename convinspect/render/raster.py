@@ -109,8 +109,8 @@ def _drawn(steps: Sequence[Lines], columns: int, title: str, theme: TerminalThem
         yield image
 
 
-def _between(one: Rgb, other: Rgb) -> Rgb:
-    return (one[0] + other[0]) // 2, (one[1] + other[1]) // 2, (one[2] + other[2]) // 2
+def _between(first: Rgb, second: Rgb) -> Rgb:
+    return (first[0] + second[0]) // 2, (first[1] + second[1]) // 2, (first[2] + second[2]) // 2
 
 
 def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, FreeTypeFont]) -> None:
@@ -165,5 +165,9 @@ def _folders() -> list[Path]:
     """Where a library that many have keeps DejaVu Sans Mono."""
     from importlib.util import find_spec
 
-    found = find_spec("matplotlib")
-    return [] if found is None or found.origin is None else [Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"]
+    matplotlib = find_spec("matplotlib")
+    return (
+        []
+        if matplotlib is None or matplotlib.origin is None
+        else [Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf"]
+    )

@@ -41,7 +41,7 @@ def needed(table: Table) -> int:
 
 
 def as_text(cell: Cell, style: str = "") -> Text:
-    """A cell as Rich text, which is shown as it is."""
+    """A cell as Rich text, which is shown unchanged."""
     text = Text(no_wrap=True, overflow="crop")
     for piece in pieces(cell, style):
         text.append(piece.text, piece.style or None)

@@ -31,7 +31,7 @@ def sgr(style: str, truecolor: bool = True) -> str:
     Args:
         style: Words in Rich's spelling: attributes, one of the eight colours (also "bright_…"), "color(N)"
             or "#rrggbb", and "on" before a background.
-        truecolor: Write "#rrggbb" as it is; False picks the nearest of the 256 indexed colours.
+        truecolor: Write "#rrggbb" itself; False picks the nearest of the 256 indexed colours.
 
     Raises:
         ValueError: A word is none of these.

@@ -159,7 +159,7 @@ def fit(table: Table, width: int | None) -> Table:
     wider than `width`.
 
     Args:
-        table: Any table; one that is fitted already comes back as it is.
+        table: Any table; one that is fitted already is returned unchanged.
         width: In cells, or None for what the table needs.
     """
     if table.fitted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from convinspect.converting.job import Job
@@ -220,11 +219,10 @@ def code_lines(job: Job) -> list[str]:
     if job.fused:
         names = ", ".join(called(layer, job.names).name or "(root)" for layer in job.fused)
         lines += ["", f"Plain weights now: {names}; drop the wrapper in the model's code."]
-    like, selection = job.options.like, job.selection
-    if like is not None:
+    selection = job.selection
+    if job.options.like is not None:
         differs = selection.only_here or selection.only_there or any(not refusal.done for refusal in job.plan.refusals)
-        other = like.name if isinstance(like, Path) else like.path.name
-        still = f"The result and {other} still differ as said above, so it will still not load there."
+        still = f"The result and {job.options.like_name} still differ as said above, so it will still not load there."
         lines += ["", still] if differs else []
     return lines
 

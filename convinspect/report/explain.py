@@ -81,7 +81,7 @@ def frame(
     title = f"row {focus.row} of {len(example.f)}: {'Y' if linear else 'f'}[{focus.row}, ·]"
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
-        # A screen that is too low for its panels has no room for a long sum either.
+        # A screen that is too low for its panels has no lines for a long sum either.
         terms = _TERMS if most > 3 else _FEWER_TERMS
         gaps = _left_out(example, focus, most)
         beside = gaps if cell_width(f"{title}{gaps}") <= width else ""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats
 
 _MOST_NUMBERS = 10_000
-"""A table in a pipe is not cut to a width, but beyond this it is elided all the same; CSV and JSON hold all."""
+"""A table in a pipe is not cut to a width, but beyond this it is elided anyway; CSV and JSON hold all."""
 
 _PIPED = TerminalSize(240, 60)
 
@@ -106,20 +106,20 @@ _STATS_COLUMNS = (
 
 def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], notes: Sequence[str] = ()) -> Table:
     """One row per layer; the histogram runs from the layer's min to its max."""
-    found = list(rows)
-    normed = any(layer.norm for layer, _ in found)
+    layers = list(rows)
+    normed = any(layer.norm for layer, _ in layers)
     lines = [_HISTOGRAM]
     if normed:
         lines.append("weight-normed, spectral-normed and pruned layers: of the effective kernel")
     return Table(
         _STATS_COLUMNS,
-        [_stats_row(layer, stats) for layer, stats in found],
-        title=f"{checkpoint.path.name} · kernels of {plural(len(found), 'layer')}",
+        [_stats_row(layer, stats) for layer, stats in layers],
+        title=f"{checkpoint.path.name} · kernels of {plural(len(layers), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],
              " ".join(map(str, stats.histogram)))
-            for layer, stats in found
+            for layer, stats in layers
         ],
     )  # fmt: skip
 

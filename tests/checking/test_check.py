@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from convinspect.checking.findings import CODES, Report
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
+from convinspect.formats.pickle.machine import Machine, Read
 from convinspect.formats.pickle.safe_globals import ADMITTED, TAKEN_FROM, classify_global
 from support.conversions import converted
 from support.hostile import (
@@ -1207,3 +1208,27 @@ def test_a_pickle_that_is_run_in_no_way(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         pickle.loads(archive.read("archive/data.pkl"))
     assert marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_each_pickle_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
+    path = saved(tmp_path, _use_new_zipfile_serialization=zipped)
+    walks = []
+    carry_out = Machine.carry_out
+
+    def counted(machine: Machine, read: Read, start: int, end: int) -> int:
+        # Whether a file is of the old format is seen from its first 64 bytes.
+        walks.extend([start] * (end > 64))
+        return carry_out(machine, read, start, end)
+
+    monkeypatch.setattr(Machine, "carry_out", counted)
+    assert check(path).findings == ()
+    assert len(walks) == len(set(walks)) == (1 if zipped else 5)
+
+
+def test_the_limits_of_the_reader_hold_for_what_was_walked_before(tmp_path: Path) -> None:
+    """A check allows the first pickles of an old file more work than their reader does, which then refuses the file."""
+    path = legacy_file(tmp_path, sys_info=pickled(b"]" + b"N0" * 310_000))
+    with path.open("ab") as file:
+        file.truncate(10_000_000)
+    assert check(path).exit_code == 2

@@ -55,6 +55,7 @@ def of_other_commands(names: set[str], command: str) -> set[str]:
 def test_a_listing_imports_no_more_than_it_needs() -> None:
     names = loaded("shapes", STNKD)
     assert not of_packages(names, "pydantic", "pydantic_core", "rich", "torch", "numpy", "safetensors")
+    assert not of_packages(names, "json", "csv", "pickletools", "zipfile")
     assert not of_other_commands(names, "shapes")
 
 

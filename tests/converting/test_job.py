@@ -15,6 +15,7 @@ from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, CannotWrite
 from convinspect.report.convert import plan_payload, plan_table
 from support.conversions import load
+from support.paths import FIXTURES
 
 STATE = {"a.weight": torch.randn(6, 4, 1), "a.bias": torch.randn(6), "b.weight": torch.randn(2, 6, 3)}
 
@@ -99,3 +100,9 @@ def test_errors_name_options_as_python_spells_them(
     assert text in str(caught.value)
     assert str(source) in str(caught.value)
     assert "--" not in str(caught.value)
+
+
+def test_errors_name_the_folder_that_was_given() -> None:
+    with pytest.raises(CannotConvert) as caught:
+        convinspect.convert(FIXTURES / "sharded", to="linear", drop_optimizer=True, dry_run=True)
+    assert str(caught.value).startswith(f"{FIXTURES / 'sharded'}: it holds no optimizer state")

@@ -98,9 +98,12 @@ def walk(read: Read, start: int, end: int, storages: int = 0) -> Walk:
         RefusedFile: It is out of proportion to the storages.
     """
     machine = Machine(storages)
-    most = machine.left
-    end = machine.carry_out(read, start, end)
-    return Walk(machine.stack[-1], end, machine.globals, machine.persistent, most - machine.left)
+    return machine.result(machine.carry_out(read, start, end))
+
+
+def most_steps(storages: int) -> int:
+    """Instructions that a pickle beside so many storages may have."""
+    return _MOST_STEPS + _STEPS_PER_STORAGE * storages
 
 
 def _blob_at(read: Read, position: int, end: int) -> Blob | None:
@@ -122,7 +125,12 @@ class Machine(State):
     """
 
     def __init__(self, storages: int = 0) -> None:
-        super().__init__(_MOST_STEPS + _STEPS_PER_STORAGE * storages)
+        self._most = most_steps(storages)
+        super().__init__(self._most)
+
+    def result(self, end: int) -> Walk:
+        """What was built, once the pickle was carried out up to `end`."""
+        return Walk(self.stack[-1], end, self.globals, self.persistent, self._most - self.left)
 
     def carry_out(self, read: Read, start: int, end: int) -> int:
         """Carry out the pickle at `start`; the offset behind it. Arguments and errors are those of `walk`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.pickle.machine import Walk, most_steps, reader, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.tree import find_roots
@@ -50,13 +50,13 @@ def read_torch_zip(file: File) -> Contents:
     return read_archive(file, Archive(file))
 
 
-def read_archive(file: File, archive: Archive) -> Contents:
-    """`read_torch_zip` of an archive that is open already."""
+def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> Contents:
+    """`read_torch_zip` of an archive that is open already, and of which the pickle may have been read before."""
     if "data.pkl" not in archive.records:
         from convinspect.formats.unsupported import other_zip
 
         raise other_zip(archive.names())
-    tree = walked(archive)
+    tree = walked(archive, pickle)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
@@ -83,18 +83,29 @@ def read_archive(file: File, archive: Archive) -> Contents:
     )
 
 
-def walked(archive: Archive) -> Walk:
-    """The archive's pickle; a large one is read in pieces, so that what else lies in it need not fit into memory."""
+def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
+    """The archive's pickle; a large one is read in pieces, so that what else lies in it need not fit into memory.
+
+    Args:
+        archive: The archive.
+        pickle: What was read of it before, perhaps within wider limits; it is read again where it passes these.
+    """
     record = archive.records["data.pkl"]
     # A vocabulary of hundreds of thousands of words is pickled beside the embedding that it names: the larger the
     # payload, the more may be said of it.
     storages = len(archive.records) + max(0, archive.file.size - record.size) // _PAYLOAD_PER_STORAGE
-    if record.method == STORED and record.size > _LARGE_PICKLE:
+    is_large = record.method == STORED and record.size > _LARGE_PICKLE
+    known = None if pickle is None or pickle.tree.end > record.size else pickle.tree
+    if known is not None and known.steps > most_steps(storages):
+        known = None
+    if is_large and known is not None:
+        return known
+    if is_large:
         start = archive.payload("data.pkl")
         end = min(record.size, archive.file.size - start)
         return walk(archive.file.part(start), 0, end, storages)
     data = archive.read("data.pkl")
-    return walk(reader(data), 0, len(data), storages)
+    return known or walk(reader(data), 0, len(data), storages)
 
 
 def _sources(archive: Archive) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
@@ -29,8 +30,12 @@ def is_distributed(path: Path) -> bool:
     return (path / METADATA).is_file() if path.is_dir() else path.name == METADATA
 
 
-def read_distributed(path: Path) -> Contents:
+def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
     """List the tensors of a distributed checkpoint.
+
+    Args:
+        path: Its folder, or its `.metadata`.
+        pickle: What was read of that before.
 
     Raises:
         BrokenFile: Its `.metadata` is cut or malformed.
@@ -44,7 +49,7 @@ def read_distributed(path: Path) -> Contents:
         # Each rank's pieces of each tensor are listed.
         pieces = [entry for entry in folder.iterdir() if entry.is_file()]
         nbytes = sum(entry.stat().st_size for entry in pieces)
-        tree = walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
+        tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
     state = state_of(tree.value)
     listed = pairs_of(state.get("state_dict_metadata"))
     if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":

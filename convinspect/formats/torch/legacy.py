@@ -37,14 +37,18 @@ def is_pickle(file: File) -> bool:
     return file.read(0, 1) == b"\x80" and file.read(1, 1) in (b"\2", b"\3", b"\4", b"\5")
 
 
-def read_torch_legacy(file: File) -> Contents:
+def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
     """List a checkpoint in the format before 1.6.
+
+    Args:
+        file: The file.
+        pickle: What was read of its pickles before.
 
     Raises:
         BrokenFile: It is cut before its storages begin, or malformed.
     """
     try:
-        pickle = pickles(file)
+        pickle = pickle or pickles(file)
     except CutShort:
         raise cut_short(file.size, None, ", which end before all tensors are described") from None
     tree = pickle.tree
