@@ -1,4 +1,4 @@
-"""Two checkpoints → where they differ, and whether the one would load where the other does, unchanged or converted."""
+"""Two checkpoints → where they differ, and whether A would load where B does, unchanged or converted."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def diff(
     """Compare the roots in use of two checkpoints.
 
     Args:
-        a: The one that is to be loaded.
-        b: The one that loads.
+        a: The checkpoint that is to be loaded.
+        b: A checkpoint that loads.
         values: Compare numbers too, one tensor at a time.
         progress: Called with the number of bytes that were compared, of both sides.
 
@@ -60,10 +60,10 @@ def diff(
 
 
 class _Conversion(NamedTuple):
-    """What `convert` like B would do to A, by the identity of A's tensors.
+    """What `convert` with `like=B` would do to A; keys are the ids of A's tensors.
 
     Attributes:
-        turned: Square weights that are stored the other way round in B.
+        turned: Square weights that are stored transposed in B.
         layers: Names of the layers that would be converted.
         refusals: Why layers would be left unchanged.
     """
@@ -90,8 +90,10 @@ def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tens
 def _relevant_tensors(
     sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tuple[Tensor, Tensor]]
 ) -> Callable[[Tensor], bool]:
-    """Which tensors' layers can say something of a conversion: shapes that differ, square matrices, which may be
-    turned, and what changes together with others. The layers of a hundred thousand that are alike need not be read.
+    """A test for tensors whose layers can matter to a conversion.
+
+    These are tensors whose shapes differ, square matrices, which may be transposed, and tensors that change together
+    with others. Where a hundred thousand are alike, their layers need not be found.
     """
     relevant = {
         id(tensor)
@@ -105,13 +107,13 @@ def _relevant_tensors(
 
 
 def _refusals(layers: Sequence[Layer], plan: Plan) -> dict[int, str]:
-    """Why `convert` leaves layers unchanged, by the identity of their tensors."""
+    """Why `convert` leaves layers unchanged, by the ids of their tensors."""
     reasons = {refusal.name: refusal.reason for refusal in plan.refusals}
     refused = (layer for layer in layers if layer.name in reasons)
     return {id(tensor): reasons[layer.name] for layer in refused for tensor in layer.tensors.values()}
 
 
-# ----------------------------------------------------------------------------------------------- keys of one side alone
+# ------------------------------------------------------------------------------------------------ keys of one side only
 
 
 def _unpaired(name: str, kind: Kind, tensor: Tensor, supplied: Mapping[str, str]) -> Difference:
@@ -122,7 +124,7 @@ def _unpaired(name: str, kind: Kind, tensor: Tensor, supplied: Mapping[str, str]
 
 
 def _supplied(a: Checkpoint, pairing: Pairing, tensors: tuple[Sequence[Tensor], ...]) -> dict[str, str]:
-    """What PyTorch makes up for of keys that one side alone has, by name."""
+    """Unpaired keys that do not prevent loading, since PyTorch supplies or renames them, by name."""
     only_a = {name: tensors[0][place] for name, place in pairing.only_a}
     only_b = {name: tensors[1][place] for name, place in pairing.only_b}
     keys = {name: tensors[0][place].key for name, place, _ in pairing.pairs}
@@ -135,7 +137,7 @@ torch/nn/modules/batchnorm.py, which supplies it for older ones and where no ver
 
 
 def _supplied_counts(a: Checkpoint, only_b: Iterable[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """Counts of batches that A lacks, of batch norms whose statistics it has."""
+    """Keys `num_batches_tracked` that A lacks although it has the batch norm's statistics."""
     means = {name: name.removesuffix(COUNT) + "running_mean" for name in only_b if name.endswith(COUNT)}
     modules = {name: keys[mean].rpartition(".")[0] for name, mean in means.items() if mean in keys}
     if not modules or a.holds_modules:
@@ -153,7 +155,7 @@ _PARTS = {"_g": "original0", "_v": "original1"}
 
 
 def _loaded_weight_norms(only_a: Mapping[str, Tensor], only_b: Mapping[str, Tensor]) -> dict[str, str]:
-    """Halves of an old weight norm that its new form takes (`_weight_norm_compat_hook` in PyTorch's
+    """Tensors of an old weight norm that PyTorch loads into the parametrization (`_weight_norm_compat_hook` in its
     torch/nn/utils/parametrizations.py).
     """
     supplied: dict[str, str] = {}
@@ -191,12 +193,12 @@ def _kind(a: Tensor, b: Tensor, turned: bool) -> Kind:
 
 
 def _encoding(tensor: Tensor) -> tuple[str, str]:
-    """How a tensor's numbers are kept, whatever its shape."""
+    """How a tensor's numbers are stored, apart from its shape: dtype and layout."""
     return tensor.dtype, tensor.layout
 
 
 def loading_effect(difference: Difference, layer: str | None, refusal: str) -> Difference:
-    """The difference with what it means for loading.
+    """Add to a difference what it means for loading.
 
     Args:
         difference: As compared.
@@ -226,7 +228,7 @@ def _unloadable_shape(difference: Difference, a: Tensor, b: Tensor, refusal: str
 
 
 def _loads_as_scalar(a: Tensor, b: Tensor) -> bool:
-    """`load_state_dict` takes `(1,)` for `()`: files of PyTorch 0.3 have no other."""
+    """`load_state_dict` takes `(1,)` for `()`, since PyTorch 0.3 had no tensors of shape `()`."""
     return a.shape == (1,) and b.shape == ()
 
 
@@ -241,7 +243,7 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
 
 
 def _with_values(difference: Difference) -> Difference:
-    """The difference with its numbers, each pair under the reshaping that its kind names."""
+    """Add to a difference how the numbers differ, reshaped as its kind says."""
     from convinspect.arrays.equality import as_matrix, same_bits
 
     a, b, kind = difference.a, difference.b, difference.kind
@@ -265,14 +267,14 @@ def _with_values(difference: Difference) -> Difference:
 
 
 def _is_square(difference: Difference) -> bool:
-    """Whether a transposition would leave the shape unchanged, of matrices that are one on either side at least."""
+    """Whether the weight is square, and a matrix on at least one side, so that no shape shows a transposition."""
     shapes = [tensor.shape for tensor in (difference.a, difference.b) if tensor is not None]
     matrix = out_in(shapes[0])
     return matrix is not None and matrix[0] == matrix[1] and 2 in map(len, shapes)
 
 
 def _is_transpose(a: Tensor, b: Tensor) -> bool:
-    """Whether a square matrix is the transpose of another. The first row alone tells most that are not."""
+    """Whether a square matrix is the transpose of another. Most that are not already differ in the first row."""
     from convinspect.arrays.equality import as_matrix, same_bits
 
     a, b = as_matrix(a, transposed=True), as_matrix(b, transposed=False)
@@ -281,7 +283,7 @@ def _is_transpose(a: Tensor, b: Tensor) -> bool:
 
 
 def _distance(a: Tensor, b: Tensor) -> Deviation | None:
-    """How far two tensors are apart whose bits differ; without figures where their numbers have no reading."""
+    """How two tensors differ whose bits differ; a count of 0 if their numbers cannot be read."""
     from convinspect.arrays.distance import Deviation, deviation
 
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Word):
-    """What two tensors of one name, or one tensor without another, are to each other, in the order of the table."""
+    """How two tensors with the same name compare, or which side has the only one; in the order of the table."""
 
     RANK_DIFFERS = "rank differs"
     """The shapes are `(O, I)` and `(O, I, 1, …)`, the same numbers in the same order."""
@@ -52,7 +52,7 @@ class Verdict(Word):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two tensors of one name, or one tensor without another.
+    """Two tensors with the same name, or one that only one side has.
 
     Attributes:
         name: What the two keys have in common.
@@ -63,7 +63,7 @@ class Difference:
         refusal: Why `convert` would leave the layer of `a` unchanged; "" where it would not, or nothing asks for it.
         supplied: What PyTorch does by itself, so that a key of one side alone is no obstacle; "" otherwise.
         layer: The layer that must be converted for it to load; None when none must.
-        deviation: How far the numbers are apart, under the reshaping; None where they agree or were not compared.
+        deviation: How the numbers differ after reshaping; None where they are equal or were not compared.
         unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
         unread: Numbers were to be compared and could not be, whatever else differs.
     """

@@ -166,7 +166,7 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
 def _keys_beside_weights(
     checkpoint: Checkpoint, items: Iterable[LoadErrorItem], tensors: Mapping[str, Tensor]
 ) -> frozenset[str]:
-    """Unexpected keys that are entries of the file beside or above its weights: all of it was passed."""
+    """Unexpected keys that are other entries of the file: it was passed to `load_state_dict` as a whole."""
     unknown = {item.key for item in items if item.trouble == Trouble.UNEXPECTED and item.key not in tensors}
     root = checkpoint.root.path
     if not root or root.partition(".")[0] not in unknown:
@@ -177,7 +177,7 @@ def _keys_beside_weights(
 
 
 def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Tensor], tuple[Prefix, ...]]:
-    """The checkpoint's tensors by the error's keys, and what its own keys carry beyond these."""
+    """The checkpoint's tensors by the error's keys, and prefixes that its own keys have in addition."""
     wanted = list(dict.fromkeys(keys))
     tensors = list(checkpoint.tensors.values())
     pairing = pair_keys(([tensor.key for tensor in tensors], wanted), (list(checkpoint.tensors), clean_names(wanted)))
@@ -189,7 +189,13 @@ _MEAN = "running_mean"
 
 @dataclass(frozen=True, slots=True)
 class _Partners:
-    """Unexpected keys and the missing ones that they would be under another prefix, each by the other."""
+    """Unexpected and missing keys that differ in a prefix only.
+
+    Attributes:
+        keys: Each key's partner, in both directions.
+        rules: Rename rules that turn the unexpected keys into the missing ones; None where there are none.
+        prefixes: The prefixes that differ.
+    """
 
     keys: Mapping[str, str]
     rules: tuple[str, ...] | None
@@ -197,7 +203,7 @@ class _Partners:
 
     @classmethod
     def of(cls, unexpected: list[str], missing: Sequence[str]) -> _Partners:
-        # PyTorch supplies what it would miss of these, so it never says so.
+        # PyTorch supplies missing counts itself, so an error never names them.
         counts = [f"{key.removesuffix(_MEAN)}{COUNT}" for key in missing if key.endswith(_MEAN)]
         wanted = list(dict.fromkeys([*missing, *counts]))
         pairing = pair_keys((unexpected, wanted), (clean_names(unexpected), clean_names(wanted)))
@@ -224,7 +230,7 @@ def _answer_key(item: LoadErrorItem, tensor: Tensor | None, stored: Collection[s
 
 
 def _wanted_shapes(items: Sequence[LoadErrorItem], tensors: Mapping[str, Tensor]) -> dict[int, Shape]:
-    """Shapes that the model wants and reshaping could give, by the tensor's identity."""
+    """Shapes that the model wants and that reshaping can give, by the tensor's id."""
     return {
         id(tensors[item.key]): item.model
         for item in items
@@ -257,14 +263,14 @@ def _answer_shape(
 
 
 def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
-    """Calls of `convert`, to one kind each, that give tensors the shapes wanted, and no other tensor another shape.
+    """Calls of `convert`, one for each target kind, that give tensors the wanted shapes and change no other shape.
 
     Args:
         layers: Of the checkpoint.
-        wanted: Shapes by the tensor's identity.
+        wanted: Shapes by the tensor's id.
 
     Returns:
-        The calls; and by the tensor's identity, why none gives the shape.
+        The calls; and, by the tensor's id, why none gives its shape.
     """
     refusals: dict[int, str] = {}
     steps = []
@@ -279,19 +285,19 @@ def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple
             for layer in chosen:
                 if layer.name in reasons:
                     refusals |= {id(tensor): reasons[layer.name] for tensor in layer.tensors.values()}
-            # Without the layers that failed, the others may be met.
+            # Try again without the layers that failed.
             chosen = [layer for layer in chosen if layer.name not in reasons]
     return tuple(steps), refusals
 
 
 def _target(layer: Layer, wanted: Mapping[int, Shape]) -> str:
-    """The kind that the wanted shapes ask for: that of the layer's weight, where one is wanted for it."""
+    """The kind that the wanted shapes ask for; the shape wanted for the weight counts first."""
     shapes = [wanted[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wanted]
     return _KIND_OF_RANK[len(shapes[0])]
 
 
 def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wanted: Mapping[int, Shape]) -> dict[str, str]:
-    """Names of chosen layers that do not get their shapes when all are converted, with the reason."""
+    """Reasons, by name, of chosen layers that would not get their wanted shapes if all were converted."""
     unmet = {layer.name: _kind_obstacle(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
     if unmet:
         return unmet
@@ -320,7 +326,7 @@ def _kinds(layers: Iterable[Layer]) -> tuple[str, ...]:
 
 
 def _step(layers: Sequence[Layer], chosen: Sequence[Layer], to: str) -> Step:
-    """The shortest way to name the chosen layers: by name, by globs for numbered blocks, or as all there are."""
+    """The call with the shortest selection: all layers, globs over numbered blocks, or each by name."""
     kinds = _kinds(chosen)
     origin = () if set(kinds) <= set(DEFAULT_FROM.get(to, ("Linear",))) else kinds
     names = tuple(layer.name or "(root)" for layer in chosen)

@@ -1,4 +1,4 @@
-"""What of the options of `diff` contradicts itself."""
+"""Checks of the options of `diff`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _ERROR = Option("error", None)
 
 
 def check_options(path: Path, b: object, error: object, values: bool) -> None:
-    """See that there is one thing to compare with.
+    """Refuse options without a second checkpoint or error, or with both.
 
     Args:
         path: The checkpoint that is to be loaded.
-        b: The one that loads, or None.
-        error: What loading it raised, or None.
+        b: The checkpoint that loads, or None.
+        error: The error that loading `path` raised, or None.
         values: Whether numbers are to be compared.
 
     Raises:
-        CannotShow: There is nothing to compare with, or two things, or numbers of an error.
+        CannotShow: Both or neither is given, or `values` is given with an error.
     """
     remedy = Wording("give a second checkpoint or ", _ERROR)
     if b is None and error is None:

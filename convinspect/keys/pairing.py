@@ -1,7 +1,7 @@
-"""Two lists of keys → which name the same tensor, once wrappers' prefixes and a common root are taken off.
+"""Two lists of keys → pairs that name the same tensor, after removing wrappers' prefixes and a common root.
 
-`load_state_dict` takes nothing off, so the result says what had to be taken off, with the rename rules that give one
-side the other's keys.
+`load_state_dict` removes nothing, so the result lists the prefixes that were removed, with the rename rules that turn
+the first side's keys into the second's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _DEEPEST = 8
 COUNT = "num_batches_tracked"
 """What batch norms call the one tensor that PyTorch supplies where a file lacks it."""
 MOST_RULES = 4
-"""Rules beyond which renaming is no longer one habit of a wrapper."""
+"""With more rules than this, the difference is not a wrapper's prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands before the names that two lists share, where it differs.
+    """A difference in what precedes the names that two lists share.
 
     Attributes:
         a: On the first side, such as "module."; "" for nothing; "*._orig_mod.*" where it stands within names.
@@ -89,7 +89,7 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
 
 
 def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
-    """The roots to take off either side so that more names agree; nothing where two ways would do equally well.
+    """The roots to remove from each side so that more names agree; none where two choices are equally good.
 
     A root counts when it makes at least half of the shorter list agree.
     """
@@ -105,7 +105,7 @@ def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
     scores: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for roots in candidates:
         agreed = set(_without_root(a, roots[0])) & set(_without_root(b, roots[1]))
-        # Without a level of its own, what is left of conv.weight and fc.weight says nothing.
+        # With both roots removed, a single remaining part such as `weight` is no evidence that two names agree.
         matches = len(agreed) if not all(roots) else sum("." in name for name in agreed)
         if matches >= least:
             scores.setdefault((matches, -len("".join(roots))), []).append(roots)
@@ -114,7 +114,7 @@ def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
 
 
 def _fronts(names: Iterable[str], others: set[str], least: int) -> list[str]:
-    """Beginnings that make at least `least` of the names one of the others when they are taken off."""
+    """Prefixes whose removal turns at least `least` of the names into one of the others."""
     counts: Counter[str] = Counter()
     for name in names:
         dot = name.find(".")
@@ -128,7 +128,7 @@ def _fronts(names: Iterable[str], others: set[str], least: int) -> list[str]:
 
 
 def _common_front(names: Sequence[str]) -> str:
-    """The levels that all names begin with, their last part left out."""
+    """The levels that all names begin with; the last part of a name does not count."""
     if not names:
         return ""
     first, last = min(names).split(".")[:-1], max(names).split(".")[:-1]
@@ -140,7 +140,7 @@ def _common_front(names: Sequence[str]) -> str:
 
 
 def _without_common_end(a: str, b: str) -> tuple[str, str]:
-    """Two beginnings of names without the levels at their ends that they share."""
+    """Two prefixes without the trailing levels that they share."""
     levels_a, levels_b = a.split(".")[:-1], b.split(".")[:-1]
     while levels_a and levels_b and levels_a[-1] == levels_b[-1]:
         levels_a, levels_b = levels_a[:-1], levels_b[:-1]
@@ -148,7 +148,7 @@ def _without_common_end(a: str, b: str) -> tuple[str, str]:
 
 
 def _without_root(names: Sequence[str], root: str) -> list[str]:
-    """Names without a root; a name whose rest is another's name stays whole, so that no two become the same."""
+    """Names without a root; a name stays whole if its rest is already taken by another."""
     if not root:
         return list(names)
     taken = set(names)
@@ -163,20 +163,20 @@ def _without_root(names: Sequence[str], root: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- renaming
 
 
-def _prefix(key: str, other: str, name: str) -> tuple[str, str]:
-    """What makes two keys of one name differ: what stands before it, or wrappers' levels within it as patterns."""
-    if key.endswith(name) and other.endswith(name):
-        return _without_common_end(key.removesuffix(name), other.removesuffix(name))
-    fillers = [_wrappers_within(levels(each), name.count(".") + 1) for each in (key, other)]
+def _prefix(key: str, partner: str, name: str) -> tuple[str, str]:
+    """How two keys of one tensor differ: in what precedes the name, or in wrappers' levels within it (as patterns)."""
+    if key.endswith(name) and partner.endswith(name):
+        return _without_common_end(key.removesuffix(name), partner.removesuffix(name))
+    fillers = [_wrappers_within(levels(each), name.count(".") + 1) for each in (key, partner)]
     cuts = sorted({place for filler in fillers for place in filler if place})
     patterns = ["".join(_starred(filler, cuts)) for filler in fillers]
     return patterns[0], patterns[1]
 
 
 def _wrappers_within(parts: Sequence[tuple[str, bool]], own: int) -> dict[int, str]:
-    """What stands in a key beside the name's `own` parts, by how many of these stand before it."""
+    """Wrappers' levels in a key, by the number of the name's `own` parts before them."""
     within: dict[int, str] = {}
-    # Negative while parts of a root pass, which are none of the name's own.
+    # Negative within a root, whose parts do not belong to the name.
     passed = own - sum(not wrapper for _, wrapper in parts)
     for part, wrapper in parts:
         if wrapper or passed < 0:
@@ -187,7 +187,7 @@ def _wrappers_within(parts: Sequence[tuple[str, bool]], own: int) -> dict[int, s
 
 
 def _starred(within: dict[int, str], cuts: Sequence[int]) -> Iterable[str]:
-    """A pattern for a key: stars for the name's own parts, between them what stands at each cut."""
+    """The parts of a pattern for a key: `*` for the name's own parts, and the wrappers' levels at each cut."""
     yield within.get(0, "") + "*"
     for cut in cuts:
         yield f".{within.get(cut, '')}*"
@@ -196,7 +196,7 @@ def _starred(within: dict[int, str], cuts: Sequence[int]) -> Iterable[str]:
 def _rules(
     prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
 ) -> tuple[str, ...] | None:
-    """Rules that were tried on all keys and do what they should, or None."""
+    """Rename rules that give every pair the second side's key, tried on all keys; None if there are none."""
     if not prefixes:
         return ()
     candidates = [_rules_by_prefix(prefixes, keys, pairs), _rules_by_key(keys, pairs)]
@@ -206,10 +206,10 @@ def _rules(
 def _rules_by_prefix(
     prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
 ) -> list[str]:
-    """A rule for each prefix, and one for keys that have it already; none where there are too many."""
+    """A rule for each prefix, and one for keys that already have it; [] if there would be too many."""
     if len(prefixes) > MOST_RULES:
         return []
-    # Of several rules the first that fits counts, so those that fit less come first.
+    # The first matching rule counts, so more specific rules come first.
     rules = [prefix.rule for prefix in sorted(prefixes, key=lambda prefix: (-len(prefix.a), prefix.a))]
     for prefix in prefixes:
         if not prefix.a and any(keys[0][i] == keys[1][j] and keys[0][i].startswith(prefix.b) for _, i, j in pairs):
@@ -218,7 +218,7 @@ def _rules_by_prefix(
 
 
 def _rules_by_key(keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]) -> list[str]:
-    """A rule for each key that changes; none where there are too many."""
+    """A rule for each key that changes; [] if there would be too many."""
     changed = [(keys[0][i], keys[1][j]) for _, i, j in pairs if keys[0][i] != keys[1][j]]
     return [f"{old}={new}" for old, new in changed] if len(changed) <= MOST_RULES else []
 

@@ -78,7 +78,7 @@ class Renamed(NamedTuple):
 
 
 def apply_rules(keys: list[str], rules: Sequence[Rule]) -> Renamed:
-    """Rename keys; of several rules that match one, the first counts.
+    """Rename keys; the first rule that matches a key counts.
 
     Raises:
         CannotConvert: Two keys would become one.
@@ -95,7 +95,8 @@ def apply_rules(keys: list[str], rules: Sequence[Rule]) -> Renamed:
 
 
 def _check_distinct(keys: Sequence[str], new: Sequence[str]) -> None:
-    """
+    """Refuse a renaming that gives two tensors the same key.
+
     Raises:
         CannotConvert: Two keys would become one.
     """
@@ -112,7 +113,7 @@ def _renamed(key: str, name: str, rules: Iterable[Rule]) -> tuple[str, Rule] | N
     """The new key of a tensor that is stored as `key` and shown as `name`, and the rule; None where none matches."""
     for rule in rules:
         new = rule.apply(key)
-        # A rule may speak of the name as shown; wrappers' levels in front of it then stay.
+        # A rule may match the name as shown; wrappers' levels before it are then kept.
         if new is None and key.endswith(name) and (shown := rule.apply(name)) is not None:
             new = key.removesuffix(name) + shown
         if new is not None:
