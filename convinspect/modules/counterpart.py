@@ -1,4 +1,4 @@
-"""A live module → its counterpart of the other kind: what speaks against it, and how it is made."""
+"""A live module → its counterpart of the other kind: what prevents a conversion, and how it is built."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _Kind = TypeVar("_Kind", bound=nn.Module)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """Its class as it was before a parametrization gave it one of its own."""
+    """The module's class without the subclass that a parametrization gives it."""
     return parametrize.type_before_parametrizations(module)
 
 
 def is_transformers(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D, told by name: its home moved between versions, and to import it takes
+    """Whether it is transformers' Conv1D. Decided by name: the class moved between versions, and importing it takes
     seconds.
     """
     cls = plain_class(module)
@@ -50,7 +50,7 @@ def is_transformers(module: nn.Module) -> bool:
 
 
 def kind_of(module: nn.Module) -> str:
-    """Its class's name; for a TorchScript module that of the class it was made of."""
+    """Its class's name; for a TorchScript module the name of the original class."""
     if isinstance(module, torch.jit.ScriptModule):
         return str(getattr(module, "original_name", type(module).__name__))
     return plain_class(module).__name__
@@ -66,7 +66,7 @@ def is_target(module: nn.Module, to: str) -> bool:
 
 
 def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> str | None:
-    """Why a layer that is meant cannot be replaced in its places, or None.
+    """Why a chosen layer cannot be replaced where it is used, or None.
 
     Args:
         module: The layer.
@@ -110,11 +110,11 @@ _HARMLESS = {
     "__dict__", "__weakref__", "__repr__", "__constants__", "__parameters__", "__orig_bases__", "__slots__",
     "__abstractmethods__", "__type_params__", "_abc_impl", "extra_repr", "reset_parameters",
 }  # fmt: skip
-"""What a subclass may define without computing anything else, or being missed once the layer was replaced."""
+"""What a subclass may define that changes no computation and that no other code needs."""
 
 
 def _own_code(cls: type[nn.Module], base: type[nn.Module]) -> str | None:
-    """What a subclass does beyond its base, or None where it is but another name for it."""
+    """What a subclass does beyond its base, or None if it only renames it."""
     for ancestor in cls.__mro__[: cls.__mro__.index(base)]:
         if issubclass(base, ancestor):
             continue
@@ -132,7 +132,7 @@ def transformers_obstacle(layer: nn.Module) -> str | None:
 
 
 def position_obstacle(conv: nn.Module) -> str | None:
-    """What a convolution does to positions and a plain Linear cannot, or None."""
+    """Stride or padding that a plain Linear cannot reproduce, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
     if any(step != 1 for step in conv.stride):
         return f"it has stride={_once(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
@@ -142,7 +142,7 @@ def position_obstacle(conv: nn.Module) -> str | None:
 
 
 def _once(value: tuple[int, ...]) -> str:
-    """One number where all are the same."""
+    """The numbers as text; a single number if all are equal."""
     return str(value[0]) if len(set(value)) == 1 else str(value)
 
 
@@ -152,7 +152,7 @@ def _padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
 
 
 def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
-    """Why a Linear cannot become a convolution of so many dimensions, or None."""
+    """Why a Linear cannot become a convolution of `dims` dimensions, or None."""
     cls = plain_class(linear)
     if cls not in (nn.Linear, PointwiseLinear):
         return f"its class {cls.__name__} may compute something of its own"
@@ -165,9 +165,9 @@ def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int
     """A module of the other kind with the old one's state.
 
     Args:
-        old: Nothing speaks against its conversion.
+        old: A module for which `reason_to_stay` is None.
         to: "linear", "conv1d", "conv2d" or "conv3d".
-        in_place_of: It must take and give the same shapes as the old one, and takes its hooks; else both live on.
+        in_place_of: It replaces `old`: takes and gives the same shapes, and takes over its hooks. Else both are kept.
         memo: As for `carry`.
     """
     dims = 0 if to == "linear" else int(to[4])
@@ -175,11 +175,11 @@ def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int
 
     def reshaped(tensor: torch.Tensor) -> torch.Tensor:
         if is_transformers(old):
-            # A copy in order, since safetensors and many kernels take no transposed views.
+            # A contiguous copy, since safetensors and many kernels accept no transposed views.
             return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
         return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
 
-    carry(old, new, reshaped, memo, apart=not in_place_of)
+    carry(old, new, reshaped, memo, keep_both=not in_place_of)
     return new
 
 
@@ -187,12 +187,12 @@ def exposed(old: nn.Module) -> nn.Module:
     """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
     assert isinstance(old, PointwiseLinear)
     linear = _empty(nn.Linear, *_sizes(old))
-    carry(old, linear, lambda tensor: tensor, {}, apart=False)
+    carry(old, linear, lambda tensor: tensor, {}, keep_both=False)
     return ChannelsFirstLinear(linear, old.positions).train(old.training)
 
 
 def _sizes(old: nn.Module) -> tuple[int, int]:
-    """(in, out) of a kernel that is one matrix."""
+    """(in, out) of a layer whose kernel is one matrix."""
     shape = stored_weight(old).shape
     return (shape[0], shape[1]) if is_transformers(old) else (shape[1], shape[0])
 
@@ -222,7 +222,7 @@ def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
 
 
 def _empty(cls: type[_Kind], *sizes: int, **options: Any) -> _Kind:
-    """A layer with its settings and no state: `carry` gives it parameters, the bias too."""
+    """A layer with settings and no state; `carry` gives it its parameters, including the bias."""
     undrawn: Any = _undrawn
     module: _Kind = undrawn(cls)(*sizes, bias=False, device="meta", **options)
     module.__class__ = cls
@@ -231,5 +231,5 @@ def _empty(cls: type[_Kind], *sizes: int, **options: Any) -> _Kind:
 
 @functools.cache
 def _undrawn(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class without drawing numbers, which costs more than all else even where they come to nothing."""
+    """A subclass that does not initialize parameters, which is the most expensive step even on the meta device."""
     return type(cls.__name__, (cls,), {"reset_parameters": lambda self: None})

@@ -1,4 +1,4 @@
-"""Where a live model holds modules and weights outside the registers that PyTorch keeps of them.
+"""Where a live model holds modules and weights outside `_modules`, `_parameters` and `_buffers`.
 
 A layer in a plain list (`self.layers = [a, b]`), in another object (`self.helper = Helper(self.conv)`), a bound method
 (`self.f = self.conv.forward`) or a weight kept for a penalty (`self.decayed = [self.conv.weight]`) goes on being used
@@ -47,10 +47,10 @@ def outside_references(model: nn.Module, wanted: set[int]) -> dict[int, str]:
         By id, the first place, as code would write it: "encoder.layers[0]".
     """
     places: dict[int, str] = {}
-    # The model's own modules are searched by their registers; others' ids stay theirs while they are held here.
+    # The model's own modules are searched through their registers. Values are kept, so that no id is used again.
     seen: dict[int, Any] = {id(module): module for module in model.modules()}
     most = len(seen) + _MOST
-    # Nearest first, so that what is reached in two ways is looked into as deep as it can be.
+    # Breadth first, so that a value that is reached in two ways counts with its smaller depth.
     todo = deque((place, value, 0) for place, value in _attributes(model))
     while todo:
         place, value, depth = todo.popleft()
@@ -70,8 +70,8 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value holds, with what code would write behind it to reach that."""
-    # Not `isinstance`, which asks the object for its class.
+    """The values inside a value, each with the code that would reach it, such as `[0]`."""
+    # Not `isinstance`, which may run code of the object (`__class__`).
     cls = type(value)
     if issubclass(cls, (type, types.ModuleType)):
         return
@@ -96,7 +96,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function keeps from where it was defined."""
+    """Values that a function captured: its closure and defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield f" (its variable {name})", cell.cell_contents
@@ -107,7 +107,7 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """An object's attributes, those in slots too, without asking the object."""
+    """An object's attributes, including slots, without running its code."""
     try:
         fields = object.__getattribute__(value, "__dict__")
     except AttributeError:

@@ -1,6 +1,6 @@
 """A live module's state → the module that takes its place: parameters, buffers, norms, hooks, flags.
 
-All that can be carried over is carried over; what cannot is named by `obstacle`, before anything changes.
+`obstacle` names what cannot be carried over, before anything changes; `carry` carries over everything else.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 """A weight, or a tensor of its dimensions, in its new shape."""
 
 WEIGHTS = ("weight", "weight_g", "weight_v", "weight_orig", "weight_mask")
-"""What may have the kernel's dimensions; spectral norm's 1-D `weight_v` is left by its number of dimensions."""
+"""Tensors that may have the kernel's shape; spectral norm's 1-D `weight_v` is told from weight norm's by its rank."""
 
 ORIGINALS = ("original", "original0", "original1")
-"""What a parametrization keeps a weight as."""
+"""Names under which a parametrization stores a weight."""
 
 # Private classes, known by name so that a version without them does not break the import.
 _PARAMETRIZATIONS = tuple(
@@ -43,7 +43,7 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
 
     Args:
         module: The one to be replaced.
-        keep_hooks: Its successor takes and gives the same shapes, so that hooks on them stay right.
+        keep_hooks: Its successor takes and gives the same shapes, so that hooks on inputs and outputs stay valid.
     """
     if "forward" in vars(module) or vars(module).get("_compiled_call_impl") is not None:
         return "its forward was replaced on the object itself (patched, or compiled); convert before that"
@@ -75,7 +75,7 @@ def _originals(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _parametrizations(module: nn.Module) -> Any:
-    """Its ParametrizationLists by the computed tensor's name; PyTorch declares them as any module."""
+    """Its ParametrizationLists by the computed tensor's name; PyTorch's own annotation is only `Module`."""
     return module.parametrizations
 
 
@@ -91,7 +91,7 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
 
 
 def _norm_obstacle(module: nn.Module) -> str | None:
-    """A weight norm over the taps' dimension would become another norm."""
+    """Why a norm cannot be carried over: one over the kernel's positions would become another norm. Or None."""
     for norm in _norms(module):
         if getattr(norm, "dim", 0) not in (0, 1, -1):
             return f"its weight is normed along dimension {norm.dim}, which the new weight does not have"
@@ -99,7 +99,7 @@ def _norm_obstacle(module: nn.Module) -> str | None:
 
 
 def transposing_obstacle(module: nn.Module) -> str | None:
-    """Why a module's weight cannot be transposed, or None. `obstacle` found nothing against carrying it over."""
+    """Why a module's weight cannot be transposed, or None; for modules without an `obstacle`."""
     norms = [type(norm).__name__.removeprefix("_") for norm in _norms(module)]
     if norms:
         return f"its weight is under a norm ({norms[0]}), whose dimension and vectors are not those of the transpose"
@@ -107,7 +107,7 @@ def transposing_obstacle(module: nn.Module) -> str | None:
 
 
 def _norms(module: nn.Module) -> list[Any]:
-    """What norms a module's weight, in either of PyTorch's ways."""
+    """The norms of a module's weight, as hooks or as parametrizations."""
     hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
     return hooks + (list(_parametrizations(module)["weight"]) if parametrize.is_parametrized(module) else [])
 
@@ -118,7 +118,7 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _is_of_weights(hook: Any) -> bool:
-    """PyTorch's own norms and pruning work on parameters by name, in any shape, and never see an input."""
+    """Whether a hook is PyTorch's norm or pruning: these work on parameters of any shape, and never see an input."""
     inner = getattr(hook, "hook", hook)
     owner = getattr(inner, "__module__", None) or type(inner).__module__
     return isinstance(inner, prune.BasePruningMethod) or owner.startswith("torch.nn.utils.")
@@ -134,50 +134,50 @@ def _hook_obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
 
 
 @torch.inference_mode(False)
-def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], apart: bool) -> None:
-    """Give `new` all of `old`'s state, its weights changed. Numbers are shared, not copied, where strides allow.
+def carry(old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], keep_both: bool) -> None:
+    """Give `new` all of `old`'s state, with reshaped weights. Memory is shared, not copied, where strides allow.
 
-    A parameter that does not change is the very same object in both.
+    An unchanged parameter is the same object in both.
 
     Args:
-        old: What is replaced; `obstacle` found nothing against it.
-        new: Just made; its own parameters are dropped.
-        change: What happens to tensors of the weight's dimensions; gives back the very tensor where nothing does.
-        memo: Changed parameters by the old one's id, so that what was one parameter stays one.
-        apart: Both live on, so that neither may get the other's hooks, or step the other's buffers; else `new` takes
-            the very dictionaries of hooks, so that handles that remove a hook still do.
+        old: The module to replace, without an `obstacle`.
+        new: Newly built; its own parameters are dropped.
+        change: Applied to tensors of the weight's rank; returns the same tensor object to leave it unchanged.
+        memo: Changed parameters by the old one's id, so that a shared parameter stays shared.
+        keep_both: Both modules stay in use, so hooks and buffers are copied. Else `new` takes over the dictionaries of
+            hooks themselves, so that existing handles can still remove a hook.
     """
     dims = stored_weight(old).dim()
 
     def changed(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return change(tensor) if name in WEIGHTS and tensor.dim() == dims else tensor
 
-    # Not by `setattr`, with which a module looks each value over.
+    # Not by `setattr`: a module's `__setattr__` checks each value, which is slow.
     vars(new)["_parameters"] = {
         name: None if value is None else _parameter(value, lambda t, name=name: changed(name, t), memo)  # type: ignore[misc]
         for name, value in old._parameters.items()
     }
     vars(new)["_buffers"] = {
-        name: None if buffer is None else changed(name, buffer.clone() if apart else buffer)
+        name: None if buffer is None else changed(name, buffer.clone() if keep_both else buffer)
         for name, buffer in old._buffers.items()
     }
     vars(new)["_non_persistent_buffers_set"] = set(old._non_persistent_buffers_set)
     for name, value in vars(old).items():
         if "hook" in name:
-            vars(new)[name] = _copied_hooks(value) if apart else value
+            vars(new)[name] = _copied_hooks(value) if keep_both else value
             _point_at(new, vars(new)[name])
         elif name in ("weight", "bias") and isinstance(value, torch.Tensor):
-            # What an old-style norm or pruning computed last.
+            # The result that an old-style norm or pruning computed last.
             vars(new)[name] = changed(name, value.detach())
         elif name not in vars(new) and name not in _FIELDS_OF_LAYERS:
             vars(new)[name] = value
     if parametrize.is_parametrized(old):
-        _carry_parametrization(old, new, change, memo, apart)
+        _carry_parametrization(old, new, change, memo, keep_both)
     new.train(old.training)
 
 
 def stored_weight(module: nn.Module) -> torch.Tensor:
-    """The tensor that has the kernel's shape. A computed weight is not asked for: that would run a power iteration."""
+    """The stored tensor with the kernel's shape. A computed weight is not read: that would run a power iteration."""
     tensor: torch.Tensor
     if parametrize.is_parametrized(module):
         listed: Any = _parametrizations(module)["weight"]
@@ -189,7 +189,7 @@ def stored_weight(module: nn.Module) -> torch.Tensor:
 
 
 def _copied_hooks(hooks: Any) -> Any:
-    """Hooks for a second module: norms and pruning keep state of their own, others are the same callables."""
+    """Hooks for a second module: those of norms and pruning are copied, since they have state; others are shared."""
     if not isinstance(hooks, dict):
         return hooks
     copied = copy.copy(hooks)
@@ -200,7 +200,7 @@ def _copied_hooks(hooks: Any) -> Any:
 
 
 def _point_at(new: nn.Module, hooks: Any) -> None:
-    """Hooks on loading hold a weak reference to their module, which must not be the one that goes."""
+    """Make hooks on loading refer to the new module; they hold a weak reference to their module."""
     for hook in hooks.values() if isinstance(hooks, dict) else ():
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
@@ -214,7 +214,7 @@ def _parameter(old: nn.Parameter, change: Change, memo: dict[int, nn.Parameter])
             memo[id(old)] = old
         else:
             memo[id(old)] = new = nn.Parameter(data, requires_grad=old.requires_grad)
-            # What training code marks it with, such as `weight._no_weight_decay`.
+            # Attributes that training code sets, such as `weight._no_weight_decay`.
             vars(new).update(vars(old))
             if old.grad is not None:
                 new.grad = change(old.grad)
@@ -222,13 +222,15 @@ def _parameter(old: nn.Parameter, change: Change, memo: dict[int, nn.Parameter])
 
 
 def _carry_parametrization(
-    old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], apart: bool
+    old: nn.Module, new: nn.Module, change: Change, memo: dict[int, nn.Parameter], keep_both: bool
 ) -> None:
     listed = _parametrizations(old)["weight"]
     stored = stored_weight(old)
     dims = stored.dim()
     new._parameters["weight"] = nn.Parameter(change(stored))
-    parametrize.register_parametrization(new, "weight", copy.deepcopy(listed[0]) if apart else listed[0], unsafe=True)
+    parametrize.register_parametrization(
+        new, "weight", copy.deepcopy(listed[0]) if keep_both else listed[0], unsafe=True
+    )
     after = _parametrizations(new)["weight"]
     for name, parameter in _own_parameters(listed):
         setattr(after, name, _parameter(parameter, lambda t: change(t) if t.dim() == dims else t, memo))

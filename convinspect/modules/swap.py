@@ -173,7 +173,7 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """One layer that was meant and stayed: its name, its class, and why."""
+    """One chosen layer that was not replaced: its name, its class, and why."""
 
     name: str
     kind: str
@@ -189,9 +189,9 @@ class Swaps:
     """What `swap_pointwise` did.
 
     Attributes:
-        model: The model; another object than the one given only where that itself was a layer to replace.
+        model: The model; a new object only if the given model was itself a layer to replace.
         swapped: Layers replaced, in the model's order.
-        left: Layers that were meant and stayed, with the reason.
+        left: Chosen layers that were not replaced, with the reason.
     """
 
     model: nn.Module
@@ -201,7 +201,7 @@ class Swaps:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A layer that is meant.
+    """A chosen layer of the right kind.
 
     Attributes:
         module: The layer.
@@ -227,7 +227,7 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
         where: Names or globs ("encoder.*"), or a function of name and module; None for all.
 
     Returns:
-        What was swapped, and what was meant and was not, with the reason.
+        The layers that were swapped, and the chosen ones that were not, with the reason.
 
     Raises:
         NotThere: A name or glob matches no module.
@@ -285,12 +285,12 @@ def _gradient_reducers() -> tuple[type[nn.Module], ...]:
 
 
 def _unless(candidate: _Candidate, reason: str | None) -> _Candidate:
-    """The candidate with a reason to stay, unless it has one."""
+    """The candidate with a reason to stay, unless it already has one."""
     return candidate if reason is None or candidate.reason is not None else replace(candidate, reason=reason)
 
 
 def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn.Module], nn.Module]) -> Swaps:
-    """The model with new modules in the places of those that nothing speaks against."""
+    """Replace every candidate that has no reason to stay."""
     swapped, skipped = [], []
     for candidate in candidates:
         kind = kind_of(candidate.module)
@@ -306,7 +306,7 @@ def _replaced(model: nn.Module, candidates: list[_Candidate], make: Callable[[nn
 
 
 def _candidates(model: nn.Module, where: Where, is_target: Callable[[nn.Module], bool]) -> list[_Candidate]:
-    """Chosen modules of the kinds that are meant, each once."""
+    """The chosen modules of the right kinds, each once."""
     places: dict[int, list[tuple[str, nn.Module | None, nn.Module]]] = {}
     for name, parent, module in _places(model):
         if is_target(module):
@@ -315,7 +315,7 @@ def _candidates(model: nn.Module, where: Where, is_target: Callable[[nn.Module],
     candidates = []
     for listed in places.values():
         names = tuple(name for name, _, _ in listed)
-        # The model itself has no parent; a stand-in is given its successor, which `Swaps` returns.
+        # The model itself has no parent; an empty module takes its place, and `Swaps.model` returns the successor.
         parents = tuple(nn.Module() if parent is None else parent for _, parent, _ in listed)
         module = listed[0][2]
         chosen = [is_chosen(name, module) for name in names]
@@ -326,7 +326,7 @@ def _candidates(model: nn.Module, where: Where, is_target: Callable[[nn.Module],
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, nn.Module]]:
-    """Every name of every module with its parent, in the model's order; a shared one comes once for each name."""
+    """Every name of every module, with its parent, in the model's order; a shared module comes once for each name."""
     yield "", None, model
     seen: set[int] = set()
     todo: list[tuple[str, nn.Module | None, nn.Module]] = [("", None, model)]
@@ -355,7 +355,7 @@ def _chooser(model: nn.Module, where: Where) -> Callable[[str, nn.Module], bool]
 
 
 def _unless_referenced(model: nn.Module, candidates: list[_Candidate]) -> list[_Candidate]:
-    """A layer stays where the model also keeps it, or its weight, outside PyTorch's registers."""
+    """Layers stay if the model also refers to them, or to their weights, outside PyTorch's registers."""
     owners: dict[int, int] = {}
     for candidate in candidates:
         if candidate.reason is None:
@@ -369,12 +369,12 @@ def _unless_referenced(model: nn.Module, candidates: list[_Candidate]) -> list[_
 
 
 def _unless_tied(model: nn.Module, candidates: list[_Candidate]) -> list[_Candidate]:
-    """A parameter that several modules share changes in all of them or in none."""
+    """Layers stay if they share a parameter with one that stays: it changes in all of them or in none."""
     ties = _ties(model, candidates)
     reasons = {place: candidate.reason for place, candidate in enumerate(candidates)}
     changed = True
     while changed:
-        # A layer that stays keeps those that are tied to it, and these keep others.
+        # Repeated, since a layer that stays makes those tied to it stay, and these others.
         changed = False
         for owners in ties:
             keeper = next((name for name, owner in owners if owner is None or reasons[owner] is not None), None)
@@ -386,14 +386,14 @@ def _unless_tied(model: nn.Module, candidates: list[_Candidate]) -> list[_Candid
 
 
 def _ties(model: nn.Module, candidates: list[_Candidate]) -> list[list[tuple[str, int | None]]]:
-    """For each parameter its names, each with the place of the candidate that would change it; None for no such."""
+    """For each parameter its names, each with the index of the candidate that would change it, or None."""
     owners = {id(part): place for place, candidate in enumerate(candidates) for part in candidate.module.modules()}
     ties: dict[int, list[tuple[str, int | None]]] = {}
     for name, module in model.named_modules():
         owner = owners.get(id(module))
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                # Elsewhere a weight may go by any name.
+                # Only these names are reshaped; under other names a parameter does not change.
                 changes = owner if key in (*WEIGHTS, *ORIGINALS) else None
                 ties.setdefault(id(parameter), []).append((f"{name}.{key}" if name else key, changes))
     return list(ties.values())
