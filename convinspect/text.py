@@ -1,4 +1,4 @@
-"""Small parts of sentences, and numbers that are typed: an article, a number of things, a size."""
+"""Parts of sentences (articles, plurals, lists of names), and numbers that users type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_article(noun: str) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """A number of things, with thousands set apart: "1 layer", "1,234 layers"."""
+    """A count and its noun, with a thousands separator: "1 layer", "1,234 layers"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
@@ -33,13 +33,13 @@ _DIGITS = 18
 
 
 def dimension(text: str) -> int | None:
-    """The number that a text is, where a tensor's dimension can have it; None otherwise."""
+    """The number in a text; None unless it can be a tensor's dimension."""
     text = text.strip()
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words as a sentence counts them up, each once: "stride 1, padding 0 and groups 1"."""
+    """Words as a list in a sentence, each once: "stride 1, padding 0 and groups 1"."""
     *others, last = dict.fromkeys(words)
     return f"{', '.join(others)} and {last}" if others else last
 
@@ -60,8 +60,8 @@ def closest(name: str, names: Sequence[str]) -> str:
     import difflib
 
     bare = name.strip("*")
-    near = [other for other in names if bare and bare.lower() in other.lower()][:3]
-    near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]
+    near = [candidate for candidate in names if bare and bare.lower() in candidate.lower()][:3]
+    near += [match for match in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if match not in near]
     if not near:
         near = list(names[:3])
     return "the closest are: " + ", ".join(near[:3]) if near else "the checkpoint has no layers"

@@ -1,4 +1,4 @@
-"""What the functions of the Python API have in common: what they take, and how they say what is wrong with it."""
+"""What the functions of the Python API share: opening their arguments, and errors about these."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from convinspect.checkpoint import Checkpoint, open_alike, open_checkpoint, whol
 from convinspect.errors import CannotShow, ConvInspectError, Option, Wording, not_installed
 
 Source: TypeAlias = str | Path | Checkpoint
-"""What a function works on: where it lies, or what was opened; of the latter its root in use counts."""
+"""A path, or an open checkpoint, of which the root in use counts."""
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called with the number of bytes that were dealt with since the last call."""
+"""Called with the number of bytes that were processed since the last call."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose failed imports of packages that not everyone has become errors that say what to install."""
+    """Wrap a function so that importing a package that is not installed raises an error that says what to install."""
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -35,12 +35,12 @@ def saying_what_to_install(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def opened(source: Source, root: str | None, damaged: bool = False) -> Checkpoint:
-    """A checkpoint.
+    """Open a checkpoint, unless it is open already.
 
     Args:
-        source: Where it lies, or itself.
-        root: Which of its roots.
-        damaged: Whether one will do of which bytes are missing.
+        source: A path, or an open checkpoint.
+        root: The root to use, for a path only.
+        damaged: Accept a file with missing bytes.
 
     Raises:
         ConvInspectError: It cannot be opened, or is damaged.
@@ -52,13 +52,13 @@ def opened(source: Source, root: str | None, damaged: bool = False) -> Checkpoin
 
 
 def root_was_chosen(checkpoint: Checkpoint) -> ConvInspectError:
-    """The error for a root beside a checkpoint that is open."""
+    """The error for a `root` given together with an open checkpoint."""
     remedy = Wording("leave out ", Option("root", None))
     return CannotShow("its root was chosen when it was opened", remedy, checkpoint.path)
 
 
 def opened_alike(source: Source, root: str | None) -> Checkpoint:
-    """Another whole checkpoint, at the root of a first one, or at its main root where it has none there.
+    """Open a second checkpoint at the same root as the first, or at its main root if it has no such root.
 
     Raises:
         ConvInspectError: It cannot be opened, or is damaged.
@@ -67,17 +67,17 @@ def opened_alike(source: Source, root: str | None) -> Checkpoint:
 
 
 def several(values: T | Iterable[T]) -> tuple[T, ...]:
-    """One value, or any number of them."""
+    """A tuple of one value, or of all values of an iterable."""
     if isinstance(values, Iterable) and not isinstance(values, str):
         return tuple(values)
     return (values,)
 
 
 def check_at_least(least: int, **options: int | None) -> None:
-    """Refuse numbers that are too small.
+    """Refuse numbers below a minimum.
 
     Raises:
-        CannotShow: One is.
+        CannotShow: One is below it.
     """
     for name, number in options.items():
         if number is not None and number < least:
@@ -85,4 +85,4 @@ def check_at_least(least: int, **options: int | None) -> None:
 
 
 def silent(done: object) -> None:
-    """Tell nobody how far the work is."""
+    """A progress callback that does nothing."""

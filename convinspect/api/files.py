@@ -69,10 +69,10 @@ def diff(
     from convinspect.diffing.differences import DiffReport
 
     assert b is not None
-    other = opened_alike(b, root)
+    partner = opened_alike(b, root)
     show_in_notebooks(DiffReport, difference_table)
     with naming(checkpoint.path):
-        return compare_checkpoints(checkpoint, other, values, progress or silent)
+        return compare_checkpoints(checkpoint, partner, values, progress or silent)
 
 
 @saying_what_to_install

@@ -60,7 +60,9 @@ def compare(
     check_at_least(1, batch=batch, threads=threads)
     check_at_least(3, repeats=repeats)
     check_at_least(0, seed=seed)
-    show_in_notebooks(Comparison, lambda found: comparison_tables(found.layers, found.claims, found.circumstances))
+    show_in_notebooks(
+        Comparison, lambda measured: comparison_tables(measured.layers, measured.claims, measured.circumstances)
+    )
     options = Options(several(layer), batch, several(length), several(dtype), device, threads, repeats, seed)
     return measure(None if path is None else opened(path, root, damaged=True), options, progress or silent)
 
