@@ -1,4 +1,7 @@
-"""Where the stand-ins of `convinspect.modules` lived before; models that were pickled whole name this module."""
+"""Aliases of the classes in `convinspect.modules.pointwise`, for models that were pickled whole under this name.
+
+What counts as a pointwise layer in a file is decided in `convinspect.layers`.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from convinspect.errors import CannotShow, Option, Wording
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Without TF32 and bfloat16 in the products of float32, on whatever device; restored at the end, on errors too.
+    """Compute float32 products in float32, without TF32 or bfloat16, on every device; restored at the end.
 
     PyTorch keeps two sets of switches, an older one that cannot be read where the newer one was set otherwise.
     """
@@ -42,7 +42,7 @@ def _cudnn_tf32() -> bool:
 
 
 def _readable(read: Callable[[], Any]) -> Any:
-    """What a switch says; None where PyTorch will not say it."""
+    """A switch's value; None where PyTorch refuses to read it."""
     try:
         return read()
     except RuntimeError:
@@ -50,7 +50,7 @@ def _readable(read: Callable[[], Any]) -> Any:
 
 
 def _switches() -> list[Any]:
-    """The newer switches, one for each library and kind of operator, as far as this PyTorch has them."""
+    """The newer switches, one for each library and kind of operator, that this PyTorch has."""
     places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
     parts = [place.split(".") for place in places]
     switches = [getattr(getattr(torch.backends, library), name, None) for library, name in parts]
@@ -67,7 +67,7 @@ def has_dtype(device: str, dtype: str) -> bool:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that holds no numbers here.
+    """Refuse a device that cannot be used on this machine.
 
     Raises:
         CannotShow: There is no such device.
@@ -101,10 +101,10 @@ def check_dtype_on(device: str, dtype: str, purpose: str, remedy: str) -> None:
 
 
 def check_dtype(name: str) -> None:
-    """Refuse what is no floating dtype.
+    """Refuse a name that is not a floating dtype of PyTorch.
 
     Raises:
-        CannotShow: It is none.
+        CannotShow: It is not.
     """
     if not getattr(getattr(torch, name, None), "is_floating_point", False):
         raise CannotShow(
@@ -115,7 +115,7 @@ def check_dtype(name: str) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run PyTorch's operators on so many threads; restored at the end."""
+    """Run PyTorch's operators on `count` threads; restored at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -125,14 +125,14 @@ def threads(count: int) -> Iterator[None]:
 
 
 def float64_device(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What converts a tensor of the device to float64: there, or on the CPU where the device has none."""
+    """A function that converts the device's tensors to float64: on the device, or on the CPU if it has no float64."""
     if has_dtype(device, "float64"):
         return lambda tensor: tensor.double()
     return lambda tensor: tensor.cpu().double()
 
 
 def clock_of(device: str) -> Callable[[], float]:
-    """Seconds; on a device that computes beside the CPU, once that very device has done all it was given."""
+    """A clock in seconds. For an accelerator it first waits until that device has finished all its work."""
     where = torch.device(device)
     if where.type == "cpu":
         return time.perf_counter
@@ -145,5 +145,5 @@ def clock_of(device: str) -> Callable[[], float]:
 
 
 def load_average() -> float:
-    """Processes that want to run on this machine, over the last minute; 0 where the system does not tell."""
+    """Runnable processes of this machine, averaged over the last minute; 0 where the system has no such figure."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -1,4 +1,4 @@
-"""How far apart the numbers of two stored tensors are, in whatever dtypes, in bounded memory.
+"""How much the numbers of two stored tensors differ, of any dtypes, in bounded memory.
 
 As numbers, not as bits: NaN equals NaN and 0 equals -0, which `equality` distinguishes.
 """
@@ -25,9 +25,9 @@ class Deviation:
     Attributes:
         count: Elements that differ.
         total: Of how many.
-        absolute: Largest |a - b| where neither is NaN; of complex numbers, of the absolute value of the difference.
+        absolute: Largest |a - b| where neither is NaN; for complex numbers the modulus of the difference.
         relative: Largest |a - b| / max(|a|, |b|); infinite where one is.
-        nan: Elements that are NaN on one side alone.
+        nan: Elements that are NaN on one side only.
     """
 
     count: int
@@ -54,7 +54,7 @@ def deviation(a: Tensor, b: Tensor) -> Deviation | None:
 
 
 def _runs(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
-    """The elements of both, 1-D, a run at a time; streamed where both lie in the same order, else read whole."""
+    """The elements of both, 1-D, in runs; streamed where both are stored in the same order, else read whole."""
     if dense(a) and _order(a) == _order(b):
         yield from zip(read_blocks(a, _RUN), read_blocks(b, _RUN), strict=True)
         return
@@ -65,7 +65,7 @@ def _runs(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
 
 
 def _order(tensor: Tensor) -> list[int]:
-    """Steps of the axes that have any."""
+    """Strides of the axes longer than 1."""
     return [step for step, size in zip(tensor.stride, tensor.shape, strict=True) if size > 1]
 
 
@@ -81,7 +81,7 @@ def _deviation(x: Array, y: Array) -> Deviation:
         return counts
     sizes = _distances(x, y)
     ratios = sizes / np.maximum(_size(x), _size(y))
-    # Infinity over infinity, or from another infinity, is as far apart as can be.
+    # Inf / Inf and Inf - Inf are NaN here, and count as an infinite difference.
     largest = [float(np.where(np.isnan(values), np.inf, values).max()) for values in (sizes, ratios)]
     return replace(counts, absolute=largest[0], relative=largest[1])
 
@@ -102,7 +102,7 @@ def _size(x: Array) -> Array:
 
 
 def _comparable(x: Array, y: Array) -> tuple[Array, Array]:
-    """Both in the one type that holds either: int64, uint64, float64 or complex128."""
+    """Both converted to one type that holds either: int64, uint64, float64 or complex128."""
     kinds = {x.dtype.kind, y.dtype.kind}
     wide: Any = np.float64
     if "c" in kinds:

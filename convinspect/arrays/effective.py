@@ -13,7 +13,7 @@ from convinspect.records import Layer, Tensor
 
 
 def effective_weight(layer: Layer) -> Array:
-    """The kernel that a forward pass in eval mode uses: `weight`, or the product of what it is kept as.
+    """The kernel that a forward pass in eval mode uses: `weight`, or what is computed from the tensors stored instead.
 
     - weight_norm: g · v / ‖v‖, the norm over the axes along which g has size 1 (Salimans & Kingma 2016,
       "Weight Normalization", equation 2).
@@ -63,7 +63,7 @@ def _spectral_normed(layer: Layer) -> Array:
     u = _wide(_part(layer, "weight_u", "parametrizations.weight.0._u"))
     matrix = _output_first(layer, w, len(u))
     if "weight_u" in layer.tensors and "weight_v" not in layer.tensors:
-        # Before PyTorch 1.1 v was not stored; the product was, as a buffer that eval mode used as it was.
+        # Before PyTorch 1.1 v was not stored; the product was, as a buffer that eval mode used directly.
         if "weight" in layer.tensors:
             return read_tensor(layer.tensors["weight"])
         v = matrix.T @ u
@@ -77,7 +77,7 @@ def _spectral_normed(layer: Layer) -> Array:
 
 
 def _output_first(layer: Layer, w: Array, outputs: int) -> Array:
-    """W as the (outputs, rest) matrix that its spectral norm is of."""
+    """W as the (outputs, rest) matrix whose spectral norm is taken."""
     first = 1 if layer.kind.startswith("ConvTranspose") else 0
     for axis in (first, *range(w.ndim)):
         if w.shape[axis : axis + 1] == (outputs,):
@@ -97,7 +97,7 @@ _PRODUCTS = {"weight_norm": _weight_normed, "spectral_norm": _spectral_normed, "
 
 
 def _part(layer: Layer, *names: str) -> Tensor:
-    """The layer's tensor of the first of these names that it has."""
+    """The layer's tensor under the first of these names that exists."""
     for name in names:
         if name in layer.tensors:
             return layer.tensors[name]

@@ -43,11 +43,11 @@ class Difference:
 
 
 class Related(NamedTuple):
-    """How the numbers of one tensor make up another's: its transpose, unless one of these is set.
+    """How one tensor's numbers are related to another's. Neither field set: one is the transpose of the other.
 
     Attributes:
-        rows: They are its rows in another order.
-        factor: They are its numbers times this.
+        rows: The same rows, in another order.
+        factor: The same numbers, multiplied by this factor.
     """
 
     rows: bool = False
@@ -91,20 +91,20 @@ def _same_place(before: Tensor, after: Tensor) -> bool:
 
 
 def _same_layout(before: Tensor, after: Tensor) -> bool:
-    """Whether equal tensors would be equal runs of bytes."""
+    """Whether comparing the stored bytes in order compares the elements in order."""
     assert before.storage is not None
     assert after.storage is not None
     steps = [[s for s, n in zip(tensor.stride, tensor.shape, strict=True) if n > 1] for tensor in (before, after)]
     swapped = before.storage.byteorder != after.storage.byteorder
     size = ITEMSIZE.get(before.dtype, 0)
-    # Values that share a byte are whole bytes together, or not.
+    # Dtypes below one byte: compared as bytes only where the tensor begins and ends at a whole byte.
     shared = before.offset == after.offset == 0 and float(size * before.numel).is_integer()
     whole = isinstance(size, int) or shared
     return steps[0] == steps[1] and not swapped and whole and dense(before)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Array]:
-    """The tensor's bytes as the file has them. Their CRC is left alone: what equals the other file is not damaged."""
+    """The tensor's bytes as stored. The CRC is not checked: bytes that equal the other file's are not damaged."""
     storage = tensor.storage
     assert storage is not None
     begin, size = nbytes_of(tensor.dtype, tensor.offset), tensor.nbytes
@@ -122,7 +122,7 @@ def _filled(fetch: Fetch, buffer: Array, begin: int, size: int) -> Iterator[Arra
 
 
 def _equal(a: Array, b: Array) -> bool:
-    """Of bytes, eight at a time where they come in eights."""
+    """Compare two runs of bytes, as 64-bit words where the length is a multiple of 8."""
     if len(a) % 8 == 0:
         return bool((a.view(np.uint64) == b.view(np.uint64)).all())
     return bool((a == b).all())
@@ -133,7 +133,7 @@ def _raw(values: Array) -> Array:
 
 
 def difference(before: Tensor, after: Tensor) -> Difference | None:
-    """Which elements differ, of two tensors of one shape and dtype; None when none does.
+    """Which elements differ between two tensors of one shape and dtype; None when all are equal.
 
     Raises:
         As `same_bits`; and BrokenFile when a record's CRC-32 says that it is damaged.
@@ -149,7 +149,7 @@ def difference(before: Tensor, after: Tensor) -> Difference | None:
 
 
 def _distinct_texts(a: Any, b: Any) -> tuple[str, str]:
-    """Two values as text, with as many digits as it takes to see a difference; with their bits where none does."""
+    """Two values as text, with enough digits to tell them apart; with their bits where digits do not."""
     exact = a.dtype.kind in "iub"
     texts = (str(a.item()), str(b.item())) if exact else _shortest(a, b)
     if texts[0] != texts[1]:
@@ -175,13 +175,13 @@ def _hex(value: Any) -> str:
 
 
 def owner_of(tensor: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Name of the first other tensor that holds the very bits of `tensor`; None for constants, which many may hold."""
+    """Name of the first other tensor with the same bits as `tensor`; None for constants, which many tensors hold."""
     elements = _raw(read_tensor(tensor)).reshape(tensor.numel, -1)
     if (elements == elements[0]).all():
         return None
-    for name, other in others:
+    for name, candidate in others:
         try:
-            if same_bits(tensor, other):
+            if same_bits(tensor, candidate):
                 return name
         except ConvInspectError:
             continue
@@ -190,7 +190,7 @@ def owner_of(tensor: Tensor, others: Iterable[tuple[str, Tensor]]) -> str | None
 
 def relation(before: Tensor, after: Tensor) -> Related | None:
     """How the numbers of two tensors of one shape and dtype are related: transposed, with rows in another order, or
-    multiplied by one factor; None when they are in no such way.
+    multiplied by one factor; None when no such relation holds.
     """
     a, b = (read_tensor(tensor) for tensor in (before, after))
     if a.ndim == 2 and a.shape[0] == a.shape[1] and _equal(_raw(a.T), _raw(b)):
@@ -210,7 +210,7 @@ def _same_rows(a: Array, b: Array) -> bool:
 
 
 _MANTISSA = {"float64": 45, "float32": 22, "float16": 10, "bfloat16": 7}
-"""Bits of a product that are right for sure after it was rounded to a dtype."""
+"""Bits of a product that are certainly correct after rounding to a dtype."""
 
 
 def _common_factor(a: Array, b: Array, rounding: float) -> float | None:

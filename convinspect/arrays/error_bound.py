@@ -33,11 +33,11 @@ Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.
 
 
 class OtherShape(Exception):
-    """Two results that should be alike have different shapes.
+    """Two results that should have the same shape do not.
 
     Args:
-        before: Shape of the one.
-        after: Shape of the other.
+        before: Shape of the first result.
+        after: Shape of the second.
     """
 
     def __init__(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
@@ -49,8 +49,8 @@ class OtherShape(Exception):
 class Inputs:
     """Random inputs of one layer.
 
-    Several examples of one position and one example of several, by default: together they cost half of what several
-    of several do, since a convolution in float64 packs its kernel anew for every example of more than one position.
+    By default two inputs, (2, C, 1) and (1, C, 2). Together they cost half of one input with several examples of
+    several positions, since a convolution in float64 packs its kernel again for every such example.
 
     Attributes:
         sizes: (batch, length) of each.
@@ -81,19 +81,19 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        """One matrix at each position, each position once."""
+        """Whether it is one matrix product at each position, with every position visited once."""
         every_position = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
         return self.groups == 1 and every_position
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far two results are apart.
+    """How much two results differ.
 
     Attributes:
         difference: Largest |before − after|.
-        bound: What rounding allows where the difference is largest against it.
-        share: Largest difference ÷ bound; at most 1 where all is well.
+        bound: The bound at the element where difference ÷ bound is largest.
+        share: Largest difference ÷ bound; at most 1 when the results agree.
         undecided: Results that hold Inf or NaN, or whose bound overflows: whether they differ is not known.
     """
 
@@ -214,8 +214,8 @@ class _Bounding:
 
 
 def _agreement_of(results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], terms: int) -> Agreement:
-    """Of results before and after, each with its size, in any shapes: together, since each small operator costs most
-    by being called.
+    """The agreement of several (before, after, size) at once, in any shapes: for small tensors the operator calls
+    themselves cost most.
     """
     if not results:
         return Agreement()
@@ -236,7 +236,7 @@ def _row_chunks(
     # Where both lie at one place (bits were found equal), one copy does for both.
     shared = weights[0].data_ptr() == weights[1].data_ptr() and weights[0].numel() == weights[1].numel()
     shared = shared and all(weight.is_contiguous() for weight in weights)
-    # The same memory for every chunk: asking for it anew costs more than filling it.
+    # The same memory for every chunk: allocating costs more than filling.
     buffers: list[torch.Tensor | None] = [None, None]
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
@@ -256,7 +256,7 @@ def _row_chunks(
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in float64 (complex128); every dtype up to it is raised exactly."""
+    """A copy in float64 (complex128), to which every smaller dtype converts exactly."""
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64, copy=True)
 
 
@@ -334,7 +334,7 @@ def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
 
 
 def own_blocks(matrix: torch.Tensor, columns: int, groups: int) -> torch.Tensor:
-    """Of groups that were written out as (O, I): the numbers (O, I/groups) that the groups had."""
+    """The diagonal blocks (O, I/groups) of a grouped kernel that was expanded to (O, I)."""
     if matrix.shape[1] == columns:
         return matrix
     blocks = matrix.reshape(groups, -1, groups, columns)
@@ -344,7 +344,7 @@ def own_blocks(matrix: torch.Tensor, columns: int, groups: int) -> torch.Tensor:
 def _gradients(
     form: Form, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor, positive: bool
 ) -> dict[str, torch.Tensor]:
-    """By name: "input" (N, C, L), "weight" as stored, "bias" (O,); of absolute values when `positive`."""
+    """Gradients by name: "input" (N, C, L), "weight" as stored, "bias" (O,); of absolute values when `positive`."""
     leaves = {"input": x, "weight": _wide(weight)} | ({} if bias is None else {"bias": _wide(bias)})
     leaves = {name: (leaf.abs() if positive else leaf).detach().requires_grad_() for name, leaf in leaves.items()}
     y = operation(form)(leaves["input"], leaves["weight"], leaves.get("bias"))
@@ -361,8 +361,9 @@ def rounding(
     exact: torch.Tensor,
     dtype: torch.dtype,
 ) -> Rounding | None:
-    """Both in `dtype` against float64's `exact` (N, O, L') on one input (N, C, L); None where it cannot be computed,
-    or computes with integers, which round as no float does.
+    """Rounding errors of both layers in `dtype` against `exact` (N, O, L') from float64, on one input (N, C, L).
+
+    None for integer dtypes, and where PyTorch cannot compute it.
     """
     if not dtype.is_floating_point:
         return None

@@ -114,7 +114,7 @@ def of(source: Source) -> Stats:
 
 
 def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | ConvInspectError]:
-    """The statistics of each layer's effective weight, in order; in its place the error of one without.
+    """The statistics of each layer's effective weight, in order; an error for a layer whose weight cannot be read.
 
     Layers are taken `threads` at a time: numpy lets other threads run while it computes.
     """
@@ -181,7 +181,7 @@ def _magnitudes(run: Array) -> Array:
 
 
 def _widened(seen: _Range, run: Array) -> _Range:
-    """What is seen once `run` is, too."""
+    """The range and counts so far, extended by one more run."""
     zeros, nan, inf, size = run.size - int(np.count_nonzero(run != 0)), 0, 0, run.size
     low, high = run.min(), run.max()
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -230,8 +230,8 @@ def _added(sums: _Sums, wide: Array, spare: Array) -> _Sums:
     np.square(spare, out=spare)
     m2 = float(spare.sum())
     if sums.count:
-        apart = total / count - sums.total / sums.count
-        m2 += sums.m2 + apart * apart * (sums.count * count / (sums.count + count))
+        shift = total / count - sums.total / sums.count
+        m2 += sums.m2 + shift * shift * (sums.count * count / (sums.count + count))
     return _Sums(sums.count + count, sums.total + total, m2, sums.origin, sums.exponent)
 
 
@@ -252,7 +252,7 @@ def _unpaired(pairs: Array, count: int) -> tuple[int, ...]:
     square = np.zeros((BINS + 1, 256), np.int64)
     square.reshape(-1)[:PAIRED] = pairs[: square.size]
     bins = square.sum(axis=1) + square.sum(axis=0)[: BINS + 1]
-    # What is more than the elements are the zeros that made an odd run even.
+    # Subtract the zeros that padded runs of odd length.
     bins[0] -= bins.sum() - count
     bins[BINS - 1] += bins[BINS]
     return tuple(bins[:BINS].tolist())
@@ -271,7 +271,7 @@ def _patterns(dtype: np.dtype[Any]) -> Array:
 
 
 def _counted(source: Source, dtype: np.dtype[Any]) -> Stats:
-    """Statistics of a type with at most 16 bits: all follows from how often each bit pattern is there."""
+    """Statistics of a type with at most 16 bits, computed from the number of times each bit pattern occurs."""
     counts = np.zeros(256**dtype.itemsize, np.int64)
     for run in _runs(source):
         counts += np.bincount(run.view(f"u{dtype.itemsize}"), minlength=counts.size)

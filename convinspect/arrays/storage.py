@@ -1,4 +1,4 @@
-"""The bytes of a storage, by position: stored as they are or deflated, in a zip member or anywhere in a file.
+"""The bytes of a storage, by position: stored plainly or deflated, in a zip member or anywhere in a file.
 
 Files are read, never mapped into memory: a file that is cut while it is open then gives an error and not a
 signal, and pages of it do not count as our memory.
@@ -28,7 +28,7 @@ DAMAGED = "download or copy the file again"
 
 @contextmanager
 def opened(storage: Storage) -> Iterator[Fetch]:
-    """Open the storage's file, and give what reads it.
+    """Open the storage's file, and yield a function that reads its bytes.
 
     Raises:
         NotThere: The file cannot be opened.
@@ -48,7 +48,7 @@ def opened(storage: Storage) -> Iterator[Fetch]:
 
 
 def data_start(storage: Storage) -> int:
-    """Offset in the file of the storage's first byte, for one that is stored as it is.
+    """Offset in the file of the first byte of a storage that is not deflated.
 
     Raises:
         NotThere: The file cannot be opened.

@@ -1,4 +1,4 @@
-"""The same work on many things, on several threads where the system gives them."""
+"""`map` on several threads, where the system starts them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ R = TypeVar("R")
 
 
 def map_threads(work: Callable[[T], R], things: Iterable[T], workers: int) -> Iterator[R]:
-    """`work` of each thing, in order, done ahead of being asked for.
+    """Apply `work` to each of `things`, ahead of the consumer; results come in order.
 
     Args:
-        work: Leaves the interpreter free for most of its time, as reading and computing in numpy do. Where a thread
-            is refused midway it may be done twice of one thing.
-        things: All are taken at once.
-        workers: Threads wanted. With one, and where the system starts none, the calling thread works.
+        work: Should release the interpreter lock for most of its time, as reading and numpy do. Where the system
+            refuses a thread midway, it may run twice for the same thing.
+        things: Consumed at once, before the first result.
+        workers: Threads to use. With one, or where the system starts none, the calling thread does the work.
     """
     if workers < 2:
         yield from map(work, things)
@@ -30,7 +30,7 @@ def map_threads(work: Callable[[T], R], things: Iterable[T], workers: int) -> It
         try:
             begun += (pool.submit(work, thing) for thing in every)
         except RuntimeError:
-            # "can't start new thread". What no thread has taken up yet is done here, so that nothing waits for one.
+            # "can't start new thread". What no thread has begun runs in the calling thread, so that nothing waits.
             pool.shutdown(wait=False, cancel_futures=True)
         begun.reverse()
         for thing in every:

@@ -1,5 +1,8 @@
 """Modules that hold one kind's weights and take the other kind's input, so that a swapped model runs unchanged.
 
+These are the classes alone. What counts as pointwise is decided in `convinspect.layers` for a file, in `counterpart`
+for a live model.
+
 `PointwiseLinear` is a Linear, weight `(O, I)`, that takes `(N, C, …)` as a convolution does. `PointwiseConv1d`, `2d`
 and `3d` are convolutions, weight `(O, I, 1, …)`, that take `(N, …, C)` as a Linear does.
 """

@@ -28,9 +28,9 @@ def compare_checkpoints(
     """Compare two checkpoints: bits first, then outputs of each converted layer.
 
     Args:
-        before: The one, under the names of the other.
-        after: The other; one that reads the same file was converted in memory, and is the same beside its layers.
-        options: How; what they say of a whole model is left to the caller.
+        before: The first checkpoint, under the names of the second.
+        after: The second. With the path of `before` it was converted in memory, and only its layers are compared.
+        options: How to compare; options about a whole model are left to the caller.
         progress: Called with the number of bytes that were compared.
 
     Raises:
@@ -53,17 +53,17 @@ def compare_checkpoints(
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
         parts += [compare_objects(before, after, bool(options.rename))]
         parts += [compare_ties(before, after), compare_tags(before, after)]
-    found = merged(parts)
+    findings = merged(parts)
     return Report(
         str(before.path),
         str(after.path),
         tuple(checks),
-        found.missing,
-        found.unexpected,
-        found.changed,
+        findings.missing,
+        findings.unexpected,
+        findings.changed,
         len(pairs.same),
-        found.unread,
-        found.notes,
+        findings.unread,
+        findings.notes,
         kinds={layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before},
     )
 
@@ -82,17 +82,17 @@ def _check_layers(
     chosen: Collection[str] | None,
     followed: Collection[str],
 ) -> tuple[list[Checked], set[str]]:
-    """The stored bits of layers that were chosen, or of which a tensor is not the same.
+    """Compare the stored bits of layers that were chosen, or of which a tensor changed.
 
     Args:
         layers: Before.
         layers_after: By name.
         pairs: What became of all tensors.
         chosen: Names of layers that the user asked for; None for all.
-        followed: Names of copies that changed with the layer that they belong to, and are none themselves.
+        followed: Names of copies that changed together with their layer; they are not checked as layers.
 
     Returns:
-        The layers checked, and names of tensors that look wrong in `pairs` and are right.
+        The checked layers, and names of tensors whose change in `pairs` is correct.
     """
     checked: list[Checked] = []
     excused: set[str] = set()
@@ -103,14 +103,14 @@ def _check_layers(
         after = layers_after.get(layer.name)
         keys = {*keys_of(layer).values(), *(() if after is None else keys_of(after).values())}
         if (chosen is not None and layer.name in chosen) or not keys.isdisjoint(touched):
-            check, right = check_layer(layer, after, pairs)
+            check, correct = check_layer(layer, after, pairs)
             checked.append(Checked(check, layer, after))
-            excused |= right
+            excused |= correct
     return checked, excused
 
 
 def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:
-    """What the pairs of the root in use say, but for what looks wrong and is right."""
+    """The findings of the root in use, without the changes that are correct."""
     return Findings(
         {name: cause for name, cause in pairs.changed.items() if name not in excused},
         tuple(name for name in pairs.missing if name not in excused),
@@ -121,7 +121,7 @@ def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:
 
 
 def _note_maybe_left(pairs: Pairs) -> tuple[str, ...]:
-    """Says which square weights are as before where others are (out, in) now, which may be meant."""
+    """Note square weights that stayed (in, out) where others are (out, in) now; that may be intended."""
     if not pairs.maybe_left:
         return ()
     first, more = pairs.maybe_left[0], len(pairs.maybe_left) - 1
@@ -131,7 +131,7 @@ def _note_maybe_left(pairs: Pairs) -> tuple[str, ...]:
 
 
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
-    """A `PointwiseLinear` with the stride and padding that its module records, which a Linear has not."""
+    """Give a `PointwiseLinear` the stride and padding that its module records; other layers are unchanged."""
     module = checkpoint.modules.get(layer.name)
     if module is None or not is_stand_in(module.class_name, "PointwiseLinear"):
         return layer
@@ -139,11 +139,10 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
 
 
 def _as_converted(layers: Iterable[Layer], layers_after: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Layers after by name; those that only look like transformers' `Conv1D` are Linear.
+    """Layers after, by name, in which those that only look like transformers' `Conv1D` are Linear.
 
-    What was a convolution is (out, in) after, whatever it is called. Of what was a Linear, the names of GPT-2 make it a
-    `Conv1D`, and others beside these; a bias as long as the wrong side alone is what a Linear has that was transposed
-    by mistake.
+    A converted convolution is (out, in), whatever its name. A layer that was Linear counts as `Conv1D` only if some
+    layer has one of GPT-2's names. Otherwise a bias that fits the other side means a Linear transposed by mistake.
     """
     kinds = {layer.name: layer.kind for layer in layers}
 

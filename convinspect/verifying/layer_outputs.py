@@ -34,7 +34,7 @@ class Checked(NamedTuple):
 
 
 def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerCheck]:
-    """The checks with outputs. Layers run at the same time, each on one thread, as many as fit in `WORKING_BYTES`.
+    """Add outputs to the checks. Layers run in parallel, one thread each, as many as fit in `WORKING_BYTES`.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
@@ -47,7 +47,7 @@ def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerChec
     workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))
     if options.device != "cpu":
         workers = 1
-    # On one thread a chunk takes less time than waking another does.
+    # A chunk takes less time than waking a second thread of PyTorch does.
     with threads(1), full_float32():
         return list(map_threads(lambda layer: _run(layer, options), checked, workers))
 
@@ -64,7 +64,7 @@ def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
     try:
         parameters = _parameters(layer, forms, options.device)
     except CannotShow as error:
-        # This one counts beside a cause too: why there are no figures to it.
+        # Set beside a cause too: it says why there are no figures.
         return replace(check, note=f"its outputs cannot be compared: {error.problem}")
     misfit = _misfit(parameters.weights, parameters.biases, (before.kind, check.after))
     if misfit:
@@ -111,8 +111,8 @@ def _measure(
     try:
         with torch.no_grad():
             outputs, exact = compare_outputs(forms, *parameters, xs)
-            apart = None if check.cause else rounding(forms, *parameters, xs[-1], exact, own)
-            check = replace(check, outputs=outputs, rounding=apart)
+            errors = None if check.cause else rounding(forms, *parameters, xs[-1], exact, own)
+            check = replace(check, outputs=outputs, rounding=errors)
         if options.grad:
             check = replace(check, gradients=compare_gradients(forms, *parameters, xs))
     except OtherShape as error:
@@ -121,7 +121,7 @@ def _measure(
 
 
 def _beyond(check: LayerCheck) -> Cause | None:
-    """The first result that is farther apart than rounding explains."""
+    """The cause for the first result that differs by more than rounding explains."""
     results = {"outputs": check.outputs} | {f"gradients of {name}": grad for name, grad in check.gradients.items()}
     for what, result in results.items():
         if result is not None and not result.ok:
@@ -133,7 +133,7 @@ def _beyond(check: LayerCheck) -> Cause | None:
 
 
 def _obstacle(before: Layer, after: Layer) -> str:
-    """Why a layer is not run, as far as its record shows; "" otherwise."""
+    """Why a layer is not run, by its record; "" if it is."""
     if not (before.weight.numel and after.weight.numel):
         return "same, and empty"
     if before.kind in CONVOLUTIONS and not before.pointwise:
@@ -144,7 +144,7 @@ def _obstacle(before: Layer, after: Layer) -> str:
 
 
 def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | None], kinds: Iterable[str]) -> str:
-    """Says which bias does not have one number for each output; "" where both fit."""
+    """Why a bias does not fit its weight; "" if both fit."""
     for weight, bias, kind in zip(weights, biases, kinds, strict=True):
         rows = weight.shape[1] if kind == TRANSFORMERS_CONV1D else weight.shape[0]
         if bias is not None and bias.numel() != rows:
@@ -156,7 +156,7 @@ def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | Non
 
 
 def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
-    """How both are to be run."""
+    """The forms in which both layers are run."""
     if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
         before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
@@ -181,7 +181,7 @@ def _channels(form: Form, weight: torch.Tensor) -> int:
 
 
 def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Parameters:
-    """Weights and biases on the device; those after are not read again where their bits are equal."""
+    """Weights and biases on the device; equal ones are read once."""
     check, before, after = layer
     assert after is not None
     weight, bias = _on_device(before, device)

@@ -55,7 +55,7 @@ class LayerCheck:
 
     @property
     def ok(self) -> bool:
-        """Nothing speaks against it."""
+        """No difference was found."""
         return self.cause is None
 
     def with_cause(self, cause: Cause | None) -> LayerCheck:
@@ -63,13 +63,13 @@ class LayerCheck:
         return self if self.cause is not None or cause is None else replace(self, cause=cause)
 
     def with_note(self, note: str) -> LayerCheck:
-        """The check with a note, unless something is wrong with the layer, which then is all that matters."""
+        """The check with a note, unless it already has a cause, which matters more."""
         return self if self.cause is not None else replace(self, note=note)
 
 
 def keys_of(layer: Layer) -> dict[str, str]:
-    """The layer's tensors by the last part of their name → their whole name."""
-    # A parameter that is no part of a known layer is a layer itself: its one tensor has the layer's own name.
+    """Full tensor names by the last part of the name."""
+    # A parameter that belongs to no known layer is a layer of its own, whose only tensor has the layer's name.
     return {leaf: join_key(layer.name, leaf) if leaf else layer.name for leaf in layer.tensors}
 
 
@@ -78,12 +78,12 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
 
     Args:
         before: The layer before.
-        after: The layer of its name after, or None.
+        after: The layer with the same name after, or None.
         pairs: What became of all tensors.
 
     Returns:
-        The check, and the names of tensors that `pairs` calls changed, missing or unexpected although nothing is
-        wrong with them (fused norms, groups written out).
+        The check, and the names of tensors that `pairs` lists as changed, missing or unexpected although the change
+        is correct (fused norms, expanded groups).
     """
     assumptions = assumed(before)
     check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
@@ -94,7 +94,7 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         return check.with_cause(because(Why.MUST_KEEP_SHAPE, kind=before.kind, shape=after.weight.shape)), frozenset()
     excused = _excused(before, after, pairs)
     if assumptions and groups_written_out(before, after) > 1:
-        # How many groups there were shows in what was written out.
+        # The expanded kernel shows how many groups there were.
         check = replace(check, assumed=assumptions[:2])
     wrong = _within(keys_of(before).values(), pairs.changed, excused)
     lost = _within(keys_of(before).values(), pairs.missing, excused)
@@ -120,19 +120,19 @@ def _within(names: Iterable[str], differing: Mapping[str, object], excused: froz
 
 
 def _kind_after(before: Layer, after: Layer, pairs: Pairs) -> str:
-    """The kind after; where shapes alone leave it open, what a conversion gives."""
+    """The kind after; where the shapes fit several kinds, the one that a conversion gives."""
     if after.kind in KINDS:
         transposed = before.kind == TRANSFORMERS_CONV1D and after.kind == TRANSFORMERS_CONV1D
-        # A square one that was transposed still looks like what it was beside others that were not.
+        # A transposed square weight still reads as Conv1D (transformers) beside layers that were not transposed.
         return "Linear" if transposed and join_key(before.name, "weight") in pairs.converted else after.kind
     return "Linear" if before.kind in KINDS and len(after.weight.shape) == 2 else after.kind
 
 
-# ------------------------------------------------------------------------------- what looks wrong and is right
+# ------------------------------------------------------------------------------------------ correct changes
 
 
 def _excused(before: Layer, after: Layer, pairs: Pairs) -> frozenset[str]:
-    """Tensors that look wrong and are right: a norm's parts and the plain weight they make, groups written out."""
+    """Tensors whose change is correct: a norm's parts replaced by the plain weight they give, or expanded groups."""
     weight = join_key(before.name, "weight")
     if before.norm and after.norm is None and weight in pairs.unexpected and _same_effective(before, after):
         parts = [name for leaf, name in keys_of(before).items() if leaf not in _BIASES and name in pairs.missing]
@@ -143,7 +143,7 @@ def _excused(before: Layer, after: Layer, pairs: Pairs) -> frozenset[str]:
 
 
 def groups_written_out(before: Layer, after: Layer) -> int:
-    """How many groups a pointwise kernel (O, I/groups, 1, …) has that became (O, I); 1 where it did not."""
+    """Number of groups of a kernel (O, I/groups, 1, …) that was expanded to (O, I); 1 if it was not."""
     narrow, wide = before.weight.shape, after.weight.shape
     if not before.pointwise or before.norm or len(wide) != 2 or narrow[0] != wide[0] or not narrow[1]:
         return 1
@@ -153,7 +153,7 @@ def groups_written_out(before: Layer, after: Layer) -> int:
 
 
 def _fused_bias(before: Layer, after: Layer) -> list[str]:
-    """A pruned bias's parts and the plain bias that they make, when that holds their product's bits."""
+    """Names of a pruned bias's parts and of the plain bias, if that holds the bits of their product."""
     if "bias_mask" not in before.tensors or after.bias is None:
         return []
     from convinspect.arrays.effective import effective_bias
@@ -166,7 +166,7 @@ def _fused_bias(before: Layer, after: Layer) -> list[str]:
 
 
 def _same_effective(before: Layer, after: Layer) -> bool:
-    """Whether a plain weight holds the bits that a norm's parts make, computed in float64 and rounded once."""
+    """Whether a plain weight has the bits of the norm's product, computed in float64 and rounded once."""
     from convinspect.arrays.effective import effective_weight
     from convinspect.arrays.read import read_tensor
 
@@ -177,14 +177,14 @@ def _same_effective(before: Layer, after: Layer) -> bool:
 
 
 def _is_expanded(before: Layer, after: Layer) -> bool:
-    """Whether a grouped kernel (O, I/groups, 1, …) became its block-diagonal (O, I)."""
+    """Whether a grouped kernel (O, I/groups, 1, …) was expanded to its block-diagonal (O, I)."""
     matrices = _written_out(before, after)
     return matrices is not None and bool(matrices[0].tobytes() == matrices[1].tobytes())
 
 
 def _written_out(before: Layer, after: Layer) -> tuple[Any, Any] | None:
-    """The block-diagonal (O, I) of a grouped kernel (O, I/groups, 1, …), and the matrix after; None where that has
-    another shape.
+    """The expected block-diagonal (O, I) of a grouped kernel (O, I/groups, 1, …), and the matrix after; None if
+    that has another shape.
     """
     import numpy as np
 
@@ -207,7 +207,7 @@ def _written_out(before: Layer, after: Layer) -> tuple[Any, Any] | None:
 
 
 def _groups_cause(before: Layer, after: Layer, wrong: list[str]) -> Cause | None:
-    """Which numbers of groups that were written out differ from the block-diagonal, where most do not."""
+    """The cause for expanded groups in which a few numbers differ from the block-diagonal."""
     matrices = _written_out(before, after) if join_key(before.name, "weight") in wrong else None
     if matrices is None:
         return None
@@ -225,7 +225,7 @@ def _groups_cause(before: Layer, after: Layer, wrong: list[str]) -> Cause | None
 
 
 def _setting_cause(before: Layer, after: Layer, expanded: bool) -> Cause | None:
-    """Stride, padding or groups that one of the two has and the other has not, where both are known."""
+    """The cause for the first of stride, padding and groups that differs, where both are known."""
     if before.kind not in KINDS or after.kind not in KINDS:
         return None
     for setting, usual in (("stride", 1), ("padding", 0), ("groups", 1)):
@@ -239,7 +239,7 @@ def _setting_cause(before: Layer, after: Layer, expanded: bool) -> Cause | None:
 
 
 def _known(layer: Layer, setting: str, usual: int) -> Any:
-    """Stride, padding or groups: one number where all dimensions agree; None where the file does not say."""
+    """Stride, padding or groups: one number if all dimensions agree; None if the file does not record it."""
     value = getattr(layer, setting)
     if value is None:
         return None if layer.kind in CONVOLUTIONS else usual
@@ -250,7 +250,7 @@ def _known(layer: Layer, setting: str, usual: int) -> Any:
 
 
 def _tensor_cause(layer: Layer, changed: Mapping[str, Cause], wrong: list[str]) -> Cause | None:
-    """The cause of the first tensor that differs, weights before the rest."""
+    """The cause of the first tensor that differs, biases last."""
     for leaf, name in sorted(keys_of(layer).items(), key=lambda item: item[0] in _BIASES):
         if name in wrong:
             return because(Why.LAYER_TENSOR, leaf=leaf or "it", cause=changed[name])

@@ -27,11 +27,11 @@ _GIVE_CODE = Wording("give ", Option("model_after", None))
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How a checkpoint went into a model.
+    """The result of loading a checkpoint into a model.
 
     Attributes:
         problem: What does not fit; "" when all does.
-        notes: What was supplied beside the file's tensors.
+        notes: Tied tensors that were supplied although the file does not hold them.
     """
 
     problem: str = ""
@@ -41,8 +41,8 @@ class Loading:
 def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
     """Load all of a checkpoint's root into a model.
 
-    Of names that the model ties, safetensors keep only one; the others count as present, as they do for
-    `safetensors.torch.load_model`; plain values that modules save by `get_extra_state` are taken from the file.
+    A safetensors file keeps one name of each tie; the other names count as present, as in
+    `safetensors.torch.load_model`. Plain values that modules save by `get_extra_state` are taken from the file.
     """
     own = model.state_dict(keep_vars=True)
     tensors = _as_named(checkpoint, own)
@@ -66,7 +66,7 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
 
 
 def _problem(error: RuntimeError, missing: Sequence[str]) -> str:
-    """What PyTorch says of a state_dict that does not fit, in one line.
+    """PyTorch's message for a state_dict that does not fit, in one line.
 
     Args:
         error: What `load_state_dict` raised.
@@ -80,26 +80,26 @@ def _problem(error: RuntimeError, missing: Sequence[str]) -> str:
 
 
 def _extra_states(checkpoint: Checkpoint, keys: Collection[str]) -> dict[str, Any]:
-    """Of these keys, those whose values in the file are plain."""
+    """Values from the file for those of these keys that are plain values."""
     objects = read_objects(checkpoint.path) if keys else None
     values = {} if objects is None else plain_values(objects, checkpoint.root.path)
     return {key: values[key] for key in keys if key in values}
 
 
 def _tie(own: Mapping[str, Any], key: str, state: Mapping[str, Any]) -> str | None:
-    """Another name of a model's parameter that a state has; None where there is none."""
+    """Another name of the model's tied parameter that the state holds; None if there is none."""
     return next((name for name, parameter in own.items() if parameter is own[key] and name in state), None)
 
 
 def under_own_names(model: nn.Module, stored: Checkpoint, renamed: Checkpoint) -> bool:
-    """Whether a model has the names of the file rather than those that a renaming gave it."""
+    """Whether the model's keys match the file's names better than the renamed ones."""
     own = model.state_dict()
     fits = [len(_as_named(checkpoint, own).keys() & own.keys()) for checkpoint in (stored, renamed)]
     return fits[0] > fits[1]
 
 
 def _as_named(checkpoint: Checkpoint, own: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The root's tensors under the names that a model has more of: as stored, or without wrappers' prefixes."""
+    """The root's tensors by the names that match more of the model's keys: as stored, or without wrappers' prefixes."""
     stored = {tensor.key: tensor for tensor in checkpoint.root.tensors}
     clean = checkpoint.tensors
     return stored if len(stored.keys() & own.keys()) >= len(clean.keys() & own.keys()) else clean

@@ -1,4 +1,4 @@
-"""What two checkpoints hold beside numbers: keys as stored, objects, modules' settings, ties and tags."""
+"""What two checkpoints hold besides numbers: stored keys, objects, modules' settings, ties and tags."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MOST_OBJECTS = 20
 
 
 def compare_keys(before: Checkpoint, after: Checkpoint) -> Findings:
-    """Wrappers' prefixes that keys of the model or its EMA copies have in one file alone, by root.
+    """Wrappers' prefixes that only one file's keys have, in the model and its EMA copies, by root.
 
-    Clean names leave such prefixes out, and `load_state_dict` does not.
+    Clean names leave such prefixes out; `load_state_dict` does not, so they make strict loading fail.
     """
     if parts_of(before) or parts_of(after):
-        # Keys of several roots as one begin with the roots' own names.
+        # With `root="."` keys begin with the names of their roots, which are no prefixes of wrappers.
         return Findings()
     roots_after = {root.path: root for root in after.roots}
     copies = [root for root in before.roots if root.role == "ema" and root is not before.root]
@@ -55,7 +55,7 @@ def _prefix_cause(prefix: Prefix) -> Cause:
 
 
 def _settings(before: Checkpoint, after: Checkpoint) -> dict[str, Cause]:
-    """What modules record that has not the same value any more: all of one class, and how a convolution pads of any."""
+    """Recorded settings that changed, by module: all settings where the class stayed, else only how it pads."""
     changed = {}
     for name, module in before.modules.items():
         module_after = after.modules.get(name)
@@ -72,7 +72,7 @@ def _settings(before: Checkpoint, after: Checkpoint) -> dict[str, Cause]:
 
 
 def _comparable(before: Module, after: Module) -> list[str]:
-    """Settings that both modules record and should have in common."""
+    """Names of the settings to compare: those that must be equal before and after."""
     both = [setting for setting in before.attributes if setting in after.attributes]
     if before.class_name == after.class_name:
         return both
@@ -85,12 +85,12 @@ def _pads(module: Module) -> bool:
 
 
 def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Findings:
-    """What lies in the files beside tensors: metadata and other objects.
+    """Compare what the files hold besides tensors: metadata and other objects.
 
     Args:
-        before: The one.
-        after: The other.
-        renamed: Names of the first were changed to those of the second, which its objects were not.
+        before: The first checkpoint.
+        after: The second.
+        renamed: Tensors of `before` were renamed for the comparison. Its objects were not, so they are not compared.
     """
     metadata = {}
     if before.metadata != after.metadata and {before.container, after.container} == {Container.SAFETENSORS}:
@@ -106,17 +106,17 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
     if before.root.modules and _classes(before) != _classes(after):
         note = "classes changed, so of objects beside the tensors only what modules record was compared"
         return Findings({**metadata, **_settings(before, after)}, notes=(note,))
-    found = _compare_trees(objects, objects_after)
-    return Findings({**metadata, **found.changed}, notes=found.notes)
+    findings = _compare_trees(objects, objects_after)
+    return Findings({**metadata, **findings.changed}, notes=findings.notes)
 
 
 def _compare_trees(before: Objects, after: Objects) -> Findings:
-    found, number, versions = differences(before, after, _MOST_OBJECTS)
+    first, number, versions = differences(before, after, _MOST_OBJECTS)
     changed: dict[str, Cause] = {}
-    for difference in found:
+    for difference in first:
         changed.setdefault(difference.place, because(Why.OBJECT, what=difference.what))
     notes = []
-    if number > len(found):
+    if number > len(first):
         notes.append(f"{number:,} objects beside the tensors differ; the first {_MOST_OBJECTS} are named")
     if versions is not None:
         where = f" of {versions}" if versions else ""
@@ -129,14 +129,14 @@ def _classes(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
-    """What keeps objects in its own way: the container, an index of safetensors, modules instead of dictionaries."""
+    """What decides how objects are stored: the container, whether it has an index, modules or plain dictionaries."""
     container = Container.TORCH_ZIP if checkpoint.container.torch_save else checkpoint.container
     indexed = container is Container.SAFETENSORS and checkpoint.shards > 0
     return container, indexed, bool(checkpoint.root.modules)
 
 
 def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
-    """Says which tensors shared their bytes and do not any more."""
+    """Note tensors that shared their bytes before and no longer do."""
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
     if not lost or after.container is Container.SAFETENSORS:
         return Findings()
@@ -144,12 +144,12 @@ def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
 
 
 def compare_tags(before: Checkpoint, after: Checkpoint) -> Findings:
-    """Says where tensors are tagged with another device, or ask for gradients where they did not, or the reverse."""
+    """Note tensors whose recorded device or `requires_grad` changed."""
     common = [(tensor, after.tensors[name]) for name, tensor in before.tensors.items() if name in after.tensors]
     notes = []
     for tag in ("device", "requires_grad"):
         pairs = [(getattr(old, tag), getattr(new, tag)) for old, new in common]
-        # A format that keeps no tags says nothing of them.
+        # None: the format does not record it.
         differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
         if differing:
             tensors = plural(len(differing), "tensor")

@@ -23,14 +23,14 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.modules.user_code import built
 from convinspect.verifying.loading import Loading, load_strictly, swap_layers, under_own_names
-from convinspect.verifying.model_runs import GRADIENT, Trial, in_dtype, run_model, seeded
+from convinspect.verifying.model_runs import GRADIENT, RunOptions, in_dtype, run_model, seeded
 from convinspect.verifying.pytree import Leaves, unequal
 
 _SLACK = 2.0**10
 _FLOAT32_TO_64 = 2.0**-29
 
 Fresh: TypeAlias = Callable[[], nn.Module]
-"""Gives a model that was loaded and never run."""
+"""Returns a loaded model that was never run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ModelCheck:
         outputs: By the output's place, the largest difference in float64 and the most that rounding explains.
         plain: By the place of outputs that are whole numbers, text, None and the like: whether they are equal.
         unread: By the place of outputs of a kind that cannot be compared, the name of its class.
-        cause: The first thing that is wrong; "" when all is well.
+        cause: The first difference; "" if there is none.
         notes: What a user should know of how it was run.
     """
 
@@ -53,49 +53,53 @@ class ModelCheck:
 
 
 def try_models(
-    before: Checkpoint, after: Checkpoint, kinds: Mapping[str, str], trial: Trial, stored: Checkpoint | None = None
+    before: Checkpoint,
+    after: Checkpoint,
+    kinds: Mapping[str, str],
+    options: RunOptions,
+    stored: Checkpoint | None = None,
 ) -> ModelCheck:
-    """Load both strictly and run them, each run on a copy that was not run before.
+    """Load both models strictly and run them, each run on a fresh copy.
 
     Args:
         before: Weights before.
         after: Weights after.
         kinds: Layers that were converted, with their kind after.
-        trial: How.
+        options: How to run them.
         stored: `before` under the names of its file, where it was renamed.
 
     Raises:
         CannotConvert: A model cannot be built, does not take the file before, or fails on these inputs.
     """
-    own = stored is not None and under_own_names(_built(trial, trial.model), stored, before)
-    if own and not trial.model_after:
+    own = stored is not None and under_own_names(_built(options, options.model), stored, before)
+    if own and not options.model_after:
         remedy = Wording("give ", Option("model_after", None), ", the code that it is for")
-        raise CannotConvert(f"AFTER has other names than {trial.model}", remedy)
-    first, loading = _loaded(trial, trial.model, stored if own and stored is not None else before)
+        raise CannotConvert(f"AFTER has other names than {options.model}", remedy)
+    first, loading = _loaded(options, options.model, stored if own and stored is not None else before)
     if loading.problem:
-        raise CannotConvert(f"{before.path.name} does not load into {trial.model}: {loading.problem}")
-    spec = trial.model_after or trial.model
-    second, loading_after = _loaded(trial, spec, after, {} if trial.model_after else kinds)
+        raise CannotConvert(f"{before.path.name} does not load into {options.model}: {loading.problem}")
+    spec = options.model_after or options.model
+    second, loading_after = _loaded(options, spec, after, {} if options.model_after else kinds)
     if loading_after.problem:
-        into = trial.model_after or f"{trial.model} with its layers swapped"
+        into = options.model_after or f"{options.model} with its layers swapped"
         return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {loading_after.problem}")
-    check = _run_both(first, second, trial)
+    check = _run_both(first, second, options)
     return replace(check, notes=tuple(dict.fromkeys((*check.notes, *loading.notes, *loading_after.notes))))
 
 
-def _built(trial: Trial, spec: str) -> nn.Module:
-    # What a model draws when it is made and does not save is the same before and after.
-    with seeded(trial.seed):
+def _built(options: RunOptions, spec: str) -> nn.Module:
+    # Random values that a model draws in its constructor and does not save must be equal before and after.
+    with seeded(options.seed):
         return built(spec, meta=False)
 
 
 def _loaded(
-    trial: Trial, spec: str, checkpoint: Checkpoint, kinds: Mapping[str, str] | None = None
+    options: RunOptions, spec: str, checkpoint: Checkpoint, kinds: Mapping[str, str] | None = None
 ) -> tuple[Fresh, Loading]:
-    """What gives the model with a checkpoint's weights, never run; and how that was loaded."""
+    """A function that returns the model with the checkpoint's weights, never run; and the result of loading it."""
 
     def make() -> tuple[nn.Module, Loading]:
-        model = _built(trial, spec)
+        model = _built(options, spec)
         swap_layers(model, kinds or {})
         return model, load_strictly(model, checkpoint)
 
@@ -105,44 +109,44 @@ def _loaded(
         try:
             return copy.deepcopy(model)
         except Exception:
-            # PyTorch does not copy tensors that were computed, as of old norms, and the user's classes may refuse.
+            # PyTorch refuses to copy computed tensors (old norms have some), and the user's classes may refuse too.
             return make()[0]
 
     return fresh, loading
 
 
-def _run_both(first: Fresh, second: Fresh, trial: Trial) -> ModelCheck:
-    """Both models, run in float64 where they can be, and in float32 to learn how they round."""
-    spec = trial.model_after or trial.model
-    rough = run_model(first(), trial, torch.float32, trial.model, watch=True)
+def _run_both(first: Fresh, second: Fresh, options: RunOptions) -> ModelCheck:
+    """Run both models in float64 where possible, and in float32 to measure their rounding."""
+    spec = options.model_after or options.model
+    rough = run_model(first(), options, torch.float32, options.model, watch=True)
     try:
-        before = run_model(first(), trial, torch.float64, trial.model, watch=True)
+        before = run_model(first(), options, torch.float64, options.model, watch=True)
     except CannotConvert:
-        # It runs in float32, as was just seen, and casts its input to it.
+        # It runs in float32, as above, but not in float64: it casts its input.
         low = rough.low | {"float32"}
-        after = run_model(second(), trial, torch.float32, spec)
-        limits = _sensitivity(first, rough.leaves, low, trial, torch.float32)
-        return _compare(rough.leaves, after.leaves, limits, low, trial)
-    after = run_model(second(), trial, torch.float64, spec, watch=True)
+        after = run_model(second(), options, torch.float32, spec)
+        limits = _sensitivity(first, rough.leaves, low, options, torch.float32)
+        return _compare(rough.leaves, after.leaves, limits, low, options)
+    after = run_model(second(), options, torch.float64, spec, watch=True)
     low = before.low | after.low
     if low:
-        limits = _sensitivity(first, before.leaves, low, trial, torch.float64)
-        return _compare(before.leaves, after.leaves, limits, low, trial)
+        limits = _sensitivity(first, before.leaves, low, options, torch.float64)
+        return _compare(before.leaves, after.leaves, limits, low, options)
     limits = {
         place: _SLACK * (_FLOAT32_TO_64 * _error(value, rough.leaves.tensors.get(place)) + 2.0**-53 * _size(value))
         for place, value in before.leaves.tensors.items()
     }
-    return _compare(before.leaves, after.leaves, limits, low, trial)
+    return _compare(before.leaves, after.leaves, limits, low, options)
 
 
 def _sensitivity(
-    first: Fresh, outputs: Leaves, low: frozenset[str], trial: Trial, dtype: torch.dtype
+    first: Fresh, outputs: Leaves, low: frozenset[str], options: RunOptions, dtype: torch.dtype
 ) -> dict[str, float]:
-    """The most that two right models may differ by, from how far each output moves when every parameter moves by up to
-    two roundoffs of the coarsest dtype in `low`; and two units in the last place of that dtype at least.
+    """The largest difference allowed between two equal models, by place: eight times what an output changes when each
+    parameter moves by up to two roundoffs of the coarsest dtype in `low`, plus two units in its last place.
     """
     unit = max(torch.finfo(getattr(torch, name)).eps for name in low)
-    generator = torch.Generator().manual_seed(trial.seed + 1)
+    generator = torch.Generator().manual_seed(options.seed + 1)
     moved: dict[str, float] = {}
     for _ in range(2):
         model = in_dtype(first(), dtype)
@@ -150,7 +154,7 @@ def _sensitivity(
             for parameter in model.parameters():
                 factor = 1 + unit * (2 * torch.rand(parameter.shape, generator=generator) - 1)
                 parameter.mul_(factor.to(parameter))
-        near = run_model(model, trial, dtype, trial.model).leaves
+        near = run_model(model, options, dtype, options.model).leaves
         for place, value in outputs.tensors.items():
             moved[place] = max(moved.get(place, 0.0), _error(value, near.tensors.get(place)))
     return {place: 8 * far + 2 * unit * _size(outputs.tensors[place]) for place, far in moved.items()}
@@ -167,19 +171,19 @@ def _size(tensor: torch.Tensor) -> float:
     return float(torch.nan_to_num(wide.abs(), nan=0.0, posinf=0.0).max()) if wide.numel() else 0.0
 
 
-def _notes(before: Leaves, low: Collection[str], trial: Trial) -> tuple[str, ...]:
-    notes = [f"eval mode, seed {trial.seed}, on {trial.device}"]
+def _notes(before: Leaves, low: Collection[str], options: RunOptions) -> tuple[str, ...]:
+    notes = [f"eval mode, seed {options.seed}, on {options.device}"]
     if low:
         notes.append(
             f"the model computes in {', '.join(sorted(low))} inside, so it is held to that dtype's rounding only"
         )
-    if trial.gradients and not any(place.startswith(GRADIENT) for place in before.tensors):
+    if options.gradients and not any(place.startswith(GRADIENT) for place in before.tensors):
         notes.append("no gradient was compared: no output depends on a parameter that asks for one")
     return tuple(notes)
 
 
 def _compare(
-    before: Leaves, after: Leaves, limits: Mapping[str, float], low: Collection[str], trial: Trial
+    before: Leaves, after: Leaves, limits: Mapping[str, float], low: Collection[str], options: RunOptions
 ) -> ModelCheck:
     """Each output against the other model's, and against what rounding explains.
 
@@ -188,9 +192,9 @@ def _compare(
         after: Outputs after.
         limits: By place, the most that rounding explains, of floating numbers.
         low: dtypes below float64 in which the model computes inside.
-        trial: How it was run.
+        options: How it was run.
     """
-    notes = _notes(before, low, trial)
+    notes = _notes(before, low, options)
     if before.places != after.places:
         differing = [place for place, _ in before.places.items() ^ after.places.items()]
         return ModelCheck({}, f"the two models give different outputs: {min(differing)}", notes=notes)
@@ -216,7 +220,7 @@ def _compare(
 
 
 def _with_groups_of(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """A weight's gradient after; where its groups were written out, the blocks that the groups had."""
+    """A weight's gradient after; for expanded groups only the diagonal blocks, which the groups had."""
     if not before.dim() == after.dim() == 2 or before.shape[0] != after.shape[0]:
         return after
     groups, rest = divmod(after.shape[1], before.shape[1] or 1)
@@ -224,7 +228,7 @@ def _with_groups_of(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference; Inf where one alone is not finite. Equal Inf and NaN are no difference."""
+    """Largest difference; Inf where only one is not finite. Equal Inf, and NaN in both, count as equal."""
     a, b = _comparable(a), _comparable(b)
     same = (a == b) | (torch.isnan(a) & torch.isnan(b))
     distances = torch.where(same, 0, (a - b).abs())

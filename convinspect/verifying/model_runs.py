@@ -25,7 +25,7 @@ _NOTHING = {type(None), type}
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class RunOptions:
     """How to run a model.
 
     Attributes:
@@ -89,13 +89,13 @@ class Run(NamedTuple):
     low: frozenset[str]
 
 
-def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, watch: bool = False) -> Run:
+def run_model(model: nn.Module, options: RunOptions, dtype: torch.dtype, spec: str, watch: bool = False) -> Run:
     """Run a model once.
 
     Args:
-        model: One that was not run before, since models may keep what they saw; it is moved to `dtype`.
-        trial: How.
-        dtype: In which to run.
+        model: A fresh one, since models may keep state between runs; it is moved to `dtype`.
+        options: How to run it.
+        dtype: float32 or float64.
         spec: What the model is called in errors.
         watch: Note the dtypes in which operators give their results.
 
@@ -105,9 +105,9 @@ def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, wat
     default = torch.get_default_dtype()
     lower = _LowerDtypes()
     try:
-        outputs = leaves(_result(model, trial, dtype, lower if watch else nullcontext()))
+        outputs = leaves(_result(model, options, dtype, lower if watch else nullcontext()))
         _check_numbers(outputs, spec)
-        if trial.gradients:
+        if options.gradients:
             with full_float32():
                 outputs.tensors |= _gradients(model, outputs.tensors)
         outputs.tensors = {place: tensor.detach().cpu() for place, tensor in outputs.tensors.items()}
@@ -125,24 +125,24 @@ def run_model(model: nn.Module, trial: Trial, dtype: torch.dtype, spec: str, wat
 _CHECK_INPUT = Wording("check ", Option("input", None))
 
 
-def _result(model: nn.Module, trial: Trial, dtype: torch.dtype, watching: AbstractContextManager[object]) -> Any:
-    """What the forward call gives."""
-    model = in_dtype(model, dtype).to(trial.device).eval()
-    inputs = [_as_input(x, trial.device, dtype) for x in trial.inputs]
-    # Inside, so that what the user's code set when it was imported does not count.
-    # What it prints is no part of the answer.
+def _result(model: nn.Module, options: RunOptions, dtype: torch.dtype, watching: AbstractContextManager[object]) -> Any:
+    """The result of the forward call."""
+    model = in_dtype(model, dtype).to(options.device).eval()
+    inputs = [_as_input(x, options.device, dtype) for x in options.inputs]
+    # Set here, after the user's code was imported, so that its own settings do not count. What it prints goes to
+    # stderr, since stdout holds the report.
     with (
-        seeded(trial.seed), full_float32(), torch.set_grad_enabled(trial.gradients), redirect_stdout(sys.stderr),
+        seeded(options.seed), full_float32(), torch.set_grad_enabled(options.gradients), redirect_stdout(sys.stderr),
         watching,
     ):  # fmt: skip
         return model(*inputs)
 
 
 def _check_numbers(outputs: Leaves, spec: str) -> None:
-    """See that there is something to compare.
+    """Refuse a result without anything to compare.
 
     Raises:
-        CannotConvert: There is not.
+        CannotConvert: It holds no numbers and no plain values.
     """
     numbers = any(tensor.numel() for tensor in outputs.tensors.values())
     if numbers or not set(map(type, outputs.plain.values())) <= _NOTHING:
@@ -153,18 +153,18 @@ def _check_numbers(outputs: Leaves, spec: str) -> None:
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model with its floating numbers, and no complex ones, in float32 or float64."""
+    """The model with its floating parameters and buffers in float32 or float64; complex ones are unchanged."""
     return model.double() if dtype == torch.float64 else model.float()
 
 
 def _as_input(x: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
-    """An input of the model's own, which it may write to."""
+    """A copy of the input, which the model may write to."""
     own = dtype if x.is_floating_point() else dtype.to_complex() if x.is_complex() else x.dtype
     return x.to(device, own, copy=True)
 
 
 def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of Σ g·y over all floating outputs, g random, by parameter; each as (out, in) where it is pointwise."""
+    """Gradients of Σ g·y over all floating outputs, g random, by parameter; pointwise ones as (out, in)."""
     generator = torch.Generator().manual_seed(1)
     total = None
     for y in outputs.values():

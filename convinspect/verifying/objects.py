@@ -1,12 +1,11 @@
-"""Whether two `torch.save` files hold the same beside their tensors. Nothing is run."""
+"""Whether two `torch.save` files hold the same objects besides their tensors. Nothing is run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from convinspect.formats.pickle.machine import Read
 from convinspect.formats.pickle.values import Blob, Call, Dict, Global, OutOfBand, Persistent, Set, Tuple
@@ -31,32 +30,53 @@ class Difference:
 
 
 def differences(before: Objects, after: Objects, most: int) -> tuple[list[Difference], int, str | None]:
-    """Where two trees differ: at most so many places, the number of all, and where the attributes differ that
-    `state_dict()` gives its OrderedDict (`_metadata`, each module's version); None for nowhere.
+    """Where two trees differ in anything but tensors.
 
-    Tensors are passed over, and so are keys whose tensor is in one tree alone: both are compared elsewhere, by name.
-    An OrderedDict that became a dict of the same items is no difference. Below a place that differs by itself nothing
-    more is compared.
+    Tensors are skipped, and so are keys whose tensor is in one tree only: both are compared elsewhere, by name. An
+    OrderedDict that became a dict with the same items is no difference. Below a difference nothing more is compared.
+
+    Args:
+        before: The first tree.
+        after: The second.
+        most: How many differences to return.
+
+    Returns:
+        The first differences; the number of all; and the first place where the attributes differ that `state_dict()`
+        gives its OrderedDict (`_metadata`, each module's version), or None.
     """
-    attributes: list[tuple[str, Any, Any]] = []
-    walk = _walk([("", before.tree, after.tree)], (before.read, after.read), attributes)
-    first = list(islice(walk, most))
-    number = len(first) + sum(1 for _ in walk)
-    for place, a, b in attributes:
+    reads = (before.read, after.read)
+    first: list[Difference] = []
+    attributed: list[_Attributed] = []
+    number = 0
+    for item in _walk([("", before.tree, after.tree)], reads):
+        if isinstance(item, _Attributed):
+            attributed.append(item)
+            continue
+        number += 1
+        if len(first) < most:
+            first.append(item)
+    for place, a, b in attributed:
         states = [node.states if isinstance(node, Call) else [] for node in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
-        if parts is None or next(_walk(list(parts), (before.read, after.read), []), None) is not None:
+        if parts is None or any(isinstance(item, Difference) for item in _walk(parts, reads)):
             return first, number, place
     return first, number, None
 
 
-def _walk(
-    todo: list[tuple[str, Any, Any]], reads: tuple[Read, Read], attributes: list[tuple[str, Any, Any]]
-) -> Iterator[Difference]:
-    """The differences below these pairs; dictionaries with attributes of their own are added to the last."""
+class _Attributed(NamedTuple):
+    """Two dictionaries of which one has attributes of its own."""
+
+    place: str
+    a: Any
+    b: Any
+
+
+def _walk(pairs: Iterable[tuple[str, Any, Any]], reads: tuple[Read, Read]) -> Iterator[Difference | _Attributed]:
+    """The differences below these pairs, and the dictionaries with attributes, which are left to the caller."""
+    todo = list(pairs)
     seen: set[tuple[int, int]] = set()
-    # `_arguments` makes sets that nothing else refers to. Were they freed, another node could get the id of one that
-    # was seen, and would be passed over.
+    # `_arguments` makes sets that nothing else refers to. They are kept here, since a freed set's id could be given to
+    # another node, which would then count as seen.
     made: list[tuple[Any, Any]] = []
     for _ in range(_MOST):
         if not todo:
@@ -74,14 +94,14 @@ def _walk(
             yield Difference(path or "the top", what)
             continue
         if is_dict(a) and any(isinstance(node, Call) and node.states for node in (a, b)):
-            attributes.append((path, a, b))
+            yield _Attributed(path, a, b)
         todo += reversed([(f"{path}.{name}" if path else name, x, y) for name, x, y in _parts(a, b)])
     yield Difference("the top", "it holds too much to be looked through")
 
 
 _NODES = (Call, Tuple, Dict, Set, Persistent, list)
 _ABSENT = object()
-"""In the place of a value whose key one of the trees does not have."""
+"""Stands for the value of a key that one of the trees does not have."""
 
 
 def _differs(a: Any, b: Any) -> str | None:
@@ -159,7 +179,7 @@ _MOST_OF_KEY = 100
 
 
 def _text(node: Any) -> str:
-    """A key, or a member of a set, as text that identifies it; of what nests deeply, its kind."""
+    """A key, or a member of a set, as text that identifies it; deeply nested parts as their kind only."""
     return _text_within(node, 0, [_MOST_OF_KEY])
 
 
@@ -182,7 +202,7 @@ def _text_within(node: Any, depth: int, left: list[int]) -> str:
 
 
 def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Values by their keys' texts; of keys that are no plain values and read the same, each is numbered."""
+    """Values by the texts of their keys; keys that are objects with equal texts are numbered."""
     by_text: dict[str, Any] = {}
     alike: Counter[str] = Counter()
     for key, value in pairs:
@@ -195,7 +215,7 @@ def _by_text(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _is_set(node: Any) -> bool:
-    """The call that makes a set of a list, which is how protocols below 4 keep one."""
+    """Whether a call builds a set from a list, as pickle protocols below 4 do."""
     call = isinstance(node, Call) and isinstance(node.function, Global) and isinstance(node.args, Tuple)
     return call and node.function.qualified in ("builtins.set", "builtins.frozenset")
 
@@ -206,13 +226,13 @@ def _sequences(node: Any) -> list[Sequence[Any]]:
     if isinstance(node, Tuple):
         return [node.items]
     if isinstance(node, Set):
-        # Sorted, since a set has no order, and text hashes otherwise in each process.
+        # Sorted, since a set has no order: hashes of strings differ between processes.
         return [sorted(node.items, key=_text)]
     return [node] if isinstance(node, list) else []
 
 
 def _parts(a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Parts of two nodes that belong together, by name."""
+    """Pairs of corresponding parts of two nodes, by name."""
     if is_dict(a) and is_dict(b):
         yield from _by_key(pairs(a), pairs(b))
     elif isinstance(a, Persistent):
@@ -234,14 +254,14 @@ def _in_order(name: str, a: Iterable[Any], b: Iterable[Any]) -> Iterator[tuple[s
 
 
 def _arguments(node: Call) -> Any:
-    """A call's arguments; of one that makes a set, its list as the set that it becomes."""
+    """A call's arguments; for one that builds a set, the set."""
     if not _is_set(node) or [type(argument) for argument in node.args.items] != [list]:
         return node.args
     return Set(node.args.items[0])
 
 
 def _by_key(a: Iterable[tuple[Any, Any]], b: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """Values of equal keys; of a key in one alone, the value against `_ABSENT`, unless it is a tensor."""
+    """Pairs of values with equal keys; a key in one tree only is paired with `_ABSENT`, unless it is a tensor's."""
     values_a, values_b = (_by_text(pairs) for pairs in (a, b))
     for key in dict.fromkeys((*values_a, *values_b)):
         x, y = values_a.get(key, _ABSENT), values_b.get(key, _ABSENT)

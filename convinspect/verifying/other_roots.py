@@ -1,4 +1,4 @@
-"""What belongs to the model's layers elsewhere in two checkpoints: EMA copies, optimizer state, and other models."""
+"""What changes together with the model's layers: EMA copies and optimizer state; and the roots of other models."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
 
 def expected_edits(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
-    """What must change with the layers that got another rank, by the tensor's id: copies in an EMA, optimizer state.
+    """Edits that must follow the converted layers, by the tensor's id: EMA copies and optimizer state.
 
-    Empty where which state belongs to which weight is not certain.
+    Empty where it is not certain which state belongs to which weight.
     """
     conversions = []
     for layer in layers:
@@ -38,7 +38,7 @@ def expected_edits(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer
 
 
 def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]:
-    """How a layer's tensors were converted that have another number of dimensions now."""
+    """The edits of a layer's converted tensors whose number of dimensions changed."""
     keys = keys_of(layer)
     converted = [
         (tensor, after.tensors[keys[leaf]]) for leaf, tensor in layer.tensors.items() if keys[leaf] in pairs.converted
@@ -47,7 +47,7 @@ def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]
 
 
 class Copies(NamedTuple):
-    """Copies of the model's tensors that lie in the root in use, as all roots do with `--root .`.
+    """Copies of the model's tensors inside the root in use, as with `root="."`, which takes in all roots.
 
     Attributes:
         followed: Names of those that changed with their weight.
@@ -59,11 +59,11 @@ class Copies(NamedTuple):
 
 
 def compare_copies(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], pairs: Pairs) -> Copies:
-    """Whether copies in the root in use changed with the weights that they belong to.
+    """Check that copies inside the root in use changed together with their weights.
 
     Args:
-        before: The one.
-        after: The other.
+        before: The first checkpoint.
+        after: The second.
         edits: What must change, by the tensor's id.
         pairs: What became of the root's tensors.
     """
@@ -86,8 +86,8 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
     """Compare EMA copies, optimizer state and other models: every root beside the one in use.
 
     Args:
-        before: The one.
-        after: The other.
+        before: The first checkpoint.
+        after: The second.
         edits: What must change with the model, by the tensor's id.
         transposed: Which of the model's weights are stored as (in, out).
     """
@@ -110,7 +110,7 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
 
 
 def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
-    """One root of either file; names are told with the root's."""
+    """Compare one root of both files; names in the findings begin with the root's path."""
     pairs = pair_up(_by_name(before), _by_name(after), transposed if before.role == "ema" else Transposed())
     changed = pairs.changed | _not_following(before, after, edits)
     return Findings(
@@ -127,7 +127,7 @@ def _by_name(root: Root) -> dict[str, Tensor]:
 
 
 def _not_following(before: Root, after: Root, edits: Mapping[int, Edit]) -> dict[str, Cause]:
-    """Copies and optimizer state that did not change with the weights that they belong to."""
+    """Copies and optimizer state that did not change together with their weights."""
     if before.role not in ("ema", "optimizer"):
         return {}
     shapes = {tensor.key: tensor.shape for tensor in after.tensors}
@@ -144,7 +144,7 @@ def _not_followed(edit: Edit) -> Cause:
 
 
 def _note_converted(numbers: Mapping[str, int]) -> tuple[str, ...]:
-    """Says how many tensors of each root changed with the model's."""
+    """Note how many tensors of each root were converted together with the model's."""
     return tuple(
         f"{plural(number, 'tensor')} of {where} {'was' if number == 1 else 'were'} converted too"
         for where, number in numbers.items()

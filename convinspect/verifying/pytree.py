@@ -1,4 +1,4 @@
-"""What a model gives, whatever it is nested in → numbers, plain values, and what cannot be compared."""
+"""A model's nested result → tensors, plain values, and parts that cannot be compared, by place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Leaves:
     Attributes:
         tensors: All floating and complex numbers, tensors and arrays; a Python float as a tensor of shape ().
         plain: Whole numbers, text, None and the like; of an empty container, its class.
-        other: The class's name of each part that is none of these.
+        other: Class names of the parts that are neither.
     """
 
     tensors: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
@@ -42,7 +42,7 @@ class Leaves:
 
     @property
     def places(self) -> dict[str, str]:
-        """Every place, with which of the three its part is."""
+        """Every place, with the kind of its part."""
         kinds = {"tensor": self.tensors, "plain": self.plain, "other": self.other}
         return {place: kind for kind, parts in kinds.items() for place in parts}
 
@@ -62,7 +62,7 @@ def leaves(result: Any) -> Leaves:
 
 
 class _Number(NamedTuple):
-    """A part that is numbers."""
+    """A part that holds numbers."""
 
     tensor: torch.Tensor
 
@@ -82,7 +82,7 @@ def _collect(value: Any, place: str, above: tuple[int, ...]) -> Iterator[tuple[s
     if isinstance(value, _PLAIN):
         yield place, value
         return
-    # What holds itself has no end.
+    # A container inside itself is not followed.
     parts = None if len(above) == _DEEPEST or id(value) in above else _parts(value)
     if parts is None:
         yield place, _Other(type(value).__name__)
@@ -106,7 +106,7 @@ def _unused(place: str, parts: Leaves) -> str:
 
 
 def _as_tensors(value: Any) -> list[tuple[str, torch.Tensor]] | None:
-    """Numbers as strided tensors, several for a nested tensor; None for what is no number."""
+    """A number or array as strided tensors, several for a nested tensor; None for other values."""
     if isinstance(value, torch.Tensor):
         try:
             if value.is_nested:
@@ -122,13 +122,13 @@ def _as_tensors(value: Any) -> list[tuple[str, torch.Tensor]] | None:
         try:
             return [("", torch.from_numpy(np.array(value, order="C")))]
         except TypeError:
-            # Of long double and the like PyTorch has nothing.
+            # PyTorch has no long double.
             return None
     return None
 
 
 def _parts(value: Any) -> list[tuple[str, Any]] | None:
-    """What a container holds, by name; None for what is no container."""
+    """The parts of a container by name; None for other values."""
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -139,7 +139,7 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
         return list(vars(value).items())
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
         flat = value.reshape(-1).tolist()
-        # A scalar of these kinds may give itself back.
+        # `tolist` of these kinds may return the same scalars.
         known = value.dtype.kind not in "Mm" or all(isinstance(scalar, _PLAIN) for scalar in flat)
         return [("shape", value.shape), *_numbered(flat)] if known else None
     if isinstance(value, AbstractSet) and all(isinstance(member, _PLAIN) for member in value):
@@ -152,7 +152,7 @@ def _numbered(values: Sequence[Any]) -> list[tuple[str, Any]]:
 
 
 def unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Places of plain parts that are not equal, with what became of them; both have the same places."""
+    """Places where plain parts differ, with a description; both mappings have the same places."""
     for place, old in before.items():
         new = after[place]
         if type(old) is not type(new) or old != new:
@@ -160,6 +160,6 @@ def unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tup
 
 
 def _shortened(value: Any) -> str:
-    """A value as text, cut where it is long."""
+    """A value as text, shortened if it is long."""
     text = value.__name__ if isinstance(value, type) else repr(value)
     return text if len(text) < 60 else f"{text[:40]}… ({len(text):,} characters)"

@@ -19,7 +19,7 @@ from convinspect.verifying.causes import Cause, Fate, Why, because
 
 _LARGE = 64 << 20
 MOST_OWNERS = 2_000
-"""Most tensors that are read in search of a wrong one's true owner."""
+"""At most so many tensors are read to find where wrong numbers come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Pairs:
     Attributes:
         same: Not one bit or size differs.
         converted: Another shape, the same numbers.
-        changed: Differs, with the cause.
+        changed: Different, with the cause.
         missing: In the first checkpoint only.
         unexpected: In the second only.
         unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
@@ -47,7 +47,7 @@ class Pairs:
 
     @property
     def touched(self) -> set[str]:
-        """Names of all that is not the same."""
+        """Names of all tensors that are not in `same`."""
         return {*self.converted, *self.changed, *self.missing, *self.unexpected}
 
 
@@ -58,7 +58,7 @@ class Transposed(NamedTuple):
     after: Collection[str] = frozenset()
 
     def of(self, name: str) -> tuple[bool, bool]:
-        """Whether a weight is stored so, before and after."""
+        """Whether a weight is stored as (in, out), before and after."""
         return name in self.before, name in self.after
 
 
@@ -143,7 +143,7 @@ def _outcomes(
 def _meant(names: Mapping[Fate, list[str]], transposed: Transposed, asked: Collection[str] | None) -> list[str]:
     """Square weights that were transposed on purpose.
 
-    One does not show it by itself; others that were transposed do, or that the user asked for it.
+    A single square weight does not show that; it counts if other layers were transposed, or if the user asked for it.
     """
     if any(name in transposed.before for name in names[Fate.CONVERTED]):
         return names[Fate.TURNED]
@@ -159,7 +159,7 @@ def _forgotten(
 ) -> list[str]:
     """Square weights that should have been transposed and were not.
 
-    Leaving one may be meant, unless all were transposed that show it by their shape.
+    Leaving one may be intended, unless every non-square weight was transposed.
     """
     if not left or not _all_turned(set(converted), common, transposed):
         return []
@@ -167,7 +167,7 @@ def _forgotten(
 
 
 def _all_turned(converted: set[str], common: list[tuple[str, Tensor, Tensor]], transposed: Transposed) -> bool:
-    """Whether layers were transposed, and none left that is not square: of GPT-2's names, where there are any."""
+    """Whether every non-square weight was transposed; only those with GPT-2's names count, if there are any."""
     matrices = [name for name, tensor, _ in common if len(tensor.shape) == 2 and tensor.shape[0] != tensor.shape[1]]
     either = [name for name in matrices if any(transposed.of(name))]
     named = [name for name in matrices if name.endswith(".weight") and last_word(name[:-7]) in GPT2_NAMES]
@@ -176,7 +176,7 @@ def _all_turned(converted: set[str], common: list[tuple[str, Tensor, Tensor]], t
 
 
 def _by_type(before: Tensor, after: Tensor) -> _Outcome:
-    """Of tensors without numbers: a conversion shows in their shapes alone."""
+    """Compare tensors without numbers, by shape, dtype and layout."""
     types = [(_without_ones(tensor.shape), tensor.dtype, tensor.layout) for tensor in (before, after)]
     if types[0] == types[1]:
         return _Outcome(Fate.UNREAD)
@@ -199,9 +199,9 @@ def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tenso
 
     Args:
         before: The tensor.
-        after: The one of its name after.
+        after: The tensor with the same name after.
         transposed: Whether it is stored as (in, out), before and after.
-        tensors: All of before, in which the true owner of wrong numbers is looked for.
+        tensors: All tensors of the first checkpoint, among which the origin of wrong numbers is searched.
     """
     if before.dtype != after.dtype:
         return _dtype_changed(before, after)
@@ -228,7 +228,7 @@ _STORED_AS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
 def _compare_quantized(
     before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
 ) -> _Outcome:
-    """As `_compare`: the integers that two quantized tensors store, and how these are to be read."""
+    """As `_compare`, for the integers that two quantized tensors store, and their scales."""
     if before.dtype not in _STORED_AS:
         raise CannotShow(f"numbers of {before.dtype} have no reading")
     if before.quantizer != after.quantizer:
@@ -248,7 +248,7 @@ def _same_parts(before: Tensor, after: Tensor) -> bool:
 def _compare_alike(
     before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
 ) -> _Outcome:
-    """Of tensors of one shape and dtype."""
+    """As `_compare`, for tensors of one shape and dtype."""
     square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
     if same_bits(before, after):
         if transposed[0] != transposed[1] and square and not _symmetric(before):
@@ -266,7 +266,7 @@ def _symmetric(tensor: Tensor) -> bool:
 def _compare_reshaped(
     before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
 ) -> _Outcome:
-    """Of tensors of one dtype and two shapes."""
+    """As `_compare`, for tensors of one dtype and different shapes."""
     if _same_magnitudes(before, after):
         return _CONVERTED
     if not (_is_matrix(before) and _is_matrix(after)):
@@ -298,7 +298,7 @@ def _is_matrix(tensor: Tensor) -> bool:
 
 
 def _same_order(before: Tensor, after: Tensor) -> bool:
-    """Whether two matrices are the same run of numbers, row after row."""
+    """Whether two matrices hold the same sequence of numbers, row by row."""
     flat = [tensor._replace(shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
     in_rows = all(tensor.stride[:2] == (tensor.shape[1], 1) for tensor in (before, after))
     return in_rows and same_bits(*flat)
@@ -327,7 +327,7 @@ def _numbers_cause(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor])
 
 
 def _candidates(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors whose numbers `after` may hold, kernels of size 1 as matrices where `after` is one."""
+    """Tensors whose numbers `after` may hold by mistake; kernels of size 1 as matrices if `after` is one."""
     for name, tensor in islice(tensors.items(), MOST_OWNERS):
         if tensor is not before:
             flat = _is_matrix(tensor) and len(tensor.shape) > len(after.shape)

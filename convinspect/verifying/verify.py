@@ -1,7 +1,7 @@
-"""The whole of `verify`: two checkpoints and what is asked → the report.
+"""The entry point of `verify`: two checkpoints and options → the report.
 
-Three strengths, each beyond the one before: the stored bits, each layer's outputs, the whole model's outputs. The
-report names the strength it reached.
+Three strengths in ascending order: the stored bits, each layer's outputs, the whole model's outputs. The report names
+the strength it reached.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def _renamed(checkpoint: Checkpoint, rules: Sequence[str]) -> Checkpoint:
     """The checkpoint with other keys, as `convert` with these rules would write it.
 
     Raises:
-        ConvInspectError: A rule is none, matches nothing, or gives two tensors one name.
+        ConvInspectError: A rule is malformed, matches nothing, or gives two tensors the same name.
     """
     changes = renaming(checkpoint, list(rules))
     return applied(checkpoint, (*changes.edits, *changes.copies))
 
 
 def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The checkpoint as `convert` would write it with all that can become a Linear, and notes of what that would leave.
+    """The checkpoint with everything converted to Linear that can be, as `convert` writes it; and notes on the rest.
 
     Args:
         checkpoint: What to convert.
@@ -90,7 +90,7 @@ def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoi
         CannotConvert: There is nothing to convert.
     """
     selection = select_layers(checkpoint, Options(to="linear", from_=("any",), layer=names))
-    # Convolutions of larger kernels are not news; what looks convertible and is not, is.
+    # Layers that look convertible and are not get a note. Convolutions of larger kernels do not look so.
     larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
     left = [refusal for refusal in selection.plan.refusals if not refusal.done and refusal.name not in larger]
     if not selection.plan.conversions:
@@ -102,7 +102,7 @@ def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoi
 
 
 def _prepare_torch(options: VerifyOptions) -> None:
-    """See that layers can be run as asked.
+    """Check the device and dtype, and begin to load PyTorch.
 
     Raises:
         CannotShow: There is no such device or dtype.
@@ -125,11 +125,11 @@ def _load_torch_meanwhile() -> None:
     """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
 
     def load() -> None:
-        # Where it is not installed, whatever needs it will say so.
+        # If it is not installed, the code that needs it raises the error.
         with suppress(ImportError):
             import torch  # noqa: F401
 
-    # Where the system refuses a thread, it is loaded when it is needed.
+    # If the system refuses a thread, PyTorch is loaded later, when it is needed.
     with suppress(RuntimeError):
         Thread(target=load).start()
 
@@ -137,12 +137,12 @@ def _load_torch_meanwhile() -> None:
 def _run_model(
     options: VerifyOptions, before: Checkpoint, after: Checkpoint, stored: Checkpoint, report: Report
 ) -> ModelCheck:
-    """The whole model, before and after; `stored` is the file before under its own names."""
+    """Compare the whole model's outputs; `stored` is the first checkpoint under its original names."""
     from convinspect.verifying.inputs import model_inputs
     from convinspect.verifying.model import try_models
-    from convinspect.verifying.model_runs import Trial
+    from convinspect.verifying.model_runs import RunOptions
 
-    trial = Trial(
+    run_options = RunOptions(
         options.model or "",
         options.model_after or "",
         model_inputs(options.input, options.seed),
@@ -150,4 +150,4 @@ def _run_model(
         options.device,
         options.grad,
     )
-    return try_models(before, after, report.kinds, trial, stored if options.rename else None)
+    return try_models(before, after, report.kinds, run_options, stored if options.rename else None)

@@ -91,7 +91,7 @@ def test_a_models_own_switches_do_not_count(tmp_path: Path, monkeypatch: pytest.
     """What the user's code sets when it is imported would make float32 as coarse as TF32, and the bound with it."""
     from convinspect.checkpoint import open_checkpoint
     from convinspect.verifying.model import try_models
-    from convinspect.verifying.model_runs import Trial
+    from convinspect.verifying.model_runs import RunOptions
 
     (tmp_path / "code_of_switches.py").write_text(
         "import torch\nfrom torch import nn\ntorch.set_float32_matmul_precision('high')\nSEEN = []\n"
@@ -105,7 +105,7 @@ def test_a_models_own_switches_do_not_count(tmp_path: Path, monkeypatch: pytest.
     torch.save(nn.Conv1d(6, 4, 1).state_dict(), tmp_path / "a.pt")
     one = open_checkpoint(tmp_path / "a.pt")
     spec = "code_of_switches:Net"
-    assert not try_models(one, one, {}, Trial(spec, spec, (torch.randn(1, 6, 5).double(),), gradients=True)).cause
+    assert not try_models(one, one, {}, RunOptions(spec, spec, (torch.randn(1, 6, 5).double(),), gradients=True)).cause
     assert set(sys.modules["code_of_switches"].SEEN) == {("highest", False)}
     assert torch.get_float32_matmul_precision() == "high"
 

@@ -108,7 +108,7 @@ def test_convnext_runs_on_the_other_kind(
 def test_convnext_verifies_in_its_own_code(tmp_path: Path, convnext: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from convinspect.checkpoint import open_checkpoint
     from convinspect.verifying import model as whole_model
-    from convinspect.verifying.model_runs import Trial
+    from convinspect.verifying.model_runs import RunOptions
 
     torch.manual_seed(0)
     save(make(convnext, True), tmp_path / "conv.pt")
@@ -118,7 +118,7 @@ def test_convnext_verifies_in_its_own_code(tmp_path: Path, convnext: Any, monkey
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     before, after = open_checkpoint(tmp_path / "conv.pt"), open_checkpoint(tmp_path / "linear.pt")
     for second in ("linear", "conv"):
-        found = whole_model.try_models(before, after, {}, Trial("conv", second, (x,), gradients=True))
+        found = whole_model.try_models(before, after, {}, RunOptions("conv", second, (x,), gradients=True))
         assert bool(found.cause) == (second == "conv"), found.cause
 
 

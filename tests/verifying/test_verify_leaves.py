@@ -21,7 +21,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.verifying.model import ModelCheck, try_models
-from convinspect.verifying.model_runs import Trial
+from convinspect.verifying.model_runs import RunOptions
 from convinspect.verifying.pytree import leaves
 from support.verifying import command
 
@@ -163,7 +163,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def tried(folder: Path, before: Any, after: Any) -> ModelCheck:
     importlib.import_module("code_of_leaves").EXTRA.update(before=before, after=after)
-    trial = Trial("code_of_leaves:Net", "code_of_leaves:Linear", (torch.randn(2, 6, 5).double(),))
+    trial = RunOptions("code_of_leaves:Net", "code_of_leaves:Linear", (torch.randn(2, 6, 5).double(),))
     return try_models(open_checkpoint(folder / "a.pt"), open_checkpoint(folder / "b.pt"), {"conv": "Linear"}, trial)
 
 

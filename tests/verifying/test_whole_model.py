@@ -16,7 +16,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.report.flags import flagged
 from convinspect.verifying.model import ModelCheck, try_models
-from convinspect.verifying.model_runs import Trial
+from convinspect.verifying.model_runs import RunOptions
 
 
 class Net(nn.Module):
@@ -52,7 +52,7 @@ def tried(folder: Path, after: Mapping[str, torch.Tensor] | None, kinds: Mapping
         saved(folder / "a.pt", state),
         saved(folder / "b.pt", state if after is None else {**state, **after}),
     )
-    return try_models(before, other, kinds, Trial(f"their_net:{model}", "", (torch.randn(2, 3, 5),)))
+    return try_models(before, other, kinds, RunOptions(f"their_net:{model}", "", (torch.randn(2, 3, 5),)))
 
 
 def test_swapped_layers_give_what_the_model_gave(tmp_path: Path) -> None:
