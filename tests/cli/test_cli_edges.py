@@ -66,6 +66,14 @@ def test_one_unreadable_layer_does_not_hide_the_others() -> None:
     assert "partner" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--rows", "--cols"])
+def test_every_layer_without_the_slice_is_told_so_in_the_words_of_the_command_line(tmp_path: Path, option: str) -> None:
+    torch.save({f"{name}.weight": torch.zeros(4, 6, 1) for name in "abc"}, tmp_path / "m.pt")
+    shown = run("weights", tmp_path / "m.pt", option, "9:")
+    assert shown.returncode == 2
+    assert shown.stderr.count(f"error: {tmp_path / 'm.pt'}: {option} '9:' chooses nothing") == 3
+
+
 def test_several_matrices_in_one_csv_say_whose_they_are(tmp_path: Path) -> None:
     torch.save({"wide.weight": torch.randn(2, 3, 3)}, tmp_path / "a.pt")
     shown = run("weights", tmp_path / "a.pt", "wide", "--format", "csv").stdout
