@@ -48,9 +48,9 @@ def check(
 
     Exit code 0: nothing found, 1: something found, 2: it could not be read.
 
-    Every checksum, header, offset and length is held against the others, as torch.load does not. Every name that the
-    pickles ask for is held against what torch.load(weights_only=True) admits; the others are listed with their place.
-    Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
+    Every checksum, header, offset and length is compared with the others, which torch.load does not do. Every name that
+    the pickles ask for is compared with what torch.load(weights_only=True) admits; the others are listed with their
+    place. Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
 
     [bold]Examples[/bold]
 

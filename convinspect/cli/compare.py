@@ -56,8 +56,8 @@ def compare(
     """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
 
     The same weights are run both ways: forward, forward and backward, with and without the transposes that Linear needs
-    for (N, C, L); errors are against float64. At the end three things that are often said of the two are held against
-    the figures. With several lengths, -o plot.svg draws time against length.
+    for (N, C, L); errors are against float64. At the end three common claims about the two are compared with the
+    figures. With several lengths, -o plot.svg draws time against length.
 
     [bold]Examples[/bold]
 

@@ -42,11 +42,11 @@ def diff(
 ) -> None:
     """Say why a checkpoint will not load where another does, and whether converting helps. Exit code 0: same, 1: not.
 
-    Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side carries are taken off;
-    what was taken off is told, since load_state_dict takes nothing off. What differs in rank only is the same numbers,
-    and the command that converts it is given. Only headers are read; --values reads the numbers, one tensor at a time.
+    Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side has are removed; what
+    was removed is reported, since load_state_dict removes nothing. What differs in rank only is the same numbers, and
+    the command that converts it is given. Only headers are read; --values reads the numbers, one tensor at a time.
 
-    Without B, --error takes the text of PyTorch's error, with whatever stands around it, and answers it line by line.
+    Without B, --error takes the text of PyTorch's error, with any text around it, and answers it line by line.
 
     [bold]Examples[/bold]
 

@@ -28,7 +28,7 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
         CannotWrite: The options contradict each other, or name no target.
     """
     if options.in_place and output is not None:
-        problem = Wording(Option("in_place"), " writes over the source, so ", TARGET, " has nothing to say")
+        problem = Wording(Option("in_place"), " writes over the source, so it cannot be combined with ", TARGET)
         raise CannotWrite(problem, "drop one of them", source)
     if options.dry_run:
         return None
@@ -113,7 +113,7 @@ def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> N
     if not resave:
         return
     if options.keep_optimizer:
-        problem = "optimizer state cannot be kept in a file that is saved anew"
+        problem = "optimizer state cannot be kept in a file that is saved as a plain state_dict"
         raise CannotConvert(problem, Wording("give ", DROP_OPTIMIZER))
     other_numbers = options.fuse or options.expand
     if other_numbers and not (options.drop_optimizer or options.state_dict):

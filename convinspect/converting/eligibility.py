@@ -116,7 +116,7 @@ def why_not(layer: Layer) -> str:
     if layer.kind == "Embedding" and layer.evidence != "module":
         return unless_named("it looks like an Embedding by its name", layer.name, "if it is a Linear")
     if layer.kind in ("MultiheadAttention", *RECURRENT):
-        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
+        return f"a {layer.kind} computes with its packed weights directly; no conversion fits it"
     if layer.notes:
         return f"{layer.kind}: {layer.notes[0]}"
     return f"a {layer.kind} is neither a pointwise convolution nor a Linear"

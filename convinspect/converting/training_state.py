@@ -20,8 +20,8 @@ from convinspect.keys.wrappers import clean_names
 from convinspect.records import Contents, Edit, Root, Tensor
 
 _WAYS_OUT = Wording(
-    "use ", Option("drop_optimizer"), " to leave its state out, so that it starts anew, or ", Option("keep_optimizer"),
-    " to leave it as it is",
+    "use ", Option("drop_optimizer"), " to leave its state out, so that it starts empty, or ", Option("keep_optimizer"),
+    " to leave it unchanged",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
     if other_models and root.parameter_names is None:
         raise CannotConvert(
             f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
-            f" {other_models[0].root.path!r}, which stays as it is",
+            f" {other_models[0].root.path!r}, which stays unchanged",
             _WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}

@@ -1,4 +1,4 @@
-"""Calls of `convert` that mend what `diff` found, as they are typed into a shell."""
+"""`convert` commands that fix what `diff` found, ready to be typed into a shell."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _notes(job: Job) -> list[str]:
         lines.append(f"changed with them: {', '.join(path or '.' for path in roots)}")
     if job.followers.left:
         lines.append(
-            f"left as they are: {', '.join(path or '.' for path in job.followers.left)} (such weights are there too)"
+            f"left unchanged: {', '.join(path or '.' for path in job.followers.left)} (such weights are there too)"
         )
     if job.followers.others:
         lines.append(f"of other models, and left: {', '.join(path or '.' for path in job.followers.others)}")
@@ -169,12 +169,14 @@ def _notes(job: Job) -> list[str]:
         if names:
             lines.append(f"{where}: {first_few(names)}")
     if job.options.drop_optimizer and not job.resaved:
-        lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
+        lines.append(
+            "left out: all optimizer state; its param_groups stay, so that a resumed run starts with empty state"
+        )
     return lines
 
 
 def plan_payload(job: Job) -> dict[str, Any]:
-    """The JSON of `convert`; "unchanged" counts tensors of all roots that stay as they are."""
+    """The JSON of `convert`; "unchanged" counts tensors of all roots that do not change."""
     plan, followers = job.plan, job.followers
     tensors = sum(len(root.tensors) for root in job.checkpoint.roots)
     edits = [*plan.edits, *followers.copies, *followers.optimizer, *job.renaming.edits, *job.renaming.copies]
@@ -245,6 +247,6 @@ def warning_lines(job: Job) -> list[str]:
         return ["nothing can be converted, so nothing would be written"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
     return [
-        f"layer {refusal.name or '(root)'} stays as it is: {flagged(refusal.reason)}"
+        f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
         for refusal in job.plan.refused_of(named)
     ]

@@ -258,7 +258,7 @@ def _rounding_line(roundings: Sequence[Rounding]) -> str:
     before = max(rounding.before_max for rounding in roundings), max(rounding.before_rms for rounding in roundings)
     after = max(rounding.after_max for rounding in roundings), max(rounding.after_rms for rounding in roundings)
     return (
-        f"rounding in {names}, no fault: apart by that much; off float64 by {_figure(before[0])} before and"
+        f"rounding: difference in {names}, not a fault; from float64 it is {_figure(before[0])} before and"
         f" {_figure(after[0])} after (RMS {_figure(before[1])}, {_figure(after[1])})"
     )
 

@@ -106,7 +106,7 @@ def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tenso
         return
     pairs = zip_longest(facts, expected, fillvalue=("",))
     key = next((actual[0] or wanted[0] for actual, wanted in pairs if actual != wanted), "")
-    problem = f"the new file differs in tensor {key!r} from what it should be, so it was thrown away"
+    problem = f"the new file differs in tensor {key!r} from what it should be, so it was discarded"
     raise BrokenFile(problem, "please report this file's kind")
 
 
