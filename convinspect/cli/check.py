@@ -99,7 +99,7 @@ def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output
 
 
 def _print_unreadable(reports: Sequence[Report]) -> None:
-    """What could not be read, a line each, where errors stand."""
+    """Print what could not be read to stderr, one line each."""
     sys.stdout.flush()
     for finding in (finding for report in reports for finding in report.findings if finding.code == "unreadable"):
         record = f"{finding.place.record}: " if finding.place.record else ""

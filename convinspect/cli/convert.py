@@ -30,7 +30,7 @@ class Target(str, Enum):
 
 
 class Groups(str, Enum):
-    """What becomes of grouped convolutions."""
+    """How to convert grouped convolutions."""
 
     expand = "expand"
 
@@ -153,7 +153,7 @@ def convert(
 
 
 def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
-    """Carry out the conversion, and show what was done, or would be."""
+    """Run the conversion, and show what was done, or what a real run would do."""
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 

@@ -80,7 +80,7 @@ def diff(
 
 
 def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
-    """Show how two checkpoints differ; whether they are the same."""
+    """Show how two checkpoints differ; return whether they are the same."""
     from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
     _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
@@ -88,7 +88,7 @@ def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Si
 
 
 def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
-    """Show what can be done about an error; whether nothing need be."""
+    """Show what can be done about an error; return whether nothing needs to be."""
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
     _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
@@ -96,8 +96,10 @@ def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
 
 
 def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
-    """The result, and what to type: below it where a terminal would break the lines to its width, as a block that is
-    copied unchanged in Markdown, and else as the table's last lines.
+    """Show the result and the commands to type.
+
+    Printed text has the commands below the table, where they are not wrapped; Markdown has them as a block of code, and
+    all other forms as the table's last lines.
     """
     from convinspect.render.table import Block
 
@@ -112,7 +114,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
 
 
 def _error(source: Path | None) -> str | Path:
-    """The error's text where it comes from standard input, else the file that holds it."""
+    """The error's text if it comes from standard input, else the file with it."""
     from convinspect.diffing.load_error import decoded_error
 
     if source is not None and str(source) != "-":
