@@ -31,8 +31,8 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
 
     Raises:
         BrokenFile: The child was killed while it read.
-        Exception: As `work` raises it; what is no error of ours, the system's, a missing package or want of memory, as a
-            RuntimeError that holds the traceback.
+        Exception: As `work` raises it; what is no error of ours, the system's, a missing package or want of memory, as
+            a RuntimeError that holds the traceback.
     """
     if not _can_fork():
         return work()
