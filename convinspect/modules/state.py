@@ -22,7 +22,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 """A weight, or a tensor of its dimensions, in its new shape."""
 
 WEIGHTS = ("weight", "weight_g", "weight_v", "weight_orig", "weight_mask")
-"""Tensors that may have the kernel's shape; spectral norm's 1-D `weight_v` is told from weight norm's by its rank."""
+"""Tensors that may have the kernel's shape; spectral norm's 1-D `weight_v` is excluded by its rank."""
 
 ORIGINALS = ("original", "original0", "original1")
 """Names under which a parametrization stores a weight."""
