@@ -32,8 +32,8 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
     Raises:
         BrokenFile: The child was killed by SIGBUS while it read the file.
         MemoryError: The child was killed by SIGKILL, as the system does when memory runs out.
-        Exception: As raised by `work`. Exceptions other than ConvInspectError, OSError and MemoryError become a
-            RuntimeError with the traceback.
+        Exception: As raised by `work`. Exceptions other than ConvInspectError, OSError, ModuleNotFoundError and
+            MemoryError become a RuntimeError with the traceback.
     """
     if not _can_fork():
         return work()
@@ -85,6 +85,8 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
     except ConvInspectError as error:
         path = None if error.path is None else os.fsdecode(error.path)
         return {"error": [type(error).__name__, _parts(error.problem), _parts(error.remedy), path]}
+    except ModuleNotFoundError as error:
+        return {"missing": [str(error), error.name]}
     except OSError as error:
         return {"system": [error.errno, error.strerror or str(error)]}
     except MemoryError:
@@ -96,6 +98,9 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
 def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" in answer:
         raise _error(*answer["error"])
+    if "missing" in answer:
+        message, name = answer["missing"]
+        raise ModuleNotFoundError(message, name=name)
     if "system" in answer:
         raise OSError(*answer["system"])
     if "memory" in answer:
