@@ -1,6 +1,4 @@
-"""Changes that are made together or not at all: of tensors over the same bytes, and of both halves of a LoRA pair with
-what lies beside them.
-"""
+"""Tensors that must change together: ties (over the same bytes), and both halves of a LoRA pair with its magnitudes."""
 
 from __future__ import annotations
 
@@ -24,17 +22,17 @@ def blocked_by_ties(
     beside: Mapping[str, str],
     refused: frozenset[str],
 ) -> dict[str, str | None]:
-    """Which of the layers that are to change must stay, since something of theirs stays elsewhere.
+    """Which of the layers to change must stay, because a tensor tied to theirs or their pair's other part stays.
 
     Args:
-        layers: All that there are.
-        edits: What is to change in each, by its name.
-        kinds: What each of these is to become.
-        beside: Halves of LoRA pairs → the layer of magnitudes that must change with them.
-        refused: Layers that were meant to change and stay.
+        layers: All layers of the root.
+        edits: Planned edits by the layer's name.
+        kinds: Target kinds by the layer's name.
+        beside: Halves of LoRA pairs → the layer of DoRA magnitudes that must change with them.
+        refused: Names of layers that were refused.
 
     Returns:
-        The reason by the layer's name, None where that of another says it all.
+        The reason by the layer's name; None if another layer's reason says it already.
     """
     ties: dict[object, list[tuple[str, Layer]]] = {}
     for layer in layers:
@@ -46,7 +44,7 @@ def blocked_by_ties(
     for half, magnitudes in beside.items():
         halves.setdefault(magnitudes, []).append(half)
     going, reasons = dict(edits), dict[str, str | None]()
-    # One that stays can keep another's partner, so all are looked over until nothing more stays.
+    # A layer that stays can block its partners, so repeat until no more layers are blocked.
     while True:
         shapes = {edit.tensor.key: edit.shape for changes in going.values() for edit in changes}
         telling = {place: _telling(tie, shapes) for place, tie in ties.items()}
@@ -70,7 +68,7 @@ def _broken_pair(
     kinds: Mapping[str, str],
     beside: Mapping[str, str],
 ) -> str | None:
-    """Why a half of a LoRA pair must stay, or None: the other half, or the pair's magnitudes, stay."""
+    """Why a half of a LoRA pair must stay (the other half or the pair's magnitudes do), or None."""
     partner = lora_partner(name)
     if partner is not None and partner not in going and before.get(partner) != kinds[name]:
         return f"one half of a LoRA pair, whose other half {partner} does not change"
@@ -80,7 +78,7 @@ def _broken_pair(
 
 
 def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes, by_name: Layer | None) -> str | None:
-    """Why a layer must stay, or None: another tensor over the same bytes would not change the same way.
+    """Why a layer must stay (a tied tensor would not get the same shape), or None.
 
     Args:
         edits: The layer's.
@@ -98,9 +96,11 @@ def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shape
 
 
 def _telling(tie: Tie, shapes: Shapes) -> Tie:
-    """The first of a tie and the first that does not get the same shape, so that not all are looked through for each:
-    to a tensor of any shape, these tell which of the tie is the first to get another.
+    """The first tied tensor and the first whose new shape differs; the two decide for the whole tie.
+
+    For a tensor of any new shape, one of them is the tie's first member with another. So a tie of thousands of tensors
+    is not searched for each.
     """
     shape = shapes.get(tie[0][0])
-    other = next((member for member in tie if shapes.get(member[0]) != shape), None)
-    return tie[:1] if other is None else (tie[0], other)
+    different = next((member for member in tie if shapes.get(member[0]) != shape), None)
+    return tie[:1] if different is None else (tie[0], different)
