@@ -334,6 +334,7 @@ class Layer(NamedTuple):
         tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
         notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
         doubts: What it may be, or need, other than it seems.
+        low_rank: One half of a low-rank pair (LoRA), by its name.
     """
 
     name: str
@@ -356,6 +357,7 @@ class Layer(NamedTuple):
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
+    low_rank: bool = False
 
     def __repr__(self) -> str:
         known = self.in_width is not None and self.out_width is not None

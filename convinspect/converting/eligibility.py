@@ -27,7 +27,7 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact, to)
     # No embedding has a low-rank pair of these names.
-    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
+    if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
         reason = "it is ambiguous" if doubt is None else doubt.sentence(layer.weight, layer.bias)
         if layer.tied_to:

@@ -285,7 +285,7 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
         return layer
     missing = "" if partner in context.names else ", which is not in the file"
     note = f"one half of a LoRA pair with {partner}{missing}"
-    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
+    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=True)
 
 
 def lora_partner(name: str) -> str | None:
