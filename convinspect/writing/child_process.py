@@ -31,8 +31,8 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
 
     Raises:
         BrokenFile: The child was killed while it read.
-        Exception: As `work` raises it; what is no error of ours, the system's or want of memory, as a RuntimeError
-            that holds the traceback.
+        Exception: As `work` raises it; what is no error of ours, the system's, a missing package or want of memory, as
+            a RuntimeError that holds the traceback.
     """
     if not _can_fork():
         return work()
@@ -84,6 +84,8 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
     except ConvInspectError as error:
         path = None if error.path is None else os.fsdecode(error.path)
         return {"error": [type(error).__name__, _parts(error.problem), _parts(error.remedy), path]}
+    except ModuleNotFoundError as error:
+        return {"missing": [str(error), error.name]}
     except OSError as error:
         return {"system": [error.errno, error.strerror or str(error)]}
     except MemoryError:
@@ -95,6 +97,9 @@ def _packed(work: Callable[[], Any]) -> dict[str, Any]:
 def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" in answer:
         raise _error(*answer["error"])
+    if "missing" in answer:
+        message, name = answer["missing"]
+        raise ModuleNotFoundError(message, name=name)
     if "system" in answer:
         raise OSError(*answer["system"])
     if "memory" in answer:
