@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import convinspect
+import convinspect.pointwise
 from convinspect.cli.commands import load
 from convinspect.errors import CannotConvert, CannotShow, NotInstalled
 from support.paths import FIXTURES, ROOT
@@ -63,6 +64,16 @@ def test_defaults_are_those_of_the_command(name: str) -> None:
         here = next((parameters[key] for flag in flags for key in (flag, f"{flag}_") if key in parameters), None)
         if here is not None and isinstance(option.default, (int, float)) and not isinstance(here.default, tuple):
             assert here.default == option.default, flags
+
+
+def test_modules_that_moved_keep_every_name_that_programs_import() -> None:
+    functions = "conv1d_to_linear conv2d_to_linear conv3d_to_linear linear_to_conv1d linear_to_conv2d linear_to_conv3d"
+    stand_ins = "ChannelsFirstLinear PointwiseConv1d PointwiseConv2d PointwiseConv3d PointwiseLinear"
+    others = "transformers_to_linear swap_pointwise expose_linears Left Swap Swaps Target Where"
+    for name in f"{functions} {stand_ins} {others}".split():
+        assert hasattr(convinspect.modules, name), name
+    for name in stand_ins.split():
+        assert getattr(convinspect.pointwise, name) is getattr(convinspect.modules, name)
 
 
 def test_everything_public_is_exported_and_documented() -> None:

@@ -132,8 +132,11 @@ def example(
         note: Said beside the drawing.
 
     Raises:
-        CannotShow: The data have another number of columns, or fewer rows than the kernel has taps.
+        CannotShow: The weight holds no numbers, the data have another number of columns, or fewer rows than the kernel
+            has taps.
     """
+    if weight.numel() == 0:
+        raise CannotShow(f"{name} has a weight of {' × '.join(map(str, stored))}, with no numbers to draw")
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         shape = " × ".join(map(str, x.shape))
         raise CannotShow(

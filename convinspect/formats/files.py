@@ -111,4 +111,4 @@ def cut_short(size: int, expected: int | None, what: str = "") -> CutShort:
     missing = ""
     if expected is not None and expected > size:
         missing = f" of {expected:,} expected ({expected - size:,} are missing)"
-    return CutShort(f"it is cut short: {size:,} bytes{missing}{what}", "download or copy it again")
+    return CutShort(f"it is truncated: {size:,} bytes{missing}{what}", "download or copy it again")

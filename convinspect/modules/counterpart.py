@@ -18,7 +18,7 @@ from convinspect.modules.pointwise import (
     PointwiseLinear,
 )
 from convinspect.modules.state import carry, obstacle, stored_weight, transposing_obstacle
-from convinspect.text import with_article
+from convinspect.text import plural, with_article
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
@@ -57,12 +57,19 @@ def kind_of(module: nn.Module) -> str:
 
 
 def is_target(module: nn.Module, to: str) -> bool:
-    """Whether a layer is of the kinds that "linear", "conv1d", "conv2d" or "conv3d" is for."""
+    """Whether a layer gets an answer where layers become "linear", "conv1d", "conv2d" or "conv3d": it is replaced, or
+    there is a reason why not. Layers that are of that kind already get none.
+    """
     if isinstance(module, torch.jit.ScriptModule):
-        return kind_of(module) in (("Conv1d", "Conv2d", "Conv3d") if to == "linear" else ("Linear",))
-    if to != "linear":
-        return isinstance(module, nn.Linear)
-    return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
+        return kind_of(module) in {"Conv1d", "Conv2d", "Conv3d", "Linear"} - {to.capitalize()}
+    if to == "linear":
+        return isinstance(module, nn.modules.conv._ConvNd) or is_transformers(module)
+    return isinstance(module, nn.Linear) or is_transformers(module) or _other_dims(module, to)
+
+
+def _other_dims(module: nn.Module, to: str) -> bool:
+    """Whether it is a convolution of another number of dimensions than `to`."""
+    return isinstance(module, nn.modules.conv._ConvNd) and len(module.kernel_size) != int(to[4])
 
 
 def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> str | None:
@@ -77,6 +84,8 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
         return "it is a TorchScript module, which cannot be changed"
     if any(isinstance(parent, torch.jit.ScriptModule) for parent in parents):
         return "it belongs to a TorchScript module, which cannot be changed"
+    if to != "linear" and not isinstance(module, nn.Linear):
+        return _no_linear(module, to)
     if isinstance(module, nn.modules.conv._ConvNd):
         reason = kernel_obstacle(module)
     elif isinstance(module, nn.Linear):
@@ -84,6 +93,17 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
     else:
         reason = transformers_obstacle(module)
     return reason or obstacle(module, keep_hooks=True)
+
+
+def _no_linear(module: nn.Module, to: str) -> str:
+    """Why a layer does not become a convolution, which only a Linear does."""
+    if isinstance(module, POINTWISE) or is_transformers(module):
+        said = f"it is {with_article(kind_of(module))}, and only a Linear becomes a {to.capitalize()}"
+        return f'{said}; to="linear" first'
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    own, wanted = len(module.kernel_size), int(to[4])
+    takes = f"its input has {plural(own, 'dimension')} of positions, and that of a {to.capitalize()} has {wanted}"
+    return kernel_obstacle(module) or takes
 
 
 def _reader(parents: Iterable[nn.Module]) -> str | None:

@@ -23,11 +23,19 @@ def _each(value: Ints, dims: int) -> tuple[int, ...]:
     return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
-def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
-    """The order of axes that a convolution's output would have in memory for this input."""
+def _laid_out(y: torch.Tensor, x: torch.Tensor, dims: int) -> torch.Tensor:
+    """A batched `y` with its axes in memory in the order that a convolution's output would have for the input `x`."""
     if torch.compiler.is_compiling():
         # How numbers lie is the compiler's to choose, and asking would bind the program to these sizes.
-        return torch.contiguous_format
+        return y.contiguous()
+    try:
+        return y.contiguous(memory_format=_channels_last(x, dims))
+    except RuntimeError:
+        # Inside torch.func.vmap neither can be asked of a tensor; there is no public way to tell that it is inside.
+        return y.contiguous()
+
+
+def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
     for size, order in ((2, torch.channels_last), (3, torch.channels_last_3d)):
         if dims == size and x.dim() == size + 2 and x.is_contiguous(memory_format=order) and not x.is_contiguous():
             return order
@@ -54,10 +62,9 @@ class _Positions:
         if x.dim() not in (self.dims + 1, self.dims + 2):
             wanted = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[self.dims]
             raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(x.shape)}")
-        order = _channels_last(x, self.dims)
-        # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
         y = self.back(linear(self.rows(x)))
-        return y.contiguous(memory_format=order) if y.dim() == self.dims + 2 else y.contiguous()
+        # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
+        return _laid_out(y, x, self.dims) if y.dim() == self.dims + 2 else y.contiguous()
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, L) → (N, L', C), or of more dimensions, or without N: what the weights meet."""

@@ -222,8 +222,8 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     Args:
         model: Changed in place; convolutions keep taking `(N, C, …)`, as `PointwiseLinear`.
         to: "linear" takes pointwise Conv1d, Conv2d, Conv3d and transformers' Conv1D; "conv1d", "conv2d" and
-            "conv3d" take Linear. There and back gives the classes and numbers that were there, but that transformers'
-            Conv1D stays a Linear.
+            "conv3d" take Linear, and leave convolutions of other dimensions, whose input is another. There and back
+            gives the classes and numbers that were there, but that transformers' Conv1D stays a Linear.
         where: Names or globs ("encoder.*"), or a function of name and module; None for all.
 
     Returns:

@@ -70,11 +70,12 @@ def gif(steps: Sequence[Lines], columns: int, title: str, theme: TerminalTheme, 
     Raises:
         CannotShow: As for `png`.
     """
-    from PIL.Image import Dither
-
     # Half the size, and one set of colours for all steps, or the edges of letters would flicker.
     small = (image.reduce(2) for image in _drawn(steps, columns, title, theme))
     first = next(small).quantize(64)
+    # Not before the first step is drawn, which is what reports that Pillow is missing.
+    from PIL.Image import Dither
+
     others = [image.quantize(palette=first, dither=Dither.NONE) for image in small]
     stays = [int(seconds * 1000)] * len(others) + [int(seconds * 3000)]
     out = io.BytesIO()

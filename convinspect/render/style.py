@@ -21,7 +21,8 @@ NOT_FINITE = "bold reverse magenta"
 
 _ATTRIBUTES = {"bold": "1", "dim": "2", "italic": "3", "underline": "4", "reverse": "7"}
 _COLOURS = {name: i for i, name in enumerate(("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"))}
-_CUBE = (0, 95, 135, 175, 215, 255)
+_GREY = 0.15
+"""Saturation below which a colour has no hue to keep."""
 
 
 @lru_cache(maxsize=4096)
@@ -64,14 +65,16 @@ def _colour(word: str, base: int, truecolor: bool) -> str:
 
 
 def _indexed(red: int, green: int, blue: int) -> int:
-    """The nearest of the 216 colours and 24 greys that 256-colour terminals share."""
-    near = [min(range(6), key=lambda i: abs(_CUBE[i] - part)) for part in (red, green, blue)]
-    cube_error = sum(abs(_CUBE[i] - part) for i, part in zip(near, (red, green, blue), strict=True))
-    grey = min(max(round(((red + green + blue) / 3 - 8) / 10), 0), 23)
-    grey_error = sum(abs(8 + 10 * grey - part) for part in (red, green, blue))
-    if grey_error < cube_error:
-        return 232 + grey
-    return 16 + 36 * near[0] + 6 * near[1] + near[2]
+    """The 256-colour terminals' number for a colour, of their 6 × 6 × 6 cube and their greys, as Rich chooses it.
+
+    What has a hue keeps it: the nearest colour of all is often grey, and a heatmap's red and blue say plus and minus.
+    """
+    high, low = max(red, green, blue), min(red, green, blue)
+    if (high - low) < _GREY * min(high + low, 510 - high - low) or high == low:
+        step = round((high + low) / 510 * 25)
+        return {0: 16, 25: 231}.get(step, 231 + step)
+    levels = [round(part / 95 if part < 95 else 1 + (part - 95) / 40) for part in (red, green, blue)]
+    return 16 + 36 * levels[0] + 6 * levels[1] + levels[2]
 
 
 def paint(text: str, style: str, truecolor: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""A safetensors header with other shapes and names; every other character of its JSON stays as it was written."""
+"""Change shapes and names in a safetensors header; every other character of its JSON stays unchanged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DECODER = json.JSONDecoder()
 
 
 def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> bytes:
-    """The header's length and text, so padded that the tensors begin at a multiple of 8.
+    """The header's length and text, padded so that the tensors begin at a multiple of 8.
 
-    Blanks beyond that padding stay too, so that undoing the edits gives the same bytes.
+    Blanks beyond that padding are kept, so that undoing the edits gives the same bytes.
 
     Args:
-        text: A header that was read without complaint.
+        text: A valid header.
         shapes: New shapes by key.
         names: New keys by key.
     """
@@ -42,7 +42,7 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:
-    """Key, place of the key and place of the value of each member of the object that begins at `at`."""
+    """Key, span of the key and span of the value of each member of the object that begins at `at`."""
     at = _after_blanks(text, at + 1)
     while text[at] == '"':
         key, end = _value(text, at)
@@ -64,7 +64,7 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _list(old: str, numbers: tuple[int, ...]) -> str:
-    """A list of numbers, laid out as the old one is."""
+    """A list of numbers, formatted like the old one."""
     places = list(_NUMBER.finditer(old))
     if len(places) < 2:
         return json.dumps(numbers, separators=(",", ":"))

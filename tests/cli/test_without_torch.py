@@ -63,6 +63,25 @@ def test_what_reads_and_writes_works(env: dict[str, str], words: tuple[object, .
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pointnet_stnkd.pt", ("--to", "linear", "-o", "new.safetensors")),
+        ("pointnet_stnkd.safetensors", ("--to", "linear", "-o", "new.pt")),
+        ("pointnet_stnkd_module.pt", ("--state-dict", "-o", "new.pt")),
+        ("weight_norm_old.pt", ("--fuse", "-o", "new.pt")),
+    ],
+)
+def test_what_is_written_by_it_asks_for_it(
+    env: dict[str, str], tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "written"
+    folder.mkdir()
+    result = run("convert", FIXTURES / name, *options, folder=folder, env=env)
+    assert_one_line(result, "error: convert needs PyTorch", "pip install torch")
+    assert not list(folder.iterdir())
+
+
 def test_another_missing_module_is_a_bug(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('no numpy', name='numpy')\n")
     root = Path(__file__).resolve().parent.parent.parent

@@ -23,7 +23,7 @@ from convinspect.render.table import Block, plain
 from convinspect.report.explain import cell_focus, frame, row_focus
 from convinspect.report.explain_layouts import layouts
 from support.paths import FIXTURES
-from support.program import run
+from support.program import assert_one_line, run
 from support.saving import layer_of
 
 
@@ -342,3 +342,20 @@ def test_kernels_of_more_dimensions_are_explained_where_they_are_pointwise(tmp_p
     torch.testing.assert_close(torch.tensor(made.f), expected, rtol=1e-6, atol=1e-6)
     with pytest.raises(CannotShow, match="layer is a Conv2d of kernel size 3×3"):
         of_layer(layer_of(tmp_path, wide), None, 4, 0)
+
+
+@pytest.mark.parametrize("shape", [(4, 0, 1), (0, 3, 1), (4, 3, 0), (4, 0, 3), (0, 4, 3), (4, 0), (0, 3), (4, 0, 1, 1)])
+def test_a_weight_without_numbers_gets_one_line(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "empty.pt"
+    torch.save({"x.weight": torch.ones(shape), "x.bias": torch.ones(shape[0])}, path)
+    for more in ([], ["--as", "both"], ["--row", "1", "--kernel", "1"], ["-o", tmp_path / "x.html"]):
+        done = run("explain", path, "x", *more)
+        assert_one_line(done, "empty.pt: x has a weight of " + " × ".join(map(str, shape)), "no numbers to draw")
+        assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (0, 0)])
+def test_data_without_numbers_get_one_line(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    torch.save(torch.ones(shape), tmp_path / "x.pt")
+    assert_one_line(run("explain", "-i", tmp_path / "x.pt"), "x.pt: the data ")

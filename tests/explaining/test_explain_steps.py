@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,15 @@ def test_a_moving_picture_has_a_frame_for_each_cell(
     with images.open(tmp_path / "x.gif") as picture:
         assert picture.n_frames == 12
         assert picture.info["loop"] == 0
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_without_pillow_a_picture_ends_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str
+) -> None:
+    for name in ("PIL", *(name for name in sys.modules if name.startswith("PIL."))):
+        monkeypatch.setitem(sys.modules, name, None)
+    ended = run_in_process(monkeypatch, capsys, "explain", "-o", tmp_path / f"x{suffix}")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: pictures in .png and .gif need Pillow; pip install pillow, or end the name in .svg\n"
+    assert list(tmp_path.iterdir()) == []

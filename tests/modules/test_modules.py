@@ -325,6 +325,77 @@ def test_an_input_of_another_rank_is_an_error_as_for_a_convolution(shape: tuple[
 
 
 @pytest.mark.parametrize("to", ["conv1d", "conv2d", "conv3d"])
+def test_what_is_no_linear_and_of_another_kind_is_listed(to: Any) -> None:
+    """A convolution takes another input than one of other dimensions: it stays, and that is said."""
+    convs = {f"conv{dims}d": CONVS[dims - 1](3, 4, 1) for dims in (1, 2, 3)}
+    net = nn.ModuleDict({**convs, "wide": nn.Conv2d(3, 4, 3), "linear": nn.Linear(3, 4), "norm": nn.BatchNorm1d(4)})
+    swaps = swap_pointwise(net, to)
+    assert [swap.name for swap in swaps.swapped] == ["linear"]
+    reasons = {skipped.name: skipped.reason for skipped in swaps.left}
+    wide = set() if to == "conv2d" else {"wide"}
+    assert set(reasons) == set(convs) - {to} | wide
+    assert all(f"that of a {to.capitalize()} has {to[4]}" in reasons[name] for name in set(reasons) - {"wide"})
+    assert reasons.get("wide", "its kernel size is 3×3, not 1") == "its kernel size is 3×3, not 1"
+    assert all(net[name] is conv for name, conv in convs.items())
+    other = {"conv1d": "conv2d", "conv2d": "conv3d", "conv3d": "conv1d"}[to]
+    again = swap_pointwise(net, cast(Any, other), where="linear")
+    kind = f"PointwiseC{to[1:]}"
+    assert [(skipped.kind, kind in skipped.reason) for skipped in again.left] == [(kind, True)]
+
+
+def test_transformers_layers_are_listed_where_convolutions_are_wanted() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    net = nn.Sequential(conv1d(4, 3))
+    (skipped,) = swap_pointwise(net, "conv1d").left
+    assert (skipped.name, skipped.kind) == ("0", "Conv1D")
+    assert 'to="linear" first' in skipped.reason
+    assert len(swap_pointwise(swap_pointwise(net).model, "conv1d").swapped) == 1
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"padding": 1, "padding_mode": "circular"}])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_stand_in_is_mapped_as_its_convolution_is(dims: int, options: dict[str, Any], turned: bool) -> None:
+    conv = CONVS[dims - 1](3, 5, 1, dtype=torch.float64, **options)
+    net = swap_pointwise(copy.deepcopy(conv)).model
+    x = torch.randn(2, 2, 3, *positions(dims), dtype=torch.float64)
+    if turned:
+        # Channels last in memory, which the layers look for.
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+    for in_dims in (0, 1):
+        close(torch.func.vmap(net, in_dims)(x), torch.func.vmap(conv, in_dims)(x))
+    twice = torch.stack([x, -x])
+    close(torch.func.vmap(torch.func.vmap(net))(twice), torch.func.vmap(torch.func.vmap(conv))(twice))
+
+    def gradients(layer: nn.Module) -> torch.Tensor:
+        mapped: torch.Tensor = torch.func.vmap(torch.func.grad(lambda each: layer(each).square().sum()))(x)
+        return mapped
+
+    close(gradients(net), gradients(conv))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_an_ensemble_of_stand_ins_runs_as_one_of_convolutions(dims: int) -> None:
+    """As in PyTorch's tutorial on ensembles: the weights are mapped, and the data may be the same for all."""
+    convs = [CONVS[dims - 1](3, 5, 1, dtype=torch.float64) for _ in range(3)]
+    nets = [swap_pointwise(copy.deepcopy(conv)).model for conv in convs]
+    x = torch.randn(2, 3, *positions(dims), dtype=torch.float64).movedim(1, -1).contiguous().movedim(-1, 1)
+    found = torch.func.vmap(
+        lambda state: torch.func.functional_call(nets[0], state, (x,)),
+    )(torch.func.stack_module_state(nets)[0])
+    close(found, torch.stack([conv(x) for conv in convs]))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_convolution_in_place_of_a_linear_is_mapped_as_it_is(dims: int) -> None:
+    linear = nn.Linear(3, 5, dtype=torch.float64)
+    net = swap_pointwise(copy.deepcopy(linear), cast(Any, f"conv{dims}d")).model
+    for shape in ((4, 3), (4, 2, 3), (4, 2, 2, 3), (4, 2, 2, 2, 3)):
+        x = torch.randn(shape, dtype=torch.float64)
+        close(torch.func.vmap(net)(x), torch.func.vmap(linear)(x))
+
+
+@pytest.mark.parametrize("to", ["conv1d", "conv2d", "conv3d"])
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6), (2, 3, 5, 6), (0, 6), (2, 0, 6)])
 def test_a_swapped_linear_computes_the_same(to: Any, shape: tuple[int, ...]) -> None:
     linear = nn.Linear(6, 4, dtype=torch.float64)

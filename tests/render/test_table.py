@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.color import Color, ColorSystem
 from rich.console import Console
 
 from convinspect.errors import CannotShow
@@ -360,6 +362,14 @@ def test_neither_rich_nor_numpy_is_loaded_for_plain_output() -> None:
         "assert not {'rich', 'numpy', 'torch'} & set(sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_256_colours_are_those_that_rich_chooses() -> None:
+    parts = (0, 1, 42, 47, 48, 58, 90, 95, 107, 115, 128, 171, 254, 255)
+    for color in product(parts, repeat=3):
+        style = "#{:02x}{:02x}{:02x}".format(*color)
+        number = Color.parse(style).downgrade(ColorSystem.EIGHT_BIT).number
+        assert sgr(style, truecolor=False) == f"\x1b[38;5;{number}m", style
 
 
 def test_styles_are_understood_or_refused() -> None:

@@ -184,7 +184,7 @@ def headless(file: File) -> ConvInspectError:
         expected = _expected_size(file)
     if expected is not None and expected > file.size:
         return CutShort(
-            f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
+            f"it is truncated: {file.size:,} bytes of about {expected:,} expected"
             f" (about {expected - file.size:,} are missing)",
             "download or copy it again",
         )
@@ -201,7 +201,7 @@ def headless(file: File) -> ConvInspectError:
 
     error = of_kind([first_name(file)])
     if error is not None:
-        return NotACheckpoint(f"{error.problem}, and cut short", error.remedy)
+        return NotACheckpoint(f"{error.problem}, and truncated", error.remedy)
     return cut_short(file.size, None, ", and the zip directory at its end is gone")
 
 

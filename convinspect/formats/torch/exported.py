@@ -1,9 +1,9 @@
 """A `.pt2` archive (`torch.export.save`): weights as records, the graph as JSON.
 
 There are two layouts. Before PyTorch 2.8 the weights are a `torch.save` file inside the zip; later each weight has
-its own record, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each weight,
-and the operator's literal arguments are the layer's hyperparameters. Field names and enumerations are those of PyTorch's
-`torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
+its own record, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each
+weight, and the operator's literal arguments are the layer's hyperparameters. Field names and enumerations are those of
+PyTorch's `torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
 """
 
 from __future__ import annotations
