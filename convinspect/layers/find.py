@@ -20,6 +20,9 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
     Args:
         checkpoint: Its root in use is looked through.
         holding: Only modules that hold a tensor of which this is true; they are read as among all others.
+
+    Returns:
+        The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
     context = context_of(groups)
