@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from convinspect.records import Container
+from convinspect.text import plural, quoted
 
 Level = Literal["error", "warning", "note"]
 """How bad it is. Notes alone leave the exit code at 0."""
@@ -204,6 +205,10 @@ class Report:
     looked: dict[str, int]
     unlisted: dict[str, int] = field(default_factory=dict)
     shards: int = 0
+
+    def __repr__(self) -> str:
+        number = plural(len(self.findings) + sum(self.unlisted.values()), "finding")
+        return f"<check report of {quoted(self.path.name or str(self.path))}: {number}, exit code {self.exit_code}>"
 
     @property
     def format(self) -> str:

@@ -49,11 +49,12 @@ def check(path: Path, values: bool = False, advance: Callable[[int], None] = lam
     try:
         container, shards = collector.run(_scan_path(path, values))
     except ConvInspectError as error:
-        _take_failure(collector, error.path or path, error.problem, error.remedy)
+        _take_failure(collector, finding("unreadable", error.path or path, error.problem, remedy=error.remedy))
     except RecursionError:
-        _take_failure(collector, path, "its parts nest too deeply to follow", "do not load it elsewhere either")
+        message = "its parts nest too deeply to follow"
+        collector.take(finding("unreadable", path, message, remedy="do not load it elsewhere either"))
     except OSError as error:
-        _take_failure(collector, path, f"it cannot be read ({error.strerror or 'unknown'})", "")
+        collector.take(finding("unreadable", path, f"it cannot be read ({error.strerror or 'unknown'})"))
     return collector.report(path, container, shards)
 
 
@@ -72,11 +73,11 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _take_failure(collector: Collector, path: Path, problem: str, remedy: str) -> None:
-    """Record the failure that ended a check, unless a finding with its place reports it already."""
-    unreadable = (found for found in collector.findings if found.code == "unreadable")
-    if not any(found.message == problem and found.path == path for found in unreadable):
-        collector.take(finding("unreadable", path, problem, remedy=remedy))
+def _take_failure(collector: Collector, failure: Finding) -> None:
+    """Record the failure that ended a check, unless a finding with its place has the same code and file already."""
+    said = {(found.code, found.path) for found in collector.findings}
+    if (failure.code, failure.path) not in said:
+        collector.take(failure)
 
 
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
@@ -179,10 +180,10 @@ def _reach(tensor: Tensor) -> int:
 def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
     yield from _scan_mode(path)
     folder = sharded.in_folder(path)
-    if folder.one is not None:
-        kind = yield from _scan_path(folder.one, values)
-        if kind[0] is not None and not folder.one.name.endswith(".index.json"):
-            yield from _note_others(path, {folder.one.name})
+    if folder.file is not None:
+        kind = yield from _scan_path(folder.file, values)
+        if kind[0] is not None and not folder.file.name.endswith(".index.json"):
+            yield from _note_others(path, {folder.file.name})
         return kind
     yield Note("there is no index; the shards are taken by their names")
     missing = folder.expected - len(folder.shards)

@@ -19,6 +19,7 @@ from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 from convinspect.records import Layer
+from convinspect.text import one_line, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class Comparison:
     claims: list[Claim]
     setting: Setting
     circumstances: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        measurements, claims_made = plural(len(self.layers), "measurement"), plural(len(self.claims), "claim")
+        return f"<comparison on {one_line(self.setting.device)}: {measurements}, {claims_made}>"
 
 
 def compare(

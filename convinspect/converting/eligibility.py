@@ -7,18 +7,25 @@ from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.records import Doubt, Layer
 
 _LOOK_ALIKES = frozenset(
-    {Doubt.MAY_BE_TRANSPOSED, Doubt.SQUARE_MAY_BE_LINEAR, Doubt.MAY_BE_LINEAR, Doubt.LINEAR_OR_EMBEDDING}
+    {
+        Doubt.MAY_BE_TRANSPOSED,
+        Doubt.SQUARE_MAY_BE_LINEAR,
+        Doubt.MAY_BE_LINEAR,
+        Doubt.LINEAR_OR_EMBEDDING,
+        Doubt.WITHIN_EMBEDDING,
+    }
 )
 """Doubts about what a matrix is; each is reason enough to leave a layer that the user did not name."""
 
 
-def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
+def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = False) -> str | None:
     """Why a layer of a kind to convert must stay unchanged, or None.
 
     Args:
         layer: Any.
         exact: The user named this very layer.
         to: The kind that it is to become; None when the shapes come from another checkpoint.
+        globbed: The user gave a glob that names it, which settles whether it is a Linear or an Embedding, and no more.
     """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
@@ -27,15 +34,27 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
-    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
+    if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
+        if globbed and doubt is Doubt.LINEAR_OR_EMBEDDING:
+            return None
         reason = "it is ambiguous" if doubt is None else doubt.sentence(layer.weight, layer.bias)
         if layer.tied_to:
-            tied = (layer.name, *(key.rpartition(".")[0] for key in layer.tied_to))
-            options = [part for name in tied for part in (" ", Option("layer", name))]
-            return Wording(f"tied to {layer.tied_to[0]}, and {reason};", *options, " converts them together")
+            return converted_together(layer, reason)
         return unless_named(reason, layer.name)
     return None
+
+
+def converted_together(layer: Layer, reason: str) -> Wording:
+    """A reason that does not count where a user names the layer and all that it is tied to, and how to name them.
+
+    Args:
+        layer: Tied to others.
+        reason: Why it is left.
+    """
+    tied = (layer.name, *(key.rpartition(".")[0] for key in layer.tied_to))
+    options = [part for name in tied for part in (" ", Option("layer", name))]
+    return Wording(f"tied to {layer.tied_to[0]}, and {reason};", *options, " converts them together")
 
 
 def unless_named(reason: str, name: str, outcome: str = "to convert it anyway") -> Wording:

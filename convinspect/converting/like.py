@@ -145,6 +145,6 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
         to = layer.kind if counterpart is None else counterpart.kind
     else:
         to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
-    doubt = main.transposed and layer.evidence == "ambiguous"
+    doubt = main.transposed and (layer.evidence == "ambiguous" or Doubt.LINEAR_BY_NAME in layer.doubts)
     warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
     return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

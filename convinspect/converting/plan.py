@@ -163,9 +163,12 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         raise CannotConvert(problem, "drop one of them")
     chosen = chosen_layers(layers, request.names, request.exclude)
     exactly = exactly_named(layers, request.names)
+    globbed = _named_by_globs(layers, request.names, chosen)
     attention = frozenset(layer.name for layer in layers if layer.kind == "MultiheadAttention")
     decisions = sorted_out(
-        _decide(layer, request, layer.name in exactly, attention) for layer in layers if layer.name in chosen
+        _decide(layer, request, Naming(layer.name in exactly, layer.name in globbed), attention)
+        for layer in layers
+        if layer.name in chosen
     )
     lost_strides = _strides_that_would_go(layers, decisions.conversions)
     decisions = decisions.refusing(refusal for refusal in lost_strides if refusal.name not in exactly)
@@ -182,30 +185,46 @@ def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequen
     return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
 
 
-def _decide(layer: Layer, request: Request, exact: bool, attention: frozenset[str]) -> Conversion | Refusal | None:
+def _named_by_globs(layers: Sequence[Layer], names: Sequence[str], chosen: frozenset[str]) -> frozenset[str]:
+    """Names of the layers, among those that were chosen, which some telling glob fits: "*" fits all and names none."""
+    telling = [name for name in names if name.strip("*?.")]
+    if len(telling) == len(names):
+        return chosen if names else frozenset()
+    return chosen & {layer.name for layer in (select(layers, telling) if telling else ())}
+
+
+class Naming(NamedTuple):
+    """How the user named a layer: by itself, by a glob that says something, or not at all."""
+
+    exact: bool
+    globbed: bool
+
+
+def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset[str]) -> Conversion | Refusal | None:
     """A conversion, a refusal to report, or None for a layer that the request does not concern.
 
     Args:
         layer: Any layer that was chosen.
         request: Which layers to convert, and to what.
-        exact: The user named this very layer.
+        naming: How the user named it.
         attention: Names of the layers that are a MultiheadAttention.
     """
+    exact = naming.exact
     if exact and layer.kind == "Embedding" and layer.evidence != "module":
         # (N, D) may be an Embedding or a Linear; a user who names the layer decides.
         layer = layer._replace(kind="Linear")
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
     else:
-        decided = _decide_by_kind(layer, request, exact)
+        decided = _decide_by_kind(layer, request, naming)
     owner = reader(layer, attention)
     if isinstance(decided, Conversion) and owner and not exact:
         return Refusal(layer.name, unless_named(owner, layer.name))
     return decided
 
 
-def _decide_by_kind(layer: Layer, request: Request, exact: bool) -> Conversion | Refusal | None:
-    kinds, to = request.origins, request.to
+def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversion | Refusal | None:
+    kinds, to, exact = request.origins, request.to, naming.exact
     if Doubt.MAY_BE_TRANSPOSED in layer.doubts and TRANSFORMERS_CONV1D in kinds:
         if not exact:
             return Refusal(layer.name, unless_named(Doubt.MAY_BE_TRANSPOSED.value, layer.name, "to turn it over"))
@@ -216,7 +235,7 @@ def _decide_by_kind(layer: Layer, request: Request, exact: bool) -> Conversion |
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to)
+    reason = obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -290,7 +309,7 @@ def assumed(layer: Layer) -> tuple[str, ...]:
         return ()
     # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
     alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
-    doubt = alike and layer.evidence != "module" and "LoRA" not in layer.tags
+    doubt = alike and layer.evidence != "module" and not layer.low_rank
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
+from convinspect.converting.eligibility import converted_together
 from convinspect.layers.grouping import lora_partner
-from convinspect.records import Edit, Layer, bytes_of
+from convinspect.records import Doubt, Edit, Layer, bytes_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,6 +39,7 @@ def blocked_by_ties(
         for tensor in layer.tensors.values():
             ties.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
     before = {layer.name: layer.kind for layer in layers}
+    by_name = {layer.name: layer for layer in layers if Doubt.LINEAR_BY_NAME in layer.doubts and layer.tied_to}
     halves: dict[str, list[str]] = {}
     for half, magnitudes in beside.items():
         halves.setdefault(magnitudes, []).append(half)
@@ -51,7 +53,7 @@ def blocked_by_ties(
             reason = _broken_pair(name, going, before, kinds, beside)
             parted = any(half in refused or half in reasons for half in halves.get(name, ()))
             if reason is None and not parted:
-                reason = _broken_tie(changes, telling, shapes)
+                reason = _broken_tie(changes, telling, shapes, by_name.get(name))
             if reason is not None or parted:
                 reasons[name] = reason
                 del going[name]
@@ -75,11 +77,20 @@ def _broken_pair(
     return None
 
 
-def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes) -> str | None:
-    """Why a layer must stay (a tied tensor would not get the same shape), or None."""
+def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes, by_name: Layer | None) -> str | None:
+    """Why a layer must stay (a tied tensor would not get the same shape), or None.
+
+    Args:
+        edits: The layer's.
+        ties: All tensors over the same bytes.
+        shapes: New shapes by stored key.
+        by_name: The layer, where it is a Linear by its name alone; its tie may be one too, if the user says so.
+    """
     for edit in edits:
         for key, layer in ties[bytes_of(edit.tensor) or edit.tensor.key]:
             if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
+                if by_name is not None and layer.kind == "Embedding" and layer.evidence == "ambiguous":
+                    return converted_together(by_name, Doubt.LINEAR_BY_NAME.value)
                 return f"its weight is tied to {key} of {layer.name} ({layer.kind}), which does not change"
     return None
 

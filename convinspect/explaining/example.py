@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
-from convinspect.text import with_article
+from convinspect.text import one_line, plural, quoted, with_article
 
 if TYPE_CHECKING:
     from convinspect.records import Layer
@@ -50,6 +50,10 @@ class Example:
     f: Matrix
     y: Matrix | None = None
     note: str = ""
+
+    def __repr__(self) -> str:
+        layer = f"{quoted(self.name)}: {one_line(self.kind)} {one_line(str(self.stored))}"
+        return f"<example of layer {layer}, {plural(len(self.x), 'row')} of data>"
 
     @property
     def taps(self) -> int:

@@ -1,23 +1,23 @@
 """Classify a layer by its weight's shape, and how certain that is.
 
 A state_dict keeps neither class nor stride, padding and groups: the evidence is "shape" when one reading fits, and
-"ambiguous" when several do.
+"ambiguous" when several do. A name that says which of several it is counts too (`names`); the layer keeps a doubt and
+a note of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Doubt, Layer, Tensor
+from convinspect.layers.names import doubt_of_name
+from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
+from convinspect.records import Doubt, Evidence, Layer, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
-# Expressions are compiled when they are first wanted: a small file of Conv and Linear needs none of them.
-_EMBEDDING_WORDS = r"(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$"
-_LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
 PLAIN_PARTS = {"weight", "bias", "weight_g", "weight_v", "running_mean", "running_var", "num_batches_tracked"}
 """What most tensors of a layer are called within it."""
 
@@ -58,13 +58,15 @@ class Context(NamedTuple):
     Attributes:
         transposed: Some layer can only be transformers' `Conv1D`, so a square one may be too.
         gpt2_is_linear: Layers with GPT-2's names are stored as Linear, as minGPT and nanoGPT do.
-        names: All module names.
+        modules: Tensors of every module by its name, those of each by the last part of their key.
+        may_need_scales: Some weight's numbers may be codes.
         patterns: Cached results, by names, shapes and dtypes.
     """
 
     transposed: bool
     gpt2_is_linear: bool
-    names: frozenset[str]
+    modules: Mapping[str, Mapping[str, Tensor]]
+    may_need_scales: bool
     patterns: dict[Hashable, Pattern]
 
 
@@ -117,9 +119,19 @@ def is_quantized(layer: Layer) -> bool:
     made_for_it = weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4_", "float6_"))
     if made_for_it or _has_scales(layer):
         return True
+    if len(weight.shape) > 1 and may_need_scales(weight) and any(map(says_scale, layer.tensors)):
+        return True
     if not _is_whole(weight) or weight.dtype == "bool":
         return False
     return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not _is_whole(layer.bias))
+
+
+def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> bool:
+    """Whether a layer's scales are kept in the module around it, under the layer's name."""
+    if not context.may_need_scales or weight is None or len(weight.shape) < 2 or not may_need_scales(weight):
+        return False
+    parent, _, last = name.rpartition(".")
+    return has_scales_beside(last, context.modules.get(parent))
 
 
 def _is_whole(weight: Tensor) -> bool:
@@ -153,9 +165,10 @@ def _by_statistics(layer: Layer) -> Layer:
 
 
 def _doubted(layer: Layer, doubt: Doubt) -> Layer:
-    """The layer with a doubt and its sentence, which make it ambiguous."""
+    """The layer with a doubt and its sentence, which make it ambiguous unless its name settles the kind."""
     note = doubt.sentence(layer.weight, layer.bias)
-    return layer._replace(evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
+    evidence: Evidence = "shape" if doubt is Doubt.LINEAR_BY_NAME else "ambiguous"
+    return layer._replace(evidence=evidence, notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
 
 
 # ------------------------------------------------------------------------------------------- two dimensions
@@ -184,7 +197,7 @@ def _matrix_kind(layer: Layer, context: Context) -> _Reading:
     rows, columns = layer.weight.shape
     name = last_word(layer.name)
     if layer.bias is None:
-        return _without_bias(name, name in GPT2_NAMES and not context.gpt2_is_linear)
+        return _without_bias(layer, context)
     if rows != columns:
         return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), ""
     return _square(name, context)
@@ -202,13 +215,19 @@ def _square(name: str, context: Context) -> _Reading:
     return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), Doubt.SQUARE_MAY_BE_LINEAR
 
 
-def _without_bias(name: str, gpt2: bool) -> _Reading:
-    if gpt2:
+def _without_bias(layer: Layer, context: Context) -> _Reading:
+    if last_word(layer.name) in GPT2_NAMES:
+        # Their ratio tells how they lie at most, and nothing that they are no Embedding.
+        if context.gpt2_is_linear:
+            return "Linear", Doubt.LINEAR_OR_EMBEDDING
         return TRANSFORMERS_CONV1D, Doubt.MAY_BE_LINEAR
-    words = re.split(r"[_\W]+", name.lower())
-    if not _LINEAR_WORDS & set(words) and any(re.match(_EMBEDDING_WORDS, word) for word in words):
-        return "Embedding", Doubt.EMBEDDING_OR_LINEAR
-    return "Linear", Doubt.LINEAR_OR_EMBEDDING
+    doubt = doubt_of_name(layer.name)
+    if doubt is Doubt.EMBEDDING_OR_LINEAR:
+        return "Embedding", doubt
+    rows, columns = layer.weight.shape
+    if doubt is Doubt.LINEAR_BY_NAME and rows == columns and context.transposed:
+        return "Linear", Doubt.MAY_BE_TRANSPOSED
+    return "Linear", doubt
 
 
 def _wrong_bias(layer: Layer) -> Layer:

@@ -20,6 +20,9 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
     Args:
         checkpoint: The checkpoint; its root in use is searched.
         holding: Return only modules with a tensor for which this is true; all others still count as evidence.
+
+    Returns:
+        The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
     context = context_of(groups)

@@ -26,6 +26,7 @@ _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
+    "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
