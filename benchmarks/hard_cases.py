@@ -113,7 +113,7 @@ def became(model):
     model = model if after is None else after
     if any(type(module) is nn.Conv2d for module in model.modules()):
         unchanged = torch.equal(model(x), before)
-        return "left as it was" if unchanged else "swapped in part"
+        return "left unchanged" if unchanged else "swapped in part"
     try:
         result = model(x)
     except Exception as error:

@@ -5,12 +5,12 @@
     ├── BrokenFile              it is a checkpoint, but malformed
     │   └── CutShort            … because it ends too early
     ├── RefusedFile             it asks for what no honest file asks for: duplicate records, a path outside
-    ├── NotThere                a layer, root or path of that name does not exist (says the closest ones)
+    ├── NotThere                no layer, root or path has this name (lists the closest names)
     │   └── NoSuchTensor        … or a tensor, in a lookup; a KeyError too
     ├── CannotWrite             the target cannot be written, or must not be overwritten
     ├── ChangedMeanwhile        the source changed while it was read
-    ├── CannotConvert           a layer was asked for that must not be converted, or the wish contradicts itself
-    ├── CannotShow              the wish does not fit the data: a slice out of range, shapes without numbers
+    ├── CannotConvert           a layer was asked for that must not be converted, or the options contradict each other
+    ├── CannotShow              the options do not fit the data: a slice out of range, shapes without numbers
     └── NotInstalled            a package that this needs is not installed
 
 Anything else that escapes a command is a bug of ours and ends with exit code 3.
@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 
 class Option(NamedTuple):
-    """An option of a command, which is a keyword argument of the function of that name.
+    """An option of a command, which is a keyword argument of the function with the same name.
 
     Attributes:
         name: As in Python: "state_dict", "layer", "from_" (Python keeps "from" for itself).
-        value: What to give; True where it is a switch, None to speak of the option without a value.
+        value: Its value; True for a switch, None to name the option without a value.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Option(NamedTuple):
 
 
 class Wording(str):
-    """A sentence that names options, which a command line and Python spell differently. As text it is Python's.
+    """A sentence that names options, which the command line and Python spell differently. `str` spells them for Python.
 
-    In an f-string it becomes plain text, with the options as Python spells them, so a longer sentence that holds one
+    In an f-string it becomes plain text, with the options spelled for Python, so a longer sentence that contains one
     must be a `Wording` too.
 
     Args:
@@ -58,12 +58,12 @@ class Wording(str):
 
 
 def as_argument(option: Option) -> str:
-    """How Python spells an option: `layer='conv1'`, `state_dict=True`, or its name alone."""
+    """An option as a keyword argument: `layer='conv1'`, `state_dict=True`, or its name alone."""
     return option.name if option.value is None else f"{option.name}={option.value!r}"
 
 
 def spelled(text: str, spell: Callable[[Option], str]) -> str:
-    """Plain text as it is, a wording with its options spelled out."""
+    """Plain text unchanged, a wording with its options spelled out."""
     return _spelled(text.parts, spell) if isinstance(text, Wording) else text
 
 
@@ -77,7 +77,7 @@ class ConvInspectError(Exception):
     Args:
         problem: What is wrong, without the path; no full stop at the end.
         remedy: What the user can do about it, or "" when the problem already says it.
-        path: The file concerned. May be added later, at the public edge, by `at`.
+        path: The file concerned. May be added later, by `at`.
     """
 
     def __init__(self, problem: str, remedy: str = "", path: Path | None = None) -> None:
@@ -124,22 +124,22 @@ class CutShort(BrokenFile):
 
 
 class RefusedFile(ConvInspectError):
-    """The file asks for something that no honest file asks for."""
+    """The file asks for something that no legitimate file needs."""
 
 
 class NotThere(ConvInspectError):
-    """No file, layer or root of the given name."""
+    """No file, layer or root has the given name."""
 
 
 class NoSuchTensor(NotThere, KeyError):
-    """No tensor of the given name; a `KeyError` too, as any mapping raises."""
+    """No tensor has the given name; also a `KeyError`, as any mapping raises."""
 
 
 class NotInstalled(ConvInspectError):
     """A package that is needed is not installed.
 
     Args:
-        package: As `import` and `pip install` call it.
+        package: Its name for `import` and `pip install`.
         user: The command or function that needs it.
     """
 
@@ -153,13 +153,18 @@ PACKAGES = {"torch": "PyTorch", "safetensors": "safetensors", "ml_dtypes": "ml-d
 
 
 def not_installed(error: ImportError, user: str) -> NotInstalled | None:
-    """The error for a failed import of a package that may be missing; None for any other, which is a bug of ours."""
+    """The error for a failed import of an optional package; None for any other import, which is a bug in convinspect.
+
+    Args:
+        error: What the import raised.
+        user: The command or function that needs the package.
+    """
     package = (error.name or "").partition(".")[0]
     return NotInstalled(package, user) if package in PACKAGES and isinstance(error, ModuleNotFoundError) else None
 
 
 def unreadable(error: OSError, path: Path) -> BrokenFile:
-    """The error for a file whose bytes the system does not give."""
+    """The error for a file that the system cannot read."""
     reason = error.strerror or str(error)
     denied = isinstance(error, PermissionError)
     remedy = "ask its owner" if denied else "see whether its disk or network is well, and try again"
@@ -175,7 +180,7 @@ class CannotWrite(ConvInspectError):
 
 
 class ChangedMeanwhile(ConvInspectError):
-    """The source is no longer what it was when it was opened."""
+    """The source has changed since it was opened."""
 
 
 class CannotConvert(ConvInspectError):

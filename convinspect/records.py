@@ -284,6 +284,8 @@ class Doubt(Enum):
     SQUARE_MAY_BE_LINEAR = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
     MAY_BE_LINEAR = "only its name says that it is transformers' Conv1D; it may be a Linear"
     LINEAR_OR_EMBEDDING = "without a bias, a Linear and an Embedding look alike"
+    LINEAR_BY_NAME = "a Linear by its name, though an Embedding has the same shape"
+    WITHIN_EMBEDDING = "without a bias, a Linear and an Embedding look alike, and what it is part of is named Embedding"
     EMBEDDING_OR_LINEAR = "named like an Embedding; a Linear without bias has the same shape"
     NORM_OR_PRELU = "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"
     PRELU_OR_NORM = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"

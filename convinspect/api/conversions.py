@@ -64,7 +64,7 @@ def convert(
         state_dict: Write the plain state_dict of a whole model, TorchScript or .pt2.
         fuse: Write weight-normed, spectral-normed and pruned layers as plain weights.
         keep_optimizer: Leave optimizer state unchanged; it will not fit the new shapes.
-        drop_optimizer: Leave optimizer state out, so that a resumed run starts it anew.
+        drop_optimizer: Leave optimizer state out, so that a resumed run starts with empty state.
         in_place: Replace the source, in one step at the end.
         force: Overwrite a target that exists.
         dry_run: Decide everything, write nothing.

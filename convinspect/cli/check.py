@@ -48,9 +48,9 @@ def check(
 
     Exit code 0: nothing found, 1: something found, 2: it could not be read.
 
-    Every checksum, header, offset and length is held against the others, as torch.load does not. Every name that the
-    pickles ask for is held against what torch.load(weights_only=True) admits; the others are listed with their place.
-    Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
+    Every checksum, header, offset and length is compared with the others, which torch.load does not do. Every name that
+    the pickles ask for is compared with what torch.load(weights_only=True) admits; the others are listed with their
+    place. Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
 
     [bold]Examples[/bold]
 
@@ -99,7 +99,7 @@ def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output
 
 
 def _print_unreadable(reports: Sequence[Report]) -> None:
-    """What could not be read, a line each, where errors stand."""
+    """Print what could not be read to stderr, one line each."""
     sys.stdout.flush()
     for finding in (finding for report in reports for finding in report.findings if finding.code == "unreadable"):
         record = f"{finding.place.record}: " if finding.place.record else ""

@@ -23,7 +23,7 @@ SUMMARIES = {
     "compare": "Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.",
     "explain": "Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.",
 }
-"""What `--help` says of each command: the first paragraph of its docstring, which it shows without importing it."""
+"""The first paragraph of each command's docstring, so that `--help` can show it without importing the command."""
 
 
 class QuickCommand(TyperCommand):
@@ -40,10 +40,10 @@ class QuickCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """Commands that are known by name and summary until one of them is to run.
+    """Commands that are known by name and summary only, until one of them is run.
 
-    `--help` and the completion of names are content with the summaries, so `get_command` gives those; what runs a
-    command, or completes its options, asks `resolve_command`.
+    `--help` and the completion of names need only the summaries, which `get_command` returns; running a command, or
+    completing its options, calls `resolve_command`.
     """
 
     def __init__(self, *, commands: Any = None, **settings: Any) -> None:
@@ -65,14 +65,14 @@ class LazyGroup(TyperGroup):
 
 
 def load(name: str) -> Any:
-    """A command with all its options: the function of this name in the module of this name."""
+    """A command with all its options: the function `name` in the module `name`."""
     function = getattr(import_module(f"convinspect.cli.{name}"), name)
-    # An app of a single command is that command.
+    # Typer turns an app with a single command into that command.
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(name, cls=QuickCommand, help=full_help(function.__doc__))(function)
     return typer.main.get_command(single)
 
 
 def full_help(docstring: str | None) -> str:
-    """A command's docstring, each paragraph on one line, so that it wraps to the terminal and not to our editor."""
+    """A command's docstring with each paragraph on one line, so that it wraps to the terminal's width."""
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring or "").split("\n\n"))

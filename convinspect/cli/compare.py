@@ -56,8 +56,8 @@ def compare(
     """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
 
     The same weights are run both ways: forward, forward and backward, with and without the transposes that Linear needs
-    for (N, C, L); errors are against float64. At the end three things that are often said of the two are held against
-    the figures. With several lengths, -o plot.svg draws time against length.
+    for (N, C, L); errors are against float64. At the end three common claims about the two are compared with the
+    figures. With several lengths, -o plot.svg draws time against length.
 
     [bold]Examples[/bold]
 
@@ -80,10 +80,10 @@ def compare(
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    """Lengths, separated by commas.
+    """Parse lengths, separated by commas.
 
     Raises:
-        CannotShow: One of them is none.
+        CannotShow: One of them is not a length.
     """
     sizes = [size for size in map(dimension, text.split(",")) if size]
     if len(sizes) != text.count(",") + 1:
@@ -92,7 +92,7 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 
 def _show(comparison: Comparison, sink: Sink) -> None:
-    """Tables, numbers, or a plot of time against length where several lengths go to a picture."""
+    """Show tables or numbers, or, for several lengths and a picture as output, a plot of time against length."""
     from convinspect.report.compare import comparison_payload, comparison_tables, flat_table
 
     parts = (comparison.layers, comparison.claims, comparison.circumstances)
@@ -120,7 +120,7 @@ def _save_plot(comparison: Comparison, output: Path) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """What is being measured, on stderr, where that is a terminal."""
+    """Show on stderr what is being measured, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda what: None
         return

@@ -1,4 +1,4 @@
-"""What the shells offer for words that are not finished, from the file that is named on the line."""
+"""Shell completion from the file that is named on the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HARMLESS = re.compile(r"[\w.+@:/-]+")
 
 
 def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """Layer names of the file on the command line that begin with what is typed; none when it cannot be read."""
+    """Layer names in the file on the command line that begin with `incomplete`; none if it cannot be read."""
     from convinspect.checkpoint import open_checkpoint
     from convinspect.layers.find import find_layers
 
@@ -29,15 +29,15 @@ def complete_layers(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         names = [layer.name for layer in find_layers(open_checkpoint(path, ctx.params.get("root")))]
     except (ConvInspectError, OSError):
         return
-    # A name goes onto the command line unquoted, where a shell would obey what some of them hold.
+    # Names are inserted unquoted, so those with characters that a shell interprets are left out.
     yield from (name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name))
 
 
 def _path_typed() -> str | None:
-    """The first word on the line being completed that is a path.
+    """The first word on the command line that is an existing path.
 
-    After an option that waits for its value the parser gives up before it reaches the arguments, so they are taken
-    from where the shells put the line: `COMP_WORDS` (bash) or `_TYPER_COMPLETE_ARGS` (the others).
+    After an option without its value the parser stops before it reaches the arguments, so they are read from the
+    variable in which the shell passes the line: `COMP_WORDS` (bash) or `_TYPER_COMPLETE_ARGS` (the others).
     """
     import shlex
 
@@ -50,7 +50,7 @@ def _path_typed() -> str | None:
 
 
 def complete_kinds(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """Kinds of layers that the file on the command line has."""
+    """Kinds of the layers in the file on the command line."""
     opened = _opened(ctx)
     if opened is not None:
         from convinspect.layers.find import find_layers

@@ -30,7 +30,7 @@ class Target(str, Enum):
 
 
 class Groups(str, Enum):
-    """What becomes of grouped convolutions."""
+    """How to convert grouped convolutions."""
 
     expand = "expand"
 
@@ -88,10 +88,11 @@ Fuse = Annotated[
     bool, typer.Option("--fuse", help="Write weight-normed, spectral-normed and pruned layers as plain weights.")
 ]
 KeepOptimizer = Annotated[
-    bool, typer.Option("--keep-optimizer", help="Leave optimizer state as it is; it will not fit the new shapes.")
+    bool, typer.Option("--keep-optimizer", help="Leave optimizer state unchanged; it will not fit the new shapes.")
 ]
 DropOptimizer = Annotated[
-    bool, typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts it anew.")
+    bool,
+    typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts with empty state."),
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite TARGET when it exists.")]
@@ -121,8 +122,8 @@ def convert(
 ) -> None:
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.
 
-    Only shapes change: the header is written anew and everything else is copied as it is, so that every number, name,
-    tie and foreign object stays, and there and back gives the same bytes. Optimizer state and EMA copies follow their
+    Only shapes change: the header is written again and everything else is copied unchanged, so that every number, name,
+    tie and foreign object stays, and converting back gives the same bytes. Optimizer state and EMA copies follow their
     weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
 
     [bold]Examples[/bold]
@@ -152,7 +153,7 @@ def convert(
 
 
 def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
-    """Carry out the conversion, and show what was done, or would be."""
+    """Run the conversion, and show what was done, or what a real run would do."""
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 

@@ -42,11 +42,11 @@ def diff(
 ) -> None:
     """Say why a checkpoint will not load where another does, and whether converting helps. Exit code 0: same, 1: not.
 
-    Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side carries are taken off;
-    what was taken off is told, since load_state_dict takes nothing off. What differs in rank only is the same numbers,
-    and the command that converts it is given. Only headers are read; --values reads the numbers, one tensor at a time.
+    Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side has are removed; what
+    was removed is reported, since load_state_dict removes nothing. What differs in rank only is the same numbers, and
+    the command that converts it is given. Only headers are read; --values reads the numbers, one tensor at a time.
 
-    Without B, --error takes the text of PyTorch's error, with whatever stands around it, and answers it line by line.
+    Without B, --error takes the text of PyTorch's error, with any text around it, and answers it line by line.
 
     [bold]Examples[/bold]
 
@@ -80,7 +80,7 @@ def diff(
 
 
 def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
-    """Show how two checkpoints differ; whether they are the same."""
+    """Show how two checkpoints differ; return whether they are the same."""
     from convinspect.report.diff import difference_payload, difference_table, typed_lines
 
     _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
@@ -88,7 +88,7 @@ def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Si
 
 
 def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
-    """Show what can be done about an error; whether nothing need be."""
+    """Show what can be done about an error; return whether nothing needs to be."""
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
     _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
@@ -96,8 +96,10 @@ def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
 
 
 def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
-    """The result, and what to type: below it where a terminal would break the lines to its width, as a block that is
-    copied unchanged in Markdown, and else as the table's last lines.
+    """Show the result and the commands to type.
+
+    Printed text has the commands below the table, where they are not wrapped; Markdown has them as a block of code, and
+    all other forms as the table's last lines.
     """
     from convinspect.render.table import Block
 
@@ -112,7 +114,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
 
 
 def _error(source: Path | None) -> str | Path:
-    """The error's text where it comes from standard input, else the file that holds it."""
+    """The error's text if it comes from standard input, else the file with it."""
     from convinspect.diffing.load_error import decoded_error
 
     if source is not None and str(source) != "-":

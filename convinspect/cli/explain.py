@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from convinspect.report.explain_steps import DrawStep
 
 _PAGE_STEPS = 400
-"""Steps that anyone would look at on a page."""
+"""Most steps on a page."""
 _TERMINAL_LINES = 24
-"""Of a terminal that does not tell its height."""
+"""Lines of a terminal whose height is unknown."""
 
 
 class Names(str, Enum):
-    """Whose words to use."""
+    """Which layer's notation to use."""
 
     conv1d = "conv1d"
     linear = "linear"
@@ -108,7 +108,7 @@ def _show(
         place: The row and the kernel asked for.
         names: "conv1d", "linear", "both", or None.
         play: Whether to go step by step, and whether to play all steps.
-        target: Cells to lay out in, and a file to keep it as.
+        target: Width in cells, and the file to write.
     """
     from convinspect.report.explain_steps import COMFORT, drawer, drawn_as_linear, explain_payload, frames
 
@@ -132,7 +132,7 @@ def _show(
 
 
 def _save_steps(example: Example, draw: DrawStep, output: Path, title: str, both: bool) -> None:
-    """Keep all steps: as pictures of a GIF, or on a page."""
+    """Write all steps to a file: as frames of a GIF, or on a page."""
     from convinspect.cli.player import MOST_PICTURES
     from convinspect.render.page import page
     from convinspect.render.picture import save_steps, save_text

@@ -1,7 +1,7 @@
-"""Typer's drawing of `--help`, without the half of Rich that only other programs' help needs.
+"""Import Typer's `--help` drawing without the parts of Rich that it does not need here.
 
-The module of Typer that draws help also imports Markdown and tracebacks (with their parsers and lexers), for programs
-that write their help in Markdown or want coloured tracebacks. We do neither, and these imports take half of `--help`.
+The module of Typer that draws help also imports Rich's Markdown and tracebacks (with their parsers and lexers), for
+programs with Markdown help or coloured tracebacks. convinspect has neither, and these imports take half of `--help`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from types import ModuleType
 from typing import Any
 
 _UNUSED = {"rich.markdown": "Markdown", "rich.traceback": "Traceback"}
-"""Modules, and the one class that Typer takes from each."""
+"""Modules, and the class that Typer imports from each."""
 
 
 def import_drawing() -> None:
-    """Import `typer.rich_utils` with stand-ins for the classes above; they become the real ones when called.
+    """Import `typer.rich_utils` with stand-ins for the classes above, which import the real class when called.
 
-    The modules themselves are left as they were: whoever imports them afterwards gets Rich's own.
+    The modules themselves stay unchanged: a later import gets Rich's own.
     """
     if "typer.rich_utils" in sys.modules:
         return

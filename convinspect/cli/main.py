@@ -1,6 +1,6 @@
-"""`main()`: the commands, and how every way of ending becomes an exit code.
+"""`main()`: run the command line, and turn every outcome into an exit code.
 
-0 done · 1 a difference or a fault was found · 2 the user can fix it · 3 a bug of ours · 130 interrupted
+0 done · 1 a difference or a fault was found · 2 the user can fix it · 3 a bug in convinspect · 130 interrupted
 · 128 + n ended by signal n.
 """
 
@@ -54,12 +54,12 @@ def _common(
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
-    # A command lives for a moment and makes little garbage in cycles; looking for it costs a twentieth of a listing.
+    """Run the command line and exit with its exit code."""
+    # A command is short and makes few reference cycles; collecting them takes a twentieth of a listing's time.
     gc.disable()
     try:
         with _signals_as_exceptions():
-            # Not standalone: it would draw boxes around what is wrong with a command line.
+            # Not standalone: Typer would draw boxes around usage errors.
             sys.exit(app(prog_name="convinspect", standalone_mode=False) or 0)
     except UsageError as error:
         line = usage_line(error)
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _report_bug() -> NoReturn:
-    """Show the exception that is being handled as what it is, and leave."""
+    """Print the traceback of the current exception, and exit."""
     traceback.print_exc()
     _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
     sys.exit(3)
@@ -106,13 +106,13 @@ def _report_bug() -> NoReturn:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Asked to end, by whoever stops a job or closes a terminal, a command still removes what it had begun to write."""
+    """Turn SIGTERM and SIGHUP into exceptions, so that a command that is stopped still removes its temporary files."""
     old = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             with suppress(ValueError):
-                # Only the main thread may.
+                # Only the main thread may set handlers.
                 old[number] = signal.signal(number, _leave)
     try:
         yield
@@ -126,7 +126,7 @@ def _leave(number: int, _: object) -> NoReturn:
 
 
 def _forget_output() -> None:
-    """What is still buffered for an output that takes no more must not raise again at exit."""
+    """Discard buffered output so that exit does not raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

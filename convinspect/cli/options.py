@@ -1,4 +1,4 @@
-"""Options that several commands share, and the files that they name."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def layer_option(text: str) -> Any:
-    """`--layer`, of which each command says what it chooses."""
+    """The option `--layer`; each command has its own help text for it."""
     return typer.Option("--layer", "-l", metavar="GLOB", help=text, autocompletion=complete_layers)
 
 

@@ -1,4 +1,4 @@
-"""Where a result goes and in which form, and what is said beside it: problems and progress."""
+"""Write a command's result in the requested form, and report problems and progress beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReaderLeft(Exception):
-    """Whoever read our output has seen enough, as `head` does."""
+    """The reader of our output closed the pipe, as `head` does."""
 
 
 class Sink(NamedTuple):
@@ -32,19 +32,19 @@ class Sink(NamedTuple):
 
     @property
     def wants_payload(self) -> bool:
-        """Whether JSON is wanted; everything else is drawn from the table."""
+        """Whether JSON is wanted; all other forms are made from the table."""
         return self.fmt is Format.json if self.output is None else self.output.suffix.lower() == ".json"
 
     @property
     def for_machines(self) -> bool:
-        """Whether numbers are wanted whole rather than laid out."""
+        """Whether numbers are wanted in full precision instead of fitted to a screen."""
         if self.output is not None:
             return self.output.suffix.lower() in (".csv", ".json", ".md")
         return self.fmt is not Format.table
 
     @property
     def space(self) -> TerminalSize:
-        """Cells to lay out in: the terminal's, or those of a picture that can be read at a glance."""
+        """Size to lay out for, in cells: the terminal's, or that of a picture of moderate size."""
         from convinspect.render.emit import TerminalSize, terminal_size
 
         return terminal_size(sys.stdout, self.width) if self.output is None else TerminalSize(self.width or 100, 48)
@@ -59,7 +59,7 @@ class Sink(NamedTuple):
         return self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
 
     def show(self, thing: object, payload: object) -> None:
-        """Hand the result on: `payload` as JSON, `thing` in every other form."""
+        """Write the result: `payload` as JSON, `thing` in every other form."""
         from convinspect.render.emit import emit
 
         if self.output is None:
@@ -75,7 +75,7 @@ class Sink(NamedTuple):
 
 
 def check_output(output: Path | None, fmt: Format, source: Path) -> None:
-    """See before any work that a file is a possible output; a table of an earlier call is replaced.
+    """Check `--output` against the other options before any work; an existing result is overwritten.
 
     Raises:
         CannotShow: The suffix and `--format` ask for different things.
@@ -93,13 +93,14 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
 
 
 def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:
-    """What can be shown of a damaged file was shown; now say what is wrong with it.
+    """Report a damaged file's problems after its listing.
 
     Raises:
-        BrokenFile: There is something wrong; all but the last line are printed before.
+        BrokenFile: The last problem, if there is any; the others are printed before.
     """
-    half = [f"layer {layer.name}: {layer.notes[-1]}; save it again" for layer in layers if layer.kind == "Incomplete"]
-    problems = [*checkpoint.problems, *half]
+    incomplete = [layer for layer in layers if layer.kind == "Incomplete"]
+    advice = [f"layer {layer.name}: {layer.notes[-1]}; save it again" for layer in incomplete]
+    problems = [*checkpoint.problems, *advice]
     if not problems:
         return
     sys.stdout.flush()
@@ -109,12 +110,12 @@ def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> N
 
 
 _LONG = 500_000_000
-"""Bytes from which reading takes long enough to show how far it is."""
+"""Bytes from which reading takes long enough for a progress bar."""
 
 
 @contextmanager
 def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """How far the work is, on stderr, where it is a terminal and the work is long."""
+    """A progress bar on stderr, if that is a terminal and the work is long."""
     if total < _LONG or not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -124,7 +125,7 @@ def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     with suppress(RuntimeError):
-        # It draws from a thread of its own, which the system may refuse; then the work goes on unseen.
+        # It draws from its own thread, which the system may refuse; then the work goes on without a bar.
         progress.start()
     task = progress.add_task(what, total=total)
     try:

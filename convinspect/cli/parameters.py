@@ -1,8 +1,8 @@
-"""Values of options and arguments, converted without pydantic.
+"""Convert values of options and arguments without pydantic.
 
-From 0.29 on Typer converts every value by pydantic, whose import takes longer than a whole listing. Here a text that is
-plainly right becomes its value without it. Everything else (what is wrong, and so every message; unusual types; other
-versions of Typer) is left to Typer: if this module misses something, a command starts slower, and means the same.
+From 0.29 on Typer converts every value with pydantic, whose import takes longer than a whole listing. Here values that
+are clearly valid are converted without it. Everything else (invalid values, and so every error message; unusual types;
+other versions of Typer) is left to Typer: if this module misses a case, a command starts slower, with the same result.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, get_args, get_origin
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _CONVERTER = "get_runtime_param"
-"""The method by which a parameter of Typer says what converts its value."""
+"""The method of Typer's parameters that returns their converter."""
 
 
 class _LeftToTyper(Exception):
-    """A value that is not plainly right."""
+    """A value that is not clearly valid."""
 
 
 def convert_quickly(parameters: Iterable[Any]) -> None:
-    """Give parameters of the types below a converter without pydantic, and leave the others as they are."""
+    """Give parameters of the types below a converter without pydantic, and leave the others unchanged."""
     for parameter in parameters:
         # Older versions of Typer have neither attribute, and no pydantic.
         with suppress(AttributeError):
@@ -37,7 +37,7 @@ def convert_quickly(parameters: Iterable[Any]) -> None:
 
 
 class _Quick:
-    """Stands for a parameter's converter: called it gives itself, since Typer asks a method for what converts."""
+    """A parameter's converter; calling it returns itself, since Typer calls a method to get the converter."""
 
     def __init__(self, convert: Callable[[Any], Any], typers_own: Callable[[], Any]) -> None:
         self.convert = convert
@@ -47,7 +47,7 @@ class _Quick:
         return self
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """What Typer's own converter gives, of which this has the name and the parameters."""
+        """Convert a value; same name, parameters and result as the method of Typer's own converter."""
         try:
             if value is None:
                 return () if param.multiple or param.nargs == -1 else None
@@ -57,11 +57,11 @@ class _Quick:
 
 
 def _converter(annotation: Any, wanted: Any) -> Callable[[Any], Any] | None:
-    """What turns a text, or a default, into a value; None for types that are left to Typer.
+    """The function that converts a text, or a default, to a value; None for types that are left to Typer.
 
     Args:
         annotation: The parameter's type, such as `int` or `list[str]`.
-        wanted: What the command says of it: `min`, `readable`, …
+        wanted: The parameter's settings: `min`, `readable`, …
     """
     if wanted.parser is not None:
         return None
@@ -108,7 +108,7 @@ def _integer(value: Any, least: float | None, most: float | None) -> int:
 
 
 def _more_of_paths(wanted: Any) -> bool:
-    """Whether more is asked of a path than that it can be read."""
+    """Whether a path must meet other conditions than being readable."""
     plain = wanted.file_okay and wanted.dir_okay and wanted.path_type is None
     return not plain or wanted.exists or wanted.writable or wanted.resolve_path or wanted.allow_dash
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convinspect.report.explain_steps import DrawStep
 
 MOST_PICTURES = 100
-"""Steps that anyone would wait for in an animation."""
+"""Most steps of an animation."""
 
 _SECONDS = 0.6
 _KEYS = "→ next · ← back · a row's number goes to that row · q leaves"
@@ -28,7 +28,7 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
     Args:
         example: The layer and its data.
         draw: What draws a step.
-        by_keys: Wait for a key after each step, instead of for a moment.
+        by_keys: Wait for a key after each step, instead of a fixed time.
         first: Row and kernel of the first step.
         height: Lines of the terminal.
 
@@ -56,21 +56,21 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
 
 
 def _fitted(block: Block, by_keys: bool, height: int) -> Block:
-    """A step as the terminal has lines for it. Of what does not fit, the result is kept."""
-    # A title and a blank line above, the keys below.
+    """A step shortened to the terminal's height; the last line, with the result, is always kept."""
+    # A title and a blank line above, the help on keys below.
     most = height - 3
     lines = block.lines if len(block.lines) <= most else (*block.lines[: most - 2], "…", block.lines[-1])
     return block._replace(lines=lines, notes=(_KEYS,) if by_keys else ())
 
 
 def moved(key: str, index: int, size: tuple[int, int], typed: str = "") -> tuple[int, str]:
-    """What a key does.
+    """Where a key moves to.
 
     Args:
         key: As the terminal sends it.
-        index: The number of the result that is shown, from 0, row after row.
+        index: Index of the shown cell of the result, from 0, row after row.
         size: Rows and columns of the result.
-        typed: Digits of a row's number so far, since it may have several.
+        typed: Digits of a row's number typed so far.
 
     Returns:
         The index to go to, or -1 to leave; and the digits so far.

@@ -1,4 +1,4 @@
-"""A command line that cannot be understood → one line that says what is wrong and what to type instead."""
+"""Usage errors as one line: what is wrong with the command line, and what to type instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def usage_line(error: Any) -> str:
-    """What is wrong and what to do, in one line; "" where the help was shown instead."""
+    """What is wrong and what to do, in one line; "" if the help was shown instead."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""
     near = _near(error)
@@ -27,14 +27,14 @@ def _problem(error: Any) -> str:
     if options and error.message:
         text = error.message.removeprefix("Value error, ")
         return f"{max(options, key=len)}: {text[:1].lower()}{text[1:].rstrip('.')}"
-    # What Typer adds, some of it in brackets, is said as the remedy.
+    # Typer's own suggestions, some of them in brackets, are dropped; the remedy gives one.
     text = error.message if hasattr(error, "possibilities") else error.format_message()
     text = text.partition(". Did you mean")[0]
     return f"{text[:1].lower()}{text[1:].rstrip('.')}"
 
 
 def _near(error: Any) -> str | None:
-    """The one of what would have been right that is closest to what was typed."""
+    """The valid name closest to what was typed, or None."""
     from difflib import get_close_matches
 
     typed, *names = re.findall(r"'([^']*)'", error.message) or [""]

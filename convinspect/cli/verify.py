@@ -49,7 +49,8 @@ InputOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", metavar="NAME", help="In which dtype to tell rounding; the file's own by default.")
+    str,
+    typer.Option("--dtype", metavar="NAME", help="The dtype in which rounding is measured; the file's own by default."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
 BatchOption = Annotated[
@@ -88,7 +89,7 @@ def verify(
     Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
     every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
     inputs, in float64, within the bound that rounding analysis gives. model: with --model, the whole model is loaded
-    strictly and run, before and after. Outputs in float32 differ by rounding; that is told, and is no fault.
+    strictly and run, before and after. Outputs in float32 differ by rounding; this is reported, and is not a fault.
 
     [bold]Examples[/bold]
 

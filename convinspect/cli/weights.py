@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from convinspect.records import Layer
 
 _FEW = 4
-"""So many layers are shown as matrices when none was named; of more, the statistics."""
+"""If no layer is named, up to this many are shown as matrices; of more, the statistics are shown."""
 
 
 def weights(
@@ -85,7 +85,7 @@ def weights(
     sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
     with naming(path):
         chosen = _choose(checkpoint, named)
-        # A call that names layers means their numbers; one that names none wants an overview when there are many.
+        # Named layers are shown with their numbers; without names, many layers are shown as an overview.
         if stats or (not named and not given and len(chosen) > _FEW):
             hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
             _show_stats(checkpoint, chosen, hint, sink)
@@ -95,10 +95,10 @@ def weights(
 
 
 def _check_part(part: Mapping[str, object], stats: bool) -> bool:
-    """Whether numbers are chosen by any of these options.
+    """Whether any of these options is given, which choose the numbers to show.
 
     Raises:
-        CannotShow: They are, and statistics are asked for.
+        CannotShow: One is given together with `--stats`.
     """
     given = [option for option, value in part.items() if value is not None]
     if stats and given:
@@ -152,7 +152,7 @@ def _show_kernels(
             failed.append(error)
             continue
         sliced = choice != kernels.Choice()
-        # As with rows and columns: what was asked for is whole where no screen limits it.
+        # As with rows and columns: a requested slice is shown whole if no screen limits it.
         all_taps = sink.for_machines or (sliced and sink.space.width is None)
         for matrix in matrices if all_taps else view.elided(matrices):
             if isinstance(matrix, Block):
@@ -172,7 +172,7 @@ def _show_kernels(
 
 
 def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
-    """What could be shown was shown; say what could not, a line each, and end with the last."""
+    """Report layers that could not be shown, one line each; the last is raised."""
     from convinspect.report.flags import as_flag
 
     for error in failed[:-1]:

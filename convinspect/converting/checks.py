@@ -1,4 +1,4 @@
-"""What the options of a conversion ask for, checked against each other and against the file, before any work."""
+"""Checks of a conversion's options against each other and against the file, before any work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
         CannotWrite: The options contradict each other, or name no target.
     """
     if options.in_place and output is not None:
-        problem = Wording(Option("in_place"), " writes over the source, so ", TARGET, " has nothing to say")
+        problem = Wording(Option("in_place"), " writes over the source, so it cannot be combined with ", TARGET)
         raise CannotWrite(problem, "drop one of them", source)
     if options.dry_run:
         return None
@@ -41,11 +41,11 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
 
 
 def check_options(options: Options, resave: bool) -> None:
-    """Refuse options that say nothing, or two things.
+    """Refuse options that ask for nothing, or that contradict each other.
 
     Args:
         options: All of them.
-        resave: The file is to be saved as a plain state_dict, which is something to do already.
+        resave: The file is to be saved as a plain state_dict, which alone is something to do.
 
     Raises:
         CannotConvert: They contradict each other, or there is nothing to do.
@@ -96,7 +96,7 @@ def check_options(options: Options, resave: bool) -> None:
 
 
 def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> None:
-    """Refuse to leave out optimizer state that is not there, and to lose it unasked.
+    """Refuse to drop optimizer state that does not exist, and to lose existing state unless the options allow it.
 
     Args:
         checkpoint: The source.
@@ -113,7 +113,7 @@ def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> N
     if not resave:
         return
     if options.keep_optimizer:
-        problem = "optimizer state cannot be kept in a file that is saved anew"
+        problem = "optimizer state cannot be kept in a file that is saved as a plain state_dict"
         raise CannotConvert(problem, Wording("give ", DROP_OPTIMIZER))
     other_numbers = options.fuse or options.expand
     if other_numbers and not (options.drop_optimizer or options.state_dict):
@@ -124,7 +124,7 @@ def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> N
 
 
 def check_model(checkpoint: Checkpoint, model: str) -> None:
-    """Refuse a model whose layers have other names than the file's: it would tell nothing and seem to agree.
+    """Refuse a model whose layers have other names than the file's: it would add nothing and seem to agree.
 
     Args:
         checkpoint: The source, described by the model.
@@ -140,14 +140,14 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
 
 
 def check_source(checkpoint: Checkpoint, resave: bool) -> None:
-    """Refuse files whose shapes stand in more than one place, and files that are not whole.
+    """Refuse files that record shapes in more than one place, and damaged files.
 
     Args:
         checkpoint: The source.
-        resave: Its weights are saved as a plain state_dict, so that what else says their shapes stays behind.
+        resave: Its weights are saved as a plain state_dict, without anything else that records their shapes.
 
     Raises:
-        CannotConvert: The file holds modules beside their weights, or no numbers.
+        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint.
         BrokenFile: It is damaged.
     """
     if checkpoint.problems:
@@ -162,7 +162,7 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
 
 
 def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
-    """The error where nothing that was asked for can be done, so that a copy of the source would be all.
+    """The error for a conversion that can change nothing it was asked for, and would only copy the source.
 
     Args:
         refused: At least one.

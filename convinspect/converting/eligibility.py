@@ -1,4 +1,4 @@
-"""Why a layer cannot change although its kind was meant, and what a user can do about it."""
+"""Why a layer of a kind to convert cannot be converted, and what a user can do about it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.records import Doubt, Layer
 
 _LOOK_ALIKES = frozenset(
-    {Doubt.MAY_BE_TRANSPOSED, Doubt.SQUARE_MAY_BE_LINEAR, Doubt.MAY_BE_LINEAR, Doubt.LINEAR_OR_EMBEDDING}
+    {
+        Doubt.MAY_BE_TRANSPOSED,
+        Doubt.SQUARE_MAY_BE_LINEAR,
+        Doubt.MAY_BE_LINEAR,
+        Doubt.LINEAR_OR_EMBEDDING,
+        Doubt.WITHIN_EMBEDDING,
+    }
 )
-"""Doubts about what a matrix is; each is reason enough to leave a layer that nobody named."""
+"""Doubts about what a matrix is; each is reason enough to leave a layer that the user did not name."""
 
 
-def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
-    """Why a layer of the right kind must stay, or None.
+def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = False) -> str | None:
+    """Why a layer of a kind to convert must stay unchanged, or None.
 
     Args:
         layer: Any.
         exact: The user named this very layer.
-        to: The kind that it is to become; None where another checkpoint's shape is wanted.
+        to: The kind that it is to become; None when the shapes come from another checkpoint.
+        globbed: The user gave a glob that names it, which settles whether it is a Linear or an Embedding, and no more.
     """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
@@ -26,25 +33,37 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None) -> str | None:
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact, to)
-    # No embedding has a low-rank pair of these names.
+    # An Embedding has no LoRA pair of these names.
     if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
+        if globbed and doubt is Doubt.LINEAR_OR_EMBEDDING:
+            return None
         reason = "it is ambiguous" if doubt is None else doubt.sentence(layer.weight, layer.bias)
         if layer.tied_to:
-            tied = (layer.name, *(key.rpartition(".")[0] for key in layer.tied_to))
-            options = [part for name in tied for part in (" ", Option("layer", name))]
-            return Wording(f"tied to {layer.tied_to[0]}, and {reason};", *options, " converts them together")
+            return converted_together(layer, reason)
         return unless_named(reason, layer.name)
     return None
 
 
-def unless_named(reason: str, name: str, outcome: str = "to convert it anyway") -> Wording:
-    """A reason that does not count for a layer that a user names, and how to name it.
+def converted_together(layer: Layer, reason: str) -> Wording:
+    """A reason that does not count where a user names the layer and all that it is tied to, and how to name them.
 
     Args:
-        reason: Why the layer is left.
+        layer: Tied to others.
+        reason: Why it is left.
+    """
+    tied = (layer.name, *(key.rpartition(".")[0] for key in layer.tied_to))
+    options = [part for name in tied for part in (" ", Option("layer", name))]
+    return Wording(f"tied to {layer.tied_to[0]}, and {reason};", *options, " converts them together")
+
+
+def unless_named(reason: str, name: str, outcome: str = "to convert it anyway") -> Wording:
+    """A reason that does not apply to a layer that the user names, and how to name it.
+
+    Args:
+        reason: Why the layer is left unchanged.
         name: The layer.
-        outcome: What naming it is good for.
+        outcome: When or why to name it, which ends the sentence.
     """
     return Wording(reason, "; name it with ", Option("layer", name or "."), " ", outcome)
 
@@ -71,15 +90,16 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
 
 
 def expandable(layer: Layer) -> bool:
-    """Whether it is a grouped pointwise convolution with nothing else in its way; weight norm's g belongs to the small
-    kernel.
+    """Whether it is a grouped pointwise convolution that can be expanded to Linear.
+
+    Not with weight norm, whose g belongs to the small kernel.
     """
     grouped = layer.pointwise and layer.groups is not None and layer.groups > 1
     return grouped and layer.norm is None and _strides_and_pads(layer) is None
 
 
 def _strides_and_pads(layer: Layer) -> str | None:
-    """What a convolution does to positions beyond its kernel, or None."""
+    """Why a convolution's stride or padding prevents the conversion, or None."""
     if layer.stride is not None and any(step != 1 for step in layer.stride):
         return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
     if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):
@@ -92,7 +112,7 @@ def _numbers(value: tuple[int, ...] | str) -> str:
 
 
 def reader(layer: Layer, attention: frozenset[str]) -> str | None:
-    """What of PyTorch's own reads a Linear's weight without calling it, and so needs it unchanged.
+    """Which module of PyTorch reads a Linear's weight without calling the layer, and so needs it unchanged.
 
     Args:
         layer: Any.
@@ -112,11 +132,11 @@ def reader(layer: Layer, attention: frozenset[str]) -> str | None:
 
 
 def why_not(layer: Layer) -> str:
-    """Why a layer whose kind was not meant, and looks like what was, stays."""
+    """Why a layer is left that looks like a kind to convert, and is of another."""
     if layer.kind == "Embedding" and layer.evidence != "module":
         return unless_named("it looks like an Embedding by its name", layer.name, "if it is a Linear")
     if layer.kind in ("MultiheadAttention", *RECURRENT):
-        return f"a {layer.kind} computes with its packed weights as they are; no conversion fits it"
+        return f"a {layer.kind} computes with its packed weights directly; no conversion fits it"
     if layer.notes:
         return f"{layer.kind}: {layer.notes[0]}"
     return f"a {layer.kind} is neither a pointwise convolution nor a Linear"

@@ -14,11 +14,11 @@ from convinspect.records import Edit, Root, Tensor, bytes_of
 
 
 class Copies(NamedTuple):
-    """What of a root follows the model's weights.
+    """Copies of the model's weights in a root.
 
     Attributes:
-        edits: Of the copies that change with their weights.
-        left: Keys of what may be a copy of a weight that changes, and stays.
+        edits: Edits of the copies that change with their weights.
+        left: Keys of tensors that may be copies of changed weights, and stay unchanged.
     """
 
     edits: list[Edit]
@@ -26,11 +26,11 @@ class Copies(NamedTuple):
 
 
 def copies_in(checkpoint: Checkpoint, plan: Plan, root: Root) -> Copies:
-    """What changes with the plan in another root.
+    """Copies in another root of the weights that the plan changes.
 
-    The same numbers change, and so does what an EMA keeps by the same name; shapes must be equal. An EMA that is a
-    list has no names, and follows in the order of parameters when every shape fits. A model of equal names that is
-    no EMA may be another model.
+    Tensors over the same bytes are copies, and so are an EMA's tensors with the same name; shapes must be equal. An EMA
+    that is a list has no names, and is matched by the order of parameters if every shape fits. A root with the same
+    names that is not an EMA may be another model.
 
     Args:
         checkpoint: The file; its root in use is the model.
@@ -68,7 +68,7 @@ def _bare(name: str, known: Container[str]) -> str:
 
 
 def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
-    """The model's parameters, when an EMA's list holds one of the same shape for each; none for any other root."""
+    """The model's parameters, if the root is an EMA's list of tensors with the same shapes in this order; else []."""
     parameters = [tensor for tensor in checkpoint.parameters() if tensor.dtype in FLOATING]
     listed = [tensor.key for tensor in root.tensors] == [str(number) for number in range(len(parameters))]
     fits = listed and [tensor.shape for tensor in root.tensors] == [tensor.shape for tensor in parameters]
@@ -76,9 +76,9 @@ def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
 
 
 def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
-    """What changes with the plan in the model's own root: copies that an EMA names without dots.
+    """Copies in the model's own root of the weights that the plan changes, which an EMA names without dots.
 
-    One that may be a copy of several tensors, or has another shape than the one that it is a copy of, is left.
+    A copy with several candidates, or with another shape than its original, is left unchanged.
     """
     changed = {edit.tensor.key: edit for edit in plan.edits}
     copies = Copies([], [])
@@ -95,27 +95,27 @@ def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
 
 
 def like(tensor: Tensor, edit: Edit) -> Edit:
-    """The same change on another tensor of the same shape."""
+    """The same edit for another tensor of the same shape."""
     if 1 in (len(tensor.shape), len(edit.shape)):
-        # DoRA's magnitudes, whose one dimension alone has a stride that tells.
+        # DoRA's magnitudes: only the stride of their one dimension means anything.
         return edit._replace(tensor=tensor)
     changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
     return changed if set(edit.stride[2:]) <= {1} else with_channels_last(changed)
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
-    """The copies that latent diffusion's EMA keeps in the model's own state_dict, and what each may be a copy of.
+    """The copies that latent diffusion's EMA keeps in the model's own state_dict, with their candidate originals.
 
     It registers `diffusion_model.out.weight` of the module that it averages as `model_ema.diffusion_modeloutweight`.
 
     Returns:
-        Key of a copy → the tensors whose names, from some level on, are its name without dots: one as a rule, several
-        where dots alone tell them apart. Copies of nothing are left out.
+        Key of a copy → the tensors whose names, from some level on, are its name once their dots are removed: usually
+        one, several if they differ in dots only. Copies without a candidate are left out.
     """
     every = list(tensors)
     copies = [tensor for tensor in every if _is_copy(tensor.key)]
     owners: dict[str, list[Tensor]] = {}
-    # Many names of each tensor, which nobody needs where there is no copy.
+    # Each tensor has many such names; they are needed only if there are copies.
     for tensor in every if copies else ():
         if _is_copy(tensor.key):
             continue
@@ -130,6 +130,6 @@ def _is_copy(key: str) -> bool:
 
 
 def _from_each_level(key: str) -> list[str]:
-    """A key, and what it is called further down the model: without its first level, its first two, …."""
+    """A key as each level of the model sees it: whole, without its first level, without its first two, …."""
     parts = key.split(".")
     return [".".join(parts[at:]) for at in range(max(1, len(parts) - 1))]

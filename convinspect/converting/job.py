@@ -33,14 +33,14 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which layers change, and which do not although they were meant.
+    """Which layers change, and which are refused.
 
     Attributes:
         layers: All layers of the checkpoint.
-        chosen: Names of those that the options choose.
-        plan: What becomes of them.
+        chosen: Names of the layers that the options choose.
+        plan: Their conversions and refusals.
         only_here: With `like`: names of tensors that only the source has.
-        only_there: With `like`: names of tensors that only the other has.
+        only_there: With `like`: names of tensors that only the other checkpoint has.
         notes: What else a user should know.
     """
 
@@ -54,18 +54,18 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A conversion that is decided, and can be written.
+    """A planned conversion, ready to be written.
 
     Attributes:
         checkpoint: The source.
-        options: What was asked for.
+        options: The options of `convert`.
         target: Where it is written; None for a dry run.
         selection: Which layers change.
-        followers: What follows them: copies and optimizer state.
-        renaming: What gets another name.
+        followers: What changes with them: copies and optimizer state.
+        renaming: Tensors that get another name.
         fused: Layers that get their plain effective weight.
         resaved: The root is saved as a plain state_dict, instead of the file with another header.
-        fruitless: Refusals of all layers that were asked for, where nothing would be done; else ().
+        fruitless: Refusals of all layers that were asked for, if nothing would be done; else ().
         notes: What is left behind, and what else a user should know; one line each.
     """
 
@@ -87,7 +87,7 @@ class Job:
 
     @property
     def plan(self) -> Plan:
-        """What becomes of the layers."""
+        """Conversions and refusals of the layers."""
         return self.selection.plan
 
     @property
@@ -102,20 +102,20 @@ class Job:
 
     @property
     def edits(self) -> list[Edit]:
-        """All that changes in the source: one edit for each tensor."""
+        """All changes of the source: one edit for each tensor."""
         shapes = (*self.plan.edits, *self.followers.copies, *self.followers.optimizer)
         return together(shapes, (*self.renaming.edits, *self.renaming.copies))
 
     @property
     def nbytes_to_copy(self) -> int:
-        """Bytes of whose writing `write` tells; PyTorch, which writes a plain state_dict, tells nothing."""
+        """Bytes for which `write` reports progress; 0 for a plain state_dict, since PyTorch reports none."""
         return 0 if self.target is None or self.resaved else self.checkpoint.nbytes_on_disk
 
     def in_memory(self) -> Checkpoint:
         """The converted checkpoint, whose tensors read the source under other shapes and names.
 
         Raises:
-            CannotConvert: Numbers would change, which the source does not hold.
+            CannotConvert: Weights would get numbers that the source does not hold.
         """
         if self.fused or self.plan.groups:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
@@ -145,11 +145,11 @@ class Job:
 def convert(
     source: str | Path | Checkpoint, output: str | Path | None, options: Options, progress: Progress = lambda done: None
 ) -> Job:
-    """Convert a checkpoint as `options` say, and give what was done.
+    """Convert a checkpoint as `options` say, and return what was done.
 
     Args:
-        source: A file, a folder of shards, or a checkpoint that is open.
-        output: The new file or folder, whose suffix says the format; None with `in_place` or `dry_run`.
+        source: A file, a folder of shards, or an open checkpoint.
+        output: The new file or folder, whose suffix sets the format; None with `in_place` or `dry_run`.
         options: What to do.
         progress: Called now and then with the number of bytes that were written since the last call.
 
@@ -169,7 +169,7 @@ def convert(
 
 
 def check_paths(source: Path, output: Path | None, options: Options) -> Path | None:
-    """Where to write, once it is seen that one may; None for a dry run. Nothing is opened.
+    """Where to write, after checking that it may be written; None for a dry run. Nothing is opened.
 
     Raises:
         CannotWrite: The options contradict each other, or the target may not be written.
@@ -181,10 +181,10 @@ def check_paths(source: Path, output: Path | None, options: Options) -> Path | N
 
 
 def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint:
-    """Open a checkpoint in order to convert it, once it is seen that the target may be written.
+    """Open a checkpoint in order to convert it, after checking that the target may be written.
 
-    Where the conversion needs more of a pickle than its tensors, what was read of it is kept, so that each is read
-    once; other conversions need no memory for it.
+    If the conversion needs more of a pickle than its tensors, the parsed pickle is kept, so that it is read once only;
+    other conversions do not spend memory on it.
 
     Raises:
         CannotWrite: The options contradict each other, or the target may not be written.
@@ -198,12 +198,12 @@ def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint
 
 
 def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None) -> Job:
-    """Decide all that a conversion does, and write nothing.
+    """Plan a conversion, and write nothing.
 
     Args:
         checkpoint: The source.
         options: What to do.
-        output: The new file, also of a dry run, whose suffix says the format; None where it is the source's.
+        output: The new file, also of a dry run, whose suffix sets the format; None to keep the source's format.
 
     Raises:
         ConvInspectError: It cannot be done.
@@ -252,7 +252,7 @@ def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | 
     Args:
         checkpoint: The source.
         options: What to do.
-        renamed: What gets another name.
+        renamed: Tensors that get another name.
 
     Raises:
         NotThere: A name matches no layer.
@@ -277,7 +277,7 @@ def _planned(layers: Sequence[Layer], options: Options) -> Plan:
 def _selection_like(
     checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...]
 ) -> Selection:
-    """Shapes wanted by another checkpoint's main root, and the names that only this or only that one has."""
+    """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
     assert options.like is not None
     other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
     names = renamed.names(checkpoint)
@@ -296,7 +296,7 @@ def _selection_like(
 
 
 def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoint, other_name: str) -> tuple[str, ...]:
-    """A line where wrappers' prefixes differ, which alone makes strict loading fail; shapes are paired without them."""
+    """A line if wrappers' prefixes differ, which makes strict loading fail; shapes are paired without prefixes."""
     new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
     theirs = {name: tensor.key for name, tensor in other.tensors.items()}
     for key, name in names.items():
@@ -308,14 +308,14 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
 
 
 def _fruitless(selection: Selection, options: Options) -> tuple[Refusal, ...]:
-    """Why none of the layers that the user asked for can change, where nothing else is to be done either."""
+    """Why none of the layers that the user asked for can change; () if any can, or if the user asked for none."""
     if selection.plan.conversions or not (options.layer or options.like is not None):
         return ()
     return tuple(selection.plan.refused_of(selection.chosen))
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
-    """A line where an optimizer keeps the old names of its parameters."""
+    """A line if an optimizer keeps the old names of its parameters."""
     if resaved or options.drop_optimizer or renamed.parameters:
         return ()
     kept = old_names(checkpoint, renamed.edits)
@@ -323,7 +323,7 @@ def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, res
 
 
 def _left_unfused(root: Root, fused: Sequence[Layer]) -> tuple[str, ...]:
-    """A line for the weights that are computed from others in a way that is not fused."""
+    """A line for weights that are computed from several tensors and cannot be fused."""
     parts = unfused(root, fused)
     if not parts:
         return ()
@@ -336,8 +336,8 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
 
     Args:
         checkpoint: The source.
-        edits: What changes, of tensors of its root in use or of others. Modules of a root that gets other shapes are
-            left out: they would speak of the old ones.
+        edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
+            since they describe the old shapes.
     """
     by_tensor = {id(edit.tensor): edit for edit in edits}
     used = checkpoint.root

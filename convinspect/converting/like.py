@@ -1,4 +1,4 @@
-"""Another checkpoint's shapes as the goal: which tensors differ in rank or transposition alone, and which really do."""
+"""Plan for another checkpoint's shapes: which tensors differ only in rank or transposition, and which really differ."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def plan_like(
         layers: Of the checkpoint to convert.
         names: Its tensors' clean names by stored key.
         other: The other checkpoint's tensors by clean name.
-        others: Its layers: only these say that a square matrix is stored the other way round.
+        others: Its layers, which are needed to see that a square matrix is stored transposed.
         chosen: Names of the layers that may change; None for all.
 
     Returns:
-        Conversions for what differs in rank or transposition alone; refusals for what really differs.
+        Conversions for what differs only in rank or transposition; refusals for all other differences.
     """
-    # By the tensor, since the layer itself may have another name there.
+    # By the tensor, since the layer itself may have another name in the other checkpoint.
     theirs = {id(layer.weight): layer for layer in others}
     decisions = sorted_out(
         _decide_like(layer, theirs.get(id(other.get(names[layer.weight.key]))), names, other, chosen)
@@ -62,11 +62,11 @@ def _decide_like(
     other: Mapping[str, Tensor],
     chosen: Container[str] | None,
 ) -> Conversion | Refusal | None:
-    """What becomes of a layer; None where nothing of it differs.
+    """Decide on one layer; None if it does not differ.
 
     Args:
         layer: Of the checkpoint to convert.
-        counterpart: The other checkpoint's layer of the same weight.
+        counterpart: The other checkpoint's layer with the same weight.
         names: As of `plan_like`.
         other: As of `plan_like`.
         chosen: As of `plan_like`.
@@ -93,7 +93,7 @@ def _decide_like(
 
 
 def _maybe_turned(layers: Iterable[Layer], decisions: Decisions, chosen: Container[str] | None) -> list[Refusal]:
-    """Square matrices that may be stored the other way round, as others are; their shape is as wanted either way."""
+    """Square matrices that may be stored transposed, as others in the file are; the shape is the same either way."""
     return [
         Refusal(layer.name, _turning(layer.name))
         for layer in layers
@@ -110,7 +110,7 @@ def _turning(name: str) -> Wording:
 
 
 def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Mapping[str, Tensor]) -> Conversion:
-    """The conversion with the other tensors' strides of dimensions of size 1, which say nothing of the numbers."""
+    """The conversion with the other checkpoint's strides for dimensions of size 1, which do not affect the numbers."""
 
     def edit_with_strides(edit: Edit) -> Edit:
         wanted = other.get(names[edit.tensor.key])
@@ -122,7 +122,10 @@ def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Ma
 
 
 def square_turned(layer: Layer, other: Layer | None) -> bool:
-    """Whether one keeps a square matrix as Linear does and the other as transformers' Conv1D, which no shape tells."""
+    """Whether a square matrix is stored as in Linear in one layer and as in transformers' Conv1D in the other.
+
+    No shape shows this.
+    """
     matrix = out_in(layer.weight.shape) if len(layer.weight.shape) == 2 else None
     if other is None or matrix is None or matrix[0] != matrix[1] or out_in(other.weight.shape) != matrix:
         return False
@@ -135,13 +138,13 @@ def _magnitudes_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
 
 
 def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> Conversion:
-    """The change of a layer, to the kind of its counterpart where it has one."""
+    """The conversion of a layer, to the kind of its counterpart if it has one."""
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and layer.kind != TRANSFORMERS_CONV1D
     if layer.kind not in KINDS:
         to = layer.kind if counterpart is None else counterpart.kind
     else:
         to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
-    doubt = main.transposed and layer.evidence == "ambiguous"
+    doubt = main.transposed and (layer.evidence == "ambiguous" or Doubt.LINEAR_BY_NAME in layer.doubts)
     warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
     return Conversion(layer, to, tuple(edits), assumed(layer), warnings)

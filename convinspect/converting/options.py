@@ -1,4 +1,4 @@
-"""What a conversion is asked for, as one record: the options of `convert`, by their names in Python."""
+"""The options of `convert` as one record, by their names in Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
 
 ORIGINS = (*TARGETS, "transformers", "any")
-"""What a user may take layers from."""
+"""Kinds that `from_` accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Options:
 
     Attributes:
         to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
-        from_: Kinds to convert: as `to`, "transformers" or "any"; () for the usual ones.
+        from_: Kinds to convert: those of `to`, "transformers" or "any"; () for the default ones.
         layer: Names or globs of the layers to convert; () for all.
         exclude: Names or globs of layers to leave.
         like: Another checkpoint, whose shapes the tensors get.
         rename: Rules `OLD=NEW` for names of tensors or modules.
         groups: "expand" turns grouped convolutions into Linear over all channels, mostly zeros.
-        model: The model's code, as `PACKAGE.MODULE:CLASS`, which tells stride, padding and groups.
+        model: The model's code, as `PACKAGE.MODULE:CLASS`, from which stride, padding and groups are read.
         state_dict: Write the plain state_dict of a whole model, TorchScript or `.pt2`.
         fuse: Write weight-normed, spectral-normed and pruned layers as plain weights.
         keep_optimizer: Leave optimizer state unchanged.
@@ -32,7 +32,7 @@ class Options:
         in_place: Replace the source.
         force: Overwrite a target that exists.
         dry_run: Decide everything, write nothing.
-        root: Which dictionary in the file, as dotted keys; "." for all.
+        root: The dictionary in the file, as dotted keys; "." for all.
     """
 
     to: str | None = None
@@ -54,7 +54,7 @@ class Options:
 
     @property
     def like_name(self) -> str:
-        """The other checkpoint's name, as the user gave it; "" without one."""
+        """The file name of the checkpoint in `like`; "" if `like` is None."""
         if self.like is None:
             return ""
         return self.like.path.name if isinstance(self.like, Checkpoint) else self.like.name
@@ -66,12 +66,12 @@ class Options:
 
     @property
     def kind(self) -> str | None:
-        """The kind that layers become, as a class's name; None where `to` is not given."""
+        """The kind that layers become, as a class's name; None if `to` is not given."""
         return None if self.to is None else TARGETS[self.to]
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds that `from_` names, as classes' names; "any" is all but the wanted one."""
+        """Kinds that `from_` names, as classes' names; "any" means all except the target kind."""
         kinds: list[str] = []
         for origin in self.from_:
             if origin == "any":

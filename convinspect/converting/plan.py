@@ -1,8 +1,7 @@
-"""Layers → a plan of conversions and refusals → edits of tensors' shapes. Nothing here reads or writes a file.
+"""Plan conversions: which layers change, which are refused, and the edits of tensors' shapes. No file is touched.
 
 A pointwise convolution and a Linear hold the same numbers in the same order: `(O, I)`, `(O, I, 1)`, `(O, I, 1, 1)`
-and `(O, I, 1, 1, 1)` differ in their shape alone. transformers' `Conv1D` holds `(I, O)`: the same numbers under
-other strides.
+and `(O, I, 1, 1, 1)` differ in shape only. transformers' `Conv1D` holds `(I, O)`: the same numbers with other strides.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ DEFAULT_FROM = {"Linear": ("Conv1d",)}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a user asks for.
+    """Which layers to convert, and to what.
 
     Attributes:
-        to: The wanted kind, one of `TARGETS`' values.
-        kinds: Kinds to convert; () for the usual ones.
+        to: The target kind, one of `TARGETS`' values.
+        kinds: Kinds to convert; () for the default ones.
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
@@ -44,7 +43,7 @@ class Request:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Kinds to convert, the usual ones where none is given."""
+        """Kinds to convert, the default ones if none is given."""
         return self.kinds or DEFAULT_FROM.get(self.to, ("Linear",))
 
 
@@ -55,10 +54,10 @@ class Conversion:
     Attributes:
         layer: As stored.
         to: Its new kind.
-        edits: Of all its tensors that carry the kernel's shape.
-        assumed: What had to be taken for granted.
-        warnings: What the user should look at.
-        groups: Of a grouped convolution whose kernel becomes block-diagonal; 1 for all others.
+        edits: Edits of all its tensors that have the kernel's shape.
+        assumed: What had to be assumed, such as "stride 1".
+        warnings: What the user should check.
+        groups: Groups of a convolution whose kernel becomes block-diagonal; 1 for all others.
     """
 
     layer: Layer
@@ -70,12 +69,12 @@ class Conversion:
 
     @property
     def old_shape(self) -> tuple[int, ...]:
-        """Of the tensor that carries the kernel's shape."""
+        """Shape of the layer's weight as stored."""
         return self.layer.weight.shape
 
     @property
     def new_shape(self) -> tuple[int, ...]:
-        """The same, converted."""
+        """Shape of the converted weight."""
         if self.groups > 1:
             return (self.layer.weight.shape[0], self.layer.weight.shape[1] * self.groups)
         return next((edit.shape for edit in self.edits if edit.tensor is self.layer.weight), self.edits[0].shape)
@@ -83,12 +82,12 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One layer that does not change although it was meant, and why.
+    """One layer that was to change and does not, and why.
 
     Attributes:
         name: The layer.
-        reason: One sentence for people; a `Wording` where it names options.
-        done: It is of the wanted kind already.
+        reason: One sentence for people; a `Wording` if it names options.
+        done: The layer is of the target kind already.
     """
 
     name: str
@@ -115,12 +114,12 @@ class Plan:
         return {conversion.layer.weight.key: conversion.groups for conversion in grouped}
 
     def refused_of(self, asked: Collection[str]) -> list[Refusal]:
-        """Refusals of layers that the user asked for, by their names; what is so already is none."""
+        """Refusals of the layers named in `asked`, without layers that are of the target kind already."""
         return [refusal for refusal in self.refusals if not refusal.done and refusal.name in asked]
 
 
 class Decisions(NamedTuple):
-    """Plans in the making: conversions and refusals by the layer's name."""
+    """An unfinished plan: conversions and refusals by the layer's name."""
 
     conversions: Mapping[str, Conversion]
     refusals: Mapping[str, Refusal]
@@ -131,10 +130,10 @@ class Decisions(NamedTuple):
         return Decisions(_without(self.conversions, more), {**self.refusals, **more})
 
     def finished(self, layers: Sequence[Layer]) -> Plan:
-        """The plan, with strides as the other convolutions of the root have them.
+        """The plan, with the memory format of the root's other convolutions.
 
         Args:
-            layers: All that there are.
+            layers: All layers of the root.
         """
         return Plan(with_memory_format(layers, self.conversions.values()), tuple(self.refusals.values()))
 
@@ -144,7 +143,7 @@ def _without(conversions: Mapping[str, Conversion], names: Container[str]) -> di
 
 
 def sorted_out(decided: Iterable[Conversion | Refusal | None]) -> Decisions:
-    """What was decided layer by layer."""
+    """Decisions on single layers, collected."""
     every = list(decided)
     return Decisions(
         {conversion.layer.name: conversion for conversion in every if isinstance(conversion, Conversion)},
@@ -164,9 +163,12 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
         raise CannotConvert(problem, "drop one of them")
     chosen = chosen_layers(layers, request.names, request.exclude)
     exactly = exactly_named(layers, request.names)
+    globbed = _named_by_globs(layers, request.names, chosen)
     attention = frozenset(layer.name for layer in layers if layer.kind == "MultiheadAttention")
     decisions = sorted_out(
-        _decide(layer, request, layer.name in exactly, attention) for layer in layers if layer.name in chosen
+        _decide(layer, request, Naming(layer.name in exactly, layer.name in globbed), attention)
+        for layer in layers
+        if layer.name in chosen
     )
     lost_strides = _strides_that_would_go(layers, decisions.conversions)
     decisions = decisions.refusing(refusal for refusal in lost_strides if refusal.name not in exactly)
@@ -174,7 +176,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
 
 
 def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
-    """Names of the layers that names or globs choose (all without any), without those that others exclude.
+    """Names of the layers that `names` match (all if there are none), without those that `exclude` match.
 
     Raises:
         NotThere: One of them matches no layer.
@@ -183,41 +185,57 @@ def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequen
     return frozenset(chosen - {layer.name for layer in (select(layers, exclude, everything=True) if exclude else ())})
 
 
-def _decide(layer: Layer, request: Request, exact: bool, attention: frozenset[str]) -> Conversion | Refusal | None:
-    """A conversion, a refusal worth saying, or None for a layer that nobody meant.
+def _named_by_globs(layers: Sequence[Layer], names: Sequence[str], chosen: frozenset[str]) -> frozenset[str]:
+    """Names of the layers, among those that were chosen, which some telling glob fits: "*" fits all and names none."""
+    telling = [name for name in names if name.strip("*?.")]
+    if len(telling) == len(names):
+        return chosen if names else frozenset()
+    return chosen & {layer.name for layer in (select(layers, telling) if telling else ())}
+
+
+class Naming(NamedTuple):
+    """How the user named a layer: by itself, by a glob that says something, or not at all."""
+
+    exact: bool
+    globbed: bool
+
+
+def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset[str]) -> Conversion | Refusal | None:
+    """A conversion, a refusal to report, or None for a layer that the request does not concern.
 
     Args:
         layer: Any layer that was chosen.
-        request: What is asked for.
-        exact: The user named this very layer.
+        request: Which layers to convert, and to what.
+        naming: How the user named it.
         attention: Names of the layers that are a MultiheadAttention.
     """
+    exact = naming.exact
     if exact and layer.kind == "Embedding" and layer.evidence != "module":
-        # (N, D) may be either; whoever names it knows.
+        # (N, D) may be an Embedding or a Linear; a user who names the layer decides.
         layer = layer._replace(kind="Linear")
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
     else:
-        decided = _decide_by_kind(layer, request, exact)
+        decided = _decide_by_kind(layer, request, naming)
     owner = reader(layer, attention)
     if isinstance(decided, Conversion) and owner and not exact:
         return Refusal(layer.name, unless_named(owner, layer.name))
     return decided
 
 
-def _decide_by_kind(layer: Layer, request: Request, exact: bool) -> Conversion | Refusal | None:
-    kinds, to = request.origins, request.to
+def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversion | Refusal | None:
+    kinds, to, exact = request.origins, request.to, naming.exact
     if Doubt.MAY_BE_TRANSPOSED in layer.doubts and TRANSFORMERS_CONV1D in kinds:
         if not exact:
             return Refusal(layer.name, unless_named(Doubt.MAY_BE_TRANSPOSED.value, layer.name, "to turn it over"))
         layer = layer._replace(kind=TRANSFORMERS_CONV1D)
-    # Where layers were chosen by name, every one of them deserves an answer.
+    # If layers were chosen by name, each of them gets a conversion or a reason.
     named = bool(request.names)
     if layer.kind == to:
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to)
+    reason = obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -230,14 +248,14 @@ def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | No
         return Refusal(layer.name, Wording(f"it is {with_article(layer.kind)}; ", taken, " takes it"))
     if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
         return None
-    # Lookalikes of what is meant are named with the reason; others only when they were asked for.
+    # Layers that look like a kind to convert are reported with the reason; others only if they were asked for.
     alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *RECURRENT)
     meant = chosen or (layer.kind in alike and "Linear" in kinds) or layer.kind == "Incomplete"
     return Refusal(layer.name, why_not(layer)) if meant else None
 
 
 def _expanded(layer: Layer, to: str) -> Conversion:
-    """Of `(O, I/groups, 1)` the block-diagonal `(O, I)`, in which all but one in `groups` numbers are zero."""
+    """Convert `(O, I/groups, 1)` to the block-diagonal `(O, I)`, in which one of `groups` numbers is not zero."""
     groups = layer.groups or 1
     old, new = layer.weight.nbytes, layer.weight.nbytes * groups
     return Conversion(layer, to, (), (), (f"groups {groups}: grows from {old:,} to {new:,} bytes",), groups)
@@ -256,7 +274,7 @@ def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
 
 
 def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Conversion]) -> list[Refusal]:
-    """Conversions of layers whose strides nothing would tell on the way back."""
+    """Refusals of conversions after which the memory format could not be restored from the unchanged tensors."""
     refusals = []
     for dims in (4, 5):
         usual = channels_last_stays(layers, _edits(conversions.values()), dims)
@@ -264,7 +282,7 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
             own = {channels_last(edit.tensor) for edit in conversion.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
                 kind = "channels-last" if True in own else "row-major"
-                reason = f"its strides are {kind}, which nothing that stays would tell on the way back"
+                reason = f"its {kind} strides could not be restored when converting back"
                 refusals.append(Refusal(name, unless_named(reason, name)))
     return refusals
 
@@ -274,7 +292,7 @@ def _edits(conversions: Iterable[Conversion]) -> list[Edit]:
 
 
 def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
-    """The conversions, with channels-last strides for new convolutions where all others of the root have them."""
+    """The conversions, with channels-last strides for new convolutions if all others of the root have them."""
     last = {dims for dims in (4, 5) if channels_last_stays(layers, _edits(conversions), dims)}
 
     def edit_with_strides(edit: Edit) -> Edit:
@@ -286,10 +304,10 @@ def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversi
 
 
 def assumed(layer: Layer) -> tuple[str, ...]:
-    """What of a convolution is taken for granted because the file does not record it."""
+    """Settings of a convolution that are assumed because the file does not record them."""
     if layer.kind not in CONVOLUTIONS or layer.groups is not None:
         return ()
-    # A ConvTranspose has a convolution's very shapes without a bias, or with as many outputs as inputs.
+    # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
     alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
     doubt = alike and layer.evidence != "module" and "LoRA" not in layer.tags
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
@@ -303,14 +321,12 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
 
 
 def keep_groups_together(layers: Sequence[Layer], decisions: Decisions) -> Decisions:
-    """The decisions without each conversion that would part a tie or a LoRA pair, and with the magnitudes (DoRA) that
-    change with their pair.
-    """
+    """Refuse each conversion that would break up a tie or a LoRA pair; DoRA magnitudes change with their pair."""
     conversions = dict(decisions.conversions)
     beside: dict[str, str] = {}
     for half, layer in _pairs_with_magnitudes(layers).items():
         edit = _magnitudes_beside(conversions[half], layer) if half in conversions else None
-        # Those that a pair of this kind has already stay, whatever becomes of it.
+        # Magnitudes that have the right shape already stay, whether or not the pair changes.
         if edit is None or edit.shape != layer.weight.shape:
             beside[half] = layer.name
             if edit is not None:
@@ -324,12 +340,12 @@ def keep_groups_together(layers: Sequence[Layer], decisions: Decisions) -> Decis
 
 
 def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
-    """Halves of low-rank pairs that have magnitudes beside them → the layer that holds these."""
+    """Halves of LoRA pairs that have DoRA magnitudes → the layer that holds the magnitudes."""
     by_name = {layer.name: layer for layer in layers}
     pairs = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
     return {half: magnitudes for half, magnitudes in pairs if magnitudes is not None and half != magnitudes.name}
 
 
 def _magnitudes_beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:
-    """What magnitudes are beside a converted half, which may be what they are; None where it cannot be told."""
+    """The edit of the DoRA magnitudes of a converted half, possibly to the same shape; None if they cannot follow."""
     return magnitudes_edit(magnitudes.weight, EXTRA_DIMS.get(conversion.to, 0))

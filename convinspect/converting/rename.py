@@ -1,4 +1,4 @@
-"""Other names for tensors: rules such as `encoder.*=enc.*` → edits of their keys."""
+"""Rename tensors: rules such as `encoder.*=enc.*` → edits of their keys."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Renaming:
     """Tensors that get another key.
 
     Attributes:
-        edits: Of the root in use.
-        copies: Of the same names in its EMA copies.
-        roots: Paths of the roots that these are in.
-        parameters: Old names → new ones, of what optimizers keep of their parameters' names.
+        edits: Edits of tensors in the root in use.
+        copies: Edits of the same names in its EMA copies.
+        roots: Paths of the roots that contain these copies.
+        parameters: Old → new name, for the parameter names that optimizers store.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -38,10 +38,10 @@ class Renaming:
 
 
 def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
-    """What `--rename` asks for.
+    """The edits for rename rules.
 
-    A rule means tensors and whole modules, by the names as stored or as shown; of several rules the first that fits
-    a tensor counts, so that two names can be exchanged.
+    A rule matches tensors and whole modules, by their names as stored or as shown. The first rule that matches a tensor
+    applies, so that two names can be swapped.
 
     Args:
         checkpoint: The file; its root in use is the model.
@@ -75,7 +75,7 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
 
 
 def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]:
-    """New names for what optimizers keep of their parameters' names; none where these may be another model's."""
+    """New names for the parameter names that optimizers store; {} if these may be another model's."""
     models = [
         frozenset(tensor.key for tensor in root.tensors)
         for root in checkpoint.roots
@@ -90,7 +90,7 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
 
 
 def _edits(tensors: Sequence[Tensor], rules: Sequence[Rule]) -> tuple[list[Edit], frozenset[str]]:
-    """The tensors that get another key, and the texts of the rules that matched any."""
+    """Edits of the tensors that get another key, and the texts of the rules that matched a tensor."""
     renamed = apply_rules([tensor.key for tensor in tensors], rules)
     edits = [
         Edit(tensor, tensor.shape, tensor.stride, key=name)

@@ -1,8 +1,8 @@
-"""A tensor's other shape: (out, in) with or without dimensions of size 1 behind, transposed or not, and its strides.
+"""Reshape a weight: (out, in) with or without trailing dimensions of size 1, transposed or not, with its strides.
 
-A convolution's numbers lie row by row, or with the channels last, as PyTorch's memory formats have it. A pointwise
-kernel lies the same either way and only its strides differ, `(I, 1, 1, 1)` or `(I, 1, I, I)`. A Linear keeps no such
-thing, so on the way back the other convolutions of the root must tell.
+A convolution's numbers are stored row by row or channels-last (PyTorch's memory formats). The numbers of a pointwise
+kernel are stored the same either way and only its strides differ, `(I, 1, 1, 1)` or `(I, 1, I, I)`. A Linear has no
+memory format, so when it is converted back, the format is taken from the other convolutions of the root.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from convinspect.records import Edit, Layer, Tensor, contiguous
 
 
 def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
-    """A weight with `extra` trailing dimensions of size 1 after (out, in), whatever it has now.
+    """The edit that gives a weight `extra` trailing dimensions of size 1 after (out, in).
 
     Args:
-        tensor: Shape (out, in, 1, …); (in, out) when `turned`.
-        extra: How many dimensions of size 1 it is to have.
-        turned: It is stored transposed.
+        tensor: Shape (out, in, 1, …); (in, out) if `turned`.
+        extra: Number of trailing dimensions of size 1.
+        turned: The tensor is stored transposed.
     """
     shape, stride = tensor.shape[:2], tensor.stride[:2]
     if turned:
         shape, stride = shape[::-1], stride[::-1]
     ones = (1,) * extra
-    # A matrix that lies transposed is TensorFlow's as a rule, (…, in, out) permuted, whose other strides are its size.
+    # A matrix with transposed strides usually comes from TensorFlow, (…, in, out) permuted; its other strides are its
+    # number of elements.
     transposed = stride == (1, shape[0]) and 1 not in shape
     return Edit(tensor, shape + ones, stride + (shape[0] * shape[1] if transposed else 1,) * extra, turned)
 
 
 def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
-    """The edit that gives a tensor another shape with the same numbers, or None when there is none.
+    """The edit that gives a tensor another shape with the same numbers, or None if there is none.
 
-    Trailing dimensions of size 1 may come and go behind the first two; a matrix may be transposed.
+    Trailing dimensions of size 1 may be added or removed after the first two; a matrix may be transposed.
     """
     old, new = out_in(tensor.shape), out_in(shape)
     if old is None or new is None:
@@ -53,7 +54,7 @@ def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def channels_last(tensor: Tensor) -> bool | None:
-    """Whether a tensor (O, I, H, W) or (O, I, D, H, W) has its channels last; None where strides do not tell."""
+    """Whether a tensor (O, I, H, W) or (O, I, D, H, W) is channels-last; None if its strides do not show it."""
     dims = len(tensor.shape)
     if dims not in (4, 5):
         return None
@@ -64,7 +65,7 @@ def channels_last(tensor: Tensor) -> bool | None:
 
 
 def channels_last_stays(layers: Iterable[Layer], edits: Iterable[Edit], dims: int) -> bool:
-    """Whether all tensors of `dims` dimensions that do not change have their channels last; False when none tells."""
+    """Whether all unchanged tensors of `dims` dimensions are channels-last; False if no strides show it."""
     changed = {id(edit.tensor) for edit in edits}
     kept = {
         channels_last(tensor)
@@ -76,7 +77,7 @@ def channels_last_stays(layers: Iterable[Layer], edits: Iterable[Edit], dims: in
 
 
 def with_channels_last(edit: Edit) -> Edit:
-    """The edit with a channels-last pointwise kernel's strides, where its numbers lie row by row."""
+    """The edit with the strides of a channels-last pointwise kernel, if its numbers are stored row by row."""
     rows, columns = edit.stride[:2]
     plain = columns == 1 and rows == edit.shape[1]
     return edit._replace(stride=(rows, columns, *([rows] * (len(edit.shape) - 2)))) if plain else edit

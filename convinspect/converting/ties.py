@@ -1,13 +1,12 @@
-"""Changes that are made together or not at all: of tensors over the same bytes, and of both halves of a LoRA pair with
-what lies beside them.
-"""
+"""Tensors that must change together: ties (over the same bytes), and both halves of a LoRA pair with its magnitudes."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
+from convinspect.converting.eligibility import converted_together
 from convinspect.layers.grouping import lora_partner
-from convinspect.records import Edit, Layer, bytes_of
+from convinspect.records import Doubt, Edit, Layer, bytes_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,28 +22,29 @@ def blocked_by_ties(
     beside: Mapping[str, str],
     refused: frozenset[str],
 ) -> dict[str, str | None]:
-    """Which of the layers that are to change must stay, since something of theirs stays elsewhere.
+    """Which of the layers to change must stay, because a tensor tied to theirs or their pair's other part stays.
 
     Args:
-        layers: All that there are.
-        edits: What is to change in each, by its name.
-        kinds: What each of these is to become.
-        beside: Halves of LoRA pairs → the layer of magnitudes that must change with them.
-        refused: Layers that were meant to change and stay.
+        layers: All layers of the root.
+        edits: Planned edits by the layer's name.
+        kinds: Target kinds by the layer's name.
+        beside: Halves of LoRA pairs → the layer of DoRA magnitudes that must change with them.
+        refused: Names of layers that were refused.
 
     Returns:
-        The reason by the layer's name, None where that of another says it all.
+        The reason by the layer's name; None if another layer's reason says it already.
     """
     ties: dict[object, list[tuple[str, Layer]]] = {}
     for layer in layers:
         for tensor in layer.tensors.values():
             ties.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
     before = {layer.name: layer.kind for layer in layers}
+    by_name = {layer.name: layer for layer in layers if Doubt.LINEAR_BY_NAME in layer.doubts and layer.tied_to}
     halves: dict[str, list[str]] = {}
     for half, magnitudes in beside.items():
         halves.setdefault(magnitudes, []).append(half)
     going, reasons = dict(edits), dict[str, str | None]()
-    # One that stays can keep another's partner, so all are looked over until nothing more stays.
+    # A layer that stays can block its partners, so repeat until no more layers are blocked.
     while True:
         shapes = {edit.tensor.key: edit.shape for changes in going.values() for edit in changes}
         telling = {place: _telling(tie, shapes) for place, tie in ties.items()}
@@ -53,7 +53,7 @@ def blocked_by_ties(
             reason = _broken_pair(name, going, before, kinds, beside)
             parted = any(half in refused or half in reasons for half in halves.get(name, ()))
             if reason is None and not parted:
-                reason = _broken_tie(changes, telling, shapes)
+                reason = _broken_tie(changes, telling, shapes, by_name.get(name))
             if reason is not None or parted:
                 reasons[name] = reason
                 del going[name]
@@ -68,7 +68,7 @@ def _broken_pair(
     kinds: Mapping[str, str],
     beside: Mapping[str, str],
 ) -> str | None:
-    """Why a half of a LoRA pair must stay, or None: the other half, or the pair's magnitudes, stay."""
+    """Why a half of a LoRA pair must stay (the other half or the pair's magnitudes do), or None."""
     partner = lora_partner(name)
     if partner is not None and partner not in going and before.get(partner) != kinds[name]:
         return f"one half of a LoRA pair, whose other half {partner} does not change"
@@ -77,19 +77,30 @@ def _broken_pair(
     return None
 
 
-def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes) -> str | None:
-    """Why a layer must stay, or None: another tensor over the same bytes would not change the same way."""
+def _broken_tie(edits: Sequence[Edit], ties: Mapping[object, Tie], shapes: Shapes, by_name: Layer | None) -> str | None:
+    """Why a layer must stay (a tied tensor would not get the same shape), or None.
+
+    Args:
+        edits: The layer's.
+        ties: All tensors over the same bytes.
+        shapes: New shapes by stored key.
+        by_name: The layer, where it is a Linear by its name alone; its tie may be one too, if the user says so.
+    """
     for edit in edits:
         for key, layer in ties[bytes_of(edit.tensor) or edit.tensor.key]:
             if shapes.get(key) != edit.shape and edit.tensor.storage is not None:
+                if by_name is not None and layer.kind == "Embedding" and layer.evidence == "ambiguous":
+                    return converted_together(by_name, Doubt.LINEAR_BY_NAME.value)
                 return f"its weight is tied to {key} of {layer.name} ({layer.kind}), which does not change"
     return None
 
 
 def _telling(tie: Tie, shapes: Shapes) -> Tie:
-    """The first of a tie and the first that does not get the same shape, so that not all are looked through for each:
-    to a tensor of any shape, these tell which of the tie is the first to get another.
+    """The first tied tensor and the first whose new shape differs; the two decide for the whole tie.
+
+    For a tensor of any new shape, one of them is the tie's first member with another. So a tie of thousands of tensors
+    is not searched for each.
     """
     shape = shapes.get(tie[0][0])
-    other = next((member for member in tie if shapes.get(member[0]) != shape), None)
-    return tie[:1] if other is None else (tie[0], other)
+    different = next((member for member in tie if shapes.get(member[0]) != shape), None)
+    return tie[:1] if different is None else (tie[0], different)

@@ -1,8 +1,8 @@
-"""What follows a converted weight: the state that an optimizer keeps for it, and its copies in an EMA.
+"""What changes with a converted weight: the state that an optimizer keeps for it, and its copies in an EMA.
 
-An optimizer's state_dict knows parameters by number, not by name: `state[3]["exp_avg"]` belongs to the fourth
-parameter in its param_groups. Which one that is in the model follows from order alone, so it is used only where
-every shape fits; otherwise the user decides.
+An optimizer's state_dict identifies parameters by number, not by name: `state[3]["exp_avg"]` belongs to the fourth
+parameter in its param_groups. Which parameter of the model that is follows only from the order, so the state is
+converted only if every shape fits; otherwise the user decides.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from convinspect.keys.wrappers import clean_names
 from convinspect.records import Contents, Edit, Root, Tensor
 
 _WAYS_OUT = Wording(
-    "use ", Option("drop_optimizer"), " to leave its state out, so that it starts anew, or ", Option("keep_optimizer"),
-    " to leave it as it is",
+    "use ", Option("drop_optimizer"), " to leave its state out, so that it starts empty, or ", Option("keep_optimizer"),
+    " to leave it unchanged",
 )  # fmt: skip
 
 
@@ -30,11 +30,11 @@ class Followers:
     """Edits beyond the model's own tensors.
 
     Attributes:
-        optimizer: Of state that belongs to a converted weight.
-        copies: Of the same weights in other roots (EMA), or in the root itself.
-        roots: Paths of the roots that they are in; of the root itself, the module.
-        left: Paths of the roots that hold such weights and stay, and keys of such in the root itself.
-        others: Paths of optimizers of other models in the file, and of these models.
+        optimizer: Edits of optimizer state that belongs to a converted weight.
+        copies: Edits of copies of the weights in other roots (EMA), or in the root itself.
+        roots: Paths of the roots that contain these tensors; for copies in the root itself, their module.
+        left: Paths of roots with such weights that stay unchanged, and keys of such weights in the root itself.
+        others: Paths of other models in the file, and of their optimizers.
     """
 
     optimizer: tuple[Edit, ...] = ()
@@ -45,7 +45,7 @@ class Followers:
 
 
 def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
-    """What else must change when the plan is carried out.
+    """What else must change with the plan.
 
     Args:
         checkpoint: The file; its root in use is the model.
@@ -53,7 +53,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         keep_optimizer: Leave optimizer state unchanged.
 
     Raises:
-        CannotConvert: An optimizer's state cannot be matched to the model's parameters without doubt.
+        CannotConvert: An optimizer's state cannot be matched to the model's parameters unambiguously.
     """
     if not plan.edits:
         return Followers()
@@ -76,7 +76,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
 
 
 def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
-    """What changes with the plan in the model's own root: copies that an EMA names without dots."""
+    """Copies in the model's own root that change with the plan, which an EMA names without dots."""
     copies = copies_beside(checkpoint, plan)
     modules = dict.fromkeys(edit.tensor.key.rpartition(".")[0] for edit in copies.edits)
     return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left))
@@ -101,7 +101,7 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
-    """The roots that the root in use is put together of (`root="."`)."""
+    """The roots that the root in use combines (`root="."`)."""
     if any(root is checkpoint.root for root in checkpoint.roots):
         return []
     below = checkpoint.root.path
@@ -109,10 +109,10 @@ def parts_of(checkpoint: Checkpoint) -> list[Root]:
 
 
 def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None:
-    """State of the converted weights; None where the optimizer is another model's, so that it stays unchanged.
+    """Edits of the converted weights' state; None if the optimizer is another model's and stays unchanged.
 
     Raises:
-        CannotConvert: Which state belongs to which weight cannot be told without doubt.
+        CannotConvert: It is ambiguous which state belongs to which weight.
     """
     owners = _owners(checkpoint, root)
     other_models = [model for model in _other_models(checkpoint, plan) if not _owners(model, root).doubt]
@@ -123,7 +123,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
     if other_models and root.parameter_names is None:
         raise CannotConvert(
             f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
-            f" {other_models[0].root.path!r}, which stays as it is",
+            f" {other_models[0].root.path!r}, which stays unchanged",
             _WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}
@@ -139,7 +139,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
 
 
 def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
-    """The roots that may be a model of their own and do not change as the plan's does."""
+    """Roots that may be separate models, and do not change as the plan's root does."""
     parts = parts_of(checkpoint)
     models = [
         root for root in checkpoint.roots if root is not checkpoint.root and root not in parts and root.role == "model"
@@ -149,14 +149,14 @@ def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
 
 
 class _Owners(NamedTuple):
-    """An optimizer's ids → the parameters that they belong to; or the reason why it cannot be this model's."""
+    """An optimizer's ids → the parameters that they belong to; or the reason why they cannot be matched."""
 
     by_id: dict[str, Tensor]
     doubt: str = ""
 
 
 def _owners(checkpoint: Checkpoint, root: Root) -> _Owners:
-    """By the parameters' names where the optimizer has them, else by their order alone."""
+    """Match by the parameters' names if the optimizer has them, else by their order."""
     ids = [str(number) for group in root.parameters or () for number in group]
     parameters = [tensor for tensor in checkpoint.parameters() if tensor.dtype in FLOATING]
     optimizer = f"the optimizer at {root.path!r}"
@@ -188,7 +188,7 @@ def _owners(checkpoint: Checkpoint, root: Root) -> _Owners:
 
 
 def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:
-    """The model's tensors of these names, which may lack its prefix; None when one is not there."""
+    """The model's tensors with these names, which may lack its prefix; None if one is missing."""
     first = clean_names([names[0]])[0]
     prefixes = ["", *(name.removesuffix(first) for name in checkpoint.tensors if name.endswith(f".{first}"))]
     for prefix in prefixes:
@@ -204,8 +204,9 @@ def _number_and_name(key: str) -> tuple[str | None, str]:
 
 
 def _check_without_order(root: Root, plan: Plan, parameters: Sequence[Tensor]) -> None:
-    """With several groups the order is the groups', not the model's. Then equal shapes can be mixed up, which does
-    no harm only where all parameters of a shape change alike.
+    """Refuse groups whose order may not be the model's.
+
+    Then parameters of equal shape can be mixed up, which is harmless only if all parameters of that shape change.
     """
     changed = {edit.tensor.key: edit for edit in plan.edits}
     shapes = {edit.tensor.shape for edit in plan.edits}

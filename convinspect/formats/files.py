@@ -111,4 +111,4 @@ def cut_short(there: int, expected: int | None, what: str = "") -> CutShort:
     missing = ""
     if expected is not None and expected > there:
         missing = f" of {expected:,} expected ({expected - there:,} are missing)"
-    return CutShort(f"it is cut short: {there:,} bytes{missing}{what}", "download or copy it again")
+    return CutShort(f"it is truncated: {there:,} bytes{missing}{what}", "download or copy it again")

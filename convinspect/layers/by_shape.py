@@ -1,7 +1,8 @@
 """One weight's shape → what layer it is, and how sure that is. The table is the design's.
 
 A state_dict keeps neither class nor stride, padding and groups: the evidence is "shape" when one reading fits, and
-"ambiguous" when several do.
+"ambiguous" when several do. A name that says which of several it is counts too (`names`); the layer keeps a doubt and
+a note of it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from typing import NamedTuple, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
-from convinspect.records import Doubt, Layer, Tensor
+from convinspect.layers.names import doubt_of_name
+from convinspect.records import Doubt, Evidence, Layer, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
-# Expressions are compiled when they are first wanted: a small file of Conv and Linear needs none of them.
-_EMBEDDING_WORDS = r"(wte|wpe|emb\w*|embed\w*|tokens?|positions?)$"
-_LINEAR_WORDS = {"linear", "lin", "fc", "dense", "proj", "projection"}
 PLAIN_PARTS = {"weight", "bias", "weight_g", "weight_v", "running_mean", "running_var", "num_batches_tracked"}
 """What most tensors of a layer are called within it."""
 
@@ -153,9 +152,10 @@ def _by_statistics(layer: Layer) -> Layer:
 
 
 def _doubted(layer: Layer, doubt: Doubt) -> Layer:
-    """The layer with a doubt, and its sentence, that makes it ambiguous."""
+    """The layer with a doubt, and its sentence, that makes it ambiguous unless its name settles it."""
     note = doubt.sentence(layer.weight, layer.bias)
-    return layer._replace(evidence="ambiguous", notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
+    evidence: Evidence = "shape" if doubt is Doubt.LINEAR_BY_NAME else "ambiguous"
+    return layer._replace(evidence=evidence, notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
 
 
 # ------------------------------------------------------------------------------------------- two dimensions
@@ -184,7 +184,7 @@ def _matrix_kind(layer: Layer, context: Context) -> _Reading:
     rows, columns = layer.weight.shape
     name = last_word(layer.name)
     if layer.bias is None:
-        return _without_bias(name, name in GPT2_NAMES and not context.gpt2_is_linear)
+        return _without_bias(layer, context)
     if rows != columns:
         return ("Linear" if layer.bias.shape[0] == rows else TRANSFORMERS_CONV1D), ""
     return _square(name, context)
@@ -202,13 +202,19 @@ def _square(name: str, context: Context) -> _Reading:
     return ("Linear" if context.gpt2_is_linear else TRANSFORMERS_CONV1D), Doubt.SQUARE_MAY_BE_LINEAR
 
 
-def _without_bias(name: str, gpt2: bool) -> _Reading:
-    if gpt2:
+def _without_bias(layer: Layer, context: Context) -> _Reading:
+    if last_word(layer.name) in GPT2_NAMES:
+        # Their ratio tells how they lie at most, and nothing that they are no Embedding.
+        if context.gpt2_is_linear:
+            return "Linear", Doubt.LINEAR_OR_EMBEDDING
         return TRANSFORMERS_CONV1D, Doubt.MAY_BE_LINEAR
-    words = re.split(r"[_\W]+", name.lower())
-    if not _LINEAR_WORDS & set(words) and any(re.match(_EMBEDDING_WORDS, word) for word in words):
-        return "Embedding", Doubt.EMBEDDING_OR_LINEAR
-    return "Linear", Doubt.LINEAR_OR_EMBEDDING
+    doubt = doubt_of_name(layer.name)
+    if doubt is Doubt.EMBEDDING_OR_LINEAR:
+        return "Embedding", doubt
+    rows, columns = layer.weight.shape
+    if doubt is Doubt.LINEAR_BY_NAME and rows == columns and context.transposed:
+        return "Linear", Doubt.MAY_BE_TRANSPOSED
+    return "Linear", doubt
 
 
 def _wrong_bias(layer: Layer) -> Layer:

@@ -61,6 +61,8 @@ def _with_assumptions(layer: Layer) -> Layer:
         notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
         notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
         doubts = (*doubts, *more)
+    if Doubt.LINEAR_BY_NAME in doubts:
+        tags.append("by name")
     if layer.evidence == "ambiguous" and layer.kind not in ("Norm", "PReLU", "Embedding", "Bias", "Parameter"):
         tags.append("ambiguous")
     if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):

@@ -1,4 +1,4 @@
-"""What a check found → the table and the JSON of `check`."""
+"""The table and the JSON of `check`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _WHERE = f"--format json lists the first {MOST_LISTED:,} of each code"
 
 
 def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | Block]:
-    """A table for each path; then the sum.
+    """A table for each path; then a summary of all.
 
     Args:
-        reports: What was found.
-        kept: Whether the tables are to say all. Otherwise "could not be read", which stands on stderr, is left out.
+        reports: Reports, one for each path.
+        kept: Whether the tables are saved to a file. Otherwise "unreadable" findings, which go to stderr, are left out.
     """
     names = Counter(report.path.name for report in reports)
     shown: list[Table | Block] = [
@@ -65,13 +65,13 @@ def _table(report: Report, name: str, kept: bool) -> Table:
 
 
 def _row(finding: Finding, report: Report) -> tuple[Cell, ...]:
-    # The code says the rest of such a name.
+    # For these names the code already says the rest of the message.
     what = finding.subject if finding.code in ("global-library", "global-unknown") else finding.message
     return (Styled(finding.level, _STYLES[finding.level]), finding.code, place_of(finding, report), what)
 
 
 def place_of(finding: Finding, report: Report) -> str:
-    """File, where it is not the one that was given, record and byte."""
+    """File (if it is not the one that was given), record and byte."""
     place = finding.place
     parts = [finding.path.name] if finding.path != report.path else []
     parts += [place.record] if place.record else []
@@ -121,14 +121,14 @@ def _beyond(report: Report) -> str:
 
 
 def _advice(rows: Iterable[Finding]) -> Iterator[str]:
-    """What each kind means and what to do, once."""
+    """The meaning and the remedy of each code, once."""
     for code, remedy in dict.fromkeys((finding.code, finding.remedy) for finding in rows):
         meaning = CODES[code].meaning.rstrip(".")
         yield f"{code}: {_lowered(meaning)}; {remedy}"
 
 
 def _lowered(sentence: str) -> str:
-    """Without the capital of its first word, where that is no name."""
+    """The sentence with its first word in lower case, unless that is a name."""
     first = sentence.partition(" ")[0]
     return sentence[:1].lower() + sentence[1:] if first[1:].islower() or len(first) == 1 else sentence
 
@@ -147,7 +147,7 @@ def _sum(reports: Sequence[Report]) -> Cell:
 
 
 def check_payload(reports: Sequence[Report]) -> dict[str, Any]:
-    """The JSON of `check`; offsets that are not one place are null."""
+    """The JSON of `check`; an offset is null if there is no single place."""
     return {
         "exit_code": worst(reports),
         "admitted_by": f"torch {TAKEN_FROM}",

@@ -1,4 +1,4 @@
-"""What a model's code must change so that it loads a converted checkpoint."""
+"""Changes that a model's code needs to load a converted checkpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
 
 
 def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
-    """The lines to edit for every layer of each kind of change, blocks that repeat as one, and what goes in.
+    """The lines of code to edit for each layer, repeated blocks as one, and how the layers' inputs change.
 
     Args:
-        plan: What is converted.
-        names: Tensors' new names by stored key, as `Renaming.names` gives them; {} where none is renamed.
+        plan: The conversions.
+        names: Tensors' new names by stored key, as `Renaming.names` gives them; {} if none is renamed.
     """
     kinds: dict[tuple[str, str, int], list[Conversion]] = {}
     for conversion in plan.conversions:
@@ -40,13 +40,13 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
 
 
 def advice_lines(plan: Plan, names: Mapping[str, str]) -> Sequence[str]:
-    """`advice` under its heading, or nothing when nothing changed."""
+    """`advice` with a heading, or [] if nothing changed."""
     lines = advice(plan, names)
     return ["", "In the model's code:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def called(layer: Layer, names: Mapping[str, str]) -> Layer:
-    """The layer by the name of the module that its weight belongs to under its new name.
+    """The layer, named after the module that its weight belongs to after renaming.
 
     Args:
         layer: As stored.
@@ -59,13 +59,13 @@ def called(layer: Layer, names: Mapping[str, str]) -> Layer:
     whole = f".{new}"
     module = whole.removesuffix(f".{leaf}") if leaf else whole
     if leaf and module == whole:
-        # A weight that gets another name of its own still belongs to the module above.
+        # If the weight's last level is renamed too, the module is all that comes before it.
         module = whole.rpartition(".")[0]
     return layer._replace(name=module.removeprefix("."))
 
 
 def _shapes(name: str, conversion: Conversion) -> list[str]:
-    """Of what is neither a convolution nor a Linear by itself, whatever class holds it."""
+    """The new shapes of a layer that is neither a convolution nor a Linear, whose class is not known."""
     leaves = {id(tensor): leaf for leaf, tensor in conversion.layer.tensors.items()}
     return [
         f"{f'{name}.{leaf}' if (leaf := leaves[id(edit.tensor)]) else name}"
@@ -90,7 +90,7 @@ def _input(kind: str) -> str:
 
 
 def _turns(old: str, new: str) -> list[str]:
-    """What goes into the two, and what must happen to the data before and after so that the code around stays."""
+    """Input layouts of the two layers, and how to transpose the data before and after so that other code can stay."""
     takes = f"  takes {_input(old)} → takes {_input(new)}:"
     if old in _SPATIAL:
         return [f"{takes} {_turn(old, new)}"]

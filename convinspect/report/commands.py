@@ -1,4 +1,4 @@
-"""Calls of `convert` that mend what `diff` found, as they are typed into a shell."""
+"""`convert` commands that fix what `diff` found, ready to be typed into a shell."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def like_command(a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str]) -> str:
-    """The call that gives A's tensors B's shapes and names.
+    """The command that gives A's tensors B's shapes and names.
 
     Args:
         a: The checkpoint to convert.
-        b: The one that loads.
-        like: Shapes are to change.
+        b: The checkpoint that loads.
+        like: Whether shapes must change.
         rules: `--rename` rules.
     """
     words = ["--like", _path(b.path)] if like else []
@@ -30,7 +30,7 @@ def like_command(a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str])
 
 
 def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) -> list[str]:
-    """Calls that follow one another: one for each kind that layers become, the names with the last."""
+    """Commands to run in order: one for each target kind; the last one also renames."""
     if not steps:
         return [_command(a, a.path, _target(a), _renames(rules))] if rules else []
     commands, source = [], a.path
@@ -46,12 +46,12 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
 
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:
-    """Whether `convert` takes the file at all; a distributed checkpoint's shapes are spread over many."""
+    """Whether `convert` accepts the checkpoint; a distributed one's shapes are spread over its files."""
     return checkpoint.container is not Container.DISTRIBUTED
 
 
 def is_main(checkpoint: Checkpoint) -> bool:
-    """Whether the root in use is the one that `--like` takes."""
+    """Whether the root in use is the one that `--like` uses."""
     return checkpoint.root == main_root(checkpoint.roots)
 
 
@@ -60,7 +60,7 @@ def _command(a: Checkpoint, source: Path, target: Path, words: Sequence[str]) ->
     words = ["convinspect", "convert", _path(source), "-o", _path(target), *words]
     if first and a.holds_modules:
         words.append("--state-dict")
-    # What --state-dict wrote has one root.
+    # The output of --state-dict has a single root.
     if not is_main(a) and (first or not a.holds_modules):
         words += ["--root", a.root.path or "."]
     return " ".join(map(quoted, words))
@@ -71,12 +71,12 @@ def _renames(rules: Sequence[str]) -> list[str]:
 
 
 def _path(path: Path) -> str:
-    """A path that is not taken for an option."""
+    """A path, written so that it is not parsed as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _target(a: Checkpoint, number: str = "") -> Path:
-    """Where the result goes: beside the source, under a name whose suffix says what is in it."""
+    """The output's path: beside the source, with a suffix that fits its format."""
     path = a.path
     if path.name.endswith(".index.json") or path.is_dir():
         folder = path if path.is_dir() else path.parent
@@ -90,8 +90,8 @@ def _target(a: Checkpoint, number: str = "") -> Path:
 
 
 def quoted(word: str) -> str:
-    r"""A word as a shell takes it back: in quotes where it must be, and as `$'…\x1b…'` where it holds what no terminal
-    should be shown (bash, zsh, ksh).
+    r"""A word quoted for a shell if necessary; as `$'…\x1b…'` (bash, zsh, ksh) if it has characters that are unsafe to
+    print on a terminal.
     """
     if word.isprintable():
         return shlex.quote(word)

@@ -1,4 +1,4 @@
-"""Measurements of Conv1d and Linear → tables, claims, JSON and a plot."""
+"""Tables, claims, JSON and the plot of `compare`."""
 
 from __future__ import annotations
 

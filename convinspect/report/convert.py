@@ -1,4 +1,4 @@
-"""A conversion → the table, the JSON and the lines of `convert`."""
+"""The table, the JSON and the text lines of `convert`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = (
 
 
 def plan_table(job: Job) -> Table:
-    """Every layer that changes, and every one that was meant and does not, with the reason.
+    """Every layer that changes, and every one that is refused, with the reason.
 
     Args:
         job: A conversion that was written, or a dry run.
@@ -52,7 +52,7 @@ def plan_table(job: Job) -> Table:
         lines += [_follows(*follower) for follower in _following(job)]
     lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
-    width = _telling_width([str(raw[0]) for _, raw in lines])
+    width = _distinct_width([str(raw[0]) for _, raw in lines])
     return Table(
         (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
@@ -64,11 +64,11 @@ def plan_table(job: Job) -> Table:
 
 
 def _following(job: Job) -> list[tuple[str, Edit, str]]:
-    """What changes with the layers: name in the file, edit, and what it is."""
+    """Tensors that change with the layers: name in the file, edit, and description."""
     where = {id(tensor): root.path for root in job.checkpoint.roots for tensor in root.tensors}
     edits = [(edit, "copy") for edit in job.followers.copies]
     edits += [(edit, "optimizer state") for edit in job.followers.optimizer]
-    # Tensors of several roots that are one (`--root .`) have the whole path as their key.
+    # If several roots are opened as one (`--root .`), a tensor's key is its whole path.
     return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in edits]
 
 
@@ -78,7 +78,7 @@ def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[
 
 
 def _new_names(renaming: Renaming) -> dict[str, str]:
-    """What is renamed, old name → new: whole modules where all that changes is theirs, else tensors."""
+    """Old → new names: of the module if the tensor's last level stays the same, else of the tensor."""
     names: dict[str, str] = {}
     for edit in renaming.edits:
         old, new = edit.tensor.key, edit.key or ""
@@ -94,8 +94,8 @@ def _module(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _telling_width(names: Sequence[str]) -> int:
-    """Cells that names need so that no two of them look alike when they are shortened."""
+def _distinct_width(names: Sequence[str]) -> int:
+    """The width in cells at which no two shortened names look the same."""
     longest = max(map(len, names), default=0)
     widths = range(_COLUMNS[0].min_width, longest, 4)
     return next((width for width in widths if len({elide(name, width) for name in names}) == len(set(names))), longest)
@@ -161,7 +161,7 @@ def _notes(job: Job) -> list[str]:
         lines.append(f"changed with them: {', '.join(path or '.' for path in roots)}")
     if job.followers.left:
         lines.append(
-            f"left as they are: {', '.join(path or '.' for path in job.followers.left)} (such weights are there too)"
+            f"left unchanged: {', '.join(path or '.' for path in job.followers.left)} (such weights are there too)"
         )
     if job.followers.others:
         lines.append(f"of other models, and left: {', '.join(path or '.' for path in job.followers.others)}")
@@ -169,12 +169,14 @@ def _notes(job: Job) -> list[str]:
         if names:
             lines.append(f"{where}: {first_few(names)}")
     if job.options.drop_optimizer and not job.resaved:
-        lines.append("left out: all optimizer state; its param_groups stay, so that a resumed run starts it anew")
+        lines.append(
+            "left out: all optimizer state; its param_groups stay, so that a resumed run starts with empty state"
+        )
     return lines
 
 
 def plan_payload(job: Job) -> dict[str, Any]:
-    """The JSON of `convert`; "unchanged" counts tensors of all roots that stay as they are."""
+    """The JSON of `convert`; "unchanged" counts tensors of all roots that do not change."""
     plan, followers = job.plan, job.followers
     tensors = sum(len(root.tensors) for root in job.checkpoint.roots)
     edits = [*plan.edits, *followers.copies, *followers.optimizer, *job.renaming.edits, *job.renaming.copies]
@@ -214,7 +216,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
 
 
 def code_lines(job: Job) -> list[str]:
-    """What the model's code must change, and whether the result will load as the other checkpoint of `like` does."""
+    """Changes that the model's code needs, and whether the result will load where the checkpoint of `like` does."""
     lines = list(advice_lines(job.plan, job.names))
     if job.fused:
         names = ", ".join(called(layer, job.names).name or "(root)" for layer in job.fused)
@@ -228,7 +230,7 @@ def code_lines(job: Job) -> list[str]:
 
 
 def note_lines(job: Job) -> list[str]:
-    """What is left behind in the source, and what another run has left beside the target."""
+    """What the new file does not keep, and temporary folders that another run left beside the target."""
     leftovers = () if job.target is None else left_behind(job.target)
     return [
         *map(flagged, job.notes),
@@ -240,11 +242,11 @@ def note_lines(job: Job) -> list[str]:
 
 
 def warning_lines(job: Job) -> list[str]:
-    """What a user asked for and does not get."""
+    """What the user asked for and was not done."""
     if job.fruitless:
         return ["nothing can be converted, so nothing would be written"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
     return [
-        f"layer {refusal.name or '(root)'} stays as it is: {flagged(refusal.reason)}"
+        f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
         for refusal in job.plan.refused_of(named)
     ]

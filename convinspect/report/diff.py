@@ -1,4 +1,4 @@
-"""How two checkpoints differ → the table, the verdict and the JSON of `diff A B`."""
+"""The table, the verdict and the JSON of `diff A B`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _MORE = ("key_a", "key_b", "dtype_a", "dtype_b")
 
 
 def difference_table(report: DiffReport, everything: bool = False, folded: bool = False) -> Table:
-    """What differs, what is only counted, and the verdict.
+    """The tensors that differ, counts of the others, and the verdict.
 
     Args:
-        report: What was compared, and how it differs.
-        everything: List tensors that are the same too.
+        report: The comparison.
+        everything: Also list tensors that are the same.
         folded: One row for repeated blocks.
     """
     shown = [each for kind in KINDS for each in report.tensors if each.kind == kind]
@@ -72,7 +72,7 @@ def _title(checkpoint: Checkpoint) -> str:
 
 
 def _signature(difference: Difference, place: int, folded: bool) -> tuple[object, ...]:
-    """What differences of one row have in common."""
+    """Differences with the same signature are folded into one row."""
     if not folded:
         return (place,)
     sides = tuple(None if it is None else (it.shape, it.dtype, it.layout) for it in (difference.a, difference.b))
@@ -92,7 +92,7 @@ def _columns(report: DiffReport) -> tuple[Column, ...]:
             Column("relative", "right", priority=85, key="max_rel_diff"),
             Column("numbers", "right", priority=60, style=QUIET, key="differing"),
         ]
-    # Of figures and notes the figures were asked for.
+    # A user who compares numbers wants the differences most, so they outrank the notes.
     return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14))
 
 
@@ -109,7 +109,7 @@ def _row(name: str, alike: Sequence[Difference], report: DiffReport) -> tuple[Ce
 
 
 def _side(tensor: Tensor | None, other: Tensor | None, shown: Tensor | None = None) -> str:
-    """Shape, and what of dtype and layout differs from the other side; without the shape where `shown` has it."""
+    """Shape, and dtype and layout if they differ from the other side; without the shape if `shown` has the same."""
     if tensor is None:
         return "–"
     if other is None or (tensor.dtype, tensor.layout) == (other.dtype, other.layout):
@@ -152,7 +152,7 @@ def _note(difference: Difference) -> str:
 
 
 def _why_unread(difference: Difference) -> str:
-    """What kept its numbers from being compared."""
+    """Why its numbers could not be compared."""
     tensors = [tensor for tensor in (difference.a, difference.b) if tensor is not None]
     layouts = dict.fromkeys(tensor.layout for tensor in tensors if tensor.layout not in ("strided", "meta"))
     why = " and ".join(layouts)
@@ -189,7 +189,7 @@ def _prefix_lines(prefixes: Sequence[Prefix]) -> Iterable[Cell]:
 
 
 def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
-    """Which side's keys carry what."""
+    """Which side's keys have which prefix."""
     keys = plural(prefix.keys, "key")
     if prefix.a and prefix.b:
         return f'prefix "{prefix.a}" on {keys} of {sides[0]} where {sides[1]} has "{prefix.b}"'
@@ -217,19 +217,19 @@ def _matrices(number: int) -> str:
 
 
 def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
-    """What will not be, and the first reasons."""
+    """What will not work, and the first reasons."""
     more = f"; and {count(len(obstacles) - _LISTED)} more" if len(obstacles) > _LISTED else ""
     return (Styled(what, BAD), Styled(f": {'; '.join(map(flagged, obstacles[:_LISTED]))}{more}"))
 
 
 def what_changes(layers: int, renamed: bool) -> str:
-    """ "converting 3 layers and renaming its keys", or what there is of it."""
+    """ "converting 3 layers and renaming its keys", or the part of it that applies."""
     parts = [f"converting {plural(layers, 'layer')}"] if layers else []
     return " and ".join(parts + (["renaming its keys"] if renamed else []))
 
 
 def typed_lines(report: DiffReport) -> list[str]:
-    """What to type to fix all that can be fixed, below a heading; [] when there is nothing."""
+    """Commands that fix all that can be fixed, below a heading; [] if there are none."""
     return command_lines(commands(report), what_changes(len(report.converted), bool(report.rules)))
 
 
@@ -239,13 +239,13 @@ def command_lines(lines: Sequence[str], what: str) -> list[str]:
 
 
 def commands(report: DiffReport) -> list[str]:
-    """What to type to fix all that can be fixed; [] when there is nothing or the file cannot be converted."""
+    """Commands that fix all that can be fixed; [] if there are none or the file cannot be converted."""
     a, b, rules = report.a, report.b, report.rules or ()
     if not can_be_converted(a) or not (report.converted or rules):
         return []
     if is_main(b) or not report.converted:
         return [like_command(a, b, bool(report.converted), rules)]
-    # --like takes the main root, and here another one is meant.
+    # --like uses the main root, and here another root was chosen.
     fixed = [difference for difference in report.tensors if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
     steps, _ = planned_steps(find_layers(a), shapes)
@@ -263,7 +263,7 @@ def _notes(report: DiffReport) -> Iterable[str]:
 
 
 def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
-    """The JSON of `diff A B`; `everything` lists what is the same too."""
+    """The JSON of `diff A B`; `everything` also lists tensors that are the same."""
     listed = [difference for difference in report.tensors if everything or difference.kind != Kind.SAME]
     return {
         "a": checkpoint_payload(report.a),
@@ -283,12 +283,12 @@ def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
 
 
 def checkpoint_payload(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What was opened."""
+    """The JSON for an opened checkpoint."""
     return {"path": str(checkpoint.path), "format": checkpoint.format, "root": checkpoint.root.path}
 
 
 def prefix_payload(prefix: Prefix) -> dict[str, Any]:
-    """A prefix that one side's keys have and the other's have not."""
+    """The JSON for a prefix that only one side's keys have."""
     return {"a": prefix.a, "b": prefix.b, "keys": prefix.keys}
 
 
@@ -311,14 +311,14 @@ def _payload(difference: Difference, compared: bool) -> dict[str, Any]:
 
 
 def _deviation_payload(deviation: Deviation) -> dict[str, Any]:
-    """Figures are None where the bytes differ and have no reading as numbers."""
-    told = bool(deviation.count)
+    """The JSON for how numbers differ; figures are None if the bytes differ but cannot be read as numbers."""
+    numeric = bool(deviation.count)
     return {
-        "max_abs_diff": deviation.absolute if told else None,
-        "max_rel_diff": deviation.relative if told else None,
-        "differing": deviation.count if told else None,
+        "max_abs_diff": deviation.absolute if numeric else None,
+        "max_rel_diff": deviation.relative if numeric else None,
+        "differing": deviation.count if numeric else None,
         "numel": deviation.total,
-        "nan": deviation.nan if told else None,
+        "nan": deviation.nan if numeric else None,
     }
 
 

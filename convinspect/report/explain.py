@@ -1,4 +1,4 @@
-"""Data, kernels and result side by side, the active row, kernel and cell marked, and the arithmetic below."""
+"""Draw data, kernels and result side by side, with the active row, kernel and cell marked and the arithmetic below."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _FEWER_TERMS = 4
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """What is being computed.
+    """The part of the result that is being computed.
 
     Attributes:
-        row: Of the result, from 1.
-        kernel: From 1.
-        done: Whether a cell (row, kernel) of the result has been computed.
+        row: Row of the result, from 1.
+        kernel: Kernel, from 1.
+        done: Whether a cell (row, kernel) of the result has been computed already.
     """
 
     row: int
@@ -49,12 +49,12 @@ class Focus:
 
 
 def row_focus(row: int, kernel: int) -> Focus:
-    """A row of the result that is computed with all kernels, and the rows before it."""
+    """Focus on a row of the result, computed with all kernels; the rows before it are done."""
     return Focus(row, kernel, lambda i, j: i <= row)
 
 
 def cell_focus(row: int, kernel: int) -> Focus:
-    """One cell, and all before it, row after row."""
+    """Focus on one cell; all before it, row after row, are done."""
     return Focus(row, kernel, lambda i, j: (i, j) <= (row, kernel))
 
 
@@ -73,15 +73,15 @@ def frame(
         example: The layer and its data.
         focus: The step.
         linear: Name things as for Linear (Y = X·Aᵀ + b) rather than for Conv1d.
-        width: Cells to lay out in.
-        sums: Whose arithmetic is printed.
+        width: Available width in cells.
+        sums: Kernels whose arithmetic is printed.
         digits: Decimals of results, and of terms.
-        height: Lines that there are, title included; None for as many as it takes.
+        height: Available lines, title included; None for no limit.
     """
     title = f"row {focus.row} of {len(example.f)}: {'Y' if linear else 'f'}[{focus.row}, ·]"
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
-        # A screen that is too low for its panels has no lines for a long sum either.
+        # A screen that is too low for the panels has no room for a long sum either.
         terms = _TERMS if most > 3 else _FEWER_TERMS
         gaps = _left_out(example, focus, most)
         beside = gaps if cell_width(f"{title}{gaps}") <= width else ""
@@ -93,7 +93,7 @@ def frame(
 
 
 def _left_out(example: Example, focus: Focus, most: int) -> str:
-    """How much the gaps in the panels stand for, to be said behind the title; "" where there are none."""
+    """How many rows and columns the panels leave out, to be appended to the title; "" if none."""
     window = range(focus.row, focus.row + example.taps)
     parts = []
     for what, count, wanted in (
@@ -127,15 +127,15 @@ def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int
 
 
 def _result_panel(example: Example, focus: Focus, letter: str, most: int, digits: int) -> Panel:
-    """What has been computed, with dots for what comes."""
+    """The results computed so far, with dots for the others."""
     rows, kernels = some(len(example.f), most, [focus.row]), some(len(example.w), most, [focus.kernel])
 
     def text(row: int, kernel: int) -> str:
         if not row or not kernel:
             return "… "
         number = fixed(example.f[row - 1][kernel - 1], digits)
-        # Every cell takes the cells that it takes when its turn comes, in brackets, which mark it where colours cannot:
-        # so that nothing moves from step to step.
+        # Every result is as wide as when it is active, in brackets (which mark it without colours), so that nothing
+        # moves from step to step.
         if not focus.done(row, kernel):
             return f"{'·':>{len(number) + 1}} "
         return f"[{number}]" if (row, kernel) == (focus.row, focus.kernel) else f" {number} "
@@ -148,7 +148,7 @@ def _result_panel(example: Example, focus: Focus, letter: str, most: int, digits
     return panel(
         f"{letter}, result ({len(example.f)} × {len(example.w)})",
         [f"row {row}" if row else "⋮" for row in rows],
-        # A blank behind each, where brackets close.
+        # A blank after each, where the closing bracket goes.
         [f"{letter}{kernel} " if kernel else "… " for kernel in kernels],
         [[text(row, kernel) for kernel in kernels] for row in rows],
         lambda i, j: style(rows[i], kernels[j]),
@@ -210,7 +210,7 @@ def _arithmetic(
 
 
 def _in_short(cell: Sum, linear: bool, width: int, digits: int) -> Cell:
-    """On one line: with its factors where they fit."""
+    """The arithmetic on one line, with the factors if they fit."""
     result = fixed(cell.result, digits)
     end = [] if cell.bias is None else [_signed(weight_text(cell.bias))]
     factors = " + ".join([f"{_signed(value_text(x))}·{_signed(weight_text(w))}" for _, _, x, w in cell.terms[:9]] + end)
@@ -225,7 +225,7 @@ def _name(cell: Sum, linear: bool) -> str:
 
 
 def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_terms: int) -> list[Cell]:
-    """Symbols, numbers, products, running sum, result."""
+    """The arithmetic in full: symbols, numbers, products, running sum, result."""
     head, most = _name(cell, linear), digits[1]
     letter = "a" if linear else "w"
     first = cell.terms[0][0]

@@ -1,4 +1,4 @@
-"""Conv1d's layout of data, kernel and result beside Linear's."""
+"""Draw Conv1d's layout of data, kernel and result beside Linear's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
     Args:
         example: The layer and its data.
         focus: The row and kernel to mark.
-        width: Cells to lay out in.
+        width: Available width in cells.
         digits: Decimals of results.
     """
     for most in range(9, 1, -1):
@@ -138,7 +138,7 @@ def _same_words(example: Example) -> str:
     pairs = zip(example.f, example.y or [], strict=True)
     differences = (abs(by_conv1d - by_linear) for row in pairs for by_conv1d, by_linear in zip(*row, strict=True))
     largest = max(filter(math.isfinite, differences), default=0.0)
-    # A round figure, since the last bits differ between machines.
+    # Rounded, since the last bits differ between machines.
     within = 10.0 ** max(-15, math.ceil(math.log10(largest))) if largest else 1e-15
     return f"Both were computed by PyTorch just now: the same to within {within:.0e}, which is rounding."
 

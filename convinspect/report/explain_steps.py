@@ -1,4 +1,4 @@
-"""An explained layer → the drawings that `explain` shows: some rows, every step, both layouts, JSON."""
+"""The drawings of `explain`: some rows, every step, both layouts; and its JSON."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DrawStep: TypeAlias = Callable[[Focus, Sequence[int]], Block]
 
 
 def drawn_as_linear(example: Example, names: str | None) -> bool:
-    """Whether to name things as for Linear: as asked ("linear", "conv1d"), otherwise as the layer is.
+    """Whether to use Linear's notation: as asked ("linear", "conv1d"), otherwise by the layer's kind.
 
     Raises:
-        CannotShow: It was asked for, and no Linear computes what the layer does.
+        CannotShow: It was asked for, but no Linear computes what the layer does.
     """
     if names == "linear" and example.taps > 1:
         raise CannotShow(
@@ -41,13 +41,13 @@ def drawn_as_linear(example: Example, names: str | None) -> bool:
 
 
 def drawer(example: Example, linear: bool, width: int, height: int | None = None) -> DrawStep:
-    """What draws the steps of an example, with the same decimals in each.
+    """The function that draws the steps of an example, with the same decimals in each.
 
     Args:
         example: The layer and its data.
         linear: Name things as for Linear rather than for Conv1d.
-        width: Cells to lay out in.
-        height: Lines that there are; None for as many as it takes.
+        width: Available width in cells.
+        height: Available lines; None for no limit.
     """
     from convinspect.explaining.example import decimals, decimals_of_terms, sum_of
 
@@ -63,7 +63,7 @@ def drawer(example: Example, linear: bool, width: int, height: int | None = None
 def frames(
     example: Example, draw: DrawStep, row: int | None, kernel: int | None, both: bool, width: int
 ) -> list[Block]:
-    """Rows 1, 2 and n, or the one asked for; the two layouts after them if asked for; and what it shows, in words.
+    """Rows 1, 2 and n, or the requested one; then the two layouts if requested, and a description.
 
     Raises:
         CannotShow: There is no such row or kernel.
@@ -87,14 +87,14 @@ def frames(
 
 
 def overview(example: Example) -> list[Block]:
-    """The drawing that the command gives where no terminal sets a width, below the layer's name."""
+    """The drawing that the command prints without a terminal, below the layer's name."""
     draw = drawer(example, drawn_as_linear(example, None), COMFORT)
     name = Block((), title=f"{example.name}: {example.kind} {shape(example.stored)}")
     return [name, *frames(example, draw, None, None, both=False, width=COMFORT)]
 
 
 def moral(example: Example, width: int) -> Block:
-    """What the drawing shows, in one sentence, and what it leaves out."""
+    """One sentence on what the drawing shows, and what it leaves out."""
     outs = len(example.w)
     kernels, columns = (plural(outs, noun) for noun in ("kernel", "column"))
     meets = (
@@ -107,9 +107,7 @@ def moral(example: Example, width: int) -> Block:
 
 
 def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block]:
-    """Cell after cell, the first `most` of them, each with what it shows in words below, and the two layouts if asked
-    for.
-    """
+    """The first `most` steps, cell after cell, each with a description below, and the two layouts if requested."""
     from convinspect.explaining.example import decimals
 
     every = cell_count(example)

@@ -1,4 +1,4 @@
-"""How the command line spells the options that errors and reasons speak of."""
+"""Spell options in errors and reasons as command-line flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OF_ARGUMENTS = {"target": "-o"}
 
 
 def as_flag(option: Option) -> str:
-    """`--layer conv1`, `--state-dict`; `-o` for where to write."""
+    """An option as a flag: `--layer conv1`, `--state-dict`; `-o` for the target."""
     flag = _OF_ARGUMENTS.get(option.name) or f"--{option.name.rstrip('_').replace('_', '-')}"
     return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
 

@@ -1,4 +1,4 @@
-"""What can be done about a `load_state_dict` error → the table, the verdict and the JSON of `diff A --error`."""
+"""The table, the verdict and the JSON of `diff A --error`."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _FIXES = {
 
 
 def error_table(report: ErrorReport, folded: bool = False) -> Table:
-    """A row for each thing that the error says, then the verdict.
+    """A row for each item of the error, then the verdict.
 
     Args:
-        report: What can be done.
+        report: What can be done about the error.
         folded: One row for repeated blocks.
     """
     answers = report.answers
@@ -62,7 +62,7 @@ def error_table(report: ErrorReport, folded: bool = False) -> Table:
 
 
 def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
-    """What answers of one row have in common."""
+    """Answers with the same signature are folded into one row."""
     item = answer.item
     return (item.trouble, answer.fix, answer.reason, answer.shape, item.model) if folded else (place,)
 
@@ -119,7 +119,7 @@ def _notes(report: ErrorReport) -> Iterable[str]:
 
 
 def error_commands(report: ErrorReport) -> list[str]:
-    """What to type to fix all that can be fixed."""
+    """Commands that fix all that can be fixed."""
     checkpoint = report.checkpoint
     return step_commands(checkpoint, report.steps, report.rules or ()) if can_be_converted(checkpoint) else []
 

@@ -1,7 +1,7 @@
-"""What notebooks show of a record: the table that a terminal shows, as HTML.
+"""Show records in notebooks: the same table as on a terminal, as HTML.
 
-Records lie below the tables that are made of them, and may not import these. So the Python API, which knows both,
-gives each class its `_repr_html_` from here, the first time that it hands one out.
+Records are defined in lower layers than their tables, and may not import them. So the Python API, which may import
+both, adds `_repr_html_` to each class the first time that it returns an instance.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Tables: TypeAlias = Table | Block | Sequence[Table | Block]
 
 
 def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
-    """Give a class of records the method that notebooks look for.
+    """Add the method that notebooks call, `_repr_html_`, to a class of records.
 
     Args:
         record: The class.
-        draw: What the command shows of one; called when a notebook asks, so that it may import what it needs then.
+        draw: Makes the command's tables for an instance; called only when a notebook shows it, so it can import lazily.
     """
 
     def _repr_html_(self: object) -> str:
@@ -43,7 +43,7 @@ def checkpoint_table(checkpoint: Any) -> Tables:
 
 
 def layer_table(layer: Any) -> Tables:
-    """One row of `convinspect shapes`, and what its short words stand for."""
+    """One row of `convinspect shapes`, and the meaning of its abbreviations."""
     from convinspect.report.shapes import layer_table as table
 
     return table(layer)

@@ -1,4 +1,4 @@
-"""What a check found as SARIF 2.1.0, the form in which code hosts take the results of analyses (OASIS, 2020)."""
+"""Findings of `check` as SARIF 2.1.0 (OASIS, 2020), the format in which code hosts import analysis results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOME = "https://github.com/convinspect/convinspect"
 
 
 def sarif_payload(reports: Sequence[Report]) -> dict[str, Any]:
-    """One run with all findings; what could not be read is a result and a failed invocation."""
+    """One run with all findings; what could not be read is both a result and a failed invocation."""
     findings = [finding for report in reports for finding in report.findings]
     rules = list(dict.fromkeys(finding.code for finding in findings))
     return {

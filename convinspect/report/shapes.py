@@ -1,4 +1,4 @@
-"""Layers → the table and the JSON of `shapes`."""
+"""The table and the JSON of `shapes`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
+    "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
@@ -53,7 +54,7 @@ _COLUMNS = (
 
 
 def layer_name(layer: Layer) -> str:
-    """Name as shown: the root module has none of its own."""
+    """The name to show; the root module has no name of its own."""
     return layer.name or "(root)"
 
 
@@ -61,10 +62,10 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
     """The table of `shapes`.
 
     Args:
-        checkpoint: What was opened.
+        checkpoint: The checkpoint.
         layers: All of its layers, for the totals.
         folds: The rows.
-        everything: Whether all kinds were asked for, so that nothing need be said of those left out.
+        everything: Whether all kinds were asked for, so that no note on omitted ones is needed.
     """
     shown = [layer for fold in folds for layer in fold.layers]
     counted = _counted(checkpoint)
@@ -80,31 +81,33 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
 
 
 def layer_table(layer: Layer) -> Table:
-    """One layer by itself, with its notes. All of its numbers are counted: what is a buffer, its checkpoint tells."""
+    """A single layer with its notes. All its numbers are counted, since buffers are known from the checkpoint only."""
     rows = _rows(unfolded([layer]), {id(tensor) for tensor in layer.tensors.values()})
     return Table(_counting_numbers(), rows, notes=layer.notes)
 
 
 def _columns(checkpoint: Checkpoint) -> tuple[Column, ...]:
-    """An optimizer's state holds numbers, and no parameters."""
+    """The columns; an optimizer's state has numbers instead of parameters."""
     if checkpoint.root.role != "optimizer":
         return _COLUMNS
     return _counting_numbers()
 
 
 def _counting_numbers() -> tuple[Column, ...]:
-    """The columns where what is counted may be no parameters."""
-    return tuple(one._replace(title="numbers", key="numel") if one.title == "params" else one for one in _COLUMNS)
+    """The columns with "numbers" instead of "params"."""
+    return tuple(
+        column._replace(title="numbers", key="numel") if column.title == "params" else column for column in _COLUMNS
+    )
 
 
 def _counted(checkpoint: Checkpoint) -> set[int]:
-    """Identities of the tensors that the column counts, those that are the total's parameters."""
+    """Identities of the tensors that the column counts, which are the total's parameters."""
     optimizer = checkpoint.root.role == "optimizer"
     return {id(tensor) for name, tensor in checkpoint.tensors.items() if optimizer or checkpoint.is_parameter(name)}
 
 
 def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
-    """Elements of the layers' parameters; buffers such as batch statistics and masks are none."""
+    """Number of elements of the layers' parameters, without buffers such as batch statistics and masks."""
     return sum([prod(tensor.shape) for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted])
 
 
@@ -113,7 +116,7 @@ def _root_of(checkpoint: Checkpoint) -> str:
 
 
 def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:
-    """All rows, the arrows under each other."""
+    """All rows, with aligned arrows."""
     pairs = [_widths(fold.layers[0]) for fold in folds]
     different = set(pairs)
     left = max((len(wide_in) for wide_in, _ in different), default=0)
@@ -137,9 +140,7 @@ def _row(fold: Fold, arrow: str, counted: set[int]) -> tuple[Cell, ...]:
     return (fold.name or "(root)", *facts, _tag_cell(tags_of(layer), len(fold.layers)))
 
 
-# A large file has few different layers, whose cells would be written anew for each.
-
-
+# A large file has few different layers, so their cells are cached.
 @lru_cache(maxsize=1024)
 def _facts(
     kind: str,
@@ -151,7 +152,7 @@ def _facts(
     parameters: int,
     nbytes: int,
 ) -> tuple[str, ...]:
-    """The cells between name and notes."""
+    """The cells between the name and the notes."""
     return (
         kind,
         shape(weight),
@@ -165,7 +166,7 @@ def _facts(
 
 
 def _widths(layer: Layer) -> tuple[str, str]:
-    """In and out; where groups are not recorded the shape's own number stands for `in`."""
+    """The widths in and out; if groups are not recorded, `in` is the number from the shape."""
     wide_in, wide_out = layer.in_width, layer.out_width
     if wide_in is None and layer.kernel_size:
         wide_in = layer.weight.shape[1]
@@ -173,7 +174,7 @@ def _widths(layer: Layer) -> tuple[str, str]:
 
 
 def tags_of(layer: Layer) -> tuple[str, ...]:
-    """What matters to a converter, in a few words each."""
+    """Short tags for what matters to a conversion."""
     return ("pointwise", *layer.tags) if layer.pointwise else layer.tags
 
 
@@ -261,7 +262,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
 
 
 def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
-    """What the tags mean that are used, and which biases do not fit."""
+    """The meaning of the tags that appear, and biases that do not fit."""
     used = {tag for tags in {layer.tags for layer in shown} for tag in tags}
     if "assumed" in used:
         pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
@@ -290,7 +291,7 @@ def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Itera
 
 
 def _notes_on_foreign_names(checkpoint: Checkpoint) -> Iterator[str]:
-    """What else the pickle names, and what of it is known to do harm."""
+    """Other names in the pickle, and which of them are known to be harmful."""
     from convinspect.formats.pickle.safe_globals import classify_global
 
     classes = {module.class_name for module in checkpoint.modules.values()}
@@ -308,7 +309,7 @@ def _others(checkpoint: Checkpoint) -> list[Any]:
     chosen = checkpoint.root
     others = [root for root in checkpoint.roots if root.path != chosen.path and root.role != "other"]
     if not any(root is chosen for root in checkpoint.roots):
-        # All roots below a path were taken as one.
+        # All roots below a path were opened as one.
         others = [root for root in others if chosen.path and not root.path.startswith(f"{chosen.path}.")]
     return others
 

@@ -1,4 +1,4 @@
-"""A verification's report → the table, the summary and the JSON of `verify`."""
+"""The table, the summary and the JSON of `verify`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ SENTENCES = {
 
 
 def sentence(cause: Cause | None) -> str:
-    """What a cause says; "" for none."""
+    """The sentence for a cause; "" for none."""
     if cause is None:
         return ""
     facts = {name: _fact(value) for name, value in cause.facts.items()}
@@ -85,7 +85,7 @@ def sentence(cause: Cause | None) -> str:
 
 
 def _fact(value: object) -> object:
-    """A fact as a sentence takes it up: of causes, their own sentences."""
+    """A fact as it appears in a sentence; a cause becomes its own sentence."""
     if isinstance(value, Cause):
         return sentence(value)
     if isinstance(value, tuple) and value and isinstance(value[0], Cause):
@@ -94,13 +94,13 @@ def _fact(value: object) -> object:
 
 
 def names_of(report: Report) -> tuple[str, str]:
-    """What the two sides are called in a title."""
+    """The names of the two sides for a title."""
     before, after = Path(report.before), Path(report.after)
     return before.name, "converted in memory" if before == after else after.name
 
 
 def verdict(report: Report) -> str:
-    """The first thing that is wrong, with its name; "" when all is well."""
+    """The first problem, with its name; "" if there is none."""
     return sentence(report.cause)
 
 
@@ -117,11 +117,11 @@ _COLUMNS = (
 
 
 def verdict_table(report: Report, names: tuple[str, str]) -> Table:
-    """Every layer that was converted or differs, then what else differs, then the verdict.
+    """Every layer that was converted or differs, then other differences, then the verdict.
 
     Args:
-        report: What was found.
-        names: What the two sides are called.
+        report: The verification's report.
+        names: The names of the two sides.
     """
     return Table(
         _COLUMNS if report.layers else (),
@@ -229,7 +229,7 @@ def _notes(report: Report) -> Iterable[str]:
 
 
 def _output_notes(report: Report) -> Iterable[str]:
-    """What the columns of outputs mean, and how far gradients are apart."""
+    """The meaning of the output columns, and how much gradients differ."""
     if any(check.outputs is not None for check in report.layers):
         yield "outputs: in float64; bound: 2·γₙ(|x||W|ᵀ + |b|), the most that rounding can do there"
     roundings = [check.rounding for check in report.layers if check.rounding is not None]
@@ -258,7 +258,7 @@ def _rounding_line(roundings: Sequence[Rounding]) -> str:
     before = max(rounding.before_max for rounding in roundings), max(rounding.before_rms for rounding in roundings)
     after = max(rounding.after_max for rounding in roundings), max(rounding.after_rms for rounding in roundings)
     return (
-        f"rounding in {names}, no fault: apart by that much; off float64 by {_figure(before[0])} before and"
+        f"rounding: difference in {names}, not a fault; from float64 it is {_figure(before[0])} before and"
         f" {_figure(after[0])} after (RMS {_figure(before[1])}, {_figure(after[1])})"
     )
 

@@ -1,4 +1,4 @@
-"""Kernels and statistics → tables, heatmaps and JSON of `weights`."""
+"""The tables, heatmaps and JSON of `weights`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TAPS_AT_ENDS = 4
 
 
 def matrix_view(layer: Layer, matrix: Matrix, notes: Sequence[str], precision: int | None) -> MatrixView:
-    """A matrix with what stands above and below it."""
+    """A matrix with its title and notes."""
     values, bias = matrix.values, matrix.bias
     head = f"{layer_name(layer)} · {layer.kind} {shape(layer.weight.shape)} · {layer.weight.dtype}"
     return MatrixView(
@@ -54,7 +54,7 @@ def _kernel_bias(matrix: Matrix, precision: int | None) -> tuple[str, ...]:
 
 
 def elided(matrices: Sequence[Matrix]) -> list[Matrix | Block]:
-    """A kernel's matrices, one per tap; of very many the first and the last, and a line that counts the rest."""
+    """A kernel's matrices, one per tap; of very many only the first and last, with a line that counts the rest."""
     hidden = len(matrices) - 2 * _TAPS_AT_ENDS
     if len(matrices) <= _MOST_TAPS:
         return list(matrices)
@@ -63,14 +63,14 @@ def elided(matrices: Sequence[Matrix]) -> list[Matrix | Block]:
 
 
 def shown_matrix(view: MatrixView, space: TerminalSize, color: bool, sliced: bool) -> Table:
-    """The matrix as it fits; whole where a slice was asked for and nothing limits it."""
+    """The matrix fitted to the screen; whole if a slice was asked for and no screen limits it."""
     if space.width is None and len(view.row_names) * len(view.column_names) > _MOST_NUMBERS and not sliced:
         space = _PIPED
     return matrix_table(view, space.width, space.height, color)
 
 
 def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
-    """The matrix with rows that say whose they are, for several in one CSV."""
+    """The matrix with the layer's name in each row, for several matrices in one CSV."""
     front = " ".join(filter(None, (layer_name(layer), matrix.title)))
     return replace(view, row_names=[f"{front} {name}" for name in view.row_names])
 
@@ -105,7 +105,7 @@ _STATS_COLUMNS = (
 
 
 def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], notes: Sequence[str] = ()) -> Table:
-    """One row per layer; the histogram runs from the layer's min to its max."""
+    """One row per layer; the histogram covers the layer's min to max."""
     layers = list(rows)
     normed = any(layer.norm for layer, _ in layers)
     lines = [_HISTOGRAM]
@@ -147,7 +147,7 @@ def _figure(value: float | None) -> str:
 
 
 def stats_payload(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]]) -> dict[str, Any]:
-    """The JSON of `weights --stats`; None where a layer has no finite value."""
+    """The JSON of `weights --stats`; figures are None if a layer has no finite value."""
     names = ("min", "max", "mean", "std", "l2", "zeros", "nan", "inf", "histogram")
     return {
         "path": str(checkpoint.path),
@@ -166,7 +166,7 @@ def stats_payload(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]]) -
 def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
     """One layer of the JSON of `weights`: the chosen part of its kernel, numbers in full precision.
 
-    `axes` says what the dimensions of `weight` are, `stored_axes` what those of `shape` are, which is as stored.
+    `axes` names the dimensions of `weight`; `stored_axes` names those of `shape`, the shape as stored.
     """
     weight, bias, rows, columns = cut(kernel, choice)
     turned = kernel.layer.kind == TRANSFORMERS_CONV1D or kernel.layer.kind.startswith("ConvTranspose")

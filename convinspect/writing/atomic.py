@@ -1,6 +1,6 @@
-"""A new file or folder that appears whole or not at all.
+"""Write a new file or folder atomically.
 
-It is written in a temporary folder beside the target, checked, and only then takes the target's name.
+It is written in a temporary folder beside the target, checked, and only then renamed to the target.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from convinspect.records import Version
 
 
 def check_unchanged(versions: Mapping[Path, Version]) -> None:
-    """See that files are still what they were.
+    """Check that files have not changed.
 
     Raises:
-        ChangedMeanwhile: One changed, was replaced, or is gone.
+        ChangedMeanwhile: A file was changed, replaced or removed.
     """
     for path, version in versions.items():
         try:
@@ -39,10 +39,10 @@ def check_unchanged(versions: Mapping[Path, Version]) -> None:
 
 @contextmanager
 def reporting_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
-    """Whatever goes wrong inside is laid to a change of these files, where there is one.
+    """If the block fails and one of these files has changed, report the change instead.
 
     Raises:
-        ChangedMeanwhile: Something went wrong, and one of the files is not what it was.
+        ChangedMeanwhile: The block raised an exception, and one of the files has changed.
     """
     try:
         yield
@@ -52,19 +52,19 @@ def reporting_changes(versions: Mapping[Path, Version]) -> Iterator[None]:
 
 
 Check: TypeAlias = Callable[[Path], None]
-"""Raises where what was written, and is on the disk, is not what was meant."""
+"""Raises if what was written, and is synced to the disk, is wrong."""
 
 
 @contextmanager
 def new_file(target: Path, check: Check) -> Iterator[Path]:
-    """A name to write to; what is there at the end is synced, checked and becomes `target` at once, or nothing does.
+    """A path to write to; at the end the file is synced, checked and renamed to `target` atomically.
 
-    A file that is replaced hands on its mode and, where the system allows it, its owner; any other gets the mode that
-    the umask asks for. A symbolic link is followed, so that the link stays; other hard links of what is replaced keep
-    the old content. A target that was not there at first is not replaced if another has made it meanwhile.
+    A new file takes over the mode of the file that it replaces and, if the system allows it, its owner; otherwise its
+    mode follows the umask. A symbolic link is followed, so that the link stays; other hard links of a replaced file
+    keep the old content. A target that did not exist at first is not replaced if another program creates it meanwhile.
 
     Raises:
-        CannotWrite: The folder cannot be written to, the disk is full, or another has made the target meanwhile.
+        CannotWrite: The folder cannot be written to, the disk is full, or another program created the target meanwhile.
         ConvInspectError: What `check` raises.
     """
     with _beside(target) as (temporary, place):
@@ -79,7 +79,7 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, check: Check) -> Iterator[Path]:
-    """The same for a folder of files, which is there to be written into; it replaces nothing but an empty folder."""
+    """The same for a folder, which exists when the block starts; it replaces nothing but an empty folder."""
     with _beside(target) as (temporary, place):
         temporary.mkdir()
         yield temporary
@@ -96,9 +96,9 @@ _LONGEST_NAME = 100
 
 @contextmanager
 def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
-    """A path to write to, in a folder beside the target that nobody else may look into, and the path that it is to get.
+    """A path to write to, in a private folder beside the target, and the final path.
 
-    The folder, with what libraries leave in it, is gone in the end. Errors speak of the target.
+    The folder is removed at the end, with any files that libraries leave in it. Errors name the target.
     """
     place = Path(os.path.realpath(target))
     folder = place.with_name(f".{_shortened(place.name)}.{os.urandom(6).hex()}.partial")
@@ -116,7 +116,7 @@ def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def left_behind(target: Path) -> list[Path]:
-    """Temporary folders beside `target`: of runs that were killed, or that are under way."""
+    """Temporary folders beside `target`, of runs that were killed or are in progress."""
     place = Path(os.path.realpath(target))
     try:
         names = os.listdir(place.parent)
@@ -134,7 +134,7 @@ def _shortened(name: str) -> str:
 
 
 def _hand_on(old: os.stat_result, new: Path) -> None:
-    """Owner, group and mode, as far as the system and the file system allow."""
+    """Copy owner, group and mode, as far as the system and the file system allow."""
     for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
         with suppress(OSError, AttributeError):
             os.chown(new, owner, group)
@@ -143,9 +143,9 @@ def _hand_on(old: os.stat_result, new: Path) -> None:
 
 
 def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
-    """Give what was written its name; unless `replacing`, only where that is free.
+    """Rename what was written to the target; unless `replacing`, only if the target does not exist.
 
-    Where a file system has no hard links, a file that came meanwhile is replaced.
+    On a file system without hard links, a file that was created meanwhile is replaced.
     """
     try:
         if replacing or temporary.is_dir() or not _linked(temporary, target):
@@ -178,7 +178,7 @@ def _remedy(error: OSError) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written before it gets its name; folders cannot be synced everywhere."""
+    """Sync what was written to the disk before it is renamed; not every system can sync folders."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -195,10 +195,10 @@ def _sync(path: Path) -> None:
 
 
 def check_room(target: Path, nbytes: int) -> None:
-    """Notice before hours of writing that a disk is too small.
+    """Check before any writing that the disk has room.
 
     Raises:
-        CannotWrite: There are fewer than `nbytes` free where `target` is to lie.
+        CannotWrite: Fewer than `nbytes` are free in the target's folder.
     """
     place = Path(os.path.realpath(target))
     try:

@@ -1,7 +1,7 @@
-"""Work in a process of its own, for what reads files mapped into memory.
+"""Run work that reads memory-mapped files in a child process.
 
-Where someone cuts a mapped file short, the system ends whoever reads on with a signal (SIGBUS) and no exception. A
-child takes that, so that whoever waits for it can clean up and say what happened.
+If a mapped file is truncated while it is read, the system ends the process with a signal (SIGBUS) instead of an
+exception. In a child, that leaves the parent free to clean up and report what happened.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ from convinspect.errors import BrokenFile, ConvInspectError, Option, Wording
 
 
 def run_in_child(work: Callable[[], Any], source: Path) -> Any:
-    """What `work` gives, done in a child on Linux, unless PyTorch or threads are here already; else at once.
+    """Run `work` in a forked child; in this process if torch or threads are loaded already, or not on Linux.
 
-    PyTorch's threads do not survive a fork. Where this process is killed, the child ends too.
+    PyTorch's threads do not survive a fork. If this process is killed, the child ends too.
 
     Args:
-        work: Gives what JSON can hold.
-        source: The file to name should the child be killed.
+        work: Returns a value that JSON can represent.
+        source: The file to name if the child is killed.
 
     Raises:
-        BrokenFile: The child was killed while it read.
-        Exception: As `work` raises it; what is no error of ours, the system's, a missing package or want of memory, as
-            a RuntimeError that holds the traceback.
+        BrokenFile: The child was killed by SIGBUS while it read the file.
+        MemoryError: The child was killed by SIGKILL, as the system does when memory runs out.
+        Exception: As raised by `work`. Exceptions other than ConvInspectError, OSError, ModuleNotFoundError and
+            MemoryError become a RuntimeError with the traceback.
     """
     if not _can_fork():
         return work()
-    here, there = os.pipe()
+    answer_read, answer_write = os.pipe()
     alive, parent = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        os.close(here)
+        os.close(answer_read)
         os.close(parent)
-        _serve(work, there, alive)
-    os.close(there)
+        _serve(work, answer_write, alive)
+    os.close(answer_write)
     os.close(alive)
     try:
-        with os.fdopen(here, "rb") as pipe:
+        with os.fdopen(answer_read, "rb") as pipe:
             answer = pipe.read()
     except BaseException:
         os.kill(child, signal.SIGKILL)
@@ -66,10 +67,10 @@ def _can_fork() -> bool:
 
 
 def _serve(work: Callable[[], Any], answer: int, alive: int) -> NoReturn:
-    """In the child: do it, send what came of it, and leave without what a program does at its end."""
+    """In the child: run the work, send its result or error, and exit without cleanup handlers."""
     status = 1
     try:
-        # Nobody writes into this pipe: reading ends when the parent does.
+        # Nothing is written into this pipe: the read returns when the parent ends.
         threading.Thread(target=lambda: os.read(alive, 1) or os._exit(1), daemon=True).start()
         with os.fdopen(answer, "wb") as pipe:
             pipe.write(json.dumps(_packed(work)).encode())
@@ -110,7 +111,7 @@ def _unpacked(answer: dict[str, Any]) -> Any:
 
 
 def _parts(text: str) -> str | list[str | Option]:
-    """What JSON can hold of a text, and of the options in a wording: each becomes a list of name and value."""
+    """Encode a text or `Wording` as JSON; each option becomes a list of name and value."""
     return list(text.parts) if isinstance(text, Wording) else text
 
 
@@ -123,13 +124,13 @@ def _text(parts: str | list[Any]) -> str:
 def _error(kind: str, problem: str | list[Any], remedy: str | list[Any], path: str | None) -> ConvInspectError:
     cls: type[ConvInspectError] = getattr(convinspect.errors, kind)
     error = cls.__new__(cls)
-    # Classes that make their own text take other arguments than the text.
+    # Subclasses may take other arguments than the text, so their own __init__ is not called.
     ConvInspectError.__init__(error, _text(problem), _text(remedy), None if path is None else Path(path))
     return error
 
 
 def _ended(status: int, source: Path) -> Exception:
-    """The error for a child that gave no answer. The system kills (SIGKILL) what takes too much memory."""
+    """The error for a child that sent no answer. The system kills a process that takes too much memory (SIGKILL)."""
     if status == -signal.SIGKILL:
         return MemoryError()
     if status == -signal.SIGBUS:

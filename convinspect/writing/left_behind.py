@@ -1,4 +1,4 @@
-"""What a root that is saved anew, as a plain state_dict, leaves behind."""
+"""What is lost when a root is saved as a plain state_dict in a new file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from convinspect.writing.pickle_keys import moved_paths
 
 
 def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[str]:
-    """What a file saved anew does not take over, one line each.
+    """What a plain state_dict in a new file does not keep, one line each.
 
     Args:
         checkpoint: The source.
         writer: "torch" or "safetensors".
-        names: Edits that give other keys.
+        names: Edits that change keys.
 
     Raises:
         ConvInspectError: The source cannot be read.
@@ -29,9 +29,9 @@ def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[s
 
 
 def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, dict[str, Any]] | None:
-    """`_metadata` for the root in use where it is saved anew as a dictionary: versions by module, under new names.
+    """`_metadata` for the root in use when it is saved as a new dictionary: versions by module, under new names.
 
-    None where there is none, or two modules would get one name.
+    None if there is none, or if two modules would get the same name.
 
     Raises:
         ConvInspectError: The source cannot be read.
@@ -55,11 +55,11 @@ def _versions(
 
 
 def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
-    """Names that an optimizer keeps for parameters that are renamed; they stay unchanged.
+    """Names that an optimizer stores for renamed parameters, which it keeps unchanged.
 
     Args:
         checkpoint: The source.
-        names: Edits that give other keys.
+        names: Edits that change keys.
 
     Raises:
         ConvInspectError: The source cannot be read.
@@ -72,7 +72,7 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
 
 
 def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:
-    """Keys of weights that are computed from several tensors, as those of a weight-normed LSTM, and stay so.
+    """Keys of tensors from which weights are still computed (as in a weight-normed LSTM), since they are not fused.
 
     Args:
         root: The root in use.
@@ -90,17 +90,18 @@ def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:
 
 
 def ties_of_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Keys that a safetensors file leaves out → the key that has their numbers, as `safetensors.torch.save_model` notes
-    ties in the metadata.
+    """Keys that a safetensors file leaves out → the key with their numbers.
+
+    `safetensors.torch.save_model` writes such ties into the metadata.
     """
     keys = {tensor.key for tensor in checkpoint.root.tensors}
     return {name: kept for name, kept in checkpoint.metadata.items() if kept in keys and name not in keys}
 
 
 def plain_attributes(root: Root) -> frozenset[str]:
-    """Keys of a TorchScript root's tensors that are neither parameters nor buffers, as its code says.
+    """Keys of a TorchScript root's tensors that are neither parameters nor buffers, according to its code.
 
-    `state_dict()` has none of them either. Where the code does not say, nothing is taken for one.
+    `state_dict()` does not contain them either. If the code does not say, a tensor is not counted as one.
     """
     attributes = set()
     for tensor in root.tensors:
@@ -113,7 +114,7 @@ def plain_attributes(root: Root) -> frozenset[str]:
 
 
 def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept: bool) -> list[str]:
-    """Other roots, and what is no tensor."""
+    """Other roots and other objects than tensors that are not in the new file."""
     path = checkpoint.root.path
     lines = [f"only {path} is in the new file, as a plain state_dict"] if path else []
     lines += [
@@ -136,7 +137,7 @@ def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept
 
 
 def _left_by_format(checkpoint: Checkpoint, writer: str) -> list[str]:
-    """What the new file's format does not hold, and what it holds in another way."""
+    """What the new file's format cannot store, or stores in another way."""
     lines = []
     tied_again = ties_of_metadata(checkpoint) if writer == "torch" else {}
     if tied_again:

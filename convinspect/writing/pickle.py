@@ -1,10 +1,10 @@
-"""A pickle with some instructions changed: other sizes, other keys of dictionaries, items left out.
+"""Edit a pickle's instructions: change sizes and dictionary keys, and leave out items.
 
-The memo is what makes this delicate. A pickler that meets a string again writes "fetch number 7" (GET) and not the
-string, so a key may be pushed in one place and used in another, and an item left out may be the one that put number 7
-there. So the instructions are gone through once with two memos side by side, what the old stream's holds and what the
-new one's does; where a GET would fetch something else than it did, what it fetched is pushed anew in its place and put
-there. From protocol 4 on the stream comes in frames, whose lengths are made right at the end.
+The memo makes this delicate. A pickler that meets a string again writes "fetch number 7" (GET) instead of the string,
+so a key may be pushed in one place and used in another, and an item left out may be the one that put number 7 there.
+So one pass over the instructions keeps two memos, that of the old stream and that of the new one. If a GET would fetch
+something else than before, it is replaced by instructions that push the old value again and put it in the memo. From
+protocol 4 on the stream consists of frames, whose lengths are corrected at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from convinspect.formats.pickle.opcodes import Instruction, Undecodable, instruc
 from convinspect.records import Span
 
 Splices = dict[int, tuple[int, bytes]]
-"""Offset in the stream → where the old bytes end, and the new ones."""
+"""Offset in the stream → the end of the old bytes, and the new bytes."""
 
 
 def spliced(data: bytes, splices: Splices) -> bytes:
@@ -38,12 +38,12 @@ def edited(
 
     Args:
         data: One whole pickle.
-        tuples: Instructions that push a tuple of numbers, and those to stand in their place.
+        tuples: Spans of instructions that push a tuple of numbers, and their replacements.
         keys: Offset where a dictionary's key is pushed → the new key.
-        cuts: Instructions to leave out, each run of them without effect on the stack.
+        cuts: Instructions to leave out; each span has no net effect on the stack.
 
     Raises:
-        CannotWrite: It cannot be done without changing something else.
+        CannotWrite: It cannot be edited without changing something else.
     """
     splices = {span.start: (span.end, new) for span, new in tuples}
     left_out = sorted((span.start, span.end) for span in cuts)
@@ -56,14 +56,14 @@ def edited(
         splices |= _Memos(data, every, keys or {}, left_out).splices
     if framed:
         frames = [frame for frame in every if frame.code == "\x95" and not _inside(frame.start, left_out)]
-        # A stream without frames is as good; frames that begin or end inside what is left out cannot be kept.
+        # Frames are optional; those that begin or end inside a cut cannot be kept, so all are dropped.
         without = {frame.start: (frame.end, b"") for frame in frames}
         splices = splices | without if left_out else _framed(frames, splices, data)
     return spliced(data, splices)
 
 
 def protocol_of(data: bytes) -> int:
-    """The pickle's protocol, which says so from 2 on."""
+    """The pickle's protocol; 0 for protocols 0 and 1, which are not recorded in the stream."""
     return data[1] if data[:1] == b"\x80" and len(data) > 1 else 0
 
 
@@ -99,11 +99,11 @@ _FRAME = 9
 """Bytes of a frame's header."""
 
 _Value = bytes | int
-"""What a memo's slot holds: the instructions that push it anew, or a number that stands for what these cannot."""
+"""Content of a memo's slot: the instructions that push it again, or an id for a value that they cannot reproduce."""
 
 
 class _Memos:
-    """Splices for changed keys and for whatever a change of the memo drags along.
+    """Splices for changed keys, and for instructions that must change because the memo does.
 
     Args:
         data: The stream.
@@ -121,14 +121,14 @@ class _Memos:
     ) -> None:
         self.splices: Splices = {start: (end, b"") for start, end in cuts}
         self._data, self._keys = data, keys
-        # From protocol 4 on the memo's slots are numbered by themselves.
+        # From protocol 4 on the memo's slots are numbered implicitly.
         self._framed = protocol_of(data) >= 4
         self._old: dict[int, _Value] = {}
         self._new: dict[int, _Value] = {}
         self._slots: dict[int, int] = {}
-        """Slot in the old stream → in the new one; they part where a framed stream loses items."""
+        """Slot in the old stream → in the new one; they differ once items of a framed stream are left out."""
         self._top: tuple[_Value, _Value, int] | None = None
-        """What was pushed last, in the old and in the new stream, and where, as long as it is on top of the stack."""
+        """The value pushed last in the old and the new stream, and where; None once it is not on top of the stack."""
         self._strings: list[tuple[_Value, _Value]] = []
         left = iter([*cuts, (1 << 63, 1 << 63)])
         cut = next(left)
@@ -162,7 +162,7 @@ class _Memos:
                 raw = old_module + old_name + b"\x93"
                 top = (raw, raw, instruction.start)
         elif code in "02":
-            # No pickler of dictionaries of tensors copies or drops what it pushed; then the top is not what it seems.
+            # After DUP or POP the top of the stack is unknown here. Picklers of tensor dictionaries write neither.
             raise CannotWrite("its pickle copies or drops values by itself, so names in it cannot be changed safely")
         self._top = top
         self._strings = [*self._strings[-1:], top[:2]] if top is not None and code != "\x93" else []
@@ -183,7 +183,7 @@ class _Memos:
             return
         place = self._slots.get(slot)
         if again and place is not None and start >= 0 and self._new.get(place) == new and instruction.code != "\x94":
-            # Pushed and put once more although it is there: what an earlier renaming had to do, undone.
+            # The value is in the memo already, so an earlier renaming pushed it again; fetch it instead.
             self.splices[start] = (instruction.end, _fetch(place))
             return
         if place is None:
@@ -222,7 +222,7 @@ class _Memos:
 
 
 def _string(text: str, like: str, framed: bool) -> bytes:
-    """The instruction that pushes a string, as the pickler that wrote the others would."""
+    """The instruction that pushes a string, in the style of the pickler that wrote `like`."""
     if like in "UTS" and text.isascii():
         return _string_opcode("U" if len(text) <= _LARGE else "T", text.encode())
     raw = text.encode("utf-8", "surrogatepass")
@@ -245,7 +245,7 @@ def _put_at(slot: int) -> bytes:
 
 
 def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splices:
-    """The same splices, none of them across a frame's header, and each header with its frame's new length."""
+    """The splices, split at frames' headers, and splices that write each frame's new length."""
     headers = [frame.start for frame in frames]
     parted: Splices = {}
     for start, (end, new) in splices.items():
@@ -258,7 +258,7 @@ def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splice
     grown = [0] * len(frames)
     for start, (end, new) in parted.items():
         index = bisect_right(headers, start) - 1
-        # Long strings stand between frames.
+        # Long strings are stored between frames.
         if index >= 0 and start < frames[index].end + frames[index].arg:
             grown[index] += len(new) - (end - start)
     lengths = [frame.arg + more for frame, more in zip(frames, grown, strict=True)]
@@ -269,9 +269,9 @@ def _framed(frames: list[_Instruction], splices: Splices, data: bytes) -> Splice
 
 
 def _parted(old: bytes, new: bytes) -> tuple[bytes, bytes]:
-    """New instructions for a tuple, parted after as many as stood before a frame's header."""
+    """Split new instructions for a tuple after as many as preceded a frame's header."""
     count = sum(1 for _ in instructions(old + b".")) - 1
     places = [at for _, _, at in instructions(new + b".")]
-    # The last that counts makes the tuple of what was pushed before.
+    # The last instruction (before the stop) builds the tuple, so it stays in the second part.
     at = places[min(count, len(places) - 2)]
     return new[:at], new[at:]

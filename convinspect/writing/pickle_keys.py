@@ -1,4 +1,4 @@
-"""Where in a pickle the keys of tensors stand, and the items that an optimizer keeps for its parameters."""
+"""Find in a pickle the keys of tensors, and the items that an optimizer keeps for its parameters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from convinspect.formats.torch.tree import state_of
 from convinspect.records import Span
 
 Names = Mapping[tuple[int, str], str]
-"""(where a tensor's size tuple begins, its key) → its new key."""
+"""(offset of a tensor's size tuple, its key) → its new key."""
 
 
 def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
-    """Where each renamed key is pushed, with the new one; the modules in a state_dict's `_metadata` follow theirs.
+    """Offset where each renamed key is pushed → the new key, also for the modules in a state_dict's `_metadata`.
 
     Raises:
         CannotWrite: A tensor's name is not one key of a dictionary.
@@ -42,7 +42,7 @@ def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
 
 
 def _containers(tree: Any) -> Iterator[Any]:
-    """Everything in the tree that can hold something, each once; what only a call or a key holds is left out."""
+    """Every container in the tree, once each, without those in a call's function, keyword arguments or in keys."""
     yield from _reached(tree, _contents)
 
 
@@ -69,7 +69,7 @@ def _contents(node: Any) -> list[Any]:
 
 
 def _placed_items(node: Any) -> Iterator[tuple[int, str, Any]]:
-    """Where each string key of a dictionary is pushed, the key, and its value."""
+    """For each string key of a dictionary: the offset where it is pushed, the key, and its value."""
     if isinstance(node, (Dict, Call)) and node.pairs:
         starts = [start for _, _, places in node.places for start in places[::2]]
         if len(starts) == len(node.pairs):
@@ -79,13 +79,13 @@ def _placed_items(node: Any) -> Iterator[tuple[int, str, Any]]:
 
 
 def _size_at(node: Any) -> int:
-    """Where the size of the tensor that a call rebuilds is pushed; -1 when it is no such tensor."""
+    """Offset where the size of the tensor that a call rebuilds is pushed; -1 if it rebuilds none."""
     tensor = tensor_of(node, "", no_storage)
     return -1 if tensor is None or tensor.shape_span is None else tensor.shape_span.start
 
 
 def _metadata(node: Any, names: Mapping[str, str]) -> dict[int, str]:
-    """Keys of a state_dict's `_metadata`, which are modules' paths, as the names of their tensors change."""
+    """Offset → new key, for the module paths in a state_dict's `_metadata`; {} if two would become equal."""
     listed = list(_placed_items(state_of(node).get("_metadata")))
     paths = moved_paths((key for _, key, _ in listed), names)
     if len(set(paths.values())) != len(paths):
@@ -94,13 +94,13 @@ def _metadata(node: Any, names: Mapping[str, str]) -> dict[int, str]:
 
 
 def moved_paths(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
-    """The new path of each module in `paths`, as the keys of all tensors change by `names`."""
+    """The new path of each module in `paths`, given the new keys of all tensors."""
     moved = _moved_modules(names)
     return {path: _moved(path, moved) for path in paths}
 
 
 def _moved_modules(names: Mapping[str, str]) -> dict[str, str]:
-    """Each module that has tensors → its new path, or its old one where its tensors do not agree on one."""
+    """Each module that has tensors → its new path, or its old one if its tensors imply different paths."""
     paths: dict[str, str] = {}
     for old, new in names.items():
         parts = old.split(".")
@@ -112,7 +112,7 @@ def _moved_modules(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _moved(path: str, moved: Mapping[str, str]) -> str:
-    """A module's new path; one without tensors (an activation) goes with the module that it lies in."""
+    """New path of a module; one without tensors (an activation) follows its parent."""
     above = path
     while above and above not in moved:
         above = above.rpartition(".")[0]
@@ -131,10 +131,10 @@ def optimizer_states(tree: Any) -> list[Dict | Call]:
 
 
 def items_of(state: Dict | Call) -> list[Span]:
-    """The instructions that fill a dictionary, which is empty without them.
+    """Spans of the instructions that fill a dictionary, which is empty without them.
 
     Raises:
-        CannotWrite: It is not filled as a pickler fills a dictionary.
+        CannotWrite: It is not filled the way picklers fill a dictionary.
     """
     batches: list[Batch] = list(state.places)
     if sum(len(places) for _, _, places in batches) != 2 * len(state.pairs):
@@ -147,8 +147,8 @@ def storages(tree: Any, emptied: Iterable[Dict | Call] = ()) -> set[str]:
     """Keys of the storages that tensors in the tree are views of.
 
     Args:
-        tree: Of the pickle.
-        emptied: Dictionaries that are taken to be empty.
+        tree: The parsed pickle.
+        emptied: Dictionaries to treat as empty.
     """
     empty = frozenset(id(node) for node in emptied)
 
@@ -164,16 +164,16 @@ def storages(tree: Any, emptied: Iterable[Dict | Call] = ()) -> set[str]:
 
 
 def places_of_parameter_names(tree: Any, data: bytes, base: int, names: Mapping[str, str]) -> dict[int, str]:
-    """Where each name that an optimizer keeps of a renamed parameter is pushed, with the new one.
+    """Offset where an optimizer's name of each renamed parameter is pushed → the new name.
 
     Args:
-        tree: Of the pickle.
-        data: The pickle.
-        base: What offsets in the tree count the pickle's first byte as.
-        names: Old names → new ones.
+        tree: The parsed pickle.
+        data: The pickle's bytes.
+        base: Offset of the pickle's first byte, as counted in the tree.
+        names: Old names → new names.
 
     Raises:
-        CannotWrite: They are not pushed as a pickler pushes a list of strings.
+        CannotWrite: They are not pushed the way picklers push a list of strings.
     """
     places: dict[int, str] = {}
     for node in _containers(tree) if names else ():
@@ -190,7 +190,7 @@ def places_of_parameter_names(tree: Any, data: bytes, base: int, names: Mapping[
 
 
 def _place_of_value(node: Dict | Call, wanted: str) -> tuple[int, int]:
-    """Where the instructions begin and end that push the value of a key."""
+    """Start and end of the instructions that push the value of a key."""
     keys = [key for key, _ in node.pairs]
     ranges = (
         (starts[at + 1], starts[at + 2] if at + 2 < len(starts) else end - 1)
@@ -205,7 +205,7 @@ _OF_LISTS = frozenset("](eaqrp\x94\x95.")
 
 
 def _pushed_strings(data: bytes) -> list[int]:
-    """Where in the instructions of a list each of its strings is pushed; none where other things are."""
+    """Offsets at which a list's strings are pushed; [] if the list holds anything else."""
     starts: list[int] = []
     for opcode, _, at in genops(data + b"."):
         if opcode.code in _STRINGS_AND_GETS:

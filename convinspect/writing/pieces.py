@@ -1,4 +1,4 @@
-"""Files made of pieces: bytes, ranges of the source that the kernel copies, and bytes that are made while writing."""
+"""Files made of pieces: bytes, ranges of the source that the kernel copies, and bytes generated while writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes `start:end` of the source, copied as they are."""
+    """Bytes `start:end` of the source, copied unchanged."""
 
     start: int
     end: int
@@ -25,11 +25,11 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Bytes that are made while writing, block by block, such as a transposed tensor.
+    """Bytes that are generated while writing, block by block, such as a transposed tensor.
 
     Attributes:
-        nbytes: How many there will be.
-        blocks: Gives them in order.
+        nbytes: Their number.
+        blocks: Returns them in order.
     """
 
     nbytes: int
@@ -47,12 +47,12 @@ def size_of(piece: Piece) -> int:
 
 
 def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: Callable[[int], None]) -> None:
-    """Write the pieces one after another to `target`, over what is there.
+    """Write the pieces one after another to `target`, which is overwritten.
 
     Args:
-        source: Where ranges are taken from.
+        source: The file that ranges refer to.
         pieces: What to write.
-        target: The new file; its mode follows the umask where it is not there yet.
+        target: The new file; if it does not exist yet, its mode follows the umask.
         progress: Called now and then with the number of bytes that were written since the last call.
 
     Raises:
@@ -91,7 +91,7 @@ def _write_all(handle: int, data: bytes | memoryview) -> None:
 
 
 def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callable[[int], None]) -> None:
-    """By the kernel where it can (which on some file systems shares the blocks), else through a buffer."""
+    """Copy in the kernel if it can (on some file systems this shares the blocks), else through a buffer."""
     at = piece.start
     by_kernel = hasattr(os, "copy_file_range")
     while at < piece.end:
@@ -106,8 +106,9 @@ def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callab
 
 
 def _copied_by_kernel(reader: int, writer: int, size: int, at: int) -> int:
-    """Bytes that were copied; 0 across file systems and on those without such a call. What else hinders it shows again
-    when it is done through a buffer.
+    """Number of bytes copied; 0 if the kernel cannot, as across file systems.
+
+    Any other error appears again when the bytes are copied through a buffer.
     """
     try:
         return os.copy_file_range(reader, writer, size, at)
@@ -126,5 +127,5 @@ def _read(reader: int, size: int, at: int, source: Path) -> bytes:
 
 
 def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    """An exact copy under another name, by `write_pieces`; mode by the umask."""
+    """Copy a file exactly, by `write_pieces`; its mode follows the umask."""
     write_pieces(source, [Range(0, os.stat(source).st_size)], target, progress)

@@ -1,4 +1,4 @@
-"""A file with some tensors' shapes or names changed: its new header, and ranges of the old file for the rest."""
+"""Change shapes or names of tensors in a file: a new header, and ranges of the old file for the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
-from convinspect.writing import pickle_keys as pickle_places
+from convinspect.writing import pickle_keys
 from convinspect.writing.pieces import Made, Piece, Range
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import pieces_with_record
@@ -26,13 +26,13 @@ _PICKLE = "data.pkl"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What becomes of one file.
+    """All changes of one file.
 
     Attributes:
-        edits: Of its tensors.
+        edits: Edits of its tensors.
         drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
-        parameters: New names for those that optimizers keep of their parameters.
-        pickle: The file's pickle, where it was kept when the file was opened, which is then not read again.
+        parameters: Old → new name, for the parameter names that optimizers store.
+        pickle: The file's parsed pickle, if it was kept when the file was opened, so that it is not read again.
     """
 
     edits: tuple[Edit, ...]
@@ -42,7 +42,7 @@ class Changes:
 
     @property
     def names(self) -> dict[tuple[int, str], str]:
-        """New keys, by where the tensor's size stands in the pickle (-1 where it does not) and its key."""
+        """New keys by (offset of the tensor's size in the pickle, or -1 if it has none; old key)."""
         return {
             (-1 if edit.tensor.shape_span is None else edit.tensor.shape_span.start, edit.tensor.key): edit.key
             for edit in self.edits
@@ -51,14 +51,14 @@ class Changes:
 
 
 def pieces_for(file: File, changes: Changes) -> list[Piece]:
-    """What to write so that `file` is changed so, and in nothing else.
+    """The pieces of a new file that has these changes and no others.
 
     Args:
         file: A `torch.save` file of either format, or a safetensors file.
-        changes: What becomes of it.
+        changes: What to change.
 
     Raises:
-        CannotWrite: The file is of a kind whose shapes stand in more than one place, such as TorchScript.
+        CannotWrite: The file's format records shapes in more than one place, such as TorchScript.
     """
     head = file.read(0, 64)
     if is_safetensors(head):
@@ -77,7 +77,7 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
     data = archive.read(_PICKLE)
     if not changes.names and not changes.drop_optimizer:
         return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [])
-    # The file was listed already, so its pickle is in proportion.
+    # The file was listed already, which refuses pickles that need too much work for their size.
     pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
     new, dropped = _edited(data, pickle, changes)
     gone = [name for key in dropped if (name := f"data/{key}") in archive.records]
@@ -85,7 +85,7 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
 
 
 def _legacy(file: File, changes: Changes) -> list[Piece]:
-    """Before 1.6 the pickle lies open in the file, so that spans are offsets of the file."""
+    """Before PyTorch 1.6 the pickle is stored directly in the file, so spans are offsets in the file."""
     structure = changes.names or changes.drop_optimizer
     if not structure and file.read(1, 1) < b"\x04":
         return list(_with_tuples(file, changes.edits))
@@ -111,7 +111,7 @@ def _legacy(file: File, changes: Changes) -> list[Piece]:
 
 
 def _with_tuples(file: File, edits: Sequence[Edit]) -> Iterator[Piece]:
-    """Ranges of the file around new tuples, so that a pickle that holds more than tensors need not be in memory."""
+    """Ranges of the file around new tuples, so that a pickle with more than tensors need not be held in memory."""
     at = 0
     for span, new in _tuples(edits, file.read):
         yield Range(at, span.start)
@@ -121,22 +121,22 @@ def _with_tuples(file: File, edits: Sequence[Edit]) -> Iterator[Piece]:
 
 
 def _edited(data: bytes, pickle: Pickle, changes: Changes) -> tuple[bytes, set[str]]:
-    """The object's pickle, and the keys of the storages that it no longer names.
+    """The new pickle, and the keys of the storages that it no longer refers to.
 
     Args:
         data: The pickle's bytes.
-        pickle: The same, read.
-        changes: What becomes of the file.
+        pickle: The parsed pickle.
+        changes: What to change.
     """
     root, base = pickle.tree.value, pickle.start
-    keys = pickle_places.places_of_keys(root, changes.names)
-    keys |= pickle_places.places_of_parameter_names(root, data, base, changes.parameters)
-    emptied = pickle_places.optimizer_states(root) if changes.drop_optimizer else []
-    cuts = [Span(span.start - base, span.end - base) for state in emptied for span in pickle_places.items_of(state)]
+    keys = pickle_keys.places_of_keys(root, changes.names)
+    keys |= pickle_keys.places_of_parameter_names(root, data, base, changes.parameters)
+    emptied = pickle_keys.optimizer_states(root) if changes.drop_optimizer else []
+    cuts = [Span(span.start - base, span.end - base) for state in emptied for span in pickle_keys.items_of(state)]
     new = pickle_edit.edited(
         data, _tuples_in(data, base, changes.edits), {at - base: key for at, key in keys.items()}, cuts
     )
-    return new, pickle_places.storages(root) - pickle_places.storages(root, emptied) if cuts else set()
+    return new, pickle_keys.storages(root) - pickle_keys.storages(root, emptied) if cuts else set()
 
 
 def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
@@ -144,13 +144,13 @@ def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
 
 
 def _tuples_in(data: bytes, base: int, edits: Sequence[Edit]) -> list[tuple[Span, bytes]]:
-    """As `_tuples`, by offsets in a pickle whose first byte spans count as `base`."""
+    """As `_tuples`, with offsets relative to the pickle, whose first byte is at `base`."""
     tuples = _tuples(edits, lambda start, size: data[start - base : start - base + size])
     return [(Span(span.start - base, span.end - base), new) for span, new in tuples]
 
 
 def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
-    """Where the pickle pushes a size or stride tuple, and what it is to push instead; tied tensors share theirs."""
+    """Spans where the pickle pushes a size or stride tuple to change, and their replacements; ties share a span."""
     tuples: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
         tensor = edit.tensor
@@ -170,7 +170,7 @@ def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:
 
     Args:
         numbers: The tuple.
-        longs: They are of Python 2's type `long`, which sizes were there, and which its pickler wrote as such.
+        longs: Write them as Python 2's `long`, the type of sizes in files that Python 2 saved.
     """
     pushed = b"".join(map(_long_opcode if longs else _number_opcode, numbers))
     if len(numbers) <= 3:
@@ -179,13 +179,13 @@ def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:
 
 
 def _as_longs(head: bytes) -> bool:
-    """Whether the tuple that begins so has numbers in LONG1 that Python 3 would have written shorter."""
+    """Whether a tuple's first bytes encode a number as LONG1 that Python 3 would encode shorter."""
     code = head.removeprefix(b"(")
     return code[:1] == b"\x8a" and code[1] <= _SHORT
 
 
 _SHORT = 4
-"""Bytes of an integer that has an instruction other than LONG1."""
+"""Most bytes of an integer for which there is a shorter instruction than LONG1."""
 
 
 def _number_opcode(number: int) -> bytes:
@@ -232,7 +232,7 @@ _BAND = 1 << 22
 
 
 def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
-    """Blocks of a matrix (rows, columns) as (columns, rows): a band of columns at a time."""
+    """The bytes of a matrix (rows, columns) as (columns, rows), one band of columns at a time."""
 
     def blocks() -> Iterator[bytes]:
         from convinspect.arrays.read import read_tensor

@@ -1,4 +1,4 @@
-"""A safetensors header with other shapes and names; every other character of its JSON stays as it was written."""
+"""Change shapes and names in a safetensors header; every other character of its JSON stays unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
     Undoing the edits gives the same bytes: blanks beyond that padding stay, and a header that was not padded stays so.
 
     Args:
-        text: A header that was read without complaint.
+        text: A valid header.
         shapes: New shapes by key.
         names: New keys by key.
     """
@@ -60,7 +60,7 @@ def _blanks(size: int, blanks: int, new_size: int) -> int:
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:
-    """Key, place of the key and place of the value of each member of the object that begins at `at`."""
+    """Key, span of the key and span of the value of each member of the object that begins at `at`."""
     at = _after_blanks(text, at + 1)
     while text[at] == '"':
         key, end = _value(text, at)
@@ -82,7 +82,7 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _list(old: str, numbers: tuple[int, ...]) -> str:
-    """A list of numbers, laid out as the old one is."""
+    """A list of numbers, formatted like the old one."""
     places = list(_NUMBER.finditer(old))
     if len(places) < 2:
         return json.dumps(numbers, separators=(",", ":"))

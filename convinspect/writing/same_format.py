@@ -1,4 +1,4 @@
-"""Edits → a new checkpoint: written beside the target, checked, and only then given its name."""
+"""Save edits as a new checkpoint: written beside the target, checked, and only then renamed to it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def save_edits(
     drop_optimizer: bool = False,
     parameters: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the checkpoint with other shapes and names to `target`, which `target.check_target` allowed.
+    """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
-    The new file is opened and every tensor's name, dtype, shape, strides and bytes are compared with what they
-    should be before it gets its name.
+    The new file is opened, and every tensor's name, dtype, shape, strides and bytes are compared with what is expected,
+    before it is renamed to the target.
 
     Args:
         checkpoint: The source.
-        edits: What changes.
+        edits: New shapes and names.
         target: The new file or folder.
         progress: Called now and then with the number of bytes that were written since the last call.
         drop_optimizer: Leave every optimizer's state empty.
-        parameters: New names for those that optimizers keep of their parameters.
+        parameters: Old → new name, for the parameter names that optimizers store.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -70,7 +70,7 @@ def _write_file(source: Path, changes: Changes, target: Path, progress: Progress
 
 
 Facts: TypeAlias = tuple[object, ...]
-"""What is compared of a tensor, its key first."""
+"""The properties of a tensor that are compared, its key first."""
 
 
 def approve(
@@ -79,18 +79,18 @@ def approve(
     versions: Mapping[Path, Version],
     facts_of: Callable[[Tensor], Facts] | None = None,
 ) -> None:
-    """Check what was written, as the last thing before it gets its name.
+    """Check what was written, immediately before it is renamed to the target.
 
     Args:
         written: The new file or folder.
-        expected: What must be found in it, tensor by tensor.
-        versions: The sources, as they were when they were read. They are looked at last too: where the new file gets
-            a source's own name, what it replaces is then what was read.
-        facts_of: What is expected of a tensor, where that is less than everything; tensors may then come in any order.
+        expected: The expected facts of each tensor.
+        versions: The source files' versions when they were read. They are also checked last, so that a source that the
+            new file replaces is still the one that was read.
+        facts_of: Gives the facts to compare, if not all of them; tensors may then be in any order.
 
     Raises:
         BrokenFile: Something differs from what is expected.
-        ChangedMeanwhile: A source is not what it was.
+        ChangedMeanwhile: A source has changed.
     """
     check_unchanged(versions)
     _compare(written, expected, facts_of)
@@ -106,7 +106,7 @@ def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tenso
         return
     pairs = zip_longest(facts, expected, fillvalue=("",))
     key = next((actual[0] or wanted[0] for actual, wanted in pairs if actual != wanted), "")
-    problem = f"the new file differs in tensor {key!r} from what it should be, so it was thrown away"
+    problem = f"the new file differs in tensor {key!r} from what it should be, so it was discarded"
     raise BrokenFile(problem, "please report this file's kind")
 
 
@@ -115,7 +115,7 @@ def _key(facts: Facts) -> str:
 
 
 def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool) -> list[Facts]:
-    """What must be found in the new file, tensor by tensor."""
+    """The expected facts of each tensor in the new file."""
     shapes = {_place(edit.tensor): edit for edit in edits if edit.shape != edit.tensor.shape or edit.transposed}
     names = {(_place(edit.tensor), edit.tensor.key): edit.key for edit in edits if edit.key is not None}
     return [
@@ -127,8 +127,9 @@ def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool) -> list[
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """What tells a tensor of the file from all others: where its size stands, or else its key. With `--root .` the
-    same tensor has another key.
+    """Identity of a tensor in a file: the position of its size, else its key.
+
+    The key alone will not do: if several roots are opened as one, the same tensor has another key.
     """
     file = None if tensor.storage is None else tensor.storage.file
     return (file, tensor.key) if tensor.shape_span is None else (file, tensor.shape_span.start)
@@ -146,7 +147,7 @@ def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
 
 
 def _facts(tensor: Tensor) -> Facts:
-    """What of a tensor must survive, without its place in the file."""
+    """All that must stay the same for a tensor, without its position in the file."""
     storage = tensor.storage
     stored = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
     return (
@@ -161,7 +162,7 @@ def _facts(tensor: Tensor) -> Facts:
 def _save_shards(
     checkpoint: Checkpoint, edits: Sequence[Edit], target: Path, progress: Progress, expected: Sequence[Facts]
 ) -> None:
-    """Every shard and the index into a new folder, which appears whole or not at all."""
+    """Write every shard and the index to a new folder, atomically."""
     if os.path.exists(target):
         remedy = Wording("give another ", Option("target", None))
         raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", remedy, target)
@@ -192,7 +193,7 @@ def _save_shards(
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:
-    """Shards and indexes of a sharded checkpoint, by their names in its folder."""
+    """File names of a sharded checkpoint's shards and indexes in its folder."""
     path = checkpoint.path
     folder = path if path.is_dir() else path.parent
     shards = {
@@ -206,12 +207,12 @@ def _names(checkpoint: Checkpoint) -> list[str]:
 
 
 def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
-    """An index with other keys, and with the right total where it had a wrong one; laid out as it was.
+    """An index with other keys, and with a correct total if it was wrong; the JSON is formatted as before.
 
     Args:
         text: The index.
         names: New keys by key.
-        right: Totals that are right.
+        right: Totals that count as correct.
     """
     index = json.loads(text)
     layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})

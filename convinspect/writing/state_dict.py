@@ -1,8 +1,8 @@
-"""A root's tensors, reshaped where a plan says so, saved anew as a plain state_dict in either format.
+"""Save a root's tensors as a plain state_dict in a new file of either format, reshaped as planned.
 
-For what a rewritten header cannot do: another container, the state_dict of a whole model, numbers that change
-(fused weight norm, expanded groups). The numbers are mapped from the old file, so that memory holds what is made
-and not what is copied. This is the one part of a conversion that needs torch.
+For conversions that a rewritten header cannot do: another format, the state_dict of a whole model, numbers that change
+(fused weight norm, expanded groups). Copied numbers are memory-mapped from the old file; only computed ones take
+memory. This is the only part of a conversion that needs torch.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def resave(
 
     Args:
         checkpoint: The source.
-        shapes: Edits that give other shapes.
+        shapes: Edits that change shapes.
         groups: Groups of the kernels that become block-diagonal, by stored key.
         fused: Weight-normed, spectral-normed or pruned layers to write as their plain effective weight.
         target: The new file; its suffix decides the format.
-        names: Edits that give other keys.
+        names: Edits that change keys.
 
     Raises:
         ConvInspectError: Something cannot be read or written; the target is then unchanged.
@@ -77,7 +77,7 @@ def _written(
     target: Path,
     temporary: Path,
 ) -> list[list[Any]]:
-    """Write the file, and say what must be found in it: key, dtype and shape of each tensor."""
+    """Write the file, and return what must be found in it: key, dtype and shape of each tensor."""
     writer = writer_of(target)
     new_keys = {edit.tensor.key: edit.key or "" for edit in names}
     state = _state_dict(checkpoint, {edit.tensor.key: edit for edit in edits}, grouped, fused, new_keys)
@@ -93,7 +93,7 @@ def _written(
 
 
 def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:
-    """Bytes of payload that will be written; PyTorch writes a shared storage once, and whole."""
+    """Bytes of tensor data that will be written; PyTorch writes a shared storage once, as a whole."""
     if writer == "safetensors":
         return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     storages = [tensor.untyped_storage() for tensor in state.values()]
@@ -111,7 +111,7 @@ def _state_dict(
 
     Args:
         checkpoint: The source.
-        edits: Of tensors that get another shape, by stored key.
+        edits: Edits of tensors that get another shape, by stored key.
         grouped: Groups of the kernels that become block-diagonal, by stored key.
         fused: Layers to write as their plain effective weight.
         names: New keys by stored key.
@@ -138,7 +138,7 @@ def _state_dict(
 
 
 def _tie_again(checkpoint: Checkpoint, names: Mapping[str, str], state: dict[str, torch.Tensor]) -> None:
-    """Adds what the format that is left could not hold twice, and the new one can."""
+    """Add tied names that the source format stores once."""
     for name, kept in ties_of_metadata(checkpoint).items():
         key = names.get(kept, kept)
         if key in state:
@@ -179,19 +179,19 @@ def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _effective(layer: Layer) -> torch.Tensor:
-    """In the order that the file stores; `kernels` turns some kinds over to show them."""
+    """The effective weight in its stored orientation; `kernels` transposes some kinds to show them."""
     from convinspect.arrays.effective import effective_weight
 
     return as_torch(effective_weight(layer), layer.weight.dtype)
 
 
 class _Loader:
-    """Tensors as views on their storages, each of which is in memory once, so that ties stay ties."""
+    """Loads tensors as views of their storages, each of which is loaded once, so that ties stay ties."""
 
     def __init__(self) -> None:
         self._files: dict[Path, np.memmap[Any, Any]] = {}
         self._storages: dict[tuple[object, ...], torch.Tensor] = {}
-        """By file and key the bytes, by file, key and dtype the numbers that bytes cannot be taken for."""
+        """By file and key: mapped bytes. By file, key and dtype: numbers that had to be read and converted."""
 
     def load(self, tensor: Tensor) -> torch.Tensor:
         """The tensor, with its own strides.
@@ -232,7 +232,7 @@ class _Loader:
 
         place = (storage.file, storage.key)
         if place not in self._storages:
-            # One mapping of a file for all of its storages: each mapping holds a file open, and there are few to have.
+            # One mapping per file for all of its storages: each mapping holds a file open, and open files are limited.
             if storage.file not in self._files:
                 self._files[storage.file] = np.memmap(storage.file, np.uint8, "r")
             start = data_start(storage)
@@ -256,7 +256,7 @@ class _Loader:
 
 
 def _flag(checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> None:
-    """Give tensors the requires_grad that they have in a dictionary; the state_dict of a model has none."""
+    """Set requires_grad as in the source if that is a dictionary; the state_dict of a model has none."""
     if not checkpoint.holds_modules:
         for tensor in checkpoint.root.tensors:
             made = state.get(names.get(tensor.key, tensor.key))
@@ -267,7 +267,7 @@ def _flag(checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, 
 def _save_torch(
     state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, Mapping[str, object]] | None
 ) -> None:
-    """As `state_dict()` gives it: an OrderedDict with `_metadata`, or a dict where there is none."""
+    """Save as `state_dict()` returns it, an OrderedDict with `_metadata`; without metadata as a dict."""
     import torch
 
     ordered: Any = dict(state)

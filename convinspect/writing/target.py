@@ -1,4 +1,4 @@
-"""Where a checkpoint may be written, and in which format: by the target's name and by what is there."""
+"""Check where a checkpoint may be written, and in which format."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _WRITERS = {
     ".pth.tar": "torch",
     ".pt.tar": "torch",
 }
-"""Suffix of a target → who writes it."""
+"""Suffix of a target → the library whose format it is."""
 
 _FOREIGN = {
     ".pt2": "an exported program", ".onnx": "an ONNX model", ".gguf": "a GGUF model", ".npz": "a NumPy archive",
     ".npy": "a NumPy array", ".json": "a JSON text", ".h5": "an HDF5 file", ".tflite": "a TensorFlow Lite model",
     ".msgpack": "a Flax checkpoint", ".tar": "a tar archive", ".zip": "a zip archive", ".gz": "a packed file",
 }  # fmt: skip
-"""Suffixes that would promise what convert does not write."""
+"""Suffixes of formats that convert does not write."""
 
 _ENDINGS = ", ".join(_WRITERS)
 _ANOTHER = Wording("give another ", Option("target", None))
 
 
 def check_target(source: Path, target: Path, in_place: bool, force: bool) -> None:
-    """Whether the target may be written.
+    """Check that the target may be written.
 
     Raises:
         CannotWrite: It is the source, it exists, or its folder does not.
@@ -42,7 +42,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
     same = exists and os.path.exists(source) and os.path.samefile(source, target)
     sharded = os.path.isdir(source) or source.name.endswith(".index.json")
     foreign = None if sharded or same else _foreign(source, target)
-    # The first that is broken is told: what is wrong with both files before what is wrong with the target alone.
+    # The first broken rule is reported: problems of both files come before problems of the target alone.
     rules: tuple[tuple[object, str, str, Path], ...] = (
         (
             sharded and in_place,
@@ -89,26 +89,26 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
 
 
 def _foreign(source: Path, target: Path) -> str | None:
-    """What the target's name promises and convert does not write; who has such a name already may keep it."""
+    """The format that the target's suffix stands for, if convert does not write it; None if the source has it too."""
     if _writer(target) is not None or target.suffix.lower() == source.suffix.lower():
         return None
     return _FOREIGN.get(target.suffix.lower())
 
 
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
-    """Whether the target's suffix asks for another container than the source's."""
+    """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
     return wanted is not None and (wanted != writer or checkpoint.shards > 0)
 
 
 def named_alike(source: Path, target: Path) -> bool:
-    """Whether the names of two files promise the same format, as far as they promise one."""
+    """Whether the target's suffix asks for the format of the source's suffix, or for none."""
     return _writer(target) in (None, _writer(source))
 
 
 def writer_of(target: Path) -> str:
-    """Who writes the target by its suffix: "torch" or "safetensors".
+    """The library that writes the target, by its suffix: "torch" or "safetensors".
 
     Raises:
         CannotWrite: The suffix is another.

@@ -1,9 +1,9 @@
-"""A `torch.save` zip with another `data.pkl`: everything else is moved, not changed.
+"""Replace `data.pkl` in a `torch.save` zip: everything else is moved, not changed.
 
-`data.pkl` comes first and changes its length, so what follows moves; so it does behind records that are left out.
-Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` makes it: a field "FB" in the
-local extra. Padding the very next record anew makes the whole move a multiple of the alignment, so all records after
-it stay aligned with the padding that they have, and one copy of all their bytes does."""
+`data.pkl` comes first and its length changes, so all that follows moves; so does what follows records that are left
+out. Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` writes it: a field "FB" in
+the local extra. If the next record is padded again so that the rest moves by a multiple of the alignment, all records
+after it stay aligned with the padding that they have, and their bytes can be copied in one go."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _ALIGNMENT = 64
 
 
 class Sums(NamedTuple):
-    """What an edited record's header says of its new bytes."""
+    """Checksum and sizes in an edited record's header."""
 
     crc: int
     packed: int
@@ -69,7 +69,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
         archive: Its records.
         name: A record below the archive's folder.
         data: Its new bytes, unpacked.
-        gone: Records below the archive's folder that the new file is not to have.
+        gone: Records below the archive's folder to leave out of the new file.
 
     Raises:
         CannotWrite: The zip is laid out in a way that PyTorch does not write and that cannot be edited safely.
@@ -107,7 +107,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Neighbouring ranges as one, so that one copy does."""
+    """The pieces with adjacent ranges merged, so that one copy is enough."""
     joined: list[Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else b""
@@ -123,7 +123,7 @@ def _unsafe(what: str) -> CannotWrite:
 
 
 def _end_records(old: bytes, start: int, size: int, fewer: int) -> bytes:
-    """The end records, pointing at the moved directory, which has `fewer` entries than before."""
+    """The end records for the moved directory, which has fewer entries than before by `fewer`."""
     tail = bytearray(old)
     large = parse_end64(old)
     if large is not None:
@@ -153,7 +153,7 @@ def _overwrite(data: bytearray, at: int, new: bytes) -> None:
 
 
 def _edited_record(file: File, record: Record, end: int, packed: bytes, sums: Sums) -> list[Piece]:
-    """The record with new bytes; `end` is where the next one begins."""
+    """The record with new bytes; `end` is the start of the next record."""
     local = _local(file, record.offset)
     old_end = local.payload + record.packed
     gap = file.read(old_end, end - old_end)
@@ -177,7 +177,7 @@ def _local(file: File, start: int) -> Local:
 
 
 def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
-    """A record's header for its new place, and how many of the old bytes it stands for; none where it can stay."""
+    """A record's header at its new offset, and how many old bytes it replaces; (b"", 0) if the header can stay."""
     moved = (new - old) % _ALIGNMENT
     if not moved and (new == old or max(old, new) < FULL):
         return b"", 0
@@ -186,7 +186,7 @@ def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
     fields = _whole_fields(local.extra)
     for index, (kind, content) in enumerate(fields):
         if kind == ZIP64_FIELD and content.endswith(build_place(old)):
-            # Behind 4 GB PyTorch's writer notes a record's place in the record itself, too.
+            # Beyond 4 GB PyTorch's writer also stores a record's offset in its local header.
             fields[index] = (kind, content[: -len(build_place(old))] + build_place(new))
         if kind == PADDING_FIELD and moved and (old + length) % _ALIGNMENT == 0:
             bare = length - len(content)
@@ -205,7 +205,7 @@ def _whole_fields(extra: bytes) -> list[tuple[int, bytes]]:
 
 
 class _Entry(NamedTuple):
-    """A record's entry in the directory, with its comment, and where the record lies."""
+    """A record's entry in the directory, with its comment and the record's offset."""
 
     entry: DirectoryEntry
     comment: bytes
@@ -224,9 +224,9 @@ def _entries(directory: bytes) -> list[_Entry]:
 
 
 def _moved_entry(old: _Entry, offset: int, sums: Sums | None) -> bytes:
-    """The entry with the record's new place and, where it was edited, its sums."""
+    """The entry with the record's new offset and, if it was edited, its checksum and sizes."""
     header, fields = old.entry.header, _whole_fields(old.entry.extra)
-    # The place stands last in the zip64 field, and only where the header has no room for it.
+    # The offset comes last in the zip64 field, and only if it does not fit in the header.
     sizes = dict(fields).get(ZIP64_FIELD, b"")
     if header.offset == FULL:
         sizes = sizes[: -len(build_place(0))]

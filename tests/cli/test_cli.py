@@ -107,7 +107,7 @@ def test_a_damaged_file_is_shown_and_ends_with_two(tmp_path: Path) -> None:
     whole = (FIXTURES / "pointnet_stnkd.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-10])
     result = run("shapes", tmp_path / "cut.safetensors")
-    assert_one_line(result, "cut short", f"{len(whole) - 10:,}", f"{len(whole):,}")
+    assert_one_line(result, "truncated", f"{len(whole) - 10:,}", f"{len(whole):,}")
     assert "conv1" in result.stdout
 
 

@@ -263,9 +263,9 @@ def test_lookalikes_are_left_and_say_why() -> None:
 def test_embeddings_attention_and_ambiguous_ones_are_left_unless_named() -> None:
     layers = find_layers(open_checkpoint(FIXTURES / "embeddings.pt"))
     planned = plan(layers, Request("Conv1d"))
-    assert names(planned) == ["fc"]
-    assert {"wte", "head"} <= set(reasons(planned))
-    assert names(plan(layers, Request("Conv1d", names=("head",)))) == ["head"]
+    assert names(planned) == ["head", "fc"]
+    assert {"wte", "pos_embed", "token_type"} <= set(reasons(planned))
+    assert names(plan(layers, Request("Conv1d", names=("wte",)))) == ["wte"]
     packed = plan(find_layers(open_checkpoint(FIXTURES / "attention_recurrent.pt")), Request("Conv1d"))
     assert "attention" in reasons(packed)
 

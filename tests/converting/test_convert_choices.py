@@ -90,7 +90,7 @@ def test_state_of_weights_that_get_other_numbers_is_not_lost_unasked(tmp_path: P
     words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--fuse"]
     for more, line in (
         ([], "--drop-optimizer leaves it out, --state-dict writes the weights alone"),
-        (["--keep-optimizer"], "cannot be kept in a file that is saved anew"),
+        (["--keep-optimizer"], "cannot be kept in a file that is saved as a plain state_dict"),
     ):
         done = run(*words, *more)
         assert done.returncode == 2

@@ -108,7 +108,7 @@ def test_several_roots_as_one(tmp_path: Path) -> None:
     assert [after[name]["0.weight"].shape for name in ("G", "D")] == [(4, 6), (4, 6)]
     one = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--to", "linear", "--root", "D")
     assert "root in use: D" in one.stdout
-    assert "left as they are: G" in one.stdout
+    assert "left unchanged: G" in one.stdout
 
 
 def test_roots_over_the_same_numbers_follow_and_lists_are_named(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_roots_over_the_same_numbers_follow_and_lists_are_named(tmp_path: Path) 
     assert after["ema_weights"][0].shape == (4, 6)
     assert after["ema_more"][0].shape == (4, 6, 1)
     assert "changed with them: best, ema_weights" in done.stdout
-    assert "left as they are: ema_more" in done.stdout
+    assert "left unchanged: ema_more" in done.stdout
 
 
 def _trained_pair(widths: tuple[int, int]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_an_optimizer_that_fits_two_models_is_refused(tmp_path: Path) -> None:
         "best": trained["discriminator"],
     }
     torch.save(best, tmp_path / "c.pt")
-    with pytest.raises(CannotConvert, match="which stays as it is"):
+    with pytest.raises(CannotConvert, match="which stays unchanged"):
         converted(tmp_path / "c.pt", tmp_path / "d.pt")
 
 
@@ -275,7 +275,7 @@ def test_copies_in_doubt_are_named_and_left(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
     assert done.returncode == 0, done.stderr
-    assert "left as they are: model_ema.abweight, model_ema.cweight" in done.stdout
+    assert "left unchanged: model_ema.abweight, model_ema.cweight" in done.stdout
     after = load(tmp_path / "b.pt")
     assert after["model_ema.abweight"].shape == (4, 6, 1)
     assert after["ab.weight"].shape == after["a.b.weight"].shape == (4, 6)

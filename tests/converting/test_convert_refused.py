@@ -66,7 +66,7 @@ def test_known_settings_are_given_as_the_reason(tmp_path: Path, options: Any, sa
     for wish in (["--to", "linear"], ["--like", tmp_path / "b.pt"]):
         done = run(*words, *wish, "--force")
         assert done.returncode == 0, done.stderr
-        assert f"warning: layer s stays as it is: it has {said}" in done.stderr
+        assert f"warning: layer s stays unchanged: it has {said}" in done.stderr
         assert load(tmp_path / "c.safetensors")["s.weight"].dim() == 3
 
 
@@ -91,7 +91,7 @@ def test_like_writes_nothing_where_nothing_can_be_as_it_is_there(tmp_path: Path)
 def test_another_reason_to_write_is_heeded(mixed: Path, words: list[str], target: str, keys: set[str]) -> None:
     done = run("convert", mixed, "-o", mixed.parent / target, "--to", "linear", "--layer", "k", *words)
     assert done.returncode == 0, done.stderr
-    assert "warning: layer k stays as it is: its kernel size is 3, not 1" in done.stderr
+    assert "warning: layer k stays unchanged: its kernel size is 3, not 1" in done.stderr
     assert keys <= set(load(mixed.parent / target))
 
 
@@ -109,7 +109,7 @@ def test_what_is_converted_is_written_and_what_was_named_and_is_not_is_warned_of
     done = run(*refused_words(mixed, "--layer", "p", "--layer", "k", "--layer", "d*", "--layer", "f"))
     assert done.returncode == 0, done.stderr
     # What a glob caught is listed; a name that was given deserves a line where pipes do not swallow it.
-    assert done.stderr == "warning: layer k stays as it is: its kernel size is 3, not 1\n"
+    assert done.stderr == "warning: layer k stays unchanged: its kernel size is 3, not 1\n"
     assert "2 left" in done.stdout
     assert load(mixed.parent / "b.pt")["p.weight"].shape == (5, 2)
 

@@ -30,7 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("convert a.pt -o c.pt --to linear --like b.pt", "--to and --like both say what the layers become"),
         ("convert a.pt -o c.pt", "nothing says what the layers become"),
-        ("convert a.pt -o c.pt --to linear --in-place", "--in-place writes over the source, so -o has nothing to say"),
+        (
+            "convert a.pt -o c.pt --to linear --in-place",
+            "--in-place writes over the source, so it cannot be combined with -o",
+        ),
         ("convert a.pt --to linear", "there is no target"),
         ("convert a.pt -o a.pt --to linear", "the target is the source itself"),
         ("convert a.pt -o b.pt --to linear", "the target exists; use --force"),
@@ -69,7 +72,7 @@ def test_layers_that_were_chosen_and_cannot_be_converted_say_why(
              "conv.weight": torch.zeros(4, 4, 1, 1)}  # fmt: skip
     torch.save(state, folder / "c.pt")
     for path, layer, words in (
-        ("rnn.pt", "rnn", "computes with its packed weights as they are"),
+        ("rnn.pt", "rnn", "computes with its packed weights directly"),
         ("c.pt", "conv", "it is a Conv2d; --from conv2d takes it"),
     ):
         ended = run_in_process(monkeypatch, capsys, "convert", path, "--to", "conv1d", "--dry-run", "--layer", layer)

@@ -51,7 +51,7 @@ def test_half_a_file_says_how_much_is_there_and_how_much_is_missing(tmp_path: Pa
     whole = (FIXTURES / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     said = outcome(tmp_path / name)
-    assert "cut short" in said
+    assert "truncated" in said
     assert f"{len(whole) // 2:,} bytes" in said
     # TorchScript and .pt2 describe their tensors at the end, and an old module is mostly its classes' sources: there
     # no one can tell what is gone.
@@ -162,7 +162,7 @@ def test_a_zip_without_its_end_is_listed_as_far_as_it_goes(tmp_path: Path) -> No
         name: tuple(tensor.shape) for name, tensor in state.items()
     }
     (problem,) = checkpoint.problems
-    assert "cut short" in problem
+    assert "truncated" in problem
     assert "missing" in problem
     there = [name for name, tensor in checkpoint.tensors.items() if tensor.whole]
     assert there == [f"l{index}.weight" for index in range(len(there))]
@@ -250,12 +250,12 @@ def test_a_cut_zip_is_told_by_what_is_gone(tmp_path: Path) -> None:
         archive.writestr("[Content_Types].xml", DATA)
     size = len(content)
     for changed, said in (
-        (content[numbers:], f"cut short: {size - numbers:,} bytes of {size:,} expected ({numbers:,} are missing)"),
+        (content[numbers:], f"truncated: {size - numbers:,} bytes of {size:,} expected ({numbers:,} are missing)"),
         (content[: numbers + 99] + content[numbers + 199 :], "(100 are missing) before its zip directory"),
         (content[numbers:directory], "and the zip directory at its end is gone; download or copy it again"),
         (content[: directory - 5000] + bytes(6000), "its end was never written: the last 1,024 of its"),
-        (content[:100], "it is cut short: 100 bytes, and the zip directory at its end is gone"),
-        ((tmp_path / "a.docx").read_bytes()[:-30], "it is a Microsoft Office document, and cut short; give the file"),
+        (content[:100], "it is truncated: 100 bytes, and the zip directory at its end is gone"),
+        ((tmp_path / "a.docx").read_bytes()[:-30], "it is a Microsoft Office document, and truncated; give the file"),
     ):  # fmt: skip
         (tmp_path / "a.pt").write_bytes(changed)
         assert said in outcome(tmp_path / "a.pt")

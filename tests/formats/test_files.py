@@ -92,9 +92,9 @@ def test_folders_and_pipes_are_no_files(tmp_path: Path) -> None:
 
 def test_a_cut_file_says_how_much_is_missing_where_that_is_known() -> None:
     assert cut_short(10, 30, " of the header").problem == (
-        "it is cut short: 10 bytes of 30 expected (20 are missing) of the header"
+        "it is truncated: 10 bytes of 30 expected (20 are missing) of the header"
     )
-    assert cut_short(10, None).problem == cut_short(10, 5).problem == "it is cut short: 10 bytes"
+    assert cut_short(10, None).problem == cut_short(10, 5).problem == "it is truncated: 10 bytes"
 
 
 @pytest.mark.parametrize(

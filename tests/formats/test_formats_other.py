@@ -401,7 +401,7 @@ def test_a_cut_zip_is_cut_short_whether_or_not_its_size_is_known(tmp_path: Path,
     size = int((tmp_path / "x.pt").stat().st_size * part)
     os.truncate(tmp_path / "x.pt", size)
     (problem,) = read_contents(tmp_path / "x.pt").problems
-    assert f"cut short: {size:,} bytes" in problem
+    assert f"truncated: {size:,} bytes" in problem
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])

@@ -190,7 +190,7 @@ def test_what_is_not_what_was_meant_is_thrown_away(
     whole = torch.save
     monkeypatch.setattr(torch, "save", lambda state, target: whole({"n": state["n"], **wrong}, target))
     ended = convert(tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--state-dict")
-    refused(ended, tmp_path, "thrown away")
+    refused(ended, tmp_path, "discarded")
 
 
 def test_a_source_that_changes_meanwhile_is_to_blame(

@@ -45,7 +45,7 @@ def read_torch_zip(file: File) -> Contents:
     """List a `torch.save` zip or a TorchScript archive.
 
     Raises:
-        ConvInspectError: It is cut short, malformed, hostile, or another kind of zip.
+        ConvInspectError: It is truncated, malformed, hostile, or another kind of zip.
     """
     return read_archive(file, Archive(file))
 
@@ -183,7 +183,7 @@ def headless(file: File) -> ConvInspectError:
         expected = _expected_size(file)
     if expected is not None and expected > file.size:
         return CutShort(
-            f"it is cut short: {file.size:,} bytes of about {expected:,} expected"
+            f"it is truncated: {file.size:,} bytes of about {expected:,} expected"
             f" (about {expected - file.size:,} are missing)",
             "download or copy it again",
         )
@@ -200,7 +200,7 @@ def headless(file: File) -> ConvInspectError:
 
     other = of_kind([first_name(file)])
     if other is not None:
-        return NotACheckpoint(f"{other.problem}, and cut short", other.remedy)
+        return NotACheckpoint(f"{other.problem}, and truncated", other.remedy)
     return cut_short(file.size, None, ", and the zip directory at its end is gone")
 
 
