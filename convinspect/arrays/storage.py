@@ -1,7 +1,7 @@
-"""The bytes of a storage, by position: stored plainly or deflated, in a zip member or anywhere in a file.
+"""Random access to the bytes of a storage, stored or deflated, in a zip member or anywhere in a file.
 
-Files are read, never mapped into memory: a file that is cut while it is open then gives an error and not a
-signal, and pages of it do not count as our memory.
+Files are read, never mapped into memory. If a file is truncated while it is open, reading raises an error instead of
+a signal, and its pages do not count as memory of this process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from convinspect.errors import BrokenFile, NotThere, RefusedFile
-from convinspect.formats.zip.limits import MOST_INFLATION, PIECE, Incomplete, inflated, is_bomb
+from convinspect.formats.zip.limits import PIECE, Incomplete, inflated, is_bomb, is_impossible
 from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
 
 Fetch = Callable[[int, memoryview], None]
-"""Fills a buffer with the storage's bytes from a position on."""
+"""(position, buffer): fills the buffer with the storage's bytes from that position."""
 
 DAMAGED = "download or copy the file again"
 
@@ -32,8 +32,8 @@ def opened(storage: Storage) -> Iterator[Fetch]:
 
     Raises:
         NotThere: The file cannot be opened.
-        BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (from the fetch too).
-        RefusedFile: The record claims a place that no file has.
+        BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (the function raises it too).
+        RefusedFile: The record claims an impossible offset, or unpacks to far more than weights do.
     """
     try:
         file = FileIO(storage.file)
@@ -52,7 +52,7 @@ def data_start(storage: Storage) -> int:
 
     Raises:
         NotThere: The file cannot be opened.
-        BrokenFile: It has no zip header where one is claimed.
+        BrokenFile: The file has no zip header at the claimed offset.
     """
     try:
         with FileIO(storage.file) as file:
@@ -62,7 +62,7 @@ def data_start(storage: Storage) -> int:
 
 
 def _data_start(file: FileIO, storage: Storage) -> int:
-    """Where the data begin, behind the record's own header where there is one."""
+    """Offset of the data, after the record's local header if it has one."""
     start = cast(int, storage.start)
     if not storage.local_header:
         return start
@@ -135,7 +135,7 @@ def _inflate(file: FileIO, storage: Storage, start: int, packed: int) -> Iterato
     try:
         yield from inflated(_chunks(file, packed), storage.nbytes)
     except Incomplete:
-        return  # whoever asked for more says how many bytes there are
+        return  # The caller reports how many bytes are available.
     except zlib.error:
         raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
 
@@ -150,14 +150,14 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
     """Check that the storage claims `size` bytes from `begin` on, and that the file has them.
 
     Raises:
-        RefusedFile: They reach outside the storage, or it claims more than its deflated bytes can hold.
-        BrokenFile: The file was cut short before their end.
+        RefusedFile: They reach outside the storage, or it claims more bytes than its deflated data can unpack to.
+        BrokenFile: The file is truncated before their end.
     """
     if begin + size > storage.nbytes:
         raise RefusedFile(
             f"{where} reaches to byte {begin + size} of a record of {storage.nbytes} bytes", path=storage.file
         )
-    if storage.packed_nbytes is not None and storage.nbytes > MOST_INFLATION * (storage.packed_nbytes + 1):
+    if storage.packed_nbytes is not None and is_impossible(storage.packed_nbytes, storage.nbytes):
         raise RefusedFile(
             f"record {storage.key} claims to unpack from {storage.packed_nbytes} to {storage.nbytes} bytes",
             path=storage.file,
@@ -168,7 +168,7 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:
-    """Bytes of the storage; when they are all of it, their CRC-32 is checked."""
+    """Bytes of the storage. Their CRC-32 is checked if they are the whole storage."""
     raw = np.empty(size, np.uint8)
     fetch(begin, raw.data)
     if storage.crc and size == storage.nbytes:
@@ -177,6 +177,6 @@ def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.ND
 
 
 def compare_crc(storage: Storage, crc: int) -> None:
-    """Raise BrokenFile when `crc`, of all the storage's bytes, is not the record's CRC-32."""
+    """Raise BrokenFile if `crc`, computed over the whole storage, is not the record's CRC-32."""
     if crc != storage.crc:
         raise BrokenFile(f"record {storage.key} is damaged: its CRC-32 does not match", DAMAGED, storage.file)

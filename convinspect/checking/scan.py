@@ -179,10 +179,10 @@ def _reach(tensor: Tensor) -> int:
 def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
     yield from _scan_mode(path)
     folder = sharded.in_folder(path)
-    if folder.one is not None:
-        kind = yield from _scan_path(folder.one, values)
-        if kind[0] is not None and not folder.one.name.endswith(".index.json"):
-            yield from _note_others(path, {folder.one.name})
+    if folder.file is not None:
+        kind = yield from _scan_path(folder.file, values)
+        if kind[0] is not None and not folder.file.name.endswith(".index.json"):
+            yield from _note_others(path, {folder.file.name})
         return kind
     yield Note("there is no index; the shards are taken by their names")
     missing = folder.expected - len(folder.shards)

@@ -1,4 +1,4 @@
-"""Readers of saved models, each from a path to `Contents`. What a file is, is decided by its content."""
+"""Readers of saved models, each from a path to `Contents`. The content of a file decides its format."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:
-    """List a file or folder, whatever it holds, from its headers alone.
+    """List a file or folder of any supported format, from its headers alone.
 
     Args:
         path: The file or folder.
-        keep_pickles: Keep what was read of pickles too, which takes about as much memory as the tensors' records.
-        pickle: The object's pickle, of a file, where it was read before.
+        keep_pickles: Keep the trees of pickles too, which take about as much memory as the tensors' records.
+        pickle: The file's pickle, if it was read before.
 
     Raises:
         ConvInspectError: It cannot be listed; the error names `path` and says what to do.
@@ -75,7 +75,7 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
         return _read_zip(file, pickle)
     if is_safetensors(head):
         return read_safetensors(file)
-    # What few files are is imported when one is met: a listing starts faster without.
+    # Imported here, since few files have these formats and other files open faster without them.
     from convinspect.formats.torch import legacy
     from convinspect.formats.unsupported import unsupported_file_error
 
@@ -99,9 +99,10 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """A large listing makes hundreds of thousands of containers and drops few of them.
+    """Pause the garbage collector.
 
-    The garbage collector would only look on; without it such a listing takes half the time.
+    A large listing creates hundreds of thousands of containers and frees few of them. The garbage collector would scan
+    them repeatedly in vain; without it the listing takes half the time.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -15,18 +15,18 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) 
 
 
 class File:
-    """An open file read by offset only, so that a cut or changing file gives short reads and never a fault.
+    """An open file that is read by offset only. A truncated or changing file gives short reads and never a signal.
 
     Args:
         path: A file.
-        start: Offset in bytes of the part to show, for a file inside another.
-        size: Length of that part in bytes; to the end when None.
+        start: Offset in bytes of the part to read, for a file inside another.
+        size: Length of that part in bytes; None for all bytes to the end.
 
     Raises:
         NotThere: No such file, or it may not be read.
 
     Attributes:
-        version: Which version of the file this is.
+        version: Identifies the version of the file that was opened.
     """
 
     def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
@@ -41,14 +41,14 @@ class File:
             raise NotThere("it may not be read", "ask its owner, or copy it elsewhere", path) from None
         except (OSError, ValueError) as error:
             raise NotThere(f"it cannot be opened ({_reason(error)})", path=path) from None
-        found = os.fstat(self._handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(self._handle)
+        if not stat.S_ISREG(status.st_mode):
             os.close(self._handle)
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
             raise NotThere(f"it is {kind}, not a file", "save it as a file first", path)
         self.start = start
-        self.version = version_of(found)
-        self.size = found.st_size - start if size is None else size
+        self.version = version_of(status)
+        self.size = status.st_size - start if size is None else size
 
     def __enter__(self) -> File:
         return self
@@ -60,7 +60,7 @@ class File:
         """Up to `size` bytes from `offset`; fewer only where the file ends.
 
         Raises:
-            BrokenFile: The system does not give them.
+            BrokenFile: The operating system reports an error.
         """
         size = min(size, self.size - offset)
         if size <= 0 or offset < 0:
@@ -78,20 +78,20 @@ class File:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def part(self, offset: int) -> Read:
-        """A `Read` whose offset 0 is `offset` of this file."""
+        """A `Read` with its offset 0 at `offset` of this file."""
         return lambda at, size: self.read(offset + at, size)
 
 
-def version_of(found: os.stat_result) -> Version:
-    """What tells one version of a file from the next, from its status."""
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+def version_of(status: os.stat_result) -> Version:
+    """Values of a file's status that differ between versions of the file."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def read_at(handle: int, size: int, offset: int) -> bytes:
     """Up to `size` bytes from `offset` of an open file."""
     if hasattr(os, "pread"):
         return os.pread(handle, size, offset)
-    # Windows has no pread; nothing here shares a handle between threads.
+    # Windows has no pread. Seeking is safe, since no handle is shared between threads.
     os.lseek(handle, offset, os.SEEK_SET)
     return os.read(handle, size)
 
@@ -100,15 +100,15 @@ def _reason(error: OSError | ValueError) -> str:
     return error.strerror or "unknown" if isinstance(error, OSError) else "its name is no file name here"
 
 
-def cut_short(there: int, expected: int | None, what: str = "") -> CutShort:
-    """The error for a file that ends too early.
+def cut_short(size: int, expected: int | None, what: str = "") -> CutShort:
+    """The error for a truncated file.
 
     Args:
-        there: Bytes that are there.
-        expected: Bytes that a whole file would have, or None when that cannot be told.
-        what: Which part is missing, when known.
+        size: Bytes of the file.
+        expected: Bytes of the complete file; None if unknown.
+        what: The end of the sentence, which says what is missing.
     """
     missing = ""
-    if expected is not None and expected > there:
-        missing = f" of {expected:,} expected ({expected - there:,} are missing)"
-    return CutShort(f"it is truncated: {there:,} bytes{missing}{what}", "download or copy it again")
+    if expected is not None and expected > size:
+        missing = f" of {expected:,} expected ({expected - size:,} are missing)"
+    return CutShort(f"it is truncated: {size:,} bytes{missing}{what}", "download or copy it again")

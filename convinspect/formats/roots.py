@@ -1,4 +1,4 @@
-"""Which of a file's roots is meant."""
+"""Selection of a root among those of a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from convinspect.records import Module, Root, Tensor
 
 
 def main_root(roots: tuple[Root, ...]) -> Root:
-    """The root that a user means by default: named like a model before others, then the largest.
+    """The default root: those named like a model come first, then the largest.
 
     Raises:
-        NotACheckpoint: There is no tensor at all.
+        NotACheckpoint: The file holds no tensors.
     """
     if not any(root.tensors for root in roots):
         raise NotACheckpoint("it holds no tensors", "give the file that holds the weights")
@@ -43,10 +43,10 @@ def _rank(root: Root) -> int:
 
 
 def root_at(roots: tuple[Root, ...], path: str) -> Root:
-    """The root at `path`; all roots below it as one, when it is not a root itself. "." is the whole file.
+    """The root at `path`, or all roots below it merged if it is not a root itself. "." is the whole file.
 
     Raises:
-        NotThere: No tensors lie there; names the roots that exist.
+        NotThere: There are no tensors below `path`. The message names the existing roots.
     """
     for root in roots:
         if root.path == path:

@@ -1,13 +1,13 @@
 """One safetensors file: eight bytes of header length, a JSON header, then the tensors' bytes.
 
-The rules are those of the format's description: little-endian, row-major, offsets from the header's end,
+The rules are those of the format's specification: little-endian, row-major, offsets relative to the header's end,
 no overlaps and no gaps, at most 100 MB of header.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
@@ -27,7 +27,7 @@ _DTYPES = {
 }  # fmt: skip
 _LONGEST_HEADER = 100_000_000
 _LARGE_HEADER = 8_000_000
-"""Bytes of header, some 70,000 tensors, from which on the tensors must be larger than what describes them."""
+"""Bytes, enough for some 70,000 tensors. A larger header must not exceed the tensors' bytes."""
 _AGAIN = "download or copy it again"
 
 
@@ -40,7 +40,7 @@ def read_safetensors(file: File) -> Contents:
     """List a safetensors file from its header alone.
 
     Raises:
-        BrokenFile: The header is cut, malformed or does not fit the format.
+        BrokenFile: The header is truncated, malformed or violates the format.
         RefusedFile: Its tensors overlap, or a name occurs twice.
     """
     text = header_text(file)
@@ -52,8 +52,8 @@ def read_safetensors(file: File) -> Contents:
         metadata = {}
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
-    kinds: dict[tuple[object, ...], _Kind] = {}
-    tensors = [_tensor(file, key, entry, 8 + length, kinds) for key, entry in header.items()]
+    cache: _KindCache = {}
+    tensors = [_tensor(file, key, entry, 8 + length, cache) for key, entry in header.items()]
     if not tensors:
         raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
     end = _check_layout(tensors, file.start + 8 + length)
@@ -69,11 +69,11 @@ def read_safetensors(file: File) -> Contents:
 
 
 def header_text(file: File) -> bytes:
-    """The JSON header, once its length is seen to be possible.
+    """The JSON header, after a check of its length.
 
     Raises:
-        BrokenFile: The file is cut within it, or it claims more than the format allows.
-        RefusedFile: It is out of all proportion to the tensors.
+        BrokenFile: The file ends within the header, or the header is longer than the format allows.
+        RefusedFile: The header is out of proportion to the tensors.
     """
     length = int.from_bytes(file.read(0, 8), "little")
     if length > _LONGEST_HEADER:
@@ -90,7 +90,7 @@ def header_text(file: File) -> bytes:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
-    # Most checkpoints hold none, and start faster without its parser.
+    # Imported here, since most checkpoints hold no JSON and open faster without its parser.
     import json
 
     try:
@@ -103,7 +103,7 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary of the pairs; a repeated key means that two readers may see different tensors."""
+    """A dictionary of the pairs. Repeated keys are refused, since two readers could see different tensors."""
     values = dict(pairs)
     if len(values) != len(pairs):
         seen: set[str] = set()
@@ -113,7 +113,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _MOST_KINDS = 4096
-"""So many are remembered; a file of more repeats few of them."""
+"""Entries of the cache at most. A file with more kinds repeats few of them."""
 
 
 class _Kind(NamedTuple):
@@ -125,15 +125,19 @@ class _Kind(NamedTuple):
     nbytes: int
 
 
-def _tensor(file: File, key: str, entry: Any, base: int, kinds: dict[tuple[object, ...], _Kind]) -> Tensor:
+_KindCache: TypeAlias = dict[tuple[object, ...], _Kind]
+"""Kinds by dtype and sizes. The tensors of a file share them, which saves time and memory."""
+
+
+def _tensor(file: File, key: str, entry: Any, base: int, cache: _KindCache) -> Tensor:
     """One header entry: `{"dtype", "shape", "data_offsets"}`.
 
     Args:
         file: The whole file.
         key: The tensor's name.
-        entry: What stands in the header.
+        entry: Its value in the header.
         base: Offset in the file to which the entry's offsets are added.
-        kinds: Those of the tensors before this one, by dtype and shape; this one's is added.
+        cache: Cache of the file's kinds, which is updated.
     """
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     code: Any = fields.get("dtype")
@@ -144,14 +148,14 @@ def _tensor(file: File, key: str, entry: Any, base: int, kinds: dict[tuple[objec
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise BrokenFile(f"tensor {key!r}: dtype {code!r} is not one of the format's", "update convinspect")
-    # All are whole numbers by now, so that equal keys mean equal shapes.
-    alike = (dtype, *shape)
-    kind = kinds.get(alike)
+    # All sizes are of type int by now, so equal keys mean equal shapes.
+    cache_key = (dtype, *shape)
+    kind = cache.get(cache_key)
     if kind is None:
         sizes = tuple(shape)
         kind = _Kind(dtype, sizes, contiguous(sizes), nbytes_of(dtype, math.prod(sizes)))
-        if len(kinds) < _MOST_KINDS:
-            kinds[alike] = kind
+        if len(cache) < _MOST_KINDS:
+            cache[cache_key] = kind
     begin, end = offsets
     nbytes = kind.nbytes
     if end - begin != nbytes:
@@ -166,14 +170,14 @@ _INTEGERS = {int}
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether it is a list of numbers that can be sizes; `true` and `1.0` are none."""
+    """Whether it is a list of integers that can be sizes; `true` and `1.0` are not."""
     if not isinstance(values, list) or not values:
         return values == []
     return set(map(type, values)) == _INTEGERS and min(values) >= 0 and max(values) < 2**63
 
 
 def _check_layout(tensors: list[Tensor], begin: int) -> int:
-    """Offset in the file where the last tensor ends; `begin`, where the header ends, when all are empty.
+    """Offset in the file where the last tensor ends; `begin`, where the header ends, if all are empty.
 
     Raises:
         RefusedFile: Two tensors share bytes.
@@ -199,7 +203,7 @@ def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[Problem, ...
 def _notes(file: File, tensors: list[Tensor], begin: int, end: int) -> tuple[str, ...]:
     extra = file.start + file.size - end
     notes = [f"{extra:,} bytes follow the last tensor; the format allows none"] if extra > 0 else []
-    # No two overlap, so what the tensors leave over are gaps.
+    # No two tensors overlap, so the remaining bytes are gaps.
     gaps = end - begin - sum(tensor.storage.nbytes for tensor in tensors if tensor.storage)
     if gaps > 0:
         notes.append(f"{gaps:,} bytes between the tensors belong to none; the format allows no gaps")

@@ -1,4 +1,4 @@
-"""A checkpoint in several files: an index (`*.index.json`) and its shards, of either kind; or a folder of them."""
+"""Checkpoints in several files: an index (`*.index.json`) and its shards in any format, or a folder of shards."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ ReadFile: TypeAlias = Callable[[Path], Contents]
 SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
 _NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
 _LARGEST_INDEX = 200_000_000
-_DOWNLOAD = "download it too"
-"""What to do about a shard that is not there, when others are."""
 
 
 def is_index(path: Path, head: bytes) -> bool:
-    """True for a JSON file that says which shard holds which tensor."""
+    """True for a JSON file that may map tensors to shards."""
     return path.name.endswith(".json") and head.lstrip()[:1] == b"{"
 
 
 def read_index(path: Path, read_file: ReadFile) -> Contents:
-    """List all shards of an index; what is wrong with one is reported and the others are still listed.
+    """List all shards of an index. A shard that cannot be read is reported as a problem; the others are still listed.
 
     Raises:
-        BrokenFile: The index is no valid JSON or names no shards.
+        BrokenFile: The index is not valid JSON, or does not name its shards.
+        NotACheckpoint: The JSON file is not an index.
         RefusedFile: It names a file outside its folder.
-        NotThere: None of its shards is there.
+        NotThere: None of its shards can be read.
     """
     weight_map, total = parse_index(path)
     shards = list(dict.fromkeys(weight_map.values()))
@@ -46,12 +45,13 @@ def read_index(path: Path, read_file: ReadFile) -> Contents:
 
 
 def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
-    """Which shard holds which tensor, and the bytes of all tensors where the index says them.
+    """The shard of each tensor, and the total bytes of all tensors (None if the index does not give them).
 
     Raises:
-        BrokenFile: It is no index, or a broken one.
+        NotACheckpoint: The JSON file is not an index.
+        BrokenFile: The index is malformed or too large.
     """
-    # Most checkpoints hold none, and start faster without its parser.
+    # Imported here, since most checkpoints hold no JSON and open faster without its parser.
     import json
 
     with File(path) as file:
@@ -74,17 +74,18 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
 
 
 def totals(tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Bytes of all tensors as an index may count them: a tie for each of its names, or once."""
-    every = list(tensors)
-    once = {(one.storage.file, one.storage.key): one.storage.nbytes for one in every if one.storage is not None}
-    return sum(one.nbytes for one in every), sum(once.values())
+    """Bytes of all tensors, in both ways that indexes count them: tied tensors once per name, and once per storage."""
+    listed = list(tensors)
+    storages = [tensor.storage for tensor in listed if tensor.storage is not None]
+    nbytes = {(storage.file, storage.key): storage.nbytes for storage in storages}
+    return sum(tensor.nbytes for tensor in listed), sum(nbytes.values())
 
 
 def check_inside(shard: str) -> None:
-    """Refuse a shard's name that leads elsewhere.
+    """Check that a shard's name stays inside the index's folder.
 
     Raises:
-        RefusedFile: It does.
+        RefusedFile: It leads outside.
     """
     parts = re.split(r"[/\\]", shard)
     if ".." in parts or shard.startswith(("/", "\\", "~")) or re.match(r"^[A-Za-z]:", shard) or "\0" in shard:
@@ -107,15 +108,18 @@ def _combined(
     versions: dict[Path, Version] = {}
     pickles: dict[Path, Pickle] = {}
     read: set[str] = set()
+    missing: set[str] = set()
     size, container = 0, Container.SAFETENSORS
     named = Counter(weight_map.values())
     for shard in shards:
         try:
             contents = read_file(folder / shard)
-            held = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
+            shard_tensors = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
         except ConvInspectError as error:
-            gone = isinstance(error, NotThere) and not os.path.exists(folder / shard)
-            what, remedy = (" is not there", _DOWNLOAD) if gone else (f": {error.problem}", error.remedy)
+            what, remedy = f": {error.problem}", error.remedy
+            if isinstance(error, NotThere) and not os.path.exists(folder / shard):
+                missing.add(shard)
+                what, remedy = " is not there", "download it too"
             problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
             continue
         read.add(shard)
@@ -124,18 +128,19 @@ def _combined(
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
         pickles.update(contents.pickles)
-        problems.extend(_disagreements(shard, held, homes, weight_map))
-        tensors.update(held)
-        for key in held:
+        problems.extend(_disagreements(shard, shard_tensors, homes, weight_map))
+        tensors.update(shard_tensors)
+        for key in shard_tensors:
             homes.setdefault(key, []).append(shard)
     problems.extend(_misplaced(weight_map, homes, read))
     if not read:
-        first = problems[0]
-        remedy = "download the shards into the same folder" if first.remedy == _DOWNLOAD else first.remedy
-        raise NotThere(first.what, remedy, path)
-    right = totals(tensors.values())
-    if total is not None and not problems and total not in right:
-        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {right[0]:,}")
+        # Each shard has one problem then, in the same order.
+        is_missing = shards[0] in missing
+        remedy = "download the shards into the same folder" if is_missing else problems[0].remedy
+        raise NotThere(problems[0].what, remedy, path)
+    actual_totals = totals(tensors.values())
+    if total is not None and not problems and total not in actual_totals:
+        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
     root = Root("", "model", tuple(tensors.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
@@ -144,51 +149,52 @@ def _combined(
 
 
 def _disagreements(
-    shard: str, held: dict[str, Tensor], homes: dict[str, list[str]], weight_map: dict[str, str]
+    shard: str, tensors: dict[str, Tensor], homes: dict[str, list[str]], weight_map: dict[str, str]
 ) -> list[Problem]:
-    """Lines for tensors of a shard that another holds too, and for one that the index does not name."""
-    lines = [Problem(f"shard {shard} holds {key!r}, which another shard holds too") for key in held if key in homes]
-    extra = next((key for key in held if weight_map and key not in weight_map), None)
+    """Problems of a shard: each tensor that another shard holds too, and the first that the index does not name."""
+    shared = [key for key in tensors if key in homes]
+    problems = [Problem(f"shard {shard} holds {key!r}, which another shard holds too") for key in shared]
+    extra = next((key for key in tensors if weight_map and key not in weight_map), None)
     if extra is not None:
-        lines.append(Problem(f"shard {shard} holds {extra!r}, which the index does not name"))
-    return lines
+        problems.append(Problem(f"shard {shard} holds {extra!r}, which the index does not name"))
+    return problems
 
 
 def _misplaced(weight_map: dict[str, str], homes: dict[str, list[str]], read: set[str]) -> list[Problem]:
-    """Lines for tensors that are not in the shard that the index promises, of those that could be read."""
-    lines = []
+    """Problems of tensors that are not in the shard that the index names, of the shards that could be read."""
+    problems = []
     for key, shard in weight_map.items():
-        found = homes.get(key, [])
-        if shard not in read or shard in found:
+        holders = homes.get(key, [])
+        if shard not in read or shard in holders:
             continue
-        if not found:
-            lines.append(Problem(f"shard {shard} lacks {key!r}, which the index names", "download both again"))
+        if not holders:
+            problems.append(Problem(f"shard {shard} lacks {key!r}, which the index names", "download both again"))
         else:
-            what = f"the index says that {key!r} is in shard {shard}, and it is in {found[0]}"
-            lines.append(Problem(what, "correct the index, or get the one that belongs to these shards"))
-    return lines
+            what = f"the index says that {key!r} is in shard {shard}, and it is in {holders[0]}"
+            problems.append(Problem(what, "correct the index, or get the one that belongs to these shards"))
+    return problems
 
 
 class Folder(NamedTuple):
     """The checkpoint in a folder.
 
     Attributes:
-        one: Its index or only file; None when it is numbered shards.
-        shards: Names of these.
-        expected: How many there should be, by their names.
+        file: Its index or only file; None for numbered shards.
+        shards: Names of the numbered shards.
+        expected: Number of shards according to their names.
     """
 
-    one: Path | None
+    file: Path | None
     shards: tuple[str, ...] = ()
     expected: int = 0
 
 
 def in_folder(path: Path) -> Folder:
-    """Which files of a folder are its checkpoint.
+    """Find the checkpoint in a folder.
 
     Raises:
-        NotACheckpoint: There is none.
-        NotThere: There are several, and which is meant cannot be told.
+        NotACheckpoint: The folder holds no checkpoint.
+        NotThere: It holds several, so the choice is ambiguous.
     """
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
     indexes = [name for name in names if name.endswith(".index.json")]
@@ -213,10 +219,10 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
     """List the checkpoint in a folder: by its index, as numbered shards, or its only file.
 
     Raises:
-        As `in_folder`, and what reading the files raises.
+        ConvInspectError: As `in_folder`, or the files cannot be read.
     """
     folder = in_folder(path)
-    return read_any(folder.one) if folder.one is not None else _numbered_shards(path, folder, read_file)
+    return read_any(folder.file) if folder.file is not None else _numbered_shards(path, folder, read_file)
 
 
 def _nothing_here(path: Path) -> ConvInspectError:
@@ -235,7 +241,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _numbered_groups(names: list[str]) -> dict[tuple[str, str, str], list[str]]:
-    """Files named like `model-00001-of-00003.safetensors`, by what they share."""
+    """Files named like `model-00001-of-00003.safetensors`, grouped by (prefix, count, suffix)."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name in names:
         match = _NUMBERED.match(name)
@@ -245,7 +251,7 @@ def _numbered_groups(names: list[str]) -> dict[tuple[str, str, str], list[str]]:
 
 
 def _numbered_shards(path: Path, folder: Folder, read_file: ReadFile) -> Contents:
-    """Shards whose index is gone: their names say how many there should be."""
+    """List shards without an index. Their names give the expected number."""
     contents = _combined(path, path, list(folder.shards), read_file, {}, None)
     missing, problems = folder.expected - len(folder.shards), contents.problems
     if missing:

@@ -1,4 +1,4 @@
-"""What a file is that holds no checkpoint, as its first bytes or a zip's record names tell, and what to do about it."""
+"""Identifies files that are not supported, by their first bytes or a zip's record names, and says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convinspect.formats.files import File
 
 _NUMBERS = re.compile(r"(?:.*/)?data/\d+")
 _LEFT = re.compile(r"(?:[^/]+/)?(?:byteorder|\.format_version|\.storage_alignment|constants\.pkl|\.data/.*_id)")
-"""Small records of `torch.save` and TorchScript, which stand before and behind the numbers."""
+"""Small records of `torch.save` and TorchScript, which are written before and after the storages."""
 _WEIGHTS = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
 _OTHER = "give the file that holds the weights"
 _LONGEST = 80
@@ -31,11 +31,11 @@ _PACKAGES = (
     (r"META-INF/MANIFEST\.MF", "a Java archive", _OTHER),
     (r"[^/]+\.dist-info/.*", "a Python package", _OTHER),
 )
-"""Kinds that may bring weights along."""
+"""Kinds of archives that may contain weights."""
 
 
 def unsupported_file_error(file: File) -> NotACheckpoint:
-    """The error that says what a file is that is no checkpoint, and what to do."""
+    """The error for a file that is not a checkpoint: what it is, and what to do."""
     return NotACheckpoint(*_unsupported(file.read(0, 1024), file), file.path)
 
 
@@ -84,7 +84,7 @@ def _unsupported(head: bytes, file: File) -> tuple[str, str]:
 
 
 _TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
-"""The records of the first `torch.save`, whichever of them a tool put in front."""
+"""The records of the first `torch.save`. Depending on the tool, any of them comes first."""
 
 _MAGICS = (
     (b"GGUF", "it is a GGUF model", "gguf-dump shows it; convinspect reads PyTorch and safetensors files"),
@@ -112,9 +112,9 @@ def _lfs_pointer(head: bytes) -> tuple[str, str]:
 
 
 def _is_tar(head: bytes) -> bool:
-    """True for a tar's first header, whose sum stands in it as octal digits; old ones have no magic number.
+    """True for the header of a tar archive, recognized by its checksum (octal digits), since old ones have no magic.
 
-    The standard library would unpack compressed ones, and follow headers that say how much to read.
+    The standard library's `tarfile` is not used: it would decompress the file, and trust sizes in headers.
     """
     digits = head[148:156].strip(b" \0")
     if len(head) < 512 or re.fullmatch(rb"[0-7]{1,7}", digits) is None:
@@ -123,7 +123,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _looks_like_onnx(head: bytes) -> bool:
-    """A protobuf whose first field is ONNX's `ir_version` and whose second names the producer or the opset."""
+    """True for a protobuf with ONNX's `ir_version` as the first field, and the producer or the opset as the second."""
     return head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
 
 
@@ -139,10 +139,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def other_zip(names: Collection[str]) -> ConvInspectError:
-    """The error for a zip without a checkpoint's pickle in its place.
+    """The error for a zip without a checkpoint's pickle at the expected place.
 
     Args:
-        names: Of all its records, whole.
+        names: Full names of all its records.
     """
     if not names:
         return NotACheckpoint("it is a zip archive with nothing in it", "download or save it again")
@@ -173,12 +173,12 @@ def other_zip(names: Collection[str]) -> ConvInspectError:
 
 
 def of_kind(names: Collection[str]) -> NotACheckpoint | None:
-    """The error that says what a zip is, where its records' names tell; None where they do not."""
-    found = _first(_KNOWN, names)
-    inside = next((name for name in names if PurePosixPath(name).suffix in _WEIGHTS), None)
-    if found is None and inside is not None:
-        return NotACheckpoint(f"it is a zip archive that holds {inside[:_LONGEST]!r}", "unpack it and open that file")
-    what, remedy = found or _first(_PACKAGES, names) or ("", "")
+    """The error that says what a zip is, judged by its records' names; None if they do not tell."""
+    known = _first(_KNOWN, names)
+    weights = next((name for name in names if PurePosixPath(name).suffix in _WEIGHTS), None)
+    if known is None and weights is not None:
+        return NotACheckpoint(f"it is a zip archive that holds {weights[:_LONGEST]!r}", "unpack it and open that file")
+    what, remedy = known or _first(_PACKAGES, names) or ("", "")
     return NotACheckpoint(f"it is {what}", remedy) if what else None
 
 

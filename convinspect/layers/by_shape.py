@@ -8,12 +8,13 @@ a note of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.names import doubt_of_name
+from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.records import Doubt, Evidence, Layer, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
@@ -57,13 +58,15 @@ class Context(NamedTuple):
     Attributes:
         transposed: Some layer can only be transformers' `Conv1D`, so a square one may be too.
         gpt2_is_linear: Layers with GPT-2's names are stored as Linear, as minGPT and nanoGPT do.
-        names: All module names.
+        modules: Tensors of every module by its name, those of each by the last part of their key.
+        may_need_scales: Some weight's numbers may be codes.
         patterns: What was worked out so far, by names, shapes and dtypes.
     """
 
     transposed: bool
     gpt2_is_linear: bool
-    names: frozenset[str]
+    modules: Mapping[str, Mapping[str, Tensor]]
+    may_need_scales: bool
     patterns: dict[Hashable, Pattern]
 
 
@@ -116,9 +119,19 @@ def is_quantized(layer: Layer) -> bool:
     made_for_it = weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4_", "float6_"))
     if made_for_it or _has_scales(layer):
         return True
+    if len(weight.shape) > 1 and may_need_scales(weight) and any(map(says_scale, layer.tensors)):
+        return True
     if not _is_whole(weight) or weight.dtype == "bool":
         return False
     return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not _is_whole(layer.bias))
+
+
+def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> bool:
+    """Whether a layer's scales are kept in the module around it, under the layer's name."""
+    if not context.may_need_scales or weight is None or len(weight.shape) < 2 or not may_need_scales(weight):
+        return False
+    parent, _, last = name.rpartition(".")
+    return has_scales_beside(last, context.modules.get(parent))
 
 
 def _is_whole(weight: Tensor) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -23,9 +23,11 @@ from convinspect.layers.by_shape import (
     STATISTICS,
     Context,
     Pattern,
+    is_scaled_from_above,
     orientation,
 )
 from convinspect.layers.reading import read_weight
+from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
@@ -62,16 +64,20 @@ class Group(NamedTuple):
         return f"{self.name}.{leaf}" if self.name and leaf else self.name or leaf
 
 
-def context_of(groups: Iterable[Group]) -> Context:
+def context_of(groups: Sequence[Group]) -> Context:
     """Look once over the whole file for evidence on layers that alone could be two things."""
-    transposed = gpt2_is_linear = False
+    transposed = gpt2_is_linear = coded = False
+    modules = {group.name: group.tensors for group in groups}
     for group in groups:
         weight = group.tensors.get("weight")
-        if weight is not None and len(weight.shape) == 2:
+        if weight is None:
+            continue
+        coded = coded or may_need_scales(weight)
+        if len(weight.shape) == 2:
             lies = orientation(group.name, weight, _bias(group))
             transposed |= lies == "transposed"
             gpt2_is_linear |= lies == "linear" and last_word(group.name) in GPT2_NAMES
-    return Context(transposed, gpt2_is_linear, frozenset(group.name for group in groups), {})
+    return Context(transposed, gpt2_is_linear, modules, coded, {})
 
 
 def read_group(group: Group, module: Module | None, context: Context, sharing: Sharing) -> list[Layer]:
@@ -85,7 +91,8 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
     """
     own, rest = group.tensors, []
     if not all(map(_is_part, own)):
-        own = {leaf: tensor for leaf, tensor in own.items() if _is_part(leaf)}
+        scaled = may_need_scales(own.get("weight"))
+        own = {leaf: tensor for leaf, tensor in own.items() if _is_part(leaf) or (scaled and says_scale(leaf))}
         rest = [leaf for leaf in group.tensors if leaf not in own]
     layer = _layer(group, own, module, context) if module is not None else _layer_by_pattern(group, own, context)
     if layer is None:
@@ -114,6 +121,7 @@ def _layer_by_pattern(group: Group, own: Mapping[str, Tensor], context: Context)
     pattern = (
         _DIGITS.sub("0", group.name),
         tuple([(leaf, tensor.shape, tensor.dtype, tensor.layout) for leaf, tensor in group.tensors.items()]),
+        context.may_need_scales and is_scaled_from_above(group.name, own.get("weight"), context),
     )
     known = context.patterns.get(pattern)
     if known is None:
@@ -186,7 +194,10 @@ def _is_chain(tensors: Mapping[str, Tensor], norm: str) -> bool:
 def _parameter(group: Group, leaf: str, sharing: Sharing) -> Layer:
     tensor = group.tensors[leaf]
     name = group.key(leaf)
-    return _with_sharers(Layer(name, "Parameter", "shape", {"": tensor}, tensor), Group(name, {}), sharing)
+    layer = Layer(name, "Parameter", "shape", {"": tensor}, tensor)
+    if may_need_scales(tensor) and has_scales_beside(leaf, group.tensors):
+        layer = layer._replace(tags=("quantized",), notes=(QUANTIZED_NOTE,))
+    return _with_sharers(layer, Group(name, {}), sharing)
 
 
 # ---------------------------------------------------------------------- modules whose matrices have other names
@@ -283,7 +294,7 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
     partner = lora_partner(layer.name) if "lora_" in layer.name else None
     if partner is None:
         return layer
-    missing = "" if partner in context.names else ", which is not in the file"
+    missing = "" if partner in context.modules else ", which is not in the file"
     note = f"one half of a LoRA pair with {partner}{missing}"
     return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
 

@@ -7,7 +7,7 @@ otherwise the shapes do.
 from __future__ import annotations
 
 from convinspect.layers.by_module import by_module
-from convinspect.layers.by_shape import Context, by_shape, is_list, is_quantized, quantized
+from convinspect.layers.by_shape import Context, by_shape, is_list, is_quantized, is_scaled_from_above, quantized
 from convinspect.layers.lora import is_magnitude
 from convinspect.records import Doubt, Layer, Module
 
@@ -27,7 +27,7 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if layer.norm:
         parts = ", ".join(leaf for leaf in layer.tensors if "bias" not in leaf)
         layer = layer._replace(tags=(layer.norm.replace("_", "-"),), notes=(f"the kernel is computed from {parts}",))
-    if is_quantized(layer):
+    if is_quantized(layer) or is_scaled_from_above(layer.name, layer.weight, context):
         return quantized(layer)
     known = by_module(layer, module) if module is not None else None
     if known is not None:

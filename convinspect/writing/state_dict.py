@@ -82,7 +82,7 @@ def _written(
     new_keys = {edit.tensor.key: edit.key or "" for edit in names}
     state = _state_dict(checkpoint, {edit.tensor.key: edit for edit in edits}, grouped, fused, new_keys)
     if writer == "torch":
-        _tie_again(checkpoint, new_keys, state)
+        state = _with_ties(checkpoint, new_keys, state)
     check_room(target, _nbytes(state, writer))
     if writer == "torch":
         _flag(checkpoint, new_keys, state)
@@ -137,12 +137,22 @@ def _state_dict(
     return state
 
 
-def _tie_again(checkpoint: Checkpoint, names: Mapping[str, str], state: dict[str, torch.Tensor]) -> None:
-    """Add tied names that the source format stores once."""
-    for name, kept in ties_of_metadata(checkpoint).items():
-        key = names.get(kept, kept)
-        if key in state:
-            state.setdefault(name, state[key])
+def _with_ties(
+    checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The state with its tied names, which safetensors only lists in its metadata and a .pt can hold.
+
+    Args:
+        checkpoint: The source.
+        names: New keys by stored key.
+        state: Tensors by new key.
+    """
+    tied = dict(state)
+    for name, stored_key in ties_of_metadata(checkpoint).items():
+        key = names.get(stored_key, stored_key)
+        if key in tied:
+            tied.setdefault(name, tied[key])
+    return tied
 
 
 def _is_part(leaf: str) -> bool:

@@ -19,14 +19,14 @@ from convinspect.records import Container, Contents, Module, Problem, Root, Stor
 
 _ALIGNMENT = 64
 _PAYLOAD_PER_STORAGE = 6_400
-"""Bytes beside the pickle that allow it as many instructions as a storage does."""
+"""Bytes of payload that count as a storage when the pickle's instructions are limited."""
 SMALL_STORAGE = 512
-"""Bytes of the storages of a checkpoint on average at least, where they cannot be counted beforehand."""
+"""Minimum average bytes of a checkpoint's storages, assumed where their number is not known in advance."""
 
 _UNWRITTEN = 1024
-"""So many zeros at a file's end are none of a zip's directory."""
+"""Bytes. A zip's directory never ends in so many zeros."""
 _OWN_CLASSES = 3
-"""So many classes of modules inside others are named."""
+"""Classes of inner modules that are named at most."""
 _LARGE_PICKLE = 1 << 24
 
 PLAIN_GLOBALS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.")
@@ -38,7 +38,7 @@ USUAL_GLOBALS = frozenset(
         *(f"torch.{kind}Storage" for kind in ("BFloat16", "Bool", "Double", "Float", "Half", "Int", "Long")),
     }
 )
-"""What nearly every state_dict mentions, so that the long lists of what other names do need not be loaded."""
+"""Names that occur in nearly every state_dict. Files with no others are listed without loading the table of names."""
 
 
 def read_torch_zip(file: File) -> Contents:
@@ -51,7 +51,7 @@ def read_torch_zip(file: File) -> Contents:
 
 
 def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> Contents:
-    """`read_torch_zip` of an archive that is open already, and of which the pickle may have been read before."""
+    """As `read_torch_zip`, of an archive that is already open and whose pickle may have been read before."""
     if "data.pkl" not in archive.records:
         from convinspect.formats.unsupported import other_zip
 
@@ -62,7 +62,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
     notes = module_notes(roots)
     if script:
-        # Imported here, since most checkpoints are none and start faster without it.
+        # Imported here, since most checkpoints are not TorchScript and open faster without it.
         from convinspect.formats.torch import frozen
 
         if frozen.RECORD in archive.records and not any(root.tensors for root in roots):
@@ -84,15 +84,15 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
 
 
 def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
-    """The archive's pickle; a large one is read in pieces, so that what else lies in it need not fit into memory.
+    """The archive's pickle. A large one is read in pieces, so that its bytes need not fit into memory.
 
     Args:
         archive: The archive.
-        pickle: What was read of it before, perhaps within wider limits; it is read again where it passes these.
+        pickle: The pickle if it was read before. If it exceeds the limits of this function, it is read again.
     """
     record = archive.records["data.pkl"]
-    # A vocabulary of hundreds of thousands of words is pickled beside the embedding that it names: the larger the
-    # payload, the more may be said of it.
+    # The limit grows with the payload: a vocabulary of hundreds of thousands of words may be pickled together with its
+    # embedding, for example.
     storages = len(archive.records) + max(0, archive.file.size - record.size) // _PAYLOAD_PER_STORAGE
     is_large = record.method == STORED and record.size > _LARGE_PICKLE
     known = None if pickle is None or pickle.tree.end > record.size else pickle.tree
@@ -116,7 +116,7 @@ def _sources(archive: Archive) -> Iterator[tuple[str, str]]:
 
 
 def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[Root, ...]:
-    """Hyperparameters stand in the archive's code, as constants of each class or in its call of the operator."""
+    """Add the hyperparameters from the archive's code: constants of each class, or arguments of its operator."""
     constants = torchscript.class_constants(_sources(archive), archive.file.size)
     return tuple(
         root._replace(modules={name: _known(module, constants) for name, module in root.modules.items()})
@@ -130,7 +130,7 @@ def _known(module: Module, constants: Mapping[str, dict[str, Any]]) -> Module:
 
 
 def foreign_globals(tree: Walk) -> tuple[str, ...]:
-    """Names that the pickle mentions beyond those of tensors and torch's own modules, in stored order."""
+    """Names in the pickle other than those of tensors and torch's own modules, in stored order."""
     unusual = [name for name in tree.globals if name not in USUAL_GLOBALS]
     if not unusual:
         return ()
@@ -145,7 +145,7 @@ def foreign_globals(tree: Walk) -> tuple[str, ...]:
 
 
 def missing_records(roots: tuple[Root, ...]) -> tuple[Problem, ...]:
-    """One line for the tensors whose record is absent or too short."""
+    """A problem for the tensors whose record is missing or too short."""
     short = [tensor for root in roots for tensor in root.tensors if not tensor.whole]
     if not short:
         storages = [
@@ -162,22 +162,23 @@ def missing_records(roots: tuple[Root, ...]) -> tuple[Problem, ...]:
 
 
 def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
-    """One line for each whole module in the file, naming its class; of many the last says how many more there are."""
+    """A note for each whole module in the file, with its class. The last note counts the classes that are not named."""
     classes = [torchscript.class_name(root.modules[""].class_name) for root in roots if "" in root.modules]
-    every = (torchscript.class_name(one.class_name) for root in roots for one in root.modules.values())
-    # Of a model in a wrapper such as DataParallel the model's own class is what a user looks for.
-    own = dict.fromkeys(name for name in every if not name.startswith("torch.") and name not in classes)
+    modules = (module for root in roots for module in root.modules.values())
+    inner = (torchscript.class_name(module.class_name) for module in modules)
+    # If a wrapper such as DataParallel holds the model, users look for the class of the model.
+    own = dict.fromkeys(name for name in inner if not name.startswith("torch.") and name not in classes)
     named = list(dict.fromkeys(classes + list(own)[:_OWN_CLASSES]))
     more = len(own) - _OWN_CLASSES
     lines = [f"whole module {name}; its code was neither needed nor run" for name in named]
     if more > 0:
-        others = f"{more:,} more {'class' if more == 1 else 'classes'}"
-        lines[-1] = f"whole module {named[-1]} and {others}; their code was neither needed nor run"
+        rest = f"{more:,} more {'class' if more == 1 else 'classes'}"
+        lines[-1] = f"whole module {named[-1]} and {rest}; their code was neither needed nor run"
     return tuple(lines)
 
 
 def headless(file: File) -> ConvInspectError:
-    """A zip without its directory, which stands at the end: say how much is missing, from the pickle at its start."""
+    """The error for a zip without the directory at its end. The pickle at its start tells how much is missing."""
     expected = None
     with suppress(ConvInspectError):
         expected = _expected_size(file)
@@ -198,14 +199,14 @@ def headless(file: File) -> ConvInspectError:
         )
     from convinspect.formats.unsupported import of_kind
 
-    other = of_kind([first_name(file)])
-    if other is not None:
-        return NotACheckpoint(f"{other.problem}, and truncated", other.remedy)
+    error = of_kind([first_name(file)])
+    if error is not None:
+        return NotACheckpoint(f"{error.problem}, and truncated", error.remedy)
     return cut_short(file.size, None, ", and the zip directory at its end is gone")
 
 
 def _expected_size(file: File) -> int | None:
-    """Size in bytes of the whole archive, near enough: each storage with its header and padding."""
+    """Approximate size in bytes of the whole archive: all storages with their headers and padding."""
     local = read_local(file, 0)
     if local is None or not local.name.endswith(b"/data.pkl"):
         return None

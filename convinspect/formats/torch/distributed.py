@@ -1,6 +1,6 @@
 """A distributed checkpoint (`torch.distributed.checkpoint`): a folder whose `.metadata` pickle lists the tensors.
 
-Only shapes and dtypes are read; the numbers lie in pieces over the `*.distcp` files. The classes are those of
+Only shapes and dtypes are read; the numbers are distributed over the `*.distcp` files. The classes are those of
 PyTorch's `torch/distributed/checkpoint/metadata.py`.
 """
 
@@ -35,18 +35,18 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
 
     Args:
         path: Its folder, or its `.metadata`.
-        pickle: What was read of that before.
+        pickle: The pickle in `.metadata`, if it was read before.
 
     Raises:
-        BrokenFile: Its `.metadata` is cut or malformed.
+        BrokenFile: Its `.metadata` is truncated or malformed.
         NotACheckpoint: Its `.metadata` is something else.
     """
-    # A thousand words, which no other listing needs.
+    # Imported here, since this large table is not needed to list most other files.
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
     folder = path if path.is_dir() else path.parent
     with File(folder / METADATA) as file:
-        # Each rank's pieces of each tensor are listed.
+        # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
         pieces = [entry for entry in folder.iterdir() if entry.is_file()]
         nbytes = sum(entry.stat().st_size for entry in pieces)
         tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
@@ -68,7 +68,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
 
 
 def _split(tensors: list[Tensor]) -> list[Root]:
-    """Model and optimizer as the usual `{"model": …, "optimizer": …}` flattens them."""
+    """Split the tensors of a flattened `{"model": …, "optimizer": …}` into a root for each."""
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for tensor in tensors:
         parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
@@ -77,7 +77,7 @@ def _split(tensors: list[Tensor]) -> list[Root]:
 
 
 def _tensor(key: str, node: Any) -> Tensor | None:
-    """`TensorStorageMetadata(properties, size, chunks)`; bytes entries (`BytesStorageMetadata`) are passed over."""
+    """`TensorStorageMetadata(properties, size, chunks)`; None for other entries (`BytesStorageMetadata`)."""
     if function_name(node) != f"{_PACKAGE}TensorStorageMetadata":
         return None
     fields = state_of(node)
@@ -94,12 +94,12 @@ def _tensor(key: str, node: Any) -> Tensor | None:
 
 
 def _dtype(node: Any) -> str | None:
-    """The dtype in `TensorProperties`, whose `__getstate__` is a tuple; older ones store a dictionary."""
-    found = state_of(node).get("dtype")
-    if found is None and isinstance(node, Call):
+    """The dtype in `TensorProperties`, whose `__getstate__` is a tuple. Older versions store a dictionary."""
+    dtype = state_of(node).get("dtype")
+    if dtype is None and isinstance(node, Call):
         candidates = [
             *arguments(node),
             *(item for state in node.states for item in getattr(state, "items", [])),
         ]
-        found = next((item for item in candidates if isinstance(item, Global) and item.name in ITEMSIZE), None)
-    return found.name if isinstance(found, Global) and found.name in ITEMSIZE else None
+        dtype = next((item for item in candidates if isinstance(item, Global) and item.name in ITEMSIZE), None)
+    return dtype.name if isinstance(dtype, Global) and dtype.name in ITEMSIZE else None

@@ -1,9 +1,9 @@
 """A `.pt2` archive (`torch.export.save`): weights as records, the graph as JSON.
 
-Two layouts: before PyTorch 2.8 the weights are a `torch.save` file inside the zip; later each is a record of its
-own, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each weight,
-and its literal arguments are the layer's hyperparameters. Field names and enumerations are those of PyTorch's
-`torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
+There are two layouts. Before PyTorch 2.8 the weights are a `torch.save` file inside the zip; later each weight has
+its own record, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each
+weight, and the operator's literal arguments are the layer's hyperparameters. Field names and enumerations are those of
+PyTorch's `torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _OLD_GRAPH = "serialized_exported_program.json"
 _OLD_WEIGHTS = "serialized_state_dict.pt"
 _LARGEST_JSON = 1 << 28
 
-# PyTorch stores these texts as they are, so they are smaller than the file; others may have packed them.
+# PyTorch does not compress the JSON records, so they are smaller than the file. Other tools may compress them.
 _ANY_TEXT, _TEXT_PER_BYTE = 1 << 23, 8
-"""Bytes of JSON that any file may have, and how many more for each of its own."""
+"""Bytes of JSON that every file may have, and the additional ones per byte of the file."""
 _ANY_PARTS, _BYTES_PER_PART = 1_000_000, 8
-"""Dictionaries, lists and their items that any file may describe, and the bytes of it that allow one more. A part takes
-up to 100 bytes; PyTorch writes one in 14."""
+"""Parts (dictionaries, lists and their items) that every file may have, and bytes of the file per additional part. A
+part takes up to 100 bytes of memory; PyTorch writes a part per 14 bytes."""
 _ANY_WEIGHTS, _WEIGHTS_PER_RECORD = 20_000, 4
-"""Tensors that any file may list, and how many for each of its records: several may share one."""
+"""Tensors that every file may list, and the additional ones per record, since several tensors may share a record."""
 
 _CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _KINDS = {
@@ -49,7 +49,7 @@ _TAKEN = {
     "parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name",
     "custom_obj": "custom_obj_name",
 }  # fmt: skip
-"""What a graph takes from the archive, and the field that names it."""
+"""Kinds of graph inputs that the archive stores, and the field that names each."""
 
 
 def is_exported(archive: Archive) -> bool:
@@ -62,7 +62,7 @@ def read_exported(file: File, archive: Archive) -> Contents:
 
     Raises:
         BrokenFile: A part is missing or malformed.
-        RefusedFile: Its texts describe far more than such a file can hold.
+        RefusedFile: The JSON records are out of proportion to the file.
     """
     roots: list[Root] = []
     problems: list[Problem] = []
@@ -82,14 +82,14 @@ def _is_graph(name: str) -> bool:
 
 
 def _models(archive: Archive) -> dict[str, str]:
-    """Record of the graph by model name."""
+    """The graph's record of each model, by the model's name."""
     if _OLD_GRAPH in archive.records:
         return {"model": _OLD_GRAPH}
     return {name.removeprefix("models/").removesuffix(".json"): name for name in archive.records if _is_graph(name)}
 
 
 class _Texts:
-    """An archive's JSON records, which together may not say more than is in proportion to the file."""
+    """An archive's JSON records, whose total size is limited in proportion to the file."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -97,13 +97,13 @@ class _Texts:
         self._parts = _ANY_PARTS + archive.file.size // _BYTES_PER_PART
 
     def parsed(self, record: str) -> dict[str, Any]:
-        """What a record says.
+        """The dictionary in a JSON record.
 
         Raises:
-            BrokenFile: It is too large, or no JSON of a dictionary.
-            RefusedFile: With the others it is out of proportion.
+            BrokenFile: The record is too large, or is not a JSON dictionary.
+            RefusedFile: The records read so far are out of proportion to the file.
         """
-        # Most checkpoints hold none, and start faster without its parser.
+        # Imported here, since most checkpoints hold no JSON and open faster without its parser.
         import json
 
         size = self._archive.records[record].size if record in self._archive.records else 0
@@ -163,7 +163,7 @@ def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tup
 
 
 def _constants(archive: Archive, model: str, texts: _Texts) -> dict[str, bool] | None:
-    """Names of the constants that are listed, and whether the record of each is there; None without such a list."""
+    """The listed constants, and whether the record of each exists; None if the archive has no list of constants."""
     config = f"data/constants/{model}_constants_config.json"
     if config not in archive.records:
         return None
@@ -174,7 +174,7 @@ def _constants(archive: Archive, model: str, texts: _Texts) -> dict[str, bool] |
 
 
 def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, bool] | None) -> Iterator[Problem]:
-    """A line each for the weights and the constants that the graph takes and the archive does not hold."""
+    """Problems for the weights and for the constants that the graph uses and the archive does not hold."""
     needed: dict[str, list[str]] = {"weight": [], "constant": []}
     try:
         for spec in graph["graph_module"]["signature"]["input_specs"]:
@@ -185,9 +185,9 @@ def _lacking(graph: dict[str, Any], weights: Set[str], constants: Mapping[str, b
     except (KeyError, TypeError, AttributeError):
         return
     needed["weight"] = [key for key in needed["weight"] if key not in weights]
-    wanted = needed["constant"] if constants is not None else []
-    there = constants or {}
-    needed["constant"] = [key for key in dict.fromkeys((*wanted, *there)) if not there.get(key)]
+    used = needed["constant"] if constants is not None else []
+    has_record = constants or {}
+    needed["constant"] = [key for key in dict.fromkeys((*used, *has_record)) if not has_record.get(key)]
     for what, keys in needed.items():
         if keys:
             more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
@@ -200,19 +200,19 @@ def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
     try:
         meta = entry["tensor_meta"]
         dtype = _SCALAR_TYPES[meta["dtype"]]
-        shape, stride = (tuple(_size(size) for size in meta[name]) for name in ("sizes", "strides"))
+        shape, stride = (tuple(_size(size) for size in meta[field]) for field in ("sizes", "strides"))
         offset = _size(meta["storage_offset"])
         if len(shape) != len(stride):
             raise ValueError
         layout = "pickled" if entry.get("use_pickle") else "strided"
-        record = f"data/weights/{entry['path_name']}"
-        found = archive.records.get(record)
+        name = f"data/weights/{entry['path_name']}"
+        record = archive.records.get(name)
         reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
-        nbytes = found.size if found is not None else max(reach, 0)
+        nbytes = record.size if record is not None else max(reach, 0)
         device = str(meta.get("device", {}).get("type"))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None
-    storage = archive.storage(record, nbytes, byteorder)
+    storage = archive.storage(name, nbytes, byteorder)
     return Tensor(key, dtype, shape, stride, offset, storage, layout, meta.get("requires_grad"), device)
 
 
@@ -227,14 +227,14 @@ def _modules(graph: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Mod
     """The modules whose weight is an argument of a known operator."""
     modules: dict[str, Module] = {}
     try:
-        module = graph["graph_module"]
-        keys = _parameter_keys(module["signature"]["input_specs"])
-        for node in module["graph"]["nodes"]:
-            found = _module(node, keys, tensors)
-            if found is not None:
-                modules[found.name] = found
+        graph_module = graph["graph_module"]
+        keys = _parameter_keys(graph_module["signature"]["input_specs"])
+        for node in graph_module["graph"]["nodes"]:
+            module = _module(node, keys, tensors)
+            if module is not None:
+                modules[module.name] = module
     except (KeyError, TypeError, ValueError, AttributeError):
-        # Without a readable graph the shapes still speak for themselves.
+        # The graph is malformed. The tensors can still be listed by their shapes.
         return {}
     return modules
 
@@ -251,7 +251,7 @@ def _parameter_keys(specs: list[dict[str, Any]]) -> dict[str, str]:
 
 def _module(node: dict[str, Any], keys: dict[str, str], tensors: dict[str, Tensor]) -> Module | None:
     operator = str(node["target"]).removeprefix("torch.ops.aten.").partition(".")[0]
-    values = {given["name"]: given["arg"] for given in node["inputs"]}
+    values = {argument["name"]: argument["arg"] for argument in node["inputs"]}
     weight = values.get("weight", {}).get("as_tensor", {}).get("name")
     key = keys.get(weight, "")
     if key not in tensors or not key.endswith("weight"):
@@ -272,9 +272,9 @@ def _module(node: dict[str, Any], keys: dict[str, str], tensors: dict[str, Tenso
 
 
 def _class_name(node: dict[str, Any], kind: str) -> str:
-    """The module's own class, where the graph's record of it says more than the operator: BatchNorm1d, not BatchNorm.
+    """The module's class in the graph's metadata if it is more specific than the operator, such as BatchNorm1d.
 
-    The record is a text, "path,name,class" for each level of modules, joined by ";".
+    The metadata's `nn_module_stack` is a text: "path,name,class" for each level of modules, joined by ";".
     """
     stack = str(node.get("metadata", {}).get("nn_module_stack", ""))
     innermost = stack.rpartition(";")[2].rpartition(",")[2]

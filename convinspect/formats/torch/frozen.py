@@ -1,8 +1,7 @@
 """Frozen TorchScript (`torch.jit.freeze`): weights without names, in `constants.pkl`, and code that uses them.
 
-`forward` calls each operator with the constants themselves (`torch.conv1d(x, CONSTANTS.c0, CONSTANTS.c1, [1], …)`). So
-which two are a layer's weight and bias, its kind and its settings stand in that call; its text is taken apart at
-brackets and commas, and nothing of it is run.
+`forward` passes the constants to each operator (`torch.conv1d(x, CONSTANTS.c0, CONSTANTS.c1, [1], …)`). The call gives
+a layer's weight, bias, kind and hyperparameters. The source text is split at brackets and commas; it is never run.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _DEEPEST, _MOST_ARGUMENTS, _LONGEST_LIST = 10_000, 16, 100
 
 
 class _Use(NamedTuple):
-    """An operator's call with constants for weight and bias.
+    """An operator's call with constants as weight and bias.
 
     Attributes:
         operator: "conv1d", "linear", ….
-        weight: Number of the constant.
-        bias: The same, or None where it has none.
-        settings: Literal arguments.
+        weight: Number of the weight's constant.
+        bias: Number of the bias's constant; None without a bias.
+        settings: Literal arguments by name.
     """
 
     operator: str
@@ -49,12 +48,15 @@ class _Use(NamedTuple):
 
 
 def frozen_roots(archive: Archive, sources: Iterable[tuple[str, str]], byteorder: str) -> tuple[Root, ...]:
-    """The constants as one root, those that an operator uses together under one name; none where there are no tensors.
+    """The constants as a single root, with constants that an operator uses together under one name.
 
     Args:
-        archive: Of a TorchScript module without parameters of its own.
+        archive: The archive of a TorchScript module without parameters.
         sources: Name and text of each record of code.
-        byteorder: Of its storages.
+        byteorder: Byte order of the storages.
+
+    Returns:
+        The root; empty if the constants hold no tensors.
     """
     tensors = _constants(archive, byteorder)
     uses: dict[int, _Use] = {}
@@ -63,34 +65,39 @@ def frozen_roots(archive: Archive, sources: Iterable[tuple[str, str]], byteorder
         for use in _uses(text):
             if use.weight in tensors and uses.setdefault(use.weight, use) != use:
                 unclear.add(use.weight)
-    keys = {number: f"c{number}.weight" if len(one.shape) > 1 else f"c{number}" for number, one in tensors.items()}
+    keys = {number: _weight_key(number, tensor) for number, tensor in tensors.items()}
     clear = {number: use for number, use in uses.items() if number not in unclear}
-    # A bias that two layers share keeps its own name, since it would be lost under either.
+    # A bias that two layers share keeps its own name, since either layer's name would hide it from the other.
     sharers = Counter(use.bias for use in clear.values())
     for number, use in clear.items():
         if use.bias in tensors and sharers[use.bias] == 1:
             keys[use.bias] = f"c{number}.bias"
-    named = tuple(one._replace(key=keys[number]) for number, one in tensors.items())
+    named = tuple(tensor._replace(key=keys[number]) for number, tensor in tensors.items())
     modules = {f"c{number}": _module(use, tensors[number]) for number, use in clear.items()}
     return (Root("", "model", named, modules),) if named else ()
+
+
+def _weight_key(number: int, tensor: Tensor) -> str:
+    """Key of a constant, as a weight if it has the dimensions of one."""
+    return f"c{number}.weight" if len(tensor.shape) > 1 else f"c{number}"
 
 
 def _constants(archive: Archive, byteorder: str) -> dict[int, Tensor]:
     """The tensors among the constants, by number."""
     data = archive.read(RECORD)
     value = walk(reader(data), 0, len(data), len(archive.records)).value
-    found = {}
+    tensors = {}
     for number, item in enumerate(value.items if isinstance(value, Tuple) else ()):
         tensor = tensor_of(
             item, f"c{number}", lambda key, nbytes: archive.storage(f"constants/{key}", nbytes, byteorder, key)
         )
         if tensor is not None:
-            found[number] = tensor
-    return found
+            tensors[number] = tensor
+    return tensors
 
 
 def _uses(text: str) -> Iterator[_Use]:
-    """The calls in a source text that use constants as a layer does."""
+    """The calls of layer operators in a source text whose weight is a constant."""
     calls: list[tuple[str, list[int]]] = []
     for token in _TOKENS.finditer(text):
         mark = token[0][-1]
@@ -103,7 +110,7 @@ def _uses(text: str) -> Iterator[_Use]:
             operator = name.removeprefix("torch.")
             if name != operator and (operator in CONVOLUTIONS or operator == "linear") and len(starts) > 1:
                 ends = [*(start - 1 for start in starts[1:]), token.start()]
-                # The first argument is the input, which may hold all calls before this one.
+                # The first argument is the input, an expression that may contain all previous calls. It is not copied.
                 use = _use(operator, ["", *(text[a:b] for a, b in zip(starts[1:], ends[1:], strict=True))])
                 if use is not None:
                     yield use

@@ -42,10 +42,10 @@ def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
 
     Args:
         file: The file.
-        pickle: What was read of its pickles before.
+        pickle: Its pickles, if they were read before.
 
     Raises:
-        BrokenFile: It is cut before its storages begin, or malformed.
+        BrokenFile: It is truncated before its storages begin, or malformed.
     """
     try:
         pickle = pickle or pickles(file)
@@ -55,8 +55,8 @@ def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
     storages, end = place_storages(file, pickle)
 
     def storage_of(key: str, nbytes: int) -> Storage:
-        found = storages.get(key)
-        return found if found is not None else Storage(file.path, key, nbytes, 0, None)
+        storage = storages.get(key)
+        return storage if storage is not None else Storage(file.path, key, nbytes, 0, None)
 
     roots = find_roots(tree, storage_of)
     problems = []
@@ -82,7 +82,7 @@ def pickles(file: File) -> Pickle:
     """The object and the storages' keys.
 
     Raises:
-        CutShort: The file ends before them.
+        CutShort: The file ends within them.
     """
     start = 0
     for _ in range(3):
@@ -92,7 +92,7 @@ def pickles(file: File) -> Pickle:
 
 
 def place_storages(file: File, pickle: Pickle) -> tuple[dict[str, Storage], int]:
-    """Every storage with its place in the file, and where the last one ends (past the file when it is cut)."""
+    """All storages with their offsets, and where the last one ends (beyond the end of a truncated file)."""
     sizes, keys = _declared(pickle.tree), pickle.keys
     if keys is None or not isinstance(keys.value, list):
         raise BrokenFile("its list of storage keys is malformed", "save it again")
@@ -120,7 +120,7 @@ def place_storages(file: File, pickle: Pickle) -> tuple[dict[str, Storage], int]
 
 
 def _declared(tree: Walk) -> dict[str, tuple[int, int]]:
-    """Elements and bytes of an element of each storage that the pickle names."""
+    """Number of elements, and bytes per element, of each storage that the pickle names."""
     sizes: dict[str, tuple[int, int]] = {}
     for parts in tree.persistent:
         dtype = storage_dtype(parts)

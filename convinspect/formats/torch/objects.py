@@ -1,4 +1,4 @@
-"""What a `torch.save` file holds beside its tensors: values, names, versions. Nothing is run."""
+"""What a `torch.save` file holds besides its tensors: values, names and versions, read without running anything."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from convinspect.formats.torch.tensors import no_storage, pairs_of, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 
-# How deep a value may stand in others and still be told as a plain one.
+# Levels of nesting at most in a plain value.
 _DEEPEST = 4
 
 
 class Objects(NamedTuple):
-    """A file's tree, and what reads the stream that it was made of."""
+    """A file's tree, and a reader of the stream that it was built from."""
 
     tree: Any
     read: Read
 
 
 def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
-    """The tree of a `torch.save` file of either age; None for containers that keep no objects beside tensors.
+    """The tree of a `torch.save` file, zip or legacy; None for formats that store no objects besides tensors.
 
     Args:
         path: The file.
-        pickle: Its pickle, where it was kept when the file was opened, which is then not read again.
+        pickle: Its pickle, if it was kept when the file was opened. It is then not read again.
 
     Raises:
         ConvInspectError: The file cannot be read.
@@ -71,47 +71,47 @@ def is_tensor(node: Any) -> bool:
 
 
 def is_dict(node: Any) -> bool:
-    """A dict, or an OrderedDict, with or without the attributes that `state_dict()` gives it."""
+    """True for a dict or an OrderedDict, with or without the attributes that `state_dict()` sets."""
     if isinstance(node, Call):
         return isinstance(node.function, Global) and node.function.qualified == "collections.OrderedDict"
     return isinstance(node, Dict)
 
 
 def pairs(node: Any) -> list[tuple[Any, Any]]:
-    """A dictionary's items, also those that Python 2 gave the call that makes an OrderedDict."""
+    """A dictionary's items, including those that Python 2 passed to the call of OrderedDict."""
     return pairs_of(node) or []
 
 
 def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]:
-    """Dotted keys of what stands in a file's dictionaries beside the tensors of one root: epochs, settings, loops.
+    """Dotted keys of the entries besides the tensors of a root, such as epochs and settings.
+
+    Only the root's dictionary and those that enclose it are searched.
 
     Args:
         objects: The file's tree.
-        root: Path of that root.
+        root: Path of the root.
         others: Paths of other roots, which are not listed.
-
-    Only the dictionaries on the way to the root, and its own, are looked into.
     """
-    found: list[str] = []
+    keys: list[str] = []
     node, path = objects.tree, ""
-    ways = [f"{one}." for one in others]
+    prefixes = [f"{other_root}." for other_root in others]
     while is_dict(node):
         inner = None
         for key, value in pairs(node):
             place = f"{path}.{key}" if path else str(key)
             if place == root or root.startswith(f"{place}."):
                 inner = (place, value)
-            elif not (is_tensor(value) or any(way.startswith(f"{place}.") for way in ways)):
-                found.append(place)
+            elif not (is_tensor(value) or any(prefix.startswith(f"{place}.") for prefix in prefixes)):
+                keys.append(place)
         if inner is None:
             break
         path, node = inner
-    return found
+    return keys
 
 
 def parameter_names(objects: Objects) -> set[str]:
-    """Names that optimizers keep of their parameters (`param_names`, where they were made of `named_parameters()`)."""
-    found: set[str] = set()
+    """Parameter names stored by optimizers (`param_names`, which an optimizer built of `named_parameters()` has)."""
+    names: set[str] = set()
     seen: set[int] = set()
     todo = [objects.tree]
     while todo:
@@ -122,38 +122,38 @@ def parameter_names(objects: Objects) -> set[str]:
         if is_dict(node):
             todo += [value for key, value in pairs(node) if key != "param_names"]
             listed = next((value for key, value in pairs(node) if key == "param_names"), None)
-            found |= {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set()
+            names |= {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
         elif isinstance(node, list):
             todo += node
-    return found
+    return names
 
 
 def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
-    """`_metadata` of a root's state_dict, by module; None where there is none, or it holds more than plain values."""
+    """`_metadata` of a root's state_dict, by module; None if it is absent or holds anything but plain values."""
     node = _at(objects.tree, root)
     states = node.states if isinstance(node, Call) and is_dict(node) else ()
     attributes = [pair for state in states if is_dict(state) for pair in pairs(state)]
-    kept: Any = next((value for key, value in attributes if key == "_metadata"), None)
-    if not is_dict(kept):
+    metadata: Any = next((value for key, value in attributes if key == "_metadata"), None)
+    if not is_dict(metadata):
         return None
-    found: dict[str, dict[str, Any]] = {}
-    for name, facts in pairs(kept):
+    by_module: dict[str, dict[str, Any]] = {}
+    for name, facts in pairs(metadata):
         if not isinstance(name, str) or not is_dict(facts):
             return None
         try:
-            found[name] = _plain(facts, 0)
+            by_module[name] = _plain(facts, 0)
         except TypeError:
             return None
-    return found
+    return by_module
 
 
 def plain_values(objects: Objects, root: str) -> dict[str, Any]:
-    """Numbers, text, None, and lists, tuples and dictionaries of these, that stand in a root's dictionary, by key."""
-    node, found = _at(objects.tree, root), dict[str, Any]()
+    """Plain values in a root's dictionary, by key: numbers, text, None, and lists, tuples and dictionaries of these."""
+    node, values = _at(objects.tree, root), dict[str, Any]()
     for key, value in pairs(node) if is_dict(node) else []:
         with suppress(TypeError):
-            found[str(key)] = _plain(value, 0)
-    return found
+            values[str(key)] = _plain(value, 0)
+    return values
 
 
 def _plain(node: Any, depth: int) -> Any:
@@ -161,14 +161,14 @@ def _plain(node: Any, depth: int) -> Any:
         return node
     if depth < _DEEPEST and isinstance(node, list | Tuple):
         kind, parts = (list, node) if isinstance(node, list) else (tuple, node.items)
-        return kind(_plain(one, depth + 1) for one in parts)
+        return kind(_plain(part, depth + 1) for part in parts)
     if depth < _DEEPEST and is_dict(node):
         return {_plain(key, depth + 1): _plain(value, depth + 1) for key, value in pairs(node)}
     raise TypeError("not a plain value")
 
 
 def _at(node: Any, root: str) -> Any:
-    """The node at dotted keys; None where there is none."""
+    """The node at a dotted path; None if there is no such node."""
     while root and is_dict(node):
         step = next((key for key, _ in pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
         if step is None:

@@ -1,4 +1,4 @@
-"""Hyperparameters of TorchScript modules, read from the archive's source text. Nothing of it is run.
+"""Hyperparameters of TorchScript modules, read from the archive's source text without running it.
 
 A scripted module's class lists its constants (`groups : Final[int] = 2`); a traced one does not, but its
 `forward` calls the operator with literal arguments (`torch._convolution(x, weight, bias, [1], [0], …)`).
@@ -11,6 +11,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 # Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
@@ -28,12 +29,13 @@ CONVOLUTIONS = {
 }
 _AT_A_CLASS = re.compile(r"^(?=class )", re.MULTILINE)
 _LONGEST_CLASS = 100_000
-"""Characters; each may become 900 bytes of syntax tree. A class that is longer than that is one big graph, in whose
-many operators no single convolution would be found."""
+"""Characters. Each may take up to 900 bytes of syntax tree. A longer class is one large graph of many operators, from
+which no single convolution could be told."""
 _LONGEST_SOURCES = 8_000_000
-"""Characters of all sources that are looked at, at most."""
+"""Characters of all sources together that are read at most."""
 _SOURCE_PER_BYTE = 50
-"""Of them for each byte of the file: code packs five- to tenfold, and there are weights beside it."""
+"""Characters of source that are allowed per byte of the file. Code compresses five- to tenfold, and the file holds the
+weights too."""
 
 
 def class_name(qualified: str) -> str:
@@ -46,19 +48,19 @@ def class_constants(sources: Iterable[tuple[str, str]], file_size: int) -> dict[
     """Constants of every class, by qualified name (`__torch__.torch.nn.modules.conv.Conv1d`).
 
     Args:
-        sources: Name and text of each `code/….py` record; one at a time is asked for, and let go.
-        file_size: Bytes of the file, which bound how much text is looked at.
+        sources: Name and text of each `code/….py` record. They are consumed one at a time.
+        file_size: Bytes of the file, which limit how much text is read.
     """
-    found: dict[str, dict[str, Any]] = {}
+    constants: dict[str, dict[str, Any]] = {}
     for record, text in bounded(sources, file_size):
         module = record.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for node in _classes(text):
-            found[f"{module}.{node.name}"] = _constants(node)
-    return found
+            constants[f"{module}.{node.name}"] = _constants(node)
+    return constants
 
 
 def bounded(sources: Iterable[tuple[str, str]], file_size: int) -> Iterator[tuple[str, str]]:
-    """The first of the sources, as many as a file of that size may have."""
+    """The first sources, up to the number of characters that a file of that size may have."""
     left = min(_LONGEST_SOURCES, _SOURCE_PER_BYTE * file_size)
     for record, text in sources:
         left -= len(text)
@@ -68,7 +70,7 @@ def bounded(sources: Iterable[tuple[str, str]], file_size: int) -> Iterator[tupl
 
 
 def _classes(text: str) -> Iterator[ast.ClassDef]:
-    """The classes at the text's left margin, each parsed by itself and let go."""
+    """The top-level classes of a source text. Each is parsed separately, so that memory holds one syntax tree."""
     for part in _AT_A_CLASS.split(text):
         if part.startswith("class ") and len(part) <= _LONGEST_CLASS:
             yield from (node for node in _parsed(part) if isinstance(node, ast.ClassDef))
@@ -77,7 +79,7 @@ def _classes(text: str) -> Iterator[ast.ClassDef]:
 def _parsed(text: str) -> list[ast.stmt]:
     try:
         with warnings.catch_warnings():
-            # What the parser finds odd, it would print.
+            # The parser would print a warning for an invalid escape and the like.
             warnings.simplefilter("ignore")
             return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -85,38 +87,39 @@ def _parsed(text: str) -> list[ast.stmt]:
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    """The literal values that a class assigns, and those of its convolution's call unless it assigns a stride."""
+    values = _literals(_assignments(node))
+    return values if "stride" in values else values | _called_convolution(node)
+
+
+def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None]]:
+    """Name and value of each assignment in a class's body."""
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            _keep_literal(values, statement.target.id, statement.value)
+            yield statement.target.id, statement.value
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            # What of its tensors are parameters and what are buffers; the others are plain attributes.
-            _keep_literal(values, statement.targets[0].id, statement.value)
-    if "stride" not in values:
-        values |= _called_convolution(node)
+            # `__parameters__` and `__buffers__` are among these.
+            yield statement.targets[0].id, statement.value
+
+
+def _literals(expressions: Iterable[tuple[str, ast.expr | None]]) -> dict[str, Any]:
+    """The values of the literal expressions, by name; lists become tuples. Other expressions are skipped."""
+    values: dict[str, Any] = {}
+    for name, node in expressions:
+        if node is not None:
+            with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                value = ast.literal_eval(node)
+                values[name] = tuple(value) if isinstance(value, list) else value
     return values
-
-
-def _keep_literal(values: dict[str, Any], name: str, node: ast.expr | None) -> None:
-    if node is None:
-        return
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return
-    values[name] = tuple(value) if isinstance(value, list) else value
 
 
 def _called_convolution(node: ast.ClassDef) -> dict[str, Any]:
-    """Literal arguments of the class's only convolution; nothing when there are several."""
+    """Literal arguments of the class's only call of a convolution; empty unless there is exactly one."""
     calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) in CONVOLUTIONS]
     if len(calls) != 1:
         return {}
-    values: dict[str, Any] = {}
-    for name, position in CONVOLUTIONS[_operator(calls[0])].items():
-        if position < len(calls[0].args):
-            _keep_literal(values, name, calls[0].args[position])
-    return values
+    arguments, positions = calls[0].args, CONVOLUTIONS[_operator(calls[0])]
+    return _literals((name, arguments[position]) for name, position in positions.items() if position < len(arguments))
 
 
 def _operator(call: ast.Call) -> str:

@@ -1,7 +1,7 @@
-"""Records of calls → tensors: what each of PyTorch's `_rebuild_…` functions would have made.
+"""Describes the tensors that PyTorch's `_rebuild_…` functions would create, without calling them.
 
 The functions and the order of their arguments are those of `torch/_utils.py` and `torch/_tensor.py`, from
-PyTorch 0.2 to 2.13. Nothing here is called; the arguments are read off.
+PyTorch 0.2 to 2.13. Only the arguments are read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PLAIN = {
     "torch._utils._rebuild_qtensor",
 }
 _WRAPPERS = {
-    # function: where its tensor stands among the arguments
+    # function: position of the tensor among its arguments
     "torch._utils._rebuild_parameter": 0,
     "torch._utils._rebuild_parameter_with_state": 0,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": 0,
@@ -52,21 +52,21 @@ _DEEPEST_NAME = 16
 
 
 def function_name(node: Any) -> str | None:
-    """Qualified name of what a call record calls, or None when it is not a plain name."""
+    """Qualified name of the function that a call record calls; None if it has no plain name."""
     if not isinstance(node, Call):
         return None
     function = node.function
     if type(function) is Global:
         return function.qualified
     if isinstance(function, Persistent):
-        # Before 1.6 a module's class was wrapped as ('module', class, file name, source text).
+        # Before PyTorch 1.6 a module's class was wrapped as ('module', class, file name, source text).
         parts = function.id.items if isinstance(function.id, Tuple) else []
         function = parts[1] if len(parts) > 1 and parts[0] == "module" else None
     return class_name(function)
 
 
 def class_name(node: Any) -> str | None:
-    """Qualified name of a class or function; None for what has no name in the pickle."""
+    """Qualified name of a class or function; None if the pickle does not name it."""
     inner: list[str] = []
     # Below protocol 4 a class inside a class is pickled as `getattr(outer, 'Inner')`.
     while isinstance(node, Call) and len(inner) < _DEEPEST_NAME:
@@ -86,15 +86,15 @@ def arguments(node: Call) -> Sequence[Any]:
 
 
 def no_storage(key: str, nbytes: int) -> Storage:
-    """A storage in no file, for asking whether a call rebuilds a tensor, and of which shape."""
+    """A placeholder storage without a file, to find out whether a call rebuilds a tensor, and of which shape."""
     return Storage(Path(), key, nbytes, 0, None)
 
 
 def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
-    """The tensor that a call record would rebuild, named `key`; None when it is no tensor.
+    """The tensor that a call record would rebuild, named `key`; None if it would not rebuild a tensor.
 
     Raises:
-        BrokenFile: It is a tensor whose size, stride or storage cannot be understood.
+        BrokenFile: The tensor's size, stride or storage is malformed.
     """
     name = function_name(node)
     if name is None:
@@ -157,13 +157,13 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
 def _with_quantizer(tensor: Tensor, node: Any, storage_of: StorageOf) -> Tensor:
     """A quantized tensor with its `(scheme, scale, zero_point)`, or `(scheme, scales, zero_points, axis)`."""
     items = node.items if isinstance(node, Tuple) else []
-    parts = [tensor_of(one, f"{tensor.key} (its quantizer)", storage_of) for one in items]
-    words = [class_name(one) or str(one) for one, part in zip(items, parts, strict=True) if part is None]
-    return tensor._replace(parts=tuple(one for one in parts if one is not None), quantizer=", ".join(words))
+    parts = [tensor_of(item, f"{tensor.key} (its quantizer)", storage_of) for item in items]
+    words = [class_name(item) or str(item) for item, part in zip(items, parts, strict=True) if part is None]
+    return tensor._replace(parts=tuple(part for part in parts if part is not None), quantizer=", ".join(words))
 
 
 def _view_bits(metadata: Any) -> str:
-    """Whether the stored numbers are meant conjugated or negated: lazy views, of which PyTorch stores the base."""
+    """Layout of a dense tensor. PyTorch stores the base of a lazily conjugated or negated view, and flags it."""
     if not isinstance(metadata, Dict):
         return "strided"
     bits = dict(metadata.pairs)
@@ -173,7 +173,7 @@ def _view_bits(metadata: Any) -> str:
 def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
     """`('storage', type, key, location, numel[, view])` → dtype, key, device, elements, first element.
 
-    A view (before 1.6 only) is (key, offset, size): a window on the storage, both in elements.
+    A view (before PyTorch 1.6 only) is (key, offset, size), with offset and size in elements.
     """
     parts = node.id.items
     if parts[0] != "storage":
@@ -187,7 +187,7 @@ def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
 
 
 def storage_dtype(parts: Sequence[Any]) -> str | None:
-    """dtype of the storage that a persistent id's parts name; None when they name something else."""
+    """dtype of the storage that a persistent id names; None if it names something else."""
     named = len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], Global)
     if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or not 0 <= parts[4] <= _LARGEST:
         return None
@@ -195,7 +195,7 @@ def storage_dtype(parts: Sequence[Any]) -> str | None:
 
 
 def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
-    """`_rebuild_from_type…(function, type, arguments, state)`: a tensor, then its subclass."""
+    """`_rebuild_from_type…(function, type, arguments, state)`: rebuilds a tensor, then sets its subclass."""
     inner = tensor_of(Call(args[0], args[2]), key, storage_of)
     wrapper = class_name(args[1]) or "?"
     return inner if inner is None or wrapper in _PARAMETER_TYPES else inner._replace(subclass=wrapper)
@@ -209,13 +209,13 @@ def _sparse(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor:
     """
     layout = _layout(args[0])
     *parts, size = args[1].items[:3] if layout == "sparse_coo" else args[1].items[:4]
-    held = [tensor_of(one, key, storage_of) for one in parts]
-    known = tuple(one for one in held if one is not None)
-    if len(known) != len(held):
+    rebuilt = [tensor_of(part, key, storage_of) for part in parts]
+    tensors = tuple(tensor for tensor in rebuilt if tensor is not None)
+    if len(tensors) != len(rebuilt):
         raise ValueError("no indices or no values")
     shape = _numbers(size)
-    values = known[-1]
-    return Tensor(key, values.dtype, shape, (0,) * len(shape), 0, None, layout, None, values.device, parts=known)
+    values = tensors[-1]
+    return Tensor(key, values.dtype, shape, (0,) * len(shape), 0, None, layout, None, values.device, parts=tensors)
 
 
 def _layout(node: Any) -> str:
@@ -225,7 +225,7 @@ def _layout(node: Any) -> str:
 
 
 def _without_storage(node: Call, key: str, first: int, layout: str) -> Tensor:
-    """A tensor of shape alone, whose dtype, size and stride are the arguments from `first` on."""
+    """A tensor without numbers. Its dtype, size and stride are the arguments from index `first`."""
     packed = node.args
     dtype, size, stride = packed.items[first : first + 3]
     shape = _numbers(size)
@@ -249,7 +249,7 @@ def _numbers(node: Any) -> tuple[int, ...]:
     for item in items:
         if type(item) is not int or not 0 <= item <= _LARGEST:
             raise TypeError("not a size")
-    # Of a tuple this is the tuple itself, which costs nothing.
+    # For a tuple this returns the same object, without a copy.
     return tuple(items)
 
 
@@ -282,7 +282,10 @@ _LISTS = {
 
 
 def pairs_of(node: Any) -> list[tuple[Any, Any]] | None:
-    """Items of a mapping in stored order, a repeated key at its first place with its last value; None for others."""
+    """Items of a mapping in stored order; None for anything else.
+
+    As in Python, a repeated key keeps its first position and its last value.
+    """
     if isinstance(node, Dict):
         pairs = node.pairs
     elif isinstance(node, Call):
@@ -301,7 +304,7 @@ _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dic
 
 
 def _given_pairs(node: Call) -> list[tuple[Any, Any]]:
-    """`OrderedDict([[key, value], …])`, as Python 2 pickled it."""
+    """Items that are arguments of the call: Python 2 pickled `OrderedDict([[key, value], …])`."""
     args = arguments(node)
     if function_name(node) not in _MAPPINGS or not args or not isinstance(args[-1], (list, Tuple)):
         return []

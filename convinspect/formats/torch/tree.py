@@ -1,7 +1,7 @@
-"""The tree of a pickle → the dictionaries of tensors and the modules in it, wherever they lie.
+"""Finds the roots in a pickle's tree: dictionaries of tensors and modules, at any depth.
 
-A root is a dictionary that holds tensors directly, or a module. Dictionaries that hold one layer each
-(`{"conv1": {"weight": …, "bias": …}, …}`) are not roots: their parent is.
+A root is a dictionary that holds tensors directly, or a module. Dictionaries of a single layer each
+(`{"conv1": {"weight": …, "bias": …}, …}`) are not roots; their parent is.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ _SCRIPT = "__torch__."
 _FX = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
 
 
-class _Found:
-    """What the scan gathers: tensors by the container they lie in, modules and optimizers by their path."""
+class _Scan(NamedTuple):
+    """The result of a scan.
 
-    def __init__(self) -> None:
-        self.tensors: dict[Path, list[Tensor]] = {}
-        self.modules: dict[Path, dict[str, Module]] = {}
-        self.optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]] = {}
+    Attributes:
+        tensors: Tensors by the path of their container, in stored order.
+        modules: Modules by their name, by the path of the outermost module.
+        optimizers: Ids of the parameters by group, and names of the parameters, by the optimizer's path.
+    """
+
+    tensors: dict[Path, list[Tensor]]
+    modules: dict[Path, dict[str, Module]]
+    optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]]
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -44,23 +49,33 @@ def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
 
     Args:
         walked: The pickle.
-        storage_of: Gives the storage of a key.
+        storage_of: Returns the storage of a key.
 
     Raises:
-        RefusedFile: The containers refer to each other so often that following them would not end.
-        BrokenFile: A tensor cannot be understood.
+        RefusedFile: Containers are referred to so often that following all references could take forever.
+        BrokenFile: A tensor's description is malformed.
     """
-    found = _Found()
-    # A tree may refer to the same container over and over: as a tie of two models does, not a thousand times.
-    _scan(walked.value, storage_of, 10_000 + 4 * walked.steps, 20_000 + 4 * len(walked.persistent), found)
-    return tuple(_roots(found))
+    # Two models may share containers, so that a tree refers to some of them twice. A hostile tree does so thousands
+    # of times; the limits allow the former only.
+    scan = _scan(walked.value, storage_of, 10_000 + 4 * walked.steps, 20_000 + 4 * len(walked.persistent))
+    return tuple(_roots(scan))
 
 
-def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, found: _Found) -> None:
-    """Depth first, in stored order, without recursion; a container inside itself is passed over.
+def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _Scan:
+    """Search the tree depth first, in stored order, without recursion.
 
-    What was looked through without finding a tensor is not looked through again.
+    A container inside itself is skipped, and so is one that was searched before without finding a tensor.
+
+    Args:
+        tree: The pickle's value.
+        storage_of: Returns the storage of a key.
+        budget: Nodes to visit at most.
+        most_tensors: Tensors to list at most.
+
+    Raises:
+        RefusedFile: A limit is exceeded.
     """
+    scan = _Scan({}, {}, {})
     above: set[int] = set()
     barren: set[int] = set()
     tensors = 0
@@ -85,23 +100,27 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int, foun
             continue
         container = holder_path
         if isinstance(holder, Tuple) and holder_path:
-            # A tuple is one value in several parts (quantized layers keep weight and bias so): no level of its own.
+            # A tuple is one value of several parts, such as weight and bias of a quantized layer. It adds no level.
             container, name = holder_path[:-1], f"{holder_path[-1]}.{name}"
         tensor = tensor_of(node, name, storage_of)
         if tensor is not None:
-            found.tensors.setdefault(container, []).append(tensor)
+            scan.tensors.setdefault(container, []).append(tensor)
             tensors += 1
             continue
         path = (*container, name) if len(levels) > 1 else ()
         parts = module_parts(node)
         if parts is not None:
-            tensors += _add_module(path, parts, storage_of, found)
+            module_tensors, modules = _flattened(parts, storage_of)
+            scan.tensors.setdefault(path, []).extend(module_tensors)
+            scan.modules.setdefault(path, {}).update(modules)
+            tensors += len(module_tensors)
             continue
         groups = _param_groups(node)
         if groups is not None:
-            found.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
+            scan.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
         levels.append((path, node, _children(node), tensors))
+    return scan
 
 
 def _param_groups(node: Any) -> Any:
@@ -115,27 +134,27 @@ def _param_groups(node: Any) -> Any:
 
 
 def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
-    """Ids of an optimizer's parameters by group, `[{"params": [0, 1, …], …}, …]`; None for anything else."""
+    """Ids of an optimizer's parameters by group, from `[{"params": [0, 1, …], …}, …]`; None for anything else."""
     if not isinstance(groups, list):
         return None
     ids: list[tuple[int, ...]] = []
     for group in groups:
         params = dict(_named(group)).get("params")
-        if not isinstance(params, list) or not all(type(one) is int for one in params):
+        if not isinstance(params, list) or not all(type(number) is int for number in params):
             return None
         ids.append(tuple(params))
     return tuple(ids)
 
 
 def _parameter_names(groups: Any) -> tuple[str, ...] | None:
-    """Names of all parameters in the order of their ids' places, where each group has `param_names`."""
+    """Names of all parameters, in the order of their ids; None unless each group has `param_names`."""
     names: list[str] = []
     for group in groups if isinstance(groups, list) else ():
         facts = dict(_named(group))
         params, listed = facts.get("params"), facts.get("param_names")
         if not isinstance(params, list) or not isinstance(listed, list) or len(params) != len(listed):
             return None
-        names += (one for one in listed if isinstance(one, str))
+        names += (name for name in listed if isinstance(name, str))
     return tuple(names) or None
 
 
@@ -143,7 +162,7 @@ _CONTAINERS = {Dict, Call, Tuple, Set, list}
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """The containers that a container holds, each by the name that a path shows."""
+    """The containers in a container, each with its name in a path."""
     pairs = pairs_of(node)
     for index, (key, value) in enumerate(pairs or ()):
         if _may_hold(value):
@@ -163,7 +182,7 @@ def _numbered(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _may_hold(node: Any) -> bool:
-    """Whether a tensor may lie in it: a call, or a container that is not empty."""
+    """Whether the node may hold a tensor: it is a call, or a container that is not empty."""
     kind = type(node)
     if kind is Call:
         return True
@@ -173,7 +192,7 @@ def _may_hold(node: Any) -> bool:
 
 
 def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
-    """The attributes that BUILD would set; a state is a dictionary, or a tuple of those (`__slots__`)."""
+    """The attributes that BUILD would set. A state is a dictionary, or a tuple of dictionaries (`__slots__`)."""
     for state in node.states:
         for part in state.items if isinstance(state, Tuple) else (state,):
             pairs = pairs_of(part)
@@ -182,7 +201,7 @@ def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def state_of(node: Any) -> dict[str, Any]:
-    """The attributes that BUILD would set on an object, by name; none for what is no object."""
+    """The attributes that BUILD would set on an object, by name; empty if the node is not an object."""
     return {str(key): value for pairs in _state_dicts(node) for key, value in pairs} if isinstance(node, Call) else {}
 
 
@@ -225,20 +244,20 @@ def module_parts(node: Any) -> Parts | None:
 
 
 def _packed(key: str, node: Call) -> list[tuple[str, Any]]:
-    """Calls in the state of an object of PyTorch's C++, as quantized layers keep weight and bias: `((w, b), class)`."""
-    found: list[tuple[str, Any]] = []
+    """Calls in the state of a C++ object of PyTorch. Quantized layers keep weight and bias there: `((w, b), class)`."""
+    calls: list[tuple[str, Any]] = []
     todo: list[tuple[Any, int]] = [(state, 0) for state in reversed(node.states)]
     while todo:
         part, depth = todo.pop()
         if isinstance(part, Tuple) and depth < 4 and len(part.items) < 16:
             todo += [(item, depth + 1) for item in reversed(part.items)]
         elif isinstance(part, Call):
-            found.append((f"{key}.{len(found)}", part))
-    return found
+            calls.append((f"{key}.{len(calls)}", part))
+    return calls
 
 
 def _script_parts(name: str, state: dict[str, Any]) -> Parts:
-    """A TorchScript object keeps parameters, buffers, children and attributes side by side."""
+    """The parts of a TorchScript object, which keeps tensors, children and other attributes in one dictionary."""
     modules = {key: value for key, value in state.items() if (function_name(value) or "").startswith(_SCRIPT)}
     tensors = {key: value for key, value in state.items() if key not in modules and isinstance(value, Call)}
     return Parts(name, tuple(tensors.items()), tuple(modules.items()), _attributes(state))
@@ -249,7 +268,7 @@ def _named(node: Any) -> list[tuple[str, Any]]:
 
 
 def _listed(node: Any) -> list[Any]:
-    """Members of `set([…])`, which protocol 2 writes as a call."""
+    """Members of a set. Protocol 2 writes a set as the call `set([…])`."""
     if isinstance(node, Set):
         return node.items
     first = arguments(node)[:1] if isinstance(node, Call) else []
@@ -257,7 +276,7 @@ def _listed(node: Any) -> list[Any]:
 
 
 def plain_or_none(node: Any) -> Any:
-    """`plain`, with None for what is no plain value."""
+    """As `plain`, but None for anything that is not a plain value."""
     try:
         return plain(node)
     except TypeError:
@@ -265,7 +284,7 @@ def plain_or_none(node: Any) -> Any:
 
 
 def _attributes(state: dict[str, Any]) -> dict[str, Any]:
-    """The module's plain attributes; those that are no numbers, strings or tuples are left out."""
+    """The module's attributes that are numbers, strings or tuples of these."""
     attributes = {}
     for key, value in state.items():
         try:
@@ -275,10 +294,10 @@ def _attributes(state: dict[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) -> int:
-    """A module tree becomes one container: its tensors under dotted keys, its modules by name. How many it has."""
-    tensors = found.tensors.setdefault(path, [])
-    modules = found.modules.setdefault(path, {})
+def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[str, Module]]:
+    """All tensors of a module tree with dotted keys, and all its modules by their dotted names."""
+    tensors: list[Tensor] = []
+    modules: dict[str, Module] = {}
     todo: list[tuple[str, Parts, int]] = [("", parts, 0)]
     while todo:
         name, part, depth = todo.pop()
@@ -291,18 +310,18 @@ def _add_module(path: Path, parts: Parts, storage_of: StorageOf, found: _Found) 
         children = []
         for key, node in part.modules:
             child = module_parts(node)
-            # A module registered under two names is listed under both; one inside itself is not followed for ever.
+            # A module registered under two names is listed under both. The limits stop at a module inside itself.
             if child is not None and depth < _DEEPEST and len(modules) < 100_000:
                 children.append((prefix + key, child, depth + 1))
         todo.extend(reversed(children))
-    return len(tensors)
+    return tensors, modules
 
 
-def _roots(found: _Found) -> Iterator[Root]:
-    merged = _merge_single_layers(found)
+def _roots(scan: _Scan) -> Iterator[Root]:
+    merged = _merge_single_layers(scan)
     done: set[Path] = set()
     for path in merged:
-        optimizer = next((o for o in found.optimizers if path[: len(o)] == o), None)
+        optimizer = next((o for o in scan.optimizers if path[: len(o)] == o), None)
         at = optimizer if optimizer is not None else path
         if at in done:
             continue
@@ -312,8 +331,8 @@ def _roots(found: _Found) -> Iterator[Root]:
             ".".join(at),
             _role(at, tensors, optimizer is not None),
             tuple(tensors),
-            found.modules.get(path, {}),
-            *found.optimizers.get(at, (None, None)),
+            scan.modules.get(path, {}),
+            *scan.optimizers.get(at, (None, None)),
         )
 
 
@@ -339,15 +358,15 @@ _LAYER_PARTS = {
 }
 
 
-def _merge_single_layers(found: _Found) -> dict[Path, list[Tensor]]:
-    """Containers whose tensors are one layer's parts go to their parent, when it has at least two such."""
-    bare: dict[Path, int] = {}
-    for path, tensors in found.tensors.items():
-        if _is_single_layer(path, tensors, found):
-            bare[path[:-1]] = bare.get(path[:-1], 0) + 1
+def _merge_single_layers(scan: _Scan) -> dict[Path, list[Tensor]]:
+    """The tensors by container, with single-layer containers merged into a parent that has at least two of them."""
+    counts: dict[Path, int] = {}
+    for path, tensors in scan.tensors.items():
+        if _is_single_layer(path, tensors, scan):
+            counts[path[:-1]] = counts.get(path[:-1], 0) + 1
     merged: dict[Path, list[Tensor]] = {}
-    for path, tensors in found.tensors.items():
-        if bare.get(path[:-1], 0) > 1 and _is_single_layer(path, tensors, found):
+    for path, tensors in scan.tensors.items():
+        if counts.get(path[:-1], 0) > 1 and _is_single_layer(path, tensors, scan):
             moved = [tensor._replace(key=f"{path[-1]}.{tensor.key}") for tensor in tensors]
             merged.setdefault(path[:-1], []).extend(moved)
         else:
@@ -355,23 +374,23 @@ def _merge_single_layers(found: _Found) -> dict[Path, list[Tensor]]:
     return merged
 
 
-def _is_single_layer(path: Path, tensors: list[Tensor], found: _Found) -> bool:
+def _is_single_layer(path: Path, tensors: list[Tensor], scan: _Scan) -> bool:
     return (
         bool(path)
-        and path not in found.modules
-        and not any(path[: len(o)] == o for o in found.optimizers)
+        and path not in scan.modules
+        and not any(path[: len(o)] == o for o in scan.optimizers)
         and not path[-1].lower().startswith(_WHOLE_NAMES)
         and all(tensor.key in _LAYER_PARTS for tensor in tensors)
     )
 
 
 def _role(path: Path, tensors: list[Tensor], optimizer: bool) -> str:
-    """What a root is for, judged by its name; "other" when no tensor in it could be a weight."""
+    """The role of a root, guessed from its path; "other" if none of its tensors could be a weight."""
     if optimizer or any("optimizer" in part.lower() for part in path):
         return "optimizer"
     if not any(len(tensor.shape) >= 2 for tensor in tensors) and path:
         return "other"
     named_ema = any("ema" in part.lower().split("_") or "shadow" in part.lower() for part in path)
-    # Lightning's weight averaging keeps the average as the model, and these beside it.
+    # Lightning's weight averaging saves the average as `state_dict`, and the current weights under this name.
     named_ema = named_ema or path[-1:] == ("current_model_state",)
     return "ema" if named_ema or (path and path[-1].lower().endswith("ema")) else "model"

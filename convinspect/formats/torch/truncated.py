@@ -1,7 +1,7 @@
-"""A `torch.save` zip whose end is gone, and with it the directory: what there is, is found by the records' own headers.
+"""A truncated `torch.save` zip, without its directory. Its records are found by their local headers.
 
-`torch.save` writes `data.pkl` first, then the storages one after the other, so the pickle of a download that stopped
-is whole and says how long each of them is.
+`torch.save` writes `data.pkl` first, then the storages in order. So the pickle of an incomplete download is usually
+complete, and gives the size of each storage.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from convinspect.formats.zip.structures import LOCAL_SIGNATURE, Local, read_loca
 from convinspect.records import Container, Contents, Problem, Storage
 
 _PADDING = 512
-"""Bytes between two records at most: what ends one, and short records such as the byte order."""
+"""Bytes between two records at most: data descriptors, padding, and short records such as the byte order."""
 
 
 def read_cut_zip(file: File) -> Contents:
     """List a zip without directory from its pickle; the problem says how much is missing.
 
     Raises:
-        CutShort: It is cut within the pickle, or does not begin with one.
+        CutShort: It is truncated within the pickle, or does not begin with one.
     """
     problem = headless(file)
     first = _record_at(file, 0)
@@ -63,7 +63,7 @@ def read_cut_zip(file: File) -> Contents:
 
 
 def _record_at(file: File, near: int) -> Local | None:
-    """The record whose header is the next one behind `near`."""
+    """The record with the first local header from offset `near`."""
     gap = file.read(near, _PADDING + len(LOCAL_SIGNATURE)).find(LOCAL_SIGNATURE)
     return read_local(file, near + gap) if gap >= 0 else None
 
@@ -83,7 +83,7 @@ def _sizes(tree: Walk) -> dict[str, int]:
 
 
 def _places(file: File, folder: str, position: int, sizes: dict[str, int]) -> dict[str, Local]:
-    """Each storage's record by its key, going from one to the next as the sizes say."""
+    """The record of each storage, by key. The storages' sizes lead from each record to the next."""
     places: dict[str, Local] = {}
     for _ in range(len(sizes) + 16):
         record = _record_at(file, position)

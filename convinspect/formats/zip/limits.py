@@ -39,6 +39,14 @@ def is_too_large_in_memory(packed: int, size: int) -> bool:
     return size > min(max(LARGEST_RATIO * packed, _SMALL), LARGEST_UNPACKED)
 
 
+def is_impossible(packed: int, size: int) -> bool:
+    """True if `packed` bytes of deflated data cannot unpack to `size` bytes, however well they compress.
+
+    A bound of the compression method itself, for records of any size; `is_bomb` is a stricter policy for large ones.
+    """
+    return size > MOST_INFLATION * (packed + 1)
+
+
 class Incomplete(zlib.error):
     """Deflated bytes end too early."""
 
