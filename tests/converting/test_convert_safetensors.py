@@ -180,7 +180,7 @@ def test_metadata_of_null_and_no_padding_is_a_file_like_any_other(tmp_path: Path
     name = "x" * (length + 1)
     wide = {f"{name}.weight": torch.randn(4, 6, 1), f"{name}.bias": torch.randn(4), "other": torch.arange(3.0)}
     path = mlx_file(tmp_path / "a.safetensors", wide)
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as file:
         assert not file.metadata()
     assert all(torch.equal(tensor, wide[key]) for key, tensor in load_file(path).items())
     linear, back = tmp_path / "linear.safetensors", tmp_path / "back.safetensors"
