@@ -9,7 +9,7 @@ from typing import Any
 
 from convinspect.checking.findings import NOWHERE, Finding, Note, Place, Progress, Scan, finding
 from convinspect.formats.files import File
-from convinspect.formats.safetensors import header_text
+from convinspect.formats.safetensors import RESERVED, header_text
 
 NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not show"
 
@@ -27,11 +27,16 @@ def scan_safetensors(file: File) -> Scan[None]:
         message = f"the header names {key!r} twice"
         yield finding("duplicate-name", file.path, message, second_place(text, key, 8))
     if isinstance(header, dict):
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        metadata = header.pop(RESERVED, None)
+        if not _is_metadata(metadata):
             message = "its __metadata__ holds more than strings, which safetensors refuses"
             yield finding("bad-metadata", file.path, message)
         yield from _scan_offsets(file, header, 8 + len(text))
+
+
+def _is_metadata(value: Any) -> bool:
+    """Whether safetensors takes it for a file's metadata: strings by name, or nothing, which `null` is too."""
+    return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
 
 
 def parsed(text: bytes) -> tuple[Any, list[str]]:

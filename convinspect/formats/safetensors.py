@@ -46,7 +46,10 @@ def read_safetensors(file: File) -> Contents:
     text = header_text(file)
     length = len(text)
     header = _parse(text)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop(RESERVED, None)
+    if metadata is None:
+        # Also `null`, which MLX writes.
+        metadata = {}
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
     cache: _KindCache = {}

@@ -15,9 +15,9 @@ _DECODER = json.JSONDecoder()
 
 
 def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> bytes:
-    """The header's length and text, padded so that the tensors begin at a multiple of 8.
+    """The header's length and text, padded so that the tensors begin at a multiple of 8 if they did before.
 
-    Blanks beyond that padding are kept, so that undoing the edits gives the same bytes.
+    Undoing the edits gives the same bytes: blanks beyond that padding stay, and a header that was not padded stays so.
 
     Args:
         text: A valid header.
@@ -35,10 +35,28 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
             place = next(value for field, _, value in _members(header, valued.start) if field == "shape")
             changes.append((place, _list(header[place.start : place.end], shapes[key])))
     body = text.rstrip(b" ")
-    spare = (len(text) - len(body)) // 8 * 8
-    new = _with(header, changes).encode(encoding, "surrogatepass").rstrip(b" ") + b" " * spare
-    new += b" " * (-len(new) % 8)
+    new = _with(header, changes).encode(encoding, "surrogatepass").rstrip(b" ")
+    new += b" " * _blanks(len(body), len(text) - len(body), len(new))
     return len(new).to_bytes(8, "little") + new
+
+
+def _blanks(size: int, blanks: int, new_size: int) -> int:
+    """How many blanks follow the edited header.
+
+    Aligned and unaligned lengths are numbered separately, from the shortest on, and the number stays. So the way back
+    gives as many blanks as there were.
+
+    Args:
+        size: Bytes of the header before, without blanks at its end.
+        blanks: How many followed it.
+        new_size: As `size`, of the edited header.
+    """
+    to_align, to_align_new = -size % 8, -new_size % 8
+    if (size + blanks) % 8 == 0:
+        return blanks - to_align + to_align_new
+    # All but one of eight lengths are unaligned.
+    number = blanks - (blanks - to_align + 7) // 8
+    return number + (number - to_align_new + 7) // 7
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from convinspect.checkpoint import open_checkpoint
@@ -19,6 +19,7 @@ from convinspect.errors import CannotConvert
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.same_format import save_edits
 from support.conversions import converted, load
+from support.program import run
 
 SHAPES = st.lists(st.integers(0, 5), min_size=2, max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")
@@ -64,6 +65,34 @@ def test_a_header_says_what_was_meant_and_back_again(
     assert back[8:] == text
     renamed = edited_header(text, {}, {key: f"{key}.ü" for key in chosen})
     assert list(json.loads(renamed[8:])) == [f"{key}.ü" if key in chosen else key for key in header]
+
+
+@given(
+    st.dictionaries(NAMES, st.tuples(SHAPES, SHAPES), min_size=1),
+    LAYOUTS,
+    st.integers(0, 20),
+    st.sampled_from([None, {}, {"format": "mlx"}]),
+)
+@settings(deadline=None)
+def test_a_header_that_was_not_padded_comes_back_too(
+    tensors: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    layout: dict[str, Any],
+    blanks: int,
+    metadata: dict[str, str] | None,
+) -> None:
+    """Nothing asks a writer to pad it, and MLX does not."""
+    fields = ["data_offsets", "dtype", "shape"]
+    header = {"__metadata__": metadata} | {key: entry(old, fields) for key, (old, _) in tensors.items()}
+    text = json.dumps(header, **layout).encode() + b" " * blanks
+    new = edited_header(text, {key: shape for key, (_, shape) in tensors.items()}, {})
+    assert int.from_bytes(new[:8], "little") == len(new) - 8
+    assert (len(new) % 8 == 0) == (len(text) % 8 == 0)
+    assert json.loads(new[8:]) == header | {key: entry(shape, fields) for key, (_, shape) in tensors.items()}
+    back = edited_header(new[8:], {key: old for key, (old, _) in tensors.items()}, {})
+    assert back[8:] == text
+    named = edited_header(text, {}, {key: f"{key}.ü" for key in tensors})
+    # Names are written in the header's own spelling, which is that of json.dumps here.
+    assert edited_header(named[8:], {}, {f"{key}.ü": key for key in tensors})[8:] == text
 
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
@@ -130,3 +159,58 @@ def test_shapes_and_names_change_in_one_go(tmp_path: Path) -> None:
     save_edits(checkpoint, together([], names), tmp_path / "b.safetensors", lambda done: None)
     assert list(load(tmp_path / "b.safetensors")) == ["b.weight"]
     assert b'\n "b.weight": {\n  "dtype"' in (tmp_path / "b.safetensors").read_bytes()
+
+
+def mlx_file(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """As MLX's `Module.save_weights` writes one: metadata of null, names in order, and no padding."""
+    header: dict[str, Any] = {"__metadata__": None}
+    payload = b""
+    for key, tensor in sorted(tensors.items()):
+        numbers = tensor.numpy().tobytes()
+        ends = [len(payload), len(payload) + len(numbers)]
+        header[key] = {"data_offsets": ends, "dtype": "F32", "shape": list(tensor.shape)}
+        payload += numbers
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + payload)
+    return path
+
+
+@pytest.mark.parametrize("length", range(8))
+def test_metadata_of_null_and_no_padding_is_a_file_like_any_other(tmp_path: Path, length: int) -> None:
+    name = "x" * (length + 1)
+    wide = {f"{name}.weight": torch.randn(4, 6, 1), f"{name}.bias": torch.randn(4), "other": torch.arange(3.0)}
+    path = mlx_file(tmp_path / "a.safetensors", wide)
+    with safe_open(path, "pt") as file:
+        assert not file.metadata()
+    assert all(torch.equal(tensor, wide[key]) for key, tensor in load_file(path).items())
+    linear, back = tmp_path / "linear.safetensors", tmp_path / "back.safetensors"
+    for words in (
+        ("shapes", path),
+        ("weights", path, name),
+        ("check", path),
+        ("check", path, "--values"),
+        ("explain", path, name),
+        ("convert", path, "--to", "linear", "-o", linear),
+        ("verify", path, linear),
+        ("check", linear),
+        ("convert", linear, "--to", "conv1d", "--layer", name, "-o", back),
+        ("diff", path, back, "--values"),
+        ("convert", path, "-o", tmp_path / "a.pt"),
+        ("convert", path, "--to", "linear", "--state-dict", "-o", tmp_path / "plain.safetensors"),
+    ):
+        done = run(*words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert load_file(linear)[f"{name}.weight"].shape == (4, 6)
+    assert torch.equal(load_file(linear)[f"{name}.weight"], wide[f"{name}.weight"][:, :, 0])
+    assert b'"__metadata__":null' in linear.read_bytes()
+    assert back.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [[], "", 0, False, {"a": None}, {"a": 1}])
+def test_other_metadata_stays_what_safetensors_says_of_it(tmp_path: Path, metadata: object) -> None:
+    header = json.dumps({"__metadata__": metadata, "w": entry((1,), ["dtype", "shape", "data_offsets"])}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(SafetensorError):
+        load_file(path)
+    assert run("check", path).returncode != 0
