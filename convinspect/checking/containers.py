@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
+from convinspect.checking.offsets import scan_offsets
 from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
 from convinspect.checking.required_records import scan_required
 from convinspect.checking.zip import Record, scan_zip, unpacked
@@ -79,6 +80,7 @@ def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: 
         if record.name not in storages and not (record.name.endswith(".pkl") and "/" not in record.name):
             yield from _scan_other_record(file, record, within, is_script)
     yield from _scan_storages(file, records, seen, within)
+    yield from scan_offsets(file, records, seen, within)
     yield from scan_required(file, records, seen, within)
     yield from _scan_byteorder(file, records, within)
     if "data.pkl" in names and not is_script:

@@ -64,6 +64,8 @@ _CODES = (
     # --- tensors
     Code("storage-short", "error", "A tensor's bytes are not all there, or reach past its storage.", AGAIN),
     Code("storage-long", "warning", "A storage's record has more bytes than its pickle says.", RESAVE),
+    Code("storage-misplaced", "warning", "A storage does not lie where the archive's `.storage_alignment` puts it;"
+         " torch.load with torch.utils.serialization.config.load.calculate_storage_offsets reads other bytes.", RESAVE),
     Code("bad-metadata", "warning", "A field beside the tensors is not what its format asks for, so that some readers"
          " refuse the file.", RESAVE),
     Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),

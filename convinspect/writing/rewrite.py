@@ -12,6 +12,7 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
+from convinspect.formats.zip.alignment import VERSION_RECORD
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
@@ -21,7 +22,7 @@ from convinspect.writing.pieces import Made, Piece, Range
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import pieces_with_record
 
-_PICKLE = "data.pkl"
+_PICKLE, _FIRST_STORAGE = "data.pkl", "data/0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,9 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
     pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
     new, dropped = _edited(data, pickle, changes)
     gone = [name for key in dropped if (name := f"data/{key}") in archive.records]
+    if _FIRST_STORAGE in gone and VERSION_RECORD in archive.records:
+        # PyTorch calculates the storages' offsets from this one's, and without that record it reads their headers.
+        gone.append(VERSION_RECORD)
     return pieces_with_record(file, archive, _PICKLE, new, gone)
 
 

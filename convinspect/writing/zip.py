@@ -3,10 +3,13 @@
 `data.pkl` comes first and its length changes, so all that follows moves; so does what follows records that are left
 out. Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` writes it: a field "FB" in
 the local extra. If the next record is padded again so that the rest moves by a multiple of the alignment, all records
-after it stay aligned with the padding that they have, and their bytes can be copied in one go."""
+after it stay aligned with the padding that they have, and their bytes can be copied in one go.
+
+The alignment is the one that the archive names: from it PyTorch may calculate where the storages lie."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Collection, Iterable
 from itertools import pairwise
@@ -14,7 +17,8 @@ from typing import NamedTuple
 
 from convinspect.errors import BrokenFile, CannotWrite
 from convinspect.formats.files import File
-from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.alignment import USUAL_ALIGNMENT
+from convinspect.formats.zip.archive import STORAGE, Archive
 from convinspect.formats.zip.ends import find_directory, read_directory
 from convinspect.formats.zip.structures import (
     DESCRIPTOR64_SIZE,
@@ -50,7 +54,9 @@ from convinspect.formats.zip.structures import (
 )
 from convinspect.writing.pieces import Piece, Range, size_of
 
-_ALIGNMENT = 64
+_MOST_EXTRA = 0xFFFF
+"""Bytes that the extra fields of a header can have."""
+_STORAGE_NAME = re.compile(rb"(?:^|/)data/\d+$")
 
 
 class Sums(NamedTuple):
@@ -81,6 +87,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
     left_out = {archive.records[record].offset for record in gone}
     edited = archive.records[name]
     packed = data if edited.method == STORED else _deflated(data)
+    alignment = _alignment(file, archive)
     sums = Sums(zlib.crc32(data), len(packed), len(data))
     starts = [*sorted(entry.offset for entry in entries), ends.start]
     pieces: list[Piece] = [Range(0, starts[0])]
@@ -92,7 +99,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
         if start == edited.offset:
             moved = _edited_record(file, edited, end, packed, sums)
         else:
-            header, skipped = _moved_header(file, start, at)
+            header, skipped = _moved_header(file, start, at, alignment)
             moved = [header, Range(start + skipped, end)]
         places[start] = at
         pieces += moved
@@ -176,9 +183,19 @@ def _local(file: File, start: int) -> Local:
     return local
 
 
-def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
+def _alignment(file: File, archive: Archive) -> int:
+    """The alignment that the archive names if its first storage has it, else PyTorch's usual one, in bytes."""
+    alignment = archive.storage_alignment()
+    if alignment == USUAL_ALIGNMENT:
+        return alignment
+    first = min((record.offset for name, record in archive.records.items() if STORAGE.fullmatch(name)), default=None)
+    is_kept = first is None or _local(file, first).payload % alignment == 0
+    return alignment if is_kept else USUAL_ALIGNMENT
+
+
+def _moved_header(file: File, old: int, new: int, alignment: int) -> tuple[bytes, int]:
     """A record's header at its new offset, and how many old bytes it replaces; (b"", 0) if the header can stay."""
-    moved = (new - old) % _ALIGNMENT
+    moved = (new - old) % alignment
     if not moved and (new == old or max(old, new) < FULL):
         return b"", 0
     local = _local(file, old)
@@ -188,9 +205,14 @@ def _moved_header(file: File, old: int, new: int) -> tuple[bytes, int]:
         if kind == ZIP64_FIELD and content.endswith(build_place(old)):
             # Beyond 4 GB PyTorch's writer also stores a record's offset in its local header.
             fields[index] = (kind, content[: -len(build_place(old))] + build_place(new))
-        if kind == PADDING_FIELD and moved and (old + length) % _ALIGNMENT == 0:
+        if kind == PADDING_FIELD and moved and local.payload % alignment == 0:
             bare = length - len(content)
-            fields[index] = (kind, b"Z" * (-(new + bare) % _ALIGNMENT))
+            padding = -(new + bare) % alignment
+            if local.header.extra_length - len(content) + padding <= _MOST_EXTRA:
+                fields[index] = (kind, b"Z" * padding)
+            elif _STORAGE_NAME.search(local.name):
+                raise _unsafe("needs more padding than a header can hold")
+            # Any other record may lie anywhere; the one behind it is aligned instead.
     return build_local(local.header, local.name, build_fields(fields)), length
 
 

@@ -243,6 +243,14 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
+def size_of_record(path: Path, name: str) -> int:
+    """Bytes from the record's header to the next one's, and of its entry in the directory, which has the name alone."""
+    with zipfile.ZipFile(path) as archive:
+        starts = [info.header_offset for info in archive.infolist()]
+        index = next(at for at, whole in enumerate(archive.namelist()) if whole.endswith(f"/{name}"))
+        return starts[index + 1] - starts[index] + 46 + len(archive.namelist()[index])
+
+
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_dropped_optimizer_starts_anew_and_its_numbers_are_gone(tmp_path: Path, way: str, first: bool) -> None:
@@ -257,7 +265,10 @@ def test_a_dropped_optimizer_starts_anew_and_its_numbers_are_gone(tmp_path: Path
     found = reload(tmp_path / "b.pt")
     expected = copy.copy(thing) | {"optimizer": {**thing["optimizer"], "state": {}}}
     assert same(found, expected)
-    assert abs((tmp_path / "b.pt").stat().st_size - (tmp_path / "expected.pt").stat().st_size) < 300
+    size = (tmp_path / "expected.pt").stat().st_size
+    if first and way.startswith("zip"):
+        size -= size_of_record(tmp_path / "expected.pt", ".format_version")
+    assert abs((tmp_path / "b.pt").stat().st_size - size) < 300
     resumed = torch.optim.AdamW(model.parameters())
     resumed.load_state_dict(found["optimizer"])
     assert resumed.param_groups[0]["lr"] == 0.1

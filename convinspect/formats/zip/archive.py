@@ -13,6 +13,13 @@ from collections.abc import Iterable, Sequence
 
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
+from convinspect.formats.zip.alignment import (
+    ALIGNMENT_RECORD,
+    LONGEST_ALIGNMENT_TEXT,
+    USUAL_ALIGNMENT,
+    is_possible,
+    parse_alignment,
+)
 from convinspect.formats.zip.ends import Ends, find_directory, read_directory
 from convinspect.formats.zip.limits import LARGEST_RATIO, inflated, is_too_large_in_memory, pieces_of
 from convinspect.formats.zip.structures import (
@@ -167,6 +174,14 @@ class Archive:
         packed = record.packed if record.method != STORED else None
         start = self.file.start + record.offset
         return Storage(self.file.path, key, nbytes, record.size, start, True, packed, record.crc, byteorder)
+
+    def storage_alignment(self) -> int:
+        """The alignment in bytes that the archive names for its storages; PyTorch's own where it names none."""
+        record = self.records.get(ALIGNMENT_RECORD)
+        if record is None or record.size > LONGEST_ALIGNMENT_TEXT:
+            return USUAL_ALIGNMENT
+        alignment = parse_alignment(self.read(ALIGNMENT_RECORD))
+        return alignment if alignment is not None and is_possible(alignment) else USUAL_ALIGNMENT
 
     def byteorder(self) -> str:
         """Byte order of all storages; archives before PyTorch 2.1 do not say and are little-endian."""

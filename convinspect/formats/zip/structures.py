@@ -29,6 +29,8 @@ _FIELD = Struct("<2H")
 _PLACE = Struct("<Q")
 _SUMS, _SUMS64 = Struct("<3L"), Struct("<L2Q")
 
+FIELD_SIZE, PLACE_SIZE = _FIELD.size, _PLACE.size
+"""Bytes that an extra field begins with, and of a number of 64 bits in one."""
 FULL, MANY = 0xFFFFFFFF, 0xFFFF
 """What stands in a field of 32 or 16 bits whose value is in the zip64 form [4.4.1.4]."""
 STORED, DEFLATED = 0, 8
