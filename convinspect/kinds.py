@@ -9,6 +9,9 @@ CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 """Kinds that step through a sequence, with and without layers of their own."""
 
+QUANTIZED = ("Linear (quantized)", "Conv (quantized)")
+"""Kinds whose numbers need scales that are stored beside them."""
+
 LISTED = (
     *CONVOLUTIONS,
     "ConvTranspose1d",
@@ -16,8 +19,7 @@ LISTED = (
     "ConvTranspose3d",
     "Linear",
     TRANSFORMERS_CONV1D,
-    "Linear (quantized)",
-    "Conv (quantized)",
+    *QUANTIZED,
     "MultiheadAttention",
     "Parametrized",
     "Incomplete",

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, nbytes_of
+from convinspect.text import one_line, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -101,6 +102,9 @@ class Tensor(NamedTuple):
     stride_span: Span | None = None
     parts: tuple[Tensor, ...] = ()
     quantizer: str = ""
+
+    def __repr__(self) -> str:
+        return f"Tensor({quoted(self.key)}, {one_line(self.dtype)}, {one_line(str(self.shape))})"
 
     @property
     def numel(self) -> int:
@@ -332,6 +336,7 @@ class Layer(NamedTuple):
         tags: Short words for a table: "grouped", "weight-norm", "tied", "assumed", ….
         notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
         doubts: What it may be, or need, other than it seems.
+        low_rank: One half of a low-rank pair (LoRA), by its name.
     """
 
     name: str
@@ -354,6 +359,17 @@ class Layer(NamedTuple):
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
+    low_rank: bool = False
+
+    def __repr__(self) -> str:
+        known = self.in_width is not None and self.out_width is not None
+        sizes = f"{self.in_width}→{self.out_width}" if known else str(self.weight.shape)
+        parts = [one_line(f"{self.kind} {sizes}")]
+        if self.pointwise:
+            parts.append("pointwise")
+        elif self.kernel_size:
+            parts.append(f"kernel {one_line('×'.join(map(str, self.kernel_size)))}")
+        return f"<Layer {quoted(self.name)}: {', '.join(parts)}, evidence {self.evidence}>"
 
     @property
     def numel(self) -> int:

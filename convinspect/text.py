@@ -55,6 +55,21 @@ def first_few(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def one_line(text: str, most: int = 40) -> str:
+    """A text from a file as one line: what does not print is escaped, and the middle of a long one is left out."""
+    return quoted(text, most)[1:-1]
+
+
+def quoted(text: str, most: int = 40) -> str:
+    """The same in quotes, as Python writes a string.
+
+    Args:
+        text: Any.
+        most: How many of its characters are shown.
+    """
+    return repr(text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}")
+
+
 def closest(name: str, names: Sequence[str]) -> str:
     """A remedy line that offers the names most like `name`."""
     import difflib

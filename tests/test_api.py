@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import typing
@@ -300,7 +301,26 @@ def test_check_is_shown_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_say_what_they_raise(name: str) -> None:
+def test_functions_say_what_they_take_and_give(name: str) -> None:
     text = inspect.getdoc(getattr(convinspect, name)) or ""
     assert "Args:" in text
     assert "Returns:" in text
+
+
+def public_functions() -> dict[str, str]:
+    """Docstrings of all functions that are exported; one that is another's twin refers to it."""
+    modules = (convinspect, convinspect.modules)
+    named = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: inspect.getdoc(thing) or "" for name, thing in named.items() if inspect.isfunction(thing)}
+
+
+@pytest.mark.parametrize("name", sorted(public_functions()))
+def test_functions_say_what_they_raise(name: str) -> None:
+    texts = public_functions()
+    twin = re.match(r"As `(\w+)`", texts[name])
+    text = texts[twin[1]] if twin else texts[name]
+    assert re.search(r"^Raises:\n    \w+: ", text, re.MULTILINE) or "Raises nothing" in text
+
+
+def test_all_functions_are_looked_at() -> None:
+    assert set(FUNCTIONS) | {"open", "find_layers", "select", "swap_pointwise"} <= set(public_functions())

@@ -20,7 +20,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError, NoSuchTensor, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
-from convinspect.keys.wrappers import clean_name, clean_names
+from convinspect.keys.wrappers import clean_name
 from convinspect.layers import grouping as groups
 from convinspect.layers.find import find_layers
 from convinspect.records import Container, Contents, Root, Tensor
@@ -320,17 +320,6 @@ def test_both_with_and_without_stay_apart(tmp_path: Path) -> None:
     assert len(checkpoint.tensors) == 3
     assert checkpoint.tensors["fc.weight"].shape == (2, 3)
     assert checkpoint.tensors["module.fc.weight"].shape == (4, 3)
-
-
-@given(st.lists(st.lists(st.sampled_from(["module", "_orig_mod", "a", "b"]), min_size=1, max_size=5), max_size=8))
-@settings(deadline=None, max_examples=200)
-def test_clean_names_lose_no_key(parts: list[list[str]]) -> None:
-    keys = list(dict.fromkeys(".".join(part) for part in parts))
-    names = clean_names(keys)
-    assert len(set(names)) == len(keys)
-    for key, name in zip(keys, names, strict=True):
-        remaining = iter(key.split("."))
-        assert all(part in remaining for part in name.split("."))
 
 
 def test_names_of_a_whole_wrapped_module(tmp_path: Path) -> None:

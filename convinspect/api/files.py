@@ -87,6 +87,10 @@ def check(path: Source, *, values: bool = False, progress: Progress | None = Non
     Returns:
         `.findings`, each with its code, level, place and remedy, and `.exit_code` as the command would give it. A file
         that cannot be read is a finding too ("unreadable").
+
+    Raises:
+        ConvInspectError: A package that is needed for its numbers is not installed. Whatever is wrong with the file
+            is a finding.
     """
     from convinspect.checking.findings import Report
     from convinspect.checking.scan import check as scan

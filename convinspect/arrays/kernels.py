@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def _by_tap(kernel: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
 def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
     """Any tensor as a matrix: the first dimension down, all others across."""
     values = read_tensor(tensor)
-    flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:])) if values.ndim else values.reshape(1, 1)
     down, across = indices(choice.rows, flat.shape[0], "rows"), indices(choice.columns, flat.shape[1], "cols")
     title = f"{leaf} {tensor.shape}" if leaf else ""
     block = flat[down.start : down.stop, across.start : across.stop]

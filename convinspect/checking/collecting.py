@@ -1,4 +1,4 @@
-"""The findings of a scan, gathered into a report, in bounded memory whatever a hostile file asks for."""
+"""Collect the findings of a scan in a report, in bounded memory even for a hostile file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOKED = ("records", "crcs", "bytes", "pickles", "names", "admitted", "tensors")
 
 
 class Collector:
-    """Gathers what scans yield.
+    """Collects what scans yield.
 
     Args:
         advance: Called with the number of bytes of every run that was read.
@@ -42,7 +42,7 @@ class Collector:
         self._names: dict[str, bool] = {}
 
     def run(self, scan: Scan[T]) -> T:
-        """Carry out a scan; what it returns."""
+        """Run a scan, and return its result."""
         while True:
             try:
                 item = next(scan)
@@ -74,7 +74,7 @@ class Collector:
         yield from (Looked(what, number) for what, number in self._looked.items())  # type: ignore[arg-type]
 
     def report(self, path: Path, container: Container | None, shards: int) -> Report:
-        """What was gathered, the worst first."""
+        """The report, with the worst findings first."""
         order = {code: index for index, code in enumerate(CODES)}
         levels = {level: index for index, level in enumerate(get_args(Level))}
 

@@ -1,4 +1,4 @@
-"""A single file, whatever container it is: whether its bytes are whole, and what its pickles would call."""
+"""Scan a single file of any container: whether its bytes are intact, and what its pickles would call."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _MAY_BEGIN_PICKLES = frozenset(b"\x80\x95c(]})NIJKLMFGSTUVXBCP\x88\x89\x8a\x8b\x
 
 
 def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset()) -> Scan[Pickle | None]:
-    """Find what is wrong with a file, or with a part of one, and what its pickles ask for.
+    """Find what is wrong with a file, or with a part of one, and which names its pickles ask for.
 
     Args:
         file: What to look at.
-        within: The outer record that it is, with what sets it apart; "" for a file of its own.
+        within: The outer record that it is, as a prefix for its record names; "" for a separate file.
         ordinary: Names that are ordinary in its pickles.
 
     Returns:
-        The object's pickle, for whoever lists the file; None where there is none, or it breaks.
+        The object's pickle, for listing the file; None if there is none, or it is malformed.
 
     Raises:
-        ConvInspectError: It cannot be looked at.
+        ConvInspectError: It cannot be scanned.
     """
     head = file.read(0, 64)
     if is_zip(head) and read_ends(file) is None:
@@ -113,7 +113,7 @@ def _scan_pickles(
 
 
 def _scan_truncated_zip(file: File, within: str) -> Scan[None]:
-    """PyTorch writes the pickle first, so of a truncated file it is there to be looked at."""
+    """Scan a truncated zip; PyTorch writes the pickle first, so it is still there."""
     first = read_local(file, 0)
     # What begins with numbers lost its own beginning, and they would be read as instructions.
     if first is not None and first.name.endswith(b".pkl"):
@@ -123,7 +123,7 @@ def _scan_truncated_zip(file: File, within: str) -> Scan[None]:
 
 
 def _stream(file: File, record: Record, within: str) -> Scan[Stream | None]:
-    """The record's bytes; None when they cannot be had, which the findings say."""
+    """The record's bytes; None if they cannot be read, which is reported as a finding."""
     name, entry = within + record.entry.name, record.entry
     if entry.method == STORED:
         size = min(entry.packed, max(0, file.size - record.payload))
@@ -148,7 +148,7 @@ def _part(file: File, start: int, length: int) -> Read:
 
 
 def _scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
-    """A pickle that breaks says nothing of what follows; one that ends early leaves bytes that nobody reads."""
+    """Report a pickle that is malformed, so that what follows is unknown, or that ends early, with unread bytes."""
     if pickle.error is not None:
         error = pickle.error
         yield finding("unreadable", stream.path, error.problem, stream.place(0), remedy=error.remedy)
@@ -160,7 +160,7 @@ def _scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
 
 
 def _scan_other_record(file: File, record: Record, within: str, is_script: bool) -> Scan[None]:
-    """A record that is no storage may be a pickle, source text, or a checkpoint itself."""
+    """Scan a record that is not a storage: it may be a pickle, source text, or a checkpoint itself."""
     name, entry = within + record.entry.name, record.entry
     if record.name.endswith(".py") and record.name.startswith("code/"):
         stream = yield from _stream(file, record, within)
@@ -202,7 +202,7 @@ def _scan_source(stream: Stream) -> Iterator[Finding]:
 
 
 def _is_old_save(file: File, record: Record, size: int) -> bool:
-    """Whether a record is a torch.save file of before 1.6, in which storages follow five pickles."""
+    """Whether a record is a torch.save file from before PyTorch 1.6, in which storages follow five pickles."""
     if record.entry.method != STORED:
         return False
     with File(file.path, file.start + record.payload, size) as part:
@@ -210,7 +210,7 @@ def _is_old_save(file: File, record: Record, size: int) -> bool:
 
 
 def _scan_inner(file: File, record: Record, stream: Stream, within: str, claims_pickle: bool) -> Scan[None]:
-    """A record that is an archive, or an old torch.save file."""
+    """Scan a record that is an archive, or an old torch.save file."""
     if within.count(_NEST) > _DEEPEST:
         message = "its archives within archives nest too deeply to follow"
         yield finding("unreadable", file.path, message, stream.place(0))
@@ -227,7 +227,7 @@ def _scan_inner(file: File, record: Record, stream: Stream, within: str, claims_
 
 
 def _scan_storages(file: File, records: Iterable[Record], seen: Mapping[str, Seen], within: str) -> Iterator[Finding]:
-    """Each storage that a pickle names against its record."""
+    """Compare each storage that a pickle names with its record."""
     by_name = {record.name: record for record in records}
     # What a model was traced with is written without its numbers.
     for folder in ("data", "constants"):
@@ -267,7 +267,7 @@ def _scan_byteorder(file: File, records: Iterable[Record], within: str) -> Itera
 def _scan_unnamed(
     file: File, records: Iterable[Record], storages: set[str], seen: Mapping[str, Seen], within: str
 ) -> Iterator[Finding]:
-    """Records of a plain torch.save that its pickle does not name; of one that broke this is not known."""
+    """Report records of a plain torch.save that its pickle does not name; unknown if the pickle is malformed."""
     if "data" not in seen or seen["data"].end is None:
         return
     for record in records:
@@ -280,7 +280,7 @@ def _scan_unnamed(
 
 
 def _scan_legacy(file: File, within: str) -> Scan[Pickle | None]:
-    """Five pickles, then the storages in the order of the last one's keys."""
+    """Scan an old torch.save file: five pickles, then the storages in the order of the last one's keys."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     parts: list[Seen] = []
     end: int | None = 0
@@ -322,7 +322,7 @@ def _legacy_pickle(parts: Sequence[Seen]) -> Pickle | None:
 
 
 def _scan_unknown(file: File, within: str) -> Scan[None]:
-    """A file that is no checkpoint: torch.load would unpickle it anyway, so its names are shown."""
+    """Scan a file that is not a checkpoint: torch.load would unpickle it anyway, so its names are reported."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     if file.read(0, 1) == b"\x80":
         yield from scan_pickle(stream, 0, file.size // SMALL_STORAGE)

@@ -1,7 +1,7 @@
-"""What `check` can find: a closed list of codes, each with what it means and what to do about it; and its report.
+"""Findings of `check`: a closed list of codes, each with its meaning and remedy; and the report.
 
-A scan is a generator that yields what it finds as soon as it finds it, so that nothing is lost where the rest of a file
-cannot be read, and returns what the scans after it need.
+A scan is a generator that yields each finding immediately, so that nothing is lost if the rest of a file cannot be
+read, and returns what later scans need.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from convinspect.records import Container
+from convinspect.text import plural, quoted
 
 Level = Literal["error", "warning", "note"]
 """How bad it is. Notes alone leave the exit code at 0."""
@@ -24,7 +25,7 @@ class Code(NamedTuple):
         name: As in the output and in SARIF's `ruleId`.
         level: How bad it is.
         meaning: One sentence for the documentation.
-        remedy: What to do, where a finding does not say something better.
+        remedy: What to do, unless a finding has its own remedy.
     """
 
     name: str
@@ -106,9 +107,9 @@ class Place(NamedTuple):
 
     Attributes:
         record: Name of the zip record; "" is the file itself.
-        offset: Byte within the record once it is unpacked, or within the file; None when it is not one place.
-        length: Bytes from there on, or None.
-        in_file: Byte within the file; None when the record is compressed.
+        offset: Byte offset in the unpacked record, or in the file; None if there is no single place.
+        length: Number of bytes from there, or None.
+        in_file: Byte offset in the file; None if the record is compressed.
     """
 
     record: str = ""
@@ -122,11 +123,11 @@ class Finding(NamedTuple):
 
     Attributes:
         code: One of `CODES`.
-        path: The file, a shard of what was checked perhaps.
-        place: Where in it.
+        path: The file, possibly a shard of what was checked.
+        place: The place in the file.
         message: What was found there.
         remedy: What to do.
-        subject: The name that a pickle asks for, or the tensor; "" of others.
+        subject: The name that a pickle asks for, or the tensor; "" for other findings.
     """
 
     code: str
@@ -149,18 +150,18 @@ NOWHERE = Place()
 def finding(
     code: str, path: Path, message: str, place: Place = NOWHERE, *, remedy: str = "", subject: str = ""
 ) -> Finding:
-    """A finding, with the remedy of its code where none is given."""
+    """A finding, with the remedy of its code if none is given."""
     return Finding(code, path, place, message, remedy or CODES[code].remedy, subject)
 
 
 class Note(NamedTuple):
-    """A line that a reader must know to take the result for what it is."""
+    """A line that a reader must know to interpret the result."""
 
     line: str
 
 
 class Looked(NamedTuple):
-    """What was looked at: so many records, CRC-32s, bytes, pickles or tensors."""
+    """A number of records, CRC-32s, bytes, pickles or tensors that were scanned."""
 
     what: Literal["records", "crcs", "bytes", "pickles", "tensors"]
     number: int = 1
@@ -174,7 +175,7 @@ class Asked(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """So many bytes were read."""
+    """A number of bytes that were read."""
 
     nbytes: int
 
@@ -188,16 +189,16 @@ Scan: TypeAlias = Generator[Item, None, T]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that was found in one path.
+    """All findings for one path.
 
     Attributes:
         path: As given.
-        container: What keeps the tensors; None when it is not known.
+        container: The container of the tensors; None if it is not known.
         findings: In the order of their codes, the worst first.
-        notes: What a reader must know to take the result for what it is, each a whole line.
-        looked: What was looked at, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
-        unlisted: How many more findings of a code there are than are listed.
-        shards: Into how many files the checkpoint is split; 0 when it is not.
+        notes: Lines that a reader must know to interpret the result.
+        looked: What was scanned, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
+        unlisted: Number of findings of a code beyond those that are listed.
+        shards: Number of files into which the checkpoint is split; 0 if it is not split.
     """
 
     path: Path
@@ -208,19 +209,23 @@ class Report:
     unlisted: dict[str, int] = field(default_factory=dict)
     shards: int = 0
 
+    def __repr__(self) -> str:
+        number = plural(len(self.findings) + sum(self.unlisted.values()), "finding")
+        return f"<check report of {quoted(self.path.name or str(self.path))}: {number}, exit code {self.exit_code}>"
+
     @property
     def format(self) -> str:
-        """Name of the container, as users are shown it; "" when it is not known."""
+        """Name of the container for display; "" if it is not known."""
         return "" if self.container is None else self.container.label(self.shards)
 
     @property
     def exit_code(self) -> int:
-        """0 whole and nothing beyond the safe set, 1 something found, 2 could not be read."""
+        """0 intact and no names beyond the safe set, 1 something found, 2 could not be read."""
         if any(finding.code == "unreadable" for finding in self.findings):
             return 2
         return 1 if any(finding.level != "note" for finding in self.findings) else 0
 
 
 def worst(reports: Iterable[Report]) -> int:
-    """The exit code of several: what could not be read before what was found before what is whole."""
+    """The exit code for several reports: 2 if any could not be read, else 1 if any has findings, else 0."""
     return max((report.exit_code for report in reports), default=0)

@@ -1,4 +1,4 @@
-"""JSON headers: that of a safetensors file against the file, and names that one object has twice."""
+"""Check JSON headers: a safetensors header against its file, and duplicate names in an object."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def scan_safetensors(file: File) -> Scan[None]:
 
 
 def parsed(text: bytes) -> tuple[Any, list[str]]:
-    """A JSON text's value, and the keys that an object of it has more than once.
+    """A JSON text's value, and the keys that occur more than once in an object.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
         RecursionError: It nests too deeply.
     """
     repeated: dict[str, None] = {}
@@ -53,7 +53,7 @@ def parsed(text: bytes) -> tuple[Any, list[str]]:
 
 
 def second_place(text: bytes, key: str, base: int = 0) -> Place:
-    """Where a JSON text that begins at byte `base` names a key for the second time."""
+    """The place where a JSON text, which starts at byte `base`, repeats a key."""
     name = json.dumps(key).encode()
     first = text.find(name)
     at = text.find(name, first + 1) if first >= 0 else -1

@@ -28,10 +28,10 @@ class Odd(NamedTuple):
     """Elements of a tensor that are not finite.
 
     Attributes:
-        nan: How many are NaN; of complex numbers, in either part.
-        inf: How many are infinite and not NaN.
-        first_nan: Index of the first NaN in the order of the tensor's storage; None where there is none.
-        first_inf: The same of the infinite ones.
+        nan: Number of NaNs; for complex numbers, with NaN in either part.
+        inf: Number of infinite elements that are not NaN.
+        first_nan: Index of the first NaN in the order of the tensor's storage; None if there is none.
+        first_inf: The same for infinite elements.
     """
 
     nan: int = 0
@@ -41,11 +41,11 @@ class Odd(NamedTuple):
 
 
 def scan_values(contents: Contents, name: str = "") -> Scan[None]:
-    """The NaN and the infinities of every tensor of floating or complex numbers, ties once.
+    """Find NaN and infinities in every tensor of floating or complex numbers; ties are scanned once.
 
     Args:
-        contents: What holds them.
-        name: What the only tensor is called, where the contents do not say it.
+        contents: The opened file.
+        name: Name of the only tensor, if the contents have none.
     """
     seen: set[object] = set()
     for root in contents.roots:
@@ -79,7 +79,7 @@ def scan_values(contents: Contents, name: str = "") -> Scan[None]:
 
 
 def _scan_tensor(tensor: Tensor) -> Scan[Odd]:
-    """What of a tensor is not finite.
+    """The elements of a tensor that are not finite.
 
     Raises:
         What `read_tensor` raises.
@@ -108,10 +108,10 @@ def _odd_in(block: Array, dtype: str) -> tuple[Array, ...]:
 
 
 def _suspects(block: Array, dtype: str) -> Array:
-    """Which numbers are not finite, each part of a complex number by itself."""
+    """Which numbers are not finite, with the two parts of a complex number separate."""
     mask = _MASKS.get(dtype)
     if mask is not None:
-        # A number in two parts can be taken apart only where numbers lie side by side.
+        # Complex numbers can be viewed as two parts only if they are contiguous.
         block = np.ascontiguousarray(block) if block.dtype.kind == "c" else block
         bits = block.view(f"u{2 if '16' in dtype else 4 if dtype == 'float32' else 8}")
         kind = bits.dtype.type

@@ -1,4 +1,4 @@
-"""Is a checkpoint whole, and what would loading it elsewhere call? Findings, and never a verdict of "safe"."""
+"""Check whether a checkpoint is intact, and what loading it elsewhere would call. Never gives a verdict of "safe"."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ _Kind: TypeAlias = tuple[Container | None, int]
 
 
 def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda nbytes: None) -> Report:
-    """Look through a file or folder; nothing of it is run, and no error is raised for what cannot be read.
+    """Scan a file or folder. Nothing in it is run, and what cannot be read is a finding, not an error.
 
     Args:
         path: A checkpoint of any kind.
         values: Also read every number and look for NaN and infinities.
-        advance: Called with the number of bytes of every run that was read.
+        advance: Called with the number of bytes after each read.
     """
     collector = Collector(advance)
     container, shards = None, 0
     try:
         container, shards = collector.run(_scan_path(path, values))
     except ConvInspectError as error:
-        _take_failure(collector, error.path or path, error.problem, error.remedy)
+        _take_failure(collector, finding("unreadable", error.path or path, error.problem, remedy=error.remedy))
     except RecursionError:
-        _take_failure(collector, path, "its parts nest too deeply to follow", "do not load it elsewhere either")
+        message = "its parts nest too deeply to follow"
+        collector.take(finding("unreadable", path, message, remedy="do not load it elsewhere either"))
     except OSError as error:
-        _take_failure(collector, path, f"it cannot be read ({error.strerror or 'unknown'})", "")
+        collector.take(finding("unreadable", path, f"it cannot be read ({error.strerror or 'unknown'})"))
     return collector.report(path, container, shards)
 
 
 def work_of(path: Path, values: bool = False) -> int:
-    """Bytes that `check` reads, near enough for a progress bar: with `values` the numbers are read once more."""
+    """About how many bytes `check` reads, for a progress bar: with `values` the numbers are read a second time."""
     return _size_of(path) * (2 if values else 1)
 
 
@@ -72,11 +73,11 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _take_failure(collector: Collector, path: Path, problem: str, remedy: str) -> None:
-    """The failure that ended a check, unless it was found, with its place, before."""
-    unreadable = (found for found in collector.findings if found.code == "unreadable")
-    if not any(found.message == problem and found.path == path for found in unreadable):
-        collector.take(finding("unreadable", path, problem, remedy=remedy))
+def _take_failure(collector: Collector, failure: Finding) -> None:
+    """Record the failure that ended a check, unless a finding with its place has the same code and file already."""
+    said = {(found.code, found.path) for found in collector.findings}
+    if (failure.code, failure.path) not in said:
+        collector.take(failure)
 
 
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
@@ -93,10 +94,10 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
 
 
 def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
-    """One file, its bytes and pickles first, so that these are reported even when it cannot be listed.
+    """Scan one file, its bytes and pickles first, so that these are reported even if it cannot be listed.
 
     Returns:
-        What it holds; None where the findings say already why it cannot be listed.
+        Its contents; None if the findings already say why it cannot be listed.
 
     Raises:
         ConvInspectError: It cannot be listed.
@@ -120,7 +121,7 @@ def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
 
 
 def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
-    """The object's pickle, why the file cannot be looked at, and the codes of what was found in it."""
+    """Scan an opened file; returns the object's pickle, why the file cannot be scanned, and the findings' codes."""
     scan, codes = scan_file(file), set[str]()
     while True:
         try:
@@ -143,11 +144,11 @@ def _scan_mode(path: Path) -> Iterator[Finding]:
 
 
 def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
-    """Tensors against the storages that they are views of.
+    """Compare tensors with the storages that they are views of.
 
     Args:
-        contents: What holds them.
-        codes: Of what was found in the file's bytes.
+        contents: The opened file.
+        codes: Codes of the findings in the file's bytes.
     """
     for root in contents.roots:
         for tensor in root.tensors:
@@ -182,7 +183,7 @@ def _scan_empty(path: Path, root: Root) -> Iterator[Finding]:
 
 
 def _reach(tensor: Tensor) -> int:
-    """Bytes of its storage from the start to the tensor's last element."""
+    """Number of bytes from the storage's start to the end of the tensor's last element."""
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
     return nbytes_of(tensor.dtype, last + 1)
 
@@ -206,7 +207,7 @@ def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
 
 
 def _note_others(folder: Path, scanned: Set[str]) -> Iterator[Note]:
-    """Which files of a folder may be checkpoints too, and were not looked at."""
+    """Note files of a folder that may be checkpoints too, and were not scanned."""
     others = sorted(
         path.name
         for path in folder.iterdir()
@@ -236,7 +237,7 @@ def _scan_index(path: Path, values: bool) -> Scan[_Kind]:
 def _scan_shards(
     path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, values: bool
 ) -> Scan[_Kind]:
-    """Every shard by itself, then all against each other and the index."""
+    """Scan every shard, then compare all with each other and with the index."""
     folder = path if path.is_dir() else path.parent
     tensors: dict[str, dict[str, Tensor]] = {}
     container = Container.SAFETENSORS
@@ -267,7 +268,7 @@ def _scan_shards(
 def _scan_agreement(
     path: Path, shards: Mapping[str, Mapping[str, Tensor]], weight_map: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Which tensors the shards hold against each other, and against the index."""
+    """Compare the tensors of the shards with each other, and with the index."""
     owners: dict[str, str] = {}
     for shard, tensors in shards.items():
         for key in tensors:
@@ -288,7 +289,7 @@ def _scan_agreement(
 
 
 def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
-    """`.metadata`, then each piece of a tensor, which is a torch.save file within another."""
+    """Scan `.metadata`, then each piece of a tensor, which is a torch.save file within another."""
     folder = path if path.is_dir() else path.parent
     metadata = folder / distributed.METADATA
     for place in (folder, metadata):

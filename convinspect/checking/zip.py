@@ -1,4 +1,4 @@
-"""Whether a torch zip is whole: every CRC-32, every header against the directory. PyTorch checks neither."""
+"""Check a torch zip: every CRC-32, and every header against the directory. PyTorch checks neither."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Record(NamedTuple):
 
     Attributes:
         name: Below the archive's folder.
-        entry: What the directory says of it.
+        entry: Its entry in the directory.
         payload: Offset of its first byte.
-        sound: Whether its bytes lie in the file and unpack to what its directory and its CRC-32 say.
-        unsummed: Whether its CRC-32 was not computed: it is 0, and that of its bytes is not.
+        sound: Whether its bytes are in the file and unpack to the size and CRC-32 that the directory records.
+        unsummed: Whether its CRC-32 was not computed: the recorded one is 0, and that of its bytes is not.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Record(NamedTuple):
 
 
 def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
-    """Find whatever is wrong with a zip's bytes.
+    """Find everything that is wrong with a zip's bytes.
 
     Args:
         file: The archive, which may be a part of another file.
-        within: The record of the outer archive that this one is, with what sets it apart; "" for a file of its own.
+        within: The outer archive's record that this one is, as a prefix for its record names; "" for a separate file.
 
     Returns:
-        Its records, all of those that share a name.
+        Its records, including all of those that share a name.
 
     Raises:
-        BrokenFile: Its end records are gone, so nothing is known of it.
-        RefusedFile: Its directory is larger than that of any honest file.
+        BrokenFile: Its end records are missing, so nothing is known about it.
+        RefusedFile: Its directory is larger than that of any legitimate file.
     """
     ends = read_ends(file)
     if ends is None:
@@ -68,13 +68,13 @@ def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
     yield from _scan_missing_sums(file, records, within)
     yield Looked("records", len(entries))
     folder = common_folder([entry.name for entry in entries])
-    # Archivers keep an entry for each folder, which holds nothing.
+    # Archivers write an entry for each folder, which has no bytes.
     kept = (record for record in records if not (record.name.endswith("/") and not record.entry.size))
     return [record._replace(name=record.name.removeprefix(folder)) for record in kept]
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """The one folder that all records lie in, with its slash; the first record's where they lie in several."""
+    """The folder of all records, with its slash; that of the first record if they are in several."""
     return f"{names[0].partition('/')[0]}/" if names and "/" in names[0] else ""
 
 
@@ -84,7 +84,7 @@ def _at(file: File, offset: int, within: str, length: int | None = None) -> Plac
 
 def _scan_names(file: File, entries: Sequence[Entry], within: str) -> Iterator[Item]:
     counts = Counter(entry.name for entry in entries)
-    # PyTorch finds records whatever the case of their letters is.
+    # PyTorch finds records regardless of upper and lower case.
     lowered = Counter(entry.name.lower() for entry in entries)
     seen: set[str] = set()
     for name, number in counts.items():
@@ -105,7 +105,7 @@ def _scan_names(file: File, entries: Sequence[Entry], within: str) -> Iterator[I
 
 
 def _scan_record(file: File, entry: Entry, extent: Extent | None, within: str) -> Scan[Record | None]:
-    """One record's headers and bytes; None where it has no header."""
+    """Scan one record's headers and bytes; returns None if it has no header."""
     name = within + entry.name
     if extent is None:
         message = f"there is no header at byte {entry.offset:,} for {entry.name!r}"
@@ -129,7 +129,7 @@ def _scan_record(file: File, entry: Entry, extent: Extent | None, within: str) -
 
 
 def _scan_bytes(file: File, entry: Entry, extent: Extent, place: Place) -> Scan[int | None]:
-    """The CRC-32 of the record's bytes; None when they are not what the directory says."""
+    """The CRC-32 of the record's bytes; None if they do not match the directory."""
     obstacle = _obstacle(entry)
     if obstacle:
         yield finding("not-unpacked", file.path, obstacle, place)
@@ -161,7 +161,7 @@ def _scan_bytes(file: File, entry: Entry, extent: Extent, place: Place) -> Scan[
 
 
 def _obstacle(entry: Entry) -> str:
-    """Why the record's bytes cannot be unpacked, a clause; "" when they can."""
+    """Why the record's bytes cannot be unpacked, as a clause; "" if they can."""
     if entry.encrypted:
         return "it is encrypted, which PyTorch cannot read"
     if entry.method not in (STORED, DEFLATED):
@@ -174,7 +174,7 @@ def _obstacle(entry: Entry) -> str:
 
 
 def unpacked(file: File, entry: Entry, payload: int) -> Iterator[bytes]:
-    """A record's bytes in pieces, one more than it claims at most.
+    """A record's bytes in pieces; at most one byte more than the record claims.
 
     Raises:
         zlib.error: They cannot be unpacked.
@@ -184,7 +184,7 @@ def unpacked(file: File, entry: Entry, payload: int) -> Iterator[bytes]:
 
 
 def _scan_gaps(file: File, ends: Ends, extents: Sequence[Extent], within: str) -> Iterator[Item]:
-    """Bytes that two records share, and bytes of none."""
+    """Find bytes that belong to two records, and bytes that belong to none."""
     reached = 0
     for extent in sorted(extents, key=lambda extent: extent.start):
         if extent.start < reached:
@@ -214,7 +214,7 @@ def _scan_gaps(file: File, ends: Ends, extents: Sequence[Extent], within: str) -
 
 
 def _scan_gap(file: File, start: int, end: int, within: str) -> Iterator[Finding]:
-    """Bytes of no record hide something unless they are zero, as alignment leaves them."""
+    """Report bytes that belong to no record unless they are zero, as in alignment padding."""
     for at in range(start, end, PIECE):
         if file.read(at, min(PIECE, end - at)).strip(b"\0"):
             where = "come before its first record" if start == 0 else "belong to no record"

@@ -108,13 +108,14 @@ def _check_part(part: Mapping[str, object], stats: bool) -> bool:
 
 def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
     """The named layers; else the pointwise ones; else all convolutions and Linear."""
+    from convinspect.kinds import QUANTIZED
     from convinspect.layers.find import find_layers
     from convinspect.layers.select import select
 
     every = find_layers(checkpoint)
     if named:
         return select(every, named)
-    whole = [layer for layer in select(every) if "quantized" not in layer.tags]
+    whole = [layer for layer in select(every) if layer.kind not in QUANTIZED]
     chosen = [layer for layer in whole if layer.in_width is not None or layer.kernel_size]
     chosen = [layer for layer in chosen if layer.pointwise] or chosen
     if not chosen:

@@ -1,4 +1,4 @@
-"""Three things that are said of Conv1d and Linear, checked against what was measured on this machine."""
+"""Three common claims about Conv1d and Linear, checked against the measurements on this machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Verdict = Literal["holds", "does not hold", "within noise", "not told"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that is said of the two, with what was measured.
+    """A claim about the two, with the measurements.
 
     Attributes:
-        text: What is said.
-        verdict: On this machine.
-        figures: Sentences, which may be wordings that name options.
+        text: The claim.
+        verdict: Whether it holds on this machine.
+        figures: Sentences with the measurements; some may be a `Wording` that names options.
     """
 
     text: str
@@ -49,7 +49,7 @@ def _faster(layers: Sequence[Measured]) -> Claim:
 
 
 def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
-    """From how far each figure speaks for the claim, and how far noise may carry it."""
+    """The verdict, from how strongly each figure supports the claim and how large its noise is."""
     if all(value > noise for value, noise in excess):
         return "holds"
     return "does not hold" if any(value < -noise for value, noise in excess) else "within noise"

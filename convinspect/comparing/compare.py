@@ -1,4 +1,4 @@
-"""The whole of `compare`: a checkpoint's layers, or PointNet's, and what is asked → figures and claims."""
+"""`compare` as a function: measure a checkpoint's layers, or PointNet's, and check claims."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 from convinspect.records import Layer
+from convinspect.text import one_line, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class Options:
         batch: N of the input (N, C, L).
         lengths: L, one or more.
         dtypes: PyTorch's names, one or more.
-        device: PyTorch's name of where to run, such as "cuda".
-        threads: Of PyTorch's operators on the CPU; None for PyTorch's own choice.
-        repeats: Timings of each, at least 3; their median counts.
-        seed: Of the random inputs.
+        device: PyTorch's name of the device, such as "cuda".
+        threads: Number of threads of PyTorch's operators on the CPU; None for PyTorch's own choice.
+        repeats: Number of timings of each, at least 3; the result is their median.
+        seed: Seed of the random inputs.
     """
 
     layer: tuple[str, ...] = ()
@@ -48,12 +49,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured.
+    """The results of `compare`.
 
     Attributes:
         layers: One record for each layer, dtype and length.
-        claims: What is said of Conv1d and Linear, and whether it holds here.
-        setting: What was measured, on what.
+        claims: Claims about Conv1d and Linear, and whether they hold here.
+        setting: The parameters of the measurement.
         circumstances: What the figures depend on, by name: versions, libraries, threads, load.
     """
 
@@ -62,6 +63,10 @@ class Comparison:
     setting: Setting
     circumstances: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        measurements, claims_made = plural(len(self.layers), "measurement"), plural(len(self.claims), "claim")
+        return f"<comparison on {one_line(self.setting.device)}: {measurements}, {claims_made}>"
+
 
 def compare(
     checkpoint: Checkpoint | None, options: Options, progress: Callable[[str], None] = lambda what: None
@@ -69,12 +74,12 @@ def compare(
     """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
 
     Args:
-        checkpoint: Whose layers are measured; None for PointNet's three, with random weights.
+        checkpoint: The checkpoint whose layers are measured; None for PointNet's three, with random weights.
         options: Which layers, and how.
-        progress: Told what comes next.
+        progress: Called with a description of the next measurement.
 
     Raises:
-        CannotShow: A length, dtype or device is none, or PyTorch cannot run it.
+        CannotShow: A length, dtype or device is invalid, or PyTorch cannot run it.
         CannotConvert: None of the layers is a pointwise Conv1d or a Linear, or layers are named without a checkpoint.
         ConvInspectError: A name matches no layer, or numbers cannot be read.
     """
@@ -91,10 +96,10 @@ def compare(
 
 
 def setting_of(options: Options) -> Setting:
-    """What to measure, once all that is asked is seen to be possible.
+    """The parameters of the measurement, after checking the options.
 
     Raises:
-        CannotShow: A length, dtype or device is none.
+        CannotShow: A length, dtype or device is invalid.
     """
     for length in options.lengths:
         if length < 1:
@@ -103,7 +108,7 @@ def setting_of(options: Options) -> Setting:
         check_dtype(dtype)
     check_device(options.device)
     for dtype in options.dtypes:
-        # An 8-bit dtype can be stored and not computed in, which its product will say.
+        # An 8-bit dtype can be stored but not computed with; a product raises an error.
         if getattr(torch, dtype).itemsize > 1:
             check_dtype_on(options.device, dtype, "", Wording("give another ", Option("dtype", None)))
     return Setting(
@@ -135,7 +140,7 @@ def subjects_of(checkpoint: Checkpoint | None, options: Options) -> list[Subject
 
 
 def _distinct(layers: Iterable[Layer]) -> list[Subject]:
-    """Layers that can be run both ways; of those of the same sizes the first stands for all."""
+    """Layers that can be run both ways; only the first of those with the same sizes."""
     same_sizes: dict[tuple[object, ...], list[Layer]] = {}
     for layer in filter(_runs_both_ways, layers):
         same_sizes.setdefault((layer.weight.shape, layer.bias is None), []).append(layer)

@@ -1,7 +1,7 @@
 """Conv1d of kernel size 1 against Linear with the same weights, measured on this machine: time, precision, gradients.
 
-No figure here is general: another device, dtype, number of threads or library gives others. What is said of the two,
-`claims` checks against them.
+No figure here is general: another device, dtype, number of threads or library gives different ones. `claims` checks
+common claims against them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Subject:
     """One layer's weights.
 
     Attributes:
-        name: Of the layer.
+        name: The layer's name.
         weight: (O, I).
         bias: (O,) or None.
-        alike: How many more layers of the file have its sizes.
+        alike: Number of other layers in the file with the same sizes.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is measured, on what.
+    """The parameters of a measurement.
 
     Attributes:
         batch: N of the input (N, C, L).
         lengths: L, one or more.
         dtypes: PyTorch's names.
         device: "cpu", "cuda", ….
-        threads: Of PyTorch's operators on the CPU.
-        repeats: Timings of each; their median counts.
-        seed: Of the inputs.
+        threads: Number of threads of PyTorch's operators on the CPU.
+        repeats: Number of timings of each; the result is their median.
+        seed: Seed of the inputs.
     """
 
     batch: int = 8
@@ -71,7 +71,7 @@ class Time:
     spread: float
 
     def over(self, other: Time) -> tuple[float, float]:
-        """This median ÷ the other's, and how far noise may carry that ratio."""
+        """The ratio of this median to the other's, and the noise of that ratio."""
         ratio = self.median / other.median
         return ratio, ratio * (self.spread / self.median + other.spread / other.median)
 
@@ -81,16 +81,16 @@ class Measured:
     """One layer in one dtype at one length.
 
     Attributes:
-        name: Of the layer.
+        name: The layer's name.
         sizes: (I, O).
         dtype: PyTorch's name.
         length: L.
-        alike: How many more layers of the file have these sizes.
+        alike: Number of other layers in the file with these sizes.
         forward: By "conv1d", "linear" and "transposed" (Linear between the two transposes that (N, C, L) needs).
         backward: The same, forward and backward together.
         errors: By "conv1d" and "linear": largest and RMS error against float64, one pair for each seed.
         gradients: By "input", "weight" and "bias": the largest difference between the two, and the largest gradient.
-        exact: The same gradients in float64, against what rounding can do there.
+        exact: The same gradients in float64, relative to the bound for rounding in float64.
     """
 
     name: str
@@ -110,7 +110,7 @@ def pointnet(seed: int = 0) -> list[Subject]:
     generator = torch.Generator().manual_seed(seed)
     subjects = []
     for number, (wide_in, wide_out) in enumerate(((64, 64), (64, 128), (128, 1024)), 1):
-        # As nn.Conv1d starts: uniform within ±1/√I.
+        # As nn.Conv1d initializes them: uniform within ±1/√I.
         bound = wide_in**-0.5
         weight = (torch.rand(wide_out, wide_in, generator=generator) * 2 - 1) * bound
         bias = (torch.rand(wide_out, generator=generator) * 2 - 1) * bound
@@ -124,12 +124,12 @@ def measure(
     """Measure every layer in every dtype at every length.
 
     Args:
-        subjects: Layers.
-        setting: How.
-        progress: Told what comes next.
+        subjects: The layers.
+        setting: The parameters of the measurement.
+        progress: Called with a description of the next measurement.
 
     Raises:
-        RuntimeError: PyTorch cannot run one of the two in a dtype on the device.
+        RuntimeError: PyTorch cannot run Conv1d or Linear in a dtype on the device.
     """
     measured = []
     with threads(setting.threads), full_float32():
@@ -152,7 +152,7 @@ def _linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.T
 
 
 def _transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    """(N, C, L), (O, C) → (N, O, L), whole in memory as a convolution's result is."""
+    """(N, C, L), (O, C) → (N, O, L), contiguous in memory as a convolution's result is."""
     return functional.linear(x.mT, w, b).mT.contiguous()
 
 
@@ -208,7 +208,7 @@ def _backward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor |
 
 
 def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, Time]:
-    """Each call's time, the calls in turn, so that what else the machine does falls on all of them."""
+    """Each call's time, measured in turn, so that other load on the machine affects all of them."""
     from torch.utils.benchmark import Timer
 
     clock = clock_of(setting.device)
@@ -225,7 +225,7 @@ def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[
 
 
 def _count(timer: Any) -> int:
-    """Calls that make one timing long enough."""
+    """Number of calls that make one timing long enough."""
     timer.timeit(2)
     once = timer.timeit(2).median
     return max(1, int(_LEAST / max(once, 1e-9)))
@@ -281,7 +281,7 @@ def _gradient_differences(
 
 
 def circumstances(setting: Setting, load: float) -> dict[str, Any]:
-    """What a figure depends on: device, threads, versions, libraries, and the load before measuring."""
+    """What the figures depend on: device, threads, versions, libraries, and the load before measuring."""
     kind = torch.device(setting.device).type
     on_cpu, on_gpu = kind == "cpu", kind == "cuda"
     onednn: Any = torch.backends.mkldnn

@@ -34,7 +34,7 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
-    if layer.evidence == "ambiguous" and not exact and "LoRA" not in layer.tags:
+    if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
         if globbed and doubt is Doubt.LINEAR_OR_EMBEDDING:
             return None

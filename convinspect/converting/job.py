@@ -23,7 +23,7 @@ from convinspect.converting.training_state import Followers, followers, own_copi
 from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.layers.find import can_fuse, find_layers
 from convinspect.records import Contents, Edit, Layer, Root
-from convinspect.text import first_few
+from convinspect.text import first_few, plural, quoted
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
@@ -79,6 +79,14 @@ class Job:
     resaved: bool
     fruitless: tuple[Refusal, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        target = "dry run" if self.target is None else f"to {quoted(self.target.name)}"
+        counts = [plural(len(self.plan.conversions), "layer")]
+        counts += [f"{len(self.plan.refusals):,} refused"] if self.plan.refusals else []
+        counts += [plural(len(self.renaming.edits), "new key")] if self.renaming.edits else []
+        source = self.checkpoint.path
+        return f"<conversion of {quoted(source.name or str(source))}, {target}: {', '.join(counts)}>"
 
     @property
     def layers(self) -> tuple[Layer, ...]:

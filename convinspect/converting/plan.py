@@ -309,7 +309,7 @@ def assumed(layer: Layer) -> tuple[str, ...]:
         return ()
     # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
     alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
-    doubt = alike and layer.evidence != "module" and "LoRA" not in layer.tags
+    doubt = alike and layer.evidence != "module" and not layer.low_rank
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.errors import Wording
 from convinspect.keys.pairing import Prefix
-from convinspect.text import Word
+from convinspect.text import Word, plural
 
 if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation
@@ -101,6 +101,10 @@ class DiffReport:
     # What was compared is no part of how it differs: two runs that find the same are equal.
     a: Checkpoint = field(kw_only=True, compare=False, repr=False)
     b: Checkpoint = field(kw_only=True, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        tensors = f"{self.counts[Kind.SAME]:,} of {plural(len(self.tensors), 'tensor')} the same"
+        return f"<diff report: {self.verdict}, {tensors}, {plural(len(self.obstacles), 'obstacle')}>"
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -18,7 +18,7 @@ from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer, Tensor
-from convinspect.text import Word
+from convinspect.text import Word, plural
 
 _KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -114,6 +114,10 @@ class ErrorReport:
     extra: tuple[Prefix, ...]
     root: str = ""
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        answers, obstacles = plural(len(self.answers), "answer"), plural(len(self.obstacles), "obstacle")
+        return f"<load error report: {self.verdict}, {answers}, {obstacles}>"
 
     @property
     def obstacles(self) -> tuple[str, ...]:

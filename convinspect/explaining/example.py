@@ -1,7 +1,7 @@
 """What a Conv1d or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
 
-Rows and kernels are counted from 1 here, as formulas are. The results are PyTorch's, in float64, to which every weight
-is raised exactly.
+Rows and kernels are counted from 1 here, as in formulas. The results are PyTorch's, in float64, to which every weight
+is converted exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
-from convinspect.text import with_article
+from convinspect.text import one_line, plural, quoted, with_article
 
 if TYPE_CHECKING:
     from convinspect.records import Layer
@@ -38,7 +38,7 @@ class Example:
         b: (out), or None.
         f: (n − taps + 1 × out), computed by PyTorch's conv1d.
         y: (n × out), computed by PyTorch's linear; None where a kernel has several taps.
-        note: What was left out of the drawing, or "".
+        note: What the drawing leaves out, or "".
     """
 
     name: str
@@ -50,6 +50,10 @@ class Example:
     f: Matrix
     y: Matrix | None = None
     note: str = ""
+
+    def __repr__(self) -> str:
+        layer = f"{quoted(self.name)}: {one_line(self.kind)} {one_line(str(self.stored))}"
+        return f"<example of layer {layer}, {plural(len(self.x), 'row')} of data>"
 
     @property
     def taps(self) -> int:
@@ -96,9 +100,7 @@ def sum_of(example: Example, row: int, kernel: int) -> Sum:
 
 
 def built_in(rows: int) -> Example:
-    """PointNet's first layer in small: 3 columns become 6. Its numbers have one decimal, so that they can be added up
-    in the head.
-    """
+    """A small version of PointNet's first layer: 3 columns become 6. One decimal each, so they are easy to add."""
     weight = [
         [0.5, -0.2, 0.1], [0.3, 0.4, -0.6], [-0.1, 0.7, 0.2], [0.8, 0.0, -0.3], [-0.4, 0.5, 0.9], [0.2, -0.9, 0.6],
     ]  # fmt: skip
@@ -163,10 +165,10 @@ def example(
 
 
 def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Example:
-    """A file's own layer on data that are given, or drawn and rounded to one decimal.
+    """A file's layer on the given data, or on random data rounded to one decimal.
 
     Raises:
-        CannotShow: It is no layer that this drawing fits.
+        CannotShow: The layer cannot be drawn this way.
         ConvInspectError: Its numbers cannot be read.
     """
     from convinspect.arrays.to_torch import weight_and_bias
@@ -190,13 +192,13 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
     kept = None if bias is None else bias.double()
     if x is None:
         drawn = torch.randn(max(rows, kernel.shape[2]), kernel.shape[1], generator=torch.Generator().manual_seed(seed))
-        # In float64 from text, so that the printed decimals are the very numbers.
+        # Parsed from text in float64, so that the numbers are exactly the printed decimals.
         x = torch.tensor([[round(value, 1) for value in row] for row in drawn.tolist()], dtype=torch.float64)
     return example(name, layer.kind, layer.weight.shape, kernel, kept, x, _unseen(layer))
 
 
 def _unseen(layer: Layer) -> str:
-    """What the layer does to positions that the drawing leaves out, or that the file does not tell; ""."""
+    """What the layer does to positions that the drawing leaves out or the file does not record; "" if nothing."""
     if layer.kind not in CONVOLUTIONS:
         return ""
     if layer.stride is None and layer.groups is None:
@@ -214,7 +216,7 @@ def _unseen(layer: Layer) -> str:
 
 
 def decimals(example: Example) -> int:
-    """Decimals for results: three significant digits of the largest, and as many as its data need at least."""
+    """Decimals for results: three significant digits of the largest, and at least as many as the data have."""
     largest = max((abs(value) for row in example.f for value in row if math.isfinite(value)), default=1.0) or 1.0
     return max(2, min(9, 2 - math.floor(math.log10(largest))))
 
@@ -227,10 +229,10 @@ def decimals_of_terms(sums: Sequence[Sum], digits: int) -> int:
 
 
 def adds_up(cell: Sum, digits: int, more: int) -> bool:
-    """Whether the terms as printed, with `more` decimals, give the result as printed with `digits`."""
+    """Whether the terms, printed with `more` decimals, add up to the result printed with `digits`."""
     if not math.isfinite(cell.result):
         return True
     texts = [f"{x * w:.{more}f}" for _, _, x, w in cell.terms] + [f"{cell.bias or 0.0:.{more}f}"]
     difference = sum(map(Decimal, texts), Decimal(0)) - Decimal(f"{cell.result:.{digits}f}")
-    # Strictly less than half of the last decimal, so that no way of rounding gives another.
+    # Strictly less than half of the last decimal, so that every rounding mode gives the same.
     return abs(difference) * 2 < Decimal(1).scaleb(-digits)

@@ -1,4 +1,4 @@
-"""The whole of `explain`: a layer and rows of data → what it computes on them, cell by cell."""
+"""`explain` as a function: what a layer computes on rows of data, cell by cell."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Options:
 
     Attributes:
         layer: Name of the layer, or a glob that matches one; None for the built-in layer, where there is no checkpoint.
-        rows: Rows of data, where none are given.
-        seed: Of the random data for a checkpoint's layer.
-        input: The data, (n, in): a tensor, or a file as `read_rows` takes it.
+        rows: Number of rows of data, if none are given.
+        seed: Seed of the random data for a checkpoint's layer.
+        input: The data, (n, in): a tensor, or a file in a format of `read_rows`.
     """
 
     layer: str | None = None
@@ -41,7 +41,7 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
 
     Raises:
         NotThere: No layer is named or has that name, or there is no such file of data.
-        CannotShow: The layer is none that can be explained, or the data do not fit it.
+        CannotShow: The layer cannot be explained, or the data do not fit it.
         ConvInspectError: Numbers cannot be read.
     """
     data = read_rows(options.input) if isinstance(options.input, Path) else options.input

@@ -1,4 +1,4 @@
-"""What a layer is, by the class and the attributes of its module, where the file describes it (evidence "module")."""
+"""Classify a layer by the class and attributes of its module, if the file describes it (evidence "module")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def of_torch(module: Module) -> bool:
 
 
 def by_module(layer: Layer, module: Module) -> Layer | None:
-    """What the module's class and attributes say; None when they do not describe a weight known here."""
+    """The layer according to the module's class and attributes; None if they do not describe a known weight."""
     values = module.attributes
     kind = module.kind
     dims = len(layer.weight.shape)
@@ -61,7 +61,7 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
 
 
 def _setting(value: Any, dims: int) -> Any:
-    """Stride, padding or dilation as a tuple, one number per dimension; a string ("same") as it is."""
+    """Stride, padding or dilation as a tuple, one number per dimension; a string ("same") unchanged."""
     if isinstance(value, str):
         return value
     numbers = value if isinstance(value, tuple) else (value,)
@@ -71,7 +71,7 @@ def _setting(value: Any, dims: int) -> Any:
 
 
 def named_class(layer: Layer, module: Module) -> Layer:
-    """Say the class where it is not PyTorch's own, since a subclass may compute something else."""
+    """Name the class if it is not PyTorch's own, since a subclass may compute something else."""
     if of_torch(module):
         return layer
     return layer._replace(notes=(*layer.notes, f"its class is {module.class_name}"))

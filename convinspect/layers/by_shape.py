@@ -1,4 +1,4 @@
-"""One weight's shape → what layer it is, and how sure that is. The table is the design's.
+"""Classify a layer by its weight's shape, and how certain that is.
 
 A state_dict keeps neither class nor stride, padding and groups: the evidence is "shape" when one reading fits, and
 "ambiguous" when several do. A name that says which of several it is counts too (`names`); the layer keeps a doubt and
@@ -39,12 +39,12 @@ STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 
 
 class Pattern(NamedTuple):
-    """What all layers of one pattern are.
+    """The layer for all tensors of one pattern.
 
     Attributes:
-        layer: One of them; None where such tensors are no layer.
-        weight: What its weight is called within it.
-        bias: The same of its bias, where it has one.
+        layer: One such layer; None if such tensors are not a layer.
+        weight: Name of its weight within the layer.
+        bias: Name of its bias within the layer, if it has one.
     """
 
     layer: Layer | None
@@ -53,14 +53,14 @@ class Pattern(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the other layers of the file tell about one.
+    """Evidence from the other layers of the file.
 
     Attributes:
         transposed: Some layer can only be transformers' `Conv1D`, so a square one may be too.
         gpt2_is_linear: Layers with GPT-2's names are stored as Linear, as minGPT and nanoGPT do.
         modules: Tensors of every module by its name, those of each by the last part of their key.
         may_need_scales: Some weight's numbers may be codes.
-        patterns: What was worked out so far, by names, shapes and dtypes.
+        patterns: Cached results, by names, shapes and dtypes.
     """
 
     transposed: bool
@@ -71,7 +71,7 @@ class Context(NamedTuple):
 
 
 def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | None:
-    """How a two-dimensional weight must lie: by its bias, or by the known ratio of a GPT-2 layer."""
+    """The orientation of a two-dimensional weight, by its bias, or by the known ratio of a GPT-2 layer."""
     if weight is None or len(weight.shape) != 2 or weight.shape[0] == weight.shape[1]:
         return None
     rows, columns = weight.shape
@@ -84,11 +84,11 @@ def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | 
 
 
 def by_shape(layer: Layer, context: Context) -> Layer:
-    """What the shapes of a layer's weight and bias say.
+    """Classify a layer by the shapes of its weight and bias.
 
     Args:
         layer: Neither quantized nor a list (`is_list`).
-        context: What the rest of the file tells.
+        context: Evidence from the rest of the file.
     """
     dims = len(layer.weight.shape)
     if dims <= 1 or (layer.bias is not None and layer.bias.shape == layer.weight.shape):
@@ -109,12 +109,12 @@ def by_shape(layer: Layer, context: Context) -> Layer:
 
 
 def is_list(weight: Tensor) -> bool:
-    """Whether its numbers are class weights, indices or a mask: integers that make no matrix."""
+    """Whether its numbers are class weights, indices or a mask: integers that are not a matrix."""
     return _is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
 
 
 def is_quantized(layer: Layer) -> bool:
-    """Integers alone are no sign: that takes scales, a dtype made for it, or a bias that is no integer."""
+    """Whether it is quantized: integers with scales, a quantized dtype, or a bias that is not an integer."""
     weight = layer.weight
     made_for_it = weight.layout == "quantized" or weight.dtype.startswith(("q", "bits", "float4_", "float6_"))
     if made_for_it or _has_scales(layer):
@@ -143,7 +143,7 @@ def _has_scales(layer: Layer) -> bool:
 
 
 def quantized(layer: Layer) -> Layer:
-    """A layer that is quantized; of which kind, its weight's rank tells."""
+    """A quantized layer; its kind follows from the rank of its weight."""
     dims = len(layer.weight.shape)
     if dims < 2 and layer.weight.layout == "strided" and not _has_scales(layer):
         # Class weights, indices: integers, but no matrix.
@@ -165,7 +165,7 @@ def _by_statistics(layer: Layer) -> Layer:
 
 
 def _doubted(layer: Layer, doubt: Doubt) -> Layer:
-    """The layer with a doubt, and its sentence, that makes it ambiguous unless its name settles it."""
+    """The layer with a doubt and its sentence, which make it ambiguous unless its name settles the kind."""
     note = doubt.sentence(layer.weight, layer.bias)
     evidence: Evidence = "shape" if doubt is Doubt.LINEAR_BY_NAME else "ambiguous"
     return layer._replace(evidence=evidence, notes=(*layer.notes, note), doubts=(*layer.doubts, doubt))
@@ -193,7 +193,7 @@ _Reading: TypeAlias = tuple[str, Doubt | str]
 
 
 def _matrix_kind(layer: Layer, context: Context) -> _Reading:
-    """What a matrix is, its bias fitting it."""
+    """The kind of a matrix whose bias fits it."""
     rows, columns = layer.weight.shape
     name = last_word(layer.name)
     if layer.bias is None:
@@ -204,7 +204,7 @@ def _matrix_kind(layer: Layer, context: Context) -> _Reading:
 
 
 def _square(name: str, context: Context) -> _Reading:
-    """O = I: the bias fits both ways, so only the rest of the file can tell."""
+    """Classify a square matrix: the bias fits both orientations, so only the rest of the file can decide."""
     if name not in GPT2_NAMES:
         if not context.transposed:
             return "Linear", ""
@@ -264,8 +264,10 @@ _TRANSPOSED_NAMES = r"(up\d*|ups|upconv\w*|upsampl\w*|deconv\w*|\w*transpose\w*|
 
 
 def _maybe_another(conv: Layer) -> Layer:
-    """Others have a Conv's very shapes: a Bilinear a Conv1d's, a ConvTranspose when it has no bias, or as many outputs
-    as inputs. Then a name that usually means one is reason enough to doubt.
+    """Doubt a Conv whose name suggests another kind with the same shapes.
+
+    A Bilinear has the shapes of a Conv1d; a ConvTranspose has those of a Conv if it has no bias, or as many outputs as
+    inputs.
     """
     first, second = conv.weight.shape[:2]
     if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():

@@ -1,4 +1,4 @@
-"""Tensors → layers: which tensors belong together. What each group is, `grouping` decides."""
+"""Group tensors into layers. `grouping` decides what layer each group is."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _PACKED = "_packed_params."
 def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None = None) -> tuple[Layer, ...]:
     """Every layer of the root, in stored order; each tensor belongs to exactly one.
 
-    Tensors that are no part of a known layer come as layers of kind "Parameter", named by their whole key.
+    Tensors that are not part of a known layer become layers of kind "Parameter", named by their whole key.
 
     Args:
-        checkpoint: Its root in use is looked through.
-        holding: Only modules that hold a tensor of which this is true; they are read as among all others.
+        checkpoint: The checkpoint; its root in use is searched.
+        holding: Return only modules with a tensor for which this is true; all others still count as evidence.
+
+    Returns:
+        The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
     context = context_of(groups)
@@ -32,7 +35,7 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> list[Group]:
-    """Tensors by module path. A parametrization's tensors, and those below a weight, belong to the weight's module."""
+    """Tensors by module path. Tensors of a parametrization, and those below a weight, belong to the weight's module."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if _PARAMETRIZATIONS in key or "weight." in key or _PACKED in key:

@@ -11,17 +11,17 @@ from convinspect.records import Layer
 _Entry: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]
 """Parts of a name, and which layers have it."""
 
-# "01" is left alone, or its name could not be told from the fold; longer numbers count no blocks.
+# "01" is not folded, since the fold would not show its zero; longer numbers are not block numbers.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _DEEPEST = 64
 """Positions beyond are left alone: no honest name has so many parts, and each costs a look at every layer."""
 
 
 class Fold(NamedTuple):
-    """Layers alike but for numbers in their names.
+    """Layers that differ only in numbers in their names.
 
     Attributes:
-        name: Their name, each number that varies as a set in braces.
+        name: Their name, with each varying number as a set in braces.
         layers: In stored order.
     """
 
@@ -35,17 +35,17 @@ def unfolded(layers: Iterable[Layer]) -> list[Fold]:
 
 
 def fold(layers: Sequence[Layer]) -> list[Fold]:
-    """Layers that agree in kind, shapes, dtype, settings and tags, and whose names differ in numbers only.
+    """Fold layers with equal kind, shapes, dtype, settings and tags whose names differ in numbers only.
 
-    One number position is folded at a time, from the last to the first, so that what comes out is a full product
-    of the sets shown: no name stands for a layer that does not exist.
+    One number position is folded at a time, from the last to the first, so that each fold is a full product of its
+    sets: no name stands for a layer that does not exist.
     """
     found = fold_names([layer.name for layer in layers], [_signature(layer) for layer in layers])
     return [Fold(name, tuple(layers[index] for index in members)) for name, members in found]
 
 
 def fold_names(names: Sequence[str], signatures: Sequence[Hashable]) -> list[tuple[str, tuple[int, ...]]]:
-    """Dotted names that differ in numbers only and have equal signatures as one name, with the indices of its members.
+    """Fold dotted names that differ in numbers only and have equal signatures; each with the indices of its members.
 
     Args:
         names: In any order.

@@ -1,6 +1,6 @@
-"""One module's tensors → its layer, and what is left over as parameters by themselves.
+"""Make a layer of one module's tensors, and separate parameters of the rest.
 
-Decides which tensor carries the kernel and which stand beside it; what it is, `reading` decides.
+Decides which tensor is the kernel and which belong to it; `reading` decides what layer it is.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Group(NamedTuple):
 
 
 def context_of(groups: Sequence[Group]) -> Context:
-    """Look once over the whole file for evidence on layers that alone could be two things."""
+    """Collect evidence from the whole file for layers that are ambiguous by themselves."""
     transposed = gpt2_is_linear = coded = False
     modules = {group.name: group.tensors for group in groups}
     for group in groups:
@@ -85,8 +85,8 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
 
     Args:
         group: One module's tensors.
-        module: What the file says of that module, if it does.
-        context: What the rest of the file tells.
+        module: The file's description of the module, if it has one.
+        context: Evidence from the rest of the file.
         sharing: Which tensors of the file share bytes.
     """
     own, rest = group.tensors, []
@@ -113,10 +113,10 @@ _MOST_PATTERNS = 4096
 
 
 def _layer_by_pattern(group: Group, own: Mapping[str, Tensor], context: Context) -> Layer | None:
-    """`_layer` of a module that the file does not describe, worked out once for all that are alike.
+    """`_layer` for a module that the file does not describe, computed once for all with the same pattern.
 
     Without a module a layer follows from its tensors' names, shapes, dtypes and layouts and from its own name, in which
-    numbers only count blocks. A large file repeats few patterns thousands of times.
+    numbers are only block numbers. A large file repeats a few patterns thousands of times.
     """
     pattern = (
         _DIGITS.sub("0", group.name),
@@ -170,14 +170,14 @@ def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]
 
 
 def _half_of_a_pair(tensors: Mapping[str, Tensor], main: str | None) -> str:
-    """A tensor of a computed kernel whose partner is not there; "" when all is well."""
+    """A tensor of a computed kernel whose partner is missing; "" if there is none."""
     if (_PAIR[0] in tensors) != (_PAIR[1] in tensors):
         return next(leaf for leaf in _PAIR if leaf in tensors)
     return "" if main else next((leaf for leaf in _HALVES if leaf in tensors), "")
 
 
 def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
-    """False where `original0` and `original1` are another parametrization's: a g has v's sizes, or 1."""
+    """False if `original0` and `original1` are not weight norm's g and v: each size of g is v's size, or 1."""
     g, v = tensors.get(f"{_ORIGINAL}0"), tensors.get(f"{_ORIGINAL}1")
     if g is None or v is None:
         return True
@@ -186,7 +186,7 @@ def _is_weight_norm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _is_chain(tensors: Mapping[str, Tensor], norm: str) -> bool:
-    """Whether tensors of a further parametrization take part in a kernel beside those of its norm."""
+    """Whether a kernel is also computed from tensors of a parametrization other than its norm."""
     further = {leaf for leaf in tensors if re.match(_STEP, leaf)}
     return bool(further - ({f"{_STEPS}0._u", f"{_STEPS}0._v"} if norm == "spectral_norm" else set()))
 
@@ -228,7 +228,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
 
 
 def _with_widths(layer: Layer, module: Module | None) -> Layer:
-    """A packed weight's own shape may be another than the layer's, so its module's numbers are taken."""
+    """Set the widths from the module, since a packed weight's shape may differ from the layer's."""
     values = module.attributes if module is not None else {}
     widths = values.get("in_features"), values.get("out_features")
     if not all(type(width) is int for width in widths):
@@ -269,7 +269,7 @@ def _recurrent_kind(tensors: Mapping[str, Tensor]) -> tuple[str, Evidence]:
 
 
 def _first(tensors: Mapping[str, Tensor], start: str) -> Tensor | None:
-    """The first whose name starts so; of a weight-normed one v, which has its shape."""
+    """The first tensor whose name starts so; of a weight-normed one v, which has its shape."""
     found = [tensor for leaf, tensor in tensors.items() if leaf.startswith(start) and not leaf.endswith("_g")]
     return found[0] if found else _any_of(tensors, start)
 
@@ -296,11 +296,11 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
         return layer
     missing = "" if partner in context.modules else ", which is not in the file"
     note = f"one half of a LoRA pair with {partner}{missing}"
-    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note))
+    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=True)
 
 
 def lora_partner(name: str) -> str | None:
-    """The layer that is a low-rank pair with layer `name`, by their names; None when the name says no such thing."""
+    """The other layer of layer `name`'s low-rank pair, by their names; None if the name is not one of a pair."""
     parts = name.split(".")
     return next(
         (".".join(_LORA[part] if one == part else one for one in parts) for part in parts if part in _LORA), None
@@ -308,7 +308,7 @@ def lora_partner(name: str) -> str | None:
 
 
 def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
-    """The layer with what shares its bytes, or is odd about where they lie."""
+    """The layer with notes on tensors that share its bytes, and on unusual storage."""
     shared = sharing.storages
     keys = [key for leaf in layer.tensors if (key := group.key(leaf)) in shared] if shared else []
     others, more = _tied(keys, sharing) if keys else ((), 0)
@@ -336,11 +336,11 @@ def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
     return layer._replace(tied_to=others, tied_to_more=more, tags=tags, notes=notes)
 
 
-# Thousands of tensors may be tied or lie in one storage, so not all are gone through for each.
+# Thousands of tensors may be tied or share a storage, so only a few are looked at for each.
 
 
 def _tied(keys: list[str], sharing: Sharing) -> tuple[tuple[str, ...], int]:
-    """Names of the first tensors that are the same bytes as those of these names, and how many more there are."""
+    """Names of the first tensors over the same bytes as the named ones, and how many more there are."""
     tied = [(key, sharing.ties[key]) for key in keys if key in sharing.ties]
     ties = {id(tie): tie for _, tie in tied}
     own = Counter(id(tie) for _, tie in tied)
@@ -352,7 +352,7 @@ def _tied(keys: list[str], sharing: Sharing) -> tuple[tuple[str, ...], int]:
 
 
 def _beside(keys: list[str], sharing: Sharing) -> tuple[str, ...]:
-    """The first few tensors of other layers that lie in a storage of this one's as other bytes."""
+    """The first few tensors of other layers that are other bytes of this layer's storages."""
     stored = {id(names): names for key in keys if (names := sharing.storages.get(key))}
     ties = {id(sharing.ties[key]) for key in keys if key in sharing.ties}
     others = (

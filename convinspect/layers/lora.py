@@ -1,4 +1,4 @@
-"""Tensors of a root that belong to others of it by name alone, and change with them."""
+"""DoRA magnitudes, which belong to a LoRA pair by name only, and change with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_magnitude(name: str) -> bool:
 
 
 def magnitudes_of(name: str) -> str | None:
-    """The layer that holds the magnitudes (DoRA) of the low-rank pair of layer `name`; None when it is no such half."""
+    """The layer with the DoRA magnitudes of the low-rank pair of layer `name`; None if that is not half of a pair."""
     parts = name.split(".")
     half = next((part for part in parts if part in _MAGNITUDES), None)
     return None if half is None else ".".join(_MAGNITUDES[half] if one == half else one for one in parts)
@@ -31,7 +31,7 @@ def magnitudes_edit(tensor: Tensor, extra: int) -> Edit | None:
     Args:
         tensor: peft's, (out,) beside a Linear and (1, out, 1, …) beside a convolution; or LyCORIS's, which has the
             weight's dimensions, all but one of size 1.
-        extra: Of the weights as they will be; 0 for a Linear.
+        extra: Trailing dimensions of size 1 of the converted weights; 0 for a Linear.
 
     Returns:
         None for any other shape.
@@ -45,7 +45,7 @@ def magnitudes_edit(tensor: Tensor, extra: int) -> Edit | None:
         return None
     if not extra:
         return Edit(tensor, vector.shape, vector.stride)
-    # A transposed view in peft's code, whose strides are all the vector's.
+    # peft's code makes it as a transposed view, so all its strides are the vector's.
     return Edit(tensor, (1, *vector.shape, *ones), vector.stride * (2 + extra))
 
 

@@ -1,4 +1,4 @@
-"""What a layer is: by its module, or else by its shapes; and what a converter must know of it.
+"""Classify a layer by its module, or else by its shapes, and note what a conversion must know about it.
 
 A state_dict keeps neither class nor stride, padding and groups. Where the file describes its modules, they decide;
 otherwise the shapes do.
@@ -23,12 +23,12 @@ _STRIDED_NAMES = ("downsample", "shortcut")
 
 
 def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
-    """What a layer is, from its module or else from the shapes of its weight and bias.
+    """Classify a layer by its module, or else by the shapes of its weight and bias.
 
     Args:
-        layer: With its tensors; `kind` and what follows from it are to be found.
-        module: What the file says of its module, if it does.
-        context: What the rest of the file tells.
+        layer: The layer with its tensors, whose `kind` and settings are not known yet.
+        module: The file's description of its module, if it has one.
+        context: Evidence from the rest of the file.
     """
     if is_magnitude(layer.name):
         return layer._replace(kind="Parameter", evidence="shape")
@@ -62,7 +62,7 @@ def _empty(layer: Layer, module: Module | None) -> Layer:
 
 
 def _with_assumptions(layer: Layer) -> Layer:
-    """The layer with what a converter must know: unusual settings, and what was taken for granted."""
+    """The layer with what a conversion must know: unusual settings, and what was assumed."""
     tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
     if layer.groups is not None and layer.groups > 1:
         depthwise = layer.groups == layer.in_width

@@ -1,4 +1,4 @@
-"""Which layers a user means by names, globs and kinds."""
+"""Select layers by names, globs and kinds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
             called.setdefault(name, []).append(index)
     chosen: set[int] = set()
     for pattern in patterns:
-        # A name may hold a glob's characters, and then means itself alone.
+        # A name may contain glob characters, and then matches only itself.
         found = called.get(pattern) or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
         if not found:
             names = [layer.name or "(root)" for layer in layers]
@@ -65,13 +65,13 @@ def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
 
 
 def exactly_named(layers: Iterable[Layer], names: Iterable[str]) -> frozenset[str]:
-    """Names of the layers that a user called by a name of theirs, and not by a glob that fits it."""
+    """Names of the layers that the user gave by name, and not by a glob that matches them."""
     given = frozenset(names)
     return frozenset(layer.name for layer in layers if given and not given.isdisjoint(_names(layer)))
 
 
 def _names(layer: Layer) -> set[str]:
-    """All that a layer may be called: its name and its tensors' keys, each as shown and as stored."""
+    """All names of a layer: its name and its tensors' keys, each as shown and as stored."""
     names = {layer.name, _stored_name(layer)}
     for leaf, tensor in layer.tensors.items():
         names |= {tensor.key, join_key(layer.name, leaf) if leaf else layer.name}
@@ -83,6 +83,6 @@ def _matches(layer: Layer, pattern: str) -> bool:
 
 
 def _stored_name(layer: Layer) -> str:
-    """The name with the wrappers' prefixes that the file has, so that a pattern may be copied from there."""
+    """The name with the wrappers' prefixes in the file, so that patterns may be copied from there."""
     leaf, tensor = next(iter(layer.tensors.items()))
     return tensor.key.removesuffix(f".{leaf}" if leaf else "")

@@ -35,7 +35,7 @@ from convinspect.modules.pointwise import (
 )
 from convinspect.modules.references import outside_references
 from convinspect.modules.state import ORIGINALS, WEIGHTS, obstacle
-from convinspect.text import closest, with_article
+from convinspect.text import closest, plural, with_article
 
 __all__ = [
     "ChannelsFirstLinear",
@@ -198,6 +198,9 @@ class Swaps:
     swapped: tuple[Swap, ...]
     left: tuple[Skipped, ...]
 
+    def __repr__(self) -> str:
+        return f"<swaps: {plural(len(self.swapped), 'layer')} replaced, {len(self.left):,} left>"
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
@@ -243,10 +246,8 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
         raise CannotConvert(f"to={to!r} is no kind", "it is linear, conv1d, conv2d or conv3d")
     for module in model.modules():
         if isinstance(module, _gradient_reducers()):
-            raise CannotConvert(
-                f"the model is wrapped in {type(module).__name__}, which would not know the new weights",
-                "swap first, then wrap",
-            )
+            problem = f"the model is wrapped in {type(module).__name__}, which would not know the new weights"
+            raise CannotConvert(problem, "swap first, then wrap")
     candidates = _candidates(model, where, lambda module: is_target(module, to))
     candidates = [_unless(each, reason_to_stay(each.module, each.parents, to)) for each in candidates]
     candidates = _unless_referenced(model, candidates)

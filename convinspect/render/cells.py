@@ -19,7 +19,7 @@ _HELD = re.compile(rf"(?<=\d) (?=(?:{'|'.join(_UNITS)})\b)")
 
 
 def safe(text: str) -> str:
-    r"""`text` with all that a terminal might obey, or not show, turned into visible escapes.
+    r"""`text` with everything that a terminal might interpret, or not show, as visible escapes.
 
     Control characters, ANSI escapes, line ends, bidirectional overrides, zero-width characters, unusual
     spaces, unassigned code points and lone surrogates become `\x1b`, `\u202e` or `\U000e0001`. What Python
@@ -61,7 +61,7 @@ def widest(texts: Sequence[str]) -> int:
 
 
 def count(n: int) -> str:
-    """A whole number with thousands set apart: "1,234,567"."""
+    """A whole number with thousands separators: "1,234,567"."""
     return f"{n:,}"
 
 
@@ -69,7 +69,7 @@ def size(nbytes: int) -> str:
     """Bytes in decimal units (1 kB is 1000 B): "999 B", "16.6 kB", "128 kB", "2.1 GB"."""
     value = float(nbytes)
     for unit in _UNITS:
-        # The limit is where the number, once rounded, would read "1000".
+        # The limit is where the rounded number would be "1000".
         if abs(value) < 999.5 or unit == _UNITS[-1]:
             break
         value /= 1000
@@ -87,7 +87,7 @@ def elide(text: str, width: int) -> str:
     """`text` in at most `width` cells, with "…" in place of its middle.
 
     The end gets two thirds of the width, because dotted names differ mostly at their ends. A number at the
-    seam is left out whole ("layers.12.conv" never reads "layers.1…"), unless nothing else would remain.
+    cut is left out as a whole ("layers.12.conv" never becomes "layers.1…"), unless nothing else would remain.
     """
     if cell_width(text) <= width:
         return text
@@ -118,22 +118,22 @@ def _reach(text: str, start: int, width: int) -> int:
     end = min(start + width, len(text))
     while end > start and cell_width(text[start:end]) > width:
         end -= 1
-    # Characters of no width (accents) belong to the one before them.
+    # Zero-width characters (accents) belong to the character before them.
     while start < end < len(text) and cell_width(text[end]) == 0 and cell_width(text[start : end + 1]) <= width:
         end += 1
     return end
 
 
 def longest_number(texts: Iterable[str]) -> int:
-    """Length of the longest number written in any of `texts`: no column may be narrower than that."""
+    """Length of the longest number in any of `texts`, which is the least width of a column."""
     return max((len(n) for text in texts for n in _NUMBER.findall(text)), default=0)
 
 
 def wrap(text: str, width: int) -> list[tuple[int, int]]:
     """Where to break one line of text into lines of at most `width` cells.
 
-    Breaks at spaces, between a number and its unit only if at no other; inside a word that is too long, after one of
-    `./_,:;)-`, then anywhere but inside a number. A number longer than `width` stays whole and sticks out.
+    Breaks at spaces, between a number and its unit only if there is no other space; in a word that is too long, after
+    one of `./_,:;)-`, else anywhere except inside a number. A number longer than `width` stays whole and overflows.
 
     Returns:
         Start and end of each line in `text`, without the spaces at the breaks; one pair at least.

@@ -1,4 +1,4 @@
-"""Tables and payloads for other programs: CSV, Markdown, JSON. Yields text in pieces, so that memory stays flat."""
+"""Tables and payloads for other programs: CSV, Markdown, JSON. Yields text in pieces, so that memory use is bounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKDOWN = re.compile(r"[\\|`*<\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?=~)|
 
 
 def raw_rows(table: Table) -> Iterable[Sequence[object]]:
-    """The rows' machine values; the text of the cells where the table brings none."""
+    """The rows' machine values; the text of the cells if the table has none."""
     return table.raw if table.raw else (tuple(map(plain, row)) for row in table.rows)
 
 
@@ -102,7 +102,7 @@ def _pipe_table(table: Table) -> Iterator[str]:
 
 
 def table_payload(table: Table) -> dict[str, object]:
-    """A table as a JSON payload, for want of a better one: `{"title", "rows": [{key: value}], "notes"}`."""
+    """A table as a JSON payload, if the caller has none: `{"title", "rows": [{key: value}], "notes"}`."""
     names = _names(table)
     return {
         "title": table.title,
@@ -115,7 +115,7 @@ def table_payload(table: Table) -> dict[str, object]:
 def json_text(payload: object) -> Iterator[str]:
     r"""JSON, indented by two, lists of numbers on one line, ending in a line end.
 
-    Characters that a terminal might obey and lone surrogates are written as `\uXXXX`, which every reader turns
+    Characters that a terminal might interpret and lone surrogates are written as `\uXXXX`, which every reader turns
     back into the same text. NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity". Tuples,
     numpy arrays and numpy numbers are written as lists and numbers, other objects by their `str`.
     """
@@ -152,7 +152,7 @@ def _members(start: str, end: str, items: Iterable[tuple[str, object]], line_end
 
 
 def _listed(value: object) -> object:
-    """Arrays and numbers of numpy (known by their `tolist`) as Python's own."""
+    """numpy arrays and numbers (recognized by their `tolist`) as Python lists and numbers."""
     to_list: Callable[[], object] | None = getattr(value, "tolist", None)
     return to_list() if to_list is not None else value
 

@@ -1,4 +1,4 @@
-"""The one way out: whatever a command found is written here, in the format that was asked for."""
+"""Write a command's result in the requested format."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Shown: TypeAlias = Table | Block
 
 
 class TerminalSize(NamedTuple):
-    """The cells that there are to draw on; None where there is no limit (a pipe or a file)."""
+    """The available width and height in cells; None if there is no limit (a pipe or a file)."""
 
     width: int | None
     height: int | None
 
 
 def terminal_size(out: TextIO, width: int | None = None) -> TerminalSize:
-    """How much fits on `out`: its terminal's size, or no limit where it is not a terminal.
+    """The size of `out`: its terminal's size, or no limit if it is not a terminal.
 
     Args:
         out: Where the result will go.
-        width: What the user asked for (`--width`); goes before the terminal's.
+        width: The user's `--width`, which overrides the terminal's.
     """
     if not out.isatty():
         return TerminalSize(width, None)
@@ -44,8 +44,8 @@ def terminal_size(out: TextIO, width: int | None = None) -> TerminalSize:
 
 
 def wants_color(out: TextIO) -> bool:
-    """Whether escape sequences are welcome: NO_COLOR forbids them, FORCE_COLOR asks for them, a terminal
-    that is not "dumb" takes them. (no-color.org, force-color.org: any value but "" counts.)
+    """Whether to write escape sequences: not with NO_COLOR, always with FORCE_COLOR, else on a terminal that is not
+    "dumb". (no-color.org, force-color.org: any value but "" counts.)
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -73,8 +73,8 @@ def emit(
             a Block or a sequence of these.
         fmt: The format.
         out: Where to, usually `sys.stdout`.
-        width: `--width`, in cells. None: the terminal's, or what the table needs where there is none.
-        color: Escape sequences or not; None decides by `wants_color`.
+        width: `--width`, in cells. None: the terminal's, or what the table needs without a terminal.
+        color: Whether to write escape sequences; None decides by `wants_color`.
 
     Raises:
         TypeError: `thing` cannot be written in this format (a bug of the caller).
@@ -112,7 +112,7 @@ def as_shown(thing: object) -> list[Shown]:
 
 
 def only_tables(shown: Sequence[Shown]) -> list[Table]:
-    """The tables among `shown`; a TypeError when there are others."""
+    """The tables in `shown`; a TypeError if it contains anything else."""
     tables = [part for part in shown if isinstance(part, Table)]
     if len(tables) != len(shown):
         raise TypeError("a Block has no columns")
@@ -154,7 +154,7 @@ def _is_unicode(out: TextIO) -> bool:
 
 
 def _write(parts: Iterable[str], out: TextIO) -> None:
-    """Writes many small parts in few large ones, in what the encoding of `out` can say."""
+    """Write many small parts as few large ones, with characters that the encoding of `out` has."""
     unicode = _is_unicode(out)
     parts = iter(parts)
     while chunk := "".join(islice(parts, _LINES_AT_ONCE)):

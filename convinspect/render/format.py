@@ -1,4 +1,4 @@
-"""The forms that a result can be written in; apart, because the command line needs the names before anything else."""
+"""The formats of results, in a module of their own because the command line needs the names before anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A matrix as a picture of colour cells, two to a character; as a picture of characters without colour."""
+"""A matrix as a picture of coloured cells, two per character; without colour as a picture of characters."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def heatmap(
     """The matrix as a picture, rows downwards.
 
     Blue is negative, red positive, dark grey zero, brighter is larger; magenta holds a value that is not
-    finite. The scale is symmetric and ends at the largest magnitude shown. When the matrix is larger than the
-    picture, a cell is the mean of the values below it, which a note says.
+    finite. The scale is symmetric and ends at the largest magnitude shown. If the matrix is larger than the
+    picture, a cell is the mean of the values that it covers, and a note says so.
 
     Args:
         values: A 2-D numpy array of real numbers of any dtype, or a list of rows.
-        width: Cells at hand, or None for one (two without colour) for each column.
-        height: Terminal lines at hand, or None for all rows.
+        width: Available cells, or None for one (two without colour) for each column.
+        height: Available terminal lines, or None for all rows.
         color: False draws characters: `-=≡` below zero, `+*#` above, blank near it, `?` where not finite.
         title: Above the picture.
-        notes: Quiet lines below.
+        notes: Dimmed lines below.
     """
     import numpy as np
 
@@ -81,7 +81,7 @@ def heatmap(
 
 
 def _means(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], rows: int, columns: int) -> Grid:
-    """The matrix averaged down to `rows` × `columns`; not finite where a value is not."""
+    """The matrix averaged down to `rows` × `columns`; a mean is not finite if one of its values is not."""
     import numpy as np
 
     tops = np.arange(rows) * array.shape[0] // rows
@@ -127,7 +127,7 @@ def shade(share: float) -> str:
 
 
 def _legend(largest: float, shares: Grid, width: int | None, color: bool) -> list[Cell]:
-    """What the cells mean, of those kinds that are there."""
+    """The meaning of the kinds of cells that appear."""
     bad = sum(not math.isfinite(share) for row in shares for share in row)
     sign = Styled("█", _NOT_FINITE) if color else Styled("?")
     if bad == sum(map(len, shares)):
@@ -166,7 +166,7 @@ def _mark(share: float) -> str:
 
 
 def _character_legend(largest: float, bad: bool, width: int | None) -> list[Cell]:
-    """The marks in one line, or, where that does not fit, those below zero, those above, and the rest in one each."""
+    """The marks in one line or, if that does not fit, in three: below zero, above zero, and the rest."""
     steps = [f"{step * largest:.3g}" for step in _MARKS_FROM]
     below = ", ".join(f"{mark} from -{step}" for mark, step in zip(_MINUS, steps, strict=True))
     above = ", ".join(f"{mark} from {step}" for mark, step in zip(_PLUS, steps, strict=True))

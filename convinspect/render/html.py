@@ -1,4 +1,4 @@
-"""Tables and blocks → a piece of HTML for a notebook's cell."""
+"""Tables and blocks as an HTML fragment for a notebook's cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convinspect.render.svg import FONTS
 from convinspect.render.table import Block, Cell, Column, Styled, Table, above_and_below, fit, pieces
 
 MOST_ROWS = 500
-"""Rows that a notebook shows of one table: it keeps what it shows in its file."""
+"""Most rows of a table in a notebook, which stores what it shows in its file."""
 
 _ATTRIBUTES = {"bold": "font-weight: bold", "dim": "opacity: 0.65", "italic": "font-style: italic",
                "underline": "text-decoration: underline"}  # fmt: skip
@@ -28,7 +28,7 @@ def html_of(things: Iterable[Table | Block]) -> str:
 
 def _part(thing: Table | Block) -> Iterator[str]:
     if isinstance(thing, Block):
-        # Drawings are set side by side by blanks, which a narrow cell must not break.
+        # Blanks place drawings side by side, so a narrow cell must not wrap the lines.
         yield f"{_lines(block_cells(thing), 'pre; overflow-x: auto')}\n"
         return
     left = len(thing.rows) - MOST_ROWS

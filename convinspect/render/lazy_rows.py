@@ -1,4 +1,4 @@
-"""Rows of a table that are made when somebody asks for them."""
+"""Rows of a table that are made on demand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class LazyRows(Sequence[T]):
-    """A row for each of many things, made anew each time: a table for people needs no machine values.
+    """A row for each of many things, made again on each access, so that rows that are not read cost nothing.
 
     Args:
         make: (thing, *more) → its row.
         things: One for each row.
-        more: What else `make` takes.
+        more: Further arguments of `make`.
     """
 
     def __init__(self, make: Callable[..., T], things: Sequence[object], *more: object) -> None:

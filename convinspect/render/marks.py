@@ -1,5 +1,5 @@
-"""Lines of Rich segments as marks to draw: runs of one kind and one look, with their columns. Pictures are made of
-these, whatever they are drawn with.
+"""Lines of Rich segments as marks to draw: runs of one kind and style, with their columns. All pictures are drawn from
+these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rgb = tuple[int, int, int]
 
 
 class Pen(NamedTuple):
-    """How a run is drawn; `paper` is None where the picture's own background shows."""
+    """The style of a run; `paper` is None for the picture's own background."""
 
     ink: Rgb
     paper: Rgb | None
@@ -41,7 +41,7 @@ class Mark(NamedTuple):
         text: The characters.
         column: Where it starts, in cells.
         cells: How wide it is.
-        pen: Its look.
+        pen: Its style.
     """
 
     kind: Literal["rule", "box", "blank", "text"]

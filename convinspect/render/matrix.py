@@ -32,7 +32,7 @@ class MatrixView:
 
     Attributes:
         values: Rows of numbers (a list of lists, a 2-D numpy array), or a function of row and column that is
-            asked only for what is shown.
+            called only for what is shown.
         row_names: One for each row.
         column_names: One for each column.
         bias: One number for each row, shown as a last column, or None.
@@ -85,15 +85,15 @@ class _Shown(NamedTuple):
 def matrix_table(view: MatrixView, width: int | None = None, height: int | None = None, color: bool = True) -> Table:
     """The matrix as a table, elided in the middle so that it fits.
 
-    Columns left out are a column titled "⋯ 58", rows left out a row named "⋮ 1018". Numbers have the same
-    decimals throughout and are never cut; exact zeros are a quiet "0", so that small values do not pass for
+    Columns left out become a column titled "⋯ 58", rows left out a row named "⋮ 1018". All numbers have the same
+    number of decimals and are never cut; exact zeros are a dimmed "0", so that small values are not mistaken for
     zero. Its cells are aligned already and its `raw` is empty: `machine_table` is for CSV and Markdown.
 
     Args:
         view: What to show.
         width: Cells to fit in, or None for all columns.
         height: Terminal lines to fit in, title and notes included, or None for all rows.
-        color: False leaves the colours out: a third of the time and memory for a whole kernel into a pipe.
+        color: False leaves the colours out: a third of the time and memory for a whole kernel written to a pipe.
     """
     rows = _chosen(len(view.row_names), None if height is None else height - _CHROME - len(view.notes))
     candidates = _chosen(len(view.column_names), None if width is None else max(width // 3, 2))
@@ -114,7 +114,7 @@ def matrix_table(view: MatrixView, width: int | None = None, height: int | None 
 
 
 def machine_table(view: MatrixView) -> Table:
-    """The whole matrix for CSV and Markdown: no cells, only `raw`, whose rows are made as they are asked for."""
+    """The whole matrix for CSV and Markdown: no cells, only `raw`, whose rows are made on demand."""
     columns = [Column(view.corner or "row")]
     columns += [Column(name, justify="right") for name in view.column_names]
     if view.bias is not None:
@@ -123,7 +123,7 @@ def machine_table(view: MatrixView) -> Table:
 
 
 class _RawRows(Sequence[Sequence[object]]):
-    """Rows of machine values, made when asked for: a kernel of millions of numbers is not copied first."""
+    """Rows of machine values, made on demand, so that a kernel of millions of numbers is not copied first."""
 
     def __init__(self, view: MatrixView) -> None:
         self._view = view
@@ -159,7 +159,7 @@ def scale(values: Sequence[float], precision: int | None = None) -> Numbers:
 
 
 def number(value: float, numbers: Numbers) -> str:
-    """One number as it is shown; an exact zero is "0" with blanks in place of decimals."""
+    """The text of a number; an exact zero is "0" with blanks in place of decimals."""
     if value == 0:
         sign = "-" if isinstance(value, float) and math.copysign(1, value) < 0 else ""
         blank = numbers.decimals + 1 if numbers.decimals and not numbers.scientific else 0
@@ -168,7 +168,7 @@ def number(value: float, numbers: Numbers) -> str:
 
 
 def number_style(value: float, largest: float) -> str:
-    """Blue below zero, red above, more so towards `largest`; loud when not finite, dim when exactly zero."""
+    """Blue below zero, red above, stronger towards `largest`; highlighted if not finite, dimmed if exactly zero."""
     if isinstance(value, complex):
         return ""
     if not math.isfinite(value):
@@ -182,8 +182,8 @@ def number_style(value: float, largest: float) -> str:
 def sparkline(counts: Sequence[float]) -> str:
     """Counts as bars, one character each: " " for none, "▁" to "█" for the rest.
 
-    Heights go with the square root of the count, so that the tails of a bell curve stay visible next to its
-    peak: a bar half as high stands for a quarter of the count.
+    Heights are proportional to the square root of the count, so that the tails of a bell curve stay visible next to
+    its peak: a bar half as high means a quarter of the count.
     """
     top = max(counts, default=0)
     if top <= 0:
@@ -211,7 +211,7 @@ def _getter(values: Values) -> Callable[[int, int], float]:
 
 
 def _chosen(n: int, limit: int | None) -> _Shown:
-    """All of `n`, or as many from both ends as leave one place for the mark between them."""
+    """All of `n`, or the first and last so many that one place is left for the mark between them."""
     if limit is None or n <= max(limit, 3):
         return _Shown(n, n, 0)
     kept = max(limit - 1, 2)
@@ -221,10 +221,10 @@ def _chosen(n: int, limit: int | None) -> _Shown:
 def _lane(
     title: str, values: Sequence[float], numbers: Numbers, color: bool, lead: str = "", priority: int = 2
 ) -> ColumnLayout:
-    """A column of numbers; `lead` sets it apart from what is left of it."""
+    """A column of numbers; `lead` separates it from the columns to its left."""
     texts = [number(v, numbers) for v in values]
     title = safe(title)
-    # Padded by hand: set flush right, a zero would lose the blanks that keep the points aligned.
+    # Padded here: right alignment would strip the blanks after a zero that keep the points aligned.
     width = len(lead) + max([cell_width(title), *map(len, texts)])
     column = Column(" " * (width - cell_width(title)) + title, priority=priority, key=title)
     cells: list[Cell] = [text.rjust(width) for text in texts]
@@ -259,7 +259,7 @@ def _gap_lane(hidden: int, n_rows: int) -> ColumnLayout:
 
 
 def _fitting(candidates: _Shown, layouts: dict[int, ColumnLayout], width: int | None) -> _Shown:
-    """As many of the candidate columns as fit in `width`, one at least."""
+    """As many of the candidate columns as fit in `width`, at least one."""
     if width is None or (not candidates.hidden and _spent(candidates, layouts) <= width):
         return candidates
     n = candidates.n
@@ -272,7 +272,7 @@ def _fitting(candidates: _Shown, layouts: dict[int, ColumnLayout], width: int | 
 
 
 def _spent(shown: _Shown, layouts: dict[int, ColumnLayout]) -> int:
-    """Cells that these columns take, with a gap between two."""
+    """Width in cells of these columns, with gaps."""
     widths = [layouts[j].width for j in shown.indices]
     if shown.hidden:
         widths.append(_gap_lane(shown.hidden, 0).width)

@@ -1,4 +1,4 @@
-"""Steps of a drawing as one HTML page with buttons. It holds everything that it needs, and loads nothing."""
+"""Steps of a drawing as one self-contained HTML page with buttons."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def page(steps: Sequence[Block], title: str) -> Iterator[str]:
     yield _HEAD.replace("@TITLE@", escape(safe(title)))
     for number, step in enumerate(steps):
         lines = ("".join(_span(piece.text, piece.style) for piece in pieces(line)) for line in block_cells(step))
-        # Without scripts all steps stand below each other.
+        # Without scripts all steps are shown, one below the other.
         yield f'<pre id="step{number + 1}">' + "\n".join(line.rstrip() for line in lines) + "</pre>\n"
     yield _SCRIPT
 

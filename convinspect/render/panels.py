@@ -1,4 +1,4 @@
-"""The parts of a drawing: small tables of numbers, what is active in one colour, beside each other where they fit."""
+"""Panels of a drawing: small tables of numbers, side by side if they fit, with active cells in one colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Panel = list[tuple[Styled, ...]]
 
 
 def some(count: int, most: int, wanted: Iterable[int] = ()) -> list[int]:
-    """Indices from 1 to `count`, at most about `most` of them: both ends and what is wanted; 0 stands for a gap."""
+    """About `most` of the indices from 1 to `count`: both ends and the wanted ones; 0 stands for a gap."""
     if count <= most:
         return list(range(1, count + 1))
     kept = {
@@ -33,18 +33,18 @@ def some(count: int, most: int, wanted: Iterable[int] = ()) -> list[int]:
 
 
 def fixed(value: float, digits: int) -> str:
-    """With so many decimals; zero has no sign."""
+    """A number with so many decimals; zero has no sign."""
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 
 def value_text(value: float) -> str:
-    """A number of the data: one decimal where that is all of it, else four significant digits."""
+    """A number of the data: one decimal if that is exact, else four significant digits."""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.4g}"
 
 
 def weight_text(value: float) -> str:
-    """A number of a kernel: one decimal where that is all of it, else three; with a power of ten beyond 10⁵."""
+    """A number of a kernel: one decimal if that is exact, else three; with a power of ten beyond 10⁵."""
     if abs(value) >= 1e5:
         return f"{value:.2e}"
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
@@ -58,7 +58,7 @@ def panel(
     style: Callable[[int, int], str],
     gap: int = 2,
 ) -> Panel:
-    """Lines of one width: title, column names, rows; columns `gap` cells apart."""
+    """Lines of equal width: title, column names, rows; with `gap` cells between columns."""
     head = max(map(cell_width, names))
     widths = [max([cell_width(name), *(cell_width(line[n]) for line in grid)]) for n, name in enumerate(columns)]
     lines: Panel = [(Styled(title, HEAD),)]
@@ -92,9 +92,9 @@ def matrix_panel(
         title: Above it.
         rows: From 1, as `some` gives them; 0 stands for rows that are left out.
         columns: The same of columns.
-        names: What rows and columns are called, by number.
-        number: The text of a row and column.
-        style: Of a row and column; 0 where one is left out.
+        names: Names of rows and columns, by number.
+        number: The text of the cell at a row and column.
+        style: The style of the cell at a row and column; 0 for one that is left out.
         gap: Cells between two columns.
     """
     row_name, column_name = names
@@ -109,12 +109,12 @@ def matrix_panel(
 
 
 def active_where(active: Callable[[int, int], bool]) -> Callable[[int, int], str]:
-    """The style of a matrix's cells: marked where they are active."""
+    """The function for the style of a matrix's cells, which marks active ones."""
     return lambda i, j: ACTIVE if active(i, j) else ""
 
 
 def stripped(line: Cell) -> Cell:
-    """Without the blanks that only kept the next panel in its place."""
+    """Lines without the trailing blanks that align the next panel."""
     kept = list(pieces(line))
     while kept and not kept[-1].text.strip():
         kept.pop()
@@ -122,7 +122,7 @@ def stripped(line: Cell) -> Cell:
 
 
 def wide(panel: Panel) -> int:
-    """Cells that a panel takes."""
+    """Width of a panel in cells."""
     return sum(cell_width(piece.text) for piece in panel[0])
 
 
@@ -138,12 +138,12 @@ def _beside(panels: Sequence[Panel]) -> list[Cell]:
 
 
 def prose(text: str, width: int) -> list[str]:
-    """A sentence in lines of at most `width` cells."""
+    """A sentence wrapped to lines of at most `width` cells."""
     return wrap(text, max(width, 20), break_on_hyphens=False)
 
 
 def flowing(panels: Sequence[Panel], width: int) -> list[Cell]:
-    """As many beside each other as fit, the others below them."""
+    """Panels side by side as far as they fit, the others below."""
     lines: list[Cell] = []
     row: list[Panel] = []
     for panel in panels:

@@ -1,4 +1,4 @@
-"""Results kept as a file: a picture (SVG, HTML, PNG, GIF), text, or data. The suffix decides."""
+"""Save results to a file: a picture (SVG, HTML, PNG, GIF), text, or data, by the suffix."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def save(
     light: bool = False,
     payload: object = None,
 ) -> None:
-    """Keeps a result as a file, whole or not at all: a file of that name is replaced once the new one is.
+    """Save a result to a file, atomically: an existing file is replaced only once the new one is complete.
 
     Args:
         thing: A Table, a Block, a sequence of these, or (for `.svg`, `.html`, `.txt`) any Rich renderable.
@@ -91,7 +91,7 @@ def save(
 
 
 def save_text(path: Path, parts: Iterable[str]) -> None:
-    """Keeps text as a file, whole or not at all.
+    """Save text to a file, atomically.
 
     Raises:
         CannotShow: The file cannot be written.
@@ -100,7 +100,7 @@ def save_text(path: Path, parts: Iterable[str]) -> None:
 
 
 def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None = None, light: bool = False) -> None:
-    """Keeps drawings as a GIF that shows one after another, whole or not at all.
+    """Save drawings as an animated GIF, atomically.
 
     Args:
         steps: One after another.
@@ -121,7 +121,7 @@ def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None
 
 
 def _lines(picture: _Picture) -> tuple[int, list[list[Segment]]]:
-    """The width in cells, and what is drawn in them."""
+    """The width in cells, and the lines to draw."""
     from rich.console import Group
 
     console, parts = _canvas(picture)
@@ -129,7 +129,7 @@ def _lines(picture: _Picture) -> tuple[int, list[list[Segment]]]:
 
 
 def _with_title(picture: _Picture, width: int) -> int:
-    """The width that the bar needs too, whose title would be cut where what is drawn is narrow."""
+    """The width, at least that of the title bar, so that a narrow drawing does not cut the title."""
     if picture.width is not None:
         return width
     return max(width, min(cell_width(safe(picture.title)) + DOTS, _LOOSE_WIDTH))

@@ -86,7 +86,7 @@ def _panel(panel: Panel) -> Iterator[str]:
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Powers of ten around all values, at least one apart."""
+    """The powers of ten below and above all values, which differ by at least one."""
     low, high = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
     return low, max(high, low + 1)
 

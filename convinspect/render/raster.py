@@ -1,4 +1,4 @@
-"""Drawn lines as pixels, where Pillow is there (extra `images`): PNG, and GIF for steps."""
+"""Drawn lines as pixels, with Pillow (extra `images`): PNG, and GIF for steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BAR = 80
 _MOST_PIXELS = 16_384
 """Of either side; many programs show no larger picture."""
 
-# Fonts of one width that hold the signs used here, and their bold faces: of Linux, macOS and Windows.
+# Monospace fonts with the characters used here, and their bold faces: of Linux, macOS and Windows.
 _FACES = [
     ("DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf"),
     ("Menlo.ttc", "Menlo.ttc"),
@@ -58,7 +58,7 @@ def png(lines: Lines, columns: int, title: str, theme: TerminalTheme) -> bytes:
 
 
 def gif(steps: Sequence[Lines], columns: int, title: str, theme: TerminalTheme, seconds: float) -> bytes:
-    """A GIF that shows one step after another, again and again; the last one stays three times as long.
+    """A GIF that shows one step after another in a loop; the last one stays three times as long.
 
     Args:
         steps: Each as for `png`.
@@ -139,7 +139,7 @@ def _text(draw: ImageDraw, text: str, place: tuple[int, int], ink: Rgb, face: Fr
 
 
 def _faces() -> tuple[FreeTypeFont, FreeTypeFont]:
-    """A font of one width and its bold face.
+    """A monospace font and its bold face.
 
     Raises:
         CannotShow: None was found.
@@ -163,7 +163,7 @@ def _faces() -> tuple[FreeTypeFont, FreeTypeFont]:
 
 
 def _folders() -> list[Path]:
-    """Where a library that many have keeps DejaVu Sans Mono."""
+    """Folders where common libraries install DejaVu Sans Mono."""
     from importlib.util import find_spec
 
     matplotlib = find_spec("matplotlib")

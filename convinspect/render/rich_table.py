@@ -1,4 +1,4 @@
-"""A table drawn by Rich. Text reaches Rich as `Text` only, so that nothing in it is read as markup."""
+"""A table drawn by Rich. Text is passed to Rich as `Text` only, so that nothing in it is parsed as markup."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render_block(block: Block) -> RenderableType:
 
 
 def needed(table: Table) -> int:
-    """Cells that a fitted table takes from side to side."""
+    """Total width of a fitted table in cells."""
     return total(widths(table))
 
 

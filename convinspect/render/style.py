@@ -1,4 +1,4 @@
-"""The few styles of the program by name, and how a terminal is told of them. Rich is not needed for either."""
+"""The styles of the program by name, and their escape sequences, without Rich."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WARN = "yellow"
 BAD = "bold red"
 """What is wrong: missing bytes, a difference."""
 NOT_FINITE = "bold reverse magenta"
-"""NaN and infinity: apart from red and blue, which say plus and minus."""
+"""NaN and infinity: neither red nor blue, which mean positive and negative."""
 
 _ATTRIBUTES = {"bold": "1", "dim": "2", "italic": "3", "underline": "4", "reverse": "7"}
 _COLOURS = {name: i for i, name in enumerate(("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"))}
@@ -27,7 +27,7 @@ _GREY = 0.15
 
 @lru_cache(maxsize=4096)
 def sgr(style: str, truecolor: bool = True) -> str:
-    """The escape sequence that switches a style on, "" for no style.
+    """The escape sequence that turns a style on, "" for no style.
 
     Args:
         style: Words in Rich's spelling: attributes, one of the eight colours (also "bright_…"), "color(N)"

@@ -1,4 +1,4 @@
-"""A table as plain data, and how it is made to fit a width. Knows neither Rich nor what a layer is."""
+"""Tables as plain data, and fitting them to a width. Independent of Rich and of what the tables show."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Cell: TypeAlias = str | Styled | tuple[Styled, ...]
 
 
 class Column(NamedTuple):
-    """How a column is titled, drawn and made narrower.
+    """How a column is titled, drawn and narrowed.
 
     Attributes:
         title: Shown above it.
-        justify: Side that cells and title keep to; numbers belong to the right.
-        style: Of cells that bring none.
-        priority: Where columns must go, the lowest go first; of equals, the rightmost.
-        wrap: May be narrowed to several lines (notes).
-        elide: May be shortened in the middle (names).
-        foldable: May become a line under the table when all rows agree.
-        key: Machine name for CSV, Markdown and JSON; the title when "".
-        min_width: What `wrap` and `elide` leave at least, in cells.
-        legend: Those of the table's notes that explain the column's words, and go where it goes.
+        justify: Alignment of cells and title; numbers are aligned right.
+        style: Style of cells that have none.
+        priority: If columns must be dropped, the lowest goes first; of equals, the rightmost.
+        wrap: Cells may be wrapped to several lines (notes).
+        elide: Cells may be shortened in the middle (names).
+        foldable: May become a line under the table if all rows agree.
+        key: Machine name for CSV, Markdown and JSON; if "", the title.
+        min_width: Least width in cells after wrapping or shortening.
+        legend: Notes of the table that explain the column's words, and are dropped with it.
     """
 
     title: str
@@ -61,17 +61,17 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows under columns, with what stands above and below.
+    """Rows and columns, with a title above and notes below.
 
     Attributes:
         columns: From left to right.
         rows: As many cells each as there are columns.
         title: A line above, or "".
         summary: Lines under the table: totals.
-        notes: Quiet lines under those.
-        raw: The rows' machine values for CSV, Markdown and JSON, or () where the cells' text will do.
-        more: Machine names of the values that `raw` has beyond the columns.
-        fitted: Made by `fit`: all text is safe, and a line end in a cell is a line end.
+        notes: Dimmed lines under the summary.
+        raw: The rows' machine values for CSV, Markdown and JSON, or () to use the cells' text.
+        more: Machine names of further values in `raw`, after those of the columns.
+        fitted: Made by `fit`: all text is safe, and a line end in a cell starts a new line.
     """
 
     columns: tuple[Column, ...]
@@ -85,7 +85,7 @@ class Table(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Lines to be shown as they are (a heatmap), with a title above and quiet notes below."""
+    """Lines to be shown unchanged (a heatmap), with a title above and dimmed notes below."""
 
     lines: tuple[Cell, ...]
     title: str = ""
@@ -105,7 +105,7 @@ def plain(cell: Cell) -> str:
 
 
 def pieces(cell: Cell, style: str = "") -> tuple[Styled, ...]:
-    """A cell as styled pieces; `style` is for those that bring none."""
+    """A cell as styled pieces; `style` is for those without one."""
     if isinstance(cell, str):
         return (Styled(cell, style),)
     if isinstance(cell, Styled):
@@ -114,7 +114,7 @@ def pieces(cell: Cell, style: str = "") -> tuple[Styled, ...]:
 
 
 def only_text(cells: Cells) -> Sequence[str] | None:
-    """The cells themselves when none of them brings a style, else None."""
+    """The cells themselves if none of them has a style, else None."""
     return cast("Sequence[str]", cells) if set(map(type, cells)) <= {str} else None
 
 
@@ -125,7 +125,7 @@ def texts(cells: Cells) -> Sequence[str]:
 
 
 def mapped(function: Callable[[Cell], T], cells: Cells) -> list[T]:
-    """`function` of each cell, worked out once for equal cells: columns of notes hold few different ones."""
+    """`function` of each cell, computed once for equal cells: a column of notes has few different ones."""
     made = {cell: function(cell) for cell in set(cells)}
     return [made[cell] for cell in cells]
 
@@ -138,7 +138,7 @@ def by_column(table: Table) -> list[Cells]:
 
 
 def widths(table: Table) -> list[int]:
-    """Cells that each column of a fitted table takes, its title included; one at least, as in Rich."""
+    """Width in cells of each column of a fitted table, including its title; at least one, as in Rich."""
     return [
         max(widest(texts(cells)), cell_width(column.title), 1)
         for column, cells in zip(table.columns, by_column(table), strict=True)
@@ -146,7 +146,7 @@ def widths(table: Table) -> list[int]:
 
 
 def total(column_widths: Sequence[int]) -> int:
-    """Cells that a whole row takes."""
+    """Width in cells of a whole row."""
     return sum(column_widths) + GAP * max(len(column_widths) - 1, 0)
 
 
@@ -228,7 +228,7 @@ def _clean_cells(cells: Cells, column: Column) -> Cells:
 
 
 def _flush_right(cell: Cell) -> Cell:
-    """The cell without blanks at its end, which Rich drops from what it sets flush right; so both layouts do."""
+    """The cell without trailing blanks, which Rich strips from right-aligned cells; so both layouts do."""
     if isinstance(cell, str):
         return cell.rstrip(" ")
     end = len(plain(cell).rstrip(" "))
@@ -273,7 +273,7 @@ def _hidden_note(titles: list[str], full: int) -> str:
 
 
 def _folded(table: Table, needed: list[int], width: int) -> tuple[Table, list[int]]:
-    """Turns columns that say the same in every row into a note, until the rest fits."""
+    """Turn columns with the same text in every row into a note, until the rest fits."""
     if len(table.rows) < 2:
         return table, needed
     keep = list(range(len(table.columns)))
@@ -308,7 +308,7 @@ def _floors(table: Table, needed: list[int]) -> list[int]:
 
 
 def _surviving(columns: Sequence[Column], floors: list[int], width: int) -> list[int]:
-    """The columns that are left once enough are dropped for the others to fit; one always is."""
+    """The columns that remain once enough are dropped for the rest to fit; at least one."""
     keep = list(range(len(columns)))
     for i in _least_first(columns):
         if len(keep) == 1 or total([floors[j] for j in keep]) <= width:
@@ -340,7 +340,7 @@ def _squeezed(table: Table, needed: list[int], floors: list[int], width: int) ->
         if column.wrap and aim[i] < needed[i]:
             cells[i] = mapped(partial(wrapped_cell, width=aim[i]), cells[i])
             aim[i] = max(widest(texts(cells[i])), cell_width(column.title))
-    # Lines rarely break exactly where allowed; what they leave over is given back to the names.
+    # Wrapped lines rarely use the full width; the remaining cells are given to the names.
     spare = width - total(aim)
     for i, column in enumerate(columns):
         if column.elide and not column.wrap and aim[i] < needed[i]:
@@ -360,12 +360,12 @@ def _elided_cell(cell: Cell, width: int) -> Cell:
 
 
 def wrapped(text: str, width: int) -> str:
-    """`text` with line ends put in so that each line takes at most `width` cells."""
+    """`text` with line ends inserted so that each line takes at most `width` cells."""
     return "\n".join(text[start:end] for start, end in wrap(text, width))
 
 
 def wrapped_cell(cell: Cell, width: int) -> Cell:
-    """The same of a cell, which keeps its styles."""
+    """The same for a cell, which keeps its styles."""
     if isinstance(cell, str):
         return wrapped(cell, width)
     if isinstance(cell, Styled):
@@ -378,7 +378,7 @@ def wrapped_cell(cell: Cell, width: int) -> Cell:
 
 
 def _cut(cell: tuple[Styled, ...], start: int, end: int) -> list[Styled]:
-    """The pieces that hold characters `start:end`."""
+    """The styled pieces of characters `start:end`."""
     out = []
     offset = 0
     for piece in cell:

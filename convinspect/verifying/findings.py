@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from convinspect.text import plural
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.layers import LayerCheck
 
@@ -79,6 +80,10 @@ class Report:
     notes: tuple[str, ...] = ()
     model: ModelCheck | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        outcome = f"equal, strength {self.strength}" if self.equal else "not equal"
+        return f"<verify report: {outcome}, {plural(len(self.kinds), 'layer')} converted>"
 
     @property
     def equal(self) -> bool:

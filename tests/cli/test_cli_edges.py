@@ -25,6 +25,13 @@ def test_an_empty_kernel_is_an_empty_matrix(tmp_path: Path) -> None:
     assert_one_line(run("weights", tmp_path / "a.pt", "a", "--kernel", "0"), "no outputs")
 
 
+def test_an_empty_tensor_of_no_layer_is_an_empty_matrix(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(0, 3), "y": torch.zeros(2, 0, 4)}, tmp_path / "a.pt")
+    for options in ((), ("--format", "json"), ("--format", "csv"), ("--format", "md"), ("--heatmap",), ("--stats",)):
+        result = run("weights", tmp_path / "a.pt", "*", *options)
+        assert (result.returncode, result.stderr) == (0, ""), options
+
+
 def test_a_transposed_convolution_shows_its_outputs_and_its_bias() -> None:
     source = FIXTURES / "conv_transpose.pt"
     expected = torch.load(source, weights_only=True)
