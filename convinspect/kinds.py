@@ -23,6 +23,7 @@ LISTED = (
     "MultiheadAttention",
     "Parametrized",
     "Incomplete",
+    "Empty",
 )
 """Kinds that a listing shows by default: all that hold, or may hold, a convolution's or a Linear's matrix."""
 

@@ -68,6 +68,9 @@ _CODES = (
          " torch.load with torch.utils.serialization.config.load.calculate_storage_offsets reads other bytes.", RESAVE),
     Code("bad-metadata", "warning", "A field beside the tensors is not what its format asks for, so that some readers"
          " refuse the file.", RESAVE),
+    Code("empty-weight", "warning", "A weight has shape (0,) and no numbers, as DeepSpeed's ZeRO-3 leaves parts that"
+         " were not gathered before saving.", "save it again with stage3_gather_16bit_weights_on_model_save, or make it"
+         " whole with DeepSpeed's zero_to_fp32.py"),
     Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),
     Code("tensor-twice", "error", "Two shards hold a tensor of the same name.", "write the shards again"),
     Code("tensor-missing", "error", "The index names a tensor that its shard does not hold.", "download both again"),

@@ -26,7 +26,7 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.formats.zip.structures import is_zip
-from convinspect.records import Container, Contents, Tensor
+from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.text import plural
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
@@ -162,10 +162,24 @@ def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
                     f" which has {storage.nbytes:,}"
                 )
                 yield finding("storage-short", contents.path, message, subject=tensor.key)
+        yield from _scan_empty(contents.path, root)
     # What a reader says of missing bytes was found above for a zip, record by record.
     if not codes & {"storage-short", "record-outside", "unreadable"}:
         for problem in contents.problems:
             yield finding("storage-short", contents.path, problem.what)
+
+
+def _scan_empty(path: Path, root: Root) -> Iterator[Finding]:
+    """Weights without numbers, all of a root in one finding: ZeRO-3 leaves none out."""
+    if root.role == "optimizer":
+        return
+    empty = [
+        tensor.key for tensor in root.tensors if tensor.shape == (0,) and "weight" in tensor.key.rpartition(".")[2]
+    ]
+    if empty:
+        what = f"{plural(len(empty), 'weight')} of {len(root.tensors):,} tensors"
+        message = f"{what}: no numbers, shape (0,); the first is {empty[0]!r}"
+        yield finding("empty-weight", path, message, subject=empty[0])
 
 
 def _reach(tensor: Tensor) -> int:

@@ -7,7 +7,15 @@ otherwise the shapes do.
 from __future__ import annotations
 
 from convinspect.layers.by_module import by_module
-from convinspect.layers.by_shape import Context, by_shape, is_list, is_quantized, is_scaled_from_above, quantized
+from convinspect.layers.by_shape import (
+    STATISTICS,
+    Context,
+    by_shape,
+    is_list,
+    is_quantized,
+    is_scaled_from_above,
+    quantized,
+)
 from convinspect.layers.lora import is_magnitude
 from convinspect.records import Doubt, Layer, Module
 
@@ -27,6 +35,8 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if layer.norm:
         parts = ", ".join(leaf for leaf in layer.tensors if "bias" not in leaf)
         layer = layer._replace(tags=(layer.norm.replace("_", "-"),), notes=(f"the kernel is computed from {parts}",))
+    if layer.weight.shape == (0,):
+        return _empty(layer, module)
     if is_quantized(layer) or is_scaled_from_above(layer.name, layer.weight, context):
         return quantized(layer)
     known = by_module(layer, module) if module is not None else None
@@ -39,6 +49,16 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         note = f"its class {module.class_name} keeps no hyperparameters known here"
         known = known._replace(notes=(*known.notes, note))
     return _with_assumptions(known)
+
+
+_EMPTY = "its weight has shape (0,) and no numbers, as a ZeRO-3 part that was not gathered before saving"
+
+
+def _empty(layer: Layer, module: Module | None) -> Layer:
+    """A layer without its numbers; what it was, its class may tell and its statistics, which are never partitioned."""
+    kind = "BatchNorm" if STATISTICS & set(layer.tensors) else "Empty"
+    notes = (*layer.notes, _EMPTY, *([f"its class is {module.class_name}"] if module is not None else []))
+    return layer._replace(kind=kind, evidence="ambiguous", tags=(*layer.tags, "empty"), notes=notes)
 
 
 def _with_assumptions(layer: Layer) -> Layer:

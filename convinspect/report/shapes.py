@@ -18,7 +18,7 @@ from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
-_BAD_TAGS = {"incomplete", "cut"}
+_BAD_TAGS = {"incomplete", "cut", "empty"}
 
 _ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 _ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
@@ -28,6 +28,7 @@ _EXPLAINED = {
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
+    "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
 }

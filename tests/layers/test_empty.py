@@ -1,0 +1,57 @@
+"""Weights that were saved without their numbers, as parts of a model under ZeRO-3 are when nobody gathers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from convinspect.checking.findings import CODES
+from convinspect.checking.scan import check
+from support.program import run
+from support.saving import layers_in
+
+
+def emptied(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+    return model
+
+
+def model() -> nn.Module:
+    parts = {"conv": nn.Conv1d(4, 4, 1), "fc": nn.Linear(4, 3), "bn": nn.BatchNorm1d(3), "emb": nn.Embedding(5, 4)}
+    return emptied(nn.ModuleDict(parts))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_empty_weights_are_listed_found_and_left(tmp_path: Path, whole: bool) -> None:
+    saved = model() if whole else model().state_dict()
+    layers = layers_in(tmp_path, saved)
+    path = tmp_path / "model.pt"
+    for name in ("conv", "fc", "bn", "emb"):
+        assert layers[name].kind == ("BatchNorm" if name == "bn" else "Empty")
+        assert "empty" in layers[name].tags
+        assert "ZeRO-3" in "".join(layers[name].notes)
+    shown = run("shapes", path)
+    assert (shown.returncode, shown.stdout.count("ZeRO-3")) == (0, 1)
+    assert "not gathered" in shown.stdout.replace("\n", " ")
+    findings = [finding for finding in check(path).findings if finding.code == "empty-weight"]
+    assert len(findings) == 1
+    assert "4 weights" in findings[0].message
+    assert "'conv.weight'" in findings[0].message
+    assert "stage3_gather_16bit_weights_on_model_save" in CODES["empty-weight"].remedy
+    # A whole model is refused for what it is.
+    for to in () if whole else ("conv1d", "linear"):
+        done = run("convert", path, "-o", tmp_path / "b.pt", "--to", to, "--layer", "fc", "--layer", "conv")
+        assert done.returncode == 2
+        assert "ZeRO-3" in done.stderr.replace("\n", " ")
+    assert run("weights", path).returncode in (0, 2)
+
+
+def test_what_holds_numbers_is_not_empty(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.zeros(0, 4), "fc.bias": torch.zeros(0), "a": torch.zeros(0), "b.weight": torch.zeros(1)}
+    layers = layers_in(tmp_path, state)
+    assert not any("empty" in layer.tags for layer in layers.values())
+    assert not [finding for finding in check(tmp_path / "model.pt").findings if finding.code == "empty-weight"]
