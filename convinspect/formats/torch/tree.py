@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import RefusedFile
 from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
+from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
 from convinspect.formats.torch.tensors import (
     StorageOf,
     arguments,
@@ -37,11 +38,13 @@ class _Scan(NamedTuple):
         tensors: Tensors by the path of their container, in stored order.
         modules: Modules by their name, by the path of the outermost module.
         optimizers: Ids of the parameters by group, and names of the parameters, by the optimizer's path.
+        nodes: Every container that was searched, by its path.
     """
 
     tensors: dict[Path, list[Tensor]]
     modules: dict[Path, dict[str, Module]]
     optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]]
+    nodes: dict[Path, Any]
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -75,7 +78,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
     Raises:
         RefusedFile: A limit is exceeded.
     """
-    scan = _Scan({}, {}, {})
+    scan = _Scan({}, {}, {}, {})
     above: set[int] = set()
     barren: set[int] = set()
     tensors = 0
@@ -96,7 +99,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
                 "its pickle refers to the same parts over and over, more often than any checkpoint does",
                 "do not load it elsewhere either",
             )
-        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST:
+        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST or is_nested(node):
             continue
         container = holder_path
         if isinstance(holder, Tuple) and holder_path:
@@ -119,6 +122,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
         if groups is not None:
             scan.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
+        scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
     return scan
 
@@ -333,7 +337,11 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             tuple(tensors),
             scan.modules.get(path, {}),
             *scan.optimizers.get(at, (None, None)),
+            # Dictionaries that were merged are together no state_dict.
+            others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else (),
         )
+    if not merged:
+        yield from without_tensors(scan.nodes)
 
 
 def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
@@ -348,14 +356,8 @@ def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
 
 _WHOLE_NAMES = ("state_dict", "model", "net", "ema", "generator", "discriminator", "module")
 _LAYER_PARTS = {
-    "weight",
-    "bias",
-    "running_mean",
-    "running_var",
-    "num_batches_tracked",
-    "weight_g",
-    "weight_v",
-}
+    "weight", "bias", "running_mean", "running_var", "num_batches_tracked", "weight_g", "weight_v",
+}  # fmt: skip
 
 
 def _merge_single_layers(scan: _Scan) -> dict[Path, list[Tensor]]:
