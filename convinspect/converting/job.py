@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.checks import (
+    check_layout,
     check_model,
     check_optimizer,
     check_options,
@@ -222,6 +223,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_options(options, resaved)
     check_optimizer(checkpoint, options, resaved)
     check_source(checkpoint, resaved)
+    writer = writer_of(output) if resaved and output is not None else "torch"
+    check_layout(checkpoint, resaved, writer)
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
@@ -236,7 +239,6 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     fruitless = () if does_more else _fruitless(selection, options)
     if fruitless and target is not None:
         raise nothing_converted(fruitless)
-    writer = writer_of(output) if resaved and output is not None else "torch"
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
@@ -358,6 +360,7 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
         checkpoint.nbytes_on_disk,
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
+        layout=checkpoint.layout,
     )
     return Checkpoint(contents, used.path)
 

@@ -25,7 +25,7 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
         The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
-    context = context_of(groups)
+    context = context_of(groups, checkpoint.layout)
     layers: list[Layer] = []
     for group in groups:
         if holding is not None and not any(map(holding, group.tensors.values())):
