@@ -297,6 +297,7 @@ class Doubt(Enum):
     MAY_BE_CONV_TRANSPOSE = "it may be a ConvTranspose{dims}d, which its name suggests and its shapes do not tell"
     MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
+    NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None) -> str:
@@ -337,6 +338,7 @@ class Layer(NamedTuple):
         notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
         doubts: What it may be, or need, other than it seems.
         low_rank: One half of a low-rank pair (LoRA), by its name.
+        norm_dims: Dimensions along which spectral norm may take the weight, the likeliest first; one where it is known.
     """
 
     name: str
@@ -360,6 +362,7 @@ class Layer(NamedTuple):
     notes: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     low_rank: bool = False
+    norm_dims: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         known = self.in_width is not None and self.out_width is not None
