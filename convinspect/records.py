@@ -301,18 +301,15 @@ class Doubt(Enum):
     MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
     LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
+    NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:
         """The doubt about a layer with this weight and bias, in words; `first`: its outputs, where not first."""
         if "{" not in self.value:
             return self.value
-        return self.value.format(
-            weight=weight.shape,
-            bias=None if bias is None else bias.shape,
-            dims=len(weight.shape) - 2,
-            first=weight.shape[0] if first is None else first,
-        )
+        shape = weight.shape
+        return self.value.format(weight=shape, bias=bias and bias.shape, dims=len(shape) - 2, first=first or shape[0])
 
 
 class Layer(NamedTuple):
@@ -342,6 +339,7 @@ class Layer(NamedTuple):
         doubts: What it may be, or need, other than it seems.
         low_rank: One half of a low-rank pair (LoRA), by its name.
         layout: How the weight lies where that is not PyTorch's order of axes, and where it is known from.
+        norm_dims: Dimensions along which spectral norm may take the weight, the likeliest first; one where it is known.
     """
 
     name: str
@@ -366,6 +364,7 @@ class Layer(NamedTuple):
     doubts: tuple[Doubt, ...] = ()
     low_rank: bool = False
     layout: Layout | None = None
+    norm_dims: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         known = self.in_width is not None and self.out_width is not None

@@ -30,6 +30,8 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
     """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
+    if _has_norm_over_kernel(layer):
+        return f"its {(layer.norm or '').replace('_', ' ')} is taken along a dimension of the kernel, which would go"
     if layer.weight.layout.startswith("sparse"):
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
     if layer.layout is not None:
@@ -64,6 +66,20 @@ def _layout_obstacle(layer: Layer, layout: Layout, exact: bool) -> str | None:
         doubt = f"it would be taken for {maker.value}'s layout, {layout.known_from.value}"
         return unless_named(doubt, layer.name, "if that is so")
     return None
+
+
+def _has_norm_over_kernel(layer: Layer) -> bool:
+    """Whether its norm is taken along a dimension that a conversion adds or removes, so that its parts would not fit.
+
+    Weight norm's g (1, 1, k) for a v (O, I, k) has one number for each place in the kernel.
+    """
+    if layer.norm == "spectral_norm":
+        return bool(layer.norm_dims) and min(layer.norm_dims) > 1
+    if layer.norm != "weight_norm":
+        return False
+    g = layer.tensors.get("weight_g") or layer.tensors.get("parametrizations.weight.original0")
+    ones = g is not None and len(g.shape) == len(layer.weight.shape) and g.shape[:2] == (1, 1)
+    return ones and 1 not in layer.weight.shape[:2]
 
 
 def converted_together(layer: Layer, reason: str) -> Wording:

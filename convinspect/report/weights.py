@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layouts import axis_names
-from convinspect.records import Layer
+from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape
 from convinspect.render.emit import TerminalSize
 from convinspect.render.heatmap import heatmap
@@ -19,7 +20,7 @@ from convinspect.render.matrix import MatrixView, matrix_table, number, scale, s
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.shapes import layer_name
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats
@@ -123,6 +124,16 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
             for layer, stats in layers
         ],
     )  # fmt: skip
+
+
+def assumed_dims(layers: Iterable[Layer]) -> list[str]:
+    """A line for the layers whose spectral norm's dim is assumed.
+
+    Raises:
+        ConvInspectError: The numbers that would tell it cannot be read.
+    """
+    names = [layer_name(layer) for layer in layers if assumed_dim(layer) is not None]
+    return [f"{first_few(names)}: PyTorch's default is taken: {Doubt.NORM_DIM.value}"] if names else []
 
 
 def _stats_values(stats: Stats) -> tuple[Any, ...]:
