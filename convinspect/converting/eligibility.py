@@ -121,7 +121,8 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     if moves is not None:
         return moves
     first, second = torch_shape(layer)[:2]
-    if layer.groups is None and second == 1 and first > 1 and not exact:
+    # A low-rank pair's rank tells that its second half has no groups.
+    if layer.groups is None and second == 1 and first > 1 and not (exact or layer.low_rank):
         reason = f"{layer.weight.shape} reads as depthwise (groups={first})"
         return unless_named(reason, layer.name, "if its groups are 1")
     return None

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from convinspect.converting.decisions import Conversion, Decisions, Plan, Refusal, sorted_out
 from convinspect.converting.eligibility import obstacle
-from convinspect.converting.plan import (
-    Conversion,
-    Decisions,
-    Plan,
-    Refusal,
-    assumed,
-    keep_groups_together,
-    sorted_out,
-)
+from convinspect.converting.plan import assumed, keep_groups_together
 from convinspect.converting.reshape import edit_to, out_in, reshaped, reshaped_in
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D

@@ -27,6 +27,7 @@ from convinspect.layers.by_shape import (
     orientation,
 )
 from convinspect.layers.layouts import layout_by_kernels
+from convinspect.layers.lora import same_rank
 from convinspect.layers.reading import read_weight
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.layouts import Layout
@@ -308,7 +309,8 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
         return layer
     missing = "" if partner in context.modules else ", which is not in the file"
     note = f"one half of a LoRA pair with {partner}{missing}"
-    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=True)
+    paired = same_rank(layer.name, layer.weight, context.modules.get(partner, {}).get("weight"))
+    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=paired)
 
 
 def lora_partner(name: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.lora import is_magnitude
+from convinspect.layers.lora import follows_a_layer
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.tensors import Pairs
@@ -114,7 +114,7 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
 
 
 def _may_change_shape(layer: Layer) -> bool:
-    return layer.kind in KINDS or is_magnitude(layer.name)
+    return layer.kind in KINDS or follows_a_layer(layer.name)
 
 
 def _within(names: Iterable[str], differing: Mapping[str, object], excused: frozenset[str]) -> list[str]:

@@ -13,7 +13,7 @@ from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.lora import as_vector, is_magnitude
+from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
 
@@ -289,7 +289,7 @@ def _compare_reshaped(
 
 def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
     """Whether both are DoRA's magnitudes, a vector with or without sizes of 1, and hold the same bits."""
-    vectors = [as_vector(tensor) if is_magnitude(tensor.key) else None for tensor in (before, after)]
+    vectors = [as_vector(tensor) if follows_a_layer(tensor.key) else None for tensor in (before, after)]
     return vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1])
 
 

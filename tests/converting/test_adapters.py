@@ -1,0 +1,183 @@
+"""Adapters beside a layer change with it, or neither does; with peft the outputs stay the same on both sides."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from support.conversions import load
+from support.program import run
+
+CONV = {1: "conv1d", 2: "conv2d"}
+
+
+def layer(dims: int, inputs: int = 8, outputs: int = 6) -> nn.Module:
+    if dims == 0:
+        return nn.Linear(inputs, outputs)
+    return (nn.Conv1d, nn.Conv2d)[dims - 1](inputs, outputs, 1)
+
+
+class Model(nn.Module):
+    def __init__(self, dims: int, inputs: int = 8) -> None:
+        super().__init__()
+        self.dims, self.q = dims, layer(dims, inputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, L) → (N, O, L), whatever the layer takes."""
+        if self.dims == 2:
+            return self.q(x[..., None])[..., 0]
+        y: torch.Tensor = self.q(x.movedim(1, -1)).movedim(-1, 1) if self.dims == 0 else self.q(x)
+        return y
+
+
+CONFIGS: dict[str, Callable[[Any], Any]] = {
+    "lora, rank 1": lambda peft: peft.LoraConfig(r=1, target_modules=["q"]),
+    "lora": lambda peft: peft.LoraConfig(r=2, target_modules=["q"]),
+    "dora": lambda peft: peft.LoraConfig(r=1, use_dora=True, target_modules=["q"]),
+    "loha": lambda peft: peft.LoHaConfig(r=2, target_modules=["q"]),
+    "lokr": lambda peft: peft.LoKrConfig(r=2, target_modules=["q"]),
+    "lokr in parts": lambda peft: peft.LoKrConfig(r=1, target_modules=["q"]),
+    "ia3": lambda peft: peft.IA3Config(target_modules=["q"], feedforward_modules=[]),
+    "ia3 of inputs": lambda peft: peft.IA3Config(target_modules=["q"], feedforward_modules=["q"]),
+    "boft": lambda peft: peft.BOFTConfig(boft_block_size=2, target_modules=["q"]),
+    "hra": lambda peft: peft.HRAConfig(r=2, target_modules=["q"]),
+}
+TWO_DIMENSIONS_ONLY = {"ia3", "ia3 of inputs", "boft", "hra"}
+REFUSED = {("lokr", 1)}
+
+
+def adapted(peft: Any, name: str, dims: int, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(Model(dims), CONFIGS[name](peft))
+    for key, parameter in model.named_parameters():
+        if "base_layer" not in key:
+            parameter.data = torch.randn_like(parameter) * 0.3
+    return model.eval()
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_base_and_adapter_load_in_peft_on_the_other_layer(tmp_path: Path, name: str, dims: int) -> None:
+    """Both ways: the whole converted state_dict loads strictly into peft on the other layer, with the same outputs."""
+    peft = pytest.importorskip("peft")
+    if dims == 1 and name in TWO_DIMENSIONS_ONLY:
+        pytest.skip("peft does not put it on a Conv1d")
+    x = torch.randn(2, 8, 5)
+    for before, after, to, origin in ((dims, 0, "linear", CONV[dims]), (0, dims, CONV[dims], "linear")):
+        model = adapted(peft, name, before)
+        source, target, back = (tmp_path / f"{each}{before}.pt" for each in "abc")
+        torch.save(model.state_dict(), source)
+        done = run("convert", source, "-o", target, "--to", to, "--from", origin, "--layer", "*q*")
+        if (name, dims) in REFUSED:
+            assert done.returncode == 2
+            assert "merge the adapter first" in done.stderr
+            assert not target.exists()
+            continue
+        assert done.returncode == 0, done.stderr
+        other = adapted(peft, name, after, seed=1)
+        other.load_state_dict(torch.load(target), strict=True)
+        with torch.no_grad():
+            assert torch.allclose(other(x), model(x), atol=1e-5)
+        assert run("verify", source, target, "--bits").returncode == 0
+        again = run("convert", target, "-o", back, "--to", origin, "--from", to, "--layer", "*q*")
+        assert again.returncode == 0, again.stderr
+        assert back.read_bytes() == source.read_bytes()
+
+
+def state(kind: str, **parts: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """A base layer q and the parts of its adapter, in names of peft."""
+    dims = ("linear", "conv1d", "conv2d").index(kind)
+    shapes = {"q.base_layer.weight": (6, 8, *(1,) * dims), "q.base_layer.bias": (6,)}
+    shapes |= {f"q.{name}.default{'.weight' * name.startswith('lora_')}": shape for name, shape in parts.items()}
+    return {key: torch.randn(shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("to", "origin", "parts", "why"),
+    [
+        ("linear", "conv1d", {"lokr_w1": (2, 2), "lokr_w2": (3, 4, 1)}, "whole second factor"),
+        ("conv1d", "linear", {"lokr_w1": (2, 2), "lokr_w2": (3, 4)}, "whole second factor"),
+        ("conv1d", "linear", {"ia3_l": (6, 1)}, "does not put on a Conv1d"),
+        ("conv1d", "linear", {"boft_s": (6, 1)}, "does not put on a Conv1d"),
+        ("conv2d", "linear", {"vera_lambda_b": (6,), "vera_lambda_d": (2,)}, "does not put on a Conv2d"),
+        ("linear", "conv2d", {"hada_t1": (2, 2, 1, 1), "hada_w1_a": (2, 6)}, "Tucker"),
+    ],
+)
+def test_what_cannot_follow_keeps_the_layer_too(
+    tmp_path: Path, to: str, origin: str, parts: dict[str, tuple[int, ...]], why: str
+) -> None:
+    torch.save(state(origin, **parts), tmp_path / "a.pt")
+    named = ("--layer", "q.base_layer")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", to, "--from", origin, *named)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert not (tmp_path / "b.pt").exists()
+
+
+def test_base_and_pair_change_together_or_not_at_all(tmp_path: Path) -> None:
+    torch.save(state("conv1d", lora_A=(1, 8, 1), lora_B=(6, 1, 1)), tmp_path / "a.pt")
+    for layers in (["q.base_layer"], ["q.lora_*"], ["q.lora_A.default", "q.base_layer"]):
+        options = [word for name in layers for word in ("--layer", name)]
+        done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", *options)
+        assert done.returncode == 2, layers
+        assert not (tmp_path / "b.pt").exists()
+    assert run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear").returncode == 0
+    assert {key: value.dim() for key, value in load(tmp_path / "b.pt").items()} == {
+        "q.base_layer.weight": 2, "q.base_layer.bias": 1, "q.lora_A.default.weight": 2, "q.lora_B.default.weight": 2,
+    }  # fmt: skip
+
+
+def test_the_second_half_of_a_grouped_convolutions_pair_stays(tmp_path: Path) -> None:
+    """Rank 2 in two groups: lora_B (6, 1, 1) has groups, as its partner's rank tells."""
+    torch.save({"q.lora_A.weight": torch.ones(2, 4, 1), "q.lora_B.weight": torch.ones(6, 1, 1)}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-n", "--to", "linear")
+    assert "reads as depthwise" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("to", "origin", "parts", "shapes"),
+    [
+        ("linear", "conv2d", {"lokr_w2": (3, 4, 1, 1), "lokr_w1": (2, 2)}, {"lokr_w2": (3, 4), "lokr_w1": (2, 2)}),
+        ("conv2d", "linear", {"boft_s": (6, 1)}, {"boft_s": (1, 6)}),
+        ("conv2d", "linear", {"ia3_l": (6, 1)}, None),
+        ("linear", "conv2d", {"boft_s": (1, 6)}, {"boft_s": (6, 1)}),
+        ("linear", "conv1d", {"lora_A.weight": (1, 8, 1), "lora_B.weight": (6, 1, 1)},
+         {"lora_A.weight": (1, 8), "lora_B.weight": (6, 1)}),
+        ("linear", "conv2d", {"ia3_l": (1, 6, 1, 1)}, None),
+        ("linear", "conv1d", {"lokr_w2": (3, 4, 1), "lokr_w1": (2, 2)}, None),
+    ],
+)  # fmt: skip
+def test_adapters_in_a_file_of_their_own(
+    tmp_path: Path, to: str, origin: str, parts: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]] | None
+) -> None:
+    source, target, back = (tmp_path / f"{name}.safetensors" for name in "abc")
+    prefix = "base_model.model.q."
+    save_file({prefix + name: torch.randn(shape) for name, shape in parts.items()}, source)
+    done = run("convert", source, "-o", target, "--to", to, "--from", origin)
+    if shapes is None:
+        assert "merge the adapter first" in " ".join((done.stdout + done.stderr).split())
+        assert not target.exists() or target.read_bytes() == source.read_bytes()
+        return
+    assert done.returncode == 0, done.stderr
+    assert {key.removeprefix(prefix): tuple(value.shape) for key, value in load(target).items()} == shapes
+    assert run("verify", source, target, "--bits").returncode == 0
+    assert run("convert", target, "-o", back, "--to", origin, "--from", to).returncode == 0
+    assert back.read_bytes() == source.read_bytes()
+
+
+def test_like_does_not_reshape_what_must_stay(tmp_path: Path) -> None:
+    parts = {"lokr_w1": (2, 2), "lokr_w2": (3, 4, 1)}
+    torch.save(state("conv1d", **parts), tmp_path / "a.pt")
+    torch.save(state("linear", lokr_w1=(2, 2), lokr_w2=(3, 4)), tmp_path / "b.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--like", tmp_path / "b.pt")
+    assert done.returncode == 2
+    assert "merge the adapter first" in done.stderr
