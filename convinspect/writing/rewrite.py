@@ -160,6 +160,8 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
         tensor = edit.tensor
         if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
             continue
+        if tensor.wrapped:
+            raise CannotWrite(f"tensor {tensor.key!r} is a {tensor.subclass}, whose parts would keep their shape")
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
