@@ -77,6 +77,7 @@ class Checkpoint(Mapping[str, Tensor]):
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
         metadata: The file's string metadata.
+        layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
@@ -95,6 +96,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.problems = contents.problems
         self.notes = contents.notes
         self.metadata = contents.metadata
+        self.layout = contents.layout
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions

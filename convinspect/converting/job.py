@@ -8,12 +8,14 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.checks import (
+    check_layout,
     check_model,
     check_optimizer,
     check_options,
     check_source,
     target_of,
 )
+from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
 from convinspect.converting.nothing import Fruitless, why_nothing
 from convinspect.converting.options import Options
@@ -21,7 +23,8 @@ from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
-from convinspect.layers.find import can_fuse, find_layers
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import exactly_named
 from convinspect.records import Contents, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.left_behind import losses, old_names, unfused
@@ -224,6 +227,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_options(options, resaved)
     check_optimizer(checkpoint, options, resaved)
     check_source(checkpoint, resaved)
+    writer = writer_of(output) if resaved and output is not None else "torch"
+    check_layout(checkpoint, resaved, writer)
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
@@ -231,23 +236,23 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     keep = options.keep_optimizer or options.drop_optimizer
     planned = selection.plan
     following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
-    fused = tuple(
-        layer for layer in selection.layers if options.fuse and layer.name in selection.chosen and can_fuse(layer)
-    )
+    exact = exactly_named(selection.layers, options.layer)
+    fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
     found = selection.layers, selection.chosen, planned
-    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint))
-    does_more = options.state_dict or other_format or options.drop_optimizer or fused or renamed.edits
+    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
+    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed.edits
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
-    writer = writer_of(output) if resaved and output is not None else "torch"
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
+        *fused.notes,
+        *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
     return Job(
-        checkpoint, options, target, selection, following, renamed, fused, resaved, fruitless,
+        checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
         fruitless is not None and not does_more, notes,
     )  # fmt: skip
 
@@ -329,9 +334,9 @@ def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, res
     return (f"the optimizer's param_names keep the old names: {first_few(kept)}",) if kept else ()
 
 
-def _left_unfused(root: Root, fused: Sequence[Layer]) -> tuple[str, ...]:
+def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
     """A line for weights that are computed from several tensors and cannot be fused."""
-    parts = unfused(root, fused)
+    parts = unfused(root, (*fused.layers, *fused.kept))
     if not parts:
         return ()
     what = f"{first_few(parts)}: computed from several tensors, and left so; "
@@ -357,6 +362,7 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
         checkpoint.nbytes_on_disk,
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
+        layout=checkpoint.layout,
     )
     return Checkpoint(contents, used.path)
 

@@ -43,6 +43,7 @@ def why_nothing(
     options: Options,
     found: tuple[Sequence[Layer], Collection[str], Plan],
     names: Mapping[str, str],
+    unfused: Sequence[Refusal] = (),
 ) -> Fruitless | None:
     """Why nothing changes that the options ask for; None if something does, or if they ask for no layers.
 
@@ -51,6 +52,7 @@ def why_nothing(
         options: What is asked for.
         found: All layers of the source, the names of those that were chosen, and their plan.
         names: The source's clean names by stored key, as they will be.
+        unfused: Weights that are computed from several tensors and cannot be fused.
     """
     layers, chosen, planned = found
     if planned.conversions:
@@ -58,9 +60,9 @@ def why_nothing(
     if options.like is not None:
         return _unlike(options, planned, chosen, names, checkpoint)
     if options.kind is None:
-        return _no_rename_or_fuse(options)
+        return _no_rename_or_fuse(options, unfused)
     request = Request(options.kind, options.kinds, options.layer, options.exclude, options.expand)
-    refused = planned.refused_of(chosen)
+    refused = planned.refused_of(chosen) or unfused
     remedies = [
         *_more_reasons(refused),
         *_other_kinds(layers, request),
@@ -80,7 +82,9 @@ def why_nothing(
     )
 
 
-def _no_rename_or_fuse(options: Options) -> Fruitless | None:
+def _no_rename_or_fuse(options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
+    if unfused:
+        return Fruitless(_of_first(unfused), _joined(_more_reasons(unfused)))
     if options.fuse:
         return Fruitless("no weight is computed from several tensors, so there is none to fuse")
     return Fruitless("the new names are the old ones") if options.rename else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import plan_like, square_turned
+from convinspect.converting.like import other_layout, plan_like, square_turned
 from convinspect.converting.plan import Plan
 from convinspect.converting.reshape import out_in
 from convinspect.diffing.differences import Difference, DiffReport, Kind
@@ -16,6 +16,7 @@ from convinspect.formats.torch.objects import read_objects, versions
 from convinspect.keys.pairing import COUNT, Pairing, pair_keys
 from convinspect.layers.find import find_layers
 from convinspect.layers.lora import as_vector, is_magnitude
+from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:
@@ -49,11 +50,16 @@ def diff(
             differences.append(_unpaired(only_a[place], Kind.ONLY_IN_A, tensor, supplied))
             continue
         name, partner = partners[place]
-        difference = Difference(name, _kind(tensor, partner, id(tensor) in conversion.turned), tensor, partner)
+        seen = conversion.seen.get(id(tensor), tensor), conversion.seen.get(id(partner), partner)
+        difference = Difference(name, _kind(*seen, id(tensor) in conversion.turned), tensor, partner)
         if values:
-            difference = _with_values(difference)
+            difference = _with_values(difference, *seen)
             progress(tensor.nbytes + partner.nbytes)
         layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor), "")
+        if (why := conversion.foreign.get(id(tensor))) is not None:
+            obstacle = f"is {tensor.shape} in A and {partner.shape} in B: {why}"
+            differences.append(replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle))
+            continue
         differences.append(loading_effect(difference, layer, refusal))
     differences += [_unpaired(name, Kind.ONLY_IN_B, tensors[1][place], supplied) for name, place in pairing.only_b]
     return DiffReport(tuple(differences), pairing.prefixes, pairing.rules, values, a=a, b=b)
@@ -66,11 +72,15 @@ class _Conversion(NamedTuple):
         turned: Square weights that are stored transposed in B.
         layers: Names of the layers that would be converted.
         refusals: Why layers would be left unchanged.
+        seen: Convolutions' weights of both in other libraries' layouts, in PyTorch's order of axes.
+        foreign: Of A's weights whose layout is not B's, how they differ.
     """
 
     turned: set[int]
     layers: dict[int, str]
     refusals: dict[int, str]
+    seen: dict[int, Tensor]
+    foreign: dict[int, str]
 
 
 def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Conversion:
@@ -84,7 +94,11 @@ def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tens
     wanted = {tensor.key: partners[id(tensor)] for tensor in a.tensors.values() if id(tensor) in partners}
     plan = plan_like(layers, names, wanted, layers_of_b)
     converted = {id(edit.tensor): each.layer.name for each in plan.conversions for edit in each.edits}
-    return _Conversion(turned, converted, _refusals(layers, plan))
+    foreign = (layer for layer in (*layers, *layers_of_b) if is_turned(layer) and len(layer.weight.shape) > 2)
+    seen = {id(layer.weight): in_torch_order(layer).weight for layer in foreign}
+    whys = ((id(layer.weight), other_layout(layer, counterparts[id(layer.weight)])) for layer in layers)
+    others = {weight: why for weight, why in whys if why}
+    return _Conversion(turned, converted, _refusals(layers, plan), seen, others)
 
 
 def _relevant_tensors(
@@ -95,10 +109,11 @@ def _relevant_tensors(
     These are tensors whose shapes differ, square matrices, which may be transposed, and tensors that change together
     with others. Where a hundred thousand are alike, their layers need not be found.
     """
+    foreign = sides[0].layout != sides[1].layout
     relevant = {
         id(tensor)
         for a, b in pairs
-        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1])
+        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1]) or (foreign and len(a.shape) > 2)
         for tensor in (a, b)
     }
     for side in sides:
@@ -242,12 +257,18 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def _with_values(difference: Difference) -> Difference:
-    """Add to a difference how the numbers differ, reshaped as its kind says."""
+def _with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
+    """Add to a difference how the numbers differ, reshaped as its kind says.
+
+    Args:
+        difference: Of two tensors.
+        a: The first, in PyTorch's order of axes.
+        b: The second, likewise.
+    """
     from convinspect.arrays.equality import as_matrix, same_bits
 
-    a, b, kind = difference.a, difference.b, difference.kind
-    if a is None or b is None or a is b or kind == Kind.SHAPE_DIFFERS:
+    kind = difference.kind
+    if a is b or kind == Kind.SHAPE_DIFFERS:
         return difference
     if a.shape != b.shape and is_magnitude(a.key):
         a, b = as_vector(a) or a, as_vector(b) or b

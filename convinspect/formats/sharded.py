@@ -109,7 +109,7 @@ def _combined(
     pickles: dict[Path, Pickle] = {}
     read: set[str] = set()
     missing: set[str] = set()
-    size, container = 0, Container.SAFETENSORS
+    size, container, layout = 0, Container.SAFETENSORS, None
     named = Counter(weight_map.values())
     for shard in shards:
         try:
@@ -124,6 +124,7 @@ def _combined(
             continue
         read.add(shard)
         size, container = size + contents.nbytes_on_disk, contents.container
+        layout = layout or contents.layout
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -144,7 +145,7 @@ def _combined(
     root = Root("", "model", tuple(tensors.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
-        pickles,
+        pickles, layout,
     )  # fmt: skip
 
 
