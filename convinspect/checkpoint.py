@@ -19,6 +19,8 @@ from convinspect.text import closest, plural
 if TYPE_CHECKING:
     import numpy as np
 
+    from convinspect.keys.others import Other
+
 
 FEW_OF_A_TIE = 4
 """How many names of a tie tell what lies in a storage: thousands may, and each would be looked at for each."""
@@ -76,6 +78,7 @@ class Checkpoint(Mapping[str, Tensor]):
         root: The root in use.
         roots: All roots of the file.
         tensors: The root's tensors in stored order, by clean name.
+        others: The root's keys whose values are no tensors, by clean name.
         modules: The root's modules by clean name, where the file describes them.
         prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
         problems: Lines that say what is wrong with the file.
@@ -106,9 +109,12 @@ class Checkpoint(Mapping[str, Tensor]):
         self.versions = contents.versions
         self.pickles = contents.pickles
         self.known_parameters: frozenset[str] | None = None
+        others = self.root.others
         keys = [tensor.key for tensor in self.root.tensors]
+        keys += [other.key for other in others]
         names = _distinct(clean_names(keys))
-        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
+        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=not others))
+        self.others: dict[str, Other] = dict(zip(names[len(self.tensors) :], others, strict=True))
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self.sharing = _sharing(self.tensors)

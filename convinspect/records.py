@@ -22,6 +22,7 @@ from convinspect.text import one_line, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.keys.others import Other
     from convinspect.layouts import Layout
 
 Evidence = Literal["module", "shape", "ambiguous"]
@@ -182,6 +183,7 @@ class Root(NamedTuple):
         parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
             cannot be read.
         parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
+        others: Of a dictionary, its keys whose values are no tensors, in stored order.
     """
 
     path: str
@@ -190,6 +192,7 @@ class Root(NamedTuple):
     modules: Mapping[str, Module] = _NOTHING
     parameters: tuple[tuple[int, ...], ...] | None = None
     parameter_names: tuple[str, ...] | None = None
+    others: tuple[Other, ...] = ()
 
 
 class Container(Enum):

@@ -130,7 +130,7 @@ class Job:
         """
         if self.fused or self.plan.groups:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
-        return applied(self.checkpoint, self.edits)
+        return applied(self.checkpoint, self.edits, self.renaming.others)
 
     def write(self, progress: Progress = lambda done: None) -> None:
         """Write the target, whole or not at all; nothing in a dry run.
@@ -144,8 +144,8 @@ class Job:
         if self.target is None:
             return
         if not self.resaved:
-            drop, parameters = self.options.drop_optimizer, self.renaming.parameters
-            save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
+            drop, renamed = self.options.drop_optimizer, self.renaming
+            save_edits(self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others)
             return
         from convinspect.writing.state_dict import resave
 
@@ -236,7 +236,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
-    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed.edits
+    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
     fruitless = () if does_more else _fruitless(selection, options, fused)
     if fruitless and target is not None:
         raise nothing_converted(fruitless)
@@ -344,13 +344,16 @@ def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
     return (Wording(what, Option("fuse"), " takes single weights alone"),)
 
 
-def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
+def applied(
+    checkpoint: Checkpoint, edits: Iterable[Edit], others: Mapping[str, Mapping[str, str]] | None = None
+) -> Checkpoint:
     """The checkpoint with other shapes and keys, its tensors reading the same file.
 
     Args:
         checkpoint: The source.
         edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
             since they describe the old shapes.
+        others: Old → new key of what is no tensor, by the path of its root.
     """
     by_tensor = {id(edit.tensor): edit for edit in edits}
     used = checkpoint.root
@@ -359,7 +362,7 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
     contents = Contents(
         checkpoint.path,
         checkpoint.container,
-        tuple(_root_after(root, by_tensor) for root in roots),
+        tuple(_root_after(root, by_tensor, (others or {}).get(root.path, {})) for root in roots),
         checkpoint.nbytes_on_disk,
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
@@ -368,7 +371,7 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
     return Checkpoint(contents, used.path)
 
 
-def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
+def _root_after(root: Root, edits: Mapping[int, Edit], others: Mapping[str, str]) -> Root:
     tensors = tuple(
         tensor
         if (edit := edits.get(id(tensor))) is None
@@ -376,4 +379,5 @@ def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
         for tensor in root.tensors
     )
     reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    return root._replace(tensors=tensors, modules={} if reshaped else root.modules)
+    renamed = tuple(other._replace(key=others.get(other.key, other.key)) for other in root.others)
+    return root._replace(tensors=tensors, modules={} if reshaped else root.modules, others=renamed)
