@@ -85,8 +85,8 @@ class Tensor(NamedTuple):
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
-        parts: The tensors that a sparse one is made of (indices, values), a quantized one's scales and zero points
-            where these are tensors, or the tensors that a subclass keeps (a DTensor's local part, codes and scales).
+        parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
+            part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 
@@ -112,11 +112,6 @@ class Tensor(NamedTuple):
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
-
-    @property
-    def wrapped(self) -> bool:
-        """Whether it is a Tensor subclass that keeps other tensors, so that its shape stands in more than one place."""
-        return self.subclass is not None and (self.layout == "wrapped" or bool(self.parts))
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from convinspect.errors import Option, Wording
-from convinspect.formats.torch.tensors import is_dtensor
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.layouts import Layout, Maker, same_order, torch_shape
 from convinspect.records import Doubt, Layer, Tensor, contiguous
@@ -58,7 +58,7 @@ def wrapper_obstacle(layer: Layer, writing: Writing) -> str | None:
     A new outer shape alone would contradict what the subclass keeps: the shapes of its tensors, a DTensor's `_spec`.
     """
     for leaf, tensor in layer.tensors.items():
-        if tensor.wrapped and not (writing.plain and tensor.layout == "strided"):
+        if is_wrapped(tensor) and not (writing.plain and tensor.layout == "strided"):
             return _why_wrapped(f"its {leaf or 'tensor'}", tensor)
         if tensor.key in writing.held:
             return _why_held(writing.held[tensor.key])

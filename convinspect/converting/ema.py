@@ -10,6 +10,7 @@ from convinspect.converting.eligibility import Held
 from convinspect.converting.plan import Plan
 from convinspect.converting.reshape import reshaped, with_channels_last
 from convinspect.dtypes import FLOATING
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Edit, Root, Tensor, bytes_of
 
@@ -29,7 +30,7 @@ class Copies(NamedTuple):
 
     def take(self, tensor: Tensor, edit: Edit) -> None:
         """A copy of a weight that changes is to change too."""
-        if tensor.wrapped:
+        if is_wrapped(tensor):
             self.held[edit.tensor.key] = Held(tensor, "ema")
         # A root that is saved as plain tensors gives this one its shape all the same.
         self.edits.append(like(tensor, edit))

@@ -17,6 +17,7 @@ from convinspect.converting.ema import copies_beside, copies_in, like
 from convinspect.converting.plan import Plan
 from convinspect.dtypes import FLOATING
 from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Contents, Edit, Root, Tensor
 
@@ -102,7 +103,7 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
     states = [] if keep else _states(checkpoint, plan, root)
     if states is None:
         return Followers(others=(root.path,))
-    held = {owner: Held(edit.tensor, root.role) for owner, edit in states if edit.tensor.wrapped}
+    held = {owner: Held(edit.tensor, root.role) for owner, edit in states if is_wrapped(edit.tensor)}
     return Followers(optimizer=tuple(edit for _, edit in states), roots=(root.path,) if states else (), held=held)
 
 

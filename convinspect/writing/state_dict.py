@@ -19,7 +19,7 @@ from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.safetensors import RESERVED
-from convinspect.formats.torch.tensors import is_dtensor
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.writing.atomic import check_room, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
@@ -217,7 +217,7 @@ class _Loader:
         storage = tensor.storage
         if tensor.layout == "meta":
             return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
-        if tensor.wrapped and tensor.layout != "strided":
+        if is_wrapped(tensor) and tensor.layout != "strided":
             raise _wrapped(tensor)
         if tensor.layout != "strided" or storage is None or storage.start is None:
             raise CannotConvert(

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
+from convinspect.formats.torch.wrappers import is_dtensor
 from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
@@ -220,12 +221,6 @@ def _state(node: Any) -> dict[Any, Any]:
     """The attributes that `torch._utils._set_obj_state` would set: a dictionary, or a pair of it and of the slots."""
     parts = node.items if isinstance(node, Tuple) else [node]
     return {name: value for part in parts for name, value in pairs_of(part) or ()}
-
-
-def is_dtensor(tensor: Tensor) -> bool:
-    """Whether it is PyTorch's DTensor, whose module has moved twice."""
-    name = tensor.subclass or ""
-    return name.startswith("torch.distributed.") and name.endswith(".DTensor")
 
 
 _PLACEMENTS = {"Shard", "_StridedShard", "Replicate"}
