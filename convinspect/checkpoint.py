@@ -19,6 +19,8 @@ from convinspect.text import closest, plural
 if TYPE_CHECKING:
     import numpy as np
 
+    from convinspect.keys.others import Other
+
 
 FEW_OF_A_TIE = 4
 """How many names of a tie tell what lies in a storage: thousands may, and each would be looked at for each."""
@@ -72,11 +74,13 @@ class Checkpoint(Mapping[str, Tensor]):
         root: The root in use.
         roots: All roots of the file.
         tensors: The root's tensors in stored order, by clean name.
+        others: The root's keys whose values are no tensors, by clean name.
         modules: The root's modules by clean name, where the file describes them.
         prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
         metadata: The file's string metadata.
+        layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
@@ -95,14 +99,18 @@ class Checkpoint(Mapping[str, Tensor]):
         self.problems = contents.problems
         self.notes = contents.notes
         self.metadata = contents.metadata
+        self.layout = contents.layout
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions
         self.pickles = contents.pickles
         self.known_parameters: frozenset[str] | None = None
+        others = self.root.others
         keys = [tensor.key for tensor in self.root.tensors]
+        keys += [other.key for other in others]
         names = _distinct(clean_names(keys))
-        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
+        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=not others))
+        self.others: dict[str, Other] = dict(zip(names[len(self.tensors) :], others, strict=True))
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self.sharing = _sharing(self.tensors)

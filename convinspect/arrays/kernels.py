@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from convinspect.arrays.effective import effective_bias, effective_weight
+from convinspect.arrays.effective import effective_bias, effective_weight, spectral_reading
 from convinspect.arrays.read import Array, read_tensor
 from convinspect.errors import BrokenFile, CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
-from convinspect.records import Layer, Tensor
+from convinspect.layouts import axis_names, in_torch_order, is_turned
+from convinspect.records import Doubt, Layer, Tensor
 from convinspect.text import with_article
 
 _DROP_KERNEL = Wording("drop ", Option("kernel", None))
@@ -109,8 +110,10 @@ def load_kernel(layer: Layer) -> Kernel:
             f"layer {layer.name}: its weight is computed by a parametrization that is not recorded in the file",
             "weight norm, spectral norm and pruning can be shown",
         )
+    stored = layer
+    layer = in_torch_order(layer)
     weight = effective_weight(layer)
-    notes = [_HOW[layer.norm]] if layer.norm else []
+    notes = [_HOW[layer.norm], *dim_notes(layer)] if layer.norm else []
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
         notes.append("stored transposed, as (in, out)")
@@ -125,7 +128,23 @@ def load_kernel(layer: Layer) -> Kernel:
     if bias is not None and len(bias) != weight.shape[0]:
         notes.append(f"its bias has {len(bias)} numbers for {weight.shape[0]} outputs shown, and is left out")
         bias = None
-    return Kernel(layer, weight, bias, tuple(notes))
+    if layer.layout is not None and is_turned(layer):
+        notes.append(f"stored in {layer.layout.maker.value}'s layout, as ({', '.join(axis_names(stored))})")
+    return Kernel(stored, weight, bias, tuple(notes))
+
+
+def dim_notes(layer: Layer) -> tuple[str, ...]:
+    """What is known of the dimension of a spectral norm that the file does not record.
+
+    Raises:
+        ConvInspectError: Its bytes are missing or damaged.
+    """
+    reading = spectral_reading(layer) if len(layer.norm_dims) > 1 else None
+    if reading is None:
+        return ()
+    if reading.known:
+        return (f"spectral norm's dim={reading.dim}, which is not recorded: its u and v fit it best",)
+    return (f"spectral norm's dim={reading.dim} is assumed: {Doubt.NORM_DIM.value}",)
 
 
 def cut(kernel: Kernel, choice: Choice) -> tuple[Array, Array | None, range, range]:

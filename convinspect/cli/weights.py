@@ -196,5 +196,6 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ..
                 shown.append((layer, result))
             advance(layer.weight.nbytes)
     if shown:
-        sink.show(view.stats_table(checkpoint, shown, hint), view.stats_payload(checkpoint, shown))
+        notes = view.assumed_dims([layer for layer, _ in shown])
+        sink.show(view.stats_table(checkpoint, shown, (*notes, *hint)), view.stats_payload(checkpoint, shown))
     _report(checkpoint, failed)

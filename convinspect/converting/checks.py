@@ -161,6 +161,26 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 
+def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:
+    """Refuse to save weights where their layout would no longer be recorded.
+
+    Args:
+        checkpoint: The source.
+        resave: It is not written with another header alone.
+        writer: What writes it then: "torch" or "safetensors".
+
+    Raises:
+        CannotConvert: Its layout is known from the file's metadata, which would be lost.
+    """
+    layout = checkpoint.layout
+    if not resave or layout is None or not any(len(tensor.shape) > 2 for tensor in checkpoint.tensors.values()):
+        # A Linear and an Embedding lie as PyTorch's do.
+        return
+    if writer == "torch" or not checkpoint.metadata:
+        problem = f"its weights are in {layout.maker.value}'s layout, which the new file would not record"
+        raise CannotConvert(problem, Wording("write .safetensors, without ", Option("state_dict")))
+
+
 def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
     """The error for a conversion that can change nothing it was asked for, and would only copy the source.
 

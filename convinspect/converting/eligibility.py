@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, RECURRENT
-from convinspect.records import Doubt, Layer
+from convinspect.layouts import Layout, Maker, same_order, torch_shape
+from convinspect.records import Doubt, Layer, contiguous
 
 _LOOK_ALIKES = frozenset(
     {
@@ -29,8 +30,14 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
     """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
+    if _has_norm_over_kernel(layer):
+        return f"its {(layer.norm or '').replace('_', ' ')} is taken along a dimension of the kernel, which would go"
     if layer.weight.layout.startswith("sparse"):
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
+    if layer.layout is not None:
+        foreign = _layout_obstacle(layer, layer.layout, exact)
+        if foreign is not None:
+            return foreign
     if layer.kind in CONVOLUTIONS:
         return _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
@@ -43,6 +50,36 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
             return converted_together(layer, reason)
         return unless_named(reason, layer.name)
     return None
+
+
+def _layout_obstacle(layer: Layer, layout: Layout, exact: bool) -> str | None:
+    """Why a layer in another library's layout stays unchanged, or None."""
+    maker = layout.maker
+    if not same_order(maker):
+        if maker is Maker.PADDLE:
+            reason = "in Paddle's layout a Linear is (in, out), a convolution (out, in, …), so the numbers would move; "
+            return Wording(reason, Option("like", None), " a PyTorch checkpoint turns a Linear")
+        return f"{maker.value}'s sparse convolutions have no Linear in their place"
+    if layer.weight.stride != contiguous(layer.weight.shape):
+        return f"its numbers do not lie in the order of {maker.value}'s layout"
+    if not layout.known_from.sure and not exact:
+        doubt = f"it would be taken for {maker.value}'s layout, {layout.known_from.value}"
+        return unless_named(doubt, layer.name, "if that is so")
+    return None
+
+
+def _has_norm_over_kernel(layer: Layer) -> bool:
+    """Whether its norm is taken along a dimension that a conversion adds or removes, so that its parts would not fit.
+
+    Weight norm's g (1, 1, k) for a v (O, I, k) has one number for each place in the kernel.
+    """
+    if layer.norm == "spectral_norm":
+        return bool(layer.norm_dims) and min(layer.norm_dims) > 1
+    if layer.norm != "weight_norm":
+        return False
+    g = layer.tensors.get("weight_g") or layer.tensors.get("parametrizations.weight.original0")
+    ones = g is not None and len(g.shape) == len(layer.weight.shape) and g.shape[:2] == (1, 1)
+    return ones and 1 not in layer.weight.shape[:2]
 
 
 def converted_together(layer: Layer, reason: str) -> Wording:
@@ -83,8 +120,9 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     moves = _strides_and_pads(layer)
     if moves is not None:
         return moves
-    if layer.groups is None and layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not exact:
-        reason = f"{layer.weight.shape} reads as depthwise (groups={layer.weight.shape[0]})"
+    first, second = torch_shape(layer)[:2]
+    if layer.groups is None and second == 1 and first > 1 and not exact:
+        reason = f"{layer.weight.shape} reads as depthwise (groups={first})"
         return unless_named(reason, layer.name, "if its groups are 1")
     return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.checks import (
+    check_layout,
     check_model,
     check_optimizer,
     check_options,
@@ -15,13 +16,15 @@ from convinspect.converting.checks import (
     nothing_converted,
     target_of,
 )
+from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Refusal, Request, chosen_layers, plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
-from convinspect.layers.find import can_fuse, find_layers
+from convinspect.layers.find import find_layers
+from convinspect.layers.select import exactly_named
 from convinspect.records import Contents, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.left_behind import losses, old_names, unfused
@@ -127,7 +130,7 @@ class Job:
         """
         if self.fused or self.plan.groups:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
-        return applied(self.checkpoint, self.edits)
+        return applied(self.checkpoint, self.edits, self.renaming.others)
 
     def write(self, progress: Progress = lambda done: None) -> None:
         """Write the target, whole or not at all; nothing in a dry run.
@@ -141,8 +144,8 @@ class Job:
         if self.target is None:
             return
         if not self.resaved:
-            drop, parameters = self.options.drop_optimizer, self.renaming.parameters
-            save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
+            drop, renamed = self.options.drop_optimizer, self.renaming
+            save_edits(self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others)
             return
         from convinspect.writing.state_dict import resave
 
@@ -222,6 +225,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_options(options, resaved)
     check_optimizer(checkpoint, options, resaved)
     check_source(checkpoint, resaved)
+    writer = writer_of(output) if resaved and output is not None else "torch"
+    check_layout(checkpoint, resaved, writer)
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
@@ -229,21 +234,21 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     keep = options.keep_optimizer or options.drop_optimizer
     planned = selection.plan
     following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
-    fused = tuple(
-        layer for layer in selection.layers if options.fuse and layer.name in selection.chosen and can_fuse(layer)
-    )
-    does_more = options.state_dict or other_format or options.drop_optimizer or fused or renamed.edits
-    fruitless = () if does_more else _fruitless(selection, options)
+    exact = exactly_named(selection.layers, options.layer)
+    fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
+    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
+    fruitless = () if does_more else _fruitless(selection, options, fused)
     if fruitless and target is not None:
         raise nothing_converted(fruitless)
-    writer = writer_of(output) if resaved and output is not None else "torch"
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
+        *fused.notes,
+        *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
-    return Job(checkpoint, options, target, selection, following, renamed, fused, resaved, fruitless, notes)
+    return Job(checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless, notes)
 
 
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
@@ -315,11 +320,11 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
     return ()
 
 
-def _fruitless(selection: Selection, options: Options) -> tuple[Refusal, ...]:
+def _fruitless(selection: Selection, options: Options, fused: Fusing) -> tuple[Refusal, ...]:
     """Why none of the layers that the user asked for can change; () if any can, or if the user asked for none."""
-    if selection.plan.conversions or not (options.layer or options.like is not None):
+    if selection.plan.conversions or not (options.layer or options.like is not None or fused.refused):
         return ()
-    return tuple(selection.plan.refused_of(selection.chosen))
+    return tuple(selection.plan.refused_of(selection.chosen)) or fused.refused
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
@@ -330,22 +335,25 @@ def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, res
     return (f"the optimizer's param_names keep the old names: {first_few(kept)}",) if kept else ()
 
 
-def _left_unfused(root: Root, fused: Sequence[Layer]) -> tuple[str, ...]:
+def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
     """A line for weights that are computed from several tensors and cannot be fused."""
-    parts = unfused(root, fused)
+    parts = unfused(root, (*fused.layers, *fused.kept))
     if not parts:
         return ()
     what = f"{first_few(parts)}: computed from several tensors, and left so; "
     return (Wording(what, Option("fuse"), " takes single weights alone"),)
 
 
-def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
+def applied(
+    checkpoint: Checkpoint, edits: Iterable[Edit], others: Mapping[str, Mapping[str, str]] | None = None
+) -> Checkpoint:
     """The checkpoint with other shapes and keys, its tensors reading the same file.
 
     Args:
         checkpoint: The source.
         edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
             since they describe the old shapes.
+        others: Old → new key of what is no tensor, by the path of its root.
     """
     by_tensor = {id(edit.tensor): edit for edit in edits}
     used = checkpoint.root
@@ -354,15 +362,16 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
     contents = Contents(
         checkpoint.path,
         checkpoint.container,
-        tuple(_root_after(root, by_tensor) for root in roots),
+        tuple(_root_after(root, by_tensor, (others or {}).get(root.path, {})) for root in roots),
         checkpoint.nbytes_on_disk,
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
+        layout=checkpoint.layout,
     )
     return Checkpoint(contents, used.path)
 
 
-def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
+def _root_after(root: Root, edits: Mapping[int, Edit], others: Mapping[str, str]) -> Root:
     tensors = tuple(
         tensor
         if (edit := edits.get(id(tensor))) is None
@@ -370,4 +379,5 @@ def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
         for tensor in root.tensors
     )
     reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    return root._replace(tensors=tensors, modules={} if reshaped else root.modules)
+    renamed = tuple(other._replace(key=others.get(other.key, other.key)) for other in root.others)
+    return root._replace(tensors=tensors, modules={} if reshaped else root.modules, others=renamed)

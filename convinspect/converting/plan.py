@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
-from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, with_channels_last
+from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in, with_channels_last
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
@@ -270,6 +270,8 @@ def _shaped(layer: Layer) -> list[Tensor]:
 
 
 def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
+    if layer.layout is not None:
+        return reshaped_in(layer.layout.maker, tensor, EXTRA_DIMS[to])
     return reshaped(tensor, EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
 
 
@@ -308,7 +310,7 @@ def assumed(layer: Layer) -> tuple[str, ...]:
     if layer.kind not in CONVOLUTIONS or layer.groups is not None:
         return ()
     # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
-    alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
+    alike = layer.bias is None or layer.layout is not None or layer.weight.shape[0] == layer.weight.shape[1]
     doubt = alike and layer.evidence != "module" and not layer.low_rank
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 

@@ -13,6 +13,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.roots import main_root
+from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
@@ -101,6 +102,7 @@ def _combined(
     total: int | None,
 ) -> Contents:
     tensors: dict[str, Tensor] = {}
+    others: dict[str, Other] = {}
     homes: dict[str, list[str]] = {}
     problems: list[Problem] = []
     notes: list[str] = []
@@ -109,12 +111,13 @@ def _combined(
     pickles: dict[Path, Pickle] = {}
     read: set[str] = set()
     missing: set[str] = set()
-    size, container = 0, Container.SAFETENSORS
+    size, container, layout = 0, Container.SAFETENSORS, None
     named = Counter(weight_map.values())
     for shard in shards:
         try:
             contents = read_file(folder / shard)
-            shard_tensors = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
+            held = main_root(contents.roots)
+            shard_tensors = {tensor.key: tensor for tensor in held.tensors}
         except ConvInspectError as error:
             what, remedy = f": {error.problem}", error.remedy
             if isinstance(error, NotThere) and not os.path.exists(folder / shard):
@@ -124,12 +127,14 @@ def _combined(
             continue
         read.add(shard)
         size, container = size + contents.nbytes_on_disk, contents.container
+        layout = layout or contents.layout
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
         pickles.update(contents.pickles)
         problems.extend(_disagreements(shard, shard_tensors, homes, weight_map))
         tensors.update(shard_tensors)
+        others.update((other.key, other) for other in held.others)
         for key in shard_tensors:
             homes.setdefault(key, []).append(shard)
     problems.extend(_misplaced(weight_map, homes, read))
@@ -141,10 +146,10 @@ def _combined(
     actual_totals = totals(tensors.values())
     if total is not None and not problems and total not in actual_totals:
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
-    root = Root("", "model", tuple(tensors.values()))
+    root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
-        pickles,
+        pickles, layout,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.layers.grouping import Group, context_of, read_group
+from convinspect.layers.norms import with_norm_dims
 from convinspect.records import Layer, Tensor
 
 _PARAMETRIZATIONS = "parametrizations."
@@ -25,12 +26,15 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
         The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
-    context = context_of(groups)
+    context = context_of(groups, checkpoint.layout)
     layers: list[Layer] = []
     for group in groups:
         if holding is not None and not any(map(holding, group.tensors.values())):
             continue
-        layers += read_group(group, checkpoint.modules.get(group.name), context, checkpoint.sharing)
+        found = read_group(group, checkpoint.modules.get(group.name), context, checkpoint.sharing)
+        if found[0].norm is not None:
+            found[0] = with_norm_dims(found[0], checkpoint.modules)
+        layers += found
     return tuple(layers)
 
 

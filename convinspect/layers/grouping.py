@@ -26,8 +26,10 @@ from convinspect.layers.by_shape import (
     is_scaled_from_above,
     orientation,
 )
+from convinspect.layers.layouts import layout_by_kernels
 from convinspect.layers.reading import read_weight
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
+from convinspect.layouts import Layout
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
@@ -64,10 +66,17 @@ class Group(NamedTuple):
         return f"{self.name}.{leaf}" if self.name and leaf else self.name or leaf
 
 
-def context_of(groups: Sequence[Group]) -> Context:
-    """Collect evidence from the whole file for layers that are ambiguous by themselves."""
+def context_of(groups: Sequence[Group], said: Layout | None = None) -> Context:
+    """Collect evidence from the whole file for layers that are ambiguous by themselves.
+
+    Args:
+        groups: All modules' tensors.
+        said: Whose layout the weights have, where the file itself says so.
+    """
     transposed = gpt2_is_linear = coded = False
     modules = {group.name: group.tensors for group in groups}
+    kernels: list[tuple[int, ...]] = []
+    fewest = 5 if said is None else 3
     for group in groups:
         weight = group.tensors.get("weight")
         if weight is None:
@@ -77,7 +86,10 @@ def context_of(groups: Sequence[Group]) -> Context:
             lies = orientation(group.name, weight, _bias(group))
             transposed |= lies == "transposed"
             gpt2_is_linear |= lies == "linear" and last_word(group.name) in GPT2_NAMES
-    return Context(transposed, gpt2_is_linear, modules, coded, {})
+        elif len(weight.shape) >= fewest:
+            kernels.append(weight.shape)
+    layout = layout_by_kernels(kernels, said) if kernels else said
+    return Context(transposed, gpt2_is_linear, modules, coded, {}, layout)
 
 
 def read_group(group: Group, module: Module | None, context: Context, sharing: Sharing) -> list[Layer]:

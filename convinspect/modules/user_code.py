@@ -68,8 +68,18 @@ def _of_model(spec: str, problem: str) -> Wording:
 def _record(name: str, module: nn.Module) -> Module:
     """A live module as the readers describe those in files."""
     cls = type(module)
-    plain = {key: value for key, value in vars(module).items() if _is_plain(value)}
+    plain = {key: value for key, value in vars(module).items() if _is_plain(value)} | _norm_dims(module)
     return Module(name, f"{cls.__module__}.{cls.__qualname__}", plain)
+
+
+def _norm_dims(module: nn.Module) -> dict[str, int]:
+    """`dim` of the spectral norm that a hook of PyTorch's applies to the weight."""
+    from torch.nn.utils.spectral_norm import SpectralNorm
+
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return {"spectral_norm.dim": hook.dim}
+    return {}
 
 
 def _is_plain(value: object) -> bool:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
-from convinspect.records import Layer
+from convinspect.layouts import axis_names
+from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape
 from convinspect.render.emit import TerminalSize
 from convinspect.render.heatmap import heatmap
@@ -18,7 +20,7 @@ from convinspect.render.matrix import MatrixView, matrix_table, number, scale, s
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.shapes import layer_name
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
     from convinspect.arrays.stats import Stats
@@ -124,6 +126,16 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     )  # fmt: skip
 
 
+def assumed_dims(layers: Iterable[Layer]) -> list[str]:
+    """A line for the layers whose spectral norm's dim is assumed.
+
+    Raises:
+        ConvInspectError: The numbers that would tell it cannot be read.
+    """
+    names = [layer_name(layer) for layer in layers if assumed_dim(layer) is not None]
+    return [f"{first_few(names)}: PyTorch's default is taken: {Doubt.NORM_DIM.value}"] if names else []
+
+
 def _stats_values(stats: Stats) -> tuple[Any, ...]:
     return (
         stats.minimum, stats.maximum, stats.mean, stats.std, stats.l2, stats.zeros, stats.nan, stats.inf,
@@ -169,11 +181,11 @@ def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
     `axes` names the dimensions of `weight`; `stored_axes` names those of `shape`, the shape as stored.
     """
     weight, bias, rows, columns = cut(kernel, choice)
-    turned = kernel.layer.kind == TRANSFORMERS_CONV1D or kernel.layer.kind.startswith("ConvTranspose")
+    turned = kernel.layer.kind == TRANSFORMERS_CONV1D
     taps = [f"kernel_size[{i}]" for i in range(weight.ndim - 2)]
     return {
         **_head(kernel.layer),
-        "stored_axes": [*(("in", "out") if turned else ("out", "in")), *taps],
+        "stored_axes": ["in", "out"] if turned else axis_names(kernel.layer),
         "axes": ["out", "in", *taps],
         "notes": list(kernel.notes),
         "rows": list(rows),

@@ -93,6 +93,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     if not _may_change_shape(before) and any(name in pairs.converted for name in keys_of(before).values()):
         return check.with_cause(because(Why.MUST_KEEP_SHAPE, kind=before.kind, shape=after.weight.shape)), frozenset()
     excused = _excused(before, after, pairs)
+    if before.norm and excused:
+        check = replace(check, assumed=(*assumptions, *_assumed_dim(before)))
     if assumptions and groups_written_out(before, after) > 1:
         # The expanded kernel shows how many groups there were.
         check = replace(check, assumed=assumptions[:2])
@@ -174,6 +176,14 @@ def _same_effective(before: Layer, after: Layer) -> bool:
     if product.size != weight.size or product.dtype != weight.dtype or product.shape[:2] != weight.shape[:2]:
         return False
     return bool(product.reshape(-1).tobytes() == weight.reshape(-1).tobytes())
+
+
+def _assumed_dim(before: Layer) -> tuple[str, ...]:
+    """The dimension of its spectral norm, where neither the file nor the numbers tell it."""
+    from convinspect.arrays.effective import assumed_dim
+
+    dim = assumed_dim(before)
+    return () if dim is None else (f"spectral norm's dim {dim}",)
 
 
 def _is_expanded(before: Layer, after: Layer) -> bool:

@@ -76,7 +76,7 @@ def _renamed(checkpoint: Checkpoint, rules: Sequence[str]) -> Checkpoint:
         ConvInspectError: A rule is malformed, matches nothing, or gives two tensors the same name.
     """
     changes = renaming(checkpoint, list(rules))
-    return applied(checkpoint, (*changes.edits, *changes.copies))
+    return applied(checkpoint, (*changes.edits, *changes.copies), changes.others)
 
 
 def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:

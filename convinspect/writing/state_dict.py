@@ -168,8 +168,8 @@ def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
 def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:
     if edit is None:
         return tensor
-    matrix = tensor.reshape(tensor.shape[:2])
-    return (matrix.T if edit.transposed else matrix).reshape(edit.shape)
+    matrix = tensor.reshape(tensor.shape[:2]).T if edit.transposed else tensor
+    return matrix.reshape(edit.shape)
 
 
 def block_diagonal(weight: torch.Tensor, groups: int) -> torch.Tensor:

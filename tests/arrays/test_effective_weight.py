@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 
 from convinspect.arrays.effective import effective_weight
 from convinspect.errors import BrokenFile, CannotShow
+from convinspect.layers.norms import with_norm_dims
 from convinspect.records import Layer, Storage, Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
@@ -38,6 +39,7 @@ def layer_of(folder: Path, module: torch.nn.Module, norm: str | None, **changes:
     weight = max((tensors[k] for k in carriers if k in tensors), key=lambda t: t.numel)
     kind = type(module).__name__.removeprefix("Parametrized")
     layer = Layer("conv", kind, "module", tensors, weight, norm=norm)
+    layer = with_norm_dims(layer, {})
     return layer._replace(**changes)  # type: ignore[arg-type]
 
 

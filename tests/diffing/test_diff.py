@@ -566,7 +566,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     assert first == {
         "name": "a.weight", "difference": "rank differs",
         "a": {"key": "a.weight", "shape": [4, 6, 1], "dtype": "float32"},
-        "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "obstacle": None, "layer": "a",
+        "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "other_a": None, "other_b": None,
+        "obstacle": None, "layer": "a",
         "unnoticed": False, "compared": True,
     }  # fmt: skip
     assert second["values"] == {"max_abs_diff": 1.0, "max_rel_diff": 1.0, "differing": 3, "numel": 3, "nan": 0}

@@ -89,6 +89,8 @@ def _parsed(text: str) -> list[ast.stmt]:
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
     """The literal values that a class assigns, and those of its convolution's call unless it assigns a stride."""
     values = _literals(_assignments(node))
+    if node.name == "_SpectralNorm":
+        return values | {"dim": _first_dimension(node)}
     return values if "stride" in values else values | _called_convolution(node)
 
 
@@ -120,6 +122,18 @@ def _called_convolution(node: ast.ClassDef) -> dict[str, Any]:
         return {}
     arguments, positions = calls[0].args, CONVOLUTIONS[_operator(calls[0])]
     return _literals((name, arguments[position]) for name, position in positions.items() if position < len(arguments))
+
+
+def _first_dimension(node: ast.ClassDef) -> Any:
+    """Which dimension of the weight its code puts first; without a call of `permute` it is the weight's own first.
+
+    `_SpectralNorm._reshape_weight_to_matrix` permutes the weight unless its `dim` is 0.
+    """
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) == "permute"]
+    if not calls:
+        return 0
+    order = _literals([("order", call.args[1]) for call in calls if len(call.args) > 1]).get("order")
+    return order[0] if len(calls) == 1 and isinstance(order, tuple) and order else None
 
 
 def _operator(call: ast.Call) -> str:

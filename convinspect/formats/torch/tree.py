@@ -12,15 +12,10 @@ from typing import Any, NamedTuple
 from convinspect.errors import RefusedFile
 from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
-from convinspect.formats.torch.tensors import (
-    StorageOf,
-    arguments,
-    class_name,
-    function_name,
-    pairs_of,
-    plain,
-    tensor_of,
-)
+from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
+from convinspect.formats.torch.attributes import state_of as state_of
+from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
+from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
 from convinspect.records import Module, Root, Tensor
 
 Path = tuple[str, ...]
@@ -37,11 +32,13 @@ class _Scan(NamedTuple):
         tensors: Tensors by the path of their container, in stored order.
         modules: Modules by their name, by the path of the outermost module.
         optimizers: Ids of the parameters by group, and names of the parameters, by the optimizer's path.
+        nodes: Every container that was searched, by its path.
     """
 
     tensors: dict[Path, list[Tensor]]
     modules: dict[Path, dict[str, Module]]
     optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]]
+    nodes: dict[Path, Any]
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -75,7 +72,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
     Raises:
         RefusedFile: A limit is exceeded.
     """
-    scan = _Scan({}, {}, {})
+    scan = _Scan({}, {}, {}, {})
     above: set[int] = set()
     barren: set[int] = set()
     tensors = 0
@@ -96,7 +93,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
                 "its pickle refers to the same parts over and over, more often than any checkpoint does",
                 "do not load it elsewhere either",
             )
-        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST:
+        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST or is_nested(node):
             continue
         container = holder_path
         if isinstance(holder, Tuple) and holder_path:
@@ -119,13 +116,14 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
         if groups is not None:
             scan.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
+        scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
     return scan
 
 
 def _param_groups(node: Any) -> Any:
     """The `param_groups` of an optimizer's state_dict, or of an optimizer pickled whole; None for anything else."""
-    mappings = [pairs_of(node) or [], *_state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
+    mappings = [pairs_of(node) or [], *state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
     for pairs in mappings:
         named = dict(pair for pair in pairs if pair[0] in ("state", "param_groups")) if len(pairs) < 100 else {}
         if len(named) == 2:
@@ -173,7 +171,7 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
         if pairs is None:
             yield from _numbered(arguments(node))
         yield from _numbered(node.items)
-        for state in _state_dicts(node):
+        for state in state_dicts(node):
             yield from ((str(key), value) for key, value in state if key != "_metadata" and _may_hold(value))
 
 
@@ -189,20 +187,6 @@ def _may_hold(node: Any) -> bool:
     if kind is Dict:
         return bool(node.pairs)
     return bool(node if kind is list else node.items) if kind in _CONTAINERS else False
-
-
-def _state_dicts(node: Call) -> Iterator[list[tuple[Any, Any]]]:
-    """The attributes that BUILD would set. A state is a dictionary, or a tuple of dictionaries (`__slots__`)."""
-    for state in node.states:
-        for part in state.items if isinstance(state, Tuple) else (state,):
-            pairs = pairs_of(part)
-            if pairs:
-                yield pairs
-
-
-def state_of(node: Any) -> dict[str, Any]:
-    """The attributes that BUILD would set on an object, by name; empty if the node is not an object."""
-    return {str(key): value for pairs in _state_dicts(node) for key, value in pairs} if isinstance(node, Call) else {}
 
 
 class Parts(NamedTuple):
@@ -227,19 +211,16 @@ def module_parts(node: Any) -> Parts | None:
         return _script_parts(name, state)
     if "_modules" not in state or not ("_parameters" in state or "_buffers" in state):
         return None
-    if name.startswith(("copyreg.", "copy_reg.")):
-        first = arguments(node)[:1]
-        name = (class_name(first[0]) if first else None) or name
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
     for key, value in state.items():
         if function_name(value) == "torch.ScriptObject":
             tensors += _packed(key, value)
     return Parts(
-        name,
+        built_class(node),
         tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
         tuple((key, value) for key, value in _named(state.get("_modules")) if value is not None),
-        _attributes(state),
+        plain_attributes(state),
     )
 
 
@@ -260,7 +241,7 @@ def _script_parts(name: str, state: dict[str, Any]) -> Parts:
     """The parts of a TorchScript object, which keeps tensors, children and other attributes in one dictionary."""
     modules = {key: value for key, value in state.items() if (function_name(value) or "").startswith(_SCRIPT)}
     tensors = {key: value for key, value in state.items() if key not in modules and isinstance(value, Call)}
-    return Parts(name, tuple(tensors.items()), tuple(modules.items()), _attributes(state))
+    return Parts(name, tuple(tensors.items()), tuple(modules.items()), plain_attributes(state))
 
 
 def _named(node: Any) -> list[tuple[str, Any]]:
@@ -273,25 +254,6 @@ def _listed(node: Any) -> list[Any]:
         return node.items
     first = arguments(node)[:1] if isinstance(node, Call) else []
     return first[0] if first and isinstance(first[0], list) else []
-
-
-def plain_or_none(node: Any) -> Any:
-    """As `plain`, but None for anything that is not a plain value."""
-    try:
-        return plain(node)
-    except TypeError:
-        return None
-
-
-def _attributes(state: dict[str, Any]) -> dict[str, Any]:
-    """The module's attributes that are numbers, strings or tuples of these."""
-    attributes = {}
-    for key, value in state.items():
-        try:
-            attributes[key] = plain(value)
-        except TypeError:
-            continue
-    return attributes
 
 
 def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[str, Module]]:
@@ -333,7 +295,11 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             tuple(tensors),
             scan.modules.get(path, {}),
             *scan.optimizers.get(at, (None, None)),
+            # Dictionaries that were merged are together no state_dict.
+            others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else (),
         )
+    if not merged:
+        yield from without_tensors(scan.nodes)
 
 
 def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
@@ -348,14 +314,8 @@ def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
 
 _WHOLE_NAMES = ("state_dict", "model", "net", "ema", "generator", "discriminator", "module")
 _LAYER_PARTS = {
-    "weight",
-    "bias",
-    "running_mean",
-    "running_var",
-    "num_batches_tracked",
-    "weight_g",
-    "weight_v",
-}
+    "weight", "bias", "running_mean", "running_var", "num_batches_tracked", "weight_g", "weight_v",
+}  # fmt: skip
 
 
 def _merge_single_layers(scan: _Scan) -> dict[Path, list[Tensor]]:
