@@ -304,3 +304,9 @@ NAMES = {
     "PReLU": ("act", "prelu"),
 }
 """Names that people give; every other leaf is called as its kind, or is a number."""
+
+MISLEADING = (
+    "c_attn", "c_proj", "c_fc", "bilinear", "embedding", "wte", "up", "deconv", "lora_A", "lora_B", "shortcut", "prelu",
+    "scale", "ia3_l", "norm", "weight", "kernel", "optimizer", "ema", "state", "bias", "weight_g", "w1",
+)  # fmt: skip
+"""Names that say something else of most of what they are given to."""

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from support.drawing.leaves import LEAVES, NAMES, Inputs
+from support.drawing.leaves import LEAVES, MISLEADING, NAMES, Inputs
 
 State = dict[str, torch.Tensor]
 
@@ -98,6 +98,8 @@ def draw_model(random: Random) -> Model:
         kind = random.choice(tuple(LEAVES))
         leaf, arguments = LEAVES[kind](random)
         name = random.choice((*NAMES.get(kind, ()), f"m{number}", f"layer{number}", f"blocks_{number}"))
+        if random.random() < 0.1:
+            name = random.choice(MISLEADING)
         if name in dict(module.named_children()):
             name = f"m{number}"
         if len(arguments) < 2 and random.random() < 0.3:
