@@ -13,13 +13,13 @@ from convinspect.converting.checks import (
     check_optimizer,
     check_options,
     check_source,
-    nothing_converted,
     target_of,
 )
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
+from convinspect.converting.nothing import Fruitless, why_nothing
 from convinspect.converting.options import Options
-from convinspect.converting.plan import Plan, Refusal, Request, chosen_layers, plan
+from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
@@ -68,7 +68,8 @@ class Job:
         renaming: Tensors that get another name.
         fused: Layers that get their plain effective weight.
         resaved: The root is saved as a plain state_dict, instead of the file with another header.
-        fruitless: Refusals of all layers that were asked for, if nothing would be done; else ().
+        fruitless: Why nothing that was asked for changes; None if something does, or if no layers were asked for.
+        idle: Nothing would be done at all.
         notes: What is left behind, and what else a user should know; one line each.
     """
 
@@ -80,7 +81,8 @@ class Job:
     renaming: Renaming
     fused: tuple[Layer, ...]
     resaved: bool
-    fruitless: tuple[Refusal, ...]
+    fruitless: Fruitless | None
+    idle: bool
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -236,10 +238,11 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
+    found = selection.layers, selection.chosen, planned
+    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
-    fruitless = () if does_more else _fruitless(selection, options, fused)
-    if fruitless and target is not None:
-        raise nothing_converted(fruitless)
+    if fruitless is not None and not does_more and target is not None:
+        raise fruitless.error
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
@@ -248,7 +251,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
-    return Job(checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless, notes)
+    return Job(
+        checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
+        fruitless is not None and not does_more, notes,
+    )  # fmt: skip
 
 
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
@@ -318,13 +324,6 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
             fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
             return (Wording(f"{ours} is {theirs[name]} in {other_name}", fix),)
     return ()
-
-
-def _fruitless(selection: Selection, options: Options, fused: Fusing) -> tuple[Refusal, ...]:
-    """Why none of the layers that the user asked for can change; () if any can, or if the user asked for none."""
-    if selection.plan.conversions or not (options.layer or options.like is not None or fused.refused):
-        return ()
-    return tuple(selection.plan.refused_of(selection.chosen)) or fused.refused
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:

@@ -264,7 +264,7 @@ def _expanded(layer: Layer, to: str) -> Conversion:
 def _shaped(layer: Layer) -> list[Tensor]:
     """The layer's tensors that have the kernel's dimensions: its weight, and what the weight is computed from."""
     names = ("weight", "weight_v", "weight_g", "weight_orig", "weight_mask", "parametrizations.weight.original",
-             "parametrizations.weight.original0", "parametrizations.weight.original1")  # fmt: skip
+             "parametrizations.weight.original0", "parametrizations.weight.original1", "kernel")  # fmt: skip
     dims = len(layer.weight.shape)
     return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
 

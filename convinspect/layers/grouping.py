@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
-from convinspect.kinds import GPT2_NAMES, last_word
+from convinspect.layers import kernels
 from convinspect.layers.by_module import named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
@@ -24,12 +23,11 @@ from convinspect.layers.by_shape import (
     Context,
     Pattern,
     is_scaled_from_above,
-    orientation,
 )
-from convinspect.layers.layouts import layout_by_kernels
-from convinspect.layers.reading import read_weight
+from convinspect.layers.context import Group, bias_of
+from convinspect.layers.reading import read_weight, with_assumptions
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
-from convinspect.layouts import Layout
+from convinspect.layouts import KERNEL_PARTS
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
@@ -40,7 +38,6 @@ _STEPS = "parametrizations.weight."
 _STEP = r"parametrizations\.weight\.\d+\."
 _ORIGINAL = "parametrizations.weight.original"
 _PAIR = (f"{_ORIGINAL}0", f"{_ORIGINAL}1")
-_BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
 # Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
 _HALVES = ("weight_orig", "weight_v", "weight_mask", "weight_g", "weight_u")
 _MAIN = (
@@ -55,43 +52,6 @@ _MAIN = (
 )
 
 
-class Group(NamedTuple):
-    """Tensors of one module, by what follows its name in their keys."""
-
-    name: str
-    tensors: Mapping[str, Tensor]
-
-    def key(self, leaf: str) -> str:
-        """The whole key of one of its tensors, without wrappers' prefixes."""
-        return f"{self.name}.{leaf}" if self.name and leaf else self.name or leaf
-
-
-def context_of(groups: Sequence[Group], said: Layout | None = None) -> Context:
-    """Collect evidence from the whole file for layers that are ambiguous by themselves.
-
-    Args:
-        groups: All modules' tensors.
-        said: Whose layout the weights have, where the file itself says so.
-    """
-    transposed = gpt2_is_linear = coded = False
-    modules = {group.name: group.tensors for group in groups}
-    kernels: list[tuple[int, ...]] = []
-    fewest = 5 if said is None else 3
-    for group in groups:
-        weight = group.tensors.get("weight")
-        if weight is None:
-            continue
-        coded = coded or may_need_scales(weight)
-        if len(weight.shape) == 2:
-            lies = orientation(group.name, weight, _bias(group))
-            transposed |= lies == "transposed"
-            gpt2_is_linear |= lies == "linear" and last_word(group.name) in GPT2_NAMES
-        elif len(weight.shape) >= fewest:
-            kernels.append(weight.shape)
-    layout = layout_by_kernels(kernels, said) if kernels else said
-    return Context(transposed, gpt2_is_linear, modules, coded, {}, layout)
-
-
 def read_group(group: Group, module: Module | None, context: Context, sharing: Sharing) -> list[Layer]:
     """The layer that a group is, and its remaining tensors as layers of kind "Parameter".
 
@@ -101,6 +61,8 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
         context: Evidence from the rest of the file.
         sharing: Which tensors of the file share bytes.
     """
+    if module is None and context.layout == kernels.LAYOUT and "weight" not in group.tensors:
+        return _kernel_group(group, context, sharing)
     own, rest = group.tensors, []
     if not all(map(_is_part, own)):
         scaled = may_need_scales(own.get("weight"))
@@ -111,6 +73,17 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
         return [_parameter(group, leaf, sharing) for leaf in group.tensors]
     layer = _with_sharers(_with_lora(layer, context), group, sharing)
     return [layer, *(_parameter(group, leaf, sharing) for leaf in rest)] if rest else [layer]
+
+
+def _kernel_group(group: Group, context: Context, sharing: Sharing) -> list[Layer]:
+    """As `read_group`, for a module of Flax or Keras."""
+    own = {leaf: tensor for leaf, tensor in group.tensors.items() if leaf in KERNEL_PARTS}
+    parent = group.name.rpartition(".")[0]
+    siblings = all(f"{parent}.{part}".lstrip(".") in context.modules for part in ("query", "key", "value"))
+    layer = kernels.read_kernels(group.name, own, siblings) if own else None
+    rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
+    known = [] if layer is None else [_with_sharers(with_assumptions(layer), group, sharing)]
+    return [*known, *(_parameter(group, leaf, sharing) for leaf in rest)]
 
 
 @lru_cache(maxsize=1024)
@@ -157,7 +130,7 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
     if main is None and not half:
         return _without_weight(group, own, module) if own else None
     norm = "parametrized" if norm is not None and _is_chain(own, norm) else norm
-    layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], _bias(group), norm)
+    layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], bias_of(group.tensors), norm)
     if half:
         note = f"{half} is there without its partner, so the kernel cannot be computed"
         return layer._replace(kind="Incomplete", tags=("incomplete",), notes=(note,))
@@ -165,13 +138,6 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
         note = "the kernel is computed from several tensors by a parametrization that is not recorded"
         return layer._replace(kind="Parametrized", norm="parametrized", tags=("parametrized",), notes=(note,))
     return read_weight(layer, module, context)
-
-
-def _bias(group: Group) -> Tensor | None:
-    for leaf in _BIASES:
-        if leaf in group.tensors:
-            return group.tensors[leaf]
-    return None
 
 
 def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]:
@@ -226,7 +192,8 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
-        found = Layer(group.name, "BatchNorm", "shape", tensors, tensors.get("running_mean", first), _bias(group))
+        mean = tensors.get("running_mean", first)
+        found = Layer(group.name, "BatchNorm", "shape", tensors, mean, bias_of(group.tensors))
     elif "bias" in names:
         # It is its own weight here, and no bias to anything.
         found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
