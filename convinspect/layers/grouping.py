@@ -14,7 +14,7 @@ from itertools import islice
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.layers import kernels
-from convinspect.layers.by_module import named_class, of_torch
+from convinspect.layers.by_module import is_operator, named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
     PLAIN_PARTS,
@@ -200,7 +200,8 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
     else:
         return None
-    if module is None:
+    if module is None or is_operator(module):
+        # An operator sees a matrix, and not what the module packs into it.
         return found
     if of_torch(module):
         return found._replace(kind=module.kind, evidence="module")
