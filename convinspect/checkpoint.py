@@ -12,7 +12,7 @@ from convinspect.dtypes import NUMBERS
 from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.keys.wrappers import clean_name, clean_names
+from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Contents, Module, Root, Tensor, bytes_of
 from convinspect.text import closest, plural
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 FEW_OF_A_TIE = 4
 """How many names of a tie tell what lies in a storage: thousands may, and each would be looked at for each."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
+_BUFFERS = (
+    "running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v",
+    # What Paddle and Keras call their statistics.
+    "._mean", "._variance", "moving_mean", "moving_variance",
+)  # fmt: skip
 
 
 class Totals(NamedTuple):
@@ -199,7 +203,7 @@ class Checkpoint(Mapping[str, Tensor]):
         """Whether the tensor `name` counts as a parameter; nothing in an optimizer's state does."""
         if self.known_parameters is not None:
             return name in self.known_parameters
-        if self.root.role == "optimizer" or name.endswith(_BUFFERS):
+        if self.root.role == "optimizer" or name.endswith(_BUFFERS) or name.startswith("batch_stats."):
             return False
         if self.tensors[name].dtype not in NUMBERS and not name.endswith("weight"):
             return False
@@ -337,7 +341,7 @@ def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
     """What cleaning took from the front of keys, with how many had it; wrappers in mid-name count by their own name."""
     prefixes: dict[str, int] = {}
     for key, name in zip(keys, names, strict=True):
-        if key != name:
+        if key != name and not ("/" in key and is_path(key)):
             removed = key.removesuffix(name) if key.endswith(name) else "…_orig_mod."
             prefixes[removed] = prefixes.get(removed, 0) + 1
     return prefixes

@@ -38,13 +38,21 @@ class KnownFrom(Enum):
     NAMES = "as the tensors' names say"
     CLASS = "as the layer's class says"
     SHAPES = "since only so are the kernels as long in every direction"
+    LIKELY = "since in PyTorch's order the kernels would be of very different lengths"
     WRITER = "since MLX wrote the file, which does not say that its convolutions are MLX's own"
     CONTRADICTED = "as the file's metadata says, though some kernels are as long in every direction only in PyTorch's"
 
     @property
     def sure(self) -> bool:
         """Whether a layer may be converted by it without being named."""
-        return self not in (KnownFrom.WRITER, KnownFrom.CONTRADICTED)
+        return self not in (KnownFrom.LIKELY, KnownFrom.WRITER, KnownFrom.CONTRADICTED)
+
+
+KERNEL_PARTS = frozenset(
+    {"kernel", "bias", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embedding", "embeddings", "scale",
+     "gamma", "beta", "moving_mean", "moving_variance", "mean", "var", "negative_slope", "alpha"}
+)  # fmt: skip
+"""What Flax and Keras call the tensors of their layers."""
 
 
 class Layout(NamedTuple):

@@ -15,7 +15,16 @@ from convinspect.converting.decisions import Conversion as Conversion
 from convinspect.converting.decisions import Decisions, edits_of, sorted_out, without
 from convinspect.converting.decisions import Plan as Plan
 from convinspect.converting.decisions import Refusal as Refusal
-from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
+from convinspect.converting.eligibility import (
+    REWRITTEN,
+    Writing,
+    expandable,
+    obstacle,
+    reader,
+    unless_named,
+    why_not,
+    wrapper_obstacle,
+)
 from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
@@ -38,6 +47,7 @@ class Request:
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
+        writing: What the way of writing asks of them.
     """
 
     to: str
@@ -45,6 +55,7 @@ class Request:
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expand: bool = False
+    writing: Writing = REWRITTEN
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -136,7 +147,10 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to, naming.globbed)
+    # What naming the layer would not help against comes first.
+    never = layer.kind in CONVOLUTIONS and not layer.pointwise
+    reason = None if never else wrapper_obstacle(layer, request.writing)
+    reason = reason or obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -165,7 +179,7 @@ def _expanded(layer: Layer, to: str) -> Conversion:
 def _shaped(layer: Layer) -> list[Tensor]:
     """The layer's tensors that have the kernel's dimensions: its weight, and what the weight is computed from."""
     names = ("weight", "weight_v", "weight_g", "weight_orig", "weight_mask", "parametrizations.weight.original",
-             "parametrizations.weight.original0", "parametrizations.weight.original1")  # fmt: skip
+             "parametrizations.weight.original0", "parametrizations.weight.original1", "kernel")  # fmt: skip
     dims = len(layer.weight.shape)
     return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
 

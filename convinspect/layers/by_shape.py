@@ -105,7 +105,7 @@ def by_shape(layer: Layer, context: Context) -> Layer:
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
         read = read._replace(evidence="ambiguous", notes=(*read.notes, note))
-    if _is_whole(layer.weight):
+    if is_whole(layer.weight):
         note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
         read = read._replace(evidence="ambiguous", tags=(*read.tags, "integers"), notes=(*read.notes, note))
     return read
@@ -113,7 +113,7 @@ def by_shape(layer: Layer, context: Context) -> Layer:
 
 def is_list(weight: Tensor) -> bool:
     """Whether its numbers are class weights, indices or a mask: integers that are not a matrix."""
-    return _is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
+    return is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
 
 
 def is_quantized(layer: Layer) -> bool:
@@ -124,9 +124,9 @@ def is_quantized(layer: Layer) -> bool:
         return True
     if len(weight.shape) > 1 and may_need_scales(weight) and any(map(says_scale, layer.tensors)):
         return True
-    if not _is_whole(weight) or weight.dtype == "bool":
+    if not is_whole(weight) or weight.dtype == "bool":
         return False
-    return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not _is_whole(layer.bias))
+    return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not is_whole(layer.bias))
 
 
 def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> bool:
@@ -137,7 +137,8 @@ def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> 
     return has_scales_beside(last, context.modules.get(parent))
 
 
-def _is_whole(weight: Tensor) -> bool:
+def is_whole(weight: Tensor) -> bool:
+    """Whether its numbers are integers or truth values."""
     return weight.dtype not in NUMBERS
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.layers.grouping import Group, context_of, read_group
+from convinspect.layers.context import Group, context_of
+from convinspect.layers.grouping import read_group
 from convinspect.layers.norms import with_norm_dims
 from convinspect.records import Layer, Tensor
 

@@ -26,7 +26,7 @@ def layout_by_kernels(shapes: Iterable[tuple[int, ...]], said: Layout | None) ->
     """
     if said is None:
         found = {maker for shape in shapes if (maker := _spconv(shape)) is not None}
-        return Layout(found.pop(), KnownFrom.SHAPES) if len(found) == 1 else None
+        return Layout(found.pop(), KnownFrom.LIKELY) if len(found) == 1 else None
     votes = {_even_only_in(said.maker, shape) for shape in shapes if len(shape) > 3}
     if False in votes:
         return said._replace(known_from=KnownFrom.CONTRADICTED)
@@ -49,13 +49,20 @@ def _all_equal(sizes: Iterable[int]) -> bool:
     return len(set(sizes)) == 1
 
 
+_LONG = 8
+"""A kernel is seldom as long in one direction and shorter in another."""
+
+
 def _spconv(shape: tuple[int, ...]) -> Maker | None:
-    """Which version's order makes a kernel (5 dimensions, none of them 1) even, where PyTorch's does not."""
+    """Which version's order makes a kernel of 5 dimensions even, where PyTorch's makes it long in one direction."""
     if len(shape) != 5 or _all_equal(shape[2:]):
         return None
     even = [maker for maker in _SPCONV if _is_even(shape, maker)]
-    # (8, 1, 1, 1, 64) is as likely a kernel of 1 × 1 × 64.
-    return even[0] if len(even) == 1 and shape[torch_order(even[0], 5)[2]] > 1 else None
+    if len(even) != 1:
+        return None
+    # What would be lengths of the kernel in PyTorch's order. (8, 1, 1, 1, 64) is as likely a kernel of 1 × 1 × 64.
+    channels = shape[3:] if even[0] is Maker.SPCONV_1 else shape[4:]
+    return even[0] if min(channels) >= _LONG and 1 < shape[torch_order(even[0], 5)[2]] < _LONG else None
 
 
 def by_layout(layer: Layer, context: Context) -> Layer:
@@ -109,7 +116,9 @@ def by_class(layer: Layer, module: Module) -> Layer | None:
         layout = _of_widths(layer, module)
         if layout is not None:
             found = _through(layer, layout, lambda seen: by_module(seen, module))
-            return found if found is None else _explained(found)
+            # Of a transposed one the weight has the outputs first too, so the class's own numbers count.
+            wide_in, wide_out = module.attributes.get("in_channels"), module.attributes.get("out_channels")
+            return None if found is None else _explained(found._replace(in_width=wide_in, out_width=wide_out))
     return by_module(layer, module)
 
 

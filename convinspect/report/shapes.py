@@ -10,7 +10,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
-from convinspect.layouts import axis_names, is_turned, torch_shape
+from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
@@ -282,7 +282,8 @@ def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
     for maker, known_from in dict.fromkeys(
         layer.layout for layer in shown if layer.layout is not None and is_turned(layer)
     ):
-        doubt = "" if known_from.sure else "; taken so, and converted only where you name the layer"
+        then = "converted only where you name the layer" if same_order(maker) else "not converted"
+        doubt = "" if known_from.sure else f"; taken so, and {then}"
         yield f"{maker.value} layout: {maker.axes}, {known_from.value}{doubt}"
 
 

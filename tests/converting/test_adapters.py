@@ -31,9 +31,11 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, L) → (N, O, L), whatever the layer takes."""
+        y: torch.Tensor
         if self.dims == 2:
-            return self.q(x[..., None])[..., 0]
-        y: torch.Tensor = self.q(x.movedim(1, -1)).movedim(-1, 1) if self.dims == 0 else self.q(x)
+            y = self.q(x[..., None])[..., 0]
+        else:
+            y = self.q(x.movedim(1, -1)).movedim(-1, 1) if self.dims == 0 else self.q(x)
         return y
 
 
