@@ -84,8 +84,8 @@ class Tensor(NamedTuple):
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
-        parts: The tensors that a sparse one is made of (indices, values), or a quantized one's scales and zero points
-            where these are tensors.
+        parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
+            part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 

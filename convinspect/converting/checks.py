@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,9 @@ from convinspect.converting.options import ORIGINS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.kinds import TARGETS
 from convinspect.records import Container
-from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
-    from convinspect.converting.plan import Refusal
 
 TARGET = Option("target", None)
 DROP_OPTIMIZER = Option("drop_optimizer")
@@ -179,17 +176,3 @@ def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:
     if writer == "torch" or not checkpoint.metadata:
         problem = f"its weights are in {layout.maker.value}'s layout, which the new file would not record"
         raise CannotConvert(problem, Wording("write .safetensors, without ", Option("state_dict")))
-
-
-def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
-    """The error for a conversion that can change nothing it was asked for, and would only copy the source.
-
-    Args:
-        refused: At least one.
-    """
-    first, *others = refused
-    more = f" gives the reasons for {plural(len(others), 'more layer')}"
-    return CannotConvert(
-        Wording(f"nothing can be converted: layer {first.name or '(root)'}: ", first.reason),
-        Wording(Option("dry_run"), more) if others else "",
-    )

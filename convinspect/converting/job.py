@@ -13,13 +13,14 @@ from convinspect.converting.checks import (
     check_optimizer,
     check_options,
     check_source,
-    nothing_converted,
     target_of,
 )
+from convinspect.converting.eligibility import REWRITTEN, Writing
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
+from convinspect.converting.nothing import Fruitless, why_nothing
 from convinspect.converting.options import Options
-from convinspect.converting.plan import Plan, Refusal, Request, chosen_layers, plan
+from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
@@ -68,7 +69,8 @@ class Job:
         renaming: Tensors that get another name.
         fused: Layers that get their plain effective weight.
         resaved: The root is saved as a plain state_dict, instead of the file with another header.
-        fruitless: Refusals of all layers that were asked for, if nothing would be done; else ().
+        fruitless: Why nothing that was asked for changes; None if something does, or if no layers were asked for.
+        idle: Nothing would be done at all.
         notes: What is left behind, and what else a user should know; one line each.
     """
 
@@ -80,7 +82,8 @@ class Job:
     renaming: Renaming
     fused: tuple[Layer, ...]
     resaved: bool
-    fruitless: tuple[Refusal, ...]
+    fruitless: Fruitless | None
+    idle: bool
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -230,16 +233,14 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
-    selection = select_layers(checkpoint, options, renamed)
-    keep = options.keep_optimizer or options.drop_optimizer
-    planned = selection.plan
-    following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+    selection, following = _selected(checkpoint, options, renamed, resaved)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
+    found = selection.layers, selection.chosen, selection.plan
+    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
-    fruitless = () if does_more else _fruitless(selection, options, fused)
-    if fruitless and target is not None:
-        raise nothing_converted(fruitless)
+    if fruitless is not None and not does_more and target is not None:
+        raise fruitless.error
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
@@ -248,7 +249,26 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
-    return Job(checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless, notes)
+    return Job(
+        checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
+        fruitless is not None and not does_more, notes,
+    )  # fmt: skip
+
+
+def _selected(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool
+) -> tuple[Selection, Followers]:
+    """The layers that change, and what changes with them; a layer that something cannot follow is refused."""
+    keep = options.keep_optimizer or options.drop_optimizer
+    writing = Writing(plain=resaved)
+    while True:
+        selection = select_layers(checkpoint, options, renamed, writing)
+        planned = selection.plan
+        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+        held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
+        if not held:
+            return selection, following
+        writing = writing._replace(held={**writing.held, **held})
 
 
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
@@ -259,13 +279,16 @@ def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     return with_code
 
 
-def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:
+def select_layers(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None, writing: Writing = REWRITTEN
+) -> Selection:
     """Decide which layers change, and into what.
 
     Args:
         checkpoint: The source.
         options: What to do.
         renamed: Tensors that get another name.
+        writing: What the way of writing asks of them.
 
     Raises:
         NotThere: A name matches no layer.
@@ -273,22 +296,22 @@ def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | 
     """
     layers = find_layers(checkpoint)
     if options.like is not None:
-        return _selection_like(checkpoint, options, renamed or Renaming(), layers)
-    planned = _planned(layers, options)
+        return _selection_like(checkpoint, options, renamed or Renaming(), layers, writing)
+    planned = _planned(layers, options, writing)
     return Selection(layers, chosen_layers(layers, options.layer, options.exclude), planned)
 
 
-def _planned(layers: Sequence[Layer], options: Options) -> Plan:
+def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Plan:
     if options.kind is None:
         return Plan()
     if options.expand and not any(layer.groups is not None for layer in layers):
         remedy = Wording("give the model's code with ", Option("model", None))
         raise CannotConvert("its groups are not recorded in the file", remedy)
-    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand))
+    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
 
 
 def _selection_like(
-    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...]
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
 ) -> Selection:
     """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
     assert options.like is not None
@@ -301,7 +324,7 @@ def _selection_like(
     return Selection(
         layers,
         chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change),
+        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
         _other_prefixes(names, renamed, other, options.like_name),
@@ -318,13 +341,6 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
             fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
             return (Wording(f"{ours} is {theirs[name]} in {other_name}", fix),)
     return ()
-
-
-def _fruitless(selection: Selection, options: Options, fused: Fusing) -> tuple[Refusal, ...]:
-    """Why none of the layers that the user asked for can change; () if any can, or if the user asked for none."""
-    if selection.plan.conversions or not (options.layer or options.like is not None or fused.refused):
-        return ()
-    return tuple(selection.plan.refused_of(selection.chosen)) or fused.refused
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import islice
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.layers import kernels
-from convinspect.layers.by_module import named_class, of_torch
+from convinspect.layers.by_module import is_operator, named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
     PLAIN_PARTS,
@@ -206,7 +207,8 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
     else:
         return None
-    if module is None:
+    if module is None or is_operator(module):
+        # An operator sees a matrix, and not what the module packs into it.
         return found
     if of_torch(module):
         return found._replace(kind=module.kind, evidence="module")
@@ -312,7 +314,10 @@ def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
     if beside:
         notes = (*notes, f"in one storage with {_some(beside, 'others')}")
     if weight.layout in _UNREADABLE:
-        tags, notes = (*tags, weight.layout), (*notes, _UNREADABLE[weight.layout])
+        part = f"a DTensor, of which this file holds {weight.parts[0].shape}" if _is_piece(weight) else ""
+        tags, notes = (*tags, weight.layout), (*notes, part or _UNREADABLE[weight.layout])
+    elif is_wrapped(weight):
+        tags, notes = (*tags, "wrapped"), (*notes, f"a {(weight.subclass or '').rpartition('.')[2]}")
     elif _is_expanded(weight):
         tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
@@ -354,13 +359,18 @@ def _some(names: tuple[str, ...], more: str) -> str:
     return ", ".join(names[:_FEW]) + (f" and {more}" if len(names) > _FEW else "")
 
 
+def _is_piece(tensor: Tensor) -> bool:
+    """Whether it is a DTensor of which only a part is here."""
+    return is_dtensor(tensor) and len(tensor.parts) == 1 and tensor.parts[0].shape != tensor.shape
+
+
 def _is_expanded(tensor: Tensor) -> bool:
     return 0 in tensor.stride and tensor.storage is not None and tensor.nbytes > tensor.storage.nbytes
 
 
 _UNREADABLE = {
     "meta": "on the meta device: the file holds its shape and no numbers",
-    "wrapped": "a Tensor subclass that keeps its numbers in parts of its own, which are not read",
+    "wrapped": "a Tensor subclass that keeps its numbers in tensors of its own, which are not read",
     **{
         f"sparse_{kind}": f"sparse ({kind.upper()}): its numbers are kept as indices and values, which are not read"
         for kind in ("coo", "csr", "csc", "bsr", "bsc")

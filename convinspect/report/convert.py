@@ -254,10 +254,16 @@ def note_lines(job: Job) -> list[str]:
 
 def warning_lines(job: Job) -> list[str]:
     """What the user asked for and was not done."""
-    if job.fruitless:
-        return ["nothing can be converted, so nothing would be written"]
+    fruitless = job.fruitless
+    remedy = f"; {flagged(fruitless.remedy)}" if fruitless is not None and fruitless.remedy else ""
+    if fruitless is not None and job.idle:
+        return [f"nothing can be converted: {flagged(fruitless.reason)}; so nothing would be written{remedy}"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
-    return [
+    lines = [
         f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
         for refusal in job.plan.refused_of(named)
     ]
+    asked = job.options.kind is not None or job.options.like is not None
+    if lines or not asked or fruitless is None or fruitless.already:
+        return lines
+    return [f"no layer is converted: {flagged(fruitless.reason)}{remedy}"]
