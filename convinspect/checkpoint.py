@@ -91,6 +91,8 @@ class Checkpoint(Mapping[str, Tensor]):
         self.container = contents.container
         self.shards = contents.shards
         self.roots = contents.roots
+        if contents.problems and not any(one.tensors for one in contents.roots):
+            raise BrokenFile(contents.problems[0])
         self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root)
         self.problems = contents.problems
         self.notes = contents.notes

@@ -298,6 +298,9 @@ class Doubt(Enum):
     MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
     NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
+    PADDED = "the layer pads its input before the convolution, by how much the graph does not tell"
+    MAY_BE_PADDED = "its input is padded just before, by this layer or by another"
+    CALLS_DIFFER = "its weight is given to several calls with different settings"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None) -> str:

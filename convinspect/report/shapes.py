@@ -29,6 +29,9 @@ _EXPLAINED = {
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
+    "padded": "padded: the layer pads its input before the convolution, by how much the graph does not tell",
+    "padded?": "padded?: the input is padded just before the convolution, by the layer itself or by another",
+    "calls differ": "calls differ: the weight is given to several calls with different settings",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
 }
