@@ -116,27 +116,13 @@ def test_odd_code_is_no_reason_to_fail(tmp_path: Path, text: bytes) -> None:
 
 
 class Products(nn.Module):
-    """A matrix in each operator that multiplies with it, some turned over as PyTorch's Linear does."""
-
-    matmul: torch.Tensor
-    mm: torch.Tensor
-    addmm: torch.Tensor
-    turned: torch.Tensor
-    batched: torch.Tensor
-    left: torch.Tensor
+    """A matrix in each operator that multiplies with it, one turned over as PyTorch's Linear does."""
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = {
-            "matmul": (4, 5),
-            "mm": (4, 6),
-            "addmm": (4, 7),
-            "turned": (8, 4),
-            "batched": (2, 4, 3),
-            "left": (9, 2),
-        }
-        for name, size in sizes.items():
-            setattr(self, name, nn.Parameter(torch.randn(*size)))
+        self.matmul, self.mm = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(4, 6))
+        self.addmm, self.turned = nn.Parameter(torch.randn(4, 7)), nn.Parameter(torch.randn(8, 4))
+        self.batched, self.left = nn.Parameter(torch.randn(2, 4, 3)), nn.Parameter(torch.randn(9, 2))
         self.bias = nn.Parameter(torch.randn(7))
         self.einsum = nn.Parameter(torch.randn(10, 4))
         self.embedding = nn.Embedding(11, 4)
