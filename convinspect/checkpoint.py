@@ -12,18 +12,24 @@ from convinspect.dtypes import NUMBERS
 from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
-from convinspect.keys.wrappers import clean_name, clean_names
+from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Contents, Module, Root, Tensor, bytes_of
 from convinspect.text import closest, plural
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from convinspect.keys.others import Other
+
 
 FEW_OF_A_TIE = 4
 """How many names of a tie tell what lies in a storage: thousands may, and each would be looked at for each."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v")
+_BUFFERS = (
+    "running_mean", "running_var", "num_batches_tracked", "_mask", "weight_u", ".0._u", ".0._v",
+    # What Paddle and Keras call their statistics.
+    "._mean", "._variance", "moving_mean", "moving_variance",
+)  # fmt: skip
 
 
 class Totals(NamedTuple):
@@ -72,11 +78,13 @@ class Checkpoint(Mapping[str, Tensor]):
         root: The root in use.
         roots: All roots of the file.
         tensors: The root's tensors in stored order, by clean name.
+        others: The root's keys whose values are no tensors, by clean name.
         modules: The root's modules by clean name, where the file describes them.
         prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
         metadata: The file's string metadata.
+        layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
@@ -97,14 +105,18 @@ class Checkpoint(Mapping[str, Tensor]):
         self.problems = contents.problems
         self.notes = contents.notes
         self.metadata = contents.metadata
+        self.layout = contents.layout
         self.foreign = contents.foreign
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions
         self.pickles = contents.pickles
         self.known_parameters: frozenset[str] | None = None
+        others = self.root.others
         keys = [tensor.key for tensor in self.root.tensors]
+        keys += [other.key for other in others]
         names = _distinct(clean_names(keys))
-        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=True))
+        self.tensors: dict[str, Tensor] = dict(zip(names, self.root.tensors, strict=not others))
+        self.others: dict[str, Other] = dict(zip(names[len(self.tensors) :], others, strict=True))
         self.modules: dict[str, Module] = {clean_name(name): module for name, module in self.root.modules.items()}
         self.prefixes = _prefixes(keys, names)
         self.sharing = _sharing(self.tensors)
@@ -193,7 +205,7 @@ class Checkpoint(Mapping[str, Tensor]):
         """Whether the tensor `name` counts as a parameter; nothing in an optimizer's state does."""
         if self.known_parameters is not None:
             return name in self.known_parameters
-        if self.root.role == "optimizer" or name.endswith(_BUFFERS):
+        if self.root.role == "optimizer" or name.endswith(_BUFFERS) or name.startswith("batch_stats."):
             return False
         if self.tensors[name].dtype not in NUMBERS and not name.endswith("weight"):
             return False
@@ -331,7 +343,7 @@ def _prefixes(keys: list[str], names: list[str]) -> dict[str, int]:
     """What cleaning took from the front of keys, with how many had it; wrappers in mid-name count by their own name."""
     prefixes: dict[str, int] = {}
     for key, name in zip(keys, names, strict=True):
-        if key != name:
+        if key != name and not ("/" in key and is_path(key)):
             removed = key.removesuffix(name) if key.endswith(name) else "…_orig_mod."
             prefixes[removed] = prefixes.get(removed, 0) + 1
     return prefixes

@@ -12,6 +12,11 @@ RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in
 QUANTIZED = ("Linear (quantized)", "Conv (quantized)")
 """Kinds whose numbers need scales that are stored beside them."""
 
+DENSE_GENERAL = "DenseGeneral"
+"""Flax's Linear over several axes, Keras's EinsumDense."""
+DEPTHWISE = "DepthwiseConv{}d"
+"""Keras's depthwise convolution of so many dimensions, whose kernel is (kernel…, in, kernels a channel)."""
+
 LISTED = (
     *CONVOLUTIONS,
     "ConvTranspose1d",
@@ -20,6 +25,9 @@ LISTED = (
     "Linear",
     TRANSFORMERS_CONV1D,
     *QUANTIZED,
+    DENSE_GENERAL,
+    *(DEPTHWISE.format(dims) for dims in (1, 2, 3)),
+    *(f"SeparableConv{dims}d" for dims in (1, 2)),
     "MultiheadAttention",
     "Parametrized",
     "Incomplete",

@@ -22,10 +22,11 @@ from convinspect.text import one_line, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.keys.others import Other
+    from convinspect.layouts import Layout
 
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
-
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -83,8 +84,8 @@ class Tensor(NamedTuple):
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
-        parts: The tensors that a sparse one is made of (indices, values), or a quantized one's scales and zero points
-            where these are tensors.
+        parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
+            part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 
@@ -178,9 +179,9 @@ class Root(NamedTuple):
         role: "model", "ema" or "optimizer".
         tensors: In stored order.
         modules: By name, when the file describes them.
-        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
-            cannot be read.
+        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None if unreadable.
         parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
+        others: Of a dictionary, its keys whose values are no tensors, in stored order.
     """
 
     path: str
@@ -189,6 +190,7 @@ class Root(NamedTuple):
     modules: Mapping[str, Module] = _NOTHING
     parameters: tuple[tuple[int, ...], ...] | None = None
     parameter_names: tuple[str, ...] | None = None
+    others: tuple[Other, ...] = ()
 
 
 class Container(Enum):
@@ -255,8 +257,8 @@ class Contents(NamedTuple):
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
-        pickles: The object's pickle in each file that has one, where they are asked for, so that whoever needs more of
-            them than tensors does not read them again.
+        pickles: The object's pickle in each file that has one, where they are asked for: read once.
+        layout: How another library than PyTorch laid out its weights, where the file itself says so.
     """
 
     path: Path
@@ -270,6 +272,7 @@ class Contents(NamedTuple):
     versions: Mapping[Path, Version] = _NOTHING
     shards: int = 0
     pickles: Mapping[Path, Pickle] = _NOTHING
+    layout: Layout | None = None
 
     @property
     def format(self) -> str:
@@ -297,22 +300,19 @@ class Doubt(Enum):
     MAY_BE_CONV_TRANSPOSE = "it may be a ConvTranspose{dims}d, which its name suggests and its shapes do not tell"
     MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
+    LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
     NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
     PADDED = "the layer pads its input before the convolution, by how much the graph does not tell"
     MAY_BE_PADDED = "its input is padded just before, by this layer or by another"
     CALLS_DIFFER = "its weight is given to several calls with different settings"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
-    def sentence(self, weight: Tensor, bias: Tensor | None) -> str:
-        """The doubt about a layer with this weight and bias, in words."""
+    def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:
+        """The doubt about a layer with this weight and bias, in words; `first`: its outputs, where not first."""
         if "{" not in self.value:
             return self.value
-        return self.value.format(
-            weight=weight.shape,
-            bias=None if bias is None else bias.shape,
-            dims=len(weight.shape) - 2,
-            first=weight.shape[0],
-        )
+        shape = weight.shape
+        return self.value.format(weight=shape, bias=bias and bias.shape, dims=len(shape) - 2, first=first or shape[0])
 
 
 class Layer(NamedTuple):
@@ -341,7 +341,8 @@ class Layer(NamedTuple):
         notes: Whole sentences for people: the reasons behind tags and evidence, those of `doubts` among them.
         doubts: What it may be, or need, other than it seems.
         low_rank: One half of a low-rank pair (LoRA), by its name.
-        norm_dims: Dimensions along which spectral norm may take the weight, the likeliest first; one where it is known.
+        layout: How the weight lies where that is not PyTorch's order of axes, and where it is known from.
+        norm_dims: Dimensions along which spectral norm may be taken, the likeliest first; one where it is known.
     """
 
     name: str
@@ -365,6 +366,7 @@ class Layer(NamedTuple):
     notes: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     low_rank: bool = False
+    layout: Layout | None = None
     norm_dims: tuple[int, ...] = ()
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from convinspect.arrays.effective import effective_bias, effective_weight, spect
 from convinspect.arrays.read import Array, read_tensor
 from convinspect.errors import BrokenFile, CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.layouts import axis_names, in_torch_order, is_turned
 from convinspect.records import Doubt, Layer, Tensor
 from convinspect.text import with_article
 
@@ -109,6 +110,8 @@ def load_kernel(layer: Layer) -> Kernel:
             f"layer {layer.name}: its weight is computed by a parametrization that is not recorded in the file",
             "weight norm, spectral norm and pruning can be shown",
         )
+    stored = layer
+    layer = in_torch_order(layer)
     weight = effective_weight(layer)
     notes = [_HOW[layer.norm], *dim_notes(layer)] if layer.norm else []
     if layer.kind == TRANSFORMERS_CONV1D:
@@ -125,7 +128,9 @@ def load_kernel(layer: Layer) -> Kernel:
     if bias is not None and len(bias) != weight.shape[0]:
         notes.append(f"its bias has {len(bias)} numbers for {weight.shape[0]} outputs shown, and is left out")
         bias = None
-    return Kernel(layer, weight, bias, tuple(notes))
+    if layer.layout is not None and is_turned(layer):
+        notes.append(f"stored in {layer.layout.maker.value}'s layout, as ({', '.join(axis_names(stored))})")
+    return Kernel(stored, weight, bias, tuple(notes))
 
 
 def dim_notes(layer: Layer) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from convinspect.arrays.effective import effective_bias, effective_weight
 from convinspect.arrays.read import ML_DTYPES, read_tensor
 from convinspect.errors import CannotShow
+from convinspect.layouts import in_torch_order
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +51,12 @@ def as_torch(array: Any, dtype: str) -> torch.Tensor:
 
 
 def weight_and_bias(layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A layer's effective weight as stored and its bias (O,) or None, in the file's dtypes.
+    """A layer's effective weight, in PyTorch's order of axes, and its bias (O,) or None, in the file's dtypes.
 
     Raises:
         ConvInspectError: They cannot be computed or read.
     """
+    layer = in_torch_order(layer)
     weight, bias = as_torch(effective_weight(layer), layer.weight.dtype), effective_bias(layer)
     return weight, None if bias is None or layer.bias is None else as_torch(bias, layer.bias.dtype)
 

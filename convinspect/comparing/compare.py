@@ -18,6 +18,7 @@ from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Opti
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
+from convinspect.layouts import torch_shape
 from convinspect.records import Layer
 from convinspect.text import one_line, plural
 
@@ -152,7 +153,7 @@ def _distinct(layers: Iterable[Layer]) -> list[Subject]:
 
 def _runs_both_ways(layer: Layer) -> bool:
     known = layer.kind in ("Conv1d", "Linear", TRANSFORMERS_CONV1D) and (layer.groups or 1) == 1
-    return known and layer.weight.dtype not in COMPLEX and all(size == 1 for size in layer.weight.shape[2:])
+    return known and layer.weight.dtype not in COMPLEX and all(size == 1 for size in torch_shape(layer)[2:])
 
 
 def _subject(layer: Layer, alike: int) -> Subject:

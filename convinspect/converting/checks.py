@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,9 @@ from convinspect.converting.options import ORIGINS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.kinds import TARGETS
 from convinspect.records import Container
-from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
-    from convinspect.converting.plan import Refusal
 
 TARGET = Option("target", None)
 DROP_OPTIMIZER = Option("drop_optimizer")
@@ -161,15 +158,21 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
         raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
 
 
-def nothing_converted(refused: Sequence[Refusal]) -> CannotConvert:
-    """The error for a conversion that can change nothing it was asked for, and would only copy the source.
+def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:
+    """Refuse to save weights where their layout would no longer be recorded.
 
     Args:
-        refused: At least one.
+        checkpoint: The source.
+        resave: It is not written with another header alone.
+        writer: What writes it then: "torch" or "safetensors".
+
+    Raises:
+        CannotConvert: Its layout is known from the file's metadata, which would be lost.
     """
-    first, *others = refused
-    more = f" gives the reasons for {plural(len(others), 'more layer')}"
-    return CannotConvert(
-        Wording(f"nothing can be converted: layer {first.name or '(root)'}: ", first.reason),
-        Wording(Option("dry_run"), more) if others else "",
-    )
+    layout = checkpoint.layout
+    if not resave or layout is None or not any(len(tensor.shape) > 2 for tensor in checkpoint.tensors.values()):
+        # A Linear and an Embedding lie as PyTorch's do.
+        return
+    if writer == "torch" or not checkpoint.metadata:
+        problem = f"its weights are in {layout.maker.value}'s layout, which the new file would not record"
+        raise CannotConvert(problem, Wording("write .safetensors, without ", Option("state_dict")))

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.checks import (
+    check_layout,
     check_model,
     check_optimizer,
     check_options,
     check_source,
-    nothing_converted,
     target_of,
 )
+from convinspect.converting.eligibility import REWRITTEN, Writing
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
+from convinspect.converting.nothing import Fruitless, why_nothing
 from convinspect.converting.options import Options
-from convinspect.converting.plan import Plan, Refusal, Request, chosen_layers, plan
+from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
@@ -67,7 +69,8 @@ class Job:
         renaming: Tensors that get another name.
         fused: Layers that get their plain effective weight.
         resaved: The root is saved as a plain state_dict, instead of the file with another header.
-        fruitless: Refusals of all layers that were asked for, if nothing would be done; else ().
+        fruitless: Why nothing that was asked for changes; None if something does, or if no layers were asked for.
+        idle: Nothing would be done at all.
         notes: What is left behind, and what else a user should know; one line each.
     """
 
@@ -79,7 +82,8 @@ class Job:
     renaming: Renaming
     fused: tuple[Layer, ...]
     resaved: bool
-    fruitless: tuple[Refusal, ...]
+    fruitless: Fruitless | None
+    idle: bool
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -129,7 +133,7 @@ class Job:
         """
         if self.fused or self.plan.groups:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
-        return applied(self.checkpoint, self.edits)
+        return applied(self.checkpoint, self.edits, self.renaming.others)
 
     def write(self, progress: Progress = lambda done: None) -> None:
         """Write the target, whole or not at all; nothing in a dry run.
@@ -143,8 +147,8 @@ class Job:
         if self.target is None:
             return
         if not self.resaved:
-            drop, parameters = self.options.drop_optimizer, self.renaming.parameters
-            save_edits(self.checkpoint, self.edits, self.target, progress, drop, parameters)
+            drop, renamed = self.options.drop_optimizer, self.renaming
+            save_edits(self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others)
             return
         from convinspect.writing.state_dict import resave
 
@@ -224,20 +228,19 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_options(options, resaved)
     check_optimizer(checkpoint, options, resaved)
     check_source(checkpoint, resaved)
+    writer = writer_of(output) if resaved and output is not None else "torch"
+    check_layout(checkpoint, resaved, writer)
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
-    selection = select_layers(checkpoint, options, renamed)
-    keep = options.keep_optimizer or options.drop_optimizer
-    planned = selection.plan
-    following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+    selection, following = _selected(checkpoint, options, renamed, resaved)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
-    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed.edits
-    fruitless = () if does_more else _fruitless(selection, options, fused)
-    if fruitless and target is not None:
-        raise nothing_converted(fruitless)
-    writer = writer_of(output) if resaved and output is not None else "torch"
+    found = selection.layers, selection.chosen, selection.plan
+    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
+    does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
+    if fruitless is not None and not does_more and target is not None:
+        raise fruitless.error
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
@@ -246,7 +249,26 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
-    return Job(checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless, notes)
+    return Job(
+        checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
+        fruitless is not None and not does_more, notes,
+    )  # fmt: skip
+
+
+def _selected(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool
+) -> tuple[Selection, Followers]:
+    """The layers that change, and what changes with them; a layer that something cannot follow is refused."""
+    keep = options.keep_optimizer or options.drop_optimizer
+    writing = Writing(plain=resaved)
+    while True:
+        selection = select_layers(checkpoint, options, renamed, writing)
+        planned = selection.plan
+        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+        held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
+        if not held:
+            return selection, following
+        writing = writing._replace(held={**writing.held, **held})
 
 
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
@@ -257,13 +279,16 @@ def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     return with_code
 
 
-def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:
+def select_layers(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None, writing: Writing = REWRITTEN
+) -> Selection:
     """Decide which layers change, and into what.
 
     Args:
         checkpoint: The source.
         options: What to do.
         renamed: Tensors that get another name.
+        writing: What the way of writing asks of them.
 
     Raises:
         NotThere: A name matches no layer.
@@ -271,22 +296,22 @@ def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | 
     """
     layers = find_layers(checkpoint)
     if options.like is not None:
-        return _selection_like(checkpoint, options, renamed or Renaming(), layers)
-    planned = _planned(layers, options)
+        return _selection_like(checkpoint, options, renamed or Renaming(), layers, writing)
+    planned = _planned(layers, options, writing)
     return Selection(layers, chosen_layers(layers, options.layer, options.exclude), planned)
 
 
-def _planned(layers: Sequence[Layer], options: Options) -> Plan:
+def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Plan:
     if options.kind is None:
         return Plan()
     if options.expand and not any(layer.groups is not None for layer in layers):
         remedy = Wording("give the model's code with ", Option("model", None))
         raise CannotConvert("its groups are not recorded in the file", remedy)
-    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand))
+    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
 
 
 def _selection_like(
-    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...]
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
 ) -> Selection:
     """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
     assert options.like is not None
@@ -299,7 +324,7 @@ def _selection_like(
     return Selection(
         layers,
         chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change),
+        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
         _other_prefixes(names, renamed, other, options.like_name),
@@ -316,13 +341,6 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
             fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
             return (Wording(f"{ours} is {theirs[name]} in {other_name}", fix),)
     return ()
-
-
-def _fruitless(selection: Selection, options: Options, fused: Fusing) -> tuple[Refusal, ...]:
-    """Why none of the layers that the user asked for can change; () if any can, or if the user asked for none."""
-    if selection.plan.conversions or not (options.layer or options.like is not None or fused.refused):
-        return ()
-    return tuple(selection.plan.refused_of(selection.chosen)) or fused.refused
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
@@ -342,13 +360,16 @@ def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
     return (Wording(what, Option("fuse"), " takes single weights alone"),)
 
 
-def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
+def applied(
+    checkpoint: Checkpoint, edits: Iterable[Edit], others: Mapping[str, Mapping[str, str]] | None = None
+) -> Checkpoint:
     """The checkpoint with other shapes and keys, its tensors reading the same file.
 
     Args:
         checkpoint: The source.
         edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
             since they describe the old shapes.
+        others: Old → new key of what is no tensor, by the path of its root.
     """
     by_tensor = {id(edit.tensor): edit for edit in edits}
     used = checkpoint.root
@@ -357,15 +378,16 @@ def applied(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Checkpoint:
     contents = Contents(
         checkpoint.path,
         checkpoint.container,
-        tuple(_root_after(root, by_tensor) for root in roots),
+        tuple(_root_after(root, by_tensor, (others or {}).get(root.path, {})) for root in roots),
         checkpoint.nbytes_on_disk,
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
+        layout=checkpoint.layout,
     )
     return Checkpoint(contents, used.path)
 
 
-def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
+def _root_after(root: Root, edits: Mapping[int, Edit], others: Mapping[str, str]) -> Root:
     tensors = tuple(
         tensor
         if (edit := edits.get(id(tensor))) is None
@@ -373,4 +395,5 @@ def _root_after(root: Root, edits: Mapping[int, Edit]) -> Root:
         for tensor in root.tensors
     )
     reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    return root._replace(tensors=tensors, modules={} if reshaped else root.modules)
+    renamed = tuple(other._replace(key=others.get(other.key, other.key)) for other in root.others)
+    return root._replace(tensors=tensors, modules={} if reshaped else root.modules, others=renamed)

@@ -10,8 +10,17 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
-from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, with_channels_last
+from convinspect.converting.eligibility import (
+    REWRITTEN,
+    Writing,
+    expandable,
+    obstacle,
+    reader,
+    unless_named,
+    why_not,
+    wrapper_obstacle,
+)
+from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in, with_channels_last
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
@@ -33,6 +42,7 @@ class Request:
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
+        writing: What the way of writing asks of them.
     """
 
     to: str
@@ -40,6 +50,7 @@ class Request:
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expand: bool = False
+    writing: Writing = REWRITTEN
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -235,7 +246,10 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to, naming.globbed)
+    # What naming the layer would not help against comes first.
+    never = layer.kind in CONVOLUTIONS and not layer.pointwise
+    reason = None if never else wrapper_obstacle(layer, request.writing)
+    reason = reason or obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -264,12 +278,14 @@ def _expanded(layer: Layer, to: str) -> Conversion:
 def _shaped(layer: Layer) -> list[Tensor]:
     """The layer's tensors that have the kernel's dimensions: its weight, and what the weight is computed from."""
     names = ("weight", "weight_v", "weight_g", "weight_orig", "weight_mask", "parametrizations.weight.original",
-             "parametrizations.weight.original0", "parametrizations.weight.original1")  # fmt: skip
+             "parametrizations.weight.original0", "parametrizations.weight.original1", "kernel")  # fmt: skip
     dims = len(layer.weight.shape)
     return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
 
 
 def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
+    if layer.layout is not None:
+        return reshaped_in(layer.layout.maker, tensor, EXTRA_DIMS[to])
     return reshaped(tensor, EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
 
 
@@ -308,7 +324,7 @@ def assumed(layer: Layer) -> tuple[str, ...]:
     if layer.kind not in CONVOLUTIONS or layer.groups is not None:
         return ()
     # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
-    alike = layer.bias is None or layer.weight.shape[0] == layer.weight.shape[1]
+    alike = layer.bias is None or layer.layout is not None or layer.weight.shape[0] == layer.weight.shape[1]
     doubt = alike and layer.evidence != "module" and not layer.low_rank
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 

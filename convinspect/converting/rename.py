@@ -10,7 +10,7 @@ from convinspect.errors import CannotConvert, NotThere, Option, Wording
 from convinspect.formats.safetensors import RESERVED
 from convinspect.keys.rules import Rule, apply_rules, parse_rule
 from convinspect.keys.wrappers import clean_names
-from convinspect.records import Container, Edit, Tensor
+from convinspect.records import Container, Edit, Root
 from convinspect.text import closest
 
 
@@ -23,12 +23,17 @@ class Renaming:
         copies: Edits of the same names in its EMA copies.
         roots: Paths of the roots that contain these copies.
         parameters: Old → new name, for the parameter names that optimizers store.
+        others: Old → new key of what is no tensor (a module's extra state), by the path of its root.
     """
 
     edits: tuple[Edit, ...] = ()
     copies: tuple[Edit, ...] = ()
     roots: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.edits or self.others)
 
     def names(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Clean names that the root's tensors will have, by stored key."""
@@ -57,21 +62,23 @@ def renaming(checkpoint: Checkpoint, texts: Sequence[str]) -> Renaming:
         problem = Wording(Option("rename", None), " needs one dictionary of tensors, not several as one")
         raise CannotConvert(problem, Wording("choose it with ", Option("root", None)))
     rules = [parse_rule(text) for text in texts]
-    edits, used = _edits(checkpoint.root.tensors, rules)
+    edits, others, used = _edits(checkpoint.root, rules)
     if checkpoint.container is Container.SAFETENSORS and any(edit.key == RESERVED for edit in edits):
         raise CannotConvert(f"safetensors keeps the name {RESERVED!r} for itself", "give another")
     for text in texts:
         if text not in used:
             old = text.partition("=")[0]
-            raise NotThere(f"no tensor is named {old!r}", closest(old, list(checkpoint.tensors)))
+            raise NotThere(f"no tensor is named {old!r}", closest(old, [*checkpoint.tensors, *checkpoint.others]))
     copies = {
-        root.path: _edits(root.tensors, rules)[0]
+        root.path: _edits(root, rules)[:2]
         for root in checkpoint.roots
         if root is not checkpoint.root and root.role == "ema"
     }
-    roots = tuple(path for path, renamed in copies.items() if renamed)
-    in_copies = tuple(edit for renamed in copies.values() for edit in renamed)
-    return Renaming(tuple(edits), in_copies, roots, _parameters(checkpoint, edits))
+    roots = tuple(path for path, (renamed, _) in copies.items() if renamed)
+    in_copies = tuple(edit for renamed, _ in copies.values() for edit in renamed)
+    all_others = {checkpoint.root.path: others} | {path: renamed for path, (_, renamed) in copies.items()}
+    changed = {path: renamed for path, renamed in all_others.items() if renamed}
+    return Renaming(tuple(edits), in_copies, roots, _parameters(checkpoint, edits), changed)
 
 
 def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]:
@@ -89,15 +96,16 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
     return {name: new[name] for names in kept for name in names if name in new}
 
 
-def _edits(tensors: Sequence[Tensor], rules: Sequence[Rule]) -> tuple[list[Edit], frozenset[str]]:
-    """Edits of the tensors that get another key, and the texts of the rules that matched a tensor."""
-    renamed = apply_rules([tensor.key for tensor in tensors], rules)
+def _edits(root: Root, rules: Sequence[Rule]) -> tuple[list[Edit], dict[str, str], frozenset[str]]:
+    """Edits of the tensors that get another key, new keys of what is no tensor, and texts of the rules that matched."""
+    renamed = apply_rules([*(tensor.key for tensor in root.tensors), *(other.key for other in root.others)], rules)
     edits = [
         Edit(tensor, tensor.shape, tensor.stride, key=name)
-        for tensor, name in zip(tensors, renamed.keys, strict=True)
+        for tensor, name in zip(root.tensors, renamed.keys, strict=False)
         if name != tensor.key
     ]
-    return edits, renamed.used
+    rest = zip(root.others, renamed.keys[len(root.tensors) :], strict=True)
+    return edits, {other.key: name for other, name in rest if name != other.key}, renamed.used
 
 
 def together(shapes: Iterable[Edit], names: Iterable[Edit]) -> list[Edit]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from convinspect.layouts import Maker, pointwise_shape, torch_order
 from convinspect.records import Edit, Layer, Tensor, contiguous
 
 
@@ -28,6 +29,19 @@ def reshaped(tensor: Tensor, extra: int, turned: bool) -> Edit:
     # number of elements.
     transposed = stride == (1, shape[0]) and 1 not in shape
     return Edit(tensor, shape + ones, stride + (shape[0] * shape[1] if transposed else 1,) * extra, turned)
+
+
+def reshaped_in(maker: Maker, tensor: Tensor, extra: int) -> Edit:
+    """As `reshaped`, in another library's layout.
+
+    Args:
+        maker: One for which `same_order` is true.
+        tensor: A pointwise weight in that layout, whose numbers lie in the order of its axes.
+        extra: Number of the kernel's dimensions, all of size 1.
+    """
+    order = torch_order(maker, len(tensor.shape))
+    shape = pointwise_shape(maker, tensor.shape[order[0]], tensor.shape[order[1]], extra)
+    return Edit(tensor, shape, contiguous(shape))
 
 
 def edit_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:

@@ -7,15 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import plan_like, square_turned
+from convinspect.converting.like import other_layout, plan_like, square_turned
 from convinspect.converting.plan import Plan
 from convinspect.converting.reshape import out_in
+from convinspect.diffing import others
 from convinspect.diffing.differences import Difference, DiffReport, Kind
+from convinspect.diffing.supplied import Side, what_pytorch_supplies
 from convinspect.errors import CannotShow, Wording
-from convinspect.formats.torch.objects import read_objects, versions
-from convinspect.keys.pairing import COUNT, Pairing, pair_keys
+from convinspect.keys.others import Other
+from convinspect.keys.pairing import pair_keys
 from convinspect.layers.find import find_layers
 from convinspect.layers.lora import as_vector, is_magnitude
+from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
 
 if TYPE_CHECKING:
@@ -36,27 +39,43 @@ def diff(
     Raises:
         ConvInspectError: With `values`: bytes of one of the files are missing or damaged.
     """
-    tensors = (list(a.tensors.values()), list(b.tensors.values()))
-    keys = ([tensor.key for tensor in tensors[0]], [tensor.key for tensor in tensors[1]])
-    pairing = pair_keys(keys, (list(a.tensors), list(b.tensors)))
-    partners = {i: (name, tensors[1][j]) for name, i, j in pairing.pairs}
+    sides: tuple[list[Side], list[Side]] = (_values(a), _values(b))
+    keys = ([side.key for side in sides[0]], [side.key for side in sides[1]])
+    pairing = pair_keys(keys, ([*a.tensors, *a.others], [*b.tensors, *b.others]))
+    partners = {i: (name, sides[1][j]) for name, i, j in pairing.pairs}
     only_a = {place: name for name, place in pairing.only_a}
-    conversion = _conversion(a, b, [(tensors[0][i], partner) for i, (_, partner) in partners.items()])
-    supplied = _supplied(a, pairing, tensors)
+    conversion = _conversion(a, b, _both_tensors((sides[0][i], partner) for i, (_, partner) in partners.items()))
+    supplied = what_pytorch_supplies(a, pairing, sides)
     differences: list[Difference] = []
-    for place, tensor in enumerate(tensors[0]):
+    for place, tensor in enumerate(sides[0]):
         if place in only_a:
             differences.append(_unpaired(only_a[place], Kind.ONLY_IN_A, tensor, supplied))
             continue
         name, partner = partners[place]
-        difference = Difference(name, _kind(tensor, partner, id(tensor) in conversion.turned), tensor, partner)
+        if isinstance(tensor, Other) or isinstance(partner, Other):
+            differences.append(others.both(name, tensor, partner, values))
+            continue
+        seen = conversion.seen.get(id(tensor), tensor), conversion.seen.get(id(partner), partner)
+        difference = Difference(name, _kind(*seen, id(tensor) in conversion.turned), tensor, partner)
         if values:
-            difference = _with_values(difference)
+            difference = _with_values(difference, *seen)
             progress(tensor.nbytes + partner.nbytes)
         layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor), "")
+        if (why := conversion.foreign.get(id(tensor))) is not None:
+            obstacle = f"is {tensor.shape} in A and {partner.shape} in B: {why}"
+            differences.append(replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle))
+            continue
         differences.append(loading_effect(difference, layer, refusal))
-    differences += [_unpaired(name, Kind.ONLY_IN_B, tensors[1][place], supplied) for name, place in pairing.only_b]
+    differences += [_unpaired(name, Kind.ONLY_IN_B, sides[1][place], supplied) for name, place in pairing.only_b]
     return DiffReport(tuple(differences), pairing.prefixes, pairing.rules, values, a=a, b=b)
+
+
+def _values(checkpoint: Checkpoint) -> list[Side]:
+    return [*checkpoint.tensors.values(), *checkpoint.others.values()]
+
+
+def _both_tensors(pairs: Iterable[tuple[Side, Side]]) -> list[tuple[Tensor, Tensor]]:
+    return [(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
 
 
 class _Conversion(NamedTuple):
@@ -66,11 +85,15 @@ class _Conversion(NamedTuple):
         turned: Square weights that are stored transposed in B.
         layers: Names of the layers that would be converted.
         refusals: Why layers would be left unchanged.
+        seen: Convolutions' weights of both in other libraries' layouts, in PyTorch's order of axes.
+        foreign: Of A's weights whose layout is not B's, how they differ.
     """
 
     turned: set[int]
     layers: dict[int, str]
     refusals: dict[int, str]
+    seen: dict[int, Tensor]
+    foreign: dict[int, str]
 
 
 def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Conversion:
@@ -84,7 +107,11 @@ def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tens
     wanted = {tensor.key: partners[id(tensor)] for tensor in a.tensors.values() if id(tensor) in partners}
     plan = plan_like(layers, names, wanted, layers_of_b)
     converted = {id(edit.tensor): each.layer.name for each in plan.conversions for edit in each.edits}
-    return _Conversion(turned, converted, _refusals(layers, plan))
+    foreign = (layer for layer in (*layers, *layers_of_b) if is_turned(layer) and len(layer.weight.shape) > 2)
+    seen = {id(layer.weight): in_torch_order(layer).weight for layer in foreign}
+    whys = ((id(layer.weight), other_layout(layer, counterparts[id(layer.weight)])) for layer in layers)
+    others = {weight: why for weight, why in whys if why}
+    return _Conversion(turned, converted, _refusals(layers, plan), seen, others)
 
 
 def _relevant_tensors(
@@ -95,10 +122,11 @@ def _relevant_tensors(
     These are tensors whose shapes differ, square matrices, which may be transposed, and tensors that change together
     with others. Where a hundred thousand are alike, their layers need not be found.
     """
+    foreign = sides[0].layout != sides[1].layout
     relevant = {
         id(tensor)
         for a, b in pairs
-        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1])
+        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1]) or (foreign and len(a.shape) > 2)
         for tensor in (a, b)
     }
     for side in sides:
@@ -116,60 +144,13 @@ def _refusals(layers: Sequence[Layer], plan: Plan) -> dict[int, str]:
 # ------------------------------------------------------------------------------------------------ keys of one side only
 
 
-def _unpaired(name: str, kind: Kind, tensor: Tensor, supplied: Mapping[str, str]) -> Difference:
+def _unpaired(name: str, kind: Kind, tensor: Side, supplied: Mapping[str, str]) -> Difference:
+    if isinstance(tensor, Other):
+        return others.only_one(name, kind, tensor)
     a, b, where = (tensor, None, "B") if kind == Kind.ONLY_IN_A else (None, tensor, "A")
     if name in supplied:
         return Difference(name, kind, a, b, supplied=supplied[name])
     return Difference(name, kind, a, b, f"is not in {where}")
-
-
-def _supplied(a: Checkpoint, pairing: Pairing, tensors: tuple[Sequence[Tensor], ...]) -> dict[str, str]:
-    """Unpaired keys that do not prevent loading, since PyTorch supplies or renames them, by name."""
-    only_a = {name: tensors[0][place] for name, place in pairing.only_a}
-    only_b = {name: tensors[1][place] for name, place in pairing.only_b}
-    keys = {name: tensors[0][place].key for name, place, _ in pairing.pairs}
-    return _supplied_counts(a, only_b, keys) | _loaded_weight_norms(only_a, only_b)
-
-
-_COUNTING = 2
-"""Version of batch norms from which on they keep a count (`_NormBase._load_from_state_dict` in PyTorch's
-torch/nn/modules/batchnorm.py, which supplies it for older ones and where no version is recorded)."""
-
-
-def _supplied_counts(a: Checkpoint, only_b: Iterable[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """Keys `num_batches_tracked` that A lacks although it has the batch norm's statistics."""
-    means = {name: name.removesuffix(COUNT) + "running_mean" for name in only_b if name.endswith(COUNT)}
-    modules = {name: keys[mean].rpartition(".")[0] for name, mean in means.items() if mean in keys}
-    if not modules or a.holds_modules:
-        return {}
-    objects = read_objects(a.path)
-    recorded = (versions(objects, a.root.path) if objects is not None else None) or {}
-    return {
-        name: "PyTorch supplies it"
-        for name, module in modules.items()
-        if (recorded.get(module, {}).get("version") or 0) < _COUNTING
-    }
-
-
-_PARTS = {"_g": "original0", "_v": "original1"}
-
-
-def _loaded_weight_norms(only_a: Mapping[str, Tensor], only_b: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensors of an old weight norm that PyTorch loads into the parametrization (`_weight_norm_compat_hook` in its
-    torch/nn/utils/parametrizations.py).
-    """
-    supplied: dict[str, str] = {}
-    for name in (name.removesuffix("_g") for name in only_a if name.endswith("_g")):
-        module, dot, leaf = name.rpartition(".")
-        new = {end: f"{module}{dot}parametrizations.{leaf}.{part}" for end, part in _PARTS.items()}
-        old = {end: only_a.get(name + end) for end in _PARTS}
-        if all(
-            half is not None and new[end] in only_b and only_b[new[end]].shape == half.shape
-            for end, half in old.items()
-        ):
-            for end, part in new.items():
-                supplied |= {name + end: f"PyTorch loads it as {part}", part: f"PyTorch takes {name + end} for it"}
-    return supplied
 
 
 # ------------------------------------------------------------------------------------------------ one pair of tensors
@@ -206,7 +187,7 @@ def loading_effect(difference: Difference, layer: str | None, refusal: str) -> D
         refusal: Why `convert` would leave it unchanged.
     """
     a, b = difference.a, difference.b
-    if a is None or b is None:
+    if a is None or b is None or others.is_extra_state(b.key):
         return difference
     if layer is not None:
         difference = replace(difference, layer=layer)
@@ -242,12 +223,18 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def _with_values(difference: Difference) -> Difference:
-    """Add to a difference how the numbers differ, reshaped as its kind says."""
+def _with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
+    """Add to a difference how the numbers differ, reshaped as its kind says.
+
+    Args:
+        difference: Of two tensors.
+        a: The first, in PyTorch's order of axes.
+        b: The second, likewise.
+    """
     from convinspect.arrays.equality import as_matrix, same_bits
 
-    a, b, kind = difference.a, difference.b, difference.kind
-    if a is None or b is None or a is b or kind == Kind.SHAPE_DIFFERS:
+    kind = difference.kind
+    if a is b or kind == Kind.SHAPE_DIFFERS:
         return difference
     if a.shape != b.shape and is_magnitude(a.key):
         a, b = as_vector(a) or a, as_vector(b) or b

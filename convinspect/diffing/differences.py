@@ -14,6 +14,7 @@ from convinspect.text import Word, plural
 if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation
     from convinspect.checkpoint import Checkpoint
+    from convinspect.keys.others import Other
     from convinspect.records import Tensor
 
 
@@ -32,6 +33,8 @@ class Kind(Word):
     """Shape and dtype are the same, the numbers are not."""
     ONLY_IN_A = "only in A"
     ONLY_IN_B = "only in B"
+    NO_TENSOR = "no tensor"
+    """One value or both are no tensor, and they are of different types."""
     NOT_COMPARED = "not compared"
     """Shape and dtype are the same; numbers were to be compared and are not in the file, or have no reading (sparse,
     quantized, several in a byte)."""
@@ -59,6 +62,8 @@ class Difference:
         kind: What they are to each other.
         a: The first checkpoint's tensor, or None.
         b: The second's.
+        other_a: What the first checkpoint has instead of a tensor, or None.
+        other_b: What the second has.
         obstacle: Why `a` will not load in the place of `b`, whatever is converted; "" when it will.
         refusal: Why `convert` would leave the layer of `a` unchanged; "" where it would not, or nothing asks for it.
         supplied: What PyTorch does by itself, so that a key of one side alone is no obstacle; "" otherwise.
@@ -79,6 +84,8 @@ class Difference:
     deviation: Deviation | None = None
     unnoticed: bool = False
     unread: bool = False
+    other_a: Other | None = None
+    other_b: Other | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,8 @@ class DiffReport:
     """How two checkpoints differ.
 
     Attributes:
-        tensors: Every tensor of either side once, in the first's order, then those of the second alone.
+        tensors: Every key of either side once, the first's tensors and then what else it has, in its order, then those
+            of the second alone.
         prefixes: What makes keys of pairs differ.
         rules: rename rules that give A's tensors B's keys; None where no few rules do.
         compared: Numbers were compared too.

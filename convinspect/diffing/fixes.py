@@ -11,9 +11,12 @@ from convinspect.converting.plan import DEFAULT_FROM, Request, plan
 from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import Verdict
 from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
+from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
+from convinspect.keys.others import Other
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
+from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
@@ -142,25 +145,29 @@ class ErrorReport:
 
 def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> ErrorReport:
     """What can be done with `checkpoint` about an error that loading it gave."""
-    tensors, extra = _tensors_of(checkpoint, [item.key for item in items if item.trouble != Trouble.MISSING])
+    held, extra = _held(checkpoint, [item.key for item in items if item.trouble != Trouble.MISSING])
+    tensors = {key: side for key, side in held.items() if isinstance(side, Tensor)}
     layers = find_layers(checkpoint)
     steps, refusals = planned_steps(layers, _wanted_shapes(items, tensors))
-    outer = _keys_beside_weights(checkpoint, items, tensors)
+    outer = _keys_beside_weights(checkpoint, items, held)
     owners = {id(tensor): layer for layer in layers for tensor in layer.tensors.values()}
-    stored = {tensor.key: None for tensor in checkpoint.tensors.values()}
+    sides: list[Side] = [*checkpoint.tensors.values(), *checkpoint.others.values()]
+    stored = {side.key: None for side in sides}
     partners = _Partners.of(
         list(stored) if outer else [item.key for item in items if item.trouble == Trouble.UNEXPECTED],
         [item.key for item in items if item.trouble == Trouble.MISSING],
     )
     answers = []
     for item in items:
-        tensor = tensors.get(item.key)
+        side = held.get(item.key)
         if item.key in outer and item.trouble == Trouble.UNEXPECTED:
             answers.append(Answer(item, Fix.PASS_ITS_ROOT, "an entry of the file, not of the weights"))
         elif item.trouble in (Trouble.MISSING, Trouble.UNEXPECTED):
-            answers.append(_answer_key(item, tensor, stored.keys(), partners))
+            answers.append(_answer_key(item, side, stored.keys(), partners))
+        elif isinstance(side, Other):
+            answers.append(Answer(item, Fix.NONE, f"it is no tensor there ({side.what})"))
         else:
-            answers.append(_answer_shape(item, tensor, owners.get(id(tensor)), refusals))
+            answers.append(_answer_shape(item, side, owners.get(id(side)), refusals))
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
@@ -168,10 +175,10 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
 
 
 def _keys_beside_weights(
-    checkpoint: Checkpoint, items: Iterable[LoadErrorItem], tensors: Mapping[str, Tensor]
+    checkpoint: Checkpoint, items: Iterable[LoadErrorItem], held: Mapping[str, Side]
 ) -> frozenset[str]:
     """Unexpected keys that are other entries of the file: it was passed to `load_state_dict` as a whole."""
-    unknown = {item.key for item in items if item.trouble == Trouble.UNEXPECTED and item.key not in tensors}
+    unknown = {item.key for item in items if item.trouble == Trouble.UNEXPECTED and item.key not in held}
     root = checkpoint.root.path
     if not root or root.partition(".")[0] not in unknown:
         return frozenset()
@@ -180,12 +187,14 @@ def _keys_beside_weights(
     return frozenset(unknown & (above | set(beside(objects, root) if objects is not None else ())))
 
 
-def _tensors_of(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Tensor], tuple[Prefix, ...]]:
-    """The checkpoint's tensors by the error's keys, and prefixes that its own keys have in addition."""
+def _held(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Side], tuple[Prefix, ...]]:
+    """What the checkpoint has under the error's keys, and prefixes that its own keys have in addition."""
     wanted = list(dict.fromkeys(keys))
-    tensors = list(checkpoint.tensors.values())
-    pairing = pair_keys(([tensor.key for tensor in tensors], wanted), (list(checkpoint.tensors), clean_names(wanted)))
-    return {wanted[j]: tensors[i] for _, i, j in pairing.pairs}, pairing.prefixes
+    sides: dict[str, Side] = {**checkpoint.tensors, **checkpoint.others}
+    stored = [side.key for side in sides.values()]
+    pairing = pair_keys((stored, wanted), (list(sides), clean_names(wanted)))
+    values = list(sides.values())
+    return {wanted[j]: values[i] for _, i, j in pairing.pairs}, pairing.prefixes
 
 
 _MEAN = "running_mean"
@@ -199,11 +208,13 @@ class _Partners:
         keys: Each key's partner, in both directions.
         rules: Rename rules that turn the unexpected keys into the missing ones; None where there are none.
         prefixes: The prefixes that differ.
+        made: Missing keys that PyTorch makes itself once the others are renamed, and what it makes them of.
     """
 
     keys: Mapping[str, str]
     rules: tuple[str, ...] | None
     prefixes: tuple[Prefix, ...]
+    made: frozenset[str]
 
     @classmethod
     def of(cls, unexpected: list[str], missing: Sequence[str]) -> _Partners:
@@ -212,18 +223,23 @@ class _Partners:
         wanted = list(dict.fromkeys([*missing, *counts]))
         pairing = pair_keys((unexpected, wanted), (clean_names(unexpected), clean_names(wanted)))
         keys = {unexpected[i]: wanted[j] for _, i, j in pairing.pairs}
-        return cls(keys | {new: old for old, new in keys.items()}, pairing.rules, pairing.prefixes)
+        renamed = dict(zip(unexpected, new_keys(unexpected, pairing.rules or ()), strict=True))
+        made = made_after_renaming([key for key in missing if key not in keys.values()], renamed.values())
+        old = frozenset(key for key, new in renamed.items() if new in made)
+        return cls(keys | {new: old for old, new in keys.items()}, pairing.rules, pairing.prefixes, made | old)
 
 
-def _answer_key(item: LoadErrorItem, tensor: Tensor | None, stored: Collection[str], partners: _Partners) -> Answer:
+def _answer_key(item: LoadErrorItem, side: Side | None, stored: Collection[str], partners: _Partners) -> Answer:
     missing = item.trouble == Trouble.MISSING
     if missing and item.key in stored:
         return Answer(item, Fix.ALREADY, "it has this key")
     if not missing and item.key not in stored and partners.keys.get(item.key) in stored:
         return Answer(item, Fix.ALREADY, "it has the model's key for it")
-    if not missing and tensor is None:
+    if not missing and side is None:
         return Answer(item, Fix.OTHER_CHECKPOINT, "it has no such key")
-    shape = None if tensor is None else tensor.shape
+    shape = side.shape if isinstance(side, Tensor) else None
+    if item.key in partners.made:
+        return Answer(item, Fix.RENAME, "PyTorch makes the one of the other once it is renamed", shape)
     if item.key not in partners.keys:
         return Answer(item, Fix.NONE, "no conversion makes it" if missing else "the model has no such key", shape)
     if partners.rules is None:

@@ -12,9 +12,9 @@ def main_root(roots: tuple[Root, ...]) -> Root:
     Raises:
         NotACheckpoint: The file holds no tensors.
     """
-    if not any(root.tensors for root in roots):
+    if not any(root.tensors or root.others for root in roots):
         raise NotACheckpoint("it holds no tensors", "give the file that holds the weights")
-    candidates = [root for root in roots if root.tensors]
+    candidates = [root for root in roots if root.tensors] or list(roots)
     if len(candidates) == 1:
         return candidates[0]
     return min(candidates, key=lambda root: (_rank(root), -sum(t.numel for t in root.tensors)))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import BrokenFile, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
+from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Problem, Root, Storage, Tensor, contiguous
 
 RESERVED = "__metadata__"
@@ -46,9 +47,9 @@ def read_safetensors(file: File) -> Contents:
     text = header_text(file)
     length = len(text)
     header = _parse(text)
-    metadata = header.pop(RESERVED, None)
+    metadata = header.pop(RESERVED, {})
+    layout = _layout(metadata)
     if metadata is None:
-        # Also `null`, which MLX writes.
         metadata = {}
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
@@ -65,7 +66,21 @@ def read_safetensors(file: File) -> Contents:
         _problems(file, tensors, end),
         _notes(file, tensors, file.start + 8 + length, end),
         {str(key): str(value) for key, value in metadata.items()},
+        layout=layout,
     )
+
+
+_FORMATS = {"mlx": Maker.MLX, "pd": Maker.PADDLE, "paddle": Maker.PADDLE}
+"""The metadata's `format` → whose layout it is. "flax" and "tf" say nothing that the names do not."""
+
+
+def _layout(metadata: Any) -> Layout | None:
+    """Whose layout the metadata name; `null` is what `mlx.core.save_safetensors` writes where it is given none."""
+    if metadata is None:
+        return Layout(Maker.MLX, KnownFrom.WRITER)
+    said = metadata.get("format") if isinstance(metadata, dict) else None
+    maker = _FORMATS.get(said) if isinstance(said, str) else None
+    return None if maker is None else Layout(maker, KnownFrom.METADATA)
 
 
 def header_text(file: File) -> bytes:

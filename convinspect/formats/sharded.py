@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -13,6 +13,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.roots import main_root
+from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
@@ -101,20 +102,23 @@ def _combined(
     total: int | None,
 ) -> Contents:
     tensors: dict[str, Tensor] = {}
+    others: dict[str, Other] = {}
     homes: dict[str, list[str]] = {}
     problems: list[Problem] = []
     notes: list[str] = []
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
     pickles: dict[Path, Pickle] = {}
+    metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
-    size, container = 0, Container.SAFETENSORS
+    size, container, layout = 0, Container.SAFETENSORS, None
     named = Counter(weight_map.values())
     for shard in shards:
         try:
             contents = read_file(folder / shard)
-            shard_tensors = {tensor.key: tensor for tensor in main_root(contents.roots).tensors}
+            held = main_root(contents.roots)
+            shard_tensors = {tensor.key: tensor for tensor in held.tensors}
         except ConvInspectError as error:
             what, remedy = f": {error.problem}", error.remedy
             if isinstance(error, NotThere) and not os.path.exists(folder / shard):
@@ -123,13 +127,16 @@ def _combined(
             problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
             continue
         read.add(shard)
+        metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
+        layout = layout or contents.layout
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
         pickles.update(contents.pickles)
         problems.extend(_disagreements(shard, shard_tensors, homes, weight_map))
         tensors.update(shard_tensors)
+        others.update((other.key, other) for other in held.others)
         for key in shard_tensors:
             homes.setdefault(key, []).append(shard)
     problems.extend(_misplaced(weight_map, homes, read))
@@ -141,11 +148,17 @@ def _combined(
     actual_totals = totals(tensors.values())
     if total is not None and not problems and total not in actual_totals:
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
-    root = Root("", "model", tuple(tensors.values()))
+    root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
-        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
-        pickles,
+        path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
+        len(shards), pickles, layout,
     )  # fmt: skip
+
+
+def _together(metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What the shards' own metadata say together, without what they contradict each other in."""
+    every = {key: value for one in metadata for key, value in one.items()}
+    return {key: value for key, value in every.items() if all(one.get(key, value) == value for one in metadata)}
 
 
 def _disagreements(

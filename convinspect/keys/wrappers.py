@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from convinspect.layouts import KERNEL_PARTS
+
 # Wrappers that add a level to every name below them and change nothing else.
 _WRAPPERS_ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -12,7 +14,8 @@ def clean_names(keys: list[str]) -> list[str]:
     """Keys without wrappers' levels; a key stays whole where two would become the same."""
     joined = "\n".join(keys)
     # Looking once through all of them costs a tenth of looking into each; few files have wrappers.
-    cleaned = [clean_name(key) for key in keys] if "module" in joined or "_orig_mod" in joined else keys
+    marked = "module" in joined or "_orig_mod" in joined or "/" in joined
+    cleaned = [clean_name(key) for key in keys] if marked else keys
     if len(set(cleaned)) == len(keys):
         return cleaned
     taken = set(keys)
@@ -26,10 +29,18 @@ def clean_names(keys: list[str]) -> list[str]:
 
 
 def clean_name(key: str) -> str:
-    """A key without wrappers' levels; unchanged where nothing would be left."""
+    """A key without wrappers' levels; unchanged where nothing would be left. Keras's paths become dotted names."""
+    if "/" in key and is_path(key):
+        return key.removesuffix(":0").replace("/", ".")
     if "module" not in key and "_orig_mod" not in key:
         return key
     return ".".join(part for part, wrapper in levels(key) if not wrapper) or key
+
+
+def is_path(key: str) -> bool:
+    """Whether it is a path of Keras or TensorFlow, such as "dense/kernel" or "bert/pooler/dense/bias:0"."""
+    last = key.removesuffix(":0").rpartition("/")[2]
+    return last in KERNEL_PARTS or key.endswith("/weight:0")
 
 
 def levels(key: str) -> list[tuple[str, bool]]:

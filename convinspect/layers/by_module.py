@@ -14,7 +14,12 @@ _HYPERPARAMETERS = ("stride", "padding", "dilation")
 
 def of_torch(module: Module) -> bool:
     """Whether its class is PyTorch's own; a subclass may compute something else."""
-    return module.class_name.startswith(("torch.nn.", "torch.ops.aten."))
+    return module.class_name.startswith("torch.nn.") or is_operator(module)
+
+
+def is_operator(module: Module) -> bool:
+    """Whether it is known from an operator that a graph passes its tensors to, and not from its class."""
+    return module.class_name.startswith("torch.ops.aten.")
 
 
 def by_module(layer: Layer, module: Module) -> Layer | None:

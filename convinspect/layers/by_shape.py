@@ -15,6 +15,7 @@ from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.names import doubt_of_name
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
+from convinspect.layouts import Layout
 from convinspect.records import Doubt, Evidence, Layer, Tensor
 
 _GPT2_RATIO = {"c_attn": 3, "c_fc": 4}
@@ -61,6 +62,7 @@ class Context(NamedTuple):
         modules: Tensors of every module by its name, those of each by the last part of their key.
         may_need_scales: Some weight's numbers may be codes.
         patterns: Cached results, by names, shapes and dtypes.
+        layout: Whose layout the file's weights have, where that is not PyTorch's.
     """
 
     transposed: bool
@@ -68,6 +70,7 @@ class Context(NamedTuple):
     modules: Mapping[str, Mapping[str, Tensor]]
     may_need_scales: bool
     patterns: dict[Hashable, Pattern]
+    layout: Layout | None = None
 
 
 def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | None:
@@ -102,7 +105,7 @@ def by_shape(layer: Layer, context: Context) -> Layer:
     if layer.norm == "parametrized":
         note = "what its parametrization computes is not recorded, so the kernel's shape may be another"
         read = read._replace(evidence="ambiguous", notes=(*read.notes, note))
-    if _is_whole(layer.weight):
+    if is_whole(layer.weight):
         note = f"its numbers are {layer.weight.dtype}, with no sign that they are quantized"
         read = read._replace(evidence="ambiguous", tags=(*read.tags, "integers"), notes=(*read.notes, note))
     return read
@@ -110,7 +113,7 @@ def by_shape(layer: Layer, context: Context) -> Layer:
 
 def is_list(weight: Tensor) -> bool:
     """Whether its numbers are class weights, indices or a mask: integers that are not a matrix."""
-    return _is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
+    return is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
 
 
 def is_quantized(layer: Layer) -> bool:
@@ -121,9 +124,9 @@ def is_quantized(layer: Layer) -> bool:
         return True
     if len(weight.shape) > 1 and may_need_scales(weight) and any(map(says_scale, layer.tensors)):
         return True
-    if not _is_whole(weight) or weight.dtype == "bool":
+    if not is_whole(weight) or weight.dtype == "bool":
         return False
-    return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not _is_whole(layer.bias))
+    return bool({"scale", "zero_point"} & set(layer.tensors)) or (layer.bias is not None and not is_whole(layer.bias))
 
 
 def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> bool:
@@ -134,7 +137,8 @@ def is_scaled_from_above(name: str, weight: Tensor | None, context: Context) -> 
     return has_scales_beside(last, context.modules.get(parent))
 
 
-def _is_whole(weight: Tensor) -> bool:
+def is_whole(weight: Tensor) -> bool:
+    """Whether its numbers are integers or truth values."""
     return weight.dtype not in NUMBERS
 
 
@@ -160,11 +164,11 @@ def _by_statistics(layer: Layer) -> Layer:
     if len(layer.weight.shape) > 1 and layer.bias is not None:
         return layer._replace(kind="LayerNorm", evidence="shape")
     if layer.bias is None and (layer.weight.shape == (1,) or "prelu" in last_word(layer.name).lower()):
-        return _doubted(layer._replace(kind="PReLU"), Doubt.PRELU_OR_NORM)
-    return _doubted(layer._replace(kind="Norm"), Doubt.NORM_OR_PRELU)
+        return with_doubt(layer._replace(kind="PReLU"), Doubt.PRELU_OR_NORM)
+    return with_doubt(layer._replace(kind="Norm"), Doubt.NORM_OR_PRELU)
 
 
-def _doubted(layer: Layer, doubt: Doubt) -> Layer:
+def with_doubt(layer: Layer, doubt: Doubt) -> Layer:
     """The layer with a doubt and its sentence, which make it ambiguous unless its name settles the kind."""
     note = doubt.sentence(layer.weight, layer.bias)
     evidence: Evidence = "shape" if doubt is Doubt.LINEAR_BY_NAME else "ambiguous"
@@ -184,7 +188,7 @@ def _matrix(layer: Layer, context: Context) -> Layer:
     wide_in, wide_out = {"Linear": (columns, rows), TRANSFORMERS_CONV1D: (rows, columns)}.get(kind, (None, None))
     matrix = layer._replace(kind=kind, in_width=wide_in, out_width=wide_out)
     if isinstance(reason, Doubt):
-        return _doubted(matrix, reason)
+        return with_doubt(matrix, reason)
     return matrix._replace(evidence="shape", notes=(*layer.notes, reason) if reason else layer.notes)
 
 
@@ -231,7 +235,7 @@ def _without_bias(layer: Layer, context: Context) -> _Reading:
 
 
 def _wrong_bias(layer: Layer) -> Layer:
-    return _doubted(layer._replace(tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
+    return with_doubt(layer._replace(tags=(*layer.tags, "bias?")), Doubt.BIAS_DOES_NOT_FIT)
 
 
 # -------------------------------------------------------------------------------------------- convolutions
@@ -249,7 +253,7 @@ def _convolution(layer: Layer) -> Layer:
         pointwise=all(size == 1 for size in kernel),
     )
     if layer.bias is None or layer.bias.shape == (first,):
-        return _maybe_another(conv)
+        return maybe_another(conv, alike=layer.bias is None or first == second)
     transposed = conv._replace(kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed
@@ -263,16 +267,16 @@ def _convolution(layer: Layer) -> Layer:
 _TRANSPOSED_NAMES = r"(up\d*|ups|upconv\w*|upsampl\w*|deconv\w*|\w*transpose\w*|convt\w*)$"
 
 
-def _maybe_another(conv: Layer) -> Layer:
+def maybe_another(conv: Layer, alike: bool) -> Layer:
     """Doubt a Conv whose name suggests another kind with the same shapes.
 
-    A Bilinear has the shapes of a Conv1d; a ConvTranspose has those of a Conv if it has no bias, or as many outputs as
-    inputs.
+    Args:
+        conv: A Bilinear has the shapes of a Conv1d.
+        alike: A ConvTranspose has the same shapes: in PyTorch's layout without a bias, or with as many outputs as
+            inputs.
     """
-    first, second = conv.weight.shape[:2]
     if len(conv.kernel_size) == 1 and "bilinear" in conv.name.lower():
-        return _doubted(conv, Doubt.MAY_BE_BILINEAR)
-    alike = conv.bias is None or first == second
+        return with_doubt(conv, Doubt.MAY_BE_BILINEAR)
     if alike and any(re.match(_TRANSPOSED_NAMES, part) for part in conv.name.lower().split(".")):
-        return _doubted(conv, Doubt.MAY_BE_CONV_TRANSPOSE)
+        return with_doubt(conv, Doubt.MAY_BE_CONV_TRANSPOSE)
     return conv

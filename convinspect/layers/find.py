@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.layers.grouping import Group, context_of, read_group
+from convinspect.layers.context import Group, context_of
+from convinspect.layers.grouping import read_group
 from convinspect.layers.norms import with_norm_dims
 from convinspect.records import Layer, Tensor
 
@@ -26,7 +27,7 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
         The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
     groups = _groups(checkpoint.tensors)
-    context = context_of(groups)
+    context = context_of(groups, checkpoint.layout)
     layers: list[Layer] = []
     for group in groups:
         if holding is not None and not any(map(holding, group.tensors.values())):

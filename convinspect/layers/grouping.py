@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
-from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.by_module import named_class, of_torch
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
+from convinspect.layers import kernels
+from convinspect.layers.by_module import is_operator, named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
     PLAIN_PARTS,
@@ -24,10 +24,11 @@ from convinspect.layers.by_shape import (
     Context,
     Pattern,
     is_scaled_from_above,
-    orientation,
 )
-from convinspect.layers.reading import read_weight
+from convinspect.layers.context import Group, bias_of
+from convinspect.layers.reading import read_weight, with_assumptions
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
+from convinspect.layouts import KERNEL_PARTS
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
@@ -38,7 +39,6 @@ _STEPS = "parametrizations.weight."
 _STEP = r"parametrizations\.weight\.\d+\."
 _ORIGINAL = "parametrizations.weight.original"
 _PAIR = (f"{_ORIGINAL}0", f"{_ORIGINAL}1")
-_BIASES = ("bias", "bias_orig", "parametrizations.bias.original")
 # Of a pair with one half missing, the half that tells most of the kernel's shape comes first.
 _HALVES = ("weight_orig", "weight_v", "weight_mask", "weight_g", "weight_u")
 _MAIN = (
@@ -53,33 +53,6 @@ _MAIN = (
 )
 
 
-class Group(NamedTuple):
-    """Tensors of one module, by what follows its name in their keys."""
-
-    name: str
-    tensors: Mapping[str, Tensor]
-
-    def key(self, leaf: str) -> str:
-        """The whole key of one of its tensors, without wrappers' prefixes."""
-        return f"{self.name}.{leaf}" if self.name and leaf else self.name or leaf
-
-
-def context_of(groups: Sequence[Group]) -> Context:
-    """Collect evidence from the whole file for layers that are ambiguous by themselves."""
-    transposed = gpt2_is_linear = coded = False
-    modules = {group.name: group.tensors for group in groups}
-    for group in groups:
-        weight = group.tensors.get("weight")
-        if weight is None:
-            continue
-        coded = coded or may_need_scales(weight)
-        if len(weight.shape) == 2:
-            lies = orientation(group.name, weight, _bias(group))
-            transposed |= lies == "transposed"
-            gpt2_is_linear |= lies == "linear" and last_word(group.name) in GPT2_NAMES
-    return Context(transposed, gpt2_is_linear, modules, coded, {})
-
-
 def read_group(group: Group, module: Module | None, context: Context, sharing: Sharing) -> list[Layer]:
     """The layer that a group is, and its remaining tensors as layers of kind "Parameter".
 
@@ -89,6 +62,8 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
         context: Evidence from the rest of the file.
         sharing: Which tensors of the file share bytes.
     """
+    if module is None and context.layout == kernels.LAYOUT and "weight" not in group.tensors:
+        return _kernel_group(group, context, sharing)
     own, rest = group.tensors, []
     if not all(map(_is_part, own)):
         scaled = may_need_scales(own.get("weight"))
@@ -99,6 +74,17 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
         return [_parameter(group, leaf, sharing) for leaf in group.tensors]
     layer = _with_sharers(_with_lora(layer, context), group, sharing)
     return [layer, *(_parameter(group, leaf, sharing) for leaf in rest)] if rest else [layer]
+
+
+def _kernel_group(group: Group, context: Context, sharing: Sharing) -> list[Layer]:
+    """As `read_group`, for a module of Flax or Keras."""
+    own = {leaf: tensor for leaf, tensor in group.tensors.items() if leaf in KERNEL_PARTS}
+    parent = group.name.rpartition(".")[0]
+    siblings = all(f"{parent}.{part}".lstrip(".") in context.modules for part in ("query", "key", "value"))
+    layer = kernels.read_kernels(group.name, own, siblings) if own else None
+    rest = [leaf for leaf in group.tensors if layer is None or leaf not in own]
+    known = [] if layer is None else [_with_sharers(with_assumptions(layer), group, sharing)]
+    return [*known, *(_parameter(group, leaf, sharing) for leaf in rest)]
 
 
 @lru_cache(maxsize=1024)
@@ -145,7 +131,7 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
     if main is None and not half:
         return _without_weight(group, own, module) if own else None
     norm = "parametrized" if norm is not None and _is_chain(own, norm) else norm
-    layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], _bias(group), norm)
+    layer = Layer(group.name, "Parameter", "ambiguous", own, own[main or half], bias_of(group.tensors), norm)
     if half:
         note = f"{half} is there without its partner, so the kernel cannot be computed"
         return layer._replace(kind="Incomplete", tags=("incomplete",), notes=(note,))
@@ -153,13 +139,6 @@ def _layer(group: Group, own: Mapping[str, Tensor], module: Module | None, conte
         note = "the kernel is computed from several tensors by a parametrization that is not recorded"
         return layer._replace(kind="Parametrized", norm="parametrized", tags=("parametrized",), notes=(note,))
     return read_weight(layer, module, context)
-
-
-def _bias(group: Group) -> Tensor | None:
-    for leaf in _BIASES:
-        if leaf in group.tensors:
-            return group.tensors[leaf]
-    return None
 
 
 def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]:
@@ -214,13 +193,15 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
-        found = Layer(group.name, "BatchNorm", "shape", tensors, tensors.get("running_mean", first), _bias(group))
+        mean = tensors.get("running_mean", first)
+        found = Layer(group.name, "BatchNorm", "shape", tensors, mean, bias_of(group.tensors))
     elif "bias" in names:
         # It is its own weight here, and no bias to anything.
         found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
     else:
         return None
-    if module is None:
+    if module is None or is_operator(module):
+        # An operator sees a matrix, and not what the module packs into it.
         return found
     if of_torch(module):
         return found._replace(kind=module.kind, evidence="module")
@@ -326,7 +307,10 @@ def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
     if beside:
         notes = (*notes, f"in one storage with {_some(beside, 'others')}")
     if weight.layout in _UNREADABLE:
-        tags, notes = (*tags, weight.layout), (*notes, _UNREADABLE[weight.layout])
+        part = f"a DTensor, of which this file holds {weight.parts[0].shape}" if _is_piece(weight) else ""
+        tags, notes = (*tags, weight.layout), (*notes, part or _UNREADABLE[weight.layout])
+    elif is_wrapped(weight):
+        tags, notes = (*tags, "wrapped"), (*notes, f"a {(weight.subclass or '').rpartition('.')[2]}")
     elif _is_expanded(weight):
         tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
@@ -368,13 +352,18 @@ def _some(names: tuple[str, ...], more: str) -> str:
     return ", ".join(names[:_FEW]) + (f" and {more}" if len(names) > _FEW else "")
 
 
+def _is_piece(tensor: Tensor) -> bool:
+    """Whether it is a DTensor of which only a part is here."""
+    return is_dtensor(tensor) and len(tensor.parts) == 1 and tensor.parts[0].shape != tensor.shape
+
+
 def _is_expanded(tensor: Tensor) -> bool:
     return 0 in tensor.stride and tensor.storage is not None and tensor.nbytes > tensor.storage.nbytes
 
 
 _UNREADABLE = {
     "meta": "on the meta device: the file holds its shape and no numbers",
-    "wrapped": "a Tensor subclass that keeps its numbers in parts of its own, which are not read",
+    "wrapped": "a Tensor subclass that keeps its numbers in tensors of its own, which are not read",
     **{
         f"sparse_{kind}": f"sparse ({kind.upper()}): its numbers are kept as indices and values, which are not read"
         for kind in ("coo", "csr", "csc", "bsr", "bsc")

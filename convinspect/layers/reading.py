@@ -6,17 +6,17 @@ otherwise the shapes do.
 
 from __future__ import annotations
 
-from convinspect.layers.by_module import by_module
 from convinspect.layers.by_shape import (
     STATISTICS,
     Context,
-    by_shape,
     is_list,
     is_quantized,
     is_scaled_from_above,
     quantized,
 )
+from convinspect.layers.layouts import by_class, by_layout
 from convinspect.layers.lora import is_magnitude
+from convinspect.layouts import torch_shape
 from convinspect.records import Doubt, Layer, Module
 
 _STRIDED_NAMES = ("downsample", "shortcut")
@@ -39,16 +39,16 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
         return _empty(layer, module)
     if is_quantized(layer) or is_scaled_from_above(layer.name, layer.weight, context):
         return quantized(layer)
-    known = by_module(layer, module) if module is not None else None
+    known = by_class(layer, module) if module is not None else None
     if known is not None:
-        return _with_assumptions(known)
+        return with_assumptions(known)
     if is_list(layer.weight):
         return layer._replace(kind="Parameter", evidence="shape")
-    known = by_shape(layer, context)
+    known = by_layout(layer, context)
     if module is not None:
         note = f"its class {module.class_name} keeps no hyperparameters known here"
         known = known._replace(notes=(*known.notes, note))
-    return _with_assumptions(known)
+    return with_assumptions(known)
 
 
 _EMPTY = "its weight has shape (0,) and no numbers, as a ZeRO-3 part that was not gathered before saving"
@@ -61,7 +61,7 @@ def _empty(layer: Layer, module: Module | None) -> Layer:
     return layer._replace(kind=kind, evidence="ambiguous", tags=(*layer.tags, "empty"), notes=notes)
 
 
-def _with_assumptions(layer: Layer) -> Layer:
+def with_assumptions(layer: Layer) -> Layer:
     """The layer with what a conversion must know: unusual settings, and what was assumed."""
     tags, notes, doubts = list(layer.tags), list(layer.notes), layer.doubts
     if layer.groups is not None and layer.groups > 1:
@@ -79,7 +79,7 @@ def _with_assumptions(layer: Layer) -> Layer:
         tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
         taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
         notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
-        notes += [doubt.sentence(layer.weight, layer.bias) for doubt in more]
+        notes += [doubt.sentence(layer.weight, layer.bias, torch_shape(layer)[0]) for doubt in more]
         doubts = (*doubts, *more)
     if Doubt.LINEAR_BY_NAME in doubts:
         tags.append("by name")
@@ -100,7 +100,8 @@ _DOUBTED_ASSUMPTIONS = {Doubt.MAY_BE_DEPTHWISE: "depthwise?", Doubt.USUALLY_STRI
 
 def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
     doubts = []
-    if layer.weight.shape[1] == 1 and layer.weight.shape[0] > 1 and not layer.kind.startswith("ConvTranspose"):
+    first, second = torch_shape(layer)[:2]
+    if second == 1 and first > 1 and not layer.kind.startswith("ConvTranspose"):
         doubts.append(Doubt.MAY_BE_DEPTHWISE)
     if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
         doubts.append(Doubt.USUALLY_STRIDE_2)

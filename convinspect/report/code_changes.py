@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
+from convinspect.layouts import Layout, Maker, torch_shape
 from convinspect.records import Layer
 
 _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
@@ -19,22 +20,27 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         plan: The conversions.
         names: Tensors' new names by stored key, as `Renaming.names` gives them; {} if none is renamed.
     """
-    kinds: dict[tuple[str, str, int], list[Conversion]] = {}
+    kinds: dict[tuple[str, str, int, Layout | None], list[Conversion]] = {}
     for conversion in plan.conversions:
-        kinds.setdefault((conversion.layer.kind, conversion.to, conversion.groups), []).append(conversion)
+        layer = conversion.layer
+        kinds.setdefault((layer.kind, conversion.to, conversion.groups, layer.layout), []).append(conversion)
     lines = []
-    for (old, new, _), alike in kinds.items():
+    for (old, new, *_), alike in kinds.items():
         layers = [called(conversion.layer, names) for conversion in alike]
         by_layer = {id(layer): conversion for layer, conversion in zip(layers, alike, strict=True)}
         known = old in KINDS and new in KINDS
         for block in fold(layers):
             conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
-            if known:
+            if conversion.layer.layout is not None:
+                lines += _in_layout(name, conversion, conversion.layer.layout.maker)
+            elif known:
                 lines.append(f"{name}: {_call(old, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
             else:
                 lines += _shapes(name, conversion)
-        if known and _input(old) != _input(new):
+        if alike[0].layer.layout is not None:
+            lines += _channels_last(old, new)
+        elif known and _input(old) != _input(new):
             lines += _turns(old, new)
     return lines
 
@@ -72,6 +78,26 @@ def _shapes(name: str, conversion: Conversion) -> list[str]:
         f" must be of shape {edit.shape}, not {edit.tensor.shape}"
         for edit in conversion.edits
     ]
+
+
+def _in_layout(name: str, conversion: Conversion, maker: Maker) -> list[str]:
+    """The change of another library's layer: MLX's classes take what PyTorch's do, of others the shapes are said."""
+    layer = conversion.layer
+    if maker is not Maker.MLX:
+        return _shapes(name, conversion)
+    wide_out, wide_in = torch_shape(layer)[:2]
+    bias = ", bias=False" * (layer.bias is None)
+    old, new = (
+        f"nn.{kind}({wide_in}, {wide_out}{', 1' * (kind in CONVOLUTIONS)}{bias})"
+        for kind in (layer.kind, conversion.to)
+    )
+    return [f"{name}: {old} → {new}"]
+
+
+def _channels_last(old: str, new: str) -> list[str]:
+    """How the inputs change where channels are last in every layer."""
+    before, after = (f"(N, {', '.join(_SPATIAL[kind])}, C)" if kind in _SPATIAL else "(N, …, C)" for kind in (old, new))
+    return [f"  takes {before} → takes {after}: channels are last in both"]
 
 
 def _call(kind: str, conversion: Conversion, groups: int) -> str:

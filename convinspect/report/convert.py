@@ -7,7 +7,6 @@ from typing import Any
 
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
-from convinspect.converting.rename import Renaming
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
@@ -36,7 +35,7 @@ def plan_table(job: Job) -> Table:
     """
     plan, source = job.plan, job.checkpoint.path.name
     written = None if job.target is None else job.target.name
-    names = _new_names(job.renaming)
+    names = _new_names(job)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
     for conversion in plan.conversions:
         new = names.pop(_module(conversion.layer.weight.key), None)
@@ -77,11 +76,20 @@ def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[
     return (name, "", "", shape(old), shape(new), Styled(what, QUIET)), (name, "", "", old, new, what)
 
 
-def _new_names(renaming: Renaming) -> dict[str, str]:
+def _renamed(job: Job) -> list[tuple[str, str]]:
+    """Old and new key of each renamed tensor of the root in use."""
+    return [(edit.tensor.key, edit.key or "") for edit in job.renaming.edits]
+
+
+def _renamed_others(job: Job) -> list[tuple[str, str]]:
+    """Old and new key of what is renamed and no tensor; a plain state_dict is written without any."""
+    return [] if job.resaved else list(job.renaming.others.get(job.checkpoint.root.path, {}).items())
+
+
+def _new_names(job: Job) -> dict[str, str]:
     """Old → new names: of the module if the tensor's last level stays the same, else of the tensor."""
     names: dict[str, str] = {}
-    for edit in renaming.edits:
-        old, new = edit.tensor.key, edit.key or ""
+    for old, new in (*_renamed(job), *_renamed_others(job)):
         leaf = "." + old.rpartition(".")[2]
         if old.endswith(leaf) and new.endswith(leaf):
             names[old.removesuffix(leaf)] = new.removesuffix(leaf)
@@ -115,7 +123,7 @@ def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:
 
 def _summary(job: Job, written: bool) -> Cell:
     plan, followers = job.plan, job.followers
-    number, renamed = len(plan.conversions), len(job.renaming.edits)
+    number, renamed, others = len(plan.conversions), len(job.renaming.edits), len(_renamed_others(job))
     extra = []
     if followers.copies:
         extra.append(f"{count(len(followers.copies))} cop{'y' if len(followers.copies) == 1 else 'ies'}")
@@ -129,9 +137,12 @@ def _summary(job: Job, written: bool) -> Cell:
         parts.append(Styled(f"{plural(number, 'layer')} {verb}", GOOD if number else "bold"))
     if extra:
         parts.append(Styled(f" with {' and '.join(extra)}"))
-    if renamed:
+    if renamed or others:
         verb = "renamed" if written else "to rename"
-        parts.append(Styled(f"{' · ' * bool(parts)}{plural(renamed, 'tensor')} {verb}", GOOD))
+        what = [plural(renamed, "tensor")] * bool(renamed) + [plural(others, "key") + " without a tensor"] * bool(
+            others
+        )
+        parts.append(Styled(f"{' · ' * bool(parts)}{' and '.join(what)} {verb}", GOOD))
     if job.fused:
         verb = "as plain weights" if written else "to fuse"
         parts.append(Styled(f"{' · ' * bool(parts)}{plural(len(job.fused), 'layer')} {verb}"))
@@ -206,7 +217,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
         "only_here": list(job.selection.only_here),
         "only_there": list(job.selection.only_there),
         "already": [refusal.name for refusal in plan.refusals if refusal.done],
-        "renamed": [{"from": edit.tensor.key, "to": edit.key} for edit in job.renaming.edits],
+        "renamed": [{"from": old, "to": new} for old, new in (*_renamed(job), *_renamed_others(job))],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
                       "dropped": job.options.drop_optimizer},
@@ -243,10 +254,16 @@ def note_lines(job: Job) -> list[str]:
 
 def warning_lines(job: Job) -> list[str]:
     """What the user asked for and was not done."""
-    if job.fruitless:
-        return ["nothing can be converted, so nothing would be written"]
+    fruitless = job.fruitless
+    remedy = f"; {flagged(fruitless.remedy)}" if fruitless is not None and fruitless.remedy else ""
+    if fruitless is not None and job.idle:
+        return [f"nothing can be converted: {flagged(fruitless.reason)}; so nothing would be written{remedy}"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
-    return [
+    lines = [
         f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
         for refusal in job.plan.refused_of(named)
     ]
+    asked = job.options.kind is not None or job.options.like is not None
+    if lines or not asked or fruitless is None or fruitless.already:
+        return lines
+    return [f"no layer is converted: {flagged(fruitless.reason)}{remedy}"]

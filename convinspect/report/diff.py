@@ -17,17 +17,19 @@ from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
 from convinspect.report.flags import flagged
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation
+    from convinspect.keys.others import Other
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""
 
 _STYLES = {
     Kind.RANK_DIFFERS: GOOD, Kind.TRANSPOSED: WARN, Kind.SHAPE_DIFFERS: BAD, Kind.DTYPE_DIFFERS: WARN,
-    Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NOT_COMPARED: WARN, Kind.SAME: QUIET,
+    Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NO_TENSOR: WARN, Kind.NOT_COMPARED: WARN,
+    Kind.SAME: QUIET,
 }  # fmt: skip
 
 _MEANING = {
@@ -76,7 +78,8 @@ def _signature(difference: Difference, place: int, folded: bool) -> tuple[object
     if not folded:
         return (place,)
     sides = tuple(None if it is None else (it.shape, it.dtype, it.layout) for it in (difference.a, difference.b))
-    return (difference.kind, sides, _note(difference), difference.deviation)
+    whats = tuple(None if it is None else it.what for it in (difference.other_a, difference.other_b))
+    return (difference.kind, sides, whats, _note(difference), difference.deviation)
 
 
 def _columns(report: DiffReport) -> tuple[Column, ...]:
@@ -99,7 +102,9 @@ def _columns(report: DiffReport) -> tuple[Column, ...]:
 def _row(name: str, alike: Sequence[Difference], report: DiffReport) -> tuple[Cell, ...]:
     first = alike[0]
     a, b = first.a, first.b
-    cells: list[Cell] = [Styled(first.kind.value, _STYLES[first.kind]), name or "(root)", _side(a, b), _side(b, a, a)]
+    sides = [other.what if other is not None else None for other in (first.other_a, first.other_b)]
+    shown = [sides[0] or _side(a, b), sides[1] or _side(b, a, a)]
+    cells: list[Cell] = [Styled(first.kind.value, _STYLES[first.kind]), name or "(root)", *shown]
     if report.compared:
         cells += _deviation_cells(first)
     note = _note(first)
@@ -140,6 +145,8 @@ def _note(difference: Difference) -> str:
         notes.append("only its numbers show it")
     elif kind == Kind.DTYPE_DIFFERS:
         notes.append("PyTorch does not copy it" if difference.obstacle else "cast when it is loaded")
+    elif kind == Kind.NO_TENSOR:
+        notes.append("PyTorch does not copy it" if difference.obstacle else "PyTorch takes the one for the other")
     elif kind in (Kind.RANK_DIFFERS, Kind.TRANSPOSED) and difference.obstacle:
         notes.append(flagged(difference.refusal) or "no conversion makes it")
     if difference.unread:
@@ -153,6 +160,8 @@ def _note(difference: Difference) -> str:
 
 def _why_unread(difference: Difference) -> str:
     """Why its numbers could not be compared."""
+    if difference.other_a is not None:
+        return f"{difference.other_a.what}: only its type was compared"
     tensors = [tensor for tensor in (difference.a, difference.b) if tensor is not None]
     layouts = dict.fromkeys(tensor.layout for tensor in tensors if tensor.layout not in ("strided", "meta"))
     why = " and ".join(layouts)
@@ -257,6 +266,10 @@ def _notes(report: DiffReport) -> Iterable[str]:
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
+    stray = [each.name for each in report.tensors if each.other_a is not None and each.other_a.stray and each.other_b]
+    if stray:
+        keys = first_few(stray)
+        yield f"{keys}: no module keeps such a key, so load_state_dict(strict=True) takes neither file as it is"
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
@@ -298,6 +311,8 @@ def _payload(difference: Difference, compared: bool) -> dict[str, Any]:
         "difference": difference.kind,
         "a": _tensor_payload(difference.a),
         "b": _tensor_payload(difference.b),
+        "other_a": _other_payload(difference.other_a),
+        "other_b": _other_payload(difference.other_b),
         "obstacle": flagged(difference.obstacle) or None,
         "layer": difference.layer,
     }
@@ -320,6 +335,11 @@ def _deviation_payload(deviation: Deviation) -> dict[str, Any]:
         "numel": deviation.total,
         "nan": deviation.nan if numeric else None,
     }
+
+
+def _other_payload(other: Other | None) -> dict[str, Any] | None:
+    """The JSON for a value that is no tensor."""
+    return None if other is None else {"key": other.key, "type": other.what}
 
 
 def _tensor_payload(tensor: Tensor | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
+from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
@@ -173,7 +174,7 @@ def _widths(layer: Layer) -> tuple[str, str]:
     """The widths in and out; if groups are not recorded, `in` is the number from the shape."""
     wide_in, wide_out = layer.in_width, layer.out_width
     if wide_in is None and layer.kernel_size:
-        wide_in = layer.weight.shape[1]
+        wide_in = torch_shape(layer)[1]
     return (str(wide_in), str(wide_out)) if wide_in is not None and wide_out is not None else ("", "")
 
 
@@ -268,6 +269,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
 def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
     """The meaning of the tags that appear, and biases that do not fit."""
     used = {tag for tags in {layer.tags for layer in shown} for tag in tags}
+    yield from _notes_on_layouts(shown)
     if "assumed" in used:
         pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
         yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
@@ -276,6 +278,16 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
     for layer in shown:
         if misfit in layer.doubts:
             yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
+
+
+def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
+    """Whose layout the weights have, and where that is known from."""
+    for maker, known_from in dict.fromkeys(
+        layer.layout for layer in shown if layer.layout is not None and is_turned(layer)
+    ):
+        then = "converted only where you name the layer" if same_order(maker) else "not converted"
+        doubt = "" if known_from.sure else f"; taken so, and {then}"
+        yield f"{maker.value} layout: {maker.axes}, {known_from.value}{doubt}"
 
 
 def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
@@ -364,6 +376,14 @@ def layer_payload(layer: Layer) -> dict[str, Any]:
         payload |= {"in_features": layer.in_width, "out_features": layer.out_width}
     if layer.norm:
         payload["norm"] = layer.norm
+    if layer.layout is not None:
+        maker, known_from = layer.layout
+        payload["layout"] = {
+            "maker": maker.value,
+            "axes": axis_names(layer),
+            "known_from": known_from.name.lower(),
+            "sure": known_from.sure,
+        }
     return payload | {
         "numel": layer.numel,
         "nbytes": layer.nbytes,

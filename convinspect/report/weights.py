@@ -11,6 +11,7 @@ from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape
 from convinspect.render.emit import TerminalSize
@@ -180,11 +181,11 @@ def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
     `axes` names the dimensions of `weight`; `stored_axes` names those of `shape`, the shape as stored.
     """
     weight, bias, rows, columns = cut(kernel, choice)
-    turned = kernel.layer.kind == TRANSFORMERS_CONV1D or kernel.layer.kind.startswith("ConvTranspose")
+    turned = kernel.layer.kind == TRANSFORMERS_CONV1D
     taps = [f"kernel_size[{i}]" for i in range(weight.ndim - 2)]
     return {
         **_head(kernel.layer),
-        "stored_axes": [*(("in", "out") if turned else ("out", "in")), *taps],
+        "stored_axes": ["in", "out"] if turned else axis_names(kernel.layer),
         "axes": ["out", "in", *taps],
         "notes": list(kernel.notes),
         "rows": list(rows),

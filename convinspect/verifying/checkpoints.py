@@ -11,7 +11,8 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
-from convinspect.records import Layer
+from convinspect.layouts import in_torch_order, is_turned
+from convinspect.records import Layer, Tensor
 from convinspect.text import plural
 from convinspect.verifying.findings import Findings, Report, merged
 from convinspect.verifying.layer_outputs import Checked, run_layers
@@ -41,7 +42,8 @@ def compare_checkpoints(
     layers_after = _as_converted(layers, {layer.name: _with_positions(layer, after) for layer in find_layers(after)})
     chosen = {layer.name for layer in select(layers, options.layer)} if options.layer else None
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
-    pairs = pair_up(before.tensors, after.tensors, transposed, progress, _tensors_of(layers, chosen))
+    seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
+    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen))
     two_files = before.path != after.path
     edits = expected_edits(before, after, layers, pairs) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
@@ -65,7 +67,19 @@ def compare_checkpoints(
         findings.unread,
         findings.notes,
         kinds={layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before},
+        unproved=findings.unproved,
     )
+
+
+def _in_torch_order(checkpoint: Checkpoint, layers: Iterable[Layer]) -> Mapping[str, Tensor]:
+    """A checkpoint's tensors by name, in which kernels in other libraries' layouts have PyTorch's order of axes."""
+    turned = [layer for layer in layers if is_turned(layer)]
+    if not turned:
+        return checkpoint.tensors
+    kernels = {
+        keys_of(layer)[leaf]: kernel for layer in turned for leaf, kernel in in_torch_order(layer).tensors.items()
+    }
+    return {**checkpoint.tensors, **kernels}
 
 
 def _tensors_of(layers: Iterable[Layer], names: Collection[str] | None) -> set[str] | None:
@@ -103,8 +117,9 @@ def _check_layers(
         after = layers_after.get(layer.name)
         keys = {*keys_of(layer).values(), *(() if after is None else keys_of(after).values())}
         if (chosen is not None and layer.name in chosen) or not keys.isdisjoint(touched):
-            check, correct = check_layer(layer, after, pairs)
-            checked.append(Checked(check, layer, after))
+            seen = in_torch_order(layer), None if after is None else in_torch_order(after)
+            check, correct = check_layer(*seen, pairs)
+            checked.append(Checked(check, *seen))
             excused |= correct
     return checked, excused
 
@@ -117,6 +132,7 @@ def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:
         tuple(name for name in pairs.unexpected if name not in excused),
         tuple(pairs.unread),
         _note_maybe_left(pairs),
+        tuple(pairs.unproved),
     )
 
 

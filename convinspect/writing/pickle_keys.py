@@ -8,6 +8,7 @@ from typing import Any
 
 from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pickle.values import Batch, Call, Dict, Persistent, Set, Tuple
+from convinspect.formats.torch.objects import node_at
 from convinspect.formats.torch.tensors import no_storage, storage_dtype, tensor_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.records import Span
@@ -16,20 +17,29 @@ Names = Mapping[tuple[int, str], str]
 """(offset of a tensor's size tuple, its key) → its new key."""
 
 
-def places_of_keys(tree: Any, names: Names) -> dict[int, str]:
+def places_of_keys(tree: Any, names: Names, others: Mapping[str, Mapping[str, str]]) -> dict[int, str]:
     """Offset where each renamed key is pushed → the new key, also for the modules in a state_dict's `_metadata`.
+
+    Args:
+        tree: The parsed pickle.
+        names: New keys of tensors.
+        others: New keys of what is no tensor, by old key and by the path of the dictionary.
 
     Raises:
         CannotWrite: A tensor's name is not one key of a dictionary.
     """
     places: dict[int, str] = {}
     left = set(names)
+    others_of = {id(node_at(tree, path)): renamed for path, renamed in others.items()}
     for node in _containers(tree):
         renamed: dict[str, str] = {}
+        own_others = others_of.get(id(node), {})
         for start, key, value in _placed_items(node):
             new = names.get((_size_at(value), key)) if isinstance(value, Call) else None
             if new is not None:
                 left.discard((_size_at(value), key))
+            new = own_others.get(key) if new is None else new
+            if new is not None:
                 renamed[key] = new
                 places[start] = new
         if renamed:

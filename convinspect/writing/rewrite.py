@@ -12,6 +12,7 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.formats.zip.alignment import VERSION_RECORD
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -33,13 +34,20 @@ class Changes:
         edits: Edits of its tensors.
         drop_optimizer: Leave every optimizer's `state` empty, and its numbers out of the file.
         parameters: Old → new name, for the parameter names that optimizers store.
+        others: Old → new key of what is no tensor, by the path of its root.
         pickle: The file's parsed pickle, if it was kept when the file was opened, so that it is not read again.
     """
 
     edits: tuple[Edit, ...]
     drop_optimizer: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pickle: Pickle | None = None
+
+    @property
+    def restructure(self) -> bool:
+        """Whether more of a pickle changes than tuples of numbers."""
+        return bool(self.names or self.others or self.drop_optimizer)
 
     @property
     def names(self) -> dict[tuple[int, str], str]:
@@ -76,7 +84,7 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
-    if not changes.names and not changes.drop_optimizer:
+    if not changes.restructure:
         return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [])
     # The file was listed already, which refuses pickles that need too much work for their size.
     pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
@@ -90,7 +98,7 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
 
 def _legacy(file: File, changes: Changes) -> list[Piece]:
     """Before PyTorch 1.6 the pickle is stored directly in the file, so spans are offsets in the file."""
-    structure = changes.names or changes.drop_optimizer
+    structure = changes.restructure
     if not structure and file.read(1, 1) < b"\x04":
         return list(_with_tuples(file, changes.edits))
     pickle = changes.pickle or torch_legacy.pickles(file)
@@ -133,7 +141,7 @@ def _edited(data: bytes, pickle: Pickle, changes: Changes) -> tuple[bytes, set[s
         changes: What to change.
     """
     root, base = pickle.tree.value, pickle.start
-    keys = pickle_keys.places_of_keys(root, changes.names)
+    keys = pickle_keys.places_of_keys(root, changes.names, changes.others)
     keys |= pickle_keys.places_of_parameter_names(root, data, base, changes.parameters)
     emptied = pickle_keys.optimizer_states(root) if changes.drop_optimizer else []
     cuts = [Span(span.start - base, span.end - base) for state in emptied for span in pickle_keys.items_of(state)]
@@ -160,6 +168,8 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
         tensor = edit.tensor
         if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
             continue
+        if is_wrapped(tensor):
+            raise CannotWrite(f"tensor {tensor.key!r} is a {tensor.subclass}, whose parts would keep their shape")
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")

@@ -29,6 +29,7 @@ def save_edits(
     progress: Progress,
     drop_optimizer: bool = False,
     parameters: Mapping[str, str] | None = None,
+    others: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
@@ -42,23 +43,25 @@ def save_edits(
         progress: Called now and then with the number of bytes that were written since the last call.
         drop_optimizer: Leave every optimizer's state empty.
         parameters: Old → new name, for the parameter names that optimizers store.
+        others: Old → new key of what is no tensor, by the path of its root.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
     """
     edits = tuple(edits)
+    others = others or {}
     source, versions = checkpoint.path, checkpoint.versions
-    expected = _expected(checkpoint.roots, edits, drop_optimizer)
+    expected = _expected(checkpoint.roots, edits, drop_optimizer) + _facts_of_others(checkpoint.roots, others)
     tensors = [tensor for root in checkpoint.roots for tensor in root.tensors]
     shards = {tensor.storage.file for tensor in tensors if tensor.storage is not None}
     if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
-        _save_shards(checkpoint, edits, target, progress, expected)
+        _save_shards(checkpoint, edits, target, progress, expected, others)
         return
     with (
         reporting_changes(versions),
         new_file(target, lambda new: approve(new, expected, versions)) as temporary,
     ):
-        changes = Changes(edits, drop_optimizer, parameters or {}, checkpoint.pickles.get(source))
+        changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source))
         _write_file(source, changes, temporary, progress)
 
 
@@ -100,7 +103,9 @@ def approve(
 def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tensor], Facts] | None) -> None:
     new = read_contents(written)
     facts = [(facts_of or _facts)(tensor) for root in new.roots for tensor in root.tensors]
-    if facts_of is not None:
+    if facts_of is None:
+        facts += _facts_of_others(new.roots, {})
+    else:
         facts, expected = sorted(facts, key=_key), sorted(expected, key=_key)
     if facts == list(expected) and not new.problems:
         return
@@ -123,6 +128,15 @@ def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool) -> list[
         for root in roots
         for tensor in root.tensors
         if not (drop and root.role == "optimizer" and tensor.key.startswith("state."))
+    ]
+
+
+def _facts_of_others(roots: Iterable[Root], names: Mapping[str, Mapping[str, str]]) -> list[Facts]:
+    """The facts of what is no tensor, with new keys by the path of their root."""
+    return [
+        (names.get(root.path, {}).get(other.key, other.key), other.value, other.what, other.text)
+        for root in roots
+        for other in root.others
     ]
 
 
@@ -160,7 +174,12 @@ def _facts(tensor: Tensor) -> Facts:
 
 
 def _save_shards(
-    checkpoint: Checkpoint, edits: Sequence[Edit], target: Path, progress: Progress, expected: Sequence[Facts]
+    checkpoint: Checkpoint,
+    edits: Sequence[Edit],
+    target: Path,
+    progress: Progress,
+    expected: Sequence[Facts],
+    others: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Write every shard and the index to a new folder, atomically."""
     if os.path.exists(target):
@@ -183,8 +202,8 @@ def _save_shards(
         for name in _names(checkpoint):
             old, new = source / name, temporary / name
             new.parent.mkdir(parents=True, exist_ok=True)
-            if old in by_shard:
-                changes = Changes(tuple(by_shard[old]), pickle=checkpoint.pickles.get(old))
+            if old in by_shard or (others and not name.endswith(".json")):
+                changes = Changes(tuple(by_shard.get(old, ())), others=others, pickle=checkpoint.pickles.get(old))
                 _write_file(old, changes, new, progress)
             elif name.endswith(".json"):
                 write_pieces(old, [edited_index(old.read_bytes(), names, right)], new, progress)

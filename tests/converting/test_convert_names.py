@@ -31,7 +31,7 @@ def renamed(source: Path, target: Path, *rules: str, root: str | None = None) ->
     """Carry out renames alone, as the command does."""
     checkpoint = open_checkpoint(source, root)
     found = renaming(checkpoint, rules)
-    save_edits(checkpoint, together((), (*found.edits, *found.copies)), target, lambda done: None)
+    save_edits(checkpoint, together((), (*found.edits, *found.copies)), target, lambda done: None, others=found.others)
 
 
 def reload(path: Path) -> Any:
@@ -106,6 +106,83 @@ def test_a_strict_load_into_the_model_of_these_names(tmp_path: Path) -> None:
     del model.conv1
     model.load_state_dict(load(tmp_path / "b.pt"), strict=True)
     assert "renamed lin1" in done.stdout
+
+
+class Stateful(nn.Module):
+    """A module whose state_dict has a key that is no tensor, as those of Transformer Engine have."""
+
+    def __init__(self, value: Any = None) -> None:
+        super().__init__()
+        self.value, self.pw = value, nn.Conv1d(3, 4, 1)
+
+    def get_extra_state(self) -> Any:
+        return self.value
+
+    def set_extra_state(self, state: Any) -> None:
+        self.value = state
+
+
+VALUES = [None, {"scale": 2, "history": [1.5]}, io.BytesIO(b"abc" * 200), 7, {"amax": torch.ones(2)}]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", VALUES, ids=["none", "dict", "bytes", "int", "tensor in a dict"])
+def test_keys_without_tensors_follow_with_their_metadata(tmp_path: Path, way: str, value: Any) -> None:
+    source, new, back = (tmp_path / f"{name}.pt" for name in "abc")
+    old = nn.Sequential(OrderedDict(conv=Stateful(value), last=nn.Linear(4, 2)))
+    WAYS[way](old.state_dict(), source)
+    model: Any = nn.Sequential(OrderedDict(other=Stateful(), last=nn.Linear(4, 2)))
+    renamed(source, new, "conv.*=other.*")
+    state = torch.load(new, weights_only=False)
+    model.load_state_dict(state, strict=True)
+    assert list(state._metadata) == list(model.state_dict()._metadata)
+    if isinstance(value, io.BytesIO):
+        assert model.other.value.getvalue() == value.getvalue()
+    else:
+        assert same(model.other.value, value)
+    renamed(new, back, "other.*=conv.*")
+    assert back.read_bytes() == source.read_bytes()
+
+
+def test_a_key_without_a_tensor_is_renamed_alone_and_said(tmp_path: Path) -> None:
+    class Flag(nn.Module):
+        def get_extra_state(self) -> Any:
+            return 3
+
+        def set_extra_state(self, state: Any) -> None: ...
+
+    model = nn.Sequential(OrderedDict(flag=Flag(), pw=nn.Conv1d(3, 4, 1)))
+    torch.save({"model": model.state_dict(), "model_ema": model.state_dict()}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "flag.*=sign.*", "--root", "model")
+    assert done.returncode == 0, done.stderr
+    assert "1 key without a tensor renamed" in done.stdout
+    new = torch.load(tmp_path / "b.pt", weights_only=False)
+    for state in new.values():
+        assert "sign._extra_state" in state
+        assert set(state._metadata) == {"", "sign", "pw"}
+    done = run("convert", tmp_path / "a.pt", "-n", "--rename", "flag=sign", "--format", "json")
+    assert {"from": "flag._extra_state", "to": "sign._extra_state"} in json.loads(done.stdout)["renamed"]
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "c.pt", "--rename", "flag._extra_state=pw.weight")
+    assert done.returncode == 2
+    assert "would both be named" in done.stderr
+
+
+def test_lazy_and_nested_parameters_and_shards_follow(tmp_path: Path) -> None:
+    lazy = nn.Sequential(OrderedDict(a=nn.Linear(3, 4), b=nn.LazyLinear(2)))
+    torch.save(lazy.state_dict(), tmp_path / "a.pt")
+    renamed(tmp_path / "a.pt", tmp_path / "b.pt", "b=c", "a=d")
+    other = nn.Sequential(OrderedDict(d=nn.Linear(3, 4), c=nn.LazyLinear(2)))
+    other.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=False), strict=True)
+    nested = {"x.n": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]), "x.w": torch.ones(2, 3)}
+    torch.save(nested, tmp_path / "c.pt")
+    renamed(tmp_path / "c.pt", tmp_path / "d.pt", "x=y")
+    assert list(torch.load(tmp_path / "d.pt", weights_only=False)) == ["y.n", "y.w"]
+    (tmp_path / "shards").mkdir()
+    parts = [{"a.weight": torch.ones(2, 3)}, {"b.weight": torch.ones(3), "b._extra_state": {"x": 1}}]
+    for at, part in enumerate(parts):
+        torch.save(part, tmp_path / "shards" / f"m-0000{at + 1}-of-00002.bin")
+    renamed(tmp_path / "shards", tmp_path / "new", "b=z")
+    assert list(torch.load(tmp_path / "new" / "m-00002-of-00002.bin")) == ["z.weight", "z._extra_state"]
 
 
 def strings() -> st.SearchStrategy[str]:

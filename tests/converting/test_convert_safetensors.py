@@ -123,6 +123,10 @@ def test_only_the_shapes_asked_for_change(
     for path in (target, back):
         path.unlink(missing_ok=True)
     save_file(state, source, metadata=metadata)
+    if not any(key.endswith("weight") and one.shape[2:] == (1,) for key, one in state.items()):
+        with pytest.raises(CannotConvert, match="nothing can be converted"):
+            converted(source, target)
+        return
     planned = converted(source, target)
     changed = {f"{one.layer.name}.weight" for one in planned.conversions}
     assert changed == {key for key, one in state.items() if key.endswith("weight") and one.shape[2:] == (1,)}
@@ -178,7 +182,7 @@ def mlx_file(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 @pytest.mark.parametrize("length", range(8))
 def test_metadata_of_null_and_no_padding_is_a_file_like_any_other(tmp_path: Path, length: int) -> None:
     name = "x" * (length + 1)
-    wide = {f"{name}.weight": torch.randn(4, 6, 1), f"{name}.bias": torch.randn(4), "other": torch.arange(3.0)}
+    wide = {f"{name}.weight": torch.randn(4, 1, 6), f"{name}.bias": torch.randn(4), "other": torch.arange(3.0)}
     path = mlx_file(tmp_path / "a.safetensors", wide)
     with safe_open(path, "pt") as file:
         assert not file.metadata()
@@ -190,18 +194,18 @@ def test_metadata_of_null_and_no_padding_is_a_file_like_any_other(tmp_path: Path
         ("check", path),
         ("check", path, "--values"),
         ("explain", path, name),
-        ("convert", path, "--to", "linear", "-o", linear),
+        ("convert", path, "--to", "linear", "--layer", name, "-o", linear),
         ("verify", path, linear),
         ("check", linear),
         ("convert", linear, "--to", "conv1d", "--layer", name, "-o", back),
         ("diff", path, back, "--values"),
-        ("convert", path, "-o", tmp_path / "a.pt"),
-        ("convert", path, "--to", "linear", "--state-dict", "-o", tmp_path / "plain.safetensors"),
+        ("convert", linear, "-o", tmp_path / "a.pt"),
+        ("convert", linear, "--to", "conv1d", "--layer", name, "--state-dict", "-o", tmp_path / "plain.safetensors"),
     ):
         done = run(*words)
         assert (done.returncode, done.stderr) == (0, ""), words
     assert load_file(linear)[f"{name}.weight"].shape == (4, 6)
-    assert torch.equal(load_file(linear)[f"{name}.weight"], wide[f"{name}.weight"][:, :, 0])
+    assert torch.equal(load_file(linear)[f"{name}.weight"], wide[f"{name}.weight"][:, 0])
     assert b'"__metadata__":null' in linear.read_bytes()
     assert back.read_bytes() == path.read_bytes()
 

@@ -280,7 +280,7 @@ def test_a_conversion_is_found_as_what_it_is(tmp_path_factory: pytest.TempPathFa
     state: State = {}
     for name in names:
         wide = [data.draw(st.integers(2, 5)), data.draw(st.integers(2, 5))]
-        size = data.draw(st.sampled_from([1, 1, 3]))
+        size = data.draw(st.sampled_from([1, 1, 3])) if state else 1
         state[f"{name}.weight"] = torch.rand(*wide, size)
         state[f"{name}.bias"] = torch.rand(wide[0])
     folder = tmp_path_factory.mktemp("diff")
@@ -566,7 +566,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     assert first == {
         "name": "a.weight", "difference": "rank differs",
         "a": {"key": "a.weight", "shape": [4, 6, 1], "dtype": "float32"},
-        "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "obstacle": None, "layer": "a",
+        "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "other_a": None, "other_b": None,
+        "obstacle": None, "layer": "a",
         "unnoticed": False, "compared": True,
     }  # fmt: skip
     assert second["values"] == {"max_abs_diff": 1.0, "max_rel_diff": 1.0, "differing": 3, "numel": 3, "nan": 0}

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats import read_contents
 from convinspect.formats.torch import exported
+from convinspect.layers.find import find_layers
 from convinspect.records import Contents
 from support import hostile
 
@@ -174,3 +176,13 @@ def test_weights_inside_are_listed_where_they_can_be_read(tmp_path: Path) -> Non
 def test_a_model_without_weights_has_none(tmp_path: Path, weights: bytes | None) -> None:
     (root,) = older(tmp_path, weights).roots
     assert root.tensors == ()
+
+
+def test_attention_keeps_its_kind_where_a_graph_multiplies_by_its_packed_matrix(tmp_path: Path) -> None:
+    """The operator is a Linear's; the module that the matrix belongs to is none."""
+    layer = nn.TransformerEncoderLayer(4, 2, 6).eval()
+    torch.export.save(torch.export.export(layer, (torch.randn(3, 2, 4),)), tmp_path / "m.pt2")
+    with open_checkpoint(tmp_path / "m.pt2") as checkpoint:
+        layers = {found.name: found.kind for found in find_layers(checkpoint)}
+    assert layers["self_attn"] == "MultiheadAttention"
+    assert layers["linear1"] == layers["self_attn.out_proj"] == "Linear"

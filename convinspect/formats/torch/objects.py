@@ -130,7 +130,7 @@ def parameter_names(objects: Objects) -> set[str]:
 
 def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
     """`_metadata` of a root's state_dict, by module; None if it is absent or holds anything but plain values."""
-    node = _at(objects.tree, root)
+    node = node_at(objects.tree, root)
     states = node.states if isinstance(node, Call) and is_dict(node) else ()
     attributes = [pair for state in states if is_dict(state) for pair in pairs(state)]
     metadata: Any = next((value for key, value in attributes if key == "_metadata"), None)
@@ -149,7 +149,7 @@ def versions(objects: Objects, root: str) -> dict[str, dict[str, Any]] | None:
 
 def plain_values(objects: Objects, root: str) -> dict[str, Any]:
     """Plain values in a root's dictionary, by key: numbers, text, None, and lists, tuples and dictionaries of these."""
-    node, values = _at(objects.tree, root), dict[str, Any]()
+    node, values = node_at(objects.tree, root), dict[str, Any]()
     for key, value in pairs(node) if is_dict(node) else []:
         with suppress(TypeError):
             values[str(key)] = _plain(value, 0)
@@ -167,8 +167,8 @@ def _plain(node: Any, depth: int) -> Any:
     raise TypeError("not a plain value")
 
 
-def _at(node: Any, root: str) -> Any:
-    """The node at a dotted path; None if there is no such node."""
+def node_at(node: Any, root: str) -> Any:
+    """The node of a tree at a dotted path; None if there is no such node."""
     while root and is_dict(node):
         step = next((key for key, _ in pairs(node) if root == str(key) or root.startswith(f"{key}.")), None)
         if step is None:

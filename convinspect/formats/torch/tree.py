@@ -14,6 +14,7 @@ from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
 from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
 from convinspect.formats.torch.attributes import state_of as state_of
+from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
 from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
 from convinspect.records import Module, Root, Tensor
 
@@ -31,11 +32,13 @@ class _Scan(NamedTuple):
         tensors: Tensors by the path of their container, in stored order.
         modules: Modules by their name, by the path of the outermost module.
         optimizers: Ids of the parameters by group, and names of the parameters, by the optimizer's path.
+        nodes: Every container that was searched, by its path.
     """
 
     tensors: dict[Path, list[Tensor]]
     modules: dict[Path, dict[str, Module]]
     optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]]
+    nodes: dict[Path, Any]
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -69,7 +72,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
     Raises:
         RefusedFile: A limit is exceeded.
     """
-    scan = _Scan({}, {}, {})
+    scan = _Scan({}, {}, {}, {})
     above: set[int] = set()
     barren: set[int] = set()
     tensors = 0
@@ -90,7 +93,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
                 "its pickle refers to the same parts over and over, more often than any checkpoint does",
                 "do not load it elsewhere either",
             )
-        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST:
+        if id(node) in above or id(node) in barren or len(levels) > _DEEPEST or is_nested(node):
             continue
         container = holder_path
         if isinstance(holder, Tuple) and holder_path:
@@ -113,6 +116,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
         if groups is not None:
             scan.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
         above.add(id(node))
+        scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
     return scan
 
@@ -291,7 +295,11 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             tuple(tensors),
             scan.modules.get(path, {}),
             *scan.optimizers.get(at, (None, None)),
+            # Dictionaries that were merged are together no state_dict.
+            others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else (),
         )
+    if not merged:
+        yield from without_tensors(scan.nodes)
 
 
 def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
@@ -306,14 +314,8 @@ def _below(containers: dict[Path, list[Tensor]], at: Path) -> list[Tensor]:
 
 _WHOLE_NAMES = ("state_dict", "model", "net", "ema", "generator", "discriminator", "module")
 _LAYER_PARTS = {
-    "weight",
-    "bias",
-    "running_mean",
-    "running_var",
-    "num_batches_tracked",
-    "weight_g",
-    "weight_v",
-}
+    "weight", "bias", "running_mean", "running_var", "num_batches_tracked", "weight_g", "weight_v",
+}  # fmt: skip
 
 
 def _merge_single_layers(scan: _Scan) -> dict[Path, list[Tensor]]:

@@ -1,0 +1,189 @@
+"""Why a conversion would change nothing that it was asked for, and which option would help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from convinspect.checkpoint import Checkpoint, open_checkpoint
+from convinspect.converting.options import Options
+from convinspect.converting.plan import Plan, Refusal, Request, plan
+from convinspect.converting.reshape import edit_to
+from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.keys.pairing import pair_keys
+from convinspect.kinds import option_of
+from convinspect.layers.find import find_layers
+from convinspect.records import Contents, Layer, Tensor
+from convinspect.text import plural
+
+
+@dataclass(frozen=True, slots=True)
+class Fruitless:
+    """Why nothing that was asked for changes.
+
+    Attributes:
+        reason: Why; a `Wording` if it names options.
+        remedy: The options that would help, with the number of layers that each would change; "" if there are none.
+        already: The layers that were asked for are all as wanted.
+    """
+
+    reason: str
+    remedy: str = ""
+    already: bool = False
+
+    @property
+    def error(self) -> CannotConvert:
+        """For a conversion that would only copy the source."""
+        return CannotConvert(Wording("nothing can be converted: ", self.reason), self.remedy)
+
+
+def why_nothing(
+    checkpoint: Checkpoint,
+    options: Options,
+    found: tuple[Sequence[Layer], Collection[str], Plan],
+    names: Mapping[str, str],
+    unfused: Sequence[Refusal] = (),
+) -> Fruitless | None:
+    """Why nothing changes that the options ask for; None if something does, or if they ask for no layers.
+
+    Args:
+        checkpoint: The source.
+        options: What is asked for.
+        found: All layers of the source, the names of those that were chosen, and their plan.
+        names: The source's clean names by stored key, as they will be.
+        unfused: Weights that are computed from several tensors and cannot be fused.
+    """
+    layers, chosen, planned = found
+    if planned.conversions:
+        return None
+    if options.like is not None:
+        return _unlike(options, planned, chosen, names, checkpoint)
+    if options.kind is None:
+        return _no_rename_or_fuse(options, unfused)
+    request = Request(options.kind, options.kinds, options.layer, options.exclude, options.expand)
+    refused = planned.refused_of(chosen) or unfused
+    remedies = [
+        *_more_reasons(refused),
+        *_other_kinds(layers, request),
+        *_by_name(layers, request, refused),
+        *_without_exclude(layers, request),
+    ]
+    remedies += () if remedies else _other_roots(checkpoint, request)
+    done = [layer for layer in layers if layer.name in chosen and layer.kind == options.kind]
+    remedy = _joined(remedies)
+    if refused:
+        return Fruitless(_of_first(refused), remedy)
+    if done:
+        are = "is" if len(done) == 1 else "are"
+        return Fruitless(f"{plural(len(done), 'layer')} {are} {options.kind} already", remedy, already=not remedy)
+    return Fruitless(
+        f"no layer is a pointwise {' or '.join(request.origins)}".replace("pointwise Linear", "Linear"), remedy
+    )
+
+
+def _no_rename_or_fuse(options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
+    if unfused:
+        return Fruitless(_of_first(unfused), _joined(_more_reasons(unfused)))
+    if options.fuse:
+        return Fruitless("no weight is computed from several tensors, so there is none to fuse")
+    return Fruitless("the new names are the old ones") if options.rename else None
+
+
+def _of_first(refused: Sequence[Refusal]) -> Wording:
+    return Wording(f"layer {refused[0].name or '(root)'}: ", refused[0].reason)
+
+
+def _joined(remedies: Sequence[Wording]) -> str:
+    parts = [part for remedy in remedies for part in ("; ", remedy)][1:]
+    return Wording(*parts) if parts else ""
+
+
+def _more_reasons(refused: Sequence[Refusal]) -> list[Wording]:
+    more = len(refused) - 1
+    return [Wording(Option("dry_run"), f" gives the reasons for {plural(more, 'more layer')}")] if more > 0 else []
+
+
+def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
+    """Options that take layers of other kinds, which would be converted then."""
+    every = Options(to=option_of(request.to), from_=("any",)).kinds
+    others = tuple(kind for kind in every if kind not in request.origins)
+    if not others:
+        return []
+    # One that a user named in full is converted where a layer that nobody named is left; this is about the latter.
+    names = tuple(name for name in request.names if name.strip("*?."))
+    could = plan(layers, replace(request, kinds=others, names=names))
+    counts = Counter(conversion.layer.kind for conversion in could.conversions)
+    return [
+        Wording(Option("from_", option_of(kind)), f" takes {number:,} {_pointwise(kind)}")
+        for kind, number in counts.most_common()
+    ]
+
+
+def _pointwise(kind: str) -> str:
+    return kind if kind.startswith(("Linear", "Conv1D (")) else f"pointwise {kind}"
+
+
+def _by_name(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:
+    """The option that takes refused layers whose full names are given, if more than one would be converted then."""
+    if len(refused) < 2:
+        return []
+    could = plan(layers, replace(request, names=tuple(refusal.name or "." for refusal in refused)))
+    number = len(could.conversions)
+    return [Wording(Option("layer", None), f" takes {number:,} of them by their full names")] if number > 1 else []
+
+
+def _without_exclude(layers: Sequence[Layer], request: Request) -> list[Wording]:
+    if not request.exclude:
+        return []
+    number = len(plan(layers, replace(request, exclude=())).conversions)
+    return [Wording(Option("exclude", None), f" holds back {plural(number, 'layer')}")] if number else []
+
+
+def _other_roots(checkpoint: Checkpoint, request: Request) -> list[Wording]:
+    """Options that choose other models in the file, in which layers would be converted."""
+    remedies = []
+    for root in checkpoint.roots:
+        if root.role in ("model", "ema") and root is not checkpoint.root:
+            alone = Checkpoint(Contents(checkpoint.path, checkpoint.container, (root,), 0))
+            number = len(plan(find_layers(alone), replace(request, names=(), exclude=())).conversions)
+            remedies += [Wording(Option("root", root.path), f" has {number:,}")] if number else []
+    return remedies[:3]
+
+
+# ------------------------------------------------------------------------------------------------- with `like`
+
+
+def _unlike(
+    options: Options, planned: Plan, chosen: Collection[str], names: Mapping[str, str], checkpoint: Checkpoint
+) -> Fruitless:
+    """Why no tensor gets the shape that it has in the other checkpoint."""
+    assert options.like is not None
+    refused = planned.refused_of(chosen)
+    if refused:
+        return Fruitless(_of_first(refused), _joined(_more_reasons(refused)))
+    other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
+    here = {names[tensor.key]: tensor for tensor in checkpoint.root.tensors}
+    remedies = _renamed(here, other.tensors)
+    if planned.refusals:
+        differ = "differs was" if len(planned.refusals) == 1 else "differ were"
+        remedies.append(Wording(f"{plural(len(planned.refusals), 'layer')} that {differ} not chosen"))
+    remedy = _joined(remedies)
+    if not any(name in other.tensors for name in here):
+        hint = remedy or f"`convinspect diff` compares {checkpoint.path.name} and {options.like_name}"
+        return Fruitless(f"no tensor has the name of one in {options.like_name}", hint)
+    return Fruitless(f"what is in both has the shapes of {options.like_name} already", remedy, already=not remedy)
+
+
+def _renamed(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[Wording]:
+    """The options that give tensors the names of the other checkpoint, if few rules do it for more than have them."""
+    tensors = list(here.values()), list(there.values())
+    stored = [tensor.key for tensor in tensors[0]], [tensor.key for tensor in tensors[1]]
+    pairing = pair_keys(stored, (list(here), list(there)))
+    if not pairing.rules:
+        return []
+    pairs = [(tensors[0][a], tensors[1][b]) for _, a, b in pairing.pairs]
+    number = sum(ours.shape != theirs.shape and edit_to(ours, theirs.shape) is not None for ours, theirs in pairs)
+    rules = [part for rule in pairing.rules for part in (Option("rename", rule), " ")][:-1]
+    what = f"{plural(number, 'tensor')} that can be reshaped" if number else plural(len(pairs), "tensor")
+    return [Wording(*rules, f" pairs {what}")]

@@ -1,0 +1,71 @@
+"""Keys whose value is no tensor, on one side or both: what `load_state_dict(strict=True)` makes of them.
+
+PyTorch's `Module._load_from_state_dict` (torch/nn/modules/module.py) counts every key, hands `_extra_state` of any type
+to the module, and refuses to copy what is no tensor into a parameter.
+"""
+
+from __future__ import annotations
+
+from convinspect.diffing.differences import Difference, Kind
+from convinspect.keys.others import EXTRA_STATE, Other, Value
+from convinspect.records import Tensor
+
+_STRAY = "no module keeps such a key: B does not load strictly with it either"
+
+
+def is_extra_state(key: str) -> bool:
+    """Whether a module's `set_extra_state` takes the value, so that PyTorch compares neither type nor shape."""
+    return key.rpartition(".")[2] == EXTRA_STATE
+
+
+def only_one(name: str, kind: Kind, other: Other) -> Difference:
+    """The difference of a key that one side alone has, and whose value is no tensor."""
+    if kind == Kind.ONLY_IN_A:
+        return Difference(name, kind, None, None, "is not in B", other_a=other)
+    if other.stray:
+        return Difference(name, kind, None, None, supplied=_STRAY, other_b=other)
+    return Difference(name, kind, None, None, "is not in A", other_b=other)
+
+
+def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool) -> Difference:
+    """The difference of a key that both sides have, of which at least one value is no tensor.
+
+    Args:
+        name: What the two keys have in common.
+        a: The first side's.
+        b: The second side's.
+        values: Compare values too, where they are plain.
+    """
+    sides = (a, b)
+    tensor_a, tensor_b = (side if isinstance(side, Tensor) else None for side in sides)
+    other_a, other_b = (side if isinstance(side, Other) else None for side in sides)
+    kind, unread = Kind.NO_TENSOR, False
+    if other_a is not None and other_b is not None and other_a.what == other_b.what:
+        kind, unread = Kind.SAME, values and not (other_a.text and other_b.text)
+        if values and other_a.value is Value.OBJECT:
+            kind = Kind.NOT_COMPARED if unread else Kind.SAME if other_a.text == other_b.text else Kind.VALUES_DIFFER
+        unread = unread and kind == Kind.NOT_COMPARED
+    return Difference(name, kind, tensor_a, tensor_b, _obstacle(a, b), unread=unread, other_a=other_a, other_b=other_b)
+
+
+def _obstacle(a: Tensor | Other, b: Tensor | Other) -> str:
+    """Why `a` does not load where `b` does; "" where it does."""
+    if is_extra_state(b.key):
+        return ""
+    values = tuple(side.value if isinstance(side, Other) else None for side in (a, b))
+    if Value.NESTED in values:
+        return f"is {_said(a)} in A and {_said(b)} in B, and PyTorch copies no nested tensor"
+    if Value.UNINITIALIZED is values[1] and values[0] in (None, Value.UNINITIALIZED):
+        # A lazy module takes whatever shape comes.
+        return ""
+    if values == (Value.OBJECT, Value.OBJECT):
+        return ""
+    return f"is {_said(a)} in A and {_said(b)} in B"
+
+
+def _said(side: Tensor | Other) -> str:
+    if isinstance(side, Tensor):
+        return "a tensor"
+    return {Value.UNINITIALIZED: "uninitialized", Value.NESTED: "a nested tensor"}.get(
+        side.value, f"no tensor ({side.what})"
+    )
