@@ -119,6 +119,11 @@ class Tensor(NamedTuple):
         return nbytes_of(self.dtype, math.prod(self.shape))
 
     @property
+    def is_emptied(self) -> bool:
+        """Shape (0,): no numbers, and not even the shape that it had, as ZeRO-3 saves what was not gathered."""
+        return self.shape == (0,)
+
+    @property
     def whole(self) -> bool:
         """False when the file ends before this tensor's last element."""
         if self.storage is None or 0 in self.shape:
