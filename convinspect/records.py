@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
 
-
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 MOST_TIES = 100
@@ -85,8 +84,8 @@ class Tensor(NamedTuple):
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
-        parts: The tensors that a sparse one is made of (indices, values), or a quantized one's scales and zero points
-            where these are tensors.
+        parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
+            part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 
@@ -117,11 +116,6 @@ class Tensor(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the elements, without what else the storage holds."""
         return nbytes_of(self.dtype, math.prod(self.shape))
-
-    @property
-    def is_emptied(self) -> bool:
-        """Shape (0,): no numbers, and not even the shape that it had, as ZeRO-3 saves what was not gathered."""
-        return self.shape == (0,)
 
     @property
     def whole(self) -> bool:
@@ -310,6 +304,7 @@ class Doubt(Enum):
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
     LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
     NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
+    SUPERSEDED = "an integer _frozen_param of its shape stands beside it, which the quantized graph reads in its place"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:

@@ -10,7 +10,16 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
+from convinspect.converting.eligibility import (
+    REWRITTEN,
+    Writing,
+    expandable,
+    obstacle,
+    reader,
+    unless_named,
+    why_not,
+    wrapper_obstacle,
+)
 from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in, with_channels_last
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
@@ -33,6 +42,7 @@ class Request:
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
+        writing: What the way of writing asks of them.
     """
 
     to: str
@@ -40,6 +50,7 @@ class Request:
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expand: bool = False
+    writing: Writing = REWRITTEN
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -235,7 +246,10 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to, naming.globbed)
+    # What naming the layer would not help against comes first.
+    never = layer.kind in CONVOLUTIONS and not layer.pointwise
+    reason = None if never else wrapper_obstacle(layer, request.writing)
+    reason = reason or obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))

@@ -7,15 +7,17 @@ converted only if every shape fits; otherwise the user decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.eligibility import Held
 from convinspect.converting.ema import copies_beside, copies_in, like
 from convinspect.converting.plan import Plan
 from convinspect.dtypes import FLOATING
 from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Contents, Edit, Root, Tensor
 
@@ -35,6 +37,7 @@ class Followers:
         roots: Paths of the roots that contain these tensors; for copies in the root itself, their module.
         left: Paths of roots with such weights that stay unchanged, and keys of such weights in the root itself.
         others: Paths of other models in the file, and of their optimizers.
+        held: Copies and state that no edit can change (Tensor subclasses around others), by their weight's stored key.
     """
 
     optimizer: tuple[Edit, ...] = ()
@@ -42,6 +45,7 @@ class Followers:
     roots: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    held: Mapping[str, Held] = field(default_factory=dict)
 
 
 def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
@@ -72,6 +76,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         tuple(path for some in every for path in some.roots),
         tuple(path for some in every for path in some.left),
         tuple(path for some in every for path in some.others),
+        {key: held for some in every for key, held in some.held.items()},
     )
 
 
@@ -79,7 +84,7 @@ def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
     """Copies in the model's own root that change with the plan, which an EMA names without dots."""
     copies = copies_beside(checkpoint, plan)
     modules = dict.fromkeys(edit.tensor.key.rpartition(".")[0] for edit in copies.edits)
-    return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left))
+    return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left), held=copies.held)
 
 
 def _in_other_root(checkpoint: Checkpoint, plan: Plan, root: Root) -> Followers:
@@ -90,6 +95,7 @@ def _in_other_root(checkpoint: Checkpoint, plan: Plan, root: Root) -> Followers:
         roots=(root.path,) if copies.edits else (),
         left=(root.path,) if copies.left else (),
         others=(root.path,) if another else (),
+        held=copies.held,
     )
 
 
@@ -97,7 +103,8 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
     states = [] if keep else _states(checkpoint, plan, root)
     if states is None:
         return Followers(others=(root.path,))
-    return Followers(optimizer=tuple(states), roots=(root.path,) if states else ())
+    held = {owner: Held(edit.tensor, root.role) for owner, edit in states if is_wrapped(edit.tensor)}
+    return Followers(optimizer=tuple(edit for _, edit in states), roots=(root.path,) if states else (), held=held)
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
@@ -108,8 +115,10 @@ def parts_of(checkpoint: Checkpoint) -> list[Root]:
     return [root for root in checkpoint.roots if not below or f"{root.path}.".startswith(f"{below}.")]
 
 
-def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None:
-    """Edits of the converted weights' state; None if the optimizer is another model's and stays unchanged.
+def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, Edit]] | None:
+    """Edits of the converted weights' state, each with its weight's stored key.
+
+    None if the optimizer is another model's and stays unchanged.
 
     Raises:
         CannotConvert: It is ambiguous which state belongs to which weight.
@@ -132,7 +141,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
         number, _ = _number_and_name(tensor.key)
         owner = owners.by_id.get(number or "")
         if owner is not None and tensor.shape and id(owner) in edits:
-            states.append(like(tensor, edits[id(owner)]))
+            states.append((owner.key, like(tensor, edits[id(owner)])))
     if len(root.parameters or ()) > 1 and root.parameter_names is None:
         _check_without_order(root, plan, list(owners.by_id.values()))
     return states

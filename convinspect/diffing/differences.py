@@ -46,7 +46,8 @@ KINDS = tuple(Kind)
 
 
 EMPTIED = "it has no numbers, as DeepSpeed's ZeRO-3 saves what was not gathered: gather it and save again"
-"""Of a tensor of shape (0,) where another shape is wanted."""
+"""Of a tensor of `EMPTIED_SHAPE` where another shape is wanted."""
+EMPTIED_SHAPE = (0,)
 
 
 class Verdict(Word):

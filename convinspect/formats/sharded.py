@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -109,6 +109,7 @@ def _combined(
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
     pickles: dict[Path, Pickle] = {}
+    metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
     size, container, layout = 0, Container.SAFETENSORS, None
@@ -126,6 +127,7 @@ def _combined(
             problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
             continue
         read.add(shard)
+        metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
         layout = layout or contents.layout
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
@@ -148,9 +150,15 @@ def _combined(
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
-        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
-        pickles, layout,
+        path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
+        len(shards), pickles, layout,
     )  # fmt: skip
+
+
+def _together(metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What the shards' own metadata say together, without what they contradict each other in."""
+    every = {key: value for one in metadata for key, value in one.items()}
+    return {key: value for key, value in every.items() if all(one.get(key, value) == value for one in metadata)}
 
 
 def _disagreements(

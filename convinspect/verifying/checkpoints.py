@@ -67,6 +67,7 @@ def compare_checkpoints(
         findings.unread,
         findings.notes,
         kinds={layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before},
+        unproved=findings.unproved,
     )
 
 
@@ -131,6 +132,7 @@ def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:
         tuple(name for name in pairs.unexpected if name not in excused),
         tuple(pairs.unread),
         _note_maybe_left(pairs),
+        tuple(pairs.unproved),
     )
 
 
