@@ -305,6 +305,7 @@ class Doubt(Enum):
     PADDED = "the layer pads its input before the convolution, by how much the graph does not tell"
     MAY_BE_PADDED = "its input is padded just before, by this layer or by another"
     CALLS_DIFFER = "its weight is given to several calls with different settings"
+    SUPERSEDED = "an integer _frozen_param of its shape stands beside it, which the quantized graph reads in its place"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:
@@ -325,8 +326,7 @@ class Layer(NamedTuple):
         tensors: All of the layer's tensors, by the last part of their key, in stored order.
         weight: The tensor that carries the kernel's shape (`weight`, `weight_v`, `weight_orig`, …).
         bias: Its bias, or None when it has none.
-        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when the kernel is computed from several
-            tensors.
+        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when several tensors give the kernel.
         pointwise: A convolution whose every kernel dimension is 1. False for Linear, which has none.
         in_width: in_channels or in_features; None when it depends on groups and these are not recorded.
         out_width: out_channels or out_features.

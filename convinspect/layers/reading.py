@@ -13,6 +13,7 @@ from convinspect.layers.by_shape import (
     is_quantized,
     is_scaled_from_above,
     quantized,
+    with_doubt,
 )
 from convinspect.layers.layouts import by_class, by_layout
 from convinspect.layers.lora import is_magnitude
@@ -45,6 +46,8 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if is_list(layer.weight):
         return layer._replace(kind="Parameter", evidence="shape")
     known = by_layout(layer, context)
+    if context.frozen and layer.weight.shape in context.frozen:
+        known = with_doubt(known, Doubt.SUPERSEDED)
     if module is not None:
         note = f"its class {module.class_name} keeps no hyperparameters known here"
         known = known._replace(notes=(*known.notes, note))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
+from convinspect.layers.packing import is_packed, logical_parameters
 from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.parameters import counted_in, notes_on_packed, packed_more, parameters_of
 from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
@@ -73,7 +74,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         everything: Whether all kinds were asked for, so that no note on omitted ones is needed.
     """
     shown = [layer for fold in folds for layer in fold.layers]
-    counted = _counted(checkpoint)
+    counted = counted_in(checkpoint)
     return Table(
         _columns(checkpoint),
         _rows(folds, counted),
@@ -103,17 +104,6 @@ def _counting_numbers() -> tuple[Column, ...]:
     return tuple(
         column._replace(title="numbers", key="numel") if column.title == "params" else column for column in _COLUMNS
     )
-
-
-def _counted(checkpoint: Checkpoint) -> set[int]:
-    """Identities of the tensors that the column counts, which are the total's parameters."""
-    optimizer = checkpoint.root.role == "optimizer"
-    return {id(tensor) for name, tensor in checkpoint.tensors.items() if optimizer or checkpoint.is_parameter(name)}
-
-
-def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
-    """Number of elements of the layers' parameters, without buffers such as batch statistics and masks."""
-    return sum([prod(tensor.shape) for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted])
 
 
 def _root_of(checkpoint: Checkpoint) -> str:
@@ -223,11 +213,13 @@ def _raw(fold: Fold, counted: set[int]) -> tuple[object, ...]:
 def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     """The totals of the JSON contract: counts, elements and bytes."""
     every = checkpoint.totals()
+    more, unknown = packed_more(checkpoint, layers)
     return {
         "layers": sum(layer.kind in LISTED for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
         "tensors": len(checkpoint.tensors),
-        "parameters": sum(tensor.numel for tensor in checkpoint.parameters()),
+        "parameters": sum(tensor.numel for tensor in checkpoint.parameters()) + more,
+        **({"packed_layers_counted_as_stored": unknown} if unknown else {}),
         "tensor_nbytes": every.nbytes,
         "storage_nbytes": every.storage_nbytes,
         "disk_nbytes": checkpoint.nbytes_on_disk,
@@ -259,6 +251,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     return [
         *([] if shown else ["no layer to show"]),
         *_notes_on_layers(shown),
+        *notes_on_packed(checkpoint, layers),
         *_notes_on_names(checkpoint),
         *([] if everything else _notes_on_left_out(layers, shown)),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
@@ -384,7 +377,9 @@ def layer_payload(layer: Layer) -> dict[str, Any]:
             "known_from": known_from.name.lower(),
             "sure": known_from.sure,
         }
+    logical = logical_parameters(layer) if is_packed(layer) else None
     return payload | {
+        **({"logical_parameters": logical} if logical is not None else {}),
         "numel": layer.numel,
         "nbytes": layer.nbytes,
         "tied_to": list(layer.tied_to),
