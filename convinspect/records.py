@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
 
-
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 MOST_TIES = 100
@@ -305,6 +304,7 @@ class Doubt(Enum):
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
     LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
     NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
+    SUPERSEDED = "an integer _frozen_param of its shape stands beside it, which the quantized graph reads in its place"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
     def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:

@@ -98,6 +98,8 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
         return f"its {(layer.norm or '').replace('_', ' ')} is taken along a dimension of the kernel, which would go"
     if layer.weight.layout.startswith("sparse"):
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
+    if Doubt.SUPERSEDED in layer.doubts and not exact:
+        return unless_named(Doubt.SUPERSEDED.value, layer.name)
     if layer.layout is not None:
         foreign = _layout_obstacle(layer, layer.layout, exact)
         if foreign is not None:

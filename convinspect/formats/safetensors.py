@@ -163,6 +163,9 @@ def _tensor(file: File, key: str, entry: Any, base: int, cache: _KindCache) -> T
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise BrokenFile(f"tensor {key!r}: dtype {code!r} is not one of the format's", "update convinspect")
+    if dtype == "float4_e2m1fn" and shape and not shape[-1] % 2:
+        # PyTorch's elements are pairs of these: its (8, 4) is written as [8, 8].
+        dtype, shape = "float4_e2m1fn_x2", [*shape[:-1], shape[-1] // 2]
     # All sizes are of type int by now, so equal keys mean equal shapes.
     cache_key = (dtype, *shape)
     kind = cache.get(cache_key)

@@ -26,6 +26,7 @@ from convinspect.layers.by_shape import (
     is_scaled_from_above,
 )
 from convinspect.layers.context import Group, bias_of
+from convinspect.layers.packing import BLOCKS, SCALES, packed_weight
 from convinspect.layers.reading import read_weight, with_assumptions
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.layouts import KERNEL_PARTS
@@ -67,7 +68,12 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
     own, rest = group.tensors, []
     if not all(map(_is_part, own)):
         scaled = may_need_scales(own.get("weight"))
-        own = {leaf: tensor for leaf, tensor in own.items() if _is_part(leaf) or (scaled and says_scale(leaf))}
+        if "weight" in own or packed_weight(own) is None:
+            own = {
+                leaf: tensor
+                for leaf, tensor in own.items()
+                if _is_part(leaf) or (scaled and (says_scale(leaf) or leaf == "biases"))
+            }
         rest = [leaf for leaf in group.tensors if leaf not in own]
     layer = _layer(group, own, module, context) if module is not None else _layer_by_pattern(group, own, context)
     if layer is None:
@@ -174,7 +180,8 @@ def _parameter(group: Group, leaf: str, sharing: Sharing) -> Layer:
     tensor = group.tensors[leaf]
     name = group.key(leaf)
     layer = Layer(name, "Parameter", "shape", {"": tensor}, tensor)
-    if may_need_scales(tensor) and has_scales_beside(leaf, group.tensors):
+    packed = leaf.endswith(BLOCKS) and tensor.dtype == "uint8" and leaf.removesuffix(BLOCKS) + SCALES in group.tensors
+    if packed or (may_need_scales(tensor) and has_scales_beside(leaf, group.tensors)):
         layer = layer._replace(tags=("quantized",), notes=(QUANTIZED_NOTE,))
     return _with_sharers(layer, Group(name, {}), sharing)
 
@@ -189,7 +196,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         found = _attention(group.name, tensors)
     elif any(leaf.startswith("weight_ih") for leaf in names):
         found = _recurrent(group.name, tensors)
-    elif names & QUANTIZED_PARTS or any(leaf.startswith("_packed_params.") for leaf in names):
+    elif names & QUANTIZED_PARTS or packed_weight(tensors) or any(leaf.startswith("_packed_params.") for leaf in names):
         return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
@@ -262,7 +269,7 @@ def _any_of(tensors: Mapping[str, Tensor], start: str) -> Tensor | None:
 def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
     packed = [tensor for leaf, tensor in tensors.items() if leaf.startswith("_packed_params.")]
     largest = max(packed or tensors.values(), key=lambda tensor: len(tensor.shape))
-    weight = tensors.get("qweight") or tensors.get("weight_packed") or largest
+    weight = packed_weight(tensors) or largest
     bias = tensors.get("bias") or next((tensor for tensor in packed if len(tensor.shape) == 1), None)
     kind = "Conv (quantized)" if len(weight.shape) > 2 else "Linear (quantized)"
     return Layer(name, kind, "shape", tensors, weight, bias, tags=("quantized",), notes=(QUANTIZED_NOTE,))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
+from convinspect.layers.packing import is_packed, logical_parameters
+from convinspect.layers.reading import may_be_transposed
 from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.parameters import counted_in, notes_on_packed, packed_more, parameters_of
+from convinspect.report.tensorless import notes_on_tensorless, without_shapes
 from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
@@ -23,6 +26,9 @@ _BAD_TAGS = {"incomplete", "cut", "empty"}
 
 _ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 _ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
+_ASSUMED_DIRECTION = (
+    "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
+)
 _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
@@ -50,7 +56,7 @@ _COLUMNS = (
         wrap=True,
         key="notes",
         min_width=10,
-        legend=(_ASSUMED, _ASSUMED_GROUPS, *_EXPLAINED.values()),
+        legend=(_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, *_EXPLAINED.values()),
     ),
 )
 
@@ -70,7 +76,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         everything: Whether all kinds were asked for, so that no note on omitted ones is needed.
     """
     shown = [layer for fold in folds for layer in fold.layers]
-    counted = _counted(checkpoint)
+    counted = counted_in(checkpoint)
     return Table(
         _columns(checkpoint),
         _rows(folds, counted),
@@ -100,17 +106,6 @@ def _counting_numbers() -> tuple[Column, ...]:
     return tuple(
         column._replace(title="numbers", key="numel") if column.title == "params" else column for column in _COLUMNS
     )
-
-
-def _counted(checkpoint: Checkpoint) -> set[int]:
-    """Identities of the tensors that the column counts, which are the total's parameters."""
-    optimizer = checkpoint.root.role == "optimizer"
-    return {id(tensor) for name, tensor in checkpoint.tensors.items() if optimizer or checkpoint.is_parameter(name)}
-
-
-def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
-    """Number of elements of the layers' parameters, without buffers such as batch statistics and masks."""
-    return sum([prod(tensor.shape) for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted])
 
 
 def _root_of(checkpoint: Checkpoint) -> str:
@@ -220,11 +215,13 @@ def _raw(fold: Fold, counted: set[int]) -> tuple[object, ...]:
 def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     """The totals of the JSON contract: counts, elements and bytes."""
     every = checkpoint.totals()
+    more, unknown = packed_more(checkpoint, layers)
     return {
         "layers": sum(layer.kind in LISTED for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
         "tensors": len(checkpoint.tensors),
-        "parameters": sum(tensor.numel for tensor in checkpoint.parameters()),
+        "parameters": sum(tensor.numel for tensor in checkpoint.parameters()) + more,
+        **({"packed_layers_counted_as_stored": unknown} if unknown else {}),
         "tensor_nbytes": every.nbytes,
         "storage_nbytes": every.storage_nbytes,
         "disk_nbytes": checkpoint.nbytes_on_disk,
@@ -256,6 +253,8 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
     return [
         *([] if shown else ["no layer to show"]),
         *_notes_on_layers(shown),
+        *notes_on_packed(checkpoint, layers),
+        *notes_on_tensorless(checkpoint),
         *_notes_on_names(checkpoint),
         *([] if everything else _notes_on_left_out(layers, shown)),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
@@ -270,6 +269,8 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
     if "assumed" in used:
         pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
         yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
+        if any(map(may_be_transposed, shown)):
+            yield _ASSUMED_DIRECTION
     yield from (text for tag, text in _EXPLAINED.items() if tag in used)
     misfit = Doubt.BIAS_DOES_NOT_FIT
     for layer in shown:
@@ -343,6 +344,7 @@ def listing_payload(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequ
         "roots": [{"path": root.path, "role": root.role, "tensors": len(root.tensors)} for root in checkpoint.roots],
         "layers": [layer_payload(layer) for layer in shown],
         "totals": totals(checkpoint, layers),
+        **({"without_shapes": lost} if (lost := without_shapes(checkpoint)) else {}),
         "problems": list(checkpoint.problems),
         "notes": list(checkpoint.notes),
     }
@@ -381,7 +383,9 @@ def layer_payload(layer: Layer) -> dict[str, Any]:
             "known_from": known_from.name.lower(),
             "sure": known_from.sure,
         }
+    logical = logical_parameters(layer) if is_packed(layer) else None
     return payload | {
+        **({"logical_parameters": logical} if logical is not None else {}),
         "numel": layer.numel,
         "nbytes": layer.nbytes,
         "tied_to": list(layer.tied_to),
