@@ -276,9 +276,8 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
             yield _ASSUMED_DIRECTION
     yield from (text for tag, text in _EXPLAINED.items() if tag in used)
     misfit = Doubt.BIAS_DOES_NOT_FIT
-    for layer in shown:
-        if misfit in layer.doubts:
-            yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
+    for layer in (layer for layer in shown if misfit in layer.doubts):
+        yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
 
 
 def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
