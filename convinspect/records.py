@@ -179,8 +179,7 @@ class Root(NamedTuple):
         role: "model", "ema" or "optimizer".
         tensors: In stored order.
         modules: By name, when the file describes them.
-        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
-            cannot be read.
+        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None if unreadable.
         parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
         others: Of a dictionary, its keys whose values are no tensors, in stored order.
     """
@@ -258,8 +257,7 @@ class Contents(NamedTuple):
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
-        pickles: The object's pickle in each file that has one, where they are asked for, so that whoever needs more of
-            them than tensors does not read them again.
+        pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
     """
 
@@ -304,6 +302,9 @@ class Doubt(Enum):
     USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
     LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
     NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
+    PADDED = "the layer pads its input before the convolution, by how much the graph does not tell"
+    MAY_BE_PADDED = "its input is padded just before, by this layer or by another"
+    CALLS_DIFFER = "its weight is given to several calls with different settings"
     SUPERSEDED = "an integer _frozen_param of its shape stands beside it, which the quantized graph reads in its place"
     BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
 
@@ -325,8 +326,7 @@ class Layer(NamedTuple):
         tensors: All of the layer's tensors, by the last part of their key, in stored order.
         weight: The tensor that carries the kernel's shape (`weight`, `weight_v`, `weight_orig`, …).
         bias: Its bias, or None when it has none.
-        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when the kernel is computed from several
-            tensors.
+        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when several tensors give the kernel.
         pointwise: A convolution whose every kernel dimension is 1. False for Linear, which has none.
         in_width: in_channels or in_features; None when it depends on groups and these are not recorded.
         out_width: out_channels or out_features.
@@ -342,7 +342,7 @@ class Layer(NamedTuple):
         doubts: What it may be, or need, other than it seems.
         low_rank: One half of a low-rank pair (LoRA), by its name.
         layout: How the weight lies where that is not PyTorch's order of axes, and where it is known from.
-        norm_dims: Dimensions along which spectral norm may take the weight, the likeliest first; one where it is known.
+        norm_dims: Dimensions along which spectral norm may be taken, the likeliest first; one where it is known.
     """
 
     name: str

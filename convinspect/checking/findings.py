@@ -71,6 +71,10 @@ _CODES = (
     Code("empty-weight", "warning", "A weight has shape (0,) and no numbers, as DeepSpeed's ZeRO-3 leaves parts that"
          " were not gathered before saving.", "save it again with stage3_gather_16bit_weights_on_model_save, or make it"
          " whole with DeepSpeed's zero_to_fp32.py"),
+    Code("piece", "warning", "The file holds parts of tensors, as torch.distributed.checkpoint writes them with"
+         " save_distributed, and no whole ones.", "open the folder with all shards"),
+    Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
+         "get all shards of one save into the same folder"),
     Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),
     Code("tensor-twice", "error", "Two shards hold a tensor of the same name.", "write the shards again"),
     Code("tensor-missing", "error", "The index names a tensor that its shard does not hold.", "download both again"),

@@ -15,7 +15,7 @@ from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
-from convinspect.formats import read_contents, sharded
+from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
@@ -93,7 +93,7 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     return contents.container if contents is not None else None, 0
 
 
-def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
+def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Contents | None]:
     """Scan one file, its bytes and pickles first, so that these are reported even if it cannot be listed.
 
     Returns:
@@ -109,6 +109,11 @@ def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
         # To list it would walk the same pickle to the same end.
         return None
     contents = read_contents(path, pickle=pickle)
+    if pieces.is_piece(contents):
+        for problem in () if of_several else contents.problems[-1:]:
+            yield finding("piece", path, problem.what)
+        # What is said of a part alone is no damage; what is, was found above in its bytes.
+        contents = contents._replace(problems=())
     if failure is not None:
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
@@ -199,11 +204,24 @@ def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
         if kind[0] is not None and not folder.file.name.endswith(".index.json"):
             yield from _note_others(path, {folder.file.name})
         return kind
+    if folder.pieces:
+        return (yield from _scan_shards_of_tensors(path, folder.shards, values))
     yield Note("there is no index; the shards are taken by their names")
     missing = folder.expected - len(folder.shards)
     if missing:
         yield finding("shard-missing", path, f"{missing:,} of {folder.expected:,} shards are not there")
     return (yield from _scan_shards(path, folder.shards, {}, None, values))
+
+
+def _scan_shards_of_tensors(path: Path, shards: Sequence[str], values: bool) -> Scan[_Kind]:
+    """Scan every shard, of which each holds a part of each tensor, then see whether they make whole ones."""
+    for shard in shards:
+        yield from _scan_single(path / shard, values, of_several=True)
+    yield from _note_others(path, set(shards))
+    contents = read_contents(path)
+    for problem in contents.problems:
+        yield finding("piece-missing", path, problem.what)
+    return contents.container, len(shards)
 
 
 def _note_others(folder: Path, scanned: Set[str]) -> Iterator[Note]:

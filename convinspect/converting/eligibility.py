@@ -186,6 +186,9 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     moves = _strides_and_pads(layer)
     if moves is not None:
         return moves
+    of_calls = [one for one in (Doubt.MAY_BE_PADDED, Doubt.CALLS_DIFFER) if one in layer.doubts]
+    if of_calls and not exact:
+        return unless_named(of_calls[0].value, layer.name)
     first, second = torch_shape(layer)[:2]
     # A low-rank pair's rank tells that its second half has no groups.
     if layer.groups is None and second == 1 and first > 1 and not (exact or layer.low_rank):
@@ -205,6 +208,8 @@ def expandable(layer: Layer) -> bool:
 
 def _strides_and_pads(layer: Layer) -> str | None:
     """Why a convolution's stride or padding prevents the conversion, or None."""
+    if Doubt.PADDED in layer.doubts:
+        return Doubt.PADDED.value
     if layer.stride is not None and any(step != 1 for step in layer.stride):
         return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
     if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
+from convinspect.formats.pieces import names_of_pieces, read_pieces
 from convinspect.formats.roots import main_root
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
@@ -195,11 +196,13 @@ class Folder(NamedTuple):
         file: Its index or only file; None for numbered shards.
         shards: Names of the numbered shards.
         expected: Number of shards according to their names.
+        pieces: Each shard holds a part of each tensor.
     """
 
     file: Path | None
     shards: tuple[str, ...] = ()
     expected: int = 0
+    pieces: bool = False
 
 
 def in_folder(path: Path) -> Folder:
@@ -215,6 +218,9 @@ def in_folder(path: Path) -> Folder:
     if indexes:
         return Folder(path / indexes[0])
     files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    pieces = names_of_pieces(files)
+    if pieces and len(pieces) == len(files):
+        return Folder(None, pieces, len(pieces), pieces=True)
     groups = _numbered_groups(files)
     if len(groups) == 1 and (len(files) == len(next(iter(groups.values())))):
         ((_, count, _), shards) = next(iter(groups.items()))
@@ -235,6 +241,8 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
         ConvInspectError: As `in_folder`, or the files cannot be read.
     """
     folder = in_folder(path)
+    if folder.pieces:
+        return read_pieces(path, folder.shards, read_file)
     return read_any(folder.file) if folder.file is not None else _numbered_shards(path, folder, read_file)
 
 

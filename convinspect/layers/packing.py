@@ -7,7 +7,6 @@ HQQ (`W_q`), torchao (`_weight_qdata`), optimum-quanto (`weight._data`), MLX (`s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
@@ -123,6 +122,9 @@ def _mlx(weight: Tensor, scales: Tensor) -> int | None:
 @lru_cache(maxsize=8)
 def _groups_of_config(path: Path) -> frozenset[int]:
     """The group sizes in the `quantization` of a model's configuration, which MLX writes beside its weights."""
+    # Imported here, since few files need it and others open faster without it.
+    import json
+
     try:
         with open(path, "rb") as file:
             config = json.loads(file.read(_MOST_BYTES * 1024))
@@ -135,6 +137,8 @@ def _groups_of_config(path: Path) -> frozenset[int]:
 
 def _bitsandbytes(state: Tensor) -> int | None:
     """The shape that a 4-bit weight's `quant_state` records, JSON in bytes."""
+    import json
+
     text = _bytes_of(state)
     try:
         shape = json.loads(text)["shape"] if text is not None else None

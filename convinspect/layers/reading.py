@@ -109,3 +109,11 @@ def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
     if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
         doubts.append(Doubt.USUALLY_STRIDE_2)
     return doubts
+
+
+def may_be_transposed(layer: Layer) -> bool:
+    """Whether a pointwise convolution, by its shapes, may as well be a ConvTranspose."""
+    if not layer.pointwise or layer.low_rank or "assumed" not in layer.tags:
+        return False
+    first, second = torch_shape(layer)[:2]
+    return layer.bias is None or first == second

@@ -10,6 +10,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
+from convinspect.layers.reading import may_be_transposed
 from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape, size
@@ -17,6 +18,7 @@ from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.parameters import counted_in, notes_on_packed, packed_more, parameters_of
+from convinspect.report.tensorless import notes_on_tensorless, without_shapes
 from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
@@ -24,6 +26,9 @@ _BAD_TAGS = {"incomplete", "cut", "empty"}
 
 _ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 _ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
+_ASSUMED_DIRECTION = (
+    "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
+)
 _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
@@ -31,6 +36,9 @@ _EXPLAINED = {
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
+    "padded": "padded: the layer pads its input before the convolution, by how much the graph does not tell",
+    "padded?": "padded?: the input is padded just before the convolution, by the layer itself or by another",
+    "calls differ": "calls differ: the weight is given to several calls with different settings",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
     "cut": "cut: the file ends before the layer's last byte",
 }
@@ -51,7 +59,7 @@ _COLUMNS = (
         wrap=True,
         key="notes",
         min_width=10,
-        legend=(_ASSUMED, _ASSUMED_GROUPS, *_EXPLAINED.values()),
+        legend=(_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, *_EXPLAINED.values()),
     ),
 )
 
@@ -249,6 +257,7 @@ def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[
         *([] if shown else ["no layer to show"]),
         *_notes_on_layers(shown),
         *notes_on_packed(checkpoint, layers),
+        *notes_on_tensorless(checkpoint),
         *_notes_on_names(checkpoint),
         *([] if everything else _notes_on_left_out(layers, shown)),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
@@ -263,11 +272,12 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
     if "assumed" in used:
         pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
         yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
+        if any(map(may_be_transposed, shown)):
+            yield _ASSUMED_DIRECTION
     yield from (text for tag, text in _EXPLAINED.items() if tag in used)
     misfit = Doubt.BIAS_DOES_NOT_FIT
-    for layer in shown:
-        if misfit in layer.doubts:
-            yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
+    for layer in (layer for layer in shown if misfit in layer.doubts):
+        yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
 
 
 def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
@@ -336,6 +346,7 @@ def listing_payload(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequ
         "roots": [{"path": root.path, "role": root.role, "tensors": len(root.tensors)} for root in checkpoint.roots],
         "layers": [layer_payload(layer) for layer in shown],
         "totals": totals(checkpoint, layers),
+        **({"without_shapes": lost} if (lost := without_shapes(checkpoint)) else {}),
         "problems": list(checkpoint.problems),
         "notes": list(checkpoint.notes),
     }

@@ -12,6 +12,7 @@ from convinspect.arrays.equality import Related, as_matrix, difference, owner_of
 from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
+from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
@@ -235,7 +236,8 @@ def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tenso
         return _compare(before._replace(layout="strided"), after._replace(layout="strided"), transposed, tensors)
     if before.layout == after.layout == "wrapped" and before.parts and after.parts:
         return _compare_wrapped(before, after)
-    if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout != "strided":
+    of_parts = before.layout == after.layout not in ("strided", LAYOUT)
+    if before.parts and after.parts and before.shape == after.shape and of_parts:
         return _SAME if _same_parts(before, after) else _changed(Why.SPARSE_PARTS, layout=before.layout)
     if before.shape == after.shape:
         return _compare_alike(before, after, transposed, tensors)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
+from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.safetensors import RESERVED
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.records import Edit, Layer, Storage, Tensor
@@ -217,6 +218,8 @@ class _Loader:
         storage = tensor.storage
         if tensor.layout == "meta":
             return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
+        if tensor.layout == LAYOUT:
+            return as_torch(read_tensor(tensor), tensor.dtype)
         if is_wrapped(tensor) and tensor.layout != "strided":
             raise _wrapped(tensor)
         if tensor.layout != "strided" or storage is None or storage.start is None:
