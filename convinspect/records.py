@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Evidence = Literal["module", "shape", "ambiguous"]
 """Where a layer's kind comes from: its class is in the file, only one reading fits, or several fit."""
 
-
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 MOST_TIES = 100
@@ -180,10 +179,11 @@ class Root(NamedTuple):
         role: "model", "ema" or "optimizer".
         tensors: In stored order.
         modules: By name, when the file describes them.
-        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None when they
-            cannot be read.
+        parameters: Of an optimizer, the parameters' ids by param_group; None when they cannot be read.
         parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
         others: Of a dictionary, its keys whose values are no tensors, in stored order.
+        keyed_by: Of an optimizer whose state is keyed by parameters' names instead of numbers, these names; else None.
+        group_keys: Of an optimizer, the keys of its param_groups.
     """
 
     path: str
@@ -193,6 +193,8 @@ class Root(NamedTuple):
     parameters: tuple[tuple[int, ...], ...] | None = None
     parameter_names: tuple[str, ...] | None = None
     others: tuple[Other, ...] = ()
+    keyed_by: tuple[str, ...] | None = None
+    group_keys: frozenset[str] = frozenset()
 
 
 class Container(Enum):
@@ -259,8 +261,7 @@ class Contents(NamedTuple):
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
-        pickles: The object's pickle in each file that has one, where they are asked for, so that whoever needs more of
-            them than tensors does not read them again.
+        pickles: The object's pickle of each file, where asked for: whoever needs more than tensors reads none again.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
     """
 
@@ -286,8 +287,7 @@ class Contents(NamedTuple):
 class Doubt(Enum):
     """What a layer may be, or need, other than it seems; the values are sentences for people.
 
-    Decisions ask for the member. `{weight}` and `{bias}` in a sentence are shapes, `{dims}` the kernel's dimensions and
-    `{first}` the weight's first size.
+    Decisions ask for the member. `{weight}` and `{bias}` are shapes, `{dims}` the kernel's, `{first}` its outputs.
     """
 
     MAY_BE_TRANSPOSED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"

@@ -246,6 +246,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
+        *following.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
         *left_unfused(fused.refused),
@@ -326,12 +327,18 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
     return ()
 
 
+def _old_keys(checkpoint: Checkpoint, renamed: Renaming) -> list[str]:
+    """Old names by which an optimizer keys its state."""
+    gone = {edit.tensor.key for edit in renamed.edits}
+    return [name for root in checkpoint.roots for name in root.keyed_by or () if name in gone]
+
+
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
     """A line if an optimizer keeps the old names of its parameters."""
     if resaved or options.drop_optimizer or renamed.parameters:
         return ()
-    kept = old_names(checkpoint, renamed.edits)
-    return (f"the optimizer's param_names keep the old names: {first_few(kept)}",) if kept else ()
+    kept = old_names(checkpoint, renamed.edits) + _old_keys(checkpoint, renamed)
+    return (f"the optimizer keeps the old names: {first_few(kept)}",) if kept else ()
 
 
 def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
