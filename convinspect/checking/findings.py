@@ -46,8 +46,8 @@ _CODES = (
     Code("wrong-crc", "error", "A record's bytes do not give its stored CRC-32; PyTorch loads it anyway.", AGAIN),
     Code("no-crc", "warning", "A record was stored without a CRC-32 (it is 0), so damage would not show.",
          "save it with torch.serialization.set_crc32_options(True)"),
-    Code("not-written", "warning", "No storage has a CRC-32, though the pickle has one, as torch.serialization.skip_data()"
-         " leaves them: it makes room for the numbers and does not write them.",
+    Code("not-written", "warning", "No storage has a CRC-32, though the pickle has one, as"
+         " torch.serialization.skip_data() leaves them: it makes room for the numbers and does not write them.",
          "write the numbers, or save the file again without skip_data"),
     Code("not-unpacked", "error", "A record cannot be unpacked: damaged, encrypted, a method that PyTorch does not"
          " know, or out of all proportion.", AGAIN),
