@@ -78,6 +78,9 @@ _CODES = (
          " save_distributed, and no whole ones.", "open the folder with all shards"),
     Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
          "get all shards of one save into the same folder"),
+    Code("not-loaded", "error", "A tensor for which safetensors.torch refuses the whole file, though its bytes are"
+         " there: a dtype that PyTorch lacks, an empty tensor out of its place, a name that is no text.",
+         "read it with what wrote it, and save it again without that tensor"),
     Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),
     Code("tensor-twice", "error", "Two shards hold a tensor of the same name.", "write the shards again"),
     Code("tensor-missing", "error", "The index names a tensor that its shard does not hold.", "download both again"),
