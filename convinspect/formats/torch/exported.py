@@ -202,10 +202,14 @@ def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
         reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
         nbytes = record.size if record is not None else max(reach, 0)
         device = str(meta.get("device", {}).get("type"))
+        trainable = meta.get("requires_grad")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None
+    if device == "meta" and not (record is not None and record.size):
+        # Such a model has no numbers; torch.export writes one empty record for all of its weights.
+        return Tensor(key, dtype, shape, stride, 0, None, "meta", trainable, device)
     storage = archive.storage(name, nbytes, byteorder)
-    return Tensor(key, dtype, shape, stride, offset, storage, layout, meta.get("requires_grad"), device)
+    return Tensor(key, dtype, shape, stride, offset, storage, layout, trainable, device)
 
 
 def _size(value: Any) -> int:
