@@ -11,7 +11,7 @@ from typing import TypeAlias
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
 from convinspect.checking.findings import Finding, Note, Place, Report, Scan, finding
-from convinspect.checking.json_header import parsed, second_place
+from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
@@ -118,6 +118,8 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
     yield from _scan_tensors(contents, codes)
+    if contents.container is Container.SAFETENSORS:
+        yield from scan_not_loaded(contents)
     if values:
         from convinspect.checking.nonfinite import scan_values
 
