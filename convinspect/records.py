@@ -260,6 +260,7 @@ class Contents(NamedTuple):
         shards: Into how many files the checkpoint is split; 0 when it is not.
         pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
+        unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
     """
 
     path: Path
@@ -274,6 +275,7 @@ class Contents(NamedTuple):
     shards: int = 0
     pickles: Mapping[Path, Pickle] = _NOTHING
     layout: Layout | None = None
+    unwritten: str = ""
 
     @property
     def format(self) -> str:

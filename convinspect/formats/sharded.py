@@ -113,7 +113,7 @@ def _combined(
     metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
-    size, container, layout = 0, Container.SAFETENSORS, None
+    size, container, layout, unwritten = 0, Container.SAFETENSORS, None, ""
     named = Counter(weight_map.values())
     for shard in shards:
         try:
@@ -130,7 +130,7 @@ def _combined(
         read.add(shard)
         metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
-        layout = layout or contents.layout
+        layout, unwritten = layout or contents.layout, unwritten or contents.unwritten
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -152,7 +152,7 @@ def _combined(
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
-        len(shards), pickles, layout,
+        len(shards), pickles, layout, unwritten,
     )  # fmt: skip
 
 
