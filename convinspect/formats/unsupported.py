@@ -17,7 +17,7 @@ _OTHER = "give the file that holds the weights"
 _LONGEST = 80
 
 _KNOWN = (
-    (r"(?:[^/]+/)?data/aotinductor/.*", "a package of a compiled model (AOTInductor), whose weights are part of its machine"
+    (r"(?:[^/]+/)?data/aotinductor/.*", "a package of a compiled model (AOTInductor), whose weights lie in its machine"
      " code", "give the .pt2 of torch.export.save, or the state_dict, from which it was compiled"),
     (r"(?:[^/]+/)?\.data/extern_modules", "a torch.package archive, which brings its model's code along",
      "where you trust it, load it with torch.package.PackageImporter and torch.save the model's state_dict"),
