@@ -1,5 +1,7 @@
 """Weights in PyTorch's C++ objects and in quantized convolutions' own state; models without numbers; compiled ones."""
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import io
@@ -45,7 +47,8 @@ class Static(nn.Module):
 
 
 def dynamic() -> nn.Module:
-    return quantization.quantize_dynamic(Dynamic().eval(), {nn.LSTM, nn.GRUCell, nn.Linear})
+    model: nn.Module = quantization.quantize_dynamic(Dynamic().eval(), {nn.LSTM, nn.GRUCell, nn.Linear})
+    return model
 
 
 def static() -> nn.Module:
@@ -54,7 +57,8 @@ def static() -> nn.Module:
     fused.qconfig = quantization.get_default_qconfig("fbgemm")
     prepared = quantization.prepare(fused)
     prepared(torch.randn(2, 6, 4, 4))
-    return quantization.convert(prepared)  # type: ignore[no-any-return]
+    converted: nn.Module = quantization.convert(prepared)
+    return converted
 
 
 def quantized(path: Path) -> list[tuple[str, str, tuple[int, ...]]]:
