@@ -13,7 +13,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotTh
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
-from convinspect.records import Contents, Module, Root, Tensor, bytes_of
+from convinspect.records import Container, Contents, Module, Root, Tensor, bytes_of
 from convinspect.text import closest, plural
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Checkpoint(Mapping[str, Tensor]):
         prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
+        unwritten: The one of them that says why all numbers may be missing; "" where nothing shows that.
         metadata: The file's string metadata.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
@@ -99,9 +100,13 @@ class Checkpoint(Mapping[str, Tensor]):
         self.container = contents.container
         self.shards = contents.shards
         self.roots = contents.roots
-        self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root)
+        if contents.problems and not any(one.tensors for one in contents.roots):
+            raise BrokenFile(contents.problems[0])
+        flat = contents.container is Container.DISTRIBUTED
+        self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root, flat)
         self.problems = contents.problems
-        self.notes = contents.notes
+        self.unwritten = contents.unwritten
+        self.notes = (*contents.notes, contents.unwritten) if contents.unwritten else contents.notes
         self.metadata = contents.metadata
         self.layout = contents.layout
         self.foreign = contents.foreign

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 from convinspect.text import one_line, quoted
 
@@ -84,8 +85,8 @@ class Tensor(NamedTuple):
         subclass: Name of the Tensor subclass that wraps it, when there is one.
         shape_span: Where the pickle pushes the size tuple.
         stride_span: Where the pickle pushes the stride tuple.
-        parts: The tensors that a sparse one is made of (indices, values), or a quantized one's scales and zero points
-            where these are tensors.
+        parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
+            part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
     """
 
@@ -179,7 +180,7 @@ class Root(NamedTuple):
         role: "model", "ema" or "optimizer".
         tensors: In stored order.
         modules: By name, when the file describes them.
-        parameters: Of an optimizer, the parameters' ids by param_group; None when they cannot be read.
+        parameters: Of an optimizer, the parameters' ids, a tuple for each of its param_groups; None if unreadable.
         parameter_names: Of an optimizer that was made of `named_parameters()`, their names in that order; else None.
         others: Of a dictionary, its keys whose values are no tensors, in stored order.
         keyed_by: Of an optimizer whose state is keyed by parameters' names instead of numbers, these names; else None.
@@ -261,8 +262,9 @@ class Contents(NamedTuple):
         foreign: Names (module.attribute) that the pickle mentions beyond those of a plain state_dict.
         versions: The files that were read, as they were then.
         shards: Into how many files the checkpoint is split; 0 when it is not.
-        pickles: The object's pickle of each file, where asked for: whoever needs more than tensors reads none again.
+        pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
+        unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
     """
 
     path: Path
@@ -277,42 +279,12 @@ class Contents(NamedTuple):
     shards: int = 0
     pickles: Mapping[Path, Pickle] = _NOTHING
     layout: Layout | None = None
+    unwritten: str = ""
 
     @property
     def format(self) -> str:
         """The container's name, and the number of shards, as users are shown them."""
         return self.container.label(self.shards)
-
-
-class Doubt(Enum):
-    """What a layer may be, or need, other than it seems; the values are sentences for people.
-
-    Decisions ask for the member. `{weight}` and `{bias}` are shapes, `{dims}` the kernel's, `{first}` its outputs.
-    """
-
-    MAY_BE_TRANSPOSED = "square, in a file that also has transformers' Conv1D: it may be stored transposed"
-    SQUARE_MAY_BE_LINEAR = "square, so only its name says that it is transformers' Conv1D; it may be a Linear"
-    MAY_BE_LINEAR = "only its name says that it is transformers' Conv1D; it may be a Linear"
-    LINEAR_OR_EMBEDDING = "without a bias, a Linear and an Embedding look alike"
-    LINEAR_BY_NAME = "a Linear by its name, though an Embedding has the same shape"
-    WITHIN_EMBEDDING = "without a bias, a Linear and an Embedding look alike, and what it is part of is named Embedding"
-    EMBEDDING_OR_LINEAR = "named like an Embedding; a Linear without bias has the same shape"
-    NORM_OR_PRELU = "LayerNorm, GroupNorm, RMSNorm and PReLU look alike"
-    PRELU_OR_NORM = "a PReLU by its name, or as it is one number; a norm without bias has the same shapes"
-    MAY_BE_BILINEAR = "it may be a Bilinear (out, in1, in2), which its name suggests and its shapes do not tell"
-    MAY_BE_CONV_TRANSPOSE = "it may be a ConvTranspose{dims}d, which its name suggests and its shapes do not tell"
-    MAY_BE_DEPTHWISE = "{weight} reads as depthwise (groups = {first}) as well as 1 → many"
-    USUALLY_STRIDE_2 = "layers of this name usually have stride 2"
-    LAYOUT = "{weight} is read in another library's layout, which the file does not settle"
-    NORM_DIM = "spectral norm's dim is not recorded, and its u fits several dimensions of the weight"
-    BIAS_DOES_NOT_FIT = "its bias {bias} does not fit its weight {weight}"
-
-    def sentence(self, weight: Tensor, bias: Tensor | None, first: int | None = None) -> str:
-        """The doubt about a layer with this weight and bias, in words; `first`: its outputs, where not first."""
-        if "{" not in self.value:
-            return self.value
-        shape = weight.shape
-        return self.value.format(weight=shape, bias=bias and bias.shape, dims=len(shape) - 2, first=first or shape[0])
 
 
 class Layer(NamedTuple):
@@ -325,8 +297,7 @@ class Layer(NamedTuple):
         tensors: All of the layer's tensors, by the last part of their key, in stored order.
         weight: The tensor that carries the kernel's shape (`weight`, `weight_v`, `weight_orig`, …).
         bias: Its bias, or None when it has none.
-        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when the kernel is computed from several
-            tensors.
+        norm: "weight_norm", "spectral_norm", "pruned" or "parametrized" when several tensors give the kernel.
         pointwise: A convolution whose every kernel dimension is 1. False for Linear, which has none.
         in_width: in_channels or in_features; None when it depends on groups and these are not recorded.
         out_width: out_channels or out_features.
@@ -342,7 +313,7 @@ class Layer(NamedTuple):
         doubts: What it may be, or need, other than it seems.
         low_rank: One half of a low-rank pair (LoRA), by its name.
         layout: How the weight lies where that is not PyTorch's order of axes, and where it is known from.
-        norm_dims: Dimensions along which spectral norm may take the weight, the likeliest first; one where it is known.
+        norm_dims: Dimensions along which spectral norm may be taken, the likeliest first; one where it is known.
     """
 
     name: str

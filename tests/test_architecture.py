@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 
 # From the ground up: a package or root module may import from its own line and from those above it here.
 ORDER = [
-    {"errors", "text", "kinds", "dtypes", "layouts"},
+    {"errors", "text", "kinds", "dtypes", "layouts", "doubts"},
     {"records", "keys", "render"},
     {"formats", "modules"},
     {"pointwise", "arrays"},
@@ -119,8 +119,9 @@ def test_nothing_executes_what_a_file_says(path: Path) -> None:
 
 
 TESTS = Path(__file__).resolve().parent
-# Beside a folder for each package: what builds inputs, random inputs, and the whole program on files of every origin.
-OTHER_FOLDERS = {"support", "fuzz", "end_to_end"}
+# Beside a folder for each package: what builds inputs, random inputs, random models, and the whole program on files of
+# every origin.
+OTHER_FOLDERS = {"support", "fuzz", "end_to_end", "oracle"}
 
 
 def test_folders_of_tests_are_those_of_packages() -> None:

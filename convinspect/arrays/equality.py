@@ -17,6 +17,7 @@ from convinspect.arrays.read import Array, dense, read_tensor
 from convinspect.arrays.storage import Fetch, check_range, opened
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 from convinspect.errors import CannotShow, ConvInspectError
+from convinspect.formats.pieces import LAYOUT
 from convinspect.records import Tensor
 
 _PIECE = 1 << 19
@@ -64,7 +65,8 @@ def as_matrix(tensor: Tensor, transposed: bool) -> Tensor:
     shape, stride = tensor.shape[:2], tensor.stride[:2]
     if transposed:
         shape, stride = shape[::-1], stride[::-1]
-    return tensor._replace(shape=shape, stride=stride)
+    parts = tuple(as_matrix(part, transposed) for part in tensor.parts) if tensor.layout == LAYOUT else tensor.parts
+    return tensor._replace(shape=shape, stride=stride, parts=parts)
 
 
 def same_bits(before: Tensor, after: Tensor) -> bool:
@@ -76,6 +78,8 @@ def same_bits(before: Tensor, after: Tensor) -> bool:
     """
     if before.dtype != after.dtype or before.shape != after.shape:
         return False
+    if LAYOUT in (before.layout, after.layout):
+        return _equal(_raw(read_tensor(before)), _raw(read_tensor(after)))
     if before.storage is None or after.storage is None or {before.layout, after.layout} != {"strided"}:
         raise CannotShow("its numbers are not in the file, only its shape")
     if not before.numel or _same_place(before, after):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from convinspect.arrays.storage import Fetch, check_range, compare_crc, fetch_bytes, opened
 from convinspect.dtypes import COMPLEX
 from convinspect.errors import CannotShow, RefusedFile
+from convinspect.formats import pieces
 from convinspect.records import Storage, Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -76,6 +77,9 @@ def read_tensor(tensor: Tensor) -> Array:
         BrokenFile: Bytes are missing or damaged.
         RefusedFile: Its shape, stride or offset reach outside its storage.
     """
+    if tensor.layout == pieces.LAYOUT:
+        joined: Array = np.concatenate([read_tensor(part) for part in tensor.parts], axis=_axis(tensor))
+        return joined
     storage, itemsize = _checked(tensor)
     if tensor.numel == 0:
         return np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
@@ -103,6 +107,10 @@ def read_blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
     Raises:
         As `read_tensor`; a damaged record is noticed after its last block.
     """
+    if tensor.layout == pieces.LAYOUT:
+        for piece in tensor.parts:
+            yield from read_blocks(piece, elements)
+        return
     storage, itemsize = _checked(tensor)
     if tensor.numel == 0:
         return
@@ -112,6 +120,19 @@ def read_blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
         else:
             for _, part in _boxes(fetch, storage, tensor, elements):
                 yield part.reshape(-1)
+
+
+def _axis(tensor: Tensor) -> int:
+    """Along which dimension a tensor's parts follow each other.
+
+    Raises:
+        CannotShow: It is cut along several.
+    """
+    axis = pieces.axis_of(tensor)
+    if axis is None:
+        remedy = "write whole tensors with torch.distributed.checkpoint's consolidate_safetensors_files"
+        raise CannotShow(f"tensor {tensor.key} has pieces that do not follow each other along one dimension", remedy)
+    return axis
 
 
 def _stream(fetch: Fetch, storage: Storage, tensor: Tensor, most: int) -> Iterator[Array]:

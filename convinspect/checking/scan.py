@@ -11,11 +11,11 @@ from typing import TypeAlias
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
 from convinspect.checking.findings import Finding, Note, Place, Report, Scan, finding
-from convinspect.checking.json_header import parsed, second_place
+from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
-from convinspect.formats import read_contents, sharded
+from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
@@ -93,7 +93,7 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     return contents.container if contents is not None else None, 0
 
 
-def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
+def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Contents | None]:
     """Scan one file, its bytes and pickles first, so that these are reported even if it cannot be listed.
 
     Returns:
@@ -109,10 +109,17 @@ def _scan_single(path: Path, values: bool) -> Scan[Contents | None]:
         # To list it would walk the same pickle to the same end.
         return None
     contents = read_contents(path, pickle=pickle)
+    if pieces.is_piece(contents):
+        for problem in () if of_several else contents.problems[-1:]:
+            yield finding("piece", path, problem.what)
+        # What is said of a part alone is no damage; what is, was found above in its bytes.
+        contents = contents._replace(problems=())
     if failure is not None:
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
     yield from _scan_tensors(contents, codes)
+    if contents.container is Container.SAFETENSORS:
+        yield from scan_not_loaded(contents)
     if values:
         from convinspect.checking.nonfinite import scan_values
 
@@ -173,13 +180,20 @@ def _scan_empty(path: Path, root: Root) -> Iterator[Finding]:
     """Weights without numbers, all of a root in one finding: ZeRO-3 leaves none out."""
     if root.role == "optimizer":
         return
-    empty = [
-        tensor.key for tensor in root.tensors if tensor.shape == (0,) and "weight" in tensor.key.rpartition(".")[2]
-    ]
-    if empty:
+    weights = [tensor for tensor in root.tensors if "weight" in tensor.key.rpartition(".")[2]]
+    empty = [tensor.key for tensor in weights if tensor.shape == (0,)]
+    # Modules of other libraries may have a weight of no numbers by design (e3nn's tensor products), among others that
+    # have some; a layer with a bias has a weight.
+    keys = {tensor.key for tensor in root.tensors} if empty else set()
+    if 2 * len(empty) > len(weights) or any(_bias_beside(key) in keys for key in empty):
         what = f"{plural(len(empty), 'weight')} of {len(root.tensors):,} tensors"
         message = f"{what}: no numbers, shape (0,); the first is {empty[0]!r}"
         yield finding("empty-weight", path, message, subject=empty[0])
+
+
+def _bias_beside(key: str) -> str:
+    parent, dot, _ = key.rpartition(".")
+    return f"{parent}{dot}bias"
 
 
 def _reach(tensor: Tensor) -> int:
@@ -199,11 +213,24 @@ def _scan_folder(path: Path, values: bool) -> Scan[_Kind]:
         if kind[0] is not None and not folder.file.name.endswith(".index.json"):
             yield from _note_others(path, {folder.file.name})
         return kind
+    if folder.pieces:
+        return (yield from _scan_shards_of_tensors(path, folder.shards, values))
     yield Note("there is no index; the shards are taken by their names")
     missing = folder.expected - len(folder.shards)
     if missing:
         yield finding("shard-missing", path, f"{missing:,} of {folder.expected:,} shards are not there")
     return (yield from _scan_shards(path, folder.shards, {}, None, values))
+
+
+def _scan_shards_of_tensors(path: Path, shards: Sequence[str], values: bool) -> Scan[_Kind]:
+    """Scan every shard, of which each holds a part of each tensor, then see whether they make whole ones."""
+    for shard in shards:
+        yield from _scan_single(path / shard, values, of_several=True)
+    yield from _note_others(path, set(shards))
+    contents = read_contents(path)
+    for problem in contents.problems:
+        yield finding("piece-missing", path, problem.what)
+    return contents.container, len(shards)
 
 
 def _note_others(folder: Path, scanned: Set[str]) -> Iterator[Note]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
 from convinspect.errors import Option, Wording
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.kinds import CONVOLUTIONS, RECURRENT
 from convinspect.layouts import Layout, Maker, same_order, torch_shape
-from convinspect.records import Doubt, Layer, contiguous
+from convinspect.records import Doubt, Layer, Tensor, contiguous
 
 _LOOK_ALIKES = frozenset(
     {
@@ -17,6 +22,65 @@ _LOOK_ALIKES = frozenset(
     }
 )
 """Doubts about what a matrix is; each is reason enough to leave a layer that the user did not name."""
+
+
+class Held(NamedTuple):
+    """A tensor that should follow its weight and cannot: a Tensor subclass around others.
+
+    Attributes:
+        tensor: State of an optimizer, or a copy of the weight.
+        role: Its root's.
+    """
+
+    tensor: Tensor
+    role: str
+
+
+class Writing(NamedTuple):
+    """What the way of writing asks of the layers that change.
+
+    Attributes:
+        plain: The root is saved as a plain state_dict, so that of a tensor only its numbers count.
+        held: What cannot follow its weight, by the weight's stored key.
+    """
+
+    plain: bool = False
+    held: Mapping[str, Held] = MappingProxyType({})
+
+
+REWRITTEN = Writing()
+"""The source's file with another header."""
+
+
+def wrapper_obstacle(layer: Layer, writing: Writing) -> str | None:
+    """Why a layer must stay that has a Tensor subclass around other tensors, or whose state or copy is one; or None.
+
+    A new outer shape alone would contradict what the subclass keeps: the shapes of its tensors, a DTensor's `_spec`.
+    """
+    for leaf, tensor in layer.tensors.items():
+        if is_wrapped(tensor) and not (writing.plain and tensor.layout == "strided"):
+            return _why_wrapped(f"its {leaf or 'tensor'}", tensor)
+        if tensor.key in writing.held:
+            return _why_held(writing.held[tensor.key])
+    return None
+
+
+def _why_wrapped(what: str, tensor: Tensor) -> Wording:
+    if is_dtensor(tensor) and tensor.layout == "strided":
+        reason = f"{what} is a DTensor, which keeps its shape in other places too; "
+        return Wording(reason, Option("state_dict"), " writes plain tensors instead")
+    if is_dtensor(tensor):
+        held = f", of which this file holds {tensor.parts[0].shape}" if tensor.parts else ""
+        return Wording(f"{what} is a DTensor{held}; save whole tensors (get_model_state_dict, full_state_dict=True)")
+    reason = f"{what} is {tensor.subclass}, a subclass around other tensors, which would keep their shapes"
+    return Wording(f"{reason}; convert the model before it is wrapped")
+
+
+def _why_held(held: Held) -> Wording:
+    what, kept = f"{held.tensor.subclass}, a subclass around other tensors", held.tensor.key
+    if held.role == "optimizer":
+        return Wording(f"its optimizer state {kept} is {what}; ", Option("drop_optimizer"), " leaves all state out")
+    return Wording(f"its copy {kept} is {what}; ", Option("state_dict"), " writes the weights alone")
 
 
 def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = False) -> str | None:
@@ -34,6 +98,8 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
         return f"its {(layer.norm or '').replace('_', ' ')} is taken along a dimension of the kernel, which would go"
     if layer.weight.layout.startswith("sparse"):
         return f"its weight is {layer.weight.layout}, whose indices would have to change too"
+    if Doubt.SUPERSEDED in layer.doubts and not exact:
+        return unless_named(Doubt.SUPERSEDED.value, layer.name)
     if layer.layout is not None:
         foreign = _layout_obstacle(layer, layer.layout, exact)
         if foreign is not None:
@@ -120,8 +186,12 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     moves = _strides_and_pads(layer)
     if moves is not None:
         return moves
+    of_calls = [one for one in (Doubt.MAY_BE_PADDED, Doubt.CALLS_DIFFER) if one in layer.doubts]
+    if of_calls and not exact:
+        return unless_named(of_calls[0].value, layer.name)
     first, second = torch_shape(layer)[:2]
-    if layer.groups is None and second == 1 and first > 1 and not exact:
+    # A low-rank pair's rank tells that its second half has no groups.
+    if layer.groups is None and second == 1 and first > 1 and not (exact or layer.low_rank):
         reason = f"{layer.weight.shape} reads as depthwise (groups={first})"
         return unless_named(reason, layer.name, "if its groups are 1")
     return None
@@ -138,6 +208,8 @@ def expandable(layer: Layer) -> bool:
 
 def _strides_and_pads(layer: Layer) -> str | None:
     """Why a convolution's stride or padding prevents the conversion, or None."""
+    if Doubt.PADDED in layer.doubts:
+        return Doubt.PADDED.value
     if layer.stride is not None and any(step != 1 for step in layer.stride):
         return f"it has stride={_numbers(layer.stride)}, which a change of shape alone does not carry over"
     if layer.padding is not None and (layer.padding != "same" and layer.padding != "valid") and any(layer.padding):

@@ -6,9 +6,11 @@ from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.eligibility import Held
 from convinspect.converting.plan import Plan
 from convinspect.converting.reshape import reshaped, with_channels_last
 from convinspect.dtypes import FLOATING
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Edit, Root, Tensor, bytes_of
 
@@ -19,10 +21,19 @@ class Copies(NamedTuple):
     Attributes:
         edits: Edits of the copies that change with their weights.
         left: Keys of tensors that may be copies of changed weights, and stay unchanged.
+        held: Copies that no edit can change (Tensor subclasses around others), by their weight's stored key.
     """
 
     edits: list[Edit]
     left: list[str]
+    held: dict[str, Held]
+
+    def take(self, tensor: Tensor, edit: Edit) -> None:
+        """A copy of a weight that changes is to change too."""
+        if is_wrapped(tensor):
+            self.held[edit.tensor.key] = Held(tensor, "ema")
+        # A root that is saved as plain tensors gives this one its shape all the same.
+        self.edits.append(like(tensor, edit))
 
 
 def copies_in(checkpoint: Checkpoint, plan: Plan, root: Root) -> Copies:
@@ -41,12 +52,16 @@ def copies_in(checkpoint: Checkpoint, plan: Plan, root: Root) -> Copies:
     if in_order:
         edits = {id(edit.tensor): edit for edit in plan.edits}
         pairs = zip(root.tensors, in_order, strict=True)
-        return Copies([like(tensor, edits[id(weight)]) for tensor, weight in pairs if id(weight) in edits], [])
+        listed = Copies([], [], {})
+        for tensor, weight in pairs:
+            if id(weight) in edits:
+                listed.take(tensor, edits[id(weight)])
+        return listed
     names = {tensor.key: name for name, tensor in checkpoint.tensors.items()}
     by_name = {names[edit.tensor.key]: edit for edit in plan.edits}
     by_bytes = {bytes_of(edit.tensor): edit for edit in plan.edits if bytes_of(edit.tensor) is not None}
     shapes = {edit.tensor.shape for edit in plan.edits}
-    copies = Copies([], [])
+    copies = Copies([], [], {})
     ema = root.role == "ema"
     for name, tensor in zip(clean_names([tensor.key for tensor in root.tensors]), root.tensors, strict=True):
         same = by_bytes.get(bytes_of(tensor))
@@ -54,7 +69,7 @@ def copies_in(checkpoint: Checkpoint, plan: Plan, root: Root) -> Copies:
         edit = same or (named if ema else None)
         alike = named is not None and named.tensor.shape == tensor.shape
         if edit is not None and edit.tensor.shape == tensor.shape:
-            copies.edits.append(like(tensor, edit))
+            copies.take(tensor, edit)
         elif same is not None or alike or (ema and name.isdecimal() and tensor.shape in shapes):
             copies.left.append(tensor.key)
     return copies
@@ -81,14 +96,14 @@ def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
     A copy with several candidates, or with another shape than its original, is left unchanged.
     """
     changed = {edit.tensor.key: edit for edit in plan.edits}
-    copies = Copies([], [])
+    copies = Copies([], [], {})
     owners = undotted_copies(checkpoint.root.tensors) if changed else {}
     for tensor in checkpoint.root.tensors:
         edits = [changed.get(owner.key) for owner in owners.get(tensor.key, ())]
         if tensor.key in changed or not any(edits):
             continue
         if len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape:
-            copies.edits.append(like(tensor, edits[0]))
+            copies.take(tensor, edits[0])
         else:
             copies.left.append(tensor.key)
     return copies

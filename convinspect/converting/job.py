@@ -15,6 +15,7 @@ from convinspect.converting.checks import (
     check_source,
     target_of,
 )
+from convinspect.converting.eligibility import REWRITTEN, Writing
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.like import plan_like
 from convinspect.converting.nothing import Fruitless, why_nothing
@@ -232,13 +233,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
-    selection = select_layers(checkpoint, options, renamed)
-    keep = options.keep_optimizer or options.drop_optimizer
-    planned = selection.plan
-    following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+    selection, following = _selected(checkpoint, options, renamed, resaved)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
-    found = selection.layers, selection.chosen, planned
+    found = selection.layers, selection.chosen, selection.plan
     fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
     if fruitless is not None and not does_more and target is not None:
@@ -258,6 +256,22 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     )  # fmt: skip
 
 
+def _selected(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool
+) -> tuple[Selection, Followers]:
+    """The layers that change, and what changes with them; a layer that something cannot follow is refused."""
+    keep = options.keep_optimizer or options.drop_optimizer
+    writing = Writing(plain=resaved)
+    while True:
+        selection = select_layers(checkpoint, options, renamed, writing)
+        planned = selection.plan
+        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+        held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
+        if not held:
+            return selection, following
+        writing = writing._replace(held={**writing.held, **held})
+
+
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     from convinspect.modules.user_code import described
 
@@ -266,13 +280,16 @@ def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     return with_code
 
 
-def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None) -> Selection:
+def select_layers(
+    checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None, writing: Writing = REWRITTEN
+) -> Selection:
     """Decide which layers change, and into what.
 
     Args:
         checkpoint: The source.
         options: What to do.
         renamed: Tensors that get another name.
+        writing: What the way of writing asks of them.
 
     Raises:
         NotThere: A name matches no layer.
@@ -280,22 +297,22 @@ def select_layers(checkpoint: Checkpoint, options: Options, renamed: Renaming | 
     """
     layers = find_layers(checkpoint)
     if options.like is not None:
-        return _selection_like(checkpoint, options, renamed or Renaming(), layers)
-    planned = _planned(layers, options)
+        return _selection_like(checkpoint, options, renamed or Renaming(), layers, writing)
+    planned = _planned(layers, options, writing)
     return Selection(layers, chosen_layers(layers, options.layer, options.exclude), planned)
 
 
-def _planned(layers: Sequence[Layer], options: Options) -> Plan:
+def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Plan:
     if options.kind is None:
         return Plan()
     if options.expand and not any(layer.groups is not None for layer in layers):
         remedy = Wording("give the model's code with ", Option("model", None))
         raise CannotConvert("its groups are not recorded in the file", remedy)
-    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand))
+    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
 
 
 def _selection_like(
-    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...]
+    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
 ) -> Selection:
     """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
     assert options.like is not None
@@ -308,7 +325,7 @@ def _selection_like(
     return Selection(
         layers,
         chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change),
+        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
         _other_prefixes(names, renamed, other, options.like_name),
@@ -327,17 +344,11 @@ def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoi
     return ()
 
 
-def _old_keys(checkpoint: Checkpoint, renamed: Renaming) -> list[str]:
-    """Old names by which an optimizer keys its state."""
-    gone = {edit.tensor.key for edit in renamed.edits}
-    return [name for root in checkpoint.roots for name in root.keyed_by or () if name in gone]
-
-
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
     """A line if an optimizer keeps the old names of its parameters."""
     if resaved or options.drop_optimizer or renamed.parameters:
         return ()
-    kept = old_names(checkpoint, renamed.edits) + _old_keys(checkpoint, renamed)
+    kept = old_names(checkpoint, renamed.edits)
     return (f"the optimizer keeps the old names: {first_few(kept)}",) if kept else ()
 
 

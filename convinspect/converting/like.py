@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from convinspect.converting.eligibility import obstacle
-from convinspect.converting.plan import (
-    Conversion,
-    Decisions,
-    Plan,
-    Refusal,
-    assumed,
-    keep_groups_together,
-    sorted_out,
-)
+from convinspect.converting.decisions import Conversion, Decisions, Plan, Refusal, sorted_out
+from convinspect.converting.eligibility import REWRITTEN, Writing, obstacle, wrapper_obstacle
+from convinspect.converting.plan import assumed, keep_groups_together
 from convinspect.converting.reshape import edit_to, out_in, reshaped, reshaped_in
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
@@ -29,6 +22,7 @@ def plan_like(
     other: Mapping[str, Tensor],
     others: Iterable[Layer] = (),
     chosen: Container[str] | None = None,
+    writing: Writing = REWRITTEN,
 ) -> Plan:
     """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
 
@@ -38,6 +32,7 @@ def plan_like(
         other: The other checkpoint's tensors by clean name.
         others: Its layers, which are needed to see that a square matrix is stored transposed.
         chosen: Names of the layers that may change; None for all.
+        writing: What the way of writing asks of them.
 
     Returns:
         Conversions for what differs only in rank or transposition; refusals for all other differences.
@@ -45,7 +40,7 @@ def plan_like(
     # By the tensor, since the layer itself may have another name in the other checkpoint.
     theirs = {id(layer.weight): layer for layer in others}
     decisions = sorted_out(
-        _decide_like(layer, theirs.get(id(other.get(names[layer.weight.key]))), names, other, chosen)
+        _decide_like(layer, theirs.get(id(other.get(names[layer.weight.key]))), names, other, chosen, writing)
         for layer in layers
     )
     if any(edit.transposed for conversion in decisions.conversions.values() for edit in conversion.edits):
@@ -62,6 +57,7 @@ def _decide_like(
     names: Mapping[str, str],
     other: Mapping[str, Tensor],
     chosen: Container[str] | None,
+    writing: Writing,
 ) -> Conversion | Refusal | None:
     """Decide on one layer; None if it does not differ.
 
@@ -71,6 +67,7 @@ def _decide_like(
         names: As of `plan_like`.
         other: As of `plan_like`.
         chosen: As of `plan_like`.
+        writing: As of `plan_like`.
     """
     foreign = other_layout(layer, counterpart)
     edits = []
@@ -92,7 +89,9 @@ def _decide_like(
         return None
     if chosen is not None and layer.name not in chosen:
         return Refusal(layer.name, "it differs too, and was not chosen")
-    reason = obstacle(layer, exact=True) if layer.kind in CONVOLUTIONS else None
+    reason = wrapper_obstacle(layer, writing)
+    if reason is None and layer.kind in CONVOLUTIONS:
+        reason = obstacle(layer, exact=True)
     return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
 
 

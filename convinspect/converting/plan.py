@@ -6,12 +6,26 @@ and `(O, I, 1, 1, 1)` differ in shape only. transformers' `Conv1D` holds `(I, O)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from convinspect.converting.eligibility import expandable, obstacle, reader, unless_named, why_not
-from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in, with_channels_last
+from convinspect.converting.adapters import alone, find_adapters, following, unfollowed
+from convinspect.converting.decisions import Conversion as Conversion
+from convinspect.converting.decisions import Decisions, edits_of, sorted_out, without
+from convinspect.converting.decisions import Plan as Plan
+from convinspect.converting.decisions import Refusal as Refusal
+from convinspect.converting.eligibility import (
+    REWRITTEN,
+    Writing,
+    expandable,
+    obstacle,
+    reader,
+    unless_named,
+    why_not,
+    wrapper_obstacle,
+)
+from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
@@ -33,6 +47,7 @@ class Request:
         names: Layers or globs; () for all.
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
+        writing: What the way of writing asks of them.
     """
 
     to: str
@@ -40,115 +55,12 @@ class Request:
     names: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expand: bool = False
+    writing: Writing = REWRITTEN
 
     @property
     def origins(self) -> tuple[str, ...]:
         """Kinds to convert, the default ones if none is given."""
         return self.kinds or DEFAULT_FROM.get(self.to, ("Linear",))
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """One layer that changes.
-
-    Attributes:
-        layer: As stored.
-        to: Its new kind.
-        edits: Edits of all its tensors that have the kernel's shape.
-        assumed: What had to be assumed, such as "stride 1".
-        warnings: What the user should check.
-        groups: Groups of a convolution whose kernel becomes block-diagonal; 1 for all others.
-    """
-
-    layer: Layer
-    to: str
-    edits: tuple[Edit, ...]
-    assumed: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    groups: int = 1
-
-    @property
-    def old_shape(self) -> tuple[int, ...]:
-        """Shape of the layer's weight as stored."""
-        return self.layer.weight.shape
-
-    @property
-    def new_shape(self) -> tuple[int, ...]:
-        """Shape of the converted weight."""
-        if self.groups > 1:
-            return (self.layer.weight.shape[0], self.layer.weight.shape[1] * self.groups)
-        return next((edit.shape for edit in self.edits if edit.tensor is self.layer.weight), self.edits[0].shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One layer that was to change and does not, and why.
-
-    Attributes:
-        name: The layer.
-        reason: One sentence for people; a `Wording` if it names options.
-        done: The layer is of the target kind already.
-    """
-
-    name: str
-    reason: str
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will happen to which layer."""
-
-    conversions: tuple[Conversion, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
-
-    @property
-    def edits(self) -> tuple[Edit, ...]:
-        """All tensors' new shapes."""
-        return tuple(_edits(self.conversions))
-
-    @property
-    def groups(self) -> dict[str, int]:
-        """Groups of the kernels that become block-diagonal, by stored key."""
-        grouped = (conversion for conversion in self.conversions if conversion.groups > 1)
-        return {conversion.layer.weight.key: conversion.groups for conversion in grouped}
-
-    def refused_of(self, asked: Collection[str]) -> list[Refusal]:
-        """Refusals of the layers named in `asked`, without layers that are of the target kind already."""
-        return [refusal for refusal in self.refusals if not refusal.done and refusal.name in asked]
-
-
-class Decisions(NamedTuple):
-    """An unfinished plan: conversions and refusals by the layer's name."""
-
-    conversions: Mapping[str, Conversion]
-    refusals: Mapping[str, Refusal]
-
-    def refusing(self, refusals: Iterable[Refusal]) -> Decisions:
-        """These decisions, with some layers refused."""
-        more = {refusal.name: refusal for refusal in refusals}
-        return Decisions(_without(self.conversions, more), {**self.refusals, **more})
-
-    def finished(self, layers: Sequence[Layer]) -> Plan:
-        """The plan, with the memory format of the root's other convolutions.
-
-        Args:
-            layers: All layers of the root.
-        """
-        return Plan(with_memory_format(layers, self.conversions.values()), tuple(self.refusals.values()))
-
-
-def _without(conversions: Mapping[str, Conversion], names: Container[str]) -> dict[str, Conversion]:
-    return {name: conversion for name, conversion in conversions.items() if name not in names}
-
-
-def sorted_out(decided: Iterable[Conversion | Refusal | None]) -> Decisions:
-    """Decisions on single layers, collected."""
-    every = list(decided)
-    return Decisions(
-        {conversion.layer.name: conversion for conversion in every if isinstance(conversion, Conversion)},
-        {refusal.name: refusal for refusal in every if isinstance(refusal, Refusal)},
-    )
 
 
 def plan(layers: Sequence[Layer], request: Request) -> Plan:
@@ -172,7 +84,7 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     )
     lost_strides = _strides_that_would_go(layers, decisions.conversions)
     decisions = decisions.refusing(refusal for refusal in lost_strides if refusal.name not in exactly)
-    return keep_groups_together(layers, decisions).finished(layers)
+    return keep_groups_together(layers, decisions, (request.to, request.origins, chosen)).finished(layers)
 
 
 def chosen_layers(layers: Sequence[Layer], names: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
@@ -235,7 +147,10 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
         return _not_meant(layer, kinds, named)
-    reason = obstacle(layer, exact, to, naming.globbed)
+    # What naming the layer would not help against comes first.
+    never = layer.kind in CONVOLUTIONS and not layer.pointwise
+    reason = None if never else wrapper_obstacle(layer, request.writing)
+    reason = reason or obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
     edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
@@ -279,7 +194,7 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
     """Refusals of conversions after which the memory format could not be restored from the unchanged tensors."""
     refusals = []
     for dims in (4, 5):
-        usual = channels_last_stays(layers, _edits(conversions.values()), dims)
+        usual = channels_last_stays(layers, edits_of(conversions.values()), dims)
         for name, conversion in conversions.items():
             own = {channels_last(edit.tensor) for edit in conversion.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
@@ -287,22 +202,6 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
                 reason = f"its {kind} strides could not be restored when converting back"
                 refusals.append(Refusal(name, unless_named(reason, name)))
     return refusals
-
-
-def _edits(conversions: Iterable[Conversion]) -> list[Edit]:
-    return [edit for conversion in conversions for edit in conversion.edits]
-
-
-def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversion]) -> tuple[Conversion, ...]:
-    """The conversions, with channels-last strides for new convolutions if all others of the root have them."""
-    last = {dims for dims in (4, 5) if channels_last_stays(layers, _edits(conversions), dims)}
-
-    def edit_with_strides(edit: Edit) -> Edit:
-        return with_channels_last(edit) if len(edit.shape) in last else edit
-
-    return tuple(
-        replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits))) for conversion in conversions
-    )
 
 
 def assumed(layer: Layer) -> tuple[str, ...]:
@@ -322,7 +221,33 @@ def _warnings(layer: Layer) -> tuple[str, ...]:
     return tuple(doubt.sentence(layer.weight, layer.bias) for doubt in layer.doubts if doubt in _WORTH_A_WARNING)
 
 
-def keep_groups_together(layers: Sequence[Layer], decisions: Decisions) -> Decisions:
+def keep_groups_together(
+    layers: Sequence[Layer], decisions: Decisions, wish: tuple[str, Collection[str], Collection[str]] | None = None
+) -> Decisions:
+    """Refuse each conversion that would break up a tie, a LoRA pair or a layer and its adapter; what is no layer by
+    itself (DoRA's magnitudes, IA³'s scales) changes with them.
+
+    Args:
+        layers: All layers of the root.
+        decisions: On single layers.
+        wish: The target kind, the kinds to convert and names of the layers that may change, which decide on adapters
+            without their layers; None to leave these.
+    """
+    adapters = find_adapters(layers)
+    if adapters is None:
+        return _keep_ties_together(layers, decisions)
+    # A refusal of a layer is one of its adapter's parts, and of what is tied to these.
+    while True:
+        kept = _keep_ties_together(layers, decisions)
+        refusals = unfollowed(adapters, kept)
+        if not refusals:
+            break
+        decisions = kept.refusing(refusals)
+    more, left = alone(adapters, *wish) if wish is not None else ({}, [])
+    return Decisions({**kept.conversions, **following(adapters, kept), **more}, kept.refusals).refusing(left)
+
+
+def _keep_ties_together(layers: Sequence[Layer], decisions: Decisions) -> Decisions:
     """Refuse each conversion that would break up a tie or a LoRA pair; DoRA magnitudes change with their pair."""
     conversions = dict(decisions.conversions)
     beside: dict[str, str] = {}
@@ -337,7 +262,7 @@ def keep_groups_together(layers: Sequence[Layer], decisions: Decisions) -> Decis
     kinds = {name: conversion.to for name, conversion in conversions.items()}
     refused = frozenset(name for name, refusal in decisions.refusals.items() if not refusal.done)
     blocked = blocked_by_ties(layers, edits, kinds, beside, refused)
-    staying = Decisions(_without(conversions, blocked), decisions.refusals)
+    staying = Decisions(without(conversions, blocked), decisions.refusals)
     return staying.refusing(Refusal(name, reason) for name, reason in blocked.items() if reason is not None)
 
 

@@ -65,11 +65,8 @@ def obstacle(root: Root, states: Iterable[Tensor], edit: Edit) -> str | None:
         leaf = tensor.key.rpartition(".")[2]
         if leaf in _FACTORED:
             return f"the optimizer at {root.path!r} keeps factored state ({leaf}), which depends on the weight's shape"
-        if tensor.subclass is not None or tensor.layout != "strided":
-            kind = tensor.subclass or tensor.layout
-            return (
-                f"the optimizer at {root.path!r} keeps {tensor.key} as {kind}, whose parts would not follow its shape"
-            )
+        if tensor.layout.startswith("sparse"):
+            return f"the optimizer at {root.path!r} keeps {tensor.key} as {tensor.layout}, whose parts would not follow"
     return None
 
 

@@ -7,14 +7,16 @@ the user decides.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.eligibility import Held
 from convinspect.converting.ema import copies_beside, copies_in, like
 from convinspect.converting.owners import Fit, owners_of, shapeless
 from convinspect.converting.plan import Plan
 from convinspect.converting.shape_seeing import notes_of, obstacle
 from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.records import Contents, Edit, Root, Tensor
 
 _WAYS_OUT = Wording(
@@ -34,6 +36,7 @@ class Followers:
         left: Paths of roots with such weights that stay unchanged, and keys of such weights in the root itself.
         others: Paths of other models in the file, and of their optimizers.
         notes: What a user should know of the optimizers, one line each.
+        held: Copies and state that no edit can change (Tensor subclasses around others), by their weight's stored key.
     """
 
     optimizer: tuple[Edit, ...] = ()
@@ -42,6 +45,7 @@ class Followers:
     left: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    held: Mapping[str, Held] = field(default_factory=dict)
 
 
 def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
@@ -73,6 +77,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         tuple(path for some in every for path in some.left),
         tuple(path for some in every for path in some.others),
         tuple(note for some in every for note in some.notes),
+        {key: held for some in every for key, held in some.held.items()},
     )
 
 
@@ -80,7 +85,7 @@ def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
     """Copies in the model's own root that change with the plan, which an EMA names without dots."""
     copies = copies_beside(checkpoint, plan)
     modules = dict.fromkeys(edit.tensor.key.rpartition(".")[0] for edit in copies.edits)
-    return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left))
+    return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left), held=copies.held)
 
 
 def _in_other_root(checkpoint: Checkpoint, plan: Plan, root: Root) -> Followers:
@@ -91,6 +96,7 @@ def _in_other_root(checkpoint: Checkpoint, plan: Plan, root: Root) -> Followers:
         roots=(root.path,) if copies.edits else (),
         left=(root.path,) if copies.left else (),
         others=(root.path,) if another else (),
+        held=copies.held,
     )
 
 
@@ -98,7 +104,9 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
     states = [] if keep else _states(checkpoint, plan, root)
     if states is None:
         return Followers(others=(root.path,))
-    return Followers(optimizer=tuple(states), roots=(root.path,) if states else (), notes=notes_of(root, states))
+    held = {owner: Held(edit.tensor, root.role) for owner, edit in states if is_wrapped(edit.tensor)}
+    edits = tuple(edit for _, edit in states)
+    return Followers(edits, roots=(root.path,) if states else (), notes=notes_of(root, edits), held=held)
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
@@ -109,8 +117,10 @@ def parts_of(checkpoint: Checkpoint) -> list[Root]:
     return [root for root in checkpoint.roots if not below or f"{root.path}.".startswith(f"{below}.")]
 
 
-def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None:
-    """Edits of the converted weights' state; None if the optimizer is another model's and stays unchanged.
+def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, Edit]] | None:
+    """Edits of the converted weights' state, each with its weight's stored key.
+
+    None if the optimizer is another model's and stays unchanged.
 
     Raises:
         CannotConvert: It is ambiguous which state belongs to which weight, or the state cannot follow its weight.
@@ -132,13 +142,13 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[Edit] | None
     if owners.flat:
         return _of_flat(root, plan)
     return [
-        edit
+        pair
         for number, candidates in owners.candidates.items()
-        for edit in _following(root, owners.states.get(number, ()), candidates, edits, checkpoint)
+        for pair in _following(root, owners.states.get(number, ()), candidates, edits, checkpoint)
     ]
 
 
-def _of_flat(root: Root, plan: Plan) -> list[Edit]:
+def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
     """No edits: a reshape leaves one vector of all numbers as it is. A transposition does not."""
     if any(edit.transposed for edit in plan.edits):
         problem = (
@@ -154,8 +164,8 @@ def _following(
     candidates: Sequence[Tensor],
     edits: Mapping[int, Edit],
     checkpoint: Checkpoint,
-) -> list[Edit]:
-    """Edits of one parameter's state.
+) -> list[tuple[str, Edit]]:
+    """Edits of one parameter's state, each with the stored key of a weight that it may belong to.
 
     Args:
         root: The optimizer.
@@ -187,7 +197,12 @@ def _following(
         why = f"the optimizer at {root.path!r} keeps {odd.key} in shape {odd.shape}, but {edit.tensor.key} has {shape}"
     if why is not None:
         raise CannotConvert(why, _WAYS_OUT)
-    return [like(tensor, edit) for tensor in shaped]
+    # A wrapped state holds back whichever weight it may belong to; every other follows whichever it is.
+    return [
+        (owner.key, like(tensor, edit))
+        for tensor in shaped
+        for owner in (candidates if is_wrapped(tensor) else [edit.tensor])
+    ]
 
 
 def _are_snapshots(checkpoint: Checkpoint, rivals: Sequence[Checkpoint]) -> bool:

@@ -17,7 +17,7 @@ from convinspect.errors import CannotShow, Wording
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.find import find_layers
-from convinspect.layers.lora import as_vector, is_magnitude
+from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
 
@@ -159,7 +159,7 @@ def _unpaired(name: str, kind: Kind, tensor: Side, supplied: Mapping[str, str]) 
 def _kind(a: Tensor, b: Tensor, turned: bool) -> Kind:
     if a.shape == b.shape and not turned:
         return Kind.SAME if _encoding(a) == _encoding(b) else Kind.DTYPE_DIFFERS
-    if is_magnitude(a.key):
+    if follows_a_layer(a.key):
         vectors = as_vector(a), as_vector(b)
         if vectors[0] is not None and vectors[1] is not None:
             return Kind.RANK_DIFFERS if vectors[0].shape == vectors[1].shape else Kind.SHAPE_DIFFERS
@@ -236,7 +236,7 @@ def _with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
     kind = difference.kind
     if a is b or kind == Kind.SHAPE_DIFFERS:
         return difference
-    if a.shape != b.shape and is_magnitude(a.key):
+    if a.shape != b.shape and follows_a_layer(a.key):
         a, b = as_vector(a) or a, as_vector(b) or b
     if a.shape != b.shape or kind == Kind.TRANSPOSED:
         a, b = as_matrix(a, kind == Kind.TRANSPOSED), as_matrix(b, transposed=False)

@@ -45,6 +45,11 @@ KINDS = tuple(Kind)
 """What converting fixes, then what it does not, then what does not hinder loading."""
 
 
+EMPTIED = "it has no numbers, as DeepSpeed's ZeRO-3 saves what was not gathered: gather it and save again"
+"""Of a tensor of `EMPTIED_SHAPE` where another shape is wanted."""
+EMPTIED_SHAPE = (0,)
+
+
 class Verdict(Word):
     """Whether A would load where B does."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import DEFAULT_FROM, Request, plan
 from convinspect.converting.reshape import edit_to
-from convinspect.diffing.differences import Verdict
+from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
 from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
@@ -272,6 +272,8 @@ def _answer_shape(
     if item.checkpoint != shape:
         reason = f"it has {shape}, and the error says {item.checkpoint}"
         return Answer(item, Fix.OTHER_CHECKPOINT, reason, shape)
+    if shape == EMPTIED_SHAPE:
+        return Answer(item, Fix.NONE, EMPTIED, shape)
     if edit_to(tensor, wanted) is None:
         return Answer(item, Fix.NONE, "no reshaping fixes it", shape)
     if id(tensor) in refusals:

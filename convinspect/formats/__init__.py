@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
-from convinspect.formats import sharded
+from convinspect.formats import pieces, sharded
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.formats.torch import archive as torch_zip
@@ -59,7 +59,8 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
     if sharded.is_index(path, head):
         contents = sharded.read_index(path, read_file)
         return contents._replace(versions={**versions, **contents.versions})
-    return _read_file(path, keep_pickles, pickle)
+    contents = _read_file(path, keep_pickles, pickle)
+    return pieces.alone(contents) if pieces.is_piece(contents) else contents
 
 
 def _read_file(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> Contents:

@@ -42,8 +42,13 @@ def _rank(root: Root) -> int:
     return _RANKED.index(last) if last in _RANKED else 100
 
 
-def root_at(roots: tuple[Root, ...], path: str) -> Root:
+def root_at(roots: tuple[Root, ...], path: str, flat: bool = False) -> Root:
     """The root at `path`, or all roots below it merged if it is not a root itself. "." is the whole file.
+
+    Args:
+        roots: All of the file.
+        path: Dotted keys.
+        flat: A root's keys are whole paths, as those of distributed checkpoints, so that a path may be their beginning.
 
     Raises:
         NotThere: There are no tensors below `path`. The message names the existing roots.
@@ -53,6 +58,8 @@ def root_at(roots: tuple[Root, ...], path: str) -> Root:
             return root
     below = "" if path == "." else f"{path}."
     inside = [root for root in roots if root.path.startswith(below)]
+    if not inside and flat:
+        inside = [_beginning(root, below) for root in roots if any(t.key.startswith(below) for t in root.tensors)]
     if not inside:
         names = ", ".join(root.path or "." for root in roots[:8])
         raise NotThere(f"no tensors lie at root {path!r}", f"the roots are: {names}")
@@ -66,3 +73,10 @@ def root_at(roots: tuple[Root, ...], path: str) -> Root:
             for name, module in root.modules.items()
         }
     return Root("" if path == "." else path, inside[0].role, tuple(tensors), modules)
+
+
+def _beginning(root: Root, below: str) -> Root:
+    """The tensors of a root whose keys begin so, as a root of its own without that beginning."""
+    tensors = [tensor for tensor in root.tensors if tensor.key.startswith(below)]
+    cut = tuple(tensor._replace(key=tensor.key.removeprefix(below)) for tensor in tensors)
+    return Root(below.removesuffix("."), root.role, cut)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
+from convinspect.formats.pieces import names_of_pieces, read_pieces
 from convinspect.formats.roots import main_root
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
@@ -109,9 +110,10 @@ def _combined(
     foreign: dict[str, None] = {}
     versions: dict[Path, Version] = {}
     pickles: dict[Path, Pickle] = {}
+    metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
-    size, container, layout = 0, Container.SAFETENSORS, None
+    size, container, layout, unwritten = 0, Container.SAFETENSORS, None, ""
     named = Counter(weight_map.values())
     for shard in shards:
         try:
@@ -126,8 +128,9 @@ def _combined(
             problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
             continue
         read.add(shard)
+        metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
-        layout = layout or contents.layout
+        layout, unwritten = layout or contents.layout, unwritten or contents.unwritten
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -148,9 +151,15 @@ def _combined(
         notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
-        path, container, (root,), size, tuple(problems), tuple(notes), {}, tuple(foreign), versions, len(shards),
-        pickles, layout,
+        path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
+        len(shards), pickles, layout, unwritten,
     )  # fmt: skip
+
+
+def _together(metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What the shards' own metadata say together, without what they contradict each other in."""
+    every = {key: value for one in metadata for key, value in one.items()}
+    return {key: value for key, value in every.items() if all(one.get(key, value) == value for one in metadata)}
 
 
 def _disagreements(
@@ -187,11 +196,13 @@ class Folder(NamedTuple):
         file: Its index or only file; None for numbered shards.
         shards: Names of the numbered shards.
         expected: Number of shards according to their names.
+        pieces: Each shard holds a part of each tensor.
     """
 
     file: Path | None
     shards: tuple[str, ...] = ()
     expected: int = 0
+    pieces: bool = False
 
 
 def in_folder(path: Path) -> Folder:
@@ -207,6 +218,9 @@ def in_folder(path: Path) -> Folder:
     if indexes:
         return Folder(path / indexes[0])
     files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    pieces = names_of_pieces(files)
+    if pieces and len(pieces) == len(files):
+        return Folder(None, pieces, len(pieces), pieces=True)
     groups = _numbered_groups(files)
     if len(groups) == 1 and (len(files) == len(next(iter(groups.values())))):
         ((_, count, _), shards) = next(iter(groups.items()))
@@ -227,6 +241,8 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
         ConvInspectError: As `in_folder`, or the files cannot be read.
     """
     folder = in_folder(path)
+    if folder.pieces:
+        return read_pieces(path, folder.shards, read_file)
     return read_any(folder.file) if folder.file is not None else _numbered_shards(path, folder, read_file)
 
 

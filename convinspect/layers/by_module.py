@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from convinspect.formats.torch.calls import OTHER, TRANSPOSED
 from convinspect.kinds import TRANSFORMERS_CONV1D
-from convinspect.records import Layer, Module
+from convinspect.records import Doubt, Layer, Module
 
 _HYPERPARAMETERS = ("stride", "padding", "dilation")
 
 
 def of_torch(module: Module) -> bool:
     """Whether its class is PyTorch's own; a subclass may compute something else."""
-    return module.class_name.startswith(("torch.nn.", "torch.ops.aten."))
+    return module.class_name.startswith("torch.nn.") or is_operator(module)
+
+
+def is_operator(module: Module) -> bool:
+    """Whether it is known from an operator that a graph passes its tensors to, and not from its class."""
+    return module.class_name.startswith("torch.ops.aten.")
 
 
 def by_module(layer: Layer, module: Module) -> Layer | None:
@@ -31,6 +38,17 @@ def by_module(layer: Layer, module: Module) -> Layer | None:
     if kind.startswith("Conv") and 3 <= dims <= 5 and module.class_name.startswith("torch.nn."):
         # Tracing and old releases may keep the class and drop its numbers.
         return _conv_module(layer, module)
+    if values.get("weight") == TRANSPOSED and dims == 2:
+        rows, columns = layer.weight.shape
+        note = f"stored as (in, out), as transformers' Conv1D is: its code multiplies with it by {kind}"
+        found = layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
+        return found._replace(notes=(*layer.notes, note))
+    if values.get("weight") == OTHER:
+        note = f"its code uses it in {kind}, which is not read as a layer"
+        return layer._replace(kind="Parameter", evidence="module", notes=(*layer.notes, note))
+    if isinstance(values.get("called"), str) and 3 <= dims <= 5 and not of_torch(module):
+        # A class of the user's whose code calls a convolution with its weight.
+        return _conv_module(layer, module)
     if of_torch(module):
         return layer._replace(kind=kind, evidence="module")
     return None
@@ -42,8 +60,8 @@ _LINEAR_CLASSES = {"Linear", "NonDynamicallyQuantizableLinear", "LazyLinear"}
 def _conv_module(layer: Layer, module: Module) -> Layer:
     values = module.attributes
     first, second, *kernel = layer.weight.shape
-    dims = len(kernel)
-    transposed = bool(values.get("transposed", "Transpose" in module.kind))
+    dims, called = len(kernel), str(values.get("called", ""))
+    transposed = bool(values.get("transposed", "Transpose" in module.kind or "transpose" in called))
     groups = values.get("groups") if type(values.get("groups")) is int else None
     inner = None if groups is None else second * groups
     settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
@@ -57,7 +75,29 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
         groups=groups,
         **settings,
     )
-    return named_class(found, module)
+    return named_class(_with_calls(found, values), module)
+
+
+_PADDED = {"layer": Doubt.PADDED, "before": Doubt.MAY_BE_PADDED}
+
+
+def _with_calls(layer: Layer, values: Mapping[str, Any]) -> Layer:
+    """The layer with what stands before its convolution, and whether other calls use its weight with other settings."""
+    notes: list[str] = []
+    mode = values.get("padding_mode", "zeros")
+    if mode != "zeros" and isinstance(layer.padding, tuple) and any(layer.padding):
+        notes.append(f"it pads its input, with padding_mode {mode}" if mode else "it pads its input itself")
+    doubts = [_PADDED[values["padded"]]] if values.get("padded") in _PADDED else []
+    if values.get("calls") == "differ":
+        doubts.append(Doubt.CALLS_DIFFER)
+    if not notes and not doubts:
+        return layer
+    notes += [doubt.value for doubt in doubts]
+    tags = [_TAGS[doubt] for doubt in doubts]
+    return layer._replace(tags=(*layer.tags, *tags), notes=(*layer.notes, *notes), doubts=(*layer.doubts, *doubts))
+
+
+_TAGS = {Doubt.PADDED: "padded", Doubt.MAY_BE_PADDED: "padded?", Doubt.CALLS_DIFFER: "calls differ"}
 
 
 def _setting(value: Any, dims: int) -> Any:

@@ -63,6 +63,7 @@ class Context(NamedTuple):
         may_need_scales: Some weight's numbers may be codes.
         patterns: Cached results, by names, shapes and dtypes.
         layout: Whose layout the file's weights have, where that is not PyTorch's.
+        frozen: Shapes of the integer weights that PyTorch's PT2E quantization made of the file's others.
     """
 
     transposed: bool
@@ -71,6 +72,7 @@ class Context(NamedTuple):
     may_need_scales: bool
     patterns: dict[Hashable, Pattern]
     layout: Layout | None = None
+    frozen: frozenset[tuple[int, ...]] = frozenset()
 
 
 def orientation(name: str, weight: Tensor | None, bias: Tensor | None) -> str | None:

@@ -66,7 +66,16 @@ def context_of(groups: Sequence[Group], said: Layout | None = None) -> Context:
     if layout is not None and layout.maker is Maker.PADDLE:
         # All its matrices are (in, out), whatever they are called.
         transposed, gpt2_is_linear = False, True
-    return Context(transposed, gpt2_is_linear, modules, coded, {}, layout)
+    return Context(transposed, gpt2_is_linear, modules, coded, {}, layout, _frozen(modules.get("", {})))
+
+
+def _frozen(root: Mapping[str, Tensor]) -> frozenset[tuple[int, ...]]:
+    """Shapes of the integer weights that `convert_pt2e` keeps beside the float ones that it made them of."""
+    if "_frozen_param0" not in root:
+        return frozenset()
+    return frozenset(
+        tensor.shape for leaf, tensor in root.items() if leaf.startswith("_frozen_param") and may_need_scales(tensor)
+    )
 
 
 def bias_of(tensors: Mapping[str, Tensor]) -> Tensor | None:

@@ -63,7 +63,8 @@ def _split(key: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     if at == 0 or (at > 0 and key[at - 1] == "."):
         return key[: max(at - 1, 0)], key[at:]
     at = key.find("weight.")
-    if (at == 0 or (at > 0 and key[at - 1] == ".")) and key[: at + 6] in tensors:
+    # optimum-quanto keeps `weight._data` without a `weight`.
+    if (at == 0 or (at > 0 and key[at - 1] == ".")) and (key[: at + 6] in tensors or key[at + 7 : at + 8] == "_"):
         return key[: max(at - 1, 0)], key[at:]
     at = f".{key}".find(f".{_PACKED}")
     if at >= 0:

@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import islice
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.layers import kernels
-from convinspect.layers.by_module import named_class, of_torch
+from convinspect.layers.by_module import is_operator, named_class, of_torch
 from convinspect.layers.by_shape import (
     PARTS,
     PLAIN_PARTS,
@@ -25,6 +26,8 @@ from convinspect.layers.by_shape import (
     is_scaled_from_above,
 )
 from convinspect.layers.context import Group, bias_of
+from convinspect.layers.lora import same_rank
+from convinspect.layers.packing import BLOCKS, SCALES, packed_weight
 from convinspect.layers.reading import read_weight, with_assumptions
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.layouts import KERNEL_PARTS
@@ -48,6 +51,10 @@ _MAIN = (
     (_ORIGINAL, "parametrizations.weight.0._u", "spectral_norm"),
     ("weight_orig", "weight_mask", "pruned"),
     (_ORIGINAL, None, "parametrized"),
+    # Pruning (`torch.nn.utils.prune`) of what a parametrization computes the kernel from.
+    (f"{_ORIGINAL}_orig", f"{_ORIGINAL}_mask", "parametrized"),
+    (f"{_PAIR[1]}_orig", f"{_PAIR[1]}_mask", "parametrized"),
+    (_PAIR[1], f"{_PAIR[0]}_mask", "parametrized"),
     ("weight", None, None),
 )
 
@@ -66,7 +73,12 @@ def read_group(group: Group, module: Module | None, context: Context, sharing: S
     own, rest = group.tensors, []
     if not all(map(_is_part, own)):
         scaled = may_need_scales(own.get("weight"))
-        own = {leaf: tensor for leaf, tensor in own.items() if _is_part(leaf) or (scaled and says_scale(leaf))}
+        if "weight" in own or packed_weight(own) is None:
+            own = {
+                leaf: tensor
+                for leaf, tensor in own.items()
+                if _is_part(leaf) or (scaled and (says_scale(leaf) or leaf == "biases"))
+            }
         rest = [leaf for leaf in group.tensors if leaf not in own]
     layer = _layer(group, own, module, context) if module is not None else _layer_by_pattern(group, own, context)
     if layer is None:
@@ -149,8 +161,9 @@ def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]
 
 def _half_of_a_pair(tensors: Mapping[str, Tensor], main: str | None) -> str:
     """A tensor of a computed kernel whose partner is missing; "" if there is none."""
-    if (_PAIR[0] in tensors) != (_PAIR[1] in tensors):
-        return next(leaf for leaf in _PAIR if leaf in tensors)
+    there = [[leaf for leaf in (half, f"{half}_orig") if leaf in tensors] for half in _PAIR]
+    if any(there) and not all(there):
+        return next(leaf for leaves in there for leaf in leaves)
     return "" if main else next((leaf for leaf in _HALVES if leaf in tensors), "")
 
 
@@ -173,7 +186,8 @@ def _parameter(group: Group, leaf: str, sharing: Sharing) -> Layer:
     tensor = group.tensors[leaf]
     name = group.key(leaf)
     layer = Layer(name, "Parameter", "shape", {"": tensor}, tensor)
-    if may_need_scales(tensor) and has_scales_beside(leaf, group.tensors):
+    packed = leaf.endswith(BLOCKS) and tensor.dtype == "uint8" and leaf.removesuffix(BLOCKS) + SCALES in group.tensors
+    if packed or (may_need_scales(tensor) and has_scales_beside(leaf, group.tensors)):
         layer = layer._replace(tags=("quantized",), notes=(QUANTIZED_NOTE,))
     return _with_sharers(layer, Group(name, {}), sharing)
 
@@ -188,7 +202,7 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         found = _attention(group.name, tensors)
     elif any(leaf.startswith("weight_ih") for leaf in names):
         found = _recurrent(group.name, tensors)
-    elif names & QUANTIZED_PARTS or any(leaf.startswith("_packed_params.") for leaf in names):
+    elif names & QUANTIZED_PARTS or packed_weight(tensors) or any(leaf.startswith("_packed_params.") for leaf in names):
         return _with_widths(_quantized(group.name, tensors), module)
     elif names & STATISTICS:
         first = next(iter(tensors.values()))
@@ -199,7 +213,8 @@ def _without_weight(group: Group, tensors: Mapping[str, Tensor], module: Module 
         found = Layer(group.name, "Bias", "ambiguous", tensors, tensors["bias"], notes=("a bias without a weight",))
     else:
         return None
-    if module is None:
+    if module is None or is_operator(module):
+        # An operator sees a matrix, and not what the module packs into it.
         return found
     if of_torch(module):
         return found._replace(kind=module.kind, evidence="module")
@@ -260,7 +275,7 @@ def _any_of(tensors: Mapping[str, Tensor], start: str) -> Tensor | None:
 def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
     packed = [tensor for leaf, tensor in tensors.items() if leaf.startswith("_packed_params.")]
     largest = max(packed or tensors.values(), key=lambda tensor: len(tensor.shape))
-    weight = tensors.get("qweight") or tensors.get("weight_packed") or largest
+    weight = packed_weight(tensors) or largest
     bias = tensors.get("bias") or next((tensor for tensor in packed if len(tensor.shape) == 1), None)
     kind = "Conv (quantized)" if len(weight.shape) > 2 else "Linear (quantized)"
     return Layer(name, kind, "shape", tensors, weight, bias, tags=("quantized",), notes=(QUANTIZED_NOTE,))
@@ -275,7 +290,8 @@ def _with_lora(layer: Layer, context: Context) -> Layer:
         return layer
     missing = "" if partner in context.modules else ", which is not in the file"
     note = f"one half of a LoRA pair with {partner}{missing}"
-    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=True)
+    paired = same_rank(layer.name, layer.weight, context.modules.get(partner, {}).get("weight"))
+    return layer._replace(tags=(*layer.tags, "LoRA"), notes=(*layer.notes, note), low_rank=paired)
 
 
 def lora_partner(name: str) -> str | None:
@@ -305,7 +321,10 @@ def _with_sharers(layer: Layer, group: Group, sharing: Sharing) -> Layer:
     if beside:
         notes = (*notes, f"in one storage with {_some(beside, 'others')}")
     if weight.layout in _UNREADABLE:
-        tags, notes = (*tags, weight.layout), (*notes, _UNREADABLE[weight.layout])
+        part = f"a DTensor, of which this file holds {weight.parts[0].shape}" if _is_piece(weight) else ""
+        tags, notes = (*tags, weight.layout), (*notes, part or _UNREADABLE[weight.layout])
+    elif is_wrapped(weight):
+        tags, notes = (*tags, "wrapped"), (*notes, f"a {(weight.subclass or '').rpartition('.')[2]}")
     elif _is_expanded(weight):
         tags, notes = (*tags, "expanded"), (*notes, "expanded: one stored number stands for many")
     if not all(tensor.whole for tensor in layer.tensors.values()):
@@ -347,13 +366,18 @@ def _some(names: tuple[str, ...], more: str) -> str:
     return ", ".join(names[:_FEW]) + (f" and {more}" if len(names) > _FEW else "")
 
 
+def _is_piece(tensor: Tensor) -> bool:
+    """Whether it is a DTensor of which only a part is here."""
+    return is_dtensor(tensor) and len(tensor.parts) == 1 and tensor.parts[0].shape != tensor.shape
+
+
 def _is_expanded(tensor: Tensor) -> bool:
     return 0 in tensor.stride and tensor.storage is not None and tensor.nbytes > tensor.storage.nbytes
 
 
 _UNREADABLE = {
     "meta": "on the meta device: the file holds its shape and no numbers",
-    "wrapped": "a Tensor subclass that keeps its numbers in parts of its own, which are not read",
+    "wrapped": "a Tensor subclass that keeps its numbers in tensors of its own, which are not read",
     **{
         f"sparse_{kind}": f"sparse ({kind.upper()}): its numbers are kept as indices and values, which are not read"
         for kind in ("coo", "csr", "csc", "bsr", "bsc")

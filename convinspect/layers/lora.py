@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from convinspect.records import Edit, Tensor
 
 _MAGNITUDES = {
@@ -11,6 +13,31 @@ _MAGNITUDES = {
     "lora_up": "dora_scale",
 }
 """Half of a low-rank pair → what DoRA's magnitudes beside it are called, by peft and by LyCORIS."""
+
+
+_FIRST_HALVES = frozenset({"lora_down", "lora_A"})
+_FOLLOWS = re.compile(r"(?:^|\.)(?:ia3_l|boft_s|lokr_w2)(?=\.|$)")
+
+
+def same_rank(name: str, weight: Tensor, partner: Tensor | None) -> bool:
+    """Whether both halves of a low-rank pair have one rank, so that its second half has no groups.
+
+    Args:
+        name: One half's.
+        weight: Its weight.
+        partner: The other's weight; None where the file does not have it, which is no evidence against the pair.
+    """
+    if partner is None or min(len(partner.shape), len(weight.shape)) < 2:
+        return True
+    first, second = (partner, weight) if _FIRST_HALVES.isdisjoint(name.split(".")) else (weight, partner)
+    return first.shape[0] == second.shape[1]
+
+
+def follows_a_layer(name: str) -> bool:
+    """Whether a tensor that is no layer gets another shape with the layer that it belongs to: DoRA's magnitudes, and
+    what IA³, BOFT and LoKr keep beside a convolution of kernel size 1.
+    """
+    return is_magnitude(name) or _FOLLOWS.search(name) is not None
 
 
 def is_magnitude(name: str) -> bool:
@@ -50,9 +77,14 @@ def magnitudes_edit(tensor: Tensor, extra: int) -> Edit | None:
 
 
 def as_vector(tensor: Tensor) -> Tensor | None:
-    """Magnitudes (out,) or (1, out, 1, …) as (out,): the same numbers; None for any other shape."""
+    """Magnitudes (out,) or (1, out, 1, …) as (out,), and so an adapter's scales (1, n, 1, …) and (n, 1): the same
+    numbers; None for any other shape.
+    """
     if len(tensor.shape) == 1:
         return tensor
+    if _FOLLOWS.search(tensor.key) is not None and max(tensor.shape, default=0) == tensor.numel > 1:
+        axis = tensor.shape.index(tensor.numel)
+        return tensor._replace(shape=(tensor.numel,), stride=(tensor.stride[axis],))
     if len(tensor.shape) < 3 or {tensor.shape[0], *tensor.shape[2:]} != {1}:
         return None
     return tensor._replace(shape=tensor.shape[1:2], stride=tensor.stride[1:2])

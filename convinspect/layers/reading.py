@@ -13,6 +13,7 @@ from convinspect.layers.by_shape import (
     is_quantized,
     is_scaled_from_above,
     quantized,
+    with_doubt,
 )
 from convinspect.layers.layouts import by_class, by_layout
 from convinspect.layers.lora import is_magnitude
@@ -45,6 +46,8 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if is_list(layer.weight):
         return layer._replace(kind="Parameter", evidence="shape")
     known = by_layout(layer, context)
+    if context.frozen and layer.weight.shape in context.frozen:
+        known = with_doubt(known, Doubt.SUPERSEDED)
     if module is not None:
         note = f"its class {module.class_name} keeps no hyperparameters known here"
         known = known._replace(notes=(*known.notes, note))
@@ -106,3 +109,11 @@ def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
     if layer.pointwise and any(word in layer.name.lower() for word in _STRIDED_NAMES):
         doubts.append(Doubt.USUALLY_STRIDE_2)
     return doubts
+
+
+def may_be_transposed(layer: Layer) -> bool:
+    """Whether a pointwise convolution, by its shapes, may as well be a ConvTranspose."""
+    if not layer.pointwise or layer.low_rank or "assumed" not in layer.tags:
+        return False
+    first, second = torch_shape(layer)[:2]
+    return layer.bias is None or first == second

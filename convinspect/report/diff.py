@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Verdict
+from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind, Verdict
 from convinspect.diffing.fixes import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
@@ -137,6 +137,8 @@ def _deviation_cells(difference: Difference) -> list[Cell]:
 def _note(difference: Difference) -> str:
     kind, deviation = difference.kind, difference.deviation
     notes = [difference.supplied] if difference.supplied else [_MEANING[kind]] if kind in _MEANING else []
+    if kind == Kind.SHAPE_DIFFERS and difference.a is not None and difference.a.shape == EMPTIED_SHAPE:
+        notes = [EMPTIED]
     if kind == Kind.SHAPE_DIFFERS and not difference.obstacle:
         notes = ["PyTorch takes the one for the other"]
     if difference.layer is not None:

@@ -28,6 +28,11 @@ SENTENCES = {
     Why.QUANTIZER: "its quantizer ({before}) became ({after})",
     Why.QUANTIZER_PARTS: "its quantizer's scales or zero points differ",
     Why.SPARSE_PARTS: "the indices or values of the {layout} tensor differ",
+    Why.WRAPPED_PARTS: "the tensors within {subclass} differ",
+    Why.WRAPPED_SHAPE: "its shape {before} became {after}, and the tensors within {subclass} kept theirs ({inner}), so"
+    " that no model takes it",
+    Why.STORED_BYTES: "its stored bytes differ",
+    Why.NOT_COMPARED: "its shape changed, and its numbers could not be compared",
     Why.SHAPE: "its shape {before} became {after}",
     Why.NO_RESHAPE: "its shape {before} became {after}, which no reshaping explains",
     Why.TRANSPOSED: "it is transposed",
@@ -104,6 +109,9 @@ def verdict(report: Report) -> str:
     return sentence(report.cause)
 
 
+_NOT_VERIFIED = "not verified: its numbers were not compared"
+_WAY_OUT = "compare files that hold all of their numbers as plain tensors"
+
 _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
     Column("before", priority=60, style=QUIET, foldable=True, key="before"),
@@ -135,11 +143,12 @@ def verdict_table(report: Report, names: tuple[str, str]) -> Table:
 
 def _row(check: LayerCheck) -> tuple[Cell, ...]:
     bits = Styled("equal", GOOD) if check.weights_equal else Styled("differ", BAD)
-    result = (
-        Styled(sentence(check.cause), BAD)
-        if check.cause
-        else Styled(check.note or "same", WARN if check.note else GOOD)
-    )
+    if not (check.cause or check.compared):
+        bits, result = Styled("–", WARN), Styled(_NOT_VERIFIED, BAD)
+    elif check.cause:
+        result = Styled(sentence(check.cause), BAD)
+    else:
+        result = Styled(check.note or "same", WARN if check.note else GOOD)
     outputs = check.outputs
     difference, share = ("–", "–") if outputs is None else (_figure(outputs.difference), _share(outputs))
     rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
@@ -195,7 +204,7 @@ def _model_lines(report: Report) -> Iterable[Cell]:
 
 def _verdict_lines(report: Report) -> Iterable[Cell]:
     if not report.equal:
-        yield (Styled("different", BAD), Styled(f" · {verdict(report)}"))
+        yield (Styled(report.verdict, BAD), Styled(f" · {verdict(report)}"))
         return
     unread = report.unread or (report.model is not None and report.model.unread)
     equal = Styled("equal as far as it was compared", WARN) if unread else Styled("equal", GOOD)
@@ -211,6 +220,8 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
 
 def _notes(report: Report) -> Iterable[str]:
     yield from _output_notes(report)
+    if report.unproved:
+        yield f"not verified: {first_few(report.unproved, _MOST_NAMES)}; {_WAY_OUT}"
     if report.unread:
         names = first_few(report.unread, _MOST_NAMES)
         known = "no more than shape and dtype is known to be equal"
@@ -269,6 +280,7 @@ def verdict_payload(report: Report) -> dict[str, Any]:
         "before": report.before,
         "after": report.after,
         "ok": report.equal,
+        "verdict": report.verdict,
         "strength": report.strength,
         "cause": verdict(report),
         "layers": [_check_payload(check) for check in report.layers],
@@ -276,7 +288,8 @@ def verdict_payload(report: Report) -> dict[str, Any]:
         "unexpected": list(report.unexpected),
         "changed": [{"name": name, "cause": sentence(cause)} for name, cause in report.changed.items()],
         "unchanged": report.unchanged,
-        "not_compared": list(report.unread),
+        "not_compared": [*report.unread, *report.unproved],
+        "not_verified": list(report.unproved),
         "notes": list(map(flagged, report.notes)),
     }
     if report.model is not None:
@@ -304,6 +317,7 @@ def _check_payload(check: LayerCheck) -> dict[str, Any]:
         "bound": None if outputs is None else outputs.bound,
         "share": None if outputs is None else outputs.share,
         "ok": check.ok,
+        "compared": check.compared,
         "cause": sentence(check.cause),
         "assumed": list(check.assumed),
         "note": check.note,

@@ -16,6 +16,8 @@ class Fate(Enum):
     """Another shape, the same numbers."""
     UNREAD = auto()
     """Equal in shape and dtype, but without numbers that can be read."""
+    UNPROVED = auto()
+    """Another shape, as a conversion gives, and no numbers that can be read."""
     TURNED = auto()
     """A square matrix that is (in, out) in both files, with its numbers transposed: only other layers show whether
     that was meant."""
@@ -36,6 +38,9 @@ class Why(Enum):
     QUANTIZER = auto()  # before, after
     QUANTIZER_PARTS = auto()
     SPARSE_PARTS = auto()  # layout
+    WRAPPED_PARTS = auto()  # subclass
+    WRAPPED_SHAPE = auto()  # before, after, subclass, inner: shape of a tensor within it
+    STORED_BYTES = auto()
     SHAPE = auto()  # before, after
     NO_RESHAPE = auto()  # before, after
     TRANSPOSED = auto()
@@ -54,6 +59,7 @@ class Why(Enum):
     NOT_FOLLOWED = auto()  # shape
 
     # Layers.
+    NOT_COMPARED = auto()
     GONE = auto()
     MUST_KEEP_SHAPE = auto()  # kind, shape
     NORM_FUSED = auto()  # norm

@@ -5,12 +5,12 @@ Stored bits first, then each converted layer's outputs. `verify` adds the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
 from convinspect.layers.find import find_layers
-from convinspect.layers.select import select
+from convinspect.layers.select import exactly_named, select
 from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
 from convinspect.text import plural
@@ -38,7 +38,7 @@ def compare_checkpoints(
         NotThere: A name matches no layer.
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
-    layers = [_with_positions(layer, before) for layer in find_layers(before)]
+    layers = [_with_positions(layer, before) for layer in _as_named(find_layers(before), options.layer)]
     layers_after = _as_converted(layers, {layer.name: _with_positions(layer, after) for layer in find_layers(after)})
     chosen = {layer.name for layer in select(layers, options.layer)} if options.layer else None
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
@@ -67,6 +67,7 @@ def compare_checkpoints(
         findings.unread,
         findings.notes,
         kinds={layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before},
+        unproved=findings.unproved,
     )
 
 
@@ -86,6 +87,17 @@ def _tensors_of(layers: Iterable[Layer], names: Collection[str] | None) -> set[s
     if names is None:
         return None
     return {key for layer in layers if layer.name in names for key in keys_of(layer).values()}
+
+
+def _as_named(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
+    """The layers; one that only its name calls an Embedding is a Linear if the user names it, as in a conversion."""
+    named = exactly_named(layers, names)
+    return [
+        layer._replace(kind="Linear", in_width=layer.weight.shape[1], out_width=layer.weight.shape[0])
+        if layer.name in named and layer.kind == "Embedding" and layer.evidence != "module"
+        else layer
+        for layer in layers
+    ]
 
 
 def _check_layers(
@@ -131,6 +143,7 @@ def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:
         tuple(name for name in pairs.unexpected if name not in excused),
         tuple(pairs.unread),
         _note_maybe_left(pairs),
+        tuple(pairs.unproved),
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convinspect.verifying.model import ModelCheck
 
 Strength = Literal["bits", "layer", "model"]
+Verdict = Literal["equal", "different", "not verified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Findings:
         unexpected: What is in the second only.
         unread: Tensors whose numbers are not in the file or have no reading.
         notes: What was not compared, and what else a user should know.
+        unproved: As `unread`, of tensors that have another shape after.
     """
 
     changed: Mapping[str, Cause] = field(default_factory=dict)
@@ -33,6 +35,7 @@ class Findings:
     unexpected: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unproved: tuple[str, ...] = ()
 
 
 def merged(parts: Iterable[Findings]) -> Findings:
@@ -47,6 +50,7 @@ def merged(parts: Iterable[Findings]) -> Findings:
         tuple(name for part in parts for name in part.unexpected),
         tuple(name for part in parts for name in part.unread),
         tuple(note for part in parts for note in part.notes),
+        tuple(name for part in parts for name in part.unproved),
     )
 
 
@@ -67,6 +71,7 @@ class Report:
         notes: What was not compared, and what else a user should know.
         model: The whole model, when it was run.
         kinds: All layers that were converted, also those that were not asked for, with their kind after.
+        unproved: Tensors that have another shape after, and whose numbers could not be compared.
     """
 
     before: str
@@ -80,19 +85,40 @@ class Report:
     notes: tuple[str, ...] = ()
     model: ModelCheck | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
+    unproved: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        outcome = f"equal, strength {self.strength}" if self.equal else "not equal"
+        outcome = f"equal, strength {self.strength}" if self.equal else self.verdict.replace("different", "not equal")
         return f"<verify report: {outcome}, {plural(len(self.kinds), 'layer')} converted>"
 
     @property
     def equal(self) -> bool:
-        """No difference was found."""
+        """No difference was found, and the numbers of all that was converted were compared."""
         return self.cause is None
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word: "not verified" where no difference was found, and not all that was converted was compared."""
+        return "different" if self.difference else "equal" if self.cause is None else "not verified"
 
     @property
     def cause(self) -> Cause | None:
         """The first thing that is wrong; None when all is well."""
+        return self.difference or self._uncompared
+
+    @property
+    def _uncompared(self) -> Cause | None:
+        """The first thing that was converted and could not be compared."""
+        for check in self.layers:
+            if not check.compared:
+                return because(Why.OF_LAYER, name=check.name or "(root)", cause=because(Why.NOT_COMPARED))
+        for name in self.unproved:
+            return because(Why.OF_NAME, name=name, cause=because(Why.NOT_COMPARED))
+        return None
+
+    @property
+    def difference(self) -> Cause | None:
+        """The first difference that was found; None where there is none."""
         for check in self.layers:
             if check.cause is not None:
                 return because(Why.OF_LAYER, name=check.name or "(root)", cause=check.cause)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
-from convinspect.layers.lora import is_magnitude
+from convinspect.layers.lora import follows_a_layer
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.tensors import Pairs
@@ -40,6 +40,7 @@ class LayerCheck:
         rounding: Both in the file's own dtype, for information.
         assumed: What had to be taken for granted, since the file does not record it.
         note: Why its outputs could not be compared, or "".
+        compared: False where it was converted and numbers of it could not be compared: it is not verified then.
     """
 
     name: str
@@ -52,11 +53,12 @@ class LayerCheck:
     rounding: Rounding | None = None
     assumed: tuple[str, ...] = ()
     note: str = ""
+    compared: bool = True
 
     @property
     def ok(self) -> bool:
-        """No difference was found."""
-        return self.cause is None
+        """Its numbers were compared, and no difference was found."""
+        return self.cause is None and self.compared
 
     def with_cause(self, cause: Cause | None) -> LayerCheck:
         """The check with a cause, unless it has one already."""
@@ -90,7 +92,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
     check = replace(check, after=_kind_after(before, after, pairs))
-    if not _may_change_shape(before) and any(name in pairs.converted for name in keys_of(before).values()):
+    reshaped = [name for name in keys_of(before).values() if name in pairs.converted or name in pairs.unproved]
+    if reshaped and not _may_change_shape(before):
         return check.with_cause(because(Why.MUST_KEEP_SHAPE, kind=before.kind, shape=after.weight.shape)), frozenset()
     excused = _excused(before, after, pairs)
     if before.norm and excused:
@@ -110,11 +113,14 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         or _tensor_cause(before, pairs.changed, wrong)
         or _bias_cause(lost, added)
     )
-    return replace(check, weights_equal=not (wrong or lost or added), cause=cause), excused
+    unread = {*pairs.unread, *pairs.unproved} if pairs.unproved or pairs.unread else ()
+    compared = not (reshaped and any(name in unread for name in keys_of(before).values()))
+    equal = compared and not (wrong or lost or added)
+    return replace(check, weights_equal=equal, cause=cause, compared=compared), excused
 
 
 def _may_change_shape(layer: Layer) -> bool:
-    return layer.kind in KINDS or is_magnitude(layer.name)
+    return layer.kind in KINDS or follows_a_layer(layer.name)
 
 
 def _within(names: Iterable[str], differing: Mapping[str, object], excused: frozenset[str]) -> list[str]:

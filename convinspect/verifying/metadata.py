@@ -93,7 +93,7 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
         renamed: Tensors of `before` were renamed for the comparison. Its objects were not, so they are not compared.
     """
     metadata = {}
-    if before.metadata != after.metadata and {before.container, after.container} == {Container.SAFETENSORS}:
+    if {before.container, after.container} == {Container.SAFETENSORS} and _metadata_differ(before, after):
         metadata = {"__metadata__": because(Why.METADATA)}
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
@@ -108,6 +108,14 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
         return Findings({**metadata, **_settings(before, after)}, notes=(note,))
     findings = _compare_trees(objects, objects_after)
     return Findings({**metadata, **findings.changed}, notes=findings.notes)
+
+
+def _metadata_differ(before: Checkpoint, after: Checkpoint) -> bool:
+    """Whether metadata was lost or changed. Shards have some each, so where one file became several or several one,
+    `format` may be added, which only says which library the tensors were.
+    """
+    added = {} if before.shards == after.shards else {"format": after.metadata.get("format")}
+    return {**added, **before.metadata} != {**added, **after.metadata}
 
 
 def _compare_trees(before: Objects, after: Objects) -> Findings:

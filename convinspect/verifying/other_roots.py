@@ -41,7 +41,9 @@ def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]
     """The edits of a layer's converted tensors whose number of dimensions changed."""
     keys = keys_of(layer)
     converted = [
-        (tensor, after.tensors[keys[leaf]]) for leaf, tensor in layer.tensors.items() if keys[leaf] in pairs.converted
+        (tensor, after.tensors[keys[leaf]])
+        for leaf, tensor in layer.tensors.items()
+        if keys[leaf] in pairs.converted or keys[leaf] in pairs.unproved
     ]
     return tuple(Edit(old, new.shape, new.stride) for old, new in converted if len(old.shape) != len(new.shape))
 
@@ -119,6 +121,7 @@ def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transpos
         tuple(f"{before.path}.{name}" for name in pairs.unexpected),
         tuple(f"{before.path}.{name}" for name in pairs.unread),
         _note_converted({before.path: len(pairs.converted)}),
+        tuple(f"{before.path}.{name}" for name in pairs.unproved),
     )
 
 

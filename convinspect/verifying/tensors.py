@@ -12,8 +12,9 @@ from convinspect.arrays.equality import Related, as_matrix, difference, owner_of
 from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
+from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.lora import as_vector, is_magnitude
+from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
 
@@ -33,6 +34,7 @@ class Pairs:
         missing: In the first checkpoint only.
         unexpected: In the second only.
         unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
+        unproved: The same, under another shape, as a conversion gives it.
         maybe_left: Of `same`, square weights that are (in, out) as before while others are (out, in) now.
     """
 
@@ -44,11 +46,12 @@ class Pairs:
     unexpected: dict[str, None] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     maybe_left: list[str] = field(default_factory=list)
+    unproved: dict[str, None] = field(default_factory=dict)
 
     @property
     def touched(self) -> set[str]:
         """Names of all tensors that are not in `same`."""
-        return {*self.converted, *self.changed, *self.missing, *self.unexpected}
+        return {*self.converted, *self.changed, *self.missing, *self.unexpected, *self.unproved}
 
 
 class Transposed(NamedTuple):
@@ -115,6 +118,7 @@ def pair_up(
         unexpected={name: None for name in after if name not in before},
         unread=names[Fate.UNREAD],
         maybe_left=maybe_left,
+        unproved=dict.fromkeys(names[Fate.UNPROVED]),
     )
 
 
@@ -176,11 +180,32 @@ def _all_turned(converted: set[str], common: list[tuple[str, Tensor, Tensor]], t
 
 
 def _by_type(before: Tensor, after: Tensor) -> _Outcome:
-    """Compare tensors without numbers, by shape, dtype and layout."""
+    """Compare tensors whose numbers cannot be read: by shape, dtype and layout, and by their bytes if they have any."""
     types = [(_without_ones(tensor.shape), tensor.dtype, tensor.layout) for tensor in (before, after)]
     if types[0] == types[1]:
-        return _Outcome(Fate.UNREAD)
+        if before.shape != after.shape:
+            return _Outcome(Fate.UNPROVED)
+        same = _same_stored(before, after)
+        if same is None:
+            return _Outcome(Fate.UNREAD)
+        return _SAME if same else _changed(Why.STORED_BYTES)
     return _changed(Why.TYPE_CHANGED, before=_type_text(before), after=_type_text(after))
+
+
+def _same_stored(before: Tensor, after: Tensor) -> bool | None:
+    """Whether two quantized tensors without a reading, alike in all that describes them, have the same bytes.
+
+    None where that does not settle it: there are no bytes, or they are those of another pickle.
+    """
+    if before.layout != "quantized" or before.storage is None or after.storage is None:
+        return None
+    if (before.stride, before.offset, before.quantizer) != (after.stride, after.offset, after.quantizer):
+        return None
+    stored = [
+        Tensor(tensor.key, "uint8", (storage.nbytes,), (1,), 0, storage)
+        for tensor, storage in ((before, before.storage), (after, after.storage))
+    ]
+    return same_bits(*stored) and _same_parts(before, after)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -209,11 +234,28 @@ def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tenso
         return _compare_quantized(before, after, transposed, tensors)
     if before.layout == after.layout and before.layout in ("conjugated", "negated"):
         return _compare(before._replace(layout="strided"), after._replace(layout="strided"), transposed, tensors)
-    if before.parts and after.parts and before.shape == after.shape and before.layout == after.layout:
+    if before.layout == after.layout == "wrapped" and before.parts and after.parts:
+        return _compare_wrapped(before, after)
+    of_parts = before.layout == after.layout not in ("strided", LAYOUT)
+    if before.parts and after.parts and before.shape == after.shape and of_parts:
         return _SAME if _same_parts(before, after) else _changed(Why.SPARSE_PARTS, layout=before.layout)
     if before.shape == after.shape:
         return _compare_alike(before, after, transposed, tensors)
     return _compare_reshaped(before, after, transposed, tensors)
+
+
+def _compare_wrapped(before: Tensor, after: Tensor) -> _Outcome:
+    """As `_compare`, for Tensor subclasses around other tensors, of which only those can be read."""
+    name = (before.subclass or "").rpartition(".")[2]
+    if before.subclass != after.subclass:
+        return _changed(Why.TYPE_CHANGED, before=before.subclass, after=after.subclass)
+    inner = [part.shape for part in before.parts]
+    if before.shape == after.shape:
+        return _SAME if _same_parts(before, after) else _changed(Why.WRAPPED_PARTS, subclass=name)
+    if inner == [part.shape for part in after.parts]:
+        shapes = {"before": before.shape, "after": after.shape, "inner": inner[0]}
+        return _changed(Why.WRAPPED_SHAPE, subclass=name, **shapes)
+    raise CannotShow("only its own library reads it")
 
 
 def _dtype_changed(before: Tensor, after: Tensor) -> _Outcome:
@@ -289,7 +331,7 @@ def _compare_reshaped(
 
 def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
     """Whether both are DoRA's magnitudes, a vector with or without sizes of 1, and hold the same bits."""
-    vectors = [as_vector(tensor) if is_magnitude(tensor.key) else None for tensor in (before, after)]
+    vectors = [as_vector(tensor) if follows_a_layer(tensor.key) else None for tensor in (before, after)]
     return vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1])
 
 

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.eligibility import Writing
 from convinspect.converting.job import applied, select_layers
 from convinspect.converting.options import Options
 from convinspect.converting.rename import renaming
@@ -63,7 +64,8 @@ def verify(
         raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, stored.path) from None
     except ConvInspectError as error:
         raise error.at(stored.path) from None
-    report = replace(report, notes=(*notes, *report.notes))
+    unwritten = [f"{one.path.name}: {one.unwritten}" for one in (before, after) if one.unwritten]
+    report = replace(report, notes=(*notes, *dict.fromkeys(unwritten), *report.notes))
     if options.model is None:
         return report
     return replace(report, model=_run_model(options, before, after, stored, report))
@@ -89,7 +91,8 @@ def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoi
     Raises:
         CannotConvert: There is nothing to convert.
     """
-    selection = select_layers(checkpoint, Options(to="linear", from_=("any",), layer=names))
+    options = Options(to="linear", from_=("any",), layer=names)
+    selection = select_layers(checkpoint, options, writing=Writing(plain=True))
     # Layers that look convertible and are not get a note. Convolutions of larger kernels do not look so.
     larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
     left = [refusal for refusal in selection.plan.refusals if not refusal.done and refusal.name not in larger]

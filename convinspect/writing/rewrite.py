@@ -12,6 +12,7 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch import exported
 from convinspect.formats.torch import legacy as torch_legacy
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.formats.zip.alignment import VERSION_RECORD
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -167,6 +168,8 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
         tensor = edit.tensor
         if (edit.shape, edit.stride) == (tensor.shape, tensor.stride):
             continue
+        if is_wrapped(tensor):
+            raise CannotWrite(f"tensor {tensor.key!r} is a {tensor.subclass}, whose parts would keep their shape")
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")

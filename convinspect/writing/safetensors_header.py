@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from convinspect.formats.pieces import SHARDING, with_new_ranks
+from convinspect.formats.safetensors import RESERVED
 from convinspect.records import Span
 
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -29,6 +31,8 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
     plain = header.isascii() and "\\u" in header
     changes: list[tuple[Span, str]] = []
     for key, named, valued in _members(header, _BLANK.match(header).end()):  # type: ignore[union-attr]
+        if key == RESERVED and header[valued.start] == "{":
+            changes += _sharding(header, valued, shapes, names)
         if key in names:
             changes.append((named, json.dumps(names[key], ensure_ascii=plain)))
         if key in shapes:
@@ -38,6 +42,18 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
     new = _with(header, changes).encode(encoding, "surrogatepass").rstrip(b" ")
     new += b" " * _blanks(len(body), len(text) - len(body), len(new))
     return len(new).to_bytes(8, "little") + new
+
+
+def _sharding(
+    header: str, metadata: Span, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> list[tuple[Span, str]]:
+    """The change of what the metadata say of where parts of tensors begin, which has a number for each dimension."""
+    for key, _, value in _members(header, metadata.start):
+        if key == SHARDING:
+            info = str(_value(header, value.start)[0])
+            new = with_new_ranks(info, shapes, names)
+            return [(value, json.dumps(new, ensure_ascii=header.isascii()))]
+    return []
 
 
 def _blanks(size: int, blanks: int, new_size: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
+from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_room, check_unchanged, new_file, new_folder, reporting_changes
@@ -53,7 +54,7 @@ def save_edits(
     source, versions = checkpoint.path, checkpoint.versions
     expected = _expected(checkpoint.roots, edits, drop_optimizer) + _facts_of_others(checkpoint.roots, others)
     tensors = [tensor for root in checkpoint.roots for tensor in root.tensors]
-    shards = {tensor.storage.file for tensor in tensors if tensor.storage is not None}
+    shards = {part.storage.file for tensor in tensors for part in _stored(tensor) if part.storage is not None}
     if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
         _save_shards(checkpoint, edits, target, progress, expected, others)
         return
@@ -191,7 +192,7 @@ def _save_shards(
     right = totals(tensor for root in checkpoint.roots for tensor in root.tensors)
     versions = checkpoint.versions
     by_shard: dict[Path, list[Edit]] = {}
-    for edit in edits:
+    for edit in chain.from_iterable(map(_of_parts, edits)):
         if edit.tensor.storage is not None:
             by_shard.setdefault(edit.tensor.storage.file, []).append(edit)
     check_room(target, checkpoint.nbytes_on_disk)
@@ -211,6 +212,27 @@ def _save_shards(
                 copy_whole(old, new, progress)
 
 
+def _stored(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in files that it is put together from; itself where it is in one."""
+    return tensor.parts if tensor.layout == LAYOUT else (tensor,)
+
+
+def _of_parts(edit: Edit) -> list[Edit]:
+    """The edits of a tensor's pieces that change it as a whole.
+
+    Raises:
+        CannotWrite: Its pieces would have to be cut along other dimensions.
+    """
+    tensor = edit.tensor
+    if tensor.layout != LAYOUT:
+        return [edit]
+    if edit.shape != tensor.shape and (edit.transposed or edit.shape[:2] != tensor.shape[:2]):
+        raise CannotWrite(f"the pieces of {tensor.key!r} cannot be turned over", "write whole tensors first")
+    added = edit.shape[2:]
+    shapes = [part.shape if edit.shape == tensor.shape else part.shape[:2] + added for part in tensor.parts]
+    return [Edit(part, new, contiguous(new), key=edit.key) for part, new in zip(tensor.parts, shapes, strict=True)]
+
+
 def _names(checkpoint: Checkpoint) -> list[str]:
     """File names of a sharded checkpoint's shards and indexes in its folder."""
     path = checkpoint.path
@@ -218,7 +240,8 @@ def _names(checkpoint: Checkpoint) -> list[str]:
     shards = {
         os.path.relpath(tensor.storage.file, folder)
         for root in checkpoint.roots
-        for tensor in root.tensors
+        for whole in root.tensors
+        for tensor in _stored(whole)
         if tensor.storage is not None
     }
     indexes = [index.name for index in folder.glob("*.index.json")] if path.is_dir() else [path.name]

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
+from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.safetensors import RESERVED
+from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.writing.atomic import check_room, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
@@ -216,6 +218,10 @@ class _Loader:
         storage = tensor.storage
         if tensor.layout == "meta":
             return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
+        if tensor.layout == LAYOUT:
+            return as_torch(read_tensor(tensor), tensor.dtype)
+        if is_wrapped(tensor) and tensor.layout != "strided":
+            raise _wrapped(tensor)
         if tensor.layout != "strided" or storage is None or storage.start is None:
             raise CannotConvert(
                 f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
@@ -263,6 +269,16 @@ class _Loader:
             every = tensor._replace(shape=(number,), stride=(1,), offset=0)
             self._storages[place] = as_torch(read_tensor(every), tensor.dtype)
         return self._storages[place]
+
+
+def _wrapped(tensor: Tensor) -> CannotConvert:
+    """The error for a Tensor subclass around others that cannot be read as one plain tensor."""
+    name = (tensor.subclass or "").rpartition(".")[2]
+    if is_dtensor(tensor):
+        remedy = "save whole tensors in PyTorch: get_model_state_dict with StateDictOptions(full_state_dict=True)"
+        return CannotConvert(f"tensor {tensor.key!r} is a {name} of which this file holds a part", remedy)
+    remedy = "make it a plain tensor in PyTorch, with its own dequantize() or the like"
+    return CannotConvert(f"tensor {tensor.key!r} is a {name}, whose numbers only its own library reads", remedy)
 
 
 def _flag(checkpoint: Checkpoint, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> None:

@@ -228,4 +228,4 @@ def test_old_names_that_key_a_state_are_said_to_stay(tmp_path: Path) -> None:
     weights, state = get_state_dict(model, optimizer)
     torch.save({"model": weights, "optim": state}, tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "0=first")
-    assert "note: the optimizer keeps the old names: 0.weight, 0.bias" in done.stderr
+    assert "note: the optimizer keeps the old names: 0.bias, 0.weight" in done.stderr

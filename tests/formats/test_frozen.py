@@ -12,8 +12,11 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import NotACheckpoint
+from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
+from convinspect.records import Doubt, Layer
 from support.hostile import zip_of
+from support.program import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -80,10 +83,12 @@ def test_what_the_code_leaves_open_stays_open(tmp_path: Path) -> None:
     odd = Odd()
     layers = find_layers(open_checkpoint(frozen(odd, tmp_path / "odd.pt", torch.zeros(2, 4, 8))))
     by_shape = {tuple(layer.weight.shape): layer for layer in layers}
-    # Two settings were seen, so none is told.
-    assert (by_shape[4, 4, 1].evidence, by_shape[4, 4, 1].padding) == ("shape", None)
+    # Two paddings were seen, so none is told.
+    twice = by_shape[4, 4, 1]
+    assert (twice.evidence, twice.stride, twice.padding) == ("module", (1,), None)
+    assert Doubt.CALLS_DIFFER in twice.doubts
     assert [layer.bias for layer in layers if layer.weight.shape == (5, 4)] == [None, None]
-    assert by_shape[5, 5].evidence == "ambiguous"
+    assert by_shape[5, 5].kind == TRANSFORMERS_CONV1D
     assert sum(layer.kind == "Parameter" for layer in layers) == 2
 
 
@@ -105,3 +110,125 @@ def test_odd_code_is_no_reason_to_fail(tmp_path: Path, text: bytes) -> None:
     code = next(name for name in records if name.endswith(".py"))
     changed = zip_of(tmp_path / "odd.pt", {**records, code: text})
     assert [layer.weight.shape for layer in find_layers(open_checkpoint(changed))][:1] == [(4, 3, 1)]
+
+
+# ---------------------------------------------------------------------------------- weights that are stored turned over
+
+
+class Products(nn.Module):
+    """A matrix in each operator that multiplies with it, one turned over as PyTorch's Linear does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul, self.mm = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(4, 6))
+        self.addmm, self.turned = nn.Parameter(torch.randn(4, 7)), nn.Parameter(torch.randn(8, 4))
+        self.batched, self.left = nn.Parameter(torch.randn(2, 4, 3)), nn.Parameter(torch.randn(9, 2))
+        self.bias = nn.Parameter(torch.randn(7))
+        self.einsum = nn.Parameter(torch.randn(10, 4))
+        self.embedding = nn.Embedding(11, 4)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = x + self.embedding(x.long()[:, 0] % 11)
+        return [
+            torch.matmul(x, self.matmul) + 1,
+            torch.mm(x, self.mm),
+            torch.addmm(self.bias, x, self.addmm),
+            torch.matmul(x, self.turned.t()),
+            torch.bmm(x.expand(2, 2, 4), self.batched),
+            torch.matmul(self.left, x),
+            torch.einsum("bi,oi->bo", [x, self.einsum]),
+        ]
+
+
+def read_back(path: Path) -> dict[tuple[int, ...], Layer]:
+    return {tuple(layer.weight.shape): layer for layer in find_layers(open_checkpoint(path))}
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(2, 4)], ids=["scripted", "traced"])
+def test_products_tell_how_a_matrix_is_stored(tmp_path: Path, example: torch.Tensor | None) -> None:
+    layers = read_back(frozen(Products(), tmp_path / "products.pt", example))
+    turned: list[tuple[int, ...]] = [(4, 5), (4, 6), (4, 7), (4, 8)]
+    for shape in turned:
+        layer = layers[shape]
+        assert (layer.kind, layer.evidence) == (TRANSFORMERS_CONV1D, "module"), shape
+        assert (layer.in_width, layer.out_width) == shape
+        assert "(in, out)" in " ".join(layer.notes)
+    assert layers[4, 7].bias is not None
+    assert layers[11, 4].kind == "Embedding"
+    others: list[tuple[int, ...]] = [(2, 4, 3), (9, 2), (10, 4)]
+    for shape in others:
+        assert (layers[shape].kind, layers[shape].pointwise) == ("Parameter", False), layers[shape]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_linear_that_is_stored_turned_over_converts_rightly(tmp_path: Path, traced: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6)).eval()
+    made = torch.jit.trace(net, torch.zeros(2, 4)) if traced else torch.jit.script(net)  # type: ignore[no-untyped-call]
+    torch.jit.optimize_for_inference(made).save(str(tmp_path / "fast.pt"))
+    layers = [layer for layer in find_layers(open_checkpoint(tmp_path / "fast.pt")) if layer.kind != "Parameter"]
+    assert [(layer.kind, layer.in_width, layer.out_width) for layer in layers] == [
+        (TRANSFORMERS_CONV1D, 4, 6), (TRANSFORMERS_CONV1D, 6, 6),
+    ]  # fmt: skip
+    assert all(layer.bias is not None for layer in layers)
+    left = run(
+        "convert", tmp_path / "fast.pt", "-o", tmp_path / "a.pt", "--to", "conv1d", "--state-dict", "--layer", "c0"
+    )
+    assert left.returncode != 0 or torch.load(tmp_path / "a.pt")["c0.weight"].shape == (4, 6)
+    for to, new in {"conv1d": nn.Conv1d(4, 6, 1), "linear": nn.Linear(4, 6)}.items():
+        words = ["-o", tmp_path / f"{to}.pt", "--to", to, "--from", "transformers", "--state-dict", "--layer", "c0"]
+        done = run("convert", tmp_path / "fast.pt", *words)
+        assert done.returncode == 0, done.stderr
+        state = torch.load(tmp_path / f"{to}.pt")
+        new.load_state_dict({key.removeprefix("c0."): value for key, value in state.items() if key.startswith("c0.")})
+        x = torch.randn(3, 4)
+        ours = new(x.unsqueeze(-1)).squeeze(-1) if to == "conv1d" else new(x)
+        torch.testing.assert_close(ours, net[0](x))
+
+
+def test_constants_that_torch_did_not_write_are_missing(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(25, 3)).eval()
+    torch.jit.optimize_for_inference(torch.jit.script(net)).save(str(tmp_path / "fast.pt"))
+    with pytest.raises(RuntimeError):
+        torch.jit.load(str(tmp_path / "fast.pt"))  # type: ignore[no-untyped-call]
+    checkpoint = open_checkpoint(tmp_path / "fast.pt")
+    assert "2 MKLDNN constants" in checkpoint.problems[0]
+    shown = run("shapes", tmp_path / "fast.pt")
+    assert shown.returncode != 0
+    assert "MKLDNN" in shown.stdout + shown.stderr
+    checked = run("check", tmp_path / "fast.pt")
+    assert checked.returncode == 1
+    assert "MKLDNN" in checked.stdout + checked.stderr
+
+
+def test_nothing_is_left_of_a_model_of_convolutions(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(4, 5, 1), nn.ReLU()).eval()
+    torch.jit.optimize_for_inference(torch.jit.script(net)).save(str(tmp_path / "fast.pt"))
+    done = run("shapes", tmp_path / "fast.pt")
+    assert done.returncode == 2
+    assert "MKLDNN" in done.stderr
+
+
+# --------------------------------------------------------------------------------------------- pads before convolutions
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(1, 4, 8)], ids=["scripted", "traced"])
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate", "zeros"])
+def test_a_pad_before_a_frozen_convolution_is_said(tmp_path: Path, mode: str, example: torch.Tensor | None) -> None:
+    conv = nn.Conv1d(4, 6, 1, padding=1, padding_mode=mode)  # type: ignore[arg-type]
+    (layer,) = find_layers(open_checkpoint(frozen(nn.Sequential(conv, nn.ReLU()), tmp_path / "pad.pt", example)))
+    if mode == "zeros":
+        assert layer.padding == (1,)
+        return
+    assert layer.padding is None
+    assert layer.doubts == (Doubt.MAY_BE_PADDED,)
+    words = ["convert", tmp_path / "pad.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--state-dict"]
+    done = run(*words)
+    assert "c0" in done.stdout + done.stderr
+    if done.returncode == 0:
+        assert torch.load(tmp_path / "b.pt")["c0.weight"].shape == (6, 4, 1)
+
+
+def test_a_pad_of_nothing_is_no_pad(tmp_path: Path) -> None:
+    conv = nn.Conv1d(4, 6, 1, padding_mode="reflect")
+    (layer,) = find_layers(open_checkpoint(frozen(nn.Sequential(conv, nn.ReLU()), tmp_path / "pad.pt")))
+    assert (layer.padding, layer.doubts) == ((0,), ())

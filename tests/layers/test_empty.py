@@ -55,3 +55,24 @@ def test_what_holds_numbers_is_not_empty(tmp_path: Path) -> None:
     layers = layers_in(tmp_path, state)
     assert not any("empty" in layer.tags for layer in layers.values())
     assert not [finding for finding in check(tmp_path / "model.pt").findings if finding.code == "empty-weight"]
+
+
+def test_a_weight_of_no_numbers_by_design_is_no_finding(tmp_path: Path) -> None:
+    """e3nn's tensor products keep one where their weights come from elsewhere, and no bias."""
+    state = {"fc.weight": torch.ones(4, 3), "fc.bias": torch.empty(0), "product.weight": torch.empty(0)}
+    torch.save(state, tmp_path / "model.pt")
+    assert [found.code for found in check(tmp_path / "model.pt").findings] == []
+
+
+def test_why_emptied_weights_do_not_load_is_said(tmp_path: Path) -> None:
+    whole = nn.ModuleDict({"conv": nn.Conv1d(4, 4, 1), "fc": nn.Linear(4, 3)})
+    torch.save(whole.state_dict(), tmp_path / "whole.pt")
+    state = {key: torch.empty(0) for key in whole.state_dict()}
+    torch.save(state, tmp_path / "empty.pt")
+    with pytest.raises(RuntimeError) as error:
+        whole.load_state_dict(state)
+    (tmp_path / "error.txt").write_text(str(error.value))
+    for words in ((tmp_path / "whole.pt",), ("--error", tmp_path / "error.txt")):
+        result = run("diff", tmp_path / "empty.pt", *words)
+        assert result.returncode == 1
+        assert result.stdout.count("ZeRO-3 saves what was not gathered") == 4

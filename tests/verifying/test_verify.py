@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import convinspect
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form, Inputs
@@ -435,6 +436,23 @@ def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     assert "an Embedding must keep its shape" in verdict(
         report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]})
     )
+
+
+def test_a_layer_that_only_its_name_calls_an_embedding_is_a_linear_if_it_is_named(tmp_path: Path) -> None:
+    """As `convert` takes it."""
+    torch.save({"emb.weight": torch.randn(9, 4)}, tmp_path / "a.pt")
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="conv1d", layer="emb")
+    assert not convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
+    report = convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt", layer="emb")
+    assert (report.equal, report.strength) == (True, "layer")
+
+
+def test_a_layer_that_stays_is_run_with_the_settings_that_the_model_records(tmp_path: Path) -> None:
+    """Its state_dict does not record them."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2, padding=1), nn.Linear(4, 3))
+    torch.save(model, tmp_path / "a.pt")
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="conv1d", state_dict=True)
+    assert convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt", layer="*").equal
 
 
 def with_optimizer() -> tuple[State, State]:

@@ -11,6 +11,7 @@ from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, most_steps, reader, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch import script as torchscript
+from convinspect.formats.torch.skipped import why_unwritten
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import bytes_gone
@@ -60,17 +61,17 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
     roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
-    notes = module_notes(roots)
+    notes, lost = module_notes(roots), tuple[Problem, ...]()
     if script:
         # Imported here, since most checkpoints are not TorchScript and open faster without it.
         from convinspect.formats.torch import frozen
 
         if frozen.RECORD in archive.records and not any(root.tensors for root in roots):
-            roots = frozen.frozen_roots(archive, _sources(archive), byteorder)
+            roots, lost = frozen.read_frozen(archive, _sources(archive), byteorder)
             notes = (frozen.NOTE,) if roots else ()
         else:
             roots = _with_script_constants(roots, archive)
-    problems = missing_records(roots)
+    problems = (*missing_records(roots), *lost)
     return Contents(
         file.path,
         Container.TORCH_SCRIPT if script else Container.TORCH_ZIP,
@@ -80,6 +81,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
         notes,
         foreign=foreign_globals(tree),
         pickles={file.path: Pickle(tree)},
+        unwritten=why_unwritten(archive.records, roots),
     )
 
 

@@ -1,22 +1,22 @@
 """A `.pt2` archive (`torch.export.save`): weights as records, the graph as JSON.
 
 There are two layouts. Before PyTorch 2.8 the weights are a `torch.save` file inside the zip; later each weight has
-its own record, described by `data/weights/NAME_weights_config.json`. The graph names the operator that uses each
-weight, and the operator's literal arguments are the layer's hyperparameters. Field names and enumerations are those of
-PyTorch's `torch/_export/serde/schema.py`; operator defaults those of `native_functions.yaml`.
+its own record, described by `data/weights/NAME_weights_config.json`. What the graph says of the layers is read by
+`graph`. Field names and enumerations are those of PyTorch's `torch/_export/serde/schema.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from convinspect.dtypes import ITEMSIZE
-from convinspect.errors import BrokenFile, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
+from convinspect.formats.torch.graph import graph_modules
 from convinspect.formats.zip.archive import Archive
-from convinspect.records import Container, Contents, Module, Problem, Root, Tensor
+from convinspect.records import Container, Contents, Problem, Root, Tensor
 
 _SCALAR_TYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
@@ -24,6 +24,8 @@ _SCALAR_TYPES = {
     29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz",
     33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
 }  # fmt: skip
+PICKLED = "pickled"
+"""Layout of a weight in a pickle that says nothing of a tensor."""
 _OLD_GRAPH = "serialized_exported_program.json"
 _OLD_WEIGHTS = "serialized_state_dict.pt"
 _LARGEST_JSON = 1 << 28
@@ -37,14 +39,6 @@ part takes up to 100 bytes of memory; PyTorch writes a part per 14 bytes."""
 _ANY_WEIGHTS, _WEIGHTS_PER_RECORD = 20_000, 4
 """Tensors that every file may list, and the additional ones per record, since several tensors may share a record."""
 
-_CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_KINDS = {
-    "linear": "Linear", "embedding": "Embedding", "batch_norm": "BatchNorm", "layer_norm": "LayerNorm",
-    "group_norm": "GroupNorm", "native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm",
-    "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d",
-    "conv_transpose1d": "ConvTranspose1d", "conv_transpose2d": "ConvTranspose2d",
-    "conv_transpose3d": "ConvTranspose3d", "_native_batch_norm_legit_no_training": "BatchNorm",
-}  # fmt: skip
 _TAKEN = {
     "parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name",
     "custom_obj": "custom_obj_name",
@@ -70,7 +64,7 @@ def read_exported(file: File, archive: Archive) -> Contents:
     for name, graph_record in _models(archive).items():
         graph = texts.parsed(graph_record)
         tensors, trouble = _weights(file, archive, name, texts)
-        modules = _modules(graph, {tensor.key: tensor for tensor in tensors})
+        modules = graph_modules(graph, {tensor.key: tensor for tensor in tensors})
         roots.append(Root("" if not roots else name, "model", tuple(tensors), modules))
         problems.extend(trouble or missing_records((roots[-1],)))
         problems.extend(_lacking(graph, {tensor.key for tensor in tensors}, _constants(archive, name, texts)))
@@ -142,11 +136,43 @@ def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[l
                 f"record {config!r} lists {len(entries):,} tensors, and the file has {len(archive.records):,} records",
                 "do not load it elsewhere either",
             )
-        return [_tensor(archive, key, entry, order) for key, entry in entries.items()], ()
+        tensors = [_tensor(archive, key, entry, order) for key, entry in entries.items()]
+        return list(_unpickled(file, archive, tensors)), ()
     for record in (_OLD_WEIGHTS, f"data/weights/{model}.pt"):
         if record in archive.records:
             return _inner(file, archive, record)
     return [], ()
+
+
+def _unpickled(file: File, archive: Archive, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors; those that are `torch.save` files of one tensor, as subclasses are, as these files describe them."""
+    read: dict[str, Tensor | None] = {}
+    for tensor in tensors:
+        if tensor.layout != PICKLED or tensor.storage is None:
+            yield tensor
+            continue
+        record = tensor.storage.key
+        if record not in read:
+            read[record] = _pickled_tensor(file, archive, f"data/weights/{record}")
+        inner = read[record]
+        fits = inner is not None and (inner.shape, inner.dtype) == (tensor.shape, tensor.dtype)
+        # Its storage is that file, in which the numbers lie anywhere.
+        yield tensor._replace(storage=None) if inner is None or not fits else inner._replace(key=tensor.key)
+
+
+def _pickled_tensor(file: File, archive: Archive, record: str) -> Tensor | None:
+    """The only tensor of a `torch.save` file; None if it is none, or holds several.
+
+    Raises:
+        RefusedFile: It is hostile.
+    """
+    try:
+        found = _inner(file, archive, record)[0] if record in archive.records else []
+    except RefusedFile:
+        raise
+    except ConvInspectError:
+        return None
+    return found[0] if len(found) == 1 else None
 
 
 def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[Problem, ...]]:
@@ -204,16 +230,20 @@ def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
         offset = _size(meta["storage_offset"])
         if len(shape) != len(stride):
             raise ValueError
-        layout = "pickled" if entry.get("use_pickle") else "strided"
+        layout = PICKLED if entry.get("use_pickle") else "strided"
         name = f"data/weights/{entry['path_name']}"
         record = archive.records.get(name)
         reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
         nbytes = record.size if record is not None else max(reach, 0)
         device = str(meta.get("device", {}).get("type"))
+        trainable = meta.get("requires_grad")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None
+    if device == "meta" and not (record is not None and record.size):
+        # Such a model has no numbers; torch.export writes one empty record for all of its weights.
+        return Tensor(key, dtype, shape, stride, 0, None, "meta", trainable, device)
     storage = archive.storage(name, nbytes, byteorder)
-    return Tensor(key, dtype, shape, stride, offset, storage, layout, meta.get("requires_grad"), device)
+    return Tensor(key, dtype, shape, stride, offset, storage, layout, trainable, device)
 
 
 def _size(value: Any) -> int:
@@ -221,74 +251,3 @@ def _size(value: Any) -> int:
     if type(number) is not int or not 0 <= number < 2**63:
         raise ValueError
     return number
-
-
-def _modules(graph: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Module]:
-    """The modules whose weight is an argument of a known operator."""
-    modules: dict[str, Module] = {}
-    try:
-        graph_module = graph["graph_module"]
-        keys = _parameter_keys(graph_module["signature"]["input_specs"])
-        for node in graph_module["graph"]["nodes"]:
-            module = _module(node, keys, tensors)
-            if module is not None:
-                modules[module.name] = module
-    except (KeyError, TypeError, ValueError, AttributeError):
-        # The graph is malformed. The tensors can still be listed by their shapes.
-        return {}
-    return modules
-
-
-def _parameter_keys(specs: list[dict[str, Any]]) -> dict[str, str]:
-    """Graph input name → state_dict key."""
-    keys: dict[str, str] = {}
-    for spec in specs:
-        for kind, name in (("parameter", "parameter_name"), ("buffer", "buffer_name")):
-            if kind in spec:
-                keys[spec[kind]["arg"]["name"]] = spec[kind][name]
-    return keys
-
-
-def _module(node: dict[str, Any], keys: dict[str, str], tensors: dict[str, Tensor]) -> Module | None:
-    operator = str(node["target"]).removeprefix("torch.ops.aten.").partition(".")[0]
-    values = {argument["name"]: argument["arg"] for argument in node["inputs"]}
-    weight = values.get("weight", {}).get("as_tensor", {}).get("name")
-    key = keys.get(weight, "")
-    if key not in tensors or not key.endswith("weight"):
-        return None
-    attributes: dict[str, Any] = {}
-    kind = _KINDS.get(operator)
-    dims = len(tensors[key].shape) - 2
-    if operator == "convolution" and 1 <= dims <= 3:
-        transposed = bool(values.get("transposed", {}).get("as_bool"))
-        kind = f"Conv{'Transpose' if transposed else ''}{dims}d"
-    if kind is None:
-        return None
-    if kind.startswith("Conv"):
-        for name, default in _CONVOLUTION_DEFAULTS.items():
-            value = _literal(values.get(name), default)
-            attributes[name] = value if name == "groups" or isinstance(value, str) else _per_dimension(value, dims)
-    return Module(key.rpartition(".")[0], _class_name(node, kind), attributes)
-
-
-def _class_name(node: dict[str, Any], kind: str) -> str:
-    """The module's class in the graph's metadata if it is more specific than the operator, such as BatchNorm1d.
-
-    The metadata's `nn_module_stack` is a text: "path,name,class" for each level of modules, joined by ";".
-    """
-    stack = str(node.get("metadata", {}).get("nn_module_stack", ""))
-    innermost = stack.rpartition(";")[2].rpartition(",")[2]
-    known = innermost.startswith("torch.nn.") and innermost.rpartition(".")[2].startswith(kind)
-    return innermost if known else f"torch.ops.aten.{kind}"
-
-
-def _literal(argument: dict[str, Any] | None, default: int) -> Any:
-    if argument is None:
-        return default
-    kind, value = next(iter(argument.items()))
-    return tuple(value) if kind == "as_ints" else value
-
-
-def _per_dimension(value: Any, dims: int) -> tuple[int, ...]:
-    values = value if isinstance(value, tuple) else (value,)
-    return values * dims if len(values) == 1 else values

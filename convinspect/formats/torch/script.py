@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from convinspect.formats.torch.calls import PADS, with_pad
+
 # Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
 # PyTorch's aten/src/ATen/native/native_functions.yaml.
 CONVOLUTIONS = {
@@ -117,11 +119,32 @@ def _literals(expressions: Iterable[tuple[str, ast.expr | None]]) -> dict[str, A
 
 def _called_convolution(node: ast.ClassDef) -> dict[str, Any]:
     """Literal arguments of the class's only call of a convolution; empty unless there is exactly one."""
-    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _operator(call) in CONVOLUTIONS]
+    every = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+    calls = [call for call in every if _operator(call) in CONVOLUTIONS]
     if len(calls) != 1:
         return {}
     arguments, positions = calls[0].args, CONVOLUTIONS[_operator(calls[0])]
-    return _literals((name, arguments[position]) for name, position in positions.items() if position < len(arguments))
+    values = _literals((name, arguments[position]) for name, position in positions.items() if position < len(arguments))
+    if len(arguments) > 1 and _is_own_weight(arguments[1]):
+        values["called"] = _operator(calls[0])
+    pads = [call for call in every if _operator(call) in PADS]
+    return _with_pads(values, pads) if pads else values
+
+
+def _is_own_weight(node: ast.expr) -> bool:
+    """Whether an argument is `weight`, as `weight = self.weight` calls it, or `self.weight`."""
+    return getattr(node, "id", getattr(node, "attr", "")) == "weight"
+
+
+def _with_pads(values: dict[str, Any], pads: list[ast.Call]) -> dict[str, Any]:
+    """A convolution's arguments with the padding of the same class's pads, which are part of the layer."""
+    parts = dict(enumerate(pads[0].args))
+    amounts = _literals([("pad", parts.get(1)), ("mode", parts.get(2))])
+    padding = values.get("padding")
+    dims = len(padding) if isinstance(padding, tuple) else 0
+    if len(pads) > 1 or not dims:
+        return {**values, "padding": None, "padded": "layer"}
+    return with_pad(values, amounts.get("pad"), amounts.get("mode"), dims, own=True)
 
 
 def _first_dimension(node: ast.ClassDef) -> Any:

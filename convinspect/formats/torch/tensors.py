@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
+from convinspect.formats.torch.wrappers import is_dtensor
 from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
@@ -125,7 +126,14 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
         return _without_storage(node, key, 0, "meta")
     if name == "torch._utils._rebuild_wrapper_subclass":
         tensor = _without_storage(node, key, 1, "wrapped")
-        return tensor._replace(subclass=class_name(args[0]) or "?")
+        # Its arguments: class, dtype, size, stride, offset, layout, device, requires_grad.
+        trainable = args[7] if len(args) > 7 and isinstance(args[7], bool) else None
+        device = arguments(args[6])[:1] if len(args) > 6 and isinstance(args[6], Call) else ()
+        return tensor._replace(
+            subclass=class_name(args[0]) or "?",
+            requires_grad=trainable,
+            device=device[0] if device and isinstance(device[0], str) else tensor.device,
+        )
     return None
 
 
@@ -195,10 +203,41 @@ def storage_dtype(parts: Sequence[Any]) -> str | None:
 
 
 def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
-    """`_rebuild_from_type…(function, type, arguments, state)`: rebuilds a tensor, then sets its subclass."""
-    inner = tensor_of(Call(args[0], args[2]), key, storage_of)
+    """`_rebuild_from_type…(function, type, arguments, state)`: rebuilds a tensor, then sets its subclass and state."""
+    tensor = tensor_of(Call(args[0], args[2]), key, storage_of)
     wrapper = class_name(args[1]) or "?"
-    return inner if inner is None or wrapper in _PARAMETER_TYPES else inner._replace(subclass=wrapper)
+    if tensor is None or wrapper in _PARAMETER_TYPES:
+        return tensor
+    state = _state(args[3]) if len(args) > 3 else {}
+    kept = ((name, tensor_of(value, f"{key}.{name}", storage_of)) for name, value in state.items())
+    parts = {str(name): part for name, part in kept if part is not None}
+    tensor = tensor._replace(subclass=wrapper, parts=tuple(parts.values()))
+    if tensor.layout == "wrapped" and is_dtensor(tensor):
+        return _distributed(tensor, parts.get("_local_tensor"), state.get("_spec"))
+    return tensor
+
+
+def _state(node: Any) -> dict[Any, Any]:
+    """The attributes that `torch._utils._set_obj_state` would set: a dictionary, or a pair of it and of the slots."""
+    parts = node.items if isinstance(node, Tuple) else [node]
+    return {name: value for part in parts for name, value in pairs_of(part) or ()}
+
+
+_PLACEMENTS = {"Shard", "_StridedShard", "Replicate"}
+"""Those under which a local part as large as the whole holds its numbers; under Partial they are summands of them."""
+
+
+def _distributed(tensor: Tensor, local: Tensor | None, spec: Any) -> Tensor:
+    """A DTensor. Where its local part is all of it, it can be read as that part; else it stays "wrapped"."""
+    attributes = {name: value for state in getattr(spec, "states", ()) for name, value in _state(state).items()}
+    placements = attributes.get("placements")
+    listed = placements.items if isinstance(placements, Tuple) else placements or ()
+    known = all((function_name(placement) or "").rpartition(".")[2] in _PLACEMENTS for placement in listed)
+    if local is None or not listed or not known or (local.shape, local.dtype) != (tensor.shape, tensor.dtype):
+        return tensor
+    return tensor._replace(
+        stride=local.stride, offset=local.offset, storage=local.storage, layout=local.layout, device=local.device
+    )
 
 
 def _sparse(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor:

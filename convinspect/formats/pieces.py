@@ -1,0 +1,187 @@
+"""Shards of tensors: safetensors files of which each holds a part of each tensor, as one process had it.
+
+`torch.distributed.checkpoint.HuggingFaceStorageWriter(save_distributed=True)` writes them. Where in the whole a part
+begins stands in the metadata, `DCP_SHARDING_INFO`: JSON `{name: {"saved_offsets": [0, …]}}`; shapes are the parts' own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from convinspect.errors import BrokenFile
+from convinspect.records import Container, Contents, Problem, Root, Tensor, Version, contiguous
+
+SHARDING = "DCP_SHARDING_INFO"
+OFFSETS = "saved_offsets"
+LAYOUT = "pieces"
+"""Layout of a tensor that is put together from `parts`, in the order of where they begin."""
+
+_NAMED = re.compile(r"shard-(\d+)-.*\.safetensors")
+_MAY_BE_FIRST = (
+    f"its {SHARDING} has every tensor begin at 0, as a save by one process and the first shard of several have it:"
+    " if several processes wrote it, the shapes are those of parts"
+)
+_MOST_COMPARED = 300
+"""Of a tensor with more pieces that are cut along several dimensions, only the sum of their sizes is compared."""
+
+Where = tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """A part of a tensor, and where in the whole it begins."""
+
+    begin: Where
+    tensor: Tensor
+
+    @property
+    def end(self) -> Where:
+        """The first index beyond it, in each dimension."""
+        return tuple(map(sum, zip(self.begin, self.tensor.shape, strict=True)))
+
+
+def names_of_pieces(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of a folder's files that are named as shards of tensors."""
+    return tuple(name for name in names if _NAMED.fullmatch(name))
+
+
+def is_piece(contents: Contents) -> bool:
+    """Whether a single file says where in others its tensors begin."""
+    return SHARDING in contents.metadata
+
+
+def alone(contents: Contents) -> Contents:
+    """One shard that was opened by itself: with a problem, unless nothing shows that others belong to it."""
+    begins = _begins(contents)
+    others = names_of_pieces([one.name for one in contents.path.parent.iterdir()])
+    if not any(map(any, begins.values())) and len(others) < 2:
+        # The first shard of several looks so too, where its siblings are not beside it.
+        return contents._replace(notes=(*contents.notes, _MAY_BE_FIRST))
+    problem = Problem("it holds parts of tensors, and the shapes are the parts' own", "open the folder with all shards")
+    return contents._replace(problems=(*contents.problems, problem))
+
+
+def _begins(contents: Contents) -> dict[str, Where]:
+    """Where each tensor begins.
+
+    Raises:
+        BrokenFile: The metadata are malformed.
+    """
+    import json
+
+    try:
+        info = json.loads(contents.metadata[SHARDING])
+        begins = {str(key): tuple(entry[OFFSETS]) for key, entry in info.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BrokenFile(f"its {SHARDING} is malformed", "save it again", contents.path) from None
+    if not all(type(at) is int and 0 <= at < 2**63 for begin in begins.values() for at in begin):
+        raise BrokenFile(f"its {SHARDING} is malformed", "save it again", contents.path)
+    return begins
+
+
+def read_pieces(folder: Path, names: Sequence[str], read_file: Callable[[Path], Contents]) -> Contents:
+    """The whole tensors of a folder of shards.
+
+    Raises:
+        ConvInspectError: A shard cannot be read, or its metadata are malformed.
+    """
+    pieces: dict[str, list[Piece]] = {}
+    versions: dict[Path, Version] = {}
+    problems: list[Problem] = _gaps(names)
+    metadata: dict[str, str] = {}
+    size = 0
+    for name in names:
+        contents = read_file(folder / name)
+        begins = _begins(contents) if is_piece(contents) else {}
+        size, versions = size + contents.nbytes_on_disk, {**versions, **contents.versions}
+        metadata |= contents.metadata
+        problems += [Problem(f"shard {name}: {problem.what}", problem.remedy) for problem in contents.problems]
+        for tensor in contents.roots[0].tensors:
+            begin = begins.get(tensor.key, (0,) * len(tensor.shape))
+            if len(begin) != len(tensor.shape):
+                problems.append(Problem(f"shard {name}: {tensor.key!r} begins at {list(begin)}, shape {tensor.shape}"))
+                continue
+            pieces.setdefault(tensor.key, []).append(Piece(begin, tensor))
+    metadata.pop(SHARDING, None)
+    tensors = [_joined(found) for found in pieces.values()]
+    for found in pieces.values():
+        problems += _faults(found)
+    note = f"put together from the pieces in {len(names):,} shards, as their {SHARDING} says"
+    root = Root("", "model", tuple(tensors))
+    return Contents(
+        folder, Container.SAFETENSORS, (root,), size, tuple(problems), (note,), metadata, (), versions, len(names)
+    )
+
+
+def _gaps(names: Sequence[str]) -> list[Problem]:
+    """A problem for each number below the largest that no shard has."""
+    there = {int(match[1]) for name in names if (match := _NAMED.fullmatch(name))}
+    lost = [number for number in range(1, max(there, default=0)) if number not in there] if max(there) < 10**6 else []
+    return [Problem(f"shard {number} is not there", "get it too") for number in lost[:100]]
+
+
+def _joined(pieces: Sequence[Piece]) -> Tensor:
+    """The whole tensor."""
+    if len(pieces) == 1 and not any(pieces[0].begin):
+        return pieces[0].tensor
+    first = pieces[0].tensor
+    shape = _whole(pieces)
+    in_order = sorted(pieces, key=lambda piece: piece.begin)
+    parts = tuple(piece.tensor for piece in in_order if len(piece.begin) == len(shape))
+    return Tensor(first.key, first.dtype, shape, contiguous(shape), layout=LAYOUT, parts=parts)
+
+
+def _whole(pieces: Sequence[Piece]) -> tuple[int, ...]:
+    dims = min(len(piece.begin) for piece in pieces)
+    return tuple(max(piece.end[axis] for piece in pieces) for axis in range(dims))
+
+
+def _faults(pieces: Sequence[Piece]) -> list[Problem]:
+    """What is wrong with the pieces of one tensor: other dtypes or dimensions, overlaps, holes."""
+    key = pieces[0].tensor.key
+    if len({(piece.tensor.dtype, len(piece.begin)) for piece in pieces}) > 1:
+        return [Problem(f"pieces of {key!r} differ in dtype or number of dimensions", "save it again")]
+    filled = sorted(piece for piece in pieces if piece.tensor.numel)
+    if len(filled) <= _MOST_COMPARED or sum(size > 1 for size in _whole(pieces)) < 2:
+        for before, after in _neighbours(filled):
+            corners = zip(before.begin, before.end, after.begin, after.end, strict=True)
+            if all(begin < other_end and other < end for begin, end, other, other_end in corners):
+                places = f"{list(before.begin)} and {list(after.begin)}"
+                return [Problem(f"pieces of {key!r} overlap, those that begin at {places}", "save it again")]
+    missing = math.prod(_whole(pieces)) - sum(piece.tensor.numel for piece in filled)
+    if missing:
+        return [Problem(f"pieces of {key!r} leave {missing:,} of its numbers out", "get the other shards too")]
+    return []
+
+
+def _neighbours(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
+    """Pairs that may overlap: in order, each with those that begin before it ends in the first dimension."""
+    for at, piece in enumerate(pieces):
+        for other in pieces[at + 1 :]:
+            if other.begin[:1] >= piece.end[:1]:
+                break
+            yield piece, other
+
+
+def axis_of(tensor: Tensor) -> int | None:
+    """The one dimension along which its parts follow each other; None if it is cut along several, or some are lost."""
+    axes = {axis for part in tensor.parts for axis, size in enumerate(part.shape) if size != tensor.shape[axis]}
+    axis = next(iter(axes), 0)
+    whole = len(axes) < 2 and sum(part.shape[axis] for part in tensor.parts) == tensor.shape[axis]
+    return axis if whole else None
+
+
+def with_new_ranks(info: str, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> str:
+    """The metadata's JSON after tensors got or lost dimensions of size 1 at their end, or other names."""
+    import json
+
+    entries = json.loads(info)
+    for key, shape in shapes.items():
+        begin = entries[key][OFFSETS] if key in entries else None
+        if begin is not None:
+            entries[key][OFFSETS] = [*begin[: len(shape)], *([0] * (len(shape) - len(begin)))]
+    plain = info.isascii()
+    return json.dumps({names.get(key, key): entry for key, entry in entries.items()}, ensure_ascii=plain)

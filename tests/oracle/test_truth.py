@@ -1,0 +1,48 @@
+"""What is said of random models is what PyTorch says, what is written computes the same, what is verified is so.
+
+`CASES=20000` draws as many, `python tests/oracle/draw.py` by hand tells what was seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from support.drawing import cases, training
+from support.drawing.leaves import LEAVES
+
+CASES = int(os.environ.get("CASES", "500"))
+TRAININGS = CASES * 2 // 5
+CHUNKS = 10
+
+
+def _folder(parent: Path, seed: int) -> Path:
+    folder = parent / str(seed)
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_what_is_said_and_written_is_so(chunk: int, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(chunk, CASES, CHUNKS):
+        seen += cases.run(seed, _folder(tmp_path, seed))
+    # A check that everything is refused by would hold too.
+    assert seen["modules"] > seen["cases"]
+    assert seen["conversions"] > seen["cases"] // 4
+    assert seen["verified"] > seen["cases"] // 4
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_resumed_training_moves_as_the_run_that_went_on(chunk: int, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(chunk, TRAININGS, CHUNKS):
+        seen += training.run(seed, _folder(tmp_path, seed))
+    assert seen["resumed"] > TRAININGS // CHUNKS // 8
+
+
+def test_all_kinds_of_leaves_are_drawn() -> None:
+    assert len(LEAVES) >= 60
