@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.pieces import names_of_pieces, read_pieces
+from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
 from convinspect.formats.roots import main_root
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
@@ -117,7 +117,7 @@ def _combined(
     named = Counter(weight_map.values())
     for shard in shards:
         try:
-            contents = read_file(folder / shard)
+            contents = of_an_index(read_file(folder / shard))
             held = main_root(contents.roots)
             shard_tensors = {tensor.key: tensor for tensor in held.tensors}
         except ConvInspectError as error:
@@ -148,7 +148,10 @@ def _combined(
         raise NotThere(problems[0].what, remedy, path)
     actual_totals = totals(tensors.values())
     if total is not None and not problems and total not in actual_totals:
-        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
+        told = f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}"
+        problem = lost(metadata, told)
+        problems += [problem] if problem else []
+        notes += [] if problem else [told]
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
