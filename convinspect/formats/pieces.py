@@ -22,6 +22,10 @@ LAYOUT = "pieces"
 
 _SAVE_ALL = "save it again with save_distributed=True, or give the writer the full state_dict"
 _NAMED = re.compile(r"shard-(\d+)-.*\.safetensors")
+_MAY_BE_FIRST = (
+    f"its {SHARDING} has every tensor begin at 0, as a save by one process and the first shard of several have it:"
+    " if several processes wrote it, the shapes are those of parts"
+)
 _MOST_COMPARED = 300
 """Of a tensor with more pieces that are cut along several dimensions, only the sum of their sizes is compared."""
 
@@ -90,7 +94,8 @@ def alone(contents: Contents) -> Contents:
     begins = _begins(contents)
     others = names_of_pieces([one.name for one in contents.path.parent.iterdir()])
     if not any(map(any, begins.values())) and len(others) < 2:
-        return contents
+        # The first shard of several looks so too, where its siblings are not beside it.
+        return contents._replace(notes=(*contents.notes, _MAY_BE_FIRST))
     problem = Problem("it holds parts of tensors, and the shapes are the parts' own", "open the folder with all shards")
     return contents._replace(problems=(*contents.problems, problem))
 

@@ -447,6 +447,14 @@ def test_a_layer_that_only_its_name_calls_an_embedding_is_a_linear_if_it_is_name
     assert (report.equal, report.strength) == (True, "layer")
 
 
+def test_a_layer_that_stays_is_run_with_the_settings_that_the_model_records(tmp_path: Path) -> None:
+    """Its state_dict does not record them."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2, padding=1), nn.Linear(4, 3))
+    torch.save(model, tmp_path / "a.pt")
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="conv1d", state_dict=True)
+    assert convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt", layer="*").equal
+
+
 def with_optimizer() -> tuple[State, State]:
     """A checkpoint with Adam's state and an EMA copy, and its right conversion."""
     torch.manual_seed(0)

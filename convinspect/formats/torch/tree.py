@@ -14,6 +14,7 @@ from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
 from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
 from convinspect.formats.torch.attributes import state_of as state_of
+from convinspect.formats.torch.native import convolution_state, is_native, stored_in
 from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
 from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
 from convinspect.records import Module, Root, Tensor
@@ -103,6 +104,11 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
         if tensor is not None:
             scan.tensors.setdefault(container, []).append(tensor)
             tensors += 1
+            continue
+        if is_native(node):
+            found = [tensor_of(part, key, storage_of) for key, part in stored_in(name, node)]
+            scan.tensors.setdefault(container, []).extend(tensor for tensor in found if tensor is not None)
+            tensors += len(found)
             continue
         path = (*container, name) if len(levels) > 1 else ()
         parts = module_parts(node)
@@ -207,6 +213,10 @@ def module_parts(node: Any) -> Parts | None:
     if name in _FX:
         body = pairs_of(arguments(node)[0]) if arguments(node) else None
         state = {str(key): value for key, value in body or ()} | state
+    if not state:
+        state = convolution_state(node)
+        if state:
+            return _script_parts(built_class(node), state)
     if name.startswith(_SCRIPT):
         return _script_parts(name, state)
     if "_modules" not in state or not ("_parameters" in state or "_buffers" in state):
@@ -214,8 +224,8 @@ def module_parts(node: Any) -> Parts | None:
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
     for key, value in state.items():
-        if function_name(value) == "torch.ScriptObject":
-            tensors += _packed(key, value)
+        if is_native(value):
+            tensors += stored_in(key, value)
     return Parts(
         built_class(node),
         tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
@@ -224,24 +234,19 @@ def module_parts(node: Any) -> Parts | None:
     )
 
 
-def _packed(key: str, node: Call) -> list[tuple[str, Any]]:
-    """Calls in the state of a C++ object of PyTorch. Quantized layers keep weight and bias there: `((w, b), class)`."""
-    calls: list[tuple[str, Any]] = []
-    todo: list[tuple[Any, int]] = [(state, 0) for state in reversed(node.states)]
-    while todo:
-        part, depth = todo.pop()
-        if isinstance(part, Tuple) and depth < 4 and len(part.items) < 16:
-            todo += [(item, depth + 1) for item in reversed(part.items)]
-        elif isinstance(part, Call):
-            calls.append((f"{key}.{len(calls)}", part))
-    return calls
-
-
 def _script_parts(name: str, state: dict[str, Any]) -> Parts:
     """The parts of a TorchScript object, which keeps tensors, children and other attributes in one dictionary."""
-    modules = {key: value for key, value in state.items() if (function_name(value) or "").startswith(_SCRIPT)}
-    tensors = {key: value for key, value in state.items() if key not in modules and isinstance(value, Call)}
-    return Parts(name, tuple(tensors.items()), tuple(modules.items()), plain_attributes(state))
+    modules: list[tuple[str, Any]] = []
+    tensors: list[tuple[str, Any]] = []
+    for key, value in state.items():
+        called = function_name(value) or ""
+        if is_native(value):
+            tensors += stored_in(key, value)
+        elif called.startswith(_SCRIPT):
+            modules.append((key, value))
+        elif isinstance(value, Call):
+            tensors.append((key, value))
+    return Parts(name, tuple(tensors), tuple(modules), plain_attributes(state))
 
 
 def _named(node: Any) -> list[tuple[str, Any]]:
