@@ -66,13 +66,13 @@ def of_an_index(contents: Contents) -> Contents:
     return contents._replace(problems=(*contents.problems, problem))
 
 
-def lost(metadata: Sequence[Mapping[str, str]], told: str) -> Problem | None:
+def lost(metadata: Sequence[Mapping[str, str]], told: str) -> list[Problem]:
     """What it means that the shards of an index hold other bytes than it says (`told`): where PyTorch's distributed
     writer made them, processes wrote their parts into one file, each over the others'.
     """
     if not any(SHARDING in one for one in metadata):
-        return None
-    return Problem(f"{told}: parts of tensors are missing", _SAVE_ALL)
+        return []
+    return [Problem(f"{told}: parts of tensors are missing", _SAVE_ALL)]
 
 
 def begins_in(info: str) -> dict[str, Where] | None:

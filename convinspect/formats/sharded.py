@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -146,17 +146,25 @@ def _combined(
         is_missing = shards[0] in missing
         remedy = "download the shards into the same folder" if is_missing else problems[0].remedy
         raise NotThere(problems[0].what, remedy, path)
-    actual_totals = totals(tensors.values())
-    if total is not None and not problems and total not in actual_totals:
-        told = f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}"
-        problem = lost(metadata, told)
-        problems += [problem] if problem else []
-        notes += [] if problem else [told]
+    if not problems:
+        problems, notes = _other_total(total, tensors.values(), metadata)
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
         len(shards), pickles, layout, unwritten,
     )  # fmt: skip
+
+
+def _other_total(
+    total: int | None, tensors: Collection[Tensor], metadata: Sequence[Mapping[str, str]]
+) -> tuple[list[Problem], list[str]]:
+    """What to say where the index gives another sum of bytes than the shards hold: problems, and notes."""
+    actual = totals(tensors)
+    if total is None or total in actual:
+        return [], []
+    told = f"the index says {total:,} bytes of tensors, the shards hold {actual[0]:,}"
+    problems = lost(metadata, told)
+    return problems, [] if problems else [told]
 
 
 def _together(metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:
