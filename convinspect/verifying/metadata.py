@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
+from convinspect.formats.pieces import SHARDING, begins_in
 from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
@@ -115,7 +116,14 @@ def _metadata_differ(before: Checkpoint, after: Checkpoint) -> bool:
     `format` may be added, which only says which library the tensors were.
     """
     added = {} if before.shards == after.shards else {"format": after.metadata.get("format")}
-    return {**added, **before.metadata} != {**added, **after.metadata}
+    first, second = {**added, **before.metadata}, {**added, **after.metadata}
+    if SHARDING in first and SHARDING in second:
+        # It has a number for each dimension, which `convert` brings to the new ranks; names are compared elsewhere.
+        begins = [begins_in(str(one.pop(SHARDING))) for one in (first, second)]
+        places = [None if one is None else sorted(one.values()) for one in begins]
+        if None in places or places[0] != places[1]:
+            return True
+    return first != second
 
 
 def _compare_trees(before: Objects, after: Objects) -> Findings:
