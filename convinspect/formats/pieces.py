@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from convinspect.errors import BrokenFile
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version, contiguous
+from convinspect.text import plural
 
 SHARDING = "DCP_SHARDING_INFO"
 OFFSETS = "saved_offsets"
@@ -145,7 +146,7 @@ def read_pieces(folder: Path, names: Sequence[str], read_file: Callable[[Path], 
     tensors = [_joined(found) for found in pieces.values()]
     for found in pieces.values():
         problems += _faults(found)
-    note = f"put together from the pieces in {len(names):,} shards, as their {SHARDING} says"
+    note = f"put together from the pieces in {plural(len(names), 'shard')}, as {SHARDING} says"
     root = Root("", "model", tuple(tensors))
     return Contents(
         folder, Container.SAFETENSORS, (root,), size, tuple(problems), (note,), metadata, (), versions, len(names)

@@ -152,11 +152,27 @@ def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
 
 
 def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
-    """Note tensors that shared their bytes before and no longer do."""
+    """Note tensors that shared their bytes before and no longer do; such of one shape must keep one shape."""
+    split = _split(before, after)
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
     if not lost or after.container is Container.SAFETENSORS:
-        return Findings()
-    return Findings(notes=(f"tied before and separate now: {', '.join(lost[:4])}",))
+        return Findings(split)
+    return Findings(split, notes=(f"tied before and separate now: {', '.join(lost[:4])}",))
+
+
+def _split(before: Checkpoint, after: Checkpoint) -> dict[str, Cause]:
+    """Tensors that were one weight and have several shapes now, so that no model can tie them again."""
+    changed = {}
+    for name, tensor in before.tensors.items():
+        tie = before.tie(name)
+        if not tie or name not in after.tensors or after.tensors[name].shape == tensor.shape:
+            continue
+        shape = after.tensors[name].shape
+        others = (other for other in tie if other in after.tensors and before.tensors[other].shape == tensor.shape)
+        other = next((other for other in others if after.tensors[other].shape != shape), None)
+        if other is not None:
+            changed[name] = because(Why.TIE_SPLIT, shape=shape, other=other, other_shape=after.tensors[other].shape)
+    return changed
 
 
 def compare_tags(before: Checkpoint, after: Checkpoint) -> Findings:
