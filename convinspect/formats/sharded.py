@@ -7,15 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
 from convinspect.formats.roots import main_root
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.record import Pickle
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""

@@ -19,7 +19,7 @@ from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch.tree import state_of
-from convinspect.keys.others import EXTRA_STATE, Other, Value
+from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Container, Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
@@ -88,7 +88,7 @@ def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Ite
         name = ".".join(parts)
         if name not in seen:
             seen.add(name)
-            yield Other(name, Value.OBJECT, "pickled value")
+            yield Other(name, Value.OBJECT, UNREAD)
 
 
 def _split(tensors: list[Tensor], others: tuple[Other, ...]) -> list[Root]:
