@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
 from convinspect.dtypes import ITEMSIZE, nbytes_of
-from convinspect.text import one_line, quoted
+from convinspect.text import one_line, plural, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -224,7 +224,7 @@ class Container(Enum):
         Args:
             shards: Into how many files the checkpoint is split; 0 when it is not.
         """
-        return f"{self.value}, {shards} shards" if shards else self.value
+        return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
 
 
 Version: TypeAlias = tuple[int, ...]

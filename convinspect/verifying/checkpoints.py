@@ -19,7 +19,7 @@ from convinspect.verifying.layer_outputs import Checked, run_layers
 from convinspect.verifying.layers import check_layer, keys_of
 from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties
 from convinspect.verifying.options import VerifyOptions
-from convinspect.verifying.other_roots import compare_copies, compare_roots, expected_edits
+from convinspect.verifying.other_roots import changed_alone, compare_copies, compare_roots, expected_edits
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
 
@@ -53,6 +53,7 @@ def compare_checkpoints(
     parts = [_of_tensors(pairs, excused)]
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
+        parts += [changed_alone(before, after, edits, pairs)]
         parts += [compare_objects(before, after, bool(options.rename))]
         parts += [compare_ties(before, after), compare_tags(before, after)]
     findings = merged(parts)

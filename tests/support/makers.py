@@ -28,9 +28,16 @@ def facts(layer: Layer) -> Facts:
 
 
 def said(path: Path) -> dict[str, Facts]:
-    """What is said of the convolutions and Linear layers of a file."""
+    """What is said of the convolutions and Linear layers of a file; where groups are not recorded, with groups as 1."""
     wanted = {cls.__name__ for cls in (*CONVS, *TRANSPOSED, nn.Linear)}
-    return {name: facts(layer) for name, layer in layers_at(path).items() if layer.kind in wanted}
+    found = {name: layer for name, layer in layers_at(path).items() if layer.kind in wanted}
+    return {name: (layer.kind, _width_in(layer), layer.out_width, layer.kernel_size) for name, layer in found.items()}
+
+
+def _width_in(layer: Layer) -> int | None:
+    if layer.in_width is not None or "assumed" not in layer.tags:
+        return layer.in_width
+    return layer.weight.shape[0 if "Transpose" in layer.kind else 1]
 
 
 def true(model: nn.Module) -> dict[str, Facts]:

@@ -893,3 +893,28 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
         "device is not the same on 2 tensors: cuda:0 became cpu"
         in verify(before, after, VerifyOptions(bits=True)).notes
     )
+
+
+def test_state_and_copies_must_not_change_without_their_weight(tmp_path: Path) -> None:
+    before, right = with_optimizer()
+    for part, name in (("optimizer", "optimizer.state.0.exp_avg"), ("ema", "ema.0.weight")):
+        found = report_of_objects(tmp_path, before, {**before, part: right[part]})
+        assert found.verdict == "different"
+        assert f"{name}: it was reshaped from " in verdict(found)
+
+
+def test_state_must_have_the_shape_of_its_weight(tmp_path: Path) -> None:
+    before, right = with_optimizer()
+    right["optimizer"]["state"][0]["exp_avg"] = before["optimizer"]["state"][0]["exp_avg"].unsqueeze(-1).clone()
+    found = report_of_objects(tmp_path, before, right)
+    assert "optimizer.state.0.exp_avg: it was reshaped from " in verdict(found)
+
+
+def test_one_of_two_tied_weights_must_not_change_alone(tmp_path: Path) -> None:
+    weight = torch.randn(4, 6, 1)
+    before = {"a.weight": weight, "b.weight": weight}
+    alone = {"a.weight": weight.squeeze(-1), "b.weight": weight}
+    both = dict.fromkeys(before, weight.squeeze(-1))
+    assert report_of_objects(tmp_path, before, both).equal
+    found = verdict(report_of_objects(tmp_path, before, alone))
+    assert "a.weight: it is (4, 6), and b.weight, which is the same weight, is (4, 6, 1)" in found

@@ -14,7 +14,6 @@ from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, ConvInspectError, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
-from convinspect.formats.torch.graph import graph_modules
 from convinspect.formats.zip.archive import Archive
 from convinspect.records import Container, Contents, Problem, Root, Tensor
 
@@ -58,6 +57,9 @@ def read_exported(file: File, archive: Archive) -> Contents:
         BrokenFile: A part is missing or malformed.
         RefusedFile: The JSON records are out of proportion to the file.
     """
+    # Imported here, since every zip is asked whether it is one of these.
+    from convinspect.formats.torch.graph import graph_modules
+
     roots: list[Root] = []
     problems: list[Problem] = []
     texts = _Texts(archive)
