@@ -83,6 +83,7 @@ class Checkpoint(Mapping[str, Tensor]):
         prefixes: Wrappers' prefixes that the clean names leave out, each with the number of keys that have it.
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
+        unwritten: The one of them that says why all numbers may be missing; "" where nothing shows that.
         metadata: The file's string metadata.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
@@ -104,7 +105,8 @@ class Checkpoint(Mapping[str, Tensor]):
         flat = contents.container is Container.DISTRIBUTED
         self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root, flat)
         self.problems = contents.problems
-        self.notes = contents.notes
+        self.unwritten = contents.unwritten
+        self.notes = (*contents.notes, contents.unwritten) if contents.unwritten else contents.notes
         self.metadata = contents.metadata
         self.layout = contents.layout
         self.foreign = contents.foreign

@@ -46,6 +46,9 @@ _CODES = (
     Code("wrong-crc", "error", "A record's bytes do not give its stored CRC-32; PyTorch loads it anyway.", AGAIN),
     Code("no-crc", "warning", "A record was stored without a CRC-32 (it is 0), so damage would not show.",
          "save it with torch.serialization.set_crc32_options(True)"),
+    Code("not-written", "warning", "No storage has a CRC-32, though the pickle has one, as"
+         " torch.serialization.skip_data() leaves them: it makes room for the numbers and does not write them.",
+         "write the numbers, or save the file again without skip_data"),
     Code("not-unpacked", "error", "A record cannot be unpacked: damaged, encrypted, a method that PyTorch does not"
          " know, or out of all proportion.", AGAIN),
     Code("end-records", "error", "The records at a zip's end disagree with each other or with its directory, so what"
@@ -75,6 +78,9 @@ _CODES = (
          " save_distributed, and no whole ones.", "open the folder with all shards"),
     Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
          "get all shards of one save into the same folder"),
+    Code("not-loaded", "error", "A tensor for which safetensors.torch refuses the whole file, though its bytes are"
+         " there: a dtype that PyTorch lacks, an empty tensor out of its place, a name that is no text.",
+         "read it with what wrote it, and save it again without that tensor"),
     Code("stale-total", "warning", "An index's total_size is not what its shards hold.", "write the index again"),
     Code("tensor-twice", "error", "Two shards hold a tensor of the same name.", "write the shards again"),
     Code("tensor-missing", "error", "The index names a tensor that its shard does not hold.", "download both again"),

@@ -9,7 +9,8 @@ from typing import Any
 
 from convinspect.checking.findings import NOWHERE, Finding, Note, Place, Progress, Scan, finding
 from convinspect.formats.files import File
-from convinspect.formats.safetensors import RESERVED, header_text
+from convinspect.formats.safetensors import RESERVED, header_text, not_loaded
+from convinspect.records import Contents
 
 NO_CHECKSUMS = "the format keeps no checksums, so a changed number would not show"
 
@@ -32,6 +33,15 @@ def scan_safetensors(file: File) -> Scan[None]:
             message = "its __metadata__ holds more than strings, which safetensors refuses"
             yield finding("bad-metadata", file.path, message)
         yield from _scan_offsets(file, header, 8 + len(text))
+
+
+def scan_not_loaded(contents: Contents) -> Iterator[Finding]:
+    """Tensors of a safetensors file for which its own library refuses the file."""
+    with File(contents.path) as file:
+        base = 8 + int.from_bytes(file.read(0, 8), "little")
+    for root in contents.roots:
+        for key, why in not_loaded(root.tensors, base):
+            yield finding("not-loaded", contents.path, f"{key!r}: {why}", subject=key)
 
 
 def _is_metadata(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
 from convinspect.checking.findings import Finding, Note, Place, Report, Scan, finding
-from convinspect.checking.json_header import parsed, second_place
+from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
@@ -118,6 +118,8 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
     yield from _scan_tensors(contents, codes)
+    if contents.container is Container.SAFETENSORS:
+        yield from scan_not_loaded(contents)
     if values:
         from convinspect.checking.nonfinite import scan_values
 
@@ -178,13 +180,20 @@ def _scan_empty(path: Path, root: Root) -> Iterator[Finding]:
     """Weights without numbers, all of a root in one finding: ZeRO-3 leaves none out."""
     if root.role == "optimizer":
         return
-    empty = [
-        tensor.key for tensor in root.tensors if tensor.shape == (0,) and "weight" in tensor.key.rpartition(".")[2]
-    ]
-    if empty:
+    weights = [tensor for tensor in root.tensors if "weight" in tensor.key.rpartition(".")[2]]
+    empty = [tensor.key for tensor in weights if tensor.shape == (0,)]
+    # Modules of other libraries may have a weight of no numbers by design (e3nn's tensor products), among others that
+    # have some; a layer with a bias has a weight.
+    keys = {tensor.key for tensor in root.tensors} if empty else set()
+    if 2 * len(empty) > len(weights) or any(_bias_beside(key) in keys for key in empty):
         what = f"{plural(len(empty), 'weight')} of {len(root.tensors):,} tensors"
         message = f"{what}: no numbers, shape (0,); the first is {empty[0]!r}"
         yield finding("empty-weight", path, message, subject=empty[0])
+
+
+def _bias_beside(key: str) -> str:
+    parent, dot, _ = key.rpartition(".")
+    return f"{parent}{dot}bias"
 
 
 def _reach(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from convinspect.checking.findings import Finding, Item, Looked, Place, Progress, Scan, finding
+from convinspect.checking.findings import RESAVE, Finding, Item, Looked, Place, Progress, Scan, finding
 from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
 from convinspect.formats.zip.ends import Ends, read_ends
@@ -17,6 +17,7 @@ from convinspect.formats.zip.limits import PIECE, inflated, is_bomb, pieces_of
 from convinspect.formats.zip.structures import DEFLATED, STORED
 
 _MANY_NAMED = 3
+_STORAGE = re.compile(r"([^/]+/)?data/\d+")
 
 
 class Record(NamedTuple):
@@ -223,12 +224,28 @@ def _scan_gap(file: File, start: int, end: int, within: str) -> Iterator[Finding
 
 
 def _scan_missing_sums(file: File, records: Sequence[Record], within: str) -> Iterator[Finding]:
-    """One finding for all records without a CRC-32: PyTorch leaves out all or none."""
+    """One finding for all records without a CRC-32: PyTorch leaves out all, none, or those of the storages."""
     without = [record.entry for record in records if record.unsummed]
     if not without:
+        return
+    storages = [record for record in records if record.entry.size and _STORAGE.fullmatch(record.entry.name)]
+    with_sum = [record for record in records if record.entry.crc and record.entry.name.endswith("data.pkl")]
+    if with_sum and len(storages) == len(without) and all(record.unsummed for record in storages):
+        yield _not_written(file, storages, within)
         return
     filled = sum(1 for record in records if record.entry.size)
     which = "none of its records has" if len(without) == filled else f"{len(without):,} of {filled:,} records lack"
     first = without[0]
     message = f"{which} a CRC-32, the first {first.name!r}, so damage in them would not show"
     yield finding("no-crc", file.path, message, Place(within + first.name, None, None, file.start + first.offset))
+
+
+def _not_written(file: File, storages: Sequence[Record], within: str) -> Finding:
+    """The finding for storages of which none has a CRC-32, though the pickle has one; and whether they are zeros."""
+    first = storages[0].entry
+    pieces = (piece for record in storages for piece in pieces_of(file, record.payload, record.entry.packed))
+    zeros = ", and all are zeros" if not any(piece.strip(b"\0") for piece in pieces) else ", and some hold numbers"
+    message = f"none of its {len(storages):,} storages has a CRC-32, the first {first.name!r}{zeros}"
+    place = Place(within + first.name, None, None, file.start + first.offset)
+    remedy = RESAVE if zeros.endswith("numbers") else ""
+    return finding("not-written", file.path, message, place, remedy=remedy)

@@ -131,12 +131,15 @@ def _show_kernels(
     heatmap: bool,
     sink: Sink,
 ) -> None:
+    from dataclasses import replace
+
     from convinspect.arrays import kernels
     from convinspect.render.matrix import machine_table
     from convinspect.render.table import Block
     from convinspect.report import weights as view
 
     choice = kernels.Choice(*wanted)
+    unwritten = (checkpoint.unwritten,) if checkpoint.unwritten else ()
     things: list[object] = []
     payloads: list[object] = []
     failed: list[ConvInspectError] = []
@@ -144,10 +147,11 @@ def _show_kernels(
         try:
             if kernels.is_kernel(layer):
                 kernel = kernels.load_kernel(layer)
+                kernel = replace(kernel, notes=(*kernel.notes, *unwritten))
                 matrices, notes = list(kernels.matrices(kernel, choice)), kernel.notes
                 payloads.append(view.kernel_payload(kernel, choice))
             else:
-                matrices, notes = list(kernels.other_tensors(layer, choice)), ()
+                matrices, notes = list(kernels.other_tensors(layer, choice)), unwritten
                 payloads.append(view.tensors_payload(layer, matrices))
         except ConvInspectError as error:
             failed.append(error)
@@ -197,5 +201,6 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ..
             advance(layer.weight.nbytes)
     if shown:
         notes = view.assumed_dims([layer for layer, _ in shown])
+        notes += [checkpoint.unwritten] if checkpoint.unwritten else []
         sink.show(view.stats_table(checkpoint, shown, (*notes, *hint)), view.stats_payload(checkpoint, shown))
     _report(checkpoint, failed)

@@ -244,6 +244,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
         *selection.notes,
+        *following.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
         *left_unfused(fused.refused),
@@ -348,7 +349,7 @@ def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, res
     if resaved or options.drop_optimizer or renamed.parameters:
         return ()
     kept = old_names(checkpoint, renamed.edits)
-    return (f"the optimizer's param_names keep the old names: {first_few(kept)}",) if kept else ()
+    return (f"the optimizer keeps the old names: {first_few(kept)}",) if kept else ()
 
 
 def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def assumed(layer: Layer) -> tuple[str, ...]:
     return ("stride 1", "padding 0", "groups 1", *(["not transposed"] if doubt else []))
 
 
-_WORTH_A_WARNING = frozenset({Doubt.USUALLY_STRIDE_2, Doubt.BIAS_DOES_NOT_FIT})
+_WORTH_A_WARNING = frozenset({Doubt.USUALLY_STRIDE_2, Doubt.BIAS_DOES_NOT_FIT, Doubt.MAY_BE_PADDED, Doubt.CALLS_DIFFER})
 
 
 def _warnings(layer: Layer) -> tuple[str, ...]:

@@ -1,24 +1,22 @@
 """What changes with a converted weight: the state that an optimizer keeps for it, and its copies in an EMA.
 
-An optimizer's state_dict identifies parameters by number, not by name: `state[3]["exp_avg"]` belongs to the fourth
-parameter in its param_groups. Which parameter of the model that is follows only from the order, so the state is
-converted only if every shape fits; otherwise the user decides.
+State follows its weight where names tell which is whose, or where all parameters of its shape change alike; otherwise
+the user decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
 from convinspect.converting.ema import copies_beside, copies_in, like
+from convinspect.converting.owners import Fit, owners_of, shapeless
 from convinspect.converting.plan import Plan
-from convinspect.dtypes import FLOATING
+from convinspect.converting.shape_seeing import notes_of, obstacle
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.formats.torch.wrappers import is_wrapped
-from convinspect.keys.wrappers import clean_names
 from convinspect.records import Contents, Edit, Root, Tensor
 
 _WAYS_OUT = Wording(
@@ -37,6 +35,7 @@ class Followers:
         roots: Paths of the roots that contain these tensors; for copies in the root itself, their module.
         left: Paths of roots with such weights that stay unchanged, and keys of such weights in the root itself.
         others: Paths of other models in the file, and of their optimizers.
+        notes: What a user should know of the optimizers, one line each.
         held: Copies and state that no edit can change (Tensor subclasses around others), by their weight's stored key.
     """
 
@@ -45,6 +44,7 @@ class Followers:
     roots: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     held: Mapping[str, Held] = field(default_factory=dict)
 
 
@@ -76,6 +76,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         tuple(path for some in every for path in some.roots),
         tuple(path for some in every for path in some.left),
         tuple(path for some in every for path in some.others),
+        tuple(note for some in every for note in some.notes),
         {key: held for some in every for key, held in some.held.items()},
     )
 
@@ -104,7 +105,8 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
     if states is None:
         return Followers(others=(root.path,))
     held = {owner: Held(edit.tensor, root.role) for owner, edit in states if is_wrapped(edit.tensor)}
-    return Followers(optimizer=tuple(edit for _, edit in states), roots=(root.path,) if states else (), held=held)
+    edits = tuple(edit for _, edit in states)
+    return Followers(edits, roots=(root.path,) if states else (), notes=notes_of(root, edits), held=held)
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
@@ -121,30 +123,95 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     None if the optimizer is another model's and stays unchanged.
 
     Raises:
-        CannotConvert: It is ambiguous which state belongs to which weight.
+        CannotConvert: It is ambiguous which state belongs to which weight, or the state cannot follow its weight.
     """
-    owners = _owners(checkpoint, root)
-    other_models = [model for model in _other_models(checkpoint, plan) if not _owners(model, root).doubt]
-    if owners.doubt and other_models:
+    owners = owners_of(checkpoint, root)
+    fits = [(model, owners_of(model, root).fit) for model in _other_models(checkpoint, plan)]
+    rivals = [model for model, fit in fits if fit > Fit.NOT and fit >= owners.fit]
+    if rivals and any(fit > owners.fit for _, fit in fits):
         return None
-    if owners.doubt:
+    if owners.fit == Fit.NOT:
         raise CannotConvert(owners.doubt, _WAYS_OUT)
-    if other_models and root.parameter_names is None:
+    if rivals and not owners.named and not _are_snapshots(checkpoint, rivals):
         raise CannotConvert(
             f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
-            f" {other_models[0].root.path!r}, which stays unchanged",
+            f" {rivals[0].root.path!r}, which stays unchanged",
             _WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}
-    states = []
-    for tensor in root.tensors:
-        number, _ = _number_and_name(tensor.key)
-        owner = owners.by_id.get(number or "")
-        if owner is not None and tensor.shape and id(owner) in edits:
-            states.append((owner.key, like(tensor, edits[id(owner)])))
-    if len(root.parameters or ()) > 1 and root.parameter_names is None:
-        _check_without_order(root, plan, list(owners.by_id.values()))
-    return states
+    if owners.flat:
+        return _of_flat(root, plan)
+    return [
+        pair
+        for number, candidates in owners.candidates.items()
+        for pair in _following(root, owners.states.get(number, ()), candidates, edits, checkpoint)
+    ]
+
+
+def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
+    """No edits: a reshape leaves one vector of all numbers as it is. A transposition does not."""
+    if any(edit.transposed for edit in plan.edits):
+        problem = (
+            f"the optimizer at {root.path!r} keeps all parameters as one vector, in which weights cannot be turned"
+        )
+        raise CannotConvert(problem, _WAYS_OUT)
+    return []
+
+
+def _following(
+    root: Root,
+    states: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    edits: Mapping[int, Edit],
+    checkpoint: Checkpoint,
+) -> list[tuple[str, Edit]]:
+    """Edits of one parameter's state, each with the stored key of a weight that it may belong to.
+
+    Args:
+        root: The optimizer.
+        states: The state's tensors.
+        candidates: The parameters that it may belong to.
+        edits: The plan's, by the id of the tensor.
+        checkpoint: The model.
+
+    Raises:
+        CannotConvert: Some candidates change and others do not, or the state cannot follow.
+    """
+    changes = [edits.get(id(candidate)) for candidate in candidates]
+    edit = next((change for change in changes if change is not None), None)
+    shaped = [tensor for tensor in states if not shapeless(tensor)]
+    if edit is None or not states:
+        return []
+    shape = edit.tensor.shape
+    if any(change is None or change[1:4] != edit[1:4] for change in changes):
+        stays = next((one.key for one, change in zip(candidates, changes, strict=True) if change is None), "")
+        apart = f"{edit.tensor.key} changes and {stays} does not" if stays else "they change differently"
+        problem = f"the optimizer at {root.path!r} keeps no names, and of the parameters of shape {shape} {apart}"
+        # What is called otherwise than a weight may be a buffer, of which an optimizer knows nothing.
+        buffer = stays and not stays.endswith("weight") and checkpoint.known_parameters is None
+        by_model = (" (", Option("model", None), " tells them from buffers)") if buffer else ()
+        raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), _WAYS_OUT)
+    why = obstacle(root, states, edit)
+    odd = next((tensor for tensor in shaped if tensor.shape != shape), None)
+    if why is None and odd is not None:
+        why = f"the optimizer at {root.path!r} keeps {odd.key} in shape {odd.shape}, but {edit.tensor.key} has {shape}"
+    if why is not None:
+        raise CannotConvert(why, _WAYS_OUT)
+    # A wrapped state holds back whichever weight it may belong to; every other follows whichever it is.
+    return [
+        (owner.key, like(tensor, edit))
+        for tensor in shaped
+        for owner in (candidates if is_wrapped(tensor) else [edit.tensor])
+    ]
+
+
+def _are_snapshots(checkpoint: Checkpoint, rivals: Sequence[Checkpoint]) -> bool:
+    """Whether models are the same one at other times (`models.latest`, `models.best`) beside a single optimizer."""
+    own = [(name, tensor.shape, tensor.dtype) for name, tensor in checkpoint.tensors.items()]
+    alone = sum(root.role == "optimizer" for root in checkpoint.roots) == 1
+    return alone and all(
+        own == [(name, tensor.shape, tensor.dtype) for name, tensor in rival.tensors.items()] for rival in rivals
+    )
 
 
 def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
@@ -155,73 +222,3 @@ def _other_models(checkpoint: Checkpoint, plan: Plan) -> list[Checkpoint]:
     ]
     staying = [root for root in models if len(copies_in(checkpoint, plan, root).edits) < len(plan.edits)]
     return [Checkpoint(Contents(checkpoint.path, checkpoint.container, (root,), 0)) for root in staying]
-
-
-class _Owners(NamedTuple):
-    """An optimizer's ids → the parameters that they belong to; or the reason why they cannot be matched."""
-
-    by_id: dict[str, Tensor]
-    doubt: str = ""
-
-
-def _owners(checkpoint: Checkpoint, root: Root) -> _Owners:
-    """Match by the parameters' names if the optimizer has them, else by their order."""
-    ids = [str(number) for group in root.parameters or () for number in group]
-    parameters = [tensor for tensor in checkpoint.parameters() if tensor.dtype in FLOATING]
-    optimizer = f"the optimizer at {root.path!r}"
-    if root.parameter_names is not None:
-        named = _by_name(checkpoint, root.parameter_names)
-        if named is None:
-            name = root.parameter_names[0]
-            return _Owners({}, f"{optimizer} names parameters that the model does not have ({name})")
-        parameters = named
-    if root.parameters is None or len(ids) != len(parameters):
-        numbers = f"{optimizer} has {len(ids)} parameters and the model {len(parameters)}"
-        by_names = () if checkpoint.known_parameters is not None else (
-            " by its names (", Option("model", None), " tells them from buffers)",
-        )  # fmt: skip
-        return _Owners({}, Wording(numbers, *by_names, ", so which state belongs to which weight cannot be told"))
-    by_id = dict(zip(ids, parameters, strict=True))
-    for tensor in root.tensors:
-        number, name = _number_and_name(tensor.key)
-        if number is None:
-            continue
-        if number not in by_id:
-            return _Owners({}, f"{optimizer} keeps state for no known parameter")
-        owner = by_id[number]
-        # A state without dimensions is the step count.
-        if tensor.shape and tensor.shape != owner.shape:
-            shapes = f"in shape {tensor.shape}, but {owner.key} has {owner.shape}"
-            return _Owners({}, f"{optimizer} keeps {name!r} of parameter {number} {shapes}")
-    return _Owners(by_id)
-
-
-def _by_name(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | None:
-    """The model's tensors with these names, which may lack its prefix; None if one is missing."""
-    first = clean_names([names[0]])[0]
-    prefixes = ["", *(name.removesuffix(first) for name in checkpoint.tensors if name.endswith(f".{first}"))]
-    for prefix in prefixes:
-        tensors = [checkpoint.tensors.get(prefix + name) for name in clean_names(list(names))]
-        if all(tensor is not None for tensor in tensors):
-            return [tensor for tensor in tensors if tensor is not None]
-    return None
-
-
-def _number_and_name(key: str) -> tuple[str | None, str]:
-    parts = key.split(".")
-    return (parts[1], ".".join(parts[2:])) if len(parts) > 2 and parts[0] == "state" else (None, "")
-
-
-def _check_without_order(root: Root, plan: Plan, parameters: Sequence[Tensor]) -> None:
-    """Refuse groups whose order may not be the model's.
-
-    Then parameters of equal shape can be mixed up, which is harmless only if all parameters of that shape change.
-    """
-    changed = {edit.tensor.key: edit for edit in plan.edits}
-    shapes = {edit.tensor.shape for edit in plan.edits}
-    if any(tensor.shape in shapes and tensor.key not in changed for tensor in parameters):
-        raise CannotConvert(
-            f"the optimizer at {root.path!r} has several parameter groups, and some weights of the same shape do not"
-            " change, so which state belongs to which cannot be told",
-            _WAYS_OUT,
-        )

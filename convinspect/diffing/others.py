@@ -7,7 +7,7 @@ to the module, and refuses to copy what is no tensor into a parameter.
 from __future__ import annotations
 
 from convinspect.diffing.differences import Difference, Kind
-from convinspect.keys.others import EXTRA_STATE, Other, Value
+from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Tensor
 
 _STRAY = "no module keeps such a key: B does not load strictly with it either"
@@ -40,12 +40,18 @@ def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool) -> Diffe
     tensor_a, tensor_b = (side if isinstance(side, Tensor) else None for side in sides)
     other_a, other_b = (side if isinstance(side, Other) else None for side in sides)
     kind, unread = Kind.NO_TENSOR, False
-    if other_a is not None and other_b is not None and other_a.what == other_b.what:
+    if other_a is not None and other_b is not None and _may_be_alike(other_a, other_b):
         kind, unread = Kind.SAME, values and not (other_a.text and other_b.text)
         if values and other_a.value is Value.OBJECT:
             kind = Kind.NOT_COMPARED if unread else Kind.SAME if other_a.text == other_b.text else Kind.VALUES_DIFFER
         unread = unread and kind == Kind.NOT_COMPARED
     return Difference(name, kind, tensor_a, tensor_b, _obstacle(a, b), unread=unread, other_a=other_a, other_b=other_b)
+
+
+def _may_be_alike(a: Other, b: Other) -> bool:
+    """Whether nothing shows that the values are of different types."""
+    objects = a.value is b.value is Value.OBJECT
+    return a.what == b.what or (objects and UNREAD in (a.what, b.what))
 
 
 def _obstacle(a: Tensor | Other, b: Tensor | Other) -> str:

@@ -12,11 +12,6 @@ from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import pieces, sharded
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
-from convinspect.formats.torch import archive as torch_zip
-from convinspect.formats.torch import distributed, exported
-from convinspect.formats.zip.archive import Archive
-from convinspect.formats.zip.ends import find_directory
-from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Contents
 
 if TYPE_CHECKING:
@@ -49,9 +44,14 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
     def read_file(path: Path) -> Contents:
         return _read_file(path, keep_pickles)
 
-    if distributed.is_distributed(path):
-        return distributed.read_distributed(path, pickle)
-    if path.is_dir():
+    is_folder = path.is_dir()
+    if is_folder or path.name.startswith("."):
+        # Imported here, as all that only some checkpoints need: a listing of one safetensors file is a third faster.
+        from convinspect.formats.torch import distributed
+
+        if distributed.is_distributed(path):
+            return distributed.read_distributed(path, pickle)
+    if is_folder:
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:
         head = file.read(0, 64)
@@ -72,11 +72,13 @@ def _read_file(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> 
 
 def _read_opened(file: File, pickle: Pickle | None) -> Contents:
     head = file.read(0, 64)
-    if is_zip(head):
-        return _read_zip(file, pickle)
     if is_safetensors(head):
         return read_safetensors(file)
-    # Imported here, since few files have these formats and other files open faster without them.
+    # Imported here, since other files open faster without what these formats need.
+    from convinspect.formats.zip.structures import is_zip
+
+    if is_zip(head):
+        return _read_zip(file, pickle)
     from convinspect.formats.torch import legacy
     from convinspect.formats.unsupported import unsupported_file_error
 
@@ -88,6 +90,11 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
 
 
 def _read_zip(file: File, pickle: Pickle | None) -> Contents:
+    from convinspect.formats.torch import archive as torch_zip
+    from convinspect.formats.torch import exported
+    from convinspect.formats.zip.archive import Archive
+    from convinspect.formats.zip.ends import find_directory
+
     if find_directory(file) is None:
         from convinspect.formats.torch.truncated import read_cut_zip
 

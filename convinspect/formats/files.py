@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.errors import CutShort, NotThere, unreadable
-from convinspect.formats.pickle.machine import Read
 from convinspect.records import Version
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.machine import Read
 
 # Opening a pipe without a writer must not wait for one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)

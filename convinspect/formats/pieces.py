@@ -14,13 +14,19 @@ from typing import NamedTuple
 
 from convinspect.errors import BrokenFile
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version, contiguous
+from convinspect.text import plural
 
 SHARDING = "DCP_SHARDING_INFO"
 OFFSETS = "saved_offsets"
 LAYOUT = "pieces"
 """Layout of a tensor that is put together from `parts`, in the order of where they begin."""
 
+_SAVE_ALL = "save it again with save_distributed=True, or give the writer the full state_dict"
 _NAMED = re.compile(r"shard-(\d+)-.*\.safetensors")
+_MAY_BE_FIRST = (
+    f"its {SHARDING} has every tensor begin at 0, as a save by one process and the first shard of several have it:"
+    " if several processes wrote it, the shapes are those of parts"
+)
 _MOST_COMPARED = 300
 """Of a tensor with more pieces that are cut along several dimensions, only the sum of their sizes is compared."""
 
@@ -49,12 +55,48 @@ def is_piece(contents: Contents) -> bool:
     return SHARDING in contents.metadata
 
 
+def of_an_index(contents: Contents) -> Contents:
+    """A shard of an index, whose tensors must be whole: with a problem where they begin within others.
+
+    Raises:
+        BrokenFile: The metadata are malformed.
+    """
+    if not is_piece(contents) or not any(map(any, _begins(contents).values())):
+        return contents
+    problem = Problem("it holds parts of tensors, where the index promises whole ones", _SAVE_ALL)
+    return contents._replace(problems=(*contents.problems, problem))
+
+
+def lost(metadata: Sequence[Mapping[str, str]], told: str) -> list[Problem]:
+    """What it means that the shards of an index hold other bytes than it says (`told`): where PyTorch's distributed
+    writer made them, processes wrote their parts into one file, each over the others'.
+    """
+    if not any(SHARDING in one for one in metadata):
+        return []
+    return [Problem(f"{told}: parts of tensors are missing", _SAVE_ALL)]
+
+
+def begins_in(info: str) -> dict[str, Where] | None:
+    """Where each tensor of a file begins, by its metadata; zeros at the end, which follow the rank, are left out."""
+    import json
+
+    try:
+        begins = {str(key): list(entry[OFFSETS]) for key, entry in json.loads(info).items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    for begin in begins.values():
+        while begin and begin[-1] == 0:
+            begin.pop()
+    return {key: tuple(begin) for key, begin in begins.items()}
+
+
 def alone(contents: Contents) -> Contents:
     """One shard that was opened by itself: with a problem, unless nothing shows that others belong to it."""
     begins = _begins(contents)
     others = names_of_pieces([one.name for one in contents.path.parent.iterdir()])
     if not any(map(any, begins.values())) and len(others) < 2:
-        return contents
+        # The first shard of several looks so too, where its siblings are not beside it.
+        return contents._replace(notes=(*contents.notes, _MAY_BE_FIRST))
     problem = Problem("it holds parts of tensors, and the shapes are the parts' own", "open the folder with all shards")
     return contents._replace(problems=(*contents.problems, problem))
 
@@ -104,7 +146,7 @@ def read_pieces(folder: Path, names: Sequence[str], read_file: Callable[[Path], 
     tensors = [_joined(found) for found in pieces.values()]
     for found in pieces.values():
         problems += _faults(found)
-    note = f"put together from the pieces in {len(names):,} shards, as their {SHARDING} says"
+    note = f"put together from the pieces in {plural(len(names), 'shard')}, as {SHARDING} says"
     root = Root("", "model", tuple(tensors))
     return Contents(
         folder, Container.SAFETENSORS, (root,), size, tuple(problems), (note,), metadata, (), versions, len(names)

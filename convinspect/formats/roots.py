@@ -60,6 +60,8 @@ def root_at(roots: tuple[Root, ...], path: str, flat: bool = False) -> Root:
     inside = [root for root in roots if root.path.startswith(below)]
     if not inside and flat:
         inside = [_beginning(root, below) for root in roots if any(t.key.startswith(below) for t in root.tensors)]
+        if len(inside) == 1:
+            return inside[0]
     if not inside:
         names = ", ".join(root.path or "." for root in roots[:8])
         raise NotThere(f"no tensors lie at root {path!r}", f"the roots are: {names}")
@@ -79,4 +81,6 @@ def _beginning(root: Root, below: str) -> Root:
     """The tensors of a root whose keys begin so, as a root of its own without that beginning."""
     tensors = [tensor for tensor in root.tensors if tensor.key.startswith(below)]
     cut = tuple(tensor._replace(key=tensor.key.removeprefix(below)) for tensor in tensors)
-    return Root(below.removesuffix("."), root.role, cut)
+    others = [other for other in root.others if other.key.startswith(below)]
+    kept = tuple(other._replace(key=other.key.removeprefix(below)) for other in others)
+    return Root(below.removesuffix("."), root.role, cut, others=kept)

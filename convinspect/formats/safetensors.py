@@ -7,6 +7,7 @@ no overlaps and no gaps, at most 100 MB of header.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.dtypes import nbytes_of
@@ -26,6 +27,8 @@ _DTYPES = {
     "F4": "float4_e2m1fn", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+_PARTS_OF_BYTES = {"float6_e2m3fn": 6, "float6_e3m2fn": 6, "float4_e2m1fn": 4}
+"""Bits of a number, of the dtypes that PyTorch has none for: safetensors.torch refuses a file with one."""
 _LONGEST_HEADER = 100_000_000
 _LARGE_HEADER = 8_000_000
 """Bytes, enough for some 70,000 tensors. A larger header must not exceed the tensors' bytes."""
@@ -58,13 +61,17 @@ def read_safetensors(file: File) -> Contents:
     if not tensors:
         raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
     end = _check_layout(tensors, file.start + 8 + length)
+    # Few files hold anything of what it looks for.
+    unusual = any(kind.dtype in _PARTS_OF_BYTES or not kind.nbytes for kind in cache.values())
+    unusual = unusual or len(cache) == _MOST_KINDS or b"\\ud" in text or b"\\uD" in text
+    refused = not_loaded(tensors, file.start + 8 + length) if unusual else []
     return Contents(
         file.path,
         Container.SAFETENSORS,
         (Root("", "model", tuple(tensors)),),
         file.size,
         _problems(file, tensors, end),
-        _notes(file, tensors, file.start + 8 + length, end),
+        (*_notes(file, tensors, file.start + 8 + length, end), *_refusal(refused)),
         {str(key): str(value) for key, value in metadata.items()},
         layout=layout,
     )
@@ -176,6 +183,9 @@ def _tensor(file: File, key: str, entry: Any, base: int, cache: _KindCache) -> T
             cache[cache_key] = kind
     begin, end = offsets
     nbytes = kind.nbytes
+    if dtype in _PARTS_OF_BYTES and math.prod(kind.shape) * _PARTS_OF_BYTES[dtype] % 8:
+        what = f"{kind.shape} of {code} ends within a byte, which the format forbids"
+        raise BrokenFile(f"tensor {key!r}: {what}", "save it again")
     if end - begin != nbytes:
         raise BrokenFile(f"tensor {key!r}: {end - begin:,} bytes are no {code} of shape {kind.shape}", _AGAIN)
     start = base + begin
@@ -207,6 +217,43 @@ def _check_layout(tensors: list[Tensor], begin: int) -> int:
         if nbytes:
             end, last = start + nbytes, key
     return end
+
+
+def not_loaded(tensors: Iterable[Tensor], begin: int) -> list[tuple[str, str]]:
+    """Tensors for which the safetensors library refuses the whole file, though all bytes are there: name and why.
+
+    Checked with safetensors 0.8. A gap is one reason more; it is reported as such.
+
+    Args:
+        tensors: Of the file.
+        begin: Offset in the file where the header ends.
+    """
+    found: list[tuple[str, str]] = []
+    end = begin
+    places = [(tensor.storage.start or 0, tensor.storage.nbytes, tensor) for tensor in tensors if tensor.storage]
+    for start, nbytes, (key, dtype, *_) in sorted(places):
+        if dtype in _PARTS_OF_BYTES:
+            code = next(code for code, name in _DTYPES.items() if name == dtype)
+            odd = " with an odd last dimension" if code == "F4" else ""
+            found.append((key, f"PyTorch has no dtype for {code}{odd}"))
+        elif not nbytes and start != end:
+            found.append((key, "it is empty, and does not lie where the tensor before it ends"))
+        elif not key.isascii() and _is_no_text(key):
+            found.append((key, "its name is no Unicode text"))
+        end = max(end, start + nbytes)
+    return found
+
+
+def _refusal(refused: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """A line that safetensors refuses the file, where it does."""
+    if refused:
+        more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+        yield "safetensors.torch does not load this file: {!r}: {}{}".format(*refused[0], more)
+
+
+def _is_no_text(key: str) -> bool:
+    """Whether a name holds half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    return any("\ud800" <= char <= "\udfff" for char in key)
 
 
 def _problems(file: File, tensors: list[Tensor], end: int) -> tuple[Problem, ...]:

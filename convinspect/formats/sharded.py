@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
-from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.pieces import names_of_pieces, read_pieces
+from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
 from convinspect.formats.roots import main_root
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
+
+if TYPE_CHECKING:
+    from convinspect.formats.pickle.record import Pickle
 
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""
@@ -113,11 +115,11 @@ def _combined(
     metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
-    size, container, layout = 0, Container.SAFETENSORS, None
+    size, container, layout, unwritten = 0, Container.SAFETENSORS, None, ""
     named = Counter(weight_map.values())
     for shard in shards:
         try:
-            contents = read_file(folder / shard)
+            contents = of_an_index(read_file(folder / shard))
             held = main_root(contents.roots)
             shard_tensors = {tensor.key: tensor for tensor in held.tensors}
         except ConvInspectError as error:
@@ -130,7 +132,7 @@ def _combined(
         read.add(shard)
         metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
-        layout = layout or contents.layout
+        layout, unwritten = layout or contents.layout, unwritten or contents.unwritten
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -146,14 +148,25 @@ def _combined(
         is_missing = shards[0] in missing
         remedy = "download the shards into the same folder" if is_missing else problems[0].remedy
         raise NotThere(problems[0].what, remedy, path)
-    actual_totals = totals(tensors.values())
-    if total is not None and not problems and total not in actual_totals:
-        notes.append(f"the index says {total:,} bytes of tensors, the shards hold {actual_totals[0]:,}")
+    if not problems:
+        problems, notes = _other_total(total, tensors.values(), metadata)
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
-        len(shards), pickles, layout,
+        len(shards), pickles, layout, unwritten,
     )  # fmt: skip
+
+
+def _other_total(
+    total: int | None, tensors: Collection[Tensor], metadata: Sequence[Mapping[str, str]]
+) -> tuple[list[Problem], list[str]]:
+    """What to say where the index gives another sum of bytes than the shards hold: problems, and notes."""
+    actual = totals(tensors)
+    if total is None or total in actual:
+        return [], []
+    told = f"the index says {total:,} bytes of tensors, the shards hold {actual[0]:,}"
+    problems = lost(metadata, told)
+    return problems, [] if problems else [told]
 
 
 def _together(metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:

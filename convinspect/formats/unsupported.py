@@ -17,6 +17,8 @@ _OTHER = "give the file that holds the weights"
 _LONGEST = 80
 
 _KNOWN = (
+    (r"(?:[^/]+/)?data/aotinductor/.*", "a package of a compiled model (AOTInductor), whose weights lie in its machine"
+     " code", "give the .pt2 of torch.export.save, or the state_dict, from which it was compiled"),
     (r"(?:[^/]+/)?\.data/extern_modules", "a torch.package archive, which brings its model's code along",
      "where you trust it, load it with torch.package.PackageImporter and torch.save the model's state_dict"),
     (r"(?:.*/)?model\.json", "a TorchScript archive of PyTorch 1.3 or older",

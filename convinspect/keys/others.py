@@ -21,6 +21,10 @@ EXTRA_STATE = "_extra_state"
 """Last part of the key under which `state_dict()` keeps what a module's `get_extra_state()` gives, of any type."""
 
 
+UNREAD = "pickled value"
+"""What a value is called whose type is not known, since it lies in another file that is not read."""
+
+
 class Other(NamedTuple):
     """A key of a state_dict whose value is no tensor with numbers.
 

@@ -51,6 +51,10 @@ _MAIN = (
     (_ORIGINAL, "parametrizations.weight.0._u", "spectral_norm"),
     ("weight_orig", "weight_mask", "pruned"),
     (_ORIGINAL, None, "parametrized"),
+    # Pruning (`torch.nn.utils.prune`) of what a parametrization computes the kernel from.
+    (f"{_ORIGINAL}_orig", f"{_ORIGINAL}_mask", "parametrized"),
+    (f"{_PAIR[1]}_orig", f"{_PAIR[1]}_mask", "parametrized"),
+    (_PAIR[1], f"{_PAIR[0]}_mask", "parametrized"),
     ("weight", None, None),
 )
 
@@ -157,8 +161,9 @@ def _main_tensor(tensors: Mapping[str, Tensor]) -> tuple[str | None, str | None]
 
 def _half_of_a_pair(tensors: Mapping[str, Tensor], main: str | None) -> str:
     """A tensor of a computed kernel whose partner is missing; "" if there is none."""
-    if (_PAIR[0] in tensors) != (_PAIR[1] in tensors):
-        return next(leaf for leaf in _PAIR if leaf in tensors)
+    there = [[leaf for leaf in (half, f"{half}_orig") if leaf in tensors] for half in _PAIR]
+    if any(there) and not all(there):
+        return next(leaf for leaves in there for leaf in leaves)
     return "" if main else next((leaf for leaf in _HALVES if leaf in tensors), "")
 
 

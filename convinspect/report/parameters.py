@@ -19,7 +19,9 @@ def counted_in(checkpoint: Checkpoint) -> set[int]:
 
 def parameters_of(layers: Sequence[Layer], counted: set[int]) -> int:
     """Number of elements of the layers' parameters, without buffers such as batch statistics and masks."""
-    return sum([_parameters(layer, counted) for layer in layers])
+    if any(map(is_packed, layers)):
+        return sum([_parameters(layer, counted) for layer in layers])
+    return sum([prod(tensor.shape) for layer in layers for tensor in layer.tensors.values() if id(tensor) in counted])
 
 
 def _parameters(layer: Layer, counted: set[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,38 +10,18 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import LISTED
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
-from convinspect.layers.reading import may_be_transposed
-from convinspect.layouts import axis_names, is_turned, same_order, torch_shape
-from convinspect.records import Doubt, Layer
+from convinspect.layouts import axis_names, torch_shape
+from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.parameters import counted_in, notes_on_packed, packed_more, parameters_of
-from convinspect.report.tensorless import notes_on_tensorless, without_shapes
-from convinspect.text import plural
+from convinspect.report.footnotes import LEGEND, footnotes
+from convinspect.report.parameters import counted_in, packed_more, parameters_of
+from convinspect.report.tensorless import without_shapes
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut", "empty"}
-
-_ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
-_ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
-_ASSUMED_DIRECTION = (
-    "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
-)
-_EXPLAINED = {
-    "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
-    "stride 2?": "stride 2?: layers of this name usually have stride 2",
-    "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
-    "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
-    "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
-    "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
-    "padded": "padded: the layer pads its input before the convolution, by how much the graph does not tell",
-    "padded?": "padded?: the input is padded just before the convolution, by the layer itself or by another",
-    "calls differ": "calls differ: the weight is given to several calls with different settings",
-    "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
-    "cut": "cut: the file ends before the layer's last byte",
-}
 
 _COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
@@ -59,14 +39,9 @@ _COLUMNS = (
         wrap=True,
         key="notes",
         min_width=10,
-        legend=(_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, *_EXPLAINED.values()),
+        legend=LEGEND,
     ),
 )
-
-
-def layer_name(layer: Layer) -> str:
-    """The name to show; the root module has no name of its own."""
-    return layer.name or "(root)"
 
 
 def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequence[Fold], everything: bool) -> Table:
@@ -85,7 +60,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         _rows(folds, counted),
         title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
-        notes=tuple(_footnotes(checkpoint, layers, shown, everything)),
+        notes=tuple(footnotes(checkpoint, layers, shown, everything)),
         raw=LazyRows(_raw, folds, counted),
         more=("evidence", "pointwise"),
     )
@@ -250,91 +225,6 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
             ),
         ),
     )
-
-
-def _footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
-    return [
-        *([] if shown else ["no layer to show"]),
-        *_notes_on_layers(shown),
-        *notes_on_packed(checkpoint, layers),
-        *notes_on_tensorless(checkpoint),
-        *_notes_on_names(checkpoint),
-        *([] if everything else _notes_on_left_out(layers, shown)),
-        *(_notes_on_foreign_names(checkpoint) if everything else []),
-        *checkpoint.notes,
-    ]
-
-
-def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
-    """The meaning of the tags that appear, and biases that do not fit."""
-    used = {tag for tags in {layer.tags for layer in shown} for tag in tags}
-    yield from _notes_on_layouts(shown)
-    if "assumed" in used:
-        pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
-        yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
-        if any(map(may_be_transposed, shown)):
-            yield _ASSUMED_DIRECTION
-    yield from (text for tag, text in _EXPLAINED.items() if tag in used)
-    misfit = Doubt.BIAS_DOES_NOT_FIT
-    for layer in (layer for layer in shown if misfit in layer.doubts):
-        yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
-
-
-def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
-    """Whose layout the weights have, and where that is known from."""
-    for maker, known_from in dict.fromkeys(
-        layer.layout for layer in shown if layer.layout is not None and is_turned(layer)
-    ):
-        then = "converted only where you name the layer" if same_order(maker) else "not converted"
-        doubt = "" if known_from.sure else f"; taken so, and {then}"
-        yield f"{maker.value} layout: {maker.axes}, {known_from.value}{doubt}"
-
-
-def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
-    """Prefixes that are not shown, and roots that were not opened."""
-    for prefix, keys in checkpoint.prefixes.items():
-        yield f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown"
-    others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        yield f"other roots: {', '.join(others[:5])}{more}; --root chooses"
-
-
-def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Iterator[str]:
-    left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
-    if left_out:
-        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all"
-
-
-def _notes_on_foreign_names(checkpoint: Checkpoint) -> Iterator[str]:
-    """Other names in the pickle, and which of them are known to be harmful."""
-    from convinspect.formats.pickle.safe_globals import classify_global
-
-    classes = {module.class_name for module in checkpoint.modules.values()}
-    foreign = [name for name in checkpoint.foreign if name not in classes]
-    if foreign:
-        more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
-        yield f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run"
-    for name in foreign:
-        reason = classify_global(name).reason
-        if reason:
-            yield f"{name} {reason} where the file is loaded; see convinspect check"
-
-
-def _others(checkpoint: Checkpoint) -> list[Any]:
-    chosen = checkpoint.root
-    others = [root for root in checkpoint.roots if root.path != chosen.path and root.role != "other"]
-    if not any(root is chosen for root in checkpoint.roots):
-        # All roots below a path were opened as one.
-        others = [root for root in others if chosen.path and not root.path.startswith(f"{chosen.path}.")]
-    return others
-
-
-def _kinds(layers: Sequence[Layer]) -> str:
-    kinds: dict[str, int] = {}
-    for layer in layers:
-        kinds[layer.kind] = kinds.get(layer.kind, 0) + 1
-    return ", ".join(f"{kind} ×{number}" if number > 1 else kind for kind, number in kinds.items())
 
 
 def listing_payload(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ SENTENCES = {
     Why.ROW_ORDER: "its rows are in another order",
     Why.FACTOR: "it is multiplied by {factor:.6g}",
     Why.NOT_FOLLOWED: "it did not follow its weight: still {shape}",
+    Why.CHANGED_ALONE: "it was reshaped from {before} to {after}, unlike its weight",
+    Why.TIE_SPLIT: "it is {shape}, and {other}, which is the same weight, is {other_shape}",
     Why.GONE: "it is not there any more",
     Why.MUST_KEEP_SHAPE: "{kind} must keep its shape, which became {shape}",
     Why.NORM_FUSED: "its {norm} was made plain, in other numbers than float64 gives, rounded once",

@@ -19,7 +19,7 @@ from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
 from convinspect.render.style import BAD, NAME, QUIET
 from convinspect.render.table import Block, Cell, Column, Styled, Table
-from convinspect.report.shapes import layer_name
+from convinspect.report.footnotes import layer_name
 from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:

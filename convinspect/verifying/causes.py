@@ -57,6 +57,8 @@ class Why(Enum):
     ROW_ORDER = auto()
     FACTOR = auto()  # factor
     NOT_FOLLOWED = auto()  # shape
+    CHANGED_ALONE = auto()  # before, after
+    TIE_SPLIT = auto()  # shape, other, other_shape
 
     # Layers.
     NOT_COMPARED = auto()

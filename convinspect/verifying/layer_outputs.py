@@ -160,6 +160,9 @@ def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
     if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
         before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
+    if before.kind == kind_after and after.evidence != "module":
+        # A plain state_dict does not record what the model beside it did, and the layer is the same.
+        after = after._replace(stride=before.stride, padding=before.padding, groups=before.groups)
     if before.groups is None:
         before = before._replace(groups=groups_written_out(before, after))
     return _form(before, before.kind), _form(after, kind_after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
+from convinspect.formats.pieces import SHARDING, begins_in
 from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
@@ -115,7 +116,14 @@ def _metadata_differ(before: Checkpoint, after: Checkpoint) -> bool:
     `format` may be added, which only says which library the tensors were.
     """
     added = {} if before.shards == after.shards else {"format": after.metadata.get("format")}
-    return {**added, **before.metadata} != {**added, **after.metadata}
+    first, second = {**added, **before.metadata}, {**added, **after.metadata}
+    if SHARDING in first and SHARDING in second:
+        # It has a number for each dimension, which `convert` brings to the new ranks; names are compared elsewhere.
+        begins = [begins_in(str(one.pop(SHARDING))) for one in (first, second)]
+        places = [None if one is None else sorted(one.values()) for one in begins]
+        if None in places or places[0] != places[1]:
+            return True
+    return first != second
 
 
 def _compare_trees(before: Objects, after: Objects) -> Findings:
@@ -144,11 +152,27 @@ def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
 
 
 def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
-    """Note tensors that shared their bytes before and no longer do."""
+    """Note tensors that shared their bytes before and no longer do; such of one shape must keep one shape."""
+    split = _split(before, after)
     lost = [name for name in before.tensors if before.tie(name) and name in after.tensors and not after.tie(name)]
     if not lost or after.container is Container.SAFETENSORS:
-        return Findings()
-    return Findings(notes=(f"tied before and separate now: {', '.join(lost[:4])}",))
+        return Findings(split)
+    return Findings(split, notes=(f"tied before and separate now: {', '.join(lost[:4])}",))
+
+
+def _split(before: Checkpoint, after: Checkpoint) -> dict[str, Cause]:
+    """Tensors that were one weight and have several shapes now, so that no model can tie them again."""
+    changed = {}
+    for name, tensor in before.tensors.items():
+        tie = before.tie(name)
+        if not tie or name not in after.tensors or after.tensors[name].shape == tensor.shape:
+            continue
+        shape = after.tensors[name].shape
+        others = (other for other in tie if other in after.tensors and before.tensors[other].shape == tensor.shape)
+        other = next((other for other in others if after.tensors[other].shape != shape), None)
+        if other is not None:
+            changed[name] = because(Why.TIE_SPLIT, shape=shape, other=other, other_shape=after.tensors[other].shape)
+    return changed
 
 
 def compare_tags(before: Checkpoint, after: Checkpoint) -> Findings:

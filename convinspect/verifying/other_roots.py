@@ -37,6 +37,38 @@ def expected_edits(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer
     return {id(edit.tensor): edit for edit in (*following.copies, *following.optimizer)}
 
 
+def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], pairs: Pairs) -> Findings:
+    """Optimizer state and EMA copies that have another number of dimensions, though their weight does not.
+
+    Where it is not certain which weight they belong to, one that changed in the same way will do.
+
+    Args:
+        before: The first checkpoint.
+        after: The second.
+        edits: What must change with the model, by the tensor's id.
+        pairs: What became of the tensors of the root in use.
+    """
+    reshaped = [
+        name for name in (*pairs.converted, *pairs.unproved) if name in before.tensors and name in after.tensors
+    ]
+    changes = {(before.tensors[name].shape, after.tensors[name].shape) for name in reshaped}
+    roots_after = {root.path: root for root in after.roots}
+    changed = {}
+    for root in before.roots:
+        if root.role not in ("ema", "optimizer") or root.path == before.root.path or root.path not in roots_after:
+            continue
+        state_after = _by_name(roots_after[root.path])
+        kept = set(pairs.same) if root.role == "ema" else set()
+        for name, state in _by_name(root).items():
+            shape = state_after[name].shape if name in state_after else state.shape
+            if len(shape) == len(state.shape):
+                continue
+            expected = edits[id(state)].shape == shape if id(state) in edits else (state.shape, shape) in changes
+            if name in kept or not expected:
+                changed[f"{root.path}.{name}"] = because(Why.CHANGED_ALONE, before=state.shape, after=shape)
+    return Findings(changed)
+
+
 def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]:
     """The edits of a layer's converted tensors whose number of dimensions changed."""
     keys = keys_of(layer)

@@ -64,7 +64,8 @@ def verify(
         raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, stored.path) from None
     except ConvInspectError as error:
         raise error.at(stored.path) from None
-    report = replace(report, notes=(*notes, *report.notes))
+    unwritten = [f"{one.path.name}: {one.unwritten}" for one in (before, after) if one.unwritten]
+    report = replace(report, notes=(*notes, *dict.fromkeys(unwritten), *report.notes))
     if options.model is None:
         return report
     return replace(report, model=_run_model(options, before, after, stored, report))

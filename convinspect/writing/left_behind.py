@@ -68,7 +68,9 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
     if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
         return []
     objects = _objects(checkpoint)
-    return [] if objects is None else sorted(parameter_names(objects) & gone)
+    # An optimizer's state may be keyed by them too.
+    keyed = {name for root in checkpoint.roots for name in root.keyed_by or ()}
+    return [] if objects is None else sorted((parameter_names(objects) | keyed) & gone)
 
 
 def unfused(root: Root, fused: Iterable[Layer]) -> list[str]:

@@ -110,7 +110,7 @@ class Buffered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.scale = nn.Conv1d(6, 4, 1), nn.Parameter(torch.ones(4))
-        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("mean", torch.zeros(4, 6, 1))
 
 
 def test_a_model_tells_parameters_from_buffers(

@@ -186,3 +186,27 @@ def test_attention_keeps_its_kind_where_a_graph_multiplies_by_its_packed_matrix(
         layers = {found.name: found.kind for found in find_layers(checkpoint)}
     assert layers["self_attn"] == "MultiheadAttention"
     assert layers["linear1"] == layers["self_attn.out_proj"] == "Linear"
+
+
+class Subclass(torch.Tensor):
+    """Without numbers of its own."""
+
+
+def test_a_weight_in_a_pickle_is_what_the_pickle_says(tmp_path: Path) -> None:
+    exported = torch.export.export(nn.Sequential(nn.Conv1d(6, 4, 1)), (torch.randn(2, 6, 8),))
+    weight = exported.state_dict["0.weight"].detach()
+    exported.state_dict["0.weight"] = nn.Parameter(weight.as_subclass(Subclass))
+    torch.export.save(exported, tmp_path / "a.pt2")
+    checkpoint = open_checkpoint(tmp_path / "a.pt2")
+    tensor = checkpoint["0.weight"]
+    assert (tensor.shape, tensor.subclass and tensor.subclass.rpartition(".")[2]) == ((4, 6, 1), "Subclass")
+    assert torch.equal(torch.from_numpy(checkpoint.read("0.weight")), weight)
+    (layer,) = find_layers(checkpoint)
+    assert (layer.kind, layer.evidence, "view" in layer.tags) == ("Conv1d", "module", False)
+
+
+@pytest.mark.parametrize("pickled", [b"", b"nothing of the kind", b"PK\x03\x04"])
+def test_a_weight_whose_pickle_cannot_be_read_has_its_shape_alone(tmp_path: Path, pickled: bytes) -> None:
+    path = archive(tmp_path, {"w": weight() | {"use_pickle": True}}, **{"data/weights/weight_0": pickled})
+    tensor = read_contents(path).roots[0].tensors[0]
+    assert (tensor.shape, tensor.layout, tensor.storage) == ((2, 3, 1), "pickled", None)

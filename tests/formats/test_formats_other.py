@@ -25,6 +25,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats import files, read_contents
 from convinspect.records import Module, Tensor
+from support.program import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -298,6 +299,33 @@ def test_distributed_checkpoint(tmp_path: Path) -> None:
         assert optimizer_root.role == "optimizer"
         assert contents.foreign == ()
         assert "shapes only" in contents.notes[0]
+
+
+class WithState(nn.Linear):
+    def get_extra_state(self) -> Any:
+        return {"a": 1, "b": [2, 3]}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def test_keys_without_tensors_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), WithState(4, 2))
+    state = {
+        "model": model.state_dict(),
+        "epoch": 3,
+        "sched": {"last_epoch": 1},
+        "optim": {"param_groups": [{"lr": 1}]},
+    }
+    save_distributed(state, checkpoint_id=tmp_path / "a", no_dist=True)
+    assert list(open_checkpoint(tmp_path / "a").others) == ["model.1._extra_state", "epoch"]
+    checkpoint = open_checkpoint(tmp_path / "a", root="model")
+    assert (set(checkpoint.tensors) | set(checkpoint.others)) == set(model.state_dict())
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    save_distributed(model.state_dict(), checkpoint_id=tmp_path / "b", no_dist=True)
+    assert list(open_checkpoint(tmp_path / "b").others) == ["1._extra_state"]
+    done = run("diff", tmp_path / "a.pt", tmp_path / "b")
+    assert (done.returncode, "_extra_state" in done.stdout) == (0, False), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04}.", b"text", b"\x80\x02ctorch\nSize\n."])

@@ -232,3 +232,12 @@ def test_a_pad_of_nothing_is_no_pad(tmp_path: Path) -> None:
     conv = nn.Conv1d(4, 6, 1, padding_mode="reflect")
     (layer,) = find_layers(open_checkpoint(frozen(nn.Sequential(conv, nn.ReLU()), tmp_path / "pad.pt")))
     assert (layer.padding, layer.doubts) == ((0,), ())
+
+
+def test_a_named_layer_that_may_be_padded_is_converted_with_a_warning(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv1d(4, 6, 1, padding=1, padding_mode="reflect"))
+    path = frozen(net, tmp_path / "frozen.pt", torch.zeros(2, 4, 8))
+    options = ("--to", "linear", "--layer", "c0", "--state-dict")
+    result = run("convert", path, "-o", tmp_path / "out.pt", *options)
+    assert result.returncode == 0, result.stderr
+    assert Doubt.MAY_BE_PADDED.value in result.stdout

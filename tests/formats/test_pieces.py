@@ -172,3 +172,14 @@ def test_a_consolidated_folder_with_its_index_is_ordinary(tmp_path: Path) -> Non
     checkpoint = open_checkpoint(tmp_path / "whole")
     assert not checkpoint.problems
     assert checkpoint["0.weight"].shape == (4, 6, 1)
+
+
+def test_a_first_shard_without_its_siblings_may_be_a_piece(tmp_path: Path) -> None:
+    def all_at_zero(info: dict[str, dict[str, list[int]]]) -> None:
+        for entry in info.values():
+            entry["saved_offsets"] = [0] * len(entry["saved_offsets"])
+
+    shutil.copy(PIECES / FIRST, tmp_path / FIRST)
+    rewritten(tmp_path / FIRST, all_at_zero)
+    done = run("shapes", tmp_path / FIRST)
+    assert (done.returncode, "if several processes wrote it" in " ".join(done.stdout.split())) == (0, True)

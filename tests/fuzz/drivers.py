@@ -5,6 +5,7 @@ DRIVERS    name → driver(random, folder): writes into the empty `folder` and r
 
 from __future__ import annotations
 
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -190,6 +191,42 @@ def _changed_shard(random: Random, content: bytes) -> bytes:
     return _changed_safetensors(random, content)
 
 
+def pieces(random: Random, folder: Path) -> Path:
+    """A folder of shards of tensors, or one of them, whose sharding record, shapes or bytes lie."""
+    path = folder / "pieces"
+    path.mkdir()
+    for one in (FIXTURES / "parallel" / "pieces").iterdir():
+        content = one.read_bytes()
+        if random.random() < 0.8:
+            content = _changed_sharding(random, content)
+        if random.random() < 0.2:
+            content = _changed_safetensors(random, content)
+        if random.random() < 0.95:
+            (path / one.name).write_bytes(content)
+    listed = next((one for one in path.iterdir() if one.suffix == ".safetensors"), path)
+    return random.choice((path, path, listed))
+
+
+def _changed_sharding(random: Random, content: bytes) -> bytes:
+    """The file with another `DCP_SHARDING_INFO`, which is JSON within its header's JSON."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    info = header["__metadata__"]["DCP_SHARDING_INFO"]
+    header["__metadata__"]["DCP_SHARDING_INFO"] = json_mutations.mutated(random, info.encode()).decode("latin-1")
+    changed = json.dumps(header).encode()
+    return struct.pack("<Q", len(changed)) + changed + content[8 + length :]
+
+
+def wrapper(random: Random, folder: Path) -> Path:
+    """A changed pickle of DTensors, whose parts and specifications may be anything, in a sound zip."""
+    source = random.choice(sorted((FIXTURES / "parallel").glob("*.pt")))
+    archive = zip_mutations.opened(source.read_bytes())
+    for record in archive.records:
+        if record.name.endswith(b"/data.pkl"):
+            record.data = pickle_mutations.mutated(random, record.data, [record.data, *streams()[:20]])
+    return _file(folder, zip_mutations.written(archive))
+
+
 def distributed(random: Random, folder: Path) -> Path:
     """A distributed checkpoint with a changed `.metadata`."""
     path = folder / "distributed"
@@ -245,6 +282,8 @@ DRIVERS: dict[str, Driver] = {
     "legacy": legacy,
     "safetensors": safetensors,
     "index": index,
+    "pieces": pieces,
+    "wrapper": wrapper,
     "distributed": distributed,
     "stranger": stranger,
 }

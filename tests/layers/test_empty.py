@@ -57,6 +57,13 @@ def test_what_holds_numbers_is_not_empty(tmp_path: Path) -> None:
     assert not [finding for finding in check(tmp_path / "model.pt").findings if finding.code == "empty-weight"]
 
 
+def test_a_weight_of_no_numbers_by_design_is_no_finding(tmp_path: Path) -> None:
+    """e3nn's tensor products keep one where their weights come from elsewhere, and no bias."""
+    state = {"fc.weight": torch.ones(4, 3), "fc.bias": torch.empty(0), "product.weight": torch.empty(0)}
+    torch.save(state, tmp_path / "model.pt")
+    assert [found.code for found in check(tmp_path / "model.pt").findings] == []
+
+
 def test_why_emptied_weights_do_not_load_is_said(tmp_path: Path) -> None:
     whole = nn.ModuleDict({"conv": nn.Conv1d(4, 4, 1), "fc": nn.Linear(4, 3)})
     torch.save(whole.state_dict(), tmp_path / "whole.pt")

@@ -343,15 +343,6 @@ def test_what_is_no_linear_and_of_another_kind_is_listed(to: Any) -> None:
     assert [(skipped.kind, kind in skipped.reason) for skipped in again.left] == [(kind, True)]
 
 
-def test_transformers_layers_are_listed_where_convolutions_are_wanted() -> None:
-    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
-    net = nn.Sequential(conv1d(4, 3))
-    (skipped,) = swap_pointwise(net, "conv1d").left
-    assert (skipped.name, skipped.kind) == ("0", "Conv1D")
-    assert 'to="linear" first' in skipped.reason
-    assert len(swap_pointwise(swap_pointwise(net).model, "conv1d").swapped) == 1
-
-
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"padding": 1, "padding_mode": "circular"}])
 @pytest.mark.parametrize("turned", [False, True])
@@ -656,20 +647,6 @@ def test_it_works_under_compile() -> None:
     torch.testing.assert_close(compiled(x), net(x))
 
 
-def test_transformers_conv1d() -> None:
-    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
-    layer = pytorch_utils.Conv1D(4, 6).double()
-    x = torch.randn(2, 5, 6, dtype=torch.float64)
-    wanted = layer(x)
-    linear = modules.transformers_to_linear(layer)
-    assert linear.weight.shape == (4, 6)
-    assert linear.weight.is_contiguous()
-    close(linear(x), wanted)
-    swaps = swap_pointwise(nn.Sequential(layer))
-    assert type(swaps.model[0]) is nn.Linear  # type: ignore[index]
-    close(swaps.model(x), wanted)
-
-
 def test_a_lazy_layer_waits_for_its_shape() -> None:
     net = nn.Sequential(nn.LazyLinear(4), nn.LazyConv1d(4, 1))
     for swaps, name in ((swap_pointwise(net, "conv1d"), "0"), (swap_pointwise(net, "linear"), "1")):
@@ -705,22 +682,6 @@ def test_a_swapped_linear_gives_rows_whole_in_memory(to: Any, shape: tuple[int, 
     found = swap_pointwise(nn.Sequential(linear), to).model(x)
     assert found.is_contiguous()
     assert found.view(*shape[:-1], 2, 2).shape == (*shape[:-1], 2, 2)
-
-
-@pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
-def test_transformers_models_run_on_convolutions(name: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{name}Config")(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
-    )
-    model = getattr(transformers, f"{name}ForCausalLM")(config).double().eval()
-    words = torch.randint(0, 50, (2, 7))
-    wanted = model(words, labels=words)
-    assert swap_pointwise(model, "conv1d").swapped
-    found = model(words, labels=words)
-    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-11)
-    found.loss.backward()
 
 
 @pytest.mark.filterwarnings("ignore")

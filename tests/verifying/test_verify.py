@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import convinspect
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form, Inputs
@@ -435,6 +436,23 @@ def test_an_embedding_must_keep_its_shape(tmp_path: Path) -> None:
     assert "an Embedding must keep its shape" in verdict(
         report_of_objects(tmp_path, before, {"emb.weight": before["emb.weight"][..., None]})
     )
+
+
+def test_a_layer_that_only_its_name_calls_an_embedding_is_a_linear_if_it_is_named(tmp_path: Path) -> None:
+    """As `convert` takes it."""
+    torch.save({"emb.weight": torch.randn(9, 4)}, tmp_path / "a.pt")
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="conv1d", layer="emb")
+    assert not convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
+    report = convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt", layer="emb")
+    assert (report.equal, report.strength) == (True, "layer")
+
+
+def test_a_layer_that_stays_is_run_with_the_settings_that_the_model_records(tmp_path: Path) -> None:
+    """Its state_dict does not record them."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2, padding=1), nn.Linear(4, 3))
+    torch.save(model, tmp_path / "a.pt")
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="conv1d", state_dict=True)
+    assert convinspect.verify(tmp_path / "a.pt", tmp_path / "b.pt", layer="*").equal
 
 
 def with_optimizer() -> tuple[State, State]:
@@ -875,3 +893,28 @@ def test_tags_of_tensors_are_told_and_no_fault(tmp_path: Path) -> None:
         "device is not the same on 2 tensors: cuda:0 became cpu"
         in verify(before, after, VerifyOptions(bits=True)).notes
     )
+
+
+def test_state_and_copies_must_not_change_without_their_weight(tmp_path: Path) -> None:
+    before, right = with_optimizer()
+    for part, name in (("optimizer", "optimizer.state.0.exp_avg"), ("ema", "ema.0.weight")):
+        found = report_of_objects(tmp_path, before, {**before, part: right[part]})
+        assert found.verdict == "different"
+        assert f"{name}: it was reshaped from " in verdict(found)
+
+
+def test_state_must_have_the_shape_of_its_weight(tmp_path: Path) -> None:
+    before, right = with_optimizer()
+    right["optimizer"]["state"][0]["exp_avg"] = before["optimizer"]["state"][0]["exp_avg"].unsqueeze(-1).clone()
+    found = report_of_objects(tmp_path, before, right)
+    assert "optimizer.state.0.exp_avg: it was reshaped from " in verdict(found)
+
+
+def test_one_of_two_tied_weights_must_not_change_alone(tmp_path: Path) -> None:
+    weight = torch.randn(4, 6, 1)
+    before = {"a.weight": weight, "b.weight": weight}
+    alone = {"a.weight": weight.squeeze(-1), "b.weight": weight}
+    both = dict.fromkeys(before, weight.squeeze(-1))
+    assert report_of_objects(tmp_path, before, both).equal
+    found = verdict(report_of_objects(tmp_path, before, alone))
+    assert "a.weight: it is (4, 6), and b.weight, which is the same weight, is (4, 6, 1)" in found

@@ -11,6 +11,7 @@ from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, most_steps, reader, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch import script as torchscript
+from convinspect.formats.torch.skipped import why_unwritten
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import bytes_gone
@@ -80,6 +81,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
         notes,
         foreign=foreign_globals(tree),
         pickles={file.path: Pickle(tree)},
+        unwritten=why_unwritten(archive.records, roots),
     )
 
 

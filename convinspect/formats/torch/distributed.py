@@ -6,6 +6,7 @@ PyTorch's `torch/distributed/checkpoint/metadata.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch.tree import state_of
+from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Container, Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
@@ -58,7 +60,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
     return Contents(
         path,
         Container.DISTRIBUTED,
-        tuple(_split(tensors)),
+        tuple(_split(tensors, tuple(_others(listed, tensors)))),
         nbytes,
         (),
         ("shapes only: the numbers of a distributed checkpoint are not read",),
@@ -67,12 +69,34 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
     )
 
 
-def _split(tensors: list[Tensor]) -> list[Root]:
+def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Iterator[Other]:
+    """Keys of the model whose values are no tensors; they lie pickled in the `*.distcp` files.
+
+    The checkpoint flattens dictionaries within a state_dict too: a module's extra state `{"a": 1}` is listed as
+    `fc._extra_state.a`. What lies in a dictionary without tensors, such as a scheduler's state, is no key of a model.
+    """
+    beginnings = {tensor.key.partition(".")[0] for tensor in tensors}
+    seen: set[str] = set()
+    for key, node in listed:
+        parts = str(key).split(".")
+        if function_name(node) != f"{_PACKAGE}BytesStorageMetadata" or parts[0] in _OPTIMIZERS:
+            continue
+        if EXTRA_STATE in parts:
+            parts = parts[: parts.index(EXTRA_STATE) + 1]
+        elif len(parts) > 1 and parts[0] not in beginnings:
+            continue
+        name = ".".join(parts)
+        if name not in seen:
+            seen.add(name)
+            yield Other(name, Value.OBJECT, UNREAD)
+
+
+def _split(tensors: list[Tensor], others: tuple[Other, ...]) -> list[Root]:
     """Split the tensors of a flattened `{"model": …, "optimizer": …}` into a root for each."""
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for tensor in tensors:
         parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
-    roots = [Root("", "model", tuple(parts[False])), Root("optimizer", "optimizer", tuple(parts[True]))]
+    roots = [Root("", "model", tuple(parts[False]), others=others), Root("optimizer", "optimizer", tuple(parts[True]))]
     return [root for root in roots if root.tensors]
 
 

@@ -7,14 +7,13 @@ its own record, described by `data/weights/NAME_weights_config.json`. What the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from convinspect.dtypes import ITEMSIZE
-from convinspect.errors import BrokenFile, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.archive import missing_records, read_torch_zip
-from convinspect.formats.torch.graph import graph_modules
 from convinspect.formats.zip.archive import Archive
 from convinspect.records import Container, Contents, Problem, Root, Tensor
 
@@ -24,6 +23,8 @@ _SCALAR_TYPES = {
     29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz",
     33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
 }  # fmt: skip
+PICKLED = "pickled"
+"""Layout of a weight in a pickle that says nothing of a tensor."""
 _OLD_GRAPH = "serialized_exported_program.json"
 _OLD_WEIGHTS = "serialized_state_dict.pt"
 _LARGEST_JSON = 1 << 28
@@ -56,6 +57,9 @@ def read_exported(file: File, archive: Archive) -> Contents:
         BrokenFile: A part is missing or malformed.
         RefusedFile: The JSON records are out of proportion to the file.
     """
+    # Imported here, since every zip is asked whether it is one of these.
+    from convinspect.formats.torch.graph import graph_modules
+
     roots: list[Root] = []
     problems: list[Problem] = []
     texts = _Texts(archive)
@@ -134,11 +138,43 @@ def _weights(file: File, archive: Archive, model: str, texts: _Texts) -> tuple[l
                 f"record {config!r} lists {len(entries):,} tensors, and the file has {len(archive.records):,} records",
                 "do not load it elsewhere either",
             )
-        return [_tensor(archive, key, entry, order) for key, entry in entries.items()], ()
+        tensors = [_tensor(archive, key, entry, order) for key, entry in entries.items()]
+        return list(_unpickled(file, archive, tensors)), ()
     for record in (_OLD_WEIGHTS, f"data/weights/{model}.pt"):
         if record in archive.records:
             return _inner(file, archive, record)
     return [], ()
+
+
+def _unpickled(file: File, archive: Archive, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors; those that are `torch.save` files of one tensor, as subclasses are, as these files describe them."""
+    read: dict[str, Tensor | None] = {}
+    for tensor in tensors:
+        if tensor.layout != PICKLED or tensor.storage is None:
+            yield tensor
+            continue
+        record = tensor.storage.key
+        if record not in read:
+            read[record] = _pickled_tensor(file, archive, f"data/weights/{record}")
+        inner = read[record]
+        fits = inner is not None and (inner.shape, inner.dtype) == (tensor.shape, tensor.dtype)
+        # Its storage is that file, in which the numbers lie anywhere.
+        yield tensor._replace(storage=None) if inner is None or not fits else inner._replace(key=tensor.key)
+
+
+def _pickled_tensor(file: File, archive: Archive, record: str) -> Tensor | None:
+    """The only tensor of a `torch.save` file; None if it is none, or holds several.
+
+    Raises:
+        RefusedFile: It is hostile.
+    """
+    try:
+        found = _inner(file, archive, record)[0] if record in archive.records else []
+    except RefusedFile:
+        raise
+    except ConvInspectError:
+        return None
+    return found[0] if len(found) == 1 else None
 
 
 def _inner(file: File, archive: Archive, record: str) -> tuple[list[Tensor], tuple[Problem, ...]]:
@@ -196,16 +232,20 @@ def _tensor(archive: Archive, key: str, entry: Any, byteorder: str) -> Tensor:
         offset = _size(meta["storage_offset"])
         if len(shape) != len(stride):
             raise ValueError
-        layout = "pickled" if entry.get("use_pickle") else "strided"
+        layout = PICKLED if entry.get("use_pickle") else "strided"
         name = f"data/weights/{entry['path_name']}"
         record = archive.records.get(name)
         reach = int((offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))) * ITEMSIZE[dtype])
         nbytes = record.size if record is not None else max(reach, 0)
         device = str(meta.get("device", {}).get("type"))
+        trainable = meta.get("requires_grad")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrokenFile(f"tensor {key!r}: its description is malformed", "export the model again") from None
+    if device == "meta" and not (record is not None and record.size):
+        # Such a model has no numbers; torch.export writes one empty record for all of its weights.
+        return Tensor(key, dtype, shape, stride, 0, None, "meta", trainable, device)
     storage = archive.storage(name, nbytes, byteorder)
-    return Tensor(key, dtype, shape, stride, offset, storage, layout, meta.get("requires_grad"), device)
+    return Tensor(key, dtype, shape, stride, offset, storage, layout, trainable, device)
 
 
 def _size(value: Any) -> int:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Tuple
 from convinspect.formats.torch.calls import OTHER, PADS, TRANSPOSED, TRANSPOSED_BY, Call, merged, same_kind, with_pad
+from convinspect.formats.torch.native import is_native, stored_in
 from convinspect.formats.torch.script import CONVOLUTIONS, bounded
-from convinspect.formats.torch.tensors import tensor_of
+from convinspect.formats.torch.tensors import function_name, tensor_of
 from convinspect.formats.zip.archive import Archive
-from convinspect.records import Module, Problem, Root, Tensor
+from convinspect.records import Module, Problem, Root, Storage, Tensor
 
 RECORD = "constants.pkl"
 NOTE = (
@@ -76,14 +77,14 @@ def read_frozen(archive: Archive, sources: Iterable[tuple[str, str]], byteorder:
         sources: Name and text of each record of code.
         byteorder: Byte order of the storages.
     """
-    tensors = _constants(archive, byteorder)
+    tensors, packed = _constants(archive, byteorder)
     uses: dict[int, list[_Use]] = defaultdict(list)
     lost = 0
     for _, text in bounded(sources, archive.file.size):
         lost += text.count(_LOST)
         for use in _Code(text, tensors).uses():
             uses[use.weight].append(use)
-    roots = _roots(tensors, {number: found for number, found in uses.items() if number in tensors})
+    roots = _roots(tensors, {number: found for number, found in uses.items() if number in tensors}, packed)
     return Frozen(roots, (_lost(lost),) if lost else ())
 
 
@@ -95,7 +96,7 @@ def _lost(number: int) -> Problem:
     )
 
 
-def _roots(tensors: Mapping[int, Tensor], uses: Mapping[int, list[_Use]]) -> tuple[Root, ...]:
+def _roots(tensors: Mapping[int, Tensor], uses: Mapping[int, list[_Use]], packed: Sequence[Tensor]) -> tuple[Root, ...]:
     keys = {number: _weight_key(number, tensor) for number, tensor in tensors.items()}
     biases = {number: _bias(found) for number, found in uses.items()}
     # A bias that two layers share keeps its own name, since either layer's name would hide it from the other.
@@ -103,7 +104,7 @@ def _roots(tensors: Mapping[int, Tensor], uses: Mapping[int, list[_Use]]) -> tup
     for number, bias in biases.items():
         if bias is not None and sharers[bias] == 1:
             keys[bias] = f"c{number}.bias"
-    named = tuple(tensor._replace(key=keys[number]) for number, tensor in tensors.items())
+    named = (*(tensor._replace(key=keys[number]) for number, tensor in tensors.items()), *packed)
     modules = {f"c{number}": _module(number, found, tensors[number]) for number, found in uses.items()}
     return (Root("", "model", named, modules),) if named else ()
 
@@ -119,18 +120,27 @@ def _bias(uses: list[_Use]) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _constants(archive: Archive, byteorder: str) -> dict[int, Tensor]:
-    """The tensors among the constants, by number."""
+def _constants(archive: Archive, byteorder: str) -> tuple[dict[int, Tensor], list[Tensor]]:
+    """The tensors among the constants, by number; and those within C++ objects, as of a layer of that number."""
+
+    def storage_of(key: str, nbytes: int) -> Storage:
+        return archive.storage(f"constants/{key}", nbytes, byteorder, key)
+
     data = archive.read(RECORD)
     value = walk(reader(data), 0, len(data), len(archive.records)).value
-    tensors = {}
+    tensors: dict[int, Tensor] = {}
+    packed: list[Tensor] = []
     for number, item in enumerate(value.items if isinstance(value, Tuple) else ()):
-        tensor = tensor_of(
-            item, f"c{number}", lambda key, nbytes: archive.storage(f"constants/{key}", nbytes, byteorder, key)
-        )
+        if is_native(item):
+            # An LSTM's object holds those of its matrices, and is no single layer.
+            own = "_packed_params" if "PackedParams" in (function_name(item) or "") else "param"
+            held = [tensor_of(part, key, storage_of) for key, part in stored_in(f"c{number}.{own}", item)]
+            packed += [tensor for tensor in held if tensor is not None]
+            continue
+        tensor = tensor_of(item, f"c{number}", storage_of)
         if tensor is not None:
             tensors[number] = tensor
-    return tensors
+    return tensors, packed
 
 
 class _Called(NamedTuple):

@@ -14,7 +14,9 @@ from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
 from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
 from convinspect.formats.torch.attributes import state_of as state_of
+from convinspect.formats.torch.native import convolution_state, is_native, stored_in
 from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
+from convinspect.formats.torch.param_groups import Groups, flattened, groups_of
 from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
 from convinspect.records import Module, Root, Tensor
 
@@ -31,13 +33,13 @@ class _Scan(NamedTuple):
     Attributes:
         tensors: Tensors by the path of their container, in stored order.
         modules: Modules by their name, by the path of the outermost module.
-        optimizers: Ids of the parameters by group, and names of the parameters, by the optimizer's path.
+        optimizers: What the `param_groups` say, by the optimizer's path.
         nodes: Every container that was searched, by its path.
     """
 
     tensors: dict[Path, list[Tensor]]
     modules: dict[Path, dict[str, Module]]
-    optimizers: dict[Path, tuple[tuple[tuple[int, ...], ...] | None, tuple[str, ...] | None]]
+    optimizers: dict[Path, Groups]
     nodes: dict[Path, Any]
 
 
@@ -104,6 +106,11 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
             scan.tensors.setdefault(container, []).append(tensor)
             tensors += 1
             continue
+        if is_native(node):
+            found = [tensor_of(part, key, storage_of) for key, part in stored_in(name, node)]
+            scan.tensors.setdefault(container, []).extend(tensor for tensor in found if tensor is not None)
+            tensors += len(found)
+            continue
         path = (*container, name) if len(levels) > 1 else ()
         parts = module_parts(node)
         if parts is not None:
@@ -114,7 +121,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
             continue
         groups = _param_groups(node)
         if groups is not None:
-            scan.optimizers[path] = _parameter_ids(groups), _parameter_names(groups)
+            scan.optimizers[path] = groups_of(groups)
         above.add(id(node))
         scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
@@ -129,31 +136,6 @@ def _param_groups(node: Any) -> Any:
         if len(named) == 2:
             return named["param_groups"]
     return None
-
-
-def _parameter_ids(groups: Any) -> tuple[tuple[int, ...], ...] | None:
-    """Ids of an optimizer's parameters by group, from `[{"params": [0, 1, …], …}, …]`; None for anything else."""
-    if not isinstance(groups, list):
-        return None
-    ids: list[tuple[int, ...]] = []
-    for group in groups:
-        params = dict(_named(group)).get("params")
-        if not isinstance(params, list) or not all(type(number) is int for number in params):
-            return None
-        ids.append(tuple(params))
-    return tuple(ids)
-
-
-def _parameter_names(groups: Any) -> tuple[str, ...] | None:
-    """Names of all parameters, in the order of their ids; None unless each group has `param_names`."""
-    names: list[str] = []
-    for group in groups if isinstance(groups, list) else ():
-        facts = dict(_named(group))
-        params, listed = facts.get("params"), facts.get("param_names")
-        if not isinstance(params, list) or not isinstance(listed, list) or len(params) != len(listed):
-            return None
-        names += (name for name in listed if isinstance(name, str))
-    return tuple(names) or None
 
 
 _CONTAINERS = {Dict, Call, Tuple, Set, list}
@@ -207,6 +189,10 @@ def module_parts(node: Any) -> Parts | None:
     if name in _FX:
         body = pairs_of(arguments(node)[0]) if arguments(node) else None
         state = {str(key): value for key, value in body or ()} | state
+    if not state:
+        state = convolution_state(node)
+        if state:
+            return _script_parts(built_class(node), state)
     if name.startswith(_SCRIPT):
         return _script_parts(name, state)
     if "_modules" not in state or not ("_parameters" in state or "_buffers" in state):
@@ -214,8 +200,8 @@ def module_parts(node: Any) -> Parts | None:
     hidden = {plain_or_none(item) for item in _listed(state.get("_non_persistent_buffers_set"))}
     tensors = [*_named(state.get("_parameters")), *_named(state.get("_buffers"))]
     for key, value in state.items():
-        if function_name(value) == "torch.ScriptObject":
-            tensors += _packed(key, value)
+        if is_native(value):
+            tensors += stored_in(key, value)
     return Parts(
         built_class(node),
         tuple((key, value) for key, value in tensors if value is not None and key not in hidden),
@@ -224,24 +210,19 @@ def module_parts(node: Any) -> Parts | None:
     )
 
 
-def _packed(key: str, node: Call) -> list[tuple[str, Any]]:
-    """Calls in the state of a C++ object of PyTorch. Quantized layers keep weight and bias there: `((w, b), class)`."""
-    calls: list[tuple[str, Any]] = []
-    todo: list[tuple[Any, int]] = [(state, 0) for state in reversed(node.states)]
-    while todo:
-        part, depth = todo.pop()
-        if isinstance(part, Tuple) and depth < 4 and len(part.items) < 16:
-            todo += [(item, depth + 1) for item in reversed(part.items)]
-        elif isinstance(part, Call):
-            calls.append((f"{key}.{len(calls)}", part))
-    return calls
-
-
 def _script_parts(name: str, state: dict[str, Any]) -> Parts:
     """The parts of a TorchScript object, which keeps tensors, children and other attributes in one dictionary."""
-    modules = {key: value for key, value in state.items() if (function_name(value) or "").startswith(_SCRIPT)}
-    tensors = {key: value for key, value in state.items() if key not in modules and isinstance(value, Call)}
-    return Parts(name, tuple(tensors.items()), tuple(modules.items()), plain_attributes(state))
+    modules: list[tuple[str, Any]] = []
+    tensors: list[tuple[str, Any]] = []
+    for key, value in state.items():
+        called = function_name(value) or ""
+        if is_native(value):
+            tensors += stored_in(key, value)
+        elif called.startswith(_SCRIPT):
+            modules.append((key, value))
+        elif isinstance(value, Call):
+            tensors.append((key, value))
+    return Parts(name, tuple(tensors), tuple(modules), plain_attributes(state))
 
 
 def _named(node: Any) -> list[tuple[str, Any]]:
@@ -289,14 +270,19 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             continue
         done.add(at)
         tensors = _below(merged, at) if optimizer is not None else merged[path]
+        # Dictionaries that were merged are together no state_dict.
+        others = others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else ()
+        groups = scan.optimizers.get(at) or flattened(tensors, others)
         yield Root(
             ".".join(at),
-            _role(at, tensors, optimizer is not None),
+            _role(at, tensors, groups is not None),
             tuple(tensors),
             scan.modules.get(path, {}),
-            *scan.optimizers.get(at, (None, None)),
-            # Dictionaries that were merged are together no state_dict.
-            others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else (),
+            groups.ids if groups else None,
+            groups.names if groups else None,
+            others,
+            groups.keyed_by if groups else None,
+            groups.keys if groups else frozenset(),
         )
     if not merged:
         yield from without_tensors(scan.nodes)
@@ -353,4 +339,6 @@ def _role(path: Path, tensors: list[Tensor], optimizer: bool) -> str:
     named_ema = any("ema" in part.lower().split("_") or "shadow" in part.lower() for part in path)
     # Lightning's weight averaging saves the average as `state_dict`, and the current weights under this name.
     named_ema = named_ema or path[-1:] == ("current_model_state",)
+    # torch.optim.swa_utils.AveragedModel keeps it beside the averaged module.
+    named_ema = named_ema or (bool(path) and any(tensor.key == "n_averaged" for tensor in tensors))
     return "ema" if named_ema or (path and path[-1].lower().endswith("ema")) else "model"

@@ -54,8 +54,23 @@ def wrong_claims(layer: Layer, module: nn.Module) -> list[str]:
     return [
         f"{name} {said}, is {true}"
         for name, said, true in _settings(layer, module)
-        if said is not None and said != true and not (name == "in_width" and _assumes_groups(layer, module))
+        if said is not None and said != true and not _may_be_said(layer, name, said, module)
     ]
+
+
+def _may_be_said(layer: Layer, name: str, said: Any, module: Any) -> bool:
+    """Whether a setting is the true one in other words, or was said to be taken for granted."""
+    if name == "padding":
+        return bool(said == _padding(module))
+    return name == "in_width" and _assumes_groups(layer, module)
+
+
+def _padding(module: Any) -> tuple[int, ...] | None:
+    """ "same" in numbers, where it is as much on both sides."""
+    totals = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+    if module.padding != "same" or any(total % 2 for total in totals):
+        return None
+    return tuple(total // 2 for total in totals)
 
 
 def _may_be(layer: Layer, kind: str, module: Any) -> bool:

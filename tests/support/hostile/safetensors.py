@@ -93,6 +93,38 @@ SAFETENSORS: dict[str, bytes] = {
     "utf16": '{"w": {}}'.encode("utf-16"),
 }
 
+
+def sharded(info: object) -> bytes:
+    """A header of one tensor that says where in a whole it begins."""
+    text = info if isinstance(info, str) else json.dumps(info)
+    return header({"__metadata__": {"DCP_SHARDING_INFO": text}, "conv.weight": entry()})
+
+
+def sharded_at(*begin: object) -> bytes:
+    """The same, with one place in the form that PyTorch writes."""
+    return sharded({"conv.weight": {"saved_offsets": begin}})
+
+
+SAFETENSORS |= {
+    "sharding_huge": sharded_at(2**63 - 1, 0, 0),
+    "sharding_beyond_int64": sharded_at(10**400, 0, 0),
+    "sharding_negative": sharded_at(-4, 0, 0),
+    "sharding_of_other_rank": sharded_at(0, 0),
+    "sharding_of_20_000_dims": sharded_at(*[1] * 20_000),
+    "sharding_of_others": sharded({"\x1b[31m": {"saved_offsets": [4, 0, 0]}}),
+    "sharding_float": sharded_at(0.5, 0, 0),
+    "sharding_text": sharded_at("0", "0", "0"),
+    "sharding_null": sharded({"conv.weight": {"saved_offsets": None}}),
+    "sharding_list": sharded([1, 2]),
+    "sharding_not_json": sharded("{"),
+    "sharding_nested": sharded("[" * 100_000),
+    "sharding_number_of_a_million_digits": sharded('{"conv.weight":{"saved_offsets":[' + "9" * 10**6 + "]}}"),
+    "float6": one_tensor(dtype="F6_E2M3", data_offsets=[0, 18]),
+    "float4_within_a_byte": one_tensor(dtype="F4", shape=[3], data_offsets=[0, 2]),
+    "empty_within_another": header({"a.weight": entry(), "b.weight": entry((0,), (4, 4))}),
+    "name_of_half_a_pair": header({"\ud800": entry()}),
+}
+
 LENGTHS: dict[str, int] = {"length_2_63": 2**63, "length_2_64": 2**64 - 1, "length_past_end": 10_000, "length_0": 0}
 
 

@@ -154,3 +154,40 @@ def test_both_live_on_after_converting_one() -> None:
     linear(x)
     assert seen == ["Linear"]
     assert torch.equal(copy.deepcopy(linear)(x), linear(x))
+
+
+def test_transformers_layers_are_listed_where_convolutions_are_wanted() -> None:
+    net = nn.Sequential(Conv1D(4, 3))
+    (skipped,) = swap_pointwise(net, "conv1d").left
+    assert (skipped.name, skipped.kind) == ("0", "Conv1D")
+    assert 'to="linear" first' in skipped.reason
+    assert len(swap_pointwise(swap_pointwise(net).model, "conv1d").swapped) == 1
+
+
+def test_transformers_conv1d() -> None:
+    layer = Conv1D(4, 6).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    wanted = layer(x)
+    linear = transformers_to_linear(layer)
+    assert linear.weight.shape == (4, 6)
+    assert linear.weight.is_contiguous()
+    torch.testing.assert_close(linear(x), wanted, rtol=1e-12, atol=1e-13)
+    swaps = swap_pointwise(nn.Sequential(layer))
+    assert type(swaps.model[0]) is nn.Linear  # type: ignore[index]
+    torch.testing.assert_close(swaps.model(x), wanted, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
+def test_transformers_models_run_on_convolutions(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config).double().eval()
+    words = torch.randint(0, 50, (2, 7))
+    wanted = model(words, labels=words)
+    assert swap_pointwise(model, "conv1d").swapped
+    found = model(words, labels=words)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-9, atol=1e-11)
+    found.loss.backward()

@@ -1,0 +1,94 @@
+"""Checkpoints that one or several processes write, as PyTorch's distributed writers do. Process groups are gloo's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed import barrier, destroy_process_group, init_process_group
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
+from torch.multiprocessing.spawn import spawn
+
+Writer = Callable[[str], FileSystemWriter]
+
+
+def model() -> nn.Sequential:
+    """Pointwise and other convolutions, a Linear and a norm; no width is a multiple of the other."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(6, 4, 1), nn.ReLU(), nn.Conv1d(4, 7, 1), nn.Conv1d(7, 3, 3), nn.Flatten(), nn.Linear(9, 5),
+        nn.LayerNorm(5),
+    )  # fmt: skip
+
+
+def _in_two_files() -> dict[str, int]:
+    return {name: 1 + at % 2 for at, name in enumerate(model().state_dict())}
+
+
+NATIVE: dict[str, Writer] = {
+    "a file for each process": FileSystemWriter,
+    "a file for each tensor": lambda path: FileSystemWriter(path, single_file_per_rank=False, thread_count=2),
+}
+"""Writers of `.distcp` files."""
+
+PIECES: dict[str, Writer] = {
+    "shards": lambda path: HuggingFaceStorageWriter(path, save_distributed=True),
+    "shards in two files each": lambda path: HuggingFaceStorageWriter(
+        path, fqn_to_index_mapping=_in_two_files(), save_distributed=True
+    ),
+    "consolidated": lambda path: HuggingFaceStorageWriter(path, save_distributed=True, enable_consolidation=True),
+    "consolidated in two files": lambda path: HuggingFaceStorageWriter(
+        path, fqn_to_index_mapping=_in_two_files(), save_distributed=True, enable_consolidation=True
+    ),
+}
+"""Writers of safetensors that take what each process has."""
+
+WHOLE: dict[str, Writer] = {
+    "whole": HuggingFaceStorageWriter,
+    "whole in two files": lambda path: HuggingFaceStorageWriter(path, fqn_to_index_mapping=_in_two_files()),
+}
+"""Writers of safetensors that take a full state_dict of the first process."""
+
+
+def _process(rank: int, world: int, folder: str, port: int) -> None:
+    warnings.simplefilter("ignore")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    init_process_group("gloo", rank=rank, world_size=world)
+    sharded = model()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (world,)))
+    state = sharded.state_dict()
+    for name, writer in {**NATIVE, **PIECES}.items():
+        save(state, storage_writer=writer(f"{folder}/{name}"))
+    async_save(state, checkpoint_id=f"{folder}/asynchronous").result()  # type: ignore[union-attr]
+    save(state, storage_writer=HuggingFaceStorageWriter(f"{folder}/over each other"))
+    full = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
+    if rank == 0:
+        for name, writer in WHOLE.items():
+            save(full, storage_writer=writer(f"{folder}/{name}"), no_dist=True)
+        torch.save(full, f"{folder}/full.pt")
+    wrapped = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
+    first = wrapped.state_dict()
+    if rank == 0:
+        torch.save(first, f"{folder}/fsdp1.pt")
+    FullyShardedDataParallel.set_state_dict_type(wrapped, StateDictType.SHARDED_STATE_DICT)
+    save(wrapped.state_dict(), checkpoint_id=f"{folder}/fsdp1 sharded")
+    barrier()
+    destroy_process_group()
+
+
+def write_all(folder: Path, world: int) -> None:
+    """Every container of `model()`, by `world` processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    spawn(_process, (world, str(folder), port), nprocs=world)  # type: ignore[no-untyped-call]
