@@ -14,6 +14,7 @@ from convinspect.diffing import others
 from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
 from convinspect.diffing.supplied import Side, what_pytorch_supplies
 from convinspect.errors import CannotShow, Wording
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.find import find_layers
@@ -201,8 +202,8 @@ def loading_effect(difference: Difference, layer: str | None, refusal: str) -> D
         return _unloadable_shape(difference, a, b, refusal)
     if a.layout == "meta" != b.layout:
         return replace(difference, obstacle="has no numbers in A, only its shape (meta)")
-    if _encoding(a) != _encoding(b) and not _can_be_copied(a, b):
-        return replace(difference, obstacle=f"is {' '.join(_encoding(a))} in A and {' '.join(_encoding(b))} in B")
+    if not _can_be_copied(a, b):
+        return replace(difference, obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
     return difference
 
 
@@ -219,11 +220,36 @@ def _loads_as_scalar(a: Tensor, b: Tensor) -> bool:
     return a.shape == (1,) and b.shape == ()
 
 
+_MASKED = "torch.masked.maskedtensor.core.MaskedTensor"
+
+
 def _can_be_copied(a: Tensor, b: Tensor) -> bool:
-    """Whether PyTorch copies a tensor into one of another dtype or layout, as it does between all plain dtypes."""
+    """Whether PyTorch copies a tensor into another, as it does between all plain dtypes.
+
+    A subclass around other tensors (DTensor, torchao's) takes its own kind alone, but for MaskedTensor, which is copied
+    like a plain one; a quantized one takes its own dtype and scheme, and where it has one scale for all, float32.
+    """
+    classes = {each.subclass for each in (a, b) if is_wrapped(each)} - {_MASKED}
+    if classes and a.subclass != b.subclass:
+        return False
+    if a.dtype.startswith("q") or b.dtype.startswith("q"):
+        alike = a.dtype == b.dtype and bool(a.parts) == bool(b.parts)
+        return alike or (a.dtype == "float32" and not a.layout.startswith("sparse") and not b.parts)
+    if _encoding(a) == _encoding(b):
+        return True
     packed = any(tensor.dtype.startswith(("bits", "float4_", "float6_")) for tensor in (a, b))
     sparse = [tensor.layout for tensor in (a, b) if tensor.layout.startswith("sparse")]
-    return len(sparse) != 1 and len(set(sparse)) < 2 and not packed and not a.dtype.startswith("q")
+    return len(sparse) != 1 and len(set(sparse)) < 2 and not packed
+
+
+def _described(tensor: Tensor, other: Tensor) -> str:
+    """What a tensor is, as far as it hinders copying it into another."""
+    words = [*_encoding(tensor)]
+    if tensor.subclass != other.subclass and (is_wrapped(tensor) or is_wrapped(other)):
+        words.append(f"({tensor.subclass.rpartition('.')[2]})" if is_wrapped(tensor) and tensor.subclass else "(plain)")
+    elif tensor.dtype.startswith("q") and bool(tensor.parts) != bool(other.parts):
+        words.append("per channel" if tensor.parts else "per tensor")
+    return " ".join(words)
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
