@@ -42,7 +42,7 @@ def convert(
     groups: Literal["expand"] | None = None, model: str | None = None,
     state_dict: bool = False, fuse: bool = False, keep_optimizer: bool = False, drop_optimizer: bool = False,
     in_place: bool = False, force: bool = False, dry_run: bool = False,
-    root: str | None = None, progress: Progress | None = None,
+    root: str | None = None, turn_square: bool = False, progress: Progress | None = None,
 ) -> Job:
     # fmt: on
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
@@ -69,6 +69,7 @@ def convert(
         force: Overwrite a target that exists.
         dry_run: Decide everything, write nothing.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
+        turn_square: With `like`: where other matrices are stored transposed, turn the square ones too.
         progress: Called with the number of bytes that were written; PyTorch, which writes other formats, tells nothing.
 
     Returns:
@@ -89,7 +90,7 @@ def convert(
     options = Options(
         to, several(from_), several(layer), several(exclude), Path(like) if isinstance(like, str) else like,
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
-        root,
+        root, turn_square,
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or silent)

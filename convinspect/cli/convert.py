@@ -64,6 +64,12 @@ Like = Annotated[
     Path | None,
     typer.Option("--like", metavar="OTHER", help="Give each tensor the shape that it has in this checkpoint."),
 ]
+TurnSquare = Annotated[
+    bool,
+    typer.Option(
+        "--turn-square", help="With --like: where other matrices are stored transposed, turn the square ones too."
+    ),
+]
 Rename = Annotated[
     list[str] | None,
     typer.Option(
@@ -117,6 +123,7 @@ def convert(
     in_place: InPlace = False,
     force: Force = False,
     root: RootOption = None,
+    turn_square: TurnSquare = False,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -147,7 +154,7 @@ def convert(
     options = Options(
         None if to is None else to.value, tuple(kind.value for kind in origin or ()), tuple(layer or ()),
         tuple(exclude or ()), like, tuple(rename or ()), None if groups is None else groups.value, model,
-        state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root,
+        state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root, turn_square,
     )  # fmt: skip
     _run(path, output, options, Sink(fmt, width, None, ""))
 

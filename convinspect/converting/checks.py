@@ -82,6 +82,11 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", Option("to", "linear")),
         ),
         (
+            options.turn_square and options.like is None,
+            Wording(Option("turn_square"), " says how matrices lie in a checkpoint that another one is compared with"),
+            Wording("give ", like, " too, or take it away; ", Option("from_", "transformers"), " turns named layers"),
+        ),
+        (
             options.keep_optimizer and options.drop_optimizer,
             Wording(KEEP_OPTIMIZER, " and ", DROP_OPTIMIZER, " contradict each other"),
             "drop one of them",

@@ -51,11 +51,15 @@ class Refusal:
         name: The layer.
         reason: One sentence for people; a `Wording` if it names options.
         done: The layer is of the target kind already.
+        maybe_turned: A square matrix of which no shape tells whether it is stored transposed, as others in the file.
+        fits: Its shape is the wanted one, so that it loads as it is.
     """
 
     name: str
     reason: str
     done: bool = False
+    maybe_turned: bool = False
+    fits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,7 @@ def _selection_like(
     return Selection(
         layers,
         chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing),
+        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
         _other_prefixes(names, renamed, other, options.like_name),

@@ -23,6 +23,7 @@ def plan_like(
     others: Iterable[Layer] = (),
     chosen: Container[str] | None = None,
     writing: Writing = REWRITTEN,
+    turn_square: bool = False,
 ) -> Plan:
     """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
 
@@ -33,18 +34,23 @@ def plan_like(
         others: Its layers, which are needed to see that a square matrix is stored transposed.
         chosen: Names of the layers that may change; None for all.
         writing: What the way of writing asks of them.
+        turn_square: Square matrices that may be stored transposed are.
 
     Returns:
-        Conversions for what differs only in rank or transposition; refusals for all other differences.
+        Conversions for what differs only in rank or transposition; refusals for all other differences, and for square
+        matrices of which no shape tells whether they are stored transposed.
     """
     # By the tensor, since the layer itself may have another name in the other checkpoint.
     theirs = {id(layer.weight): layer for layer in others}
+    pairs = [(layer, other.get(names[layer.weight.key])) for layer in layers]
+    unsettled = _unsettled([(layer, wanted, theirs.get(id(wanted))) for layer, wanted in pairs if wanted is not None])
+    turned = unsettled if turn_square else frozenset()
     decisions = sorted_out(
-        _decide_like(layer, theirs.get(id(other.get(names[layer.weight.key]))), names, other, chosen, writing)
-        for layer in layers
+        _decide_like(layer, theirs.get(id(wanted)), names, other, chosen, writing, layer.name in turned)
+        for layer, wanted in pairs
     )
-    if any(edit.transposed for conversion in decisions.conversions.values() for edit in conversion.edits):
-        decisions = decisions.refusing(_maybe_turned(layers, decisions, chosen))
+    if unsettled and not turn_square:
+        decisions = decisions.refusing(_maybe_turned(pairs, unsettled, decisions, chosen))
     planned = keep_groups_together(layers, decisions).finished(layers)
     return Plan(
         tuple(_with_strides_of(conversion, names, other) for conversion in planned.conversions), planned.refusals
@@ -58,6 +64,7 @@ def _decide_like(
     other: Mapping[str, Tensor],
     chosen: Container[str] | None,
     writing: Writing,
+    turn: bool = False,
 ) -> Conversion | Refusal | None:
     """Decide on one layer; None if it does not differ.
 
@@ -68,12 +75,15 @@ def _decide_like(
         other: As of `plan_like`.
         chosen: As of `plan_like`.
         writing: As of `plan_like`.
+        turn: Its weight is square and is to be turned.
     """
     foreign = other_layout(layer, counterpart)
     edits = []
     for tensor in layer.tensors.values():
         wanted = other.get(names[tensor.key])
-        turned = tensor is layer.weight and square_turned(layer, counterpart)
+        if turn and layer.norm is not None:
+            return Refusal(layer.name, f"square, and {layer.norm}: what its weight is computed from cannot be turned")
+        turned = tensor is layer.weight and (turn or square_turned(layer, counterpart))
         if wanted is not None and foreign and tensor is layer.weight:
             return Refusal(layer.name, f"{names[tensor.key]} is {tensor.shape} here, {wanted.shape} there: {foreign}")
         if wanted is None or (wanted.shape == tensor.shape and not turned):
@@ -116,21 +126,75 @@ def other_layout(layer: Layer, counterpart: Layer | None) -> str:
     return "" if here == there else f"{here}'s layout against {there}'s, so that the axes would have to be moved"
 
 
-def _maybe_turned(layers: Iterable[Layer], decisions: Decisions, chosen: Container[str] | None) -> list[Refusal]:
-    """Square matrices that may be stored transposed, as others in the file are; the shape is the same either way."""
+def _unsettled(pairs: Sequence[tuple[Layer, Tensor, Layer | None]]) -> frozenset[str]:
+    """Names of square matrices that may be stored transposed, as others in the file are: no shape shows it.
+
+    Those stay out whose classes or layouts are recorded, that are known for (in, out) on one side or both, that are
+    embeddings, and kernels whose like is not turned (as many dimensions here and there).
+
+    Args:
+        pairs: Layers with the tensor that their weight is to be like, and its layer.
+    """
+    ways: dict[tuple[int, int], set[bool]] = {}
+    for layer, wanted, _ in pairs:
+        here, there = out_in(layer.weight.shape), out_in(wanted.shape)
+        ranks = len(layer.weight.shape), len(wanted.shape)
+        if here is None or there is None or here[0] == here[1] or 2 not in ranks or layer.kind == "Embedding":
+            continue
+        if here in (there, there[::-1]):
+            ways.setdefault(ranks, set()).add(here != there)
+    if not any(True in seen for seen in ways.values()):
+        return frozenset()
+    return frozenset(
+        layer.name
+        for layer, wanted, counterpart in pairs
+        if _is_square(layer, wanted)
+        and not _orientation_known(layer, counterpart)
+        and True in ways.get(ranks := (len(layer.weight.shape), len(wanted.shape)), {ranks == (2, 2)})
+    )
+
+
+def _is_square(layer: Layer, wanted: Tensor) -> bool:
+    """Whether two weights have the same square matrix's shape, at least one of them without further dimensions."""
+    here, there = out_in(layer.weight.shape), out_in(wanted.shape)
+    ranks = len(layer.weight.shape), len(wanted.shape)
+    return here is not None and here == there and here[0] == here[1] > 1 and 2 in ranks
+
+
+def _orientation_known(layer: Layer, counterpart: Layer | None) -> bool:
+    """Whether something other than shapes tells how a square matrix lies on either side."""
+    if counterpart is None:
+        # A tensor that is not a layer's weight there: nothing that a matrix product would turn.
+        return layer.kind not in KINDS
+    both = (layer, counterpart)
+    if any(each.kind == "Embedding" or (each.kind not in KINDS and not _in_out(each)) for each in both):
+        return True
+    if any(each.layout is not None for each in both) or all(each.evidence == "module" for each in both):
+        return True
+    # Where both are (in, out) nothing is to be turned, where one is, `square_turned` sees it.
+    return any(map(_in_out, both))
+
+
+def _maybe_turned(
+    pairs: Iterable[tuple[Layer, Tensor | None]],
+    unsettled: Container[str],
+    decisions: Decisions,
+    chosen: Container[str] | None,
+) -> list[Refusal]:
+    """Refusals of the square matrices in doubt."""
     return [
-        Refusal(layer.name, _turning(layer.name))
-        for layer in layers
-        if Doubt.MAY_BE_TRANSPOSED in layer.doubts
-        and layer.name not in decisions.conversions
-        and layer.name not in decisions.refusals
-        and (chosen is None or layer.name in chosen)
+        Refusal(
+            layer.name,
+            Wording("square, and others here are stored transposed: no shape tells whether it is; ", *_TURNING),
+            maybe_turned=True,
+            fits=wanted is not None and wanted.shape == layer.weight.shape,
+        )
+        for layer, wanted in pairs
+        if layer.name in unsettled and layer.name not in decisions.refusals and (chosen is None or layer.name in chosen)
     ]
 
 
-def _turning(name: str) -> Wording:
-    options = (Option("to", "linear"), " ", Option("from_", "transformers"), " ", Option("layer", name or "."))
-    return Wording(Doubt.MAY_BE_TRANSPOSED.value, "; ", *options, " turns it over")
+_TURNING = (Option("turn_square"), " turns it too")
 
 
 def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Mapping[str, Tensor]) -> Conversion:
@@ -172,6 +236,8 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
     turned = main.transposed and not _in_out(layer)
     if layer.kind not in KINDS:
         to = layer.kind if counterpart is None else counterpart.kind
+    elif turned and counterpart is not None and counterpart.kind in KINDS:
+        to = counterpart.kind
     else:
         to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
     doubt = main.transposed and (layer.evidence == "ambiguous" or Doubt.LINEAR_BY_NAME in layer.doubts)

@@ -33,6 +33,7 @@ class Options:
         force: Overwrite a target that exists.
         dry_run: Decide everything, write nothing.
         root: The dictionary in the file, as dotted keys; "." for all.
+        turn_square: With `like`: where other matrices are stored transposed, turn the square ones in doubt too.
     """
 
     to: str | None = None
@@ -51,6 +52,7 @@ class Options:
     force: bool = False
     dry_run: bool = False
     root: str | None = None
+    turn_square: bool = False
 
     @property
     def like_name(self) -> str:

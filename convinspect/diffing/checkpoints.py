@@ -11,7 +11,7 @@ from convinspect.converting.like import other_layout, plan_like, square_turned
 from convinspect.converting.plan import Plan
 from convinspect.converting.reshape import out_in
 from convinspect.diffing import others
-from convinspect.diffing.differences import Difference, DiffReport, Kind
+from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
 from convinspect.diffing.supplied import Side, what_pytorch_supplies
 from convinspect.errors import CannotShow, Wording
 from convinspect.keys.others import Other
@@ -61,6 +61,8 @@ def diff(
             difference = _with_values(difference, *seen)
             progress(tensor.nbytes + partner.nbytes)
         layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor), "")
+        if (square := conversion.squares.get(id(tensor))) is not None:
+            difference, layer = _square(difference, square, layer, values)
         if (why := conversion.foreign.get(id(tensor))) is not None:
             obstacle = f"is {tensor.shape} in A and {partner.shape} in B: {why}"
             differences.append(replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle))
@@ -87,6 +89,7 @@ class _Conversion(NamedTuple):
         refusals: Why layers would be left unchanged.
         seen: Convolutions' weights of both in other libraries' layouts, in PyTorch's order of axes.
         foreign: Of A's weights whose layout is not B's, how they differ.
+        squares: Names of the layers of A's square weights that may be stored transposed, as others of A are.
     """
 
     turned: set[int]
@@ -94,6 +97,7 @@ class _Conversion(NamedTuple):
     refusals: dict[int, str]
     seen: dict[int, Tensor]
     foreign: dict[int, str]
+    squares: dict[int, str]
 
 
 def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Conversion:
@@ -111,7 +115,9 @@ def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tens
     seen = {id(layer.weight): in_torch_order(layer).weight for layer in foreign}
     whys = ((id(layer.weight), other_layout(layer, counterparts[id(layer.weight)])) for layer in layers)
     others = {weight: why for weight, why in whys if why}
-    return _Conversion(turned, converted, _refusals(layers, plan), seen, others)
+    doubtful = {refusal.name for refusal in plan.refusals if refusal.maybe_turned}
+    squares = {id(layer.weight): layer.name for layer in layers if layer.name in doubtful}
+    return _Conversion(turned, converted, _refusals(layers, plan), seen, others, squares)
 
 
 def _relevant_tensors(
@@ -251,6 +257,21 @@ def _with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
     except CannotShow:
         return replace(difference, kind=Kind.NOT_COMPARED if kind == Kind.SAME else kind, unread=True)
     return replace(difference, kind=Kind.VALUES_DIFFER if kind == Kind.SAME else kind, deviation=distance)
+
+
+def _square(difference: Difference, name: str, layer: str | None, compared: bool) -> tuple[Difference, str | None]:
+    """A square weight that may be stored transposed, and the layer to convert, as far as the numbers tell.
+
+    Args:
+        difference: Of the weight, with its numbers where they were compared.
+        name: Its layer.
+        layer: The layer that would be converted without the numbers.
+        compared: Whether numbers were compared.
+    """
+    if difference.unnoticed:
+        return replace(difference, unnoticed=False, square=Square.TURNED), name
+    equal = compared and difference.deviation is None and not difference.unread
+    return replace(difference, square=Square.AS_IT_IS if equal else Square.IN_DOUBT), layer
 
 
 def _is_square(difference: Difference) -> bool:

@@ -50,6 +50,15 @@ EMPTIED = "it has no numbers, as DeepSpeed's ZeRO-3 saves what was not gathered:
 EMPTIED_SHAPE = (0,)
 
 
+class Square(Word):
+    """Whether a square matrix is stored transposed, as others beside it are."""
+
+    TURNED = "transposed"
+    AS_IT_IS = "not transposed"
+    IN_DOUBT = "in doubt"
+    """Its numbers were not compared, or are different ones."""
+
+
 class Verdict(Word):
     """Whether A would load where B does."""
 
@@ -76,6 +85,7 @@ class Difference:
         deviation: How the numbers differ after reshaping; None where they are equal or were not compared.
         unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
         unread: Numbers were to be compared and could not be, whatever else differs.
+        square: Of a square matrix beside others that are stored transposed: whether it is too; None of all others.
     """
 
     name: str
@@ -91,6 +101,12 @@ class Difference:
     unread: bool = False
     other_a: Other | None = None
     other_b: Other | None = None
+    square: Square | None = None
+
+    @property
+    def maybe_turned(self) -> bool:
+        """It is a square matrix that may be stored transposed; neither shape nor numbers tell."""
+        return self.square == Square.IN_DOUBT
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +150,11 @@ class DiffReport:
     def converted(self) -> tuple[str, ...]:
         """Layers of A that must be converted and can be."""
         return tuple(dict.fromkeys(each.layer for each in self.tensors if each.layer is not None))
+
+    @property
+    def maybe_turned(self) -> tuple[str, ...]:
+        """Square matrices of A that may be stored transposed."""
+        return tuple(each.name for each in self.tensors if each.maybe_turned)
 
     @property
     def obstacles(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
             name = block.name or "(root)"
             if conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
+            elif known and old == new:
+                stored = f"whose weight was stored as (in, out), {conversion.old_shape}"
+                lines.append(f"{name}: {_call(new, conversion, 1)}, {stored}")
             elif known:
                 lines.append(f"{name}: {_call(old, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
             else:

@@ -16,7 +16,9 @@ from convinspect.records import Container
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
 
-def like_command(a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str]) -> str:
+def like_command(
+    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: Sequence[str] | None = None
+) -> str:
     """The command that gives A's tensors B's shapes and names.
 
     Args:
@@ -24,8 +26,11 @@ def like_command(a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str])
         b: The checkpoint that loads.
         like: Whether shapes must change.
         rules: `--rename` rules.
+        turning: Layers whose square matrices stay when others are turned too; None where none is turned.
     """
     words = ["--like", _path(b.path)] if like else []
+    if turning is not None:
+        words += ["--turn-square", *(word for name in turning for word in ("--exclude", name))]
     return _command(a, a.path, _target(a), [*words, *_renames(rules)])
 
 

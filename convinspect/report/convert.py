@@ -7,6 +7,7 @@ from typing import Any
 
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
+from convinspect.errors import Option, Wording
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
@@ -214,6 +215,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
         "refused": [
             {"name": refusal.name, "reason": flagged(refusal.reason)} for refusal in plan.refusals if not refusal.done
         ],
+        "maybe_transposed": [refusal.name for refusal in plan.refusals if refusal.maybe_turned],
         "only_here": list(job.selection.only_here),
         "only_there": list(job.selection.only_there),
         "already": [refusal.name for refusal in plan.refusals if refusal.done],
@@ -234,10 +236,26 @@ def code_lines(job: Job) -> list[str]:
         lines += ["", f"Plain weights now: {names}; drop the wrapper in the model's code."]
     selection = job.selection
     if job.options.like is not None:
-        differs = selection.only_here or selection.only_there or any(not refusal.done for refusal in job.plan.refusals)
+        left = [refusal for refusal in job.plan.refusals if not (refusal.done or refusal.fits)]
+        differs = selection.only_here or selection.only_there or left
         still = f"The result and {job.options.like_name} still differ as said above, so it will still not load there."
         lines += ["", still] if differs else []
     return lines
+
+
+def _square_lines(job: Job) -> list[str]:
+    """That square matrices may be stored transposed, which no loading shows."""
+    doubtful = [refusal for refusal in job.plan.refusals if refusal.maybe_turned]
+    if not doubtful:
+        return []
+    one = len(doubtful) == 1
+    what = (
+        f"{count(len(doubtful))} square {'matrix' if one else 'matrices'} may be stored transposed as others here are"
+    )
+    risk = f"if {'it is' if one else 'they are'}, the result loads and computes something else"
+    names = first_few([refusal.name or "(root)" for refusal in doubtful])
+    ways = Wording(Option("turn_square"), f" turns {'it' if one else 'them'}, ", Option("exclude"), " leaves them")
+    return [f"{what} ({names}): {risk}; {flagged(ways)}"]
 
 
 def note_lines(job: Job) -> list[str]:
@@ -260,8 +278,12 @@ def warning_lines(job: Job) -> list[str]:
         return [f"nothing can be converted: {flagged(fruitless.reason)}; so nothing would be written{remedy}"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
     lines = [
-        f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
-        for refusal in job.plan.refused_of(named)
+        *_square_lines(job),
+        *(
+            f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
+            for refusal in job.plan.refused_of(named)
+            if not refusal.maybe_turned
+        ),
     ]
     asked = job.options.kind is not None or job.options.like is not None
     if lines or not asked or fruitless is None or fruitless.already:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind, Verdict
+from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind, Square, Verdict
 from convinspect.diffing.fixes import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
@@ -51,7 +51,7 @@ def difference_table(report: DiffReport, everything: bool = False, folded: bool 
         folded: One row for repeated blocks.
     """
     shown = [each for kind in KINDS for each in report.tensors if each.kind == kind]
-    shown = [each for each in shown if everything or each.kind != Kind.SAME]
+    shown = [each for each in shown if everything or each.kind != Kind.SAME or each.maybe_turned]
     names = [each.name for each in shown]
     folds = fold_names(names, [_signature(each, place, folded) for place, each in enumerate(shown)])
     members = [(name, [shown[place] for place in places]) for name, places in folds]
@@ -110,7 +110,7 @@ def _row(name: str, alike: Sequence[Difference], report: DiffReport) -> tuple[Ce
     note = _note(first)
     if len(alike) > 1:
         note = f"×{len(alike)}, {note}" if note else f"×{len(alike)}"
-    return (*cells, Styled(note, WARN if first.obstacle or first.unnoticed else ""))
+    return (*cells, Styled(note, WARN if first.obstacle or first.unnoticed or first.maybe_turned else ""))
 
 
 def _side(tensor: Tensor | None, other: Tensor | None, shown: Tensor | None = None) -> str:
@@ -145,6 +145,8 @@ def _note(difference: Difference) -> str:
         notes.append("converting fixes its rank alone" if difference.unnoticed else "converting fixes it")
     elif difference.unnoticed:
         notes.append("only its numbers show it")
+    elif difference.maybe_turned:
+        notes.append("square: it may be transposed as others are")
     elif kind == Kind.DTYPE_DIFFERS:
         notes.append("PyTorch does not copy it" if difference.obstacle else "cast when it is loaded")
     elif kind == Kind.NO_TENSOR:
@@ -216,6 +218,10 @@ def _verdict(report: DiffReport) -> Cell:
     transposed = sum(difference.unnoticed for difference in report.tensors)
     if transposed:
         return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
+    if report.maybe_turned:
+        more = "" if report.compared else "; --values compares the numbers"
+        doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
+        return (Styled(said, WARN), Styled(doubt))
     end = "; its numbers differ" if any(difference.deviation for difference in report.tensors) else ""
     unread = sum(difference.unread for difference in report.tensors)
     if unread:
@@ -225,6 +231,10 @@ def _verdict(report: DiffReport) -> Cell:
 
 def _matrices(number: int) -> str:
     return f"{count(number)} square {'matrices are' if number != 1 else 'matrix is'}"
+
+
+def _may_be(number: int) -> str:
+    return f"{count(number)} square {'matrices' if number != 1 else 'matrix'} may be"
 
 
 def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
@@ -254,8 +264,13 @@ def commands(report: DiffReport) -> list[str]:
     a, b, rules = report.a, report.b, report.rules or ()
     if not can_be_converted(a) or not (report.converted or rules):
         return []
+    turned = any(each.square == Square.TURNED for each in report.tensors)
     if is_main(b) or not report.converted:
-        return [like_command(a, b, bool(report.converted), rules)]
+        kept = [each.name.rpartition(".")[0] or "." for each in report.tensors if each.square == Square.AS_IT_IS]
+        return [like_command(a, b, bool(report.converted), rules, kept if turned else None)]
+    if turned:
+        # Only --like turns a square matrix beside others.
+        return []
     # --like uses the main root, and here another root was chosen.
     fixed = [difference for difference in report.tensors if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
@@ -279,7 +294,7 @@ def _notes(report: DiffReport) -> Iterable[str]:
 
 def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
     """The JSON of `diff A B`; `everything` also lists tensors that are the same."""
-    listed = [difference for difference in report.tensors if everything or difference.kind != Kind.SAME]
+    listed = [each for each in report.tensors if everything or each.kind != Kind.SAME or each.maybe_turned]
     return {
         "a": checkpoint_payload(report.a),
         "b": checkpoint_payload(report.b),
@@ -287,6 +302,7 @@ def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
         "verdict": report.verdict,
         "obstacles": list(map(flagged, report.obstacles)),
         "convert": list(report.converted),
+        "maybe_transposed": list(report.maybe_turned),
         "rename": None if report.rules is None else list(report.rules),
         "commands": commands(report),
         "counts": dict(report.counts),
@@ -317,6 +333,7 @@ def _payload(difference: Difference, compared: bool) -> dict[str, Any]:
         "other_b": _other_payload(difference.other_b),
         "obstacle": flagged(difference.obstacle) or None,
         "layer": difference.layer,
+        "square": difference.square,
     }
     if compared:
         both = difference.a is not None and difference.b is not None

@@ -554,8 +554,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     torch.save(zeros({"a.weight": (4, 6, 1), "b": (3,)}), tmp_path / "a.pt")
     torch.save({"m.a.weight": torch.zeros(4, 6), "m.b": torch.ones(3)}, tmp_path / "b.pt")
     found = json.loads(command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--format", "json").stdout)
-    assert list(found) == ["a", "b", "same", "verdict", "obstacles", "convert", "rename", "commands", "counts",
-                           "prefixes", "values", "tensors", "notes"]  # fmt: skip
+    assert list(found) == ["a", "b", "same", "verdict", "obstacles", "convert", "maybe_transposed", "rename",
+                           "commands", "counts", "prefixes", "values", "tensors", "notes"]  # fmt: skip
     assert found["a"] == {"path": "a.pt", "format": "torch.save (zip)", "root": ""}
     assert (found["same"], found["verdict"], found["obstacles"]) == (False, "loads after converting", [])
     assert (found["convert"], found["rename"]) == (["a"], ["*=m.*"])
@@ -567,7 +567,7 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
         "name": "a.weight", "difference": "rank differs",
         "a": {"key": "a.weight", "shape": [4, 6, 1], "dtype": "float32"},
         "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "other_a": None, "other_b": None,
-        "obstacle": None, "layer": "a",
+        "obstacle": None, "layer": "a", "square": None,
         "unnoticed": False, "compared": True,
     }  # fmt: skip
     assert second["values"] == {"max_abs_diff": 1.0, "max_rel_diff": 1.0, "differing": 3, "numel": 3, "nan": 0}
