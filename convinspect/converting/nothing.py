@@ -15,7 +15,8 @@ from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Contents, Layer, Tensor
-from convinspect.text import plural
+from convinspect.text import first_few, plural
+from convinspect.writing.left_behind import unfused as unfused_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def why_nothing(
     if options.like is not None:
         return _unlike(options, planned, chosen, names, checkpoint)
     if options.kind is None:
-        return _no_rename_or_fuse(options, unfused)
+        return _no_rename_or_fuse(checkpoint, options, unfused)
     request = Request(options.kind, options.kinds, options.layer, options.exclude, options.expand)
     refused = planned.refused_of(chosen) or unfused
     remedies = [
@@ -82,9 +83,13 @@ def why_nothing(
     )
 
 
-def _no_rename_or_fuse(options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
+def _no_rename_or_fuse(checkpoint: Checkpoint, options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
     if unfused:
         return Fruitless(_of_first(unfused), _joined(_more_reasons(unfused)))
+    parts = unfused_parts(checkpoint.root, ()) if options.fuse else []
+    if parts:
+        single = Wording(first_few(parts), ": computed from several tensors, of which ", Option("fuse"))
+        return Fruitless(Wording(single, " takes those of one known norm alone"))
     if options.fuse:
         return Fruitless("no weight is computed from several tensors, so there is none to fuse")
     return Fruitless("the new names are the old ones") if options.rename else None
