@@ -84,6 +84,8 @@ def as_vector(tensor: Tensor) -> Tensor | None:
         return tensor
     if _FOLLOWS.search(tensor.key) is not None and max(tensor.shape, default=0) == tensor.numel > 1:
         axis = tensor.shape.index(tensor.numel)
+        if axis > 1 or len(tensor.shape) > 5:
+            return None
         return tensor._replace(shape=(tensor.numel,), stride=(tensor.stride[axis],))
     if len(tensor.shape) < 3 or {tensor.shape[0], *tensor.shape[2:]} != {1}:
         return None

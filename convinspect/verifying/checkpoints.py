@@ -24,7 +24,11 @@ from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
 
 def compare_checkpoints(
-    before: Checkpoint, after: Checkpoint, options: VerifyOptions, progress: Callable[[int], None] = lambda done: None
+    before: Checkpoint,
+    after: Checkpoint,
+    options: VerifyOptions,
+    progress: Callable[[int], None] = lambda done: None,
+    ready: Callable[[], object] = lambda: None,
 ) -> Report:
     """Compare two checkpoints: bits first, then outputs of each converted layer.
 
@@ -33,6 +37,7 @@ def compare_checkpoints(
         after: The second. With the path of `before` it was converted in memory, and only its layers are compared.
         options: How to compare; options about a whole model are left to the caller.
         progress: Called with the number of bytes that were compared.
+        ready: Called before layers are run, to wait for PyTorch.
 
     Raises:
         NotThere: A name matches no layer.
@@ -49,6 +54,7 @@ def compare_checkpoints(
     copies = compare_copies(before, after, edits, pairs)
     checked, excused = _check_layers(layers, layers_after, pairs, chosen, copies.followed)
     shown = [layer for layer in checked if layer.check.cause or chosen is None or layer.before.name in chosen]
+    ready()
     checks = run_layers(shown, options)
     parts = [_of_tensors(pairs, excused)]
     if two_files:

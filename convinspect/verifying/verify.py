@@ -51,13 +51,14 @@ def verify(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     options.check()
-    if not options.bits:
-        _prepare_torch(options)
+    loading = None if options.bits else _prepare_torch(options)
     stored = before
     try:
         before = _renamed(stored, options.rename) if options.rename else stored
         after, notes = _as_linear(before, options.layer) if after is None else (after, ())
-        report = compare_checkpoints(before, after, options, progress)
+        # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
+        ready = loading.join if loading else lambda: None
+        report = compare_checkpoints(before, after, options, progress, ready)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))
@@ -104,7 +105,7 @@ def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoi
     return applied(checkpoint, selection.plan.edits), notes
 
 
-def _prepare_torch(options: VerifyOptions) -> None:
+def _prepare_torch(options: VerifyOptions) -> Thread | None:
     """Check the device and dtype, and begin to load PyTorch.
 
     Raises:
@@ -115,16 +116,16 @@ def _prepare_torch(options: VerifyOptions) -> None:
 
         check_dtype(options.dtype)
     if options.device == "cpu":
-        _load_torch_meanwhile()
-        return
+        return _load_torch_meanwhile()
     from convinspect.arrays.devices import check_device, check_dtype_on
 
     check_device(options.device)
     remedy = Wording("cpu has; ", Option("bits"), " needs no device")
     check_dtype_on(options.device, "float64", ", in which outputs are judged", remedy)
+    return None
 
 
-def _load_torch_meanwhile() -> None:
+def _load_torch_meanwhile() -> Thread | None:
     """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
 
     def load() -> None:
@@ -134,7 +135,10 @@ def _load_torch_meanwhile() -> None:
 
     # If the system refuses a thread, PyTorch is loaded later, when it is needed.
     with suppress(RuntimeError):
-        Thread(target=load).start()
+        thread = Thread(target=load)
+        thread.start()
+        return thread
+    return None
 
 
 def _run_model(

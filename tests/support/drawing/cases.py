@@ -165,7 +165,8 @@ def _drawn_options(saved: Saved, random: Random, folder: Path) -> tuple[dict[str
 def _is_right(layer: Layer, assumed: tuple[str, ...], model: Model, seen: Counter[str]) -> bool:
     """Whether a layer may be converted; one that is none of the other kind is, by assumptions that were told."""
     module = _module(model.module, layer.name)
-    if module is None or isinstance(module, nn.Linear) or is_plain_pointwise(module):
+    is_linear = isinstance(module, nn.Linear) and layer.kind == "Linear"
+    if module is None or is_linear or is_plain_pointwise(module):
         return True
     if layer.evidence == "module" or not (assumed or layer.doubts):
         raise Miss(f"{layer.name} is {module} and was converted as {layer}")
