@@ -11,7 +11,7 @@ from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
 from convinspect.checking.offsets import scan_offsets
 from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
 from convinspect.checking.required_records import scan_required
-from convinspect.checking.zip import Record, scan_zip, unpacked
+from convinspect.checking.zip import Record, scan_zip, unpacked, whole_record
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, most_steps, reader
@@ -262,7 +262,7 @@ def _scan_byteorder(file: File, records: Iterable[Record], within: str) -> Itera
         order = file.read(record.payload, min(record.entry.packed, 64))
         if order not in (b"little", b"big"):
             message = f"its byte order is {order[:16]!r}, neither little nor big"
-            place = Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload)
+            place = whole_record(file, record, within)
             yield finding("bad-metadata", file.path, message, place)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from convinspect.checking.findings import Finding, Place, finding
+from convinspect.checking.findings import Finding, finding
 from convinspect.checking.pickles import Seen
-from convinspect.checking.zip import Record
+from convinspect.checking.zip import Record, whole_record
 from convinspect.formats.files import File
 from convinspect.formats.zip.alignment import (
     ALIGNMENT_RECORD,
@@ -43,8 +43,7 @@ def scan_offsets(file: File, records: Iterable[Record], seen: Mapping[str, Seen]
     alignment = parse_alignment(text)
     if alignment is None:
         message = f"its storage alignment is {text[:16]!r}, no positive number"
-        place = Place(within + claim.entry.name, 0, claim.entry.size, file.start + claim.payload)
-        yield finding("bad-metadata", file.path, message, place)
+        yield finding("bad-metadata", file.path, message, whole_record(file, claim, within))
         return
     if "data" not in seen or not _is_calculated(file, by_name.get(VERSION_RECORD)):
         return
@@ -58,7 +57,7 @@ def scan_offsets(file: File, records: Iterable[Record], seen: Mapping[str, Seen]
             f"{number} {'does' if len(wrong) == 1 else 'do'} not lie where an alignment of {alignment:,} puts them:"
             f" {record.entry.name!r} begins at byte {record.payload:,}, not {payload:,}"
         )
-        yield finding("storage-misplaced", file.path, message, _place(file, record, within))
+        yield finding("storage-misplaced", file.path, message, whole_record(file, record, within))
 
 
 def _is_calculated(file: File, version: Record | None) -> bool:
@@ -72,10 +71,6 @@ def _is_padded(file: File, record: Record) -> bool:
 
 def _text(file: File, record: Record) -> bytes:
     return file.read(record.payload, min(record.entry.packed, LONGEST_ALIGNMENT_TEXT))
-
-
-def _place(file: File, record: Record, within: str) -> Place:
-    return Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload)
 
 
 def _storages(records: Mapping[str, Record], sizes: Mapping[str, int]) -> list[tuple[Record, int]]:

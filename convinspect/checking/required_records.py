@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from convinspect.checking.findings import Finding, Place, finding
 from convinspect.checking.pickles import Seen
-from convinspect.checking.zip import Record
+from convinspect.checking.zip import Record, whole_record
 from convinspect.formats.files import File
 from convinspect.formats.zip.structures import STORED
 
@@ -55,8 +55,7 @@ def _scan_version(file: File, record: Record, within: str) -> Iterator[Finding]:
     number = _NUMBER.match(text)
     if number is None or not _OLDEST <= int(number[1]) <= _NEWEST:
         message = f"its version is {text[:16]!r}; PyTorch reads {_OLDEST} to {_NEWEST}"
-        place = Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload)
-        yield finding("bad-metadata", file.path, message, place)
+        yield finding("bad-metadata", file.path, message, whole_record(file, record, within))
 
 
 def _of_models(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

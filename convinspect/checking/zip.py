@@ -38,6 +38,11 @@ class Record(NamedTuple):
     unsummed: bool = False
 
 
+def whole_record(file: File, record: Record, within: str) -> Place:
+    """All bytes of a record, as the place of a finding."""
+    return Place(within + record.entry.name, 0, record.entry.size, file.start + record.payload)
+
+
 def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
     """Find everything that is wrong with a zip's bytes.
 

@@ -30,7 +30,7 @@ from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
-from convinspect.layers.select import exactly_named, select
+from convinspect.layers.select import as_linear, exactly_named, select
 from convinspect.records import Doubt, Edit, Layer, Tensor
 from convinspect.text import with_article
 
@@ -122,9 +122,8 @@ def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset
         attention: Names of the layers that are a MultiheadAttention.
     """
     exact = naming.exact
-    if exact and layer.kind == "Embedding" and layer.evidence != "module":
-        # (N, D) may be an Embedding or a Linear; a user who names the layer decides.
-        layer = layer._replace(kind="Linear")
+    if exact:
+        layer = as_linear(layer)
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
     else:

@@ -70,6 +70,15 @@ def exactly_named(layers: Iterable[Layer], names: Iterable[str]) -> frozenset[st
     return frozenset(layer.name for layer in layers if given and not given.isdisjoint(_names(layer)))
 
 
+def as_linear(layer: Layer) -> Layer:
+    """A layer that the user gives by name: what only its name calls an Embedding (N, D) is then a Linear.
+
+    Its class, where the file records it, is not overruled.
+    """
+    is_guess = layer.kind == "Embedding" and layer.evidence != "module"
+    return layer._replace(kind="Linear") if is_guess else layer
+
+
 def _names(layer: Layer) -> set[str]:
     """All names of a layer: its name and its tensors' keys, each as shown and as stored."""
     names = {layer.name, _stored_name(layer)}

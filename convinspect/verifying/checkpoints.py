@@ -5,12 +5,12 @@ Stored bits first, then each converted layer's outputs. `verify` adds the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
 from convinspect.layers.find import find_layers
-from convinspect.layers.select import exactly_named, select
+from convinspect.layers.select import as_linear, exactly_named, select
 from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
 from convinspect.text import plural
@@ -43,7 +43,9 @@ def compare_checkpoints(
         NotThere: A name matches no layer.
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
-    layers = [_with_positions(layer, before) for layer in _as_named(find_layers(before), options.layer)]
+    found = find_layers(before)
+    named = exactly_named(found, options.layer)
+    layers = [_with_positions(as_linear(layer) if layer.name in named else layer, before) for layer in found]
     layers_after = _as_converted(layers, {layer.name: _with_positions(layer, after) for layer in find_layers(after)})
     chosen = {layer.name for layer in select(layers, options.layer)} if options.layer else None
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
@@ -94,17 +96,6 @@ def _tensors_of(layers: Iterable[Layer], names: Collection[str] | None) -> set[s
     if names is None:
         return None
     return {key for layer in layers if layer.name in names for key in keys_of(layer).values()}
-
-
-def _as_named(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
-    """The layers; one that only its name calls an Embedding is a Linear if the user names it, as in a conversion."""
-    named = exactly_named(layers, names)
-    return [
-        layer._replace(kind="Linear", in_width=layer.weight.shape[1], out_width=layer.weight.shape[0])
-        if layer.name in named and layer.kind == "Embedding" and layer.evidence != "module"
-        else layer
-        for layer in layers
-    ]
 
 
 def _check_layers(
