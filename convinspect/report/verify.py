@@ -71,7 +71,7 @@ SENTENCES = {
     Why.PREFIX_LOST: "{keys:,} lost the prefix {before!r}",
     Why.PREFIX_ADDED: "{keys:,} begin with {after!r} now",
     Why.PREFIX_REPLACED: "{keys:,} begin with {after!r} instead of {before!r}",
-    Why.METADATA: "the file's metadata differs",
+    Why.METADATA: "the file's metadata differs in {keys}",
     Why.OBJECT: "an object beside the tensors differs: {what}",
     Why.OF_LAYER: "layer {name}: {cause}",
     Why.OF_NAME: "{name}: {cause}",

@@ -83,7 +83,7 @@ class Why(Enum):
     PREFIX_LOST = auto()  # keys, before
     PREFIX_ADDED = auto()  # keys, after
     PREFIX_REPLACED = auto()  # keys, before, after
-    METADATA = auto()
+    METADATA = auto()  # keys: names of the metadata, as text
     OBJECT = auto()  # what
 
     # Of which thing it is the cause.
