@@ -9,7 +9,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
 from convinspect.converting.plan import Plan
 from convinspect.converting.relations import viewed
-from convinspect.converting.reshape import out_in, reshaped, with_channels_last
+from convinspect.converting.reshape import channels_last, out_in, reshaped, with_channels_last
 from convinspect.dtypes import FLOATING
 from convinspect.errors import CannotConvert
 from convinspect.formats.torch.wrappers import is_wrapped
@@ -127,7 +127,7 @@ def like(tensor: Tensor, edit: Edit) -> Edit:
             raise CannotConvert(problem, "save the file again with contiguous tensors")
         return Edit(tensor, seen.shape, seen.stride)
     changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
-    return changed if set(edit.stride[2:]) <= {1} else with_channels_last(changed)
+    return with_channels_last(changed) if channels_last(edit) else changed
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
