@@ -8,7 +8,7 @@ from typing import NamedTuple
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
 from convinspect.converting.plan import Plan
-from convinspect.converting.reshape import reshaped, with_channels_last
+from convinspect.converting.reshape import channels_last, reshaped, with_channels_last
 from convinspect.dtypes import FLOATING
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
@@ -115,7 +115,7 @@ def like(tensor: Tensor, edit: Edit) -> Edit:
         # DoRA's magnitudes: only the stride of their one dimension means anything.
         return edit._replace(tensor=tensor)
     changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
-    return changed if set(edit.stride[2:]) <= {1} else with_channels_last(changed)
+    return with_channels_last(changed) if channels_last(edit) else changed
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:

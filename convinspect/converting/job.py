@@ -24,6 +24,7 @@ from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
+from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.layers.select import exactly_named
@@ -227,7 +228,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
     notes = (
-        *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
+        *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
@@ -238,6 +239,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
         fruitless is not None and not does_more, notes,
     )  # fmt: skip
+
+
+def _not_given_back(selection: Selection, following: Followers) -> tuple[str, ...]:
+    return not_given_back(selection.layers, selection.plan.edits, (*following.copies, *following.optimizer))
 
 
 def _selected(

@@ -13,7 +13,7 @@ from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.layouts import is_turned, same_order
-from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
+from convinspect.records import Doubt, Edit, Layer, Tensor
 
 
 def plan_like(
@@ -204,7 +204,8 @@ def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Ma
         wanted = other.get(names[edit.tensor.key])
         if wanted is None or edit.shape != wanted.shape or edit.stride[:2] != wanted.stride[:2]:
             return edit
-        return edit if wanted.stride == contiguous(wanted.shape) else edit._replace(stride=wanted.stride)
+        # A format without strides tells nothing of them.
+        return edit if wanted.stride_span is None else edit._replace(stride=wanted.stride)
 
     return replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits)))
 
