@@ -15,7 +15,7 @@ from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
+from convinspect.report.commands import can_be_converted, like_command, step_commands, used_by_like
 from convinspect.report.flags import flagged
 from convinspect.text import first_few, plural
 
@@ -265,13 +265,13 @@ def commands(report: DiffReport) -> list[str]:
     if not can_be_converted(a) or not (report.converted or rules):
         return []
     turned = any(each.square == Square.TURNED for each in report.tensors)
-    if is_main(b) or not report.converted:
+    if used_by_like(a, b) or not report.converted:
         kept = [each.name.rpartition(".")[0] or "." for each in report.tensors if each.square == Square.AS_IT_IS]
         return [like_command(a, b, bool(report.converted), rules, kept if turned else None)]
     if turned:
         # Only --like turns a square matrix beside others.
         return []
-    # --like uses the main root, and here another root was chosen.
+    # --like uses the main root, or that of A's name, and here another root was chosen.
     fixed = [difference for difference in report.tensors if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
     steps, _ = planned_steps(find_layers(a), shapes)
