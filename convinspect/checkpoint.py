@@ -103,7 +103,9 @@ class Checkpoint(Mapping[str, Tensor]):
         if contents.problems and not any(one.tensors for one in contents.roots):
             raise BrokenFile(contents.problems[0])
         flat = contents.container is Container.DISTRIBUTED
-        self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root, flat)
+        self.root: Root = (
+            main_root(contents.roots, contents.foreign) if root is None else root_at(contents.roots, root, flat)
+        )
         self.problems = contents.problems
         self.unwritten = contents.unwritten
         self.notes = (*contents.notes, contents.unwritten) if contents.unwritten else contents.notes

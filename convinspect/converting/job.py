@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
+from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
     check_layout,
     check_model,
@@ -23,6 +24,7 @@ from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
+from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.layers.select import exactly_named
@@ -92,6 +94,11 @@ class Job:
     def already(self) -> int:
         """How many layers are of the wanted kind already."""
         return sum(layer.kind == self.options.kind for layer in self.layers)
+
+    @property
+    def afterwards(self) -> list[Afterwards]:
+        """What treats the converted layers differently from now on, though their outputs are the same."""
+        return afterwards(self.checkpoint, self.plan, self.followers.others, self.resaved)
 
     @property
     def edits(self) -> list[Edit]:
@@ -221,9 +228,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
     notes = (
-        *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
+        *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
-        *following.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
         *left_unfused(fused.refused),
@@ -233,6 +239,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
         fruitless is not None and not does_more, notes,
     )  # fmt: skip
+
+
+def _not_given_back(selection: Selection, following: Followers) -> tuple[str, ...]:
+    return not_given_back(selection.layers, selection.plan.edits, (*following.copies, *following.optimizer))
 
 
 def _selected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
@@ -17,7 +17,7 @@ _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def like_command(
-    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: Sequence[str] | None = None
+    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: bool = False, left: Iterable[str] = ()
 ) -> str:
     """The command that gives A's tensors B's shapes and names.
 
@@ -26,11 +26,12 @@ def like_command(
         b: The checkpoint that loads.
         like: Whether shapes must change.
         rules: `--rename` rules.
-        turning: Layers whose square matrices stay when others are turned too; None where none is turned.
+        turning: Square matrices are turned too.
+        left: Layers that stay as they are.
     """
     words = ["--like", _path(b.path)] if like else []
-    if turning is not None:
-        words += ["--turn-square", *(word for name in turning for word in ("--exclude", name))]
+    words += ["--turn-square"] if turning else []
+    words += [word for name in left for word in ("--exclude", name)] if like else []
     return _command(a, a.path, _target(a), [*words, *_renames(rules)])
 
 

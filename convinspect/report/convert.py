@@ -14,6 +14,7 @@ from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
 from convinspect.text import first_few, join_words, plural
@@ -226,6 +227,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
                       "dropped": job.options.drop_optimizer},
         "model_code": advice(plan, job.names),
+        "afterwards": afterwards_payload(job.afterwards),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
 
@@ -265,6 +267,7 @@ def note_lines(job: Job) -> list[str]:
     leftovers = () if job.target is None else left_behind(job.target)
     return [
         *map(flagged, job.notes),
+        *afterwards_lines(job.afterwards),
         *(
             f"{path} is of another run, which is under way or was killed; if none is under way, remove it"
             for path in leftovers
