@@ -183,19 +183,6 @@ class Checkpoint(Mapping[str, Tensor]):
         described.modules, described.known_parameters = dict(modules), parameters
         return described
 
-    def joined_with(self, others: Iterable[Contents]) -> Checkpoint:
-        """The same checkpoint, with further roots that lie in other files; the root in use stays.
-
-        Args:
-            others: What was read of these files.
-        """
-        joined = copy.copy(self)
-        for contents in others:
-            joined.roots = (*joined.roots, *contents.roots)
-            joined.versions = {**joined.versions, **contents.versions}
-            joined.nbytes_on_disk += contents.nbytes_on_disk
-        return joined
-
     @property
     def holds_modules(self) -> bool:
         """Whether shapes stand in modules' attributes too (whole models, TorchScript, `.pt2`), so that a changed shape

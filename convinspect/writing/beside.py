@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,11 @@ def with_optimizers(checkpoint: Checkpoint) -> Together:
             read.append(contents)
     if not read:
         return Together(checkpoint, (), tuple(stuck))
-    joined = checkpoint.joined_with(read)
+    joined = copy.copy(checkpoint)
+    for contents in read:
+        joined.roots = (*joined.roots, *contents.roots)
+        joined.versions = {**joined.versions, **contents.versions}
+        joined.nbytes_on_disk += contents.nbytes_on_disk
     return Together(joined, tuple(one.path.name for one in read), tuple(stuck))
 
 
