@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from convinspect.converting.decisions import Conversion, Decisions, Plan, Refusal, sorted_out
 from convinspect.converting.eligibility import REWRITTEN, Writing, obstacle, wrapper_obstacle
@@ -15,6 +16,9 @@ from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CO
 from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Edit, Layer, Tensor
+
+_Triple: TypeAlias = tuple[Layer, Tensor, Layer | None]
+"""A layer, the tensor that its weight is to be like, and that one's layer."""
 
 
 def plan_like(
@@ -44,7 +48,9 @@ def plan_like(
     # By the tensor, since the layer itself may have another name in the other checkpoint.
     theirs = {id(layer.weight): layer for layer in others}
     pairs = [(layer, other.get(names[layer.weight.key])) for layer in layers]
-    unsettled = _unsettled([(layer, wanted, theirs.get(id(wanted))) for layer, wanted in pairs if wanted is not None])
+    triples = [(layer, wanted, theirs.get(id(wanted))) for layer, wanted in pairs if wanted is not None]
+    ways = _ways(triples)
+    unsettled = _unsettled(triples, ways)
     turned = unsettled if turn_square else frozenset()
     decisions = sorted_out(
         _decide_like(layer, theirs.get(id(wanted)), names, other, chosen, writing, layer.name in turned)
@@ -53,8 +59,13 @@ def plan_like(
     if unsettled and not turn_square:
         decisions = decisions.refusing(_maybe_turned(pairs, unsettled, decisions, chosen))
     planned = keep_groups_together(layers, decisions).finished(layers)
+    kernels = _square_kernels(triples, ways) - unsettled
     return Plan(
-        tuple(_with_strides_of(conversion, names, other) for conversion in planned.conversions), planned.refusals
+        tuple(
+            _with_strides_of(_warned(conversion) if conversion.layer.name in kernels else conversion, names, other)
+            for conversion in planned.conversions
+        ),
+        planned.refusals,
     )
 
 
@@ -159,32 +170,57 @@ def other_layout(layer: Layer, counterpart: Layer | None) -> str:
     return "" if here == there else f"{here}'s layout against {there}'s, so that the axes would have to be moved"
 
 
-def _unsettled(pairs: Sequence[tuple[Layer, Tensor, Layer | None]]) -> frozenset[str]:
-    """Names of square matrices that may be stored transposed, as others in the file are: no shape shows it.
-
-    Those stay out whose classes or layouts are recorded, that are known for (in, out) on one side or both, that are
-    embeddings, and kernels whose like is not turned (as many dimensions here and there).
-
-    Args:
-        pairs: Layers with the tensor that their weight is to be like, and its layer.
-    """
+def _ways(triples: Sequence[_Triple]) -> dict[tuple[int, int], set[bool]]:
+    """Whether oblong matrices are turned, by the number of dimensions that weights have here and there."""
     ways: dict[tuple[int, int], set[bool]] = {}
-    for layer, wanted, _ in pairs:
+    for layer, wanted, _ in triples:
         here, there = out_in(layer.weight.shape), out_in(wanted.shape)
         ranks = len(layer.weight.shape), len(wanted.shape)
         if here is None or there is None or here[0] == here[1] or 2 not in ranks or layer.kind == "Embedding":
             continue
         if here in (there, there[::-1]):
             ways.setdefault(ranks, set()).add(here != there)
+    return ways
+
+
+def _unsettled(triples: Sequence[_Triple], ways: Mapping[tuple[int, int], set[bool]]) -> frozenset[str]:
+    """Names of square matrices that may be stored transposed, as others in the file are: no shape shows it.
+
+    Those stay out whose classes or layouts are recorded, that are known for (in, out) on one side or both, that are
+    embeddings, and kernels whose like is not turned (as many dimensions here and there).
+
+    Args:
+        triples: Layers with the tensor that their weight is to be like, and its layer.
+        ways: Of oblong ones (`_ways`).
+    """
     if not any(True in seen for seen in ways.values()):
         return frozenset()
     return frozenset(
         layer.name
-        for layer, wanted, counterpart in pairs
+        for layer, wanted, counterpart in triples
         if _is_square(layer, wanted)
         and not _orientation_known(layer, counterpart)
         and True in ways.get(ranks := (len(layer.weight.shape), len(wanted.shape)), {ranks == (2, 2)})
     )
+
+
+def _square_kernels(triples: Sequence[_Triple], ways: Mapping[tuple[int, int], set[bool]]) -> frozenset[str]:
+    """Names of square kernels beside turned matrices where no oblong kernel shows whether kernels are turned too."""
+    if True not in ways.get((2, 2), ()):
+        return frozenset()
+    return frozenset(
+        layer.name
+        for layer, wanted, counterpart in triples
+        if _is_square(layer, wanted)
+        and (ranks := (len(layer.weight.shape), len(wanted.shape))) != (2, 2)
+        and ranks not in ways
+        and not _orientation_known(layer, counterpart)
+    )
+
+
+def _warned(conversion: Conversion) -> Conversion:
+    warning = "square: taken as it lies, while matrices here are stored transposed; no shape tells whether it is"
+    return replace(conversion, warnings=(*conversion.warnings, warning))
 
 
 def _is_square(layer: Layer, wanted: Tensor) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.reshape import out_in
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
 from convinspect.layouts import Layout, Maker, torch_shape
 from convinspect.records import Layer
@@ -38,7 +38,7 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
                 lines += _shapes(name, conversion)
             elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
-            elif known and old == new:
+            elif known and (old == new or (new == "Linear" and MULTIPLIED in conversion.layer.tags)):
                 stored = f"whose weight was stored as (in, out), {conversion.old_shape}"
                 lines.append(f"{name}: {_call(new, conversion, 1)}, {stored}")
             elif known:

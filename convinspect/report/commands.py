@@ -57,8 +57,14 @@ def can_be_converted(checkpoint: Checkpoint) -> bool:
 
 
 def is_main(checkpoint: Checkpoint) -> bool:
-    """Whether the root in use is the one that `--like` uses."""
+    """Whether the root in use is the one that is used where none is named."""
     return checkpoint.root == main_root(checkpoint.roots)
+
+
+def used_by_like(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether B's root in use is the one that `--like` uses: of A's name where A's is given, else the main one."""
+    named = None if is_main(a) else next((root for root in b.roots if root.path == a.root.path), None)
+    return b.root == (named or main_root(b.roots))
 
 
 def _command(a: Checkpoint, source: Path, target: Path, words: Sequence[str]) -> str:

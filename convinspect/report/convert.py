@@ -8,6 +8,7 @@ from typing import Any
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
 from convinspect.errors import Option, Wording
+from convinspect.kinds import shown_kind
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
@@ -116,7 +117,8 @@ def _converted(conversion: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...
     notes += [Styled(warning, WARN) for warning in conversion.warnings] + [Styled(text) for text in more]
     parted = [piece for note in notes for piece in (Styled(", "), note)][1:]
     name, old, new = conversion.layer.name or "(root)", conversion.old_shape, conversion.new_shape
-    return (name, conversion.layer.kind, conversion.to, shape(old), shape(new), tuple(parted))
+    kind = shown_kind(conversion.layer.kind, conversion.layer.tags)
+    return (name, kind, conversion.to, shape(old), shape(new), tuple(parted))
 
 
 def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:

@@ -12,7 +12,7 @@ from convinspect.layers.find import find_layers
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, QUIET, WARN
 from convinspect.render.table import Cell, Styled
-from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
+from convinspect.report.commands import can_be_converted, like_command, step_commands, used_by_like
 from convinspect.report.flags import flagged
 from convinspect.report.pytorch_lines import by_hand_lines, difference_lines
 from convinspect.text import plural
@@ -135,13 +135,13 @@ def commands(report: DiffReport) -> list[str]:
         return []
     turned = any(each.square == Square.TURNED for each in report.tensors)
     left = [_module_of(each) for each in report.tensors if _flattened_wrongly(each)]
-    if is_main(b) or not report.converted:
+    if used_by_like(a, b) or not report.converted:
         kept = [_module_of(each) for each in report.tensors if each.square == Square.AS_IT_IS] if turned else []
         return [like_command(a, b, bool(report.converted), rules, turned, dict.fromkeys((*kept, *left)))]
     if turned:
         # Only --like turns a square matrix beside others.
         return []
-    # --like uses the main root, and here another root was chosen.
+    # --like uses the main root, or that of A's name, and here another root was chosen.
     fixed = [difference for difference in report.tensors if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
     steps, _ = planned_steps(find_layers(a), shapes)

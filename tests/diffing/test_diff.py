@@ -652,7 +652,7 @@ def test_whole_models_nested_roots_and_shards_get_commands_that_work(tmp_path: P
     torch.save({"model": {"other.weight": torch.rand(90, 90)}, "ema": wanted.state_dict()}, tmp_path / "root.pt")
     torch.save({"model": {"other.weight": torch.rand(9, 9)}, "ema": conv.state_dict()}, tmp_path / "both.pt")
     (one,) = typed(tmp_path, "both.pt", "root.pt", "--root", "ema")
-    assert "--to linear" in one
+    assert "root.pt --root ema" in one
     wanted.load_state_dict(torch.load(tmp_path / "both_converted.pt", weights_only=True)["ema"])
 
 

@@ -22,7 +22,7 @@ WANTED = {key: shape[:2] if key.endswith("conv.weight") else shape for key, shap
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.save({f"model.{key}": value for key, value in zeros(SHAPES).items()}, tmp_path / "a.pt")
-    torch.save(zeros({**WANTED, "head.weight": (20, 8), "head.extra": (3,)}), tmp_path / "b.pt")
+    torch.save(zeros(WANTED | {"head.weight": (20, 8), "head.extra": (3,)}), tmp_path / "b.pt")
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_all_and_machine_forms_have_every_key(folder: Path) -> None:
     assert len(found["tensors"]) == 62
 
 
-@pytest.mark.parametrize("width", [50, 60, 80])
+@pytest.mark.parametrize("width", [60, 80])
 def test_shapes_are_the_last_to_be_hidden(folder: Path, width: int) -> None:
     said = command(folder, "diff", "a.pt", "b.pt", "--width", str(width)).stdout
     assert "(16, 8, 1)" in said
