@@ -317,6 +317,18 @@ def open_alike(path: str | Path, root: str | None) -> Checkpoint:
         return open_whole(path)
 
 
+def open_like(path: str | Path, root: str | None) -> Checkpoint:
+    """As `open_alike`, of a file that need not be whole.
+
+    Raises:
+        ConvInspectError: It cannot be read.
+    """
+    try:
+        return open_checkpoint(path, root)
+    except NotThere:
+        return open_checkpoint(path)
+
+
 def whole(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint, once it is seen to be whole.
 

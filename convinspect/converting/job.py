@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
+from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
     check_layout,
     check_model,
@@ -93,6 +94,11 @@ class Job:
     def already(self) -> int:
         """How many layers are of the wanted kind already."""
         return sum(layer.kind == self.options.kind for layer in self.layers)
+
+    @property
+    def afterwards(self) -> list[Afterwards]:
+        """What treats the converted layers differently from now on, though their outputs are the same."""
+        return afterwards(self.checkpoint, self.plan, self.followers.others, self.resaved)
 
     @property
     def edits(self) -> list[Edit]:
@@ -224,7 +230,6 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     notes = (
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
-        *following.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
         *left_unfused(fused.refused),
