@@ -11,11 +11,10 @@ import torch
 from support.diffing import Holder, zeros
 from support.program import command
 
-SHAPES: dict[str, tuple[int, ...]] = {
-    f"layers.{i}.{name}": shape
-    for i in range(60)
-    for name, shape in (("attn.q_proj.weight", (8, 8)), ("mlp.conv.weight", (16, 8, 1)), ("mlp.conv.bias", (16,)))
-} | {"head.weight": (10, 8)}
+LAYER: dict[str, tuple[int, ...]] = {
+    "attn.q_proj.weight": (8, 8), "mlp.conv.weight": (16, 8, 1), "mlp.conv.bias": (16,)
+}  # fmt: skip
+SHAPES = {f"layers.{i}.{name}": shape for i in range(60) for name, shape in LAYER.items()} | {"head.weight": (10, 8)}
 WANTED = {key: shape[:2] if key.endswith("conv.weight") else shape for key, shape in SHAPES.items()}
 
 
