@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +26,17 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def quantized(name: str) -> nn.Module:
-    from compressed_tensors.compressors import ModelCompressor
-    from compressed_tensors.quantization import (
-        QuantizationArgs,
-        QuantizationConfig,
-        QuantizationScheme,
-        apply_quantization_config,
-    )
-
+    compressors = importlib.import_module("compressed_tensors.compressors")
+    of = importlib.import_module("compressed_tensors.quantization")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 48, bias=False))
-    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**FORMATS[name]))
-    config = QuantizationConfig(config_groups={"all": scheme}, format=name)
-    apply_quantization_config(model, config)
+    scheme = of.QuantizationScheme(targets=["Linear"], weights=of.QuantizationArgs(**FORMATS[name]))
+    config = of.QuantizationConfig(config_groups={"all": scheme}, format=name)
+    of.apply_quantization_config(model, config)
     for module in model:
         scale: Any = module.weight_scale
         scale.data.fill_(0.01)
-    ModelCompressor(quantization_config=config).compress_model(model)
+    compressors.ModelCompressor(quantization_config=config).compress_model(model)
     return model
 
 

@@ -88,7 +88,7 @@ def test_files_of_keras_that_are_not_read_are_named(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     model.save_weights(tmp_path / "m.weights.h5")
     model.save(tmp_path / "m.keras")
-    np.savez(tmp_path / "m.npz", **arrays_of(model))
+    np.savez(tmp_path / "m.npz", *arrays_of(model).values())
     said = {"m.weights.h5": "HDF5 file, as Keras writes", "m.keras": "Keras archive", "m.npz": "NumPy archive"}
     for name, text in said.items():
         done = run("shapes", tmp_path / name)
