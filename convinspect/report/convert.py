@@ -293,9 +293,8 @@ def warning_lines(job: Job) -> list[str]:
         *map(flagged, job.warnings),
         *_square_lines(job),
         *(
-            f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
-            for refusal in job.plan.refused_of(named)
-            if not refusal.maybe_turned
+            f"layer {refusal.name or '(root)'} cannot be converted: {flagged(refusal.reason)}; nothing would be written"
+            for refusal in job.plan.left_of(named)
         ),
     ]
     asked = job.options.kind is not None or job.options.like is not None
