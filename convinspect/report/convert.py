@@ -37,7 +37,8 @@ def plan_table(job: Job) -> Table:
         job: A conversion that was written, or a dry run.
     """
     plan, folder = job.plan, None if job.beside is None else job.checkpoint.folder
-    source = (folder or job.checkpoint.path).name
+    given = folder or job.checkpoint.path
+    source = given.name or str(given)
     written = None if job.target is None else job.target.name
     names = _new_names(job)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
