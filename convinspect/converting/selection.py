@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convinspect.checkpoint import Checkpoint, open_checkpoint
+from convinspect.checkpoint import Checkpoint, open_like
 from convinspect.converting.eligibility import REWRITTEN, Writing
 from convinspect.converting.like import plan_like
 from convinspect.converting.options import Options
@@ -68,12 +68,21 @@ def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Pla
     return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
 
 
+def other_checkpoint(options: Options) -> Checkpoint:
+    """The checkpoint whose shapes are wanted: at the root that was asked for, where it has that, else at its main one.
+
+    Raises:
+        ConvInspectError: As for `open_like`.
+    """
+    assert options.like is not None
+    return options.like if isinstance(options.like, Checkpoint) else open_like(options.like, options.root)
+
+
 def _selection_like(
     checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
 ) -> Selection:
-    """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
-    assert options.like is not None
-    other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
+    """The plan for the shapes of another checkpoint, and the names that only one of the two has."""
+    other = other_checkpoint(options)
     names = renamed.names(checkpoint)
     may_change = chosen = chosen_layers(layers, options.layer, options.exclude)
     if options.from_:

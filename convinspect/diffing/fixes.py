@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import DEFAULT_FROM, Request, plan
+from convinspect.converting.relations import How, call, relate
 from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
 from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.rules import new_keys
@@ -38,6 +40,8 @@ class Fix(Word):
     """The key has its partner under another prefix."""
     LIKE = "like"
     """The shape can be had, but only `convert` like a checkpoint that has it makes it."""
+    PYTORCH = "pytorch"
+    """A line of PyTorch makes it, and no conversion does."""
     NONE = "none"
     """Nothing that keeps the numbers fixes it."""
     ALREADY = "already"
@@ -48,7 +52,7 @@ class Fix(Word):
     """The file's whole dictionary was passed, and the weights are one of its entries."""
 
 
-_OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE)
+_OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE, Fix.PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Answer:
         reason: A few words to go with it.
         shape: The shape in the checkpoint at hand; None where it has no such key.
         layer: The layer to convert; "" is the root module.
+        call: PyTorch's call that makes the wanted shape, where no conversion does.
+        key: Its stored key.
     """
 
     item: LoadErrorItem
@@ -68,13 +74,15 @@ class Answer:
     reason: str
     shape: Shape | None = None
     layer: str = ""
+    call: str = ""
+    key: str = ""
 
     @property
     def obstacle(self) -> str:
         """Why this line stays; "" where it goes away."""
         if self.fix not in _OBSTACLES:
             return ""
-        if self.fix == Fix.NONE and self.item.trouble == Trouble.SIZE_MISMATCH:
+        if self.fix in (Fix.NONE, Fix.PYTORCH) and self.item.trouble == Trouble.SIZE_MISMATCH:
             return f"{self.item.key} is {self.shape} in A and {self.item.model} in the model"
         return Wording(f"{self.item.key}: ", self.reason)
 
@@ -126,6 +134,12 @@ class ErrorReport:
     def obstacles(self) -> tuple[str, ...]:
         """Why it will still not load, a line each."""
         return tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+
+    @property
+    def loads_by_hand(self) -> bool:
+        """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
+        lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
+        return lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
@@ -275,10 +289,25 @@ def _answer_shape(
     if shape == EMPTIED_SHAPE:
         return Answer(item, Fix.NONE, EMPTIED, shape)
     if edit_to(tensor, wanted) is None:
-        return Answer(item, Fix.NONE, "no reshaping fixes it", shape)
+        return _by_hand(item, tensor, wanted)
     if id(tensor) in refusals:
         return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
     return Answer(item, Fix.CONVERT, f"{layer.kind} → {_KIND_OF_RANK[len(wanted)]}", shape, layer.name)
+
+
+def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
+    """The answer to a shape that no kind of layer explains."""
+    relation = relate(tensor.shape, wanted)
+    line = call(relation, tensor.shape, wanted) if tensor.layout == "strided" and not is_wrapped(tensor) else ""
+    if not line:
+        return Answer(
+            item, Fix.NONE, "no reshaping fixes it" if relation.how is How.DIFFERENT else _UNORDERED, tensor.shape
+        )
+    sure = "" if not relation.ambiguous else f", or {plural(len(relation.orders) - 1, 'other order')} of axes"
+    return Answer(item, Fix.PYTORCH, f"{line.removeprefix('.')}{sure}", tensor.shape, call=line, key=tensor.key)
+
+
+_UNORDERED = "as many numbers, but no order of axes makes it"
 
 
 # ---------------------------------------------------------------------------------------- which calls of convert do it

@@ -10,16 +10,13 @@ from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.causes import by_cause
 from convinspect.report.commands import can_be_converted, step_commands
-from convinspect.report.diff import (
-    checkpoint_payload,
-    command_lines,
-    obstacle_cell,
-    prefix_payload,
-    prefix_text,
-    what_changes,
-)
+from convinspect.report.diff import BY_CAUSE, Listing
+from convinspect.report.diff_payload import checkpoint_payload, prefix_payload
 from convinspect.report.flags import flagged
+from convinspect.report.pytorch_lines import by_hand_lines, lines_of
+from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
@@ -33,6 +30,7 @@ _FIXES = {
     Fix.CONVERT: Styled("convert", GOOD),
     Fix.RENAME: Styled("rename", GOOD),
     Fix.LIKE: Styled("convert --like", WARN),
+    Fix.PYTORCH: Styled("PyTorch", WARN),
     Fix.NONE: Styled("nothing", BAD),
     Fix.ALREADY: Styled("already", GOOD),
     Fix.OTHER_CHECKPOINT: Styled("not A", BAD),
@@ -40,25 +38,36 @@ _FIXES = {
 }
 
 
-def error_table(report: ErrorReport, folded: bool = False) -> Table:
-    """A row for each item of the error, then the verdict.
+def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
+    """The verdict, and a row for each item of the error or, of many, for each cause.
 
     Args:
         report: What can be done about the error.
-        folded: One row for repeated blocks.
+        listing: Which rows are shown.
     """
     answers = report.answers
     names = [answer.item.key for answer in answers]
-    rows = fold_names(names, [_signature(answer, place, folded) for place, answer in enumerate(answers)])
+    if listing.by_cause:
+        rows = by_cause(names, [_cause(answer) for answer in answers])
+    else:
+        rows = fold_names(names, [_signature(answer, place, listing.folded) for place, answer in enumerate(answers)])
     members = [(name, [answers[place] for place in places]) for name, places in rows]
+    counted = listing.by_cause and len(members) < len(answers)
     return Table(
-        _COLUMNS,
-        [_row(name, alike) for name, alike in members],
+        (*((Column("keys", "right", priority=97, key="keys"),) if counted else ()), *_COLUMNS),
+        [_row(name, alike, counted) for name, alike in members],
         title=f"A: {report.checkpoint.path.name} · load_state_dict error",
-        summary=tuple(_summary(report)),
-        notes=tuple(_notes(report)),
-        raw=[_raw(name, alike[0]) for name, alike in members],
+        lead=(_verdict(report), *_prefixes(report)),
+        notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
+        raw=[() if counted else _raw(name, alike[0]) for name, alike in members],
     )
+
+
+def _cause(answer: Answer) -> tuple[object, ...]:
+    """What lines have in common that are in one row."""
+    call = answer.call if answer.call.startswith(".permute") else bool(answer.call)
+    reason = "" if answer.call or answer.fix == Fix.OTHER_CHECKPOINT else str(answer.reason)
+    return (answer.item.trouble, answer.fix, call, reason)
 
 
 def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
@@ -67,12 +76,22 @@ def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
     return (item.trouble, answer.fix, answer.reason, answer.shape, item.model) if folded else (place,)
 
 
-def _row(name: str, alike: Sequence[Answer]) -> tuple[Cell, ...]:
+def _row(name: str, alike: Sequence[Answer], counted: bool) -> tuple[Cell, ...]:
     first = alike[0]
     stored, wanted = ("–" if dims is None else shape(dims) for dims in (first.shape, first.item.model))
-    reason = flagged(first.reason)
-    note = f"×{len(alike)}, {reason}" if len(alike) > 1 else reason
-    return (first.item.trouble.value, name, stored, wanted, _FIXES[first.fix], note)
+    if counted and len({(answer.shape, answer.item.model) for answer in alike}) > 1:
+        stored, wanted = (text if text == "–" else f"{text}, …" for text in (stored, wanted))
+    reason = "reshape" if len(alike) > 1 and first.call.startswith(".reshape") else flagged(first.reason)
+    note = f"×{len(alike)}, {reason}" if len(alike) > 1 and not counted else reason
+    return (
+        *((count(len(alike)),) if counted else ()),
+        first.item.trouble.value,
+        name,
+        stored,
+        wanted,
+        _FIXES[first.fix],
+        note,
+    )
 
 
 def _raw(name: str, answer: Answer) -> tuple[object, ...]:
@@ -80,13 +99,11 @@ def _raw(name: str, answer: Answer) -> tuple[object, ...]:
     return (item.trouble, name, answer.shape, item.model, answer.fix, flagged(answer.reason))
 
 
-def _summary(report: ErrorReport) -> Iterable[Cell]:
+def _prefixes(report: ErrorReport) -> Iterable[Cell]:
     for prefix in report.prefixes:
-        yield Styled(prefix_text(prefix, ("A", "the model")), WARN)
+        yield Styled(prefix_text(prefix, ("A", "the model")) + " → rename" * bool(report.rules), WARN)
     for prefix in report.extra:
         yield Styled(prefix_text(prefix, ("A", "the error")), WARN)
-    yield from ("",) if report.prefixes or report.extra else ()
-    yield _verdict(report)
 
 
 def _changes(report: ErrorReport) -> str:
@@ -98,9 +115,11 @@ def _verdict(report: ErrorReport) -> Cell:
         return obstacle_cell("The error is about another checkpoint", report.obstacles)
     if report.same:
         return (Styled("A would load strictly without changes", GOOD), Styled(": it has none of these faults"))
+    changes = _changes(report)
+    if report.loads_by_hand:
+        return Styled(f"A will load after {f'{changes} and ' * bool(changes)}the PyTorch below", WARN)
     if report.obstacles:
         return obstacle_cell("A will still not load", report.obstacles)
-    changes = _changes(report)
     if not report.root:
         return Styled(f"A will load after {changes}", GOOD)
     after = f"After {changes}, pass" if changes else "Pass"
@@ -126,7 +145,16 @@ def error_commands(report: ErrorReport) -> list[str]:
 
 def error_typed(report: ErrorReport) -> list[str]:
     """The same as lines below a heading."""
-    return command_lines(error_commands(report), _changes(report))
+    typed = error_commands(report)
+    return [*command_lines(typed, _changes(report)), *by_hand_lines(_pytorch(report), bool(typed))]
+
+
+def _pytorch(report: ErrorReport) -> list[str]:
+    """Lines of PyTorch for what no conversion does."""
+    renamed = bool(report.rules)
+    return lines_of(
+        (answer.item.key if renamed else answer.key, answer.call) for answer in report.answers if answer.call
+    )
 
 
 def error_payload(report: ErrorReport) -> dict[str, Any]:
@@ -138,6 +166,8 @@ def error_payload(report: ErrorReport) -> dict[str, Any]:
         "obstacles": list(map(flagged, report.obstacles)),
         "rename": None if report.rules is None else list(report.rules),
         "commands": error_commands(report),
+        "pytorch": _pytorch(report),
+        "loads_after_pytorch": report.loads_by_hand,
         "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
         "lines": [_payload(answer) for answer in report.answers],
     }

@@ -46,6 +46,7 @@ class Why(Enum):
     TRANSPOSED = auto()
     TRANSPOSED_SHAPE = auto()  # expected, actual
     TRANSPOSED_ALONE = auto()
+    TURNED_UNSURE = auto()
     LEFT_IN_OUT = auto()
     LEFT_OUT_IN = auto()
     ROWS_MIXED = auto()  # after

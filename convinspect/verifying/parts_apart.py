@@ -11,7 +11,7 @@ from convinspect.records import Contents
 from convinspect.verifying.findings import Findings, merged
 from convinspect.verifying.other_roots import changed_alone, expected_edits, not_followed, plan_of
 from convinspect.verifying.state_fits import compare_states
-from convinspect.verifying.tensors import Pairs
+from convinspect.verifying.tensors import Pairs, Transposed
 
 
 class Apart(NamedTuple):
@@ -47,7 +47,7 @@ def _compare(before: Checkpoint, after: Checkpoint) -> Apart:
         if name in after.tensors and len(after.tensors[name].shape) != len(tensor.shape)
     }
     layers, pairs = find_layers(before), Pairs(converted=reshaped)
-    edits = expected_edits(before, after, layers, pairs)
+    edits = expected_edits(before, after, layers, pairs, Transposed())
     shapes = {f"{root.path}.{tensor.key}": tensor.shape for root in after.roots for tensor in root.tensors}
     expected = {
         f"{root.path}.{tensor.key}": edits[id(tensor)].shape
@@ -58,6 +58,6 @@ def _compare(before: Checkpoint, after: Checkpoint) -> Apart:
     findings = merged((
         not_followed(before, after, edits),
         changed_alone(before, after, edits, pairs),
-        compare_states(before, after, plan_of(layers, after, pairs)),
+        compare_states(before, after, plan_of(layers, after, pairs, Transposed())),
     ))  # fmt: skip
     return Apart(frozenset(name for name, shape in expected.items() if shapes.get(name) == shape), findings)

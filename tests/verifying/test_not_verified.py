@@ -139,7 +139,9 @@ def test_shards_as_one_file_have_their_metadata(tmp_path: Path, metadata: dict[s
     assert found.equal, verdict(found)
     if metadata is not None:
         save_file(after, tmp_path / "lost.safetensors")
-        assert "metadata differs in 'format'" in verdict(report_of(folder, tmp_path / "lost.safetensors"))
+        lost = verdict(report_of(folder, tmp_path / "lost.safetensors"))
+        assert "metadata differs in" in lost
+        assert "'format'" in lost
     # MLX's order of axes is another, so that format says something of the numbers.
     save_file(after, tmp_path / "mlx.safetensors", (metadata or {}) | {"format": "mlx"})
     assert not report_of(folder, tmp_path / "mlx.safetensors").equal
