@@ -10,7 +10,8 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import DEFAULT_FROM, Request, plan
 from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
-from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
+from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
+from convinspect.diffing.names import in_full, without_adapter
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
@@ -46,6 +47,8 @@ class Fix(Word):
     """The error is not about the checkpoint at hand."""
     PASS_ITS_ROOT = "pass its root"
     """The file's whole dictionary was passed, and the weights are one of its entries."""
+    WHICH = "which"
+    """The error does not tell which of several keys it means."""
 
 
 _OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE)
@@ -107,6 +110,8 @@ class ErrorReport:
         prefixes: What makes unexpected keys differ from missing ones.
         extra: What the checkpoint's keys carry beyond those that the error speaks of.
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
+        unread: Lines of the text that look like complaints and were not understood.
+        stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
         checkpoint: The checkpoint at hand.
     """
 
@@ -116,6 +121,8 @@ class ErrorReport:
     prefixes: tuple[Prefix, ...]
     extra: tuple[Prefix, ...]
     root: str = ""
+    unread: tuple[str, ...] = ()
+    stops: str = ""
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -129,23 +136,38 @@ class ErrorReport:
 
     @property
     def same(self) -> bool:
-        """The checkpoint at hand has none of the troubles."""
+        """The checkpoint at hand has none of the troubles, and there are no others that the text hides."""
+        return self.clear and not self.hidden
+
+    @property
+    def clear(self) -> bool:
+        """The checkpoint at hand has none of the troubles that were read."""
         return all(answer.fix == Fix.ALREADY for answer in self.answers)
+
+    @property
+    def hidden(self) -> bool:
+        """There may be other troubles than those that were read, so that nothing can be promised."""
+        doubtful = any(answer.item.folded or answer.fix == Fix.WHICH for answer in self.answers)
+        return bool(self.unread or self.stops or doubtful)
 
     @property
     def verdict(self) -> Verdict:
         """Whether the checkpoint at hand would load, as far as the error tells."""
-        if self.same:
-            return Verdict.LOADS
-        return Verdict.DOES_NOT_LOAD if self.obstacles else Verdict.LOADS_AFTER_CONVERTING
+        if self.obstacles:
+            return Verdict.DOES_NOT_LOAD
+        if self.hidden:
+            return Verdict.UNDECIDED
+        return Verdict.LOADS if self.same else Verdict.LOADS_AFTER_CONVERTING
 
 
 # ---------------------------------------------------------------------------------------------- answering each line
 
 
-def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> ErrorReport:
+def suggest_fixes(checkpoint: Checkpoint, error: LoadError) -> ErrorReport:
     """What can be done with `checkpoint` about an error that loading it gave."""
+    items = in_full(error.items, checkpoint)
     held, extra = _held(checkpoint, [item.key for item in items if item.trouble != Trouble.MISSING])
+    items = _without_guesses(items, held)
     tensors = {key: side for key, side in held.items() if isinstance(side, Tensor)}
     layers = find_layers(checkpoint)
     steps, refusals = planned_steps(layers, _wanted_shapes(items, tensors))
@@ -160,7 +182,9 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
     answers = []
     for item in items:
         side = held.get(item.key)
-        if item.key in outer and item.trouble == Trouble.UNEXPECTED:
+        if item.partial:
+            answers.append(Answer(item, Fix.WHICH, "the error gives the end of the key alone", item.checkpoint))
+        elif item.key in outer and item.trouble == Trouble.UNEXPECTED:
             answers.append(Answer(item, Fix.PASS_ITS_ROOT, "an entry of the file, not of the weights"))
         elif item.trouble in (Trouble.MISSING, Trouble.UNEXPECTED):
             answers.append(_answer_key(item, side, stored.keys(), partners))
@@ -171,7 +195,9 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
-    return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, checkpoint=checkpoint)
+    return ErrorReport(
+        tuple(answers), steps, rules, prefixes, extra, root, error.unread, error.stops, checkpoint=checkpoint
+    )
 
 
 def _keys_beside_weights(
@@ -189,12 +215,21 @@ def _keys_beside_weights(
 
 def _held(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Side], tuple[Prefix, ...]]:
     """What the checkpoint has under the error's keys, and prefixes that its own keys have in addition."""
-    wanted = list(dict.fromkeys(keys))
     sides: dict[str, Side] = {**checkpoint.tensors, **checkpoint.others}
     stored = [side.key for side in sides.values()]
+    known = frozenset(stored)
+    said = {key: without_adapter(key, known) for key in keys}
+    wanted = list(dict.fromkeys(said.values()))
     pairing = pair_keys((stored, wanted), (list(sides), clean_names(wanted)))
     values = list(sides.values())
-    return {wanted[j]: values[i] for _, i, j in pairing.pairs}, pairing.prefixes
+    held = {wanted[j]: values[i] for _, i, j in pairing.pairs}
+    return {key: held[bare] for key, bare in said.items() if bare in held}, pairing.prefixes
+
+
+def _without_guesses(items: list[LoadErrorItem], held: Collection[str]) -> list[LoadErrorItem]:
+    """Items without those of folded names that the checkpoint does not have, if it has any of them."""
+    kept = [item for item in items if not item.folded or item.trouble == Trouble.MISSING or item.key in held]
+    return kept or items
 
 
 _MEAN = "running_mean"
@@ -269,6 +304,8 @@ def _answer_shape(
         return Answer(item, Fix.NONE, "PyTorch could not copy it, whatever its shape", shape)
     if shape == wanted:
         return Answer(item, Fix.ALREADY, "it has the wanted shape", shape)
+    if item.folded and item.checkpoint != shape:
+        return Answer(item, Fix.WHICH, "the error gives the shapes of one of several keys", shape)
     if item.checkpoint != shape:
         reason = f"it has {shape}, and the error says {item.checkpoint}"
         return Answer(item, Fix.OTHER_CHECKPOINT, reason, shape)
