@@ -103,7 +103,9 @@ class Checkpoint(Mapping[str, Tensor]):
         if contents.problems and not any(one.tensors for one in contents.roots):
             raise BrokenFile(contents.problems[0])
         flat = contents.container is Container.DISTRIBUTED
-        self.root: Root = main_root(contents.roots) if root is None else root_at(contents.roots, root, flat)
+        self.root: Root = (
+            main_root(contents.roots, contents.foreign) if root is None else root_at(contents.roots, root, flat)
+        )
         self.problems = contents.problems
         self.unwritten = contents.unwritten
         self.notes = (*contents.notes, contents.unwritten) if contents.unwritten else contents.notes
@@ -313,6 +315,18 @@ def open_alike(path: str | Path, root: str | None) -> Checkpoint:
         return open_whole(path, root)
     except NotThere:
         return open_whole(path)
+
+
+def open_like(path: str | Path, root: str | None) -> Checkpoint:
+    """As `open_alike`, of a file that need not be whole.
+
+    Raises:
+        ConvInspectError: It cannot be read.
+    """
+    try:
+        return open_checkpoint(path, root)
+    except NotThere:
+        return open_checkpoint(path)
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:

@@ -71,6 +71,15 @@ def _spelled(parts: Iterable[str | Option], spell: Callable[[Option], str]) -> s
     return "".join(part if isinstance(part, str) else spell(part) for part in parts)
 
 
+def named(path: Path) -> str:
+    """A path as it was typed: of an address, `Path` keeps only one of the slashes behind `https:`."""
+    text = path.as_posix()
+    scheme, slash, rest = text.partition(":/")
+    # A scheme of one letter is a drive.
+    is_address = slash and rest[:1] not in ("", "/") and len(scheme) > 1 and scheme.replace("+", "").isalnum()
+    return f"{scheme}://{rest}" if is_address else str(path)
+
+
 class ConvInspectError(Exception):
     """A failure with a remedy.
 
@@ -94,7 +103,7 @@ class ConvInspectError(Exception):
 
     def line(self, spell: Callable[[Option], str]) -> str:
         """PATH: what is wrong; what to do."""
-        where = f"{self.path}: " if self.path is not None else ""
+        where = f"{named(self.path)}: " if self.path is not None else ""
         remedy = f"; {spelled(self.remedy, spell)}" if self.remedy else ""
         return f"{where}{spelled(self.problem, spell)}{remedy}"
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 TRANSFORMERS_CONV1D = "Conv1D (transformers)"
 """transformers' `Conv1D`: a Linear whose weight is stored as (in, out)."""
+
+MULTIPLIED = "in × out"
+"""The tag of a matrix that is (in, out) as a graph's code shows, which may come from any class: it is no `Conv1D`."""
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
@@ -54,6 +59,11 @@ GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 def option_of(kind: str) -> str:
     """What a user calls a kind: "conv1d", "linear", "transformers"."""
     return "transformers" if kind == TRANSFORMERS_CONV1D else kind.lower()
+
+
+def shown_kind(kind: str, tags: Collection[str]) -> str:
+    """A layer's kind for people: a matrix that only lies as transformers' `Conv1D` does is not called so."""
+    return "Linear (in, out)" if kind == TRANSFORMERS_CONV1D and MULTIPLIED in tags else kind
 
 
 def last_word(name: str) -> str:

@@ -114,10 +114,13 @@ def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
         assert kept.read_text(encoding="utf-8") == picture.read_text(encoding="utf-8"), picture.name
 
 
-def test_the_reference_is_what_the_commands_say(tmp_path: Path) -> None:
-    page = tmp_path / "cli.md"
-    subprocess.run([sys.executable, ROOT / "docs" / "reference.py", page], check=True, capture_output=True, timeout=120)
-    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("script", "page"), [("reference.py", "cli.md"), ("what_is_this_file.py", "what-is-this-file.md")]
+)
+def test_pages_made_by_scripts_are_what_they_make(tmp_path: Path, script: str, page: str) -> None:
+    made = tmp_path / page
+    subprocess.run([sys.executable, ROOT / "docs" / script, made], check=True, capture_output=True, timeout=120)
+    assert made.read_text(encoding="utf-8") == (ROOT / "docs" / page).read_text(encoding="utf-8")
 
 
 def test_pages_name_only_files_that_exist() -> None:

@@ -20,6 +20,7 @@ from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
+from convinspect.formats.unsupported.pickles import is_pickle
 from convinspect.formats.zip.ends import read_ends
 from convinspect.formats.zip.limits import LARGEST_UNPACKED
 from convinspect.formats.zip.structures import LOCAL_SIGNATURE, STORED, is_zip, read_local
@@ -326,7 +327,7 @@ def _legacy_pickle(parts: Sequence[Seen]) -> Pickle | None:
 def _scan_unknown(file: File, within: str) -> Scan[None]:
     """Scan a file that is not a checkpoint: torch.load would unpickle it anyway, so its names are reported."""
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
-    if file.read(0, 1) == b"\x80":
+    if is_pickle(file):
         yield from scan_pickle(stream, 0, file.size // SMALL_STORAGE)
         return
     # Any text may begin like a pickle of protocol 0; one that names what is known to do harm is no accident.

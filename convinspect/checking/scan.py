@@ -20,7 +20,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.pickle.values import Call
-from convinspect.formats.roots import main_root
+from convinspect.formats.roots import main_root, without_tensors
 from convinspect.formats.torch import distributed
 from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
 from convinspect.formats.torch.tensors import pairs_of
@@ -114,6 +114,8 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
             yield finding("piece", path, problem.what)
         # What is said of a part alone is no damage; what is, was found above in its bytes.
         contents = contents._replace(problems=())
+    if not any(root.tensors or root.others for root in contents.roots):
+        yield Note(without_tensors(contents.foreign).problem)
     if failure is not None:
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)

@@ -11,7 +11,7 @@ import typer
 
 from convinspect.cli.options import WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
-from convinspect.errors import CannotShow
+from convinspect.errors import CannotShow, named
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -104,4 +104,4 @@ def _print_unreadable(reports: Sequence[Report]) -> None:
     for finding in (finding for report in reports for finding in report.findings if finding.code == "unreadable"):
         record = f"{finding.place.record}: " if finding.place.record else ""
         remedy = f"; {finding.remedy}" if finding.remedy else ""
-        print(f"error: {safe(f'{finding.path}: {record}{finding.message}{remedy}')}", file=sys.stderr)
+        print(f"error: {safe(f'{named(finding.path)}: {record}{finding.message}{remedy}')}", file=sys.stderr)

@@ -130,8 +130,9 @@ def convert(
     """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.
 
     Only shapes change: the header is written again and everything else is copied unchanged, so that every number, name,
-    tie and foreign object stays, and converting back gives the same bytes. Optimizer state and EMA copies follow their
-    weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+    tie and foreign object stays, and converting back gives the same bytes (where it cannot, a note says so). Optimizer
+    state and EMA copies follow their weights. PyTorch is needed only to write another format, a whole model's
+    state_dict, or fused weights.
 
     [bold]Examples[/bold]
 

@@ -82,7 +82,8 @@ def diff(
 
 def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
     """Show how two checkpoints differ; return whether they are the same."""
-    from convinspect.report.diff import difference_payload, difference_table, typed_lines
+    from convinspect.report.diff import difference_table, typed_lines
+    from convinspect.report.diff_payload import difference_payload
 
     _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
     return report.same

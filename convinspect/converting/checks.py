@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, Options
@@ -160,7 +161,11 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
     if checkpoint.container is Container.DISTRIBUTED:
-        raise CannotConvert("a distributed checkpoint's shapes are spread over its files", "save it as one file first")
+        raise CannotConvert(
+            "a distributed checkpoint's shapes are spread over its files",
+            "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+            f" {quote(str(checkpoint.path))} model.pt",
+        )
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

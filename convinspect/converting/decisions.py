@@ -53,6 +53,7 @@ class Refusal:
         done: The layer is of the target kind already.
         maybe_turned: A square matrix of which no shape tells whether it is stored transposed, as others in the file.
         fits: Its shape is the wanted one, so that it loads as it is.
+        moves: Nothing speaks against its other shape but that numbers would have to move, or that there are others.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Refusal:
     done: bool = False
     maybe_turned: bool = False
     fits: bool = False
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
 from convinspect.converting.plan import Plan
-from convinspect.converting.reshape import reshaped, with_channels_last
+from convinspect.converting.relations import viewed
+from convinspect.converting.reshape import channels_last, out_in, reshaped, with_channels_last
 from convinspect.dtypes import FLOATING
+from convinspect.errors import CannotConvert
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Edit, Root, Tensor, bytes_of
@@ -110,12 +112,22 @@ def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
 
 
 def like(tensor: Tensor, edit: Edit) -> Edit:
-    """The same edit for another tensor of the same shape."""
-    if 1 in (len(tensor.shape), len(edit.shape)):
+    """The same edit for another tensor of the same shape.
+
+    Raises:
+        CannotConvert: Its numbers would have to move.
+    """
+    if 1 in (len(tensor.shape), len(edit.shape)) and max(tensor.shape, default=0) == tensor.numel:
         # DoRA's magnitudes: only the stride of their one dimension means anything.
         return edit._replace(tensor=tensor)
+    if out_in(edit.tensor.shape) is None or out_in(edit.shape) is None:
+        seen = viewed(tensor, edit.shape)
+        if seen is None:
+            problem = f"the numbers of {tensor.key} lie otherwise than those of {edit.tensor.key}, which changes"
+            raise CannotConvert(problem, "save the file again with contiguous tensors")
+        return Edit(tensor, seen.shape, seen.stride)
     changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
-    return changed if set(edit.stride[2:]) <= {1} else with_channels_last(changed)
+    return with_channels_last(changed) if channels_last(edit) else changed
 
 
 def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:

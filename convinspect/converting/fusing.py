@@ -53,7 +53,7 @@ def fusing(layers: Sequence[Layer], chosen: Collection[str], exact: Collection[s
             refused.append(Refusal(layer.name, unless_named(reason, layer.name, f"to fuse it with dim={dim}")))
             continue
         if dim is not None:
-            notes.append(f"{layer.name}: fused with dim={dim}, which is assumed: {Doubt.NORM_DIM.value}")
+            notes.append(f"{layer.name}: fused with dim={dim}, which is assumed. {_sentence(Doubt.NORM_DIM.value)}")
         fused.append(layer)
     return Fusing(tuple(fused), tuple(kept), tuple(refused), tuple(notes))
 
@@ -61,6 +61,10 @@ def fusing(layers: Sequence[Layer], chosen: Collection[str], exact: Collection[s
 def left_unfused(refused: Sequence[Refusal]) -> tuple[str, ...]:
     """A line for each layer that keeps its parts for its doubt."""
     return tuple(Wording(f"{refusal.name or '(root)'} is not fused: ", refusal.reason) for refusal in refused)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _assumed_dim(layer: Layer) -> int | None:

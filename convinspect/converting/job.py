@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
+from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
     check_layout,
     check_model,
@@ -15,45 +16,25 @@ from convinspect.converting.checks import (
     check_source,
     target_of,
 )
-from convinspect.converting.eligibility import REWRITTEN, Writing
+from convinspect.converting.eligibility import Writing
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
-from convinspect.converting.like import plan_like
+from convinspect.converting.in_memory import applied
 from convinspect.converting.nothing import Fruitless, why_nothing
 from convinspect.converting.options import Options
-from convinspect.converting.plan import Plan, Request, chosen_layers, plan
+from convinspect.converting.plan import Plan
 from convinspect.converting.rename import Renaming, renaming, together
+from convinspect.converting.selection import Selection, select_layers
+from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
-from convinspect.layers.find import find_layers
 from convinspect.layers.select import exactly_named
-from convinspect.records import Contents, Edit, Layer, Root
+from convinspect.records import Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
 
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which layers change, and which are refused.
-
-    Attributes:
-        layers: All layers of the checkpoint.
-        chosen: Names of the layers that the options choose.
-        plan: Their conversions and refusals.
-        only_here: With `like`: names of tensors that only the source has.
-        only_there: With `like`: names of tensors that only the other checkpoint has.
-        notes: What else a user should know.
-    """
-
-    layers: tuple[Layer, ...]
-    chosen: frozenset[str]
-    plan: Plan
-    only_here: tuple[str, ...] = ()
-    only_there: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +94,11 @@ class Job:
     def already(self) -> int:
         """How many layers are of the wanted kind already."""
         return sum(layer.kind == self.options.kind for layer in self.layers)
+
+    @property
+    def afterwards(self) -> list[Afterwards]:
+        """What treats the converted layers differently from now on, though their outputs are the same."""
+        return afterwards(self.checkpoint, self.plan, self.followers.others, self.resaved)
 
     @property
     def edits(self) -> list[Edit]:
@@ -242,9 +228,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
     notes = (
-        *(losses(checkpoint, writer, renamed.edits) if resaved else ()),
+        *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
-        *following.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *fused.notes,
         *left_unfused(fused.refused),
@@ -254,6 +239,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
         fruitless is not None and not does_more, notes,
     )  # fmt: skip
+
+
+def _not_given_back(selection: Selection, following: Followers) -> tuple[str, ...]:
+    return not_given_back(selection.layers, selection.plan.edits, (*following.copies, *following.optimizer))
 
 
 def _selected(
@@ -280,70 +269,6 @@ def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
     return with_code
 
 
-def select_layers(
-    checkpoint: Checkpoint, options: Options, renamed: Renaming | None = None, writing: Writing = REWRITTEN
-) -> Selection:
-    """Decide which layers change, and into what.
-
-    Args:
-        checkpoint: The source.
-        options: What to do.
-        renamed: Tensors that get another name.
-        writing: What the way of writing asks of them.
-
-    Raises:
-        NotThere: A name matches no layer.
-        CannotConvert: The options contradict each other.
-    """
-    layers = find_layers(checkpoint)
-    if options.like is not None:
-        return _selection_like(checkpoint, options, renamed or Renaming(), layers, writing)
-    planned = _planned(layers, options, writing)
-    return Selection(layers, chosen_layers(layers, options.layer, options.exclude), planned)
-
-
-def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Plan:
-    if options.kind is None:
-        return Plan()
-    if options.expand and not any(layer.groups is not None for layer in layers):
-        remedy = Wording("give the model's code with ", Option("model", None))
-        raise CannotConvert("its groups are not recorded in the file", remedy)
-    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
-
-
-def _selection_like(
-    checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
-) -> Selection:
-    """The plan for the shapes of another checkpoint's main root, and the names that only one of the two has."""
-    assert options.like is not None
-    other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
-    names = renamed.names(checkpoint)
-    may_change = chosen = chosen_layers(layers, options.layer, options.exclude)
-    if options.from_:
-        may_change = frozenset(layer.name for layer in layers if layer.name in chosen and layer.kind in options.kinds)
-    here = dict.fromkeys(names.values())
-    return Selection(
-        layers,
-        chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square),
-        tuple(name for name in here if name not in other.tensors),
-        tuple(name for name in other.tensors if name not in here),
-        _other_prefixes(names, renamed, other, options.like_name),
-    )
-
-
-def _other_prefixes(names: Mapping[str, str], renamed: Renaming, other: Checkpoint, other_name: str) -> tuple[str, ...]:
-    """A line if wrappers' prefixes differ, which makes strict loading fail; shapes are paired without prefixes."""
-    new = {edit.tensor.key: edit.key or "" for edit in renamed.edits}
-    theirs = {name: tensor.key for name, tensor in other.tensors.items()}
-    for key, name in names.items():
-        ours = new.get(key, key)
-        if theirs.get(name, ours) != ours:
-            fix = Wording("; `convinspect diff` gives the ", Option("rename", None), " for it")
-            return (Wording(f"{ours} is {theirs[name]} in {other_name}", fix),)
-    return ()
-
-
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:
     """A line if an optimizer keeps the old names of its parameters."""
     if resaved or options.drop_optimizer or renamed.parameters:
@@ -359,42 +284,3 @@ def _left_unfused(root: Root, fused: Fusing) -> tuple[str, ...]:
         return ()
     what = f"{first_few(parts)}: computed from several tensors, and left so; "
     return (Wording(what, Option("fuse"), " takes single weights alone"),)
-
-
-def applied(
-    checkpoint: Checkpoint, edits: Iterable[Edit], others: Mapping[str, Mapping[str, str]] | None = None
-) -> Checkpoint:
-    """The checkpoint with other shapes and keys, its tensors reading the same file.
-
-    Args:
-        checkpoint: The source.
-        edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
-            since they describe the old shapes.
-        others: Old → new key of what is no tensor, by the path of its root.
-    """
-    by_tensor = {id(edit.tensor): edit for edit in edits}
-    used = checkpoint.root
-    # Several roots as one (`root="."`) have tensors of their own, which none of the file's roots has.
-    roots = checkpoint.roots if any(root is used for root in checkpoint.roots) else (used,)
-    contents = Contents(
-        checkpoint.path,
-        checkpoint.container,
-        tuple(_root_after(root, by_tensor, (others or {}).get(root.path, {})) for root in roots),
-        checkpoint.nbytes_on_disk,
-        shards=checkpoint.shards,
-        metadata=checkpoint.metadata,
-        layout=checkpoint.layout,
-    )
-    return Checkpoint(contents, used.path)
-
-
-def _root_after(root: Root, edits: Mapping[int, Edit], others: Mapping[str, str]) -> Root:
-    tensors = tuple(
-        tensor
-        if (edit := edits.get(id(tensor))) is None
-        else tensor._replace(shape=edit.shape, stride=edit.stride, key=edit.key or tensor.key)
-        for tensor in root.tensors
-    )
-    reshaped = any(new.shape != old.shape for new, old in zip(tensors, root.tensors, strict=True))
-    renamed = tuple(other._replace(key=others.get(other.key, other.key)) for other in root.others)
-    return root._replace(tensors=tensors, modules={} if reshaped else root.modules, others=renamed)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from convinspect.converting.decisions import Conversion, Decisions, Plan, Refusal, sorted_out
 from convinspect.converting.eligibility import REWRITTEN, Writing, obstacle, wrapper_obstacle
 from convinspect.converting.plan import assumed, keep_groups_together
+from convinspect.converting.relations import PURE, How, by_hand, call, relate_tensors, reshaping
 from convinspect.converting.reshape import edit_to, out_in, reshaped, reshaped_in
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.layouts import is_turned, same_order
-from convinspect.records import Doubt, Edit, Layer, Tensor, contiguous
+from convinspect.records import Doubt, Edit, Layer, Tensor
+
+_Triple: TypeAlias = tuple[Layer, Tensor, Layer | None]
+"""A layer, the tensor that its weight is to be like, and that one's layer."""
 
 
 def plan_like(
@@ -43,7 +48,9 @@ def plan_like(
     # By the tensor, since the layer itself may have another name in the other checkpoint.
     theirs = {id(layer.weight): layer for layer in others}
     pairs = [(layer, other.get(names[layer.weight.key])) for layer in layers]
-    unsettled = _unsettled([(layer, wanted, theirs.get(id(wanted))) for layer, wanted in pairs if wanted is not None])
+    triples = [(layer, wanted, theirs.get(id(wanted))) for layer, wanted in pairs if wanted is not None]
+    ways = _ways(triples)
+    unsettled = _unsettled(triples, ways)
     turned = unsettled if turn_square else frozenset()
     decisions = sorted_out(
         _decide_like(layer, theirs.get(id(wanted)), names, other, chosen, writing, layer.name in turned)
@@ -52,8 +59,13 @@ def plan_like(
     if unsettled and not turn_square:
         decisions = decisions.refusing(_maybe_turned(pairs, unsettled, decisions, chosen))
     planned = keep_groups_together(layers, decisions).finished(layers)
+    kernels = _square_kernels(triples, ways) - unsettled
     return Plan(
-        tuple(_with_strides_of(conversion, names, other) for conversion in planned.conversions), planned.refusals
+        tuple(
+            _with_strides_of(_warned(conversion) if conversion.layer.name in kernels else conversion, names, other)
+            for conversion in planned.conversions
+        ),
+        planned.refusals,
     )
 
 
@@ -91,9 +103,12 @@ def _decide_like(
         edit = reshaped(tensor, len(wanted.shape) - 2, turned) if turned else _edit_to(layer, tensor, wanted.shape)
         if edit is None and is_magnitude(layer.name):
             edit = _magnitudes_to(tensor, wanted.shape)
+        if edit is None and not (tensor is layer.weight and is_turned(layer)):
+            edit = reshaping(tensor, wanted.shape)
         if edit is None:
             mismatch = f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
-            return Refusal(layer.name, f"{mismatch}: a real difference, which no reshaping fixes")
+            why = _why_no_edit(names[tensor.key], tensor, wanted)
+            return Refusal(layer.name, f"{mismatch}: {why}", moves=True)
         edits.append(edit)
     if not edits:
         return None
@@ -101,8 +116,37 @@ def _decide_like(
         return Refusal(layer.name, "it differs too, and was not chosen")
     reason = wrapper_obstacle(layer, writing)
     if reason is None and layer.kind in CONVOLUTIONS:
-        reason = obstacle(layer, exact=True)
+        of_patches = not layer.pointwise and not any(edit.transposed for edit in edits)
+        reason = _patch_obstacle(layer, edits) if of_patches else obstacle(layer, exact=True)
     return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
+
+
+def _why_no_edit(name: str, tensor: Tensor, wanted: Tensor) -> str:
+    """Why a tensor cannot be given another's shape by a header alone, and the line of PyTorch that does it."""
+    relation = relate_tensors(tensor, wanted)
+    line = call(relation, tensor.shape, wanted.shape)
+    in_pytorch = f"; in PyTorch: {by_hand(name, line)}" if line else ""
+    if relation.how in PURE:
+        return f"the same numbers in the same order, which lie otherwise in the file{in_pytorch}"
+    if relation.how is How.PERMUTE:
+        several = ", one of several orders that fit" if relation.ambiguous else ""
+        return f"axes in another order{several}, so that numbers would have to move{in_pytorch}"
+    if relation.how in (How.PACK, How.UNPACK):
+        return "the same numbers, two to a byte on one side"
+    if relation.how is How.SAME_COUNT:
+        return "as many numbers, and no order of axes makes the one of the other"
+    return "a real difference, which no reshaping fixes"
+
+
+def _patch_obstacle(layer: Layer, edits: Sequence[Edit]) -> str | None:
+    """Why a convolution with a larger kernel must not become the matrix that multiplies its patches, or None."""
+    if not any(edit.tensor is layer.weight and len(edit.shape) == 2 for edit in edits):
+        return None
+    steps = layer.stride is not None and layer.stride != layer.kernel_size
+    if steps or (layer.groups or 1) > 1 or not isinstance(layer.padding or (), tuple) or any(layer.padding or ()):
+        settings = f"stride={layer.stride}, padding={layer.padding}, groups={layer.groups}"
+        return f"its patches overlap or are padded ({settings}), so that no matrix of this shape computes it"
+    return None
 
 
 def _edit_to(layer: Layer, tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
@@ -126,32 +170,57 @@ def other_layout(layer: Layer, counterpart: Layer | None) -> str:
     return "" if here == there else f"{here}'s layout against {there}'s, so that the axes would have to be moved"
 
 
-def _unsettled(pairs: Sequence[tuple[Layer, Tensor, Layer | None]]) -> frozenset[str]:
-    """Names of square matrices that may be stored transposed, as others in the file are: no shape shows it.
-
-    Those stay out whose classes or layouts are recorded, that are known for (in, out) on one side or both, that are
-    embeddings, and kernels whose like is not turned (as many dimensions here and there).
-
-    Args:
-        pairs: Layers with the tensor that their weight is to be like, and its layer.
-    """
+def _ways(triples: Sequence[_Triple]) -> dict[tuple[int, int], set[bool]]:
+    """Whether oblong matrices are turned, by the number of dimensions that weights have here and there."""
     ways: dict[tuple[int, int], set[bool]] = {}
-    for layer, wanted, _ in pairs:
+    for layer, wanted, _ in triples:
         here, there = out_in(layer.weight.shape), out_in(wanted.shape)
         ranks = len(layer.weight.shape), len(wanted.shape)
         if here is None or there is None or here[0] == here[1] or 2 not in ranks or layer.kind == "Embedding":
             continue
         if here in (there, there[::-1]):
             ways.setdefault(ranks, set()).add(here != there)
+    return ways
+
+
+def _unsettled(triples: Sequence[_Triple], ways: Mapping[tuple[int, int], set[bool]]) -> frozenset[str]:
+    """Names of square matrices that may be stored transposed, as others in the file are: no shape shows it.
+
+    Those stay out whose classes or layouts are recorded, that are known for (in, out) on one side or both, that are
+    embeddings, and kernels whose like is not turned (as many dimensions here and there).
+
+    Args:
+        triples: Layers with the tensor that their weight is to be like, and its layer.
+        ways: Of oblong ones (`_ways`).
+    """
     if not any(True in seen for seen in ways.values()):
         return frozenset()
     return frozenset(
         layer.name
-        for layer, wanted, counterpart in pairs
+        for layer, wanted, counterpart in triples
         if _is_square(layer, wanted)
         and not _orientation_known(layer, counterpart)
         and True in ways.get(ranks := (len(layer.weight.shape), len(wanted.shape)), {ranks == (2, 2)})
     )
+
+
+def _square_kernels(triples: Sequence[_Triple], ways: Mapping[tuple[int, int], set[bool]]) -> frozenset[str]:
+    """Names of square kernels beside turned matrices where no oblong kernel shows whether kernels are turned too."""
+    if True not in ways.get((2, 2), ()):
+        return frozenset()
+    return frozenset(
+        layer.name
+        for layer, wanted, counterpart in triples
+        if _is_square(layer, wanted)
+        and (ranks := (len(layer.weight.shape), len(wanted.shape))) != (2, 2)
+        and ranks not in ways
+        and not _orientation_known(layer, counterpart)
+    )
+
+
+def _warned(conversion: Conversion) -> Conversion:
+    warning = "square: taken as it lies, while matrices here are stored transposed; no shape tells whether it is"
+    return replace(conversion, warnings=(*conversion.warnings, warning))
 
 
 def _is_square(layer: Layer, wanted: Tensor) -> bool:
@@ -204,7 +273,10 @@ def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Ma
         wanted = other.get(names[edit.tensor.key])
         if wanted is None or edit.shape != wanted.shape or edit.stride[:2] != wanted.stride[:2]:
             return edit
-        return edit if wanted.stride == contiguous(wanted.shape) else edit._replace(stride=wanted.stride)
+        if out_in(edit.shape) is None:
+            return edit
+        # A format without strides tells nothing of them.
+        return edit if wanted.stride_span is None else edit._replace(stride=wanted.stride)
 
     return replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits)))
 
@@ -234,12 +306,33 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
     """The conversion of a layer, to the kind of its counterpart if it has one."""
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and not _in_out(layer)
+    plain = out_in(main.tensor.shape) is not None and out_in(main.shape) is not None
     if layer.kind not in KINDS:
+        to = layer.kind if counterpart is None or not plain else counterpart.kind
+    elif not plain:
         to = layer.kind if counterpart is None else counterpart.kind
     elif turned and counterpart is not None and counterpart.kind in KINDS:
         to = counterpart.kind
     else:
         to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
     doubt = main.transposed and (layer.evidence == "ambiguous" or Doubt.LINEAR_BY_NAME in layer.doubts)
-    warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",) if doubt else ()
-    return Conversion(layer, to, tuple(edits), assumed(layer), warnings)
+    warnings: tuple[str, ...] = ()
+    if doubt:
+        warnings = (f"{main.shape} is taken for {layer.weight.shape} with rows and columns exchanged",)
+    if (
+        main.tensor is layer.weight
+        and relate_tensors(main.tensor, main.tensor._replace(shape=main.shape)).how in _TAKEN
+    ):
+        warnings += (f"{main.shape} is taken for the numbers of {layer.weight.shape} in the same order",)
+    return Conversion(layer, to, tuple(edits), assumed(layer) if plain else _of_patches(layer, main), warnings)
+
+
+_TAKEN = (How.FLATTEN, How.UNFLATTEN, How.RESHAPE)
+"""Relations that another order of axes may have too: shapes do not show it."""
+
+
+def _of_patches(layer: Layer, main: Edit) -> tuple[str, ...]:
+    """Settings that are assumed where a convolution becomes the matrix that multiplies its patches, or the reverse."""
+    if len(main.shape) != 2 or layer.kind not in CONVOLUTIONS or layer.stride is not None:
+        return ()
+    return ("stride as the kernel's size", "padding 0", "groups 1")

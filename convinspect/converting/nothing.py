@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from convinspect.checkpoint import Checkpoint, open_checkpoint
+from convinspect.checkpoint import Checkpoint
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Refusal, Request, plan
 from convinspect.converting.reshape import edit_to
+from convinspect.converting.selection import other_checkpoint
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of
@@ -163,11 +164,10 @@ def _unlike(
     options: Options, planned: Plan, chosen: Collection[str], names: Mapping[str, str], checkpoint: Checkpoint
 ) -> Fruitless:
     """Why no tensor gets the shape that it has in the other checkpoint."""
-    assert options.like is not None
     refused = planned.refused_of(chosen)
     if refused:
         return Fruitless(_of_first(refused), _joined(_more_reasons(refused)))
-    other = options.like if isinstance(options.like, Checkpoint) else open_checkpoint(options.like)
+    other = other_checkpoint(options)
     here = {names[tensor.key]: tensor for tensor in checkpoint.root.tensors}
     remedies = _renamed(here, other.tensors)
     if planned.refusals:

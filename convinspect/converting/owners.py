@@ -93,6 +93,8 @@ def _by_shapes(
         known = [tensor.shape for tensor in shaped if tensor.shape in of_shape]
         if not shaped:
             continue
+        if not known and (whole := _spanned(tensor.shape for tensor in shaped)) in of_shape:
+            known = [whole]
         if not known:
             name, shape = state_name(shaped[0].key, number), shaped[0].shape
             what = f"{name!r} of parameter {number} in shape {shape}"
@@ -107,6 +109,16 @@ def _by_shapes(
             return Owners(states, doubt=f"{optimizer} keeps state {most}")
     wholly = len(ids) == len(parameters) or len(candidates) == len(parameters)
     return Owners(states, candidates, Fit.WHOLLY if wholly else Fit.PARTLY)
+
+
+def _spanned(shapes: Iterable[Shape]) -> Shape:
+    """The shape that a factored state spans, (O, 1) and (1, I) for a weight (O, I); () if these are no factors."""
+    every = list(shapes)
+    dims = {len(shape) for shape in every}
+    sizes = [set(along) - {1} for along in zip(*every, strict=False)]
+    if len(every) < 2 or len(dims) != 1 or any(len(size) > 1 for size in sizes):
+        return ()
+    return tuple(max(size, default=1) for size in sizes)
 
 
 def _by_names(checkpoint: Checkpoint, root: Root) -> Owners:

@@ -67,8 +67,8 @@ def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return None
 
 
-def channels_last(tensor: Tensor) -> bool | None:
-    """Whether a tensor (O, I, H, W) or (O, I, D, H, W) is channels-last; None if its strides do not show it."""
+def channels_last(tensor: Tensor | Edit) -> bool | None:
+    """Whether a tensor (O, I, H, W) or (O, I, D, H, W) is, or will be, channels-last; None if no strides show it."""
     dims = len(tensor.shape)
     if dims not in (4, 5):
         return None

@@ -14,7 +14,7 @@ from convinspect.converting.eligibility import Held
 from convinspect.converting.ema import copies_beside, copies_in, like
 from convinspect.converting.owners import Fit, owners_of, shapeless
 from convinspect.converting.plan import Plan
-from convinspect.converting.shape_seeing import notes_of, obstacle
+from convinspect.converting.shape_seeing import obstacle, state_obstacle
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.records import Contents, Edit, Root, Tensor
@@ -35,7 +35,6 @@ class Followers:
         roots: Paths of the roots that contain these tensors; for copies in the root itself, their module.
         left: Paths of roots with such weights that stay unchanged, and keys of such weights in the root itself.
         others: Paths of other models in the file, and of their optimizers.
-        notes: What a user should know of the optimizers, one line each.
         held: Copies and state that no edit can change (Tensor subclasses around others), by their weight's stored key.
     """
 
@@ -44,7 +43,6 @@ class Followers:
     roots: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     held: Mapping[str, Held] = field(default_factory=dict)
 
 
@@ -76,7 +74,6 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         tuple(path for some in every for path in some.roots),
         tuple(path for some in every for path in some.left),
         tuple(path for some in every for path in some.others),
-        tuple(note for some in every for note in some.notes),
         {key: held for some in every for key, held in some.held.items()},
     )
 
@@ -106,7 +103,7 @@ def _in_optimizer(checkpoint: Checkpoint, plan: Plan, root: Root, keep: bool) ->
         return Followers(others=(root.path,))
     held = {owner: Held(edit.tensor, root.role) for owner, edit in states if is_wrapped(edit.tensor)}
     edits = tuple(edit for _, edit in states)
-    return Followers(edits, roots=(root.path,) if states else (), notes=notes_of(root, edits), held=held)
+    return Followers(edits, roots=(root.path,) if states else (), held=held)
 
 
 def parts_of(checkpoint: Checkpoint) -> list[Root]:
@@ -141,6 +138,11 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     edits = {id(edit.tensor): edit for edit in plan.edits}
     if owners.flat:
         return _of_flat(root, plan)
+    # State without a shape says nothing of whose it is.
+    shapeless_state = not owners.states.keys() <= owners.candidates.keys()
+    why = next((why for edit in plan.edits if shapeless_state and (why := obstacle(root, edit))), None)
+    if why is not None:
+        raise CannotConvert(why, _WAYS_OUT)
     return [
         pair
         for number, candidates in owners.candidates.items()
@@ -191,7 +193,7 @@ def _following(
         buffer = stays and not stays.endswith("weight") and checkpoint.known_parameters is None
         by_model = (" (", Option("model", None), " tells them from buffers)") if buffer else ()
         raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), _WAYS_OUT)
-    why = obstacle(root, states, edit)
+    why = obstacle(root, edit) or state_obstacle(root, states, edit)
     odd = next((tensor for tensor in shaped if tensor.shape != shape), None)
     if why is None and odd is not None:
         why = f"the optimizer at {root.path!r} keeps {odd.key} in shape {odd.shape}, but {edit.tensor.key} has {shape}"

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.like import other_layout, plan_like, square_turned
-from convinspect.converting.plan import Plan
+from convinspect.converting.plan import Plan, Refusal
+from convinspect.converting.relations import PURE, How, Order, Relation, by_agreement, call, relate_tensors
 from convinspect.converting.reshape import out_in
 from convinspect.diffing import others
 from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
+from convinspect.diffing.numbers import with_values
 from convinspect.diffing.supplied import Side, what_pytorch_supplies
-from convinspect.errors import CannotShow, Wording
+from convinspect.errors import Wording
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.find import find_layers
 from convinspect.layers.lora import as_vector, follows_a_layer
-from convinspect.layouts import in_torch_order, is_turned
+from convinspect.layouts import in_torch_order, is_turned, torch_order
 from convinspect.records import Layer, Tensor
-
-if TYPE_CHECKING:
-    from convinspect.arrays.distance import Deviation
 
 
 def diff(
@@ -57,20 +56,19 @@ def diff(
             differences.append(others.both(name, tensor, partner, values))
             continue
         seen = conversion.seen.get(id(tensor), tensor), conversion.seen.get(id(partner), partner)
-        difference = Difference(name, _kind(*seen, id(tensor) in conversion.turned), tensor, partner)
+        difference = _pair(name, tensor, partner, seen, id(tensor) in conversion.turned)
         if values:
-            difference = _with_values(difference, *seen)
+            difference = with_values(difference, *seen)
             progress(tensor.nbytes + partner.nbytes)
-        layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor), "")
+        layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor))
         if (square := conversion.squares.get(id(tensor))) is not None:
             difference, layer = _square(difference, square, layer, values)
         if (why := conversion.foreign.get(id(tensor))) is not None:
-            obstacle = f"is {tensor.shape} in A and {partner.shape} in B: {why}"
-            differences.append(replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle))
+            differences.append(_foreign(difference, conversion.orders.get(id(tensor)), why))
             continue
         differences.append(loading_effect(difference, layer, refusal))
     differences += [_unpaired(name, Kind.ONLY_IN_B, sides[1][place], supplied) for name, place in pairing.only_b]
-    return DiffReport(tuple(differences), pairing.prefixes, pairing.rules, values, a=a, b=b)
+    return DiffReport(tuple(_agreeing(differences)), pairing.prefixes, pairing.rules, values, a=a, b=b)
 
 
 def _values(checkpoint: Checkpoint) -> list[Side]:
@@ -87,7 +85,8 @@ class _Conversion(NamedTuple):
     Attributes:
         turned: Square weights that are stored transposed in B.
         layers: Names of the layers that would be converted.
-        refusals: Why layers would be left unchanged.
+        refusals: Of layers that would be left unchanged.
+        orders: Of those in other layouts, the order of A's axes that gives B's, where it is known.
         seen: Convolutions' weights of both in other libraries' layouts, in PyTorch's order of axes.
         foreign: Of A's weights whose layout is not B's, how they differ.
         squares: Names of the layers of A's square weights that may be stored transposed, as others of A are.
@@ -95,7 +94,8 @@ class _Conversion(NamedTuple):
 
     turned: set[int]
     layers: dict[int, str]
-    refusals: dict[int, str]
+    refusals: dict[int, Refusal]
+    orders: dict[int, Order]
     seen: dict[int, Tensor]
     foreign: dict[int, str]
     squares: dict[int, str]
@@ -116,9 +116,11 @@ def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tens
     seen = {id(layer.weight): in_torch_order(layer).weight for layer in foreign}
     whys = ((id(layer.weight), other_layout(layer, counterparts[id(layer.weight)])) for layer in layers)
     others = {weight: why for weight, why in whys if why}
+    moves = ((layer, counterparts[id(layer.weight)]) for layer in layers if id(layer.weight) in others)
+    orders = {id(layer.weight): order for layer, there in moves if (order := _order(layer, there)) is not None}
     doubtful = {refusal.name for refusal in plan.refusals if refusal.maybe_turned}
     squares = {id(layer.weight): layer.name for layer in layers if layer.name in doubtful}
-    return _Conversion(turned, converted, _refusals(layers, plan), seen, others, squares)
+    return _Conversion(turned, converted, _refusals(layers, plan), orders, seen, others, squares)
 
 
 def _relevant_tensors(
@@ -141,9 +143,23 @@ def _relevant_tensors(
     return lambda tensor: id(tensor) in relevant
 
 
-def _refusals(layers: Sequence[Layer], plan: Plan) -> dict[int, str]:
-    """Why `convert` leaves layers unchanged, by the ids of their tensors."""
-    reasons = {refusal.name: refusal.reason for refusal in plan.refusals}
+def _order(layer: Layer, counterpart: Layer | None) -> Order | None:
+    """The order of the weight's axes that gives its counterpart's, by the layouts of both."""
+    if counterpart is None or len(layer.weight.shape) != len(counterpart.weight.shape):
+        return None
+    dims = len(layer.weight.shape)
+    here, there = (
+        tuple(range(dims)) if each.layout is None else torch_order(each.layout.maker, dims)
+        for each in (layer, counterpart)
+    )
+    order = tuple(here[there.index(axis)] for axis in range(dims))
+    fits = tuple(layer.weight.shape[axis] for axis in order) == counterpart.weight.shape
+    return order if fits else None
+
+
+def _refusals(layers: Sequence[Layer], plan: Plan) -> dict[int, Refusal]:
+    """Refusals of layers that `convert` leaves unchanged, by the ids of their tensors."""
+    reasons = {refusal.name: refusal for refusal in plan.refusals}
     refused = (layer for layer in layers if layer.name in reasons)
     return {id(tensor): reasons[layer.name] for layer in refused for tensor in layer.tensors.values()}
 
@@ -163,21 +179,87 @@ def _unpaired(name: str, kind: Kind, tensor: Side, supplied: Mapping[str, str]) 
 # ------------------------------------------------------------------------------------------------ one pair of tensors
 
 
-def _kind(a: Tensor, b: Tensor, turned: bool) -> Kind:
+def _pair(name: str, a: Tensor, b: Tensor, seen: tuple[Tensor, Tensor], turned: bool) -> Difference:
+    """How two tensors differ by what their headers say.
+
+    Args:
+        name: What the two keys have in common.
+        a: The first.
+        b: The second.
+        seen: Both in PyTorch's order of axes.
+        turned: A square matrix that is stored transposed on one side.
+    """
     if a.shape == b.shape and not turned:
+        return Difference(name, _KIND_OF_ALIKE[_encoding(a) == _encoding(b)], a, b, relation=_EQUAL)
+    if turned:
+        return Difference(name, Kind.TRANSPOSED, a, b, relation=_TURNED)
+    relation = relate_tensors(a, b)
+    return Difference(name, _kind(*seen, relation), a, b, relation=relation)
+
+
+_EQUAL, _TURNED = Relation(How.EQUAL), Relation(How.PERMUTE, ((1, 0),))
+_KIND_OF_ALIKE = {True: Kind.SAME, False: Kind.DTYPE_DIFFERS}
+
+
+def _kind(a: Tensor, b: Tensor, relation: Relation) -> Kind:
+    """The kind of two tensors whose shapes differ."""
+    if a.shape == b.shape:
         return Kind.SAME if _encoding(a) == _encoding(b) else Kind.DTYPE_DIFFERS
     if follows_a_layer(a.key):
         vectors = as_vector(a), as_vector(b)
-        if vectors[0] is not None and vectors[1] is not None:
-            return Kind.RANK_DIFFERS if vectors[0].shape == vectors[1].shape else Kind.SHAPE_DIFFERS
+        if vectors[0] is not None and vectors[1] is not None and vectors[0].shape == vectors[1].shape:
+            return Kind.RANK_DIFFERS
     matrix_a, matrix_b = out_in(a.shape), out_in(b.shape)
-    if matrix_a is None or matrix_b is None:
-        return Kind.SHAPE_DIFFERS
-    if matrix_a == matrix_b and not turned:
-        return Kind.RANK_DIFFERS
-    if turned or (matrix_a == matrix_b[::-1] and 2 in (len(a.shape), len(b.shape))):
-        return Kind.TRANSPOSED
-    return Kind.SHAPE_DIFFERS
+    if matrix_a is not None and matrix_b is not None:
+        if matrix_a == matrix_b:
+            return Kind.RANK_DIFFERS
+        if matrix_a == matrix_b[::-1] and 2 in (len(a.shape), len(b.shape)):
+            return Kind.TRANSPOSED
+    if relation.how in PURE:
+        return Kind.RESHAPED
+    return Kind.PERMUTED if relation.how is How.PERMUTE else Kind.SHAPE_DIFFERS
+
+
+def _foreign(difference: Difference, order: Order | None, why: str) -> Difference:
+    """Of a weight whose layout is not the other's: its axes are in another order, which the layouts tell."""
+    a, b = difference.a, difference.b
+    assert a is not None
+    assert b is not None
+    obstacle = f"is {a.shape} in A and {b.shape} in B: {why}"
+    if order is None:
+        return replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle)
+    proved = difference.deviation is None and difference.relation is not None and difference.relation.proved
+    relation = Relation(How.PERMUTE, (order,), proved)
+    line = call(relation, a.shape, b.shape) if _is_plain(a, b) else ""
+    return replace(difference, kind=Kind.PERMUTED, obstacle=obstacle, relation=relation, call=line)
+
+
+def _agreeing(differences: list[Difference]) -> list[Difference]:
+    """The differences, of whose orders of axes the one that most tensors have in common comes first."""
+    open_ones = [
+        each.relation
+        for each in differences
+        if each.kind == Kind.PERMUTED and each.relation is not None and each.relation.ambiguous
+    ]
+    if not open_ones:
+        return differences
+    likely = by_agreement(each.relation for each in differences if each.relation is not None)
+    return [
+        _with_order(each, likely[id(each.relation.orders)])
+        if each.relation is not None and each.kind == Kind.PERMUTED and each.relation.ambiguous
+        else each
+        for each in differences
+    ]
+
+
+def _with_order(difference: Difference, order: Order) -> Difference:
+    relation, a, b = difference.relation, difference.a, difference.b
+    assert relation is not None
+    assert a is not None
+    assert b is not None
+    first = relation._replace(orders=(order, *(other for other in relation.orders if other != order)))
+    line = call(first, a.shape, b.shape) if difference.call else ""
+    return replace(difference, relation=first, call=line)
 
 
 def _encoding(tensor: Tensor) -> tuple[str, str]:
@@ -185,20 +267,23 @@ def _encoding(tensor: Tensor) -> tuple[str, str]:
     return tensor.dtype, tensor.layout
 
 
-def loading_effect(difference: Difference, layer: str | None, refusal: str) -> Difference:
+def loading_effect(difference: Difference, layer: str | None, refusal: Refusal | None) -> Difference:
     """Add to a difference what it means for loading.
 
     Args:
         difference: As compared.
         layer: The layer that `convert` would convert for it.
-        refusal: Why `convert` would leave it unchanged.
+        refusal: That of `convert`, which would leave it unchanged.
     """
     a, b = difference.a, difference.b
     if a is None or b is None or others.is_extra_state(b.key):
         return difference
-    if layer is not None:
+    moved = difference.kind == Kind.PERMUTED
+    if a.shape != b.shape and _loads_as_scalar(a, b):
+        pass
+    elif layer is not None and not moved:
         difference = replace(difference, layer=layer)
-    elif a.shape != b.shape and not _loads_as_scalar(a, b):
+    elif a.shape != b.shape:
         return _unloadable_shape(difference, a, b, refusal)
     if a.layout == "meta" != b.layout:
         return replace(difference, obstacle="has no numbers in A, only its shape (meta)")
@@ -207,12 +292,21 @@ def loading_effect(difference: Difference, layer: str | None, refusal: str) -> D
     return difference
 
 
-def _unloadable_shape(difference: Difference, a: Tensor, b: Tensor, refusal: str) -> Difference:
-    shapes = f"is {a.shape} in A and {b.shape} in B"
-    if difference.kind != Kind.RANK_DIFFERS or not refusal:
-        return replace(difference, obstacle=shapes)
-    obstacle = Wording(f"{shapes}, and its layer cannot be converted: ", refusal)
-    return replace(difference, obstacle=obstacle, refusal=refusal)
+def _unloadable_shape(difference: Difference, a: Tensor, b: Tensor, refusal: Refusal | None) -> Difference:
+    obstacle, reason = f"is {a.shape} in A and {b.shape} in B", ""
+    held_back = refusal is not None and not refusal.moves
+    if held_back and refusal is not None and difference.kind in (Kind.RANK_DIFFERS, Kind.RESHAPED):
+        reason = refusal.reason
+        obstacle = Wording(f"{obstacle}, and its layer cannot be converted: ", reason)
+    line = ""
+    if difference.relation is not None and not held_back and _is_plain(a, b):
+        line = call(difference.relation, a.shape, b.shape)
+    return replace(difference, obstacle=obstacle, refusal=reason, call=line)
+
+
+def _is_plain(a: Tensor, b: Tensor) -> bool:
+    """Whether PyTorch reshapes the one and copies the result into the other."""
+    return a.layout == "strided" and not is_wrapped(a) and _can_be_copied(a, b)
 
 
 def _loads_as_scalar(a: Tensor, b: Tensor) -> bool:
@@ -252,39 +346,6 @@ def _described(tensor: Tensor, other: Tensor) -> str:
     return " ".join(words)
 
 
-# ---------------------------------------------------------------------------------------------------------- numbers
-
-
-def _with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
-    """Add to a difference how the numbers differ, reshaped as its kind says.
-
-    Args:
-        difference: Of two tensors.
-        a: The first, in PyTorch's order of axes.
-        b: The second, likewise.
-    """
-    from convinspect.arrays.equality import as_matrix, same_bits
-
-    kind = difference.kind
-    if a is b or kind == Kind.SHAPE_DIFFERS:
-        return difference
-    if a.shape != b.shape and follows_a_layer(a.key):
-        a, b = as_vector(a) or a, as_vector(b) or b
-    if a.shape != b.shape or kind == Kind.TRANSPOSED:
-        a, b = as_matrix(a, kind == Kind.TRANSPOSED), as_matrix(b, transposed=False)
-    try:
-        if same_bits(a, b):
-            return difference
-        distance = _distance(a, b)
-        if distance is None:
-            return difference
-        if kind != Kind.TRANSPOSED and _is_square(difference) and _is_transpose(a, b):
-            return replace(difference, kind=Kind.TRANSPOSED, unnoticed=True)
-    except CannotShow:
-        return replace(difference, kind=Kind.NOT_COMPARED if kind == Kind.SAME else kind, unread=True)
-    return replace(difference, kind=Kind.VALUES_DIFFER if kind == Kind.SAME else kind, deviation=distance)
-
-
 def _square(difference: Difference, name: str, layer: str | None, compared: bool) -> tuple[Difference, str | None]:
     """A square weight that may be stored transposed, and the layer to convert, as far as the numbers tell.
 
@@ -298,31 +359,3 @@ def _square(difference: Difference, name: str, layer: str | None, compared: bool
         return replace(difference, unnoticed=False, square=Square.TURNED), name
     equal = compared and difference.deviation is None and not difference.unread
     return replace(difference, square=Square.AS_IT_IS if equal else Square.IN_DOUBT), layer
-
-
-def _is_square(difference: Difference) -> bool:
-    """Whether the weight is square, and a matrix on at least one side, so that no shape shows a transposition."""
-    shapes = [tensor.shape for tensor in (difference.a, difference.b) if tensor is not None]
-    matrix = out_in(shapes[0])
-    return matrix is not None and matrix[0] == matrix[1] and 2 in map(len, shapes)
-
-
-def _is_transpose(a: Tensor, b: Tensor) -> bool:
-    """Whether a square matrix is the transpose of another. Most that are not already differ in the first row."""
-    from convinspect.arrays.equality import as_matrix, same_bits
-
-    a, b = as_matrix(a, transposed=True), as_matrix(b, transposed=False)
-    heads = [matrix._replace(shape=(min(matrix.shape[0], 1), matrix.shape[1])) for matrix in (a, b)]
-    return same_bits(heads[0], heads[1]) and same_bits(a, b)
-
-
-def _distance(a: Tensor, b: Tensor) -> Deviation | None:
-    """How two tensors differ whose bits differ; a count of 0 if their numbers cannot be read."""
-    from convinspect.arrays.distance import Deviation, deviation
-
-    try:
-        return deviation(a, b)
-    except CannotShow:
-        if a.dtype != b.dtype:
-            raise
-        return Deviation(0, a.numel)

@@ -14,6 +14,7 @@ from convinspect.text import Word, plural
 if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation
     from convinspect.checkpoint import Checkpoint
+    from convinspect.converting.relations import Relation
     from convinspect.keys.others import Other
     from convinspect.records import Tensor
 
@@ -25,8 +26,12 @@ class Kind(Word):
     """The shapes are `(O, I)` and `(O, I, 1, …)`, the same numbers in the same order."""
     TRANSPOSED = "transposed"
     """The shapes are `(O, I)` and `(I, O)`; of square ones, their layers' kinds or numbers say so."""
+    RESHAPED = "reshaped"
+    """`reshape` makes the one of the other: the same numbers in the same order, in any shape but the two above."""
+    PERMUTED = "axes permuted"
+    """The same sizes in another order; the numbers may say which, or be others."""
     SHAPE_DIFFERS = "shape differs"
-    """No reshaping makes one of the other."""
+    """No order of axes and no joining of neighbours makes one of the other."""
     DTYPE_DIFFERS = "dtype differs"
     """The shape is the same. A tensor whose shape differs too is counted there."""
     VALUES_DIFFER = "values differ"
@@ -88,6 +93,8 @@ class Difference:
         unnoticed: The numbers are transposed and the shape does not show it: it loads, and computes something else.
         unread: Numbers were to be compared and could not be, whatever else differs.
         square: Of a square matrix beside others that are stored transposed: whether it is too; None of all others.
+        relation: Of two tensors: how their shapes are related, or their numbers where these say more.
+        call: PyTorch's call on `a` that removes the obstacle; "" where none does, or `convert` does.
     """
 
     name: str
@@ -104,6 +111,8 @@ class Difference:
     other_a: Other | None = None
     other_b: Other | None = None
     square: Square | None = None
+    relation: Relation | None = None
+    call: str = ""
 
     @property
     def maybe_turned(self) -> bool:
@@ -165,6 +174,16 @@ class DiffReport:
         return by_hand + tuple(
             Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.tensors if each.obstacle
         )
+
+    @property
+    def by_hand(self) -> tuple[Difference, ...]:
+        """What a line of PyTorch each mends, and no conversion does."""
+        return tuple(each for each in self.tensors if each.call)
+
+    @property
+    def loads_by_hand(self) -> bool:
+        """A loads once it is converted as far as it can be and these lines were run; False where it needs none."""
+        return bool(self.by_hand) and len(self.obstacles) == len(self.by_hand)
 
     @property
     def verdict(self) -> Verdict:

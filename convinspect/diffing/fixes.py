@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import DEFAULT_FROM, Request, plan
+from convinspect.converting.relations import How, call, relate
 from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
 from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
 from convinspect.diffing.names import in_full, without_adapter
+from convinspect.diffing.steps import KIND_OF_RANK, Step, planned_steps
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
+from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import clean_names
-from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer, Tensor
 from convinspect.text import Word, plural
-
-_KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-MOST_NAMES = 4
-"""Layers that are named one by one; of more, a shorter way to say the same is looked for."""
 
 
 class Fix(Word):
@@ -39,6 +34,8 @@ class Fix(Word):
     """The key has its partner under another prefix."""
     LIKE = "like"
     """The shape can be had, but only `convert` like a checkpoint that has it makes it."""
+    PYTORCH = "pytorch"
+    """A line of PyTorch makes it, and no conversion does."""
     NONE = "none"
     """Nothing that keeps the numbers fixes it."""
     ALREADY = "already"
@@ -51,7 +48,7 @@ class Fix(Word):
     """The error does not tell which of several keys it means."""
 
 
-_OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE)
+_OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE, Fix.PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,8 @@ class Answer:
         reason: A few words to go with it.
         shape: The shape in the checkpoint at hand; None where it has no such key.
         layer: The layer to convert; "" is the root module.
+        call: PyTorch's call that makes the wanted shape, where no conversion does.
+        key: Its stored key.
     """
 
     item: LoadErrorItem
@@ -71,32 +70,17 @@ class Answer:
     reason: str
     shape: Shape | None = None
     layer: str = ""
+    call: str = ""
+    key: str = ""
 
     @property
     def obstacle(self) -> str:
         """Why this line stays; "" where it goes away."""
         if self.fix not in _OBSTACLES:
             return ""
-        if self.fix == Fix.NONE and self.item.trouble == Trouble.SIZE_MISMATCH:
+        if self.fix in (Fix.NONE, Fix.PYTORCH) and self.item.trouble == Trouble.SIZE_MISMATCH:
             return f"{self.item.key} is {self.shape} in A and {self.item.model} in the model"
         return Wording(f"{self.item.key}: ", self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One call of `convert`.
-
-    Attributes:
-        to: The kind that the layers become.
-        kinds: Kinds that the option `from` must name; () where the usual ones do.
-        layers: Names or globs for the option `layer`; () for all.
-        count: How many layers it converts.
-    """
-
-    to: str
-    kinds: tuple[str, ...]
-    layers: tuple[str, ...]
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +117,12 @@ class ErrorReport:
     def obstacles(self) -> tuple[str, ...]:
         """Why it will still not load, a line each."""
         return tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+
+    @property
+    def loads_by_hand(self) -> bool:
+        """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
+        lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
+        return not self.hidden and lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
@@ -312,88 +302,22 @@ def _answer_shape(
     if shape == EMPTIED_SHAPE:
         return Answer(item, Fix.NONE, EMPTIED, shape)
     if edit_to(tensor, wanted) is None:
-        return Answer(item, Fix.NONE, "no reshaping fixes it", shape)
+        return _by_hand(item, tensor, wanted)
     if id(tensor) in refusals:
         return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
-    return Answer(item, Fix.CONVERT, f"{layer.kind} → {_KIND_OF_RANK[len(wanted)]}", shape, layer.name)
+    return Answer(item, Fix.CONVERT, f"{layer.kind} → {KIND_OF_RANK[len(wanted)]}", shape, layer.name)
 
 
-# ---------------------------------------------------------------------------------------- which calls of convert do it
+def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
+    """The answer to a shape that no kind of layer explains."""
+    relation = relate(tensor.shape, wanted)
+    line = call(relation, tensor.shape, wanted) if tensor.layout == "strided" and not is_wrapped(tensor) else ""
+    if not line:
+        return Answer(
+            item, Fix.NONE, "no reshaping fixes it" if relation.how is How.DIFFERENT else _UNORDERED, tensor.shape
+        )
+    sure = "" if not relation.ambiguous else f", or {plural(len(relation.orders) - 1, 'other order')} of axes"
+    return Answer(item, Fix.PYTORCH, f"{line.removeprefix('.')}{sure}", tensor.shape, call=line, key=tensor.key)
 
 
-def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
-    """Calls of `convert`, one for each target kind, that give tensors the wanted shapes and change no other shape.
-
-    Args:
-        layers: Of the checkpoint.
-        wanted: Shapes by the tensor's id.
-
-    Returns:
-        The calls; and, by the tensor's id, why none gives its shape.
-    """
-    refusals: dict[int, str] = {}
-    steps = []
-    concerned = [layer for layer in layers if any(id(tensor) in wanted for tensor in layer.tensors.values())]
-    for to in KINDS:
-        chosen = [layer for layer in concerned if _target(layer, wanted) == to]
-        while chosen:
-            reasons = _unmet(layers, chosen, to, wanted)
-            if not reasons:
-                steps.append(_step(layers, chosen, to))
-                break
-            for layer in chosen:
-                if layer.name in reasons:
-                    refusals |= {id(tensor): reasons[layer.name] for tensor in layer.tensors.values()}
-            # Try again without the layers that failed.
-            chosen = [layer for layer in chosen if layer.name not in reasons]
-    return tuple(steps), refusals
-
-
-def _target(layer: Layer, wanted: Mapping[int, Shape]) -> str:
-    """The kind that the wanted shapes ask for; the shape wanted for the weight counts first."""
-    shapes = [wanted[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wanted]
-    return _KIND_OF_RANK[len(shapes[0])]
-
-
-def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wanted: Mapping[int, Shape]) -> dict[str, str]:
-    """Reasons, by name, of chosen layers that would not get their wanted shapes if all were converted."""
-    unmet = {layer.name: _kind_obstacle(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
-    if unmet:
-        return unmet
-    names = tuple(layer.name or "(root)" for layer in chosen)
-    planned = plan(layers, Request(to, _kinds(chosen), names))
-    refused = {refusal.name: refusal.reason for refusal in planned.refusals}
-    new_shapes = {each.layer.name: {id(edit.tensor): edit.shape for edit in each.edits} for each in planned.conversions}
-    for layer in chosen:
-        shapes = {id(tensor): wanted[id(tensor)] for tensor in layer.tensors.values() if id(tensor) in wanted}
-        if layer.name not in new_shapes:
-            unmet[layer.name] = refused.get(layer.name, "it is left unchanged")
-        elif new_shapes[layer.name] != shapes:
-            unmet[layer.name] = Wording("convert ", Option("to", option_of(to)), " gives other shapes than these")
-    return unmet
-
-
-def _kind_obstacle(layer: Layer, to: str) -> str:
-    like = Option("like", None)
-    if layer.kind == to:
-        return Wording("only convert ", like, " a checkpoint that has it transposed turns it over")
-    return Wording("only convert ", like, f" reshapes what reads as {layer.kind}")
-
-
-def _kinds(layers: Iterable[Layer]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer.kind for layer in layers))
-
-
-def _step(layers: Sequence[Layer], chosen: Sequence[Layer], to: str) -> Step:
-    """The call with the shortest selection: all layers, globs over numbered blocks, or each by name."""
-    kinds = _kinds(chosen)
-    origin = () if set(kinds) <= set(DEFAULT_FROM.get(to, ("Linear",))) else kinds
-    names = tuple(layer.name or "(root)" for layer in chosen)
-    globs = tuple(dict.fromkeys(_NUMBER.sub("*", name) for name in names))
-    if len(names) > MOST_NAMES:
-        wanted = {layer.name for layer in chosen}
-        for shorter in ((), globs):
-            planned = plan(layers, Request(to, origin, shorter))
-            if {each.layer.name for each in planned.conversions} == wanted:
-                return Step(to, origin, shorter, len(names))
-    return Step(to, origin, names, len(names))
+_UNORDERED = "as many numbers, but no order of axes makes it"

@@ -80,12 +80,14 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
     if is_zip(head):
         return _read_zip(file, pickle)
     from convinspect.formats.torch import legacy
-    from convinspect.formats.unsupported import unsupported_file_error
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file, pickle)
-    if legacy.is_pickle(file):
-        raise legacy.other_pickle(file)
+    from convinspect.formats.unsupported.heads import unsupported_file_error
+    from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
+
+    if is_pickle(file):
+        raise other_pickle(file)
     raise unsupported_file_error(file)
 
 

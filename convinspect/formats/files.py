@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
-from convinspect.errors import CutShort, NotThere, unreadable
+from convinspect.errors import CutShort, NotThere, named, unreadable
 from convinspect.records import Version
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class File:
         try:
             self._handle = os.open(path, _FLAGS)
         except FileNotFoundError:
-            raise NotThere("there is no such file", path=path) from None
+            raise _not_found(path) from None
         except IsADirectoryError:
             raise NotThere("it is a folder, not a file", path=path) from None
         except PermissionError:
@@ -97,6 +98,14 @@ def read_at(handle: int, size: int, offset: int) -> bytes:
     # Windows has no pread. Seeking is safe, since no handle is shared between threads.
     os.lseek(handle, offset, os.SEEK_SET)
     return os.read(handle, size)
+
+
+def _not_found(path: Path) -> NotThere:
+    address = named(path)
+    if "://" not in address:
+        return NotThere("there is no such file", path=path)
+    how = f": curl -LO {quote(address)}" if address.startswith("http") else ""
+    return NotThere("it is an address, and only files on this machine are read", f"fetch it first{how}", path)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from convinspect.errors import NotACheckpoint, NotThere
 from convinspect.records import Module, Root, Tensor
 
 
-def main_root(roots: tuple[Root, ...]) -> Root:
+def main_root(roots: tuple[Root, ...], names: Collection[str] = ()) -> Root:
     """The default root: those named like a model come first, then the largest.
+
+    Args:
+        roots: Those of a file.
+        names: What its pickle mentions beyond a plain state_dict, to say what is there instead of tensors.
 
     Raises:
         NotACheckpoint: The file holds no tensors.
     """
     if not any(root.tensors or root.others for root in roots):
-        raise NotACheckpoint("it holds no tensors", "give the file that holds the weights")
+        raise without_tensors(names)
     candidates = [root for root in roots if root.tensors] or list(roots)
     if len(candidates) == 1:
         return candidates[0]
@@ -31,6 +37,15 @@ _RANKED = (
     "generator",
     "params",
 )
+
+
+def without_tensors(names: Collection[str]) -> NotACheckpoint:
+    """The error for a file without tensors whose pickle mentions these names."""
+    if any(name.startswith("numpy.") and name.endswith("._reconstruct") for name in names):
+        from convinspect.formats.unsupported.kinds import PICKLED_ARRAYS_SAVED
+
+        return NotACheckpoint(f"it is {PICKLED_ARRAYS_SAVED.what}", PICKLED_ARRAYS_SAVED.remedy)
+    return NotACheckpoint("it holds no tensors", "give the file that holds the weights")
 
 
 def _rank(root: Root) -> int:

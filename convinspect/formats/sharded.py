@@ -70,6 +70,10 @@ def parse_index(path: Path) -> tuple[dict[str, str], int | None]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise NotACheckpoint('it is a JSON file without a "weight_map"', "give the file that holds the weights")
+    if path.name.endswith(".weights.json"):
+        from convinspect.formats.unsupported.kinds import KERAS_INDEX
+
+        raise NotACheckpoint(f"it is {KERAS_INDEX.what}", KERAS_INDEX.remedy)
     if not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BrokenFile("its weight_map does not name files", "download it again")
     metadata = index.get("metadata")
@@ -263,7 +267,9 @@ def _nothing_here(path: Path) -> ConvInspectError:
     inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and _has_weights(entry))
     if inside:
         return NotThere(f"the weights lie in its folders {', '.join(inside[:6])}", "name one of them", path)
-    return NotACheckpoint("the folder holds no checkpoint", "give the file or folder that holds the weights", path)
+    from convinspect.formats.unsupported.folders import unsupported_folder_error
+
+    return unsupported_folder_error(path)
 
 
 def _has_weights(folder: Path) -> bool:

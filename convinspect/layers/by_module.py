@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convinspect.formats.torch.calls import OTHER, TRANSPOSED
-from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.kinds import MULTIPLIED, TRANSFORMERS_CONV1D
 from convinspect.records import Doubt, Layer, Module
 
 _HYPERPARAMETERS = ("stride", "padding", "dilation")
@@ -40,9 +40,9 @@ def by_module(layer: Layer, module: Module) -> Layer | None:
         return _conv_module(layer, module)
     if values.get("weight") == TRANSPOSED and dims == 2:
         rows, columns = layer.weight.shape
-        note = f"stored as (in, out), as transformers' Conv1D is: its code multiplies with it by {kind}"
+        note = f"a Linear whose weight is stored as (in, out): its code multiplies with it by {kind}"
         found = layer._replace(kind=TRANSFORMERS_CONV1D, evidence="module", in_width=rows, out_width=columns)
-        return found._replace(notes=(*layer.notes, note))
+        return found._replace(tags=(*layer.tags, MULTIPLIED), notes=(*layer.notes, note))
     if values.get("weight") == OTHER:
         note = f"its code uses it in {kind}, which is not read as a layer"
         return layer._replace(kind="Parameter", evidence="module", notes=(*layer.notes, note))

@@ -78,10 +78,10 @@ def magnitudes_edit(tensor: Tensor, extra: int) -> Edit | None:
 
 def as_vector(tensor: Tensor) -> Tensor | None:
     """Magnitudes (out,) or (1, out, 1, …) as (out,), and so an adapter's scales (1, n, 1, …) and (n, 1): the same
-    numbers; None for any other shape.
+    numbers; None for any other shape. What is named like an adapter's scales and is (n,) belongs to no adapter.
     """
     if len(tensor.shape) == 1:
-        return tensor
+        return tensor if is_magnitude(tensor.key) else None
     if _FOLLOWS.search(tensor.key) is not None and max(tensor.shape, default=0) == tensor.numel > 1:
         axis = tensor.shape.index(tensor.numel)
         if axis > 1 or len(tensor.shape) > 5:

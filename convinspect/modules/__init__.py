@@ -4,6 +4,7 @@
     linear_to_conv1d(linear)          and back; also 2d and 3d
     transformers_to_linear(layer)     transformers' Conv1D (I, O)  →  nn.Linear (O, I)
     swap_pointwise(model)             every pointwise layer of a model, which then runs as before
+    swap_patches(model)               every convolution whose stride is its kernel size, as a Linear over patches
     expose_linears(model)             stand-ins as plain nn.Linear children, for quantizers and adapters
 
 A convolution is a Linear at each position when its kernel is 1 everywhere, stride 1, padding 0, groups 1 and it is
@@ -21,32 +22,30 @@ of its own.
 
 from __future__ import annotations
 
-from convinspect.modules.swap import (
+from convinspect.modules.choosing import Where
+from convinspect.modules.patches import PatchLinear
+from convinspect.modules.pointwise import (
     ChannelsFirstLinear,
-    Left,
     PointwiseConv1d,
     PointwiseConv2d,
     PointwiseConv3d,
     PointwiseLinear,
-    Skipped,
-    Swap,
-    Swaps,
-    Target,
-    Where,
+)
+from convinspect.modules.single import (
     conv1d_to_linear,
     conv2d_to_linear,
     conv3d_to_linear,
-    expose_linears,
     linear_to_conv1d,
     linear_to_conv2d,
     linear_to_conv3d,
-    swap_pointwise,
     transformers_to_linear,
 )
+from convinspect.modules.swap import Left, Skipped, Swap, Swaps, Target, expose_linears, swap_patches, swap_pointwise
 
 __all__ = [
     "ChannelsFirstLinear",
     "Left",
+    "PatchLinear",
     "PointwiseConv1d",
     "PointwiseConv2d",
     "PointwiseConv3d",
@@ -63,6 +62,7 @@ __all__ = [
     "linear_to_conv1d",
     "linear_to_conv2d",
     "linear_to_conv3d",
+    "swap_patches",
     "swap_pointwise",
     "transformers_to_linear",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from convinspect.modules.patches import PatchLinear
 from convinspect.modules.pointwise import (
     ChannelsFirstLinear,
     PointwiseConv1d,
@@ -80,10 +81,9 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
         parents: The modules that hold it.
         to: As for `is_target`.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is a TorchScript module, which cannot be changed"
-    if any(isinstance(parent, torch.jit.ScriptModule) for parent in parents):
-        return "it belongs to a TorchScript module, which cannot be changed"
+    reason = scripted(module, parents)
+    if reason is not None:
+        return reason
     if to != "linear" and not isinstance(module, nn.Linear):
         return _no_linear(module, to)
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -93,6 +93,15 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
     else:
         reason = transformers_obstacle(module)
     return reason or obstacle(module, keep_hooks=True)
+
+
+def scripted(module: nn.Module, parents: Iterable[nn.Module]) -> str | None:
+    """That a layer, or what holds it, is TorchScript's, or None."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a TorchScript module, which cannot be changed"
+    if any(isinstance(parent, torch.jit.ScriptModule) for parent in parents):
+        return "it belongs to a TorchScript module, which cannot be changed"
+    return None
 
 
 def _no_linear(module: nn.Module, to: str) -> str:
@@ -122,6 +131,11 @@ def kernel_obstacle(conv: nn.Module) -> str | None:
         return f"its kernel size is {'×'.join(map(str, conv.kernel_size))}, not 1"
     if conv.groups != 1:
         return f"it has groups={conv.groups}, so its kernel is not a full matrix"
+    return code_obstacle(conv)
+
+
+def code_obstacle(conv: nn.Module) -> str | None:
+    """What a convolution's class does beyond PyTorch's, or None."""
     return _own_code(plain_class(conv), next(known for known in _KNOWN if isinstance(conv, known)))
 
 
@@ -155,19 +169,20 @@ def position_obstacle(conv: nn.Module) -> str | None:
     """Stride or padding that a plain Linear cannot reproduce, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
     if any(step != 1 for step in conv.stride):
-        return f"it has stride={_once(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
-    if any(_padding(conv)):
-        return f"it has padding={_once(_padding(conv))}, which a Linear cannot do; a PointwiseLinear can"
+        return f"it has stride={once(conv.stride)}, which a Linear cannot do; a PointwiseLinear can"
+    if any(padding_of(conv)):
+        return f"it has padding={once(padding_of(conv))}, which a Linear cannot do; a PointwiseLinear can"
     return None
 
 
-def _once(value: tuple[int, ...]) -> str:
+def once(value: tuple[int, ...]) -> str:
     """The numbers as text; a single number if all are equal."""
     return str(value[0]) if len(set(value)) == 1 else str(value)
 
 
-def _padding(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
-    # "same" needs none for a kernel of size 1, and "valid" means none.
+def padding_of(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """Positions that a convolution adds on both sides, in each dimension."""
+    # "same" needs none for a kernel of size 1, and takes no stride but 1. "valid" means none.
     return (0,) * len(conv.kernel_size) if isinstance(conv.padding, str) else tuple(conv.padding)
 
 
@@ -204,11 +219,12 @@ def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int
 
 
 def exposed(old: nn.Module) -> nn.Module:
-    """A `PointwiseLinear` as a module with a plain Linear inside, which has all its state."""
-    assert isinstance(old, PointwiseLinear)
-    linear = _empty(nn.Linear, *_sizes(old))
+    """A `PointwiseLinear` or `PatchLinear` as a module with a plain Linear inside, which has all its state."""
+    assert isinstance(old, PointwiseLinear | PatchLinear)
+    linear = empty_layer(nn.Linear, *_sizes(old))
     carry(old, linear, lambda tensor: tensor, {}, keep_both=False)
-    return ChannelsFirstLinear(linear, old.positions).train(old.training)
+    positions = old.positions if isinstance(old, PointwiseLinear) else old.patches
+    return ChannelsFirstLinear(linear, positions).train(old.training)
 
 
 def _sizes(old: nn.Module) -> tuple[int, int]:
@@ -220,14 +236,14 @@ def _sizes(old: nn.Module) -> tuple[int, int]:
 def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
     if not in_place_of or not isinstance(old, nn.modules.conv._ConvNd) or isinstance(old, POINTWISE):
-        return _empty(nn.Linear, wide_in, wide_out)
-    return _empty(
+        return empty_layer(nn.Linear, wide_in, wide_out)
+    return empty_layer(
         PointwiseLinear,
         wide_in,
         wide_out,
         dims=len(old.kernel_size),
         stride=old.stride,
-        padding=_padding(old),
+        padding=padding_of(old),
         dilation=old.dilation,
         padding_mode=old.padding_mode,
     )
@@ -237,11 +253,11 @@ def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
     if isinstance(old, PointwiseLinear):
         kept = {name: getattr(old, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-        return _empty(CONVS[dims - 1], wide_in, wide_out, 1, **kept)
-    return _empty((POINTWISE if in_place_of else CONVS)[dims - 1], wide_in, wide_out, 1)
+        return empty_layer(CONVS[dims - 1], wide_in, wide_out, 1, **kept)
+    return empty_layer((POINTWISE if in_place_of else CONVS)[dims - 1], wide_in, wide_out, 1)
 
 
-def _empty(cls: type[_Kind], *sizes: int, **options: Any) -> _Kind:
+def empty_layer(cls: type[_Kind], *sizes: Any, **options: Any) -> _Kind:
     """A layer with settings and no state; `carry` gives it its parameters, including the bias."""
     undrawn: Any = _undrawn
     module: _Kind = undrawn(cls)(*sizes, bias=False, device="meta", **options)

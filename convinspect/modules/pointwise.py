@@ -10,7 +10,7 @@ and `3d` are convolutions, weight `(O, I, 1, …)`, that take `(N, …, C)` as a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,11 +19,12 @@ from torch.nn import functional
 Ints = int | tuple[int, ...]
 
 
-def _each(value: Ints, dims: int) -> tuple[int, ...]:
+def each_of(value: Ints, dims: int) -> tuple[int, ...]:
+    """A setting of a convolution for each dimension of positions."""
     return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
-def _laid_out(y: torch.Tensor, x: torch.Tensor, dims: int) -> torch.Tensor:
+def laid_out(y: torch.Tensor, x: torch.Tensor, dims: int) -> torch.Tensor:
     """A batched `y` with its axes in memory in the order that a convolution's output would have for the input `x`."""
     if torch.compiler.is_compiling():
         # How numbers lie is the compiler's to choose, and asking would bind the program to these sizes.
@@ -42,6 +43,22 @@ def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
     return torch.contiguous_format
 
 
+class Cut(Protocol):
+    """What is done to positions around a plain Linear."""
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, …) → what the weights meet, last."""
+        ...
+
+    def back(self, y: torch.Tensor) -> torch.Tensor:
+        """(N, …, O) → (N, O, …)."""
+        ...
+
+    def described(self) -> str:
+        """Its settings, for a model's printed form."""
+        ...
+
+
 class _Positions:
     """What a convolution does to positions before its kernel of size 1 meets them: padding, then stride.
 
@@ -54,7 +71,7 @@ class _Positions:
 
     def __init__(self, dims: int, stride: Ints, padding: Ints, padding_mode: str) -> None:
         self.dims = dims
-        self.stride, self.padding = _each(stride, dims), _each(padding, dims)
+        self.stride, self.padding = each_of(stride, dims), each_of(padding, dims)
         self.padding_mode = padding_mode
 
     def around(self, linear: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +81,7 @@ class _Positions:
             raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(x.shape)}")
         y = self.back(linear(self.rows(x)))
         # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
-        return _laid_out(y, x, self.dims) if y.dim() == self.dims + 2 else y.contiguous()
+        return laid_out(y, x, self.dims) if y.dim() == self.dims + 2 else y.contiguous()
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, L) → (N, L', C), or of more dimensions, or without N: what the weights meet."""
@@ -139,7 +156,11 @@ class PointwiseLinear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         # Plain values, so that a saved model says what it does to positions.
         self.dims = dims
-        self.stride, self.padding, self.dilation = _each(stride, dims), _each(padding, dims), _each(dilation, dims)
+        self.stride, self.padding, self.dilation = (
+            each_of(stride, dims),
+            each_of(padding, dims),
+            each_of(dilation, dims),
+        )
         self.padding_mode = padding_mode
 
     @property
@@ -213,20 +234,30 @@ class ChannelsFirstLinear(nn.Module):
     """A plain `nn.Linear`, as its child `linear`, that takes what a convolution took.
 
     For tools that look for `nn.Linear` itself and replace it: quantizers, adapters. It takes and gives the shapes of
-    `PointwiseLinear`; keys have one part more, `conv.linear.weight`.
+    the `PointwiseLinear` or `PatchLinear` that it was; keys have one part more, `conv.linear.weight`.
 
     Args:
         linear: Takes `(…, in_features)`.
         positions: What happens to positions before it.
     """
 
-    def __init__(self, linear: nn.Linear, positions: _Positions) -> None:
+    def __init__(self, linear: nn.Linear, positions: Cut) -> None:
         super().__init__()
         self.linear = linear
         self.positions = positions
 
+    @property
+    def weight(self) -> Any:
+        """That of `linear`, since models ask a layer for its weight's dtype and device."""
+        return self.linear.weight
+
+    @property
+    def bias(self) -> Any:
+        """That of `linear`."""
+        return self.linear.bias
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(N, C, L) → (N, O, L'). Nothing here depends on the input's shape, so that it can be traced symbolically."""
+        """(N, C, L) → (N, O, L'). Nothing here asks for the shape of a symbolic input, so that it can be traced."""
         return self.positions.back(self.linear(self.positions.rows(input))).contiguous()
 
     def extra_repr(self) -> str:

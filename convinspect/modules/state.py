@@ -33,8 +33,7 @@ _PARAMETRIZATIONS = tuple(
 )
 _FIELDS_OF_LAYERS = {
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed", "output_padding",
-    "groups", "padding_mode", "_reversed_padding_repeated_twice", "in_features", "out_features", "dims",
-    "nf", "nx",
+    "groups", "padding_mode", "_reversed_padding_repeated_twice", "in_features", "out_features", "dims", "nf", "nx",
 }  # fmt: skip
 
 
@@ -92,7 +91,7 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
 
 def _norm_obstacle(module: nn.Module) -> str | None:
     """Why a norm cannot be carried over: one over the kernel's positions would become another norm. Or None."""
-    for norm in _norms(module):
+    for norm in norms_of(module):
         if getattr(norm, "dim", 0) not in (0, 1, -1):
             return f"its weight is normed along dimension {norm.dim}, which the new weight does not have"
     return None
@@ -100,13 +99,13 @@ def _norm_obstacle(module: nn.Module) -> str | None:
 
 def transposing_obstacle(module: nn.Module) -> str | None:
     """Why a module's weight cannot be transposed, or None; for modules without an `obstacle`."""
-    norms = [type(norm).__name__.removeprefix("_") for norm in _norms(module)]
+    norms = [type(norm).__name__.removeprefix("_") for norm in norms_of(module)]
     if norms:
         return f"its weight is under a norm ({norms[0]}), whose dimension and vectors are not those of the transpose"
     return None
 
 
-def _norms(module: nn.Module) -> list[Any]:
+def norms_of(module: nn.Module) -> list[Any]:
     """The norms of a module's weight, as hooks or as parametrizations."""
     hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
     return hooks + (list(_parametrizations(module)["weight"]) if parametrize.is_parametrized(module) else [])

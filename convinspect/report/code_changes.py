@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from convinspect.converting.plan import Conversion, Plan
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.converting.reshape import out_in
+from convinspect.kinds import CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
 from convinspect.layouts import Layout, Maker, torch_shape
 from convinspect.records import Layer
@@ -20,10 +21,11 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         plan: The conversions.
         names: Tensors' new names by stored key, as `Renaming.names` gives them; {} if none is renamed.
     """
-    kinds: dict[tuple[str, str, int, Layout | None], list[Conversion]] = {}
+    kinds: dict[tuple[str, str, int, Layout | None, bool], list[Conversion]] = {}
     for conversion in plan.conversions:
         layer = conversion.layer
-        kinds.setdefault((layer.kind, conversion.to, conversion.groups, layer.layout), []).append(conversion)
+        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion))
+        kinds.setdefault(sort, []).append(conversion)
     lines = []
     for (old, new, *_), alike in kinds.items():
         layers = [called(conversion.layer, names) for conversion in alike]
@@ -32,9 +34,11 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         for block in fold(layers):
             conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
-            if conversion.layer.layout is not None:
+            if not _is_pointwise(conversion):
+                lines += _shapes(name, conversion)
+            elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
-            elif known and old == new:
+            elif known and (old == new or (new == "Linear" and MULTIPLIED in conversion.layer.tags)):
                 stored = f"whose weight was stored as (in, out), {conversion.old_shape}"
                 lines.append(f"{name}: {_call(new, conversion, 1)}, {stored}")
             elif known:
@@ -43,9 +47,15 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
                 lines += _shapes(name, conversion)
         if alike[0].layer.layout is not None:
             lines += _channels_last(old, new)
-        elif known and _input(old) != _input(new):
+        elif known and _is_pointwise(alike[0]) and _input(old) != _input(new):
             lines += _turns(old, new)
     return lines
+
+
+def _is_pointwise(conversion: Conversion) -> bool:
+    """Whether the weight is a matrix before and after, but for dimensions of size 1."""
+    shapes = (conversion.old_shape, conversion.new_shape)
+    return conversion.layer.layout is not None or all(out_in(shape) is not None for shape in shapes)
 
 
 def advice_lines(plan: Plan, names: Mapping[str, str]) -> Sequence[str]:

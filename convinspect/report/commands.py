@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.fixes import Step
+from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
 from convinspect.kinds import option_of
 from convinspect.records import Container
@@ -17,7 +17,7 @@ _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def like_command(
-    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: Sequence[str] | None = None
+    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: bool = False, left: Iterable[str] = ()
 ) -> str:
     """The command that gives A's tensors B's shapes and names.
 
@@ -26,11 +26,12 @@ def like_command(
         b: The checkpoint that loads.
         like: Whether shapes must change.
         rules: `--rename` rules.
-        turning: Layers whose square matrices stay when others are turned too; None where none is turned.
+        turning: Square matrices are turned too.
+        left: Layers that stay as they are.
     """
     words = ["--like", _path(b.path)] if like else []
-    if turning is not None:
-        words += ["--turn-square", *(word for name in turning for word in ("--exclude", name))]
+    words += ["--turn-square"] if turning else []
+    words += [word for name in left for word in ("--exclude", name)] if like else []
     return _command(a, a.path, _target(a), [*words, *_renames(rules)])
 
 
@@ -56,8 +57,14 @@ def can_be_converted(checkpoint: Checkpoint) -> bool:
 
 
 def is_main(checkpoint: Checkpoint) -> bool:
-    """Whether the root in use is the one that `--like` uses."""
+    """Whether the root in use is the one that is used where none is named."""
     return checkpoint.root == main_root(checkpoint.roots)
+
+
+def used_by_like(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether B's root in use is the one that `--like` uses: of A's name where A's is given, else the main one."""
+    named = None if is_main(a) else next((root for root in b.roots if root.path == a.root.path), None)
+    return b.root == (named or main_root(b.roots))
 
 
 def _command(a: Checkpoint, source: Path, target: Path, words: Sequence[str]) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
 from convinspect.errors import Option, Wording
+from convinspect.kinds import shown_kind
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
 from convinspect.text import first_few, join_words, plural
@@ -115,7 +117,8 @@ def _converted(conversion: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...
     notes += [Styled(warning, WARN) for warning in conversion.warnings] + [Styled(text) for text in more]
     parted = [piece for note in notes for piece in (Styled(", "), note)][1:]
     name, old, new = conversion.layer.name or "(root)", conversion.old_shape, conversion.new_shape
-    return (name, conversion.layer.kind, conversion.to, shape(old), shape(new), tuple(parted))
+    kind = shown_kind(conversion.layer.kind, conversion.layer.tags)
+    return (name, kind, conversion.to, shape(old), shape(new), tuple(parted))
 
 
 def _quiet(name: str, note: Styled) -> tuple[Cell, ...]:
@@ -224,6 +227,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
                       "dropped": job.options.drop_optimizer},
         "model_code": advice(plan, job.names),
+        "afterwards": afterwards_payload(job.afterwards),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
     }  # fmt: skip
 
@@ -263,6 +267,7 @@ def note_lines(job: Job) -> list[str]:
     leftovers = () if job.target is None else left_behind(job.target)
     return [
         *map(flagged, job.notes),
+        *afterwards_lines(job.afterwards),
         *(
             f"{path} is of another run, which is under way or was killed; if none is under way, remove it"
             for path in leftovers

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.relations import PURE, How, Relation, relate_tensors
 from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind, Square, Verdict
-from convinspect.diffing.fixes import planned_steps
+from convinspect.diffing.steps import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import fold_names
@@ -15,25 +16,24 @@ from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.commands import can_be_converted, is_main, like_command, step_commands
+from convinspect.report.commands import can_be_converted, like_command, step_commands, used_by_like
 from convinspect.report.flags import flagged
+from convinspect.report.pytorch_lines import by_hand_lines, difference_lines
 from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
-    from convinspect.arrays.distance import Deviation
-    from convinspect.keys.others import Other
+    pass
 
 _LISTED = 3
 """Reasons that are spelled out in the verdict before the rest is counted."""
 
 _STYLES = {
-    Kind.RANK_DIFFERS: GOOD, Kind.TRANSPOSED: WARN, Kind.SHAPE_DIFFERS: BAD, Kind.DTYPE_DIFFERS: WARN,
-    Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NO_TENSOR: WARN, Kind.NOT_COMPARED: WARN,
-    Kind.SAME: QUIET,
+    Kind.RANK_DIFFERS: GOOD, Kind.TRANSPOSED: WARN, Kind.RESHAPED: WARN, Kind.PERMUTED: WARN, Kind.SHAPE_DIFFERS: BAD,
+    Kind.DTYPE_DIFFERS: WARN, Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NO_TENSOR: WARN,
+    Kind.NOT_COMPARED: WARN, Kind.SAME: QUIET,
 }  # fmt: skip
 
 _MEANING = {
-    Kind.SHAPE_DIFFERS: "no reshaping fixes it",
     Kind.ONLY_IN_A: "unexpected there",
     Kind.ONLY_IN_B: "missing here",
 }
@@ -61,7 +61,7 @@ def difference_table(report: DiffReport, everything: bool = False, folded: bool 
         [_row(name, alike, report) for name, alike in members],
         title=f"A: {_title(report.a)} · B: {_title(report.b)}",
         summary=(_counts(report), *_prefix_lines(report.prefixes), "", _verdict(report)),
-        notes=tuple(_notes(report)),
+        notes=tuple(notes(report)),
         raw=[_raw(name, alike[0], report) for name, alike in members],
         # A table without rows is not drawn, but CSV needs its header.
         more=(*(() if members else [column.machine_name for column in columns]), *_MORE),
@@ -137,10 +137,7 @@ def _deviation_cells(difference: Difference) -> list[Cell]:
 def _note(difference: Difference) -> str:
     kind, deviation = difference.kind, difference.deviation
     notes = [difference.supplied] if difference.supplied else [_MEANING[kind]] if kind in _MEANING else []
-    if kind == Kind.SHAPE_DIFFERS and difference.a is not None and difference.a.shape == EMPTIED_SHAPE:
-        notes = [EMPTIED]
-    if kind == Kind.SHAPE_DIFFERS and not difference.obstacle:
-        notes = ["PyTorch takes the one for the other"]
+    notes += _of_shapes(difference)
     if difference.layer is not None:
         notes.append("converting fixes its rank alone" if difference.unnoticed else "converting fixes it")
     elif difference.unnoticed:
@@ -151,8 +148,10 @@ def _note(difference: Difference) -> str:
         notes.append("PyTorch does not copy it" if difference.obstacle else "cast when it is loaded")
     elif kind == Kind.NO_TENSOR:
         notes.append("PyTorch does not copy it" if difference.obstacle else "PyTorch takes the one for the other")
-    elif kind in (Kind.RANK_DIFFERS, Kind.TRANSPOSED) and difference.obstacle:
-        notes.append(flagged(difference.refusal) or "no conversion makes it")
+    elif kind in (Kind.RANK_DIFFERS, Kind.RESHAPED) and difference.refusal:
+        notes.append(flagged(difference.refusal))
+    elif kind in (Kind.RANK_DIFFERS, Kind.TRANSPOSED, Kind.RESHAPED) and difference.obstacle:
+        notes.append(f"in PyTorch: {difference.call}" if difference.call else "no conversion makes it")
     if difference.unread:
         notes.append(_why_unread(difference))
     if deviation is not None and deviation.nan:
@@ -160,6 +159,42 @@ def _note(difference: Difference) -> str:
     if deviation is not None and not deviation.count:
         notes.append("its bytes differ")
     return ", ".join(notes)
+
+
+def _of_shapes(difference: Difference) -> list[str]:
+    """What is to be said of the relation of two shapes that differ otherwise than in rank."""
+    relation, a = difference.relation, difference.a
+    if difference.kind == Kind.RESHAPED and not difference.obstacle and difference.layer is None:
+        return ["PyTorch takes the one for the other"]
+    if difference.kind == Kind.PERMUTED and relation is not None:
+        return _of_orders(relation, difference)
+    if difference.kind != Kind.SHAPE_DIFFERS:
+        return []
+    if a is not None and a.shape == EMPTIED_SHAPE:
+        return [EMPTIED]
+    return [shapes_said(relation)]
+
+
+def shapes_said(relation: Relation | None) -> str:
+    """Why no reshaping and no order of axes makes one shape of another, in a few words."""
+    if relation is not None and relation.how in (How.PACK, How.UNPACK):
+        return "float4 numbers, two to a byte on one side alone"
+    if relation is not None and relation.how is How.SAME_COUNT:
+        return "as many numbers, but no order of axes makes it"
+    return "no reshaping fixes it"
+
+
+def _of_orders(relation: Relation, difference: Difference) -> list[str]:
+    """Which order of axes it is, and how sure that is."""
+    said = f"permute{relation.orders[0]}"
+    if relation.proved:
+        return [f"{said}: its numbers prove it"]
+    if difference.deviation is not None:
+        return [f"{said} by its shape; its numbers are others"]
+    others = len(relation.orders) - 1
+    if others:
+        return [f"{said} or {'more' if relation.more else plural(others, 'other order')}: sizes are equal"]
+    return [said]
 
 
 def _why_unread(difference: Difference) -> str:
@@ -210,11 +245,21 @@ def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
 
 
 def _verdict(report: DiffReport) -> Cell:
+    if report.loads_by_hand:
+        changes = what_changes(len(report.converted), bool(report.rules))
+        after = f"{changes} and the PyTorch below" if changes else "the PyTorch below"
+        doubtful = sum(each.relation is not None and each.relation.ambiguous for each in report.by_hand)
+        more = f"; of {plural(doubtful, 'tensor')} the order of axes is the likeliest of several" if doubtful else ""
+        return (Styled(f"A will load after {after}", WARN), Styled(more))
     if report.verdict == Verdict.DOES_NOT_LOAD:
         return obstacle_cell("A will still not load", report.obstacles)
     said = "A would load strictly without changes"
     if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
         said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
+    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.tensors)
+    if permuted:
+        tensors = f"the axes of {plural(permuted, 'tensor')} are in another order"
+        return (Styled(said, WARN), Styled(f", but compute something else: {tensors}"))
     transposed = sum(difference.unnoticed for difference in report.tensors)
     if transposed:
         return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
@@ -227,6 +272,17 @@ def _verdict(report: DiffReport) -> Cell:
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
+
+
+def _module_of(difference: Difference) -> str:
+    return difference.name.rpartition(".")[0] or "."
+
+
+def _flattened_wrongly(difference: Difference) -> bool:
+    """Whether `convert` would flatten a tensor whose numbers show another order of axes."""
+    a, b, relation = difference.a, difference.b, difference.relation
+    proved = difference.kind == Kind.PERMUTED and relation is not None and relation.proved
+    return proved and a is not None and b is not None and relate_tensors(a, b).how in PURE
 
 
 def _matrices(number: int) -> str:
@@ -251,7 +307,9 @@ def what_changes(layers: int, renamed: bool) -> str:
 
 def typed_lines(report: DiffReport) -> list[str]:
     """Commands that fix all that can be fixed, below a heading; [] if there are none."""
-    return command_lines(commands(report), what_changes(len(report.converted), bool(report.rules)))
+    typed = commands(report)
+    lines = command_lines(typed, what_changes(len(report.converted), bool(report.rules)))
+    return [*lines, *by_hand_lines(pytorch_lines(report), bool(typed))]
 
 
 def command_lines(lines: Sequence[str], what: str) -> list[str]:
@@ -265,20 +323,26 @@ def commands(report: DiffReport) -> list[str]:
     if not can_be_converted(a) or not (report.converted or rules):
         return []
     turned = any(each.square == Square.TURNED for each in report.tensors)
-    if is_main(b) or not report.converted:
-        kept = [each.name.rpartition(".")[0] or "." for each in report.tensors if each.square == Square.AS_IT_IS]
-        return [like_command(a, b, bool(report.converted), rules, kept if turned else None)]
+    left = [_module_of(each) for each in report.tensors if _flattened_wrongly(each)]
+    if used_by_like(a, b) or not report.converted:
+        kept = [_module_of(each) for each in report.tensors if each.square == Square.AS_IT_IS] if turned else []
+        return [like_command(a, b, bool(report.converted), rules, turned, dict.fromkeys((*kept, *left)))]
     if turned:
         # Only --like turns a square matrix beside others.
         return []
-    # --like uses the main root, and here another root was chosen.
+    # --like uses the main root, or that of A's name, and here another root was chosen.
     fixed = [difference for difference in report.tensors if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
     steps, _ = planned_steps(find_layers(a), shapes)
     return step_commands(a, steps, rules)
 
 
-def _notes(report: DiffReport) -> Iterable[str]:
+def pytorch_lines(report: DiffReport) -> list[str]:
+    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does."""
+    return difference_lines(report, bool(report.rules) and bool(commands(report)))
+
+
+def notes(report: DiffReport) -> Iterable[str]:
     if any(each.deviation is not None and each.deviation.count for each in report.tensors):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
@@ -287,79 +351,3 @@ def _notes(report: DiffReport) -> Iterable[str]:
     if stray:
         keys = first_few(stray)
         yield f"{keys}: no module keeps such a key, so load_state_dict(strict=True) takes neither file as it is"
-
-
-# ----------------------------------------------------------------------------------------------------------------- JSON
-
-
-def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
-    """The JSON of `diff A B`; `everything` also lists tensors that are the same."""
-    listed = [each for each in report.tensors if everything or each.kind != Kind.SAME or each.maybe_turned]
-    return {
-        "a": checkpoint_payload(report.a),
-        "b": checkpoint_payload(report.b),
-        "same": report.same,
-        "verdict": report.verdict,
-        "obstacles": list(map(flagged, report.obstacles)),
-        "convert": list(report.converted),
-        "maybe_transposed": list(report.maybe_turned),
-        "rename": None if report.rules is None else list(report.rules),
-        "commands": commands(report),
-        "counts": dict(report.counts),
-        "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
-        "values": report.compared,
-        "tensors": [_payload(difference, report.compared) for difference in listed],
-        "notes": list(_notes(report)),
-    }
-
-
-def checkpoint_payload(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The JSON for an opened checkpoint."""
-    return {"path": str(checkpoint.path), "format": checkpoint.format, "root": checkpoint.root.path}
-
-
-def prefix_payload(prefix: Prefix) -> dict[str, Any]:
-    """The JSON for a prefix that only one side's keys have."""
-    return {"a": prefix.a, "b": prefix.b, "keys": prefix.keys}
-
-
-def _payload(difference: Difference, compared: bool) -> dict[str, Any]:
-    payload: dict[str, Any] = {
-        "name": difference.name,
-        "difference": difference.kind,
-        "a": _tensor_payload(difference.a),
-        "b": _tensor_payload(difference.b),
-        "other_a": _other_payload(difference.other_a),
-        "other_b": _other_payload(difference.other_b),
-        "obstacle": flagged(difference.obstacle) or None,
-        "layer": difference.layer,
-        "square": difference.square,
-    }
-    if compared:
-        both = difference.a is not None and difference.b is not None
-        payload["unnoticed"] = difference.unnoticed
-        payload["compared"] = both and difference.kind != Kind.SHAPE_DIFFERS and not difference.unread
-        if difference.deviation is not None:
-            payload["values"] = _deviation_payload(difference.deviation)
-    return payload
-
-
-def _deviation_payload(deviation: Deviation) -> dict[str, Any]:
-    """The JSON for how numbers differ; figures are None if the bytes differ but cannot be read as numbers."""
-    numeric = bool(deviation.count)
-    return {
-        "max_abs_diff": deviation.absolute if numeric else None,
-        "max_rel_diff": deviation.relative if numeric else None,
-        "differing": deviation.count if numeric else None,
-        "numel": deviation.total,
-        "nan": deviation.nan if numeric else None,
-    }
-
-
-def _other_payload(other: Other | None) -> dict[str, Any] | None:
-    """The JSON for a value that is no tensor."""
-    return None if other is None else {"key": other.key, "type": other.what}
-
-
-def _tensor_payload(tensor: Tensor | None) -> dict[str, Any] | None:
-    return None if tensor is None else {"key": tensor.key, "shape": list(tensor.shape), "dtype": tensor.dtype}

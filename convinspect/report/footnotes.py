@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.kinds import MULTIPLIED
 from convinspect.layers.reading import may_be_transposed
 from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Layer
@@ -24,6 +25,7 @@ _EXPLAINED = {
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
+    MULTIPLIED: "in × out: a Linear whose weight lies as (in, out); the code multiplies with it as it lies",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
     "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
     "padded": "padded: the layer pads its input before the convolution, by how much the graph does not tell",

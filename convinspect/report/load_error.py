@@ -11,15 +11,10 @@ from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.commands import can_be_converted, step_commands
-from convinspect.report.diff import (
-    checkpoint_payload,
-    command_lines,
-    obstacle_cell,
-    prefix_payload,
-    prefix_text,
-    what_changes,
-)
+from convinspect.report.diff import command_lines, obstacle_cell, prefix_text, what_changes
+from convinspect.report.diff_payload import checkpoint_payload, prefix_payload
 from convinspect.report.flags import flagged
+from convinspect.report.pytorch_lines import by_hand_lines, lines_of
 from convinspect.text import plural
 
 _COLUMNS = (
@@ -34,6 +29,7 @@ _FIXES = {
     Fix.CONVERT: Styled("convert", GOOD),
     Fix.RENAME: Styled("rename", GOOD),
     Fix.LIKE: Styled("convert --like", WARN),
+    Fix.PYTORCH: Styled("PyTorch", WARN),
     Fix.NONE: Styled("nothing", BAD),
     Fix.ALREADY: Styled("already", GOOD),
     Fix.OTHER_CHECKPOINT: Styled("not A", BAD),
@@ -98,13 +94,15 @@ def _changes(report: ErrorReport) -> str:
 def _verdict(report: ErrorReport) -> Cell:
     if all(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers):
         return obstacle_cell("The error is about another checkpoint", report.obstacles)
-    if report.obstacles:
+    if report.obstacles and not report.loads_by_hand:
         return obstacle_cell("A will still not load", report.obstacles)
     if report.hidden:
         return (Styled("Whether A will load is not certain", WARN), Styled(f": {_why_hidden(report)}"))
     if report.same:
         return (Styled("A would load strictly without changes", GOOD), Styled(": it has none of these faults"))
     changes = _changes(report)
+    if report.loads_by_hand:
+        return Styled(f"A will load after {f'{changes} and ' * bool(changes)}the PyTorch below", WARN)
     if not report.root:
         return Styled(f"A will load after {changes}", GOOD)
     after = f"After {changes}, pass" if changes else "Pass"
@@ -153,7 +151,16 @@ def error_commands(report: ErrorReport) -> list[str]:
 
 def error_typed(report: ErrorReport) -> list[str]:
     """The same as lines below a heading."""
-    return command_lines(error_commands(report), _changes(report))
+    typed = error_commands(report)
+    return [*command_lines(typed, _changes(report)), *by_hand_lines(_pytorch(report), bool(typed))]
+
+
+def _pytorch(report: ErrorReport) -> list[str]:
+    """Lines of PyTorch for what no conversion does."""
+    renamed = bool(report.rules)
+    return lines_of(
+        (answer.item.key if renamed else answer.key, answer.call) for answer in report.answers if answer.call
+    )
 
 
 def error_payload(report: ErrorReport) -> dict[str, Any]:
@@ -165,6 +172,8 @@ def error_payload(report: ErrorReport) -> dict[str, Any]:
         "obstacles": list(map(flagged, report.obstacles)),
         "rename": None if report.rules is None else list(report.rules),
         "commands": error_commands(report),
+        "pytorch": _pytorch(report),
+        "loads_after_pytorch": report.loads_by_hand,
         "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
         "lines": [_payload(answer) for answer in report.answers],
         "not_understood": list(report.unread),

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.kinds import LISTED
+from convinspect.kinds import LISTED, shown_kind
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
 from convinspect.layouts import axis_names, torch_shape
@@ -103,7 +103,7 @@ def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:
 def _row(fold: Fold, arrow: str, counted: set[int]) -> tuple[Cell, ...]:
     layer = fold.layers[0]
     facts = _facts(
-        layer.kind,
+        shown_kind(layer.kind, layer.tags),
         layer.weight.shape,
         arrow,
         layer.kernel_size,

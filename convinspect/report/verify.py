@@ -38,6 +38,7 @@ SENTENCES = {
     Why.TRANSPOSED: "it is transposed",
     Why.TRANSPOSED_SHAPE: "it is transposed: {expected} is wanted, and {actual} is there",
     Why.TRANSPOSED_ALONE: "it is transposed, and no other layer is that would show it is meant",
+    Why.TURNED_UNSURE: "its rows and columns are exchanged, which nothing in the files shows to be meant",
     Why.LEFT_IN_OUT: "it is transposed: still (in, out) as before, while the other layers are (out, in) now",
     Why.LEFT_OUT_IN: "it is transposed: still (out, in) as before, while the other layers are (in, out) now",
     Why.ROWS_MIXED: "its numbers are as before under the turned shape {after}, so rows are mixed up",
@@ -71,7 +72,7 @@ SENTENCES = {
     Why.PREFIX_LOST: "{keys:,} lost the prefix {before!r}",
     Why.PREFIX_ADDED: "{keys:,} begin with {after!r} now",
     Why.PREFIX_REPLACED: "{keys:,} begin with {after!r} instead of {before!r}",
-    Why.METADATA: "the file's metadata differs",
+    Why.METADATA: "the file's metadata differs in {keys}",
     Why.OBJECT: "an object beside the tensors differs: {what}",
     Why.OF_LAYER: "layer {name}: {cause}",
     Why.OF_NAME: "{name}: {cause}",
@@ -149,6 +150,8 @@ def _row(check: LayerCheck) -> tuple[Cell, ...]:
         bits, result = Styled("–", WARN), Styled(_NOT_VERIFIED, BAD)
     elif check.cause:
         result = Styled(sentence(check.cause), BAD)
+    elif check.unsure:
+        result = Styled(f"not verified: {sentence(check.unsure)}", BAD)
     else:
         result = Styled(check.note or "same", WARN if check.note else GOOD)
     outputs = check.outputs
@@ -174,7 +177,7 @@ def _raw(check: LayerCheck) -> tuple[object, ...]:
     return (
         check.name, check.before, check.after, check.weights_equal, None if outputs is None else outputs.difference,
         None if outputs is None else outputs.share, None if rounding is None else rounding.difference,
-        sentence(check.cause),
+        sentence(check.cause or check.unsure),
     )  # fmt: skip
 
 
@@ -222,6 +225,8 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
 
 def _notes(report: Report) -> Iterable[str]:
     yield from _output_notes(report)
+    if any(check.unsure for check in report.layers):
+        yield "rows and columns: --layer NAME says that a layer was to be transposed"
     if report.unproved:
         yield f"not verified: {first_few(report.unproved, _MOST_NAMES)}; {_WAY_OUT}"
     if report.unread:
@@ -320,7 +325,7 @@ def _check_payload(check: LayerCheck) -> dict[str, Any]:
         "share": None if outputs is None else outputs.share,
         "ok": check.ok,
         "compared": check.compared,
-        "cause": sentence(check.cause),
+        "cause": sentence(check.cause or check.unsure),
         "assumed": list(check.assumed),
         "note": check.note,
     }

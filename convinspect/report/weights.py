@@ -10,7 +10,7 @@ from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.kinds import TRANSFORMERS_CONV1D
+from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count, shape
@@ -38,7 +38,9 @@ _TAPS_AT_ENDS = 4
 def matrix_view(layer: Layer, matrix: Matrix, notes: Sequence[str], precision: int | None) -> MatrixView:
     """A matrix with its title and notes."""
     values, bias = matrix.values, matrix.bias
-    head = f"{layer_name(layer)} · {layer.kind} {shape(layer.weight.shape)} · {layer.weight.dtype}"
+    head = (
+        f"{layer_name(layer)} · {shown_kind(layer.kind, layer.tags)} {shape(layer.weight.shape)} · {layer.weight.dtype}"
+    )
     return MatrixView(
         lambda i, j: values[i, j].item(),
         matrix.row_names,

@@ -46,6 +46,7 @@ class Why(Enum):
     TRANSPOSED = auto()
     TRANSPOSED_SHAPE = auto()  # expected, actual
     TRANSPOSED_ALONE = auto()
+    TURNED_UNSURE = auto()
     LEFT_IN_OUT = auto()
     LEFT_OUT_IN = auto()
     ROWS_MIXED = auto()  # after
@@ -83,7 +84,7 @@ class Why(Enum):
     PREFIX_LOST = auto()  # keys, before
     PREFIX_ADDED = auto()  # keys, after
     PREFIX_REPLACED = auto()  # keys, before, after
-    METADATA = auto()
+    METADATA = auto()  # keys: names of the metadata, as text
     OBJECT = auto()  # what
 
     # Of which thing it is the cause.

@@ -6,6 +6,7 @@ Stored bits first, then each converted layer's outputs. `verify` adds the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
@@ -13,7 +14,8 @@ from convinspect.layers.find import find_layers
 from convinspect.layers.select import as_linear, exactly_named, select
 from convinspect.layouts import in_torch_order, is_turned
 from convinspect.records import Layer, Tensor
-from convinspect.text import plural
+from convinspect.text import first_few, plural
+from convinspect.verifying.causes import Why, because
 from convinspect.verifying.findings import Findings, Report, merged
 from convinspect.verifying.layer_outputs import Checked, run_layers
 from convinspect.verifying.layers import check_layer, keys_of
@@ -21,6 +23,7 @@ from convinspect.verifying.metadata import compare_keys, compare_objects, compar
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.other_roots import changed_alone, compare_copies, compare_roots, expected_edits
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
+from convinspect.verifying.turned import Turned, as_in_out, find_turned
 
 
 def compare_checkpoints(
@@ -46,19 +49,23 @@ def compare_checkpoints(
     found = find_layers(before)
     named = exactly_named(found, options.layer)
     layers = [_with_positions(as_linear(layer) if layer.name in named else layer, before) for layer in found]
-    layers_after = _as_converted(layers, {layer.name: _with_positions(layer, after) for layer in find_layers(after)})
+    found_after = {layer.name: _with_positions(layer, after) for layer in find_layers(after)}
     chosen = {layer.name for layer in select(layers, options.layer)} if options.layer else None
+    layers_after = _as_converted(layers, found_after, chosen or ())
+    turned = find_turned(layers, layers_after, chosen)
+    layers = as_in_out(layers, turned)
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
     pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen))
     two_files = before.path != after.path
-    edits = expected_edits(before, after, layers, pairs) if two_files else {}
+    edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
     checked, excused = _check_layers(layers, layers_after, pairs, chosen, copies.followed)
+    checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
     shown = [layer for layer in checked if layer.check.cause or chosen is None or layer.before.name in chosen]
     ready()
     checks = run_layers(shown, options)
-    parts = [_of_tensors(pairs, excused)]
+    parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs)]
@@ -155,6 +162,26 @@ def _note_maybe_left(pairs: Pairs) -> tuple[str, ...]:
     return (f"{first}{others} {are} unchanged, so (in, out) still; layers that were not to be converted are right so",)
 
 
+def _note_left_square(turned: Turned) -> tuple[str, ...]:
+    """Note square matrices that are as before beside others that were turned."""
+    if not turned.left:
+        return ()
+    which = "is square and unchanged" if len(turned.left) == 1 else "are square and unchanged"
+    why = "while others were transposed: no shape tells whether it should be too"
+    why = why if len(turned.left) == 1 else why.replace("it should", "they should")
+    return (f"{first_few(turned.left, 4)} {which}, {why}",)
+
+
+def _of_turned(checked: Checked, turned: Turned) -> Checked:
+    """What is said of a layer that is taken for one that was (in, out)."""
+    check = checked.check
+    if check.name not in turned.names or check.cause is not None:
+        return checked
+    unsure = because(Why.TURNED_UNSURE) if check.name in turned.unsure else None
+    note = "same, its rows and columns exchanged"
+    return checked._replace(check=replace(check, before="Linear", unsure=unsure, note=note))
+
+
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     """Give a `PointwiseLinear` the stride and padding that its module records; other layers are unchanged."""
     module = checkpoint.modules.get(layer.name)
@@ -163,11 +190,14 @@ def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     return layer._replace(stride=module.attributes.get("stride"), padding=module.attributes.get("padding"))
 
 
-def _as_converted(layers: Iterable[Layer], layers_after: Mapping[str, Layer]) -> dict[str, Layer]:
+def _as_converted(
+    layers: Iterable[Layer], layers_after: Mapping[str, Layer], named: Collection[str] = ()
+) -> dict[str, Layer]:
     """Layers after, by name, in which those that only look like transformers' `Conv1D` are Linear.
 
     A converted convolution is (out, in), whatever its name. A layer that was Linear counts as `Conv1D` only if some
-    layer has one of GPT-2's names. Otherwise a bias that fits the other side means a Linear transposed by mistake.
+    layer has one of GPT-2's names, or if it is `named`. Otherwise a bias that fits the other side means a Linear
+    transposed by mistake.
     """
     kinds = {layer.name: layer.kind for layer in layers}
 
@@ -177,7 +207,7 @@ def _as_converted(layers: Iterable[Layer], layers_after: Mapping[str, Layer]) ->
     any_named = any(layer.kind == TRANSFORMERS_CONV1D and has_its_name(layer) for layer in layers_after.values())
 
     def is_conv1d(layer: Layer) -> bool:
-        if layer.evidence == "module" or kinds.get(layer.name) == TRANSFORMERS_CONV1D:
+        if layer.evidence == "module" or layer.name in named or kinds.get(layer.name) == TRANSFORMERS_CONV1D:
             return True
         return any_named and (has_its_name(layer) or kinds.get(layer.name) not in CONVOLUTIONS)
 

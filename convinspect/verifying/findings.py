@@ -108,8 +108,10 @@ class Report:
 
     @property
     def _uncompared(self) -> Cause | None:
-        """The first thing that was converted and could not be compared."""
+        """The first thing that was converted and could not be compared, or is not known to be what it should be."""
         for check in self.layers:
+            if check.unsure is not None:
+                return because(Why.OF_LAYER, name=check.name or "(root)", cause=check.unsure)
             if not check.compared:
                 return because(Why.OF_LAYER, name=check.name or "(root)", cause=because(Why.NOT_COMPARED))
         for name in self.unproved:

@@ -136,7 +136,7 @@ def _obstacle(before: Layer, after: Layer) -> str:
     """Why a layer is not run, by its record; "" if it is."""
     if not (before.weight.numel and after.weight.numel):
         return "same, and empty"
-    if before.kind in CONVOLUTIONS and not before.pointwise:
+    if any(each.kind in CONVOLUTIONS and not each.pointwise for each in (before, after)):
         return "same bits; only pointwise layers are run"
     if before.weight.dtype.startswith("complex"):
         return "same bits; complex layers are not run"

@@ -41,6 +41,7 @@ class LayerCheck:
         assumed: What had to be taken for granted, since the file does not record it.
         note: Why its outputs could not be compared, or "".
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
+        unsure: Why it is not verified though its numbers are the same; None otherwise.
     """
 
     name: str
@@ -54,11 +55,12 @@ class LayerCheck:
     assumed: tuple[str, ...] = ()
     note: str = ""
     compared: bool = True
+    unsure: Cause | None = None
 
     @property
     def ok(self) -> bool:
         """Its numbers were compared, and no difference was found."""
-        return self.cause is None and self.compared
+        return self.cause is None and self.compared and self.unsure is None
 
     def with_cause(self, cause: Cause | None) -> LayerCheck:
         """The check with a cause, unless it has one already."""

@@ -9,13 +9,15 @@ from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Container, Module, Root
-from convinspect.text import plural
+from convinspect.text import first_few, plural, quoted
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.findings import Findings
 from convinspect.verifying.objects import differences
 
 _MOST_OBJECTS = 20
 """Objects beside the tensors that are named when they differ; the rest are counted."""
+_FORMAT = "format"
+"""The metadata of safetensors that says whose tensors they are."""
 
 
 def compare_keys(before: Checkpoint, after: Checkpoint) -> Findings:
@@ -94,8 +96,11 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
         renamed: Tensors of `before` were renamed for the comparison. Its objects were not, so they are not compared.
     """
     metadata = {}
-    if {before.container, after.container} == {Container.SAFETENSORS} and _metadata_differ(before, after):
-        metadata = {"__metadata__": because(Why.METADATA)}
+    if {before.container, after.container} == {Container.SAFETENSORS}:
+        keys = _metadata_differences(before, after)
+        if keys:
+            named = first_few([quoted(key) for key in keys], 3)
+            metadata = {"__metadata__": because(Why.METADATA, keys=named)}
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
                                          " compared",))  # fmt: skip
@@ -111,19 +116,23 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
     return Findings({**metadata, **findings.changed}, notes=findings.notes)
 
 
-def _metadata_differ(before: Checkpoint, after: Checkpoint) -> bool:
-    """Whether metadata was lost or changed. Shards have some each, so where one file became several or several one,
-    `format` may be added, which only says which library the tensors were.
+def _metadata_differences(before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:
+    """Names of the metadata that were lost, added or changed, sorted.
+
+    `{"format": "pt"}` may be added: whatever writes safetensors from PyTorch's tensors adds it, and it says nothing of
+    the numbers. It may not be lost, since there are loaders that refuse a file without it, and no other `format` may
+    be added, since "mlx" says in what order the axes are.
     """
-    added = {} if before.shards == after.shards else {"format": after.metadata.get("format")}
-    first, second = {**added, **before.metadata}, {**added, **after.metadata}
+    first, second = dict(before.metadata), dict(after.metadata)
+    if _FORMAT not in first and second.get(_FORMAT) == "pt":
+        del second[_FORMAT]
     if SHARDING in first and SHARDING in second:
         # It has a number for each dimension, which `convert` brings to the new ranks; names are compared elsewhere.
         begins = [begins_in(str(one.pop(SHARDING))) for one in (first, second)]
         places = [None if one is None else sorted(one.values()) for one in begins]
         if None in places or places[0] != places[1]:
-            return True
-    return first != second
+            return (SHARDING,)
+    return tuple(sorted(key for key in {**first, **second} if first.get(key) != second.get(key)))
 
 
 def _compare_trees(before: Objects, after: Objects) -> Findings:

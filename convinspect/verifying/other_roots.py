@@ -20,14 +20,16 @@ from convinspect.verifying.layers import keys_of
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
 
-def expected_edits(before: Checkpoint, after: Checkpoint, layers: Iterable[Layer], pairs: Pairs) -> dict[int, Edit]:
+def expected_edits(
+    before: Checkpoint, after: Checkpoint, layers: Iterable[Layer], pairs: Pairs, transposed: Transposed
+) -> dict[int, Edit]:
     """Edits that must follow the converted layers, by the tensor's id: EMA copies and optimizer state.
 
     Empty where it is not certain which state belongs to which weight.
     """
     conversions = []
     for layer in layers:
-        edits = _edits_of(layer, after, pairs) if layer.kind in KINDS else ()
+        edits = _edits_of(layer, after, pairs, transposed) if layer.kind in KINDS else ()
         if edits:
             conversions.append(Conversion(layer, "Linear", edits))
     try:
@@ -69,15 +71,19 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
     return Findings(changed)
 
 
-def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs) -> tuple[Edit, ...]:
-    """The edits of a layer's converted tensors whose number of dimensions changed."""
+def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs, transposed: Transposed) -> tuple[Edit, ...]:
+    """The edits of a layer's converted tensors that were transposed, or whose number of dimensions changed."""
     keys = keys_of(layer)
     converted = [
-        (tensor, after.tensors[keys[leaf]])
+        (tensor, after.tensors[name], transposed.of(name))
         for leaf, tensor in layer.tensors.items()
-        if keys[leaf] in pairs.converted or keys[leaf] in pairs.unproved
+        if (name := keys[leaf]) in pairs.converted or name in pairs.unproved
     ]
-    return tuple(Edit(old, new.shape, new.stride) for old, new in converted if len(old.shape) != len(new.shape))
+    return tuple(
+        Edit(old, new.shape, new.stride, in_out[0] != in_out[1])
+        for old, new, in_out in converted
+        if len(old.shape) != len(new.shape) or in_out[0] != in_out[1]
+    )
 
 
 class Copies(NamedTuple):
@@ -145,8 +151,11 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
 
 def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
     """Compare one root of both files; names in the findings begin with the root's path."""
-    pairs = pair_up(_by_name(before), _by_name(after), transposed if before.role == "ema" else Transposed())
-    changed = pairs.changed | _not_following(before, after, edits)
+    state = _by_name(before)
+    turned = {name for name, tensor in state.items() if id(tensor) in edits and edits[id(tensor)].transposed}
+    pairs = pair_up(state, _by_name(after), transposed if before.role == "ema" else Transposed(turned))
+    left = {name: _not_followed(edits[id(state[name])]) for name in pairs.maybe_left if name in turned}
+    changed = pairs.changed | left | _not_following(before, after, edits)
     return Findings(
         {f"{before.path}.{name}": cause for name, cause in changed.items()},
         tuple(f"{before.path}.{name}" for name in pairs.missing),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from convinspect.arrays.equality import Related, as_matrix, difference, owner_of, relation, same_bits
 from convinspect.arrays.threads import map_threads
+from convinspect.converting.relations import PURE, in_one_shape, relate
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
@@ -312,6 +313,8 @@ def _compare_reshaped(
     if _same_magnitudes(before, after):
         return _CONVERTED
     if not (_is_matrix(before) and _is_matrix(after)):
+        if _same_after_reshape(before, after):
+            return _CONVERTED
         return _changed(Why.SHAPE, before=before.shape, after=after.shape)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
@@ -333,6 +336,14 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
     """Whether both are DoRA's magnitudes, a vector with or without sizes of 1, and hold the same bits."""
     vectors = [as_vector(tensor) if follows_a_layer(tensor.key) else None for tensor in (before, after)]
     return vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1])
+
+
+def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
+    """Whether two kernels hold the same numbers in the same order: a convolution over patches and its matrix."""
+    if min(len(before.shape), len(after.shape)) < 2 or relate(before.shape, after.shape).how not in PURE:
+        return False
+    both = in_one_shape(before, after)
+    return both is not None and same_bits(*both)
 
 
 def _is_matrix(tensor: Tensor) -> bool:

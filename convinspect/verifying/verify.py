@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Writing
-from convinspect.converting.job import applied, select_layers
+from convinspect.converting.in_memory import applied
 from convinspect.converting.options import Options
 from convinspect.converting.rename import renaming
+from convinspect.converting.selection import select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report

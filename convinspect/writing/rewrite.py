@@ -157,12 +157,19 @@ def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
 
 def _tuples_in(data: bytes, base: int, edits: Sequence[Edit]) -> list[tuple[Span, bytes]]:
     """As `_tuples`, with offsets relative to the pickle, whose first byte is at `base`."""
-    tuples = _tuples(edits, lambda start, size: data[start - base : start - base + size])
+    marked = pickle_edit.protocol_of(data) < 2
+    tuples = _tuples(edits, lambda start, size: data[start - base : start - base + size], marked)
     return [(Span(span.start - base, span.end - base), new) for span, new in tuples]
 
 
-def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
-    """Spans where the pickle pushes a size or stride tuple to change, and their replacements; ties share a span."""
+def _tuples(edits: Sequence[Edit], read: Read, marked: bool = False) -> list[tuple[Span, bytes]]:
+    """Spans where the pickle pushes a size or stride tuple to change, and their replacements; ties share a span.
+
+    Args:
+        edits: What changes.
+        read: Reads bytes of the pickle.
+        marked: As of `tuple_opcodes`.
+    """
     tuples: dict[int, tuple[Span, bytes]] = {}
     for edit in edits:
         tensor = edit.tensor
@@ -173,21 +180,22 @@ def _tuples(edits: Sequence[Edit], read: Read) -> list[tuple[Span, bytes]]:
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
-            new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)))
+            new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)), marked)
             if tuples.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")
     return [tuples[start] for start in sorted(tuples)]
 
 
-def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False) -> bytes:
-    """Pickle instructions, protocol 2, that push a tuple of numbers, as Python's own pickler writes them.
+def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False, marked: bool = False) -> bytes:
+    """Pickle instructions that push a tuple of numbers, as Python's own pickler writes them.
 
     Args:
         numbers: The tuple.
         longs: Write them as Python 2's `long`, the type of sizes in files that Python 2 saved.
+        marked: As protocol 1 does, which has no instructions for short tuples.
     """
     pushed = b"".join(map(_long_opcode if longs else _number_opcode, numbers))
-    if len(numbers) <= 3:
+    if len(numbers) <= 3 and not (marked and numbers):
         return pushed + (b")", b"\x85", b"\x86", b"\x87")[len(numbers)]
     return b"(" + pushed + b"t"
 

@@ -88,7 +88,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
     edited = archive.records[name]
     packed = data if edited.method == STORED else _deflated(data)
     alignment = _alignment(file, archive)
-    sums = Sums(zlib.crc32(data), len(packed), len(data))
+    sums = Sums(zlib.crc32(data) if edited.has_sum else 0, len(packed), len(data))
     starts = [*sorted(entry.offset for entry in entries), ends.start]
     pieces: list[Piece] = [Range(0, starts[0])]
     places: dict[int, int] = {}

@@ -264,7 +264,7 @@ def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.Monke
 
     torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
     original = rewrite._tuples
-    monkeypatch.setattr(rewrite, "_tuples", lambda edits, read: original(edits, read)[:-2])
+    monkeypatch.setattr(rewrite, "_tuples", lambda *given: original(*given)[:-2])
     with pytest.raises(ConvInspectError, match="discarded"):
         converted(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

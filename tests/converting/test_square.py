@@ -86,3 +86,36 @@ def test_diff_says_the_doubt_and_numbers_settle_it(tmp_path: Path) -> None:
     report = convinspect.diff(tmp_path / "a.pt", tmp_path / "b.pt", values=True)
     assert (report.maybe_turned, set(report.converted)) == ((), {"0", "2", "3"})
     assert "--turn-square --exclude 1" in run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--values").stdout
+
+
+def test_a_square_kernel_beside_turned_matrices_gets_a_warning(tmp_path: Path) -> None:
+    net = model()
+    kernel = torch.randn(4, 4, 1)
+    torch.save(turned(net.state_dict()) | {"c.weight": kernel}, tmp_path / "a.pt")
+    torch.save(net.state_dict() | {"c.weight": kernel.squeeze(-1)}, tmp_path / "b.pt")
+    job = convinspect.convert(tmp_path / "a.pt", like=tmp_path / "b.pt", dry_run=True)
+    warned = {each.layer.name: each.warnings for each in job.plan.conversions}
+    assert "no shape tells" in warned["c"][0]
+    assert not warned["0"]
+    # An oblong kernel that is not turned shows that kernels are not.
+    shown = {"d.weight": torch.randn(5, 4, 1)}
+    torch.save(turned(net.state_dict()) | {"c.weight": kernel} | shown, tmp_path / "a.pt")
+    flat = {"c.weight": kernel.squeeze(-1), "d.weight": shown["d.weight"].squeeze(-1)}
+    torch.save(net.state_dict() | flat, tmp_path / "b.pt")
+    job = convinspect.convert(tmp_path / "a.pt", like=tmp_path / "b.pt", dry_run=True)
+    assert not {each.layer.name: each.warnings for each in job.plan.conversions}["c"]
+
+
+def test_a_root_that_is_chosen_is_that_of_the_other_checkpoint_too(tmp_path: Path) -> None:
+    main, critic = nn.Linear(3, 2), nn.Linear(6, 4)
+    states = {"model": main.state_dict(), "critic": critic.state_dict()}
+    torch.save({name: turned(state) for name, state in states.items()}, tmp_path / "a.pt")
+    torch.save(states, tmp_path / "b.pt")
+    shown = run("diff", "a.pt", "b.pt", "--root", "critic", folder=tmp_path).stdout.rstrip()
+    line = shown.splitlines()[-1].split()
+    assert line[:2] == ["convinspect", "convert"]
+    assert run(*line[1:], folder=tmp_path).returncode == 0
+    fixed = torch.load(tmp_path / line[line.index("-o") + 1])
+    critic.load_state_dict(fixed["critic"], strict=True)
+    assert torch.equal(fixed["critic"]["weight"], states["critic"]["weight"])
+    assert torch.equal(fixed["model"]["weight"], states["model"]["weight"].t())

@@ -58,13 +58,16 @@ def kinds(report: DiffReport) -> dict[str, str]:
         ((8, 8, 1), (8, 8), "rank differs"),
         ((8, 6), (6, 8), "transposed"),
         ((8, 6), (6, 8, 1), "transposed"),
-        ((8, 6, 1), (6, 8, 1), "shape differs"),
+        ((8, 6, 1), (6, 8, 1), "axes permuted"),
         ((8, 6), (8, 7), "shape differs"),
         ((8, 6, 3), (8, 6), "shape differs"),
-        ((8, 6), (8, 6, 1, 1, 1, 1), "shape differs"),
-        ((8,), (8, 1), "shape differs"),
-        ((), (1,), "shape differs"),
-        ((48,), (8, 6), "shape differs"),
+        ((8, 6), (8, 6, 1, 1, 1, 1), "reshaped"),
+        ((8,), (8, 1), "reshaped"),
+        ((), (1,), "reshaped"),
+        ((48,), (8, 6), "reshaped"),
+        ((8, 3, 4, 4), (8, 48), "reshaped"),
+        ((8, 1, 6), (8, 6, 1), "reshaped"),
+        ((8, 6), (3, 16), "shape differs"),
     ],
 )
 def test_a_pair_has_one_class_whichever_side_comes_first(
@@ -555,7 +558,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     torch.save({"m.a.weight": torch.zeros(4, 6), "m.b": torch.ones(3)}, tmp_path / "b.pt")
     found = json.loads(command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--format", "json").stdout)
     assert list(found) == ["a", "b", "same", "verdict", "obstacles", "convert", "maybe_transposed", "rename",
-                           "commands", "counts", "prefixes", "values", "tensors", "notes"]  # fmt: skip
+                           "commands", "pytorch", "loads_after_pytorch", "counts", "prefixes", "values", "tensors",
+                           "notes"]  # fmt: skip
     assert found["a"] == {"path": "a.pt", "format": "torch.save (zip)", "root": ""}
     assert (found["same"], found["verdict"], found["obstacles"]) == (False, "loads after converting", [])
     assert (found["convert"], found["rename"]) == (["a"], ["*=m.*"])
@@ -567,7 +571,7 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
         "name": "a.weight", "difference": "rank differs",
         "a": {"key": "a.weight", "shape": [4, 6, 1], "dtype": "float32"},
         "b": {"key": "m.a.weight", "shape": [4, 6], "dtype": "float32"}, "other_a": None, "other_b": None,
-        "obstacle": None, "layer": "a", "square": None,
+        "obstacle": None, "layer": "a", "square": None, "relation": "squeeze", "pytorch": None,
         "unnoticed": False, "compared": True,
     }  # fmt: skip
     assert second["values"] == {"max_abs_diff": 1.0, "max_rel_diff": 1.0, "differing": 3, "numel": 3, "nan": 0}
@@ -648,15 +652,18 @@ def test_whole_models_nested_roots_and_shards_get_commands_that_work(tmp_path: P
     torch.save({"model": {"other.weight": torch.rand(90, 90)}, "ema": wanted.state_dict()}, tmp_path / "root.pt")
     torch.save({"model": {"other.weight": torch.rand(9, 9)}, "ema": conv.state_dict()}, tmp_path / "both.pt")
     (one,) = typed(tmp_path, "both.pt", "root.pt", "--root", "ema")
-    assert "--to linear" in one
+    assert "root.pt --root ema" in one
     wanted.load_state_dict(torch.load(tmp_path / "both_converted.pt", weights_only=True)["ema"])
 
 
 def test_a_scalar_of_pytorch_0_3_loads_as_it_is(tmp_path: Path) -> None:
     report = held(tmp_path, zeros({"x": (1,)}), zeros({"x": ()}))
-    assert (kinds(report), report.verdict) == ({"x": "shape differs"}, "loads")
+    assert (kinds(report), report.verdict) == ({"x": "reshaped"}, "loads")
     Holder({"x": ()}).load_state_dict(zeros({"x": (1,)}))
-    assert held(tmp_path, zeros({"x": ()}), zeros({"x": (1,)})).verdict == "does not load"
+    assert not loads(Holder({"x": (1,)}), zeros({"x": ()}))
+    assert held(tmp_path, zeros({"x": ()}), zeros({"x": (1,)})).verdict == "loads after converting"
+    typed(tmp_path, "a.pt", "b.pt")
+    Holder({"x": (1,)}).load_state_dict(torch.load(tmp_path / "a_converted.pt"))
 
 
 # ------------------------------------------------------------------------------------ what PyTorch does when it loads

@@ -342,6 +342,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
         "obstacles": [],
         "rename": [],
         "commands": ["convinspect convert a.pt -o a_converted.pt --to linear --layer conv"],
+            "pytorch": [],
+            "loads_after_pytorch": False,
         "prefixes": [],
         "lines": [
             {

@@ -241,3 +241,15 @@ def test_a_named_layer_that_may_be_padded_is_converted_with_a_warning(tmp_path: 
     result = run("convert", path, "-o", tmp_path / "out.pt", *options)
     assert result.returncode == 0, result.stderr
     assert Doubt.MAY_BE_PADDED.value in result.stdout
+
+
+def test_a_linear_that_is_stored_turned_over_is_not_called_by_a_class_of_transformers(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6, bias=False)).eval()
+    fast = tmp_path / "fast.pt"
+    torch.jit.optimize_for_inference(torch.jit.script(net)).save(str(fast))
+    listed = run("shapes", fast).stdout
+    assert listed.count("Linear (in, out)") == 2
+    assert "in × out: a Linear whose weight lies as (in, out)" in listed
+    done = run("convert", fast, "--state-dict", "--to", "linear", "--from", "any", "-o", tmp_path / "c.pt").stdout
+    assert "transformers" not in listed + done
+    assert "nn.Linear(4, 6), whose weight was stored as (in, out), (4, 6)" in done

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.converting.job import applied
+from convinspect.converting.in_memory import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.verifying.findings import Report

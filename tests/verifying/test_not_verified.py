@@ -139,7 +139,35 @@ def test_shards_as_one_file_have_their_metadata(tmp_path: Path, metadata: dict[s
     assert found.equal, verdict(found)
     if metadata is not None:
         save_file(after, tmp_path / "lost.safetensors")
-        assert "metadata differs" in verdict(report_of(folder, tmp_path / "lost.safetensors"))
+        lost = verdict(report_of(folder, tmp_path / "lost.safetensors"))
+        assert "metadata differs in" in lost
+        assert "'format'" in lost
+    # MLX's order of axes is another, so that format says something of the numbers.
+    save_file(after, tmp_path / "mlx.safetensors", (metadata or {}) | {"format": "mlx"})
+    assert not report_of(folder, tmp_path / "mlx.safetensors").equal
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differing"),
+    [
+        (None, {"format": "pt"}, ""),
+        ({"author": "me"}, {"author": "me", "format": "pt"}, ""),
+        ({"author": "me"}, {"format": "pt"}, "'author'"),
+        (None, {"author": "me", "format": "pt"}, "'author'"),
+        ({"format": "pt"}, None, "'format'"),
+        ({"format": "np"}, {"format": "pt"}, "'format'"),
+        (None, {"format": "np"}, "'format'"),
+        ({"a": "1", "b": "1", "c": "1", "d": "1"}, None, "'a', 'b', 'c' and 1 more"),
+    ],
+)
+def test_one_file_may_gain_the_format_of_pytorch(
+    tmp_path: Path, before: dict[str, str] | None, after: dict[str, str] | None, differing: str
+) -> None:
+    save_file(STATE, tmp_path / "a.safetensors", before)
+    save_file(STATE | {"p.weight": STATE["p.weight"].squeeze(-1).contiguous()}, tmp_path / "b.safetensors", after)
+    found = report_of(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert found.equal == (not differing)
+    assert verdict(found) == (f"__metadata__: the file's metadata differs in {differing}" if differing else "")
 
 
 def test_shards_that_convert_writes_as_one_are_equal(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
 from convinspect.arrays.error_bound import Form, Inputs
 from convinspect.checkpoint import open_checkpoint
-from convinspect.converting.job import applied
+from convinspect.converting.in_memory import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.report.verify import SENTENCES, sentence, verdict

@@ -503,7 +503,7 @@ def test_a_source_that_changes_between_listing_and_copying(
     changed = next(source.glob("*1-of*")) if source.is_dir() else source
     other = str(shutil.copy(there / "gpt.safetensors", there / "other"))
     expected = Watched(case, there)
-    faults = (("before", "convinspect.converting.job.find_layers", 0, action, str(changed), other),)
+    faults = (("before", "convinspect.converting.selection.find_layers", 0, action, str(changed), other),)
     done = program.run(*case.arguments(there), faults=faults)
     assert_one_line(done, str(changed))
     assert not expected.left()

@@ -54,7 +54,7 @@ def read_torch_zip(file: File) -> Contents:
 def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> Contents:
     """As `read_torch_zip`, of an archive that is already open and whose pickle may have been read before."""
     if "data.pkl" not in archive.records:
-        from convinspect.formats.unsupported import other_zip
+        from convinspect.formats.unsupported.zips import other_zip
 
         raise other_zip(archive.names())
     tree = walked(archive, pickle)
@@ -181,6 +181,11 @@ def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
 
 def headless(file: File) -> ConvInspectError:
     """The error for a zip without the directory at its end. The pickle at its start tells how much is missing."""
+    if file.path.suffix == ".distcp":
+        # One torch.save file for each piece of a tensor, one after the other.
+        from convinspect.formats.unsupported.kinds import DISTCP
+
+        return NotACheckpoint(f"it is {DISTCP.what}", DISTCP.remedy)
     expected = None
     with suppress(ConvInspectError):
         expected = _expected_size(file)
@@ -199,7 +204,7 @@ def headless(file: File) -> ConvInspectError:
             f"its end was never written: the last {_UNWRITTEN:,} of its {file.size:,} bytes are all zero",
             "download it again, and watch the disk's free space",
         )
-    from convinspect.formats.unsupported import of_kind
+    from convinspect.formats.unsupported.zips import of_kind
 
     error = of_kind([first_name(file)])
     if error is not None:

@@ -7,10 +7,8 @@ little-endian whatever the system was (`THPStorage_writeFileRaw` in PyTorch's to
 
 from __future__ import annotations
 
-from typing import Any
-
 from convinspect.dtypes import storage_nbytes
-from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, CutShort, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
@@ -30,11 +28,6 @@ def is_legacy(file: File) -> bool:
         return bool(walk(file.read, 0, min(file.size, 64)).value == _MAGIC)
     except ConvInspectError:
         return False
-
-
-def is_pickle(file: File) -> bool:
-    """True when the file is some other pickle of protocol 2 or later."""
-    return file.read(0, 1) == b"\x80" and file.read(1, 1) in (b"\2", b"\3", b"\4", b"\5")
 
 
 def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
@@ -128,26 +121,3 @@ def _declared(tree: Walk) -> dict[str, tuple[int, int]]:
             key, numel = parts[2], parts[4]
             sizes[key] = (numel, storage_nbytes(dtype, 1))
     return sizes
-
-
-def other_pickle(file: File) -> ConvInspectError:
-    """The error for a pickle that `torch.save` did not write."""
-    try:
-        tree = walk(file.read, 0, file.size)
-    except CutShort:
-        return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
-    except BrokenFile as error:
-        return error.at(file.path)
-    except RefusedFile:
-        return _plain_pickle(file, "")
-    names: Any = [name for name in tree.globals if not name.startswith("builtins.")]
-    asked = f" (it asks for {names[0]!r}{' and others' if len(names) > 1 else ''})" if names else ""
-    return _plain_pickle(file, asked)
-
-
-def _plain_pickle(file: File, asked: str) -> ConvInspectError:
-    return NotACheckpoint(
-        f"it is a plain pickle{asked}, not written by torch.save",
-        "where you trust it, load it and torch.save its state_dict",
-        file.path,
-    )

@@ -7,7 +7,7 @@ complete, and gives the size of each storage.
 from __future__ import annotations
 
 from convinspect.dtypes import storage_nbytes
-from convinspect.errors import ConvInspectError
+from convinspect.errors import ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
@@ -29,7 +29,7 @@ def read_cut_zip(file: File) -> Contents:
     problem = headless(file)
     first = _record_at(file, 0)
     name = _name(first)
-    if first is None or not name.endswith("data.pkl"):
+    if isinstance(problem, NotACheckpoint) or first is None or not name.endswith("data.pkl"):
         raise problem
     try:
         tree = walk(file.part(first.payload), 0, file.size - first.payload, file.size // SMALL_STORAGE)

@@ -104,10 +104,8 @@ class Archive:
                 f"record {name!r} of {record.packed:,} bytes would unpack to {record.size:,}",
                 "do not load it elsewhere either",
             )
-        # Written without checksums (`torch.serialization.set_crc32_options(False)`).
-        is_unsummed = record.method == STORED and not record.crc
-        data = self.file.read(self.payload(name), record.size) if is_unsummed else self._unpacked(name, record)
-        if not is_unsummed and zlib.crc32(data) != record.crc:
+        data = self._unpacked(name, record) if record.has_sum else self.file.read(self.payload(name), record.size)
+        if record.has_sum and zlib.crc32(data) != record.crc:
             raise _damaged(name, "its CRC-32 does not match")
         if len(data) != record.size:
             raise _incomplete(name, len(data), record)

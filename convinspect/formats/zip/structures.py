@@ -272,6 +272,11 @@ class Record(NamedTuple):
     method: int
     flags: int
 
+    @property
+    def has_sum(self) -> bool:
+        """Whether a CRC-32 was computed; torch writes none under `config.save.compute_crc32 = False`."""
+        return self.method != STORED or bool(self.crc)
+
 
 def entries_in(directory: bytes) -> Iterator[DirectoryEntry]:
     """The entries up to the first that is none; the last one's `end` tells whether these are all."""

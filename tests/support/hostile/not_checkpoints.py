@@ -24,7 +24,7 @@ LFS_POINTER = (
 )
 HTML_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>\n"
 ONNX_MODEL = (
-    b'\x08\x07\x12\x07pytorch\x1a\x051.13.0:\x83\x01\n\x1b\n\x01x\n\x01w\x12\x01y\x1a\x04conv"\x04Conv' + bytes(64)
+    b'\x08\x07\x12\x07pytorch\x1a\x061.13.0:\x83\x01\n\x1b\n\x01x\n\x01w\x12\x01y\x1a\x04conv"\x04Conv' + bytes(64)
 )
 GGUF_MODEL = b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(64)
 HDF5_FILE = b"\x89HDF\r\n\x1a\n" + bytes(8) + b"\x00\x08\x08\x00\x04\x00\x10\x00" + bytes(64)

@@ -1,0 +1,69 @@
+"""Looks at the first bytes inside a compressed file, to say how it is unpacked and what comes out."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, Compression, Kind
+from convinspect.formats.unsupported.tar import is_tar
+
+_INSIDE = 1024
+_XZ_MEMORY = 1 << 28
+"""Bytes of memory that unpacking the first bytes of an xz file may take, as its header demands: 256 MiB."""
+
+
+def kind_of_compressed(head: bytes, name: str) -> Kind | None:
+    """What a compressed file is.
+
+    Args:
+        head: Its first bytes, some thousands.
+        name: Its name, for the command that unpacks it.
+    """
+    if _is_pickle(_unzlib(head)):
+        # No program unpacks a bare zlib stream, which joblib writes where it is told to compress.
+        return JOBLIB
+    found = next((one for one in COMPRESSIONS if head.startswith(one.magic)), None)
+    if found is None:
+        return None
+    inside = _first_bytes(found, head)
+    if is_tar(inside):
+        what = f"a tar archive, {found.name}-compressed"
+        return Kind(what, f"unpack it ({found.tar} {quote(name)}) and open the checkpoint inside")
+    if b"joblib" in inside:
+        return JOBLIB
+    unpacked = name.removesuffix(found.suffix) if name.endswith(found.suffix) else f"{name}.unpacked"
+    return Kind(f"{found.name}-compressed", f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}")
+
+
+def _first_bytes(compression: Compression, head: bytes) -> bytes:
+    """The first bytes that come out; empty where the standard library has no means, or the file is damaged."""
+    import bz2
+    import lzma
+    import zlib
+
+    try:
+        if compression.name == "gzip":
+            return zlib.decompressobj(wbits=31).decompress(head, _INSIDE)
+        if compression.name == "xz":
+            return lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(head, _INSIDE)
+        if compression.name == "bzip2":
+            return bz2.BZ2Decompressor().decompress(head, _INSIDE)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, MemoryError):
+        pass
+    return b""
+
+
+def _unzlib(head: bytes) -> bytes:
+    """The first bytes of a zlib stream (RFC 1950); empty for anything else."""
+    import zlib
+
+    if len(head) < 2 or head[0] != 0x78 or int.from_bytes(head[:2], "big") % 31:
+        return b""
+    try:
+        return zlib.decompressobj().decompress(head, _INSIDE)
+    except zlib.error:
+        return b""
+
+
+def _is_pickle(data: bytes) -> bool:
+    return data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5")

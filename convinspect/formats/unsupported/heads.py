@@ -1,0 +1,83 @@
+"""Identifies a single file that is not supported by its first bytes."""
+
+from __future__ import annotations
+
+import re
+from shlex import quote
+
+from convinspect.errors import NotACheckpoint
+from convinspect.formats.files import File
+from convinspect.formats.unsupported import kinds
+from convinspect.formats.unsupported.compressed import kind_of_compressed
+from convinspect.formats.unsupported.kinds import Kind
+from convinspect.formats.unsupported.protobuf import kind_of_protobuf
+from convinspect.formats.unsupported.tar import is_tar
+
+_HEAD = 1024
+_COMPRESSED = 1 << 14
+"""Bytes of a compressed file that hold more than a header's worth of what is in it."""
+_TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
+"""The records of the first `torch.save`. Depending on the tool, any of them comes first."""
+_AGAIN = "download it again"
+
+
+def unsupported_file_error(file: File) -> NotACheckpoint:
+    """The error for a file that is not a checkpoint: what it is, and what to do."""
+    what, remedy = _kind_of(file.read(0, _HEAD), file)
+    return NotACheckpoint(f"it is {what}", remedy.replace("{name}", quote(file.path.name)), file.path)
+
+
+def _kind_of(head: bytes, file: File) -> Kind:
+    if not head:
+        return Kind("empty (0 bytes)", _AGAIN)
+    if not head.strip(b"\0"):
+        what = f"unwritten: its first {len(head):,} bytes are all zero"
+        return Kind(what, f"{_AGAIN}, and watch the disk's free space")
+    if head.startswith(b"version https://git-lfs"):
+        return _lfs_pointer(head)
+    for magic in kinds.MAGICS:
+        if head[magic.at :].startswith(magic.magic):
+            return Kind(magic.what, magic.remedy)
+    if is_tar(head):
+        return kinds.OLDEST if head[:100].rstrip(b"\0") in _TORCH_TAR else kinds.TAR
+    return (
+        kind_of_compressed(file.read(0, _COMPRESSED), file.path.name)
+        or _kind_of_text(head)
+        or (kinds.MESSAGE_PACK if _is_message_pack(head) else None)
+        or kind_of_protobuf(file)
+        or kinds.UNKNOWN
+    )
+
+
+def _kind_of_text(head: bytes) -> Kind | None:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
+        return kinds.HTML
+    if text.startswith((b"<?xml", b"<net ")):
+        return kinds.OPENVINO if b"<net " in text else kinds.XML
+    if not _is_text(head):
+        return None
+    return kinds.JSON if text.startswith((b"{", b"[")) else kinds.TEXT
+
+
+def _lfs_pointer(head: bytes) -> Kind:
+    size = re.search(rb"^size (\d{1,19})", head, re.MULTILINE)
+    real = f" of {int(size.group(1)):,} bytes" if size else ""
+    return kinds.LFS._replace(what=kinds.LFS.what.replace("the real file", f"the real file{real}"))
+
+
+def _is_message_pack(head: bytes) -> bool:
+    """True for a map whose first key is a short text (https://github.com/msgpack/msgpack/blob/master/spec.md)."""
+    at = 1 if 0x81 <= head[0] <= 0x8F else {0xDE: 3, 0xDF: 5}.get(head[0], 0)
+    if not at or not 0xA1 <= head[at : at + 1].ljust(1)[0] <= 0xBF:
+        return False
+    key = head[at + 1 : at + 1 + (head[at] & 31)]
+    return key.isascii() and key.decode("ascii").isprintable()
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8", "strict" if len(head) < _HEAD else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return all(char.isprintable() or char in "\t\r\n\f" for char in text)

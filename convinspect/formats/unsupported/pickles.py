@@ -1,0 +1,73 @@
+"""Says what a pickle is that `torch.save` did not write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from shlex import quote
+
+from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
+from convinspect.formats.files import File, cut_short
+from convinspect.formats.pickle.machine import Machine, walk
+from convinspect.formats.pickle.values import Call, Dict, Tuple
+from convinspect.formats.unsupported.kinds import JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, UNPACKED, Kind
+
+_RAW_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
+"""joblib writes an array's bytes right behind the instruction that builds this, in the middle of its pickle."""
+
+
+def is_pickle(file: File) -> bool:
+    """True when the file is a pickle, by its first bytes or, of protocol 0 or 1, by being one up to its last byte.
+
+    A text may begin as a pickle of protocol 0 does, and may even be one; a container or a call makes the difference.
+    """
+    if file.read(0, 1) == b"\x80" and file.read(1, 1) in (b"\2", b"\3", b"\4", b"\5"):
+        return True
+    if file.read(file.size - 1, 1) != b".":
+        return False
+    try:
+        tree = walk(file.read, 0, file.size)
+    except ConvInspectError:
+        return False
+    return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
+
+
+def other_pickle(file: File) -> ConvInspectError:
+    """The error for a pickle that `torch.save` did not write."""
+    machine = Machine()
+    try:
+        machine.carry_out(file.read, 0, file.size)
+    except CutShort:
+        if _RAW_ARRAY not in machine.globals:
+            return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
+    except BrokenFile as error:
+        if _RAW_ARRAY not in machine.globals:
+            return error.at(file.path)
+    except RefusedFile:
+        return _error(file, PLAIN_PICKLE, "")
+    names = [name for name in machine.globals if not name.startswith("builtins.")]
+    return _error(file, _kind_of(file, names), _asked(names))
+
+
+def _kind_of(file: File, names: Collection[str]) -> Kind:
+    if _RAW_ARRAY in names:
+        return JOBLIB
+    if file.path.name == "data.pkl" and (file.path.parent / "data").is_dir():
+        return UNPACKED
+    if names and all(name.startswith(("numpy.", "collections.", "_codecs.")) for name in names):
+        return PICKLED_ARRAYS
+    return PLAIN_PICKLE
+
+
+def _asked(names: Collection[str]) -> str:
+    if not names:
+        return ""
+    return f" (it asks for {next(iter(names))!r}{' and others' if len(names) > 1 else ''})"
+
+
+def _error(file: File, kind: Kind, asked: str) -> NotACheckpoint:
+    what = kind.what
+    if kind is PLAIN_PICKLE:
+        what = what.replace(",", f"{asked},", 1)
+    folder = file.path.absolute().parent
+    remedy = kind.remedy.replace("{parent}", quote(str(folder.parent))).replace("{folder}", quote(folder.name))
+    return NotACheckpoint(f"it is {what}", remedy, file.path)

@@ -1,0 +1,202 @@
+"""Tensors of as many numbers in other shapes: `diff` names how, and its commands and lines of PyTorch come true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from convinspect.checkpoint import open_checkpoint
+from convinspect.diffing.checkpoints import diff
+from convinspect.diffing.fixes import suggest_fixes
+from convinspect.diffing.load_error import read_error
+from support.diffing import Holder, typed
+from support.program import command
+
+State = dict[str, torch.Tensor]
+
+
+def report_of(folder: Path, a: State, b: State, *more: str) -> dict[str, Any]:
+    torch.save(a, folder / "a.pt")
+    torch.save(b, folder / "b.pt")
+    said: dict[str, Any] = json.loads(command(folder, "diff", "a.pt", "b.pt", "--format", "json", *more).stdout)
+    return said
+
+
+def related(said: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each["relation"] for each in said["tensors"]}
+
+
+def mended(path: Path, said: dict[str, Any]) -> State:
+    """The file's state_dict after the lines of PyTorch that `diff` gives."""
+    names: dict[str, Any] = {"sd": torch.load(path, weights_only=True)}
+    for line in said["pytorch"]:
+        exec(line, names)
+    found: State = names["sd"]
+    return found
+
+
+def test_a_patch_convolution_becomes_a_linear_and_back(tmp_path: Path) -> None:
+    conv = nn.Conv3d(3, 32, (2, 4, 4), stride=(2, 4, 4))
+    linear = nn.Linear(96, 32)
+    a = {f"patch_embed.proj.{key}": value for key, value in conv.state_dict().items()}
+    b = {f"patch_embed.proj.{key}": value for key, value in linear.state_dict().items()}
+    said = report_of(tmp_path, a, b)
+    assert related(said) == {"patch_embed.proj.weight": "flatten"}
+    assert (said["verdict"], said["obstacles"]) == ("loads after converting", [])
+    typed(tmp_path, "a.pt", "b.pt")
+    made = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+    linear.load_state_dict({key.rpartition(".")[2]: value for key, value in made.items()})
+    x = torch.rand(1, 3, 2, 4, 4)
+    torch.testing.assert_close(linear(x.flatten(1)), conv(x).flatten(1))
+    assert (
+        "(32, 96) is taken for the numbers of (32, 3, 2, 4, 4)"
+        in command(tmp_path, "convert", "a.pt", "-n", "--like", "b.pt").stdout
+    )
+    assert command(tmp_path, "verify", "a.pt", "a_converted.pt").returncode == 0
+    command(tmp_path, "convert", "a_converted.pt", "-o", "back.pt", "--like", "a.pt").check_returncode()
+    assert (tmp_path / "back.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_dimensions_of_1_in_other_places_and_vectors_are_reshaped(tmp_path: Path) -> None:
+    a = {"dw.weight": torch.rand(6, 1, 3), "scale": torch.rand(8), "token": torch.rand(1, 1, 8)}
+    b = {"dw.weight": a["dw.weight"].reshape(6, 3, 1), "scale": a["scale"].reshape(1, 8, 1), "token": torch.rand(8)}
+    said = report_of(tmp_path, a, b)
+    assert related(said) == {"dw.weight": "reshape", "scale": "unsqueeze", "token": "squeeze"}
+    assert said["verdict"] == "loads after converting"
+    typed(tmp_path, "a.pt", "b.pt")
+    made = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+    assert torch.equal(made["scale"], b["scale"])
+    assert {key: value.shape for key, value in made.items()} == {key: value.shape for key, value in b.items()}
+
+
+def test_an_optimizers_state_and_a_tie_follow_a_flattened_weight(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(), nn.Linear(8, 5))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    other = nn.Sequential(nn.Linear(48, 8), nn.Flatten(), nn.Linear(8, 5))
+    torch.save(other.state_dict(), tmp_path / "b.pt")
+    typed(tmp_path, "a.pt", "b.pt")
+    made = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+    other.load_state_dict(made["model"])
+    resumed = torch.optim.AdamW(other.parameters())
+    resumed.load_state_dict(made["optimizer"])
+    assert made["optimizer"]["state"][0]["exp_avg"].shape == (8, 48)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_spconvs_axes_are_named_and_the_numbers_prove_them(tmp_path: Path, values: bool) -> None:
+    weights = {"conv1.weight": torch.rand(3, 3, 3, 4, 8), "conv2.weight": torch.rand(3, 3, 3, 8, 8)}
+    b = {key: value.permute(4, 0, 1, 2, 3).contiguous() for key, value in weights.items()}
+    said = report_of(tmp_path, weights, b, *(["--values"] if values else []))
+    assert [each["relation"]["permute"] for each in said["tensors"]] == [[4, 0, 1, 2, 3]] * 2
+    assert [each["relation"]["proved"] for each in said["tensors"]] == [values] * 2
+    assert (said["verdict"], said["loads_after_pytorch"]) == ("does not load", True)
+    assert said["pytorch"] == [
+        "for k in ('conv1.weight', 'conv2.weight'): sd[k] = sd[k].permute(4, 0, 1, 2, 3).contiguous()"
+    ]
+    made = mended(tmp_path / "a.pt", said)
+    assert all(torch.equal(made[key], value) for key, value in b.items())
+
+
+def test_orders_of_equal_axes_are_said_to_be_open_and_numbers_decide(tmp_path: Path) -> None:
+    a = {"x.table": torch.rand(2, 5, 5, 7)}
+    b = {"x.table": a["x.table"].permute(3, 2, 1, 0).contiguous()}
+    said = report_of(tmp_path, a, b)
+    assert related(said) == {"x.table": {"permute": [3, 1, 2, 0], "others": [[3, 2, 1, 0]], "proved": False}}
+    shown = command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert "or 1 other order" in shown
+    assert "no reshaping" not in shown
+    said = report_of(tmp_path, a, b, "--values")
+    assert related(said) == {"x.table": {"permute": [3, 2, 1, 0], "others": [], "proved": True}}
+    assert torch.equal(mended(tmp_path / "a.pt", said)["x.table"], b["x.table"])
+    other = {"x.table": torch.rand(7, 5, 5, 2)}
+    said = report_of(tmp_path, a, other, "--values")
+    assert related(said)["x.table"]["proved"] is False
+    assert "its numbers are others" in command(tmp_path, "diff", "a.pt", "b.pt", "--values").stdout
+
+
+def test_an_open_order_is_that_of_the_others_in_the_file(tmp_path: Path) -> None:
+    a = {"square": torch.rand(5, 5, 3), "a": torch.rand(4, 5, 3), "b": torch.rand(6, 5, 3)}
+    b = {key: value.permute(2, 1, 0).contiguous() for key, value in a.items()}
+    assert related(report_of(tmp_path, a, b))["square"]["permute"] == [2, 1, 0]
+
+
+def test_axes_of_one_size_that_changed_places_are_seen_in_the_numbers(tmp_path: Path) -> None:
+    a = {"conv.weight": torch.rand(8, 8, 3, 3), "same.weight": torch.rand(8, 8, 3, 3)}
+    b = {"conv.weight": a["conv.weight"].permute(1, 0, 2, 3).contiguous(), "same.weight": a["same.weight"] + 1}
+    said = report_of(tmp_path, a, b, "--values")
+    kinds = {each["name"]: each["difference"] for each in said["tensors"]}
+    assert kinds == {"conv.weight": "axes permuted", "same.weight": "values differ"}
+    assert related(said)["conv.weight"] == {"permute": [1, 0, 2, 3], "others": [], "proved": True}
+    assert (
+        "but compute something else: the axes of 1 tensor"
+        in command(tmp_path, "diff", "a.pt", "b.pt", "--values").stdout
+    )
+
+
+def test_patches_with_channels_last_are_found_in_the_numbers_and_not_flattened(tmp_path: Path) -> None:
+    a = {"patch.weight": torch.rand(8, 4, 4, 3), "pw.weight": torch.rand(5, 4, 1)}
+    b = {"patch.weight": a["patch.weight"].permute(0, 3, 1, 2).reshape(8, 48), "pw.weight": a["pw.weight"].squeeze(-1)}
+    assert related(report_of(tmp_path, a, b))["patch.weight"] == "flatten"
+    said = report_of(tmp_path, a, b, "--values")
+    assert related(said)["patch.weight"] == {"permute": [0, 3, 1, 2], "others": [], "proved": True}
+    assert said["commands"] == ["convinspect convert a.pt -o a_converted.pt --like b.pt --exclude patch"]
+    typed(tmp_path, "a.pt", "b.pt", "--values")
+    made = mended(tmp_path / "a_converted.pt", said)
+    assert all(torch.equal(made[key], value) for key, value in b.items())
+
+
+def test_numbers_that_lie_otherwise_are_left_with_the_line_that_does_it(tmp_path: Path) -> None:
+    kernel = torch.rand(8, 3, 4, 4).to(memory_format=torch.channels_last)
+    said = report_of(tmp_path, {"patch.weight": kernel}, {"patch.weight": torch.rand(8, 48)})
+    assert (said["verdict"], said["loads_after_pytorch"], said["commands"]) == ("does not load", True, [])
+    Holder({"patch.weight": (8, 48)}).load_state_dict(mended(tmp_path / "a.pt", said))
+    # safetensors has no strides.
+    save_file({"patch.weight": kernel.contiguous()}, tmp_path / "a.safetensors")
+    assert diff(open_checkpoint(tmp_path / "a.safetensors"), open_checkpoint(tmp_path / "b.pt")).converted == ("patch",)
+
+
+def test_a_patch_convolution_whose_stride_is_known_to_be_another_stays(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 4, stride=2)), tmp_path / "a.pt")
+    torch.save(nn.Sequential(nn.Linear(48, 8)).state_dict(), tmp_path / "b.pt")
+    said = json.loads(command(tmp_path, "diff", "a.pt", "b.pt", "--format", "json").stdout)
+    assert (said["verdict"], said["pytorch"]) == ("does not load", [])
+    assert "its patches overlap" in said["obstacles"][0]
+
+
+def test_as_many_numbers_without_an_order_are_not_called_mendable(tmp_path: Path) -> None:
+    said = report_of(tmp_path, {"x": torch.rand(2, 6)}, {"x": torch.rand(3, 4)})
+    assert (related(said), said["pytorch"]) == ({"x": "same count"}, [])
+    shown = command(tmp_path, "diff", "a.pt", "b.pt").stdout
+    assert "as many numbers, but no order of axes makes it" in " ".join(shown.split())
+
+
+def test_float4_packed_on_one_side_alone_is_named(tmp_path: Path) -> None:
+    codes = torch.zeros(8, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    said = report_of(tmp_path, {"x.weight": codes}, {"x.weight": torch.rand(8, 8)})
+    assert (related(said), said["verdict"]) == ({"x.weight": "unpack"}, "does not load")
+    save_file({"x.weight": codes}, tmp_path / "c.safetensors")
+    assert command(tmp_path, "diff", "a.pt", "c.safetensors").returncode == 0
+
+
+def test_an_error_names_the_line_that_mends_it(tmp_path: Path) -> None:
+    state = {"patch.weight": torch.rand(32, 3, 2, 4, 4), "sp.weight": torch.rand(3, 3, 3, 4, 8)}
+    model = Holder({"patch.weight": (32, 96), "sp.weight": (8, 3, 3, 3, 4)})
+    with pytest.raises(RuntimeError) as failure:
+        model.load_state_dict(state)
+    torch.save(state, tmp_path / "a.pt")
+    report = suggest_fixes(open_checkpoint(tmp_path / "a.pt"), read_error(str(failure.value)))
+    assert (report.verdict, report.loads_by_hand) == ("does not load", True)
+    (tmp_path / "error.txt").write_text(str(failure.value))
+    said = json.loads(command(tmp_path, "diff", "a.pt", "--error", "error.txt", "--format", "json").stdout)
+    assert [line["fix"] for line in said["lines"]] == ["pytorch", "pytorch"]
+    model.load_state_dict(mended(tmp_path / "a.pt", said))
+    assert "the PyTorch below" in command(tmp_path, "diff", "a.pt", "--error", "error.txt").stdout

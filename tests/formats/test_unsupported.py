@@ -1,0 +1,302 @@
+"""What is recognized and not read: named for what it is, never called damaged, with a way that works."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+
+from convinspect.checking.scan import check
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
+from convinspect.formats import read_contents
+from convinspect.formats.unsupported import kinds
+
+STATE = nn.Sequential(nn.Conv1d(3, 6, 1), nn.Linear(6, 4)).state_dict()
+ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
+
+
+def saved(path: Path) -> Path:
+    torch.save(STATE, path)
+    return path
+
+
+def said(path: Path) -> ConvInspectError:
+    """What every command says of the path, which `check` says too."""
+    with pytest.raises(ConvInspectError) as raised:
+        Checkpoint(read_contents(path))
+    assert raised.value.problem in {finding.message for finding in check(path).findings}
+    return raised.value
+
+
+@pytest.mark.parametrize("magic", kinds.MAGICS, ids=lambda magic: magic.magic[:8])
+def test_bytes_at_a_fixed_place(tmp_path: Path, magic: kinds.Magic) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"\x1c\0\0\0"[: magic.at] + magic.magic + bytes(100))
+    error = said(path)
+    assert isinstance(error, NotACheckpoint)
+    assert (error.problem, error.remedy) == (f"it is {magic.what}", magic.remedy)
+
+
+# --- compressed
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress}
+
+
+@pytest.mark.parametrize("name", COMPRESS)
+def test_the_command_for_a_compressed_file_unpacks_it(tmp_path: Path, name: str) -> None:
+    kind = next(kind for kind in kinds.COMPRESSIONS if kind.name == name)
+    content = saved(tmp_path / "w.pt").read_bytes()
+    for where in ("model.pt" + kind.suffix, "odd name.nemo"):
+        (tmp_path / where).write_bytes(COMPRESS[name](content))
+        error = said(tmp_path / where)
+        assert isinstance(error, NotACheckpoint)
+        assert f"{name}-compressed" in error.problem
+        assert "tar" not in error.problem
+        command = error.remedy.removeprefix("unpack it first: ")
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        unpacked = tmp_path / shlex.split(command)[-1]
+        assert unpacked.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", COMPRESS)
+def test_a_compressed_tar_is_a_tar(tmp_path: Path, name: str) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(saved(tmp_path / "w.pt"), "model_weights.ckpt")
+    path = tmp_path / "model.nemo"
+    path.write_bytes(COMPRESS[name](archive.getvalue()))
+    error = said(path)
+    assert f"a tar archive, {name}-compressed" in error.problem
+    command = re.search(r"\((tar .*?)\)", error.remedy)
+    assert command is not None
+    subprocess.run(command[1], shell=True, check=True, cwd=tmp_path)
+    assert (tmp_path / "model_weights.ckpt").read_bytes() == (tmp_path / "w.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b", b"\x1f\x8b\x08" + bytes(60), b"\xfd7zXZ\0\0\1", b"BZh9" + bytes(9), b"x\x9c"]
+)
+def test_what_only_begins_compressed_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    assert isinstance(said(path), NotACheckpoint)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt.gz"
+    with gzip.open(path, "wb") as stream:
+        for _ in range(64):
+            stream.write(bytes(1 << 20))
+    assert "gzip-compressed" in said(path).problem
+
+
+# --- pickles
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (ARRAYS, "a plain pickle of NumPy arrays"),
+        (STATE, "a plain pickle (it asks for 'collections.OrderedDict'"),
+        ({"lr": 0.1}, "a plain pickle, not written by torch.save"),
+        ([1, "text", (2.5, None)], "a plain pickle, not written by torch.save"),
+        (nn.Linear(2, 3), "a plain pickle (it asks for "),
+    ],
+)
+def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object, what: str) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(value, protocol))
+    error = said(path)
+    assert isinstance(error, NotACheckpoint)
+    assert what in error.problem
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_cut_pickle_is_cut_short(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "model.pkl"
+    content = pickle.dumps(ARRAYS, protocol)
+    path.write_bytes(content[: len(content) // 2])
+    assert isinstance(said(path), CutShort)
+
+
+@pytest.mark.parametrize("content", [b"N.", b"I01\n.", b"It is in the wiki.", b"(lp0\n is what I see.", b"}."])
+def test_a_text_that_ends_like_a_pickle_is_no_damaged_one(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    assert isinstance(said(path), NotACheckpoint)
+
+
+def save_arrays_now(path: Path) -> None:
+    torch.save(ARRAYS, path)
+
+
+def save_arrays_then(path: Path) -> None:
+    torch.save([np.arange(3), {"mean": np.float64(2)}], path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("save", [save_arrays_now, save_arrays_then])
+def test_arrays_in_a_torch_save_file_are_named(tmp_path: Path, save: Callable[[Path], None]) -> None:
+    path = tmp_path / "w.pt"
+    save(path)
+    with pytest.raises(NotACheckpoint, match="NumPy arrays, without tensors") as raised:
+        Checkpoint(read_contents(path))
+    assert "weights_only=False" in raised.value.remedy
+    assert raised.value.problem in check(path).notes
+
+
+def test_what_has_neither_tensors_nor_arrays(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "rng": (1, 2)}, tmp_path / "w.pt")
+    with pytest.raises(NotACheckpoint, match="it holds no tensors"):
+        Checkpoint(read_contents(tmp_path / "w.pt"))
+    assert "it holds no tensors" in check(tmp_path / "w.pt").notes
+    saved(tmp_path / "s.pt")
+    assert not any("no tensors" in note for note in check(tmp_path / "s.pt").notes)
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="needs zip")
+def test_the_command_for_an_unpacked_file_packs_it(tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    with zipfile.ZipFile(saved(tmp_path / "w.pt")) as archive:
+        archive.extractall(folder)
+    for path in (folder / "w", folder / "w" / "data.pkl"):
+        error = said(path)
+        assert "an unpacked torch.save file" in error.problem
+        subprocess.run(error.remedy.partition(": ")[2], shell=True, check=True, capture_output=True)
+        packed = torch.load(folder / "w.pt", mmap=True)
+        assert all(torch.equal(packed[name], STATE[name]) for name in STATE)
+        (folder / "w.pt").unlink()
+
+
+# --- protobufs, without the libraries that write them
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    def varint(value: int) -> bytes:
+        low = value & 127
+        return bytes([low]) if value < 128 else bytes([low | 128]) + varint(value >> 7)
+
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+NODE = field(1, b"x") + field(2, b"Placeholder")
+GRAPH = field(1, NODE) + field(1, NODE) + field(4, field(1, 1087))
+META_GRAPH = field(1, field(4, b"serve")) + field(2, GRAPH)
+PROTOBUFS = {
+    "onnx": (field(1, 7) + field(2, b"pytorch") + field(7, bytes(500)) + field(8, field(2, 17)), kinds.ONNX),
+    "onnx without a producer": (field(1, 7) + field(7, bytes(500)) + field(8, field(2, 17)), kinds.ONNX),
+    "onnx without a version": (field(7, bytes(500)) + field(8, field(2, 17)), kinds.ONNX),
+    "core ml network": (field(1, 4) + field(2, bytes(300)) + field(500, bytes(9)), kinds.CORE_ML),
+    "core ml program": (field(1, 7) + field(2, bytes(300)) + field(502, bytes(9)), kinds.CORE_ML),
+    "saved model": (field(1, 1) + field(2, META_GRAPH), kinds.SAVED_MODEL),
+    "frozen graph": (GRAPH, kinds.FROZEN_GRAPH),
+}
+
+
+@pytest.mark.parametrize("name", PROTOBUFS)
+def test_protobufs_are_told_apart(tmp_path: Path, name: str) -> None:
+    content, kind = PROTOBUFS[name]
+    path = tmp_path / "model.pb"
+    path.write_bytes(content)
+    assert said(path).problem == f"it is {kind.what}"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x08" * 50, b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x08\x07\x12\x80\x80", b"\xff" * 99]
+)
+def test_what_is_no_protobuf_is_not_taken_for_one(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(content)
+    assert said(path).problem == f"it is {kinds.UNKNOWN.what}"
+
+
+# --- folders
+
+
+def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    save_distributed(STATE, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    assert "a part of a distributed checkpoint" in said(tmp_path / "dcp" / "__0_0.distcp").problem
+    (tmp_path / "dcp" / ".metadata").unlink()
+    error = said(tmp_path / "dcp")
+    assert "without its .metadata" in error.problem
+    assert "copy .metadata" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["saved_model.pb", "variables/variables.index"], "TensorFlow SavedModel"),
+        (["model.ckpt-3.index", "model.ckpt-3.data-00000-of-00001"], "TensorFlow checkpoint"),
+        (["Manifest.json", "Data/com.apple.CoreML/model.mlmodel"], "Core ML"),
+        (["manifest.ocdbt", "d/0"], "Orbax"),
+        (["model.onnx", "README.md"], "model.onnx"),
+        (["config.json"], "the folder holds no checkpoint"),
+    ],
+)
+def test_folders_of_other_libraries(tmp_path: Path, names: list[str], what: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"0")
+    error = said(tmp_path)
+    assert what in error.problem
+    assert "{" not in error.remedy
+
+
+def test_the_index_of_a_keras_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.weights.json"
+    path.write_text('{"metadata": {}, "weight_map": {"/layers/dense/vars": ["model_00000.weights.h5"]}}')
+    assert "Keras" in said(path).problem
+    path = tmp_path / "model.index.json"
+    path.write_text('{"weight_map": {"a": ["b"]}}')
+    assert isinstance(said(path), BrokenFile)
+
+
+# --- what is no file here
+
+
+@pytest.mark.parametrize(
+    "address", ["https://host/a/w.pt?download=true", "hf://owner/repo/model.safetensors", "s3://b/w.pt"]
+)
+def test_an_address_is_said_to_be_one(address: str) -> None:
+    with pytest.raises(NotThere, match="address") as raised:
+        read_contents(Path(address))
+    assert str(raised.value).startswith(f"{address}: ")
+    result = subprocess.run(
+        [sys.executable, "-m", "convinspect", "check", address], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    assert address in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["C:/w.pt", "no/such.pt", "a:b/w.pt"])
+def test_a_path_is_no_address(name: str) -> None:
+    with pytest.raises(NotThere, match="no such file"):
+        read_contents(Path(name))
+
+
+def test_a_flatbuffer_is_known_by_its_own_words() -> None:
+    """The sizes that precede the bytes of a flatbuffer's kind are of four bytes."""
+    assert {magic.at for magic in kinds.MAGICS} == {0, struct.calcsize("<I")}
