@@ -265,6 +265,7 @@ class Contents(NamedTuple):
         pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
+        folder: The folder that was opened, where one was, whose index or only file `path` may be; else None.
     """
 
     path: Path
@@ -280,6 +281,7 @@ class Contents(NamedTuple):
     pickles: Mapping[Path, Pickle] = _NOTHING
     layout: Layout | None = None
     unwritten: str = ""
+    folder: Path | None = None
 
     @property
     def format(self) -> str:

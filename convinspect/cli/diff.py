@@ -33,7 +33,7 @@ def diff(
     values: Annotated[
         bool, typer.Option("--values", help="Compare the numbers too: largest absolute and relative difference.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="List what is the same too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="List every key, and what is the same too.")] = False,
     fold: Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")] = False,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
@@ -44,7 +44,8 @@ def diff(
 
     Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side has are removed; what
     was removed is reported, since load_state_dict removes nothing. What differs in rank only is the same numbers, and
-    the command that converts it is given. Only headers are read; --values reads the numbers, one tensor at a time.
+    the command that converts it is given. Of many keys, there is
+    a row for each cause. Only headers are read; --values reads the numbers, one tensor at a time.
 
     Without B, --error takes the text of an error (PyTorch's, transformers', …), with any text around it, broken by a
     console or not, and answers it line by line.
@@ -68,7 +69,7 @@ def diff(
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
     if other is None:
-        same = _show_answers(api.diff(a, error=_error(error)), fold, sink)
+        same = _show_answers(api.diff(a, error=_error(error)), everything, fold, sink)
     else:
         check_output(output, fmt, other)
         b = open_alike(other, root)
@@ -82,18 +83,22 @@ def diff(
 
 def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
     """Show how two checkpoints differ; return whether they are the same."""
-    from convinspect.report.diff import difference_table, typed_lines
+    from convinspect.report.diff import Listing, difference_table
     from convinspect.report.diff_payload import difference_payload
+    from convinspect.report.verdict import typed_lines
 
-    _show(difference_table(report, everything, fold), difference_payload(report, everything), typed_lines(report), sink)
+    listing = Listing(everything, fold, sink.for_machines)
+    _show(difference_table(report, listing), difference_payload(report, everything), typed_lines(report), sink)
     return report.same
 
 
-def _show_answers(report: ErrorReport, fold: bool, sink: Sink) -> bool:
+def _show_answers(report: ErrorReport, everything: bool, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; return whether nothing needs to be."""
+    from convinspect.report.diff import Listing
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
-    _show(error_table(report, fold), error_payload(report), error_typed(report), sink)
+    listing = Listing(everything, fold, sink.for_machines)
+    _show(error_table(report, listing), error_payload(report), error_typed(report), sink)
     return report.same
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -98,19 +99,20 @@ def check_options(options: Options, resave: bool) -> None:
             raise CannotConvert(problem, remedy)
 
 
-def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> None:
+def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool, stuck: Sized = ()) -> None:
     """Refuse to drop optimizer state that does not exist, and to lose existing state unless the options allow it.
 
     Args:
         checkpoint: The source.
         options: What is asked for.
         resave: The weights are saved as a plain state_dict, where no optimizer state can be.
+        stuck: Optimizer state beside the weights that cannot change, and can be dropped.
 
     Raises:
         CannotConvert: There is no state to drop, or it could be neither kept nor changed with its weights.
     """
     if not any(root.role == "optimizer" for root in checkpoint.roots):
-        if options.drop_optimizer:
+        if options.drop_optimizer and not stuck:
             raise CannotConvert("it holds no optimizer state", Wording("leave out ", DROP_OPTIMIZER))
         return
     if not resave:

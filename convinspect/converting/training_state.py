@@ -19,7 +19,7 @@ from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.records import Contents, Edit, Root, Tensor
 
-_WAYS_OUT = Wording(
+WAYS_OUT = Wording(
     "use ", Option("drop_optimizer"), " to leave its state out, so that it starts empty, or ", Option("keep_optimizer"),
     " to leave it unchanged",
 )  # fmt: skip
@@ -128,12 +128,12 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     if rivals and any(fit > owners.fit for _, fit in fits):
         return None
     if owners.fit == Fit.NOT:
-        raise CannotConvert(owners.doubt, _WAYS_OUT)
+        raise CannotConvert(owners.doubt, WAYS_OUT)
     if rivals and not owners.named and not _are_snapshots(checkpoint, rivals):
         raise CannotConvert(
             f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
             f" {rivals[0].root.path!r}, which stays unchanged",
-            _WAYS_OUT,
+            WAYS_OUT,
         )
     edits = {id(edit.tensor): edit for edit in plan.edits}
     if owners.flat:
@@ -142,7 +142,7 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     shapeless_state = not owners.states.keys() <= owners.candidates.keys()
     why = next((why for edit in plan.edits if shapeless_state and (why := obstacle(root, edit))), None)
     if why is not None:
-        raise CannotConvert(why, _WAYS_OUT)
+        raise CannotConvert(why, WAYS_OUT)
     return [
         pair
         for number, candidates in owners.candidates.items()
@@ -156,7 +156,7 @@ def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
         problem = (
             f"the optimizer at {root.path!r} keeps all parameters as one vector, in which weights cannot be turned"
         )
-        raise CannotConvert(problem, _WAYS_OUT)
+        raise CannotConvert(problem, WAYS_OUT)
     return []
 
 
@@ -192,13 +192,13 @@ def _following(
         # What is called otherwise than a weight may be a buffer, of which an optimizer knows nothing.
         buffer = stays and not stays.endswith("weight") and checkpoint.known_parameters is None
         by_model = (" (", Option("model", None), " tells them from buffers)") if buffer else ()
-        raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), _WAYS_OUT)
+        raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), WAYS_OUT)
     why = obstacle(root, edit) or state_obstacle(root, states, edit)
     odd = next((tensor for tensor in shaped if tensor.shape != shape), None)
     if why is None and odd is not None:
         why = f"the optimizer at {root.path!r} keeps {odd.key} in shape {odd.shape}, but {edit.tensor.key} has {shape}"
     if why is not None:
-        raise CannotConvert(why, _WAYS_OUT)
+        raise CannotConvert(why, WAYS_OUT)
     # A wrapped state holds back whichever weight it may belong to; every other follows whichever it is.
     return [
         (owner.key, like(tensor, edit))

@@ -82,6 +82,8 @@ def markdown_text(tables: Iterable[Table]) -> Iterator[str]:
             yield "\n"
         if table.title:
             yield f"**{markdown(table.title)}**\n\n"
+        for line in table.lead:
+            yield f"{markdown(plain(line))}\n\n"
         yield from _pipe_table(table)
         for line in (*table.summary, *table.notes):
             yield f"\n{markdown(plain(line))}\n"
@@ -106,6 +108,7 @@ def table_payload(table: Table) -> dict[str, object]:
     names = _names(table)
     return {
         "title": table.title,
+        **({"lead": list(map(plain, table.lead))} if table.lead else {}),
         "rows": [dict(zip(names, row, strict=True)) for row in raw_rows(table)],
         "summary": list(map(plain, table.summary)),
         "notes": list(map(plain, table.notes)),

@@ -263,7 +263,7 @@ def _widest_line(table: Table, width: int | None) -> int:
     """Cells of the widest line above or below the columns, where these were not wrapped."""
     if width is not None:
         return 0
-    return max(map(cell_width, (table.title, *map(plain, table.summary), *map(plain, table.notes))))
+    return max(map(cell_width, (table.title, *map(plain, (*table.lead, *table.summary, *table.notes)))))
 
 
 def _theme(light: bool) -> TerminalTheme:

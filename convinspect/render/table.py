@@ -72,6 +72,7 @@ class Table(NamedTuple):
         raw: The rows' machine values for CSV, Markdown and JSON, or () to use the cells' text.
         more: Machine names of further values in `raw`, after those of the columns.
         fitted: Made by `fit`: all text is safe, and a line end in a cell starts a new line.
+        lead: Lines between the title and the columns: what the table comes to, where that is to be read first.
     """
 
     columns: tuple[Column, ...]
@@ -82,6 +83,7 @@ class Table(NamedTuple):
     raw: Sequence[Sequence[object]] = ()
     more: tuple[str, ...] = ()
     fitted: bool = False
+    lead: tuple[Cell, ...] = ()
 
 
 class Block(NamedTuple):
@@ -172,6 +174,7 @@ def fit(table: Table, width: int | None) -> Table:
         table = _narrowed(table, needed, width)
     return table._replace(
         title=wrapped(table.title, width),
+        lead=tuple(wrapped_cell(line, width) for line in table.lead),
         summary=tuple(wrapped_cell(line, width) for line in table.summary),
         notes=tuple(wrapped_cell(line, width) for line in table.notes),
         raw=(),
@@ -182,6 +185,7 @@ def fit(table: Table, width: int | None) -> Table:
 def above_and_below(table: Table) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     """The lines over and under the columns of a fitted table, in their styles, blank lines included."""
     above: tuple[Cell, ...] = (Styled(table.title, HEAD), "") if table.title else ()
+    above += (*table.lead, "") if table.lead and (table.columns or table.summary or table.notes) else table.lead
     quiet = tuple(pieces(line, QUIET) for line in table.notes)
     below = (*table.summary, *quiet)
     return above, ("", *below) if below and table.columns else below
@@ -196,6 +200,7 @@ def _clean(table: Table) -> Table:
         columns=columns,
         rows=_rows(cells),
         title=safe(table.title),
+        lead=tuple(map(clean_cell, table.lead)),
         summary=tuple(map(clean_cell, table.summary)),
         notes=tuple(map(clean_cell, table.notes)),
     )

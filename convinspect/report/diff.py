@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.relations import PURE, How, Relation, relate_tensors
-from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind, Square, Verdict
-from convinspect.diffing.steps import planned_steps
-from convinspect.keys.pairing import Prefix
-from convinspect.layers.find import find_layers
+from convinspect.converting.relations import How, Relation
+from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind
 from convinspect.layers.folding import fold_names
 from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
-from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
+from convinspect.render.style import BAD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.commands import can_be_converted, like_command, step_commands, used_by_like
+from convinspect.report.causes import beginnings, by_cause
 from convinspect.report.flags import flagged
-from convinspect.report.pytorch_lines import by_hand_lines, difference_lines
+from convinspect.report.verdict import STYLES, counts_cell, prefix_lines, verdict_cell
 from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
     pass
-
-_LISTED = 3
-"""Reasons that are spelled out in the verdict before the rest is counted."""
-
-_STYLES = {
-    Kind.RANK_DIFFERS: GOOD, Kind.TRANSPOSED: WARN, Kind.RESHAPED: WARN, Kind.PERMUTED: WARN, Kind.SHAPE_DIFFERS: BAD,
-    Kind.DTYPE_DIFFERS: WARN, Kind.VALUES_DIFFER: WARN, Kind.ONLY_IN_A: BAD, Kind.ONLY_IN_B: BAD, Kind.NO_TENSOR: WARN,
-    Kind.NOT_COMPARED: WARN, Kind.SAME: QUIET,
-}  # fmt: skip
 
 _MEANING = {
     Kind.ONLY_IN_A: "unexpected there",
@@ -42,29 +30,80 @@ _MORE = ("key_a", "key_b", "dtype_a", "dtype_b")
 """What CSV and JSON rows have beside the columns."""
 
 
-def difference_table(report: DiffReport, everything: bool = False, folded: bool = False) -> Table:
-    """The tensors that differ, counts of the others, and the verdict.
+class Listing(NamedTuple):
+    """Which rows are shown.
+
+    Attributes:
+        everything: What is the same too, each key by itself.
+        folded: One row for repeated blocks.
+        every_key: Each difference by itself, however many there are.
+    """
+
+    everything: bool = False
+    folded: bool = False
+    every_key: bool = False
+
+    @property
+    def by_cause(self) -> bool:
+        """One row for each cause, where there are many keys."""
+        return not (self.everything or self.folded or self.every_key)
+
+
+BY_CAUSE = Listing()
+
+
+def difference_table(report: DiffReport, listing: Listing = BY_CAUSE) -> Table:
+    """The verdict, the tensors that differ, and counts of the others.
 
     Args:
         report: The comparison.
-        everything: Also list tensors that are the same.
-        folded: One row for repeated blocks.
+        listing: Which rows are shown.
     """
     shown = [each for kind in KINDS for each in report.tensors if each.kind == kind]
-    shown = [each for each in shown if everything or each.kind != Kind.SAME or each.maybe_turned]
+    shown = [each for each in shown if listing.everything or each.kind != Kind.SAME or each.maybe_turned]
     names = [each.name for each in shown]
-    folds = fold_names(names, [_signature(each, place, folded) for place, each in enumerate(shown)])
+    if listing.by_cause:
+        folds = by_cause(names, _causes(shown))
+    else:
+        folds = fold_names(names, [_signature(each, place, listing.folded) for place, each in enumerate(shown)])
     members = [(name, [shown[place] for place in places]) for name, places in folds]
-    columns = _columns(report)
+    counted = listing.by_cause and len(members) < len(shown)
+    columns = _columns(report, counted)
     return Table(
         columns if members else (),
-        [_row(name, alike, report) for name, alike in members],
+        [_row(name, alike, report, counted) for name, alike in members],
         title=f"A: {_title(report.a)} · B: {_title(report.b)}",
-        summary=(_counts(report), *_prefix_lines(report.prefixes), "", _verdict(report)),
-        notes=tuple(notes(report)),
-        raw=[_raw(name, alike[0], report) for name, alike in members],
+        lead=(verdict_cell(report), *prefix_lines(report)),
+        summary=(counts_cell(report),),
+        notes=(*notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
+        raw=[_raw(name, alike[0], report, counted) for name, alike in members],
         # A table without rows is not drawn, but CSV needs its header.
         more=(*(() if members else [column.machine_name for column in columns]), *_MORE),
+    )
+
+
+def _causes(shown: Sequence[Difference]) -> list[Hashable]:
+    """What keys have in common that are in one row."""
+    alone = (Kind.ONLY_IN_A, Kind.ONLY_IN_B)
+    where = {kind: beginnings(each.name for each in shown if each.kind == kind) for kind in alone}
+    return [(_cause(each), where[each.kind][each.name] if each.kind in alone else "") for each in shown]
+
+
+def _cause(difference: Difference) -> Hashable:
+    relation, deviation = difference.relation, difference.deviation
+    sides = (difference.a, difference.b)
+    types = tuple(None if it is None else (it.dtype, it.layout) for it in sides)
+    return (
+        difference.kind,
+        types if difference.kind == Kind.DTYPE_DIFFERS else (),
+        None if relation is None else (relation.how, relation.orders, relation.proved),
+        difference.layer is not None,
+        bool(difference.obstacle),
+        str(difference.refusal),
+        difference.supplied.partition(" as ")[0].partition(" takes ")[0].partition(" from ")[0],
+        (difference.unnoticed, difference.maybe_turned, difference.unread),
+        tuple(None if it is None else it.what for it in (difference.other_a, difference.other_b)),
+        deviation is not None and bool(deviation.nan),
     )
 
 
@@ -82,12 +121,13 @@ def _signature(difference: Difference, place: int, folded: bool) -> tuple[object
     return (difference.kind, sides, whats, _note(difference), difference.deviation)
 
 
-def _columns(report: DiffReport) -> tuple[Column, ...]:
+def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
     columns = [
-        Column("difference", priority=98, key="difference"),
+        *([Column("keys", "right", priority=98, key="keys")] if counted else []),
+        Column("difference", priority=97, key="difference"),
         Column("name", style=NAME, priority=100, elide=True, key="name", min_width=12 if report.compared else 20),
-        Column("A", priority=95, key="shape_a"),
-        Column("B", priority=95, key="shape_b"),
+        Column("A", priority=99, key="shape_a"),
+        Column("B", priority=99, key="shape_b"),
     ]
     if report.compared:
         columns += [
@@ -99,18 +139,31 @@ def _columns(report: DiffReport) -> tuple[Column, ...]:
     return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14))
 
 
-def _row(name: str, alike: Sequence[Difference], report: DiffReport) -> tuple[Cell, ...]:
-    first = alike[0]
+def _row(name: str, alike: Sequence[Difference], report: DiffReport, counted: bool) -> tuple[Cell, ...]:
+    first = max(alike, key=_distance) if report.compared else alike[0]
     a, b = first.a, first.b
     sides = [other.what if other is not None else None for other in (first.other_a, first.other_b)]
     shown = [sides[0] or _side(a, b), sides[1] or _side(b, a, a)]
-    cells: list[Cell] = [Styled(first.kind.value, _STYLES[first.kind]), name or "(root)", *shown]
+    if counted and len({each.a and each.a.shape for each in alike} | {each.b and each.b.shape for each in alike}) > 2:
+        shown = [text if text == "–" else f"{text}, …" for text in shown]
+    cells: list[Cell] = [count(len(alike))] if counted else []
+    cells += [Styled(first.kind.value, STYLES[first.kind]), name or "(root)", *shown]
     if report.compared:
         cells += _deviation_cells(first)
-    note = _note(first)
-    if len(alike) > 1:
+    note = _note(first) if len(alike) == 1 else _common_note(first)
+    if len(alike) > 1 and not counted:
         note = f"×{len(alike)}, {note}" if note else f"×{len(alike)}"
     return (*cells, Styled(note, WARN if first.obstacle or first.unnoticed or first.maybe_turned else ""))
+
+
+def _distance(difference: Difference) -> float:
+    return -1.0 if difference.deviation is None else difference.deviation.absolute
+
+
+def _common_note(difference: Difference) -> str:
+    """The note without what is true of this one alone."""
+    reshape = difference.call if difference.call.startswith(".reshape") else ""
+    return _note(difference).replace(reshape, "reshape") if reshape else _note(difference)
 
 
 def _side(tensor: Tensor | None, other: Tensor | None, shown: Tensor | None = None) -> str:
@@ -209,137 +262,15 @@ def _why_unread(difference: Difference) -> str:
     return f"{why or f'{tensors[0].dtype} has no plain numbers'}: only its shape was compared"
 
 
-def _raw(name: str, difference: Difference, report: DiffReport) -> tuple[object, ...]:
+def _raw(name: str, difference: Difference, report: DiffReport, counted: bool) -> tuple[object, ...]:
+    if counted:
+        # Forms for machines list every key.
+        return ()
     deviation, sides = difference.deviation, (difference.a, difference.b)
     values = (None, None, None) if deviation is None else (deviation.absolute, deviation.relative, deviation.count)
     shapes = [None if tensor is None else tensor.shape for tensor in sides]
     more = [None if tensor is None else getattr(tensor, field) for field in ("key", "dtype") for tensor in sides]
     return (difference.kind, name, *shapes, *(values if report.compared else ()), _note(difference), *more)
-
-
-# ----------------------------------------------------------------------------------------------------- below the table
-
-
-def _counts(report: DiffReport) -> Cell:
-    pieces: list[Styled] = []
-    counts = report.counts
-    for kind in reversed(KINDS):
-        number = counts[kind]
-        if number or kind == Kind.SAME:
-            pieces += [Styled(" · ")] if pieces else []
-            pieces.append(Styled(f"{count(number)} {kind}", "" if kind == Kind.SAME else _STYLES[kind]))
-    return tuple(pieces)
-
-
-def _prefix_lines(prefixes: Sequence[Prefix]) -> Iterable[Cell]:
-    for prefix in prefixes:
-        yield (Styled(prefix_text(prefix), WARN), Styled(": taken off to compare; load_state_dict takes none off"))
-
-
-def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
-    """Which side's keys have which prefix."""
-    keys = plural(prefix.keys, "key")
-    if prefix.a and prefix.b:
-        return f'prefix "{prefix.a}" on {keys} of {sides[0]} where {sides[1]} has "{prefix.b}"'
-    return f'prefix "{prefix.a or prefix.b}" on {keys} of {sides[0] if prefix.a else sides[1]}'
-
-
-def _verdict(report: DiffReport) -> Cell:
-    if report.loads_by_hand:
-        changes = what_changes(len(report.converted), bool(report.rules))
-        after = f"{changes} and the PyTorch below" if changes else "the PyTorch below"
-        doubtful = sum(each.relation is not None and each.relation.ambiguous for each in report.by_hand)
-        more = f"; of {plural(doubtful, 'tensor')} the order of axes is the likeliest of several" if doubtful else ""
-        return (Styled(f"A will load after {after}", WARN), Styled(more))
-    if report.verdict == Verdict.DOES_NOT_LOAD:
-        return obstacle_cell("A will still not load", report.obstacles)
-    said = "A would load strictly without changes"
-    if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
-        said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
-    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.tensors)
-    if permuted:
-        tensors = f"the axes of {plural(permuted, 'tensor')} are in another order"
-        return (Styled(said, WARN), Styled(f", but compute something else: {tensors}"))
-    transposed = sum(difference.unnoticed for difference in report.tensors)
-    if transposed:
-        return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
-    if report.maybe_turned:
-        more = "" if report.compared else "; --values compares the numbers"
-        doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
-        return (Styled(said, WARN), Styled(doubt))
-    end = "; its numbers differ" if any(difference.deviation for difference in report.tensors) else ""
-    unread = sum(difference.unread for difference in report.tensors)
-    if unread:
-        end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
-    return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
-
-
-def _module_of(difference: Difference) -> str:
-    return difference.name.rpartition(".")[0] or "."
-
-
-def _flattened_wrongly(difference: Difference) -> bool:
-    """Whether `convert` would flatten a tensor whose numbers show another order of axes."""
-    a, b, relation = difference.a, difference.b, difference.relation
-    proved = difference.kind == Kind.PERMUTED and relation is not None and relation.proved
-    return proved and a is not None and b is not None and relate_tensors(a, b).how in PURE
-
-
-def _matrices(number: int) -> str:
-    return f"{count(number)} square {'matrices are' if number != 1 else 'matrix is'}"
-
-
-def _may_be(number: int) -> str:
-    return f"{count(number)} square {'matrices' if number != 1 else 'matrix'} may be"
-
-
-def obstacle_cell(what: str, obstacles: Sequence[str]) -> Cell:
-    """What will not work, and the first reasons."""
-    more = f"; and {count(len(obstacles) - _LISTED)} more" if len(obstacles) > _LISTED else ""
-    return (Styled(what, BAD), Styled(f": {'; '.join(map(flagged, obstacles[:_LISTED]))}{more}"))
-
-
-def what_changes(layers: int, renamed: bool) -> str:
-    """ "converting 3 layers and renaming its keys", or the part of it that applies."""
-    parts = [f"converting {plural(layers, 'layer')}"] if layers else []
-    return " and ".join(parts + (["renaming its keys"] if renamed else []))
-
-
-def typed_lines(report: DiffReport) -> list[str]:
-    """Commands that fix all that can be fixed, below a heading; [] if there are none."""
-    typed = commands(report)
-    lines = command_lines(typed, what_changes(len(report.converted), bool(report.rules)))
-    return [*lines, *by_hand_lines(pytorch_lines(report), bool(typed))]
-
-
-def command_lines(lines: Sequence[str], what: str) -> list[str]:
-    """Commands below a line that says what they do."""
-    return ["", f"For {what}, type:", *(f"  {line}" for line in lines)] if lines else []
-
-
-def commands(report: DiffReport) -> list[str]:
-    """Commands that fix all that can be fixed; [] if there are none or the file cannot be converted."""
-    a, b, rules = report.a, report.b, report.rules or ()
-    if not can_be_converted(a) or not (report.converted or rules):
-        return []
-    turned = any(each.square == Square.TURNED for each in report.tensors)
-    left = [_module_of(each) for each in report.tensors if _flattened_wrongly(each)]
-    if used_by_like(a, b) or not report.converted:
-        kept = [_module_of(each) for each in report.tensors if each.square == Square.AS_IT_IS] if turned else []
-        return [like_command(a, b, bool(report.converted), rules, turned, dict.fromkeys((*kept, *left)))]
-    if turned:
-        # Only --like turns a square matrix beside others.
-        return []
-    # --like uses the main root, or that of A's name, and here another root was chosen.
-    fixed = [difference for difference in report.tensors if difference.layer is not None]
-    shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
-    steps, _ = planned_steps(find_layers(a), shapes)
-    return step_commands(a, steps, rules)
-
-
-def pytorch_lines(report: DiffReport) -> list[str]:
-    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does."""
-    return difference_lines(report, bool(report.rules) and bool(commands(report)))
 
 
 def notes(report: DiffReport) -> Iterable[str]:

@@ -9,8 +9,9 @@ from convinspect.converting.relations import Relation
 from convinspect.diffing.differences import Difference, DiffReport, Kind
 from convinspect.keys.pairing import Prefix
 from convinspect.records import Tensor
-from convinspect.report.diff import commands, notes, pytorch_lines
+from convinspect.report.diff import notes
 from convinspect.report.flags import flagged
+from convinspect.report.verdict import commands, pytorch_lines
 
 if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation

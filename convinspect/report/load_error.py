@@ -10,11 +10,13 @@ from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.report.causes import by_cause
 from convinspect.report.commands import can_be_converted, step_commands
-from convinspect.report.diff import command_lines, obstacle_cell, prefix_text, what_changes
+from convinspect.report.diff import BY_CAUSE, Listing
 from convinspect.report.diff_payload import checkpoint_payload, prefix_payload
 from convinspect.report.flags import flagged
 from convinspect.report.pytorch_lines import by_hand_lines, lines_of
+from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes
 from convinspect.text import plural
 
 _COLUMNS = (
@@ -38,25 +40,36 @@ _FIXES = {
 }
 
 
-def error_table(report: ErrorReport, folded: bool = False) -> Table:
-    """A row for each item of the error, then the verdict.
+def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
+    """The verdict, and a row for each item of the error or, of many, for each cause.
 
     Args:
         report: What can be done about the error.
-        folded: One row for repeated blocks.
+        listing: Which rows are shown.
     """
     answers = report.answers
     names = [answer.item.key for answer in answers]
-    rows = fold_names(names, [_signature(answer, place, folded) for place, answer in enumerate(answers)])
+    if listing.by_cause:
+        rows = by_cause(names, [_cause(answer) for answer in answers])
+    else:
+        rows = fold_names(names, [_signature(answer, place, listing.folded) for place, answer in enumerate(answers)])
     members = [(name, [answers[place] for place in places]) for name, places in rows]
+    counted = listing.by_cause and len(members) < len(answers)
     return Table(
-        _COLUMNS,
-        [_row(name, alike) for name, alike in members],
+        (*((Column("keys", "right", priority=97, key="keys"),) if counted else ()), *_COLUMNS),
+        [_row(name, alike, counted) for name, alike in members],
         title=f"A: {report.checkpoint.path.name} · load_state_dict error",
-        summary=tuple(_summary(report)),
-        notes=tuple(_notes(report)),
-        raw=[_raw(name, alike[0]) for name, alike in members],
+        lead=(_verdict(report), *_prefixes(report)),
+        notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
+        raw=[() if counted else _raw(name, alike[0]) for name, alike in members],
     )
+
+
+def _cause(answer: Answer) -> tuple[object, ...]:
+    """What lines have in common that are in one row."""
+    call = answer.call if answer.call.startswith(".permute") else bool(answer.call)
+    reason = "" if answer.call or answer.fix == Fix.OTHER_CHECKPOINT else str(answer.reason)
+    return (answer.item.trouble, answer.fix, call, reason)
 
 
 def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
@@ -65,12 +78,22 @@ def _signature(answer: Answer, place: int, folded: bool) -> tuple[object, ...]:
     return (item.trouble, answer.fix, answer.reason, answer.shape, item.model) if folded else (place,)
 
 
-def _row(name: str, alike: Sequence[Answer]) -> tuple[Cell, ...]:
+def _row(name: str, alike: Sequence[Answer], counted: bool) -> tuple[Cell, ...]:
     first = alike[0]
     stored, wanted = ("–" if dims is None else shape(dims) for dims in (first.shape, first.item.model))
-    reason = flagged(first.reason)
-    note = f"×{len(alike)}, {reason}" if len(alike) > 1 else reason
-    return (first.item.trouble.value, name, stored, wanted, _FIXES[first.fix], note)
+    if counted and len({(answer.shape, answer.item.model) for answer in alike}) > 1:
+        stored, wanted = (text if text == "–" else f"{text}, …" for text in (stored, wanted))
+    reason = "reshape" if len(alike) > 1 and first.call.startswith(".reshape") else flagged(first.reason)
+    note = f"×{len(alike)}, {reason}" if len(alike) > 1 and not counted else reason
+    return (
+        *((count(len(alike)),) if counted else ()),
+        first.item.trouble.value,
+        name,
+        stored,
+        wanted,
+        _FIXES[first.fix],
+        note,
+    )
 
 
 def _raw(name: str, answer: Answer) -> tuple[object, ...]:
@@ -78,13 +101,11 @@ def _raw(name: str, answer: Answer) -> tuple[object, ...]:
     return (item.trouble, name, answer.shape, item.model, answer.fix, flagged(answer.reason))
 
 
-def _summary(report: ErrorReport) -> Iterable[Cell]:
+def _prefixes(report: ErrorReport) -> Iterable[Cell]:
     for prefix in report.prefixes:
-        yield Styled(prefix_text(prefix, ("A", "the model")), WARN)
+        yield Styled(prefix_text(prefix, ("A", "the model")) + " → rename" * bool(report.rules), WARN)
     for prefix in report.extra:
         yield Styled(prefix_text(prefix, ("A", "the error")), WARN)
-    yield from ("",) if report.prefixes or report.extra else ()
-    yield _verdict(report)
 
 
 def _changes(report: ErrorReport) -> str:
