@@ -82,6 +82,9 @@ _CODES = (
          " save_distributed, and no whole ones.", "open the folder with all shards"),
     Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
          "get all shards of one save into the same folder"),
+    Code("pieces-as-safetensors", "error", "The tensors of a distributed checkpoint lie as safetensors files, which"
+         " torch.distributed.checkpoint does not load, though FileSystemWriter writes them.", "take the bytes from"
+         " there on, which are a safetensors file, or save it again without serialization_format"),
     Code("not-loaded", "error", "A tensor for which safetensors.torch refuses the whole file, though its bytes are"
          " there: a dtype that PyTorch lacks, an empty tensor out of its place, a name that is no text.",
          "read it with what wrote it, and save it again without that tensor"),
