@@ -126,20 +126,20 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
             continue
         groups = _param_groups(node)
         if groups is not None:
-            scan.optimizers[path] = groups_of(groups)
+            scan.optimizers[path] = groups_of(*groups)
         above.add(id(node))
         scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
     return scan
 
 
-def _param_groups(node: Any) -> Any:
-    """The `param_groups` of an optimizer's state_dict, or of an optimizer pickled whole; None for anything else."""
+def _param_groups(node: Any) -> tuple[Any, Any] | None:
+    """`param_groups` and `state` of an optimizer's state_dict, or of an optimizer pickled whole; None for all else."""
     mappings = [pairs_of(node) or [], *state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
     for pairs in mappings:
         named = dict(pair for pair in pairs if pair[0] in ("state", "param_groups")) if len(pairs) < 100 else {}
         if len(named) == 2:
-            return named["param_groups"]
+            return named["param_groups"], named["state"]
     return None
 
 
@@ -292,6 +292,7 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             others,
             groups.keyed_by if groups else None,
             groups.keys if groups else frozenset(),
+            groups.lost if groups else False,
         )
     if not merged:
         for path, shapeless in scan.shapeless.items():
