@@ -93,7 +93,8 @@ def test_training_goes_on_or_is_refused(tmp_path: Path, package: str, name: str)
             if end is None:
                 continue
             assert end.end in (End.SAME, End.SAID, End.REFUSED), (move, widths, end.words)
-            if end.end is End.REFUSED:
+            # Parts by number are in doubt where a part for one dimension can have the weight's shape (AdaShift).
+            if end.end is End.REFUSED and widths == "matrices":
                 assert name in REFUSED[package], (move, widths, end.words)
 
 
