@@ -185,6 +185,8 @@ class Root(NamedTuple):
         others: Of a dictionary, its keys whose values are no tensors, in stored order.
         keyed_by: Of an optimizer whose state is keyed by parameters' names instead of numbers, these names; else None.
         group_keys: Of an optimizer, the keys of its param_groups.
+        lost_state: Of an optimizer, its state is keyed by text ("0") where its parameters are numbers (0), so that
+            `load_state_dict` finds none of it, raises nothing, and training starts with empty state.
     """
 
     path: str
@@ -196,6 +198,7 @@ class Root(NamedTuple):
     others: tuple[Other, ...] = ()
     keyed_by: tuple[str, ...] | None = None
     group_keys: frozenset[str] = frozenset()
+    lost_state: bool = False
 
 
 class Container(Enum):

@@ -125,7 +125,8 @@ def test_names_of_a_file_are_escaped_and_shortened(name: str, kind: str, shape: 
     assert_line(find_layers(checkpoint)[0])
     assert_line(prepare(checkpoint, Options(to="linear", dry_run=True)))
     assert_line(diff(checkpoint, checkpoint, False, lambda done: None))
-    assert_line(suggest_fixes(checkpoint, read_error(f'Missing key(s) in state_dict: "x", "{name!a}".')))
+    text = f'Missing key(s) in state_dict: "x".\n\tMissing key(s) in state_dict: "{name!a}".'
+    assert_line(suggest_fixes(checkpoint, read_error(text)))
 
 
 @pytest.mark.parametrize("length", [39, 40, 41, 10_000])

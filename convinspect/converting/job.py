@@ -20,7 +20,7 @@ from convinspect.converting.eligibility import Writing
 from convinspect.converting.folder import check_stuck, company_of, left_behind, notes_on
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
-from convinspect.converting.nothing import Fruitless, why_nothing
+from convinspect.converting.nothing import Fruitless, check_named, why_nothing
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan
 from convinspect.converting.rename import Renaming, renaming, together
@@ -28,6 +28,7 @@ from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
+from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
@@ -241,9 +242,12 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
+    if target is not None:
+        check_named(selection.plan, exact)
     check_stuck(company, options, bool(selection.plan.edits or renamed))
     behind = left_behind(company) if selection.plan.edits else None
     notes = (
+        *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),

@@ -37,7 +37,8 @@ def plan_table(job: Job) -> Table:
         job: A conversion that was written, or a dry run.
     """
     plan, folder = job.plan, None if job.beside is None else job.checkpoint.folder
-    source = (folder or job.checkpoint.path).name
+    given = folder or job.checkpoint.path
+    source = given.name or str(given)
     written = None if job.target is None else job.target.name
     names = _new_names(job)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
@@ -292,9 +293,8 @@ def warning_lines(job: Job) -> list[str]:
         *map(flagged, job.warnings),
         *_square_lines(job),
         *(
-            f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
-            for refusal in job.plan.refused_of(named)
-            if not refusal.maybe_turned
+            f"layer {refusal.name or '(root)'} cannot be converted: {flagged(refusal.reason)}; nothing would be written"
+            for refusal in job.plan.left_of(named)
         ),
     ]
     asked = job.options.kind is not None or job.options.like is not None
