@@ -339,7 +339,7 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
 
 
 def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """Whether a kernel and a matrix hold the same numbers in the same order: a convolution over patches, and its Linear.
+    """Whether a kernel and a matrix hold the same numbers in the same order: one over patches, and its Linear.
 
     Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions.
     """
