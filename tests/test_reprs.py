@@ -54,7 +54,7 @@ def records(folder: Path) -> dict[str, tuple[Any, str]]:
         "conversion": (written, "<conversion of 'pointnet_stnkd.pt', to 'linear.pt': 3 layers>"),
         "dry run": (
             convinspect.convert(STNKD, to="conv1d", layer=["fc1", "bn1"], dry_run=True, rename=["conv1.*=c1.*"]),
-            "<conversion of 'pointnet_stnkd.pt', dry run: 1 layer, 2 new keys>",
+            "<conversion of 'pointnet_stnkd.pt', dry run: 1 layer, 1 refused, 2 new keys>",
         ),
         "diff": (
             convinspect.diff(STNKD, folder / "linear.pt"),

@@ -172,6 +172,9 @@ def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
                 )
                 yield finding("storage-short", contents.path, message, subject=tensor.key)
         yield from _scan_empty(contents.path, root)
+        if root.lost_state:
+            message = f"the state of the optimizer at {root.path!r} is keyed by text, its parameters by numbers"
+            yield finding("lost-state", contents.path, message, subject=root.path)
     # What a reader says of missing bytes was found above for a zip, record by record.
     if not codes & {"storage-short", "record-outside", "unreadable"}:
         for problem in contents.problems:
