@@ -90,6 +90,7 @@ class Checkpoint(Mapping[str, Tensor]):
         nbytes_on_disk: Size of the file or of all its shards.
         versions: The files that were read, as they were then.
         pickles: What was read of each file's pickle, where it was to be kept.
+        folder: The folder that was opened, where one was: its other files belong to the weights; else None.
         known_parameters: Names of what are parameters, where a model was given that tells; else None.
         sharing: Which tensors share bytes.
     """
@@ -115,6 +116,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.nbytes_on_disk = contents.nbytes_on_disk
         self.versions = contents.versions
         self.pickles = contents.pickles
+        self.folder = contents.folder
         self.known_parameters: frozenset[str] | None = None
         others = self.root.others
         keys = [tensor.key for tensor in self.root.tensors]

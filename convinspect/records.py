@@ -185,6 +185,8 @@ class Root(NamedTuple):
         others: Of a dictionary, its keys whose values are no tensors, in stored order.
         keyed_by: Of an optimizer whose state is keyed by parameters' names instead of numbers, these names; else None.
         group_keys: Of an optimizer, the keys of its param_groups.
+        lost_state: Of an optimizer, its state is keyed by text ("0") where its parameters are numbers (0), so that
+            `load_state_dict` finds none of it, raises nothing, and training starts with empty state.
     """
 
     path: str
@@ -196,6 +198,7 @@ class Root(NamedTuple):
     others: tuple[Other, ...] = ()
     keyed_by: tuple[str, ...] | None = None
     group_keys: frozenset[str] = frozenset()
+    lost_state: bool = False
 
 
 class Container(Enum):
@@ -265,6 +268,7 @@ class Contents(NamedTuple):
         pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
+        folder: The folder that was opened, where one was, whose index or only file `path` may be; else None.
     """
 
     path: Path
@@ -280,6 +284,7 @@ class Contents(NamedTuple):
     pickles: Mapping[Path, Pickle] = _NOTHING
     layout: Layout | None = None
     unwritten: str = ""
+    folder: Path | None = None
 
     @property
     def format(self) -> str:
@@ -314,6 +319,8 @@ class Layer(NamedTuple):
         low_rank: One half of a low-rank pair (LoRA), by its name.
         layout: How the weight lies where that is not PyTorch's order of axes, and where it is known from.
         norm_dims: Dimensions along which spectral norm may be taken, the likeliest first; one where it is known.
+        patch: A convolution, possibly transposed, whose stride is its kernel size, of more than one position, without
+            padding, dilation and groups; by its name where the file does not record them.
     """
 
     name: str
@@ -339,6 +346,7 @@ class Layer(NamedTuple):
     low_rank: bool = False
     layout: Layout | None = None
     norm_dims: tuple[int, ...] = ()
+    patch: bool = False
 
     def __repr__(self) -> str:
         known = self.in_width is not None and self.out_width is not None
@@ -347,7 +355,7 @@ class Layer(NamedTuple):
         if self.pointwise:
             parts.append("pointwise")
         elif self.kernel_size:
-            parts.append(f"kernel {one_line('×'.join(map(str, self.kernel_size)))}")
+            parts.append(f"{'patch' if self.patch else 'kernel'} {one_line('×'.join(map(str, self.kernel_size)))}")
         return f"<Layer {quoted(self.name)}: {', '.join(parts)}, evidence {self.evidence}>"
 
     @property

@@ -253,8 +253,10 @@ def records(path: Path) -> dict[str, Any]:
         "convert": convinspect.convert(path, dry_run=True, to="linear"),
         "error": convinspect.diff(
             path,
-            error=f"size mismatch for {EVIL}.weight: copying a param with shape torch.Size([4, 3, 1]) from checkpoint,"
-            " the shape in current model is torch.Size([4, 3]).",
+            error=RuntimeError(
+                f"size mismatch for {EVIL}.weight: copying a param with shape torch.Size([4, 3, 1]) from checkpoint,"
+                " the shape in current model is torch.Size([4, 3])."
+            ),
         ),
         "explain": convinspect.explain(path, f"{EVIL}"),
         "verify": convinspect.verify(path),

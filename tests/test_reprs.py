@@ -54,7 +54,7 @@ def records(folder: Path) -> dict[str, tuple[Any, str]]:
         "conversion": (written, "<conversion of 'pointnet_stnkd.pt', to 'linear.pt': 3 layers>"),
         "dry run": (
             convinspect.convert(STNKD, to="conv1d", layer=["fc1", "bn1"], dry_run=True, rename=["conv1.*=c1.*"]),
-            "<conversion of 'pointnet_stnkd.pt', dry run: 1 layer, 2 new keys>",
+            "<conversion of 'pointnet_stnkd.pt', dry run: 1 layer, 1 refused, 2 new keys>",
         ),
         "diff": (
             convinspect.diff(STNKD, folder / "linear.pt"),
@@ -125,7 +125,8 @@ def test_names_of_a_file_are_escaped_and_shortened(name: str, kind: str, shape: 
     assert_line(find_layers(checkpoint)[0])
     assert_line(prepare(checkpoint, Options(to="linear", dry_run=True)))
     assert_line(diff(checkpoint, checkpoint, False, lambda done: None))
-    assert_line(suggest_fixes(checkpoint, read_error(f'Missing key(s) in state_dict: "x", "{name!a}".')))
+    text = f'Missing key(s) in state_dict: "x".\n\tMissing key(s) in state_dict: "{name!a}".'
+    assert_line(suggest_fixes(checkpoint, read_error(text)))
 
 
 @pytest.mark.parametrize("length", [39, 40, 41, 10_000])

@@ -50,8 +50,9 @@ def convert(
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
 
     Args:
-        source: The checkpoint to convert.
-        target: The new file, or folder of shards; its suffix says the format. None with `in_place` or `dry_run`.
+        source: The checkpoint to convert, a file or a folder.
+        target: The new file, whose suffix says the format, or the new folder, which gets the other files of a folder
+            too, its optimizer converted. None with `in_place` or `dry_run`.
         to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
         from_: Kinds to convert: as `to`, "transformers" or "any"; by default Conv1d to Linear and Linear to
             convolutions.
@@ -66,7 +67,7 @@ def convert(
         keep_optimizer: Leave optimizer state unchanged; it will not fit the new shapes.
         drop_optimizer: Leave optimizer state out, so that a resumed run starts with empty state.
         in_place: Replace the source, in one step at the end.
-        force: Overwrite a target that exists.
+        force: Overwrite a target that exists; a folder only if the new one has all of its files.
         dry_run: Decide everything, write nothing.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
         turn_square: With `like`: where other matrices are stored transposed, turn the square ones too.
@@ -74,7 +75,8 @@ def convert(
 
     Returns:
         What was done: `.plan.conversions`, `.plan.refusals` with their reasons, `.followers`, `.renaming`, `.notes` on
-        what is left behind; `.in_memory()` gives the converted checkpoint without a file.
+        what is left behind, `.warnings`, `.beside` for a folder's other files; `.in_memory()` gives the converted
+        checkpoint without a file.
 
     Raises:
         ConvInspectError: It cannot be done; the target is then unchanged.

@@ -64,7 +64,7 @@ def diff(
         from convinspect.diffing.load_error import error_text, read_error
 
         show_in_notebooks(ErrorReport, error_table)
-        return suggest_fixes(checkpoint, read_error(error_text(error)))
+        return suggest_fixes(checkpoint, read_error(error_text(error), whole=isinstance(error, BaseException)))
     from convinspect.diffing.checkpoints import diff as compare_checkpoints
     from convinspect.diffing.differences import DiffReport
 

@@ -74,10 +74,17 @@ _CODES = (
     Code("empty-weight", "warning", "A weight has shape (0,) and no numbers, as DeepSpeed's ZeRO-3 leaves parts that"
          " were not gathered before saving.", "save it again with stage3_gather_16bit_weights_on_model_save, or make it"
          " whole with DeepSpeed's zero_to_fp32.py"),
+    Code("lost-state", "warning", "An optimizer's state is keyed by text, its parameters by numbers, as"
+         " dcp_to_torch_save leaves them: load_state_dict finds none of it and starts with empty state, without an"
+         " error.",
+         "give it numbers again: optimizer['state'] = {int(key): value for key, value in optimizer['state'].items()}"),
     Code("piece", "warning", "The file holds parts of tensors, as torch.distributed.checkpoint writes them with"
          " save_distributed, and no whole ones.", "open the folder with all shards"),
     Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
          "get all shards of one save into the same folder"),
+    Code("pieces-as-safetensors", "error", "The tensors of a distributed checkpoint lie as safetensors files, which"
+         " torch.distributed.checkpoint does not load, though FileSystemWriter writes them.", "take the bytes from"
+         " there on, which are a safetensors file, or save it again without serialization_format"),
     Code("not-loaded", "error", "A tensor for which safetensors.torch refuses the whole file, though its bytes are"
          " there: a dtype that PyTorch lacks, an empty tensor out of its place, a name that is no text.",
          "read it with what wrote it, and save it again without that tensor"),

@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
-from convinspect.checking.findings import Finding, Note, Place, Report, Scan, finding
+from convinspect.checking.findings import Finding, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
+from convinspect.checking.piece_files import scan_piece_file
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats import pieces, read_contents, sharded
@@ -22,10 +23,9 @@ from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.pickle.values import Call
 from convinspect.formats.roots import main_root, without_tensors
 from convinspect.formats.torch import distributed
-from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
+from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
-from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.text import plural
 
@@ -172,6 +172,9 @@ def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
                 )
                 yield finding("storage-short", contents.path, message, subject=tensor.key)
         yield from _scan_empty(contents.path, root)
+        if root.lost_state:
+            message = f"the state of the optimizer at {root.path!r} is keyed by text, its parameters by numbers"
+            yield finding("lost-state", contents.path, message, subject=root.path)
     # What a reader says of missing bytes was found above for a zip, record by record.
     if not codes & {"storage-short", "record-outside", "unreadable"}:
         for problem in contents.problems:
@@ -346,43 +349,7 @@ def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
         try:
             with File(folder / name) as file:
                 yield from _scan_mode(file.path)
-                yield from _scan_piece_file(file, spans, values)
+                yield from scan_piece_file(file, spans, values)
         except NotThere as error:
             message = f"{name}: {error.problem} ({len(spans):,} pieces)"
             yield finding("shard-missing", folder, message, subject=name)
-
-
-def _scan_piece_file(file: File, spans: Mapping[tuple[int, int], str], values: bool) -> Scan[None]:
-    reached = 0
-    for (start, size), name in sorted(spans.items()):
-        place = Place("", start, size, start)
-        if start + size > file.size:
-            message = f"a piece ends at byte {start + size:,} of {file.size:,}"
-            yield finding("storage-short", file.path, message, place)
-            continue
-        if start < reached:
-            yield finding("overlap", file.path, "two pieces share bytes", place)
-        elif start > reached and file.read(reached, min(start - reached, 1 << 20)).strip(b"\0"):
-            message = f"{start - reached:,} bytes belong to no piece"
-            yield finding("gap", file.path, message, Place("", reached, start - reached, reached))
-        reached = max(reached, start + size)
-        try:
-            with File(file.path, start, size) as part:
-                yield from _scan_piece(part, name, values)
-        except NotACheckpoint:
-            # Objects beside the tensors are pieces too.
-            continue
-        except ConvInspectError as error:
-            yield finding("unreadable", file.path, error.problem, place, remedy=error.remedy)
-    left = file.size - reached
-    if left > 0:
-        message = f"{left:,} bytes follow the last piece"
-        yield finding("trailing-bytes", file.path, message, Place("", reached, left, reached))
-
-
-def _scan_piece(part: File, name: str, values: bool) -> Scan[None]:
-    yield from scan_file(part, f"piece at {part.start:,} > ")
-    if values and is_zip(part.read(0, 4)):
-        from convinspect.checking.nonfinite import scan_values
-
-        yield from scan_values(read_torch_zip(part), name)

@@ -49,7 +49,10 @@ class Origin(str, Enum):
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", readable=False, help="The checkpoint to convert.")]
 To = Annotated[Target | None, typer.Option("--to", help="What the layers become.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="TARGET", help="The new file; its suffix says the format.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="TARGET", help="The new file, whose suffix says the format; or a new folder."
+    ),
 ]
 From = Annotated[
     list[Origin] | None,
@@ -101,7 +104,9 @@ DropOptimizer = Annotated[
     typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts with empty state."),
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite TARGET when it exists.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Overwrite TARGET when it exists; a folder only if nothing in it is lost.")
+]
 
 
 def convert(
@@ -131,8 +136,8 @@ def convert(
 
     Only shapes change: the header is written again and everything else is copied unchanged, so that every number, name,
     tie and foreign object stays, and converting back gives the same bytes (where it cannot, a note says so). Optimizer
-    state and EMA copies follow their weights. PyTorch is needed only to write another format, a whole model's
-    state_dict, or fused weights.
+    state and EMA copies follow their weights. A folder in gives a folder out, with the optimizer and all other files
+    beside the weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
 
     [bold]Examples[/bold]
 
@@ -141,6 +146,8 @@ def convert(
       convinspect convert model.pt --to linear --dry-run
 
       convinspect convert model.safetensors -o conv.safetensors --to conv2d --layer '*attn*'
+
+      convinspect convert run/checkpoint-500 -o linear --to linear
 
       convinspect convert gpt2.pt -o linear.pt --to linear --from transformers
 

@@ -28,7 +28,7 @@ def diff(
     error: Annotated[
         Path | None,
         typer.Option(
-            "--error", metavar="FILE|-", help="Instead of B: the text of load_state_dict's error; - is standard input."
+            "--error", metavar="FILE|-", help="Instead of B: the text of a loader's error; - is standard input."
         ),
     ] = None,
     values: Annotated[
@@ -48,7 +48,8 @@ def diff(
     the command that converts it is given. Of many keys, there is
     a row for each cause. Only headers are read; --values reads the numbers, one tensor at a time.
 
-    Without B, --error takes the text of PyTorch's error, with any text around it, and answers it line by line.
+    Without B, --error takes the text of an error (PyTorch's, transformers', …), with any text around it, broken by a
+    console or not, and answers it line by line.
 
     [bold]Examples[/bold]
 

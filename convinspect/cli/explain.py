@@ -13,9 +13,11 @@ from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import RootOption, WidthOption
 from convinspect.cli.output import Sink
 from convinspect.errors import CannotShow, NotThere
+from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
+    from convinspect.checkpoint import Checkpoint
     from convinspect.explaining.example import Example
     from convinspect.report.explain_steps import DrawStep
 
@@ -82,16 +84,20 @@ def explain(
     """
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
-    example = _example(path, root, layer, (rows, seed, given))
-    _show(example, (row, kernel), None if names is None else names.value, (step, animate), (width, output))
-
-
-def _example(path: Path | None, root: str | None, layer: str | None, data: tuple[int, int, Path | None]) -> Example:
     from convinspect.checkpoint import open_checkpoint
+
+    checkpoint = None if path is None else open_checkpoint(path, root)
+    example = _example(checkpoint, layer, (rows, seed, given))
+    _show(example, (row, kernel), None if names is None else names.value, (step, animate), (width, output))
+    if checkpoint is not None and checkpoint.unwritten:
+        print(f"note: {safe(checkpoint.unwritten)}", file=sys.stderr)
+
+
+def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None]) -> Example:
     from convinspect.explaining.explain import Options
     from convinspect.explaining.explain import explain as compute
 
-    return compute(None if path is None else open_checkpoint(path, root), Options(layer, *data))
+    return compute(checkpoint, Options(layer, *data))
 
 
 def _show(

@@ -84,13 +84,13 @@ def weights(
     named = [*(layers or ()), *(layer or ())]
     sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
     with naming(path):
-        chosen = _choose(checkpoint, named)
+        chosen, lacking = _choose(checkpoint, named)
         # Named layers are shown with their numbers; without names, many layers are shown as an overview.
         if stats or (not named and not given and len(chosen) > _FEW):
             hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
-            _show_stats(checkpoint, chosen, hint, sink)
+            _show_stats(checkpoint, chosen, (*lacking, *hint), sink)
         else:
-            _show_kernels(checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink)
+            _show_kernels(checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink, lacking)
     end_with_problems(checkpoint)
 
 
@@ -106,21 +106,26 @@ def _check_part(part: Mapping[str, object], stats: bool) -> bool:
     return bool(given)
 
 
-def _choose(checkpoint: Checkpoint, named: list[str]) -> list[Layer]:
-    """The named layers; else the pointwise ones; else all convolutions and Linear."""
+def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tuple[str, ...]]:
+    """The named layers; else the pointwise ones; else all convolutions and Linear; and lines on numbers that lack."""
     from convinspect.kinds import QUANTIZED
     from convinspect.layers.find import find_layers
+    from convinspect.layers.numberless import GATHER, emptied_line, lines_on_numbers
     from convinspect.layers.select import select
 
     every = find_layers(checkpoint)
     if named:
-        return select(every, named)
+        chosen = select(every, named)
+        return chosen, lines_on_numbers(checkpoint, chosen)
     whole = [layer for layer in select(every) if layer.kind not in QUANTIZED]
     chosen = [layer for layer in whole if layer.in_width is not None or layer.kernel_size]
     chosen = [layer for layer in chosen if layer.pointwise] or chosen
+    emptied = "" if chosen else emptied_line(every)
+    if emptied:
+        raise CannotShow(emptied, GATHER)
     if not chosen:
         raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")
-    return chosen
+    return chosen, lines_on_numbers(checkpoint, every)
 
 
 def _show_kernels(
@@ -130,6 +135,7 @@ def _show_kernels(
     precision: int | None,
     heatmap: bool,
     sink: Sink,
+    lacking: tuple[str, ...],
 ) -> None:
     from dataclasses import replace
 
@@ -139,7 +145,6 @@ def _show_kernels(
     from convinspect.report import weights as view
 
     choice = kernels.Choice(*wanted)
-    unwritten = (checkpoint.unwritten,) if checkpoint.unwritten else ()
     things: list[object] = []
     payloads: list[object] = []
     failed: list[ConvInspectError] = []
@@ -147,11 +152,11 @@ def _show_kernels(
         try:
             if kernels.is_kernel(layer):
                 kernel = kernels.load_kernel(layer)
-                kernel = replace(kernel, notes=(*kernel.notes, *unwritten))
+                kernel = replace(kernel, notes=(*kernel.notes, *lacking))
                 matrices, notes = list(kernels.matrices(kernel, choice)), kernel.notes
                 payloads.append(view.kernel_payload(kernel, choice))
             else:
-                matrices, notes = list(kernels.other_tensors(layer, choice)), unwritten
+                matrices, notes = list(kernels.other_tensors(layer, choice)), lacking
                 payloads.append(view.tensors_payload(layer, matrices))
         except ConvInspectError as error:
             failed.append(error)
@@ -186,7 +191,7 @@ def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
         raise failed[-1]
 
 
-def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ...], sink: Sink) -> None:
+def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], lines: tuple[str, ...], sink: Sink) -> None:
     from convinspect.arrays import stats
     from convinspect.report import weights as view
 
@@ -201,6 +206,5 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], hint: tuple[str, ..
             advance(layer.weight.nbytes)
     if shown:
         notes = view.assumed_dims([layer for layer, _ in shown])
-        notes += [checkpoint.unwritten] if checkpoint.unwritten else []
-        sink.show(view.stats_table(checkpoint, shown, (*notes, *hint)), view.stats_payload(checkpoint, shown))
+        sink.show(view.stats_table(checkpoint, shown, (*notes, *lines)), view.stats_payload(checkpoint, shown))
     _report(checkpoint, failed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
+from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import TARGETS
 from convinspect.records import Container
 
@@ -51,6 +53,7 @@ def check_options(options: Options, resave: bool) -> None:
     to, like, expand = Option("to", None), Option("like", None), Option("groups", "expand")
     idle = not (options.to or options.like is not None or resave or options.rename or options.drop_optimizer)
     unknown = [kind for kind in options.from_ if kind not in ORIGINS]
+    without_use = _without_use(options)
     rules: tuple[tuple[object, str, str], ...] = (
         (
             options.to is not None and options.to not in TARGETS,
@@ -78,6 +81,11 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", to, ", ", like, " another checkpoint or ", Option("rename", None)),
         ),
         (
+            without_use is not None,
+            Wording(without_use or "", " chooses what is converted, and nothing says what that becomes"),
+            Wording("give ", to, " or ", like, " too, or take it away"),
+        ),
+        (
             options.expand and options.to != "linear",
             Wording(expand, " writes grouped convolutions as Linear"),
             Wording("give ", Option("to", "linear")),
@@ -98,19 +106,29 @@ def check_options(options: Options, resave: bool) -> None:
             raise CannotConvert(problem, remedy)
 
 
-def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool) -> None:
+def _without_use(options: Options) -> Option | None:
+    """The first option that chooses layers where nothing is done to those that are chosen."""
+    if options.to or options.like is not None:
+        return None
+    choosing = {} if options.fuse else {"layer": options.layer, "exclude": options.exclude}
+    given = [(name, values) for name, values in {**choosing, "from_": options.from_}.items() if values]
+    return Option(given[0][0], given[0][1][0]) if given else None
+
+
+def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool, stuck: Sized = ()) -> None:
     """Refuse to drop optimizer state that does not exist, and to lose existing state unless the options allow it.
 
     Args:
         checkpoint: The source.
         options: What is asked for.
         resave: The weights are saved as a plain state_dict, where no optimizer state can be.
+        stuck: Optimizer state beside the weights that cannot change, and can be dropped.
 
     Raises:
         CannotConvert: There is no state to drop, or it could be neither kept nor changed with its weights.
     """
     if not any(root.role == "optimizer" for root in checkpoint.roots):
-        if options.drop_optimizer:
+        if options.drop_optimizer and not stuck:
             raise CannotConvert("it holds no optimizer state", Wording("leave out ", DROP_OPTIMIZER))
         return
     if not resave:
@@ -161,11 +179,12 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
     if checkpoint.container is Container.DISTRIBUTED:
-        raise CannotConvert(
-            "a distributed checkpoint's shapes are spread over its files",
-            "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
-            f" {quote(str(checkpoint.path))} model.pt",
-        )
+        problem = "a distributed checkpoint's shapes are spread over its files"
+        if holds_safetensors(checkpoint.path):
+            problem = f"{problem}, and its numbers are safetensors within them"
+            raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+        command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+        raise CannotConvert(problem, f"write it as one file first: {command} {quote(str(checkpoint.path))} model.pt")
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from convinspect.converting.reshape import channels_last_stays, with_channels_last
 from convinspect.records import Edit, Layer
@@ -86,6 +86,13 @@ class Plan:
         """Refusals of the layers named in `asked`, without layers that are of the target kind already."""
         return [refusal for refusal in self.refusals if not refusal.done and refusal.name in asked]
 
+    def left_of(self, named: Collection[str]) -> list[Refusal]:
+        """The same of layers that were given by name, without square matrices in doubt, which load as they are."""
+        return [refusal for refusal in self.refused_of(named) if not refusal.maybe_turned]
+
+
+_Decided = TypeVar("_Decided", Conversion, Refusal)
+
 
 class Decisions(NamedTuple):
     """An unfinished plan: conversions and refusals by the layer's name."""
@@ -104,11 +111,13 @@ class Decisions(NamedTuple):
         Args:
             layers: All layers of the root.
         """
-        return Plan(with_memory_format(layers, self.conversions.values()), tuple(self.refusals.values()))
+        # What is no layer by itself may change with one, though it was refused for itself.
+        refusals = without(self.refusals, self.conversions)
+        return Plan(with_memory_format(layers, self.conversions.values()), tuple(refusals.values()))
 
 
-def without(conversions: Mapping[str, Conversion], names: Container[str]) -> dict[str, Conversion]:
-    return {name: conversion for name, conversion in conversions.items() if name not in names}
+def without(decided: Mapping[str, _Decided], names: Container[str]) -> dict[str, _Decided]:
+    return {name: decision for name, decision in decided.items() if name not in names}
 
 
 def sorted_out(decided: Iterable[Conversion | Refusal | None]) -> Decisions:

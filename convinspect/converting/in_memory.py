@@ -31,6 +31,7 @@ def applied(
         shards=checkpoint.shards,
         metadata=checkpoint.metadata,
         layout=checkpoint.layout,
+        folder=checkpoint.folder,
     )
     return Checkpoint(contents, used.path)
 

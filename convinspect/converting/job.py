@@ -17,9 +17,10 @@ from convinspect.converting.checks import (
     target_of,
 )
 from convinspect.converting.eligibility import Writing
+from convinspect.converting.folder import check_stuck, company_of, left_behind, notes_on
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
-from convinspect.converting.nothing import Fruitless, why_nothing
+from convinspect.converting.nothing import Fruitless, check_named, why_nothing
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan
 from convinspect.converting.rename import Renaming, renaming, together
@@ -27,11 +28,13 @@ from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
+from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
+from convinspect.writing.shards import Beside
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
 
 Progress = Callable[[int], None]
@@ -53,6 +56,8 @@ class Job:
         fruitless: Why nothing that was asked for changes; None if something does, or if no layers were asked for.
         idle: Nothing would be done at all.
         notes: What is left behind, and what else a user should know; one line each.
+        beside: What a new folder holds besides the checkpoint's own files; None where none is written.
+        warnings: What a user must do, or take care of; one line each.
     """
 
     checkpoint: Checkpoint
@@ -66,6 +71,8 @@ class Job:
     fruitless: Fruitless | None
     idle: bool
     notes: tuple[str, ...]
+    beside: Beside | None = None
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         target = "dry run" if self.target is None else f"to {quoted(self.target.name)}"
@@ -109,7 +116,10 @@ class Job:
     @property
     def nbytes_to_copy(self) -> int:
         """Bytes for which `write` reports progress; 0 for a plain state_dict, since PyTorch reports none."""
-        return 0 if self.target is None or self.resaved else self.checkpoint.nbytes_on_disk
+        if self.target is None or self.resaved:
+            return 0
+        carried = None if self.beside is None else self.beside.carried
+        return self.checkpoint.nbytes_on_disk + (0 if carried is None else carried.nbytes)
 
     def in_memory(self) -> Checkpoint:
         """The converted checkpoint, whose tensors read the source under other shapes and names.
@@ -134,7 +144,10 @@ class Job:
             return
         if not self.resaved:
             drop, renamed = self.options.drop_optimizer, self.renaming
-            save_edits(self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others)
+            save_edits(
+                self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others,
+                self.beside, self.options.force,
+            )  # fmt: skip
             return
         from convinspect.writing.state_dict import resave
 
@@ -156,7 +169,7 @@ def convert(
     Raises:
         ConvInspectError: It cannot be done; the target is then unchanged.
     """
-    path = source.path if isinstance(source, Checkpoint) else Path(source)
+    path = (source.folder or source.path) if isinstance(source, Checkpoint) else Path(source)
     written = None if output is None else Path(output)
     if isinstance(source, Checkpoint):
         check_paths(path, written, options)
@@ -212,7 +225,9 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     other_format = output is not None and wants_other_format(checkpoint, output)
     resaved = options.state_dict or options.fuse or options.expand or other_format
     check_options(options, resaved)
-    check_optimizer(checkpoint, options, resaved)
+    company = company_of(checkpoint, options, output, resaved)
+    checkpoint = company.checkpoint
+    check_optimizer(checkpoint, options, resaved, company.stuck)
     check_source(checkpoint, resaved)
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer)
@@ -227,17 +242,24 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
+    if target is not None:
+        check_named(selection.plan, exact)
+    check_stuck(company, options, bool(selection.plan.edits or renamed))
+    behind = left_behind(company) if selection.plan.edits else None
     notes = (
+        *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
+        *notes_on(company, options),
         *fused.notes,
         *left_unfused(fused.refused),
         *(_left_unfused(checkpoint.root, fused) if options.fuse else ()),
     )
     return Job(
         checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
-        fruitless is not None and not does_more, notes,
+        fruitless is not None and not does_more, notes, company.beside,
+        () if behind is None else (behind,),
     )  # fmt: skip
 
 

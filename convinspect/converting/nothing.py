@@ -15,6 +15,7 @@ from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of
 from convinspect.layers.find import find_layers
+from convinspect.layers.numberless import GATHER, emptied_line
 from convinspect.records import Contents, Layer, Tensor
 from convinspect.text import first_few, plural
 from convinspect.writing.left_behind import unfused as unfused_parts
@@ -38,6 +39,26 @@ class Fruitless:
     def error(self) -> CannotConvert:
         """For a conversion that would only copy the source."""
         return CannotConvert(Wording("nothing can be converted: ", self.reason), self.remedy)
+
+
+def check_named(planned: Plan, named: Collection[str]) -> None:
+    """Refuse a conversion that leaves layers which the user named, whatever else it would do.
+
+    Args:
+        planned: What is decided.
+        named: Names of the layers that were given by their own name, and by no glob.
+
+    Raises:
+        CannotConvert: One of them is left.
+    """
+    refused = planned.left_of(named)
+    if not refused:
+        return
+    name = Option("layer", refused[0].name or ".")
+    away = Wording(name) if planned.conversions else Wording(name, " and what it should become")
+    problem = Wording(f"layer {refused[0].name or '(root)'} cannot be converted: ", refused[0].reason)
+    remedies = [Wording("take away ", away, ", and the rest is done"), *_more_reasons(refused)]
+    raise CannotConvert(problem, _joined(remedies))
 
 
 def why_nothing(
@@ -79,9 +100,9 @@ def why_nothing(
     if done:
         are = "is" if len(done) == 1 else "are"
         return Fruitless(f"{plural(len(done), 'layer')} {are} {options.kind} already", remedy, already=not remedy)
-    return Fruitless(
-        f"no layer is a pointwise {' or '.join(request.origins)}".replace("pointwise Linear", "Linear"), remedy
-    )
+    reason = f"no layer is a pointwise {' or '.join(request.origins)}".replace("pointwise Linear", "Linear")
+    emptied = emptied_line(layers)
+    return Fruitless(f"{reason}; {emptied}" if emptied else reason, remedy or (GATHER if emptied else ""))
 
 
 def _no_rename_or_fuse(checkpoint: Checkpoint, options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:

@@ -192,6 +192,8 @@ def _states(root: Root, names: Iterable[str] | None = None) -> dict[str, list[Te
             while front and front not in known:
                 front = front.rpartition(".")[0]
             number = front or rest
+        if known is None and number == rest and shapeless(tensor):
+            continue  # one number for all parameters (MADGRAD's `state["k"]`)
         states.setdefault(number, []).append(tensor)
     return states
 

@@ -145,7 +145,11 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
     if layer.kind == to:
         return Refusal(layer.name, f"already {to}", done=True) if named or exact else None
     if layer.kind not in kinds:
-        return _not_meant(layer, kinds, named)
+        return (
+            Refusal(layer.name, why_not(layer))
+            if exact and layer.kind not in KINDS
+            else _not_meant(layer, kinds, named)
+        )
     # What naming the layer would not help against comes first.
     never = layer.kind in CONVOLUTIONS and not layer.pointwise
     reason = None if never else wrapper_obstacle(layer, request.writing)

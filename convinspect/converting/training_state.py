@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
 from convinspect.converting.ema import copies_beside, copies_in, like
-from convinspect.converting.owners import Fit, owners_of, shapeless
+from convinspect.converting.owners import Fit, Owners, owners_of, shapeless
 from convinspect.converting.plan import Plan
 from convinspect.converting.shape_seeing import obstacle, state_obstacle
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.records import Contents, Edit, Root, Tensor
 
-_WAYS_OUT = Wording(
+WAYS_OUT = Wording(
     "use ", Option("drop_optimizer"), " to leave its state out, so that it starts empty, or ", Option("keep_optimizer"),
     " to leave it unchanged",
 )  # fmt: skip
@@ -59,14 +59,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     """
     if not plan.edits:
         return Followers()
-    parts = parts_of(checkpoint)
-    elsewhere = [
-        _in_optimizer(checkpoint, plan, root, keep_optimizer)
-        if root.role == "optimizer"
-        else _in_other_root(checkpoint, plan, root)
-        for root in checkpoint.roots
-        if root is not checkpoint.root and (root not in parts or root.role == "optimizer")
-    ]
+    elsewhere = [in_root(checkpoint, plan, root, keep_optimizer) for root in roots_beside(checkpoint)]
     every = [own_copies(checkpoint, plan), *elsewhere]
     return Followers(
         tuple(edit for some in every for edit in some.optimizer),
@@ -76,6 +69,27 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
         tuple(path for some in every for path in some.others),
         {key: held for some in every for key, held in some.held.items()},
     )
+
+
+def roots_beside(checkpoint: Checkpoint) -> list[Root]:
+    """The roots that may hold copies or state of the root in use."""
+    parts = parts_of(checkpoint)
+    return [
+        root
+        for root in checkpoint.roots
+        if root is not checkpoint.root and (root not in parts or root.role == "optimizer")
+    ]
+
+
+def in_root(checkpoint: Checkpoint, plan: Plan, root: Root, keep_optimizer: bool = False) -> Followers:
+    """What must change in another root.
+
+    Raises:
+        CannotConvert: It is an optimizer's, and its state cannot be matched to the model's parameters unambiguously.
+    """
+    if root.role == "optimizer":
+        return _in_optimizer(checkpoint, plan, root, keep_optimizer)
+    return _in_other_root(checkpoint, plan, root)
 
 
 def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
@@ -122,19 +136,9 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     Raises:
         CannotConvert: It is ambiguous which state belongs to which weight, or the state cannot follow its weight.
     """
-    owners = owners_of(checkpoint, root)
-    fits = [(model, owners_of(model, root).fit) for model in _other_models(checkpoint, plan)]
-    rivals = [model for model, fit in fits if fit > Fit.NOT and fit >= owners.fit]
-    if rivals and any(fit > owners.fit for _, fit in fits):
+    owners = claimed(checkpoint, plan, root)
+    if owners is None:
         return None
-    if owners.fit == Fit.NOT:
-        raise CannotConvert(owners.doubt, _WAYS_OUT)
-    if rivals and not owners.named and not _are_snapshots(checkpoint, rivals):
-        raise CannotConvert(
-            f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
-            f" {rivals[0].root.path!r}, which stays unchanged",
-            _WAYS_OUT,
-        )
     edits = {id(edit.tensor): edit for edit in plan.edits}
     if owners.flat:
         return _of_flat(root, plan)
@@ -142,12 +146,34 @@ def _states(checkpoint: Checkpoint, plan: Plan, root: Root) -> list[tuple[str, E
     shapeless_state = not owners.states.keys() <= owners.candidates.keys()
     why = next((why for edit in plan.edits if shapeless_state and (why := obstacle(root, edit))), None)
     if why is not None:
-        raise CannotConvert(why, _WAYS_OUT)
+        raise CannotConvert(why, WAYS_OUT)
     return [
         pair
         for number, candidates in owners.candidates.items()
         for pair in _following(root, owners.states.get(number, ()), candidates, edits, checkpoint)
     ]
+
+
+def claimed(checkpoint: Checkpoint, plan: Plan, root: Root) -> Owners | None:
+    """Which of the model's parameters an optimizer's state belongs to; None if the optimizer is another model's.
+
+    Raises:
+        CannotConvert: It is ambiguous whether it is this model's.
+    """
+    owners = owners_of(checkpoint, root)
+    fits = [(model, owners_of(model, root).fit) for model in _other_models(checkpoint, plan)]
+    rivals = [model for model, fit in fits if fit > Fit.NOT and fit >= owners.fit]
+    if rivals and any(fit > owners.fit for _, fit in fits):
+        return None
+    if owners.fit == Fit.NOT:
+        raise CannotConvert(owners.doubt, WAYS_OUT)
+    if rivals and not owners.named and not _are_snapshots(checkpoint, rivals):
+        raise CannotConvert(
+            f"the optimizer at {root.path!r} fits the model at {checkpoint.root.path!r} and the one at"
+            f" {rivals[0].root.path!r}, which stays unchanged",
+            WAYS_OUT,
+        )
+    return owners
 
 
 def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
@@ -156,7 +182,7 @@ def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
         problem = (
             f"the optimizer at {root.path!r} keeps all parameters as one vector, in which weights cannot be turned"
         )
-        raise CannotConvert(problem, _WAYS_OUT)
+        raise CannotConvert(problem, WAYS_OUT)
     return []
 
 
@@ -192,13 +218,13 @@ def _following(
         # What is called otherwise than a weight may be a buffer, of which an optimizer knows nothing.
         buffer = stays and not stays.endswith("weight") and checkpoint.known_parameters is None
         by_model = (" (", Option("model", None), " tells them from buffers)") if buffer else ()
-        raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), _WAYS_OUT)
+        raise CannotConvert(Wording(problem, *by_model, ", so which state belongs to which cannot be told"), WAYS_OUT)
     why = obstacle(root, edit) or state_obstacle(root, states, edit)
     odd = next((tensor for tensor in shaped if tensor.shape != shape), None)
     if why is None and odd is not None:
         why = f"the optimizer at {root.path!r} keeps {odd.key} in shape {odd.shape}, but {edit.tensor.key} has {shape}"
     if why is not None:
-        raise CannotConvert(why, _WAYS_OUT)
+        raise CannotConvert(why, WAYS_OUT)
     # A wrapped state holds back whichever weight it may belong to; every other follows whichever it is.
     return [
         (owner.key, like(tensor, edit))

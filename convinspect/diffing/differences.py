@@ -72,6 +72,8 @@ class Verdict(Word):
     LOADS = "loads"
     LOADS_AFTER_CONVERTING = "loads after converting"
     DOES_NOT_LOAD = "does not load"
+    UNDECIDED = "undecided"
+    """Of an error alone: what was read of it can be fixed, and something was not read, or was not said."""
 
 
 class Difference(NamedTuple):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.plan import DEFAULT_FROM, Request, plan
 from convinspect.converting.relations import How, call, relate
 from convinspect.converting.reshape import edit_to
 from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
-from convinspect.diffing.load_error import LoadErrorItem, Shape, Trouble
+from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
+from convinspect.diffing.names import in_full, without_adapter
+from convinspect.diffing.steps import KIND_OF_RANK, Step, planned_steps
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
@@ -20,15 +20,9 @@ from convinspect.keys.others import Other
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import clean_names
-from convinspect.kinds import KINDS, option_of
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer, Tensor
 from convinspect.text import Word, plural
-
-_KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-MOST_NAMES = 4
-"""Layers that are named one by one; of more, a shorter way to say the same is looked for."""
 
 
 class Fix(Word):
@@ -50,6 +44,8 @@ class Fix(Word):
     """The error is not about the checkpoint at hand."""
     PASS_ITS_ROOT = "pass its root"
     """The file's whole dictionary was passed, and the weights are one of its entries."""
+    WHICH = "which"
+    """The error does not tell which of several keys it means."""
 
 
 _OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE, Fix.PYTORCH)
@@ -88,23 +84,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One call of `convert`.
-
-    Attributes:
-        to: The kind that the layers become.
-        kinds: Kinds that the option `from` must name; () where the usual ones do.
-        layers: Names or globs for the option `layer`; () for all.
-        count: How many layers it converts.
-    """
-
-    to: str
-    kinds: tuple[str, ...]
-    layers: tuple[str, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class ErrorReport:
     """What can be done about an error.
 
@@ -115,6 +94,8 @@ class ErrorReport:
         prefixes: What makes unexpected keys differ from missing ones.
         extra: What the checkpoint's keys carry beyond those that the error speaks of.
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
+        unread: Lines of the text that look like complaints and were not understood.
+        stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
         checkpoint: The checkpoint at hand.
     """
 
@@ -124,6 +105,8 @@ class ErrorReport:
     prefixes: tuple[Prefix, ...]
     extra: tuple[Prefix, ...]
     root: str = ""
+    unread: tuple[str, ...] = ()
+    stops: str = ""
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -139,27 +122,42 @@ class ErrorReport:
     def loads_by_hand(self) -> bool:
         """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
         lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
-        return lines > 0 and lines == len(self.obstacles)
+        return not self.hidden and lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
-        """The checkpoint at hand has none of the troubles."""
+        """The checkpoint at hand has none of the troubles, and there are no others that the text hides."""
+        return self.clear and not self.hidden
+
+    @property
+    def clear(self) -> bool:
+        """The checkpoint at hand has none of the troubles that were read."""
         return all(answer.fix == Fix.ALREADY for answer in self.answers)
+
+    @property
+    def hidden(self) -> bool:
+        """There may be other troubles than those that were read, so that nothing can be promised."""
+        doubtful = any(answer.item.folded or answer.fix == Fix.WHICH for answer in self.answers)
+        return bool(self.unread or self.stops or doubtful)
 
     @property
     def verdict(self) -> Verdict:
         """Whether the checkpoint at hand would load, as far as the error tells."""
-        if self.same:
-            return Verdict.LOADS
-        return Verdict.DOES_NOT_LOAD if self.obstacles else Verdict.LOADS_AFTER_CONVERTING
+        if self.obstacles:
+            return Verdict.DOES_NOT_LOAD
+        if self.hidden:
+            return Verdict.UNDECIDED
+        return Verdict.LOADS if self.same else Verdict.LOADS_AFTER_CONVERTING
 
 
 # ---------------------------------------------------------------------------------------------- answering each line
 
 
-def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> ErrorReport:
+def suggest_fixes(checkpoint: Checkpoint, error: LoadError) -> ErrorReport:
     """What can be done with `checkpoint` about an error that loading it gave."""
+    items = in_full(error.items, checkpoint)
     held, extra = _held(checkpoint, [item.key for item in items if item.trouble != Trouble.MISSING])
+    items = _without_guesses(items, held)
     tensors = {key: side for key, side in held.items() if isinstance(side, Tensor)}
     layers = find_layers(checkpoint)
     steps, refusals = planned_steps(layers, _wanted_shapes(items, tensors))
@@ -174,7 +172,9 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
     answers = []
     for item in items:
         side = held.get(item.key)
-        if item.key in outer and item.trouble == Trouble.UNEXPECTED:
+        if item.partial:
+            answers.append(Answer(item, Fix.WHICH, "the error gives the end of the key alone", item.checkpoint))
+        elif item.key in outer and item.trouble == Trouble.UNEXPECTED:
             answers.append(Answer(item, Fix.PASS_ITS_ROOT, "an entry of the file, not of the weights"))
         elif item.trouble in (Trouble.MISSING, Trouble.UNEXPECTED):
             answers.append(_answer_key(item, side, stored.keys(), partners))
@@ -185,7 +185,9 @@ def suggest_fixes(checkpoint: Checkpoint, items: Sequence[LoadErrorItem]) -> Err
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
-    return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, checkpoint=checkpoint)
+    return ErrorReport(
+        tuple(answers), steps, rules, prefixes, extra, root, error.unread, error.stops, checkpoint=checkpoint
+    )
 
 
 def _keys_beside_weights(
@@ -203,12 +205,21 @@ def _keys_beside_weights(
 
 def _held(checkpoint: Checkpoint, keys: Iterable[str]) -> tuple[dict[str, Side], tuple[Prefix, ...]]:
     """What the checkpoint has under the error's keys, and prefixes that its own keys have in addition."""
-    wanted = list(dict.fromkeys(keys))
     sides: dict[str, Side] = {**checkpoint.tensors, **checkpoint.others}
     stored = [side.key for side in sides.values()]
+    known = frozenset(stored)
+    said = {key: without_adapter(key, known) for key in keys}
+    wanted = list(dict.fromkeys(said.values()))
     pairing = pair_keys((stored, wanted), (list(sides), clean_names(wanted)))
     values = list(sides.values())
-    return {wanted[j]: values[i] for _, i, j in pairing.pairs}, pairing.prefixes
+    held = {wanted[j]: values[i] for _, i, j in pairing.pairs}
+    return {key: held[bare] for key, bare in said.items() if bare in held}, pairing.prefixes
+
+
+def _without_guesses(items: list[LoadErrorItem], held: Collection[str]) -> list[LoadErrorItem]:
+    """Items without those of folded names that the checkpoint does not have, if it has any of them."""
+    kept = [item for item in items if not item.folded or item.trouble == Trouble.MISSING or item.key in held]
+    return kept or items
 
 
 _MEAN = "running_mean"
@@ -283,6 +294,8 @@ def _answer_shape(
         return Answer(item, Fix.NONE, "PyTorch could not copy it, whatever its shape", shape)
     if shape == wanted:
         return Answer(item, Fix.ALREADY, "it has the wanted shape", shape)
+    if item.folded and item.checkpoint != shape:
+        return Answer(item, Fix.WHICH, "the error gives the shapes of one of several keys", shape)
     if item.checkpoint != shape:
         reason = f"it has {shape}, and the error says {item.checkpoint}"
         return Answer(item, Fix.OTHER_CHECKPOINT, reason, shape)
@@ -292,7 +305,7 @@ def _answer_shape(
         return _by_hand(item, tensor, wanted)
     if id(tensor) in refusals:
         return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
-    return Answer(item, Fix.CONVERT, f"{layer.kind} → {_KIND_OF_RANK[len(wanted)]}", shape, layer.name)
+    return Answer(item, Fix.CONVERT, f"{layer.kind} → {KIND_OF_RANK[len(wanted)]}", shape, layer.name)
 
 
 def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
@@ -308,84 +321,3 @@ def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
 
 
 _UNORDERED = "as many numbers, but no order of axes makes it"
-
-
-# ---------------------------------------------------------------------------------------- which calls of convert do it
-
-
-def planned_steps(layers: Sequence[Layer], wanted: Mapping[int, Shape]) -> tuple[tuple[Step, ...], dict[int, str]]:
-    """Calls of `convert`, one for each target kind, that give tensors the wanted shapes and change no other shape.
-
-    Args:
-        layers: Of the checkpoint.
-        wanted: Shapes by the tensor's id.
-
-    Returns:
-        The calls; and, by the tensor's id, why none gives its shape.
-    """
-    refusals: dict[int, str] = {}
-    steps = []
-    concerned = [layer for layer in layers if any(id(tensor) in wanted for tensor in layer.tensors.values())]
-    for to in KINDS:
-        chosen = [layer for layer in concerned if _target(layer, wanted) == to]
-        while chosen:
-            reasons = _unmet(layers, chosen, to, wanted)
-            if not reasons:
-                steps.append(_step(layers, chosen, to))
-                break
-            for layer in chosen:
-                if layer.name in reasons:
-                    refusals |= {id(tensor): reasons[layer.name] for tensor in layer.tensors.values()}
-            # Try again without the layers that failed.
-            chosen = [layer for layer in chosen if layer.name not in reasons]
-    return tuple(steps), refusals
-
-
-def _target(layer: Layer, wanted: Mapping[int, Shape]) -> str:
-    """The kind that the wanted shapes ask for; the shape wanted for the weight counts first."""
-    shapes = [wanted[id(tensor)] for tensor in (layer.weight, *layer.tensors.values()) if id(tensor) in wanted]
-    return _KIND_OF_RANK[len(shapes[0])]
-
-
-def _unmet(layers: Sequence[Layer], chosen: Sequence[Layer], to: str, wanted: Mapping[int, Shape]) -> dict[str, str]:
-    """Reasons, by name, of chosen layers that would not get their wanted shapes if all were converted."""
-    unmet = {layer.name: _kind_obstacle(layer, to) for layer in chosen if layer.kind not in KINDS or layer.kind == to}
-    if unmet:
-        return unmet
-    names = tuple(layer.name or "(root)" for layer in chosen)
-    planned = plan(layers, Request(to, _kinds(chosen), names))
-    refused = {refusal.name: refusal.reason for refusal in planned.refusals}
-    new_shapes = {each.layer.name: {id(edit.tensor): edit.shape for edit in each.edits} for each in planned.conversions}
-    for layer in chosen:
-        shapes = {id(tensor): wanted[id(tensor)] for tensor in layer.tensors.values() if id(tensor) in wanted}
-        if layer.name not in new_shapes:
-            unmet[layer.name] = refused.get(layer.name, "it is left unchanged")
-        elif new_shapes[layer.name] != shapes:
-            unmet[layer.name] = Wording("convert ", Option("to", option_of(to)), " gives other shapes than these")
-    return unmet
-
-
-def _kind_obstacle(layer: Layer, to: str) -> str:
-    like = Option("like", None)
-    if layer.kind == to:
-        return Wording("only convert ", like, " a checkpoint that has it transposed turns it over")
-    return Wording("only convert ", like, f" reshapes what reads as {layer.kind}")
-
-
-def _kinds(layers: Iterable[Layer]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer.kind for layer in layers))
-
-
-def _step(layers: Sequence[Layer], chosen: Sequence[Layer], to: str) -> Step:
-    """The call with the shortest selection: all layers, globs over numbered blocks, or each by name."""
-    kinds = _kinds(chosen)
-    origin = () if set(kinds) <= set(DEFAULT_FROM.get(to, ("Linear",))) else kinds
-    names = tuple(layer.name or "(root)" for layer in chosen)
-    globs = tuple(dict.fromkeys(_NUMBER.sub("*", name) for name in names))
-    if len(names) > MOST_NAMES:
-        wanted = {layer.name for layer in chosen}
-        for shorter in ((), globs):
-            planned = plan(layers, Request(to, origin, shorter))
-            if {each.layer.name for each in planned.conversions} == wanted:
-                return Step(to, origin, shorter, len(names))
-    return Step(to, origin, names, len(names))

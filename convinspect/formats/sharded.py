@@ -235,6 +235,11 @@ def in_folder(path: Path) -> Folder:
     if indexes:
         return Folder(path / indexes[0])
     files = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    if len(files) > 1:
+        # Imported here, as all that only some checkpoints need.
+        from convinspect.formats.companions import is_companion
+
+        files = [name for name in files if not is_companion(name)] or files
     pieces = names_of_pieces(files)
     if pieces and len(pieces) == len(files):
         return Folder(None, pieces, len(pieces), pieces=True)
@@ -259,8 +264,12 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
     """
     folder = in_folder(path)
     if folder.pieces:
-        return read_pieces(path, folder.shards, read_file)
-    return read_any(folder.file) if folder.file is not None else _numbered_shards(path, folder, read_file)
+        contents = read_pieces(path, folder.shards, read_file)
+    elif folder.file is not None:
+        contents = read_any(folder.file)
+    else:
+        contents = _numbered_shards(path, folder, read_file)
+    return contents._replace(folder=path)
 
 
 def _nothing_here(path: Path) -> ConvInspectError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from convinspect.formats.torch.calls import OTHER, TRANSPOSED
 from convinspect.kinds import MULTIPLIED, TRANSFORMERS_CONV1D
+from convinspect.layers.patches import is_patch
 from convinspect.records import Doubt, Layer, Module
 
 _HYPERPARAMETERS = ("stride", "padding", "dilation")
@@ -75,7 +76,8 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
         groups=groups,
         **settings,
     )
-    return named_class(_with_calls(found, values), module)
+    found = _with_calls(found, values)
+    return named_class(found._replace(patch=is_patch(found, values)), module)
 
 
 _PADDED = {"layer": Doubt.PADDED, "before": Doubt.MAY_BE_PADDED}

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from convinspect.dtypes import NUMBERS
 from convinspect.kinds import GPT2_NAMES, TRANSFORMERS_CONV1D, last_word
 from convinspect.layers.names import doubt_of_name
+from convinspect.layers.patches import is_patch_by_name
 from convinspect.layers.scales import has_scales_beside, may_need_scales, says_scale
 from convinspect.layouts import Layout
 from convinspect.records import Doubt, Evidence, Layer, Tensor
@@ -255,7 +256,8 @@ def _convolution(layer: Layer) -> Layer:
         pointwise=all(size == 1 for size in kernel),
     )
     if layer.bias is None or layer.bias.shape == (first,):
-        return maybe_another(conv, alike=layer.bias is None or first == second)
+        named = conv._replace(patch=is_patch_by_name(conv))
+        return maybe_another(named, alike=layer.bias is None or first == second)
     transposed = conv._replace(kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed

@@ -61,12 +61,13 @@ def logical_weight(layer: Layer) -> int | None:
     if "qweight" in tensors:
         return _gptq_or_awq(tensors)
     if "weight_packed" in tensors:
-        return _recorded(tensors.get("weight_shape")) or _halves(weight, tensors.get("weight_scale"))
+        recorded = _held(_recorded(tensors.get("weight_shape")), weight)
+        return recorded or _halves(weight, tensors.get("weight_scale"))
     if "W_q" in tensors:
-        return _recorded(tensors.get("shape"))
+        return _held(_recorded(tensors.get("shape")), weight)
     state = next((tensor for leaf, tensor in tensors.items() if leaf.startswith(_BNB)), None)
     if state is not None:
-        return _bitsandbytes(state)
+        return _held(_bitsandbytes(state), weight)
     if "scales" in tensors and weight.dtype == "uint32":
         return _mlx(weight, tensors["scales"])
     if "weight._data._data" in tensors:
@@ -155,6 +156,13 @@ def _recorded(shape: Tensor | None) -> int | None:
         return None
     sizes = list(unpack(f"<{shape.numel}{code}", raw))
     return _product(sizes)
+
+
+def _held(count: int | None, weight: Tensor) -> int | None:
+    """A recorded number of elements; None where the packed ones cannot be so many or so few: each holds one at least,
+    in a bit or more.
+    """
+    return count if count is not None and weight.numel <= count <= 8 * weight.nbytes else None
 
 
 def _product(shape: object) -> int | None:

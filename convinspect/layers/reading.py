@@ -80,8 +80,7 @@ def with_assumptions(layer: Layer) -> Layer:
         tags.append("assumed")
         more = _doubts_of_assumptions(layer)
         tags += [_DOUBTED_ASSUMPTIONS[doubt] for doubt in more]
-        taken = "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
-        notes.append(f"stride, padding and groups are not recorded; {taken} assumed")
+        notes.append(f"stride, padding and groups are not recorded; {_taken(layer)} assumed")
         notes += [doubt.sentence(layer.weight, layer.bias, torch_shape(layer)[0]) for doubt in more]
         doubts = (*doubts, *more)
     if Doubt.LINEAR_BY_NAME in doubts:
@@ -91,6 +90,12 @@ def with_assumptions(layer: Layer) -> Layer:
     if len(tags) == len(layer.tags) and len(notes) == len(layer.notes):
         return layer
     return layer._replace(tags=tuple(tags), notes=tuple(notes), doubts=doubts)
+
+
+def _taken(layer: Layer) -> str:
+    if layer.patch:
+        return "by the name, stride equal to the kernel size, padding 0 and groups 1 are"
+    return "stride 1, padding 0 and groups 1 are" if layer.pointwise else "groups 1 is"
 
 
 def _short(value: tuple[int, ...]) -> str:

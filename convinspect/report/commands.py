@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.diffing.fixes import Step
+from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
 from convinspect.kinds import option_of
 from convinspect.records import Container

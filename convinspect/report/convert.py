@@ -36,7 +36,9 @@ def plan_table(job: Job) -> Table:
     Args:
         job: A conversion that was written, or a dry run.
     """
-    plan, source = job.plan, job.checkpoint.path.name
+    plan, folder = job.plan, None if job.beside is None else job.checkpoint.folder
+    given = folder or job.checkpoint.path
+    source = given.name or str(given)
     written = None if job.target is None else job.target.name
     names = _new_names(job)
     lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
@@ -169,7 +171,8 @@ def _notes(job: Job) -> list[str]:
     taken = [what for conversion in job.plan.conversions for what in conversion.assumed]
     if taken:
         lines.append(f"assumed: {join_words(taken)}, which a state_dict does not record")
-    if len(job.checkpoint.roots) > 1:
+    beside = () if job.beside is None else job.beside.optimizers
+    if sum(root.path.partition(":")[0] not in beside for root in job.checkpoint.roots) > 1:
         lines.append(f"root in use: {job.checkpoint.root.path or '.'}")
     roots = dict.fromkeys([*job.followers.roots, *(() if job.resaved else job.renaming.roots)])
     if roots:
@@ -194,6 +197,7 @@ def plan_payload(job: Job) -> dict[str, Any]:
     """The JSON of `convert`; "unchanged" counts tensors of all roots that do not change."""
     plan, followers = job.plan, job.followers
     tensors = sum(len(root.tensors) for root in job.checkpoint.roots)
+    carried = None if job.beside is None else job.beside.carried
     edits = [*plan.edits, *followers.copies, *followers.optimizer, *job.renaming.edits, *job.renaming.copies]
     return {
         "source": str(job.checkpoint.path),
@@ -226,6 +230,9 @@ def plan_payload(job: Job) -> dict[str, Any]:
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],
                       "dropped": job.options.drop_optimizer},
+        "carried": [] if carried is None else list(carried.names),
+        "not_carried": [] if carried is None else [{"name": one.name, "reason": one.left} for one in carried.left],
+        "warnings": list(map(flagged, job.warnings)),
         "model_code": advice(plan, job.names),
         "afterwards": afterwards_payload(job.afterwards),
         "unchanged": tensors - len({id(edit.tensor) for edit in edits}),
@@ -283,14 +290,14 @@ def warning_lines(job: Job) -> list[str]:
         return [f"nothing can be converted: {flagged(fruitless.reason)}; so nothing would be written{remedy}"]
     named = exactly_named(job.layers, job.options.layer) if job.options.layer else ()
     lines = [
+        *map(flagged, job.warnings),
         *_square_lines(job),
         *(
-            f"layer {refusal.name or '(root)'} stays unchanged: {flagged(refusal.reason)}"
-            for refusal in job.plan.refused_of(named)
-            if not refusal.maybe_turned
+            f"layer {refusal.name or '(root)'} cannot be converted: {flagged(refusal.reason)}; nothing would be written"
+            for refusal in job.plan.left_of(named)
         ),
     ]
     asked = job.options.kind is not None or job.options.like is not None
-    if lines or not asked or fruitless is None or fruitless.already:
+    if len(lines) > len(job.warnings) or not asked or fruitless is None or fruitless.already:
         return lines
     return [f"no layer is converted: {flagged(fruitless.reason)}{remedy}"]

@@ -281,6 +281,8 @@ def notes(report: DiffReport) -> Iterable[str]:
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
+    if report.compared:
+        yield from dict.fromkeys(f"{one.path.name}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten)
     stray = [
         each.name for each in report.remarkable if each.other_a is not None and each.other_a.stray and each.other_b
     ]

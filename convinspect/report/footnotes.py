@@ -20,6 +20,8 @@ _ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and gro
 _ASSUMED_DIRECTION = (
     "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
 )
+_PATCH = "patch: the stride is the kernel size, so the layer is a Linear over patches that do not overlap"
+_ASSUMED_PATCH = "patch, assumed: the stride is taken as the kernel size, as the layer's name says"
 _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
@@ -35,7 +37,7 @@ _EXPLAINED = {
     "cut": "cut: the file ends before the layer's last byte",
 }
 
-LEGEND = (_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, *_EXPLAINED.values())
+LEGEND = (_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, _PATCH, _ASSUMED_PATCH, *_EXPLAINED.values())
 """Every meaning of a word in the notes column, for a legend of the whole table."""
 
 
@@ -74,6 +76,10 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
         yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
         if any(map(may_be_transposed, shown)):
             yield _ASSUMED_DIRECTION
+    if any(layer.patch for layer in shown):
+        yield _PATCH
+        if any(layer.patch and "assumed" in layer.tags for layer in shown):
+            yield _ASSUMED_PATCH
     yield from (text for tag, text in _EXPLAINED.items() if tag in used)
     misfit = Doubt.BIAS_DOES_NOT_FIT
     for layer in (layer for layer in shown if misfit in layer.doubts):

@@ -7,7 +7,7 @@ from typing import Any
 
 from convinspect.diffing.fixes import Answer, ErrorReport, Fix
 from convinspect.layers.folding import fold_names
-from convinspect.render.cells import count, shape
+from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.causes import by_cause
@@ -17,6 +17,7 @@ from convinspect.report.diff_payload import checkpoint_payload, prefix_payload
 from convinspect.report.flags import flagged
 from convinspect.report.pytorch_lines import by_hand_lines, lines_of
 from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes
+from convinspect.text import plural
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
@@ -35,6 +36,7 @@ _FIXES = {
     Fix.ALREADY: Styled("already", GOOD),
     Fix.OTHER_CHECKPOINT: Styled("not A", BAD),
     Fix.PASS_ITS_ROOT: Styled("passing its root", GOOD),
+    Fix.WHICH: Styled("not clear which", WARN),
 }
 
 
@@ -113,13 +115,15 @@ def _changes(report: ErrorReport) -> str:
 def _verdict(report: ErrorReport) -> Cell:
     if all(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers):
         return obstacle_cell("The error is about another checkpoint", report.obstacles)
+    if report.obstacles and not report.loads_by_hand:
+        return obstacle_cell("A will still not load", report.obstacles)
+    if report.hidden:
+        return (Styled("Whether A will load is not certain", WARN), Styled(f": {_why_hidden(report)}"))
     if report.same:
         return (Styled("A would load strictly without changes", GOOD), Styled(": it has none of these faults"))
     changes = _changes(report)
     if report.loads_by_hand:
         return Styled(f"A will load after {f'{changes} and ' * bool(changes)}the PyTorch below", WARN)
-    if report.obstacles:
-        return obstacle_cell("A will still not load", report.obstacles)
     if not report.root:
         return Styled(f"A will load after {changes}", GOOD)
     after = f"After {changes}, pass" if changes else "Pass"
@@ -127,7 +131,30 @@ def _verdict(report: ErrorReport) -> Cell:
     return (Styled(f"{after} its weights alone", GOOD), Styled(f": load_state_dict(checkpoint{weights})"))
 
 
+def _why_hidden(report: ErrorReport) -> str:
+    """Why no promise can be made."""
+    unread = len(report.unread)
+    if unread:
+        return f"{plural(unread, 'line')} of the text {'was' if unread == 1 else 'were'} not understood"
+    if report.stops:
+        changes = _changes(report)
+        then = (
+            "A does not have this fault" if report.clear else f"after {changes} this fault is gone" if changes else ""
+        )
+        return f"{report.stops} stops at the first fault; {then or 'there may be others'}"
+    return "the text names several keys as one, or only their last part"
+
+
+_UNREAD_SHOWN = 5
+"""Lines that were not understood, of those that are shown."""
+
+
 def _notes(report: ErrorReport) -> Iterable[str]:
+    for line in report.unread[:_UNREAD_SHOWN]:
+        yield f"not understood: {safe(line)}"
+    more = len(report.unread) - _UNREAD_SHOWN
+    if more > 0:
+        yield f"not understood: {count(more)} more {'line' if more == 1 else 'lines'}"
     renamed = any(answer.fix == Fix.RENAME for answer in report.answers)
     if renamed or report.root:
         when = "after renaming" if renamed else "then"
@@ -170,6 +197,8 @@ def error_payload(report: ErrorReport) -> dict[str, Any]:
         "loads_after_pytorch": report.loads_by_hand,
         "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
         "lines": [_payload(answer) for answer in report.answers],
+        "not_understood": list(report.unread),
+        "stops_at_first": report.stops or None,
     }
 
 

@@ -150,7 +150,8 @@ def _widths(layer: Layer) -> tuple[str, str]:
 
 def tags_of(layer: Layer) -> tuple[str, ...]:
     """Short tags for what matters to a conversion."""
-    return ("pointwise", *layer.tags) if layer.pointwise else layer.tags
+    word = "pointwise" if layer.pointwise else "patch" if layer.patch else ""
+    return (word, *layer.tags) if word else layer.tags
 
 
 @lru_cache(maxsize=1024)
@@ -164,7 +165,7 @@ def _tag_cell(tags: tuple[str, ...], repeats: int) -> Cell:
 
 
 def _tag_style(word: str) -> str:
-    if word == "pointwise":
+    if word in ("pointwise", "patch"):
         return GOOD
     if word in _BAD_TAGS:
         return BAD
@@ -197,6 +198,7 @@ def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     return {
         "layers": sum(layer.kind in LISTED for layer in layers),
         "pointwise": sum(layer.pointwise for layer in layers),
+        "patch": sum(layer.patch for layer in layers),
         "tensors": len(checkpoint.tensors),
         "parameters": sum(tensor.numel for tensor in checkpoint.parameters()) + more,
         **({"packed_layers_counted_as_stored": unknown} if unknown else {}),
@@ -220,6 +222,7 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
         (
             Styled(f"{count(sums['layers'])} conv and linear {words}, ", "bold"),
             pointwise,
+            *([Styled(f", {count(sums['patch'])} patch", GOOD)] if sums["patch"] else []),
             Styled(
                 f" · {numbers} · {size(sums['tensor_nbytes'])} in tensors{stored}, {size(sums['disk_nbytes'])} on disk"
             ),
@@ -258,6 +261,7 @@ def layer_payload(layer: Layer) -> dict[str, Any]:
             "in_channels": layer.in_width,
             "out_channels": layer.out_width,
             "kernel_size": list(layer.kernel_size),
+            "patch": layer.patch,
             "stride": _listed(layer.stride),
             "padding": _listed(layer.padding),
             "dilation": _listed(layer.dilation),

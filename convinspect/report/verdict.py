@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from convinspect.converting.relations import PURE, relate_tensors
 from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Square, Verdict
-from convinspect.diffing.fixes import planned_steps
+from convinspect.diffing.steps import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
 from convinspect.render.cells import count

@@ -19,9 +19,11 @@ from convinspect.verifying.causes import Why, because
 from convinspect.verifying.findings import Findings, Report, merged
 from convinspect.verifying.layer_outputs import Checked, run_layers
 from convinspect.verifying.layers import check_layer, keys_of
-from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties
+from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties, note_lost_state
 from convinspect.verifying.options import VerifyOptions
-from convinspect.verifying.other_roots import changed_alone, compare_copies, compare_roots, expected_edits
+from convinspect.verifying.other_roots import changed_alone, compare_copies, compare_roots, expected_edits, plan_of
+from convinspect.verifying.parts_apart import parts_apart
+from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 from convinspect.verifying.turned import Turned, as_in_out, find_turned
 
@@ -60,7 +62,9 @@ def compare_checkpoints(
     two_files = before.path != after.path
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
-    checked, excused = _check_layers(layers, layers_after, pairs, chosen, copies.followed)
+    apart = parts_apart(before, after) if two_files else []
+    followed = {*copies.followed, *(name for part in apart for name in part.followed)}
+    checked, excused = _check_layers(layers, layers_after, pairs, chosen, followed)
     checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
     shown = [layer for layer in checked if layer.check.cause or chosen is None or layer.before.name in chosen]
     ready()
@@ -68,9 +72,11 @@ def compare_checkpoints(
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
-        parts += [changed_alone(before, after, edits, pairs)]
+        parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
+        parts += [compare_states(before, after, plan_of(layers, after, pairs, transposed))]
         parts += [compare_objects(before, after, bool(options.rename))]
         parts += [compare_ties(before, after), compare_tags(before, after)]
+        parts += [note_lost_state(before, after)]
     findings = merged(parts)
     return Report(
         str(before.path),

@@ -160,6 +160,18 @@ def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
     return container, indexed, bool(checkpoint.root.modules)
 
 
+def note_lost_state(*checkpoints: Checkpoint) -> Findings:
+    """Note optimizers whose state `load_state_dict` does not find, since its keys became text."""
+    lost = [(one, root) for one in checkpoints for root in one.roots if root.lost_state]
+    return Findings(
+        notes=tuple(
+            f"{one.path.name}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its parameters by"
+            " numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an error"
+            for one, root in lost
+        )
+    )
+
+
 def compare_ties(before: Checkpoint, after: Checkpoint) -> Findings:
     """Note tensors that shared their bytes before and no longer do; such of one shape must keep one shape."""
     split = _split(before, after)

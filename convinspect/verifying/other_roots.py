@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Conversion, Plan
-from convinspect.converting.training_state import followers, parts_of
+from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
 from convinspect.errors import CannotConvert
 from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import KINDS
@@ -27,16 +28,25 @@ def expected_edits(
 
     Empty where it is not certain which state belongs to which weight.
     """
+    planned = plan_of(layers, after, pairs, transposed)
+    if not planned.edits:
+        return {}
+    following = [own_copies(before, planned)]
+    for root in roots_beside(before):
+        # What is uncertain of one optimizer hides no copy, and no other optimizer's state.
+        with suppress(CannotConvert):
+            following.append(in_root(before, planned, root))
+    return {id(edit.tensor): edit for one in following for edit in (*one.copies, *one.optimizer)}
+
+
+def plan_of(layers: Iterable[Layer], after: Checkpoint, pairs: Pairs, transposed: Transposed) -> Plan:
+    """The conversions that were found, as far as copies and state must change with them."""
     conversions = []
     for layer in layers:
         edits = _edits_of(layer, after, pairs, transposed) if layer.kind in KINDS else ()
         if edits:
             conversions.append(Conversion(layer, "Linear", edits))
-    try:
-        following = followers(before, Plan(tuple(conversions)), keep_optimizer=False)
-    except CannotConvert:
-        return {}
-    return {id(edit.tensor): edit for edit in (*following.copies, *following.optimizer)}
+    return Plan(tuple(conversions))
 
 
 def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], pairs: Pairs) -> Findings:
@@ -147,6 +157,19 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         else:
             parts.append(Findings(missing=(f"root {root.path}",)))
     return merged(parts)
+
+
+def not_followed(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit]) -> Findings:
+    """Copies and optimizer state in other roots that did not change together with their weights."""
+    roots_after = {root.path: root for root in after.roots}
+    pairs = [(root, roots_after[root.path]) for root in before.roots if root.path in roots_after]
+    return Findings(
+        {
+            f"{root.path}.{key}": cause
+            for root, other in pairs
+            for key, cause in _not_following(root, other, edits).items()
+        }
+    )
 
 
 def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:

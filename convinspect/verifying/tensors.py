@@ -339,8 +339,11 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
 
 
 def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """Whether two kernels hold the same numbers in the same order: a convolution over patches and its matrix."""
-    if min(len(before.shape), len(after.shape)) < 2 or relate(before.shape, after.shape).how not in PURE:
+    """Whether a kernel and a matrix hold the same numbers in the same order: one over patches, and its Linear.
+
+    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions.
+    """
+    if min(len(before.shape), len(after.shape)) != 2 or relate(before.shape, after.shape).how not in PURE:
         return False
     both = in_one_shape(before, after)
     return both is not None and same_bits(*both)

@@ -22,6 +22,7 @@ from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Opti
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report
 from convinspect.verifying.options import VerifyOptions
+from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
     from convinspect.verifying.model import ModelCheck
@@ -56,10 +57,14 @@ def verify(
     stored = before
     try:
         before = _renamed(stored, options.rename) if options.rename else stored
-        after, notes = _as_linear(before, options.layer) if after is None else (after, ())
+        if after is None:
+            after, notes = _as_linear(before, options.layer)
+            pair = before, after
+        else:
+            pair, notes = _with_optimizers(before, after)
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         ready = loading.join if loading else lambda: None
-        report = compare_checkpoints(before, after, options, progress, ready)
+        report = compare_checkpoints(*pair, options, progress, ready)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))
@@ -71,6 +76,15 @@ def verify(
     if options.model is None:
         return report
     return replace(report, model=_run_model(options, before, after, stored, report))
+
+
+def _with_optimizers(before: Checkpoint, after: Checkpoint) -> tuple[tuple[Checkpoint, Checkpoint], tuple[str, ...]]:
+    """Two folders' checkpoints with the optimizers beside their weights, and notes on state that is not compared."""
+    if before.folder is None or after.folder is None:
+        return (before, after), ()
+    both = with_optimizers(before), with_optimizers(after)
+    notes = [f"{one.name} beside the weights is not compared: {one.why}" for each in both for one in each.stuck]
+    return (both[0].checkpoint, both[1].checkpoint), tuple(dict.fromkeys(notes))
 
 
 def _renamed(checkpoint: Checkpoint, rules: Sequence[str]) -> Checkpoint:

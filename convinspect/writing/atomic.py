@@ -78,16 +78,20 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path, check: Check) -> Iterator[Path]:
-    """The same for a folder, which exists when the block starts; it replaces nothing but an empty folder."""
+def new_folder(target: Path, check: Check, replace: bool = False) -> Iterator[Path]:
+    """The same for a folder, which exists when the block starts; it replaces an empty folder, or with `replace` any."""
     with _beside(target) as (temporary, place):
         temporary.mkdir()
         yield temporary
         for entry in temporary.rglob("*"):
-            _sync(entry)
+            if not entry.is_symlink():
+                _sync(entry)
         _sync(temporary)
         check(temporary)
-        _take_name(temporary, place, False)
+        if replace and place.is_dir() and any(place.iterdir()):
+            _swap(temporary, place)
+        else:
+            _take_name(temporary, place, False)
 
 
 _LONGEST_NAME = 100
@@ -159,6 +163,34 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
             ) from None
         raise
     _sync(target.parent)
+
+
+def _swap(new: Path, old: Path) -> None:
+    """Exchange two folders' names, in one step where the system can; the old one is then where the new one was."""
+    if not _exchanged(new, old):
+        aside = new.with_name(f"{new.name}.old")
+        os.rename(old, aside)
+        try:
+            os.rename(new, old)
+        except OSError:
+            os.rename(aside, old)
+            raise
+    _sync(old.parent)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchanged(new: Path, old: Path) -> bool:
+    """Whether Linux exchanged two names; Python has no function for it."""
+    # Imported here, since only a folder that is replaced needs it.
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0)
 
 
 def _linked(temporary: Path, target: Path) -> bool:

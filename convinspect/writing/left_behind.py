@@ -25,7 +25,10 @@ def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[s
     """
     objects = _objects(checkpoint)
     kept = writer == "torch" and _versions(checkpoint, objects, names) is not None
-    return _left_objects(checkpoint, objects, kept) + _left_by_format(checkpoint, writer)
+    left = _left_objects(checkpoint, objects, kept) + _left_by_format(checkpoint, writer)
+    # Of a dictionary, its objects are named by their keys already.
+    shapeless = [other.key for other in checkpoint.root.others] if checkpoint.modules else []
+    return left + ([f"{first_few(shapeless)} without a shape yet: not in the new file"] if shapeless else [])
 
 
 def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, dict[str, Any]] | None:

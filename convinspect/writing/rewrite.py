@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
@@ -19,7 +20,8 @@ from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys
-from convinspect.writing.pieces import Made, Piece, Range
+from convinspect.writing.atomic import check_room
+from convinspect.writing.pieces import Made, Piece, Range, size_of, write_pieces
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import pieces_with_record
 
@@ -47,7 +49,10 @@ class Changes:
     @property
     def restructure(self) -> bool:
         """Whether more of a pickle changes than tuples of numbers."""
-        return bool(self.names or self.others or self.drop_optimizer)
+        return bool(self.names or self.others or self.drop_optimizer or self.parameters)
+
+    def __bool__(self) -> bool:
+        return bool(self.edits) or self.restructure
 
     @property
     def names(self) -> dict[tuple[int, str], str]:
@@ -57,6 +62,25 @@ class Changes:
             for edit in self.edits
             if edit.key is not None
         }
+
+
+def write_file(source: Path, changes: Changes, target: Path, progress: Callable[[int], None]) -> None:
+    """Write a file that has these changes and no others.
+
+    Args:
+        source: A `torch.save` file of either format, or a safetensors file.
+        changes: What to change.
+        target: The new file.
+        progress: Called now and then with the number of bytes that were written since the last call.
+
+    Raises:
+        ConvInspectError: The source cannot be read, its format cannot be changed, or the disk has no room.
+        OSError: The target cannot be written.
+    """
+    with File(source) as file:
+        pieces = pieces_for(file, changes)
+        check_room(target, sum(map(size_of, pieces)))
+        write_pieces(source, pieces, target, progress)
 
 
 def pieces_for(file: File, changes: Changes) -> list[Piece]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
+from convinspect.errors import BrokenFile
 from convinspect.formats import read_contents
-from convinspect.formats.files import File
-from convinspect.formats.pieces import LAYOUT
-from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
-from convinspect.writing.atomic import check_room, check_unchanged, new_file, new_folder, reporting_changes
-from convinspect.writing.pieces import copy_whole, size_of, write_pieces
-from convinspect.writing.rewrite import Changes, pieces_for
+from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
+from convinspect.writing.beside import roots_beside
+from convinspect.writing.rewrite import Changes, write_file
+from convinspect.writing.shards import Beside, in_several, save_folder
 
 Progress = Callable[[int], None]
 
@@ -31,6 +27,8 @@ def save_edits(
     drop_optimizer: bool = False,
     parameters: Mapping[str, str] | None = None,
     others: Mapping[str, Mapping[str, str]] | None = None,
+    beside: Beside | None = None,
+    force: bool = False,
 ) -> None:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
@@ -45,6 +43,8 @@ def save_edits(
         drop_optimizer: Leave every optimizer's state empty.
         parameters: Old → new name, for the parameter names that optimizers store.
         others: Old → new key of what is no tensor, by the path of its root.
+        beside: What else goes into a new folder; None for a file, or the folder of an index.
+        force: Replace a folder that exists.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -53,24 +53,22 @@ def save_edits(
     others = others or {}
     source, versions = checkpoint.path, checkpoint.versions
     expected = _expected(checkpoint.roots, edits, drop_optimizer) + _facts_of_others(checkpoint.roots, others)
-    tensors = [tensor for root in checkpoint.roots for tensor in root.tensors]
-    shards = {part.storage.file for tensor in tensors for part in _stored(tensor) if part.storage is not None}
-    if source.is_dir() or source.suffix == ".json" or len(shards) > 1:
-        _save_shards(checkpoint, edits, target, progress, expected, others)
+    changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source))
+    if beside is None and not in_several(checkpoint):
+        with (
+            reporting_changes(versions),
+            new_file(target, lambda new: approve(new, expected, versions)) as temporary,
+        ):
+            write_file(source, changes, temporary, progress)
         return
-    with (
-        reporting_changes(versions),
-        new_file(target, lambda new: approve(new, expected, versions)) as temporary,
-    ):
-        changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source))
-        _write_file(source, changes, temporary, progress)
+    beside = beside or Beside()
+    opened = "" if source.is_dir() else source.name
+    all_versions = {**versions, **(beside.carried.versions if beside.carried is not None else {})}
 
+    def check(new: Path) -> None:
+        approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-def _write_file(source: Path, changes: Changes, target: Path, progress: Progress) -> None:
-    with File(source) as file:
-        pieces = pieces_for(file, changes)
-        check_room(target, sum(map(size_of, pieces)))
-        write_pieces(source, pieces, target, progress)
+    save_folder(checkpoint, changes, target, progress, check, beside, force)
 
 
 Facts: TypeAlias = tuple[object, ...]
@@ -82,6 +80,7 @@ def approve(
     expected: Sequence[Facts],
     versions: Mapping[Path, Version],
     facts_of: Callable[[Tensor], Facts] | None = None,
+    beside: Sequence[str] = (),
 ) -> None:
     """Check what was written, immediately before it is renamed to the target.
 
@@ -91,21 +90,26 @@ def approve(
         versions: The source files' versions when they were read. They are also checked last, so that a source that the
             new file replaces is still the one that was read.
         facts_of: Gives the facts to compare, if not all of them; tensors may then be in any order.
+        beside: Names of the optimizer files beside it whose tensors are expected too.
 
     Raises:
         BrokenFile: Something differs from what is expected.
         ChangedMeanwhile: A source has changed.
     """
     check_unchanged(versions)
-    _compare(written, expected, facts_of)
+    _compare(written, expected, facts_of, beside)
     check_unchanged(versions)
 
 
-def _compare(written: Path, expected: Sequence[Facts], facts_of: Callable[[Tensor], Facts] | None) -> None:
+def _compare(
+    written: Path, expected: Sequence[Facts], facts_of: Callable[[Tensor], Facts] | None, beside: Sequence[str]
+) -> None:
     new = read_contents(written)
-    facts = [(facts_of or _facts)(tensor) for root in new.roots for tensor in root.tensors]
+    folder = written if written.is_dir() else written.parent
+    roots = (*new.roots, *roots_beside(folder, beside))
+    facts = [(facts_of or _facts)(tensor) for root in roots for tensor in root.tensors]
     if facts_of is None:
-        facts += _facts_of_others(new.roots, {})
+        facts += _facts_of_others(roots, {})
     else:
         facts, expected = sorted(facts, key=_key), sorted(expected, key=_key)
     if facts == list(expected) and not new.problems:
@@ -169,107 +173,3 @@ def _facts(tensor: Tensor) -> Facts:
         tensor.key, tensor.dtype, tensor.shape, tensor.stride, tensor.offset, stored, tensor.requires_grad,
         tensor.device, tensor.layout, tensor.subclass,
     )  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------- shards
-
-
-def _save_shards(
-    checkpoint: Checkpoint,
-    edits: Sequence[Edit],
-    target: Path,
-    progress: Progress,
-    expected: Sequence[Facts],
-    others: Mapping[str, Mapping[str, str]],
-) -> None:
-    """Write every shard and the index to a new folder, atomically."""
-    if os.path.exists(target):
-        remedy = Wording("give another ", Option("target", None))
-        raise CannotWrite("a sharded checkpoint is written to a new folder, and this exists", remedy, target)
-    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    opened = checkpoint.path.name if checkpoint.path.suffix == ".json" else ""
-    names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
-    right = totals(tensor for root in checkpoint.roots for tensor in root.tensors)
-    versions = checkpoint.versions
-    by_shard: dict[Path, list[Edit]] = {}
-    for edit in chain.from_iterable(map(_of_parts, edits)):
-        if edit.tensor.storage is not None:
-            by_shard.setdefault(edit.tensor.storage.file, []).append(edit)
-    check_room(target, checkpoint.nbytes_on_disk)
-    with (
-        reporting_changes(versions),
-        new_folder(target, lambda new: approve(new / opened, expected, versions)) as temporary,
-    ):
-        for name in _names(checkpoint):
-            old, new = source / name, temporary / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if old in by_shard or (others and not name.endswith(".json")):
-                changes = Changes(tuple(by_shard.get(old, ())), others=others, pickle=checkpoint.pickles.get(old))
-                _write_file(old, changes, new, progress)
-            elif name.endswith(".json"):
-                write_pieces(old, [edited_index(old.read_bytes(), names, right)], new, progress)
-            else:
-                copy_whole(old, new, progress)
-
-
-def _stored(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in files that it is put together from; itself where it is in one."""
-    return tensor.parts if tensor.layout == LAYOUT else (tensor,)
-
-
-def _of_parts(edit: Edit) -> list[Edit]:
-    """The edits of a tensor's pieces that change it as a whole.
-
-    Raises:
-        CannotWrite: Its pieces would have to be cut along other dimensions.
-    """
-    tensor = edit.tensor
-    if tensor.layout != LAYOUT:
-        return [edit]
-    if edit.shape != tensor.shape and (edit.transposed or edit.shape[:2] != tensor.shape[:2]):
-        raise CannotWrite(f"the pieces of {tensor.key!r} cannot be turned over", "write whole tensors first")
-    added = edit.shape[2:]
-    shapes = [part.shape if edit.shape == tensor.shape else part.shape[:2] + added for part in tensor.parts]
-    return [Edit(part, new, contiguous(new), key=edit.key) for part, new in zip(tensor.parts, shapes, strict=True)]
-
-
-def _names(checkpoint: Checkpoint) -> list[str]:
-    """File names of a sharded checkpoint's shards and indexes in its folder."""
-    path = checkpoint.path
-    folder = path if path.is_dir() else path.parent
-    shards = {
-        os.path.relpath(tensor.storage.file, folder)
-        for root in checkpoint.roots
-        for whole in root.tensors
-        for tensor in _stored(whole)
-        if tensor.storage is not None
-    }
-    indexes = [index.name for index in folder.glob("*.index.json")] if path.is_dir() else [path.name]
-    return [*indexes, *sorted(shards)]
-
-
-def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:
-    """An index with other keys, and with a correct total if it was wrong; the JSON is formatted as before.
-
-    Args:
-        text: The index.
-        names: New keys by key.
-        right: Totals that count as correct.
-    """
-    index = json.loads(text)
-    layouts: tuple[dict[str, Any], ...] = ({"indent": 2}, {"indent": 4}, {}, {"separators": (",", ":")})
-    end = b"\n" if text.endswith(b"\n") else b""
-
-    def written(layout: dict[str, Any], plain: bool) -> bytes:
-        return json.dumps(index, ensure_ascii=plain, **layout).encode("utf-8", "surrogatepass") + end
-
-    choices = [(layout, plain) for layout in layouts for plain in (True, False)]
-    same = next((choice for choice in choices if written(*choice) == text), choices[0])
-    metadata = index.get("metadata")
-    stale = isinstance(metadata, dict) and metadata.get("total_size", right[0]) not in right
-    if stale:
-        metadata["total_size"] = right[0]
-    if not stale and not names.keys() & index["weight_map"].keys():
-        return text
-    index["weight_map"] = {names.get(key, key): shard for key, shard in index["weight_map"].items()}
-    return written(*same)

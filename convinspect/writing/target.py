@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
@@ -32,29 +33,25 @@ _ENDINGS = ", ".join(_WRITERS)
 _ANOTHER = Wording("give another ", Option("target", None))
 
 
+Rule: TypeAlias = tuple[object, str, str, Path]
+"""Whether a rule is broken, the problem, its remedy, and the file that has it."""
+
+
 def check_target(source: Path, target: Path, in_place: bool, force: bool) -> None:
     """Check that the target may be written.
 
     Raises:
         CannotWrite: It is the source, it exists, or its folder does not.
     """
-    exists, folder = os.path.exists(target), os.path.isdir(target)
-    same = exists and os.path.exists(source) and os.path.samefile(source, target)
+    same = os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target)
     sharded = os.path.isdir(source) or source.name.endswith(".index.json")
-    foreign = None if sharded or same else _foreign(source, target)
     # The first broken rule is reported: problems of both files come before problems of the target alone.
-    rules: tuple[tuple[object, str, str, Path], ...] = (
+    rules: tuple[Rule, ...] = (
         (
             sharded and in_place,
-            "a sharded checkpoint is not changed in place",
+            "a folder or a sharded checkpoint is not changed in place",
             Wording("give a new folder with ", Option("target", None)),
             source,
-        ),
-        (
-            sharded and folder,
-            "it exists, and a sharded checkpoint is written to a new folder",
-            Wording("remove it, or ", _ANOTHER),
-            target,
         ),
         (
             same and not in_place,
@@ -62,6 +59,43 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
             Wording("use ", Option("in_place"), ", or ", _ANOTHER),
             target,
         ),
+        *(
+            _rules_of_a_folder(source, target, force)
+            if sharded and writes_folder(target)
+            else _rules_of_a_file(source, target, force, same)
+        ),
+        (
+            not os.path.isdir(target.parent),
+            "the target's folder does not exist",
+            f"make {target.parent} first",
+            target,
+        ),
+    )
+    for broken, problem, remedy, path in rules:
+        if broken:
+            raise CannotWrite(problem, remedy, path)
+
+
+def _rules_of_a_folder(source: Path, target: Path, force: bool) -> tuple[Rule, ...]:
+    exists, folder = os.path.exists(target), os.path.isdir(target)
+    foreign = _foreign(source, target) if os.path.isdir(source) else None
+    return (
+        (folder and _holds(target, source), "the target holds the source", _ANOTHER, target),
+        (exists and not folder, "it is a file, and a folder is to be written", _ANOTHER, target),
+        (foreign, f"its name is that of {foreign}, which is not written here", _ANOTHER, target),
+        (
+            folder and not force and not is_empty(target),
+            "the folder exists and is not empty",
+            Wording("use ", Option("force"), " to overwrite it, or ", _ANOTHER),
+            target,
+        ),
+    )
+
+
+def _rules_of_a_file(source: Path, target: Path, force: bool, same: bool) -> tuple[Rule, ...]:
+    exists, folder = os.path.exists(target), os.path.isdir(target)
+    foreign = None if same else _foreign(source, target)
+    return (
         (folder and not same, "the target is a folder", "give the name of a file in it", target),
         (
             exists and not os.path.isfile(target) and not folder,
@@ -76,16 +110,26 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
             Wording("use ", Option("force"), " to overwrite it, or ", _ANOTHER),
             target,
         ),
-        (
-            not os.path.isdir(target.parent),
-            "the target's folder does not exist",
-            f"make {target.parent} first",
-            target,
-        ),
     )
-    for broken, problem, remedy, path in rules:
-        if broken:
-            raise CannotWrite(problem, remedy, path)
+
+
+def writes_folder(target: Path) -> bool:
+    """Whether a target for a folder, or a checkpoint in several files, becomes a folder: its suffix names no format."""
+    return _writer(target) is None
+
+
+def _holds(folder: Path, other: Path) -> bool:
+    """Whether `other` lies in a folder."""
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(other)).parents
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing; False if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _foreign(source: Path, target: Path) -> str | None:

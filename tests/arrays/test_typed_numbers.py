@@ -87,7 +87,8 @@ def test_sizes_that_no_tensor_has_are_passed_over() -> None:
     line = "size mismatch for {}: copying a param with shape torch.Size([{}]) from checkpoint,"
     line += " the shape in current model is torch.Size([1])."
     found = read_error("\n".join([line.format("a", LONG), line.format("b", "3, 4"), line.format("c", f"3, {HUGE}")]))
-    assert [one.key for one in found] == ["b"]
+    assert [one.key for one in found.items] == ["b"]
+    assert len(found.unread) == 2
     with pytest.raises(CannotShow):
         read_error(line.format("a", LONG))
 

@@ -284,8 +284,11 @@ def test_groups_that_nobody_knows_cannot_be_expanded(tmp_path: Path) -> None:
 
 def test_sharded_targets_get_advice_that_leads_on(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine")
+    done = run("convert", FIXTURES / "sharded", "-o", tmp_path / "there", "--to", "linear")
+    assert "use --force to overwrite it, or give another -o" in done.stderr
     done = run("convert", FIXTURES / "sharded", "-o", tmp_path / "there", "--to", "linear", "--force")
-    assert "remove it, or give another -o" in done.stderr
+    assert "'mine.txt', which the new folder does not" in done.stderr
     done = run("convert", FIXTURES / "sharded", "--in-place", "--to", "linear")
     assert "not changed in place" in done.stderr
 

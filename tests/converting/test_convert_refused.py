@@ -62,12 +62,10 @@ def test_known_settings_are_given_as_the_reason(tmp_path: Path, options: Any, sa
     torch.save(nn.ModuleDict({"s": nn.Conv1d(6, 4, 1, **options), "p": nn.Conv1d(6, 4, 1)}), tmp_path / "a.pt")
     torch.save({"s.weight": torch.randn(4, 6 // options.get("groups", 1)), "s.bias": torch.ones(4)}, tmp_path / "b.pt")
     words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "c.safetensors", "--layer", "s"]
-    # The other format is reason enough to write, and what was refused is said.
+    # The other format is no reason to leave what was named.
     for wish in (["--to", "linear"], ["--like", tmp_path / "b.pt"]):
-        done = run(*words, *wish, "--force")
-        assert done.returncode == 0, done.stderr
-        assert f"warning: layer s stays unchanged: it has {said}" in done.stderr
-        assert load(tmp_path / "c.safetensors")["s.weight"].dim() == 3
+        assert_one_line(run(*words, *wish), f"layer s cannot be converted: it has {said}")
+        assert not (tmp_path / "c.safetensors").exists()
 
 
 def test_like_writes_nothing_where_nothing_can_be_as_it_is_there(tmp_path: Path) -> None:
@@ -89,30 +87,64 @@ def test_like_writes_nothing_where_nothing_can_be_as_it_is_there(tmp_path: Path)
         (["--state-dict"], "b.pt", {"k.weight"}),
     ],
 )
-def test_another_reason_to_write_is_heeded(mixed: Path, words: list[str], target: str, keys: set[str]) -> None:
-    done = run("convert", mixed, "-o", mixed.parent / target, "--to", "linear", "--layer", "k", *words)
+def test_another_reason_to_write_is_heeded_where_no_layer_was_named(
+    mixed: Path, words: list[str], target: str, keys: set[str]
+) -> None:
+    convert = ["convert", mixed, "-o", mixed.parent / target, "--to", "linear", *words]
+    refused = run(*convert, "--layer", "k")
+    assert_one_line(refused, "layer k cannot be converted: its kernel size is 3, not 1")
+    assert not (mixed.parent / target).exists()
+    assert "take away --layer k and what it should become, and the rest is done" in refused.stderr
+    # A glob names no layer.
+    done = run(*convert, "--layer", "k*")
     assert done.returncode == 0, done.stderr
-    assert "warning: layer k stays unchanged: its kernel size is 3, not 1" in done.stderr
+    assert "warning: no layer is converted: layer k: its kernel size is 3, not 1" in done.stderr
     assert keys <= set(load(mixed.parent / target))
+
+
+@pytest.mark.parametrize("choice", [["--layer", "p"], ["--exclude", "p"], ["--from", "conv1d"]])
+@pytest.mark.parametrize("words", [["--state-dict"], ["--rename", "k=kk"], [], ["--drop-optimizer"]])
+def test_a_choice_of_layers_to_which_nothing_is_done_is_refused(
+    mixed: Path, choice: list[str], words: list[str]
+) -> None:
+    target = mixed.parent / ("b.pt" if words else "b.safetensors")
+    refused = run("convert", mixed, "-o", target, *choice, *words)
+    assert_one_line(refused, f"{' '.join(choice)} chooses what is converted, and nothing says what that becomes")
+    assert not target.exists()
 
 
 def test_what_is_fused_is_a_reason_to_write(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv1d(6, 4, 3)).state_dict(), tmp_path / "plain.pt")
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 3)))
     torch.save(model.state_dict(), tmp_path / "a.pt")
-    words = ["-o", tmp_path / "b.pt", "--to", "linear", "--layer", "0", "--fuse"]
-    assert run("convert", tmp_path / "a.pt", *words).returncode == 0
+    words = ["-o", tmp_path / "b.pt", "--to", "linear", "--fuse"]
+    assert_one_line(run("convert", tmp_path / "a.pt", *words, "--layer", "0"), "its kernel size is 3, not 1")
+    assert run("convert", tmp_path / "a.pt", *words, "--layer", "0*").returncode == 0
     assert "0.weight" in load(tmp_path / "b.pt")
     assert_one_line(run("convert", tmp_path / "plain.pt", *words, "--force"), "nothing can be converted")
 
 
-def test_what_is_converted_is_written_and_what_was_named_and_is_not_is_warned_of(mixed: Path) -> None:
-    done = run(*refused_words(mixed, "--layer", "p", "--layer", "k", "--layer", "d*", "--layer", "f"))
-    assert done.returncode == 0, done.stderr
-    # What a glob caught is listed; a name that was given deserves a line where pipes do not swallow it.
-    assert done.stderr == "warning: layer k stays unchanged: its kernel size is 3, not 1\n"
-    assert "2 left" in done.stdout
+def test_nothing_is_written_where_one_of_the_named_layers_stays(mixed: Path) -> None:
+    named = ["--layer", "p", "--layer", "d*", "--layer", "f"]
+    refused = run(*refused_words(mixed, *named, "--layer", "k"))
+    assert_one_line(
+        refused, "layer k cannot be converted: its kernel size is 3, not 1; take away --layer k, and the rest"
+    )
+    assert not (mixed.parent / "b.pt").exists()
+    plan = run("convert", mixed, "--to", "linear", *named, "--layer", "k", "--dry-run")
+    said = "warning: layer k cannot be converted: its kernel size is 3, not 1; nothing would be written\n"
+    assert (plan.returncode, plan.stderr) == (0, said)
+    # What a glob caught, and what is a Linear already, is listed.
+    done = run(*refused_words(mixed, *named))
+    assert (done.returncode, done.stderr) == (0, "")
     assert load(mixed.parent / "b.pt")["p.weight"].shape == (5, 2)
+
+
+def test_a_named_layer_of_a_kind_without_a_conversion_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.ModuleDict({"p": nn.Conv1d(6, 4, 1), "n": nn.LayerNorm(4)}).state_dict(), tmp_path / "a.pt")
+    words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--layer", "p", "--layer", "n"]
+    assert_one_line(run(*words), "layer n cannot be converted")
+    assert not (tmp_path / "b.pt").exists()
 
 
 def test_a_plan_shows_the_reasons_and_what_would_come_of_it(mixed: Path) -> None:

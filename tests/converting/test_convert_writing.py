@@ -241,7 +241,7 @@ def test_a_killed_run_leaves_no_half_of_a_folder(tmp_path: Path, moment: int) ->
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from convinspect.writing import pieces
-    from convinspect.writing import same_format as saving
+    from convinspect.writing import rewrite as saving
 
     source = tmp_path / "a.pt"
     torch.save({"c.weight": torch.randn(4, 6, 1)}, source)

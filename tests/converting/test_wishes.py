@@ -21,6 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(nn.ModuleDict({"rnn": nn.LSTM(3, 4), "fc": nn.Linear(4, 4)}).state_dict(), tmp_path / "rnn.pt")
     shutil.copytree(FIXTURES / "sharded", tmp_path / "shards")
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("convert a.pt -o c.model --state-dict", "its name does not say in which format to write"),
         ("convert a.pt -o c.pt --to linear --from linear", "--from Linear and --to Linear are the same"),
         ("convert a.pt -o c.pt --to linear --layer nope", "no layer matches"),
-        ("convert shards -o there --to linear", "a sharded checkpoint is written to a new folder"),
+        ("convert shards -o there --to linear", "the folder exists and is not empty; use --force"),
         ("convert gone.pt -o c.pt --to linear", "there is no such file"),
         ("verify a.pt b.pt --bits --grad", "--bits runs nothing"),
         ("verify a.pt b.pt --model x:Y -i gone.npy", "gone.npy: there is no such file"),

@@ -70,7 +70,7 @@ def test_all_that_pytorch_says_is_read(
         state = {**{key: state.get(key, (8, 6, 1)) for key in model}, **dict(list(state.items())[:1])}
     wanted = expected(model, state)
     if wanted and not any("." in key for key in set(state) - set(model)):
-        assert set(read_error(said_by_torch(Holder(model), zeros(state)))) == wanted
+        assert set(read_error(said_by_torch(Holder(model), zeros(state)), whole=True).items) == wanted
     elif not wanted:
         Holder(model).load_state_dict(zeros(state))
 
@@ -107,7 +107,8 @@ def test_whatever_stands_around_it_is_skipped() -> None:
         "half": text[text.index("Missing") :],
     }
     for name, whole in around.items():
-        assert list(read_error(whole)) == wanted, name
+        found = read_error(whole)
+        assert (list(found.items), found.unread) == (wanted, ()), name
 
 
 def test_words_of_older_versions_are_read() -> None:
@@ -116,26 +117,29 @@ def test_words_of_older_versions_are_read() -> None:
         "RuntimeError: Error(s) in loading state_dict for Net:\n\tsize mismatch for conv.weight: copying a param of "
         "torch.Size([8, 6]) from checkpoint, where the shape is torch.Size([8, 6, 1]) in current model."
     )
-    assert read_error(old) == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
+    assert read_error(old).items == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
     for name in ('"conv.weight"', "conv.weight"):
         text = (
             f"While copying the parameter named {name}, whose dimensions in the model are torch.Size([8, 6]) and whose "
             "dimensions in the checkpoint are torch.Size([8, 6, 1])."
         )
-        assert read_error(text) == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
+        assert read_error(text).items == (LoadErrorItem(Trouble.SIZE_MISMATCH, "conv.weight", (8, 6, 1), (8, 6)),)
     # PyTorch 0.3
-    assert read_error("KeyError: 'unexpected key \"module.a\" in state_dict'") == (
+    assert read_error("KeyError: 'unexpected key \"module.a\" in state_dict'").items == (
         LoadErrorItem(Trouble.UNEXPECTED, "module.a"),
     )
     missing = "KeyError: 'missing keys in state_dict: \"{\\'a.weight\\', \\'b\\'}\"'".replace("\\'", "'")
-    assert read_error(missing) == (LoadErrorItem(Trouble.MISSING, "a.weight"), LoadErrorItem(Trouble.MISSING, "b"))
+    assert read_error(missing).items == (
+        LoadErrorItem(Trouble.MISSING, "a.weight"),
+        LoadErrorItem(Trouble.MISSING, "b"),
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_pytorch_could_not_copy_is_no_matter_of_shape(tmp_path: Path) -> None:
     state = {"x": torch.rand(3, 2).to_sparse(), "y": 3}
     text = said_by_torch(Holder({"x": (3, 2), "y": (2,)}), state)
-    assert read_error(text) == (
+    assert read_error(text).items == (
         LoadErrorItem(Trouble.NOT_COPIED, "x", (3, 2), (3, 2)),
         LoadErrorItem(Trouble.NOT_COPIED, "y"),
     )
@@ -204,7 +208,7 @@ def test_each_line_gets_its_answer(tmp_path: Path) -> None:
         "convinspect convert a_converted1.pt -o a_converted.pt --to conv1d --layer up",
     ]
     loaded = torch.load(tmp_path / "a_converted.pt", weights_only=True)
-    again = set(read_error(said_by_torch(Holder(model), loaded)))
+    again = set(read_error(said_by_torch(Holder(model), loaded)).items)
     assert again == {one.item for one in report.answers if one.fix == "none"}
 
 
@@ -347,6 +351,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
                 "shape_a": [8, 6, 1], "fix": "convert", "reason": "Conv1d → Linear", "layer": "conv",
             }
         ],
+        "not_understood": [],
+        "stops_at_first": None,
     }  # fmt: skip
     csv = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "csv", stdin=text).stdout
     assert csv == (
@@ -416,8 +422,7 @@ def test_keys_that_a_terminal_broke_are_read_whole() -> None:
     text, wanted = everything()
     for width in (60, 72, 80):
         folded = "\n".join(line[at : at + width] for line in text.split("\n") for at in range(0, len(line), width))
-        found = {one.key for one in read_error(folded) if one.trouble in ("missing", "unexpected")}
-        assert found == {one.key for one in wanted if one.trouble in ("missing", "unexpected")}, width
+        assert list(read_error(folded).items) == wanted, width
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
@@ -439,3 +444,63 @@ def test_a_prefix_is_named_once(tmp_path: Path) -> None:
     text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
     assert "prefix: prefix" not in command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout
+
+
+def test_a_line_that_was_not_understood_takes_the_promise_back(tmp_path: Path) -> None:
+    state = zeros({"conv.weight": (8, 6, 1), "fc.weight": (3, 8)})
+    text = said_by_torch(Holder({"conv.weight": (8, 6), "fc.weight": (3, 8)}), state)
+    assert answered(tmp_path, state, text).verdict == "loads after converting"
+    for more in (
+        "size mismatch for fc.weight: the shapes are (3, 9) and (3, 8)",
+        "\tsize mismatch for fc.weight: copying a param with shape torch.Size([3, 9",
+        "some weights could not be loaded, because of an incompatible head",
+        "\tSomething else that a module's own hook has to say",
+    ):
+        report = answered(tmp_path, state, f"{text}\n{more}\n")
+        assert (report.verdict, report.same) == ("undecided", False), more
+        assert report.unread == (more.strip(),)
+        assert report.steps
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=f"{text}\n{more}")
+    assert said.returncode == 1
+    assert "Whether A will load is not certain: 1 line of the text was not understood" in said.stdout
+    assert "not understood: Something else" in said.stdout
+
+
+def test_a_loader_that_stops_at_the_first_fault_promises_nothing(tmp_path: Path) -> None:
+    state = zeros({"conv.weight": (8, 6, 1), "fc.weight": (3, 8)})
+    text = "Cannot load unet because conv.weight expected shape torch.Size([8, 6]), but got torch.Size([8, 6, 1])."
+    report = answered(tmp_path, state, text)
+    assert (report.verdict, report.stops, fixes(report)) == ("undecided", "diffusers", {"conv.weight": "convert"})
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout
+    assert "diffusers stops at the first fault; after converting 1 layer this fault is gone" in said
+
+
+def test_the_last_part_of_a_name_is_enough_where_one_key_ends_so(tmp_path: Path) -> None:
+    said = 'ValueError: Trying to set a tensor of shape torch.Size([8, 6, 1]) in "weight" (which has shape '
+    said += "torch.Size([8, 6])), this looks incorrect."
+    one = zeros({"conv.weight": (8, 6, 1), "fc.weight": (3, 8)})
+    assert fixes(answered(tmp_path, one, said)) == {"conv.weight": "convert"}
+    two = zeros({"conv.weight": (8, 6, 1), "more.weight": (8, 6, 1)})
+    report = answered(tmp_path, two, said)
+    assert (fixes(report), report.verdict) == ({"weight": "which"}, "undecided")
+
+
+def test_names_of_adapters_are_passed_over(tmp_path: Path) -> None:
+    key = "base_model.model.conv.lora_A.{}weight"
+    text = said_by_torch(Holder({key.format("default."): (4, 6)}), zeros({key.format("default."): (4, 6, 1)}))
+    report = answered(tmp_path, zeros({key.format(""): (4, 6, 1)}), text)
+    assert set(fixes(report).values()) != {"other checkpoint"}
+
+
+def test_keys_that_a_report_folds_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    state = zeros({f"h.{n}.conv.weight": (8, 6, 1) for n in (0, 2, 4)} | {"odd.weight": (3,)})
+    text = (
+        "Net LOAD REPORT from: here\n"
+        "Key                   | Status   | \n"
+        "----------------------+----------+-\n"
+        "h.{0...4}.conv.weight | MISMATCH | Reinit due to size mismatch - ckpt: torch.Size([8, 6, 1]) vs "
+        "model:torch.Size([8, 6])\n"
+    )
+    report = answered(tmp_path, state, text)
+    assert fixes(report) == dict.fromkeys((f"h.{n}.conv.weight" for n in (0, 2, 4)), "convert")
+    assert report.verdict == "undecided"

@@ -45,6 +45,19 @@ def test_so_does_verify(tmp_path: Path) -> None:
     assert "skip_data()" in run("verify", skipped(tmp_path / "a.pt")).stdout
 
 
+def test_so_do_the_other_commands_that_read_or_copy_numbers(tmp_path: Path) -> None:
+    path, other, target = skipped(tmp_path / "a.pt"), tmp_path / "b.pt", tmp_path / "c.pt"
+    state = torch.load(path)
+    torch.save(state, other)
+    name = next(key for key, one in state.items() if one.dim() > 1).rpartition(".")[0]
+    for words in (["--rename", "0=first"], ["--state-dict"], ["--rename", "0=first", "--dry-run"]):
+        assert "skip_data()" in run("convert", path, "-o", target, "--force", *words).stderr
+    assert "skip_data()" in run("diff", path, other, "--values").stdout
+    assert "skip_data()" not in run("diff", path, other).stdout
+    assert "skip_data()" in run("explain", path, name).stderr
+    assert "skip_data()" not in run("explain", other, name).stderr
+
+
 def test_check_names_the_cause_and_whether_there_are_numbers(tmp_path: Path) -> None:
     path = skipped(tmp_path / "a.pt")
     (found,) = check(path).findings

@@ -10,7 +10,7 @@ from torch import nn
 
 from convinspect.checking.findings import CODES
 from convinspect.checking.scan import check
-from support.program import run
+from support.program import assert_one_line, run
 from support.saving import layers_in
 
 
@@ -76,3 +76,22 @@ def test_why_emptied_weights_do_not_load_is_said(tmp_path: Path) -> None:
         result = run("diff", tmp_path / "empty.pt", *words)
         assert result.returncode == 1
         assert result.stdout.count("ZeRO-3 saves what was not gathered") == 4
+
+
+def test_what_is_written_and_shown_of_a_file_says_that_weights_are_empty(tmp_path: Path) -> None:
+    parts = nn.ModuleDict({"conv": nn.Conv1d(4, 6, 1), "fc": nn.Linear(4, 3)})
+    emptied(parts["fc"])
+    some, every = tmp_path / "some.pt", tmp_path / "every.pt"
+    torch.save(parts.state_dict(), some)
+    torch.save(model().state_dict(), every)
+    said = "1 layer (fc) has an empty weight of shape (0,)"
+    for words in (["--to", "linear"], ["--rename", "conv=c"], ["--state-dict"], ["--to", "linear", "--dry-run"]):
+        done = run("convert", some, "-o", tmp_path / "b.pt", "--force", *words)
+        assert (done.returncode, done.stderr.count(said)) == (0, 1)
+    for words in ([], ["--stats"], ["fc"]):
+        shown = run("weights", some, *words, "--width", 300)
+        assert (shown.returncode, shown.stdout.count(said)) == (0, 1)
+    assert said not in run("weights", some, "conv", "--width", 300).stdout
+    asked = run("weights", every), run("convert", every, "--to", "linear", "-o", tmp_path / "c.pt")
+    for refused in asked:
+        assert_one_line(refused, "4 layers (conv, fc, bn, emb) have empty weights", "zero_to_fp32.py")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from convinspect.diffing.fixes import Step
+from convinspect.diffing.steps import Step
 from convinspect.report.commands import can_be_converted, like_command, quoted, step_commands
 from support.paths import FIXTURES
 

@@ -33,7 +33,7 @@ from support.saving import layers_in, opened, zeros
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 ALWAYS = {"name", "kind", "evidence", "pointwise", "weight", "numel", "nbytes", "tied_to", "notes"}
-CHANNELS = {"in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"}
+CHANNELS = {"in_channels", "out_channels", "kernel_size", "patch", "stride", "padding", "dilation", "groups"}
 FEATURES = {"in_features", "out_features"}
 
 

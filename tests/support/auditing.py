@@ -33,7 +33,10 @@ COMMANDS = (
     ("diff", "{path}", "{path}"),
     ("verify", "{path}", "{path}", "--bits"),
 )
-QUIET = {"object.__getattr__", "sys._getframe", "builtins.id", "os.listdir", "os.scandir", "array.__new__"}
+QUIET = {
+    *("object.__getattr__", "sys._getframe", "builtins.id", "os.listdir", "os.scandir", "pathlib.Path.glob"),
+    "array.__new__",
+}
 """Events that look at something, or make room for numbers, and change nothing. A folder's entries are read to find its
 shards."""
 

@@ -179,7 +179,6 @@ def _outcome(build: Build, move: tuple[str, str], folder: Path, widths: Sequence
     except convinspect.ConvInspectError as error:
         return Outcome(End.REFUSED, " ".join(str(error).split()))
     if job.plan.refusals:
-        assert not job.plan.conversions, "some are left and others are not"
         return Outcome(End.REFUSED, str(job.plan.refusals[0].reason))
     said = " ".join(afterwards_lines(job.afterwards))
     try:

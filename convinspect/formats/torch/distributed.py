@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from convinspect.dtypes import ITEMSIZE
-from convinspect.errors import BrokenFile, NotACheckpoint
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Global
+from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.formats.torch.tree import state_of
@@ -23,6 +24,11 @@ from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Container, Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
+_NOT_READ = "shapes only: the numbers of a distributed checkpoint are not read"
+_AS_SAFETENSORS = (
+    "shapes only: the numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which neither"
+    " torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
+)
 _OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
 _PACKAGE = "torch.distributed.checkpoint.metadata."
 
@@ -47,11 +53,8 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
     folder = path if path.is_dir() else path.parent
-    with File(folder / METADATA) as file:
-        # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
-        pieces = [entry for entry in folder.iterdir() if entry.is_file()]
-        nbytes = sum(entry.stat().st_size for entry in pieces)
-        tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
+    nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+    tree = pickle.tree if pickle is not None else _walked(folder, nbytes)
     state = state_of(tree.value)
     listed = pairs_of(state.get("state_dict_metadata"))
     if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":
@@ -63,10 +66,46 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
         tuple(_split(tensors, tuple(_others(listed, tensors)))),
         nbytes,
         (),
-        ("shapes only: the numbers of a distributed checkpoint are not read",),
+        (_AS_SAFETENSORS,) if _as_safetensors(folder, tree) else (_NOT_READ,),
         {},
         tuple(name for name in foreign_globals(tree) if classify_global(name, DISTRIBUTED).kind != "admitted"),
     )
+
+
+def _walked(folder: Path, nbytes: int) -> Walk:
+    with File(folder / METADATA) as file:
+        # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
+        return walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
+
+
+def holds_safetensors(path: Path) -> bool:
+    """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
+    folder = path if path.is_dir() else path.parent
+    return _as_safetensors(folder, _walked(folder, sum(entry.stat().st_size for entry in folder.iterdir())))
+
+
+def begins_safetensors(file: File, start: int) -> bool:
+    """Whether a whole safetensors file can begin at this place of a `*.distcp`."""
+    head = file.read(start, min(64, max(file.size - start, 0)))
+    return is_safetensors(head) and 8 + int.from_bytes(head[:8], "little") <= file.size - start
+
+
+def _as_safetensors(folder: Path, tree: Walk) -> bool:
+    """Whether the first tensor's piece is a safetensors file, as `SerializationFormat.SAFETENSORS` has it written."""
+    listed = dict(pairs_of(state_of(tree.value).get("state_dict_metadata")) or ())
+    for index, info in pairs_of(state_of(tree.value).get("storage_data")) or ():
+        fields, key = state_of(info), state_of(index).get("fqn")
+        name, start = fields.get("relative_path"), fields.get("offset")
+        if function_name(listed.get(key)) != f"{_PACKAGE}TensorStorageMetadata":
+            continue
+        if not isinstance(name, str) or Path(name).name != name or type(start) is not int or start < 0:
+            return False
+        try:
+            with File(folder / name) as file:
+                return begins_safetensors(file, start)
+        except ConvInspectError:
+            return False
+    return False
 
 
 def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Iterator[Other]:

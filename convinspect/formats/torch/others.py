@@ -37,7 +37,7 @@ def others_beside(node: Any, tensors: Sequence[Tensor]) -> tuple[Other, ...]:
         return ()
     keys = {tensor.key for tensor in tensors}
     return tuple(
-        _other(key, value)
+        other_of(key, value)
         for key, value in pairs_of(node) or ()
         if isinstance(key, str) and key not in keys and not _holds(key, value, keys)
     )
@@ -61,7 +61,8 @@ def _holds(key: str, value: Any, keys: set[str]) -> bool:
     return isinstance(value, Tuple) and any(f"{key}.{place}" in keys for place in range(len(value.items)))
 
 
-def _other(key: str, value: Any) -> Other:
+def other_of(key: str, value: Any) -> Other:
+    """What a key holds that is no plain tensor."""
     name = function_name(value)
     if name in _UNINITIALIZED:
         return Other(key, Value.UNINITIALIZED, name.rpartition(".")[2])

@@ -18,18 +18,24 @@ class Groups(NamedTuple):
         names: The parameters' names in the order of the numbers; None unless each group has `param_names`.
         keyed_by: The parameters' names where they stand in place of numbers; else None.
         keys: All keys of the groups.
+        lost: The state's keys are the parameters' numbers as text, under which `load_state_dict` does not look.
     """
 
     ids: tuple[tuple[int, ...], ...] | None
     names: tuple[str, ...] | None
     keyed_by: tuple[str, ...] | None
     keys: frozenset[str]
+    lost: bool = False
 
 
-def groups_of(groups: Any) -> Groups:
+def groups_of(groups: Any, state: Any = None) -> Groups:
     """What the value of `param_groups` says: `[{"params": [0, 1, …], "lr": …, …}, …]`.
 
     `torch.distributed.checkpoint.state_dict.get_optimizer_state_dict` writes names in place of the numbers.
+
+    Args:
+        groups: That value.
+        state: The value of `state` beside it, whose keys `dcp_to_torch_save` turns into text.
     """
     facts = [{str(key): value for key, value in pairs_of(group) or []} for group in groups] if (
         isinstance(groups, list)
@@ -41,7 +47,9 @@ def groups_of(groups: Any) -> Groups:
     ids = tuple(tuple(each) for each in listed) if whole and all(type(one) is int for one in flat) else None
     named = whole and flat and all(isinstance(one, str) for one in flat)
     keys = frozenset(key for group in facts for key in group)
-    return Groups(ids, _names(facts, params), tuple(flat) if named else None, keys)
+    known = set(map(str, flat)) if ids is not None else set()
+    lost = any(isinstance(key, str) and key in known for key, _ in pairs_of(state) or () if known)
+    return Groups(ids, _names(facts, params), tuple(flat) if named else None, keys, lost)
 
 
 def _names(facts: Sequence[dict[str, Any]], params: Sequence[Any]) -> tuple[str, ...] | None:

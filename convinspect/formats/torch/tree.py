@@ -15,9 +15,10 @@ from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
 from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
 from convinspect.formats.torch.attributes import state_of as state_of
 from convinspect.formats.torch.native import convolution_state, is_native, stored_in
-from convinspect.formats.torch.others import is_nested, others_beside, without_tensors
+from convinspect.formats.torch.others import is_nested, other_of, others_beside, without_tensors
 from convinspect.formats.torch.param_groups import Groups, flattened, groups_of
 from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
+from convinspect.keys.others import Other, Value
 from convinspect.records import Module, Root, Tensor
 
 Path = tuple[str, ...]
@@ -35,12 +36,14 @@ class _Scan(NamedTuple):
         modules: Modules by their name, by the path of the outermost module.
         optimizers: What the `param_groups` say, by the optimizer's path.
         nodes: Every container that was searched, by its path.
+        shapeless: What modules keep that has no shape yet, by the path of the outermost module.
     """
 
     tensors: dict[Path, list[Tensor]]
     modules: dict[Path, dict[str, Module]]
     optimizers: dict[Path, Groups]
     nodes: dict[Path, Any]
+    shapeless: dict[Path, list[Other]]
 
 
 def find_roots(walked: Walk, storage_of: StorageOf) -> tuple[Root, ...]:
@@ -74,7 +77,7 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
     Raises:
         RefusedFile: A limit is exceeded.
     """
-    scan = _Scan({}, {}, {}, {})
+    scan = _Scan({}, {}, {}, {}, {})
     above: set[int] = set()
     barren: set[int] = set()
     tensors = 0
@@ -114,27 +117,29 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
         path = (*container, name) if len(levels) > 1 else ()
         parts = module_parts(node)
         if parts is not None:
-            module_tensors, modules = _flattened(parts, storage_of)
+            module_tensors, modules, shapeless = _flattened(parts, storage_of)
             scan.tensors.setdefault(path, []).extend(module_tensors)
             scan.modules.setdefault(path, {}).update(modules)
+            if shapeless:
+                scan.shapeless.setdefault(path, []).extend(shapeless)
             tensors += len(module_tensors)
             continue
         groups = _param_groups(node)
         if groups is not None:
-            scan.optimizers[path] = groups_of(groups)
+            scan.optimizers[path] = groups_of(*groups)
         above.add(id(node))
         scan.nodes.setdefault(path, node)
         levels.append((path, node, _children(node), tensors))
     return scan
 
 
-def _param_groups(node: Any) -> Any:
-    """The `param_groups` of an optimizer's state_dict, or of an optimizer pickled whole; None for anything else."""
+def _param_groups(node: Any) -> tuple[Any, Any] | None:
+    """`param_groups` and `state` of an optimizer's state_dict, or of an optimizer pickled whole; None for all else."""
     mappings = [pairs_of(node) or [], *state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
     for pairs in mappings:
         named = dict(pair for pair in pairs if pair[0] in ("state", "param_groups")) if len(pairs) < 100 else {}
         if len(named) == 2:
-            return named["param_groups"]
+            return named["param_groups"], named["state"]
     return None
 
 
@@ -237,9 +242,10 @@ def _listed(node: Any) -> list[Any]:
     return first[0] if first and isinstance(first[0], list) else []
 
 
-def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[str, Module]]:
-    """All tensors of a module tree with dotted keys, and all its modules by their dotted names."""
+def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[str, Module], list[Other]]:
+    """All tensors of a module tree with dotted keys, all its modules by their dotted names, and what has no shape."""
     tensors: list[Tensor] = []
+    shapeless: list[Other] = []
     modules: dict[str, Module] = {}
     todo: list[tuple[str, Parts, int]] = [("", parts, 0)]
     while todo:
@@ -250,6 +256,8 @@ def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[
             tensor = tensor_of(node, prefix + key, storage_of)
             if tensor is not None:
                 tensors.append(tensor)
+            elif (other := other_of(prefix + key, node)).value is not Value.OBJECT:
+                shapeless.append(other)
         children = []
         for key, node in part.modules:
             child = module_parts(node)
@@ -257,7 +265,7 @@ def _flattened(parts: Parts, storage_of: StorageOf) -> tuple[list[Tensor], dict[
             if child is not None and depth < _DEEPEST and len(modules) < 100_000:
                 children.append((prefix + key, child, depth + 1))
         todo.extend(reversed(children))
-    return tensors, modules
+    return tensors, modules, shapeless
 
 
 def _roots(scan: _Scan) -> Iterator[Root]:
@@ -272,6 +280,7 @@ def _roots(scan: _Scan) -> Iterator[Root]:
         tensors = _below(merged, at) if optimizer is not None else merged[path]
         # Dictionaries that were merged are together no state_dict.
         others = others_beside(scan.nodes.get(path), tensors) if tensors == scan.tensors.get(path) else ()
+        others = (*others, *scan.shapeless.get(path, ()))
         groups = scan.optimizers.get(at) or flattened(tensors, others)
         yield Root(
             ".".join(at),
@@ -283,8 +292,11 @@ def _roots(scan: _Scan) -> Iterator[Root]:
             others,
             groups.keyed_by if groups else None,
             groups.keys if groups else frozenset(),
+            groups.lost if groups else False,
         )
     if not merged:
+        for path, shapeless in scan.shapeless.items():
+            yield Root(".".join(path), "model", (), scan.modules[path], others=tuple(shapeless))
         yield from without_tensors(scan.nodes)
 
 

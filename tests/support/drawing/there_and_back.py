@@ -10,6 +10,7 @@ import json
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -84,8 +85,11 @@ def _check(file: File, folder: Path) -> Counter[str]:
     suffix = "".join(file.path.suffixes)
     there = folder / f"there{suffix}"
     names = tuple(name for group in file.kinds.values() for name in group)
+    options = Options(to=file.to, from_=tuple(file.kinds), layer=names, dry_run=True)
     try:
-        job = convert(file.path, there, Options(to=file.to, from_=tuple(file.kinds), layer=names))
+        plan = convert(file.path, None, options).plan
+        going = tuple(conversion.layer.name for conversion in plan.conversions)
+        job = convert(file.path, there, replace(options, layer=going, dry_run=False))
     except CannotConvert as error:
         assert not there.exists()
         return Counter({"refused": 1, f"refused: {error.problem[:60]}": 1})
@@ -113,7 +117,7 @@ def _check(file: File, folder: Path) -> Counter[str]:
     convert(there, alike, Options(like=file.path))
     if contents(alike) != contents(file.path) and not any("the weights' own" in note for note in job.notes):
         raise Miss("the bytes are others with `like` the original")
-    refused = {f"left: {str(refusal.reason)[:50]}": 1 for refusal in job.plan.refusals}
+    refused = {f"left: {str(refusal.reason)[:50]}": 1 for refusal in plan.refusals}
     return Counter({"same bytes" if same else "other strides, said": 1, "layers": len(changed), **refused})
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from support.hostile.calls import BOMBS, bomb
+from support.hostile.claims import CLAIMS
 from support.hostile.containers import (
     LEGACY_PARTS,
     bare_file,
@@ -163,6 +164,7 @@ HOSTILE: dict[str, Builder] = {
     "safetensors_header_of_4_gb": sparse_safetensors,
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
+    **{f"claims_{name}": build for name, build in CLAIMS.items()},
     "distributed_key_of_5_000_digits": partial(distributed_key, key=integer(10**5_000)),
     "distributed_key_is_none": partial(distributed_key, key=b"N"),
     "tar_of_records": tar_of_records,

@@ -1,0 +1,36 @@
+"""Keys as loaders write them → keys of the checkpoint at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.diffing.load_error import LoadErrorItem
+
+_ADAPTER = re.compile(
+    r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector|bias)|modules_to_save|ia3_l|hada_[wt]\w*|lokr_[wt]\w*|oft_\w+"
+    r"|boft_\w+|vera_lambda_[bd]|randlora_\w+|ada(?:lora|ption)_\w+|ln_\w*tuning_layers|prompt_encoder"
+    r"|trainable_tokens_delta)\.[^.]+(?=\.|$)"
+)
+"""The name of an adapter, which peft puts into the keys when it loads them (`set_peft_model_state_dict`)."""
+
+
+def in_full(items: Iterable[LoadErrorItem], checkpoint: Checkpoint) -> list[LoadErrorItem]:
+    """Items with whole keys, where the checkpoint has one key alone that a loader's last part can stand for."""
+    items = list(items)
+    return [_whole(item, checkpoint) if item.partial else item for item in items]
+
+
+def _whole(item: LoadErrorItem, checkpoint: Checkpoint) -> LoadErrorItem:
+    end = f".{item.key}"
+    keys = [tensor.key for tensor in checkpoint.tensors.values() if tensor.shape == item.checkpoint]
+    keys = [key for key in keys if key == item.key or key.endswith(end)]
+    return replace(item, key=keys[0], partial=False) if len(keys) == 1 else item
+
+
+def without_adapter(key: str, stored: Collection[str]) -> str:
+    """A key without the name of peft's adapter, where the checkpoint has it so."""
+    bare = _ADAPTER.sub(r".\1", key)
+    return bare if key not in stored and bare in stored else key

@@ -1,0 +1,100 @@
+"""What in a text looks like a loader's complaint and was not understood."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from convinspect.diffing.texts.forms import Found
+from convinspect.diffing.texts.stream import Stream
+
+_SIGNS = re.compile(
+    "|".join(
+        (
+            r"mismatch", r"missing\d*(?:key|param|weight|tensor|buffer)",
+            r"unexpected(?:key|param|weight|tensor|buffer)", r"(?:not|n't|cannot)match", r"mustmatch",
+            r"incompatib", r"copyingapar", r"copyingthepar", r"withshape", r"expected(?:shape|size)",
+            r"(?:got|found|received|different|wrong|invalid)(?:shape|size)", r"hasshape", r"whosedimensions",
+            r"shapein(?:the)?(?:current)?model", r"shapeis", r"fromcheckpoint", r"incurrentmodel",
+            r"inthecheckpoint", r"not(?:in|partof)(?:the)?(?:model|checkpoint|state)", r"newlyinitialized",
+            r"werenot(?:used|initialized|loaded|found)", r"notfoundin(?:the)?(?:checkpoint|state|model)",
+            r"instate_?dict", r"sourcestate_?dict", r"unused(?:key|param|weight)", r"size\(\[",
+            r"(?:cannot|couldnot|failedto|unableto)load", r"error\(s\)inload", r"keyerror",
+            r"settingatensor|setatensor", r"looksincorrect", r"sizeoftensor",
+            r"\|(?:missing|unexpected|conversion)", r"(?:lines?|output)(?:truncated|omitted|hidden|skipped)",
+            r"expectedtorch", r"hasnoparameter|nothaveparameter", r"receivedtype|invalidtype", r"parametergroup",
+            r"loadreport", r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
+            r"skiploading", r"missing_keys=\[.|unexpected_keys=\[.",
+            r"(?:shapes?|sizes?|dims?|dimensions?)[^\d\[(]{0,24}[\[(]\d+(?:,\d+)*,?[\])]",
+            # The rest of a list of names whose beginning was cut off.
+            r"\w\.\w+\",\"\w+[\w.]*\.\w",
+        )
+    ),
+    re.IGNORECASE,
+)  # fmt: skip
+_TRIVIAL = re.compile(r"[\\\s\"'.,)\]}]*")
+"""What may stand between two sentences of one message."""
+_NEW = ("Traceback(most", "Error(s)inloading", "Duringhandlingoftheaboveexception", "Theaboveexceptionwas")
+"""What begins another message."""
+_MOST = 160
+"""Characters of a line that are shown."""
+
+
+def unread_lines(stream: Stream, headings: Iterable[Found], found: Sequence[Found]) -> tuple[str, ...]:
+    """Lines with what looks like a complaint and was not understood, each once.
+
+    Args:
+        stream: The text.
+        headings: What stands before all that an exception says.
+        found: What was understood, in the order of the text, none within another.
+    """
+    places = {stream.line_at(place) for place in _signs(stream, found)}
+    places |= {stream.line_at(place) for one in found for place in one.doubtful}
+    places |= {stream.line_at(place) for place in _between(stream, headings, found)}
+    return tuple(dict.fromkeys(_shown(stream.lines[place].text) for place in sorted(places)))
+
+
+def _shown(line: str) -> str:
+    line = " ".join(line.split())
+    return line if len(line) <= _MOST else f"{line[:_MOST]}…"
+
+
+def _signs(stream: Stream, found: Sequence[Found]) -> Iterable[int]:
+    """Places outside of what was understood that have a complaint's words."""
+    end = 0
+    for one in (*found, None):
+        start = len(stream.text) if one is None else one.start
+        if start > end:
+            for match in _SIGNS.finditer(stream.text, end, start):
+                yield match.start()
+        end = end if one is None else one.end
+
+
+def _between(stream: Stream, headings: Iterable[Found], found: Sequence[Found]) -> Iterable[int]:
+    """Places between what was understood of one exception, and in lines below it that begin as its lines do."""
+    starts = {heading.end for heading in headings}
+    inside = False
+    for one, following in zip(found, (*found[1:], None), strict=False):
+        inside = one.end in starts or (inside and bool(one.items))
+        if not inside:
+            continue
+        end = len(stream.text) if following is None else following.start
+        rest = _TRIVIAL.match(stream.text, one.end, end)
+        assert rest is not None
+        if rest.end() == end:
+            continue
+        line = stream.line_at(rest.end())
+        ends = _ends(stream, rest.end(), end)
+        if (following is not None and not ends) or (
+            stream.starts[line] == rest.end() and stream.lines[line].indented and not stream.lines[line].begins
+        ):
+            yield rest.end()
+        inside = inside and not ends
+
+
+def _ends(stream: Stream, start: int, end: int) -> bool:
+    """Whether an exception's text ends before a place, so that what stands there is something else."""
+    if any(sign in stream.text[start : min(end, start + 400)] for sign in _NEW):
+        return True
+    lines = range(stream.line_at(start), stream.line_at(end - 1) + 1)
+    return any(stream.lines[line].begins for line in lines)

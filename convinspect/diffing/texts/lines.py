@@ -1,0 +1,198 @@
+"""The text of a log → its lines without what consoles, loggers and mail put around them.
+
+Nothing here has to be perfect: what is left over, or taken off too much, makes a sentence unreadable, never one that
+reads as something else. See `stream.py` and `complaints.py`.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """A line of the text.
+
+    Attributes:
+        text: Without prefixes and frames.
+        begins: A record of a log begins here, or a blank line stands before it.
+        indented: It began with a tab or with four spaces.
+    """
+
+    text: str
+    begins: bool = False
+    indented: bool = False
+
+
+_COLOURS = re.compile(
+    r"(?:\x1b|\\x1b|\\033|\\u001b|\\e|\^\[|#033)\[[0-9;?]{0,20}[A-Za-z]|\x1b\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)"
+    # Terminals' copies and log viewers drop the escape character alone.
+    r"|\[\d{1,3}(?:;\d{1,3}){0,4}m"
+)
+_ESCAPES = (("\\r\\n", "\n"), ("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\'", "'"), ("\r\n", "\n"), ("\r", "\n"))
+_TYPED = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u200b": None, "\ufeff": None, "\u00ad": None})
+
+_FRAME = "│┃║▌▏▐╎┆┊"
+_RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=_~*|-]{3,}")
+_FRAME_TITLE = tuple("╭╰┌└┏┗╔╚├")
+_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*[│┃|](?:\s|$)")
+"""A line of source in the frame of a traceback that rich drew."""
+_COLUMN = re.compile(r"\s[\w./-]{1,200}\.py:\d{1,6}$")
+"""The place in the source, which rich's log handler writes to the right."""
+
+_TAG = re.compile(
+    r"\[?(?:rank|default|local_rank)[ =:_-]?\d{1,6}\]?:?\s*(?:[|:]\s*)?|\[\d{1,6},\d{1,6}\]<std(?:err|out)>:?\s?"
+    r"|\(\w{1,60} pid=\d{1,9}(?:, ip=[\d.]{1,40})?\)\s?",
+    re.IGNORECASE,
+)
+"""What launchers of several processes write before each line of one of them."""
+_RECORD = re.compile(
+    r"\[?\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|\s?[+-]\d\d:?\d\d)?\]?(?=[\s:|,\[-]|$)"
+    r"|\[?\d\d/\d\d(?:/\d\d(?:\d\d)?)?[ T]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?(?=[\s:|,\[-]|$)"
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?(?=\s|$)"
+    r"|[A-Z][a-z]{2}\s{1,2}\d{1,2} \d\d:\d\d:\d\d (?:\S{1,60} \S{1,60}:(?=\s))?"
+    r"|\[?[IWEF]\d{4,8} \d\d:\d\d:\d\d\.\d{1,9}\s{1,8}\d{1,9} \S{1,200}\]"
+    r"|\[?(?:DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\]?(?::[\w.]{1,80}:|\s*[:|-]+(?=\s)|(?=\s)|$)"
+)
+"""What a logger writes before each of its records: the time, the level."""
+_AFTER_RECORD = re.compile(
+    r"\s*(?:[-|:,]+(?=\s)|\[[^\]]{0,60}[A-Za-z][^\]]{0,60}\]:?|[\w.<>]{1,80}(?::[\w<>]{1,80})?(?::\d{1,6})?\s[-|]\s"
+    r"|[\w./-]{1,120}\.py:\d{1,6}:?(?=\s))"
+)
+"""What stands between the time and the record itself: the logger, the place in the source."""
+_QUOTED = re.compile(r"(?:>\s?)+|E\s{2,}|(?:wandb|stderr|stdout)\s?[:|]\s|\[(?:stderr|stdout)\]:?\s?")
+"""Marks of mail and Markdown, of pytest, of programs that run others."""
+
+_EVERYWHERE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\|\s?", r"#+\s?", r"//\s?", r"\*\s", r"[-•]\s", r"\d{1,6}(?::\s?|\s?\|\s?|\s)", r"[\w.-]{1,60}\s*\|\s",
+        r"[\w./-]{1,120}:\d{1,6}:\s?",
+    )
+)  # fmt: skip
+"""Prefixes that may be part of what is said, unless all lines have them."""
+_NEARLY_ALL = 0.9
+
+_SOURCE = re.compile(r'File "[^"]{1,1000}", line \d{1,9}(?:, in |$)')
+_CARETS = re.compile(r"[\^~]+")
+
+
+def clean_lines(text: str, whole: bool = False) -> list[Line]:
+    """The lines of a text, blank ones and frames left out, each process's one after the other.
+
+    Args:
+        text: Any.
+        whole: It is all that an exception says, so that its control characters are those of keys.
+    """
+    if not whole:
+        text = _COLOURS.sub("", text).translate(_TYPED)
+    for escape, meaning in _ESCAPES:
+        text = text.replace(escape, meaning)
+    if "&quot;" in text or "&#" in text:
+        text = html.unescape(text)
+    return _in_order(_without_source(_without_common_marks(_bare_lines(text))))
+
+
+_Bare = tuple[str, str, bool, bool]
+"""Text, process, whether a record begins, whether it is indented."""
+
+
+def _bare_lines(text: str) -> list[_Bare]:
+    """Lines without frames and prefixes."""
+    found: list[_Bare] = []
+    process, blank = "", False
+    for raw in text.split("\n"):
+        line = _unframed(raw)
+        if line is None:
+            blank = blank or not raw.strip(_FRAME + " \t")
+            continue
+        line, tag, record = _unmarked(line)
+        process = tag or process
+        inner = line.strip()
+        if not inner or _RULE.fullmatch(inner):
+            blank = blank or not inner
+            continue
+        indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
+        found.append((inner, process, record or blank, indented))
+        blank = False
+    return found
+
+
+def _unframed(raw: str) -> str | None:
+    """A line without the frame around it; None if nothing else is in it."""
+    line = raw.rstrip()
+    inner = line.lstrip()
+    if inner[:1] in _FRAME and inner:
+        line = inner.lstrip(_FRAME + " ")
+        inner = line
+    if line and line[-1] in _FRAME:
+        line = line.rstrip(_FRAME + " \t")
+    if not line or inner.startswith(_FRAME_TITLE) or _CODE.match(inner):
+        return None
+    column = _COLUMN.search(line, max(0, len(line) - 220))
+    return line[: column.start()] if column and line[: column.start()].endswith(" ") else line
+
+
+def _unmarked(line: str) -> tuple[str, str, bool]:
+    """A line without its prefixes; the process that wrote it, and whether a record begins."""
+    process, record = "", False
+    for _ in range(12):
+        inner = line.lstrip()
+        tag = _TAG.match(inner)
+        if tag is not None and tag[0].strip(" :|"):
+            process, line = process or tag[0].strip(), inner[tag.end() :]
+            continue
+        mark = _QUOTED.match(inner)
+        if mark is not None:
+            line = inner[mark.end() :]
+            continue
+        mark = _RECORD.match(inner) or (_AFTER_RECORD.match(inner) if record else None)
+        if mark is None or not mark.end():
+            break
+        record, line = True, inner[mark.end() :]
+    return line, process, record
+
+
+def _without_common_marks(lines: list[_Bare]) -> list[_Bare]:
+    """Lines without the prefix that nearly all of them have."""
+    for _ in range(2):
+        for pattern in _EVERYWHERE:
+            ends = [match.end() if (match := pattern.match(line[0])) else 0 for line in lines]
+            if len(lines) > 2 and sum(map(bool, ends)) >= _NEARLY_ALL * len(lines):
+                both = zip(lines, ends, strict=True)
+                lines = [(text[end:].rstrip("| "), *rest) for (text, *rest), end in both]  # type: ignore[misc]
+                break
+        else:
+            break
+    return [line for line in lines if line[0].strip()]
+
+
+def _without_source(lines: list[_Bare]) -> list[_Bare]:
+    """Lines without a traceback's places in the source, and the lines of source below them."""
+    if not any('File "' in line[0] for line in lines):
+        return lines
+    kept: list[_Bare] = []
+    code = False
+    for line in lines:
+        if _SOURCE.match(line[0]):
+            code = True
+        elif _CARETS.fullmatch(line[0]):
+            continue
+        elif code:
+            # A frame may come without its line of source.
+            code = False
+            if not line[3]:
+                kept.append(line)
+        else:
+            kept.append(line)
+    return kept
+
+
+def _in_order(lines: list[_Bare]) -> list[Line]:
+    """The lines of one process after those of another, each in its order."""
+    if len({process for _, process, _, _ in lines}) > 1:
+        lines = sorted(lines, key=lambda line: line[1])
+    # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
+    marked = sum(line[2] for line in lines) >= _NEARLY_ALL * len(lines)
+    return [Line(text, begins and not marked, indented) for text, _, begins, indented in lines]

@@ -1,0 +1,107 @@
+"""Training resumed after a conversion with the optimizers of other packages; torch's own: `test_torch_resuming.py`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.paths import ROOT
+from support.resuming import MOVES, Build, End, outcome
+
+sys.path.append(str(ROOT / "docs"))
+makers: Any = import_module("after.optimizers")
+
+WIDTHS = {"matrices": (64, 80, 32), "squares": (8, 8, 8), "one channel": (1, 8, 1)}
+
+PACKAGES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "pytorch_optimizer": ("pytorch_optimizer", makers.of_pytorch_optimizer),
+    "torchao": ("torchao", makers.of_torchao),
+    "bitsandbytes": ("bitsandbytes", makers.of_bitsandbytes),
+    "transformers": ("transformers", makers.of_transformers),
+}
+
+REFUSED = {
+    "pytorch_optimizer": {
+        "APOLLO", "AdaFactor", "AdaMuon", "Adalite", "Alice", "Amos", "CAME", "Conda", "DASH", "EmoFact", "Fira",
+        "FlashAdamW", "GaLore", "Kron", "LBFGS", "LoRARite", "Nero", "NorMuon", "RACS", "SM3", "SOAP", "SPAM", "SPlus",
+        "SaRA", "ScalableShampoo", "Shampoo", "SpectralSphere",
+    },
+    "torchao": {"AdamW8bit", "AdamW4bit", "AdamWFp8"},
+    "bitsandbytes": {"AdEMAMix8bit"},
+    "transformers": {"Adafactor"},
+}  # fmt: skip
+"""What is refused or left with the reason, in one direction at least; all others go on the same."""
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _kinds(package: str) -> dict[str, Any]:
+    pytest.importorskip(package)
+    return PACKAGES[package][1]()
+
+
+def _settings(kind: Any) -> Iterator[dict[str, Any]]:
+    """The defaults, and each switch turned; rare steps made frequent, since a run is short."""
+    yield {}
+    parameters = inspect.signature(kind).parameters
+    for name, parameter in parameters.items():
+        if isinstance(parameter.default, bool):
+            yield {name: not parameter.default}
+    counts = {
+        name: 2
+        for name, parameter in parameters.items()
+        if type(parameter.default) is int
+        and any(word in name for word in ("gap", "interval", "freq", "every", "warmup"))
+    }
+    if counts:
+        yield counts
+
+
+def _end(kind: Any, settings: dict[str, Any], move: tuple[str, str], folder: Path, widths: str) -> Any:
+    """The outcome of the first way of making the optimizer that works; None where none does."""
+    made: Any = partial(kind, **settings)
+    made.__name__ = kind.__name__
+    builds: Iterator[Build] = makers.builds(made)
+    return next((end for build in builds if (end := outcome(build, move, folder, WIDTHS[widths])) is not None), None)
+
+
+def _numbered(package: str) -> list[Any]:
+    """Names where the package is installed; else one, which is skipped with the package's name."""
+    names = list(PACKAGES[package][1]()) if _installed(package) else [""]
+    return [pytest.param(package, name, id=f"{package}-{name}") for name in names]
+
+
+@pytest.mark.parametrize(("package", "name"), [one for package in PACKAGES for one in _numbered(package)])
+def test_training_goes_on_or_is_refused(tmp_path: Path, package: str, name: str) -> None:
+    kind = _kinds(package)[name]
+    for widths in WIDTHS:
+        for move in MOVES:
+            end = _end(kind, {}, move, tmp_path, widths)
+            if end is None:
+                continue
+            assert end.end in (End.SAME, End.SAID, End.REFUSED), (move, widths, end.words)
+            # Parts by number are in doubt where a part for one dimension can have the weight's shape (AdaShift).
+            if end.end is End.REFUSED and widths == "matrices":
+                assert name in REFUSED[package], (move, widths, end.words)
+
+
+@pytest.mark.parametrize(("package", "name"), _numbered("pytorch_optimizer"))
+def test_every_switch(tmp_path: Path, package: str, name: str) -> None:
+    """From the least common form, which is the furthest from a Linear."""
+    kind = _kinds(package)[name]
+    for settings in _settings(kind):
+        end = _end(kind, settings, ("Conv2d", "Linear"), tmp_path, "matrices")
+        assert end is None or end.end in (End.SAME, End.SAID, End.REFUSED), (settings, end.words)
