@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -332,6 +334,26 @@ def test_keys_without_tensors_of_a_distributed_checkpoint(tmp_path: Path) -> Non
 def test_a_metadata_file_of_something_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".metadata").write_bytes(content)
     with pytest.raises((BrokenFile, NotACheckpoint)):
+        read_contents(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["key", "name"])
+def test_metadata_that_names_tensors_by_lists(tmp_path: Path, what: str) -> None:
+    save_distributed({"a": torch.zeros(2)}, checkpoint_id=tmp_path, no_dist=True)
+    metadata: Any = FileSystemReader(tmp_path).read_metadata()
+
+    class Listed:
+        def __reduce__(self) -> Any:
+            return list, ()
+
+    if what == "key":
+        ((index, info),) = metadata.storage_data.items()
+        metadata.storage_data = {dataclasses.replace(index, fqn=Listed()): info}
+    else:
+        metadata.state_dict_metadata = {**metadata.state_dict_metadata, Listed(): metadata.state_dict_metadata["a"]}
+    with (tmp_path / ".metadata").open("wb") as file:
+        pickle.dump(metadata, file)
+    with suppress(ConvInspectError):
         read_contents(tmp_path)
 
 

@@ -93,6 +93,7 @@ def test_null_is_what_the_file_does_not_record(folder: Path) -> None:
         "in_channels": None,
         "out_channels": 4,
         "kernel_size": [1],
+        "patch": False,
         "stride": None,
         "padding": None,
         "dilation": None,
