@@ -199,13 +199,13 @@ def dotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
             numbers[key.removesuffix(name)] += 1
             prefixes.setdefault(name, []).append(key.removesuffix(name))
     found: dict[str, list[Tensor]] = {}
-    for average, copies in averages.items():
+    for called, copies in averages.items():
         rarest = min(copies, key=lambda name: len(prefixes.get(name, ())))
         modules = [
             prefix for prefix in prefixes.get(rarest, ())
             if numbers[prefix] == len(copies) and _same_shapes(copies, others, prefix)
         ]  # fmt: skip
-        original = _original(average, modules, len({name.rpartition(".")[0] for name in copies}))
+        original = _original(called, modules, len({name.rpartition(".")[0] for name in copies}))
         if original is not None:
             found |= {copy.key: [others[original + name]] for name, copy in copies.items()}
     return found
