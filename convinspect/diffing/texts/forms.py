@@ -13,9 +13,9 @@ from convinspect.text import dimension
 
 _SHAPE = r"(?:(?:[a-z_]{1,20}\.)?Size\(\[[\d,]*\]\)|\([\d,]*\)|\[[\d,]*\])"
 _PLACES = {
-    "{key}": r'(?P<key>[^"|]{1,600}?)',
+    "{key}": r'(?P<key>[^"|^]{1,600}?)',
     "{part}": r"(?P<part>\w{1,200})",
-    "{rare}": r"(?P<key>[\w.,:/{}-]{1,600}?)",
+    "{rare}": r"(?P<key>\w[\w.,:/{}-]{0,600}?)",
     "{checkpoint}": f"(?P<checkpoint>{_SHAPE})",
     "{model}": f"(?P<model>{_SHAPE})",
     "{quoted}": r'(?P<keys>"[^"]+"(?:,"[^"]+")*)(?P<stop>\.?)',

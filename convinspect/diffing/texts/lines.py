@@ -19,12 +19,14 @@ class Line(NamedTuple):
         record: A record of a log begins here.
         apart: A blank line stands before it.
         indented: It began with a tab or with four spaces.
+        mixed: Several processes wrote the text, so that the next line need not be its continuation.
     """
 
     text: str
     record: bool = False
     apart: bool = False
     indented: bool = False
+    mixed: bool = False
 
     @property
     def begins(self) -> bool:
@@ -152,7 +154,7 @@ def _unmarked(line: str) -> tuple[str, str, bool]:
         inner = line.lstrip()
         tag = _TAG.match(inner)
         if tag is not None and tag[0].strip(" :|"):
-            process, line = process or tag[0].strip(), inner[tag.end() :]
+            process, line = process + tag[0].strip(), inner[tag.end() :]
             continue
         mark = _QUOTED.match(inner)
         if mark is not None:
@@ -168,7 +170,10 @@ def _unmarked(line: str) -> tuple[str, str, bool]:
 def _without_common_marks(lines: list[_Bare]) -> list[_Bare]:
     """Lines without the prefix that nearly all of them have, and without those behind it."""
     for _ in range(2):
+        sample = lines[:: len(lines) // 20 + 1]
         for pattern in _EVERYWHERE:
+            if sum(pattern.match(line[0]) is not None for line in sample) < len(sample) / 2:
+                continue
             ends = [match.end() if (match := pattern.match(line[0])) else 0 for line in lines]
             if len(lines) > 2 and sum(map(bool, ends)) >= _NEARLY_ALL * len(lines):
                 lines = [_shorter(line, end) if end else line for line, end in zip(lines, ends, strict=True)]
@@ -182,7 +187,7 @@ def _shorter(line: _Bare, end: int) -> _Bare:
     """A line without its first characters."""
     text, process, record, apart, indented = line
     text, tag, begins = _unmarked(text[end:].rstrip("| "))
-    return text.strip(), tag or process, record or begins, apart, indented
+    return text.strip(), process + tag, record or begins, apart, indented
 
 
 def _without_source(lines: list[_Bare]) -> list[_Bare]:
@@ -208,8 +213,9 @@ def _without_source(lines: list[_Bare]) -> list[_Bare]:
 
 def _in_order(lines: list[_Bare]) -> list[Line]:
     """The lines of one process after those of another, each in its order."""
-    if len({process for _, process, *_ in lines}) > 1:
+    mixed = len({process for _, process, *_ in lines}) > 1
+    if mixed:
         lines = sorted(lines, key=lambda line: line[1])
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
     marked = sum(line[2] for line in lines) >= _NEARLY_ALL * len(lines)
-    return [Line(text, record and not marked, apart, indented) for text, _, record, apart, indented in lines]
+    return [Line(text, record and not marked, apart, indented, mixed) for text, _, record, apart, indented in lines]

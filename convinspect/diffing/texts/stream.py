@@ -17,6 +17,8 @@ from convinspect.diffing.texts.lines import Line
 
 _ORDINARY = re.compile(r"\w(?:[\w.-]*\w)?")
 """A name that is read across a line's end; with other characters it may have swallowed a frame."""
+_LEFT_OVER = re.compile(r"\d{4}-\d\d-\d\d|ERROR|WARN|INFO|DEBUG|\.py\d")
+"""What a logger writes, in the middle of a name."""
 _SPACED = re.compile(r"[\w.,:/@*-]+")
 """A name with spaces in it."""
 _SENTENCE = re.compile(r"[A-Z][a-z]|(?:missing|unexpected|these|size)$")
@@ -84,6 +86,8 @@ class Stream:
             return whole
         if any(gap in self.at_start for gap in gaps):
             single = all(gap in self.at_start and self.text[gap] != "-" for gap in gaps)
+            if self.lines[0].mixed or _LEFT_OVER.search(whole):
+                return None
             spaced = self._gaps(end - 1, end + 1) and end not in self.at_start
             return whole if single and not spaced and _ORDINARY.fullmatch(whole) else None
         if start in self.at_start or _SPACED.fullmatch(whole) is None:
@@ -99,12 +103,9 @@ class Stream:
         return whole if sure else None
 
     def numbers_whole(self, start: int, end: int) -> bool:
-        """Whether no white space but a line's end stands inside a number of a span."""
-        text = self.text
-        return not any(
-            text[gap - 1].isdigit() and text[gap].isdigit() and gap not in self.at_start
-            for gap in self._gaps(start, end)
-        )
+        """Whether the white space in a shape is that after its commas, or a line's end."""
+        text, gaps = self.text, self._gaps(start, end)
+        return all(gap in self.at_start or text[gap - 1] == "," for gap in gaps)
 
     def list_end(self, start: int) -> tuple[bool, int]:
         """Where names without quotes end, of which the first begins at `start`: at a line's end that no break made.
@@ -120,6 +121,8 @@ class Stream:
             if not goes_on:
                 break
             line += 1
+        if self.lines[line].mixed:
+            return False, self.end_of(line)
         last = line + 1 == len(self.lines)
         return self.ends or not last or line == 0, self.end_of(line)
 
