@@ -165,13 +165,13 @@ def _foreign(difference: Difference, order: Order | None, why: str) -> Differenc
     a, b = difference.a, difference.b
     assert a is not None
     assert b is not None
-    obstacle = f"is {a.shape} in A and {b.shape} in B: {why}"
+    obstacle = f"is {a.shape} in A and {b.shape} in B: {why}, so that the axes would have to be moved"
     if order is None:
-        return difference._replace(kind=Kind.SHAPE_DIFFERS, obstacle=obstacle)
+        return difference._replace(kind=Kind.SHAPE_DIFFERS, obstacle=obstacle, refusal=why)
     proved = difference.deviation is None and difference.relation is not None and difference.relation.proved
     relation = Relation(How.PERMUTE, (order,), proved)
     line = call(relation, a.shape, b.shape) if _is_plain(a, b) else ""
-    return difference._replace(kind=Kind.PERMUTED, obstacle=obstacle, relation=relation, call=line)
+    return difference._replace(kind=Kind.PERMUTED, obstacle=obstacle, refusal=why, relation=relation, call=line)
 
 
 def _agreeing(differences: list[Difference]) -> list[Difference]:

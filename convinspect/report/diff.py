@@ -222,8 +222,9 @@ def _of_shapes(difference: Difference) -> list[str]:
     relation, a = difference.relation, difference.a
     if difference.kind == Kind.RESHAPED and not difference.obstacle and difference.layer is None:
         return ["PyTorch takes the one for the other"]
+    foreign = [flagged(difference.refusal)] if difference.refusal else []
     if difference.kind == Kind.PERMUTED and relation is not None:
-        return _of_orders(relation, difference)
+        return [*foreign, *_of_orders(relation, difference)]
     if difference.kind != Kind.SHAPE_DIFFERS:
         return []
     if a is not None and a.shape == EMPTIED_SHAPE:

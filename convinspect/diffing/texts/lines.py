@@ -141,7 +141,7 @@ def _unframed(raw: str) -> str | None:
         inner = line
     if line and line[-1] in _FRAME:
         line = line.rstrip(_FRAME + " \t")
-    if not line or inner.startswith(_FRAME_TITLE) or (framed and _CODE.match(inner)):
+    if not line or inner.startswith(_FRAME_TITLE) or (framed and _CODE.match(line)):
         return None
     column = _COLUMN.search(line, max(0, len(line) - 220))
     return line[: column.start()] if column and line[: column.start()].endswith(" ") else line
