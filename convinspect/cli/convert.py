@@ -205,7 +205,8 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
         job = prepare(checkpoint, options, output)
         with reading_progress(job.nbytes_to_copy, "writing") as advance:
             job.write(advance)
-    sink.show(plan_table(job), plan_payload(job))
+    on_screen = sink.fmt is Format.table and sys.stdout.isatty()
+    sink.show(plan_table(job, on_screen), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():
         print(safe(line))
     for line in note_lines(job):
