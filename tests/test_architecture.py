@@ -29,6 +29,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LIVE = {
     "arrays.devices",
     "arrays.error_bound",
+    "arrays.forms",
     "comparing.claims",
     "comparing.compare",
     "comparing.measure",
@@ -125,7 +126,7 @@ def test_nothing_executes_what_a_file_says(path: Path) -> None:
 TESTS = Path(__file__).resolve().parent
 # Beside a folder for each package: what builds inputs, random inputs, random models, and the whole program on files of
 # every origin.
-OTHER_FOLDERS = {"support", "fuzz", "end_to_end", "oracle"}
+OTHER_FOLDERS = {"error_texts", "support", "fuzz", "end_to_end", "oracle"}
 
 
 def test_folders_of_tests_are_those_of_packages() -> None:

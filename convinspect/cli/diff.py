@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +89,7 @@ def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Si
     from convinspect.report.verdict import typed_lines
 
     listing = Listing(everything, fold, sink.for_machines)
-    _show(difference_table(report, listing), difference_payload(report, everything), typed_lines(report), sink)
+    _show(difference_table(report, listing), lambda: difference_payload(report, everything), typed_lines(report), sink)
     return report.same
 
 
@@ -98,11 +99,11 @@ def _show_answers(report: ErrorReport, everything: bool, fold: bool, sink: Sink)
     from convinspect.report.load_error import error_payload, error_table, error_typed
 
     listing = Listing(everything, fold, sink.for_machines)
-    _show(error_table(report, listing), error_payload(report), error_typed(report), sink)
+    _show(error_table(report, listing), lambda: error_payload(report), error_typed(report), sink)
     return report.same
 
 
-def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
+def _show(table: Table, make: Callable[[], object], typed: list[str], sink: Sink) -> None:
     """Show the result and the commands to type.
 
     Printed text has the commands below the table, where they are not wrapped; Markdown has them as a block of code, and
@@ -110,6 +111,7 @@ def _show(table: Table, payload: object, typed: list[str], sink: Sink) -> None:
     """
     from convinspect.render.table import Block
 
+    payload = make() if sink.wants_payload else None
     if sink.output is None and sink.fmt is Format.table:
         sink.show(table, payload)
         for line in typed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
@@ -92,23 +94,34 @@ def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
     return parameters if root.role == "ema" and fits else []
 
 
-def copies_beside(checkpoint: Checkpoint, plan: Plan) -> Copies:
-    """Copies in the model's own root of the weights that the plan changes, which an EMA names without dots.
+def copies_beside(checkpoint: Checkpoint, plan: Plan, staying: Container[str] = ()) -> Copies:
+    """Copies in the model's own root of the weights that the plan changes, with or without dots in their names.
 
     A copy with several candidates, or with another shape than its original, is left unchanged.
+
+    Args:
+        checkpoint: The file; its root in use is the model.
+        plan: The model's conversions.
+        staying: Keys of tensors that are not to change.
     """
     changed = {edit.tensor.key: edit for edit in plan.edits}
     copies = Copies([], [], {})
-    owners = undotted_copies(checkpoint.root.tensors) if changed else {}
+    owners = own_originals(checkpoint.root.tensors) if changed else {}
     for tensor in checkpoint.root.tensors:
         edits = [changed.get(owner.key) for owner in owners.get(tensor.key, ())]
         if tensor.key in changed or not any(edits):
             continue
-        if len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape:
+        fits = len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape
+        if fits and edits[0] is not None and tensor.key not in staying:
             copies.take(tensor, edits[0])
         else:
             copies.left.append(tensor.key)
     return copies
+
+
+def own_originals(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Copies among a root's tensors, by key, with the tensors that each may be a copy of."""
+    return undotted_copies(tensors) | dotted_copies(tensors)
 
 
 def like(tensor: Tensor, edit: Edit) -> Edit:
@@ -154,6 +167,74 @@ def undotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
 
 def _is_copy(key: str) -> bool:
     return "ema" in key.rpartition(".")[0].rpartition(".")[2]
+
+
+def dotted_copies(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+    """The copies that a module called as an average holds of another module in the same state_dict.
+
+    `ema_model.conv.weight` beside `model.conv.weight`, as ema_pytorch has it, or `swa.module.conv.weight`, as PyTorch's
+    `AveragedModel` has it. A module counts as the other if its tensors have the same names and shapes, all of them, and
+    it is called so but for that word, or alone has more than one layer with these names and shapes.
+
+    Returns:
+        Key of a copy → the tensor with its name in the other module, in a list as of `undotted_copies`.
+    """
+    averages: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for tensor in tensors:
+        average = _AVERAGE.search(tensor.key) if tensor.shape else None
+        if average is not None:
+            # `AveragedModel` has the level `module` before every name.
+            name = tensor.key[average.end() :].removeprefix("module.")
+            averages.setdefault(tensor.key[: average.end() - 1], {})[name] = tensor
+        elif tensor.shape:
+            others[tensor.key] = tensor
+    # Tensors below each prefix, and the prefixes of each name: needed only if there are averages.
+    numbers: Counter[str] = Counter()
+    prefixes: dict[str, list[str]] = {}
+    for key in others if averages else ():
+        parts = key.split(".")
+        for at in range(len(parts)):
+            name = ".".join(parts[at:])
+            numbers[key.removesuffix(name)] += 1
+            prefixes.setdefault(name, []).append(key.removesuffix(name))
+    found: dict[str, list[Tensor]] = {}
+    for called, copies in averages.items():
+        rarest = min(copies, key=lambda name: len(prefixes.get(name, ())))
+        modules = [
+            prefix for prefix in prefixes.get(rarest, ())
+            if numbers[prefix] == len(copies) and _same_shapes(copies, others, prefix)
+        ]  # fmt: skip
+        original = _original(called, modules, len({name.rpartition(".")[0] for name in copies}))
+        if original is not None:
+            found |= {copy.key: [others[original + name]] for name, copy in copies.items()}
+    return found
+
+
+_WORDS = "ema|avg|averaged|shadow|swa"
+_AVERAGE = re.compile(rf"(?:^|[._])(?:{_WORDS})(?:_[^.]*)?\.", re.IGNORECASE)
+"""Up to the outermost level of a name that says that it holds averages."""
+_WORD = re.compile(rf"(?:^|_)(?:{_WORDS})(?=_|$)", re.IGNORECASE)
+
+
+def _same_shapes(copies: Mapping[str, Tensor], others: Mapping[str, Tensor], prefix: str) -> bool:
+    return all(prefix + name in others and others[prefix + name].shape == copy.shape for name, copy in copies.items())
+
+
+def _original(average: str, modules: Sequence[str], layers: int) -> str | None:
+    """The prefix of the module that an average is of, or None.
+
+    Args:
+        average: Its name, such as `net.ema_model`.
+        modules: Prefixes of those with its names and shapes.
+        layers: How many layers it has.
+    """
+    parent, _, last = average.rpartition(".")
+    bare = _WORD.sub("", last).strip("_")
+    for called in (f"{parent}.{bare}".strip("."), bare):
+        if f"{called}." * bool(called) in modules:
+            return f"{called}." * bool(called)
+    return modules[0] if len(modules) == 1 and layers > 1 else None
 
 
 def _from_each_level(key: str) -> list[str]:

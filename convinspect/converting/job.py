@@ -22,7 +22,7 @@ from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
 from convinspect.converting.nothing import Fruitless, check_named, why_nothing
 from convinspect.converting.options import Options
-from convinspect.converting.plan import Plan
+from convinspect.converting.plan import Plan, chosen_layers
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
@@ -278,11 +278,26 @@ def _selected(
     while True:
         selection = select_layers(checkpoint, options, renamed, writing)
         planned = selection.plan
-        following = own_copies(checkpoint, planned) if resaved else followers(checkpoint, planned, keep)
+        staying = _staying(checkpoint, options, renamed, selection)
+        if resaved:
+            following = own_copies(checkpoint, planned, staying)
+        else:
+            following = followers(checkpoint, planned, keep, staying)
         held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
         if not held:
             return selection, following, writing
         writing = writing._replace(held={**writing.held, **held})
+
+
+def _staying(checkpoint: Checkpoint, options: Options, renamed: Renaming, selection: Selection) -> set[str]:
+    """Keys of tensors that follow no other: of excluded layers, and those whose shape another checkpoint tells."""
+    if options.like is not None:
+        names, unknown = renamed.names(checkpoint), set(selection.only_here)
+        return {key for key, name in names.items() if name not in unknown}
+    if not options.exclude:
+        return set()
+    kept = chosen_layers(selection.layers, (), options.exclude)
+    return {one.key for layer in selection.layers if layer.name not in kept for one in layer.tensors.values()}
 
 
 def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:

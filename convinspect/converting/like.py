@@ -90,6 +90,7 @@ def _decide_like(
         turn: Its weight is square and is to be turned.
     """
     foreign = other_layout(layer, counterpart)
+    foreign = f"{foreign}, so that the axes would have to be moved" if foreign else ""
     edits = []
     for tensor in layer.tensors.values():
         wanted = other.get(names[tensor.key])
@@ -174,7 +175,7 @@ def other_layout(layer: Layer, counterpart: Layer | None) -> str:
     if not (is_turned(layer) or is_turned(counterpart)):
         return ""
     here, there = (each.layout.maker.value if each.layout is not None else "PyTorch" for each in (layer, counterpart))
-    return "" if here == there else f"{here}'s layout against {there}'s, so that the axes would have to be moved"
+    return "" if here == there else f"{here}'s layout against {there}'s"
 
 
 def _ways(triples: Sequence[_Triple]) -> dict[tuple[int, int], set[bool]]:

@@ -11,7 +11,7 @@ from convinspect.converting.eligibility import Writing
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Refusal, Request, plan
 from convinspect.converting.reshape import edit_to
-from convinspect.converting.selection import other_checkpoint
+from convinspect.converting.selection import other_checkpoint, requested
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of, shown_kind
@@ -87,7 +87,7 @@ def why_nothing(
         return _unlike(options, planned, chosen, names, checkpoint)
     if options.kind is None:
         return _no_rename_or_fuse(checkpoint, options, unfused)
-    request = Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing)
+    request = requested(options, options.kind, writing)
     refused = planned.refused_of(chosen) or unfused
     remedies = [
         *_more_reasons(refused),
@@ -103,9 +103,18 @@ def why_nothing(
     if done:
         are = "is" if len(done) == 1 else "are"
         return Fruitless(f"{plural(len(done), 'layer')} {are} {options.kind} already", remedy, already=not remedy)
-    reason = f"no layer is a pointwise {' or '.join(request.origins)}".replace("pointwise Linear", "Linear")
+    reason = _no_layer(request)
     emptied = emptied_line(layers)
     return Fruitless(f"{reason}; {emptied}" if emptied else reason, remedy or (GATHER if emptied else ""))
+
+
+def _no_layer(request: Request) -> str:
+    if request.patch:
+        return "no Linear's name says that it multiplies patches"
+    what = "convolution that cuts patches" if request.patches and not request.kinds else " or ".join(request.origins)
+    if request.patches:
+        return f"no layer is a {what}" if not request.kinds else f"no {what} is known to cut patches"
+    return f"no layer is a pointwise {what}".replace("pointwise Linear", "Linear")
 
 
 def _no_rename_or_fuse(checkpoint: Checkpoint, options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
@@ -136,6 +145,8 @@ def _more_reasons(refused: Sequence[Refusal]) -> list[Wording]:
 
 def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     """Options that take layers of other kinds, which would be converted then."""
+    if request.patch:
+        return []
     every = Options(to=option_of(request.to), from_=("any",)).kinds
     others = tuple(kind for kind in every if kind not in request.origins)
     if not others:
@@ -145,7 +156,7 @@ def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     could = plan(layers, replace(request, kinds=others, names=names))
     counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags)) for one in could.conversions)
     return [
-        Wording(Option("from_", option_of(kind)), f" takes {number:,} {_pointwise(shown)}")
+        Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
         for (kind, shown), number in counts.most_common()
     ]
 

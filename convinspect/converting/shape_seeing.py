@@ -77,8 +77,7 @@ FAMILIES = (
         "Amos",
         frozenset({"extra_l2", "beta"}),
         Effect.STEPS,
-        "its state is reduced over dimensions that the other shape has in other places",
-        dims=0,
+        "its steps are longer by √2 for weights of two dimensions, so that training would go on differently",
     ),
     # pytorch_optimizer's (`ns_coeffs`) takes a kernel as the matrix that it is.
     Family("Muon", frozenset({"ns_steps"}), Effect.MATRICES, without=frozenset({"ns_coeffs"})),

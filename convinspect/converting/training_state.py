@@ -6,7 +6,7 @@ the user decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from convinspect.checkpoint import Checkpoint
@@ -46,13 +46,14 @@ class Followers:
     held: Mapping[str, Held] = field(default_factory=dict)
 
 
-def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Followers:
+def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool, staying: Container[str] = ()) -> Followers:
     """What else must change with the plan.
 
     Args:
         checkpoint: The file; its root in use is the model.
         plan: The model's conversions.
         keep_optimizer: Leave optimizer state unchanged.
+        staying: Keys of the model's own tensors that are not to change.
 
     Raises:
         CannotConvert: An optimizer's state cannot be matched to the model's parameters unambiguously.
@@ -60,7 +61,7 @@ def followers(checkpoint: Checkpoint, plan: Plan, keep_optimizer: bool) -> Follo
     if not plan.edits:
         return Followers()
     elsewhere = [in_root(checkpoint, plan, root, keep_optimizer) for root in roots_beside(checkpoint)]
-    every = [own_copies(checkpoint, plan), *elsewhere]
+    every = [own_copies(checkpoint, plan, staying), *elsewhere]
     return Followers(
         tuple(edit for some in every for edit in some.optimizer),
         tuple(edit for some in every for edit in some.copies),
@@ -92,9 +93,9 @@ def in_root(checkpoint: Checkpoint, plan: Plan, root: Root, keep_optimizer: bool
     return _in_other_root(checkpoint, plan, root)
 
 
-def own_copies(checkpoint: Checkpoint, plan: Plan) -> Followers:
-    """Copies in the model's own root that change with the plan, which an EMA names without dots."""
-    copies = copies_beside(checkpoint, plan)
+def own_copies(checkpoint: Checkpoint, plan: Plan, staying: Container[str] = ()) -> Followers:
+    """Copies in the model's own root that change with the plan; none of those whose keys are `staying`."""
+    copies = copies_beside(checkpoint, plan, staying)
     modules = dict.fromkeys(edit.tensor.key.rpartition(".")[0] for edit in copies.edits)
     return Followers(copies=tuple(copies.edits), roots=tuple(modules), left=tuple(copies.left), held=copies.held)
 

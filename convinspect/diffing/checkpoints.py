@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.converting.like import other_layout, plan_like, square_turned
-from convinspect.converting.plan import Plan, Refusal
+from convinspect.converting.plan import Refusal
 from convinspect.converting.relations import PURE, How, Order, Relation, by_agreement, call, relate_tensors
 from convinspect.converting.reshape import out_in
 from convinspect.diffing import others
+from convinspect.diffing.conversion import ByLayer, conversion_of
 from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
 from convinspect.diffing.numbers import with_values
 from convinspect.diffing.supplied import Side, what_pytorch_supplies
@@ -19,10 +18,8 @@ from convinspect.errors import Wording
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import pair_keys
-from convinspect.layers.find import find_layers
 from convinspect.layers.lora import as_vector, follows_a_layer
-from convinspect.layouts import in_torch_order, is_turned, torch_order
-from convinspect.records import Layer, Tensor
+from convinspect.records import Tensor
 
 
 def diff(
@@ -44,31 +41,51 @@ def diff(
     pairing = pair_keys(keys, ([*a.tensors, *a.others], [*b.tensors, *b.others]))
     partners = {i: (name, sides[1][j]) for name, i, j in pairing.pairs}
     only_a = {place: name for name, place in pairing.only_a}
-    conversion = _conversion(a, b, _both_tensors((sides[0][i], partner) for i, (_, partner) in partners.items()))
+    conversion = conversion_of(a, b, _both_tensors((sides[0][i], partner) for i, (_, partner) in partners.items()))
     supplied = what_pytorch_supplies(a, pairing, sides)
+    touched = conversion.touched
     differences: list[Difference] = []
-    for place, tensor in enumerate(sides[0]):
+    for place, side in enumerate(sides[0]):
         if place in only_a:
-            differences.append(_unpaired(only_a[place], Kind.ONLY_IN_A, tensor, supplied))
+            differences.append(_unpaired(only_a[place], Kind.ONLY_IN_A, side, supplied))
             continue
         name, partner = partners[place]
-        if isinstance(tensor, Other) or isinstance(partner, Other):
-            differences.append(others.both(name, tensor, partner, values))
-            continue
-        seen = conversion.seen.get(id(tensor), tensor), conversion.seen.get(id(partner), partner)
-        difference = _pair(name, tensor, partner, seen, id(tensor) in conversion.turned)
-        if values:
-            difference = with_values(difference, *seen)
-            progress(tensor.nbytes + partner.nbytes)
-        layer, refusal = conversion.layers.get(id(tensor)), conversion.refusals.get(id(tensor))
-        if (square := conversion.squares.get(id(tensor))) is not None:
-            difference, layer = _square(difference, square, layer, values)
-        if (why := conversion.foreign.get(id(tensor))) is not None:
-            differences.append(_foreign(difference, conversion.orders.get(id(tensor)), why))
-            continue
-        differences.append(loading_effect(difference, layer, refusal))
+        if isinstance(side, Other) or isinstance(partner, Other):
+            differences.append(others.both(name, side, partner, values))
+        elif not values and _plainly_alike(side, partner) and id(side) not in touched:
+            differences.append(Difference(name, Kind.SAME, side, partner, relation=_EQUAL))
+        else:
+            differences.append(_compared(name, side, partner, conversion, values))
+            if values:
+                progress(side.nbytes + partner.nbytes)
     differences += [_unpaired(name, Kind.ONLY_IN_B, sides[1][place], supplied) for name, place in pairing.only_b]
     return DiffReport(tuple(_agreeing(differences)), pairing.prefixes, pairing.rules, values, a=a, b=b)
+
+
+def _plainly_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are alike in all that counts, as most of two large files are."""
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and a.layout == b.layout == "strided"
+        and a.subclass is None
+        and b.subclass is None
+    )
+
+
+def _compared(name: str, a: Tensor, b: Tensor, conversion: ByLayer, values: bool) -> Difference:
+    """The difference of two tensors, with what it means for loading."""
+    layer = conversion.layers.get(id(a))
+    seen = conversion.seen.get(id(a), a), conversion.seen.get(id(b), b)
+    difference = _pair(name, a, b, seen, id(a) in conversion.turned)
+    if values:
+        difference = with_values(difference, *seen)
+    refusal = conversion.refusals.get(id(a))
+    if (square := conversion.squares.get(id(a))) is not None:
+        difference, layer = _square(difference, square, layer, values)
+    if (why := conversion.foreign.get(id(a))) is not None:
+        return _foreign(difference, conversion.orders.get(id(a)), why)
+    return loading_effect(difference, layer, refusal)
 
 
 def _values(checkpoint: Checkpoint) -> list[Side]:
@@ -77,91 +94,6 @@ def _values(checkpoint: Checkpoint) -> list[Side]:
 
 def _both_tensors(pairs: Iterable[tuple[Side, Side]]) -> list[tuple[Tensor, Tensor]]:
     return [(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
-
-
-class _Conversion(NamedTuple):
-    """What `convert` with `like=B` would do to A; keys are the ids of A's tensors.
-
-    Attributes:
-        turned: Square weights that are stored transposed in B.
-        layers: Names of the layers that would be converted.
-        refusals: Of layers that would be left unchanged.
-        orders: Of those in other layouts, the order of A's axes that gives B's, where it is known.
-        seen: Convolutions' weights of both in other libraries' layouts, in PyTorch's order of axes.
-        foreign: Of A's weights whose layout is not B's, how they differ.
-        squares: Names of the layers of A's square weights that may be stored transposed, as others of A are.
-    """
-
-    turned: set[int]
-    layers: dict[int, str]
-    refusals: dict[int, Refusal]
-    orders: dict[int, Order]
-    seen: dict[int, Tensor]
-    foreign: dict[int, str]
-    squares: dict[int, str]
-
-
-def _conversion(a: Checkpoint, b: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Conversion:
-    relevant = _relevant_tensors((a, b), pairs)
-    layers, layers_of_b = find_layers(a, relevant), find_layers(b, relevant)
-    partners = {id(tensor): partner for tensor, partner in pairs}
-    owners = {id(layer.weight): layer for layer in layers_of_b}
-    counterparts = {id(layer.weight): owners.get(id(partners.get(id(layer.weight)))) for layer in layers}
-    turned = {id(layer.weight) for layer in layers if square_turned(layer, counterparts[id(layer.weight)])}
-    names = {tensor.key: tensor.key for tensor in a.tensors.values()}
-    wanted = {tensor.key: partners[id(tensor)] for tensor in a.tensors.values() if id(tensor) in partners}
-    plan = plan_like(layers, names, wanted, layers_of_b)
-    converted = {id(edit.tensor): each.layer.name for each in plan.conversions for edit in each.edits}
-    foreign = (layer for layer in (*layers, *layers_of_b) if is_turned(layer) and len(layer.weight.shape) > 2)
-    seen = {id(layer.weight): in_torch_order(layer).weight for layer in foreign}
-    whys = ((id(layer.weight), other_layout(layer, counterparts[id(layer.weight)])) for layer in layers)
-    others = {weight: why for weight, why in whys if why}
-    moves = ((layer, counterparts[id(layer.weight)]) for layer in layers if id(layer.weight) in others)
-    orders = {id(layer.weight): order for layer, there in moves if (order := _order(layer, there)) is not None}
-    doubtful = {refusal.name for refusal in plan.refusals if refusal.maybe_turned}
-    squares = {id(layer.weight): layer.name for layer in layers if layer.name in doubtful}
-    return _Conversion(turned, converted, _refusals(layers, plan), orders, seen, others, squares)
-
-
-def _relevant_tensors(
-    sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tuple[Tensor, Tensor]]
-) -> Callable[[Tensor], bool]:
-    """A test for tensors whose layers can matter to a conversion.
-
-    These are tensors whose shapes differ, square matrices, which may be transposed, and tensors that change together
-    with others. Where a hundred thousand are alike, their layers need not be found.
-    """
-    foreign = sides[0].layout != sides[1].layout
-    relevant = {
-        id(tensor)
-        for a, b in pairs
-        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1]) or (foreign and len(a.shape) > 2)
-        for tensor in (a, b)
-    }
-    for side in sides:
-        relevant |= {id(tensor) for name, tensor in side.tensors.items() if "lora" in name or side.tie(name)}
-    return lambda tensor: id(tensor) in relevant
-
-
-def _order(layer: Layer, counterpart: Layer | None) -> Order | None:
-    """The order of the weight's axes that gives its counterpart's, by the layouts of both."""
-    if counterpart is None or len(layer.weight.shape) != len(counterpart.weight.shape):
-        return None
-    dims = len(layer.weight.shape)
-    here, there = (
-        tuple(range(dims)) if each.layout is None else torch_order(each.layout.maker, dims)
-        for each in (layer, counterpart)
-    )
-    order = tuple(here[there.index(axis)] for axis in range(dims))
-    fits = tuple(layer.weight.shape[axis] for axis in order) == counterpart.weight.shape
-    return order if fits else None
-
-
-def _refusals(layers: Sequence[Layer], plan: Plan) -> dict[int, Refusal]:
-    """Refusals of layers that `convert` leaves unchanged, by the ids of their tensors."""
-    reasons = {refusal.name: refusal for refusal in plan.refusals}
-    refused = (layer for layer in layers if layer.name in reasons)
-    return {id(tensor): reasons[layer.name] for layer in refused for tensor in layer.tensors.values()}
 
 
 # ------------------------------------------------------------------------------------------------ keys of one side only
@@ -205,19 +137,27 @@ def _kind(a: Tensor, b: Tensor, relation: Relation) -> Kind:
     """The kind of two tensors whose shapes differ."""
     if a.shape == b.shape:
         return Kind.SAME if _encoding(a) == _encoding(b) else Kind.DTYPE_DIFFERS
+    kind = _kind_of_shapes(a.shape, b.shape)
+    if kind is not None:
+        return kind
     if follows_a_layer(a.key):
         vectors = as_vector(a), as_vector(b)
         if vectors[0] is not None and vectors[1] is not None and vectors[0].shape == vectors[1].shape:
             return Kind.RANK_DIFFERS
-    matrix_a, matrix_b = out_in(a.shape), out_in(b.shape)
-    if matrix_a is not None and matrix_b is not None:
-        if matrix_a == matrix_b:
-            return Kind.RANK_DIFFERS
-        if matrix_a == matrix_b[::-1] and 2 in (len(a.shape), len(b.shape)):
-            return Kind.TRANSPOSED
     if relation.how in PURE:
         return Kind.RESHAPED
     return Kind.PERMUTED if relation.how is How.PERMUTE else Kind.SHAPE_DIFFERS
+
+
+@lru_cache(4096)
+def _kind_of_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> Kind | None:
+    """The kind of two matrices, which kernels of size 1 are too; None of others."""
+    matrix_a, matrix_b = out_in(a), out_in(b)
+    if matrix_a is None or matrix_b is None:
+        return None
+    if matrix_a == matrix_b:
+        return Kind.RANK_DIFFERS
+    return Kind.TRANSPOSED if matrix_a == matrix_b[::-1] and 2 in (len(a), len(b)) else None
 
 
 def _foreign(difference: Difference, order: Order | None, why: str) -> Difference:
@@ -225,13 +165,13 @@ def _foreign(difference: Difference, order: Order | None, why: str) -> Differenc
     a, b = difference.a, difference.b
     assert a is not None
     assert b is not None
-    obstacle = f"is {a.shape} in A and {b.shape} in B: {why}"
+    obstacle = f"is {a.shape} in A and {b.shape} in B: {why}, so that the axes would have to be moved"
     if order is None:
-        return replace(difference, kind=Kind.SHAPE_DIFFERS, obstacle=obstacle)
+        return difference._replace(kind=Kind.SHAPE_DIFFERS, obstacle=obstacle, refusal=why)
     proved = difference.deviation is None and difference.relation is not None and difference.relation.proved
     relation = Relation(How.PERMUTE, (order,), proved)
     line = call(relation, a.shape, b.shape) if _is_plain(a, b) else ""
-    return replace(difference, kind=Kind.PERMUTED, obstacle=obstacle, relation=relation, call=line)
+    return difference._replace(kind=Kind.PERMUTED, obstacle=obstacle, refusal=why, relation=relation, call=line)
 
 
 def _agreeing(differences: list[Difference]) -> list[Difference]:
@@ -259,7 +199,7 @@ def _with_order(difference: Difference, order: Order) -> Difference:
     assert b is not None
     first = relation._replace(orders=(order, *(other for other in relation.orders if other != order)))
     line = call(first, a.shape, b.shape) if difference.call else ""
-    return replace(difference, relation=first, call=line)
+    return difference._replace(relation=first, call=line)
 
 
 def _encoding(tensor: Tensor) -> tuple[str, str]:
@@ -282,13 +222,13 @@ def loading_effect(difference: Difference, layer: str | None, refusal: Refusal |
     if a.shape != b.shape and _loads_as_scalar(a, b):
         pass
     elif layer is not None and not moved:
-        difference = replace(difference, layer=layer)
+        difference = difference._replace(layer=layer)
     elif a.shape != b.shape:
         return _unloadable_shape(difference, a, b, refusal)
     if a.layout == "meta" != b.layout:
-        return replace(difference, obstacle="has no numbers in A, only its shape (meta)")
+        return difference._replace(obstacle="has no numbers in A, only its shape (meta)")
     if not _can_be_copied(a, b):
-        return replace(difference, obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
+        return difference._replace(obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
     return difference
 
 
@@ -301,7 +241,7 @@ def _unloadable_shape(difference: Difference, a: Tensor, b: Tensor, refusal: Ref
     line = ""
     if difference.relation is not None and not held_back and _is_plain(a, b):
         line = call(difference.relation, a.shape, b.shape)
-    return replace(difference, obstacle=obstacle, refusal=reason, call=line)
+    return difference._replace(obstacle=obstacle, refusal=reason, call=line)
 
 
 def _is_plain(a: Tensor, b: Tensor) -> bool:
@@ -323,6 +263,8 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
     A subclass around other tensors (DTensor, torchao's) takes its own kind alone, but for MaskedTensor, which is copied
     like a plain one; a quantized one takes its own dtype and scheme, and where it has one scale for all, float32.
     """
+    if a.subclass is b.subclass is None and a.layout == b.layout == "strided" and a.dtype == b.dtype:
+        return True
     classes = {each.subclass for each in (a, b) if is_wrapped(each)} - {_MASKED}
     if classes and a.subclass != b.subclass:
         return False
@@ -356,6 +298,6 @@ def _square(difference: Difference, name: str, layer: str | None, compared: bool
         compared: Whether numbers were compared.
     """
     if difference.unnoticed:
-        return replace(difference, unnoticed=False, square=Square.TURNED), name
+        return difference._replace(unnoticed=False, square=Square.TURNED), name
     equal = compared and difference.deviation is None and not difference.unread
-    return replace(difference, square=Square.AS_IT_IS if equal else Square.IN_DOUBT), layer
+    return difference._replace(square=Square.AS_IT_IS if equal else Square.IN_DOUBT), layer

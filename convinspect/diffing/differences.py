@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.errors import Wording
 from convinspect.keys.pairing import Prefix
@@ -74,8 +76,7 @@ class Verdict(Word):
     """Of an error alone: what was read of it can be fixed, and something was not read, or was not said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """Two tensors with the same name, or one that only one side has.
 
     Attributes:
@@ -120,7 +121,11 @@ class Difference:
         return self.square == Square.IN_DOUBT
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING_SAID = ("", "", "", None, None, False, False, None, None, None)
+"""Fields 4 to 13 of a difference that is none."""
+
+
+@dataclass(frozen=True)
 class DiffReport:
     """How two checkpoints differ.
 
@@ -146,39 +151,44 @@ class DiffReport:
         tensors = f"{self.counts[Kind.SAME]:,} of {plural(len(self.tensors), 'tensor')} the same"
         return f"<diff report: {self.verdict}, {tensors}, {plural(len(self.obstacles), 'obstacle')}>"
 
-    @property
+    @cached_property
+    def remarkable(self) -> tuple[Difference, ...]:
+        """Tensors of which anything is to be said but that they are the same, in order."""
+        return tuple(each for each in self.tensors if each.kind is not Kind.SAME or each[4:14] != _NOTHING_SAID)
+
+    @cached_property
     def counts(self) -> Mapping[str, int]:
         """How many tensors there are of each kind, by `Kind` or its text."""
         numbers = Counter(difference.kind for difference in self.tensors)
-        return {kind: numbers[kind] for kind in KINDS}
+        return MappingProxyType({kind: numbers[kind] for kind in KINDS})
 
     @property
     def same(self) -> bool:
         """No difference was found, in keys either, and all was compared that should be."""
         return not self.prefixes and all(difference.kind == Kind.SAME for difference in self.tensors)
 
-    @property
+    @cached_property
     def converted(self) -> tuple[str, ...]:
         """Layers of A that must be converted and can be."""
-        return tuple(dict.fromkeys(each.layer for each in self.tensors if each.layer is not None))
+        return tuple(dict.fromkeys(each.layer for each in self.remarkable if each.layer is not None))
 
-    @property
+    @cached_property
     def maybe_turned(self) -> tuple[str, ...]:
         """Square matrices of A that may be stored transposed."""
-        return tuple(each.name for each in self.tensors if each.maybe_turned)
+        return tuple(each.name for each in self.remarkable if each.maybe_turned)
 
-    @property
+    @cached_property
     def obstacles(self) -> tuple[str, ...]:
         """Why A will still not load where B does, a line each."""
         by_hand = ("its keys differ in more ways than a few rules fix",) if self.rules is None else ()
         return by_hand + tuple(
-            Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.tensors if each.obstacle
+            Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.remarkable if each.obstacle
         )
 
-    @property
+    @cached_property
     def by_hand(self) -> tuple[Difference, ...]:
         """What a line of PyTorch each mends, and no conversion does."""
-        return tuple(each for each in self.tensors if each.call)
+        return tuple(each for each in self.remarkable if each.call)
 
     @property
     def loads_by_hand(self) -> bool:

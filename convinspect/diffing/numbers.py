@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
         try:
             return compare(difference, a, b)
         except CannotShow:
-            return replace(difference, unread=True)
+            return difference._replace(unread=True)
     return _alike(difference, *_as_one_shape(difference, a, b))
 
 
@@ -73,24 +72,24 @@ def _alike(difference: Difference, a: Tensor, b: Tensor) -> Difference:
             return difference
         if kind != Kind.TRANSPOSED and _is_square(difference) and _is_transpose(a, b):
             turned = Relation(How.PERMUTE, ((1, 0),), proved=True)
-            return replace(difference, kind=Kind.TRANSPOSED, unnoticed=True, relation=turned)
+            return difference._replace(kind=Kind.TRANSPOSED, unnoticed=True, relation=turned)
         if (
             kind == Kind.SAME
             and len(a.shape) > 2
             and (found := _holding(a, b, islice(orders(a.shape, b.shape), 1, 24)))
         ):
             moved = Relation(How.PERMUTE, found, proved=True)
-            return replace(difference, kind=Kind.PERMUTED, unnoticed=True, relation=moved)
+            return difference._replace(kind=Kind.PERMUTED, unnoticed=True, relation=moved)
     except CannotShow:
-        return replace(difference, kind=Kind.NOT_COMPARED if kind == Kind.SAME else kind, unread=True)
-    return replace(difference, kind=Kind.VALUES_DIFFER if kind == Kind.SAME else kind, deviation=distance)
+        return difference._replace(kind=Kind.NOT_COMPARED if kind == Kind.SAME else kind, unread=True)
+    return difference._replace(kind=Kind.VALUES_DIFFER if kind == Kind.SAME else kind, deviation=distance)
 
 
 def _proved(difference: Difference) -> Difference:
     relation = difference.relation
     if relation is None or relation.how is How.EQUAL:
         return difference
-    return replace(difference, relation=relation._replace(proved=True))
+    return difference._replace(relation=relation._replace(proved=True))
 
 
 def _reshaped(difference: Difference, a: Tensor, b: Tensor) -> Difference:
@@ -111,8 +110,8 @@ def _reshaped(difference: Difference, a: Tensor, b: Tensor) -> Difference:
     found = _holding(a, b, merging_orders(a.shape, b.shape)) if flat else ()
     if found:
         moved = Relation(How.PERMUTE, found, proved=True)
-        return replace(difference, kind=Kind.PERMUTED, relation=moved)
-    return replace(difference, deviation=_distance(*both))
+        return difference._replace(kind=Kind.PERMUTED, relation=moved)
+    return difference._replace(deviation=_distance(*both))
 
 
 def _permuted(difference: Difference, a: Tensor, b: Tensor) -> Difference:
@@ -125,10 +124,10 @@ def _permuted(difference: Difference, a: Tensor, b: Tensor) -> Difference:
     assert relation is not None
     found = _holding(a, b, relation.orders)
     if found:
-        return replace(difference, relation=relation._replace(orders=found, proved=True))
+        return difference._replace(relation=relation._replace(orders=found, proved=True))
     one = permuted(a, relation.orders[0])
     other = viewed(b, one.shape)
-    return replace(difference, deviation=None if other is None else _distance(one, other))
+    return difference._replace(deviation=None if other is None else _distance(one, other))
 
 
 def _holding(a: Tensor, b: Tensor, tried: Iterable[Order]) -> tuple[Order, ...]:

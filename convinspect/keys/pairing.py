@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convinspect.errors import CannotConvert
 from convinspect.keys.rules import new_keys
@@ -76,12 +76,31 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
     paired = {name for name, _, _ in pairs}
     counts = Counter(_prefix(keys[0][i], keys[1][j], name) for name, i, j in pairs if keys[0][i] != keys[1][j])
     prefixes = tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
-    return Pairing(
-        pairs,
-        tuple((name, place) for place, name in enumerate(bare[0]) if name not in paired),
-        tuple((name, place) for place, name in enumerate(bare[1]) if name not in paired),
-        prefixes,
-        _rules(prefixes, keys, pairs),
+    rules = _rules(prefixes, keys, pairs)
+    only_a = tuple((name, place) for place, name in enumerate(bare[0]) if name not in paired)
+    only_b = tuple((name, place) for place, name in enumerate(bare[1]) if name not in paired)
+    found = Pairing(pairs, only_a, only_b, prefixes, rules)
+    return _with_renamed(found, keys) if only_a and only_b and rules is not None else found
+
+
+def _with_renamed(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> Pairing:
+    """The pairing, with further pairs that its rules make: a module may have a wrapper's name, such as `module`."""
+    alone = {keys[1][place]: place for _, place in pairing.only_b}
+    renamed = new_keys(keys[0], pairing.rules or ()) if pairing.rules else keys[0]
+    more = [(name, i, alone[renamed[i]]) for name, i in pairing.only_a if renamed[i] in alone]
+    if not more:
+        return pairing
+    here, there = {i for _, i, _ in more}, {j for _, _, j in more}
+    changed = sum(keys[0][i] != keys[1][j] for _, i, j in more)
+    prefixes = pairing.prefixes
+    if len(prefixes) == 1:
+        prefixes = (replace(prefixes[0], keys=prefixes[0].keys + changed),)
+    return replace(
+        pairing,
+        pairs=tuple(sorted((*pairing.pairs, *more), key=lambda pair: pair[1])),
+        only_a=tuple(one for one in pairing.only_a if one[1] not in here),
+        only_b=tuple(one for one in pairing.only_b if one[1] not in there),
+        prefixes=prefixes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence, Set
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.layers.context import Group, context_of
@@ -14,23 +14,26 @@ _PARAMETRIZATIONS = "parametrizations."
 _PACKED = "_packed_params."
 
 
-def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None = None) -> tuple[Layer, ...]:
+def find_layers(
+    checkpoint: Checkpoint, holding: Set[int] | None = None, groups: Sequence[Group] | None = None
+) -> tuple[Layer, ...]:
     """Every layer of the root, in stored order; each tensor belongs to exactly one.
 
     Tensors that are not part of a known layer become layers of kind "Parameter", named by their whole key.
 
     Args:
         checkpoint: The checkpoint; its root in use is searched.
-        holding: Return only modules with a tensor for which this is true; all others still count as evidence.
+        holding: Return only modules with a tensor of which the `id` is among these; all others still count as evidence.
+        groups: `grouped` of its tensors, where the caller has it already.
 
     Returns:
         The layers. Raises nothing: a tensor that fits no known layer is a "Parameter".
     """
-    groups = _groups(checkpoint.tensors)
+    groups = grouped(checkpoint.tensors) if groups is None else groups
     context = context_of(groups, checkpoint.layout)
     layers: list[Layer] = []
     for group in groups:
-        if holding is not None and not any(map(holding, group.tensors.values())):
+        if holding is not None and holding.isdisjoint(map(id, group.tensors.values())):
             continue
         found = read_group(group, checkpoint.modules.get(group.name), context, checkpoint.sharing)
         if found[0].norm is not None:
@@ -39,7 +42,7 @@ def find_layers(checkpoint: Checkpoint, holding: Callable[[Tensor], bool] | None
     return tuple(layers)
 
 
-def _groups(tensors: Mapping[str, Tensor]) -> list[Group]:
+def grouped(tensors: Mapping[str, Tensor]) -> list[Group]:
     """Tensors by module path. Tensors of a parametrization, and those below a weight, belong to the weight's module."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

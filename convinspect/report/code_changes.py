@@ -8,8 +8,9 @@ from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.reshape import out_in
 from convinspect.kinds import CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
-from convinspect.layouts import Layout, Maker, torch_shape
+from convinspect.layouts import Maker, torch_shape
 from convinspect.records import Layer
+from convinspect.report.patch_code import patch_advice
 
 _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
 
@@ -21,20 +22,23 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         plan: The conversions.
         names: Tensors' new names by stored key, as `Renaming.names` gives them; {} if none is renamed.
     """
-    kinds: dict[tuple[str, str, int, Layout | None, bool], list[Conversion]] = {}
+    kinds: dict[tuple[object, ...], list[Conversion]] = {}
     for conversion in plan.conversions:
         layer = conversion.layer
-        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion))
+        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion), conversion.patch)
         kinds.setdefault(sort, []).append(conversion)
     lines = []
-    for (old, new, *_), alike in kinds.items():
+    for alike in kinds.values():
+        old, new = alike[0].layer.kind, alike[0].to
         layers = [called(conversion.layer, names) for conversion in alike]
         by_layer = {id(layer): conversion for layer, conversion in zip(layers, alike, strict=True)}
         known = old in KINDS and new in KINDS
         for block in fold(layers):
             conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
-            if not _is_pointwise(conversion):
+            if conversion.patch:
+                lines += patch_advice(name, conversion)
+            elif not _is_pointwise(conversion):
                 lines += _shapes(name, conversion)
             elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
@@ -13,8 +14,9 @@ from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
 from convinspect.render.cells import count, elide, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.render.table import Cell, Column, Styled, Table, pieces, plain
 from convinspect.report.afterwards import afterwards_lines, afterwards_payload
+from convinspect.report.causes import by_cause
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
 from convinspect.text import first_few, join_words, plural
@@ -30,41 +32,87 @@ _COLUMNS = (
 )
 
 
-def plan_table(job: Job) -> Table:
+FOLD_FROM = 40
+"""Of more rows than this, a screen shows one for repeated blocks and one for each reason."""
+
+_Line: TypeAlias = tuple[tuple[Cell, ...], tuple[object, ...]]
+"""A row's cells, and its machine values."""
+
+
+def plan_table(job: Job, on_screen: bool = False) -> Table:
     """Every layer that changes, and every one that is refused, with the reason.
 
     Args:
         job: A conversion that was written, or a dry run.
+        on_screen: The counts come first, and of many rows those that say the same are one; otherwise all are there.
     """
-    plan, folder = job.plan, None if job.beside is None else job.checkpoint.folder
+    folder = None if job.beside is None else job.checkpoint.folder
     given = folder or job.checkpoint.path
     source = given.name or str(given)
     written = None if job.target is None else job.target.name
+    lines = _lines(job, written is not None)
+    if on_screen and len(lines) > FOLD_FROM:
+        lines = _folded(lines)
+    width = _distinct_width([str(raw[0]) for _, raw in lines])
+    counts = (_summary(job, written is not None),)
+    return Table(
+        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
+        [cells for cells, _ in lines],
+        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
+        lead=counts if on_screen else (),
+        summary=() if on_screen else counts,
+        notes=tuple(_notes(job)),
+        raw=[raw for _, raw in lines],
+    )
+
+
+def _lines(job: Job, written: bool) -> list[_Line]:
     names = _new_names(job)
-    lines: list[tuple[tuple[Cell, ...], tuple[object, ...]]] = []
-    for conversion in plan.conversions:
+    lines: list[_Line] = []
+    for conversion in job.plan.conversions:
         new = names.pop(_module(conversion.layer.weight.key), None)
         more = () if new is None else (f"renamed {new}",)
         texts = (*conversion.assumed, *conversion.warnings, *more)
         name = conversion.layer.name or "(root)"
         raw = (name, conversion.layer.kind, conversion.to, conversion.old_shape, conversion.new_shape, "; ".join(texts))
         lines.append((_converted(conversion, more), raw))
-    for refusal in plan.refusals:
+    # What nobody asked for by name is left as a matter of course.
+    asked = bool(job.options.layer) or job.options.like is not None
+    for refusal in job.plan.refusals:
         reason, name = flagged(refusal.reason), refusal.name or "(root)"
-        lines.append((_quiet(name, Styled(reason, QUIET if refusal.done else BAD)), (name, "", "", "", "", reason)))
-    if written is None:
+        style = BAD if asked and not refusal.done else QUIET
+        lines.append((_quiet(name, Styled(reason, style)), (name, "", "", "", "", reason)))
+    if not written:
         lines += [_follows(*follower) for follower in _following(job)]
     lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
-    width = _distinct_width([str(raw[0]) for _, raw in lines])
-    return Table(
-        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
-        [cells for cells, _ in lines],
-        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
-        summary=(_summary(job, written is not None),),
-        notes=tuple(_notes(job)),
-        raw=[raw for _, raw in lines],
-    )
+    return lines
+
+
+def _folded(lines: Sequence[_Line]) -> list[_Line]:
+    """One line for repeated blocks, and one for all that the same is said of, but for their shapes and names."""
+    names = [str(raw[0]) for _, raw in lines]
+    causes = [_cause(name, raw) for name, (_, raw) in zip(names, lines, strict=True)]
+    folded = []
+    for name, places in by_cause(names, causes):
+        cells, raw = lines[places[0]]
+        if len(places) > 1:
+            shapes = {lines[place][1][3:5] for place in places}
+            both = cells[3:5] if len(shapes) == 1 else tuple(f"{plain(cell)}, …" for cell in cells[3:5] if plain(cell))
+            both = both or ("", "")
+            note = (Styled(f"×{count(len(places))}"), *((Styled(", "), *pieces(cells[5])) if plain(cells[5]) else ()))
+            cells = (name, *cells[1:3], *both, note)
+        folded.append((cells, (name, *raw[1:])))
+    return folded
+
+
+def _cause(name: str, raw: tuple[object, ...]) -> tuple[object, ...]:
+    """What the layers of one row have in common: shapes and all but numbers of the name, or the reason."""
+    changes = (_DIGITS.sub("0", name), raw[3], raw[4]) if raw[4] else ()
+    return (*raw[1:3], *changes, str(raw[5]).replace(name, "…"))
+
+
+_DIGITS = re.compile("[0-9]+")
 
 
 def _following(job: Job) -> list[tuple[str, Edit, str]]:

@@ -59,8 +59,11 @@ def difference_table(report: DiffReport, listing: Listing = BY_CAUSE) -> Table:
         report: The comparison.
         listing: Which rows are shown.
     """
-    shown = [each for kind in KINDS for each in report.tensors if each.kind == kind]
-    shown = [each for each in shown if listing.everything or each.kind != Kind.SAME or each.maybe_turned]
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    same = Kind.SAME
+    among = report.tensors if listing.everything else report.remarkable
+    chosen = [each for each in among if listing.everything or each.kind is not same or each.maybe_turned]
+    shown = sorted(chosen, key=lambda each: order[each.kind])
     names = [each.name for each in shown]
     if listing.by_cause:
         folds = by_cause(names, _causes(shown))
@@ -219,8 +222,9 @@ def _of_shapes(difference: Difference) -> list[str]:
     relation, a = difference.relation, difference.a
     if difference.kind == Kind.RESHAPED and not difference.obstacle and difference.layer is None:
         return ["PyTorch takes the one for the other"]
+    foreign = [flagged(difference.refusal)] if difference.refusal else []
     if difference.kind == Kind.PERMUTED and relation is not None:
-        return _of_orders(relation, difference)
+        return [*foreign, *_of_orders(relation, difference)]
     if difference.kind != Kind.SHAPE_DIFFERS:
         return []
     if a is not None and a.shape == EMPTIED_SHAPE:
@@ -274,13 +278,15 @@ def _raw(name: str, difference: Difference, report: DiffReport, counted: bool) -
 
 
 def notes(report: DiffReport) -> Iterable[str]:
-    if any(each.deviation is not None and each.deviation.count for each in report.tensors):
+    if any(each.deviation is not None and each.deviation.count for each in report.remarkable):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
     if report.compared:
         yield from dict.fromkeys(f"{one.path.name}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten)
-    stray = [each.name for each in report.tensors if each.other_a is not None and each.other_a.stray and each.other_b]
+    stray = [
+        each.name for each in report.remarkable if each.other_a is not None and each.other_a.stray and each.other_b
+    ]
     if stray:
         keys = first_few(stray)
         yield f"{keys}: no module keeps such a key, so load_state_dict(strict=True) takes neither file as it is"

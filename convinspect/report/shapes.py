@@ -26,8 +26,8 @@ _BAD_TAGS = {"incomplete", "cut", "empty"}
 _COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
     Column("kind", priority=90, foldable=True, key="kind"),
-    Column("weight", priority=95, key="weight_shape"),
-    Column("in → out", justify="right", priority=85, key="in_out"),
+    Column("weight", priority=98, key="weight_shape"),
+    Column("in → out", justify="right", priority=25, key="in_out"),
     Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
     Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
     Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
@@ -35,7 +35,7 @@ _COLUMNS = (
     Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
     Column(
         "notes",
-        priority=80,
+        priority=97,
         wrap=True,
         key="notes",
         min_width=10,

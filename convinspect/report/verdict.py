@@ -65,19 +65,19 @@ def verdict_cell(report: DiffReport) -> Cell:
     said = "A would load strictly without changes"
     if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
         said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
-    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.tensors)
+    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.remarkable)
     if permuted:
         tensors = f"the axes of {plural(permuted, 'tensor')} are in another order"
         return (Styled(said, WARN), Styled(f", but compute something else: {tensors}"))
-    transposed = sum(difference.unnoticed for difference in report.tensors)
+    transposed = sum(difference.unnoticed for difference in report.remarkable)
     if transposed:
         return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
     if report.maybe_turned:
         more = "" if report.compared else "; --values compares the numbers"
         doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
         return (Styled(said, WARN), Styled(doubt))
-    end = "; its numbers differ" if any(difference.deviation for difference in report.tensors) else ""
-    unread = sum(difference.unread for difference in report.tensors)
+    end = "; its numbers differ" if any(difference.deviation for difference in report.remarkable) else ""
+    unread = sum(difference.unread for difference in report.remarkable)
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
@@ -133,16 +133,16 @@ def commands(report: DiffReport) -> list[str]:
     a, b, rules = report.a, report.b, report.rules or ()
     if not can_be_converted(a) or not (report.converted or rules):
         return []
-    turned = any(each.square == Square.TURNED for each in report.tensors)
-    left = [_module_of(each) for each in report.tensors if _flattened_wrongly(each)]
+    turned = any(each.square == Square.TURNED for each in report.remarkable)
+    left = [_module_of(each) for each in report.remarkable if _flattened_wrongly(each)]
     if used_by_like(a, b) or not report.converted:
-        kept = [_module_of(each) for each in report.tensors if each.square == Square.AS_IT_IS] if turned else []
+        kept = [_module_of(each) for each in report.remarkable if each.square == Square.AS_IT_IS] if turned else []
         return [like_command(a, b, bool(report.converted), rules, turned, dict.fromkeys((*kept, *left)))]
     if turned:
         # Only --like turns a square matrix beside others.
         return []
     # --like uses the main root, or that of A's name, and here another root was chosen.
-    fixed = [difference for difference in report.tensors if difference.layer is not None]
+    fixed = [difference for difference in report.remarkable if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
     steps, _ = planned_steps(find_layers(a), shapes)
     return step_commands(a, steps, rules)

@@ -59,6 +59,7 @@ SENTENCES = {
     Why.GROUPS_NUMBERS: "weight: its groups were written out, and {count:,} of {total:,} numbers differ, first at"
     " {where}",
     Why.IGNORED: "its {setting}={before} is ignored",
+    Why.NO_PATCHES: "its {setting}={value} with a kernel of {kernel} cuts no patches, so no Linear computes it",
     Why.SETTING: "its {setting}={before} became {after}",
     Why.LAYER_TENSOR: "{leaf}: {cause}",
     Why.BIAS_DROPPED: "its bias was dropped",

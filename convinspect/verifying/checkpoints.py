@@ -21,7 +21,14 @@ from convinspect.verifying.layer_outputs import Checked, run_layers
 from convinspect.verifying.layers import check_layer, keys_of
 from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties, note_lost_state
 from convinspect.verifying.options import VerifyOptions
-from convinspect.verifying.other_roots import changed_alone, compare_copies, compare_roots, expected_edits, plan_of
+from convinspect.verifying.other_roots import (
+    changed_alone,
+    compare_copies,
+    compare_roots,
+    copies_changed_alone,
+    expected_edits,
+    plan_of,
+)
 from convinspect.verifying.parts_apart import parts_apart
 from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
@@ -74,7 +81,8 @@ def compare_checkpoints(
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
-        parts += [compare_states(before, after, plan_of(layers, after, pairs, transposed))]
+        planned = plan_of(layers, after, pairs, transposed)
+        parts += [compare_states(before, after, planned), copies_changed_alone(before, planned)]
         parts += [compare_objects(before, after, bool(options.rename))]
         parts += [compare_ties(before, after), compare_tags(before, after)]
         parts += [note_lost_state(before, after)]

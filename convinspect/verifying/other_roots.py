@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.ema import own_originals
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
 from convinspect.errors import CannotConvert
@@ -79,6 +80,27 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
             if name in kept or not expected:
                 changed[f"{root.path}.{name}"] = because(Why.CHANGED_ALONE, before=state.shape, after=shape)
     return Findings(changed)
+
+
+def copies_changed_alone(before: Checkpoint, planned: Plan) -> Findings:
+    """Copies inside the root in use that were converted, though the weight that each is a copy of was not.
+
+    Args:
+        before: The first checkpoint.
+        planned: The conversions that were found.
+    """
+    edits = {edit.tensor.key: edit for edit in planned.edits}
+    originals = own_originals(before.root.tensors) if edits else {}
+    names = {tensor.key: name for name, tensor in before.tensors.items()}
+    return Findings(
+        {
+            names[key]: because(Why.CHANGED_ALONE, before=edits[key].tensor.shape, after=edits[key].shape)
+            for key, owners in originals.items()
+            if key in edits
+            and not any(owner.key in edits for owner in owners)
+            and all(owner.shape == edits[key].tensor.shape for owner in owners)
+        }
+    )
 
 
 def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs, transposed: Transposed) -> tuple[Edit, ...]:

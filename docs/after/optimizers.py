@@ -218,16 +218,103 @@ def muon() -> Cells:
     return said(1), said(2), said(0)
 
 
+def _parts(name: str, value: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors in a value of an optimizer's state, by name, with their shapes; single numbers are left out."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim:
+            yield name, tuple(value.shape)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _parts(f"{name}.{key}", one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _parts(name, one)
+
+
+def state_of(name: str, **settings: Any) -> Callable[[], Cells]:
+    """The state of one weight (128, 64) after two steps that is not of the weight's own shape."""
+
+    def said(extra: int) -> str:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(128, 64, *[1] * extra))
+        optimizer = of_pytorch_optimizer()[name]([weight], lr=1e-3, **settings)
+        for _ in range(2):
+            weight.grad = torch.randn_like(weight)
+            optimizer.step()
+        shapes: dict[str, list[str]] = {}
+        for key, value in optimizer.state[weight].items():
+            for part, shape in _parts(key, value):
+                if shape != tuple(weight.shape):
+                    shapes.setdefault(part, []).append(str(shape))
+        return ", ".join(f"{part} {' '.join(every)}" for part, every in shapes.items())
+
+    return lambda: (said(1), said(2), said(0))
+
+
+def steps_with(name: str, **settings: Any) -> Callable[[], Cells]:
+    """How far the weights end from the Linear's with one optimizer of pytorch_optimizer in these settings."""
+
+    def measure() -> Cells:
+        found = compared(plain(of_pytorch_optimizer()[name], **settings))
+        assert found is not None
+        first, second = (one or "ends on the same" for one in found)
+        return first, second, "reference"
+
+    return measure
+
+
+def takes(name: str, **group: Any) -> Callable[[], Cells]:
+    """Whether an optimizer of pytorch_optimizer steps on one weight (8, 4) in a group with these settings."""
+
+    def said(extra: int) -> str:
+        weight = nn.Parameter(torch.randn(8, 4, *[1] * extra))
+        weight.grad = torch.ones_like(weight)
+        try:
+            of_pytorch_optimizer()[name]([{"params": [weight], **group}]).step()
+        except Exception as error:
+            return f"raises {type(error).__name__}"
+        return "taken"
+
+    return lambda: (said(1), said(2), said(0))
+
+
+def first_step(name: str) -> Callable[[], Cells]:
+    """How long the first step of one weight (128, 64) is, in percent of the Linear's."""
+
+    def length(extra: int) -> float:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(128, 64, *[1] * extra))
+        start = weight.detach().clone()
+        weight.grad = torch.randn_like(weight)
+        of_pytorch_optimizer()[name]([weight], lr=1e-3).step()
+        return float((weight.detach() - start).norm())
+
+    def measure() -> Cells:
+        wanted = length(0)
+        return percent(length(1) / wanted), percent(length(2) / wanted), "reference"
+
+    return measure
+
+
 def surveyed(kinds: Callable[[], dict[str, Any]]) -> Callable[[], Cells]:
     return lambda: survey(kinds())
 
 
 _SAME = f"{STEPS} steps of"
+_PO = ("torch", "pytorch_optimizer")
 ROWS = (
     Row("wants", "`torch.optim.Muon`", ("torch",), muon),
+    Row("wants", "pytorch_optimizer `Muon`, which flattens kernels", _PO, takes("Muon", use_muon=True)),
+    Row("wants", "pytorch_optimizer `SpectralSphere`", _PO, takes("SpectralSphere")),
     Row("behaves", "numbers of state in `torch.optim.Adafactor`, (256, 256)", ("torch",), adafactor_state),
     Row("behaves", f"{_SAME} `torch.optim`'s", ("torch",), surveyed(of_torch)),
-    Row("behaves", f"{_SAME} pytorch_optimizer's", ("torch", "pytorch_optimizer"), surveyed(of_pytorch_optimizer)),
+    Row("behaves", f"{_SAME} pytorch_optimizer's", _PO, surveyed(of_pytorch_optimizer)),
+    *(
+        Row("behaves", f"state of {name} besides the weight's own shape, (128, 64)", _PO, state_of(name))
+        for name in ("Adalite", "Kron", "SM3", "SOAP")
+    ),
+    Row("behaves", "first step of Amos, against Linear's", _PO, first_step("Amos")),
+    Row("behaves", f"{_SAME} `Ranger(gc_conv_only=True)`", _PO, steps_with("Ranger", gc_conv_only=True)),
     Row("behaves", f"{_SAME} torchao's 8-bit, 4-bit and float8 AdamW", ("torch", "torchao"), surveyed(of_torchao)),
     Row("behaves", f"{_SAME} bitsandbytes' 8-bit AdamW, Lion, AdEMAMix", ("torch", "bitsandbytes"),
         surveyed(of_bitsandbytes)),

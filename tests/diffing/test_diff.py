@@ -478,6 +478,10 @@ def test_numbers_without_a_reading_are_never_the_same(tmp_path: Path) -> None:
     assert (found["same"], found["counts"]["not compared"], found["verdict"]) == (False, 4, "loads")
 
 
+def _all_tensors(sides: tuple[Checkpoint, Checkpoint], _: object) -> set[int]:
+    return {id(tensor) for side in sides for tensor in side.tensors.values()}
+
+
 SIDES = ["gpt2_names.pt", "lora.safetensors", "tied.pt", "pointnet_stnkd.pt", "weight_norm_old.pt", "adamw.pt"]
 CHANGES: list[Callable[[torch.Tensor], torch.Tensor]] = [
     lambda one: one[..., None],
@@ -501,8 +505,28 @@ def test_layers_that_can_say_nothing_need_not_be_read(
         for one, other in (sides, sides[::-1]):
             found = diff(one, other)
             with monkeypatch.context() as patched:
-                patched.setattr("convinspect.diffing.checkpoints._relevant_tensors", lambda *sides: lambda tensor: True)
+                patched.setattr("convinspect.diffing.conversion._relevant_tensors", _all_tensors)
                 assert diff(one, other) == found
+
+
+@pytest.mark.parametrize("name", [*SIDES, "vae_attention.safetensors"])
+def test_modules_that_are_alike_are_decided_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of thousands of modules, one of each class is looked at; what is found is the same as if all were."""
+    a = open_checkpoint(FIXTURES / name)
+    state = {f"{front}.{key}": torch.from_numpy(np.array(a.read(key), np.float32)) for key in a.tensors
+             for front in ("0", "1", "12.x")}  # fmt: skip
+    torch.save(state, tmp_path / "a.pt")
+    sides = [open_checkpoint(tmp_path / "a.pt")]
+    for change in CHANGES:
+        changed = {key: change(one) if one.dim() in (2, 3) else one for key, one in state.items() if "1.fc" not in key}
+        torch.save(changed, tmp_path / "b.pt")
+        sides = [sides[0], open_checkpoint(tmp_path / "b.pt")]
+        for one, other in (sides, sides[::-1]):
+            found = []
+            for many in (-1, 10**9):
+                monkeypatch.setattr("convinspect.diffing.conversion.MANY", many)
+                found.append(diff(one, other))
+            assert found[0] == found[1]
 
 
 # ------------------------------------------------------------------------------------------------- the command line

@@ -504,3 +504,32 @@ def test_keys_that_a_report_folds_are_those_of_the_checkpoint(tmp_path: Path) ->
     report = answered(tmp_path, state, text)
     assert fixes(report) == dict.fromkeys((f"h.{n}.conv.weight" for n in (0, 2, 4)), "convert")
     assert report.verdict == "undecided"
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("module.", ""), ("", "net."), ("model.", "net.")])
+def test_what_pytorch_makes_itself_is_made_under_another_prefix_too(tmp_path: Path, saved: str, wanted: str) -> None:
+    """The spectral norm of before 1.1, which kept the weight and not the vector v."""
+    model = nn.Module()
+    place = model
+    for part in wanted.split(".")[:-1]:
+        place.add_module(part, nn.Module())
+        place = place._modules[part]  # type: ignore[assignment]
+    place.conv = nn.utils.spectral_norm(nn.Conv1d(4, 6, 1))
+    held = {key.rpartition(".")[2]: value for key, value in model.state_dict().items() if not key.endswith("_v")}
+    held["weight"] = torch.rand(6, 4, 1)
+    state = {f"{saved}conv.{leaf}": value for leaf, value in held.items()}
+    text = said_by_torch(model, state)
+    report = answered(tmp_path, state, text)
+    assert (report.verdict, set(fixes(report).values())) == ("loads after converting", {"rename"})
+    typed(tmp_path, "a.pt", "--error", "-", stdin=text)
+    model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lazy_modules_under_another_prefix_take_what_comes(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"net": nn.ModuleDict({"fc": nn.LazyLinear(3)})})
+    state = {f"module.fc.{key}": value for key, value in nn.Linear(5, 3).state_dict().items()}
+    text = said_by_torch(model, state)
+    assert answered(tmp_path, state, text).verdict == "loads after converting"
+    typed(tmp_path, "a.pt", "--error", "-", stdin=text)
+    model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))

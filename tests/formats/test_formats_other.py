@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -332,6 +333,17 @@ def test_keys_without_tensors_of_a_distributed_checkpoint(tmp_path: Path) -> Non
 def test_a_metadata_file_of_something_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".metadata").write_bytes(content)
     with pytest.raises((BrokenFile, NotACheckpoint)):
+        read_contents(tmp_path)
+
+
+@pytest.mark.parametrize("places", [slice(0, 1), slice(1, None), slice(None)])
+def test_metadata_that_names_tensors_by_lists(tmp_path: Path, places: slice) -> None:
+    save_distributed({"KEY": torch.zeros(2)}, checkpoint_id=tmp_path, no_dist=True)
+    parts = pickle.dumps(FileSystemReader(tmp_path).read_metadata(), 2).split(b"X\3\0\0\0KEY")
+    names = [b"X\3\0\0\0KEY"] * (len(parts) - 1)
+    names[places] = [b"]"] * len(names[places])
+    (tmp_path / ".metadata").write_bytes(b"".join(part + name for part, name in zip(parts, [*names, b""], strict=True)))
+    with suppress(ConvInspectError):
         read_contents(tmp_path)
 
 

@@ -40,6 +40,18 @@ REFUSED = {
 }  # fmt: skip
 """What is refused or left with the reason, in one direction at least; all others go on the same."""
 
+SETTINGS: dict[str, dict[str, Any]] = {"AdaShift": {"keep_num": 2}}
+"""With its default of ten gradients AdaShift does nothing before the tenth step."""
+
+UNBUILT = {
+    "pytorch_optimizer": {
+        "AdaLOMO", "LOMO",  # step by a backward pass of their own
+        "DeMo", "DistributedMuon",  # want a process group
+        "AliG", "BSAM",  # cannot step this model, in any form
+    },
+}  # fmt: skip
+"""What is not resumed at all; all others are, in one direction at least."""
+
 
 def _installed(name: str) -> bool:
     try:
@@ -72,7 +84,7 @@ def _settings(kind: Any) -> Iterator[dict[str, Any]]:
 
 def _end(kind: Any, settings: dict[str, Any], move: tuple[str, str], folder: Path, widths: str) -> Any:
     """The outcome of the first way of making the optimizer that works; None where none does."""
-    made: Any = partial(kind, **settings)
+    made: Any = partial(kind, **{**SETTINGS.get(kind.__name__, {}), **settings})
     made.__name__ = kind.__name__
     builds: Iterator[Build] = makers.builds(made)
     return next((end for build in builds if (end := outcome(build, move, folder, WIDTHS[widths])) is not None), None)
@@ -87,15 +99,18 @@ def _numbered(package: str) -> list[Any]:
 @pytest.mark.parametrize(("package", "name"), [one for package in PACKAGES for one in _numbered(package)])
 def test_training_goes_on_or_is_refused(tmp_path: Path, package: str, name: str) -> None:
     kind = _kinds(package)[name]
+    built = False
     for widths in WIDTHS:
         for move in MOVES:
             end = _end(kind, {}, move, tmp_path, widths)
             if end is None:
                 continue
-            assert end.end in (End.SAME, End.SAID, End.REFUSED), (move, widths, end.words)
+            built = True
+            assert end.end in (End.SAME, End.REFUSED), (move, widths, end.words)
             # Parts by number are in doubt where a part for one dimension can have the weight's shape (AdaShift).
             if end.end is End.REFUSED and widths == "matrices":
                 assert name in REFUSED[package], (move, widths, end.words)
+    assert built is (name not in UNBUILT.get(package, ()))
 
 
 @pytest.mark.parametrize(("package", "name"), _numbered("pytorch_optimizer"))

@@ -187,6 +187,7 @@ def _outcome(build: Build, move: tuple[str, str], folder: Path, widths: Sequence
         end = End.SAID if said else End.RAISES
         return Outcome(end, said if end is End.SAID else f"{type(error).__name__}: {error}")
     assert torch.equal(found, start)
+    assert not torch.equal(wanted, start), "the optimizer does nothing, so that this shows nothing"
     apart = float((now - wanted).norm() / (wanted - start).norm().clamp(min=1e-12))
     if apart <= SAME:
         return Outcome(End.SAME, said)

@@ -11,7 +11,7 @@ from convinspect.diffing.texts.stream import Stream
 _SIGNS = re.compile(
     "|".join(
         (
-            r"mismatch", r"missing\d*(?:key|param|weight|tensor|buffer)",
+            r"(?<!_)mismatch", r"missing\d*(?:key|param|weight|tensor|buffer)",
             r"unexpected(?:key|param|weight|tensor|buffer)", r"(?:not|n't|cannot)match", r"mustmatch",
             r"incompatib", r"copyingapar", r"copyingthepar", r"withshape", r"expected(?:shape|size)",
             r"(?:got|found|received|different|wrong|invalid)(?:shape|size)", r"hasshape", r"whosedimensions",
@@ -23,7 +23,7 @@ _SIGNS = re.compile(
             r"settingatensor|setatensor", r"looksincorrect", r"sizeoftensor",
             r"\|(?:missing|unexpected|conversion)", r"(?:lines?|output)(?:truncated|omitted|hidden|skipped)",
             r"expectedtorch", r"hasnoparameter|nothaveparameter", r"receivedtype|invalidtype", r"parametergroup",
-            r"loadreport", r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
+            r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
             r"skiploading", r"missing_keys=\[.|unexpected_keys=\[.",
             r"(?:shapes?|sizes?|dims?|dimensions?)[^\d\[(]{0,24}[\[(]\d+(?:,\d+)*,?[\])]",
             # The rest of a list of names whose beginning was cut off.
@@ -32,7 +32,7 @@ _SIGNS = re.compile(
     ),
     re.IGNORECASE,
 )  # fmt: skip
-_TRIVIAL = re.compile(r"[\\\s\"'.,)\]}]*")
+_TRIVIAL = re.compile(r"(?:n?\\+[nt]?|[\s\"'.,)\]}])*")
 """What may stand between two sentences of one message."""
 _NEW = ("Traceback(most", "Error(s)inloading", "Duringhandlingoftheaboveexception", "Theaboveexceptionwas")
 """What begins another message."""
@@ -84,7 +84,7 @@ def _between(stream: Stream, headings: Iterable[Found], found: Sequence[Found]) 
         if rest.end() == end:
             continue
         line = stream.line_at(rest.end())
-        ends = _ends(stream, rest.end(), end)
+        ends = (following is not None and following.end in starts) or _ends(stream, rest.end(), end)
         if (following is not None and not ends) or (
             stream.starts[line] == rest.end() and stream.lines[line].indented and not stream.lines[line].begins
         ):

@@ -13,9 +13,9 @@ from convinspect.text import dimension
 
 _SHAPE = r"(?:(?:[a-z_]{1,20}\.)?Size\(\[[\d,]*\]\)|\([\d,]*\)|\[[\d,]*\])"
 _PLACES = {
-    "{key}": r'(?P<key>[^"|]{1,600}?)',
+    "{key}": r'(?P<key>[^"|^]{1,600}?)',
     "{part}": r"(?P<part>\w{1,200})",
-    "{rare}": r"(?P<key>[\w.,:/{}-]{1,600}?)",
+    "{rare}": r"(?P<key>\w[\w.,:/{}-]{0,600}?)",
     "{checkpoint}": f"(?P<checkpoint>{_SHAPE})",
     "{model}": f"(?P<model>{_SHAPE})",
     "{quoted}": r'(?P<keys>"[^"]+"(?:,"[^"]+")*)(?P<stop>\.?)',
@@ -110,8 +110,6 @@ def find_form(form: Form, stream: Stream, whole: bool) -> Iterator[Found]:
         stream: The text.
         whole: The text is all of an exception's, so that nothing was cut off its end.
     """
-    if form.needs and form.needs not in stream.text:
-        return
     listed = any(place in form.sentence for place in _LISTS)
     for start, match in _matches(form.sentence, stream.text, listed):
         if form.trouble is None:
@@ -153,11 +151,12 @@ def _list(trouble: Trouble, match: re.Match[str], stream: Stream, whole: bool) -
     """What a sentence with a list of names says; a name that is not certain is left out of it."""
     groups = match.re.groupindex
     if "plain" in groups:
-        end = stream.list_end(match.end())
+        sure, end = stream.list_end(match.end())
         spans = _names(stream.text, match.end(), end, _BARE)
+        sure = sure and all(_SURE.fullmatch(stream.text, *span) for span in spans)
         counted = "count" not in groups or len(spans) == int(match["count"])
         shapes = _shapes(match, stream)
-        if not counted or shapes is None or (shapes != (None, None) and len(spans) > 1):
+        if not sure or not counted or shapes is None or (shapes != (None, None) and len(spans) > 1):
             return None
     else:
         if "stop" in groups and not _ended(match, stream, whole):
@@ -182,6 +181,8 @@ def _item(
 _LISTED = {'"': re.compile(r'"([^"]+)"'), "'": re.compile(r"'([^']+)'")}
 _BARE = re.compile(r"([^,]+)")
 """A name in a list without quotes."""
+_SURE = re.compile(r"[\w.-]*\w")
+"""A name without quotes that has swallowed neither source nor a frame."""
 
 
 def _names(text: str, start: int, end: int, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
@@ -196,7 +197,7 @@ def _ended(match: re.Match[str], stream: Stream, whole: bool) -> bool:
     end = match.end()
     if match["stop"]:
         return True
-    if not (whole or "safetensors" in stream.text):
+    if not whole:
         return False
     return end == len(stream.text) or end in stream.at_start or stream.text[end] in "')]}"
 
@@ -233,7 +234,8 @@ def _row(table: Rows, stream: Stream, start: int) -> tuple[int, list[LoadErrorIt
         match = _compiled(sentence)[1].match(stream.text, start, start + _LONGEST)
         if match is None:
             continue
-        key, shapes = stream.name(*match.span("key")), _shapes(match, stream)
+        named = stream.folded_name if table.folded else stream.name
+        key, shapes = named(*match.span("key")), _shapes(match, stream)
         keys = None if key is None else _unfolded(key) if table.folded else [key]
         if keys is None or shapes is None:
             return None

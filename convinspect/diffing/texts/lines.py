@@ -16,13 +16,22 @@ class Line(NamedTuple):
 
     Attributes:
         text: Without prefixes and frames.
-        begins: A record of a log begins here, or a blank line stands before it.
+        record: A record of a log begins here.
+        apart: A blank line stands before it.
         indented: It began with a tab or with four spaces.
+        mixed: Several processes wrote the text, so that the next line need not be its continuation.
     """
 
     text: str
-    begins: bool = False
+    record: bool = False
+    apart: bool = False
     indented: bool = False
+    mixed: bool = False
+
+    @property
+    def begins(self) -> bool:
+        """Something else may begin here."""
+        return self.record or self.apart
 
 
 _COLOURS = re.compile(
@@ -34,9 +43,10 @@ _ESCAPES = (("\\r\\n", "\n"), ("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\'"
 _TYPED = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u200b": None, "\ufeff": None, "\u00ad": None})
 
 _FRAME = "│┃║▌▏▐╎┆┊"
+_RETURN = re.compile(rf"\r(?=[ \t]*[{_FRAME}])")
 _RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=_~*|-]{3,}")
 _FRAME_TITLE = tuple("╭╰┌└┏┗╔╚├")
-_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*[│┃|](?:\s|$)")
+_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*│(?:\s|$)")
 """A line of source in the frame of a traceback that rich drew."""
 _COLUMN = re.compile(r"\s[\w./-]{1,200}\.py:\d{1,6}$")
 """The place in the source, which rich's log handler writes to the right."""
@@ -53,15 +63,15 @@ _RECORD = re.compile(
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?(?=\s|$)"
     r"|[A-Z][a-z]{2}\s{1,2}\d{1,2} \d\d:\d\d:\d\d (?:\S{1,60} \S{1,60}:(?=\s))?"
     r"|\[?[IWEF]\d{4,8} \d\d:\d\d:\d\d\.\d{1,9}\s{1,8}\d{1,9} \S{1,200}\]"
-    r"|\[?(?:DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\]?(?::[\w.]{1,80}:|\s*[:|-]+(?=\s)|(?=\s)|$)"
+    r"|\[?(?:DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\]?(?::[\w.]{1,80}:|\s*[:|-]+(?=\s|$)|(?=\s)|$)"
 )
 """What a logger writes before each of its records: the time, the level."""
 _AFTER_RECORD = re.compile(
-    r"\s*(?:[-|:,]+(?=\s)|\[[^\]]{0,60}[A-Za-z][^\]]{0,60}\]:?|[\w.<>]{1,80}(?::[\w<>]{1,80})?(?::\d{1,6})?\s[-|]\s"
+    r"\s*(?:[-|:]+(?=\s|$)|\[[^\]]{0,60}[A-Za-z][^\]]{0,60}\]:?|[\w.<>]{1,80}(?::[\w<>]{1,80})?(?::\d{1,6})?\s[-|]\s"
     r"|[\w./-]{1,120}\.py:\d{1,6}:?(?=\s))"
 )
 """What stands between the time and the record itself: the logger, the place in the source."""
-_QUOTED = re.compile(r"(?:>\s?)+|E\s{2,}|(?:wandb|stderr|stdout)\s?[:|]\s|\[(?:stderr|stdout)\]:?\s?")
+_QUOTED = re.compile(r"(?:>\s?)+|E(?:\s{2,}|$)|(?:wandb|stderr|stdout)\s?[:|]\s|\[(?:stderr|stdout)\]:?\s?")
 """Marks of mail and Markdown, of pytest, of programs that run others."""
 
 _EVERYWHERE = tuple(
@@ -87,6 +97,8 @@ def clean_lines(text: str, whole: bool = False) -> list[Line]:
     """
     if not whole:
         text = _COLOURS.sub("", text).translate(_TYPED)
+    if "\r" in text:
+        text = _RETURN.sub("", text)
     for escape, meaning in _ESCAPES:
         text = text.replace(escape, meaning)
     if "&quot;" in text or "&#" in text:
@@ -94,8 +106,8 @@ def clean_lines(text: str, whole: bool = False) -> list[Line]:
     return _in_order(_without_source(_without_common_marks(_bare_lines(text))))
 
 
-_Bare = tuple[str, str, bool, bool]
-"""Text, process, whether a record begins, whether it is indented."""
+_Bare = tuple[str, str, bool, bool, bool]
+"""Text, process, whether a record begins, whether a blank line precedes, whether it is indented."""
 
 
 def _bare_lines(text: str) -> list[_Bare]:
@@ -111,10 +123,10 @@ def _bare_lines(text: str) -> list[_Bare]:
         process = tag or process
         inner = line.strip()
         if not inner or _RULE.fullmatch(inner):
-            blank = blank or not inner
+            blank = blank or not (inner or tag or record)
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append((inner, process, record or blank, indented))
+        found.append((inner, process, record, blank, indented))
         blank = False
     return found
 
@@ -123,12 +135,13 @@ def _unframed(raw: str) -> str | None:
     """A line without the frame around it; None if nothing else is in it."""
     line = raw.rstrip()
     inner = line.lstrip()
-    if inner[:1] in _FRAME and inner:
+    framed = inner[:1] in _FRAME and line != ""
+    if framed:
         line = inner.lstrip(_FRAME + " ")
         inner = line
     if line and line[-1] in _FRAME:
         line = line.rstrip(_FRAME + " \t")
-    if not line or inner.startswith(_FRAME_TITLE) or _CODE.match(inner):
+    if not line or inner.startswith(_FRAME_TITLE) or (framed and _CODE.match(line)):
         return None
     column = _COLUMN.search(line, max(0, len(line) - 220))
     return line[: column.start()] if column and line[: column.start()].endswith(" ") else line
@@ -141,7 +154,7 @@ def _unmarked(line: str) -> tuple[str, str, bool]:
         inner = line.lstrip()
         tag = _TAG.match(inner)
         if tag is not None and tag[0].strip(" :|"):
-            process, line = process or tag[0].strip(), inner[tag.end() :]
+            process, line = process + tag[0].strip(), inner[tag.end() :]
             continue
         mark = _QUOTED.match(inner)
         if mark is not None:
@@ -155,17 +168,26 @@ def _unmarked(line: str) -> tuple[str, str, bool]:
 
 
 def _without_common_marks(lines: list[_Bare]) -> list[_Bare]:
-    """Lines without the prefix that nearly all of them have."""
+    """Lines without the prefix that nearly all of them have, and without those behind it."""
     for _ in range(2):
+        sample = lines[:: len(lines) // 20 + 1]
         for pattern in _EVERYWHERE:
+            if sum(pattern.match(line[0]) is not None for line in sample) < len(sample) / 2:
+                continue
             ends = [match.end() if (match := pattern.match(line[0])) else 0 for line in lines]
             if len(lines) > 2 and sum(map(bool, ends)) >= _NEARLY_ALL * len(lines):
-                both = zip(lines, ends, strict=True)
-                lines = [(text[end:].rstrip("| "), *rest) for (text, *rest), end in both]  # type: ignore[misc]
+                lines = [_shorter(line, end) if end else line for line, end in zip(lines, ends, strict=True)]
                 break
         else:
             break
-    return [line for line in lines if line[0].strip()]
+    return [line for line in lines if line[0]]
+
+
+def _shorter(line: _Bare, end: int) -> _Bare:
+    """A line without its first characters."""
+    text, process, record, apart, indented = line
+    text, tag, begins = _unmarked(text[end:].rstrip("| "))
+    return text.strip(), process + tag, record or begins, apart, indented
 
 
 def _without_source(lines: list[_Bare]) -> list[_Bare]:
@@ -182,7 +204,7 @@ def _without_source(lines: list[_Bare]) -> list[_Bare]:
         elif code:
             # A frame may come without its line of source.
             code = False
-            if not line[3]:
+            if not line[4]:
                 kept.append(line)
         else:
             kept.append(line)
@@ -191,8 +213,9 @@ def _without_source(lines: list[_Bare]) -> list[_Bare]:
 
 def _in_order(lines: list[_Bare]) -> list[Line]:
     """The lines of one process after those of another, each in its order."""
-    if len({process for _, process, _, _ in lines}) > 1:
+    mixed = len({process for _, process, *_ in lines}) > 1
+    if mixed:
         lines = sorted(lines, key=lambda line: line[1])
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
     marked = sum(line[2] for line in lines) >= _NEARLY_ALL * len(lines)
-    return [Line(text, begins and not marked, indented) for text, _, begins, indented in lines]
+    return [Line(text, record and not marked, apart, indented, mixed) for text, _, record, apart, indented in lines]

@@ -30,7 +30,7 @@ _TORCH = (
     ),
     Form(
         _NOT_COPIED, r'While (?:copying|swapping) the parameter named "?{key}"?, expected torch\.Tensor '
-        r"(?:or Tensor-like object )?from checkpoint but received (?:<class'[\w.]{1,200}'>|[\w.]{1,200})\.?",
+        r"(?:or Tensor-like object )?from checkpoint but received (?:<class'[\w.]{1,200}'>?|[\w.]{1,200})\.?",
     ),
     Form(_MISSING, r"Missing key\(s\) in state_dict: {quoted}"),
     Form(_UNEXPECTED, r"Unexpected key\(s\) in state_dict: {quoted}"),
@@ -146,7 +146,7 @@ REMARKS = tuple(
         r"ignore_mismatched_sizes(?:=True|=False)?",
         r"If you want to instead overwrite randomly initialized weights, please make sure to pass both "
         r"`low_cpu_mem_usage=False` and `ignore_mismatched_sizes=True`\.",
-        r"Notes: (?:- [A-Z]+: (?:can be ignored when loading from different"
+        r"Notes: (?:-? [A-Z]+: (?:can be ignored when loading from different"
         r" task/architecture;notokifyouexpectidenticalarch\.|"
         r"those params were newly initialized because missing from the"
         r" checkpoint\.Considertrainingonyourdownstreamtask\.|"
@@ -158,7 +158,12 @@ REMARKS = tuple(
         r"Missing key\(s\) in state_dict: \{",
         r"Unexpected key\(s\) in state_dict: \{",
         r"size mismatch for \{",
+        r"Shape mismatch in layer `\{k\}`: Expected shape \{v\.shape\}, but found \{state_dict\[k\]\.shape\} in "
+        r"state dict",
+        r"Missing key in checkpoint state_dict: \{",
+        r"KeyError: ['\"](?=unexpectedkey|missingkeys)",
         r"<All keys matched successfully>",
+        r"IncompatibleKeys \((?=missing_keys=\[[^\]]*\],unexpected_keys=\[[^\]]*\]\))",
         r"All the weights of {class} were initialized from the model checkpoint",
         r"All model checkpoint weights were used when initializing",
     )

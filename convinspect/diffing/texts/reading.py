@@ -19,8 +19,11 @@ def read_text(text: str, whole: bool = False) -> LoadError:
         text: Any.
         whole: It is all that an exception says, with nothing cut off or put around.
     """
-    stream = Stream.of(clean_lines(text, whole))
-    said = [found for form in FORMS for found in find_form(form, stream, whole)]
+    stream = Stream.of(clean_lines(text, whole), whole or text.rstrip(" \t").endswith("\n"))
+    # Its lists of keys end without a full stop.
+    whole = whole or "safetensors" in text
+    forms = [form for form in FORMS if form.needs in text]
+    said = [found for form in forms for found in find_form(form, stream, whole)]
     said += [found for table in TABLES for found in find_rows(table, stream)]
     remarks = [found for form in REMARKS for found in find_form(form, stream, whole)]
     begun = {found.start for found in said}

@@ -15,8 +15,17 @@ from itertools import accumulate, pairwise
 
 from convinspect.diffing.texts.lines import Line
 
-_ORDINARY = re.compile(r"[\w.-]+")
+_ORDINARY = re.compile(r"\w(?:[\w.-]*\w)?")
 """A name that is read across a line's end; with other characters it may have swallowed a frame."""
+_LEFT_OVER = re.compile(r"\d{4}-\d\d-\d\d|ERROR|WARN|INFO|DEBUG|\.py\d")
+"""What a logger writes, in the middle of a name."""
+_SPACED = re.compile(r"[\w.,:/@*-]+")
+"""A name with spaces in it."""
+_SENTENCE = re.compile(r"[A-Z][a-z]|(?:missing|unexpected|these|size)$")
+"""What the first word of a line is that no broken name begins."""
+_SYMBOLS = re.compile(r"[\W_]+")
+
+_FOLDED = re.compile(r"\w[\w.,{}-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class Stream:
         lines: The lines themselves.
         at_start: The same as `starts`.
         width: Characters in the longest line.
+        ends: The text ends with a line's end, so that nothing was cut off within one.
     """
 
     text: str
@@ -38,15 +48,16 @@ class Stream:
     lines: Sequence[Line]
     at_start: frozenset[int]
     width: int
+    ends: bool
 
     @classmethod
-    def of(cls, lines: Sequence[Line]) -> Stream:
+    def of(cls, lines: Sequence[Line], ends: bool) -> Stream:
         split = [line.text.split() for line in lines]
         words = [word for line in split for word in line]
         starts = list(accumulate((sum(map(len, line)) for line in split), initial=0))[:-1]
         width = max((len(line.text) for line in lines), default=0)
         begins = list(accumulate(map(len, words), initial=0))[:-1]
-        return cls("".join(words), begins, starts, lines, frozenset(starts), width)
+        return cls("".join(words), begins, starts, lines, frozenset(starts), width, ends)
 
     def line_at(self, place: int) -> int:
         """The number of the line that a character stands in."""
@@ -68,39 +79,71 @@ class Stream:
         """
         gaps = self._gaps(start, end)
         whole = self.text[start:end]
-        if not gaps or not whole:
-            return whole or None
+        if not whole or "\\" in whole:
+            # What is left of an escape that was broken.
+            return None
+        if not gaps:
+            return whole
         if any(gap in self.at_start for gap in gaps):
-            single = all(gap in self.at_start for gap in gaps)
-            return whole if single and _ORDINARY.fullmatch(whole) else None
+            single = all(gap in self.at_start and self.text[gap] != "-" for gap in gaps)
+            if self.lines[0].mixed or _LEFT_OVER.search(whole):
+                return None
+            spaced = self._gaps(end - 1, end + 1) and end not in self.at_start
+            return whole if single and not spaced and _ORDINARY.fullmatch(whole) else None
+        if start in self.at_start or _SPACED.fullmatch(whole) is None:
+            return None
         edges = [start, *gaps, end]
         return " ".join(self.text[a:b] for a, b in pairwise(edges))
 
+    def folded_name(self, start: int, end: int) -> str | None:
+        """A name that stands for several, with spaces after commas and breaks; None where it is not certain."""
+        whole = self.text[start:end]
+        spaces = [gap for gap in self._gaps(start, end) if gap not in self.at_start]
+        sure = all(self.text[gap - 1] == "," for gap in spaces) and _FOLDED.fullmatch(whole) is not None
+        return whole if sure else None
+
     def numbers_whole(self, start: int, end: int) -> bool:
-        """Whether no white space but a line's end stands inside a number of a span."""
-        text = self.text
-        return not any(
-            text[gap - 1].isdigit() and text[gap].isdigit() and gap not in self.at_start
-            for gap in self._gaps(start, end)
-        )
+        """Whether the white space in a shape is that after its commas, or a line's end."""
+        text, gaps = self.text, self._gaps(start, end)
+        return all(gap in self.at_start or text[gap - 1] == "," for gap in gaps)
 
-    def list_end(self, start: int) -> int:
-        """Where names without quotes end, of which the first begins at `start`: at a line's end that no break made."""
+    def list_end(self, start: int) -> tuple[bool, int]:
+        """Where names without quotes end, of which the first begins at `start`: at a line's end that no break made.
+
+        Returns:
+            Whether that is certain, and the place.
+        """
         line = self.line_at(start)
-        while line + 1 < len(self.lines) and self._goes_on(line):
+        while line + 1 < len(self.lines):
+            goes_on = self._goes_on(line)
+            if goes_on is None:
+                return False, self.end_of(line)
+            if not goes_on:
+                break
             line += 1
-        return self.end_of(line)
+        if self.lines[line].mixed:
+            return False, self.end_of(line)
+        last = line + 1 == len(self.lines)
+        return self.ends or not last or line == 0, self.end_of(line)
 
-    def _goes_on(self, line: int) -> bool:
-        """Whether a list of names may go on in the next line."""
-        following = self.lines[line + 1]
-        if following.begins:
-            return False
+    def _goes_on(self, line: int) -> bool | None:
+        """Whether a list of names goes on in the next line; None where it may."""
+        here, following = self.lines[line].text, self.lines[line + 1]
         words = following.text.split()
-        if any(not word.endswith(",") for word in words[:-1]):
+        if here.endswith(",") and following.begins:
+            # The rest was cut off.
+            return None
+        if following.apart and (following.record or len(words) > 1):
             return False
-        here = self.lines[line].text
+        if any(_SYMBOLS.fullmatch(word) for word in words) or not words[0][0].isalpha():
+            # A frame or a number that was left over, perhaps.
+            return None
+        if any(not word.endswith(",") for word in words[:-1]):
+            return False if _SENTENCE.match(words[0]) else None
         if here.endswith(","):
             return True
-        broken = len(here) + len(words[0]) >= self.width
-        return broken and _ORDINARY.fullmatch(words[0].rstrip(",")) is not None
+        if _ORDINARY.fullmatch(words[0].rstrip(",")) is None:
+            return None
+        # A console that breaks lines fills more than one.
+        full = sum(len(each.text) == self.width for each in self.lines)
+        return True if full > 1 and len(here) == self.width and not following.begins else None

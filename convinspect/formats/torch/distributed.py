@@ -92,11 +92,12 @@ def begins_safetensors(file: File, start: int) -> bool:
 
 def _as_safetensors(folder: Path, tree: Walk) -> bool:
     """Whether the first tensor's piece is a safetensors file, as `SerializationFormat.SAFETENSORS` has it written."""
-    listed = dict(pairs_of(state_of(tree.value).get("state_dict_metadata")) or ())
+    pairs = pairs_of(state_of(tree.value).get("state_dict_metadata")) or ()
+    listed = {key: node for key, node in pairs if isinstance(key, str)}
     for index, info in pairs_of(state_of(tree.value).get("storage_data")) or ():
         fields, key = state_of(info), state_of(index).get("fqn")
         name, start = fields.get("relative_path"), fields.get("offset")
-        if function_name(listed.get(key)) != f"{_PACKAGE}TensorStorageMetadata":
+        if not isinstance(key, str) or function_name(listed.get(key)) != f"{_PACKAGE}TensorStorageMetadata":
             continue
         if not isinstance(name, str) or Path(name).name != name or type(start) is not int or start < 0:
             return False
