@@ -118,7 +118,8 @@ def _decide_like(
     reason = wrapper_obstacle(layer, writing)
     if reason is None and layer.kind in CONVOLUTIONS:
         of_patches = not layer.pointwise and not any(edit.transposed for edit in edits)
-        reason = _patch_obstacle(layer, edits) if of_patches else obstacle(_in_one_order(layer, counterpart), exact=True)
+        alike = _in_one_order(layer, counterpart)
+        reason = _patch_obstacle(layer, edits) if of_patches else obstacle(alike, exact=True)
     return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
 
 
