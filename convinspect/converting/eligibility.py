@@ -127,7 +127,7 @@ def _layout_obstacle(layer: Layer, layout: Layout, exact: bool) -> str | None:
     if not same_order(maker):
         if maker is Maker.PADDLE:
             reason = "in Paddle's layout a Linear is (in, out), a convolution (out, in, …), so the numbers would move; "
-            return Wording(reason, Option("like", None), " a PyTorch checkpoint turns a Linear")
+            return Wording(reason, Option("like", None), " a PyTorch checkpoint gives PyTorch's shapes")
         return f"{maker.value}'s sparse convolutions have no Linear in their place"
     if layer.weight.stride != contiguous(layer.weight.shape):
         return f"its numbers do not lie in the order of {maker.value}'s layout"

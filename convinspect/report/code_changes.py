@@ -46,10 +46,12 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
                 stored = f"whose weight was stored as (in, out), {conversion.old_shape}"
                 lines.append(f"{name}: {_call(new, conversion, 1)}, {stored}")
             elif known:
-                lines.append(f"{name}: {_call(old, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
+                was = "Linear" if MULTIPLIED in conversion.layer.tags else old
+                lines.append(f"{name}: {_call(was, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
             else:
                 lines += _shapes(name, conversion)
-        if alike[0].layer.layout is not None:
+        layout = alike[0].layer.layout
+        if layout is not None and layout.maker is not Maker.PADDLE:
             lines += _channels_last(old, new)
         elif known and _is_pointwise(alike[0]) and _input(old) != _input(new):
             lines += _turns(old, new)

@@ -158,7 +158,8 @@ def _row(check: LayerCheck) -> tuple[Cell, ...]:
     outputs = check.outputs
     difference, share = ("–", "–") if outputs is None else (_figure(outputs.difference), _share(outputs))
     rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
-    return (check.name or "(root)", check.before, check.after, bits, difference, share, rounding, result)
+    kind = check.before_shown or check.before
+    return (check.name or "(root)", kind, check.after, bits, difference, share, rounding, result)
 
 
 def _figure(value: float) -> str:

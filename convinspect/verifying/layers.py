@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.converting.patches import patch_assumptions
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layers.lora import follows_a_layer
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
@@ -43,6 +43,7 @@ class LayerCheck:
         note: Why its outputs could not be compared, or "".
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
         unsure: Why it is not verified though its numbers are the same; None otherwise.
+        before_shown: What people are shown as the kind before.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerCheck:
     note: str = ""
     compared: bool = True
     unsure: Cause | None = None
+    before_shown: str = ""
 
     @property
     def ok(self) -> bool:
@@ -93,6 +95,7 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     of_patches = None if after is None else patch_assumptions(before, after)
     assumptions = assumed(before) if of_patches is None else of_patches
     check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
+    check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
     check = replace(check, after=_kind_after(before, after, pairs))
