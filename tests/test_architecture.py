@@ -29,6 +29,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LIVE = {
     "arrays.devices",
     "arrays.error_bound",
+    "arrays.forms",
     "comparing.claims",
     "comparing.compare",
     "comparing.measure",

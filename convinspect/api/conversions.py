@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -42,10 +42,13 @@ def convert(
     groups: Literal["expand"] | None = None, model: str | None = None,
     state_dict: bool = False, fuse: bool = False, keep_optimizer: bool = False, drop_optimizer: bool = False,
     in_place: bool = False, force: bool = False, dry_run: bool = False,
-    root: str | None = None, turn_square: bool = False, progress: Progress | None = None,
+    root: str | None = None, turn_square: bool = False,
+    patches: bool = False, patch: str | Sequence[int] | None = None, in_channels: int | None = None,
+    progress: Progress | None = None,
 ) -> Job:
     # fmt: on
-    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint. Every number stays unchanged.
+    """Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint; patch embeddings with `patches`. Every
+    number stays unchanged.
 
     PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
 
@@ -71,6 +74,11 @@ def convert(
         dry_run: Decide everything, write nothing.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
         turn_square: With `like`: where other matrices are stored transposed, turn the square ones too.
+        patches: With `to="linear"`: take convolutions that cut patches (stride = kernel size), of all three kinds
+            unless `from_` says which, and not those of kernel size 1.
+        patch: With `to="conv2d"` and the like: the kernel that a Linear over flattened patches gets, as "16x16" or
+            (16, 16); of layers that are named, or called a patch embedding.
+        in_channels: With `patch`: refuse what gives other channels than these.
         progress: Called with the number of bytes that were written; PyTorch, which writes other formats, tells nothing.
 
     Returns:
@@ -86,13 +94,16 @@ def convert(
     from convinspect.converting.options import Options
     from convinspect.report.convert import plan_table
 
+    if in_channels is not None:
+        check_at_least(1, in_channels=in_channels)
     if isinstance(source, Checkpoint) and root is not None:
         raise root_was_chosen(source)
     show_in_notebooks(Job, plan_table)
     options = Options(
         to, several(from_), several(layer), several(exclude), Path(like) if isinstance(like, str) else like,
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
-        root, turn_square,
+        root, turn_square, patches,
+        patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)), in_channels,
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or silent)

@@ -14,12 +14,13 @@ bound that can be derived holds for all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional
+
+from convinspect.arrays.forms import Form, operation
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
@@ -28,8 +29,6 @@ _CHUNK = 1 << 18
 """Weights that are raised to float64 at once: 2 MB, so that all passes over them stay in the cache."""
 _RESULTS = 1 << 18
 """Results that are kept until they are compared with their bound, many at once."""
-
-Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
 class OtherShape(Exception):
@@ -64,29 +63,6 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How a layer computes.
-
-    Attributes:
-        kind: "Conv1d", "Conv2d", "Conv3d", "Linear" or "Conv1D (transformers)".
-        stride: Of a convolution, the same for all dimensions.
-        padding: Likewise.
-        groups: Of a convolution.
-    """
-
-    kind: str
-    stride: tuple[int, ...] = (1,)
-    padding: tuple[int, ...] | str = (0,)
-    groups: int = 1
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is one matrix product at each position, with every position visited once."""
-        every_position = set(self.stride) == {1} and (isinstance(self.padding, str) or not any(self.padding))
-        return self.groups == 1 and every_position
-
-
-@dataclass(frozen=True, slots=True)
 class Agreement:
     """How much two results differ.
 
@@ -118,31 +94,6 @@ class Rounding:
     before_rms: float
     after_max: float
     after_rms: float
-
-
-def operation(form: Form) -> Operation:
-    """The layer as a function of x (N, C, L), weight as stored and bias, giving (N, O, L')."""
-    if form.kind == "Linear":
-        # (N, L, C) in order, as a Linear is given it; its kernels take twice as long over other strides.
-        return lambda x, w, b: functional.linear(x.mT.contiguous(), w, b).mT
-    if form.kind.startswith("Conv1D"):
-        return _transposed_linear
-    dims = int(form.kind[4])
-    conv: Any = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dims]
-
-    def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-        # (N, C, L) → (N, C, L, 1, …)
-        wide = x.reshape(*x.shape, *(1,) * (dims - 1))
-        y: torch.Tensor = conv(wide, w, b, form.stride, form.padding, 1, form.groups)
-        return y.flatten(2)
-
-    return run
-
-
-def _transposed_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    rows = x.mT.reshape(-1, w.shape[0])
-    y = rows @ w if b is None else torch.addmm(b, rows, w)
-    return y.reshape(x.shape[0], x.shape[2], w.shape[1]).mT
 
 
 def inputs_for(channels: int, dtype: torch.dtype, inputs: Inputs) -> list[torch.Tensor]:
@@ -330,7 +281,7 @@ def _positions(form: Form, x: torch.Tensor) -> int:
 
 
 def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
-    return weight.mT if form.kind.startswith("Conv1D") else weight.reshape(weight.shape[:2])
+    return weight.mT if form.kind.startswith("Conv1D") else weight.flatten(1)
 
 
 def own_blocks(matrix: torch.Tensor, columns: int, groups: int) -> torch.Tensor:

@@ -73,6 +73,22 @@ TurnSquare = Annotated[
         "--turn-square", help="With --like: where other matrices are stored transposed, turn the square ones too."
     ),
 ]
+Patches = Annotated[
+    bool,
+    typer.Option(
+        "--patches",
+        help="With --to linear: take convolutions that cut patches (stride = kernel size), not those of kernel size 1.",
+    ),
+]
+Patch = Annotated[
+    str | None,
+    typer.Option(
+        "--patch", metavar="16x16", help="With --to conv2d and the like: the kernel that a Linear over patches gets."
+    ),
+]
+InChannels = Annotated[
+    int | None, typer.Option("--in-channels", min=1, help="With --patch: refuse what gives other channels than these.")
+]
 Rename = Annotated[
     list[str] | None,
     typer.Option(
@@ -129,6 +145,9 @@ def convert(
     force: Force = False,
     root: RootOption = None,
     turn_square: TurnSquare = False,
+    patches: Patches = False,
+    patch: Patch = None,
+    in_channels: InChannels = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -138,6 +157,10 @@ def convert(
     tie and foreign object stays, and converting back gives the same bytes (where it cannot, a note says so). Optimizer
     state and EMA copies follow their weights. A folder in gives a folder out, with the optimizer and all other files
     beside the weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+
+    With --patches the convolutions are converted that cut patches (stride = kernel size), as vision models' patch
+    embeddings do, to Linear over the flattened patches: those known to do so or named so, others named with --layer.
+    --patch is the way back.
 
     [bold]Examples[/bold]
 
@@ -151,6 +174,10 @@ def convert(
 
       convinspect convert gpt2.pt -o linear.pt --to linear --from transformers
 
+      convinspect convert vit.safetensors -o linear.safetensors --to linear --patches
+
+      convinspect convert linear.safetensors -o vit.safetensors --to conv2d --patch 16x16
+
       convinspect convert old.pt -o new.pt --like model_that_wants_it.pt
 
       convinspect convert model.pt -o new.pt --rename 'encoder.*=enc.*' --rename 'module.*=*'
@@ -163,6 +190,7 @@ def convert(
         None if to is None else to.value, tuple(kind.value for kind in origin or ()), tuple(layer or ()),
         tuple(exclude or ()), like, tuple(rename or ()), None if groups is None else groups.value, model,
         state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root, turn_square,
+        patches, patch, in_channels,
     )  # fmt: skip
     _run(path, output, options, Sink(fmt, width, None, ""))
 

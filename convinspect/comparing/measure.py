@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 
 from convinspect.arrays.devices import clock_of, float64_device, full_float32, threads
-from convinspect.arrays.error_bound import Agreement, Form, Operation, compare_gradients
+from convinspect.arrays.error_bound import Agreement, compare_gradients
+from convinspect.arrays.forms import Form, Operation
 
 _LEAST = 0.004
 """Seconds that one timing takes at least: the clock and the call around it then count for nothing."""

@@ -9,7 +9,7 @@ first factor only where the second has four), so it is never reshaped.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from convinspect.converting.decisions import Conversion, Decisions, Refusal
@@ -80,6 +80,23 @@ def find_adapters(layers: Sequence[Layer]) -> Adapters | None:
     return Adapters(parts, {name: base for name, base in owners.items() if base is not None})
 
 
+def halves_on(layers: Sequence[Layer], fits: Callable[[Layer], bool]) -> frozenset[str]:
+    """Names of the halves of LoRA pairs whose layer fits; where the file does not have it, one half under its name.
+
+    Args:
+        layers: All of the root.
+        fits: Whether a layer does.
+    """
+    adapters = find_adapters(layers)
+    found: set[str] = set()
+    for name, parts in adapters.parts.items() if adapters is not None else ():
+        base = None if adapters is None else adapters.bases.get(name)
+        halves = [part.layer for part in parts if part.half]
+        if any(map(fits, [base] if base is not None else [half._replace(name=name) for half in halves])):
+            found.update(half.name for half in halves)
+    return frozenset(found)
+
+
 def unfollowed(adapters: Adapters, decisions: Decisions) -> list[Refusal]:
     """Refusals of layers whose adapter cannot change with them, and of parts whose layer stays."""
     refusals = []
@@ -148,6 +165,8 @@ def _kind_alone(part: _Part) -> str | None:
 def _obstacle(part: _Part, base: Layer, conversion: Conversion, decisions: Decisions) -> str | None:
     """Why a part cannot change with its layer, or None."""
     name, dims = _family(part)
+    if conversion.patch and name not in ("LoRA", "DoRA"):
+        return f"its adapter {part.layer.name} is {name}, which is another function over flattened patches; {_MERGE}"
     for kind in (base.kind, conversion.to):
         extra = EXTRA_DIMS.get(kind)
         if extra is not None and extra not in dims:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from convinspect.converting.options import ORIGINS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.torch.distributed import holds_safetensors
-from convinspect.kinds import TARGETS
+from convinspect.kinds import EXTRA_DIMS, TARGETS
 from convinspect.records import Container
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -101,9 +102,60 @@ def check_options(options: Options, resave: bool) -> None:
             "drop one of them",
         ),
     )
-    for broken, problem, remedy in rules:
+    for broken, problem, remedy in (*rules, *_patch_rules(options)):
         if broken:
             raise CannotConvert(problem, remedy)
+
+
+def _patch_rules(options: Options) -> tuple[tuple[object, str, str], ...]:
+    """What of the options on patches contradicts the others: whether it does, the problem, the remedy."""
+    patches, patch, channels = Option("patches"), Option("patch", None), Option("in_channels", None)
+    kind = TARGETS.get(options.to or "", "")
+    dims = EXTRA_DIMS.get(kind, 0)
+    example = Option("patch", "x".join(["16"] * max(dims, 1)))
+    kernel = options.kernel
+    return (
+        (
+            options.patches and options.to != "linear",
+            Wording(patches, " writes convolutions that cut patches as Linear"),
+            Wording("give ", Option("to", "linear")),
+        ),
+        (
+            options.patches and options.expand,
+            Wording(patches, " and ", Option("groups", "expand"), " are about different convolutions"),
+            "drop one of them",
+        ),
+        (
+            options.patches and "transformers" in options.from_,
+            Wording(patches, " is about convolutions, and ", Option("from_", "transformers"), " about matrices"),
+            "drop one of them",
+        ),
+        (
+            options.patch is not None and not dims,
+            Wording(patch, " is the kernel size of the convolutions that Linear layers become"),
+            Wording("give ", Option("to", "conv2d"), " or another convolution too"),
+        ),
+        (
+            kernel is None or (kernel and len(kernel) != dims),
+            Wording(f"a {kind}'s patch has {plural(dims, 'size')}, and ", repr(options.patch), " does not say so"),
+            Wording("give them as in ", example),
+        ),
+        (
+            kernel and set(kernel) == {1},
+            Wording(Option("patch", options.patch), " is a kernel of a single position"),
+            "that is what converting gives without it",
+        ),
+        (
+            options.patch is not None and any(kind not in ("linear", "any") for kind in options.from_),
+            Wording(patch, " makes convolutions of Linear layers alone"),
+            Wording("take ", Option("from_", None), " away"),
+        ),
+        (
+            options.in_channels is not None and options.patch is None,
+            Wording(channels, " checks what ", patch, " gives"),
+            Wording("give ", patch, " too, or take it away"),
+        ),
+    )
 
 
 def _without_use(options: Options) -> Option | None:

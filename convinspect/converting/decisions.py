@@ -21,6 +21,8 @@ class Conversion:
         assumed: What had to be assumed, such as "stride 1".
         warnings: What the user should check.
         groups: Groups of a convolution whose kernel becomes block-diagonal; 1 for all others.
+        patch: Kernel size of a convolution that becomes the Linear over its flattened patches, or that such a Linear
+            becomes; () for all others.
     """
 
     layer: Layer
@@ -29,6 +31,7 @@ class Conversion:
     assumed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     groups: int = 1
+    patch: tuple[int, ...] = ()
 
     @property
     def old_shape(self) -> tuple[int, ...]:

@@ -83,7 +83,9 @@ def _why_held(held: Held) -> Wording:
     return Wording(f"its copy {kept} is {what}; ", Option("state_dict"), " writes the weights alone")
 
 
-def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = False) -> str | None:
+def obstacle(
+    layer: Layer, exact: bool, to: str | None = None, globbed: bool = False, patches: bool = False
+) -> str | None:
     """Why a layer of a kind to convert must stay unchanged, or None.
 
     Args:
@@ -91,6 +93,7 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
         exact: The user named this very layer.
         to: The kind that it is to become; None when the shapes come from another checkpoint.
         globbed: The user gave a glob that names it, which settles whether it is a Linear or an Embedding, and no more.
+        patches: A convolution is to become the Linear over its flattened patches.
     """
     if layer.norm == "parametrized":
         return "its weight is computed by a parametrization that is not known here"
@@ -105,7 +108,7 @@ def obstacle(layer: Layer, exact: bool, to: str | None = None, globbed: bool = F
         if foreign is not None:
             return foreign
     if layer.kind in CONVOLUTIONS:
-        return _conv_obstacle(layer, exact, to)
+        return _patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
     if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
@@ -124,7 +127,7 @@ def _layout_obstacle(layer: Layer, layout: Layout, exact: bool) -> str | None:
     if not same_order(maker):
         if maker is Maker.PADDLE:
             reason = "in Paddle's layout a Linear is (in, out), a convolution (out, in, …), so the numbers would move; "
-            return Wording(reason, Option("like", None), " a PyTorch checkpoint turns a Linear")
+            return Wording(reason, Option("like", None), " a PyTorch checkpoint gives PyTorch's shapes")
         return f"{maker.value}'s sparse convolutions have no Linear in their place"
     if layer.weight.stride != contiguous(layer.weight.shape):
         return f"its numbers do not lie in the order of {maker.value}'s layout"
@@ -176,7 +179,8 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
         doubt = Doubt.MAY_BE_CONV_TRANSPOSE.sentence(layer.weight, layer.bias)
         return unless_named(doubt, layer.name)
     if not layer.pointwise:
-        return f"its kernel size is {'×'.join(map(str, layer.kernel_size))}, not 1"
+        reason = f"its kernel size is {_sizes(layer)}, not 1"
+        return Wording(f"{reason}; ", Option("patches"), " takes it") if layer.patch and to == "Linear" else reason
     if layer.groups is not None and layer.groups > 1:
         reason = f"it has groups={layer.groups}, so its kernel is not a full matrix"
         if to is None or not expandable(layer):
@@ -195,6 +199,43 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
         reason = f"{layer.weight.shape} reads as depthwise (groups={first})"
         return unless_named(reason, layer.name, "if its groups are 1")
     return None
+
+
+def _patch_obstacle(layer: Layer, exact: bool) -> str | None:
+    """Why a convolution of a larger kernel is not, or not surely, a Linear over patches; None if it is.
+
+    Args:
+        layer: Its `patch` tells that it is, where this is known.
+        exact: The user named it, so that what the file does not record is as it must be.
+    """
+    if Doubt.MAY_BE_CONV_TRANSPOSE in layer.doubts and not exact:
+        return unless_named(Doubt.MAY_BE_CONV_TRANSPOSE.sentence(layer.weight, layer.bias), layer.name)
+    if layer.patch:
+        return None
+    kernel = layer.kernel_size
+    if layer.stride is not None and layer.stride != kernel:
+        step = f"its stride is {_numbers(layer.stride)}"
+        return f"{step}, not its kernel size {_sizes(layer)}, so its windows are no patches"
+    if Doubt.PADDED in layer.doubts:
+        return Doubt.PADDED.value
+    if layer.padding == "same" or (isinstance(layer.padding, tuple) and any(layer.padding)):
+        return f"it has padding={_numbers(layer.padding)}, so its patches do not begin where its input does"
+    if layer.dilation is not None and any(n != 1 and k != 1 for n, k in zip(layer.dilation, kernel, strict=True)):
+        return f"it has dilation={_numbers(layer.dilation)}, so a kernel does not cover a patch"
+    if layer.groups is not None and layer.groups > 1:
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix"
+    if exact:
+        return None
+    of_calls = [one for one in (Doubt.MAY_BE_PADDED, Doubt.CALLS_DIFFER) if one in layer.doubts]
+    if of_calls:
+        return unless_named(of_calls[0].value, layer.name)
+    unknown = "stride is" if layer.stride is None else "padding, dilation and groups are"
+    reason = f"its {unknown} not recorded, so it may not be a Linear over patches of {_sizes(layer)}"
+    return unless_named(reason, layer.name, "if it is")
+
+
+def _sizes(layer: Layer) -> str:
+    return "×".join(map(str, layer.kernel_size))
 
 
 def expandable(layer: Layer) -> bool:

@@ -234,11 +234,11 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     if options.model is not None:
         checkpoint = _described(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
-    selection, following = _selected(checkpoint, options, renamed, resaved)
+    selection, following, writing = _selected(checkpoint, options, renamed, resaved)
     exact = exactly_named(selection.layers, options.layer)
     fused = fusing(selection.layers, selection.chosen, exact) if options.fuse else Fusing()
     found = selection.layers, selection.chosen, selection.plan
-    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), fused.refused)
+    fruitless = why_nothing(checkpoint, options, found, renamed.names(checkpoint), writing, fused.refused)
     does_more = options.state_dict or other_format or options.drop_optimizer or fused.layers or renamed
     if fruitless is not None and not does_more and target is not None:
         raise fruitless.error
@@ -269,8 +269,10 @@ def _not_given_back(selection: Selection, following: Followers) -> tuple[str, ..
 
 def _selected(
     checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool
-) -> tuple[Selection, Followers]:
-    """The layers that change, and what changes with them; a layer that something cannot follow is refused."""
+) -> tuple[Selection, Followers, Writing]:
+    """The layers that change, what changes with them, and what writing asks of layers: one that something cannot follow
+    is refused.
+    """
     keep = options.keep_optimizer or options.drop_optimizer
     writing = Writing(plain=resaved)
     while True:
@@ -283,7 +285,7 @@ def _selected(
             following = followers(checkpoint, planned, keep, staying)
         held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
         if not held:
-            return selection, following
+            return selection, following, writing
         writing = writing._replace(held={**writing.held, **held})
 
 

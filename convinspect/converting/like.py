@@ -118,8 +118,16 @@ def _decide_like(
     reason = wrapper_obstacle(layer, writing)
     if reason is None and layer.kind in CONVOLUTIONS:
         of_patches = not layer.pointwise and not any(edit.transposed for edit in edits)
-        reason = _patch_obstacle(layer, edits) if of_patches else obstacle(layer, exact=True)
+        alike = _in_one_order(layer, counterpart)
+        reason = _patch_obstacle(layer, edits) if of_patches else obstacle(alike, exact=True)
     return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
+
+
+def _in_one_order(layer: Layer, counterpart: Layer | None) -> Layer:
+    """The layer without its library's layout where that has PyTorch's order of axes, as the counterpart has."""
+    if layer.layout is None or is_turned(layer) or counterpart is None or is_turned(counterpart):
+        return layer
+    return layer._replace(layout=None)
 
 
 def _why_no_edit(name: str, tensor: Tensor, wanted: Tensor) -> str:

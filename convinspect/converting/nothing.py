@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.eligibility import Writing
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Refusal, Request, plan
 from convinspect.converting.reshape import edit_to
-from convinspect.converting.selection import other_checkpoint
+from convinspect.converting.selection import other_checkpoint, requested
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.keys.pairing import pair_keys
-from convinspect.kinds import option_of
+from convinspect.kinds import option_of, shown_kind
 from convinspect.layers.find import find_layers
 from convinspect.layers.numberless import GATHER, emptied_line
 from convinspect.records import Contents, Layer, Tensor
@@ -66,6 +67,7 @@ def why_nothing(
     options: Options,
     found: tuple[Sequence[Layer], Collection[str], Plan],
     names: Mapping[str, str],
+    writing: Writing,
     unfused: Sequence[Refusal] = (),
 ) -> Fruitless | None:
     """Why nothing changes that the options ask for; None if something does, or if they ask for no layers.
@@ -75,6 +77,7 @@ def why_nothing(
         options: What is asked for.
         found: All layers of the source, the names of those that were chosen, and their plan.
         names: The source's clean names by stored key, as they will be.
+        writing: What the way of writing asks of layers.
         unfused: Weights that are computed from several tensors and cannot be fused.
     """
     layers, chosen, planned = found
@@ -84,11 +87,12 @@ def why_nothing(
         return _unlike(options, planned, chosen, names, checkpoint)
     if options.kind is None:
         return _no_rename_or_fuse(checkpoint, options, unfused)
-    request = Request(options.kind, options.kinds, options.layer, options.exclude, options.expand)
+    request = requested(options, options.kind, writing)
     refused = planned.refused_of(chosen) or unfused
     remedies = [
         *_more_reasons(refused),
         *_other_kinds(layers, request),
+        *_of_patches(layers, request, refused),
         *_by_name(layers, request, refused),
         *_without_exclude(layers, request),
     ]
@@ -100,9 +104,18 @@ def why_nothing(
     if done:
         are = "is" if len(done) == 1 else "are"
         return Fruitless(f"{plural(len(done), 'layer')} {are} {options.kind} already", remedy, already=not remedy)
-    reason = f"no layer is a pointwise {' or '.join(request.origins)}".replace("pointwise Linear", "Linear")
+    reason = _no_layer(request)
     emptied = emptied_line(layers)
     return Fruitless(f"{reason}; {emptied}" if emptied else reason, remedy or (GATHER if emptied else ""))
+
+
+def _no_layer(request: Request) -> str:
+    if request.patch:
+        return "no Linear's name says that it multiplies patches"
+    what = "convolution that cuts patches" if request.patches and not request.kinds else " or ".join(request.origins)
+    if request.patches:
+        return f"no layer is a {what}" if not request.kinds else f"no {what} is known to cut patches"
+    return f"no layer is a pointwise {what}".replace("pointwise Linear", "Linear")
 
 
 def _no_rename_or_fuse(checkpoint: Checkpoint, options: Options, unfused: Sequence[Refusal]) -> Fruitless | None:
@@ -133,6 +146,8 @@ def _more_reasons(refused: Sequence[Refusal]) -> list[Wording]:
 
 def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     """Options that take layers of other kinds, which would be converted then."""
+    if request.patch:
+        return []
     every = Options(to=option_of(request.to), from_=("any",)).kinds
     others = tuple(kind for kind in every if kind not in request.origins)
     if not others:
@@ -140,11 +155,23 @@ def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     # One that a user named in full is converted where a layer that nobody named is left; this is about the latter.
     names = tuple(name for name in request.names if name.strip("*?."))
     could = plan(layers, replace(request, kinds=others, names=names))
-    counts = Counter(conversion.layer.kind for conversion in could.conversions)
+    counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags)) for one in could.conversions)
     return [
-        Wording(Option("from_", option_of(kind)), f" takes {number:,} {_pointwise(kind)}")
-        for kind, number in counts.most_common()
+        Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
+        for (kind, shown), number in counts.most_common()
     ]
+
+
+def _of_patches(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:
+    """The option that takes convolutions which cut patches, unless the first reason names it."""
+    patches = {layer.name for layer in layers if layer.patch}
+    if request.to != "Linear" or request.of_patches or not patches or (refused and refused[0].name in patches):
+        return []
+    could = plan(
+        layers, replace(request, patches=True, names=tuple(name for name in request.names if name.strip("*?.")))
+    )
+    number = len(could.conversions)
+    return [Wording(Option("patches"), f" takes {number:,} that cut{'s' * (number == 1)} patches")] if number else []
 
 
 def _pointwise(kind: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
+from convinspect.text import dimension
 
 ORIGINS = (*TARGETS, "transformers", "any")
 """Kinds that `from_` accepts."""
@@ -34,6 +35,9 @@ class Options:
         dry_run: Decide everything, write nothing.
         root: The dictionary in the file, as dotted keys; "." for all.
         turn_square: With `like`: where other matrices are stored transposed, turn the square ones in doubt too.
+        patches: Convert convolutions whose stride is their kernel size, and not those of kernel size 1, to Linear.
+        patch: Kernel size of the convolutions that Linear layers over flattened patches become, as "16x16".
+        in_channels: With `patch`: the channels that these convolutions must come out with.
     """
 
     to: str | None = None
@@ -53,6 +57,9 @@ class Options:
     dry_run: bool = False
     root: str | None = None
     turn_square: bool = False
+    patches: bool = False
+    patch: str | None = None
+    in_channels: int | None = None
 
     @property
     def like_name(self) -> str:
@@ -70,6 +77,15 @@ class Options:
     def kind(self) -> str | None:
         """The kind that layers become, as a class's name; None if `to` is not given."""
         return None if self.to is None else TARGETS[self.to]
+
+    @property
+    def kernel(self) -> tuple[int, ...] | None:
+        """The sizes that `patch` gives; () if it is None, and None if it is malformed."""
+        if self.patch is None:
+            return ()
+        sizes = [dimension(size) for size in self.patch.lower().replace("×", "x").split("x")]
+        whole = tuple(size for size in sizes if size)
+        return whole if len(whole) == len(sizes) else None
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -153,14 +153,17 @@ def _named(checkpoint: Checkpoint, names: Sequence[str]) -> list[Tensor] | str:
 
 
 def _is_flat(states: Mapping[str, list[Tensor]], ids: Sequence[str], parameters: Sequence[Tensor]) -> bool:
-    """Whether the state is one vector of the numbers of all parameters, as fairseq's flattened optimizers keep it."""
-    if len(ids) != 1 or len(parameters) < 2 or len(states) != 1:
+    """Whether the state is one vector of the numbers of all parameters, as fairseq's flattened optimizers keep it, or
+    vectors of so many numbers at the first of them (L-BFGS).
+    """
+    if len(parameters) < 2 or len(states) != 1 or len(ids) not in (1, len(parameters)):
         return False
+    padding = _FLAT_PADDING if len(ids) == 1 else 1
     total = sum(parameter.numel for parameter in parameters)
     vectors = [tensor for tensor in next(iter(states.values())) if not shapeless(tensor)]
     sizes = {tensor.shape[0] for tensor in vectors if len(tensor.shape) == 1}
     return bool(vectors) and len(sizes) == 1 and all(len(tensor.shape) == 1 for tensor in vectors) and (
-        total <= next(iter(sizes)) < total + _FLAT_PADDING
+        total <= next(iter(sizes)) < total + padding
     )  # fmt: skip
 
 

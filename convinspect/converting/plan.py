@@ -25,6 +25,7 @@ from convinspect.converting.eligibility import (
     why_not,
     wrapper_obstacle,
 )
+from convinspect.converting.patches import Wish, decide_patches, is_second_half, patch_halves, shaped
 from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
@@ -48,6 +49,9 @@ class Request:
         exclude: Layers or globs to leave.
         expand: Grouped convolutions become Linear over all channels, zero outside their groups.
         writing: What the way of writing asks of them.
+        patches: Convolutions that cut patches become the Linear over these, and those of kernel size 1 stay.
+        patch: Kernel size of the convolutions that Linear layers over patches become; () for pointwise ones.
+        in_channels: Channels that these must come out with; None for whatever they are.
     """
 
     to: str
@@ -56,10 +60,20 @@ class Request:
     exclude: tuple[str, ...] = ()
     expand: bool = False
     writing: Writing = REWRITTEN
+    patches: bool = False
+    patch: tuple[int, ...] = ()
+    in_channels: int | None = None
+
+    @property
+    def of_patches(self) -> bool:
+        """Whether it is about convolutions that cut patches, and not about pointwise ones."""
+        return self.patches or bool(self.patch)
 
     @property
     def origins(self) -> tuple[str, ...]:
         """Kinds to convert, the default ones if none is given."""
+        if self.patches:
+            return tuple(kind for kind in self.kinds if kind in CONVOLUTIONS) or CONVOLUTIONS
         return self.kinds or DEFAULT_FROM.get(self.to, ("Linear",))
 
 
@@ -77,8 +91,9 @@ def plan(layers: Sequence[Layer], request: Request) -> Plan:
     exactly = exactly_named(layers, request.names)
     globbed = _named_by_globs(layers, request.names, chosen)
     attention = frozenset(layer.name for layer in layers if layer.kind == "MultiheadAttention")
+    halves = patch_halves(layers, exactly) if request.of_patches else frozenset()
     decisions = sorted_out(
-        _decide(layer, request, Naming(layer.name in exactly, layer.name in globbed), attention)
+        _decide(layer, request, Naming(layer.name in exactly, layer.name in globbed, layer.name in halves), attention)
         for layer in layers
         if layer.name in chosen
     )
@@ -106,10 +121,17 @@ def _named_by_globs(layers: Sequence[Layer], names: Sequence[str], chosen: froze
 
 
 class Naming(NamedTuple):
-    """How the user named a layer: by itself, by a glob that says something, or not at all."""
+    """How the user named a layer: by itself, by a glob that says something, or not at all; and what its name says.
+
+    Attributes:
+        exact: By itself.
+        globbed: By a glob that says something.
+        half: It is half of a LoRA pair beside a layer that multiplies patches, where these are converted.
+    """
 
     exact: bool
     globbed: bool
+    half: bool = False
 
 
 def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset[str]) -> Conversion | Refusal | None:
@@ -126,12 +148,25 @@ def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset
         layer = as_linear(layer)
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
+    elif request.of_patches:
+        decided = _decide_of_patches(layer, request, naming)
     else:
         decided = _decide_by_kind(layer, request, naming)
     owner = reader(layer, attention)
     if isinstance(decided, Conversion) and owner and not exact:
         return Refusal(layer.name, unless_named(owner, layer.name))
     return decided
+
+
+def _decide_of_patches(layer: Layer, request: Request, naming: Naming) -> Conversion | Refusal | None:
+    wish = Wish(
+        request.to, request.origins, request.patch, request.in_channels, naming.exact, bool(request.names), naming.half,
+        request.writing,
+    )  # fmt: skip
+    if is_second_half(layer, wish):
+        # It is pointwise beside a convolution that cuts patches, and changes as pointwise ones do.
+        return _decide_by_kind(layer, request, naming)
+    return decide_patches(layer, wish)
 
 
 def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversion | Refusal | None:
@@ -156,7 +191,7 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
     reason = reason or obstacle(layer, exact, to, naming.globbed)
     if reason is not None:
         return Refusal(layer.name, reason)
-    edits = tuple(_edit(layer, tensor, to) for tensor in _shaped(layer))
+    edits = tuple(_edit(layer, tensor, to) for tensor in shaped(layer))
     return Conversion(layer, to, edits, assumed(layer), _warnings(layer))
 
 
@@ -179,14 +214,6 @@ def _expanded(layer: Layer, to: str) -> Conversion:
     return Conversion(layer, to, (), (), (f"groups {groups}: grows from {old:,} to {new:,} bytes",), groups)
 
 
-def _shaped(layer: Layer) -> list[Tensor]:
-    """The layer's tensors that have the kernel's dimensions: its weight, and what the weight is computed from."""
-    names = ("weight", "weight_v", "weight_g", "weight_orig", "weight_mask", "parametrizations.weight.original",
-             "parametrizations.weight.original0", "parametrizations.weight.original1", "kernel")  # fmt: skip
-    dims = len(layer.weight.shape)
-    return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
-
-
 def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
     if layer.layout is not None:
         return reshaped_in(layer.layout.maker, tensor, EXTRA_DIMS[to])
@@ -199,6 +226,8 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
     for dims in (4, 5):
         usual = channels_last_stays(layers, edits_of(conversions.values()), dims)
         for name, conversion in conversions.items():
+            if conversion.patch:
+                continue  # these go as they came
             own = {channels_last(edit.tensor) for edit in conversion.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:
                 kind = "channels-last" if True in own else "row-major"

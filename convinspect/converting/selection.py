@@ -65,7 +65,21 @@ def _planned(layers: Sequence[Layer], options: Options, writing: Writing) -> Pla
     if options.expand and not any(layer.groups is not None for layer in layers):
         remedy = Wording("give the model's code with ", Option("model", None))
         raise CannotConvert("its groups are not recorded in the file", remedy)
-    return plan(layers, Request(options.kind, options.kinds, options.layer, options.exclude, options.expand, writing))
+    return plan(layers, requested(options, options.kind, writing))
+
+
+def requested(options: Options, to: str, writing: Writing = REWRITTEN) -> Request:
+    """What the options ask for, as the plan takes it.
+
+    Args:
+        options: All of them.
+        to: The target kind.
+        writing: What the way of writing asks of the layers.
+    """
+    return Request(
+        to, options.kinds, options.layer, options.exclude, options.expand, writing, options.patches,
+        options.kernel or (), options.in_channels,
+    )  # fmt: skip
 
 
 def other_checkpoint(options: Options) -> Checkpoint:

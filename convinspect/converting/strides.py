@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convinspect.converting.relations import viewed
 from convinspect.converting.reshape import channels_last, channels_last_stays, out_in, reshaped, with_channels_last
 from convinspect.errors import Option, Wording
 from convinspect.records import Edit, Layer
@@ -48,9 +49,12 @@ def _back(edit: Edit, is_last: bool) -> Edit | None:
         is_last: The convolution will be channels-last.
     """
     tensor = edit.tensor
+    converted = tensor._replace(shape=edit.shape, stride=edit.stride)
+    if min(len(tensor.shape), len(edit.shape)) == 2 and None in (out_in(tensor.shape), out_in(edit.shape)):
+        seen = viewed(converted, tensor.shape)
+        return None if seen is None else Edit(converted, seen.shape, seen.stride)
     if out_in(tensor.shape) is None or out_in(edit.shape) is None:
         return None
-    converted = tensor._replace(shape=edit.shape, stride=edit.stride)
     back = reshaped(converted, len(tensor.shape) - 2, edit.transposed)
     return with_channels_last(back) if is_last else back
 

@@ -56,4 +56,10 @@ def is_patch_by_name(layer: Layer) -> bool:
     kernel = layer.kernel_size
     sizes = [size for size in kernel if size != 1]
     even = bool(sizes) and all(size % 2 == 0 for size in sizes)
-    return even and layer.weight.shape[1] > 1 and _NAMES.fullmatch(layer.name) is not None
+    return even and layer.weight.shape[1] > 1 and says_patches(layer.name)
+
+
+def says_patches(name: str) -> bool:
+    """Whether a layer's name says that it multiplies patches, as a convolution or as a Linear."""
+    # What an adapter is put on is one level further down.
+    return _NAMES.fullmatch(name.removesuffix(".base_layer")) is not None

@@ -8,8 +8,9 @@ from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.reshape import out_in
 from convinspect.kinds import CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D
 from convinspect.layers.folding import fold
-from convinspect.layouts import Layout, Maker, torch_shape
+from convinspect.layouts import Maker, torch_shape
 from convinspect.records import Layer
+from convinspect.report.patch_code import patch_advice
 
 _SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
 
@@ -21,20 +22,23 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         plan: The conversions.
         names: Tensors' new names by stored key, as `Renaming.names` gives them; {} if none is renamed.
     """
-    kinds: dict[tuple[str, str, int, Layout | None, bool], list[Conversion]] = {}
+    kinds: dict[tuple[object, ...], list[Conversion]] = {}
     for conversion in plan.conversions:
         layer = conversion.layer
-        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion))
+        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion), conversion.patch)
         kinds.setdefault(sort, []).append(conversion)
     lines = []
-    for (old, new, *_), alike in kinds.items():
+    for alike in kinds.values():
+        old, new = alike[0].layer.kind, alike[0].to
         layers = [called(conversion.layer, names) for conversion in alike]
         by_layer = {id(layer): conversion for layer, conversion in zip(layers, alike, strict=True)}
         known = old in KINDS and new in KINDS
         for block in fold(layers):
             conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
-            if not _is_pointwise(conversion):
+            if conversion.patch:
+                lines += patch_advice(name, conversion)
+            elif not _is_pointwise(conversion):
                 lines += _shapes(name, conversion)
             elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
@@ -42,10 +46,12 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
                 stored = f"whose weight was stored as (in, out), {conversion.old_shape}"
                 lines.append(f"{name}: {_call(new, conversion, 1)}, {stored}")
             elif known:
-                lines.append(f"{name}: {_call(old, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
+                was = "Linear" if MULTIPLIED in conversion.layer.tags else old
+                lines.append(f"{name}: {_call(was, conversion, conversion.groups)} → {_call(new, conversion, 1)}")
             else:
                 lines += _shapes(name, conversion)
-        if alike[0].layer.layout is not None:
+        layout = alike[0].layer.layout
+        if layout is not None and layout.maker is not Maker.PADDLE:
             lines += _channels_last(old, new)
         elif known and _is_pointwise(alike[0]) and _input(old) != _input(new):
             lines += _turns(old, new)

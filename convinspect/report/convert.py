@@ -313,7 +313,8 @@ def _square_lines(job: Job) -> list[str]:
     )
     risk = f"if {'it is' if one else 'they are'}, the result loads and computes something else"
     names = first_few([refusal.name or "(root)" for refusal in doubtful])
-    ways = Wording(Option("turn_square"), f" turns {'it' if one else 'them'}, ", Option("exclude"), " leaves them")
+    it = "it" if one else "them"
+    ways = Wording(Option("turn_square"), f" turns {it}, ", Option("exclude"), f" leaves {it}")
     return [f"{what} ({names}): {risk}; {flagged(ways)}"]
 
 

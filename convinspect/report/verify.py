@@ -59,6 +59,7 @@ SENTENCES = {
     Why.GROUPS_NUMBERS: "weight: its groups were written out, and {count:,} of {total:,} numbers differ, first at"
     " {where}",
     Why.IGNORED: "its {setting}={before} is ignored",
+    Why.NO_PATCHES: "its {setting}={value} with a kernel of {kernel} cuts no patches, so no Linear computes it",
     Why.SETTING: "its {setting}={before} became {after}",
     Why.LAYER_TENSOR: "{leaf}: {cause}",
     Why.BIAS_DROPPED: "its bias was dropped",
@@ -157,7 +158,8 @@ def _row(check: LayerCheck) -> tuple[Cell, ...]:
     outputs = check.outputs
     difference, share = ("–", "–") if outputs is None else (_figure(outputs.difference), _share(outputs))
     rounding = _figure(check.rounding.difference) if check.rounding is not None else "–"
-    return (check.name or "(root)", check.before, check.after, bits, difference, share, rounding, result)
+    kind = check.before_shown or check.before
+    return (check.name or "(root)", kind, check.after, bits, difference, share, rounding, result)
 
 
 def _figure(value: float) -> str:

@@ -70,6 +70,7 @@ class Why(Enum):
     GROUPS_NUMBERS = auto()  # count, total, where
     IGNORED = auto()  # setting, before
     SETTING = auto()  # setting, before, after
+    NO_PATCHES = auto()  # setting, value, kernel
     LAYER_TENSOR = auto()  # leaf; cause: a Cause
     BIAS_DROPPED = auto()
     TENSOR_DROPPED = auto()  # leaf

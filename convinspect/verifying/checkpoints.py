@@ -32,7 +32,7 @@ from convinspect.verifying.other_roots import (
 from convinspect.verifying.parts_apart import parts_apart
 from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
-from convinspect.verifying.turned import Turned, as_in_out, find_turned
+from convinspect.verifying.turned import Turned, as_in_out, find_turned, moved
 
 
 def compare_checkpoints(
@@ -66,6 +66,7 @@ def compare_checkpoints(
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
     pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen))
+    pairs = moved(pairs, before.tensors, after.tensors, *seen)
     two_files = before.path != after.path
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
@@ -172,8 +173,8 @@ def _note_maybe_left(pairs: Pairs) -> tuple[str, ...]:
         return ()
     first, more = pairs.maybe_left[0], len(pairs.maybe_left) - 1
     others = f" and {plural(more, 'other square weight')}" if more else ""
-    are = "are" if more else "is"
-    return (f"{first}{others} {are} unchanged, so (in, out) still; layers that were not to be converted are right so",)
+    are, it = ("are", "they were") if more else ("is", "it was")
+    return (f"{first}{others} {are} unchanged and {are} still (in, out); right if {it} not to be converted",)
 
 
 def _note_left_square(turned: Turned) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.threads import map_threads
+from convinspect.converting.patches import patch_assumptions
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
 from convinspect.records import Layer
@@ -18,7 +19,7 @@ from convinspect.verifying.options import VerifyOptions
 if TYPE_CHECKING:
     import torch
 
-    from convinspect.arrays.error_bound import Form
+    from convinspect.arrays.forms import Form
 
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20
@@ -136,8 +137,9 @@ def _obstacle(before: Layer, after: Layer) -> str:
     """Why a layer is not run, by its record; "" if it is."""
     if not (before.weight.numel and after.weight.numel):
         return "same, and empty"
-    if any(each.kind in CONVOLUTIONS and not each.pointwise for each in (before, after)):
-        return "same bits; only pointwise layers are run"
+    larger = any(each.kind in CONVOLUTIONS and not each.pointwise for each in (before, after))
+    if larger and patch_assumptions(before, after) is None:
+        return "same bits; of larger kernels only those are run that became a Linear over patches, or the reverse"
     if before.weight.dtype.startswith("complex"):
         return "same bits; complex layers are not run"
     return ""
@@ -157,6 +159,11 @@ def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | Non
 
 def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
     """The forms in which both layers are run."""
+    from convinspect.arrays.forms import Form
+
+    if patch_assumptions(before, after) is not None:
+        kernel = before.kernel_size or after.kernel_size
+        return Form(before.kind, patch=kernel), Form(kind_after, patch=kernel)
     if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
         before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
@@ -169,7 +176,7 @@ def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
 
 
 def _form(layer: Layer, kind: str) -> Form:
-    from convinspect.arrays.error_bound import Form
+    from convinspect.arrays.forms import Form
 
     if kind not in CONVOLUTIONS:
         return Form(kind)
@@ -179,7 +186,9 @@ def _form(layer: Layer, kind: str) -> Form:
 
 
 def _channels(form: Form, weight: torch.Tensor) -> int:
-    """Input channels."""
+    """Input channels; numbers in a patch."""
+    if form.patch:
+        return weight[:1].numel()
     return weight.shape[0] if form.kind == TRANSFORMERS_CONV1D else weight.shape[1] * form.groups
 
 
@@ -190,7 +199,7 @@ def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Param
     weight, bias = _on_device(before, device)
     if check.weights_equal and before.norm == after.norm and before.weight.numel == after.weight.numel:
         matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
-        matrix = matrix.reshape(matrix.shape[:2]) if weight.dim() > 2 else matrix
+        matrix = matrix.flatten(1) if weight.dim() > 2 else matrix
         same = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(after.weight.shape)
         return _Parameters((weight, same), (bias, bias))
     weight_after, bias_after = _on_device(after, device)

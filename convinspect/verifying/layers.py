@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from convinspect.converting.patches import patch_assumptions
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layers.lora import follows_a_layer
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
@@ -42,6 +43,7 @@ class LayerCheck:
         note: Why its outputs could not be compared, or "".
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
         unsure: Why it is not verified though its numbers are the same; None otherwise.
+        before_shown: What people are shown as the kind before.
     """
 
     name: str
@@ -56,6 +58,7 @@ class LayerCheck:
     note: str = ""
     compared: bool = True
     unsure: Cause | None = None
+    before_shown: str = ""
 
     @property
     def ok(self) -> bool:
@@ -89,8 +92,10 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         The check, and the names of tensors that `pairs` lists as changed, missing or unexpected although the change
         is correct (fused norms, expanded groups).
     """
-    assumptions = assumed(before)
+    of_patches = None if after is None else patch_assumptions(before, after)
+    assumptions = assumed(before) if of_patches is None else of_patches
     check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
+    check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
     check = replace(check, after=_kind_after(before, after, pairs))
@@ -246,6 +251,8 @@ def _setting_cause(before: Layer, after: Layer, expanded: bool) -> Cause | None:
     """The cause for the first of stride, padding and groups that differs, where both are known."""
     if before.kind not in KINDS or after.kind not in KINDS:
         return None
+    if patch_assumptions(before, after) is not None:
+        return _patch_cause(before if len(after.weight.shape) == 2 else after)
     for setting, usual in (("stride", 1), ("padding", 0), ("groups", 1)):
         old, new = _known(before, setting, usual), _known(after, setting, usual)
         if old is None or new is None or old == new or (setting == "groups" and expanded):
@@ -253,6 +260,23 @@ def _setting_cause(before: Layer, after: Layer, expanded: bool) -> Cause | None:
         if new == usual:
             return because(Why.IGNORED, setting=setting, before=old)
         return because(Why.SETTING, setting=setting, before=old, after=new)
+    return None
+
+
+def _patch_cause(conv: Layer) -> Cause | None:
+    """The cause where a convolution is recorded to be none over patches, so that no Linear computes it."""
+    kernel = conv.kernel_size
+    # Along a dimension of one position there is nothing to dilate.
+    gaps = tuple(1 if size == 1 else step for size, step in zip(kernel, conv.dilation or kernel, strict=True))
+    settings = (
+        ("stride", conv.stride, kernel),
+        ("padding", conv.padding, (0,) * len(kernel)),
+        ("dilation", conv.dilation and gaps, (1,) * len(kernel)),
+        ("groups", conv.groups, 1),
+    )
+    for setting, value, wanted in settings:
+        if value not in (None, wanted, "valid"):
+            return because(Why.NO_PATCHES, setting=setting, value=value, kernel=conv.kernel_size)
     return None
 
 

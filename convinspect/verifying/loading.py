@@ -14,7 +14,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow, Option, Wording
 from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.kinds import TARGETS
-from convinspect.modules import swap_pointwise
+from convinspect.modules import PatchLinear, swap_patches, swap_pointwise
 from convinspect.records import Container, Tensor
 
 _TARGETS = {kind: name for name, kind in TARGETS.items()}
@@ -105,8 +105,13 @@ def _as_named(checkpoint: Checkpoint, own: Mapping[str, Any]) -> Mapping[str, Te
     return stored if len(stored.keys() & own.keys()) >= len(clean.keys() & own.keys()) else clean
 
 
-def swap_layers(model: nn.Module, kinds: Mapping[str, str]) -> None:
+def swap_layers(model: nn.Module, kinds: Mapping[str, str], after: Checkpoint | None = None) -> None:
     """Give the named layers their new kind.
+
+    Args:
+        model: Changed in place.
+        kinds: Kinds after, by the layer's name.
+        after: The checkpoint after; None where no kernel is larger than 1.
 
     Raises:
         CannotConvert: One of them cannot be swapped.
@@ -115,11 +120,30 @@ def swap_layers(model: nn.Module, kinds: Mapping[str, str]) -> None:
         names = {name for name, kind_after in kinds.items() if kind_after == kind}
         if kind not in _TARGETS:
             raise CannotConvert(f"layers became {kind}, which is not swapped here", _GIVE_CODE)
-        swaps = swap_pointwise(model, _TARGETS[kind], lambda name, module, names=names: name in names)  # type: ignore[arg-type, misc]
-        if swaps.left:
-            left = swaps.left[0]
-            problem = Wording(f"layer {left.name} of the model cannot be swapped: ", left.reason)
+        of_patches = {name for name, module in model.named_modules() if name in names and _takes_images(module)}
+        larger = {
+            name for name in names - of_patches if after is not None and _is_larger(after.tensors.get(f"{name}.weight"))
+        }
+        if larger:
+            problem = f"layer {min(larger)} of the model is given flattened patches, and the convolution is not"
             raise CannotConvert(problem, _GIVE_CODE)
-        missing = names - {swap.name for swap in swaps.swapped}
-        if missing:
-            raise CannotConvert(f"the model has no layer {min(missing)} to swap", _GIVE_CODE)
+        for some, swap in ((names - of_patches, swap_pointwise), (of_patches, swap_patches)):
+            to = _TARGETS[kind] if swap is swap_pointwise or kind == "Linear" else "conv"
+            swaps = swap(model, to, lambda name, module, some=some: name in some)  # type: ignore[arg-type, misc]
+            if swaps.left:
+                left = swaps.left[0]
+                problem = Wording(f"layer {left.name} of the model cannot be swapped: ", left.reason)
+                raise CannotConvert(problem, _GIVE_CODE)
+            missing = some - {swap.name for swap in swaps.swapped}
+            if missing:
+                raise CannotConvert(f"the model has no layer {min(missing)} to swap", _GIVE_CODE)
+
+
+def _takes_images(module: nn.Module) -> bool:
+    """Whether it is a convolution of a larger kernel, or stands for one."""
+    larger = isinstance(module, nn.modules.conv._ConvNd) and any(size != 1 for size in module.kernel_size)
+    return larger or isinstance(module, PatchLinear)
+
+
+def _is_larger(weight: Tensor | None) -> bool:
+    return weight is not None and any(size != 1 for size in weight.shape[2:])

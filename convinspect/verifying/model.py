@@ -100,7 +100,7 @@ def _loaded(
 
     def make() -> tuple[nn.Module, Loading]:
         model = _built(options, spec)
-        swap_layers(model, kinds or {})
+        swap_layers(model, kinds or {}, checkpoint)
         return model, load_strictly(model, checkpoint)
 
     model, loading = make()
@@ -220,7 +220,9 @@ def _compare(
 
 
 def _with_groups_of(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """A weight's gradient after; for expanded groups only the diagonal blocks, which the groups had."""
+    """A weight's gradient after, as the one before; for expanded groups only the diagonal blocks, which they had."""
+    if before.dim() != after.dim() and before.shape[:1] == after.shape[:1] and before.numel() == after.numel():
+        return after.reshape(before.shape)  # of a convolution over patches and its Linear
     if not before.dim() == after.dim() == 2 or before.shape[0] != after.shape[0]:
         return after
     groups, rest = divmod(after.shape[1], before.shape[1] or 1)

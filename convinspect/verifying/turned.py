@@ -8,12 +8,13 @@ matrices where another checkpoint shows that it is meant; here it is seen by the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convinspect.arrays.equality import as_matrix, same_bits
 from convinspect.errors import CannotShow
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.records import Layer, Tensor
+from convinspect.verifying.tensors import Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +116,27 @@ def _holds_exchanged(before: Tensor, after: Tensor) -> bool:
         return same_bits(as_matrix(before, transposed=True), after)
     except CannotShow:
         return False
+
+
+def moved(
+    pairs: Pairs,
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    seen_before: Mapping[str, Tensor],
+    seen_after: Mapping[str, Tensor],
+) -> Pairs:
+    """Count as converted what is the same only in PyTorch's order of axes, and lies in another order since.
+
+    Args:
+        pairs: What became of the tensors as they are seen.
+        before: As stored, by clean name.
+        after: As stored, by clean name.
+        seen_before: The same in PyTorch's order of axes.
+        seen_after: The same in PyTorch's order of axes.
+    """
+    if seen_before is before and seen_after is after:
+        return pairs
+    other = [name for name in pairs.same if (seen_before[name] is before[name]) != (seen_after[name] is after[name])]
+    names = set(other)
+    same = [name for name in pairs.same if name not in names]
+    return replace(pairs, same=same, converted={**pairs.converted, **dict.fromkeys(other)})

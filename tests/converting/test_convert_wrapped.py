@@ -162,3 +162,19 @@ def test_optimizer_state_that_is_a_wrapper_keeps_its_weight(tmp_path: Path) -> N
     assert after["model"]["0.weight"].shape == after["optimizer"]["state"][0]["exp_avg_sq"].shape == (4, 6, 1)
     assert after["model"]["1.weight"].shape == after["optimizer"]["state"][2]["exp_avg"].shape == (3, 4)
     assert run(*words[:3], tmp_path / "c.pt", *words[4:], "--drop-optimizer").returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_name_is_advised_that_would_be_refused_for_what_cannot_follow(tmp_path: Path) -> None:
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 3, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 6, 5)).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for state in saved["state"].values():
+        state["exp_avg"] = two_tensor(state["exp_avg"], state["exp_avg"].clone())
+    torch.save({"model": model.state_dict(), "optimizer": saved}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert_one_line(done, "nothing can be converted", "--drop-optimizer leaves all state out")
+    assert "--layer" not in done.stderr

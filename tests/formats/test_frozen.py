@@ -253,3 +253,8 @@ def test_a_linear_that_is_stored_turned_over_is_not_called_by_a_class_of_transfo
     done = run("convert", fast, "--state-dict", "--to", "linear", "--from", "any", "-o", tmp_path / "c.pt").stdout
     assert "transformers" not in listed + done
     assert "nn.Linear(4, 6), whose weight was stored as (in, out), (4, 6)" in done
+    assert "Linear (in, out)" in run("verify", fast, tmp_path / "c.pt").stdout
+    wide = run("convert", fast, "--state-dict", "--to", "conv1d", "--from", "any", "-o", tmp_path / "w.pt").stdout
+    assert "nn.Linear(4, 6) → nn.Conv1d(4, 6, 1)" in wide
+    left = run("convert", fast, "--state-dict", "--to", "conv1d", "-o", tmp_path / "x.pt")
+    assert "--from transformers takes 2 Linear (in, out)" in left.stderr

@@ -171,6 +171,26 @@ def test_paddle_like_pytorch_turns_square_matrices_too(tmp_path: Path) -> None:
     assert np.array_equal(after["0.weight"], before["0.weight"])
 
 
+def test_paddle_like_pytorch_is_verified_layer_by_layer(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.safetensors", PADDLE)
+    other = write(tmp_path / "t.safetensors", {**PADDLE, "2.weight": (4, 6), "0.weight": (4, 6)})
+    done = run("convert", path, "-o", tmp_path / "o.safetensors", "--like", other)
+    assert done.returncode == 0, done.stderr
+    before, after = load_file(path), load_file(tmp_path / "o.safetensors")
+    assert np.array_equal(after["0.weight"], before["0.weight"][..., 0])
+    # Paddle's Conv1D takes (N, C, L), as PyTorch's does.
+    assert "takes (N, C, L) → takes (N, …, C): x.movedim(1, -1)" in done.stdout
+    assert "channels are last in both" not in done.stdout
+    for pair in ((path, tmp_path / "o.safetensors"), (tmp_path / "o.safetensors", path)):
+        report = verify(*pair)
+        assert report.equal
+        assert {layer.name for layer in report.layers} == {"0", "2", "fc"}
+        assert report.unchanged == len(PADDLE) - 3
+    for name in ("2.weight", "fc.weight"):
+        save_file({**after, name: after[name] + 1}, tmp_path / "w.safetensors")
+        assert not verify(path, tmp_path / "w.safetensors").equal
+
+
 def test_spconv_is_known_by_its_shapes_and_left(tmp_path: Path) -> None:
     shapes = {"a.weight": (16, 3, 3, 3, 4), "b.weight": (32, 3, 3, 3, 16), "c.weight": (32, 3, 1, 1, 32)}
     torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "2.pt")

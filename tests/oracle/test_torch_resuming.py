@@ -39,7 +39,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "SparseAdam": [{}],
 }  # fmt: skip
 
-REFUSED = {"Adafactor": set(MOVES), "LBFGS": set(MOVES), "Muon": {("Linear", "Conv1d")}}
+REFUSED = {"Adafactor": set(MOVES), "Muon": {("Linear", "Conv1d")}}
 """What cannot go on in the other form."""
 
 UNBUILT = {"Muon": {("Conv1d", "Linear"), ("Conv2d", "Linear")}, "SparseAdam": set(MOVES)}

@@ -21,7 +21,8 @@ from torch import nn
 import convinspect
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.equality import difference, relation, same_bits
-from convinspect.arrays.error_bound import Form, Inputs
+from convinspect.arrays.error_bound import Inputs
+from convinspect.arrays.forms import Form
 from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.in_memory import applied
 from convinspect.converting.plan import Request, plan

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.arrays import error_bound as outputs
-from convinspect.arrays.error_bound import Form, Inputs
+from convinspect.arrays.error_bound import Inputs
+from convinspect.arrays.forms import Form
 from convinspect.comparing.claims import claims
 from convinspect.comparing.measure import Setting, measure, pointnet
 from convinspect.kinds import TRANSFORMERS_CONV1D
