@@ -109,7 +109,7 @@ def test_masks_of_pruning(tmp_path: Path) -> None:
 def _dora(names: tuple[str, ...], dims: int) -> dict[str, torch.Tensor]:
     """Pairs with magnitudes as peft keeps them: (O,) beside a Linear, (1, O, 1, …) beside a convolution."""
     ones = (1,) * dims
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name in names:
         state |= {f"{name}.lora_A.weight": torch.ones(2, 5, *ones), f"{name}.lora_B.weight": torch.ones(6, 2, *ones)}
         state[f"{name}.lora_magnitude_vector"] = torch.ones(1, 6, *ones) if dims else torch.ones(6)
