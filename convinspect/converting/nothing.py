@@ -92,6 +92,7 @@ def why_nothing(
     remedies = [
         *_more_reasons(refused),
         *_other_kinds(layers, request),
+        *_of_patches(layers, request, refused),
         *_by_name(layers, request, refused),
         *_without_exclude(layers, request),
     ]
@@ -159,6 +160,18 @@ def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
         Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
         for (kind, shown), number in counts.most_common()
     ]
+
+
+def _of_patches(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:
+    """The option that takes convolutions which cut patches, unless the first reason names it."""
+    patches = {layer.name for layer in layers if layer.patch}
+    if request.to != "Linear" or request.of_patches or not patches or (refused and refused[0].name in patches):
+        return []
+    could = plan(
+        layers, replace(request, patches=True, names=tuple(name for name in request.names if name.strip("*?.")))
+    )
+    number = len(could.conversions)
+    return [Wording(Option("patches"), f" takes {number:,} that cut{'s' * (number == 1)} patches")] if number else []
 
 
 def _pointwise(kind: str) -> str:

@@ -180,6 +180,14 @@ def test_a_state_dict_gives_those_with_such_names_and_those_that_are_named(tmp_p
     assert set(reasons(globbed)) == {"stem", "point"}
 
 
+def test_the_option_is_named_where_only_patches_are_there(tmp_path: Path) -> None:
+    source = save({"patch_embed.proj.weight": torch.randn(8, 3, 4, 4)}, tmp_path / "a.pt")
+    for origins in ((), ("conv2d",), ("any",)):
+        with pytest.raises(ConvInspectError, match="patches=True takes") as error:
+            convert(source, tmp_path / "b.pt", Options(to="linear", from_=origins))
+        assert "patch_embed.proj" in str(error.value) or "no layer is a pointwise Conv1d" in str(error.value)
+
+
 def test_other_kinds_stay(tmp_path: Path) -> None:
     source = save({"patch_embed.proj.weight": torch.randn(8, 3, 4, 4)}, tmp_path / "a.pt")
     with pytest.raises(ConvInspectError) as error:
