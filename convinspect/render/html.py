@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from html import escape
 
+from convinspect.render.fitting import fit
 from convinspect.render.plain_table import block_cells
 from convinspect.render.style import HEAD
 from convinspect.render.svg import FONTS
-from convinspect.render.table import Block, Cell, Column, Styled, Table, above_and_below, fit, pieces
+from convinspect.render.table import Block, Cell, Column, Styled, Table, above_and_below, pieces
 
 MOST_ROWS = 500
 """Most rows of a table in a notebook, which stores what it shows in its file."""

@@ -14,9 +14,10 @@ from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, safe
 from convinspect.render.data import csv_text, json_text, table_payload
 from convinspect.render.emit import Shown, as_shown, markdown_blocks, only_tables, text_lines
+from convinspect.render.fitting import fit
 from convinspect.render.plain_table import ColorSupport, block_cells
 from convinspect.render.svg import DOTS, FONTS, svg
-from convinspect.render.table import Block, Table, fit, plain
+from convinspect.render.table import Block, Table, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from convinspect.render.cells import cell_width, is_narrow
+from convinspect.render.fitting import fit
 from convinspect.render.style import HEAD, QUIET, paint, sgr
 from convinspect.render.table import (
     GAP,
@@ -19,8 +20,8 @@ from convinspect.render.table import (
     Table,
     above_and_below,
     by_column,
+    cell_lines,
     clean_cell,
-    fit,
     mapped,
     only_text,
     pieces,
@@ -61,7 +62,7 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
     yield from _loose(above, support)
     if table.columns:
         column_widths = widths(table)
-        yield _header(table.columns, column_widths, support)
+        yield from _header(table.columns, column_widths, support)
         yield draw(Styled(RULE * total(column_widths), QUIET), support)
         yield from _body(table, column_widths, support)
     yield from _loose(below, support)
@@ -94,12 +95,14 @@ def _loose(cells: Iterable[Cell], support: ColorSupport) -> Iterator[str]:
             yield draw(line, support).rstrip(" ")
 
 
-def _header(columns: Sequence[Column], column_widths: list[int], support: ColorSupport) -> str:
-    titles = [
-        _padded(Styled(column.title, HEAD), column, width, support)
-        for column, width in zip(columns, column_widths, strict=True)
-    ]
-    return (" " * GAP).join(titles).rstrip(" ")
+def _header(columns: Sequence[Column], column_widths: list[int], support: ColorSupport) -> Iterator[str]:
+    split = [cell_lines(Styled(column.title, HEAD)) for column in columns]
+    for place in range(max(map(len, split))):
+        titles = [
+            _padded(lines[place] if place < len(lines) else "", column, width, support)
+            for column, width, lines in zip(columns, column_widths, split, strict=True)
+        ]
+        yield (" " * GAP).join(titles).rstrip(" ")
 
 
 def _body(table: Table, column_widths: list[int], support: ColorSupport) -> Iterator[str]:
@@ -147,17 +150,3 @@ def _one_line_each(table: Table) -> list[Cells]:
         list(chain.from_iterable(cell + blanks[len(cell) : h] for cell, h in zip(cells, heights, strict=True)))
         for cells in split
     ]
-
-
-def cell_lines(cell: Cell) -> list[Cell]:
-    """A cell of a fitted table, line by line."""
-    if isinstance(cell, str):
-        return list(cell.split("\n"))
-    if isinstance(cell, Styled):
-        return [Styled(line, cell.style) for line in cell.text.split("\n")]
-    lines: list[list[Styled]] = [[]]
-    for piece in cell:
-        first, *rest = piece.text.split("\n")
-        lines[-1].append(Styled(first, piece.style))
-        lines += [[Styled(part, piece.style)] for part in rest]
-    return [tuple(line) for line in lines]

@@ -8,9 +8,10 @@ from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from convinspect.render.fitting import fit
 from convinspect.render.plain_table import block_cells
 from convinspect.render.style import HEAD, QUIET
-from convinspect.render.table import Block, Cell, Styled, Table, above_and_below, fit, pieces, total, widths
+from convinspect.render.table import Block, Cell, Styled, Table, above_and_below, pieces, total, widths
 
 QUIET_BOX = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 """One thin rule under the titles, and nothing else."""

@@ -28,12 +28,13 @@ from convinspect.render import rich_table
 from convinspect.render.cells import cell_width, count, elide, is_narrow, safe, shape, size, wrap
 from convinspect.render.data import json_text, markdown
 from convinspect.render.emit import emit, terminal_size, wants_color
+from convinspect.render.fitting import fit
 from convinspect.render.format import Format
 from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, machine_table, matrix_table, sparkline
 from convinspect.render.picture import save
 from convinspect.render.style import GOOD, NAME, QUIET, WARN, sgr
-from convinspect.render.table import Block, Cell, Column, Styled, Table, fit, pieces, plain
+from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces, plain
 
 GOLDEN = Path(__file__).parent / "golden"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -302,6 +303,13 @@ def test_no_number_is_cut_at_any_width(rows: list[tuple[str, str, str, list[str]
     table = Table(columns, [(n, a, b, f"from {', '.join(more)} on") for n, a, b, more in rows])
     fitted = fit(table, width)
     titles = [column.title for column in fitted.columns]
+    if "\n" in titles[0]:
+        # Two lines a row: its numbers stand below the name.
+        for (_, a, b, more), (cell,) in zip(rows, fitted.rows, strict=True):
+            below = re.split(r"\s|,(?!\d)", plain(cell).partition("\n")[2])
+            assert [n for n, title in ((a, "a"), (b, "b")) if title in titles[0].split() and n not in below] == []
+            assert "notes" not in titles[0] or set(more) <= set(below)
+        return
     for (_, a, b, more), cells in zip(rows, fitted.rows, strict=True):
         shown = dict(zip(titles, map(plain, cells), strict=True))
         assert shown.get("a", a) == a
@@ -318,6 +326,33 @@ def test_hidden_columns_are_named_with_the_way_to_see_them() -> None:
     assert "columns hidden" in note.replace("\n", " ")
     assert [c.title for c in fit(table, needed).columns] == [c.title for c in table.columns]
     assert [c.title for c in fit(table, needed - 1).columns] != [c.title for c in table.columns]
+
+
+@pytest.mark.parametrize("width", [45, 50, 59])
+@pytest.mark.parametrize("color", [False, True])
+def test_below_60_columns_the_name_has_a_line_of_its_own(width: int, color: bool) -> None:
+    table = stnkd("module.feature_transform.")
+    shown = [ESCAPE.sub("", line).rstrip(" ") for line in layout.lines(table, width, color)]
+    assert shown == by_rich(table, width)
+    assert max(map(cell_width, shown)) <= width
+    for row in table.rows:
+        name, weight, notes = plain(row[0]), plain(row[2]), plain(row[-1])
+        place = shown.index(name)
+        assert shown[place + 1].startswith("  ")
+        assert weight in shown[place + 1]
+        assert notes.split(",")[0] in shown[place + 1]
+
+
+def test_at_60_columns_and_in_a_pipe_a_row_is_one_line() -> None:
+    table = stnkd("module.feature_transform.")
+    for width in (None, 60):
+        assert len(list(zip(*fit(table, width).rows, strict=True))) > 1
+        assert not any("\n" in column.title for column in fit(table, width).columns)
+
+
+def test_narrow_rows_that_fit_stay_on_one_line() -> None:
+    columns = (Column("name", elide=True, priority=9), Column("shape"), Column("notes", wrap=True, min_width=10))
+    assert fit(Table(columns, [("a", "(2, 3)", "word " * 20)]), 50).columns == columns
 
 
 def test_what_explains_a_columns_words_goes_with_it() -> None:

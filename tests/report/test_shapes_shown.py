@@ -220,12 +220,16 @@ def test_footnotes(folder: Path) -> None:
 
 
 def test_the_most_useful_columns_stay_longest(folder: Path) -> None:
-    from convinspect.render.table import fit
+    from convinspect.render.fitting import fit
 
     best = ["name", "weight", "notes"]
-    for width, expected in ((80, ["name", "kind", "weight", "params", "notes"]), (70, best), (50, best)):
+    for width, expected in ((80, ["name", "kind", "weight", "params", "notes"]), (70, best), (60, best)):
         fitted = fit(table_of(open_checkpoint(FIXTURES / "gpt2_names.pt"), everything=False), width)
         assert [column.title for column in fitted.columns] == expected
+    for width in (59, 50, 40, 30):
+        (column,) = fit(table_of(open_checkpoint(FIXTURES / "gpt2_names.pt"), everything=False), width).columns
+        assert column.title.startswith("name\n")
+        assert {"weight", "notes"} <= set(column.title.split())
         assert any("ambiguous" in plain(note) for note in fitted.notes)
 
 

@@ -1,0 +1,308 @@
+"""Fitting tables to a width. Independent of Rich and of what the tables show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from convinspect.render.cells import cell_width, elide, longest_number, safe, widest
+from convinspect.render.table import (
+    GAP,
+    Cell,
+    Cells,
+    Column,
+    Styled,
+    Table,
+    by_column,
+    cell_lines,
+    clean_cell,
+    cut,
+    mapped,
+    only_text,
+    pieces,
+    plain,
+    texts,
+    total,
+    widths,
+    wrapped,
+    wrapped_cell,
+)
+
+COMFORT = 24
+"""Elided columns keep this many cells for as long as wrapped columns can give way."""
+
+STACKED_BELOW = 60
+"""On fewer cells than this, a row whose columns do not fit beside its name takes a second line for them."""
+
+INDENT = 2
+"""Blank cells before that second line."""
+
+
+def fit(table: Table, width: int | None) -> Table:
+    """The same table with all text made safe, in no more than `width` cells.
+
+    In this order, and only as far as needed: columns marked `foldable` whose rows all agree become a note;
+    columns marked `elide` are shortened, then those marked `wrap` narrowed; the columns of lowest priority
+    are left out, with a note that says so. Other cells are never cut: a single column of long numbers stays
+    wider than `width`.
+
+    Args:
+        table: Any table; one that is fitted already is returned unchanged.
+        width: In cells, or None for what the table needs.
+    """
+    if table.fitted:
+        return table
+    table = _clean(table)
+    if width is None:
+        return table._replace(raw=(), fitted=True)
+    needed = widths(table)
+    if total(needed) > width:
+        table = _narrowed(table, needed, width)
+    return table._replace(
+        title=wrapped(table.title, width),
+        lead=tuple(wrapped_cell(line, width) for line in table.lead),
+        summary=tuple(wrapped_cell(line, width) for line in table.summary),
+        notes=tuple(wrapped_cell(line, width) for line in table.notes),
+        raw=(),
+        fitted=True,
+    )
+
+
+def _clean(table: Table) -> Table:
+    columns = tuple(
+        column._replace(title=_clean_title(column), legend=tuple(map(safe, column.legend))) for column in table.columns
+    )
+    cells = [_clean_cells(c, column) for column, c in zip(columns, by_column(table), strict=True)]
+    return table._replace(
+        columns=columns,
+        rows=_rows(cells),
+        title=safe(table.title),
+        lead=tuple(map(clean_cell, table.lead)),
+        summary=tuple(map(clean_cell, table.summary)),
+        notes=tuple(map(clean_cell, table.notes)),
+    )
+
+
+def _clean_title(column: Column) -> str:
+    title = safe(column.title)
+    return title.rstrip(" ") if column.justify == "right" else title
+
+
+def _clean_cells(cells: Cells, column: Column) -> Cells:
+    bare = only_text(cells)
+    if bare is not None:
+        joined = "".join(bare)
+        if joined.isprintable() and not (column.justify == "right" and " " in joined):
+            return cells
+    cleaned = mapped(clean_cell, cells)
+    if column.justify == "left":
+        return cleaned
+    return mapped(_flush_right, cleaned)
+
+
+def _flush_right(cell: Cell) -> Cell:
+    """The cell without trailing blanks, which Rich strips from right-aligned cells; so both layouts do."""
+    if isinstance(cell, str):
+        return cell.rstrip(" ")
+    end = len(plain(cell).rstrip(" "))
+    return tuple(cut(pieces(cell), 0, end))
+
+
+def _rows(columns: Sequence[Cells]) -> Sequence[tuple[Cell, ...]]:
+    return list(zip(*columns, strict=True))
+
+
+def _kept(table: Table, keep: Iterable[int]) -> Table:
+    """The table with only these columns."""
+    chosen = list(keep)
+    columns = by_column(table)
+    return table._replace(
+        columns=tuple(table.columns[i] for i in chosen),
+        rows=_rows([columns[i] for i in chosen]),
+    )
+
+
+def _narrowed(table: Table, needed: list[int], width: int) -> Table:
+    full = total(needed)
+    table, needed = _folded(table, needed, width)
+    if total(needed) <= width:
+        return table
+    floors = _floors(table, needed)
+    name = _name_column(table.columns)
+    if width < STACKED_BELOW and name is not None and _crowded(table.columns, name, needed, floors, width):
+        return _stacked(table, name, needed, width, full)
+    return _chosen(table, needed, floors, width, full)
+
+
+def _chosen(table: Table, needed: list[int], floors: list[int], width: int, full: int) -> Table:
+    """The table without the columns that do not fit, and the others as narrow as they must be.
+
+    Args:
+        table: The table.
+        needed: What its columns need.
+        floors: The least width of each.
+        width: What there is room for.
+        full: What the whole table needs, for the note on hidden columns.
+    """
+    keep = _surviving(table.columns, floors, width)
+    hidden = [column for i, column in enumerate(table.columns) if i not in keep]
+    table = _squeezed(_kept(table, keep), [needed[i] for i in keep], [floors[i] for i in keep], width)
+    if not hidden:
+        return table
+    gone = {line for column in hidden for line in column.legend}
+    notes = (note for note in table.notes if note not in gone)
+    return table._replace(notes=(*notes, _hidden_note([column.title for column in hidden], full)))
+
+
+def _name_column(columns: Sequence[Column]) -> int | None:
+    """The column that gets a line of its own: the first that is elided, beside two others at least."""
+    names = [i for i, column in enumerate(columns) if column.elide and not column.wrap]
+    return names[0] if names and len(columns) > 2 else None
+
+
+def _crowded(columns: Sequence[Column], name: int, needed: list[int], floors: list[int], width: int) -> bool:
+    """Whether on one line a column would be left out or the name shortened."""
+    return total(floors) > width or _shrunk(columns, needed, floors, width)[name] < needed[name]
+
+
+def _stacked(table: Table, name: int, needed: list[int], width: int, full: int) -> Table:
+    """The table as one column: each name, and what stands beside it on the next line."""
+    others = [i for i in range(len(table.columns)) if i != name]
+    room = width - INDENT
+    below, wanted = _kept(table, others), [needed[i] for i in others]
+    below = _chosen(below, wanted, _stacked_floors(below, wanted, room), room, full)
+    column = table.columns[name]
+    lines = [list(_row_lines(below.columns, row, widths(below))) for row in below.rows]
+    short = mapped(partial(_elided_cell, width=width), by_column(table)[name])
+    cells = [_joined(first, rest, column.style) for first, rest in zip(short, lines, strict=True)]
+    titles = next(_row_lines(below.columns, tuple(each.title for each in below.columns), widths(below)))
+    title = f"{column.title}\n{' ' * INDENT}{plain(titles).rstrip(' ')}"
+    return below._replace(
+        columns=(column._replace(title=title, justify="left", style=""),), rows=[(cell,) for cell in cells]
+    )
+
+
+def _stacked_floors(table: Table, needed: list[int], width: int) -> list[int]:
+    """Floors under which notes keep half of the line, as long as they are not left out for that."""
+    floors = _floors(table, needed)
+    roomy = [
+        min(natural, max(floor, width // 2)) if column.wrap else floor
+        for column, floor, natural in zip(table.columns, floors, needed, strict=True)
+    ]
+    notes = {i for i, column in enumerate(table.columns) if column.wrap}
+    return roomy if notes <= set(_surviving(table.columns, roomy, width)) else floors
+
+
+def _row_lines(columns: Sequence[Column], row: Sequence[Cell], column_widths: list[int]) -> Iterator[Cell]:
+    """The lines of one row, each as one cell, padded like the columns."""
+    split = [cell_lines(cell) for cell in row]
+    for place in range(max(map(len, split))):
+        line: list[Styled] = []
+        for column, cells, width in zip(columns, split, column_widths, strict=True):
+            cell = cells[place] if place < len(cells) else ""
+            blank = Styled(" " * (width - cell_width(plain(cell))))
+            shown = pieces(cell, column.style)
+            line += [Styled(" " * GAP)] if line else []
+            line += (blank, *shown) if column.justify == "right" else (*shown, blank)
+        yield tuple(line)
+
+
+def _joined(name: Cell, lines: Sequence[Cell], style: str) -> Cell:
+    """A name over its indented lines; only the name has its column's style."""
+    joined = list(pieces(name, style))
+    for line in lines:
+        joined += [Styled(f"\n{' ' * INDENT}"), *pieces(line)]
+    return tuple(joined)
+
+
+def _hidden_note(titles: list[str], full: int) -> str:
+    them = "column hidden" if len(titles) == 1 else "columns hidden"
+    it = "it" if len(titles) == 1 else "them"
+    return f"{len(titles)} {them}: {', '.join(titles)}; --width {full} or a pipe shows {it}"
+
+
+def _folded(table: Table, needed: list[int], width: int) -> tuple[Table, list[int]]:
+    """Turn columns with the same text in every row into a note, until the rest fits."""
+    if len(table.rows) < 2:
+        return table, needed
+    keep = list(range(len(table.columns)))
+    said: list[int] = []
+    columns = by_column(table)
+    for i in _least_first(table.columns):
+        if total([needed[j] for j in keep]) <= width or len(keep) == 1:
+            break
+        if table.columns[i].foldable and len(set(texts(columns[i]))) == 1:
+            keep.remove(i)
+            said.append(i)
+    facts = [f"{table.columns[i].title} {plain(columns[i][0])}" for i in sorted(said) if plain(columns[i][0])]
+    notes = (f"{', '.join(facts)} in all rows", *table.notes) if facts else table.notes
+    return _kept(table, keep)._replace(notes=notes), [needed[i] for i in keep]
+
+
+def _least_first(columns: Sequence[Column]) -> list[int]:
+    return sorted(range(len(columns)), key=lambda i: (columns[i].priority, -i))
+
+
+def _floors(table: Table, needed: list[int]) -> list[int]:
+    """The least width of each column."""
+    floors = []
+    for column, cells, natural in zip(table.columns, by_column(table), needed, strict=True):
+        floor = natural
+        if column.wrap:
+            floor = max(column.min_width, cell_width(column.title), longest_number(texts(cells)))
+        elif column.elide:
+            floor = max(column.min_width, cell_width(column.title))
+        floors.append(min(floor, natural))
+    return floors
+
+
+def _surviving(columns: Sequence[Column], floors: list[int], width: int) -> list[int]:
+    """The columns that remain once enough are dropped for the rest to fit; at least one."""
+    keep = list(range(len(columns)))
+    for i in _least_first(columns):
+        if len(keep) == 1 or total([floors[j] for j in keep]) <= width:
+            break
+        keep.remove(i)
+    return keep
+
+
+def _shrunk(columns: Sequence[Column], needed: list[int], floors: list[int], width: int) -> list[int]:
+    """Widths that fit: names down to a comfortable width, then notes, then names down to their floor."""
+    shrunk = list(needed)
+    names = [i for i, column in enumerate(columns) if column.elide and not column.wrap]
+    notes = [i for i, column in enumerate(columns) if column.wrap]
+    for group, least in ((names, COMFORT), (notes, 0), (names, 0)):
+        while total(shrunk) > width:
+            wide = [i for i in group if shrunk[i] > max(floors[i], least)]
+            if not wide:
+                break
+            shrunk[max(wide, key=lambda i: shrunk[i])] -= 1
+    return shrunk
+
+
+def _squeezed(table: Table, needed: list[int], floors: list[int], width: int) -> Table:
+    """The table with its names and notes shortened to fit."""
+    columns = table.columns
+    cells = by_column(table)
+    aim = _shrunk(columns, needed, floors, width)
+    for i, column in enumerate(columns):
+        if column.wrap and aim[i] < needed[i]:
+            cells[i] = mapped(partial(wrapped_cell, width=aim[i]), cells[i])
+            aim[i] = max(widest(texts(cells[i])), cell_width(column.title))
+    # Wrapped lines rarely use the full width; the remaining cells are given to the names.
+    spare = width - total(aim)
+    for i, column in enumerate(columns):
+        if column.elide and not column.wrap and aim[i] < needed[i]:
+            gain = min(max(spare, 0), needed[i] - aim[i])
+            spare -= gain
+            cells[i] = mapped(partial(_elided_cell, width=aim[i] + gain), cells[i])
+    return table._replace(rows=_rows(cells))
+
+
+def _elided_cell(cell: Cell, width: int) -> Cell:
+    if isinstance(cell, str):
+        return elide(cell, width)
+    text = plain(cell)
+    if cell_width(text) <= width:
+        return cell
+    return Styled(elide(text, width), pieces(cell)[0].style)
