@@ -70,10 +70,12 @@ def test_outputs_stay(dora: bool, alone: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["LoHaConfig", "LoKrConfig", "IA3Config", "BOFTConfig", "HRAConfig"])
 def test_other_adapters_hold_the_layer(name: str, tmp_path: Path) -> None:
-    more = (
-        {"boft_block_size": 2} if name == "BOFTConfig" else {"feedforward_modules": []} if name == "IA3Config" else {}
-    )
-    model = adapted(False, getattr(peft, name)(target_modules=["proj"], **more))
+    settings: dict[str, dict[str, Any]] = {
+        "BOFTConfig": {"boft_block_size": 2},
+        "IA3Config": {"feedforward_modules": []},
+    }
+    config = getattr(peft, name)(target_modules=["proj"], **settings.get(name, {}))
+    model = adapted(False, config)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     with pytest.raises(ConvInspectError, match="merge the adapter first"):
         convert(tmp_path / "a.pt", tmp_path / "b.pt", to="linear", patches=True)
