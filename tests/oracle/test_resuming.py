@@ -32,7 +32,7 @@ PACKAGES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 REFUSED = {
     "pytorch_optimizer": {
         "APOLLO", "AdaFactor", "AdaMuon", "Adalite", "Alice", "Amos", "CAME", "Conda", "DASH", "EmoFact", "Fira",
-        "FlashAdamW", "GaLore", "Kron", "LBFGS", "LoRARite", "Nero", "NorMuon", "RACS", "SM3", "SOAP", "SPAM", "SPlus",
+        "FlashAdamW", "GaLore", "Kron", "LoRARite", "Nero", "NorMuon", "RACS", "SM3", "SOAP", "SPAM", "SPlus",
         "SaRA", "ScalableShampoo", "Shampoo", "SpectralSphere",
     },
     "torchao": {"AdamW8bit", "AdamW4bit", "AdamWFp8"},
