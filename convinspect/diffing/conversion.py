@@ -173,7 +173,7 @@ def _relevant_tensors(sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tupl
     """
     foreign = sides[0].layout != sides[1].layout
     # A square matrix is turned where others are, whose shapes differ, or where it lies otherwise on one side.
-    squares = any([a.shape != b.shape for a, b in pairs]) or any(map(may_lie_in_out, sides))
+    squares = any(a.shape != b.shape for a, b in pairs) or any(map(may_lie_in_out, sides))
     relevant = {
         id(tensor)
         for a, b in pairs

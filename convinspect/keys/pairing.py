@@ -189,9 +189,7 @@ def _without_root(names: Sequence[str], root: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- renaming
 
 
-def _prefixes(
-    keys: tuple[Sequence[str], Sequence[str]], pairs: Iterable[tuple[str, int, int]]
-) -> tuple[Prefix, ...]:
+def _prefixes(keys: tuple[Sequence[str], Sequence[str]], pairs: Iterable[tuple[str, int, int]]) -> tuple[Prefix, ...]:
     """How the keys of pairs differ, the most frequent first: in what precedes the name, or in wrappers' levels."""
     # Fronts repeat, so that each two are compared once.
     between = cache(_without_common_end)

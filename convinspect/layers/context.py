@@ -81,7 +81,7 @@ def may_lie_in_out(checkpoint: Checkpoint) -> bool:
     names = "\n".join(checkpoint.tensors)
     if any(part in names for part in _SAY_IN_OUT):
         return True
-    return any([len(tensor.shape) > 4 for tensor in checkpoint.tensors.values()])
+    return any(len(tensor.shape) > 4 for tensor in checkpoint.tensors.values())
 
 
 def _frozen(root: Mapping[str, Tensor]) -> frozenset[tuple[int, ...]]:
