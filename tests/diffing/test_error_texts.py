@@ -57,7 +57,7 @@ WITHHELD = {
     # Broken where nobody can tell whether a name goes on, or in the middle of a colour or of a logger's prefix.
     "mlx_missing__broken_and_logged", "mlx_size__quoted", "mlx_unexpected__box",
     "mmengine_not_strict__logged_and_broken", "mmengine_strict__broken_and_logged",
-    "mmengine_strict__ranks", "rich_log__hard", "tinygrad_size__soft",
+    "mmengine_strict__ranks", "rich_log__hard", "speechbrain__logged", "tinygrad_size__soft",
     "torch_dcp_missing__quoted", "transformers4_warnings__broken_and_logged",
 }  # fmt: skip
 
@@ -65,6 +65,37 @@ WITHHELD = {
 def test_there_are_enough_of_them() -> None:
     assert len(TEXTS) >= 60
     assert sum("__" not in path.stem for path in TEXTS) >= 40
+
+
+@pytest.mark.parametrize("escape", ["^[", "\\x1b", "\x1b"])
+@pytest.mark.parametrize("kept", range(1, 7))
+def test_a_colour_that_a_console_broke_in_two_is_no_part_of_a_sentence(escape: str, kept: int) -> None:
+    colour = f"{escape}[1;31m"
+    text = f"Missing {colour}keys (scale) discovered while loading pretrained weights.\n"
+    at = text.index(colour) + len(escape) - 1 + kept
+    found = read_text(f"INFO:timm:{text[:at]}\nINFO:timm:{text[at:]}")
+    assert [said(item) for item in found.items] == [("missing", "scale", None, None)] or found.unread
+
+
+@pytest.mark.parametrize("word", ["UNEXPECTED", "MISMATCH"])
+def test_two_rows_of_a_table_whose_frame_is_gone_are_not_read_as_one(word: str) -> None:
+    found = read_text(f"Key | Status |\n--+--+\nbert.old.weight\n{word}\nbert.pooler.bias | MISSING |\n")
+    assert not promises(found) or not found.items
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "During parameter transfer to E loading from /a.ckpt, the transferred parameters did not have parameters for the "
+        "key: scale.wei",
+        "unexpected key in source state_dict: head.bias, head.wei",
+    ],
+)
+def test_a_list_without_an_end_may_have_been_cut_off_in_a_name(sentence: str) -> None:
+    found = read_text(sentence)
+    assert not found.items
+    assert found.unread
+    assert read_text(f"{sentence}\n").items
 
 
 def test_texts_broken_at_random_are_read_or_nothing_is_promised() -> None:

@@ -39,6 +39,9 @@ _COLOURS = re.compile(
     # Terminals' copies and log viewers drop the escape character alone.
     r"|\[\d{1,3}(?:;\d{1,3}){0,4}m"
 )
+_COLOUR_BEGUN = re.compile(r"(?:(\x1b|\\x1b|\\033|\\u001b|\\e|\^\[|#033)(?:\[[0-9;?]{0,20})?|\^)$")
+"""A colour at a line's end whose rest is in the next line."""
+_LONGEST_COLOUR = 30
 _ESCAPES = (("\\r\\n", "\n"), ("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\'", "'"), ("\r\n", "\n"), ("\r", "\n"))
 _TYPED = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u200b": None, "\ufeff": None, "\u00ad": None})
 
@@ -103,7 +106,7 @@ def clean_lines(text: str, whole: bool = False) -> list[Line]:
         text = text.replace(escape, meaning)
     if "&quot;" in text or "&#" in text:
         text = html.unescape(text)
-    return _in_order(_without_source(_without_common_marks(_bare_lines(text))))
+    return _in_order(_without_source(_without_broken_colours(_without_common_marks(_bare_lines(text)))))
 
 
 _Bare = tuple[str, str, bool, bool, bool]
@@ -188,6 +191,24 @@ def _shorter(line: _Bare, end: int) -> _Bare:
     text, process, record, apart, indented = line
     text, tag, begins = _unmarked(text[end:].rstrip("| "))
     return text.strip(), process + tag, record or begins, apart, indented
+
+
+def _without_broken_colours(lines: list[_Bare]) -> list[_Bare]:
+    """Lines without the colours that a console broke in two; the halves are known once prefixes are gone."""
+    whole = [line[0] for line in lines]
+    for place in range(len(whole) - 1):
+        text = whole[place]
+        begun = _COLOUR_BEGUN.search(text, max(0, len(text) - _LONGEST_COLOUR))
+        if begun is None:
+            continue
+        colour = _COLOURS.match(begun[0] + whole[place + 1])
+        if begun.end(1) == len(text):
+            # Its rest went with the colours that have lost their escape character.
+            whole[place] = text[: begun.start()].rstrip()
+        elif colour is not None and colour.end() > len(begun[0]):
+            whole[place] = text[: begun.start()].rstrip()
+            whole[place + 1] = whole[place + 1][colour.end() - len(begun[0]) :].lstrip()
+    return [(text, *line[1:]) for text, line in zip(whole, lines, strict=True) if text]
 
 
 def _without_source(lines: list[_Bare]) -> list[_Bare]:

@@ -17,8 +17,8 @@ from convinspect.diffing.texts.lines import Line
 
 _ORDINARY = re.compile(r"\w(?:[\w.-]*\w)?")
 """A name that is read across a line's end; with other characters it may have swallowed a frame."""
-_LEFT_OVER = re.compile(r"\d{4}-\d\d-\d\d|ERROR|WARN|INFO|DEBUG|\.py\d")
-"""What a logger writes, in the middle of a name."""
+_LEFT_OVER = re.compile(r"\d{4}-\d\d-\d\d|ERROR|WARN|INFO|DEBUG|\.py\d|MISSING|UNEXPECTED|MISMATCH")
+"""What a logger, or a table's column, has written into the middle of a name."""
 _SPACED = re.compile(r"[\w.,:/@*-]+")
 """A name with spaces in it."""
 _SENTENCE = re.compile(r"[A-Z][a-z]|(?:missing|unexpected|these|size)$")
@@ -100,7 +100,7 @@ class Stream:
         whole = self.text[start:end]
         spaces = [gap for gap in self._gaps(start, end) if gap not in self.at_start]
         sure = all(self.text[gap - 1] == "," for gap in spaces) and _FOLDED.fullmatch(whole) is not None
-        return whole if sure else None
+        return whole if sure and not _LEFT_OVER.search(whole) else None
 
     def numbers_whole(self, start: int, end: int) -> bool:
         """Whether the white space in a shape is that after its commas, or a line's end."""
@@ -124,7 +124,7 @@ class Stream:
         if self.lines[line].mixed:
             return False, self.end_of(line)
         last = line + 1 == len(self.lines)
-        return self.ends or not last or line == 0, self.end_of(line)
+        return self.ends or not last, self.end_of(line)
 
     def _goes_on(self, line: int) -> bool | None:
         """Whether a list of names goes on in the next line; None where it may."""
