@@ -97,7 +97,8 @@ def _in_order(checkpoint: Checkpoint, root: Root) -> list[Tensor]:
 def copies_beside(checkpoint: Checkpoint, plan: Plan, staying: Container[str] = ()) -> Copies:
     """Copies in the model's own root of the weights that the plan changes, with or without dots in their names.
 
-    A copy with several candidates, or with another shape than its original, is left unchanged.
+    A copy with several candidates, or with another shape than its original, is left unchanged; so is the original of a
+    copy that alone was chosen.
 
     Args:
         checkpoint: The file; its root in use is the model.
@@ -108,13 +109,13 @@ def copies_beside(checkpoint: Checkpoint, plan: Plan, staying: Container[str] = 
     copies = Copies([], [], {})
     owners = own_originals(checkpoint.root.tensors) if changed else {}
     for tensor in checkpoint.root.tensors:
-        edits = [changed.get(owner.key) for owner in owners.get(tensor.key, ())]
-        if tensor.key in changed or not any(edits):
-            continue
-        fits = len(edits) == 1 and edits[0] is not None and edits[0].tensor.shape == tensor.shape
-        if fits and edits[0] is not None and tensor.key not in staying:
+        originals = owners.get(tensor.key, ())
+        edits = [edit for owner in originals if (edit := changed.get(owner.key)) is not None]
+        if tensor.key in changed:
+            copies.left.extend(one.key for one in originals if not edits and one.shape == tensor.shape)
+        elif edits and len(originals) == 1 and originals[0].shape == tensor.shape and tensor.key not in staying:
             copies.take(tensor, edits[0])
-        else:
+        elif edits:
             copies.left.append(tensor.key)
     return copies
 

@@ -35,7 +35,7 @@ def not_given_back(layers: Sequence[Layer], own: Sequence[Edit], following: Sequ
     if not lost:
         return ()
     have = "has strides of its own" if len(lost) == 1 else "have strides of their own"
-    what = f"{plural(len(lost), 'tensor')} ({first_few(lost)}) {have} in dimensions of size 1, which go: "
+    what = f"{plural(len(lost), 'tensor')} ({first_few(lost)}) {have} in dimensions of size 1, which are not kept: "
     same = "the weights' own" if others else "the same bytes"
     way = "converting back gives the same numbers with other strides; with ", Option("like", None), " this file, "
     return (Wording(what, *way, same),)
@@ -53,7 +53,8 @@ def _back(edit: Edit, is_last: bool) -> Edit | None:
     if min(len(tensor.shape), len(edit.shape)) == 2 and None in (out_in(tensor.shape), out_in(edit.shape)):
         seen = viewed(converted, tensor.shape)
         return None if seen is None else Edit(converted, seen.shape, seen.stride)
-    if out_in(tensor.shape) is None or out_in(edit.shape) is None:
+    before, after = out_in(tensor.shape), out_in(edit.shape)
+    if before is None or after is None or after != (before[::-1] if edit.transposed else before):
         return None
     back = reshaped(converted, len(tensor.shape) - 2, edit.transposed)
     return with_channels_last(back) if is_last else back

@@ -20,6 +20,8 @@ _WEAK_LAST_WORDS = frozenset(
      "to_qkv", "to_out"}
 )  # fmt: skip
 """The same, unless the name speaks of an Embedding anywhere."""
+_LETTERS = frozenset("qkvo")
+"""The same within an attention: T5's `SelfAttention.q`."""
 _LORA_HALVES = frozenset({"lora_a", "lora_b", "lora_down", "lora_up"})
 _WITHIN = frozenset({"base_layer", "original_module", "modules_to_save", "default"})
 """Parts that peft puts between a layer's own name and its weight."""
@@ -50,6 +52,7 @@ def doubt_of_name(name: str) -> Doubt:
     if any(map(_says_embedding, parts)):
         return Doubt.WITHIN_EMBEDDING
     weak = last in _WEAK_LAST_WORDS or words[-1] in _WEAK_LAST_WORDS or _is_numbered_w(last)
+    weak = weak or (last in _LETTERS and parts[-2:-1] != [] and parts[-2].endswith(("attention", "attn")))
     return Doubt.LINEAR_BY_NAME if weak else Doubt.LINEAR_OR_EMBEDDING
 
 

@@ -29,6 +29,7 @@ _EXPLAINED = {
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     MULTIPLIED: "in × out: a Linear whose weight lies as (in, out); the code multiplies with it as it lies",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
+    "wrapped": "wrapped: a Tensor subclass around other tensors; the shape is the whole's; a file may hold a part",
     "empty": "empty: the weight has shape (0,) and no numbers, as ZeRO-3 saves parts that were not gathered",
     "padded": "padded: the layer pads its input before the convolution, by how much the graph does not tell",
     "padded?": "padded?: the input is padded just before the convolution, by the layer itself or by another",

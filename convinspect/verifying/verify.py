@@ -17,8 +17,9 @@ from convinspect.converting.eligibility import Writing
 from convinspect.converting.in_memory import applied
 from convinspect.converting.options import Options
 from convinspect.converting.rename import renaming
-from convinspect.converting.selection import select_layers
+from convinspect.converting.selection import Selection, select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
+from convinspect.records import Edit
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report
 from convinspect.verifying.options import VerifyOptions
@@ -109,15 +110,27 @@ def _as_linear(checkpoint: Checkpoint, names: tuple[str, ...]) -> tuple[Checkpoi
     """
     options = Options(to="linear", from_=("any",), layer=names)
     selection = select_layers(checkpoint, options, writing=Writing(plain=True))
+    edits = (*selection.plan.edits, *_of_patches(checkpoint, selection))
+    converted = {id(edit.tensor) for edit in edits}
     # Layers that look convertible and are not get a note. Convolutions of larger kernels do not look so.
     larger = {layer.name for layer in selection.layers if layer.kernel_size and not layer.pointwise and not names}
+    larger |= {layer.name for layer in selection.layers if layer.patch and id(layer.weight) in converted}
     left = [refusal for refusal in selection.plan.refusals if not refusal.done and refusal.name not in larger]
-    if not selection.plan.conversions:
+    if not edits:
         why = (f" ({left[0].name}: ", left[0].reason, ")") if left else ()
         problem = Wording("no layer can be converted to Linear", *why)
         raise CannotConvert(problem, "give the checkpoint to compare with")
     notes = tuple(Wording(f"left unchanged: {refusal.name}: ", refusal.reason) for refusal in left)
-    return applied(checkpoint, selection.plan.edits), notes
+    return applied(checkpoint, edits), notes
+
+
+def _of_patches(checkpoint: Checkpoint, selection: Selection) -> tuple[Edit, ...]:
+    """Edits of the chosen convolutions that are known, or named, to cut patches."""
+    names = tuple(layer.name or "." for layer in selection.layers if layer.patch and layer.name in selection.chosen)
+    if not names:
+        return ()
+    options = Options(to="linear", layer=names, patches=True)
+    return select_layers(checkpoint, options, writing=Writing(plain=True)).plan.edits
 
 
 def _prepare_torch(options: VerifyOptions) -> Thread | None:

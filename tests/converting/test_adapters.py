@@ -55,6 +55,18 @@ def test_base_and_pair_change_together_or_not_at_all(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("parts", [{"ia3_l": (1, 6, 1, 1)}, {"boft_s": (1, 6)}], ids=str)
+def test_scales_of_adapters_come_back_to_the_byte_and_nothing_else_is_said(
+    tmp_path: Path, parts: dict[str, tuple[int, ...]]
+) -> None:
+    torch.save(state("conv2d", **parts), tmp_path / "a.pt")
+    there = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--from", "conv2d")
+    assert (there.returncode, there.stderr) == (0, "")
+    back = run("convert", tmp_path / "b.pt", "-o", tmp_path / "c.pt", "--to", "conv2d")
+    assert (back.returncode, back.stderr) == (0, "")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
+
+
 def test_the_second_half_of_a_grouped_convolutions_pair_stays(tmp_path: Path) -> None:
     """Rank 2 in two groups: lora_B (6, 1, 1) has groups, as its partner's rank tells."""
     torch.save({"q.lora_A.weight": torch.ones(2, 4, 1), "q.lora_B.weight": torch.ones(6, 1, 1)}, tmp_path / "a.pt")

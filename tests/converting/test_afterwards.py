@@ -106,6 +106,26 @@ def test_masks_of_pruning(tmp_path: Path) -> None:
     assert [(one["topic"], one["layers"]) for one in data] == [("pruning", 2)]
 
 
+def _dora(names: tuple[str, ...], dims: int) -> dict[str, torch.Tensor]:
+    """Pairs with magnitudes as peft keeps them: (O,) beside a Linear, (1, O, 1, …) beside a convolution."""
+    ones = (1,) * dims
+    state: dict[str, torch.Tensor] = {}
+    for name in names:
+        state |= {f"{name}.lora_A.weight": torch.ones(2, 5, *ones), f"{name}.lora_B.weight": torch.ones(6, 2, *ones)}
+        state[f"{name}.lora_magnitude_vector"] = torch.ones(1, 6, *ones) if dims else torch.ones(6)
+    return state
+
+
+@pytest.mark.parametrize(("dims", "to", "said"), [(1, "linear", True), (0, "conv2d", True), (1, "conv2d", False)])
+def test_doras_magnitudes(tmp_path: Path, dims: int, to: str, said: bool) -> None:
+    torch.save(_dora(("q", "v"), dims), tmp_path / "a.pt")
+    lines, data = _told(tmp_path / "a.pt", to, "--layer", "*")
+    assert [(one["topic"], one["name"], one["effect"]) for one in data] == [("adapter", "DoRA", None)] * said
+    # Either half of a pair takes its magnitudes along; they are told of once.
+    assert [one["layers"] for one in data] == [2] * said
+    assert all("DoRA's magnitudes (q.lora_" in line and "by which code may choose groups" in line for line in lines)
+
+
 def test_one_line_says_all(tmp_path: Path) -> None:
     model = _layers()
     prune.random_unstructured(model[0], "weight", 0.5)  # type: ignore[no-untyped-call]

@@ -96,6 +96,15 @@ def test_an_excluded_average_stays_and_is_named(tmp_path: Path) -> None:
     assert load(tmp_path / "b.pt")["ema_model.0.weight"].shape == (4, 6, 1)
 
 
+def test_the_original_of_a_copy_that_alone_was_chosen_is_named(tmp_path: Path) -> None:
+    torch.save(beside(net(), averaged("copy"), ("model", "ema_model")), tmp_path / "a.pt")
+    words = ("--to", "linear", "--layer", "ema_model.0")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", *words)
+    assert done.returncode == 0, done.stderr
+    assert "left unchanged: model.0.weight" in done.stdout
+    assert run("verify", tmp_path / "a.pt", tmp_path / "b.pt").returncode == 1
+
+
 def test_the_other_checkpoints_shapes_come_first(tmp_path: Path) -> None:
     state = beside(net(), averaged("copy"), ("model", "ema_model"))
     torch.save(state, tmp_path / "a.pt")

@@ -377,6 +377,68 @@ def test_a_whole_model_gives_its_state_dict(tmp_path: Path) -> None:
     torch.testing.assert_close(linear(x), model(x))
 
 
+def test_fused_and_other_formats(tmp_path: Path) -> None:
+    conv = parametrizations.weight_norm(nn.Conv2d(3, 8, 4, stride=4))
+    torch.save({f"patch_embed.{key}": value for key, value in conv.state_dict().items()}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "b.safetensors", Options(to="linear", patches=True, fuse=True))
+    state = load(tmp_path / "b.safetensors")
+    linear = PatchLinear(3, 8, 4)
+    linear.load_state_dict({key.removeprefix("patch_embed."): value for key, value in state.items()}, strict=True)
+    x = torch.randn(2, 3, 9, 8)
+    torch.testing.assert_close(linear(x), conv(x))
+
+
+def test_the_code_tells_what_a_state_dict_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "patch_code.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.ModuleDict({'stem': nn.Conv2d(3, 8, 4, stride=4), 'patch_embed': nn.Conv2d(3, 8, 4)})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 4, stride=4), "patch_embed": nn.Conv2d(3, 8, 4)})
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    planned = convert(tmp_path / "a.pt", tmp_path / "b.pt", PATCHES).plan
+    assert names(planned) == ["patch_embed"]  # its name lies, which is said as assumed
+    assert planned.conversions[0].assumed
+    known = Options(to="linear", patches=True, model="patch_code:net", force=True)
+    planned = convert(tmp_path / "a.pt", tmp_path / "b.pt", known).plan
+    assert names(planned) == ["stem"]
+    assert planned.conversions[0].assumed == ()
+    assert "its stride is (1, 1), not its kernel size 4×4" in reasons(planned)["patch_embed"]
+
+
+@pytest.mark.parametrize("to", ["linear", "conv2d"])
+def test_state_that_another_shape_cannot_continue_is_refused(to: str, tmp_path: Path) -> None:
+    model = Net(nn.Conv2d(3, 8, 4, stride=4) if to == "linear" else PatchLinear(3, 8, 4))
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    optimizer.step()  # type: ignore[no-untyped-call]
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    options = {"patches": True} if to == "linear" else {"patch": "4x4"}
+    with pytest.raises(ConvInspectError, match="the optimizer at"):
+        convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to=to, **options))
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to=to, drop_optimizer=True, **options))
+
+
+def test_a_transposed_linear_comes_back_as_it_lay(tmp_path: Path) -> None:
+    """Its strides are (1, out): cutting its columns moves no number."""
+    weight = torch.randn(48, 8).T
+    torch.save({"patch_embed.proj.weight": weight}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", back((4, 4)))
+    found = load(tmp_path / "b.pt")["patch_embed.proj.weight"]
+    assert torch.equal(found, weight.reshape(8, 3, 4, 4))
+    assert found.stride() == (1, 128, 32, 8)
+    convert(tmp_path / "b.pt", tmp_path / "c.pt", PATCHES)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
+
+
+def test_an_exported_model_records_what_it_cuts(tmp_path: Path) -> None:
+    model = Net(nn.Conv2d(3, 8, 4, stride=4)).eval()
+    torch.export.save(torch.export.export(model, (torch.randn(2, 3, 8, 8),)), tmp_path / "a.pt2")
+    job = convert(tmp_path / "a.pt2", tmp_path / "b.pt", Options(to="linear", patches=True, state_dict=True))
+    assert names(job.plan) == ["patch_embed"]
+    assert job.plan.conversions[0].assumed == ()
+
+
 def test_like_carries_the_kernel(tmp_path: Path) -> None:
     state = {"patch_embed.proj.weight": torch.randn(8, 3, 2, 6, 6)}
     source = save(state, tmp_path / "a.pt")

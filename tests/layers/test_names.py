@@ -24,14 +24,17 @@ LINEAR = (
     "fc", "fc1", "fc_in", "linear", "linear_2", "linear1", "lin", "mlp", "mlp.0", "to_q", "to_out.0", "wqkv", "wo",
     "feed_forward.w1", "embed_proj", "token_embedding.proj", "pos_embed.fc1", "q_proj.base_layer",
     "lm_head.modules_to_save.default", "q_proj.lora_A.default", "up_proj.lora_B", "lora_unet_to_q.lora_down",
-    "LM_Head",
+    "LM_Head", "block.0.SelfAttention.q", "layer.1.EncDecAttention.o", "attn.k",
 )  # fmt: skip
 EMBEDDING = (
     "wte", "wpe", "emb", "embd", "embed", "embeddings.0", "embed_tokens", "tok_embeddings", "token_type", "tok",
     "positions", "position_table", "word_embeddings", "value_embeds", "key_embed", "proj_embedding", "linear_emb",
     "embed_key", "embed_tokens.base_layer", "token_value",
 )  # fmt: skip
-SILENT = ("shared", "relative_attention_bias", "a", "0", "codebook", "query_feat", "head_index", "keys", "w", "up")
+SILENT = (
+    "shared", "SelfAttention.relative_attention_bias", "relative_attention_bias", "q", "block.k", "a", "0", "codebook",
+    "query_feat", "head_index", "keys", "w", "up",
+)  # fmt: skip
 WITHIN = ("embeddings.table", "token_embedding.key", "embed_tokens.inner.0")
 
 

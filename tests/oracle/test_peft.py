@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,20 @@ def test_base_and_adapter_load_in_peft_on_the_other_layer(tmp_path: Path, name: 
         again = run("convert", target, "-o", back, "--to", origin, "--from", to, "--layer", "*q*")
         assert again.returncode == 0, again.stderr
         assert back.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(("before", "after", "to"), [(1, 0, "linear"), (0, 2, "conv2d"), (1, 2, "conv2d")])
+def test_groups_by_ndim_of_doras_magnitudes_are_told_of(tmp_path: Path, before: int, after: int, to: str) -> None:
+    """It is said exactly where `ndim >= 2` takes other parameters of the adapter after the conversion."""
+    peft = pytest.importorskip("peft")
+
+    def decaying(dims: int) -> set[str]:
+        model = adapted(peft, "dora", dims)
+        return {key for key, one in model.named_parameters() if one.ndim >= 2 and "lora" in key}
+
+    torch.save(adapted(peft, "dora", before).state_dict(), tmp_path / "a.pt")
+    words = ("--to", to, "--from", "any", "--layer", "*q*", "--dry-run", "--format", "json")
+    done = run("convert", tmp_path / "a.pt", *words)
+    assert done.returncode == 0, done.stderr
+    told = [one["name"] for one in json.loads(done.stdout)["afterwards"]]
+    assert told == ["DoRA"] * (decaying(before) != decaying(after))
