@@ -315,7 +315,8 @@ def _compare_reshaped(
     if not (_is_matrix(before) and _is_matrix(after)):
         if _same_after_reshape(before, after):
             return _CONVERTED
-        return _changed(Why.SHAPE, before=before.shape, after=after.shape)
+        why = Why.RESHAPED if _same_in_order(before, after) else Why.SHAPE
+        return _changed(why, before=before.shape, after=after.shape)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
         return _CONVERTED
@@ -339,11 +340,13 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
 
 
 def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """Whether a kernel and a matrix hold the same numbers in the same order: one over patches, and its Linear.
+    """As `_same_in_order`, of a kernel over patches and its Linear: (O, 1, k) and (O, k, 1) are two functions."""
+    return min(len(before.shape), len(after.shape)) == 2 and _same_in_order(before, after)
 
-    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions.
-    """
-    if min(len(before.shape), len(after.shape)) != 2 or relate(before.shape, after.shape).how not in PURE:
+
+def _same_in_order(before: Tensor, after: Tensor) -> bool:
+    """Whether a reshape makes one of the other: the same numbers in the same order."""
+    if relate(before.shape, after.shape).how not in PURE:
         return False
     both = in_one_shape(before, after)
     return both is not None and same_bits(*both)
