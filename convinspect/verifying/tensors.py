@@ -341,9 +341,13 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
 def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
     """Whether a kernel and a matrix hold the same numbers in the same order: one over patches, and its Linear.
 
-    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions.
+    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions. (O, 1, k) and (O, k) are one layer
+    only where the windows do not overlap, which nothing says of one channel.
     """
-    if min(len(before.shape), len(after.shape)) != 2 or relate(before.shape, after.shape).how not in PURE:
+    matrix, kernel = sorted((before.shape, after.shape), key=len)
+    if len(matrix) != 2 or len(kernel) < 3 or matrix[0] != kernel[0] or kernel[1] == 1:
+        return False
+    if relate(before.shape, after.shape).how not in PURE:
         return False
     both = in_one_shape(before, after)
     return both is not None and same_bits(*both)
