@@ -10,7 +10,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.like import other_layout, plan_like, square_turned
 from convinspect.converting.plan import Plan, Refusal
 from convinspect.converting.relations import Order
-from convinspect.layers.context import Group
+from convinspect.layers.context import Group, may_lie_in_out
 from convinspect.layers.find import find_layers, grouped
 from convinspect.layouts import in_torch_order, is_turned, torch_order
 from convinspect.records import Layer, Tensor
@@ -172,10 +172,14 @@ def _relevant_tensors(sides: tuple[Checkpoint, Checkpoint], pairs: Iterable[tupl
     with others. Where a hundred thousand are alike, their layers need not be found.
     """
     foreign = sides[0].layout != sides[1].layout
+    # A square matrix is turned where others are, whose shapes differ, or where it lies otherwise on one side.
+    squares = any(a.shape != b.shape for a, b in pairs) or any(map(may_lie_in_out, sides))
     relevant = {
         id(tensor)
         for a, b in pairs
-        if a.shape != b.shape or (len(a.shape) == 2 and a.shape[0] == a.shape[1]) or (foreign and len(a.shape) > 2)
+        if a.shape != b.shape
+        or (squares and len(a.shape) == 2 and a.shape[0] == a.shape[1])
+        or (foreign and len(a.shape) > 2)
         for tensor in (a, b)
     }
     for side in sides:

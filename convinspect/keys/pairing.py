@@ -6,9 +6,13 @@ the first side's keys into the second's.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
 
 from convinspect.errors import CannotConvert
 from convinspect.keys.rules import new_keys
@@ -72,13 +76,12 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
     roots = _roots(*names)
     bare = (_without_root(names[0], roots[0]), _without_root(names[1], roots[1]))
     places = {name: place for place, name in enumerate(bare[1])}
-    pairs = tuple((name, place, places[name]) for place, name in enumerate(bare[0]) if name in places)
-    paired = {name for name, _, _ in pairs}
-    counts = Counter(_prefix(keys[0][i], keys[1][j], name) for name, i, j in pairs if keys[0][i] != keys[1][j])
-    prefixes = tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
+    pairs = tuple([(name, place, places[name]) for place, name in enumerate(bare[0]) if name in places])
+    prefixes = _prefixes(keys, pairs)
     rules = _rules(prefixes, keys, pairs)
-    only_a = tuple((name, place) for place, name in enumerate(bare[0]) if name not in paired)
-    only_b = tuple((name, place) for place, name in enumerate(bare[1]) if name not in paired)
+    paired = {name for name, _, _ in pairs} if len(pairs) < max(map(len, bare)) else set(places)
+    only_a = tuple([(name, place) for place, name in enumerate(bare[0]) if name not in paired])
+    only_b = tuple([(name, place) for place, name in enumerate(bare[1]) if name not in paired])
     found = Pairing(pairs, only_a, only_b, prefixes, rules)
     return _with_renamed(found, keys) if only_a and only_b and rules is not None else found
 
@@ -123,7 +126,9 @@ def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
     candidates.add(_without_common_end(_common_front(a), _common_front(b)))
     scores: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for roots in candidates:
-        agreed = set(_without_root(a, roots[0])) & set(_without_root(b, roots[1]))
+        agreed = (set(_without_root(a, roots[0])) if roots[0] else names_a) & (
+            set(_without_root(b, roots[1])) if roots[1] else names_b
+        )
         # With both roots removed, a single remaining part such as `weight` is no evidence that two names agree.
         matches = len(agreed) if not all(roots) else sum("." in name for name in agreed)
         if matches >= least:
@@ -134,16 +139,21 @@ def _roots(a: Sequence[str], b: Sequence[str]) -> tuple[str, str]:
 
 def _fronts(names: Iterable[str], others: set[str], least: int) -> list[str]:
     """Prefixes whose removal turns at least `least` of the names into one of the others."""
-    counts: Counter[str] = Counter()
-    for name in names:
-        dot = name.find(".")
-        for _ in range(_DEEPEST):
-            if dot < 0:
-                break
-            if name[dot + 1 :] in others:
-                counts[name[: dot + 1]] += 1
-            dot = name.find(".", dot + 1)
-    return [front for front, number in counts.items() if number >= least]
+    # Names with one prefix are neighbours when sorted, so that as many of them as count hold one of these names.
+    ordered = sorted(names)
+    possible = {
+        name[: dot.end()] for name in ordered[least - 1 :: least] for dot in islice(_DOT.finditer(name), _DEEPEST)
+    }
+    return [front for front in possible if _rests_among(ordered, front, others) >= least]
+
+
+def _rests_among(ordered: Sequence[str], front: str, others: Container[str]) -> int:
+    """How many of the sorted names are others behind a front, which ends with a dot."""
+    begin, end = (bisect_left(ordered, edge) for edge in (front, front[:-1] + chr(ord(".") + 1)))
+    return sum([name[len(front) :] in others for name in ordered[begin:end]])
+
+
+_DOT = re.compile(r"\.")
 
 
 def _common_front(names: Sequence[str]) -> str:
@@ -172,20 +182,31 @@ def _without_root(names: Sequence[str], root: str) -> list[str]:
         return list(names)
     taken = set(names)
     return [
-        name[len(root) :]
-        if name.startswith(root) and len(name) > len(root) and name[len(root) :] not in taken
-        else name
-        for name in names
+        rest if name.startswith(root) and (rest := name[len(root) :]) and rest not in taken else name for name in names
     ]
 
 
 # ------------------------------------------------------------------------------------------------------- renaming
 
 
-def _prefix(key: str, partner: str, name: str) -> tuple[str, str]:
-    """How two keys of one tensor differ: in what precedes the name, or in wrappers' levels within it (as patterns)."""
-    if key.endswith(name) and partner.endswith(name):
-        return _without_common_end(key.removesuffix(name), partner.removesuffix(name))
+def _prefixes(keys: tuple[Sequence[str], Sequence[str]], pairs: Iterable[tuple[str, int, int]]) -> tuple[Prefix, ...]:
+    """How the keys of pairs differ, the most frequent first: in what precedes the name, or in wrappers' levels."""
+    # Fronts repeat, so that each two are compared once.
+    between = cache(_without_common_end)
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, i, j in pairs:
+        key, partner = keys[0][i], keys[1][j]
+        if key == partner:
+            continue
+        if key.endswith(name) and partner.endswith(name):
+            counts[between(key.removesuffix(name), partner.removesuffix(name))] += 1
+        else:
+            counts[_patterns(key, partner, name)] += 1
+    return tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
+
+
+def _patterns(key: str, partner: str, name: str) -> tuple[str, str]:
+    """How two keys of one tensor differ in wrappers' levels within its name."""
     fillers = [_wrappers_within(levels(each), name.count(".") + 1) for each in (key, partner)]
     cuts = sorted({place for filler in fillers for place in filler if place})
     patterns = ["".join(_starred(filler, cuts)) for filler in fillers]

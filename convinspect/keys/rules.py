@@ -30,8 +30,8 @@ class Rule:
         match = self.pattern.fullmatch(name)
         if match is None:
             return None
-        *carried, below = match.groups()
-        return "".join(text + part for text, part in zip(self.new, [*carried, below or ""], strict=True))
+        # Of a whole module's name nothing is left for what lies below it.
+        return "".join([text + part for text, part in zip(self.new, match.groups(""), strict=True)])
 
 
 _EXAMPLE = Wording("write ", Option("rename", "encoder.*=enc.*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.layers import kernels
 from convinspect.layers.by_shape import Context, orientation
@@ -67,6 +68,20 @@ def context_of(groups: Sequence[Group], said: Layout | None = None) -> Context:
         # All its matrices are (in, out), whatever they are called.
         transposed, gpt2_is_linear = False, True
     return Context(transposed, gpt2_is_linear, modules, coded, {}, layout, _frozen(modules.get("", {})))
+
+
+_SAY_IN_OUT = (*GPT2_NAMES, "kernel", "_mean")
+"""Parts of the names without which no square matrix of a file is read as (in, out), unless its kernels say so."""
+
+
+def may_lie_in_out(checkpoint: Checkpoint) -> bool:
+    """Whether some square matrix may be read as (in, out): False where no class, layout, name or kernel says so."""
+    if checkpoint.modules or checkpoint.layout is not None:
+        return True
+    names = "\n".join(checkpoint.tensors)
+    if any(part in names for part in _SAY_IN_OUT):
+        return True
+    return any(len(tensor.shape) > 4 for tensor in checkpoint.tensors.values())
 
 
 def _frozen(root: Mapping[str, Tensor]) -> frozenset[tuple[int, ...]]:

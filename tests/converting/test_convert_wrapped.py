@@ -97,7 +97,7 @@ def test_a_part_is_listed_as_one() -> None:
     assert layers[0]["weight"]["shape"] == [4, 6, 1]
     assert "a DTensor, of which this file holds (2, 6, 1)" in layers[0]["notes"]
     assert (
-        "wrapped: a Tensor subclass around other tensors; its shape is the whole's"
+        "wrapped: a Tensor subclass around other tensors; the shape is the whole's"
         in run("shapes", PARALLEL / PART[0]).stdout
     )
 
