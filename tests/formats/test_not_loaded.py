@@ -69,7 +69,7 @@ def test_check_and_shapes_say_what_safetensors_does(tmp_path: Path, name: str) -
     except SafetensorError:
         loads = False
     codes = [found.code for found in check(path).findings]
-    noted = [note for note in read_contents(path).notes if "does not load" in note]
+    noted = [note for note in open_checkpoint(path).notes if "does not load" in note]
     assert (codes, bool(noted)) == (([], False) if loads else (["not-loaded"], True))
 
 
