@@ -84,6 +84,7 @@ class Checkpoint(Mapping[str, Tensor]):
         problems: Lines that say what is wrong with the file.
         notes: Lines that a user should know.
         unwritten: The one of them that says why all numbers may be missing; "" where nothing shows that.
+        unloadable: The one of them that says why the format's own library does not load the file; "" where it does.
         metadata: The file's string metadata.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         foreign: Names that the file's pickle mentions beyond torch's own.
@@ -109,7 +110,8 @@ class Checkpoint(Mapping[str, Tensor]):
         )
         self.problems = contents.problems
         self.unwritten = contents.unwritten
-        self.notes = (*contents.notes, contents.unwritten) if contents.unwritten else contents.notes
+        self.unloadable = contents.unloadable
+        self.notes = (*contents.notes, *filter(None, (contents.unwritten, contents.unloadable)))
         self.metadata = contents.metadata
         self.layout = contents.layout
         self.foreign = contents.foreign

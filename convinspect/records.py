@@ -268,6 +268,7 @@ class Contents(NamedTuple):
         pickles: The object's pickle in each file that has one, where they are asked for: read once.
         layout: How another library than PyTorch laid out its weights, where the file itself says so.
         unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
+        unloadable: Why the format's own library does not load the file, as a line; "" where it does.
         folder: The folder that was opened, where one was, whose index or only file `path` may be; else None.
     """
 
@@ -284,6 +285,7 @@ class Contents(NamedTuple):
     pickles: Mapping[Path, Pickle] = _NOTHING
     layout: Layout | None = None
     unwritten: str = ""
+    unloadable: str = ""
     folder: Path | None = None
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from convinspect.arrays.read import Array, dense, read_blocks, read_tensor
+from convinspect.formats.pieces import LAYOUT
 from convinspect.records import Tensor
 
 _RUN = 1 << 16
@@ -55,7 +56,7 @@ def deviation(a: Tensor, b: Tensor) -> Deviation | None:
 
 def _runs(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:
     """The elements of both, 1-D, in runs; streamed where both are stored in the same order, else read whole."""
-    if dense(a) and _order(a) == _order(b):
+    if LAYOUT not in (a.layout, b.layout) and dense(a) and _order(a) == _order(b):
         yield from zip(read_blocks(a, _RUN), read_blocks(b, _RUN), strict=True)
         return
     x, y = (values if values.ndim else values.reshape(1) for values in (read_tensor(a), read_tensor(b)))

@@ -236,7 +236,9 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             problem = f"{problem}, and its numbers are safetensors within them"
             raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
         command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
-        raise CannotConvert(problem, f"write it as one file first: {command} {quote(str(checkpoint.path))} model.pt")
+        # PyTorch asks for the folder, also where the file in it was named.
+        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+        raise CannotConvert(problem, f"write it as one file first: {command} {quote(str(folder))} model.pt")
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

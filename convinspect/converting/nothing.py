@@ -180,7 +180,8 @@ def _pointwise(kind: str) -> str:
 
 def _by_name(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:
     """The option that takes refused layers whose full names are given, if more than one would be converted then."""
-    if len(refused) < 2:
+    # Of convolutions whose stride nothing records, most overlap: to name them all is no advice.
+    if len(refused) < 2 or request.patches:
         return []
     could = plan(layers, replace(request, names=tuple(refusal.name or "." for refusal in refused)))
     number = len(could.conversions)

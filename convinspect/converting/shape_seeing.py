@@ -1,8 +1,8 @@
 """Optimizers that treat (O, I, 1) and (O, I) differently, and what that means for a conversion.
 
-Outputs do not depend on trailing dimensions of size 1; what these optimizers do next does. Each is recognised by keys
-of its param_groups, or by the names of its state. The keys are those that torch 2.13, pytorch_optimizer 4.1 and
-transformers 5.24 write; `tests/oracle/test_resuming.py` resumes all of their optimizers.
+Outputs do not depend on trailing dimensions of size 1, nor on a kernel being flat; what these optimizers do next does.
+Each is recognised by keys of its param_groups, or by the names of its state. The keys are those that torch 2.13,
+pytorch_optimizer 4.1 and transformers 5.24 write; `tests/oracle/test_resuming.py` resumes all of their optimizers.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Family(NamedTuple):
         without: Keys that it does not have.
         alone: It has no other keys than `keys` and those that every optimizer may have.
         dims: It treats weights of so many dimensions and more differently than those of fewer; 0 for any difference.
+        kernels: It treats a kernel of several positions differently than the matrix of the same numbers, and no other.
+        state: Name of a state that it alone keeps, where its keys are those of others too; "" where they are not.
     """
 
     name: str
@@ -44,16 +46,22 @@ class Family(NamedTuple):
     without: frozenset[str] = frozenset()
     alone: bool = False
     dims: int = 3
+    kernels: bool = False
+    state: str = ""
 
     def made(self, root: Root) -> bool:
         """Whether an optimizer is of this family."""
         if not self.keys <= root.group_keys or self.without & root.group_keys:
+            return False
+        if self.state and not any(tensor.key.endswith(f".{self.state}") for tensor in root.tensors):
             return False
         return not self.alone or root.group_keys - _COMMON == self.keys
 
     def concerns(self, edit: Edit) -> bool:
         """Whether it treats a weight differently after a conversion."""
         before, after = len(edit.tensor.shape), len(edit.shape)
+        if self.kernels:
+            return any(size != 1 for size in (*edit.tensor.shape[2:], *edit.shape[2:]))
         return before != after if not self.dims else (before < self.dims) != (after < self.dims)
 
 
@@ -92,6 +100,10 @@ FAMILIES = (
     Family("Adafactor", frozenset({"scale_parameter", "relative_step"}), Effect.STATE, dims=0),
     # With `gc_conv_only`, which is in no file, it centralizes gradients of four dimensions and more alone.
     Family("Ranger", frozenset({"alpha", "k"}), Effect.MAY_STEP, dims=4),
+    # Its default norm divides by the number of positions in a kernel.
+    Family("SCION", frozenset({"norm_type", "norm_kwargs", "constraint"}), Effect.MAY_STEP, kernels=True),
+    # It clips gradients by norms that are taken for each position of a kernel of one dimension.
+    Family("Ranger21", frozenset({"betas", "fixed_decay"}), Effect.MAY_STEP, kernels=True, state="neg_grad_ma"),
 )
 
 _FACTORED = {"row_var", "col_var", "exp_avg_sq_row", "exp_avg_sq_col"}

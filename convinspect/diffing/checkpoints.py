@@ -15,6 +15,7 @@ from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
 from convinspect.diffing.numbers import with_values
 from convinspect.diffing.supplied import Side, what_pytorch_supplies
 from convinspect.errors import Wording
+from convinspect.formats import pieces
 from convinspect.formats.torch.wrappers import is_wrapped
 from convinspect.keys.others import Other
 from convinspect.keys.pairing import pair_keys
@@ -203,8 +204,8 @@ def _with_order(difference: Difference, order: Order) -> Difference:
 
 
 def _encoding(tensor: Tensor) -> tuple[str, str]:
-    """How a tensor's numbers are stored, apart from its shape: dtype and layout."""
-    return tensor.dtype, tensor.layout
+    """How a tensor's numbers are stored, apart from its shape: dtype and layout; pieces are of a plain tensor."""
+    return tensor.dtype, "strided" if tensor.layout == pieces.LAYOUT else tensor.layout
 
 
 def loading_effect(difference: Difference, layer: str | None, refusal: Refusal | None) -> Difference:

@@ -180,9 +180,12 @@ class DiffReport:
     @cached_property
     def obstacles(self) -> tuple[str, ...]:
         """Why A will still not load where B does, a line each."""
+        of_file = (self.a.unloadable,) if self.a.unloadable else ()
         by_hand = ("its keys differ in more ways than a few rules fix",) if self.rules is None else ()
-        return by_hand + tuple(
-            Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.remarkable if each.obstacle
+        return (
+            of_file
+            + by_hand
+            + tuple(Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.remarkable if each.obstacle)
         )
 
     @cached_property

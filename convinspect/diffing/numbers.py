@@ -20,6 +20,7 @@ from convinspect.converting.relations import (
 from convinspect.converting.reshape import out_in
 from convinspect.diffing.differences import Difference, Kind
 from convinspect.errors import CannotShow
+from convinspect.formats.pieces import LAYOUT
 from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
 
@@ -137,7 +138,10 @@ def _holding(a: Tensor, b: Tensor, tried: Iterable[Order]) -> tuple[Order, ...]:
     """
     from convinspect.arrays.equality import same_bits
 
-    if a.dtype != b.dtype or not a.numel or not same_bits(_corner(a, last=False), _corner(b, last=False)):
+    # The axes of a tensor in pieces are those of its pieces, too.
+    if LAYOUT in (a.layout, b.layout) or a.dtype != b.dtype or not a.numel:
+        return ()
+    if not same_bits(_corner(a, last=False), _corner(b, last=False)):
         return ()
     if not same_bits(_corner(a, last=True), _corner(b, last=True)):
         return ()

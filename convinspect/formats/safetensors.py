@@ -7,7 +7,7 @@ no overlaps and no gaps, at most 100 MB of header.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from convinspect.dtypes import nbytes_of
@@ -71,9 +71,10 @@ def read_safetensors(file: File) -> Contents:
         (Root("", "model", tuple(tensors)),),
         file.size,
         _problems(file, tensors, end),
-        (*_notes(file, tensors, file.start + 8 + length, end), *_refusal(refused)),
+        _notes(file, tensors, file.start + 8 + length, end),
         {str(key): str(value) for key, value in metadata.items()},
         layout=layout,
+        unloadable=_refusal(refused),
     )
 
 
@@ -303,11 +304,10 @@ def not_loaded(tensors: Iterable[Tensor], begin: int) -> list[tuple[str, str]]:
     return found
 
 
-def _refusal(refused: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """A line that safetensors refuses the file, where it does."""
-    if refused:
-        more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""
-        yield "safetensors.torch does not load this file: {!r}: {}{}".format(*refused[0], more)
+def _refusal(refused: Sequence[tuple[str, str]]) -> str:
+    """A line that safetensors refuses the file, where it does; else ""."""
+    more = f", and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+    return "safetensors.torch does not load this file: {!r}: {}{}".format(*refused[0], more) if refused else ""
 
 
 def _is_no_text(key: str) -> bool:

@@ -119,7 +119,7 @@ def _combined(
     metadata: list[Mapping[str, str]] = []
     read: set[str] = set()
     missing: set[str] = set()
-    size, container, layout, unwritten = 0, Container.SAFETENSORS, None, ""
+    size, container, layout, unwritten, unloadable = 0, Container.SAFETENSORS, None, "", ""
     named = Counter(weight_map.values())
     for shard in shards:
         try:
@@ -137,6 +137,7 @@ def _combined(
         metadata.append(contents.metadata)
         size, container = size + contents.nbytes_on_disk, contents.container
         layout, unwritten = layout or contents.layout, unwritten or contents.unwritten
+        unloadable = unloadable or (f"shard {shard}: {contents.unloadable}" if contents.unloadable else "")
         problems.extend(Problem(f"shard {shard}: {problem.what}", problem.remedy) for problem in contents.problems)
         foreign.update(dict.fromkeys(contents.foreign))
         versions.update(contents.versions)
@@ -157,7 +158,7 @@ def _combined(
     root = Root("", "model", tuple(tensors.values()), others=tuple(others.values()))
     return Contents(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
-        len(shards), pickles, layout, unwritten,
+        len(shards), pickles, layout, unwritten, unloadable,
     )  # fmt: skip
 
 

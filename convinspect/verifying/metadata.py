@@ -101,6 +101,8 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
         if keys:
             named = first_few([quoted(key) for key in keys], 3)
             metadata = {"__metadata__": because(Why.METADATA, keys=named)}
+        # Nothing else stands beside safetensors' tensors, however many files there are.
+        return Findings(metadata)
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
                                          " compared",))  # fmt: skip

@@ -121,6 +121,8 @@ def _differs(a: Any, b: Any) -> str | None:
     if isinstance(a, Call) and _function(a) != _function(b):
         # Arguments and attributes belong to a function, and are not compared with another's.
         return f"{_kind(a)} became {_kind(b)}"
+    if isinstance(a, Set) and a.frozen != b.frozen:
+        return f"{_kind(a)} became {_kind(b)}"
     if isinstance(a, _NODES):
         lengths = [[len(part) for part in _sequences(node)] for node in (a, b)]
         return None if lengths[0] == lengths[1] else "it has other parts"
@@ -170,6 +172,8 @@ _KINDS = {
 def _kind(node: Any) -> str:
     if isinstance(node, Call):
         return _function(node) or "a call"
+    if isinstance(node, Set) and node.frozen:
+        return "a frozenset"
     return _KINDS.get(type(node)) or f"a value of type {type(node).__name__.lower()}"
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import LoadErrorItem, Trouble, read_error
+from convinspect.diffing.texts.reading import read_text
 from convinspect.errors import CannotShow
 from convinspect.report.flags import flagged
 from support.diffing import SHAPES, Holder, typed, zeros
@@ -464,6 +465,33 @@ def test_a_line_that_was_not_understood_takes_the_promise_back(tmp_path: Path) -
     assert said.returncode == 1
     assert "Whether A will load is not certain: 1 line of the text was not understood" in said.stdout
     assert "not understood: Something else" in said.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "...", "\t...", "…", "[...]", "... (2 more lines)", "<output truncated>", "[truncated]", "--snip--", "(...)",
+        "and 25 more lines", "... 12 lines omitted ...", "[output clipped]", "--More--", "<snip>", "~~~ 34 lines ~~~",
+        "Output was trimmed for performance reasons.", "lines 1-20/44 (45%)", "(see the log for the rest)",
+        "..... [Message truncated due to size]", "[Previous line repeated 12 more times]", "Show more (y/n)",
+        "[7 lines skipped]", "\t… +14 lines (ctrl+r to expand)",
+    ],
+)  # fmt: skip
+def test_lines_that_were_left_out_take_the_promise_back(line: str) -> None:
+    text = (
+        "RuntimeError: Error(s) in loading state_dict for Net:\n"
+        "\tsize mismatch for a.weight: copying a param with shape torch.Size([6, 4, 1]) from checkpoint, the shape in"
+        " current model is torch.Size([6, 4]).\n"
+    )
+    again = "\tsize mismatch" + text.partition("\tsize mismatch")[2].replace("a.weight", "b.weight")
+    assert not read_text(text + again).unread
+    for shown in (text + line, f"{text}{line}\n", f"{text}{line}\n{again}"):
+        assert read_text(shown).unread
+
+
+def test_dots_above_the_first_complaint_are_of_the_traceback() -> None:
+    text = 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s) in state_dict: "a".\n'
+    assert not read_text(f"Traceback (most recent call last):\n  ...\n{text}").unread
 
 
 def test_a_loader_that_stops_at_the_first_fault_promises_nothing(tmp_path: Path) -> None:

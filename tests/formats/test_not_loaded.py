@@ -11,7 +11,10 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from convinspect import diff
 from convinspect.checking.scan import check
+from convinspect.checkpoint import open_checkpoint
+from convinspect.diffing.differences import Verdict
 from convinspect.errors import BrokenFile
 from convinspect.formats import read_contents
 from support.program import run
@@ -66,7 +69,7 @@ def test_check_and_shapes_say_what_safetensors_does(tmp_path: Path, name: str) -
     except SafetensorError:
         loads = False
     codes = [found.code for found in check(path).findings]
-    noted = [note for note in read_contents(path).notes if "does not load" in note]
+    noted = [note for note in open_checkpoint(path).notes if "does not load" in note]
     assert (codes, bool(noted)) == (([], False) if loads else (["not-loaded"], True))
 
 
@@ -87,3 +90,17 @@ def test_one_line_for_many(tmp_path: Path) -> None:
     done = run("shapes", written(tmp_path / "a.safetensors", header, 9))
     line = "does not load this file: 'w0': PyTorch has no dtype for F6_E2M3, and 2 more"
     assert line in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_diff_promises_no_loading_that_safetensors_refuses(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / "a.safetensors", *CASES[name])
+    try:
+        load_file(path)
+        loads = True
+    except SafetensorError:
+        loads = False
+    checkpoint = open_checkpoint(path)
+    report = diff(checkpoint, checkpoint)
+    assert (report.verdict == Verdict.LOADS) == loads
+    assert any("does not load this file" in line for line in report.obstacles) != loads

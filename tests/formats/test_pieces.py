@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.diffing.checkpoints import diff
 from convinspect.formats.pieces import SHARDING
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
@@ -183,3 +184,17 @@ def test_a_first_shard_without_its_siblings_may_be_a_piece(tmp_path: Path) -> No
     rewritten(tmp_path / FIRST, all_at_zero)
     done = run("shapes", tmp_path / FIRST)
     assert (done.returncode, "if several processes wrote it" in " ".join(done.stdout.split())) == (0, True)
+
+
+def test_diff_compares_the_folder_with_whole_tensors(tmp_path: Path, folder: Path) -> None:
+    state = consolidated(folder, tmp_path / "one")
+    torch.save(state, tmp_path / "whole.pt")
+    name = next(name for name, tensor in state.items() if tensor.dim() > 1)
+    state[name].view(-1)[-1] += 1
+    torch.save(state, tmp_path / "other.pt")
+    for values, other, odd in ((False, "whole", 0), (True, "whole", 0), (True, "other", 1)):
+        report = diff(open_checkpoint(folder), open_checkpoint(tmp_path / f"{other}.pt"), values=values)
+        kinds = {difference.a.key: str(difference.kind) for difference in report.tensors if difference.a is not None}
+        assert len(kinds) == len(state)
+        assert sum(kind != "same" for kind in kinds.values()) == odd, kinds
+        assert kinds[name] == ("same" if not odd else "values differ")

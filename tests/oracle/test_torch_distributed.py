@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ def test_a_distributed_folder_is_listed_whole(folder: Path, tmp_path: Path, name
     assert said(folder / name) == true(model())
     assert run("check", folder / name).returncode == 0
     refused = run("convert", folder / name, "-o", tmp_path / "b.pt", "--to", "linear")
-    assert_one_line(refused, "save it as one file first")
+    assert_one_line(refused, f"dcp_to_torch {quote(str(folder / name))} model.pt")
+    within = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.pt", "--to", "linear")
+    assert_one_line(within, f"dcp_to_torch {quote(str(folder / name))} model.pt")
     dcp_to_torch_save(folder / name, tmp_path / "one.pt")
     assert_same_numbers(numbers(tmp_path / "one.pt"), model().state_dict())
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.resuming import MOVES, End, outcome
+from support.resuming import MOVES, PATCH_MOVES, End, outcome
 
 optim: Any = torch.optim
 
@@ -74,3 +74,13 @@ def test_training_goes_on_or_is_refused(tmp_path: Path, name: str, move: tuple[s
         else:
             wanted = End.REFUSED if move in REFUSED.get(name, ()) else End.SAME
             assert (end.end, settings) == (wanted, settings), end.words
+
+
+@pytest.mark.parametrize("move", PATCH_MOVES, ids=" to ".join)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_on_patches_goes_on_or_is_refused(tmp_path: Path, name: str, move: tuple[str, str]) -> None:
+    """Muon takes matrices alone, so that it is refused on the way to convolutions."""
+    for settings in SETTINGS[name][:2]:
+        end = outcome(partial(_all(name), **settings), move, tmp_path, (16, 24, 8))
+        refused = name == "Adafactor" or (name, move[0]) == ("Muon", "Linear")
+        assert end is None or end.end is (End.REFUSED if refused else End.SAME), end

@@ -31,6 +31,9 @@ SAME = 1e-4
 """Of the way that the weights go after resuming: what is below is rounding."""
 
 MOVES = (("Conv1d", "Linear"), ("Linear", "Conv1d"), ("Conv2d", "Linear"))
+PATCHES = {"Patches1d": (8,), "Patches2d": (2, 4), "Patches3d": (2, 2, 2)}
+"""Forms of convolutions over patches, with their kernel size."""
+PATCH_MOVES = (("Patches2d", "Linear"), ("Linear", "Patches2d"), ("Patches1d", "Linear"), ("Patches3d", "Linear"))
 
 
 class Net(nn.Module):
@@ -41,7 +44,7 @@ class Net(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.layers = nn.ModuleList()
         for inputs, outputs in pairwise(widths):
-            layer = nn.Linear(inputs, outputs) if form == "Linear" else getattr(nn, form)(inputs, outputs, 1)
+            layer = _layer(form, inputs, outputs)
             for one in layer.parameters():
                 numbers = torch.randn(one.numel(), generator=generator) / inputs**0.5
                 one.data.copy_(numbers.reshape(one.shape))
@@ -54,6 +57,29 @@ class Net(nn.Module):
             x = torch.tanh(x @ weight.flatten(1).T + layer.bias)
         normed: torch.Tensor = self.norm(x)
         return normed
+
+
+def _layer(form: str, inputs: int, outputs: int) -> nn.Module:
+    """A layer whose weight has `inputs` numbers for each output."""
+    if form == "Linear":
+        return nn.Linear(inputs, outputs)
+    if form not in PATCHES:
+        conv: nn.Module = getattr(nn, form)(inputs, outputs, 1)
+        return conv
+    kernel = PATCHES[form]
+    of_patches: nn.Module = getattr(nn, f"Conv{len(kernel)}d")(inputs // 8, outputs, kernel, stride=kernel)
+    return of_patches
+
+
+def _wish(move: tuple[str, str]) -> dict[str, Any]:
+    """The options of `convert` that make the move."""
+    before, after = move
+    if before in PATCHES:
+        return {"to": "linear", "patches": True}
+    if after in PATCHES:
+        kernel = PATCHES[after]
+        return {"to": f"conv{len(kernel)}d", "patch": kernel}
+    return {"to": after.lower(), "from_": ("any",)}
 
 
 class How(NamedTuple):
@@ -87,7 +113,7 @@ class _CannotRun(Exception):
 
 def steps(model: nn.Module, optimizer: Any, how: How, numbers: range) -> None:
     """Train on data that depend on the number of the step alone."""
-    widths = [layer.weight.shape[1] for layer in model.layers], model.layers[-1].weight.shape[0]  # type: ignore
+    widths = [layer.weight[0].numel() for layer in model.layers], model.layers[-1].weight.shape[0]  # type: ignore
     for number in numbers:
         generator = torch.Generator().manual_seed(100 + number)
         data, wanted = (torch.randn(32, width, generator=generator) for width in (widths[0][0], widths[1]))
@@ -175,7 +201,7 @@ def _outcome(build: Build, move: tuple[str, str], folder: Path, widths: Sequence
         return Outcome(End.CANNOT, f"{type(error).__name__}: {error}")
     layers = [f"layers.{number}" for number in range(len(widths) - 1)]
     try:
-        job = convinspect.convert(source, target, to=after.lower(), from_=("any",), layer=layers, force=True)  # type: ignore
+        job = convinspect.convert(source, target, layer=layers, force=True, **_wish(move))
     except convinspect.ConvInspectError as error:
         return Outcome(End.REFUSED, " ".join(str(error).split()))
     if job.plan.refusals:

@@ -87,6 +87,16 @@ def test_two_values_differ_where_python_says_so(tmp_path: Path, a: Any, b: Any, 
     assert (number > 0) == (plain(a) != plain(b)), found
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("items", [[], [1], [1, 2]])
+def test_a_set_is_no_frozenset(tmp_path: Path, protocol: int, items: list[int]) -> None:
+    before = saved(tmp_path / "a", set(items), True, protocol)
+    (found,), number, _ = differences(before, saved(tmp_path / "b", frozenset(items), True, protocol), 9)
+    assert number == 1
+    assert "frozenset" in found.what
+    assert "set became" in found.what
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_each_of_many_sets_is_compared(tmp_path: Path, protocol: int) -> None:
     """Protocols 2 and 3 keep a set as a call, whose list becomes a set for the comparison only."""

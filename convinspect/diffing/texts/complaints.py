@@ -32,6 +32,15 @@ _SIGNS = re.compile(
     ),
     re.IGNORECASE,
 )  # fmt: skip
+_LEFT_OUT = re.compile(
+    r"[\W_]*(?:\.\.|…)[\W_]*|.*\b(?:truncated|omitted|clipped|trimmed|snip|snipped|elided|collapsed)\b.*"
+    r"|.*\b\d+ (?:more|other|further)\b.*|.*(?:\.\.|…)\W{0,3}\d+ lines?\b.*|\W*(?:show )?more\b\W*(?:\(?y/n\)?)?"
+    r"|\W*lines? \d[\d-]*/\d+.*|\W*\d+ lines?\W*|.*\bfor the (?:rest|full)\b.*",
+    re.IGNORECASE,
+)
+"""A line with which a console or a person says that others were left out."""
+_SHORT = 80
+"""Characters of the longest such line."""
 _TRIVIAL = re.compile(r"(?:n?\\+[nt]?|[\s\"'.,)\]}])*")
 """What may stand between two sentences of one message."""
 _NEW = ("Traceback(most", "Error(s)inloading", "Duringhandlingoftheaboveexception", "Theaboveexceptionwas")
@@ -51,6 +60,7 @@ def unread_lines(stream: Stream, headings: Iterable[Found], found: Sequence[Foun
     places = {stream.line_at(place) for place in _signs(stream, found)}
     places |= {stream.line_at(place) for one in found for place in one.doubtful}
     places |= {stream.line_at(place) for place in _between(stream, headings, found)}
+    places |= set(_left_out(stream, found))
     return tuple(dict.fromkeys(_shown(stream.lines[place].text) for place in sorted(places)))
 
 
@@ -68,6 +78,17 @@ def _signs(stream: Stream, found: Sequence[Found]) -> Iterable[int]:
             for match in _SIGNS.finditer(stream.text, end, start):
                 yield match.start()
         end = end if one is None else one.end
+
+
+def _left_out(stream: Stream, found: Sequence[Found]) -> Iterable[int]:
+    """Lines below the first complaint that say that others were left out."""
+    first = next((one.start for one in found if one.items), None)
+    if first is None:
+        return
+    for place in range(stream.line_at(first) + 1, len(stream.lines)):
+        line = stream.lines[place].text
+        if len(line) <= _SHORT and _LEFT_OUT.fullmatch(line):
+            yield place
 
 
 def _between(stream: Stream, headings: Iterable[Found], found: Sequence[Found]) -> Iterable[int]:

@@ -106,7 +106,7 @@ def _appends(state: State, arg: Any, at: int) -> None:
 
 def _frozenset(state: State, arg: Any, at: int) -> None:
     items, start = state.pop_mark()
-    state.push(Set(items), start)
+    state.push(Set(items, frozen=True), start)
 
 
 def _pop(state: State, arg: Any, at: int) -> None:

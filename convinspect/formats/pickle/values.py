@@ -111,10 +111,11 @@ class Dict:
 class Set:
     """A set or frozenset."""
 
-    __slots__ = ("items",)
+    __slots__ = ("frozen", "items")
 
-    def __init__(self, items: list[Any] | None = None) -> None:
+    def __init__(self, items: list[Any] | None = None, frozen: bool = False) -> None:
         self.items: list[Any] = [] if items is None else items
+        self.frozen = frozen
 
 
 class Persistent:
