@@ -81,3 +81,15 @@ def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(tmp_path: Pat
     ]
     assert "| 256 tensors | yes |" in done.stdout
     assert not (tmp_path / "files").exists()
+
+
+def test_this_build_is_measured_against_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = importlib.import_module("before")
+    options = ["--tensors", "40", "--lines", "20", "--pairs", "1", "--folder", str(tmp_path)]
+    assert before.main([str(BENCHMARKS.parent), *options]) == 0
+    said = capsys.readouterr().out
+    assert "safetensors, a prefix" in said
+    assert "in a frame" in said

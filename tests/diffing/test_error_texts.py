@@ -86,7 +86,7 @@ def test_two_rows_of_a_table_whose_frame_is_gone_are_not_read_as_one(word: str) 
 @pytest.mark.parametrize(
     "sentence",
     [
-        "During parameter transfer to E loading from /a.ckpt, the transferred parameters did not have parameters for the "
+        "During parameter transfer to E loading from /a, the transferred parameters did not have parameters for the "
         "key: scale.wei",
         "unexpected key in source state_dict: head.bias, head.wei",
     ],

@@ -152,6 +152,9 @@ def _list(trouble: Trouble, match: re.Match[str], stream: Stream, whole: bool) -
     groups = match.re.groupindex
     if "plain" in groups:
         sure, end = stream.list_end(match.end())
+        if end > match.endpos:
+            # The same sentence begins again before the list ends.
+            return None
         spans = _names(stream.text, match.end(), end, _BARE)
         sure = sure and all(_SURE.fullmatch(stream.text, *span) for span in spans)
         counted = "count" not in groups or len(spans) == int(match["count"])

@@ -39,6 +39,7 @@ class Stream:
         lines: The lines themselves.
         at_start: The same as `starts`.
         width: Characters in the longest line.
+        full: Lines of so many characters.
         ends: The text ends with a line's end, so that nothing was cut off within one.
     """
 
@@ -48,6 +49,7 @@ class Stream:
     lines: Sequence[Line]
     at_start: frozenset[int]
     width: int
+    full: int
     ends: bool
 
     @classmethod
@@ -55,9 +57,10 @@ class Stream:
         split = [line.text.split() for line in lines]
         words = [word for line in split for word in line]
         starts = list(accumulate((sum(map(len, line)) for line in split), initial=0))[:-1]
-        width = max((len(line.text) for line in lines), default=0)
+        lengths = [len(line.text) for line in lines]
+        width = max(lengths, default=0)
         begins = list(accumulate(map(len, words), initial=0))[:-1]
-        return cls("".join(words), begins, starts, lines, frozenset(starts), width, ends)
+        return cls("".join(words), begins, starts, lines, frozenset(starts), width, lengths.count(width), ends)
 
     def line_at(self, place: int) -> int:
         """The number of the line that a character stands in."""
@@ -145,5 +148,4 @@ class Stream:
         if _ORDINARY.fullmatch(words[0].rstrip(",")) is None:
             return None
         # A console that breaks lines fills more than one.
-        full = sum(len(each.text) == self.width for each in self.lines)
-        return True if full > 1 and len(here) == self.width and not following.begins else None
+        return True if self.full > 1 and len(here) == self.width and not following.begins else None
