@@ -38,7 +38,7 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
             name = block.name or "(root)"
             if conversion.patch:
                 lines += patch_advice(name, conversion)
-            elif not _is_pointwise(conversion):
+            elif not _is_pointwise(conversion) or _is_turned_kernel(conversion):
                 lines += _shapes(name, conversion)
             elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
@@ -53,9 +53,14 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         layout = alike[0].layer.layout
         if layout is not None and layout.maker is not Maker.PADDLE:
             lines += _channels_last(old, new)
-        elif known and _is_pointwise(alike[0]) and _input(old) != _input(new):
+        elif known and _is_pointwise(alike[0]) and not _is_turned_kernel(alike[0]) and _input(old) != _input(new):
             lines += _turns(old, new)
     return lines
+
+
+def _is_turned_kernel(conversion: Conversion) -> bool:
+    """Whether it becomes a kernel (in, out, 1, …), as a transposed convolution keeps it: of no class that is known."""
+    return conversion.to == TRANSFORMERS_CONV1D and len(conversion.new_shape) > 2
 
 
 def _is_pointwise(conversion: Conversion) -> bool:

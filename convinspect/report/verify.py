@@ -34,6 +34,8 @@ SENTENCES = {
     Why.STORED_BYTES: "its stored bytes differ",
     Why.NOT_COMPARED: "its shape changed, and its numbers could not be compared",
     Why.SHAPE: "its shape {before} became {after}",
+    Why.RESHAPED: "the same numbers in another shape, {before} before and {after} now, and no shape tells whether the"
+    " model uses them alike",
     Why.NO_RESHAPE: "its shape {before} became {after}, which no reshaping explains",
     Why.TRANSPOSED: "it is transposed",
     Why.TRANSPOSED_SHAPE: "it is transposed: {expected} is wanted, and {actual} is there",

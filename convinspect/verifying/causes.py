@@ -42,6 +42,7 @@ class Why(Enum):
     WRAPPED_SHAPE = auto()  # before, after, subclass, inner: shape of a tensor within it
     STORED_BYTES = auto()
     SHAPE = auto()  # before, after
+    RESHAPED = auto()  # before, after
     NO_RESHAPE = auto()  # before, after
     TRANSPOSED = auto()
     TRANSPOSED_SHAPE = auto()  # expected, actual

@@ -294,16 +294,12 @@ def _compare_alike(
     """As `_compare`, for tensors of one shape and dtype."""
     square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
     if same_bits(before, after):
-        if transposed[0] != transposed[1] and square and not _symmetric(before):
+        if transposed[0] != transposed[1] and square and not same_bits(before, as_matrix(before, transposed=True)):
             return _Outcome(Fate.LEFT, because(Why.LEFT_IN_OUT if transposed[0] else Why.LEFT_OUT_IN))
         return _SAME
     if square and any(transposed) and same_bits(as_matrix(before, transposed=True), after):
         return _Outcome(Fate.TURNED) if all(transposed) else _CONVERTED
     return _Outcome(Fate.CHANGED, _numbers_cause(before, after, tensors))
-
-
-def _symmetric(tensor: Tensor) -> bool:
-    return same_bits(tensor, as_matrix(tensor, transposed=True))
 
 
 def _compare_reshaped(
@@ -315,7 +311,8 @@ def _compare_reshaped(
     if not (_is_matrix(before) and _is_matrix(after)):
         if _same_after_reshape(before, after):
             return _CONVERTED
-        return _changed(Why.SHAPE, before=before.shape, after=after.shape)
+        same = _same_in_order(before, after)
+        return _changed(Why.RESHAPED if same else Why.SHAPE, before=before.shape, after=after.shape)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
         return _CONVERTED
@@ -339,7 +336,7 @@ def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
 
 
 def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """Whether a kernel and a matrix hold the same numbers in the same order: one over patches, and its Linear.
+    """As `_same_in_order`, of a kernel over patches and its Linear.
 
     Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions. (O, 1, k) and (O, k) are one layer
     only where the windows do not overlap, which nothing says of one channel.
@@ -347,10 +344,13 @@ def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
     matrix, kernel = sorted((before.shape, after.shape), key=len)
     if len(matrix) != 2 or len(kernel) < 3 or matrix[0] != kernel[0] or kernel[1] == 1:
         return False
-    if relate(before.shape, after.shape).how not in PURE:
-        return False
-    both = in_one_shape(before, after)
-    return both is not None and same_bits(*both)
+    return _same_in_order(before, after)
+
+
+def _same_in_order(before: Tensor, after: Tensor) -> bool:
+    """Whether a reshape makes one of the other: the same numbers in the same order."""
+    pure = relate(before.shape, after.shape).how in PURE
+    return pure and (both := in_one_shape(before, after)) is not None and same_bits(*both)
 
 
 def _is_matrix(tensor: Tensor) -> bool:

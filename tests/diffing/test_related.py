@@ -41,6 +41,19 @@ def mended(path: Path, said: dict[str, Any]) -> State:
     return found
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_transposed_convolution_becomes_a_linear_and_back(tmp_path: Path, dims: int) -> None:
+    conv = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1](8, 16, 1).state_dict()
+    linear = nn.Linear(8, 16).state_dict()
+    for a, b in ((conv, linear), (linear, conv)):
+        report_of(tmp_path, a, b)
+        (tmp_path / "a_converted.pt").unlink(missing_ok=True)
+        assert len(typed(tmp_path, "a.pt", "b.pt")) == 1
+        written = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+        assert written["weight"].shape == b["weight"].shape
+        assert torch.equal(written["weight"].reshape(-1), a["weight"].flatten(1).T.reshape(-1))
+
+
 def test_a_patch_convolution_becomes_a_linear_and_back(tmp_path: Path) -> None:
     conv = nn.Conv3d(3, 32, (2, 4, 4), stride=(2, 4, 4))
     linear = nn.Linear(96, 32)
