@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -126,7 +126,10 @@ def errors(folder: Path, lines: int, number: int) -> Table:
     model, one = listing(folder / "few.safetensors", 40), folder / "one.txt"
     one.write_text(error(1) + "\n")
     rows = []
-    for name, change in {"as printed": str, "80 columns": broken, "in a frame": boxed, "logged": prefixed}.items():
+    changes: dict[str, Callable[[str], str]] = {
+        "as printed": str, "80 columns": broken, "in a frame": boxed, "logged": prefixed
+    }  # fmt: skip
+    for name, change in changes.items():
         long = folder / "long.txt"
         long.write_text(change(error(lines)) + "\n")
         commands = [["diff", model, "--error", text] for text in (long, one)]
