@@ -215,6 +215,7 @@ def _as_converted(
     transposed by mistake.
     """
     kinds = {layer.name: layer.kind for layer in layers}
+    kernels = {layer.name: layer.weight.shape[:2] for layer in layers if layer.kind in CONVOLUTIONS}
 
     def has_its_name(layer: Layer) -> bool:
         return last_word(layer.name) in GPT2_NAMES and kinds.get(layer.name) not in CONVOLUTIONS
@@ -222,6 +223,8 @@ def _as_converted(
     any_named = any(layer.kind == TRANSFORMERS_CONV1D and has_its_name(layer) for layer in layers_after.values())
 
     def is_conv1d(layer: Layer) -> bool:
+        if layer.evidence != "module" and kernels.get(layer.name) == layer.weight.shape:
+            return False
         if layer.evidence == "module" or layer.name in named or kinds.get(layer.name) == TRANSFORMERS_CONV1D:
             return True
         return any_named and (has_its_name(layer) or kinds.get(layer.name) not in CONVOLUTIONS)

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from convinspect import verify
 from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Inputs
 from convinspect.arrays.forms import Form
 from convinspect.comparing.claims import claims
 from convinspect.comparing.measure import Setting, measure, pointnet
+from convinspect.converting.job import convert
+from convinspect.converting.options import Options
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.report.verify import verdict
@@ -479,3 +482,17 @@ def test_pruning_that_was_undone_is_called_so(tmp_path: Path) -> None:
     plain = {"a.weight": conv.weight.detach().squeeze(-1) * 1.5, "a.bias": conv.bias}
     found = report_of_objects(tmp_path, before, plain)
     assert "its pruning was made plain" in verdict(found)
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 1), (4, 6, 1), (6, 4, 1, 1), (1, 6, 1)])
+@pytest.mark.parametrize("layer", [(), ("h.c_attn",), ("*",)])
+def test_a_convolution_of_gpt2s_names_is_out_in_once_converted(
+    tmp_path: Path, shape: tuple[int, ...], layer: tuple[str, ...]
+) -> None:
+    """A named layer counts as transformers' Conv1D only where it may be one."""
+    torch.save({"h.c_attn.weight": torch.randn(shape)}, tmp_path / "a.pt")
+    options = Options(to="linear", from_=("conv1d", "conv2d"), layer=("h.c_attn",))
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", options)
+    assert verify(tmp_path / "a.pt", tmp_path / "b.pt", layer=layer).equal
+    torch.save({"h.c_attn.weight": torch.randn(shape[:2])}, tmp_path / "b.pt")
+    assert not verify(tmp_path / "a.pt", tmp_path / "b.pt", layer=layer).equal
