@@ -136,7 +136,9 @@ def _keys_are_counted(text: bytes, header: Any) -> bool:
     Where no quote is escaped and no blank stands before a colon, each `":` ends a key, and nothing else does. To look
     at each dictionary by itself takes half as long again as parsing.
     """
-    if not isinstance(header, dict) or b"\\" in text or any(blank in text for blank in _BEFORE_COLONS):
+    # One byte is found much faster than two, and most headers have none of these blanks.
+    blanks = any(blank[:1] in text and blank in text for blank in _BEFORE_COLONS)
+    if not isinstance(header, dict) or b"\\" in text or blanks:
         return False
     inner = sum([len(value) for value in header.values() if type(value) is dict])
     return text.count(b'":') == len(header) + inner
@@ -271,6 +273,16 @@ def _check_layout(tensors: list[Tensor], begin: int) -> int:
         RefusedFile: Two tensors share bytes.
     """
     end, last = begin, ""
+    # Nearly all files hold their tensors in the header's order, and need no sorting.
+    for tensor in tensors:
+        storage = tensor.storage
+        if storage is not None and storage.nbytes:
+            if (storage.start or 0) < end:
+                break
+            end = (storage.start or 0) + storage.nbytes
+    else:
+        return end
+    end = begin
     for start, nbytes, key in sorted((t.storage.start or 0, t.storage.nbytes, t.key) for t in tensors if t.storage):
         if nbytes and start < end:
             raise RefusedFile(f"tensors {last!r} and {key!r} overlap, which the format forbids", "save it again")
