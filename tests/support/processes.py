@@ -84,6 +84,9 @@ def _process(rank: int, world: int, folder: str, port: int) -> None:
     save(wrapped.state_dict(), checkpoint_id=f"{folder}/fsdp1 sharded")
     barrier()
     destroy_process_group()
+    # All is written. A thread of the asynchronous save or of gloo may outlive that, and C++ aborts a process that ends
+    # beside one; PyTorch 2.13 has no call that waits for them.
+    os._exit(0)
 
 
 def write_all(folder: Path, world: int) -> None:
