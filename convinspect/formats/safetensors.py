@@ -272,23 +272,31 @@ def _check_layout(tensors: list[Tensor], begin: int) -> int:
     Raises:
         RefusedFile: Two tensors share bytes.
     """
-    end, last = begin, ""
     # Nearly all files hold their tensors in the header's order, and need no sorting.
+    end, clash = _laid_out(tensors, begin)
+    if clash:
+        end, clash = _laid_out(sorted(tensors, key=_place), begin)
+    if clash:
+        raise RefusedFile(f"tensors {clash[0]!r} and {clash[1]!r} overlap, which the format forbids", "save it again")
+    return end
+
+
+def _place(tensor: Tensor) -> tuple[int, int, str]:
+    storage = tensor.storage
+    return (0, 0, tensor.key) if storage is None else (storage.start or 0, storage.nbytes, tensor.key)
+
+
+def _laid_out(tensors: Iterable[Tensor], begin: int) -> tuple[int, tuple[str, str] | None]:
+    """Where the last of the tensors ends, and the first two, if any, of which one begins before the other ends."""
+    end, last = begin, ""
     for tensor in tensors:
         storage = tensor.storage
         if storage is not None and storage.nbytes:
-            if (storage.start or 0) < end:
-                break
-            end = (storage.start or 0) + storage.nbytes
-    else:
-        return end
-    end = begin
-    for start, nbytes, key in sorted((t.storage.start or 0, t.storage.nbytes, t.key) for t in tensors if t.storage):
-        if nbytes and start < end:
-            raise RefusedFile(f"tensors {last!r} and {key!r} overlap, which the format forbids", "save it again")
-        if nbytes:
-            end, last = start + nbytes, key
-    return end
+            start = storage.start or 0
+            if start < end:
+                return end, (last, tensor.key)
+            end, last = start + storage.nbytes, tensor.key
+    return end, None
 
 
 def not_loaded(tensors: Iterable[Tensor], begin: int) -> list[tuple[str, str]]:

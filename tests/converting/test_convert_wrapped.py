@@ -148,14 +148,19 @@ def test_an_average_that_is_a_wrapper_keeps_its_weight(tmp_path: Path) -> None:
     assert run(*words[:3], tmp_path / "c.pt", *words[4:], "--state-dict").returncode == 0
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_optimizer_state_that_is_a_wrapper_keeps_its_weight(tmp_path: Path) -> None:
-    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+def trained() -> tuple[nn.Sequential, Any]:
+    """A model of two pointwise convolutions, and the state of its optimizer after one step."""
     model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 3, 1))
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.randn(2, 6, 5)).sum().backward()
     optimizer.step()
-    saved = optimizer.state_dict()
+    return model, optimizer.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_optimizer_state_that_is_a_wrapper_keeps_its_weight(tmp_path: Path) -> None:
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+    model, saved = trained()
     average = saved["state"][0]["exp_avg"]
     saved["state"][0]["exp_avg"] = two_tensor(average, average.clone())
     torch.save({"model": model.state_dict(), "optimizer": saved}, tmp_path / "a.pt")
@@ -171,11 +176,7 @@ def test_optimizer_state_that_is_a_wrapper_keeps_its_weight(tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore")
 def test_no_name_is_advised_that_would_be_refused_for_what_cannot_follow(tmp_path: Path) -> None:
     two_tensor = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
-    model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 3, 1))
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.randn(2, 6, 5)).sum().backward()
-    optimizer.step()
-    saved = optimizer.state_dict()
+    model, saved = trained()
     for state in saved["state"].values():
         state["exp_avg"] = two_tensor(state["exp_avg"], state["exp_avg"].clone())
     torch.save({"model": model.state_dict(), "optimizer": saved}, tmp_path / "a.pt")

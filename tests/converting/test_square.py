@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,17 +11,7 @@ from torch import nn
 
 import convinspect
 from support.program import run
-
-
-def model(bias: bool = True) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 4, bias=bias), nn.Linear(4, 4, bias=bias), nn.Linear(4, 4, bias=False), nn.Linear(4, 5, bias=bias)
-    )
-
-
-def turned(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.t().contiguous() if value.dim() == 2 else value for key, value in state.items()}
+from support.turning import model, turned
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -13,18 +13,8 @@ from torch import nn
 
 from convinspect.report.verify import verdict
 from support.program import run
+from support.turning import model, turned
 from support.verifying import report_of, report_of_objects
-
-
-def model(bias: bool = True) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 4, bias=bias), nn.Linear(4, 4, bias=bias), nn.Linear(4, 4, bias=False), nn.Linear(4, 5, bias=bias)
-    )
-
-
-def turned(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.t().contiguous() if value.dim() == 2 else value for key, value in state.items()}
 
 
 def test_square_matrices_that_were_turned_with_the_others_are_the_same(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, Compression, Kind
+from convinspect.formats.unsupported.pickles import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 
 _INSIDE = 1024
@@ -19,7 +20,7 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
         head: Its first bytes, some thousands.
         name: Its name, for the command that unpacks it.
     """
-    if _is_pickle(_unzlib(head)):
+    if begins_pickle(_unzlib(head)):
         # No program unpacks a bare zlib stream, which joblib writes where it is told to compress.
         return JOBLIB
     found = next((one for one in COMPRESSIONS if head.startswith(one.magic)), None)
@@ -63,7 +64,3 @@ def _unzlib(head: bytes) -> bytes:
         return zlib.decompressobj().decompress(head, _INSIDE)
     except zlib.error:
         return b""
-
-
-def _is_pickle(data: bytes) -> bool:
-    return data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5")

@@ -15,12 +15,17 @@ _RAW_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
 """joblib writes an array's bytes right behind the instruction that builds this, in the middle of its pickle."""
 
 
+def begins_pickle(head: bytes) -> bool:
+    """True for the first two bytes of a pickle of protocol 2 or later."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+
+
 def is_pickle(file: File) -> bool:
     """True when the file is a pickle, by its first bytes or, of protocol 0 or 1, by being one up to its last byte.
 
     A text may begin as a pickle of protocol 0 does, and may even be one; a container or a call makes the difference.
     """
-    if file.read(0, 1) == b"\x80" and file.read(1, 1) in (b"\2", b"\3", b"\4", b"\5"):
+    if begins_pickle(file.read(0, 2)):
         return True
     if file.read(file.size - 1, 1) != b".":
         return False
