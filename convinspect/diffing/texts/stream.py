@@ -135,8 +135,9 @@ class Stream:
             line += 1
         if self.lines[line].mixed:
             return False, self.end_of(line)
-        last = line + 1 == len(self.lines) or self.lines[line + 1].border
-        return self.ends or not last, self.end_of(line)
+        if line + 1 == len(self.lines):
+            return self.ends, self.end_of(line)
+        return self.lines[line].ended or not self.lines[line + 1].border, self.end_of(line)
 
     def _goes_on(self, line: int) -> bool | None:
         """Whether a list of names goes on in the next line; None where it may."""
