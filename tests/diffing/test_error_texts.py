@@ -31,7 +31,9 @@ def right(head: dict[str, Any]) -> set[tuple[object, ...]]:
 
 def promises(found: LoadError) -> bool:
     """Whether `diff` may say that a checkpoint loads."""
-    return not (found.unread or found.stops or any(item.folded or item.partial for item in found.items))
+    return not (
+        found.unread or found.stops or found.headless or any(item.folded or item.partial for item in found.items)
+    )
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
@@ -132,6 +134,19 @@ def test_half_a_colour_takes_nothing_from_a_name_in_the_line_below(name: str) ->
     assert all(item.key == name for item in read_text(f"{text}.\n").items)
     found = read_text(f'[rank1]: Missing key(s) in state_dict: \x1b[1;35\n[rank0]: Missing key(s): "{name}".\n')
     assert all(item.key == name for item in found.items)
+
+
+@pytest.mark.parametrize("name", ["torch_strict", "torch_0_4", "mmengine_strict", "lightning_error", "fairseq"])
+def test_a_text_without_its_beginning_is_known_as_such(name: str) -> None:
+    """Lines scrolled away: what they said is not known."""
+    _, text = opened(TEXTS[0].with_name(f"{name}.txt"))
+    lines = text.split("\n")
+    begins = next(at for at, line in enumerate(lines) if "Error(s) in" in line or "do not match exactly" in line)
+    assert promises(read_text("\n".join(lines[begins:])))
+    for start in range(begins + 1, len(lines)):
+        found = read_text("\n".join(lines[start:]))
+        # Nothing is lost where PyTorch's first sentence is there.
+        assert not found.items or not promises(found) or "Missing key(s)" in lines[start]
 
 
 def test_there_are_enough_of_them() -> None:

@@ -9,7 +9,7 @@ from convinspect.diffing.texts.complaints import sign_in, unread_lines
 from convinspect.diffing.texts.forms import Found, find_form, find_rows, head_of
 from convinspect.diffing.texts.items import LoadError
 from convinspect.diffing.texts.lines import Raw, clean_lines, unescaped, visible
-from convinspect.diffing.texts.loaders import FORMS, HEADING, REMARKS, TABLES
+from convinspect.diffing.texts.loaders import FIRST, FORMS, HEADING, OTHER_HEADING, REMARKS, TABLES
 from convinspect.diffing.texts.peeling import peeled
 from convinspect.diffing.texts.stream import Stream
 
@@ -52,10 +52,14 @@ def _read(lines: Iterable[Raw], needs: str, whole: bool = False, ended: bool = F
     remarks = [found for form in REMARKS for found in find_form(form, stream, whole)]
     begun = {found.start for found in said}
     headings = [found for found in find_form(HEADING, stream, whole) if _followed(found, stream, begun)]
-    found = _in_order([*headings, *said, *remarks])
+    others = list(find_form(OTHER_HEADING, stream, whole))
+    firsts = find_form(FIRST, stream, whole)
+    found = _in_order([*headings, *others, *said, *remarks])
     items = tuple(dict.fromkeys(item for one in found for item in one.items))
     stops = next((one.stops for one in found if one.stops), "")
-    return LoadError(items, unread_lines(stream, headings, found), stops)
+    return LoadError(
+        items, unread_lines(stream, headings, found), stops, _headless(found, [*headings, *others, *firsts])
+    )
 
 
 def _said_from(text: str) -> int:
@@ -68,8 +72,16 @@ def _said_from(text: str) -> int:
 @cache
 def _heads() -> tuple[str, ...]:
     """What the sentences of loaders begin with."""
-    sentences = [form.sentence for form in (*FORMS, *REMARKS, HEADING)] + [table.heading for table in TABLES]
+    sentences = [form.sentence for form in (*FORMS, *REMARKS, HEADING, OTHER_HEADING)] + [
+        table.heading for table in TABLES
+    ]
     return tuple({head_of(sentence) for sentence in sentences})
+
+
+def _headless(found: Iterable[Found], headings: Iterable[Found]) -> bool:
+    """Whether the beginning of an error is missing."""
+    first = next((one.start for one in found if one.headed), None)
+    return first is not None and all(heading.start > first for heading in headings)
 
 
 def _followed(heading: Found, stream: Stream, begun: set[int]) -> bool:
