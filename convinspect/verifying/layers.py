@@ -44,6 +44,7 @@ class LayerCheck:
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
         unsure: Why it is not verified though its numbers are the same; None otherwise.
         before_shown: What people are shown as the kind before.
+        last: It multiplies patches, whose channels are last in the Linear's weight.
     """
 
     name: str
@@ -59,6 +60,7 @@ class LayerCheck:
     compared: bool = True
     unsure: Cause | None = None
     before_shown: str = ""
+    last: bool = False
 
     @property
     def ok(self) -> bool:
@@ -92,9 +94,10 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         The check, and the names of tensors that `pairs` lists as changed, missing or unexpected although the change
         is correct (fused norms, expanded groups).
     """
-    of_patches = None if after is None else patch_assumptions(before, after)
+    last = join_key(before.name, "weight") in pairs.last
+    of_patches = None if after is None else patch_assumptions(before, after, last)
     assumptions = assumed(before) if of_patches is None else of_patches
-    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
+    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions, last=last)
     check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
@@ -123,7 +126,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     unread = {*pairs.unread, *pairs.unproved} if pairs.unproved or pairs.unread else ()
     compared = not (reshaped and any(name in unread for name in keys_of(before).values()))
     equal = compared and not (wrong or lost or added)
-    return replace(check, weights_equal=equal, cause=cause, compared=compared), excused
+    check = replace(check, weights_equal=equal, cause=cause, compared=compared)
+    return check.with_note("same, the channels of each patch last" if last else ""), excused
 
 
 def _may_change_shape(layer: Layer) -> bool:
