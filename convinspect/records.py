@@ -138,9 +138,8 @@ def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
 class Moved(NamedTuple):
     """A new order of a tensor's numbers: row by row they are seen in the shape `seen`, whose axes are permuted.
 
-    `order` is as `torch.Tensor.permute` takes it; the first axis stays. With `by_strides`, a format that has strides says
-    it by these alone, and every number stays where it is.
-    """
+    `order` is as `torch.Tensor.permute` takes it; the first axis stays. `by_strides`: where a format has strides, these
+    alone say it, and no number moves."""
 
     seen: tuple[int, ...]
     order: tuple[int, ...]

@@ -96,6 +96,7 @@ class ErrorReport:
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
         unread: Lines of the text that look like complaints and were not understood.
         stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
+        headless: The beginning of the error is missing.
         checkpoint: The checkpoint at hand.
     """
 
@@ -107,6 +108,7 @@ class ErrorReport:
     root: str = ""
     unread: tuple[str, ...] = ()
     stops: str = ""
+    headless: bool = False
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -138,7 +140,7 @@ class ErrorReport:
     def hidden(self) -> bool:
         """There may be other troubles than those that were read, so that nothing can be promised."""
         doubtful = any(answer.item.folded or answer.fix == Fix.WHICH for answer in self.answers)
-        return bool(self.unread or self.stops or doubtful)
+        return bool(self.unread or self.stops or self.headless or doubtful)
 
     @property
     def verdict(self) -> Verdict:
@@ -185,9 +187,8 @@ def suggest_fixes(checkpoint: Checkpoint, error: LoadError) -> ErrorReport:
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
-    return ErrorReport(
-        tuple(answers), steps, rules, prefixes, extra, root, error.unread, error.stops, checkpoint=checkpoint
-    )
+    said = (error.unread, error.stops, error.headless)
+    return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, *said, checkpoint=checkpoint)
 
 
 def _keys_beside_weights(

@@ -14,6 +14,8 @@ class Fate(Enum):
     """Not one bit or size differs."""
     CONVERTED = auto()
     """Another shape, the same numbers."""
+    RESHAPED = auto()
+    """The same numbers in the same order, in a shape that no conversion of a layer gives."""
     UNREAD = auto()
     """Equal in shape and dtype, but without numbers that can be read."""
     UNPROVED = auto()

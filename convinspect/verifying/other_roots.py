@@ -14,7 +14,6 @@ from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.keys.wrappers import clean_names
-from convinspect.kinds import KINDS
 from convinspect.records import Edit, Layer, Moved, Root, Tensor
 from convinspect.text import plural
 from convinspect.verifying.causes import Cause, Why, because
@@ -46,7 +45,7 @@ def plan_of(layers: Iterable[Layer], after: Checkpoint, pairs: Pairs, transposed
     """The conversions that were found, as far as copies and state must change with them."""
     conversions = []
     for layer in layers:
-        edits = _edits_of(layer, after, pairs, transposed) if layer.kind in KINDS else ()
+        edits = _edits_of(layer, after, pairs, transposed)
         if edits:
             conversions.append(Conversion(layer, "Linear", edits))
     return Plan(tuple(conversions))
@@ -63,9 +62,8 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         edits: What must change with the model, by the tensor's id.
         pairs: What became of the tensors of the root in use.
     """
-    reshaped = [
-        name for name in (*pairs.converted, *pairs.unproved) if name in before.tensors and name in after.tensors
-    ]
+    moved = (*pairs.converted, *pairs.unproved, *pairs.reshaped)
+    reshaped = [name for name in moved if name in before.tensors and name in after.tensors]
     changes = {(before.tensors[name].shape, after.tensors[name].shape) for name in reshaped}
     roots_after = {root.path: root for root in after.roots}
     changed = {}
@@ -111,12 +109,12 @@ def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs, transposed: Transpo
     converted = [
         (name, tensor, after.tensors[name], transposed.of(name))
         for leaf, tensor in layer.tensors.items()
-        if (name := keys[leaf]) in pairs.converted or name in pairs.unproved
+        if (name := keys[leaf]) in pairs.converted or name in pairs.unproved or name in pairs.reshaped
     ]
     return tuple(
         Edit(old, new.shape, new.stride, in_out[0] != in_out[1], moved=_moved(old, new) if name in pairs.last else None)
         for name, old, new, in_out in converted
-        if len(old.shape) != len(new.shape) or in_out[0] != in_out[1]
+        if old.shape != new.shape or in_out[0] != in_out[1]
     )
 
 
@@ -214,7 +212,8 @@ def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transpos
     moved = {
         name: (edits[id(state[name])], after_by_name[name]) for name in pairs.converted if id(state[name]) in edits
     }
-    changed = pairs.changed | left | _not_following(before, after, edits) | _in_other_order(moved)
+    reshaped = {name: cause for name, cause in pairs.reshaped.items() if not _is_meant(state[name], cause, edits)}
+    changed = pairs.changed | reshaped | left | _not_following(before, after, edits) | _in_other_order(moved)
     return Findings(
         {f"{before.path}.{name}": cause for name, cause in changed.items()},
         tuple(f"{before.path}.{name}" for name in pairs.missing),
@@ -223,6 +222,11 @@ def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transpos
         _note_converted({before.path: len(pairs.converted)}),
         tuple(f"{before.path}.{name}" for name in pairs.unproved),
     )
+
+
+def _is_meant(state: Tensor, cause: Cause, edits: Mapping[int, Edit]) -> bool:
+    """Whether what was only reshaped has the shape that its weight's conversion asks for."""
+    return id(state) in edits and edits[id(state)].shape == cause.facts["after"]
 
 
 def _by_name(root: Root) -> dict[str, Tensor]:

@@ -64,6 +64,15 @@ def unread_lines(stream: Stream, headings: Iterable[Found], found: Sequence[Foun
     return tuple(dict.fromkeys(_shown(stream.lines[place].text) for place in sorted(places)))
 
 
+def sign_in(text: str) -> int | None:
+    """Where a complaint's words begin in a text without white space, the side of a table left out; None if nowhere."""
+    match = _SIGNS.search(text)
+    if match is None:
+        return None
+    # A table's row has its status in capitals.
+    return match.start() + (match[0][0] == "|" and not match[0].isupper())
+
+
 def _shown(line: str) -> str:
     line = " ".join(line.split())
     return line if len(line) <= _MOST else f"{line[:_MOST]}…"
