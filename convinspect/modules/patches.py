@@ -46,9 +46,11 @@ class Patches:
             RuntimeError: It is smaller than a patch, for which PyTorch's convolutions raise one too.
         """
         dims = len(self.kernel)
-        # A symbolic trace has no tensor here, and no sizes to compare.
-        if isinstance(x, torch.Tensor):
+        # A symbolic trace has no tensor here, and no sizes to compare; another trace would keep what was compared.
+        if isinstance(x, torch.Tensor) and not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             self._check(x.shape)
+        if torch.compiler.is_compiling():
+            return self._symbolic_rows(x)
         for place, step in enumerate(self.kernel):
             axis = place - dims
             x = torch.unflatten(x.narrow(axis, 0, x.shape[axis] // step * step), axis, (-1, step))
@@ -56,6 +58,18 @@ class Patches:
         first = -2 * dims
         order = [*range(first, 0, 2), first - 1, *range(first + 1, 0, 2)]
         return x.movedim(order, list(range(first - 1, 0))).flatten(-1 - dims)
+
+    def _symbolic_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """The same by windows, which a compiler takes for all sizes at once: cropping and splitting would bind its
+        program to which sizes are multiples of the patch. Not every device has the gradient of windows without one.
+        """
+        dims = len(self.kernel)
+        x = x.movedim(-1 - dims, -1)
+        for step in self.kernel:
+            # The next dimension is always at this place, since each has its window's size put last.
+            x = x.unfold(-1 - dims, step, step)
+        # (N, H', W', C, kh, kw), copied before it is flattened, so that nothing asks how the numbers lie.
+        return x.clone(memory_format=torch.contiguous_format).flatten(-1 - dims)
 
     def _check(self, shape: torch.Size) -> None:
         dims = len(self.kernel)
