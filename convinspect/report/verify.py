@@ -52,6 +52,7 @@ SENTENCES = {
     Why.ROW_ORDER: "its rows are in another order",
     Why.FACTOR: "it is multiplied by {factor:.6g}",
     Why.NOT_FOLLOWED: "it did not follow its weight: still {shape}",
+    Why.OTHER_ORDER: "its patches are flattened in another order than its weight's",
     Why.CHANGED_ALONE: "it was reshaped from {before} to {after}, unlike its weight",
     Why.TIE_SPLIT: "it is {shape}, and {other}, which is the same weight, is {other_shape}",
     Why.GONE: "it is not there any more",

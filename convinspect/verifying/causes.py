@@ -61,6 +61,7 @@ class Why(Enum):
     ROW_ORDER = auto()
     FACTOR = auto()  # factor
     NOT_FOLLOWED = auto()  # shape
+    OTHER_ORDER = auto()
     CHANGED_ALONE = auto()  # before, after
     TIE_SPLIT = auto()  # shape, other, other_shape
 

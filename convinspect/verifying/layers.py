@@ -44,6 +44,7 @@ class LayerCheck:
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
         unsure: Why it is not verified though its numbers are the same; None otherwise.
         before_shown: What people are shown as the kind before.
+        last: It multiplies patches, whose channels are last in the Linear's weight.
         reshaped: Its tensors that have the same numbers in the same order and another shape, which no conversion of a
             layer gives: what a model does with them is not known. By name, with the shapes as a cause.
     """
@@ -61,6 +62,7 @@ class LayerCheck:
     compared: bool = True
     unsure: Cause | None = None
     before_shown: str = ""
+    last: bool = False
     reshaped: Mapping[str, Cause] = field(default_factory=dict)
 
     @property
@@ -95,9 +97,10 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         The check, and the names of tensors that `pairs` lists as changed, missing or unexpected although the change
         is correct (fused norms, expanded groups).
     """
-    of_patches = None if after is None else patch_assumptions(before, after)
+    last = join_key(before.name, "weight") in pairs.last
+    of_patches = None if after is None else patch_assumptions(before, after, last)
     assumptions = assumed(before) if of_patches is None else of_patches
-    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
+    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions, last=last)
     check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
@@ -133,7 +136,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     unread = {*pairs.unread, *pairs.unproved} if pairs.unproved or pairs.unread else ()
     compared = not (reshaped and any(name in unread for name in keys_of(before).values()))
     equal = compared and not (wrong or lost or added)
-    return replace(check, weights_equal=equal, cause=cause, compared=compared), excused
+    check = replace(check, weights_equal=equal, cause=cause, compared=compared)
+    return check.with_note("same, the channels of each patch last" if last else ""), excused
 
 
 def _reshaped_alone(before: Layer, after: Layer, pairs: Pairs) -> Mapping[str, Cause]:

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 from convinspect.arrays.equality import as_matrix, same_bits
 from convinspect.arrays.threads import map_threads
-from convinspect.converting.relations import PURE, in_one_shape, relate
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
+from convinspect.verifying.same_numbers import same_as_patches, same_in_order, same_magnitudes, same_order
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
 
 _LARGE = 64 << 20
@@ -34,6 +33,7 @@ class Pairs:
         unexpected: In the second only.
         unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
         unproved: The same, under another shape, as a conversion gives it.
+        last: Of `converted`, kernels whose patches have their channels last in the matrix, or had.
         reshaped: Another shape than a conversion of a layer gives, the same numbers in the same order.
         maybe_left: Of `same`, square weights that are (in, out) as before while others are (out, in) now.
     """
@@ -47,6 +47,7 @@ class Pairs:
     unread: list[str] = field(default_factory=list)
     maybe_left: list[str] = field(default_factory=list)
     unproved: dict[str, None] = field(default_factory=dict)
+    last: frozenset[str] = frozenset()
     reshaped: dict[str, Cause] = field(default_factory=dict)
 
     @property
@@ -67,10 +68,11 @@ class Transposed(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of one tensor, and for `CHANGED`, `LEFT` and `RESHAPED` why."""
+    """What became of a tensor, for `CHANGED`, `LEFT` and `RESHAPED` why; whether its patches' channels are last."""
 
     fate: Fate
     cause: Cause | None = None
+    last: bool = False
 
 
 _SAME, _CONVERTED = _Outcome(Fate.SAME), _Outcome(Fate.CONVERTED)
@@ -120,6 +122,7 @@ def pair_up(
         unread=names[Fate.UNREAD],
         maybe_left=maybe_left,
         unproved=dict.fromkeys(names[Fate.UNPROVED]),
+        last=frozenset(name for name, outcome in outcomes.items() if outcome.last),
         reshaped={name: changed[name] for name in names[Fate.RESHAPED]},
     )
 
@@ -307,11 +310,13 @@ def _compare_reshaped(
     before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
 ) -> _Outcome:
     """As `_compare`, for tensors of one dtype and different shapes."""
-    if _same_magnitudes(before, after):
+    if same_magnitudes(before, after):
         return _CONVERTED
     if not (is_matrix(before) and is_matrix(after)):
-        if _same_after_reshape(before, after):
+        if same_as_patches(before, after):
             return _CONVERTED
+        if same_as_patches(before, after, last=True):
+            return _Outcome(Fate.CONVERTED, last=True)
         return _reshaped(before, after) or _changed(Why.SHAPE, before=before.shape, after=after.shape)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
@@ -324,46 +329,15 @@ def _compare_reshaped(
         if before.shape[:2] == before.shape[1::-1]:
             return _changed(Why.TRANSPOSED)
         return _changed(Why.TRANSPOSED_SHAPE, expected=a.shape, actual=b.shape)
-    if before.shape[:2] == after.shape[1::-1] and _same_order(before, after):
+    if before.shape[:2] == after.shape[1::-1] and same_order(before, after):
         return _changed(Why.ROWS_MIXED, after=after.shape)
     if a.shape == b.shape:
         return _Outcome(Fate.CHANGED, numbers_cause(a, b, tensors))
     return _changed(Why.NO_RESHAPE, before=before.shape, after=after.shape)
 
 
-def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
-    """Whether both are DoRA's magnitudes, a vector with or without sizes of 1, and hold the same bits."""
-    vectors = [as_vector(tensor) if follows_a_layer(tensor.key) else None for tensor in (before, after)]
-    return vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1])
-
-
-def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """As `_same_in_order`, of a kernel over patches and its Linear.
-
-    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions. (O, 1, k) and (O, k) are one layer
-    only where the windows do not overlap, which nothing says of one channel.
-    """
-    matrix, kernel = sorted((before.shape, after.shape), key=len)
-    if len(matrix) != 2 or len(kernel) < 3 or matrix[0] != kernel[0] or kernel[1] == 1:
-        return False
-    return _same_in_order(before, after)
-
-
 def _reshaped(before: Tensor, after: Tensor) -> _Outcome | None:
     """What became of a tensor that has the same numbers in the same order, and another shape; None of others."""
-    if not _same_in_order(before, after):
+    if not same_in_order(before, after):
         return None
     return _Outcome(Fate.RESHAPED, because(Why.RESHAPED, before=before.shape, after=after.shape))
-
-
-def _same_in_order(before: Tensor, after: Tensor) -> bool:
-    """Whether a reshape makes one of the other: the same numbers in the same order."""
-    pure = relate(before.shape, after.shape).how in PURE
-    return pure and (both := in_one_shape(before, after)) is not None and same_bits(*both)
-
-
-def _same_order(before: Tensor, after: Tensor) -> bool:
-    """Whether two matrices hold the same sequence of numbers, row by row."""
-    flat = [tensor._replace(shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
-    in_rows = all(tensor.stride[:2] == (tensor.shape[1], 1) for tensor in (before, after))
-    return in_rows and same_bits(*flat)

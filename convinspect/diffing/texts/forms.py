@@ -44,12 +44,14 @@ class Form:
             words as they are.
         stops: The loader, if it stops at the first thing that it does not like.
         needs: A word without which the sentence means something else, anywhere in the text.
+        headed: A heading stands before it, or the text begins in the middle.
     """
 
     trouble: Trouble | None
     sentence: str
     stops: str = ""
     needs: str = ""
+    headed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Found:
         items: What it says.
         stops: The loader that stops at the first thing, or "".
         doubtful: Where names stand that were not read, since something else may have been written into them.
+        headed: See `Form`.
     """
 
     start: int
@@ -84,6 +87,7 @@ class Found:
     items: tuple[LoadErrorItem, ...] = ()
     stops: str = ""
     doubtful: tuple[int, ...] = ()
+    headed: bool = False
 
 
 _LONGEST = 4_000
@@ -122,7 +126,7 @@ def find_form(form: Form, stream: Stream, whole: bool) -> Iterator[Found]:
             continue
         found = _found(form.trouble, match, stream, whole)
         if found is not None:
-            yield replace(found, stops=form.stops)
+            yield replace(found, stops=form.stops, headed=form.headed)
 
 
 def _matches(sentence: str, stream: Stream, unlimited: bool) -> Iterator[tuple[int, re.Match[str]]]:
