@@ -38,6 +38,7 @@ LIVE = {
     "explaining.data",
     "explaining.example",
     "explaining.explain",
+    "explaining.patches",
     "modules",
     "modules.choosing",
     "modules.counterpart",

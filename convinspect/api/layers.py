@@ -90,6 +90,7 @@ def explain(
     rows: int = 4,
     seed: int = 0,
     input: str | Path | torch.Tensor | None = None,
+    patches: bool = False,
     root: str | None = None,
 ) -> Example:
     """Run one layer on a few rows of data, to see how n rows of `in` columns become n rows of `out`.
@@ -99,12 +100,14 @@ def explain(
         layer: Which of its layers.
         rows: How many rows of data are drawn.
         seed: Of the data that are drawn for a file's layer.
-        input: Your own data, (n, in): a tensor, or a .csv, .npy or .pt file.
+        input: Your own data, (n, in), or of patches an image, (C, …): a tensor, or a .csv, .npy or .pt file.
+        patches: The layer is a convolution over patches: `rows` of them are cut from an image.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
 
     Returns:
         The data `.x` (n, in), the kernels `.w` (out, in, taps), `.b` (out), and the results `.f` (n - taps + 1, out),
-        all computed by PyTorch in float64. A notebook draws it.
+        all computed by PyTorch in float64. With `patches`, `.image` is what was cut, `.x` are the flattened patches,
+        `.f` is what the convolution gives for each, `.y` what the Linear gives. A notebook draws it.
 
     Raises:
         ConvInspectError: The layer is none that can be explained, or the data do not fit it.
@@ -117,5 +120,5 @@ def explain(
     check_at_least(1, rows=rows)
     check_at_least(0, seed=seed)
     show_in_notebooks(Example, overview)
-    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input)
+    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input, patches)
     return compute(None if path is None else opened(path, root, damaged=True), options)

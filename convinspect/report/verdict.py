@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from convinspect.converting.relations import PURE, relate_tensors
 from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Square, Verdict
+from convinspect.diffing.missing_numbers import Lack, Missing
 from convinspect.diffing.steps import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
@@ -54,6 +55,28 @@ def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
 
 
 def verdict_cell(report: DiffReport) -> Cell:
+    return with_missing(_verdict_cell(report), report.missing)
+
+
+def with_missing(verdict: Cell, missing: Missing | None) -> Cell:
+    """The verdict with what numbers are not there, though their absence prevents no loading."""
+    if missing is None:
+        return verdict
+    said, *more = (
+        (verdict,) if isinstance(verdict, Styled) else (Styled(verdict),) if isinstance(verdict, str) else verdict
+    )
+    lack = _LACKS[missing.lack].format(plural(missing.tensors, "tensor"))
+    return (said if said.style == BAD else Styled(said.text, WARN), *more, Styled(f"; {lack}", WARN))
+
+
+_LACKS = {
+    Lack.UNWRITTEN: "its numbers are missing, it seems: {} would be zeros",
+    Lack.META: "of {} it has no numbers, only shapes (meta)",
+    Lack.EMPTIED: "of {} it has no numbers, as ZeRO-3 saves what was not gathered",
+}
+
+
+def _verdict_cell(report: DiffReport) -> Cell:
     if report.loads_by_hand:
         changes = what_changes(len(report.converted), bool(report.rules))
         after = f"{changes} and the PyTorch below" if changes else "the PyTorch below"

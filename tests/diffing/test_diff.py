@@ -582,7 +582,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     torch.save({"m.a.weight": torch.zeros(4, 6), "m.b": torch.ones(3)}, tmp_path / "b.pt")
     found = json.loads(command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--format", "json").stdout)
     assert list(found) == ["a", "b", "same", "verdict", "obstacles", "convert", "maybe_transposed", "rename",
-                           "commands", "pytorch", "loads_after_pytorch", "counts", "prefixes", "values", "tensors",
+                           "commands", "pytorch", "loads_after_pytorch", "numbers_missing", "counts",
+                           "prefixes", "values", "tensors",
                            "notes"]  # fmt: skip
     assert found["a"] == {"path": "a.pt", "format": "torch.save (zip)", "root": ""}
     assert (found["same"], found["verdict"], found["obstacles"]) == (False, "loads after converting", [])

@@ -449,20 +449,6 @@ def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Pat
     assert "its shape (0, 3, 1) became (3, 0)" in verdict(found)
 
 
-@pytest.mark.parametrize(("old", "new"), [((8,), (8, 1)), ((8, 1), (8,)), ((8,), (1, 8, 1, 1)), ((6, 4, 1), (6, 1, 4))])
-def test_a_reshape_that_no_conversion_makes_is_told_from_other_numbers(
-    tmp_path: Path, old: tuple[int, ...], new: tuple[int, ...]
-) -> None:
-    numbers = torch.randn(old)
-    before = {"n.weight": numbers, "a.weight": torch.randn(4, 3, 1)}
-    found = report_of_objects(tmp_path, before, {**before, "n.weight": numbers.reshape(new).clone()})
-    assert not found.equal
-    assert "the same numbers in another shape" in verdict(found)
-    found = report_of_objects(tmp_path, before, {**before, "n.weight": torch.randn(new)})
-    assert not found.equal
-    assert "the same numbers" not in verdict(found)
-
-
 @pytest.mark.parametrize("place", [(0, 0), (0, 7)])
 def test_one_wrong_number_of_groups_written_out_is_named(tmp_path: Path, place: tuple[int, int]) -> None:
     conv = nn.Conv1d(8, 8, 1, groups=2)
