@@ -117,6 +117,39 @@ def test_nothing_is_said_across_the_lines_of_two_processes() -> None:
     assert found.unread
 
 
+def interleaved(form: str, text: str) -> str:
+    """Two processes, two lines of one and then two of the other."""
+    queues = [[form.format(one, place) + line for place, line in enumerate(text.split("\n"))] for one in (0, 1)]
+    size = range(0, len(queues[0]), 2)
+    return "\n".join(line for at in size for queue in queues for line in queue[at : at + 2])
+
+
+@pytest.mark.parametrize(
+    "form", ["node-{} » ", "(gpu {} of 4) ", "[12:00:00.{1:03} p{0}] ", "{1:>4} node-{0} | ", '{{"rank": {}}} '],
+)  # fmt: skip
+@pytest.mark.parametrize("width", [37, 61])
+def test_processes_are_told_by_numbers_that_go_up_and_down(form: str, width: int) -> None:
+    for name in ("torch_strict", "mmengine_strict", "safetensors_model"):
+        head, text = opened(TEXTS[0].with_name(f"{name}.txt"))
+        pieces = [line[at : at + width] for line in text.split("\n") for at in range(0, len(line) or 1, width)]
+        found = read_text(interleaved(form, "\n".join(pieces)))
+        rows = {said(item) for item in found.items}
+        assert rows <= right(head)
+        assert rows == right(head) or not rows or not promises(found)
+
+
+def test_times_that_begin_again_are_no_processes() -> None:
+    head, text = opened(TEXTS[0].with_name("torch_strict.txt"))
+    lines = [f"12:59:{58 + n // 4}.{n * 25 % 100:02} job {line}" for n, line in enumerate(text.split("\n"))]
+    found = read_text("\n".join(lines).replace("12:59:60", "13:00:00").replace("12:59:61", "13:00:01"))
+    assert {said(item) for item in found.items} == right(head)
+
+
+def test_a_rule_is_no_piece_of_a_name() -> None:
+    text = '┃ Missing key(s) in state_dict: "a.b\n_ ┃\n┃ c.weight".  \n  ┃\n'
+    assert {item.key for item in read_text(text).items} <= {"a.b_c.weight"}
+
+
 def test_half_a_frame_is_no_blank_line() -> None:
     found = read_text("# ┃ unexpected key in source state_dict: a.b, head.w \n ┃\n# ┃ eight \n ┃\n# ┃ \n")
     assert {item.key for item in found.items} <= {"a.b", "head.weight"}
