@@ -135,6 +135,17 @@ def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:
     return (storage.file, storage.key, tensor.offset, tensor.numel, tensor.dtype)
 
 
+class Moved(NamedTuple):
+    """A new order of a tensor's numbers: row by row they are seen in the shape `seen`, whose axes are permuted.
+
+    `order` is as `torch.Tensor.permute` takes it; the first axis stays. `by_strides`: where a format has strides, these
+    alone say it, and no number moves."""
+
+    seen: tuple[int, ...]
+    order: tuple[int, ...]
+    by_strides: bool = False
+
+
 class Edit(NamedTuple):
     """A tensor that is to have another shape or name, with the same numbers.
 
@@ -144,6 +155,7 @@ class Edit(NamedTuple):
         stride: Its new strides in elements, over the same storage; where a format keeps none, row-major.
         transposed: Rows and columns change places, so that a format without strides must move the numbers.
         key: Its new key; None when it keeps its own.
+        moved: How its numbers change places, where they do otherwise than by `transposed`.
     """
 
     tensor: Tensor
@@ -151,6 +163,13 @@ class Edit(NamedTuple):
     stride: tuple[int, ...]
     transposed: bool = False
     key: str | None = None
+    moved: Moved | None = None
+
+    @property
+    def moves_bytes(self) -> bool:
+        """Whether its format has no way to say it but to move the numbers."""
+        by_strides = self.tensor.stride_span is not None
+        return self.transposed and not by_strides if self.moved is None else not (by_strides and self.moved.by_strides)
 
 
 class Module(NamedTuple):

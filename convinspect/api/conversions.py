@@ -44,6 +44,7 @@ def convert(
     in_place: bool = False, force: bool = False, dry_run: bool = False,
     root: str | None = None, turn_square: bool = False,
     patches: bool = False, patch: str | Sequence[int] | None = None, in_channels: int | None = None,
+    patch_order: Literal["chw", "hwc"] | None = None,
     progress: Progress | None = None,
 ) -> Job:
     # fmt: on
@@ -79,6 +80,8 @@ def convert(
         patch: With `to="conv2d"` and the like: the kernel that a Linear over flattened patches gets, as "16x16" or
             (16, 16); of layers that are named, or called a patch embedding.
         in_channels: With `patch`: refuse what gives other channels than these.
+        patch_order: With `patches`, `patch` or `like`: how patches are flattened. "chw", PyTorch's order, by default;
+            "hwc", channels last, moves the numbers of each kernel.
         progress: Called with the number of bytes that were written; PyTorch, which writes other formats, tells nothing.
 
     Returns:
@@ -104,6 +107,7 @@ def convert(
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root, turn_square, patches,
         patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)), in_channels,
+        patch_order,
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
         return carry_out(source, target, options, progress or silent)

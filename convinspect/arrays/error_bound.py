@@ -152,7 +152,7 @@ class _Bounding:
     def __init__(self, form: Form, xs: list[torch.Tensor]) -> None:
         self.form, self.xs = form, [x.abs() for x in xs]
         # Where it is one matrix at each position, a single product over all positions is the cheapest way.
-        self.rows = torch.cat([x.mT.reshape(-1, x.shape[1]) for x in self.xs]) if form.plain else None
+        self.rows = torch.cat([x.mT.reshape(-1, x.shape[1]) for x in self.xs]) if form.plain and not form.last else None
 
     def sizes(self, weight: torch.Tensor, bias: torch.Tensor | None) -> list[torch.Tensor]:
         """One (N, O, L') for each input, by weight as stored and bias (O,)."""
@@ -281,6 +281,9 @@ def _positions(form: Form, x: torch.Tensor) -> int:
 
 
 def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
+    """A weight as (out, in), a patch's numbers in PyTorch's order."""
+    if form.last:
+        return weight.reshape(weight.shape[0], *form.patch, -1).movedim(-1, 1).flatten(1)
     return weight.mT if form.kind.startswith("Conv1D") else weight.flatten(1)
 
 

@@ -23,6 +23,7 @@ class Form:
         groups: Of a convolution.
         patch: Kernel size of a convolution that cuts patches, or of the one in whose place a Linear is: channels are
             then the numbers of a flattened patch, and positions are patches. () for all others.
+        last: Of a Linear over patches: its own inputs have the channels of a patch last.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Form:
     padding: tuple[int, ...] | str = (0,)
     groups: int = 1
     patch: tuple[int, ...] = ()
+    last: bool = False
 
     @property
     def plain(self) -> bool:
@@ -40,6 +42,8 @@ class Form:
 
 def operation(form: Form) -> Operation:
     """The layer as a function of x (N, C, L), weight as stored and bias, giving (N, O, L')."""
+    if form.last:
+        return lambda x, w, b: functional.linear(_rows_last(x, form.patch), w, b).mT
     if form.kind == "Linear":
         # (N, L, C) in order, as a Linear is given it; its kernels take twice as long over other strides.
         return lambda x, w, b: functional.linear(x.mT.contiguous(), w, b).mT
@@ -64,6 +68,12 @@ def operation(form: Form) -> Operation:
         return y.flatten(2)
 
     return run
+
+
+def _rows_last(x: torch.Tensor, patch: tuple[int, ...]) -> torch.Tensor:
+    """Patches (N, I·kh·kw, L) as rows (N, L, kh·kw·I)."""
+    parted = x.mT.reshape(x.shape[0], x.shape[2], -1, *patch)
+    return parted.movedim(2, -1).flatten(2)
 
 
 def _transposed_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:

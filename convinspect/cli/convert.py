@@ -35,6 +35,13 @@ class Groups(str, Enum):
     expand = "expand"
 
 
+class PatchOrder(str, Enum):
+    """In which order a flattened patch has its numbers."""
+
+    chw = "chw"
+    hwc = "hwc"
+
+
 class Origin(str, Enum):
     """Kinds that layers can be taken from."""
 
@@ -88,6 +95,13 @@ Patch = Annotated[
 ]
 InChannels = Annotated[
     int | None, typer.Option("--in-channels", min=1, help="With --patch: refuse what gives other channels than these.")
+]
+PatchOrderOption = Annotated[
+    PatchOrder | None,
+    typer.Option(
+        "--patch-order",
+        help="With --patches, --patch or --like: how patches are flattened. hwc, channels last, moves the numbers.",
+    ),
 ]
 Rename = Annotated[
     list[str] | None,
@@ -148,6 +162,7 @@ def convert(
     patches: Patches = False,
     patch: Patch = None,
     in_channels: InChannels = None,
+    patch_order: PatchOrderOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -160,7 +175,8 @@ def convert(
 
     With --patches the convolutions are converted that cut patches (stride = kernel size), as vision models' patch
     embeddings do, to Linear over the flattened patches: those known to do so or named so, others named with --layer.
-    --patch is the way back.
+    --patch is the way back. Patches are taken as flattened channel by channel, as PyTorch's unfold does; with
+    --patch-order hwc position by position, as Siglip2 does: then the numbers of each kernel move.
 
     [bold]Examples[/bold]
 
@@ -190,7 +206,7 @@ def convert(
         None if to is None else to.value, tuple(kind.value for kind in origin or ()), tuple(layer or ()),
         tuple(exclude or ()), like, tuple(rename or ()), None if groups is None else groups.value, model,
         state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root, turn_square,
-        patches, patch, in_channels,
+        patches, patch, in_channels, None if patch_order is None else patch_order.value,
     )  # fmt: skip
     _run(path, output, options, Sink(fmt, width, None, ""))
 

@@ -12,6 +12,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.decisions import Conversion, Plan
 from convinspect.converting.owners import owners_of
 from convinspect.converting.shape_seeing import Effect, families_of
+from convinspect.layers.lora import is_magnitude
 from convinspect.records import Edit, Layer, Root
 
 
@@ -76,7 +77,9 @@ def _of_layers(conversions: Iterable[Conversion]) -> list[Afterwards]:
             layers.setdefault((Topic.PRUNING, "prune"), []).append(layer.name)
         elif _norm_along_inputs(layer):
             layers.setdefault((Topic.NORM, layer.norm or ""), []).append(layer.name)
-        if any((len(edit.tensor.shape) == 1) != (len(edit.shape) == 1) for edit in conversion.edits):
+        if is_magnitude(layer.name) and any(
+            (len(edit.tensor.shape) == 1) != (len(edit.shape) == 1) for edit in conversion.edits
+        ):
             layers.setdefault((Topic.ADAPTER, "DoRA"), []).append(layer.name)
     return [Afterwards(topic, names[0], name, layers=len(names)) for (topic, name), names in layers.items()]
 

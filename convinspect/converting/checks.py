@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from convinspect.converting.options import ORIGINS, Options
+from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import EXTRA_DIMS, TARGETS
@@ -110,6 +110,7 @@ def check_options(options: Options, resave: bool) -> None:
 def _patch_rules(options: Options) -> tuple[tuple[object, str, str], ...]:
     """What of the options on patches contradicts the others: whether it does, the problem, the remedy."""
     patches, patch, channels = Option("patches"), Option("patch", None), Option("in_channels", None)
+    order = Option("patch_order", None)
     kind = TARGETS.get(options.to or "", "")
     dims = EXTRA_DIMS.get(kind, 0)
     example = Option("patch", "x".join(["16"] * max(dims, 1)))
@@ -149,6 +150,16 @@ def _patch_rules(options: Options) -> tuple[tuple[object, str, str], ...]:
             options.patch is not None and any(kind not in ("linear", "any") for kind in options.from_),
             Wording(patch, " makes convolutions of Linear layers alone"),
             Wording("take ", Option("from_", None), " away"),
+        ),
+        (
+            options.patch_order not in (None, *PATCH_ORDERS),
+            Wording("there is no order of a patch's numbers that is called ", repr(options.patch_order)),
+            Wording(order, f" is one of {', '.join(PATCH_ORDERS)}"),
+        ),
+        (
+            options.patch_order is not None and not (options.patches or options.patch or options.like is not None),
+            Wording(order, " says how patches are flattened"),
+            Wording("give ", patches, " or ", patch, " too, or take it away"),
         ),
         (
             options.in_channels is not None and options.patch is None,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
+from convinspect.converting.moving import by_strides
 from convinspect.converting.reshape import channels_last_stays, with_channels_last
 from convinspect.records import Edit, Layer
 
@@ -23,6 +24,7 @@ class Conversion:
         groups: Groups of a convolution whose kernel becomes block-diagonal; 1 for all others.
         patch: Kernel size of a convolution that becomes the Linear over its flattened patches, or that such a Linear
             becomes; () for all others.
+        last: The numbers of its patches have their channels last.
     """
 
     layer: Layer
@@ -32,6 +34,7 @@ class Conversion:
     warnings: tuple[str, ...] = ()
     groups: int = 1
     patch: tuple[int, ...] = ()
+    last: bool = False
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -140,9 +143,12 @@ def with_memory_format(layers: Sequence[Layer], conversions: Collection[Conversi
     """The conversions, with channels-last strides for new convolutions if all others of the root have them."""
     last = {dims for dims in (4, 5) if channels_last_stays(layers, edits_of(conversions), dims)}
 
-    def edit_with_strides(edit: Edit) -> Edit:
-        return with_channels_last(edit) if len(edit.shape) in last else edit
+    def edit_with_strides(edit: Edit, of_patches: bool) -> Edit:
+        if len(edit.shape) not in last:
+            return edit
+        return by_strides(edit) if of_patches else with_channels_last(edit)
 
     return tuple(
-        replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits))) for conversion in conversions
+        replace(conversion, edits=tuple(edit_with_strides(edit, bool(conversion.patch)) for edit in conversion.edits))
+        for conversion in conversions
     )

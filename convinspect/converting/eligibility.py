@@ -108,7 +108,7 @@ def obstacle(
         if foreign is not None:
             return foreign
     if layer.kind in CONVOLUTIONS:
-        return _patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
+        return patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
     if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
@@ -201,7 +201,7 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     return None
 
 
-def _patch_obstacle(layer: Layer, exact: bool) -> str | None:
+def patch_obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a convolution of a larger kernel is not, or not surely, a Linear over patches; None if it is.
 
     Args:

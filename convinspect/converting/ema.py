@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Held
+from convinspect.converting.moving import followed
 from convinspect.converting.plan import Plan
 from convinspect.converting.relations import viewed
 from convinspect.converting.reshape import channels_last, out_in, reshaped, with_channels_last
@@ -135,11 +136,11 @@ def like(tensor: Tensor, edit: Edit) -> Edit:
         # DoRA's magnitudes: only the stride of their one dimension means anything.
         return edit._replace(tensor=tensor)
     if out_in(edit.tensor.shape) is None or out_in(edit.shape) is None:
-        seen = viewed(tensor, edit.shape)
+        seen = viewed(tensor, edit.shape) if edit.moved is None else followed(tensor, edit)
         if seen is None:
             problem = f"the numbers of {tensor.key} lie otherwise than those of {edit.tensor.key}, which changes"
             raise CannotConvert(problem, "save the file again with contiguous tensors")
-        return Edit(tensor, seen.shape, seen.stride)
+        return seen if isinstance(seen, Edit) else Edit(tensor, seen.shape, seen.stride)
     changed = reshaped(tensor, len(edit.shape) - 2, edit.transposed)
     return with_channels_last(changed) if channels_last(edit) else changed
 

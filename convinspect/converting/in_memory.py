@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.errors import CannotConvert
 from convinspect.records import Contents, Edit, Root
 
 
@@ -18,8 +19,13 @@ def applied(
         edits: Edits of tensors in its root in use or in others. Modules of a root that gets other shapes are left out,
             since they describe the old shapes.
         others: Old → new key of what is no tensor, by the path of its root.
+
+    Raises:
+        CannotConvert: Numbers would have to move.
     """
     by_tensor = {id(edit.tensor): edit for edit in edits}
+    if any(edit.moved is not None and not edit.moved.by_strides for edit in by_tensor.values()):
+        raise CannotConvert("numbers would move, which they do only in a file that is written", "write it first")
     used = checkpoint.root
     # Several roots as one (`root="."`) have tensors of their own, which none of the file's roots has.
     roots = checkpoint.roots if any(root is used for root in checkpoint.roots) else (used,)

@@ -20,8 +20,10 @@ from convinspect.converting.eligibility import Writing
 from convinspect.converting.folder import check_stuck, company_of, left_behind, notes_on
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
+from convinspect.converting.moving import check_apart
 from convinspect.converting.nothing import Fruitless, check_named, why_nothing
 from convinspect.converting.options import Options
+from convinspect.converting.patches import notes_on_order
 from convinspect.converting.plan import Plan, chosen_layers
 from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
@@ -249,6 +251,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     notes = (
         *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
+        *notes_on_order(selection.plan.conversions, resaved),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),
@@ -285,6 +288,8 @@ def _selected(
             following = followers(checkpoint, planned, keep, staying)
         held = {key: it for key, it in following.held.items() if not resaved or it.tensor.layout != "strided"}
         if not held:
+            if not resaved:
+                check_apart(checkpoint, (*planned.edits, *following.copies, *following.optimizer))
             return selection, following, writing
         writing = writing._replace(held={**writing.held, **held})
 

@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 from convinspect.converting.decisions import Conversion, Decisions, Plan, Refusal, sorted_out
 from convinspect.converting.eligibility import REWRITTEN, Writing, obstacle, wrapper_obstacle
+from convinspect.converting.moving import channels_last_edit, moving_obstacle
 from convinspect.converting.plan import assumed, keep_groups_together
-from convinspect.converting.relations import PURE, How, by_hand, call, relate_tensors, reshaping
-from convinspect.converting.reshape import edit_to, out_in, reshaped, reshaped_in
+from convinspect.converting.relations import PURE, How, by_hand, call, relate, relate_tensors, reshaping
+from convinspect.converting.reshape import channels_last, edit_to, out_in, reshaped, reshaped_in
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
 from convinspect.layers.lora import is_magnitude, magnitudes_edit
@@ -29,6 +30,7 @@ def plan_like(
     chosen: Container[str] | None = None,
     writing: Writing = REWRITTEN,
     turn_square: bool = False,
+    last: bool = False,
 ) -> Plan:
     """A plan that gives each tensor the shape that `other` has for it, where the numbers allow.
 
@@ -40,6 +42,7 @@ def plan_like(
         chosen: Names of the layers that may change; None for all.
         writing: What the way of writing asks of them.
         turn_square: Square matrices that may be stored transposed are.
+        last: Where kernels become the Linear over patches, or the reverse, patches have their channels last.
 
     Returns:
         Conversions for what differs only in rank or transposition; refusals for all other differences, and for square
@@ -53,7 +56,7 @@ def plan_like(
     unsettled = _unsettled(triples, ways)
     turned = unsettled if turn_square else frozenset()
     decisions = sorted_out(
-        _decide_like(layer, theirs.get(id(wanted)), names, other, chosen, writing, layer.name in turned)
+        _decide_like(layer, theirs.get(id(wanted)), names, other, chosen, writing, layer.name in turned, last)
         for layer, wanted in pairs
     )
     if unsettled and not turn_square:
@@ -77,6 +80,7 @@ def _decide_like(
     chosen: Container[str] | None,
     writing: Writing,
     turn: bool = False,
+    last: bool = False,
 ) -> Conversion | Refusal | None:
     """Decide on one layer; None if it does not differ.
 
@@ -88,6 +92,7 @@ def _decide_like(
         chosen: As of `plan_like`.
         writing: As of `plan_like`.
         turn: Its weight is square and is to be turned.
+        last: As of `plan_like`.
     """
     foreign = other_layout(layer, counterpart)
     foreign = f"{foreign}, so that the axes would have to be moved" if foreign else ""
@@ -105,7 +110,8 @@ def _decide_like(
         if edit is None and is_magnitude(layer.name):
             edit = _magnitudes_to(tensor, wanted.shape)
         if edit is None and not (tensor is layer.weight and is_turned(layer)):
-            edit = reshaping(tensor, wanted.shape)
+            edit = _last_edit(tensor, wanted) if last else None
+            edit = edit or reshaping(tensor, wanted.shape)
         if edit is None:
             mismatch = f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
             why = _why_no_edit(names[tensor.key], tensor, wanted)
@@ -121,6 +127,18 @@ def _decide_like(
         alike = _in_one_order(layer, counterpart)
         reason = _patch_obstacle(layer, edits) if of_patches else obstacle(alike, exact=True)
     return _conversion(layer, edits, counterpart) if reason is None else Refusal(layer.name, reason)
+
+
+def _last_edit(tensor: Tensor, wanted: Tensor) -> Edit | None:
+    """The edit between a kernel and the matrix over patches whose channels are last; None where they are no such."""
+    flat = len(wanted.shape) == 2
+    kernel = (tensor if flat else wanted).shape[2:]
+    two = {len(tensor.shape), len(wanted.shape)} - {3, 4, 5} == {2}
+    if not two or all(size == 1 for size in kernel) or relate(tensor.shape, wanted.shape).how not in _TAKEN:
+        return None
+    edit = channels_last_edit(tensor, kernel, flat, flat or channels_last(wanted) is True)
+    why = moving_obstacle(tensor) if edit is not None and edit.moves_bytes else None
+    return edit if edit is not None and edit.shape == wanted.shape and why is None else None
 
 
 def _in_one_order(layer: Layer, counterpart: Layer | None) -> Layer:
@@ -332,8 +350,10 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
         main.tensor is layer.weight
         and relate_tensors(main.tensor, main.tensor._replace(shape=main.shape)).how in _TAKEN
     ):
-        warnings += (f"{main.shape} is taken for the numbers of {layer.weight.shape} in the same order",)
-    return Conversion(layer, to, tuple(edits), assumed(layer) if plain else _of_patches(layer, main), warnings)
+        how = "with each patch's channels last" if main.moved is not None else "in the same order"
+        warnings += (f"{main.shape} is taken for the numbers of {layer.weight.shape} {how}",)
+    settings = assumed(layer) if plain else _of_patches(layer, main)
+    return Conversion(layer, to, tuple(edits), settings, warnings, last=main.moved is not None)
 
 
 _TAKEN = (How.FLATTEN, How.UNFLATTEN, How.RESHAPE)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
-from convinspect.text import dimension
+from convinspect.text import dimensions
+
+PATCH_ORDERS = ("chw", "hwc")
+"""What `patch_order` accepts."""
 
 ORIGINS = (*TARGETS, "transformers", "any")
 """Kinds that `from_` accepts."""
@@ -38,6 +41,7 @@ class Options:
         patches: Convert convolutions whose stride is their kernel size, and not those of kernel size 1, to Linear.
         patch: Kernel size of the convolutions that Linear layers over flattened patches become, as "16x16".
         in_channels: With `patch`: the channels that these convolutions must come out with.
+        patch_order: In which order patches are flattened: "chw", PyTorch's, as None is, or "hwc", channels last.
     """
 
     to: str | None = None
@@ -60,6 +64,7 @@ class Options:
     patches: bool = False
     patch: str | None = None
     in_channels: int | None = None
+    patch_order: str | None = None
 
     @property
     def like_name(self) -> str:
@@ -81,11 +86,12 @@ class Options:
     @property
     def kernel(self) -> tuple[int, ...] | None:
         """The sizes that `patch` gives; () if it is None, and None if it is malformed."""
-        if self.patch is None:
-            return ()
-        sizes = [dimension(size) for size in self.patch.lower().replace("×", "x").split("x")]
-        whole = tuple(size for size in sizes if size)
-        return whole if len(whole) == len(sizes) else None
+        return () if self.patch is None else dimensions(self.patch)
+
+    @property
+    def last(self) -> bool:
+        """Whether the numbers of a patch have their channels last."""
+        return self.patch_order == "hwc"
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ in the documentation of `torch.nn.Conv2d` and `torch.nn.Linear`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from convinspect.converting.adapters import halves_on
 from convinspect.converting.decisions import Conversion, Refusal
 from convinspect.converting.eligibility import Writing, obstacle, unless_named, why_not, wrapper_obstacle
+from convinspect.converting.moving import LAST_ORDERS, channels_last_edit, moving_obstacle
 from convinspect.converting.relations import viewed
 from convinspect.errors import Option, Wording
 from convinspect.kinds import CONVOLUTIONS, option_of
@@ -39,6 +40,7 @@ class Wish(NamedTuple):
         named: The user named layers, this one among them.
         half: It is half of a LoRA pair beside such a layer.
         writing: What the way of writing asks of it.
+        last: The numbers of a patch have their channels last.
     """
 
     to: str
@@ -49,6 +51,7 @@ class Wish(NamedTuple):
     named: bool
     half: bool
     writing: Writing
+    last: bool = False
 
 
 def patch_halves(layers: Sequence[Layer], exactly: frozenset[str]) -> frozenset[str]:
@@ -88,7 +91,7 @@ def _to_linear(layer: Layer, wish: Wish) -> Conversion | Refusal | None:
     if wish.half:
         layer = layer._replace(patch=True)
     why = obstacle(layer, wish.exact, wish.to, patches=True) or wrapper_obstacle(layer, wish.writing)
-    why = why or _norm_obstacle(layer) or _layout_obstacle(layer)
+    why = why or _norm_obstacle(layer, wish.last) or _layout_obstacle(layer)
     if why is not None:
         return Refusal(layer.name, why)
     shape = layer.weight.shape
@@ -106,13 +109,12 @@ def _to_convolution(layer: Layer, wish: Wish) -> Conversion | Refusal | None:
         return Refusal(layer.name, reason) if asked else None
     settled = layer._replace(evidence="shape", doubts=())
     why = wrapper_obstacle(layer, wish.writing) or obstacle(settled, wish.exact, wish.to)
-    why = why or _norm_obstacle(layer) or _layout_obstacle(layer) or _misfit(layer, wish)
+    why = why or _norm_obstacle(layer, wish.last) or _layout_obstacle(layer) or _misfit(layer, wish)
     if why is not None:
         return Refusal(layer.name, why)
     rows, columns = layer.weight.shape
     shape = (rows, columns // math.prod(wish.patch), *wish.patch)
-    flattened = f"patches flattened as {ORDERS[len(wish.patch)]}"
-    return _converted(layer, wish, shape, wish.patch, (flattened,))
+    return _converted(layer, wish, shape, wish.patch, (_flattened(wish.patch, wish.last),))
 
 
 def _converted(
@@ -120,15 +122,23 @@ def _converted(
 ) -> Conversion | Refusal:
     """The conversion of a layer's weight to a shape, and of what the weight is computed from."""
     edits = []
+    flat, orders = len(shape) == 2, LAST_ORDERS if wish.last else ORDERS
     for tensor in shaped(layer):
         # A norm's lengths have one number for each row.
         wanted = shape if tensor.shape == layer.weight.shape else (shape[0], *(1,) * (len(shape) - 1))
-        seen = viewed(tensor, wanted)
-        if seen is None:
-            lies = f"its numbers lie with strides {tensor.stride}, not in the order {ORDERS[len(patch)]} of a patch"
+        if wish.last and wanted == shape:
+            edit = channels_last_edit(tensor, patch, flat, strided=flat)
+        else:
+            seen = viewed(tensor, wanted)
+            edit = None if seen is None else Edit(tensor, seen.shape, seen.stride)
+        if edit is None:
+            lies = f"its numbers lie with strides {tensor.stride}, not in the order {orders[len(patch)]} of a patch"
             return Refusal(layer.name, f"{lies}; save it again with contiguous tensors")
-        edits.append(Edit(tensor, seen.shape, seen.stride))
-    return Conversion(layer, wish.to, tuple(edits), assumed, patch=patch)
+        why = moving_obstacle(tensor) if edit.moves_bytes and not wish.writing.plain else None
+        if why is not None:
+            return Refusal(layer.name, why)
+        edits.append(edit)
+    return Conversion(layer, wish.to, tuple(edits), assumed, patch=patch, last=wish.last)
 
 
 def shaped(layer: Layer) -> list[Tensor]:
@@ -137,6 +147,37 @@ def shaped(layer: Layer) -> list[Tensor]:
              "parametrizations.weight.original0", "parametrizations.weight.original1", "kernel")  # fmt: skip
     dims = len(layer.weight.shape)
     return [tensor for leaf, tensor in layer.tensors.items() if leaf in names and len(tensor.shape) == dims]
+
+
+def _flattened(kernel: tuple[int, ...], last: bool) -> str:
+    """What is assumed of the order that a Linear's inputs have: nothing in a file tells it."""
+    return f"patches flattened as {(LAST_ORDERS if last else ORDERS)[len(kernel)]}"
+
+
+def notes_on_order(conversions: Iterable[Conversion], plain: bool) -> tuple[str, ...]:
+    """Lines on numbers that change places, and on an order of them that is assumed.
+
+    Args:
+        conversions: All that are planned.
+        plain: The root is saved as a plain state_dict, so that no format's strides count.
+    """
+    every = [conversion for conversion in conversions if conversion.patch or conversion.last]
+    lines = dict[str, None]()
+    for conversion in every:
+        flat = len(conversion.new_shape) == 2
+        dims = len(conversion.old_shape if flat else conversion.new_shape) - 2
+        orders = (ORDERS[dims], LAST_ORDERS[dims])
+        moved = [edit for edit in conversion.edits if edit.moved is not None]
+        if any(plain or edit.moves_bytes for edit in moved):
+            there, here = orders if flat else orders[::-1]
+            lines[f"the numbers of each kernel move: {there} to {here}"] = None
+        elif moved:
+            lines["no number moves: the kernels are channels-last, and the strides say so"] = None
+        if not flat and not conversion.last:
+            other = Option("patch_order", "hwc")
+            what = f"assumed order {orders[0]}, which nothing in a file tells; for {orders[1]}, as Siglip2 has, add "
+            lines[Wording(what, other)] = None
+    return tuple(lines)
 
 
 def _assumed(layer: Layer) -> tuple[str, ...]:
@@ -152,22 +193,28 @@ def _assumed(layer: Layer) -> tuple[str, ...]:
     return (*unknown, *(f"spectral norm's dim {dim}" for dim in dims[:1]))
 
 
-def patch_assumptions(before: Layer, after: Layer) -> tuple[str, ...] | None:
-    """What is assumed of a convolution over patches that became a Linear, or the reverse; None for all others."""
+def patch_assumptions(before: Layer, after: Layer, last: bool = False) -> tuple[str, ...] | None:
+    """What is assumed of a convolution over patches that became a Linear, or the reverse; None for all others.
+
+    Args:
+        before: The layer.
+        after: What became of it.
+        last: The numbers of a patch have their channels last.
+    """
     flat = [layer for layer in (before, after) if len(layer.weight.shape) == 2]
     kernels = [layer for layer in (before, after) if layer.kind in CONVOLUTIONS and not layer.pointwise]
     if len(flat) != 1 or len(kernels) != 1:
         return None
     if kernels[0] is before:
-        return _assumed(before)
-    return (f"patches flattened as {ORDERS[len(kernels[0].kernel_size)]}",)
+        return (*_assumed(before), *((_flattened(before.kernel_size, last),) if last else ()))
+    return (_flattened(kernels[0].kernel_size, last),)
 
 
-def _norm_obstacle(layer: Layer) -> str | None:
+def _norm_obstacle(layer: Layer, last: bool) -> str | None:
     """Why the parts of a norm would mean another one over a flattened kernel; None for one length for each row."""
     where = f"its {(layer.norm or '').replace('_', ' ')} is taken along its inputs, which another shape has otherwise"
     if layer.norm == "spectral_norm":
-        return where if layer.norm_dims[:1] not in ((), (0,)) else None
+        return where if last or layer.norm_dims[:1] not in ((), (0,)) else None
     alike = (layer.weight.shape, (layer.weight.shape[0], *(1,) * (len(layer.weight.shape) - 1)))
     return None if all(tensor.shape in alike for tensor in shaped(layer)) else where
 

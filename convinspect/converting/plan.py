@@ -52,6 +52,7 @@ class Request:
         patches: Convolutions that cut patches become the Linear over these, and those of kernel size 1 stay.
         patch: Kernel size of the convolutions that Linear layers over patches become; () for pointwise ones.
         in_channels: Channels that these must come out with; None for whatever they are.
+        last: The numbers of a patch have their channels last.
     """
 
     to: str
@@ -63,6 +64,7 @@ class Request:
     patches: bool = False
     patch: tuple[int, ...] = ()
     in_channels: int | None = None
+    last: bool = False
 
     @property
     def of_patches(self) -> bool:
@@ -161,7 +163,7 @@ def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset
 def _decide_of_patches(layer: Layer, request: Request, naming: Naming) -> Conversion | Refusal | None:
     wish = Wish(
         request.to, request.origins, request.patch, request.in_channels, naming.exact, bool(request.names), naming.half,
-        request.writing,
+        request.writing, request.last,
     )  # fmt: skip
     if is_second_half(layer, wish):
         # It is pointwise beside a convolution that cuts patches, and changes as pointwise ones do.
@@ -226,7 +228,7 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
     for dims in (4, 5):
         usual = channels_last_stays(layers, edits_of(conversions.values()), dims)
         for name, conversion in conversions.items():
-            if conversion.patch:
+            if conversion.patch and not conversion.last:
                 continue  # these go as they came
             own = {channels_last(edit.tensor) for edit in conversion.edits if len(edit.tensor.shape) == dims} - {None}
             if own and own != {usual}:

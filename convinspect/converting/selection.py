@@ -78,7 +78,7 @@ def requested(options: Options, to: str, writing: Writing = REWRITTEN) -> Reques
     """
     return Request(
         to, options.kinds, options.layer, options.exclude, options.expand, writing, options.patches,
-        options.kernel or (), options.in_channels,
+        options.kernel or (), options.in_channels, options.last,
     )  # fmt: skip
 
 
@@ -105,7 +105,9 @@ def _selection_like(
     return Selection(
         layers,
         chosen,
-        plan_like(layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square),
+        plan_like(
+            layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square, options.last
+        ),
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
         _other_prefixes(names, renamed, other, options.like_name),

@@ -150,6 +150,9 @@ def state_obstacle(root: Root, states: Iterable[Tensor], edit: Edit) -> str | No
         leaf = tensor.key.rpartition(".")[2]
         if leaf in _FACTORED:
             return f"the optimizer at {root.path!r} keeps factored state ({leaf}), which depends on the weight's shape"
+        if leaf.startswith("absmax") and (edit.transposed or edit.moved is not None):
+            blocks = "scales of blocks of numbers in the order that they have now"
+            return f"the optimizer at {root.path!r} keeps {tensor.key}, {blocks}, and {edit.tensor.key} gets another"
         if tensor.layout.startswith("sparse"):
             return f"the optimizer at {root.path!r} keeps {tensor.key} as {tensor.layout}, whose parts would not follow"
         # Of a square weight, or one with a size of 1, a part for one dimension can have the weight's own shape.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convinspect.converting.moving import channels_last_edit
 from convinspect.converting.relations import viewed
 from convinspect.converting.reshape import channels_last, channels_last_stays, out_in, reshaped, with_channels_last
 from convinspect.errors import Option, Wording
@@ -50,6 +51,9 @@ def _back(edit: Edit, is_last: bool) -> Edit | None:
     """
     tensor = edit.tensor
     converted = tensor._replace(shape=edit.shape, stride=edit.stride)
+    if edit.moved is not None:
+        last = len(tensor.shape) == 2 or is_last
+        return channels_last_edit(converted, tensor.shape[2:] or edit.shape[2:], len(edit.shape) > 2, last)
     if min(len(tensor.shape), len(edit.shape)) == 2 and None in (out_in(tensor.shape), out_in(edit.shape)):
         seen = viewed(converted, tensor.shape)
         return None if seen is None else Edit(converted, seen.shape, seen.stride)

@@ -178,10 +178,10 @@ def claimed(checkpoint: Checkpoint, plan: Plan, root: Root) -> Owners | None:
 
 
 def _of_flat(root: Root, plan: Plan) -> list[tuple[str, Edit]]:
-    """No edits: a reshape leaves one vector of all numbers as it is. A transposition does not."""
-    if any(edit.transposed for edit in plan.edits):
+    """No edits: a reshape leaves one vector of all numbers as it is. A new order of them does not."""
+    if any(edit.transposed or edit.moved is not None for edit in plan.edits):
         problem = (
-            f"the optimizer at {root.path!r} keeps all parameters as one vector, in which weights cannot be turned"
+            f"the optimizer at {root.path!r} keeps all parameters as one vector, in which numbers cannot change places"
         )
         raise CannotConvert(problem, WAYS_OUT)
     return []
@@ -212,7 +212,7 @@ def _following(
     if edit is None or not states:
         return []
     shape = edit.tensor.shape
-    if any(change is None or change[1:4] != edit[1:4] for change in changes):
+    if any(change is None or _change(change) != _change(edit) for change in changes):
         stays = next((one.key for one, change in zip(candidates, changes, strict=True) if change is None), "")
         apart = f"{edit.tensor.key} changes and {stays} does not" if stays else "they change differently"
         problem = f"the optimizer at {root.path!r} keeps no names, and of the parameters of shape {shape} {apart}"
@@ -232,6 +232,11 @@ def _following(
         for tensor in shaped
         for owner in (candidates if is_wrapped(tensor) else [edit.tensor])
     ]
+
+
+def _change(edit: Edit) -> tuple[object, ...]:
+    """What an edit does, whichever tensor it does it to."""
+    return edit.shape, edit.stride, edit.transposed, edit.moved
 
 
 def _are_snapshots(checkpoint: Checkpoint, rivals: Sequence[Checkpoint]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from convinspect.checkpoint import Checkpoint
@@ -13,14 +13,14 @@ from convinspect.diffing import others
 from convinspect.diffing.conversion import ByLayer, conversion_of
 from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
 from convinspect.diffing.numbers import with_values
-from convinspect.diffing.supplied import Side, what_pytorch_supplies
+from convinspect.diffing.supplied import Side, unversioned, what_pytorch_supplies
 from convinspect.errors import Wording
 from convinspect.formats import pieces
 from convinspect.formats.torch.wrappers import is_wrapped
-from convinspect.keys.others import Other
+from convinspect.keys.others import Other, Value
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.lora import as_vector, follows_a_layer
-from convinspect.records import Tensor
+from convinspect.records import Tensor, contiguous
 
 
 def diff(
@@ -54,13 +54,15 @@ def diff(
             continue
         name, partner = partners[place]
         if isinstance(side, Other) or isinstance(partner, Other):
-            differences.append(others.both(name, side, partner, values))
+            differences.append(_into_lazy(others.both(name, side, partner, values, b)))
         elif not values and _plainly_alike(side, partner) and id(side) not in touched:
             differences.append(make(Difference, (name, Kind.SAME, side, partner, *_NOTHING_ELSE)))
         else:
             differences.append(_compared(name, side, partner, conversion, values))
             if values:
                 progress(side.nbytes + partner.nbytes)
+    if unknown := unversioned(a):
+        differences = [_of_unknown_version(each, unknown) for each in differences]
     differences += [_unpaired(name, Kind.ONLY_IN_B, sides[1][place], supplied) for name, place in pairing.only_b]
     return DiffReport(tuple(_agreeing(differences)), pairing.prefixes, pairing.rules, values, a=a, b=b)
 
@@ -109,6 +111,23 @@ def _unpaired(name: str, kind: Kind, tensor: Side, supplied: Mapping[str, str]) 
     if name in supplied:
         return Difference(name, kind, a, b, supplied=supplied[name])
     return Difference(name, kind, a, b, f"is not in {where}")
+
+
+def _into_lazy(difference: Difference) -> Difference:
+    """What a lazy module takes is copied into a plain tensor, whose shape it is."""
+    a, b = difference.a, difference.other_b
+    if a is None or b is None or difference.obstacle or b.value is not Value.UNINITIALIZED:
+        return difference
+    plain = Tensor(b.key, "float32", a.shape, contiguous(a.shape))
+    return loading_effect(difference._replace(b=plain), None, None)._replace(b=None)
+
+
+def _of_unknown_version(difference: Difference, keys: Collection[str]) -> Difference:
+    """The difference of a quantized Linear that PyTorch does not load, whatever else it is."""
+    if difference.a is None or difference.b is None or difference.obstacle or difference.a.key not in keys:
+        return difference
+    why = "is of a quantized Linear whose version A does not record (_metadata), so that PyTorch looks for other keys"
+    return difference._replace(obstacle=why)
 
 
 # ------------------------------------------------------------------------------------------------ one pair of tensors

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import How, call, relate
 from convinspect.converting.reshape import edit_to
-from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
+from convinspect.diffing.differences import Verdict
 from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
+from convinspect.diffing.missing_numbers import EMPTIED, EMPTIED_SHAPE, Missing, missing_numbers
 from convinspect.diffing.names import in_full, without_adapter
 from convinspect.diffing.steps import KIND_OF_RANK, Step, planned_steps
 from convinspect.diffing.supplied import Side, made_after_renaming
@@ -96,6 +97,7 @@ class ErrorReport:
         root: Path of the weights in the file, where its whole dictionary was passed; "" elsewhere.
         unread: Lines of the text that look like complaints and were not understood.
         stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
+        headless: The beginning of the error is missing.
         checkpoint: The checkpoint at hand.
     """
 
@@ -107,6 +109,7 @@ class ErrorReport:
     root: str = ""
     unread: tuple[str, ...] = ()
     stops: str = ""
+    headless: bool = False
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -116,7 +119,13 @@ class ErrorReport:
     @property
     def obstacles(self) -> tuple[str, ...]:
         """Why it will still not load, a line each."""
-        return tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+        of_file = (self.checkpoint.unloadable,) if self.checkpoint.unloadable else ()
+        return of_file + tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+
+    @property
+    def missing(self) -> Missing | None:
+        """Numbers that the checkpoint at hand does not have."""
+        return missing_numbers(self.checkpoint, self.checkpoint.tensors.values())
 
     @property
     def loads_by_hand(self) -> bool:
@@ -132,13 +141,13 @@ class ErrorReport:
     @property
     def clear(self) -> bool:
         """The checkpoint at hand has none of the troubles that were read."""
-        return all(answer.fix == Fix.ALREADY for answer in self.answers)
+        return not self.checkpoint.unloadable and all(answer.fix == Fix.ALREADY for answer in self.answers)
 
     @property
     def hidden(self) -> bool:
         """There may be other troubles than those that were read, so that nothing can be promised."""
         doubtful = any(answer.item.folded or answer.fix == Fix.WHICH for answer in self.answers)
-        return bool(self.unread or self.stops or doubtful)
+        return bool(self.unread or self.stops or self.headless or doubtful)
 
     @property
     def verdict(self) -> Verdict:
@@ -185,9 +194,8 @@ def suggest_fixes(checkpoint: Checkpoint, error: LoadError) -> ErrorReport:
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
-    return ErrorReport(
-        tuple(answers), steps, rules, prefixes, extra, root, error.unread, error.stops, checkpoint=checkpoint
-    )
+    said = (error.unread, error.stops, error.headless)
+    return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, *said, checkpoint=checkpoint)
 
 
 def _keys_beside_weights(

@@ -6,11 +6,15 @@ to the module, and refuses to copy what is no tensor into a parameter.
 
 from __future__ import annotations
 
+from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.differences import Difference, Kind
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Tensor
 
 _STRAY = "no module keeps such a key: B does not load strictly with it either"
+
+
+_PACKED_AS = "_packed_params.dtype"
 
 
 def is_extra_state(key: str) -> bool:
@@ -27,7 +31,7 @@ def only_one(name: str, kind: Kind, other: Other) -> Difference:
     return Difference(name, kind, None, None, "is not in A", other_b=other)
 
 
-def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool) -> Difference:
+def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool, of_b: Checkpoint) -> Difference:
     """The difference of a key that both sides have, of which at least one value is no tensor.
 
     Args:
@@ -35,6 +39,7 @@ def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool) -> Diffe
         a: The first side's.
         b: The second side's.
         values: Compare values too, where they are plain.
+        of_b: The second checkpoint.
     """
     sides = (a, b)
     tensor_a, tensor_b = (side if isinstance(side, Tensor) else None for side in sides)
@@ -45,7 +50,23 @@ def both(name: str, a: Tensor | Other, b: Tensor | Other, values: bool) -> Diffe
         if values and other_a.value is Value.OBJECT:
             kind = Kind.NOT_COMPARED if unread else Kind.SAME if other_a.text == other_b.text else Kind.VALUES_DIFFER
         unread = unread and kind == Kind.NOT_COMPARED
-    return Difference(name, kind, tensor_a, tensor_b, _obstacle(a, b), unread=unread, other_a=other_a, other_b=other_b)
+    obstacle = "" if _is_number(other_a) and _reads_a_number(b, of_b) else _obstacle(a, b)
+    return Difference(name, kind, tensor_a, tensor_b, obstacle, unread=unread, other_a=other_a, other_b=other_b)
+
+
+def _is_number(other: Other | None) -> bool:
+    return other is not None and other.what in ("int", "float", "bool")
+
+
+def _reads_a_number(side: Tensor | Other, checkpoint: Checkpoint) -> bool:
+    """Whether a quantized module calls `float` or `int` on the value, as on its output's scale and zero point
+    (`_load_from_state_dict` in PyTorch's torch/ao/nn/quantized/modules/linear.py and conv.py).
+    """
+    front, _, leaf = side.key.rpartition("scale" if side.key.endswith("scale") else "zero_point")
+    if leaf or not isinstance(side, Tensor):
+        return False
+    packed = (f"{front}_packed_params._packed_params.0", f"{front}weight")
+    return any(one.layout == "quantized" for one in checkpoint.tensors.values() if one.key in packed)
 
 
 def _may_be_alike(a: Other, b: Other) -> bool:
@@ -64,8 +85,10 @@ def _obstacle(a: Tensor | Other, b: Tensor | Other) -> str:
     if Value.UNINITIALIZED is values[1] and values[0] in (None, Value.UNINITIALIZED):
         # A lazy module takes whatever shape comes.
         return ""
-    if values == (Value.OBJECT, Value.OBJECT):
-        return ""
+    if values == (Value.OBJECT, Value.OBJECT) and isinstance(a, Other) and isinstance(b, Other):
+        # A quantized Linear packs its weight as this says, and takes nothing else.
+        odd = b.key.endswith(_PACKED_AS) and a.what != b.what
+        return f"is {a.what} in A and {b.what} in B" if odd else ""
     return f"is {_said(a)} in A and {_said(b)} in B"
 
 

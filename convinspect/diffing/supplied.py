@@ -48,6 +48,24 @@ def _supplied_counts(a: Checkpoint, only_b: Iterable[str], keys: Mapping[str, st
     }
 
 
+_PACKED = "_packed_params._packed_params."
+_PACKED_TOGETHER = 3
+"""Version of quantized Linears from which on weight and bias are one value (`LinearPackedParams` in PyTorch's
+torch/ao/nn/quantized/modules/linear.py, which raises a KeyError where no version is recorded)."""
+
+
+def unversioned(a: Checkpoint) -> frozenset[str]:
+    """Keys of quantized Linears that PyTorch does not load, since A does not record their version."""
+    packed = [side.key for side in a.tensors.values() if _PACKED in side.key]
+    if not packed or a.holds_modules:
+        return frozenset()
+    recorded = _versions(a)
+    modules = {key: key.rpartition(_PACKED)[0] + "_packed_params" for key in packed}
+    return frozenset(
+        key for key, module in modules.items() if (recorded.get(module, {}).get("version") or 0) < _PACKED_TOGETHER
+    )
+
+
 _PARTS = {"_g": "original0", "_v": "original1"}
 
 

@@ -1,4 +1,4 @@
-"""What a Conv1d or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
+"""What a convolution or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
 
 Rows and kernels are counted from 1 here, as in formulas. The results are PyTorch's, in float64, to which every weight
 is converted exactly.
@@ -26,6 +26,34 @@ Matrix = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """What a convolution over patches takes: a sequence, an image or a video, always with three axes of positions here.
+
+    Attributes:
+        values: (C × T × H × W); T = 1 for an image, and H = 1 too for a sequence.
+        sizes: (T, H, W).
+        patch: Size of a patch along each of the three axes.
+        dims: How many of the three the layer has: 1, 2 or 3, counted from the last.
+    """
+
+    values: list[list[Matrix]]
+    sizes: tuple[int, int, int]
+    patch: tuple[int, int, int]
+    dims: int
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches along each axis; positions that fill no patch are in none."""
+        times, rows, columns = (size // step for size, step in zip(self.sizes, self.patch, strict=True))
+        return times, rows, columns
+
+    def place(self, row: int) -> tuple[int, int, int]:
+        """Where the patch of a row lies in the grid, from 0; rows count from 1."""
+        _, down, across = self.grid
+        return (row - 1) // (down * across), (row - 1) // across % down, (row - 1) % across
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One layer on n rows of data.
 
@@ -36,9 +64,10 @@ class Example:
         x: (n × in).
         w: (out × in × taps); one tap for a pointwise convolution and for Linear.
         b: (out), or None.
-        f: (n − taps + 1 × out), computed by PyTorch's conv1d.
+        f: (n − taps + 1 × out), computed by PyTorch's conv1d; over patches by the layer's own convolution.
         y: (n × out), computed by PyTorch's linear; None where a kernel has several taps.
         note: What the drawing leaves out, or "".
+        image: Of a convolution over patches, what was cut into the rows of `x`; None for all others.
     """
 
     name: str
@@ -50,10 +79,13 @@ class Example:
     f: Matrix
     y: Matrix | None = None
     note: str = ""
+    image: Image | None = None
 
     def __repr__(self) -> str:
         layer = f"{quoted(self.name)}: {one_line(self.kind)} {one_line(str(self.stored))}"
-        return f"<example of layer {layer}, {plural(len(self.x), 'row')} of data>"
+        count = len(self.x)
+        data = f"{plural(count, 'row')} of data" if self.image is None else f"{count:,} patch{'es' * (count != 1)}"
+        return f"<example of layer {layer}, {data}>"
 
     @property
     def taps(self) -> int:

@@ -54,6 +54,8 @@ def obstacle(module: nn.Module, keep_hooks: bool) -> str | None:
             return "its weight has no shape before the first input (a lazy module)"
         if type(parameter) is not nn.Parameter or type(parameter.data) is not torch.Tensor:
             kind = type(parameter) if type(parameter) is not nn.Parameter else type(parameter.data)
+            if kind.__name__ == "DTensor":
+                return f"its {name} is sharded (a DTensor): swap first, then shard the model"
             return f"its {name} is {with_article(kind.__name__)}, which only its own library can reshape"
         if parameter.is_inference() and name in (*WEIGHTS, *ORIGINALS):
             return f"its {name} was made under torch.inference_mode(), and so cannot become another parameter"

@@ -25,7 +25,8 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
     kinds: dict[tuple[object, ...], list[Conversion]] = {}
     for conversion in plan.conversions:
         layer = conversion.layer
-        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion), conversion.patch)
+        sort = (layer.kind, conversion.to, conversion.groups, layer.layout, _is_pointwise(conversion), conversion.patch,
+                conversion.last)  # fmt: skip
         kinds.setdefault(sort, []).append(conversion)
     lines = []
     for alike in kinds.values():

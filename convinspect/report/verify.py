@@ -52,6 +52,7 @@ SENTENCES = {
     Why.ROW_ORDER: "its rows are in another order",
     Why.FACTOR: "it is multiplied by {factor:.6g}",
     Why.NOT_FOLLOWED: "it did not follow its weight: still {shape}",
+    Why.OTHER_ORDER: "its patches are flattened in another order than its weight's",
     Why.CHANGED_ALONE: "it was reshaped from {before} to {after}, unlike its weight",
     Why.TIE_SPLIT: "it is {shape}, and {other}, which is the same weight, is {other_shape}",
     Why.GONE: "it is not there any more",
@@ -126,7 +127,7 @@ _COLUMNS = (
     Column("outputs differ by", "right", priority=80, key="max_abs_diff"),
     Column("of bound", "right", priority=75, key="share"),
     Column("rounding", "right", priority=50, style=QUIET, key="rounding"),
-    Column("result", priority=95, wrap=True, key="cause", min_width=24),
+    Column("result", priority=95, wrap=True, key="cause", min_width=24, never_hidden=True),
 )
 
 
@@ -188,7 +189,9 @@ def _raw(check: LayerCheck) -> tuple[object, ...]:
 def _difference_lines(report: Report) -> Iterable[Cell]:
     inside = {check.name for check in report.layers}
     changed = [
-        f"{name}: {sentence(cause)}" for name, cause in report.changed.items() if name.rpartition(".")[0] not in inside
+        f"{name}: {sentence(cause)}"
+        for name, cause in report.changed.items()
+        if name not in inside and name.rpartition(".")[0] not in inside
     ]
     for what, names in (("missing", report.missing), ("unexpected", report.unexpected), ("changed", changed)):
         if names:
@@ -215,8 +218,8 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
     if not report.equal:
         yield (Styled(report.verdict, BAD), Styled(f" · {verdict(report)}"))
         return
-    unread = report.unread or (report.model is not None and report.model.unread)
-    equal = Styled("equal as far as it was compared", WARN) if unread else Styled("equal", GOOD)
+    open_ends = report.unread or report.reshaped or (report.model is not None and report.model.unread)
+    equal = Styled("equal as far as it was compared", WARN) if open_ends else Styled("equal", GOOD)
     yield (equal, Styled(f" · strength: {report.strength}"))
     layers = f"{plural(len(report.layers), 'layer')} converted: " if report.layers else ""
     proved = {
@@ -229,8 +232,15 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
 
 def _notes(report: Report) -> Iterable[str]:
     yield from _output_notes(report)
-    if any(check.unsure for check in report.layers):
+    unsure = {check.unsure.why for check in report.layers if check.unsure}
+    if Why.TURNED_UNSURE in unsure:
         yield "rows and columns: --layer NAME says that a layer was to be transposed"
+    if unsure - {Why.TURNED_UNSURE}:
+        yield "another shape: --layer NAME says that a layer was to get it"
+    if report.reshaped and not (report.model is not None and not report.model.cause):
+        shapes = [f"{name} {cause.facts['before']} → {cause.facts['after']}" for name, cause in report.reshaped.items()]
+        proved = "proved are the numbers and their order, not that a model wants these shapes or uses them alike"
+        yield f"another shape: {first_few(shapes, _MOST_NAMES)}; {proved}"
     if report.unproved:
         yield f"not verified: {first_few(report.unproved, _MOST_NAMES)}; {_WAY_OUT}"
     if report.unread:
@@ -301,6 +311,10 @@ def verdict_payload(report: Report) -> dict[str, Any]:
         "unchanged": report.unchanged,
         "not_compared": [*report.unread, *report.unproved],
         "not_verified": list(report.unproved),
+        "reshaped": [
+            {"name": name, "before": _dims(cause, "before"), "after": _dims(cause, "after")}
+            for name, cause in report.reshaped.items()
+        ],
         "notes": list(map(flagged, report.notes)),
     }
     if report.model is not None:
@@ -315,6 +329,11 @@ def verdict_payload(report: Report) -> dict[str, Any]:
             "notes": list(report.model.notes),
         }
     return payload
+
+
+def _dims(cause: Cause, side: str) -> list[int]:
+    shape = cause.facts[side]
+    return list(shape) if isinstance(shape, tuple) else []
 
 
 def _check_payload(check: LayerCheck) -> dict[str, Any]:

@@ -14,6 +14,8 @@ class Fate(Enum):
     """Not one bit or size differs."""
     CONVERTED = auto()
     """Another shape, the same numbers."""
+    RESHAPED = auto()
+    """The same numbers in the same order, in a shape that no conversion of a layer gives."""
     UNREAD = auto()
     """Equal in shape and dtype, but without numbers that can be read."""
     UNPROVED = auto()
@@ -59,6 +61,7 @@ class Why(Enum):
     ROW_ORDER = auto()
     FACTOR = auto()  # factor
     NOT_FOLLOWED = auto()  # shape
+    OTHER_ORDER = auto()
     CHANGED_ALONE = auto()  # before, after
     TIE_SPLIT = auto()  # shape, other, other_shape
 

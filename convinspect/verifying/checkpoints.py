@@ -18,7 +18,7 @@ from convinspect.text import first_few, plural
 from convinspect.verifying.causes import Why, because
 from convinspect.verifying.findings import Findings, Report, merged
 from convinspect.verifying.layer_outputs import Checked, run_layers
-from convinspect.verifying.layers import check_layer, keys_of
+from convinspect.verifying.layers import check_layer, keys_of, unsure_of_shape
 from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties, note_lost_state
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.other_roots import (
@@ -74,7 +74,12 @@ def compare_checkpoints(
     followed = {*copies.followed, *(name for part in apart for name in part.followed)}
     checked, excused = _check_layers(layers, layers_after, pairs, chosen, followed)
     checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
-    shown = [layer for layer in checked if layer.check.cause or chosen is None or layer.before.name in chosen]
+    checked = [_of_reshaped(layer, chosen or ()) if layer.check.reshaped else layer for layer in checked]
+    shown = [
+        layer
+        for layer in checked
+        if layer.check.cause or layer.check.reshaped or chosen is None or layer.before.name in chosen
+    ]
     ready()
     checks = run_layers(shown, options)
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
@@ -195,6 +200,13 @@ def _of_turned(checked: Checked, turned: Turned) -> Checked:
     unsure = because(Why.TURNED_UNSURE) if check.name in turned.unsure else None
     note = "same, its rows and columns exchanged"
     return checked._replace(check=replace(check, before="Linear", unsure=unsure, note=note))
+
+
+def _of_reshaped(checked: Checked, named: Collection[str]) -> Checked:
+    """What is said of a layer with tensors that were only reshaped; who names it says that it was to be."""
+    check = checked.check
+    unsure = None if check.name in named else unsure_of_shape(checked.before, check)
+    return checked._replace(check=replace(check.with_note("same numbers, another shape"), unsure=unsure))
 
 
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:

@@ -119,6 +119,11 @@ class Report:
         return None
 
     @property
+    def reshaped(self) -> Mapping[str, Cause]:
+        """Tensors with the same numbers in another shape, of which nothing shows what a model does with it."""
+        return {name: cause for check in self.layers for name, cause in check.reshaped.items()}
+
+    @property
     def difference(self) -> Cause | None:
         """The first difference that was found; None where there is none."""
         for check in self.layers:

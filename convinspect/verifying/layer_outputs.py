@@ -61,7 +61,7 @@ def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
     obstacle = _obstacle(before, after)
     if obstacle:
         return check.with_note(obstacle)
-    forms = _forms(before, after, check.after)
+    forms = _forms(before, after, check)
     try:
         parameters = _parameters(layer, forms, options.device)
     except CannotShow as error:
@@ -157,13 +157,16 @@ def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | Non
 # ------------------------------------------------------------------------------------------- how it is run
 
 
-def _forms(before: Layer, after: Layer, kind_after: str) -> tuple[Form, Form]:
+def _forms(before: Layer, after: Layer, check: LayerCheck) -> tuple[Form, Form]:
     """The forms in which both layers are run."""
     from convinspect.arrays.forms import Form
 
+    kind_after = check.after
     if patch_assumptions(before, after) is not None:
         kernel = before.kernel_size or after.kernel_size
-        return Form(before.kind, patch=kernel), Form(kind_after, patch=kernel)
+        kinds = (before.kind, kind_after)
+        one, other = (Form(kind, patch=kernel, last=check.last and kind == "Linear") for kind in kinds)
+        return one, other
     if any(layer.stride is not None and layer.kind not in CONVOLUTIONS for layer in (before, after)):
         # A PointwiseLinear does to positions what the convolution does, which was compared; the weights remain.
         before, after = (layer._replace(stride=None, padding=None) for layer in (before, after))
@@ -199,6 +202,10 @@ def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Param
     weight, bias = _on_device(before, device)
     if check.weights_equal and before.norm == after.norm and before.weight.numel == after.weight.numel:
         matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
+        if forms[1].last or forms[0].last:
+            kernel = forms[0].patch
+            turned = weight.movedim(1, -1) if forms[1].last else weight.reshape(len(weight), *kernel, -1).movedim(-1, 1)
+            return _Parameters((weight, turned.reshape(after.weight.shape)), (bias, bias))
         matrix = matrix.flatten(1) if weight.dim() > 2 else matrix
         same = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(after.weight.shape)
         return _Parameters((weight, same), (bias, bias))

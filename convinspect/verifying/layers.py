@@ -44,6 +44,9 @@ class LayerCheck:
         compared: False where it was converted and numbers of it could not be compared: it is not verified then.
         unsure: Why it is not verified though its numbers are the same; None otherwise.
         before_shown: What people are shown as the kind before.
+        last: It multiplies patches, whose channels are last in the Linear's weight.
+        reshaped: Its tensors that have the same numbers in the same order and another shape, which no conversion of a
+            layer gives: what a model does with them is not known. By name, with the shapes as a cause.
     """
 
     name: str
@@ -59,6 +62,8 @@ class LayerCheck:
     compared: bool = True
     unsure: Cause | None = None
     before_shown: str = ""
+    last: bool = False
+    reshaped: Mapping[str, Cause] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -92,16 +97,24 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         The check, and the names of tensors that `pairs` lists as changed, missing or unexpected although the change
         is correct (fused norms, expanded groups).
     """
-    of_patches = None if after is None else patch_assumptions(before, after)
+    last = join_key(before.name, "weight") in pairs.last
+    of_patches = None if after is None else patch_assumptions(before, after, last)
     assumptions = assumed(before) if of_patches is None else of_patches
-    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions)
+    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions, last=last)
     check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
-    check = replace(check, after=_kind_after(before, after, pairs))
+    alone = _reshaped_alone(before, after, pairs)
+    check = replace(check, after=_kind_after(before, after, pairs), reshaped=alone)
     reshaped = [name for name in keys_of(before).values() if name in pairs.converted or name in pairs.unproved]
-    if reshaped and not _may_change_shape(before):
-        return check.with_cause(because(Why.MUST_KEEP_SHAPE, kind=before.kind, shape=after.weight.shape)), frozenset()
+    if (reshaped or alone) and not _may_change_shape(before):
+        if before.evidence == "module" or any(name in pairs.unproved for name in reshaped):
+            kept = because(Why.MUST_KEEP_SHAPE, kind=before.kind, shape=after.weight.shape)
+            return check.with_cause(kept), frozenset()
+        check = replace(check, after=before.kind, assumed=())
+    if alone and follows_a_layer(before.name):
+        # What belongs to a layer gets the shapes that adapters give it, and these are none.
+        return check.with_cause(next(iter(alone.values()))), frozenset()
     excused = _excused(before, after, pairs)
     if before.norm and excused:
         check = replace(check, assumed=(*assumptions, *_assumed_dim(before)))
@@ -123,7 +136,42 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     unread = {*pairs.unread, *pairs.unproved} if pairs.unproved or pairs.unread else ()
     compared = not (reshaped and any(name in unread for name in keys_of(before).values()))
     equal = compared and not (wrong or lost or added)
-    return replace(check, weights_equal=equal, cause=cause, compared=compared), excused
+    check = replace(check, weights_equal=equal, cause=cause, compared=compared)
+    return check.with_note("same, the channels of each patch last" if last else ""), excused
+
+
+def _reshaped_alone(before: Layer, after: Layer, pairs: Pairs) -> Mapping[str, Cause]:
+    """The layer's tensors of which no more is known than that a reshape makes the one of the other."""
+    found = {name: pairs.reshaped[name] for name in keys_of(before).values() if name in pairs.reshaped}
+    if not _may_change_shape(before):
+        shapes = {name: (tensor.shape, after.tensors.get(leaf)) for leaf, name in keys_of(before).items()
+                  if name in pairs.converted and (tensor := before.tensors[leaf])}  # fmt: skip
+        found |= {
+            name: because(Why.RESHAPED, before=shape, after=other.shape)
+            for name, (shape, other) in shapes.items()
+            if other is not None
+        }
+    return found
+
+
+_OF_ONE_RANK = frozenset({"Embedding", "LSTM", "GRU", "RNN"})
+
+
+def unsure_of_shape(before: Layer, check: LayerCheck) -> Cause | None:
+    """Why a layer is not verified that was only reshaped; None where all shapes are a model's own business.
+
+    A kernel in another shape is another layer, and an embedding has one number of dimensions. Of a norm's vector or a
+    parameter by itself the model's code alone says what shape it has.
+    """
+    if not check.reshaped:
+        return None
+    if check.before in _OF_ONE_RANK:
+        shape = next(iter(check.reshaped.values())).facts["after"]
+        return because(Why.MUST_KEEP_SHAPE, kind=check.before, shape=shape)
+    # A vector as (8, 1) reads as a layer of one channel.
+    vector = max(before.weight.shape, default=1) == before.weight.numel and before.evidence != "module"
+    is_layer = check.before in KINDS and not (vector and check.after not in KINDS)
+    return next(iter(check.reshaped.values())) if is_layer else None
 
 
 def _may_change_shape(layer: Layer) -> bool:

@@ -203,7 +203,8 @@ def _compare(
     for place, value in before.tensors.items():
         value_after = after.tensors[place]
         if place.startswith(GRADIENT):
-            value_after = _with_groups_of(value, value_after)
+            last = place.removeprefix(GRADIENT).removesuffix(".weight") in options.last
+            value_after = _with_groups_of(value, _in_order(value, value_after) if last else value_after)
         if value.shape != value_after.shape:
             cause = f"{place} has shape {tuple(value.shape)} before and {tuple(value_after.shape)} after"
             return ModelCheck(outputs, cause, notes=notes)
@@ -217,6 +218,15 @@ def _compare(
         cause = cause or f"{place} differs: {what}"
     plain = {place: place not in unequal_places for place in before.plain}
     return ModelCheck(outputs, cause, plain, before.other, notes)
+
+
+def _in_order(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The gradient after, where patches have their channels last on one side: (O, I, k) there, (O, k·I) here."""
+    if before.dim() == after.dim() or before.numel() != after.numel():
+        return after
+    if before.dim() > after.dim():
+        return after.reshape(before.shape[0], -1, before.shape[1]).movedim(-1, 1)
+    return after.movedim(1, -1)
 
 
 def _with_groups_of(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ class RunOptions:
         seed: Set before every run, so that random layers draw the same.
         device: Where to run.
         gradients: Also compare gradients of the parameters.
+        last: Layers that multiply patches whose channels are last on one side.
     """
 
     model: str
@@ -43,6 +44,7 @@ class RunOptions:
     seed: int = 0
     device: str = "cpu"
     gradients: bool = False
+    last: tuple[str, ...] = ()
 
 
 class _LowerDtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]

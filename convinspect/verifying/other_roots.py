@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.ema import own_originals
+from convinspect.converting.moving import channels_last_edit
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
-from convinspect.errors import CannotConvert
+from convinspect.errors import CannotConvert, CannotShow
 from convinspect.keys.wrappers import clean_names
-from convinspect.kinds import KINDS
-from convinspect.records import Edit, Layer, Root, Tensor
+from convinspect.records import Edit, Layer, Moved, Root, Tensor
 from convinspect.text import plural
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.findings import Findings, merged
 from convinspect.verifying.layers import keys_of
+from convinspect.verifying.same_numbers import same_as_patches
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
 
@@ -44,7 +45,7 @@ def plan_of(layers: Iterable[Layer], after: Checkpoint, pairs: Pairs, transposed
     """The conversions that were found, as far as copies and state must change with them."""
     conversions = []
     for layer in layers:
-        edits = _edits_of(layer, after, pairs, transposed) if layer.kind in KINDS else ()
+        edits = _edits_of(layer, after, pairs, transposed)
         if edits:
             conversions.append(Conversion(layer, "Linear", edits))
     return Plan(tuple(conversions))
@@ -61,9 +62,8 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         edits: What must change with the model, by the tensor's id.
         pairs: What became of the tensors of the root in use.
     """
-    reshaped = [
-        name for name in (*pairs.converted, *pairs.unproved) if name in before.tensors and name in after.tensors
-    ]
+    moved = (*pairs.converted, *pairs.unproved, *pairs.reshaped)
+    reshaped = [name for name in moved if name in before.tensors and name in after.tensors]
     changes = {(before.tensors[name].shape, after.tensors[name].shape) for name in reshaped}
     roots_after = {root.path: root for root in after.roots}
     changed = {}
@@ -107,15 +107,20 @@ def _edits_of(layer: Layer, after: Checkpoint, pairs: Pairs, transposed: Transpo
     """The edits of a layer's converted tensors that were transposed, or whose number of dimensions changed."""
     keys = keys_of(layer)
     converted = [
-        (tensor, after.tensors[name], transposed.of(name))
+        (name, tensor, after.tensors[name], transposed.of(name))
         for leaf, tensor in layer.tensors.items()
-        if (name := keys[leaf]) in pairs.converted or name in pairs.unproved
+        if (name := keys[leaf]) in pairs.converted or name in pairs.unproved or name in pairs.reshaped
     ]
     return tuple(
-        Edit(old, new.shape, new.stride, in_out[0] != in_out[1])
-        for old, new, in_out in converted
-        if len(old.shape) != len(new.shape) or in_out[0] != in_out[1]
+        Edit(old, new.shape, new.stride, in_out[0] != in_out[1], moved=_moved(old, new) if name in pairs.last else None)
+        for name, old, new, in_out in converted
+        if old.shape != new.shape or in_out[0] != in_out[1]
     )
+
+
+def _moved(old: Tensor, new: Tensor) -> Moved | None:
+    edit = channels_last_edit(old, old.shape[2:] or new.shape[2:], len(new.shape) == 2)
+    return None if edit is None else edit.moved
 
 
 class Copies(NamedTuple):
@@ -148,7 +153,10 @@ def compare_copies(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Ed
     return Copies(
         followed,
         Findings(
-            {name: _not_followed(edit) for name, edit in expected.items() if name in same},
+            {name: _not_followed(edit) for name, edit in expected.items() if name in same}
+            | _in_other_order(
+                {name: (edit, after.tensors[name]) for name, edit in expected.items() if name in followed}
+            ),
             notes=_note_converted(Counter(name.rpartition(".")[0] for name in followed)),
         ),
     )
@@ -200,7 +208,12 @@ def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transpos
     turned = {name for name, tensor in state.items() if id(tensor) in edits and edits[id(tensor)].transposed}
     pairs = pair_up(state, _by_name(after), transposed if before.role == "ema" else Transposed(turned))
     left = {name: _not_followed(edits[id(state[name])]) for name in pairs.maybe_left if name in turned}
-    changed = pairs.changed | left | _not_following(before, after, edits)
+    after_by_name = _by_name(after)
+    moved = {
+        name: (edits[id(state[name])], after_by_name[name]) for name in pairs.converted if id(state[name]) in edits
+    }
+    reshaped = {name: cause for name, cause in pairs.reshaped.items() if not _is_meant(state[name], cause, edits)}
+    changed = pairs.changed | reshaped | left | _not_following(before, after, edits) | _in_other_order(moved)
     return Findings(
         {f"{before.path}.{name}": cause for name, cause in changed.items()},
         tuple(f"{before.path}.{name}" for name in pairs.missing),
@@ -209,6 +222,11 @@ def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transpos
         _note_converted({before.path: len(pairs.converted)}),
         tuple(f"{before.path}.{name}" for name in pairs.unproved),
     )
+
+
+def _is_meant(state: Tensor, cause: Cause, edits: Mapping[int, Edit]) -> bool:
+    """Whether what was only reshaped has the shape that its weight's conversion asks for."""
+    return id(state) in edits and edits[id(state)].shape == cause.facts["after"]
 
 
 def _by_name(root: Root) -> dict[str, Tensor]:
@@ -226,6 +244,22 @@ def _not_following(before: Root, after: Root, edits: Mapping[int, Edit]) -> dict
         for edit in expected
         if shapes.get(edit.tensor.key) == edit.tensor.shape != edit.shape
     }
+
+
+def _in_other_order(pairs: Mapping[str, tuple[Edit, Tensor]]) -> dict[str, Cause]:
+    """Copies and state whose numbers have another order than those of their weight, where patches are flattened.
+
+    Args:
+        pairs: What must change, and the tensor after, by name.
+    """
+    wrong = {}
+    for name, (edit, after) in pairs.items():
+        dims = {len(edit.tensor.shape), len(after.shape)}
+        if len(dims) == 2 and 2 in dims and max(edit.tensor.shape[2:] or after.shape[2:], default=1) > 1:
+            with suppress(CannotShow):
+                if not same_as_patches(edit.tensor, after, edit.moved is not None):
+                    wrong[name] = because(Why.OTHER_ORDER)
+    return wrong
 
 
 def _not_followed(edit: Edit) -> Cause:

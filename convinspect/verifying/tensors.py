@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
-from convinspect.arrays.equality import Related, as_matrix, difference, owner_of, relation, same_bits
+from convinspect.arrays.equality import as_matrix, same_bits
 from convinspect.arrays.threads import map_threads
-from convinspect.converting.relations import PURE, in_one_shape, relate
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
-from convinspect.layers.lora import as_vector, follows_a_layer
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
+from convinspect.verifying.same_numbers import same_as_patches, same_in_order, same_magnitudes, same_order
+from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
 
 _LARGE = 64 << 20
-MOST_OWNERS = 2_000
-"""At most so many tensors are read to find where wrong numbers come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,8 @@ class Pairs:
         unexpected: In the second only.
         unread: Equal in shape and dtype, but without numbers that can be read (shapes only, packed).
         unproved: The same, under another shape, as a conversion gives it.
+        last: Of `converted`, kernels whose patches have their channels last in the matrix, or had.
+        reshaped: Another shape than a conversion of a layer gives, the same numbers in the same order.
         maybe_left: Of `same`, square weights that are (in, out) as before while others are (out, in) now.
     """
 
@@ -48,11 +47,13 @@ class Pairs:
     unread: list[str] = field(default_factory=list)
     maybe_left: list[str] = field(default_factory=list)
     unproved: dict[str, None] = field(default_factory=dict)
+    last: frozenset[str] = frozenset()
+    reshaped: dict[str, Cause] = field(default_factory=dict)
 
     @property
     def touched(self) -> set[str]:
         """Names of all tensors that are not in `same`."""
-        return {*self.converted, *self.changed, *self.missing, *self.unexpected, *self.unproved}
+        return {*self.converted, *self.changed, *self.missing, *self.unexpected, *self.unproved, *self.reshaped}
 
 
 class Transposed(NamedTuple):
@@ -67,10 +68,11 @@ class Transposed(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of one tensor, and for `CHANGED` and `LEFT` why."""
+    """What became of a tensor, for `CHANGED`, `LEFT` and `RESHAPED` why; whether its patches' channels are last."""
 
     fate: Fate
     cause: Cause | None = None
+    last: bool = False
 
 
 _SAME, _CONVERTED = _Outcome(Fate.SAME), _Outcome(Fate.CONVERTED)
@@ -120,6 +122,8 @@ def pair_up(
         unread=names[Fate.UNREAD],
         maybe_left=maybe_left,
         unproved=dict.fromkeys(names[Fate.UNPROVED]),
+        last=frozenset(name for name, outcome in outcomes.items() if outcome.last),
+        reshaped={name: changed[name] for name in names[Fate.RESHAPED]},
     )
 
 
@@ -299,102 +303,41 @@ def _compare_alike(
         return _SAME
     if square and any(transposed) and same_bits(as_matrix(before, transposed=True), after):
         return _Outcome(Fate.TURNED) if all(transposed) else _CONVERTED
-    return _Outcome(Fate.CHANGED, _numbers_cause(before, after, tensors))
+    return _Outcome(Fate.CHANGED, numbers_cause(before, after, tensors))
 
 
 def _compare_reshaped(
     before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
 ) -> _Outcome:
     """As `_compare`, for tensors of one dtype and different shapes."""
-    if _same_magnitudes(before, after):
+    if same_magnitudes(before, after):
         return _CONVERTED
-    if not (_is_matrix(before) and _is_matrix(after)):
-        if _same_after_reshape(before, after):
+    if not (is_matrix(before) and is_matrix(after)):
+        if same_as_patches(before, after):
             return _CONVERTED
-        same = _same_in_order(before, after)
-        return _changed(Why.RESHAPED if same else Why.SHAPE, before=before.shape, after=after.shape)
+        if same_as_patches(before, after, last=True):
+            return _Outcome(Fate.CONVERTED, last=True)
+        return _reshaped(before, after) or _changed(Why.SHAPE, before=before.shape, after=after.shape)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
         return _CONVERTED
     if not a.numel:
         return _changed(Why.SHAPE, before=before.shape, after=after.shape)
+    if 1 in before.shape[:2] and not any(transposed) and (reshaped := _reshaped(before, after)) is not None:
+        return reshaped
     if a.shape == b.shape[::-1] and same_bits(a, as_matrix(b, transposed=True)):
         if before.shape[:2] == before.shape[1::-1]:
             return _changed(Why.TRANSPOSED)
         return _changed(Why.TRANSPOSED_SHAPE, expected=a.shape, actual=b.shape)
-    if before.shape[:2] == after.shape[1::-1] and _same_order(before, after):
+    if before.shape[:2] == after.shape[1::-1] and same_order(before, after):
         return _changed(Why.ROWS_MIXED, after=after.shape)
     if a.shape == b.shape:
-        return _Outcome(Fate.CHANGED, _numbers_cause(a, b, tensors))
+        return _Outcome(Fate.CHANGED, numbers_cause(a, b, tensors))
     return _changed(Why.NO_RESHAPE, before=before.shape, after=after.shape)
 
 
-def _same_magnitudes(before: Tensor, after: Tensor) -> bool:
-    """Whether both are DoRA's magnitudes, a vector with or without sizes of 1, and hold the same bits."""
-    vectors = [as_vector(tensor) if follows_a_layer(tensor.key) else None for tensor in (before, after)]
-    return vectors[0] is not None and vectors[1] is not None and same_bits(vectors[0], vectors[1])
-
-
-def _same_after_reshape(before: Tensor, after: Tensor) -> bool:
-    """As `_same_in_order`, of a kernel over patches and its Linear.
-
-    Of two kernels, (O, 1, k) and (O, k, 1), the same numbers make two functions. (O, 1, k) and (O, k) are one layer
-    only where the windows do not overlap, which nothing says of one channel.
-    """
-    matrix, kernel = sorted((before.shape, after.shape), key=len)
-    if len(matrix) != 2 or len(kernel) < 3 or matrix[0] != kernel[0] or kernel[1] == 1:
-        return False
-    return _same_in_order(before, after)
-
-
-def _same_in_order(before: Tensor, after: Tensor) -> bool:
-    """Whether a reshape makes one of the other: the same numbers in the same order."""
-    pure = relate(before.shape, after.shape).how in PURE
-    return pure and (both := in_one_shape(before, after)) is not None and same_bits(*both)
-
-
-def _is_matrix(tensor: Tensor) -> bool:
-    return len(tensor.shape) >= 2 and all(size == 1 for size in tensor.shape[2:])
-
-
-def _same_order(before: Tensor, after: Tensor) -> bool:
-    """Whether two matrices hold the same sequence of numbers, row by row."""
-    flat = [tensor._replace(shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
-    in_rows = all(tensor.stride[:2] == (tensor.shape[1], 1) for tensor in (before, after))
-    return in_rows and same_bits(*flat)
-
-
-def _numbers_cause(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) -> Cause:
-    """Why two tensors of one shape and dtype differ.
-
-    Raises:
-        BrokenFile: One of them is damaged, which then is the cause.
-    """
-    first = difference(before, after)
-    if first is None:
-        return because(Why.BYTES)
-    place = {"total": first.total, "where": list(first.where), "before": first.before, "after": first.after}
-    if first.count == 1:
-        return because(Why.ONE_NUMBER, **place)
-    if first.count > first.total // 2:
-        owner = owner_of(after, _candidates(before, after, tensors))
-        if owner is not None:
-            return because(Why.OTHER_TENSOR, owner=owner)
-        related = relation(before, after)
-        if related is not None:
-            return because(Why.RELATED, relation=_relation_cause(related), count=first.count, total=first.total)
-    return because(Why.NUMBERS, count=first.count, **place)
-
-
-def _candidates(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors whose numbers `after` may hold by mistake; kernels of size 1 as matrices if `after` is one."""
-    for name, tensor in islice(tensors.items(), MOST_OWNERS):
-        if tensor is not before:
-            flat = _is_matrix(tensor) and len(tensor.shape) > len(after.shape)
-            yield name, as_matrix(tensor, transposed=False) if flat else tensor
-
-
-def _relation_cause(relation: Related) -> Cause:
-    if relation.factor is not None:
-        return because(Why.FACTOR, factor=relation.factor)
-    return because(Why.ROW_ORDER if relation.rows else Why.TRANSPOSED)
+def _reshaped(before: Tensor, after: Tensor) -> _Outcome | None:
+    """What became of a tensor that has the same numbers in the same order, and another shape; None of others."""
+    if not same_in_order(before, after):
+        return None
+    return _Outcome(Fate.RESHAPED, because(Why.RESHAPED, before=before.shape, after=after.shape))

@@ -177,6 +177,10 @@ def _run_model(
     from convinspect.verifying.model import try_models
     from convinspect.verifying.model_runs import RunOptions
 
+    last = tuple(check.name for check in report.layers if check.last)
+    if last and not options.model_after:
+        problem = f"layer {last[0]} multiplies patches with their channels last, which a swapped layer does not"
+        raise CannotConvert(problem, Wording("give ", Option("model_after", None), ", the code that it is for"))
     run_options = RunOptions(
         options.model or "",
         options.model_after or "",
@@ -184,5 +188,6 @@ def _run_model(
         options.seed,
         options.device,
         options.grad,
+        last,
     )
     return try_models(before, after, report.kinds, run_options, stored if options.rename else None)

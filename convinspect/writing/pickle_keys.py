@@ -38,6 +38,10 @@ def places_of_keys(tree: Any, names: Names, others: Mapping[str, Mapping[str, st
             new = names.get((_size_at(value), key)) if isinstance(value, Call) else None
             if new is not None:
                 left.discard((_size_at(value), key))
+            elif left and isinstance(value, (Tuple, list)):
+                inside = {name: names[name] for name in _named_within(value, key, left)}
+                new = _key_of_all(key, inside)
+                left -= set(inside) if new is not None else set()
             new = own_others.get(key) if new is None else new
             if new is not None:
                 renamed[key] = new
@@ -49,6 +53,21 @@ def places_of_keys(tree: Any, names: Names, others: Mapping[str, Mapping[str, st
         name = min(key for _, key in left)
         raise CannotWrite(f"tensor {name!r}: its name is not one key of a dictionary in the file, so it stays")
     return places
+
+
+def _named_within(value: Tuple | list[Any], key: str, names: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Of tensors to rename, those in a tuple or list under one key, as quantized modules keep weight and bias."""
+    sizes = {_size_at(node) for node in _containers(value) if isinstance(node, Call)}
+    return [(size, name) for size, name in names if size in sizes and name.startswith(f"{key}.")]
+
+
+def _key_of_all(key: str, renamed: Names) -> str | None:
+    """The new key of a tuple or list whose tensors are renamed alike; None if only names within it would change."""
+    fronts = {
+        new.removesuffix(name[len(key) :]) for (_, name), new in renamed.items() if new.endswith(name[len(key) :])
+    }
+    whole = len(fronts) == 1 and all(new.endswith(name[len(key) :]) for (_, name), new in renamed.items())
+    return fronts.pop() if whole else None
 
 
 def _containers(tree: Any) -> Iterator[Any]:

@@ -21,9 +21,10 @@ from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys
 from convinspect.writing.atomic import check_room
-from convinspect.writing.pieces import Made, Piece, Range, size_of, write_pieces
+from convinspect.writing.moving import Place, made, moved_pieces, moves_in
+from convinspect.writing.pieces import Piece, Range, size_of, write_pieces
 from convinspect.writing.safetensors_header import edited_header
-from convinspect.writing.zip import pieces_with_record
+from convinspect.writing.zip import Numbers, pieces_with_record
 
 _PICKLE, _FIRST_STORAGE = "data.pkl", "data/0"
 
@@ -38,6 +39,7 @@ class Changes:
         parameters: Old → new name, for the parameter names that optimizers store.
         others: Old → new key of what is no tensor, by the path of its root.
         pickle: The file's parsed pickle, if it was kept when the file was opened, so that it is not read again.
+        sums: The new CRC-32 of each storage in whose bytes numbers change places, by file and key.
     """
 
     edits: tuple[Edit, ...]
@@ -45,6 +47,7 @@ class Changes:
     parameters: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pickle: Pickle | None = None
+    sums: Mapping[Place, int] = field(default_factory=dict)
 
     @property
     def restructure(self) -> bool:
@@ -108,8 +111,12 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
     if exported.is_exported(archive) or any(name.startswith("code/") for name in archive.records):
         raise CannotWrite("it holds the model's program beside its weights, which would no longer fit")
     data = archive.read(_PICKLE)
+    moving = {
+        f"data/{key}": Numbers(edits, changes.sums.get((path, key), 0))
+        for (path, key), edits in moves_in(changes.edits).items()
+    }
     if not changes.restructure:
-        return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [])
+        return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [], moving)
     # The file was listed already, which refuses pickles that need too much work for their size.
     pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
     new, dropped = _edited(data, pickle, changes)
@@ -117,14 +124,16 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
     if _FIRST_STORAGE in gone and VERSION_RECORD in archive.records:
         # PyTorch calculates the storages' offsets from this one's, and without that record it reads their headers.
         gone.append(VERSION_RECORD)
-    return pieces_with_record(file, archive, _PICKLE, new, gone)
+    staying = {name: numbers for name, numbers in moving.items() if name not in gone}
+    return pieces_with_record(file, archive, _PICKLE, new, gone, staying)
 
 
 def _legacy(file: File, changes: Changes) -> list[Piece]:
     """Before PyTorch 1.6 the pickle is stored directly in the file, so spans are offsets in the file."""
     structure = changes.restructure
+    moving = moves_in(changes.edits)
     if not structure and file.read(1, 1) < b"\x04":
-        return list(_with_tuples(file, changes.edits))
+        return [*_with_tuples(file, changes.edits, moving)]
     pickle = changes.pickle or torch_legacy.pickles(file)
     start, end = pickle.start, pickle.tree.end
     data = file.read(start, end - start)
@@ -134,7 +143,7 @@ def _legacy(file: File, changes: Changes) -> list[Piece]:
         new, dropped = _with_other_tuples(data, start, changes.edits), set()
     pieces: list[Piece] = [Range(0, start), new]
     if not dropped:
-        return [*pieces, Range(end, file.size)]
+        return [*pieces, *_with_numbers(end, moving, file.size)]
     storages, _ = torch_legacy.place_storages(file, pickle)
     kept = [key for key in storages if key not in dropped]
     pieces.append(
@@ -142,18 +151,31 @@ def _legacy(file: File, changes: Changes) -> list[Piece]:
     )
     for key in kept:
         begin = storages[key].start or 0
-        pieces.append(Range(begin - 8, begin + storages[key].nbytes))
+        pieces.append(Range(begin - 8, begin))
+        pieces += moved_pieces(begin, storages[key], moving.get((file.path, key), ()))
     return pieces
 
 
-def _with_tuples(file: File, edits: Sequence[Edit]) -> Iterator[Piece]:
+def _with_tuples(file: File, edits: Sequence[Edit], moving: Mapping[Place, Sequence[Edit]]) -> Iterator[Piece]:
     """Ranges of the file around new tuples, so that a pickle with more than tensors need not be held in memory."""
     at = 0
     for span, new in _tuples(edits, file.read):
         yield Range(at, span.start)
         yield new
         at = span.end
-    yield Range(at, file.size)
+    yield from _with_numbers(at, moving, file.size)
+
+
+def _with_numbers(at: int, moving: Mapping[Place, Sequence[Edit]], end: int) -> Iterator[Piece]:
+    """Bytes `at:end` of a file in which storages lie as they are, with numbers of some in other places."""
+    storages = [(edits[0].tensor.storage, edits) for edits in moving.values()]
+    for storage, edits in sorted(storages, key=lambda pair: _start(pair[1][0].tensor)):
+        assert storage is not None
+        start = _start(edits[0].tensor)
+        yield Range(at, start)
+        yield from moved_pieces(start, storage, edits)
+        at = start + storage.available
+    yield Range(at, end)
 
 
 def _edited(data: bytes, pickle: Pickle, changes: Changes) -> tuple[bytes, set[str]]:
@@ -260,9 +282,9 @@ def _safetensors(file: File, edits: Sequence[Edit]) -> list[Piece]:
     base = 8 + length
     pieces: list[Piece] = [edited_header(file.read(8, length), shapes, names)]
     at = base
-    for edit in sorted((edit for edit in edits if edit.transposed), key=lambda edit: _start(edit.tensor)):
+    for edit in sorted((edit for edit in edits if edit.moves_bytes), key=lambda edit: _start(edit.tensor)):
         start = _start(edit.tensor)
-        pieces += [Range(at, start), Made(edit.tensor.nbytes, _transposed(edit.tensor))]
+        pieces += [Range(at, start), made(edit)]
         at = start + edit.tensor.nbytes
     return [*pieces, Range(at, file.size)]
 
@@ -271,23 +293,3 @@ def _start(tensor: Tensor) -> int:
     assert tensor.storage is not None
     assert tensor.storage.start is not None
     return tensor.storage.start
-
-
-_BAND = 1 << 22
-"""Bytes of a matrix that are in memory at a time while it is transposed."""
-
-
-def _transposed(tensor: Tensor) -> Callable[[], Iterator[bytes]]:
-    """The bytes of a matrix (rows, columns) as (columns, rows), one band of columns at a time."""
-
-    def blocks() -> Iterator[bytes]:
-        from convinspect.arrays.read import read_tensor
-
-        rows, columns = tensor.shape[:2]
-        step = max(1, _BAND * columns // max(tensor.nbytes, 1))
-        for first in range(0, columns, step):
-            width = min(step, columns - first)
-            band = tensor._replace(shape=(rows, width), stride=tensor.stride[:2], offset=tensor.offset + first)
-            yield read_tensor(band).T.copy().tobytes()
-
-    return blocks

@@ -13,6 +13,7 @@ from convinspect.formats import read_contents
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
+from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.rewrite import Changes, write_file
 from convinspect.writing.shards import Beside, in_several, save_folder
 
@@ -52,8 +53,9 @@ def save_edits(
     edits = tuple(edits)
     others = others or {}
     source, versions = checkpoint.path, checkpoint.versions
-    expected = _expected(checkpoint.roots, edits, drop_optimizer) + _facts_of_others(checkpoint.roots, others)
-    changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source))
+    sums = new_sums(edits)
+    expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
+    changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
     if beside is None and not in_several(checkpoint):
         with (
             reporting_changes(versions),
@@ -124,16 +126,27 @@ def _key(facts: Facts) -> str:
     return str(facts[0])
 
 
-def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool) -> list[Facts]:
+def _expected(roots: Iterable[Root], edits: Sequence[Edit], drop: bool, sums: Mapping[Place, int]) -> list[Facts]:
     """The expected facts of each tensor in the new file."""
-    shapes = {_place(edit.tensor): edit for edit in edits if edit.shape != edit.tensor.shape or edit.transposed}
+    shapes = {
+        _place(edit.tensor): edit for edit in edits
+        if edit.shape != edit.tensor.shape or edit.transposed or edit.moved is not None
+    }  # fmt: skip
     names = {(_place(edit.tensor), edit.tensor.key): edit.key for edit in edits if edit.key is not None}
     return [
         _facts(_after(tensor, shapes.get(_place(tensor)), names.get((_place(tensor), tensor.key))))
         for root in roots
-        for tensor in root.tensors
+        for tensor in ((_with_sum(one, sums) for one in root.tensors) if sums else root.tensors)
         if not (drop and root.role == "optimizer" and tensor.key.startswith("state."))
     ]
+
+
+def _with_sum(tensor: Tensor, sums: Mapping[Place, int]) -> Tensor:
+    """The tensor with the new checksum of its storage, where numbers change places there."""
+    storage = tensor.storage
+    if storage is None or (storage.file, storage.key) not in sums:
+        return tensor
+    return tensor._replace(storage=storage._replace(crc=sums[storage.file, storage.key]))
 
 
 def _facts_of_others(roots: Iterable[Root], names: Mapping[str, Mapping[str, str]]) -> list[Facts]:

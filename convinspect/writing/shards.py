@@ -150,7 +150,8 @@ def _of_parts(edit: Edit) -> list[Edit]:
     tensor = edit.tensor
     if tensor.layout != LAYOUT:
         return [edit]
-    if edit.shape != tensor.shape and (edit.transposed or edit.shape[:2] != tensor.shape[:2]):
+    turned = edit.transposed or edit.moved is not None
+    if edit.shape != tensor.shape and (turned or edit.shape[:2] != tensor.shape[:2]):
         raise CannotWrite(f"the pieces of {tensor.key!r} cannot be turned over", "write whole tensors first")
     added = edit.shape[2:]
     shapes = [part.shape if edit.shape == tensor.shape else part.shape[:2] + added for part in tensor.parts]

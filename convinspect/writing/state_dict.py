@@ -170,6 +170,8 @@ def _plain_key(layer: Layer, tensor: Tensor, key: str) -> str:
 def _edited(tensor: torch.Tensor, edit: Edit | None) -> torch.Tensor:
     if edit is None:
         return tensor
+    if edit.moved is not None:
+        return tensor.reshape(edit.moved.seen).permute(edit.moved.order).reshape(edit.shape)
     matrix = tensor.reshape(tensor.shape[:2]).T if edit.transposed else tensor
     return matrix.reshape(edit.shape)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from convinspect.formats.zip.structures import (
     ZIP64_FIELD,
     DirectoryEntry,
     Local,
+    Memory,
     Record,
     build_descriptor,
     build_end,
@@ -51,7 +52,10 @@ from convinspect.formats.zip.structures import (
     parse_locator64,
     read_local,
     record_of,
+    with_sum,
 )
+from convinspect.records import Edit
+from convinspect.writing.moving import moved_pieces
 from convinspect.writing.pieces import Piece, Range, size_of
 
 _MOST_EXTRA = 0xFFFF
@@ -67,8 +71,22 @@ class Sums(NamedTuple):
     size: int
 
 
-def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gone: Collection[str] = ()) -> list[Piece]:
-    """The archive with the bytes of record `name` replaced, and some records left out.
+class Numbers(NamedTuple):
+    """The edits of tensors in a record whose numbers change places, and the record's new checksum."""
+
+    edits: list[Edit]
+    crc: int
+
+
+def pieces_with_record(
+    file: File,
+    archive: Archive,
+    name: str,
+    data: bytes,
+    gone: Collection[str] = (),
+    moving: Mapping[str, Numbers] | None = None,
+) -> list[Piece]:
+    """The archive with the bytes of record `name` replaced, some records left out, and numbers moved in others.
 
     Args:
         file: The archive's file.
@@ -76,6 +94,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
         name: A record below the archive's folder.
         data: Its new bytes, unpacked.
         gone: Records below the archive's folder to leave out of the new file.
+        moving: Records below the archive's folder that keep their size, and in which numbers change places.
 
     Raises:
         CannotWrite: The zip is laid out in a way that PyTorch does not write and that cannot be edited safely.
@@ -85,6 +104,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
         raise BrokenFile("its zip directory is gone", "download or copy it again")
     entries = _entries(read_directory(file, ends))
     left_out = {archive.records[record].offset for record in gone}
+    moves = {archive.records[record].offset: (archive.records[record], it) for record, it in (moving or {}).items()}
     edited = archive.records[name]
     packed = data if edited.method == STORED else _deflated(data)
     alignment = _alignment(file, archive)
@@ -98,6 +118,8 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
             continue
         if start == edited.offset:
             moved = _edited_record(file, edited, end, packed, sums)
+        elif start in moves:
+            moved = _record_with_numbers(file, moves[start], end, _moved_header(file, start, at, alignment)[0])
         else:
             header, skipped = _moved_header(file, start, at, alignment)
             moved = [header, Range(start + skipped, end)]
@@ -105,7 +127,7 @@ def pieces_with_record(file: File, archive: Archive, name: str, data: bytes, gon
         pieces += moved
         at += sum(map(size_of, moved))
     directory = b"".join(
-        _moved_entry(entry, places[entry.offset], sums if entry.offset == edited.offset else None)
+        _moved_entry(_with_sum(entry, moves), places[entry.offset], sums if entry.offset == edited.offset else None)
         for entry in entries
         if entry.offset not in left_out
     )
@@ -174,6 +196,34 @@ def _edited_record(file: File, record: Record, end: int, packed: bytes, sums: Su
     else:
         gap = build_descriptor(*sums, wide=len(gap) == DESCRIPTOR64_SIZE)
     return [build_local(header, local.name, local.extra), packed, gap]
+
+
+def _record_with_numbers(file: File, moves: tuple[Record, Numbers], end: int, header: bytes) -> list[Piece]:
+    """A storage's record in which numbers change places.
+
+    Args:
+        file: The archive's file.
+        moves: The record, and what changes in it.
+        end: The start of the next record.
+        header: The record's header for its new place; b"" where the old one can stay.
+    """
+    record, (edits, crc) = moves
+    local = _local(file, record.offset)
+    storage = edits[0].tensor.storage
+    if record.method != STORED or storage is None or storage.available != record.packed:
+        raise _unsafe("keeps numbers compressed")
+    gap = file.read(local.payload + record.packed, end - local.payload - record.packed)
+    if header:
+        local = read_local(Memory(header), 0) or local
+    fixed = local.header
+    if not record.flags & OPEN_ENDED:
+        fixed = fixed._replace(crc=crc)
+    elif has_descriptor_signature(gap):
+        gap = with_sum(gap, crc)
+    else:
+        raise _unsafe("has an unusual data descriptor")
+    payload = _local(file, record.offset).payload
+    return [build_local(fixed, local.name, local.extra), *moved_pieces(payload, storage, edits), gap]
 
 
 def _local(file: File, start: int) -> Local:
@@ -260,6 +310,14 @@ def _moved_entry(old: _Entry, offset: int, sums: Sums | None) -> bytes:
     others = [field for field in fields if field[0] != ZIP64_FIELD]
     extra = build_fields([(ZIP64_FIELD, wide), *others] if wide else others)
     return build_entry(header._replace(offset=min(offset, FULL)), old.entry.name, extra, old.comment)
+
+
+def _with_sum(entry: _Entry, moves: Mapping[int, tuple[Record, Numbers]]) -> _Entry:
+    """The entry with its new checksum, where numbers change places in its record."""
+    if entry.offset not in moves:
+        return entry
+    header = entry.entry.header._replace(crc=moves[entry.offset][1].crc)
+    return entry._replace(entry=entry.entry._replace(header=header))
 
 
 def _deflated(data: bytes) -> bytes:

@@ -144,3 +144,10 @@ def test_another_models_optimizer_is_not_concerned(tmp_path: Path) -> None:
     thing = {"model": model.state_dict(), "critic": other.state_dict(), "critic_optimizer": adafactor.state_dict()}
     torch.save(thing, tmp_path / "a.pt")
     assert _told(tmp_path / "a.pt", "linear", "--root", "model") == ([], [])
+
+
+def test_a_norm_in_another_shape_is_no_adapter(tmp_path: Path) -> None:
+    torch.save({"norm.weight": torch.rand(8), "pw.weight": torch.rand(4, 8, 1)}, tmp_path / "a.pt")
+    torch.save({"norm.weight": torch.rand(8, 1), "pw.weight": torch.rand(4, 8)}, tmp_path / "b.pt")
+    done = run("convert", "a.pt", "-o", "c.pt", "--like", "b.pt", "--format", "json", folder=tmp_path)
+    assert json.loads(done.stdout)["afterwards"] == []

@@ -15,13 +15,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.ao.nn import quantized
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import read_error
-from support.program import run
+from support.program import command, run
 
 State = dict[str, Any]
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -228,3 +229,87 @@ def test_an_old_weight_norm_under_another_prefix_loads_after_renaming(tmp_path: 
     assert found.verdict == Verdict.LOADS_AFTER_CONVERTING, found.obstacles
     run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", *(found.rules or ()))
     model.load_state_dict(torch.load(tmp_path / "b.pt"), strict=True)
+
+
+# ------------------------------------------------------------------------------------------------- quantized modules
+
+
+def _quantized_model() -> nn.ModuleDict:
+    linear: Any = quantized.Linear
+    conv: Any = quantized.Conv2d
+    return nn.ModuleDict({"proj": linear(3, 2), "conv": conv(3, 2, 1), "head": nn.Linear(2, 2)})
+
+
+def test_a_quantized_linear_is_renamed_as_the_one_value_that_it_is(tmp_path: Path) -> None:
+    model, outer = _quantized_model(), nn.ModuleDict({"model": _quantized_model()})
+    torch.save(outer.state_dict(), tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "b.pt")
+    done = command(tmp_path, "convert", "a.pt", "-o", "renamed.pt", "--rename", "model.*=*")
+    assert done.returncode == 0, done.stderr
+    model.load_state_dict(torch.load(tmp_path / "renamed.pt", weights_only=False))
+    refused = command(tmp_path, "convert", "a.pt", "-o", "x.pt", "--rename", "*._packed_params.0=*.weight")
+    assert refused.returncode == 2
+    assert "is not one key of a dictionary" in refused.stderr
+
+
+def test_a_quantized_linear_without_its_version_does_not_load(tmp_path: Path) -> None:
+    model = _quantized_model()
+    torch.save(dict(model.state_dict()), tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "b.pt")
+    with pytest.raises(KeyError):
+        model.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=False))
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    assert report.verdict == "does not load"
+    assert "whose version A does not record" in report.obstacles[0]
+
+
+@pytest.mark.parametrize(("leaf", "value"), [("scale", 0.5), ("zero_point", 3), ("zero_point", None)])
+@pytest.mark.parametrize("module", ["proj", "conv", "head"])
+def test_quantized_modules_read_numbers(tmp_path: Path, module: str, leaf: str, value: Any) -> None:
+    model = _quantized_model()
+    if module == "head":
+        model["head"].register_buffer(leaf, torch.zeros(()))
+    state = model.state_dict()
+    torch.save(state, tmp_path / "b.pt")
+    state[f"{module}.{leaf}"] = value
+    torch.save(state, tmp_path / "a.pt")
+    try:
+        model.load_state_dict(state)
+        loaded = True
+    except (RuntimeError, TypeError):
+        loaded = False
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    assert (report.verdict == "loads") == loaded
+
+
+def test_a_quantized_linear_takes_no_other_dtype(tmp_path: Path) -> None:
+    state = _quantized_model().state_dict()
+    torch.save(state, tmp_path / "b.pt")
+    state["proj._packed_params.dtype"] = None
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(RuntimeError, match="Unsupported dtype"):
+        _quantized_model().load_state_dict(state)
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    assert (report.verdict, len(report.obstacles)) == ("does not load", 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["plain", "meta", "sparse", "quantized", "double"])
+def test_a_lazy_module_takes_what_can_be_copied_into_a_plain_tensor(tmp_path: Path, kind: str) -> None:
+    weight = torch.rand(4, 3)
+    quantize: Any = torch.quantize_per_tensor
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "plain": lambda: weight, "meta": lambda: weight.to("meta"), "sparse": weight.to_sparse,
+        "quantized": lambda: quantize(weight, 0.1, 0, torch.qint8), "double": weight.double,
+    }  # fmt: skip
+    state = {"weight": ways[kind](), "bias": torch.rand(4)}
+    model = nn.LazyLinear(4)
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "b.pt")
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    try:
+        model.load_state_dict(state)
+        loaded = True
+    except RuntimeError:
+        loaded = False
+    assert (report.verdict == "loads") == loaded, report.obstacles

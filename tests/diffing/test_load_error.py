@@ -354,6 +354,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
         ],
         "not_understood": [],
         "stops_at_first": None,
+        "begins_in_the_middle": False,
+        "numbers_missing": None,
     }  # fmt: skip
     csv = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "csv", stdin=text).stdout
     assert csv == (
@@ -445,6 +447,17 @@ def test_a_prefix_is_named_once(tmp_path: Path) -> None:
     text = said_by_torch(Small(), {f"module.{key}": value for key, value in state.items()})
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
     assert "prefix: prefix" not in command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text).stdout
+
+
+def test_a_text_without_its_beginning_takes_the_promise_back(tmp_path: Path) -> None:
+    state = zeros({"conv.weight": (8, 6, 1), "fc.weight": (3, 8)})
+    text = said_by_torch(Holder({"conv.weight": (8, 6), "fc.weight": (3, 8)}), state)
+    text = text[text.index("size mismatch") :]
+    report = answered(tmp_path, state, text)
+    assert (report.verdict, report.headless, len(report.steps)) == ("undecided", True, 1)
+    said = command(tmp_path, "diff", "a.pt", "--error", "-", stdin=text)
+    assert said.returncode == 1
+    assert "not certain: the text begins in the middle of the error" in said.stdout
 
 
 def test_a_line_that_was_not_understood_takes_the_promise_back(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
-from support.breaking import BREAKERS  # noqa: E402
+from support.breaking import COLLECTORS, CONSOLES, Breaker  # noqa: E402
 from support.diffing import Holder, zeros  # noqa: E402
 
 Shapes = dict[str, tuple[int, ...]]
@@ -556,6 +556,10 @@ def _quoted(names: Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------------------------- writing
 
 
+def _nth(breakers: Sequence[Breaker], place: int) -> Breaker:
+    return breakers[place % len(breakers)]
+
+
 def main() -> None:
     made: dict[str, Text] = written()
     for make in RUN:
@@ -570,7 +574,7 @@ def main() -> None:
         path.unlink()
     for place, path in enumerate(sorted(HERE.glob("*.txt"))):
         head, _, body = path.read_bytes().decode().partition("\n")
-        for name, how in (BREAKERS[place % len(BREAKERS)], BREAKERS[(place + 5) % len(BREAKERS)]):
+        for name, how in (_nth(CONSOLES, place), _nth(CONSOLES, place + 5), _nth(COLLECTORS, place)):
             broken = json.dumps({**json.loads(head), "broken": name}, ensure_ascii=False)
             (HERE / f"{path.stem}__{name}.txt").write_text(
                 f"{broken}\n{how(body, place)}", encoding="utf-8", newline=""

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
@@ -36,40 +34,6 @@ def swapped(conv: nn.Module) -> Any:
     swaps = swap_patches(copy.deepcopy(conv))
     assert len(swaps.swapped) == 1, swaps.left
     return swaps.model
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_a_patch_linear_is_its_convolution(data: st.DataObject) -> None:
-    """Of any dimensions, sizes that are no multiple of the patch, batched or not, in any memory format."""
-    dims = data.draw(st.integers(1, 3))
-    kernel = data.draw(st.tuples(*[st.integers(1, 4)] * dims).filter(lambda sizes: any(size > 1 for size in sizes)))
-    channels, out = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
-    conv = patch_conv(kernel, channels, out, bias=data.draw(st.booleans()))
-    lead = data.draw(st.sampled_from([(), (1,), (2,), (0,)]))
-    sizes = [data.draw(st.integers(size, 2 * size + 2)) for size in kernel]
-    x = torch.randn(*lead, channels, *sizes, dtype=torch.float64)
-    if dims == 2 and lead and data.draw(st.booleans()):
-        x = x.to(memory_format=torch.channels_last)
-    if data.draw(st.booleans()):
-        x = x.repeat_interleave(2, dim=-1)[..., ::2]
-    x.requires_grad_()
-    linear = swapped(conv)
-    assert type(linear) is PatchLinear
-    assert linear.weight.shape == (out, channels * torch.Size(kernel).numel())
-    assert torch.equal(linear.weight, conv.weight.flatten(1))
-    y, z = conv(x), linear(x)
-    close(z, y)
-    assert z.is_contiguous() or (z.dim() == 4 and z.is_contiguous(memory_format=torch.channels_last))
-    g = torch.randn_like(y)
-    of_conv = torch.autograd.grad((y * g).sum(), [x, *conv.parameters()])
-    of_linear = torch.autograd.grad((z * g).sum(), [x, *linear.parameters()])
-    for before, after in zip(of_conv, of_linear, strict=True):
-        close(after.reshape(before.shape), before)
-    back = swap_patches(linear, to="conv").model
-    assert type(back) is type(conv)
-    assert repr(back) == repr(conv)
-    assert all(torch.equal(back.state_dict()[key], value) for key, value in conv.state_dict().items())
 
 
 @pytest.mark.parametrize("kernel", [(3,), (2, 3), (2, 1, 2)])

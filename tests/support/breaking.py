@@ -114,6 +114,69 @@ def numbered(text: str, seed: int) -> str:
     return "\n".join(f"{at:>4}{mark}{line}" for at, line in enumerate(text.split("\n"), 7))
 
 
+_PREFIXES: tuple[Callable[[int], str], ...] = (
+    lambda line: f"2026-11-29T12:{line * 37 // 6000:02}:{line * 37 // 100 % 60:02}.{line * 37 % 100:02}Z stdout F ",
+    lambda line: f"2026-11-29T12:00:{line // 7 % 60:02}.{line:09}+00:00 stderr F ",
+    lambda line: f"[E1129 12:00:00.{line:06}    4242 load.py:10] ",
+    lambda line: "[E1129 12:00:00 load.py:10 7] ",
+    lambda line: "+ ",
+    lambda line: "[train.sh] ",
+    lambda line: "<14>1 2026-11-29T12:00:00Z node-3 train 4242 - - ",
+    lambda line: f"node-3 » train/{line + 100} » ",
+    lambda line: f"[2026.11.29 12:00:{line % 60:02}] {{gpu 0}} (train) => ",
+    lambda line: f"{line:>5}> ",
+)  # fmt: skip
+"""What collectors and programs that no list can name write before each line."""
+
+
+def prefixed(text: str, seed: int) -> str:
+    """Each line with a prefix of any kind."""
+    prefix = random.Random(seed).choice(_PREFIXES)
+    return "\n".join(prefix(place) + line for place, line in enumerate(text.split("\n")))
+
+
+def prefixed_and_broken(text: str, seed: int) -> str:
+    """Each line with a prefix of any kind, then broken by a console."""
+    return hard(prefixed(text, seed), seed + 1)
+
+
+def boxed_and_prefixed(text: str, seed: int) -> str:
+    """In a frame, each of whose lines has a prefix."""
+    return prefixed(box(text, seed), seed + 1)
+
+
+def gathered(text: str, seed: int) -> str:
+    """A record of JSON for each line, as logs' collectors keep them."""
+    stamp = "2026-11-29T12:00:00.{:09}Z"
+    records: list[dict[str, object]] = []
+    for place, line in enumerate(text.split("\n")):
+        time = stamp.format(place)
+        forms: tuple[dict[str, object], ...] = (
+            {"log": f"{line}\n", "stream": "stderr", "time": time},
+            {"ts": time, "level": "error", "msg": line, "caller": "load.py:10"},
+            {"insertId": f"a{place}", "jsonPayload": {"message": line, "rank": 0}, "severity": "ERROR", "time": time},
+        )
+        records.append(forms[seed % 3])
+    return "\n".join(map(json.dumps, records))
+
+
+def progress(text: str, seed: int) -> str:
+    """Below a bar of progress, on its line or on the next."""
+    bars = [f"Loading weights: {part:>3}%|{'█' * (part // 10):<10}| {part}/100 [00:01<00:01]" for part in (0, 50, 100)]
+    return "\r".join(["", *bars]) + ["\n", "\r", ""][seed % 3] + text
+
+
+def processes(text: str, seed: int) -> str:
+    """Several processes at once, line by line, with a prefix that no list can name."""
+    draw = random.Random(seed)
+    form = draw.choice(["node-{} » ", "(gpu {} of 4) ", "[12:00:00 p{}] "])
+    queues = [[form.format(one) + line for line in text.split("\n")] for one in range(draw.randint(2, 4))]
+    lines = []
+    while any(queues):
+        lines.append(draw.choice([queue for queue in queues if queue]).pop(0))
+    return "\n".join(lines)
+
+
 def cut(text: str, seed: int) -> str:
     """Without its beginning or its end."""
     draw = random.Random(seed)
@@ -129,13 +192,17 @@ def dropped(text: str, seed: int) -> str:
 
 
 Breaker = tuple[str, Callable[[str, int], str]]
-BREAKERS: tuple[Breaker, ...] = tuple(
+CONSOLES: tuple[Breaker, ...] = tuple(
     (how.__name__, how)
     for how in (
         hard, soft, box, logged, logged_and_broken, broken_and_logged, quoted, coloured, escaped, windows, ranks, amid,
         undented, numbered,
     )
 )  # fmt: skip
+COLLECTORS: tuple[Breaker, ...] = tuple(
+    (how.__name__, how) for how in (prefixed, prefixed_and_broken, boxed_and_prefixed, gathered, progress, processes)
+)
+BREAKERS = (*CONSOLES, *COLLECTORS)
 """All of the text is still there."""
 LOSING: tuple[Breaker, ...] = (("cut", cut), ("dropped", dropped))
 """Something is not."""

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.ao.nn import quantized
 from torch.masked import masked_tensor
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 State = dict[str, Any]
 
@@ -49,6 +52,30 @@ class Tied(nn.Module):
             b.weight = a.weight
 
 
+class Named(torch.Tensor):
+    """A subclass that wraps nothing: a plain tensor under another class."""
+
+
+class Doubled(nn.Module):
+    """A parametrization that adds no key of its own but its original's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+class Several(nn.Module):
+    """One tensor under several names: a parameter, a buffer and a parameter of another module."""
+
+    def __init__(self, sizes: tuple[int, ...], buffer: bool) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.rand(sizes))
+        self.inner = Held({})
+        if buffer:
+            self.inner.register_buffer("two", self.one.detach())
+        else:
+            self.inner.two = self.one
+
+
 def _quantized(scheme: int, sizes: tuple[int, ...]) -> Any:
     if scheme:
         return torch.quantize_per_channel(
@@ -66,6 +93,38 @@ def _norm(chance: random.Random, layer: nn.Module) -> nn.Module:
     ]
     made: nn.Module = chance.choice(ways)(layer)
     return made
+
+
+_prune: Any = prune
+_two: Any = TwoTensor
+
+
+def _parametrized(chance: random.Random) -> nn.Module:
+    """A layer whose weight other tensors give: a parametrization, two of them, or pruning."""
+    layer = chance.choice([nn.Linear(3, 2), nn.Conv1d(3, 2, 1), nn.Linear(3, 3)])
+    ways: list[Callable[[Any], Any]] = [
+        lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
+        lambda layer: parametrize.register_parametrization(parametrizations.weight_norm(layer), "weight", Doubled()),
+        lambda layer: parametrizations.orthogonal(layer) if isinstance(layer, nn.Linear) else layer,
+        lambda layer: _prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: _prune.remove(_prune.l1_unstructured(layer, "weight", 0.5), "weight"),
+        lambda layer: parametrize.register_parametrization(layer, "bias", Doubled()),
+    ]
+    made: nn.Module = chance.choice(ways)(layer)
+    return made
+
+
+def _lazy(chance: random.Random, size: int) -> nn.Module:
+    """A lazy module, before or after its first call, or without its bias."""
+    made: list[tuple[nn.Module, tuple[int, ...]]] = [
+        (nn.LazyLinear(size), (1, 2)), (nn.LazyLinear(size, bias=False), (1, 2)), (nn.LazyConv1d(size, 1), (1, 2, 3)),
+        (nn.LazyConv2d(size, 1), (1, 2, 1, 1)), (nn.LazyBatchNorm1d(), (4, 2)),
+        (nn.LazyBatchNorm1d(affine=False), (4, size)), (nn.LazyConvTranspose1d(size, 1), (1, 2, 3)),
+    ]  # fmt: skip
+    module, shape = chance.choice(made)
+    if chance.random() < 0.5:
+        module(torch.rand(shape))
+    return module
 
 
 def weighted(chance: random.Random) -> nn.Module:
@@ -120,10 +179,38 @@ def part(chance: random.Random) -> nn.Module:
         lambda: Held({}, {"n": torch.empty(2, 3, device=chance.choice(["cpu", "meta"]))}),
         lambda: Tied(weighted(chance), weighted(chance)),
         lambda: nn.ParameterList([torch.rand(size) for _ in range(size)]),
+        lambda: nn.ParameterDict({chance.choice("ab"): torch.rand(size), "c": torch.rand(shape)}),
+        lambda: _parametrized(chance),
+        lambda: _lazy(chance, size),
+        lambda: Several(chance.choice([(2, 3), (3, 2), (3, 2, 1), (6,)]), chance.random() < 0.5),
+        lambda: Held({}, {"t": chance.choice([_two(plain.float(), plain.float()), plain])}),
+        lambda: Held({"p": torch.rand(2, 3).as_subclass(Named if size > 1 else torch.Tensor)}),
+        lambda: Held({}, {"n": _nested(chance, size)}),
+        lambda: Held({}, {"q": _quantized(chance.randrange(2), (2, 3)) if size > 1 else torch.rand(2, 3)}),
+        lambda: chance.choice([nn.Linear(3, 2), nn.Conv1d(3, 2, 1), nn.BatchNorm1d(2)]).to("meta"),
+        lambda: _packed(size > 1),
+        lambda: nn.Sequential(Extra({"a": 1}), Extra(None)) if size > 1 else nn.Sequential(nn.Identity()),
+        lambda: nn.GroupNorm(1, size) if size > 1 else nn.InstanceNorm1d(size, True, track_running_stats=True),
+        lambda: Held({}, {"z": plain.view(torch.int8) if dtype == torch.float8_e4m3fn else plain.contiguous()}),
     ]
     return chance.choice(makers)()
 
 
+def _packed(linear: bool) -> nn.Module:
+    makers: tuple[Any, Any] = (quantized.Conv2d, quantized.Linear)
+    made: nn.Module = makers[1](3, 2) if linear else makers[0](3, 2, 1)
+    return made
+
+
+def _nested(chance: random.Random, size: int) -> torch.Tensor:
+    if size > 1:
+        return torch.rand(2, 3)
+    layout = chance.choice([torch.jagged, torch.strided])
+    return torch.nested.nested_tensor([torch.rand(2), torch.rand(3)], layout=layout)
+
+
+PARTS = 2_000
+"""So many different modules are drawn from."""
 NAMES = ["conv", "proj", "norm", "head", "embed", "c_attn", "q_proj", "0", "1", "module", "lora_A"]
 FRONTS = ["", "", "", "", "model", "module", "encoder.net", "_orig_mod"]
 
@@ -147,11 +234,11 @@ def _model(parts: dict[str, int], front: str) -> nn.Module:
 
 def _as_other_kind(parts: dict[str, int], chance: random.Random) -> dict[str, int]:
     """The same parts, some of them replaced, removed or added."""
-    changed = {name: chance.randrange(400) if chance.random() < 0.25 else seed for name, seed in parts.items()}
+    changed = {name: chance.randrange(PARTS) if chance.random() < 0.25 else seed for name, seed in parts.items()}
     for name in [name for name in changed if chance.random() < 0.07]:
         del changed[name]
     if chance.random() < 0.1:
-        changed[chance.choice(NAMES)] = chance.randrange(400)
+        changed[chance.choice(NAMES)] = chance.randrange(PARTS)
     return changed
 
 
@@ -161,7 +248,7 @@ def drawn(seed: int) -> tuple[State, Callable[[], nn.Module]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = chance.sample(NAMES, chance.randint(1, 4))
-        parts = {name: chance.randrange(400) for name in names}
+        parts = {name: chance.randrange(PARTS) for name in names}
         theirs = parts if chance.random() < 0.3 else _as_other_kind(parts, chance)
         front = chance.choice(FRONTS)
         other = front if chance.random() < 0.5 else chance.choice(FRONTS)
@@ -174,6 +261,9 @@ def drawn(seed: int) -> tuple[State, Callable[[], nn.Module]]:
         state.pop(chance.choice(list(state)))
     if chance.random() < 0.1:
         _half(state)
+    if chance.random() < 0.1:
+        # As loops over the keys leave it: without `_metadata`, which records the modules' versions.
+        state = dict(state)
     return state, lambda: _model(theirs, other)
 
 

@@ -60,10 +60,7 @@ WHOLE: dict[str, Writer] = {
 """Writers of safetensors that take a full state_dict of the first process."""
 
 
-def _process(rank: int, world: int, folder: str, port: int) -> None:
-    warnings.simplefilter("ignore")
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    init_process_group("gloo", rank=rank, world_size=world)
+def _write(rank: int, world: int, folder: str) -> None:
     sharded = model()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (world,)))
     state = sharded.state_dict()
@@ -82,16 +79,32 @@ def _process(rank: int, world: int, folder: str, port: int) -> None:
         torch.save(first, f"{folder}/fsdp1.pt")
     FullyShardedDataParallel.set_state_dict_type(wrapped, StateDictType.SHARDED_STATE_DICT)
     save(wrapped.state_dict(), checkpoint_id=f"{folder}/fsdp1 sharded")
+
+
+def _process(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[str, ...]) -> None:
+    warnings.simplefilter("ignore")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    init_process_group("gloo", rank=rank, world_size=world)
+    work(rank, world, *arguments)
     barrier()
     destroy_process_group()
-    # All is written. A thread of the asynchronous save or of gloo may outlive that, and C++ aborts a process that ends
+    # All is done. A thread of an asynchronous save or of gloo may outlive that, and C++ aborts a process that ends
     # beside one; PyTorch 2.13 has no call that waits for them.
     os._exit(0)
 
 
-def write_all(folder: Path, world: int) -> None:
-    """Every container of `model()`, by `world` processes."""
+def in_processes(world: int, work: Callable[..., None], *arguments: str) -> None:
+    """Call `work(rank, world, *arguments)`, a function of a module, in each of `world` processes of one group.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: It raised in one of them.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    spawn(_process, (world, str(folder), port), nprocs=world)  # type: ignore[no-untyped-call]
+    spawn(_process, (world, port, work, arguments), nprocs=world)  # type: ignore[no-untyped-call]
+
+
+def write_all(folder: Path, world: int) -> None:
+    """Every container of `model()`, by `world` processes."""
+    in_processes(world, _write, str(folder))

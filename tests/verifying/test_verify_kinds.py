@@ -20,7 +20,8 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Inputs
 from convinspect.arrays.forms import Form
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Setting, measure, pointnet
+from convinspect.comparing.measure import Setting, measure
+from convinspect.comparing.subjects import pointnet
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.kinds import TRANSFORMERS_CONV1D
@@ -446,20 +447,6 @@ def test_an_empty_matrix_of_another_shape_is_not_called_transposed(tmp_path: Pat
         tmp_path, before, {"a.weight": torch.randn(3, 0), "b.weight": before["b.weight"].squeeze(-1)}
     )
     assert "its shape (0, 3, 1) became (3, 0)" in verdict(found)
-
-
-@pytest.mark.parametrize(("old", "new"), [((8,), (8, 1)), ((8, 1), (8,)), ((8,), (1, 8, 1, 1)), ((6, 4, 1), (6, 1, 4))])
-def test_a_reshape_that_no_conversion_makes_is_told_from_other_numbers(
-    tmp_path: Path, old: tuple[int, ...], new: tuple[int, ...]
-) -> None:
-    numbers = torch.randn(old)
-    before = {"n.weight": numbers, "a.weight": torch.randn(4, 3, 1)}
-    found = report_of_objects(tmp_path, before, {**before, "n.weight": numbers.reshape(new).clone()})
-    assert not found.equal
-    assert "the same numbers in another shape" in verdict(found)
-    found = report_of_objects(tmp_path, before, {**before, "n.weight": torch.randn(new)})
-    assert not found.equal
-    assert "the same numbers" not in verdict(found)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 7)])

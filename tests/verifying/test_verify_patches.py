@@ -15,6 +15,7 @@ from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert
 from convinspect.modules import PatchLinear
+from convinspect.report.verify import verdict_payload
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 CODE = """
@@ -62,7 +63,7 @@ def test_both_forms_are_run(dims: int, dtype: torch.dtype, tmp_path: Path) -> No
         assert all(gradient.ok for gradient in layer.gradients.values())
     assert report.layers[0].assumed == (f"patches flattened as {('(c, l)', '(c, h, w)', '(c, t, h, w)')[dims - 1]}",)
     state = torch.load(tmp_path / "b.pt")
-    state["embed.weight"] = conv.weight.movedim(1, -1).flatten(1)  # channels last: another function
+    state["embed.weight"] = conv.weight.flip(1).flatten(1)  # another function
     torch.save(state, tmp_path / "c.pt")
     assert not verify(tmp_path / "a.pt", tmp_path / "c.pt").equal
 
@@ -113,3 +114,103 @@ def test_whole_models_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(CannotConvert, match="given flattened patches"):
         verify(b, a, model="patch_net:Rows", input="2x3x9x7")
     assert PatchLinear(3, 8, (4, 2)).in_features == 24
+
+
+# ------------------------------------------------------------------------------------------- channels last
+
+
+def _saved(kernel: tuple[int, ...], path: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    conv = CONVS[len(kernel) - 1](3, 8, kernel, stride=kernel).to(dtype)
+    state = {f"embed.{key}": value.detach() for key, value in conv.state_dict().items()}
+    torch.save(state, path)
+    return state
+
+
+HWC = Options(to="linear", patches=True, layer=("embed",), patch_order="hwc")
+
+
+@pytest.mark.parametrize("kernel", [(4,), (4, 2), (4, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_in_the_other_order_are_the_same_layer(
+    kernel: tuple[int, ...], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    state = _saved(kernel, tmp_path / "a.pt", dtype)
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", HWC)
+    for pair in (("a.pt", "b.pt"), ("b.pt", "a.pt")):
+        assert verify(*(tmp_path / name for name in pair), bits=True).equal
+        report = verify(*(tmp_path / name for name in pair), grad=True)
+        assert report.equal
+        (layer,) = report.layers
+        assert layer.note == "same, the channels of each patch last"
+        assert f"patches flattened as {('(l, c)', '(h, w, c)', '(t, h, w, c)')[len(kernel) - 1]}" in layer.assumed
+        assert layer.outputs is not None
+        assert layer.outputs.bound > 0
+        assert layer.outputs.ok
+        assert layer.gradients["weight"].ok
+        assert layer.gradients["input"].ok
+    state["embed.weight"].view(-1)[7] += 1
+    torch.save(state, tmp_path / "a.pt")
+    assert not verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
+
+
+def test_an_order_that_is_neither_is_different(tmp_path: Path) -> None:
+    state = _saved((4, 2), tmp_path / "a.pt")
+    # (h, c, w)
+    torch.save(state | {"embed.weight": state["embed.weight"].transpose(1, 2).flatten(1)}, tmp_path / "b.pt")
+    assert not verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
+
+
+@pytest.mark.parametrize("what", ["ema", "optimizer"])
+@pytest.mark.parametrize("weight_last", [False, True])
+def test_state_in_another_order_than_its_weight_is_found(what: str, weight_last: bool, tmp_path: Path) -> None:
+    model: Any = nn.Sequential()
+    model.patch_embed = nn.Conv2d(3, 8, 4, stride=4)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(1, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    ema = {key: value + 1 for key, value in model.state_dict().items()}
+    torch.save({"model": model.state_dict(), "ema": ema, "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    order = "hwc" if weight_last else None
+    options = Options(to="linear", patches=True, layer=("patch_embed",), patch_order=order)
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", options)
+    assert verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
+    after = torch.load(tmp_path / "b.pt")
+    before = torch.load(tmp_path / "a.pt")
+    if what == "ema":
+        old, new, key = before["ema"], after["ema"], "patch_embed.weight"
+    else:
+        old, new, key = before["optimizer"]["state"][0], after["optimizer"]["state"][0], "exp_avg"
+    new[key] = old[key].flatten(1) if weight_last else old[key].movedim(1, -1).flatten(1)
+    torch.save(after, tmp_path / "c.pt")
+    report = verify(tmp_path / "a.pt", tmp_path / "c.pt")
+    assert not report.equal
+    assert "another order than its weight" in str(verdict_payload(report))
+
+
+def test_a_whole_model_needs_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "codelast.py").write_text(CODE + LAST)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import codelast  # type: ignore[import-not-found]
+
+    torch.save(codelast.Net().state_dict(), tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to="linear", patches=True, patch_order="hwc"))
+    image = "2x3x8x6"
+    with pytest.raises(CannotConvert, match="model_after"):
+        verify(tmp_path / "a.pt", tmp_path / "b.pt", model="codelast:Net", input=image)
+    there, back = (tmp_path / "a.pt", tmp_path / "b.pt"), (tmp_path / "b.pt", tmp_path / "a.pt")
+    net, last, rows = "codelast:Net", "codelast:Last", "codelast:Rows"
+    for grad in (False, True):
+        report = verify(*there, model=net, model_after=last, input=image, grad=grad)
+        assert report.equal
+        assert report.strength == "model"
+        assert verify(*back, model=last, model_after=net, input=image, grad=grad).equal
+    assert not verify(*there, model=net, model_after=rows, input=image).equal
+
+
+LAST = """
+class Last(Rows):
+    def forward(self, x):
+        x = x.unfold(2, 4, 4).unfold(3, 2, 2).movedim(1, -1).flatten(3)
+        return self.head(self.patch_embed(x).movedim(-1, 1).flatten(2).mT)
+"""

@@ -44,12 +44,14 @@ class Form:
             words as they are.
         stops: The loader, if it stops at the first thing that it does not like.
         needs: A word without which the sentence means something else, anywhere in the text.
+        headed: A heading stands before it, or the text begins in the middle.
     """
 
     trouble: Trouble | None
     sentence: str
     stops: str = ""
     needs: str = ""
+    headed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Found:
         items: What it says.
         stops: The loader that stops at the first thing, or "".
         doubtful: Where names stand that were not read, since something else may have been written into them.
+        headed: See `Form`.
     """
 
     start: int
@@ -84,6 +87,7 @@ class Found:
     items: tuple[LoadErrorItem, ...] = ()
     stops: str = ""
     doubtful: tuple[int, ...] = ()
+    headed: bool = False
 
 
 _LONGEST = 4_000
@@ -102,6 +106,11 @@ def _compiled(sentence: str) -> tuple[str, re.Pattern[str]]:
     return words[0].replace(" ", ""), re.compile(pattern.replace(" ", ""))
 
 
+def head_of(sentence: str) -> str:
+    """The words that a sentence begins with, without spaces."""
+    return _compiled(sentence)[0]
+
+
 def find_form(form: Form, stream: Stream, whole: bool) -> Iterator[Found]:
     """Everywhere that a text says a sentence.
 
@@ -111,23 +120,24 @@ def find_form(form: Form, stream: Stream, whole: bool) -> Iterator[Found]:
         whole: The text is all of an exception's, so that nothing was cut off its end.
     """
     listed = any(place in form.sentence for place in _LISTS)
-    for start, match in _matches(form.sentence, stream.text, listed):
+    for start, match in _matches(form.sentence, stream, listed):
         if form.trouble is None:
             yield Found(start, match.end())
             continue
         found = _found(form.trouble, match, stream, whole)
         if found is not None:
-            yield replace(found, stops=form.stops)
+            yield replace(found, stops=form.stops, headed=form.headed)
 
 
-def _matches(sentence: str, text: str, unlimited: bool) -> Iterator[tuple[int, re.Match[str]]]:
-    """Matches of a sentence; none reaches into the next place where it may begin."""
+def _matches(sentence: str, stream: Stream, unlimited: bool) -> Iterator[tuple[int, re.Match[str]]]:
+    """Matches of a sentence; none reaches into the next place where it may begin, or into another process's lines."""
     head, pattern = _compiled(sentence)
     assert head, sentence
+    text = stream.text
     start = text.find(head)
     while start >= 0:
         following = text.find(head, start + len(head))
-        end = len(text) if following < 0 else following
+        end = stream.border(start) if following < 0 else min(following, stream.border(start))
         match = pattern.match(text, start, end if unlimited else min(end, start + _LONGEST))
         if match is not None:
             yield start, match
@@ -202,7 +212,8 @@ def _ended(match: re.Match[str], stream: Stream, whole: bool) -> bool:
         return True
     if not whole:
         return False
-    return end == len(stream.text) or end in stream.at_start or stream.text[end] in "')]}"
+    # The quote before a brace may be that of JSON, after a name that was cut.
+    return end == len(stream.text) or end in stream.at_start or stream.text[end] in "')"
 
 
 def _shapes(match: re.Match[str], stream: Stream) -> tuple[Shape | None, Shape | None] | None:
@@ -222,7 +233,7 @@ def _shapes(match: re.Match[str], stream: Stream) -> tuple[Shape | None, Shape |
 
 def find_rows(table: Rows, stream: Stream) -> Iterator[Found]:
     """Every table of a form, with those of its rows that are read one after the other."""
-    for start, match in _matches(table.heading, stream.text, True):
+    for start, match in _matches(table.heading, stream, True):
         items: list[LoadErrorItem] = []
         end = match.end()
         while (row := _row(table, stream, end)) is not None:
@@ -233,8 +244,9 @@ def find_rows(table: Rows, stream: Stream) -> Iterator[Found]:
 
 
 def _row(table: Rows, stream: Stream, start: int) -> tuple[int, list[LoadErrorItem]] | None:
+    end = stream.border(start)
     for trouble, sentence in table.rows:
-        match = _compiled(sentence)[1].match(stream.text, start, start + _LONGEST)
+        match = _compiled(sentence)[1].match(stream.text, start, min(start + _LONGEST, end))
         if match is None:
             continue
         named = stream.folded_name if table.folded else stream.name

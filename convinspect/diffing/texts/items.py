@@ -48,11 +48,13 @@ class LoadError:
         items: Each thing once, in the order of the text.
         unread: Lines that look like complaints of a loader and were not understood.
         stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
+        headless: It begins in the middle: what such an error begins with is not there.
     """
 
     items: tuple[LoadErrorItem, ...]
     unread: tuple[str, ...] = ()
     stops: str = ""
+    headless: bool = False
 
     def __repr__(self) -> str:
         return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 
@@ -19,7 +20,10 @@ class Line(NamedTuple):
         record: A record of a log begins here.
         apart: A blank line stands before it.
         indented: It began with a tab or with four spaces.
-        mixed: Several processes wrote the text, so that the next line need not be its continuation.
+        mixed: Several processes wrote the text, and not every line says which, so that the next line need not be its
+            continuation.
+        border: The first line of another process than the one before it.
+        ended: A blank line, or nothing, follows all that its process wrote.
     """
 
     text: str
@@ -27,6 +31,8 @@ class Line(NamedTuple):
     apart: bool = False
     indented: bool = False
     mixed: bool = False
+    border: bool = False
+    ended: bool = False
 
     @property
     def begins(self) -> bool:
@@ -41,15 +47,18 @@ _COLOURS = re.compile(
 )
 _COLOUR_BEGUN = re.compile(r"(?:(\x1b|\\x1b|\\033|\\u001b|\\e|\^\[|#033)(?:\[[0-9;?]{0,20})?|\^)$")
 """A colour at a line's end whose rest is in the next line."""
+_COLOUR_REST = re.compile(r"[a-z\d]{0,4}\[?[\d;?]{0,20}[mK]")
 _LONGEST_COLOUR = 30
 _ESCAPES = (("\\r\\n", "\n"), ("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\'", "'"), ("\r\n", "\n"), ("\r", "\n"))
 _TYPED = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u200b": None, "\ufeff": None, "\u00ad": None})
 
 _FRAME = "│┃║▌▏▐╎┆┊"
+FRAME = re.compile(f"[{_FRAME}]")
+"""The side of a frame."""
 _RETURN = re.compile(rf"\r(?=[ \t]*[{_FRAME}])")
-_RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=_~*|-]{3,}")
-_FRAME_TITLE = tuple("╭╰┌└┏┗╔╚├")
-_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*│(?:\s|$)")
+RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=~*|-]{3,}|_{20,}")
+FRAME_TITLE = tuple("╭╰┌└┏┗╔╚├")
+FRAME_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*│(?:\s|$)")
 """A line of source in the frame of a traceback that rich drew."""
 _COLUMN = re.compile(r"\s[\w./-]{1,200}\.py:\d{1,6}$")
 """The place in the source, which rich's log handler writes to the right."""
@@ -80,7 +89,7 @@ _QUOTED = re.compile(r"(?:>\s?)+|E(?:\s{2,}|$)|(?:wandb|stderr|stdout)\s?[:|]\s|
 _EVERYWHERE = tuple(
     re.compile(pattern)
     for pattern in (
-        r"\|\s?", r"#+\s?", r"//\s?", r"\*\s", r"[-•]\s", r"\d{1,6}(?::\s?|\s?\|\s?|\s)", r"[\w.-]{1,60}\s*\|\s",
+        r"\|\s?", r"#+\s?", r"//\s?", r"\*\s", r"[-•]\s", r"\d{1,6}(?::\s?|\s?\|\s?|\s)",
         r"[\w./-]{1,120}:\d{1,6}:\s?",
     )
 )  # fmt: skip
@@ -91,47 +100,99 @@ _SOURCE = re.compile(r'File "[^"]{1,1000}", line \d{1,9}(?:, in |$)')
 _CARETS = re.compile(r"[\^~]+")
 
 
-def clean_lines(text: str, whole: bool = False) -> list[Line]:
-    """The lines of a text, blank ones and frames left out, each process's one after the other.
+class Raw(NamedTuple):
+    """A line as it stands in a text.
 
-    Args:
-        text: Any.
-        whole: It is all that an exception says, so that its control characters are those of keys.
+    Attributes:
+        text: All of it, or what is left once something was taken off around it.
+        process: What tells the process that wrote it from others, from the outside in.
     """
-    if not whole:
-        text = _COLOURS.sub("", text).translate(_TYPED)
+
+    text: str
+    process: tuple[str, ...] = ()
+
+
+def visible(text: str) -> str:
+    """A text without colours and invisible characters, with plain quotes."""
+    return _COLOURS.sub("", text).translate(_TYPED)
+
+
+def unescaped(text: str) -> str:
+    """A text whose escapes are what they stand for."""
     if "\r" in text:
         text = _RETURN.sub("", text)
     for escape, meaning in _ESCAPES:
         text = text.replace(escape, meaning)
-    if "&quot;" in text or "&#" in text:
-        text = html.unescape(text)
-    return _in_order(_without_source(_without_broken_colours(_without_common_marks(_bare_lines(text)))))
+    return html.unescape(text) if "&quot;" in text or "&#" in text else text
 
 
-_Bare = tuple[str, str, bool, bool, bool]
-"""Text, process, whether a record begins, whether a blank line precedes, whether it is indented."""
+def clean_lines(raw: Iterable[Raw]) -> tuple[list[Line], bool]:
+    """The lines of a text, blank ones and frames left out, each process's one after the other.
+
+    Returns:
+        The lines, and whether the last one was ended, so that nothing was cut off within it.
+    """
+    bare, ended, blanks = _bare_lines(raw)
+    bare, dropped = _without_common_marks(bare)
+    bare, mixed = _in_order(bare)
+    if not mixed:
+        bare = _without_broken_colours(bare)
+    return _as_lines(_without_source(bare), mixed, blanks), ended or dropped
 
 
-def _bare_lines(text: str) -> list[_Bare]:
-    """Lines without frames and prefixes."""
+class _Bare(NamedTuple):
+    """A line without frames and prefixes.
+
+    Attributes:
+        text: Without white space around it.
+        process: See `Raw`.
+        record: See `Line`.
+        apart: See `Line`.
+        indented: See `Line`.
+        tagged: It says itself which process wrote it.
+    """
+
+    text: str
+    process: tuple[str, ...]
+    record: bool
+    apart: bool
+    indented: bool
+    tagged: bool
+
+
+_Blanks = set[tuple[str, ...]]
+
+
+def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
+    """Lines without frames and prefixes, whether a blank one follows the last, and in what each process wrote."""
     found: list[_Bare] = []
-    process, blank = "", False
-    for raw in text.split("\n"):
+    process: tuple[str, ...] = ()
+    ended = False
+    # Each process has blank lines of its own.
+    blanks: _Blanks = set()
+    for raw, outer in lines:
         line = _unframed(raw)
         if line is None:
-            blank = blank or not raw.strip(_FRAME + " \t")
+            bars = raw.strip()
+            # Half a frame that a console broke is no blank line.
+            if not bars or (len(bars) > 1 and not bars.strip(_FRAME + " \t")):
+                blanks.add(outer or process)
+            ended = ended or not bars
             continue
-        line, tag, record = _unmarked(line)
-        process = tag or process
+        line, tags, record = _unmarked(line)
+        own = outer + tags
+        process = own or process
         inner = line.strip()
-        if not inner or _RULE.fullmatch(inner):
-            blank = blank or not (inner or tag or record)
+        if not inner or RULE.fullmatch(inner):
+            if not inner and not record:
+                blanks.add(process)
+            ended = ended or not inner
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append((inner, process, record, blank, indented))
-        blank = False
-    return found
+        found.append(_Bare(inner, process, record, process in blanks, indented, bool(own)))
+        blanks.discard(process)
+        ended = False
+    return found, ended, blanks
 
 
 def _unframed(raw: str) -> str | None:
@@ -144,20 +205,21 @@ def _unframed(raw: str) -> str | None:
         inner = line
     if line and line[-1] in _FRAME:
         line = line.rstrip(_FRAME + " \t")
-    if not line or inner.startswith(_FRAME_TITLE) or (framed and _CODE.match(line)):
+    if not line or inner.startswith(FRAME_TITLE) or (framed and FRAME_CODE.match(line)):
         return None
     column = _COLUMN.search(line, max(0, len(line) - 220))
     return line[: column.start()] if column and line[: column.start()].endswith(" ") else line
 
 
-def _unmarked(line: str) -> tuple[str, str, bool]:
+def _unmarked(line: str) -> tuple[str, tuple[str, ...], bool]:
     """A line without its prefixes; the process that wrote it, and whether a record begins."""
-    process, record = "", False
+    process: tuple[str, ...] = ()
+    record = False
     for _ in range(12):
         inner = line.lstrip()
         tag = _TAG.match(inner)
         if tag is not None and tag[0].strip(" :|"):
-            process, line = process + tag[0].strip(), inner[tag.end() :]
+            process, line = (*process, tag[0].strip()), inner[tag.end() :]
             continue
         mark = _QUOTED.match(inner)
         if mark is not None:
@@ -170,73 +232,107 @@ def _unmarked(line: str) -> tuple[str, str, bool]:
     return line, process, record
 
 
-def _without_common_marks(lines: list[_Bare]) -> list[_Bare]:
-    """Lines without the prefix that nearly all of them have, and without those behind it."""
+def _without_common_marks(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
+    """Lines without the prefix that nearly all of them have, and without those behind it; whether the last is gone."""
     for _ in range(2):
         sample = lines[:: len(lines) // 20 + 1]
         for pattern in _EVERYWHERE:
-            if sum(pattern.match(line[0]) is not None for line in sample) < len(sample) / 2:
+            if sum(pattern.match(line.text) is not None for line in sample) < len(sample) / 2:
                 continue
-            ends = [match.end() if (match := pattern.match(line[0])) else 0 for line in lines]
+            ends = [match.end() if (match := pattern.match(line.text)) else 0 for line in lines]
             if len(lines) > 2 and sum(map(bool, ends)) >= _NEARLY_ALL * len(lines):
                 lines = [_shorter(line, end) if end else line for line, end in zip(lines, ends, strict=True)]
                 break
         else:
             break
-    return [line for line in lines if line[0]]
+    return [line for line in lines if line.text], bool(lines) and not lines[-1].text
 
 
 def _shorter(line: _Bare, end: int) -> _Bare:
     """A line without its first characters."""
-    text, process, record, apart, indented = line
-    text, tag, begins = _unmarked(text[end:].rstrip("| "))
-    return text.strip(), process + tag, record or begins, apart, indented
+    text, tag, begins = _unmarked(line.text[end:].rstrip("| "))
+    return line._replace(
+        text=text.strip(), process=line.process + tag, record=line.record or begins, tagged=line.tagged or bool(tag)
+    )
 
 
 def _without_broken_colours(lines: list[_Bare]) -> list[_Bare]:
     """Lines without the colours that a console broke in two; the halves are known once prefixes are gone."""
-    whole = [line[0] for line in lines]
-    for place in range(len(whole) - 1):
+    whole = [line.text for line in lines]
+    halves = [
+        place for place, text in enumerate(whole[:-1])
+        if _COLOUR_BEGUN.search(text, max(0, len(text) - _LONGEST_COLOUR)) is not None
+    ]  # fmt: skip
+    if not halves:
+        return lines
+    for place in halves:
         text = whole[place]
         begun = _COLOUR_BEGUN.search(text, max(0, len(text) - _LONGEST_COLOUR))
         if begun is None:
             continue
-        colour = _COLOURS.match(begun[0] + whole[place + 1])
+        rest = _COLOUR_REST.match(whole[place + 1])
+        colour = _COLOURS.match(begun[0] + whole[place + 1][: rest.end() if rest else 0])
         if begun.end(1) == len(text):
             # Its rest went with the colours that have lost their escape character.
             whole[place] = text[: begun.start()].rstrip()
         elif colour is not None and colour.end() > len(begun[0]):
             whole[place] = text[: begun.start()].rstrip()
             whole[place + 1] = whole[place + 1][colour.end() - len(begun[0]) :].lstrip()
-    return [(text, *line[1:]) for text, line in zip(whole, lines, strict=True) if text]
+    return [line._replace(text=text) for text, line in zip(whole, lines, strict=True) if text]
 
 
 def _without_source(lines: list[_Bare]) -> list[_Bare]:
     """Lines without a traceback's places in the source, and the lines of source below them."""
-    if not any('File "' in line[0] for line in lines):
+    if not any('File "' in line.text for line in lines):
         return lines
     kept: list[_Bare] = []
     code = False
+    process: tuple[str, ...] = ()
     for line in lines:
-        if _SOURCE.match(line[0]):
+        code = code and line.process == process
+        process = line.process
+        if _SOURCE.match(line.text):
             code = True
-        elif _CARETS.fullmatch(line[0]):
+        elif _CARETS.fullmatch(line.text):
             continue
         elif code:
             # A frame may come without its line of source.
             code = False
-            if not line[4]:
+            if not line.indented:
                 kept.append(line)
         else:
             kept.append(line)
     return kept
 
 
-def _in_order(lines: list[_Bare]) -> list[Line]:
-    """The lines of one process after those of another, each in its order."""
-    mixed = len({process for _, process, *_ in lines}) > 1
-    if mixed:
-        lines = sorted(lines, key=lambda line: line[1])
+def _in_order(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
+    """The lines of one process after those of another, each in its order; whether they may be mixed still."""
+    known = {line.process for line in lines}
+    if len(known) < 2:
+        return lines, False
+    outer = {process: _outermost(process, known) for process in known}
+    mixed = not all(line.tagged for line in lines) or any(process != known for known, process in outer.items())
+    return sorted((line._replace(process=outer[line.process]) for line in lines), key=lambda line: line.process), mixed
+
+
+def _as_lines(lines: list[_Bare], mixed: bool, blanks: _Blanks) -> list[Line]:
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
-    marked = sum(line[2] for line in lines) >= _NEARLY_ALL * len(lines)
-    return [Line(text, record and not marked, apart, indented, mixed) for text, _, record, apart, indented in lines]
+    marked = sum(line.record for line in lines) >= _NEARLY_ALL * len(lines)
+    before = (None, *(line.process for line in lines))
+    return [
+        Line(
+            line.text,
+            line.record and not marked,
+            line.apart,
+            line.indented,
+            mixed,
+            line.process != last,
+            line.process in blanks,
+        )
+        for line, last in zip(lines, before, strict=False)
+    ]
+
+
+def _outermost(process: tuple[str, ...], known: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """The process as the least of its lines tell it: the rest of a line that was broken has the outer marks alone."""
+    return next((process[:end] for end in range(1, len(process)) if process[:end] in known), process)

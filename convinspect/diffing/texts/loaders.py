@@ -15,27 +15,29 @@ _TORCH = (
     # Since 1.0.
     Form(
         _SIZE, r"size mismatch for {key}: copying a param with shape {checkpoint} from checkpoint, "
-        r"the shape in current model is {model}\.?",
+        r"the shape in current model is {model}\.?", headed=True,
     ),
     # 0.4.1, which names the two shapes the wrong way round.
     Form(
         _SIZE, r"size mismatch for {key}: copying a param of {model} from checkpoint, "
-        r"where the shape is {checkpoint} in current model\.?",
+        r"where the shape is {checkpoint} in current model\.?", headed=True,
     ),
     # What the copying itself raised; until 0.3 the first one ended it.
     Form(
         _SIZE, r'While (?:copying|swapping) the parameter named "?{key}"?, whose dimensions in the model'
             r' are {model} and '
         r"whose dimensions in the checkpoint are {checkpoint}(?:, an exception occurred ?: \(.{0,3000}?\)\.|\.|(?!,))",
+        headed=True,
     ),
     Form(
         _NOT_COPIED, r'While (?:copying|swapping) the parameter named "?{key}"?, expected torch\.Tensor '
         r"(?:or Tensor-like object )?from checkpoint but received (?:<class'[\w.]{1,200}'>?|[\w.]{1,200})\.?",
+        headed=True,
     ),
     Form(_MISSING, r"Missing key\(s\) in state_dict: {quoted}"),
-    Form(_UNEXPECTED, r"Unexpected key\(s\) in state_dict: {quoted}"),
+    Form(_UNEXPECTED, r"Unexpected key\(s\) in state_dict: {quoted}", headed=True),
     Form(_MISSING, r"Missing key\(s\) in state_dict: {single}\.?"),
-    Form(_UNEXPECTED, r"Unexpected key\(s\) in state_dict: {single}\.?"),
+    Form(_UNEXPECTED, r"Unexpected key\(s\) in state_dict: {single}\.?", headed=True),
     # What load_state_dict(strict=False) returns.
     Form(_MISSING, r"missing_keys= {maybe}"),
     Form(_UNEXPECTED, r"unexpected_keys= {maybe}"),
@@ -74,8 +76,8 @@ _HUGGING_FACE = (
 
 _OTHERS = (
     # mmcv and mmengine
-    Form(_UNEXPECTED, r"unexpected key in source state_dict: {plain}"),
-    Form(_MISSING, r"missing keys in source state_dict: {plain}"),
+    Form(_UNEXPECTED, r"unexpected key in source state_dict: {plain}", headed=True),
+    Form(_MISSING, r"missing keys in source state_dict: {plain}", headed=True),
     # MLX
     Form(_MISSING, r"Missing {count} parameters: {plain}", stops="MLX"),
     Form(_UNEXPECTED, r"Received {count} parameters not in model: {plain}", stops="MLX"),
@@ -151,7 +153,6 @@ REMARKS = tuple(
         r"those params were newly initialized because missing from the"
         r" checkpoint\.Considertrainingonyourdownstreamtask\.|"
         r"ckpt weights were loaded, but they did not match the original empty weight shapes\.))+",
-        r"The model and loaded state dict do not match exactly",
         r"Cannot load model parameters from checkpoint {some}; please ensure that the architectures match\.",
         # The source of PyTorch itself, in tracebacks.
         r"Error\(s\) in loading state_dict for \{\}",
@@ -170,5 +171,9 @@ REMARKS = tuple(
 )
 """Sentences that are no complaints, though some of their words are those of complaints."""
 
+OTHER_HEADING = Form(None, r"The model and loaded state dict do not match exactly")
+"""What mmcv and MMEngine begin with."""
+FIRST = Form(None, r"Missing key\(s\) in state_dict:")
+"""What PyTorch says first below its heading."""
 HEADING = Form(None, r"Error\(s\) in loading state_dict for [\w.\[\],<>]{1,300}?:")
 """What stands before all that PyTorch says. Something must follow it."""

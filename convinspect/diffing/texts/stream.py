@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from convinspect.diffing.texts.lines import Line
+from convinspect.diffing.texts.lines import FRAME, Line
 
 _ORDINARY = re.compile(r"\w(?:[\w.-]*\w)?")
 """A name that is read across a line's end; with other characters it may have swallowed a frame."""
@@ -41,6 +41,7 @@ class Stream:
         width: Characters in the longest line.
         full: Lines of so many characters.
         ends: The text ends with a line's end, so that nothing was cut off within one.
+        borders: Where the lines of another process begin, and the end: nothing is said across these.
     """
 
     text: str
@@ -51,6 +52,7 @@ class Stream:
     width: int
     full: int
     ends: bool
+    borders: Sequence[int]
 
     @classmethod
     def of(cls, lines: Sequence[Line], ends: bool) -> Stream:
@@ -60,7 +62,14 @@ class Stream:
         lengths = [len(line.text) for line in lines]
         width = max(lengths, default=0)
         begins = list(accumulate(map(len, words), initial=0))[:-1]
-        return cls("".join(words), begins, starts, lines, frozenset(starts), width, lengths.count(width), ends)
+        text = "".join(words)
+        borders = [start for start, line in zip(starts, lines, strict=True) if line.border] + [len(text)]
+        full = lengths.count(width)
+        return cls(text, begins, starts, lines, frozenset(starts), width, full, ends, borders)
+
+    def border(self, place: int) -> int:
+        """Where the lines of the process that wrote a character end."""
+        return self.borders[bisect_right(self.borders, place)] if place < len(self.text) else len(self.text)
 
     def line_at(self, place: int) -> int:
         """The number of the line that a character stands in."""
@@ -127,14 +136,19 @@ class Stream:
         if self.lines[line].mixed:
             return False, self.end_of(line)
         last = line + 1 == len(self.lines)
-        return self.ends or not last, self.end_of(line)
+        if last and len(self.borders) < 3:
+            return self.ends, self.end_of(line)
+        # The last line of a process need not be the text's last.
+        return self.lines[line].ended or not (last or self.lines[line + 1].border), self.end_of(line)
 
     def _goes_on(self, line: int) -> bool | None:
         """Whether a list of names goes on in the next line; None where it may."""
         here, following = self.lines[line].text, self.lines[line + 1]
+        if following.border:
+            return False
         words = following.text.split()
-        if here.endswith(",") and following.begins:
-            # The rest was cut off.
+        if (here.endswith(",") and following.begins) or FRAME.search(following.text) is not None:
+            # The rest was cut off, or a frame is left over.
             return None
         if following.apart and (following.record or len(words) > 1):
             return False

@@ -193,6 +193,12 @@ def build_descriptor(crc: int, packed: int, size: int, wide: bool) -> bytes:
     return _DESCRIPTOR_SIGNATURE + (_SUMS64 if wide else _SUMS).pack(crc, packed, size)
 
 
+def with_sum(descriptor: bytes, crc: int) -> bytes:
+    """A data descriptor that begins with its signature, with another checksum."""
+    begin = len(_DESCRIPTOR_SIGNATURE)
+    return descriptor[:begin] + crc.to_bytes(4, "little") + descriptor[begin + 4 :]
+
+
 DESCRIPTOR_SIZE, DESCRIPTOR64_SIZE = 4 + _SUMS.size, 4 + _SUMS64.size
 """Bytes of a data descriptor with its signature, and of its zip64 form."""
 
