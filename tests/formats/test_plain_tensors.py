@@ -61,7 +61,7 @@ def plain(node: Any, numbers: dict[int, int]) -> object:
         return numbers[id(node)]
     numbers[id(node)] = len(numbers)
     # Sizes are tuples of which one thing more is known.
-    kind = Tuple if isinstance(node, Tuple) else type(node)
+    kind: Any = Tuple if isinstance(node, Tuple) else type(node)
     fields = [node] if isinstance(node, list) else [getattr(node, name) for name in kind.__slots__]
     return kind.__name__, [
         [inside(item, numbers) for item in field] if isinstance(field, (list, tuple)) else inside(field, numbers)
