@@ -33,6 +33,8 @@ LIVE = {
     "comparing.claims",
     "comparing.compare",
     "comparing.measure",
+    "comparing.subjects",
+    "comparing.ways",
     "explaining.data",
     "explaining.example",
     "explaining.explain",

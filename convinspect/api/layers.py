@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,12 @@ def compare(
     path: Source | None = None,
     *,
     layer: str | Iterable[str] = (),
-    batch: int = 8,
-    length: int | Iterable[int] = 1024,
+    patches: bool = False,
+    patch: str | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    batch: int | None = None,
+    length: int | Iterable[int] | None = None,
     dtype: str | Iterable[str] = "float32",
     device: str = "cpu",
     threads: int | None = None,
@@ -31,13 +35,21 @@ def compare(
     root: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
+    """Measure a convolution against Linear on this machine: speed, precision, gradients.
+
+    It is Conv1d of kernel size 1, or with `patches` or `patch` convolutions that cut patches (stride = kernel size).
 
     Args:
-        path: A checkpoint; without it, PointNet's three layers with random weights.
-        layer: Names or globs of its layers; all pointwise convolutions by default.
-        batch: N of the input (N, C, L).
-        length: L, one or several.
+        path: A checkpoint; without it, PointNet's three layers with random weights, or the patch embeddings of ViT-B/16
+            and Qwen2-VL.
+        layer: Names or globs of its layers; all pointwise convolutions by default, or all that cut patches.
+        patches: Measure convolutions that cut patches.
+        patch: Kernel size of one that is in no file, or in whose place the file's Linear is, as "16x16" or (16, 16).
+        in_channels: Its channels; 3 by default.
+        out_channels: Likewise; 768 by default.
+        batch: N of the input (N, C, L); 8 by default. Of patches 1, and of those in three dimensions 1,024.
+        length: L, one or several; 1,024 by default. Of patches how many each example has: 196, and of those in three
+            dimensions 1.
         dtype: PyTorch's name of it, such as "float32", one or several.
         device: Where to run, such as "cuda".
         threads: Of PyTorch's operators on the CPU; PyTorch's own choice by default.
@@ -48,7 +60,8 @@ def compare(
 
     Returns:
         `.layers`, the times (in seconds), errors and gradients of each, and `.claims`, what is often said of the two
-        with whether it holds here. Figures are of this machine alone.
+        with whether it holds here. `.differs`: in float64 the two differ by more than rounding explains. Figures are of
+        this machine alone.
 
     Raises:
         ConvInspectError: There is no such layer, device or dtype, or PyTorch cannot run it.
@@ -57,13 +70,15 @@ def compare(
     from convinspect.comparing.compare import compare as measure
     from convinspect.report.compare import comparison_tables
 
-    check_at_least(1, batch=batch, threads=threads)
+    check_at_least(1, batch=batch, threads=threads, in_channels=in_channels, out_channels=out_channels)
     check_at_least(3, repeats=repeats)
     check_at_least(0, seed=seed)
-    show_in_notebooks(
-        Comparison, lambda measured: comparison_tables(measured.layers, measured.claims, measured.circumstances)
-    )
-    options = Options(several(layer), batch, several(length), several(dtype), device, threads, repeats, seed)
+    show_in_notebooks(Comparison, comparison_tables)
+    options = Options(
+        several(layer), patches, patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)),
+        in_channels, out_channels, batch, () if length is None else several(length), several(dtype), device, threads,
+        repeats, seed,
+    )  # fmt: skip
     return measure(None if path is None else opened(path, root, damaged=True), options, progress or silent)
 
 

@@ -130,8 +130,8 @@ def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
         *([Column("keys", "right", priority=98, key="keys")] if counted else []),
         Column("difference", priority=97, key="difference"),
         Column("name", style=NAME, priority=100, elide=True, key="name", min_width=12 if report.compared else 20),
-        Column("A", priority=99, key="shape_a"),
-        Column("B", priority=99, key="shape_b"),
+        Column("A", priority=99, key="shape_a", never_hidden=True),
+        Column("B", priority=99, key="shape_b", never_hidden=True),
     ]
     if report.compared:
         columns += [
@@ -140,7 +140,7 @@ def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
             Column("numbers", "right", priority=60, style=QUIET, key="differing"),
         ]
     # A user who compares numbers wants the differences most, so they outrank the notes.
-    return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14))
+    return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14, never_hidden=True))
 
 
 def _row(name: str, alike: Sequence[Difference], report: DiffReport, counted: bool) -> tuple[Cell, ...]:

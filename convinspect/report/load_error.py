@@ -22,10 +22,10 @@ from convinspect.text import plural
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
-    Column("in A", priority=80, key="shape_a"),
-    Column("wanted", priority=85, key="shape_model"),
+    Column("in A", priority=98, key="shape_a", never_hidden=True),
+    Column("wanted", priority=98, key="shape_model", never_hidden=True),
     Column("fixed by", priority=95, key="fix"),
-    Column("notes", priority=92, wrap=True, key="notes", min_width=14),
+    Column("notes", priority=92, wrap=True, key="notes", min_width=14, never_hidden=True),
 )
 _FIXES = {
     Fix.CONVERT: Styled("convert", GOOD),

@@ -82,19 +82,14 @@ def _verdict_cell(report: DiffReport) -> Cell:
         after = f"{changes} and the PyTorch below" if changes else "the PyTorch below"
         doubtful = sum(each.relation is not None and each.relation.ambiguous for each in report.by_hand)
         more = f"; of {plural(doubtful, 'tensor')} the order of axes is the likeliest of several" if doubtful else ""
-        return (Styled(f"A will load after {after}", WARN), Styled(more))
+        return (Styled(f"A will load after {after}", WARN), Styled(more + _otherwise(report)))
     if report.verdict == Verdict.DOES_NOT_LOAD:
         return obstacle_cell("A will still not load", report.obstacles)
     said = "A would load strictly without changes"
     if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
         said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
-    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.remarkable)
-    if permuted:
-        tensors = f"the axes of {plural(permuted, 'tensor')} are in another order"
-        return (Styled(said, WARN), Styled(f", but compute something else: {tensors}"))
-    transposed = sum(difference.unnoticed for difference in report.remarkable)
-    if transposed:
-        return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
+    if otherwise := _otherwise(report):
+        return (Styled(said, WARN), Styled(otherwise))
     if report.maybe_turned:
         more = "" if report.compared else "; --values compares the numbers"
         doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
@@ -104,6 +99,15 @@ def _verdict_cell(report: DiffReport) -> Cell:
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
+
+
+def _otherwise(report: DiffReport) -> str:
+    """That it loads and computes something else, as its numbers show and no shape does; "" where nothing shows it."""
+    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.remarkable)
+    if permuted:
+        return f", but compute something else: the axes of {plural(permuted, 'tensor')} are in another order"
+    transposed = sum(difference.unnoticed for difference in report.remarkable)
+    return f", but compute something else: {_matrices(transposed)} transposed" if transposed else ""
 
 
 def _module_of(difference: Difference) -> str:

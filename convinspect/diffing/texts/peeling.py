@@ -160,15 +160,15 @@ def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> lis
     """
     found = list(outer)
     columns = list(zip(*([int(text[a : min(b, a + 18)]) for a, b in spans] for text, spans in marks), strict=True))
-    before: Sequence[int] | None = None
-    for place, column in enumerate(columns):
+    times: set[int] = set()
+    # There are fewer processes than values of a counter that each of them has.
+    for place in sorted(range(len(columns)), key=lambda place: len(set(columns[place]))):
         text, spans = marks[0]
-        joined = place > 0 and _WITHIN_TIME.fullmatch(text, spans[place - 1][1], spans[place][0]) is not None
-        if _goes_up(column, before if joined else None, found):
-            before = column
+        joined = place - 1 in times and _WITHIN_TIME.fullmatch(text, spans[place - 1][1], spans[place][0]) is not None
+        if _goes_up(columns[place], columns[place - 1] if joined else None, found):
+            times.add(place)
         else:
-            before = None
-            found = [(*process, str(number)) for process, number in zip(found, column, strict=True)]
+            found = [(*process, str(number)) for process, number in zip(found, columns[place], strict=True)]
     return [process[len(known) :] for process, known in zip(found, outer, strict=True)]
 
 

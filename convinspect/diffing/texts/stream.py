@@ -135,9 +135,11 @@ class Stream:
             line += 1
         if self.lines[line].mixed:
             return False, self.end_of(line)
-        if line + 1 == len(self.lines):
+        last = line + 1 == len(self.lines)
+        if last and len(self.borders) < 3:
             return self.ends, self.end_of(line)
-        return self.lines[line].ended or not self.lines[line + 1].border, self.end_of(line)
+        # The last line of a process need not be the text's last.
+        return self.lines[line].ended or not (last or self.lines[line + 1].border), self.end_of(line)
 
     def _goes_on(self, line: int) -> bool | None:
         """Whether a list of names goes on in the next line; None where it may."""
