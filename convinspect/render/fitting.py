@@ -183,6 +183,7 @@ def _stacked(table: Table, name: int, needed: list[int], width: int, full: int) 
     beside, wanted = _kept(table, others), [needed[i] for i in others]
     too_much = _left_out(beside.columns, _stacked_floors(beside, wanted, room), room)
     alone = [i for i, column in enumerate(beside.columns) if too_much and column.never_hidden and column.wrap]
+    alone = alone[len(alone) == len(others) :]
     spilled = [mapped(partial(wrapped_cell, width=room), by_column(beside)[i]) for i in alone]
     titles = [beside.columns[i].title for i in alone]
     wanted = [natural for i, natural in enumerate(wanted) if i not in alone]
