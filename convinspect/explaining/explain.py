@@ -10,7 +10,7 @@ import torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow, ConvInspectError, NotThere, Option, Wording
 from convinspect.explaining.data import read_rows
-from convinspect.explaining.example import Example, built_in, example, of_layer
+from convinspect.explaining.example import Example, built_in, example, of_layer, real
 from convinspect.explaining.patches import built_in_patches, patches_of_layer
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
@@ -48,7 +48,7 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
         ConvInspectError: Numbers cannot be read.
     """
     data = read_rows(options.input) if isinstance(options.input, Path) else options.input
-    data = None if data is None else data.double()
+    data = None if data is None else real(data, "the data are")
     if checkpoint is None:
         return _explain_built_in(data, options)
     if options.layer is None:

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
-from convinspect.explaining.example import Example, Image
+from convinspect.explaining.example import Example, Image, check_same, real
 from convinspect.kinds import CONVOLUTIONS
 from convinspect.text import with_article
 
@@ -75,14 +75,14 @@ def patches_of_layer(layer: Layer, image: torch.Tensor | None, count: int, seed:
     name = layer.name or "(root)"
     _check_layer(layer, name)
     stored, bias = weight_and_bias(layer)
-    weight = stored.double()
+    weight = real(stored, f"{name} has")
     if image is None and weight.numel():
         patch = weight.shape[2:]
         sizes = [step * number for step, number in zip(patch, _grid(count, len(patch)), strict=True)]
         drawn = torch.randn(weight.shape[1], *sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         # A division by ten gives the number that is nearest to the printed decimal.
         image = (drawn * 10).round() / 10
-    kept = None if bias is None else bias.double()
+    kept = None if bias is None else real(bias, f"{name} has")
     return patch_example(name, layer.kind, layer.weight.shape, weight, kept, image, _assumed(layer))
 
 
@@ -148,8 +148,7 @@ def patch_example(
     rows = Patches(patch).rows(image).flatten(0, dims - 1)
     f = _CONVOLVE[dims](image.unsqueeze(0), weight, bias, stride=patch)[0].flatten(1).T
     y = functional.linear(rows, weight.flatten(1), bias)
-    check_same(f, y, functional.linear(rows.abs(), weight.flatten(1).abs(), None if bias is None else bias.abs()),
-               rows.shape[1] + 1, name)  # fmt: skip
+    check_same(f, y, (rows, weight.flatten(1), bias), name)
     times, down, across = (1,) * (3 - dims) + patch
     whole = image.reshape(image.shape[0], *(1,) * (3 - dims), *image.shape[1:])
     sizes = (whole.shape[1], whole.shape[2], whole.shape[3])
@@ -165,27 +164,6 @@ def patch_example(
         note,
         Image(whole.tolist(), sizes, (times, down, across), dims),
     )
-
-
-def check_same(f: torch.Tensor, y: torch.Tensor, size: torch.Tensor, terms: int, name: str) -> None:
-    """Compare the convolution's results with the Linear's.
-
-    Args:
-        f: (n × out), the convolution's.
-        y: (n × out), the Linear's.
-        size: (n × out), the same sums over absolute values.
-        terms: Products and bias in one sum.
-        name: Of the layer.
-
-    Raises:
-        CannotShow: They differ by more than rounding can.
-    """
-    from convinspect.arrays.error_bound import agreement
-
-    found = agreement(f, y, size, terms)
-    if not found.ok:
-        problem = f"convolution and Linear give other numbers for {name}: {found.difference:.1e} apart, where rounding"
-        raise CannotShow(f"{problem} explains {found.bound:.1e}", "please report it, with the layer's shape")
 
 
 def _fitting(image: torch.Tensor, weight: torch.Tensor, name: str) -> torch.Tensor:

@@ -50,19 +50,20 @@ def patch_frame(
         digits: Decimals of results, and of terms.
         height: Available lines, title included; None for no limit.
     """
-    ways = [*((_lanes, most, 6) for most in range(9, 3, -1)), *((_stages, most, 6) for most in range(9, 0, -1))]
+    # The form that shows most, and of two that show as much the one side by side.
+    ways = [(draw, most, 6) for most in range(9, 0, -1) for draw in (_lanes, _stages) if most > 3 or draw is _stages]
     if height is not None:
         ways += [*((_brief, 9, near) for near in (6, 3)), *((_brief, most, 1) for most in range(9, 0, -1))]
     title = f"patch {focus.row} of {len(example.x)}: {_where(image, focus.row)}"
+    sums_in_full, in_brief = (arithmetic(sums, focus, True, width, digits, terms) for terms in (_TERMS, FEWER_TERMS))
     for draw, most, near in ways:
         scene = scene_of(example, image, focus, digits[0], (most, near))
         gaps = _left_out(scene)
         beside_title = gaps if cell_width(f"{title}{gaps}") <= width else ""
         below: list[Cell] = [] if beside_title else [Styled(line, QUIET) for line in prose(gaps.lstrip(" ·"), width)]
-        terms = FEWER_TERMS if draw is _brief else _TERMS
         lines: list[Cell] = [] if cell_width(title) <= width else [*_heads(title, width), ""]
         gap = [] if below and draw is _brief else [""]
-        lines += [*draw(scene, width), *below, *gap, *arithmetic(sums, focus, True, width, digits, terms)]
+        lines += [*draw(scene, width), *below, *gap, *(in_brief if draw is _brief else sums_in_full)]
         fits = max(cell_width(plain(line)) for line in lines) <= width
         if fits and (height is None or len(lines) + 2 <= height):
             break

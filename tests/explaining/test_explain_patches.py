@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from convinspect.errors import CannotShow
-from convinspect.explaining.example import Example, decimals, decimals_of_terms, sum_of
-from convinspect.explaining.patches import built_in_patches, check_same, patch_example
+from convinspect.explaining.example import Example, check_same, decimals, decimals_of_terms, sum_of
+from convinspect.explaining.patches import built_in_patches, patch_example
 from convinspect.modules.patches import Patches
 from convinspect.render.cells import cell_width
 from convinspect.render.plain_table import block_cells
@@ -97,12 +97,14 @@ def test_every_drawing_fits_and_adds_up(case: tuple[Any, torch.Tensor], data: st
 
 def test_a_difference_of_one_rounding_is_the_same_and_more_is_not() -> None:
     f = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
-    check_same(f, torch.nextafter(f, f + 1), f.abs(), 9, "proj")
+    # One row, (1, 1), whose sums over absolute values are the results themselves.
+    linear = torch.ones(1, 2, dtype=torch.float64), torch.tensor([[0.5, 0.5], [1.0, 1.0]], dtype=torch.float64), None
+    check_same(f, torch.nextafter(f, f + 1), linear, "proj")
     for other in (f + torch.tensor([0.0, 1e-12]), f * torch.tensor([1.0, math.nan]), f.flip(1)):
         with pytest.raises(CannotShow, match="convolution and Linear give other numbers for proj"):
-            check_same(f, other, f.abs(), 9, "proj")
+            check_same(f, other, linear, "proj")
     nowhere = torch.tensor([[math.inf, math.nan]], dtype=torch.float64)
-    check_same(nowhere, nowhere, nowhere, 9, "proj")
+    check_same(nowhere, nowhere, (linear[0], nowhere.T.expand(2, 2), None), "proj")
 
 
 def test_another_order_of_flattening_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,21 +120,22 @@ def test_another_order_of_flattening_is_found_out(monkeypatch: pytest.MonkeyPatc
         built_in_patches(None, 4)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv2d"])
-def test_a_result_that_is_off_is_found_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from convinspect.explaining import patches
+@pytest.mark.parametrize("patches", [True, False])
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_a_result_that_is_off_is_found_out(monkeypatch: pytest.MonkeyPatch, name: str, patches: bool) -> None:
+    import convinspect
+    from convinspect.explaining import patches as module
 
-    torch_one = getattr(nn.functional, name)
-
-    def off(*args: Any, **options: Any) -> Any:
-        return torch_one(*args, **options) * (1 + 1e-10)
+    def off(right: Any) -> Any:
+        return lambda *args, **options: right(*args, **options) + 1e-10
 
     if name == "linear":
-        monkeypatch.setattr(nn.functional, "linear", off)
+        monkeypatch.setattr(nn.functional, "linear", off(nn.functional.linear))
     else:
-        monkeypatch.setitem(patches._CONVOLVE, 2, off)
+        monkeypatch.setattr(nn.functional, "conv1d", off(nn.functional.conv1d))
+        monkeypatch.setitem(module._CONVOLVE, 2, off(nn.functional.conv2d))
     with pytest.raises(CannotShow, match="give other numbers"):
-        built_in_patches(None, 4)
+        convinspect.explain(patches=patches)
 
 
 # --- the drawing
@@ -391,6 +394,25 @@ def test_numbers_that_are_not_finite_are_drawn_too() -> None:
     made = patch_example("proj", "Conv1d", (2, 1, 2), weight, None, torch.ones(1, 4, dtype=torch.float64))
     assert drawn(made, 1, 1, 80).splitlines()[-1].split() == ["=", "inf"]
     assert drawn(made, 2, 2, 80).splitlines()[-1].split() == ["=", "nan"]
+
+
+@pytest.mark.parametrize("patches", [True, False])
+def test_complex_numbers_are_not_cut_in_half(tmp_path: Path, patches: bool) -> None:
+    import convinspect
+
+    more = ["--patches"] if patches else []
+    conv = nn.Conv1d(2, 3, 2 if patches else 1, stride=2 if patches else 1, dtype=torch.complex64)
+    torch.save(nn.Sequential(conv), tmp_path / "m.pt")
+    assert_one_line(
+        run("explain", tmp_path / "m.pt", "0", *more), "0 has complex numbers, and only real ones are drawn"
+    )
+    data = torch.ones(2, 4, 4, dtype=torch.complex64) if patches else torch.ones(4, 3, dtype=torch.complex64)
+    torch.save(data, tmp_path / "x.pt")
+    np.save(tmp_path / "x.npy", data.numpy())
+    for name in ("x.pt", "x.npy"):
+        assert_one_line(run("explain", "-i", tmp_path / name, *more), f"{name}: it holds complex numbers")
+    with pytest.raises(CannotShow, match="the data are complex"):
+        convinspect.explain(input=data, patches=patches)
 
 
 @pytest.mark.parametrize("suffix", ["html", "svg"])

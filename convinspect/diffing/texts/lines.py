@@ -167,7 +167,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
     """Lines without frames and prefixes, whether a blank one follows the last, and in what each process wrote."""
     found: list[_Bare] = []
     process: tuple[str, ...] = ()
-    ended = False
+    ended = after_nothing = False
     # Each process has blank lines of its own.
     blanks: _Blanks = set()
     for raw, outer in lines:
@@ -178,10 +178,13 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             if not bars or (len(bars) > 1 and not bars.strip(_FRAME + " \t")):
                 blanks.add(outer or process)
             ended = ended or not bars
+            after_nothing = after_nothing or not bars
             continue
         line, tags, record = _unmarked(line)
         own = outer + tags
-        process = own or process
+        # The launcher's own lines have no tag; a piece of a broken line has none either, and follows its beginning.
+        process = own or (() if record or after_nothing else process)
+        after_nothing = False
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
             if not inner and not record:
@@ -189,7 +192,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             ended = ended or not inner
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append(_Bare(inner, process, record, process in blanks, indented, bool(own)))
+        found.append(_Bare(inner, process, record, process in blanks, indented, bool(own) or not process))
         blanks.discard(process)
         ended = False
     return found, ended, blanks
