@@ -10,6 +10,7 @@ import peers
 from hard_cases import checked, swaps_compared, verdicts_compared
 from making import Axis, Files, Point
 from measuring import Route, convinspect, python, run
+from patches import patches_compared
 from starting import starts_compared
 from tables import Table
 
@@ -148,4 +149,5 @@ SUBJECTS = [
     Subject("diffing", "Telling the two files apart", _SERIES, _diffing),
     Subject("checking", "Checking a file", _SERIES, _checking, verdicts_compared, _SCANNERS, holes=True),
     Subject("swapping", "Swapping layers of a live model", ("tensors",), _swapping, swaps_compared, ("torchao",)),
+    Subject("patches", "Patch embeddings", (), lambda files: [], patches_compared),
 ]

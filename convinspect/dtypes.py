@@ -31,6 +31,9 @@ def nbytes_of(dtype: str, numel: int) -> int:
     return numel * itemsize if isinstance(itemsize, int) else math.ceil(numel * itemsize)
 
 
+_STORAGE_ITEMSIZE = {dtype: max(1, int(itemsize)) for dtype, itemsize in ITEMSIZE.items()}
+
+
 def storage_nbytes(dtype: str, numel: int) -> int:
     """Bytes of a storage of `numel` elements, as PyTorch counts them: where several values share a byte, bytes."""
-    return int(numel * max(1, ITEMSIZE[dtype]))
+    return numel * _STORAGE_ITEMSIZE[dtype]

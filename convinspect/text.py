@@ -38,6 +38,13 @@ def dimension(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
 
 
+def dimensions(text: str) -> tuple[int, ...] | None:
+    """The numbers in "16x16" or "2×14×14", each at least 1; None if it is anything else."""
+    sizes = [dimension(size) for size in text.lower().replace("×", "x").split("x")]
+    whole = tuple(size for size in sizes if size)
+    return whole if len(whole) == len(sizes) else None
+
+
 def join_words(words: Iterable[str]) -> str:
     """Words as a list in a sentence, each once: "stride 1, padding 0 and groups 1"."""
     *others, last = dict.fromkeys(words)

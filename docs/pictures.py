@@ -8,6 +8,7 @@ from pathlib import Path
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
 from convinspect.explaining.example import built_in, decimals, decimals_of_terms, sum_of
+from convinspect.explaining.patches import built_in_patches
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
@@ -15,6 +16,7 @@ from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus, frame, row_focus
+from convinspect.report.explain_steps import COMFORT, drawer
 from convinspect.report.shapes import listing_table
 from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
 
@@ -43,6 +45,7 @@ def make(folder: Path) -> list[Path]:
             72,
         ),
         "explain": ("convinspect explain --row 2", explained(2), 118),
+        "patches": ("convinspect explain --patches --row 2", patched(2), COMFORT),
     }
     written = []
     for name, (title, thing, width) in pictures.items():
@@ -50,9 +53,14 @@ def make(folder: Path) -> list[Path]:
             path = folder / f"{name}{suffix}.svg"
             save(thing, path, title, width, light)
             written.append(path)
-    steps = folder / "explain.gif"
-    save_steps(stepped(), steps, "convinspect explain --animate", 118)
-    return [*written, steps]
+    moving = {
+        "explain": ("convinspect explain --animate", stepped(), 118),
+        "patches": ("convinspect explain --patches --animate", patched_steps(), COMFORT),
+    }
+    for name, (title, steps, width) in moving.items():
+        written.append(folder / f"{name}.gif")
+        save_steps(steps, written[-1], title, width)
+    return written
 
 
 def stepped() -> list[Block]:
@@ -72,6 +80,18 @@ def explained(row: int) -> Block:
     sums = [sum_of(example, row, kernel) for kernel in range(1, 7)]
     digits = decimals(example)
     return frame(example, row_focus(row, row), False, 118, sums, (digits, decimals_of_terms(sums, digits)))
+
+
+def patched(row: int) -> Block:
+    """One patch of the built-in image, as the convolution and as the Linear have it."""
+    return drawer(built_in_patches(None, 4), True, COMFORT)(row_focus(row, 1), [1, 2, 3])
+
+
+def patched_steps() -> list[Block]:
+    """All cells of the same, one after another."""
+    example = built_in_patches(None, 4)
+    draw = drawer(example, True, COMFORT)
+    return [draw(cell_focus(row, kernel), [kernel]) for row in range(1, 5) for kernel in range(1, 4)]
 
 
 if __name__ == "__main__":

@@ -52,6 +52,19 @@ def test_starting_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert all(0.1 < float(row[1]) < 50 for row in table.rows)
 
 
+def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    patches = importlib.import_module("patches")
+    monkeypatch.setattr(patches, "ROUNDS", 2)
+    monkeypatch.setattr(patches, "PAIRS", 2)
+    monkeypatch.setattr(patches, "BYTES", 10**7)
+    converting, running = patches.patches_compared(tmp_path)
+    assert [row[0] for row in converting.rows] == ["`.safetensors`, 0.0 GB", "`.pt`, 0.0 GB"]
+    assert len(running.rows) == 4
+    assert all(float(row[1]) > 0 for row in [*converting.rows, *running.rows])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(measuring: ModuleType) -> None:
     slow = measuring.Route("slow", measuring.python("import time; time.sleep(60)"))
     wrong = measuring.Route("wrong", measuring.python("raise ValueError('no such thing')"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,12 @@ def compare(
     path: Source | None = None,
     *,
     layer: str | Iterable[str] = (),
-    batch: int = 8,
-    length: int | Iterable[int] = 1024,
+    patches: bool = False,
+    patch: str | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    batch: int | None = None,
+    length: int | Iterable[int] | None = None,
     dtype: str | Iterable[str] = "float32",
     device: str = "cpu",
     threads: int | None = None,
@@ -31,13 +35,21 @@ def compare(
     root: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
+    """Measure a convolution against Linear on this machine: speed, precision, gradients.
+
+    It is Conv1d of kernel size 1, or with `patches` or `patch` convolutions that cut patches (stride = kernel size).
 
     Args:
-        path: A checkpoint; without it, PointNet's three layers with random weights.
-        layer: Names or globs of its layers; all pointwise convolutions by default.
-        batch: N of the input (N, C, L).
-        length: L, one or several.
+        path: A checkpoint; without it, PointNet's three layers with random weights, or the patch embeddings of ViT-B/16
+            and Qwen2-VL.
+        layer: Names or globs of its layers; all pointwise convolutions by default, or all that cut patches.
+        patches: Measure convolutions that cut patches.
+        patch: Kernel size of one that is in no file, or in whose place the file's Linear is, as "16x16" or (16, 16).
+        in_channels: Its channels; 3 by default.
+        out_channels: Likewise; 768 by default.
+        batch: N of the input (N, C, L); 8 by default. Of patches 1, and of those in three dimensions 1,024.
+        length: L, one or several; 1,024 by default. Of patches how many each example has: 196, and of those in three
+            dimensions 1.
         dtype: PyTorch's name of it, such as "float32", one or several.
         device: Where to run, such as "cuda".
         threads: Of PyTorch's operators on the CPU; PyTorch's own choice by default.
@@ -48,7 +60,8 @@ def compare(
 
     Returns:
         `.layers`, the times (in seconds), errors and gradients of each, and `.claims`, what is often said of the two
-        with whether it holds here. Figures are of this machine alone.
+        with whether it holds here. `.differs`: in float64 the two differ by more than rounding explains. Figures are of
+        this machine alone.
 
     Raises:
         ConvInspectError: There is no such layer, device or dtype, or PyTorch cannot run it.
@@ -57,13 +70,15 @@ def compare(
     from convinspect.comparing.compare import compare as measure
     from convinspect.report.compare import comparison_tables
 
-    check_at_least(1, batch=batch, threads=threads)
+    check_at_least(1, batch=batch, threads=threads, in_channels=in_channels, out_channels=out_channels)
     check_at_least(3, repeats=repeats)
     check_at_least(0, seed=seed)
-    show_in_notebooks(
-        Comparison, lambda measured: comparison_tables(measured.layers, measured.claims, measured.circumstances)
-    )
-    options = Options(several(layer), batch, several(length), several(dtype), device, threads, repeats, seed)
+    show_in_notebooks(Comparison, comparison_tables)
+    options = Options(
+        several(layer), patches, patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)),
+        in_channels, out_channels, batch, () if length is None else several(length), several(dtype), device, threads,
+        repeats, seed,
+    )  # fmt: skip
     return measure(None if path is None else opened(path, root, damaged=True), options, progress or silent)
 
 
@@ -75,6 +90,7 @@ def explain(
     rows: int = 4,
     seed: int = 0,
     input: str | Path | torch.Tensor | None = None,
+    patches: bool = False,
     root: str | None = None,
 ) -> Example:
     """Run one layer on a few rows of data, to see how n rows of `in` columns become n rows of `out`.
@@ -84,12 +100,14 @@ def explain(
         layer: Which of its layers.
         rows: How many rows of data are drawn.
         seed: Of the data that are drawn for a file's layer.
-        input: Your own data, (n, in): a tensor, or a .csv, .npy or .pt file.
+        input: Your own data, (n, in), or of patches an image, (C, …): a tensor, or a .csv, .npy or .pt file.
+        patches: The layer is a convolution over patches: `rows` of them are cut from an image.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
 
     Returns:
         The data `.x` (n, in), the kernels `.w` (out, in, taps), `.b` (out), and the results `.f` (n - taps + 1, out),
-        all computed by PyTorch in float64. A notebook draws it.
+        all computed by PyTorch in float64. With `patches`, `.image` is what was cut, `.x` are the flattened patches,
+        `.f` is what the convolution gives for each, `.y` what the Linear gives. A notebook draws it.
 
     Raises:
         ConvInspectError: The layer is none that can be explained, or the data do not fit it.
@@ -102,5 +120,5 @@ def explain(
     check_at_least(1, rows=rows)
     check_at_least(0, seed=seed)
     show_in_notebooks(Example, overview)
-    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input)
+    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input, patches)
     return compute(None if path is None else opened(path, root, damaged=True), options)

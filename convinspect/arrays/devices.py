@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,3 +149,15 @@ def clock_of(device: str) -> Callable[[], float]:
 def load_average() -> float:
     """Runnable processes of this machine, averaged over the last minute; 0 where the system has no such figure."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def free_memory(device: str) -> float:
+    """Bytes that a device still has for tensors; infinite where the system does not tell."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        return float(torch.cuda.mem_get_info(where)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:")), math.inf)

@@ -20,7 +20,7 @@ SUMMARIES = {
     "convert": "Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.",
     "verify": "Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.",
     "check": "Is this file whole, and what would loading it elsewhere call?",
-    "compare": "Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.",
+    "compare": "Measure a convolution against Linear on this machine: speed, precision, gradients.",
     "explain": "Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.",
 }
 """The first paragraph of each command's docstring, so that `--help` can show it without importing the command."""

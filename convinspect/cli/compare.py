@@ -22,22 +22,51 @@ from convinspect.cli.options import (
 from convinspect.cli.output import Sink
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
-from convinspect.text import dimension, plural
+from convinspect.text import dimension
 
 if TYPE_CHECKING:
     from convinspect.comparing.compare import Comparison
+
+Patches = Annotated[
+    bool, typer.Option("--patches", help="Convolutions that cut patches (stride = kernel size) instead.")
+]
+Patch = Annotated[
+    str | None,
+    typer.Option("--patch", metavar="16x16", help="The kernel of one; with MODEL, that in whose place a Linear is."),
+]
+InChannels = Annotated[
+    int | None,
+    typer.Option("--in-channels", min=1, max=2**31 - 1, metavar="N", help="Of one that is in no file; default 3."),
+]
+OutChannels = Annotated[
+    int | None, typer.Option("--out-channels", min=1, max=2**31 - 1, metavar="N", help="Likewise; default 768.")
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size; default 8, or as above.")
+]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        "--length",
+        "--lengths",
+        metavar="L,…",
+        help="Length, or patches of an example; several for a sweep: 1,20,1000. Default 1024, or as above.",
+    ),
+]
 
 
 def compare(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", readable=False, help="A checkpoint; without it, PointNet's three layers."),
+        typer.Argument(metavar="[MODEL]", readable=False, help="A checkpoint; without it, well-known layers."),
     ] = None,
-    layer: Annotated[list[str] | None, layer_option("Default: all pointwise Conv1d.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size.")] = 8,
-    lengths: Annotated[
-        str, typer.Option("--length", "--lengths", metavar="L,…", help="Length, or several for a sweep: 1,20,1000.")
-    ] = "1024",
+    layer: Annotated[list[str] | None, layer_option("Default: all pointwise Conv1d, or all that cut patches.")] = None,
+    patches: Patches = False,
+    patch: Patch = None,
+    in_channels: InChannels = None,
+    out_channels: OutChannels = None,
+    batch: Batch = None,
+    lengths: Lengths = None,
     dtypes: Annotated[
         str, typer.Option("--dtype", "--dtypes", metavar="NAME,…", help="dtype, or several: float32,bfloat16.")
     ] = "float32",
@@ -53,11 +82,16 @@ def compare(
     width: WidthOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Measure Conv1d of kernel size 1 against Linear on this machine: speed, precision, gradients.
+    """Measure a convolution against Linear on this machine: speed, precision, gradients.
 
-    The same weights are run both ways: forward, forward and backward, with and without the transposes that Linear needs
-    for (N, C, L); errors are against float64. At the end three common claims about the two are compared with the
-    figures. With several lengths, -o plot.svg draws time against length.
+    Conv1d of kernel size 1 is run both ways with the same weights: forward, forward and backward, with and without the
+    transposes that Linear needs for (N, C, L); errors are against float64. At the end three common claims about the two
+    are compared with the figures. With several lengths, -o plot.svg draws time against length.
+
+    With --patches, or a kernel size (--patch), it is convolutions that cut patches against PatchLinear, which takes and
+    gives what they do, and against Linear on patches that are flattened already: a file's, the one whose sizes are
+    given, or else ViT-B/16's on an image of 196 patches and Qwen2-VL's (Conv3d) on 1,024 examples of one patch, the
+    defaults of all others too. Exit code 1: in float64 the two differ by more than rounding explains.
 
     [bold]Examples[/bold]
 
@@ -66,17 +100,26 @@ def compare(
       convinspect compare model.pt --layer 'encoder.*' --batch 1 --length 4096
 
       convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
+
+      convinspect compare --patches --dtypes float32,bfloat16
+
+      convinspect compare --patch 2x14x14 --out-channels 1152 --batch 4096 --device cuda
     """
     from convinspect.checkpoint import open_checkpoint
     from convinspect.comparing.compare import Options
     from convinspect.comparing.compare import compare as measure
 
     names = tuple(name.strip() for name in dtypes.split(","))
-    options = Options(tuple(layer or ()), batch, _lengths(lengths), names, device, threads, repeats, seed)
+    options = Options(
+        tuple(layer or ()), patches, patch, in_channels, out_channels, batch,
+        () if lengths is None else _lengths(lengths), names, device, threads, repeats, seed,
+    )  # fmt: skip
     checkpoint = None if path is None else open_checkpoint(path, root)
     with _progress() as say:
         comparison = measure(checkpoint, options, say)
     _show(comparison, Sink(fmt, width, output, "convinspect compare"))
+    if comparison.differs:
+        raise typer.Exit(1)
 
 
 def _lengths(text: str) -> tuple[int, ...]:
@@ -95,23 +138,21 @@ def _show(comparison: Comparison, sink: Sink) -> None:
     """Show tables or numbers, or, for several lengths and a picture as output, a plot of time against length."""
     from convinspect.report.compare import comparison_payload, comparison_tables, flat_table
 
-    parts = (comparison.layers, comparison.claims, comparison.circumstances)
     suffix = "" if sink.output is None else sink.output.suffix.lower()
     if sink.output is not None and suffix in (".svg", ".html") and len(comparison.setting.lengths) > 1:
         _save_plot(comparison, sink.output)
     elif suffix == ".csv" or sink.fmt is Format.csv:
-        sink.show(flat_table(comparison.layers), comparison_payload(*parts))
+        sink.show(flat_table(comparison.layers), comparison_payload(comparison))
     else:
-        sink.show(comparison_tables(*parts), comparison_payload(*parts))
+        sink.show(comparison_tables(comparison), comparison_payload(comparison))
 
 
 def _save_plot(comparison: Comparison, output: Path) -> None:
     from convinspect.render.picture import save_text
     from convinspect.render.plot import plot
-    from convinspect.report.compare import panels
+    from convinspect.report.compare import panels, what_is_drawn
 
-    setting, device = comparison.setting, comparison.circumstances["device"]
-    note = f"Conv1d and Linear, forward, batch {setting.batch}, {plural(setting.threads, 'thread')}, {device}"
+    note = what_is_drawn(comparison)
     parts = list(plot(panels(comparison.layers), note))
     if output.suffix.lower() == ".html":
         parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>convinspect compare</title>\n', *parts]

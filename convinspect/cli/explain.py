@@ -43,20 +43,27 @@ def explain(
     layer: Annotated[
         str | None, typer.Argument(metavar="[LAYER]", help="One of its layers.", autocompletion=complete_layers)
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data.")] = 4,
-    row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row, from 1.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data, or patches.")] = 4,
+    row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row or patch, from 1.")] = None,
     kernel: Annotated[int | None, typer.Option("--kernel", metavar="J", help="Only this kernel, from 1.")] = None,
     names: Annotated[
         Names | None,
         typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
     ] = None,
+    patches: Annotated[
+        bool,
+        typer.Option("--patches", help="Draw a convolution over patches beside the Linear on them."),
+    ] = False,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the data drawn for a file's layer.")
     ] = 0,
     given: Annotated[
-        Path | None, typer.Option("--input", "-i", metavar="FILE", help="Your data, n × in: .csv, .npy or .pt.")
+        Path | None,
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="Your data, n × in, or an image, C × H × W: .csv, .npy or .pt."
+        ),
     ] = None,
     root: RootOption = None,
     width: WidthOption = None,
@@ -70,6 +77,9 @@ def explain(
     Each row of the data meets each kernel; their products, added up, are one number of the result. So 6 kernels make 6
     columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count from 1.
 
+    With --patches, an image is cut into patches, each is flattened to a row, and each row meets each kernel. Beside it
+    the convolution's window, which moves by its own size, gives the same numbers.
+
     [bold]Examples[/bold]
 
       convinspect explain
@@ -77,6 +87,10 @@ def explain(
       convinspect explain --as both
 
       convinspect explain model.pt conv1 --row 2 --kernel 5
+
+      convinspect explain --patches
+
+      convinspect explain vit.pt patch_embed.proj --patches
 
       convinspect explain --step
 
@@ -87,13 +101,16 @@ def explain(
     from convinspect.checkpoint import open_checkpoint
 
     checkpoint = None if path is None else open_checkpoint(path, root)
-    example = _example(checkpoint, layer, (rows, seed, given))
-    _show(example, (row, kernel), None if names is None else names.value, (step, animate), (width, output))
+    if patches and names in (Names.conv1d, Names.linear):
+        raise CannotShow(f"--patches draws both forms side by side, and --as {names.value} one", "leave out --as")
+    example = _example(checkpoint, layer, (rows, seed, given, patches))
+    notation = None if names is None or patches else names.value
+    _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:
         print(f"note: {safe(checkpoint.unwritten)}", file=sys.stderr)
 
 
-def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None]) -> Example:
+def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool]) -> Example:
     from convinspect.explaining.explain import Options
     from convinspect.explaining.explain import explain as compute
 

@@ -29,23 +29,49 @@ class Claim:
     figures: tuple[str, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What the sentences call the two, and which results they tell of."""
+
+    convolution: str
+    conv: str
+    linear: str
+    other: str
+    apart: str
+    results: tuple[str, ...]
+
+
+_POINTWISE = _Words("Conv1d", "Conv1d", "Linear", "counting its transposes", "their gradients differ", ())
+_PATCHES = _Words(
+    "the convolution",
+    "Conv",
+    "PatchLinear",
+    "÷ Linear on flattened patches",
+    "their outputs and gradients differ",
+    ("output",),
+)
+
+
 def claims(layers: Sequence[Measured]) -> list[Claim]:
-    """Three claims of a widely read tutorial on Conv1d, each with the figures of this run."""
-    return [_faster(layers), _more_precise(layers), _gradients_differ(layers)]
+    """Three claims of a widely read tutorial on Conv1d, or the same of convolutions that cut patches, each with the
+    figures of this run.
+    """
+    words = _PATCHES if any(layer.patch for layer in layers) else _POINTWISE
+    return [_faster(layers, words), _more_precise(layers, words), _results_differ(layers, words)]
 
 
-def _faster(layers: Sequence[Measured]) -> Claim:
+def _faster(layers: Sequence[Measured], words: _Words) -> Claim:
+    conv, linear, other = layers[0].forward
+
     def span(name: str) -> str:
-        forward = _span(layer.forward["conv1d"].over(layer.forward[name])[0] for layer in layers)
-        backward = _span(layer.backward["conv1d"].over(layer.backward[name])[0] for layer in layers)
+        forward = _span(layer.forward[conv].over(layer.forward[name])[0] for layer in layers)
+        backward = _span(layer.backward[conv].over(layer.backward[name])[0] for layer in layers)
         return f"{forward} forward, {backward} with backward"
 
-    ratios = [layer.forward["conv1d"].over(layer.forward["linear"]) for layer in layers]
-    figures = (
-        f"time of Conv1d ÷ Linear: {span('linear')}",
-        f"counting its transposes: {span('transposed')}",
-    )
-    return Claim("Linear is faster than Conv1d", _verdict([(ratio - 1, noise) for ratio, noise in ratios]), figures)
+    ratios = [layer.forward[conv].over(layer.forward[linear]) for layer in layers]
+    figures = (f"time of {words.conv} ÷ {words.linear}: {span(linear)}", f"{words.other}: {span(other)}")
+    verdict = _verdict([(ratio - 1, noise) for ratio, noise in ratios])
+    return Claim(f"{words.linear} is faster than {words.convolution}", verdict, figures)
 
 
 def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
@@ -61,8 +87,9 @@ def _span(values: Iterable[float]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def _more_precise(layers: Sequence[Measured]) -> Claim:
-    text, excess, ratios = "Conv1d is more precise than Linear", [], []
+def _more_precise(layers: Sequence[Measured], words: _Words) -> Claim:
+    text, excess, ratios = f"{words.convolution} is more precise than {words.linear}", [], []
+    conv, linear = layers[0].errors
     layers = [layer for layer in layers if layer.dtype != "float64"]
     if not layers:
         remedy = Wording("float64 is what errors are measured against; give another ", Option("dtype", None))
@@ -72,42 +99,58 @@ def _more_precise(layers: Sequence[Measured]) -> Claim:
         return Claim(text, "not told", ("results are NaN or infinite, of which no error can be told",))
     for layer in layers:
         of_seeds = [
-            linear[1] / conv[1] if conv[1] else (math.inf if linear[1] else 1.0)
-            for conv, linear in zip(layer.errors["conv1d"], layer.errors["linear"], strict=True)
+            second[1] / first[1] if first[1] else (math.inf if second[1] else 1.0)
+            for first, second in zip(layer.errors[conv], layer.errors[linear], strict=True)
         ]
         ratios.append(statistics.median(of_seeds))
         spread = max(of_seeds) - min(of_seeds) if math.isfinite(max(of_seeds)) else 0.0
         excess.append((ratios[-1] - 1, max(spread, 0.01)))
-    largest = [max(error for layer in layers for error, _ in layer.errors[name]) for name in ("conv1d", "linear")]
+    largest = [max(error for layer in layers for error, _ in layer.errors[name]) for name in (conv, linear)]
     figures = (
-        f"RMS error against float64 of Linear ÷ Conv1d: {_span(ratios)}",
-        f"largest errors: Conv1d {largest[0]:.1e}, Linear {largest[1]:.1e}",
+        f"RMS error against float64 of {words.linear} ÷ {words.conv}: {_span(ratios)}",
+        f"largest errors: {words.conv} {largest[0]:.1e}, {words.linear} {largest[1]:.1e}",
     )
     return Claim(text, _verdict(excess), figures)
 
 
-def _gradients_differ(layers: Sequence[Measured]) -> Claim:
-    text = "their gradients differ"
-    agreements = [agreement for layer in layers for agreement in layer.exact.values()]
-    if any(agreement.undecided for agreement in agreements):
-        return Claim(text, "not told", ("gradients are NaN or infinite, of which no difference can be told",))
+def _results_differ(layers: Sequence[Measured], words: _Words) -> Claim:
+    agreements = [layer.exact[name] for layer in layers for name in layer.exact if name in (*words.results, *_SIGNS)]
     largest_share = max(agreement.share for agreement in agreements)
-    differences = {
-        name: max((_relative(layer.gradients[name]) for layer in layers if name in layer.gradients), default=0.0)
-        for name in ("input", "weight", "bias")
-    }
-    signs = (("input", "∂x"), ("weight", "∂W"), ("bias", "∂b"))
+    names = (*words.results, *_SIGNS)
+    what, ratio = ("gradients", "largest difference ÷ largest gradient")
+    if words.results:
+        what, ratio = ("results", "difference ÷ largest result")
+    if largest_share <= 1 and any(agreement.undecided for agreement in agreements):
+        return Claim(words.apart, "not told", (f"{what} are NaN or infinite, of which no difference can be told",))
+    differences = {name: max((_relative(pair) for pair in _pairs(layers, name)), default=0.0) for name in names}
+    signs = {"output": "y"} | _SIGNS
     figures = (
-        "largest difference ÷ largest gradient: "
-        + ", ".join(f"{sign} {differences[name]:.1e}" for name, sign in signs),
-        f"in float64 at most {100 * largest_share:.2g} % of what rounding can do there",
+        f"{ratio}: " + ", ".join(f"{signs[name]} {differences[name]:.1e}" for name in names),
+        _share(largest_share),
     )
     same = not any(differences.values())
     verdict: Verdict = "holds" if largest_share > 1 else "does not hold" if same else "within noise"
-    return Claim(text, verdict, figures)
+    return Claim(words.apart, verdict, figures)
+
+
+_SIGNS = {"input": "∂x", "weight": "∂W", "bias": "∂b"}
+
+
+def _pairs(layers: Sequence[Measured], name: str) -> Iterable[tuple[float, float]]:
+    if name == "output":
+        return [layer.outputs for layer in layers]
+    return [layer.gradients[name] for layer in layers if name in layer.gradients]
+
+
+def _share(share: float) -> str:
+    """How much of the bound for rounding the results in float64 are apart."""
+    if share > 1:
+        times = f"{share:.2g} times what" if math.isfinite(share) else "more than"
+        return f"in float64 {times} rounding can do there: the two do not compute the same"
+    return f"in float64 at most {100 * share:.2g} % of what rounding can do there"
 
 
 def _relative(pair: tuple[float, float]) -> float:
-    """A difference over the largest gradient; the difference itself where all gradients are 0."""
+    """A difference over the largest result; the difference itself where all are 0."""
     difference, largest = pair
     return difference / largest if largest else difference

@@ -1,4 +1,4 @@
-"""Conv1d of kernel size 1 against Linear with the same weights, measured on this machine: time, precision, gradients.
+"""A convolution against Linear with the same weights, measured on this machine: time, precision, gradients.
 
 No figure here is general: another device, dtype, number of threads or library gives different ones. `claims` checks
 common claims against them.
@@ -10,14 +10,15 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
 
-from convinspect.arrays.devices import clock_of, float64_device, full_float32, threads
-from convinspect.arrays.error_bound import Agreement, compare_gradients
-from convinspect.arrays.forms import Form, Operation
+from convinspect.arrays.devices import clock_of, float64_device, free_memory, full_float32, threads
+from convinspect.arrays.error_bound import Agreement
+from convinspect.comparing.subjects import Subject
+from convinspect.comparing.ways import Way, apart, in_float64, results, shaped_like, ways_of
+from convinspect.errors import CannotShow, Option, Wording
 
 _LEAST = 0.004
 """Seconds that one timing takes at least: the clock and the call around it then count for nothing."""
@@ -25,29 +26,12 @@ _SEEDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """One layer's weights.
-
-    Attributes:
-        name: The layer's name.
-        weight: (O, I).
-        bias: (O,) or None.
-        alike: Number of other layers in the file with the same sizes.
-    """
-
-    name: str
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    alike: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Setting:
     """The parameters of a measurement.
 
     Attributes:
-        batch: N of the input (N, C, L).
-        lengths: L, one or more.
+        batch: N of the input; None for each layer's usual one.
+        lengths: Positions, or patches, of each example, one or more; () for each layer's usual one.
         dtypes: PyTorch's names.
         device: "cpu", "cuda", ….
         threads: Number of threads of PyTorch's operators on the CPU.
@@ -55,8 +39,8 @@ class Setting:
         seed: Seed of the inputs.
     """
 
-    batch: int = 8
-    lengths: tuple[int, ...] = (1024,)
+    batch: int | None = None
+    lengths: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     device: str = "cpu"
     threads: int = 1
@@ -83,15 +67,18 @@ class Measured:
 
     Attributes:
         name: The layer's name.
-        sizes: (I, O).
+        sizes: Channels in and out.
         dtype: PyTorch's name.
-        length: L.
+        length: Positions, or patches, of each example.
         alike: Number of other layers in the file with these sizes.
-        forward: By "conv1d", "linear" and "transposed" (Linear between the two transposes that (N, C, L) needs).
-        backward: The same, forward and backward together.
-        errors: By "conv1d" and "linear": largest and RMS error against float64, one pair for each seed.
-        gradients: By "input", "weight" and "bias": the largest difference between the two, and the largest gradient.
-        exact: The same gradients in float64, relative to the bound for rounding in float64.
+        forward: By the names of `ways_of`: the convolution, the Linear in its place, and another Linear.
+        backward: The same, forward and backward together: ∂x, ∂W and ∂b.
+        errors: Of the first two: largest and RMS error against float64, one pair for each seed.
+        gradients: By "input", "weight" and "bias": the largest difference between these two, and the largest gradient.
+        exact: The same and "output" in float64, relative to the bound for rounding in float64.
+        outputs: The largest difference of their outputs, and the largest output.
+        patch: Kernel size of a convolution that cuts patches; () for a pointwise one.
+        shape: The input's.
     """
 
     name: str
@@ -104,23 +91,45 @@ class Measured:
     errors: Mapping[str, Sequence[tuple[float, float]]]
     gradients: Mapping[str, tuple[float, float]]
     exact: Mapping[str, Agreement]
+    outputs: tuple[float, float] = (0.0, 0.0)
+    patch: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """The two differ by more than rounding explains."""
+        return not all(agreement.ok for agreement in self.exact.values())
 
 
-def pointnet(seed: int = 0) -> list[Subject]:
-    """The pointwise layers of PointNet's feature transform, with PyTorch's own initial weights."""
-    generator = torch.Generator().manual_seed(seed)
-    subjects = []
-    for number, (wide_in, wide_out) in enumerate(((64, 64), (64, 128), (128, 1024)), 1):
-        # As nn.Conv1d initializes them: uniform within ±1/√I.
-        bound = wide_in**-0.5
-        weight = (torch.rand(wide_out, wide_in, generator=generator) * 2 - 1) * bound
-        bias = (torch.rand(wide_out, generator=generator) * 2 - 1) * bound
-        subjects.append(Subject(f"conv{number}", weight, bias))
-    return subjects
+class NotRun(NamedTuple):
+    """A layer in one dtype at one length that PyTorch does not run, and why."""
+
+    name: str
+    dtype: str
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One layer in one dtype at one length."""
+
+    subject: Subject
+    dtype: str
+    batch: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input's."""
+        return self.subject.shape(self.batch, self.length)
 
 
 def measure(
-    subjects: Iterable[Subject], setting: Setting, progress: Callable[[str], None] = lambda what: None
+    subjects: Iterable[Subject],
+    setting: Setting,
+    progress: Callable[[str], None] = lambda what: None,
+    left: list[NotRun] | None = None,
 ) -> list[Measured]:
     """Measure every layer in every dtype at every length.
 
@@ -128,84 +137,114 @@ def measure(
         subjects: The layers.
         setting: The parameters of the measurement.
         progress: Called with a description of the next measurement.
+        left: Gets what PyTorch cannot run: not every device has every dtype for both operators.
 
     Raises:
-        RuntimeError: PyTorch cannot run Conv1d or Linear in a dtype on the device.
+        CannotShow: There is too little memory for one of them; nothing was measured then.
+        RuntimeError: PyTorch cannot run one of them, and there is no `left`.
     """
+    cases = [
+        _Case(subject, dtype, setting.batch or subject.usual[0], length)
+        for subject in subjects
+        for dtype in setting.dtypes
+        for length in setting.lengths or subject.usual[1:]
+    ]
+    for case in cases:
+        _check_memory(case, setting.device)
     measured = []
     with threads(setting.threads), full_float32():
-        for subject in subjects:
-            for dtype in setting.dtypes:
-                for length in setting.lengths:
-                    progress(f"{subject.name}, {dtype}, length {length}")
-                    measured.append(_measured(subject, setting, dtype, length))
+        for case in cases:
+            progress(f"{case.subject.name}, {case.dtype}, length {case.length}")
+            try:
+                measured.append(_measured(case, setting))
+            except RuntimeError as error:
+                if left is None:
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                left.append(NotRun(case.subject.name, case.dtype, case.length, reason))
     return measured
 
 
-def _conv1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    """(N, C, L), (O, C, 1) → (N, O, L)."""
-    return functional.conv1d(x, w, b)
+_COPIES = 12
+"""Copies of input, weight and output in float64 that are held at once; measured: 7.5 to 10.8."""
 
 
-def _linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    """(N, L, C), (O, C) → (N, L, O)."""
-    return functional.linear(x, w, b)
+def _check_memory(case: _Case, device: str) -> None:
+    wide_out, wide_in = case.subject.weight.shape
+    positions = case.batch * case.length
+    numbers = positions * wide_in + wide_out * wide_in + positions * wide_out
+    remedy = Wording("give a smaller ", Option("batch", None), " or ", Option("length", None))
+    check_memory(f"{case.subject.name} on {case.shape}", numbers, device, remedy)
 
 
-def _transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-    """(N, C, L), (O, C) → (N, O, L), contiguous in memory as a convolution's result is."""
-    return functional.linear(x.mT, w, b).mT.contiguous()
+def check_memory(what: str, numbers: int, device: str, remedy: str) -> None:
+    """Refuse what would not fit, instead of being ended by the system half way.
+
+    Args:
+        what: Is to be measured.
+        numbers: In its input, weight and output together.
+        device: Where.
+        remedy: What the user can do.
+
+    Raises:
+        CannotShow: It would not.
+    """
+    needed, free = 8 * _COPIES * numbers, free_memory(device)
+    if needed > free:
+        raise CannotShow(f"{what} takes about {needed / 1e9:,.0f} GB, and {free / 1e9:,.1f} GB are free", remedy)
 
 
-def _measured(subject: Subject, setting: Setting, dtype: str, length: int) -> Measured:
-    kind: torch.dtype = getattr(torch, dtype)
-    wide_out, wide_in = subject.weight.shape
-    weight = subject.weight.to(setting.device, kind)
-    bias = None if subject.bias is None else subject.bias.to(setting.device, kind)
-    x = _input(setting, wide_in, length, setting.seed).to(setting.device, kind)
-    forms: dict[str, tuple[Operation, torch.Tensor, torch.Tensor]] = {
-        "conv1d": (_conv1d, x, weight.unsqueeze(-1)),
-        "linear": (_linear, x.mT.contiguous(), weight),
-        "transposed": (_transposed, x, weight),
-    }
-    calls = {name: _forward(op, x, w, bias) for name, (op, x, w) in forms.items()}
-    both = {name: _backward(op, x, w, bias) for name, (op, x, w) in forms.items()}
-    seeds = [setting.seed + n for n in range(_SEEDS)]
-    samples = [_input(setting, wide_in, length, seed).to(setting.device, kind) for seed in seeds]
+def _measured(case: _Case, setting: Setting) -> Measured:
+    kind: torch.dtype = getattr(torch, case.dtype)
+    subject = case.subject
+    wide_out = subject.weight.shape[0]
+    w = subject.weight.to(setting.device, kind)
+    b = None if subject.bias is None else subject.bias.to(setting.device, kind)
+    x = _input(case, setting.seed).to(setting.device, kind)
+    ways = ways_of(subject.patch)
+    conv, linear = list(ways)[:2]
+    pair = ways[conv], ways[linear]
     wide = float64_device(setting.device)
-    kernels, wide_bias = (wide(weight.unsqueeze(-1)), wide(weight)), None if bias is None else wide(bias)
+    wide_w, wide_b = wide(w), None if b is None else wide(b)
+    before, after = (results(way, x, w, b) for way in pair)
+    differences = {name: apart(wide(before[name]), wide(after[name])) for name in before}
     return Measured(
         subject.name,
-        (wide_in, wide_out),
-        dtype,
-        length,
+        (subject.channels, wide_out),
+        case.dtype,
+        case.length,
         subject.alike,
-        _times(calls, setting),
-        _times(both, setting),
-        _errors(weight, bias, samples, wide),
-        _gradient_differences(forms, bias, wide),
-        compare_gradients((Form("Conv1d"), Form("Linear")), kernels, (wide_bias, wide_bias), [wide(x)]),
+        _times({name: _forward(way, x, w, b) for name, way in ways.items()}, setting),
+        _times({name: _backward(way, x, w, b) for name, way in ways.items()}, setting),
+        _errors({conv: pair[0], linear: pair[1]}, case, setting, (w, b), (wide_w, wide_b)),
+        {name: one for name, one in differences.items() if name != "output"},
+        in_float64(pair, wide(x), wide_w, wide_b),
+        differences["output"],
+        subject.patch,
+        case.shape,
     )
 
 
-def _input(setting: Setting, channels: int, length: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(setting.batch, channels, length, generator=generator)
+def _input(case: _Case, seed: int) -> torch.Tensor:
+    return torch.randn(case.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _forward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+def _forward(way: Way, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+    given, kernel = way.given(x), way.kernel(w)
+
     def call() -> object:
         with torch.no_grad():
-            return op(x, w, b)
+            return way.op(given, kernel, b)
 
     return call
 
 
-def _backward(op: Operation, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, w) + (() if b is None else (b,))]
-    g = torch.ones_like(op(x, w, b))
+def _backward(way: Way, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> Callable[[], object]:
+    given, kernel = way.given(x), way.kernel(w)
+    leaves = [tensor.clone().requires_grad_() for tensor in (given, kernel) + (() if b is None else (b,))]
+    g = torch.ones_like(way.op(given, kernel, b))
     bias = leaves[2] if b is not None else None
-    return lambda: torch.autograd.grad(op(leaves[0], leaves[1], bias), leaves, g)
+    return lambda: torch.autograd.grad(way.op(leaves[0], leaves[1], bias), leaves, g)
 
 
 def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, Time]:
@@ -227,6 +266,8 @@ def _times(calls: Mapping[str, Callable[[], object]], setting: Setting) -> dict[
 
 def _count(timer: Any) -> int:
     """Number of calls that make one timing long enough."""
+    if timer.timeit(1).median > 10 * _LEAST:
+        return 1
     timer.timeit(2)
     once = timer.timeit(2).median
     return max(1, int(_LEAST / max(once, 1e-9)))
@@ -240,45 +281,32 @@ def _time(values: list[float]) -> Time:
 
 
 def _errors(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    samples: list[torch.Tensor],
-    wide: Callable[[torch.Tensor], torch.Tensor],
+    pair: Mapping[str, Way],
+    case: _Case,
+    setting: Setting,
+    weights: tuple[torch.Tensor, torch.Tensor | None],
+    wide_weights: tuple[torch.Tensor, torch.Tensor | None],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Largest and RMS error of each against float64, which `wide` raises to, for each sample (N, C, L)."""
-    kernel, offset = wide(weight.unsqueeze(-1)), None if bias is None else wide(bias)
-    errors: dict[str, list[tuple[float, float]]] = {"conv1d": [], "linear": []}
+    """Largest and RMS error of each against the first in float64, for inputs of several seeds.
+
+    Args:
+        pair: The ways, by name.
+        case: What is measured.
+        setting: Device and seed.
+        weights: (O, I) and (O,) or None, in the dtype.
+        wide_weights: The same in float64.
+    """
+    wide = float64_device(setting.device)
+    errors: dict[str, list[tuple[float, float]]] = {name: [] for name in pair}
+    first = next(iter(pair.values()))
     with torch.no_grad():
-        for x in samples:
-            exact = _conv1d(wide(x), kernel, offset)
-            for name, y in (
-                ("conv1d", _conv1d(x, weight.unsqueeze(-1), bias)),
-                ("linear", _linear(x.mT.contiguous(), weight, bias).mT),
-            ):
-                error = wide(y) - exact
+        for seed in range(setting.seed, setting.seed + _SEEDS):
+            x = _input(case, seed).to(setting.device, weights[0].dtype)
+            exact = first.run(wide(x), *wide_weights)
+            for name, way in pair.items():
+                error = shaped_like(wide(way.run(x, *weights)), exact) - exact
                 errors[name].append((float(error.abs().max()), float(error.square().mean().sqrt())))
     return errors
-
-
-def _gradient_differences(
-    forms: Mapping[str, tuple[Operation, torch.Tensor, torch.Tensor]],
-    bias: torch.Tensor | None,
-    wide: Callable[[torch.Tensor], torch.Tensor],
-) -> dict[str, tuple[float, float]]:
-    """Largest difference of ∂x, ∂W and ∂b in the dtype itself, and the largest gradient of each."""
-    grads = []
-    generator = torch.Generator().manual_seed(1)
-    g = None
-    for op, x, w in (forms["conv1d"], forms["transposed"]):
-        leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, w) + (() if bias is None else (bias,))]
-        y = op(leaves[0], leaves[1], leaves[2] if bias is not None else None)
-        g = torch.randn(y.shape, generator=generator).to(y) if g is None else g
-        grads.append(torch.autograd.grad(y, leaves, g))
-    differences = {}
-    for name, by_conv1d, by_linear in zip(("input", "weight", "bias"), *grads, strict=False):
-        difference = (wide(by_conv1d).flatten() - wide(by_linear).flatten()).abs()
-        differences[name] = (float(difference.max()), float(wide(by_conv1d).abs().max()))
-    return differences
 
 
 def circumstances(setting: Setting, load: float) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def obstacle(
     if layer.kind in CONV_TRANSPOSES:
         return transposed_obstacle(layer)
     if layer.kind in CONVOLUTIONS:
-        return _patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
+        return patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
     if layer.evidence == "ambiguous" and not exact and not layer.low_rank:
         doubt = next((doubt for doubt in layer.doubts if doubt in _LOOK_ALIKES), None)
@@ -225,7 +225,7 @@ def transposed_obstacle(layer: Layer) -> str | None:
     return moves
 
 
-def _patch_obstacle(layer: Layer, exact: bool) -> str | None:
+def patch_obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a convolution of a larger kernel is not, or not surely, a Linear over patches; None if it is.
 
     Args:

@@ -251,7 +251,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     notes = (
         *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
-        *notes_on_order(selection.plan.conversions, resaved),
+        *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),
         *selection.notes,
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),

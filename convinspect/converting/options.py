@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
-from convinspect.text import dimension
+from convinspect.text import dimensions
 
 PATCH_ORDERS = ("chw", "hwc")
 """What `patch_order` accepts."""
@@ -86,11 +86,7 @@ class Options:
     @property
     def kernel(self) -> tuple[int, ...] | None:
         """The sizes that `patch` gives; () if it is None, and None if it is malformed."""
-        if self.patch is None:
-            return ()
-        sizes = [dimension(size) for size in self.patch.lower().replace("×", "x").split("x")]
-        whole = tuple(size for size in sizes if size)
-        return whole if len(whole) == len(sizes) else None
+        return () if self.patch is None else dimensions(self.patch)
 
     @property
     def last(self) -> bool:

@@ -154,12 +154,13 @@ def _flattened(kernel: tuple[int, ...], last: bool) -> str:
     return f"patches flattened as {(LAST_ORDERS if last else ORDERS)[len(kernel)]}"
 
 
-def notes_on_order(conversions: Iterable[Conversion], plain: bool) -> tuple[str, ...]:
+def notes_on_order(conversions: Iterable[Conversion], plain: bool, given: bool) -> tuple[str, ...]:
     """Lines on numbers that change places, and on an order of them that is assumed.
 
     Args:
         conversions: All that are planned.
         plain: The root is saved as a plain state_dict, so that no format's strides count.
+        given: The order was named, so that none is assumed.
     """
     every = [conversion for conversion in conversions if conversion.patch or conversion.last]
     lines = dict[str, None]()
@@ -173,7 +174,7 @@ def notes_on_order(conversions: Iterable[Conversion], plain: bool) -> tuple[str,
             lines[f"the numbers of each kernel move: {there} to {here}"] = None
         elif moved:
             lines["no number moves: the kernels are channels-last, and the strides say so"] = None
-        if not flat and not conversion.last:
+        if not flat and not conversion.last and not given:
             other = Option("patch_order", "hwc")
             what = f"assumed order {orders[0]}, which nothing in a file tells; for {orders[1]}, as Siglip2 has, add "
             lines[Wording(what, other)] = None

@@ -317,8 +317,9 @@ def _keep_ties_together(layers: Sequence[Layer], decisions: Decisions) -> Decisi
 def _pairs_with_magnitudes(layers: Sequence[Layer]) -> dict[str, Layer]:
     """Halves of LoRA pairs that have DoRA magnitudes → the layer that holds the magnitudes."""
     by_name = {layer.name: layer for layer in layers}
-    pairs = ((layer.name, by_name.get(magnitudes_of(layer.name) or "")) for layer in layers)
-    return {half: magnitudes for half, magnitudes in pairs if magnitudes is not None and half != magnitudes.name}
+    pairs = ((layer.name, magnitudes_of(layer.name)) for layer in layers)
+    # The root module's own name is "".
+    return {half: by_name[name] for half, name in pairs if name is not None and name in by_name and name != half}
 
 
 def _magnitudes_beside(conversion: Conversion, magnitudes: Layer) -> Edit | None:

@@ -17,10 +17,10 @@ from convinspect.diffing.supplied import Side, unversioned, what_pytorch_supplie
 from convinspect.errors import Wording
 from convinspect.formats import pieces
 from convinspect.formats.torch.wrappers import is_wrapped
-from convinspect.keys.others import Other
+from convinspect.keys.others import Other, Value
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.lora import as_vector, follows_a_layer
-from convinspect.records import Tensor
+from convinspect.records import Tensor, contiguous
 
 
 def diff(
@@ -54,7 +54,7 @@ def diff(
             continue
         name, partner = partners[place]
         if isinstance(side, Other) or isinstance(partner, Other):
-            differences.append(others.both(name, side, partner, values, b))
+            differences.append(_into_lazy(others.both(name, side, partner, values, b)))
         elif not values and _plainly_alike(side, partner) and id(side) not in touched:
             differences.append(make(Difference, (name, Kind.SAME, side, partner, *_NOTHING_ELSE)))
         else:
@@ -111,6 +111,15 @@ def _unpaired(name: str, kind: Kind, tensor: Side, supplied: Mapping[str, str]) 
     if name in supplied:
         return Difference(name, kind, a, b, supplied=supplied[name])
     return Difference(name, kind, a, b, f"is not in {where}")
+
+
+def _into_lazy(difference: Difference) -> Difference:
+    """What a lazy module takes is copied into a plain tensor, whose shape it is."""
+    a, b = difference.a, difference.other_b
+    if a is None or b is None or difference.obstacle or b.value is not Value.UNINITIALIZED:
+        return difference
+    plain = Tensor(b.key, "float32", a.shape, contiguous(a.shape))
+    return loading_effect(difference._replace(b=plain), None, None)._replace(b=None)
 
 
 def _of_unknown_version(difference: Difference, keys: Collection[str]) -> Difference:

@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from convinspect.diffing.missing_numbers import Missing, missing_numbers
 from convinspect.errors import Wording
 from convinspect.keys.pairing import Prefix
 from convinspect.text import Word, plural
@@ -50,11 +51,6 @@ class Kind(Word):
 
 KINDS = tuple(Kind)
 """What converting fixes, then what it does not, then what does not hinder loading."""
-
-
-EMPTIED = "it has no numbers, as DeepSpeed's ZeRO-3 saves what was not gathered: gather it and save again"
-"""Of a tensor of `EMPTIED_SHAPE` where another shape is wanted."""
-EMPTIED_SHAPE = (0,)
 
 
 class Square(Word):
@@ -187,6 +183,12 @@ class DiffReport:
             + by_hand
             + tuple(Wording(f"{each.name or '(root)'} ", each.obstacle) for each in self.remarkable if each.obstacle)
         )
+
+    @cached_property
+    def missing(self) -> Missing | None:
+        """Numbers that A does not have, of tensors that would be loaded."""
+        loaded = (each.a for each in self.tensors if each.a is not None and not each.obstacle)
+        return missing_numbers(self.a, loaded)
 
     @cached_property
     def by_hand(self) -> tuple[Difference, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import How, call, relate
 from convinspect.converting.reshape import edit_to
-from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, Verdict
+from convinspect.diffing.differences import Verdict
 from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
+from convinspect.diffing.missing_numbers import EMPTIED, EMPTIED_SHAPE, Missing, missing_numbers
 from convinspect.diffing.names import in_full, without_adapter
 from convinspect.diffing.steps import KIND_OF_RANK, Step, planned_steps
 from convinspect.diffing.supplied import Side, made_after_renaming
@@ -118,7 +119,13 @@ class ErrorReport:
     @property
     def obstacles(self) -> tuple[str, ...]:
         """Why it will still not load, a line each."""
-        return tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+        of_file = (self.checkpoint.unloadable,) if self.checkpoint.unloadable else ()
+        return of_file + tuple(answer.obstacle for answer in self.answers if answer.fix in _OBSTACLES)
+
+    @property
+    def missing(self) -> Missing | None:
+        """Numbers that the checkpoint at hand does not have."""
+        return missing_numbers(self.checkpoint, self.checkpoint.tensors.values())
 
     @property
     def loads_by_hand(self) -> bool:
@@ -134,7 +141,7 @@ class ErrorReport:
     @property
     def clear(self) -> bool:
         """The checkpoint at hand has none of the troubles that were read."""
-        return all(answer.fix == Fix.ALREADY for answer in self.answers)
+        return not self.checkpoint.unloadable and all(answer.fix == Fix.ALREADY for answer in self.answers)
 
     @property
     def hidden(self) -> bool:

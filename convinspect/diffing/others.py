@@ -14,6 +14,9 @@ from convinspect.records import Tensor
 _STRAY = "no module keeps such a key: B does not load strictly with it either"
 
 
+_PACKED_AS = "_packed_params.dtype"
+
+
 def is_extra_state(key: str) -> bool:
     """Whether a module's `set_extra_state` takes the value, so that PyTorch compares neither type nor shape."""
     return key.rpartition(".")[2] == EXTRA_STATE
@@ -82,8 +85,10 @@ def _obstacle(a: Tensor | Other, b: Tensor | Other) -> str:
     if Value.UNINITIALIZED is values[1] and values[0] in (None, Value.UNINITIALIZED):
         # A lazy module takes whatever shape comes.
         return ""
-    if values == (Value.OBJECT, Value.OBJECT):
-        return ""
+    if values == (Value.OBJECT, Value.OBJECT) and isinstance(a, Other) and isinstance(b, Other):
+        # A quantized Linear packs its weight as this says, and takes nothing else.
+        odd = b.key.endswith(_PACKED_AS) and a.what != b.what
+        return f"is {a.what} in A and {b.what} in B" if odd else ""
     return f"is {_said(a)} in A and {_said(b)} in B"
 
 

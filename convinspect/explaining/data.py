@@ -11,7 +11,8 @@ import torch
 from convinspect.arrays.read import read_tensor
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import open_checkpoint
-from convinspect.errors import CannotShow, NotThere
+from convinspect.errors import CannotShow, ConvInspectError, NotThere
+from convinspect.explaining.example import real
 
 
 def read_rows(path: Path) -> torch.Tensor:
@@ -31,13 +32,27 @@ def read_rows(path: Path) -> torch.Tensor:
         if path.suffix == ".csv":
             return torch.from_numpy(_read_csv(path))
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64))
+            return _real(np.load(path, allow_pickle=False), path)
     except (ValueError, OSError, TypeError, EOFError) as error:
         raise CannotShow(f"it holds no matrix of numbers ({error})", "give one row per line", path) from None
     tensors = list(open_checkpoint(path).tensors.values())
     if len(tensors) != 1:
         raise CannotShow(f"it holds {len(tensors)} tensors, and an input is one", "save each by itself", path)
-    return as_torch(read_tensor(tensors[0]), tensors[0].dtype).double()
+    return _real(as_torch(read_tensor(tensors[0]), tensors[0].dtype), path)
+
+
+def _real(numbers: npt.NDArray[np.generic] | torch.Tensor, path: Path) -> torch.Tensor:
+    """The numbers in float64.
+
+    Raises:
+        ConvInspectError: They are complex.
+    """
+    try:
+        if isinstance(numbers, torch.Tensor):
+            return real(numbers, "it holds")
+        return real(torch.from_numpy(numbers if np.iscomplexobj(numbers) else numbers.astype(np.float64)), "it holds")
+    except ConvInspectError as error:
+        raise error.at(path) from None
 
 
 def _read_csv(path: Path) -> npt.NDArray[np.float64]:

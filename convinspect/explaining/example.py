@@ -1,4 +1,4 @@
-"""What a Conv1d or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
+"""What a convolution or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
 
 Rows and kernels are counted from 1 here, as in formulas. The results are PyTorch's, in float64, to which every weight
 is converted exactly.
@@ -26,6 +26,34 @@ Matrix = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """What a convolution over patches takes: a sequence, an image or a video, always with three axes of positions here.
+
+    Attributes:
+        values: (C × T × H × W); T = 1 for an image, and H = 1 too for a sequence.
+        sizes: (T, H, W).
+        patch: Size of a patch along each of the three axes.
+        dims: How many of the three the layer has: 1, 2 or 3, counted from the last.
+    """
+
+    values: list[list[Matrix]]
+    sizes: tuple[int, int, int]
+    patch: tuple[int, int, int]
+    dims: int
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches along each axis; positions that fill no patch are in none."""
+        times, rows, columns = (size // step for size, step in zip(self.sizes, self.patch, strict=True))
+        return times, rows, columns
+
+    def place(self, row: int) -> tuple[int, int, int]:
+        """Where the patch of a row lies in the grid, from 0; rows count from 1."""
+        _, down, across = self.grid
+        return (row - 1) // (down * across), (row - 1) // across % down, (row - 1) % across
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One layer on n rows of data.
 
@@ -36,9 +64,10 @@ class Example:
         x: (n × in).
         w: (out × in × taps); one tap for a pointwise convolution and for Linear.
         b: (out), or None.
-        f: (n − taps + 1 × out), computed by PyTorch's conv1d.
+        f: (n − taps + 1 × out), computed by PyTorch's conv1d; over patches by the layer's own convolution.
         y: (n × out), computed by PyTorch's linear; None where a kernel has several taps.
         note: What the drawing leaves out, or "".
+        image: Of a convolution over patches, what was cut into the rows of `x`; None for all others.
     """
 
     name: str
@@ -50,10 +79,13 @@ class Example:
     f: Matrix
     y: Matrix | None = None
     note: str = ""
+    image: Image | None = None
 
     def __repr__(self) -> str:
         layer = f"{quoted(self.name)}: {one_line(self.kind)} {one_line(str(self.stored))}"
-        return f"<example of layer {layer}, {plural(len(self.x), 'row')} of data>"
+        count = len(self.x)
+        data = f"{plural(count, 'row')} of data" if self.image is None else f"{count:,} patch{'es' * (count != 1)}"
+        return f"<example of layer {layer}, {data}>"
 
     @property
     def taps(self) -> int:
@@ -135,7 +167,7 @@ def example(
 
     Raises:
         CannotShow: The weight holds no numbers, the data have another number of columns, or fewer rows than the kernel
-            has taps.
+            has taps; or conv1d and linear differ by more than rounding.
     """
     if weight.numel() == 0:
         raise CannotShow(f"{name} has a weight of {' × '.join(map(str, stored))}, with no numbers to draw")
@@ -150,7 +182,9 @@ def example(
             Wording("give more ", Option("rows", None)),
         )
     f: Any = functional.conv1d(x.T.unsqueeze(0), weight, bias)[0].T
-    y = functional.linear(x, weight[:, :, 0], bias).tolist() if weight.shape[2] == 1 else None
+    y = functional.linear(x, weight[:, :, 0], bias) if weight.shape[2] == 1 else None
+    if y is not None:
+        check_same(f, y, (x, weight[:, :, 0], bias), name)
     return Example(
         name,
         kind,
@@ -159,9 +193,44 @@ def example(
         weight.tolist(),
         None if bias is None else bias.tolist(),
         f.tolist(),
-        y,
+        None if y is None else y.tolist(),
         note,
     )
+
+
+def check_same(
+    f: torch.Tensor, y: torch.Tensor, linear: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None], name: str
+) -> None:
+    """Compare a convolution's results with a Linear's.
+
+    Args:
+        f: (n × out), the convolution's.
+        y: (n × out), the Linear's.
+        linear: What the Linear took: rows (n × in), weight (out × in), and bias (out) or None.
+        name: Of the layer.
+
+    Raises:
+        CannotShow: They differ by more than rounding can.
+    """
+    from convinspect.arrays.error_bound import agreement
+
+    rows, weight, bias = linear
+    sizes = functional.linear(rows.abs(), weight.abs(), None if bias is None else bias.abs())
+    found = agreement(f, y, sizes, rows.shape[1] + 1)
+    if not found.ok:
+        problem = f"convolution and Linear give other numbers for {name}: {found.difference:.1e} apart, where rounding"
+        raise CannotShow(f"{problem} explains {found.bound:.1e}", "please report it, with the layer's shape")
+
+
+def real(numbers: torch.Tensor, whose: str) -> torch.Tensor:
+    """The numbers in float64.
+
+    Raises:
+        CannotShow: They are complex, and half of each would be lost.
+    """
+    if numbers.is_complex():
+        raise CannotShow(f"{whose} complex numbers, and only real ones are drawn")
+    return numbers.double()
 
 
 def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Example:
@@ -179,7 +248,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
     if layer.groups is not None and layer.groups > 1:
         raise CannotShow(f"{name} has groups={layer.groups}, which this drawing cannot show", "choose another layer")
     stored, bias = weight_and_bias(layer)
-    weight = stored.double()
+    weight = real(stored, f"{name} has")
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
     if layer.kind == "Conv1d":
@@ -189,7 +258,7 @@ def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Exam
     else:
         raise CannotShow(f"{name} is a {layer.kind} of kernel size {'×'.join(map(str, weight.shape[2:]))}",
                          "Conv1d of any size, and others of size 1, can be explained")  # fmt: skip
-    kept = None if bias is None else bias.double()
+    kept = None if bias is None else real(bias, f"{name} has")
     if x is None:
         drawn = torch.randn(max(rows, kernel.shape[2]), kernel.shape[1], generator=torch.Generator().manual_seed(seed))
         # Parsed from text in float64, so that the numbers are exactly the printed decimals.

@@ -10,7 +10,8 @@ import torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow, ConvInspectError, NotThere, Option, Wording
 from convinspect.explaining.data import read_rows
-from convinspect.explaining.example import Example, built_in, example, of_layer
+from convinspect.explaining.example import Example, built_in, example, of_layer, real
+from convinspect.explaining.patches import built_in_patches, patches_of_layer
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select
 
@@ -23,20 +24,22 @@ class Options:
         layer: Name of the layer, or a glob that matches one; None for the built-in layer, where there is no checkpoint.
         rows: Number of rows of data, if none are given.
         seed: Seed of the random data for a checkpoint's layer.
-        input: The data, (n, in): a tensor, or a file in a format of `read_rows`.
+        input: The data, (n, in), or of patches an image, (C, …): a tensor, or a file in a format of `read_rows`.
+        patches: The layer is a convolution over patches, and the data are an image; `rows` is how many patches it has.
     """
 
     layer: str | None = None
     rows: int = 4
     seed: int = 0
     input: Path | torch.Tensor | None = None
+    patches: bool = False
 
 
 def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
     """Run one layer on rows of data, in float64.
 
     Args:
-        checkpoint: Where the layer is; None for a small built-in layer of 3 → 6.
+        checkpoint: Where the layer is; None for a small built-in layer of 3 → 6, or of patches of 2 × 2.
         options: Which layer, on which data.
 
     Raises:
@@ -45,7 +48,7 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
         ConvInspectError: Numbers cannot be read.
     """
     data = read_rows(options.input) if isinstance(options.input, Path) else options.input
-    data = None if data is None else data.double()
+    data = None if data is None else real(data, "the data are")
     if checkpoint is None:
         return _explain_built_in(data, options)
     if options.layer is None:
@@ -54,17 +57,20 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
         chosen = select(find_layers(checkpoint), [options.layer])
         if len(chosen) > 1:
             raise CannotShow(f"{options.layer!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
-        return of_layer(chosen[0], data, options.rows, options.seed)
+        of = patches_of_layer if options.patches else of_layer
+        return of(chosen[0], data, options.rows, options.seed)
     except ConvInspectError as error:
         raise error.at(checkpoint.path) from None
 
 
 def _explain_built_in(data: torch.Tensor | None, options: Options) -> Example:
     layer = built_in(options.rows)
-    if data is None:
-        return layer
     weight, bias = (torch.tensor(values, dtype=torch.float64) for values in (layer.w, layer.b))
     try:
+        if options.patches:
+            return built_in_patches(data, options.rows)
+        if data is None:
+            return layer
         return example(layer.name, layer.kind, layer.stored, weight, bias, data)
     except ConvInspectError as error:
         raise error.at(options.input) if isinstance(options.input, Path) else error from None

@@ -57,7 +57,8 @@ def read_safetensors(file: File) -> Contents:
     if not isinstance(metadata, dict):
         raise BrokenFile("its __metadata__ is not a dictionary", "save it again")
     cache: _KindCache = {}
-    tensors = _tensors(file, header, 8 + length, cache)
+    # `true` equals 1.
+    tensors = _tensors(file, header, 8 + length, cache, b"true" not in text)
     if not tensors:
         raise NotACheckpoint("its header lists no tensors", "give the file that holds the weights", file.path)
     end = _check_layout(tensors, file.start + 8 + length)
@@ -117,9 +118,10 @@ def _parse(text: bytes) -> dict[str, Any]:
     import json
 
     try:
-        header = json.loads(text)
+        # No number of the format has a fraction; as text, 1.0 equals no size.
+        header = json.loads(text, parse_float=str)
         if not _keys_are_counted(text, header):
-            header = json.loads(text, object_pairs_hook=_unique)
+            header = json.loads(text, parse_float=str, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise BrokenFile("its header is not valid JSON", _AGAIN) from None
     if not isinstance(header, dict):
@@ -176,7 +178,7 @@ _OF_TENSORS = tuple(Tensor._field_defaults[field] for field in Tensor._fields[6:
 """What no safetensors file says of a storage or a tensor, in the order of their fields."""
 
 
-def _tensors(file: File, header: Mapping[str, Any], base: int, cache: _KindCache) -> list[Tensor]:
+def _tensors(file: File, header: Mapping[str, Any], base: int, cache: _KindCache, exact: bool) -> list[Tensor]:
     """All entries of the header; of a kind that came before, without a second look at what is the same.
 
     Args:
@@ -184,32 +186,33 @@ def _tensors(file: File, header: Mapping[str, Any], base: int, cache: _KindCache
         header: Without the metadata.
         base: As of `_tensor`.
         cache: As of `_tensor`.
+        exact: Sizes that are equal are the same integers.
     """
     path, size, begins = file.path, file.size, file.start
-    # By dtype and sizes as text, which tells 1 from 1.0, true and "1".
-    known: dict[str, _Kind] = {}
+    known: dict[tuple[object, ...], _Kind] = {}
     tensors = []
     # Half of what calling the classes takes, of which a large file has hundreds of thousands.
     make = tuple.__new__
     for key, entry in header.items():
-        if type(entry) is dict and len(entry) == 3:
-            kind = known.get(f"{entry.get('dtype')}{entry.get('shape')!r}")
-            offsets = entry.get("data_offsets")
-            if kind is not None and type(offsets) is list and len(offsets) == 2:
-                begin, end = offsets
-                nbytes = kind.nbytes
-                if type(begin) is type(end) is int and 0 <= begin == end - nbytes and base + end <= size:
-                    start = begins + base + begin
-                    storage = make(Storage, (path, key, nbytes, nbytes, start, *_OF_STORAGES))
-                    dtype, shape, stride, _ = kind
-                    tensors.append(make(Tensor, (key, dtype, shape, stride, 0, storage, *_OF_TENSORS)))
-                    continue
+        try:
+            kind = known.get((entry["dtype"], *entry["shape"]))
+            begin, end = entry["data_offsets"]
+        except (TypeError, KeyError, ValueError):
+            kind = None
+        if kind is not None and type(begin) is type(end) is int and len(entry) == 3:
+            nbytes = kind.nbytes
+            if 0 <= begin == end - nbytes and base + end <= size:
+                storage = make(Storage, (path, key, nbytes, nbytes, begins + base + begin, *_OF_STORAGES))
+                dtype, shape, stride, _ = kind
+                tensors.append(make(Tensor, (key, dtype, shape, stride, 0, storage, *_OF_TENSORS)))
+                continue
         tensor = _tensor(file, key, entry, base, cache)
         tensors.append(tensor)
-        if len(known) < _MOST_KINDS and tensor.dtype not in _PARTS_OF_BYTES:
+        if exact and len(known) < _MOST_KINDS and tensor.dtype not in _PARTS_OF_BYTES:
             kind = cache.get((tensor.dtype, *tensor.shape))
             if kind is not None:
-                known[f"{entry.get('dtype')}{entry.get('shape')!r}"] = kind
+                kind_key = (entry["dtype"], *entry["shape"])
+                known[kind_key] = kind
     return tensors
 
 

@@ -19,14 +19,20 @@ class Rule:
         text: As it was typed.
         pattern: Of old names: a group for each `*`, and a last one for what lies below a module.
         new: The literal parts of the new name, one more than there are `*`; what these matched goes between.
+        front: What stands before the `*` of a rule that has one only, at its end; None for all others.
     """
 
     text: str
     pattern: re.Pattern[str]
     new: tuple[str, ...]
+    front: str | None = None
 
     def apply(self, name: str) -> str | None:
         """The new name, or None when the pattern does not match this one."""
+        if self.front is not None:
+            # Most rules are such, and the expression takes three times as long to say the same.
+            rest = name[len(self.front) :]
+            return f"{self.new[0]}{rest}{self.new[1]}" if name.startswith(self.front) else None
         match = self.pattern.fullmatch(name)
         if match is None:
             return None
@@ -53,7 +59,8 @@ def parse_rule(text: str) -> Rule:
             _EXAMPLE,
         )
     pattern = "(.*)".join(re.escape(part) for part in old.split("*"))
-    return Rule(text, re.compile(pattern + r"(\..*)?", re.DOTALL), tuple(new.split("*")))
+    front = old[:-1] if old.endswith("*") and old.count("*") == 1 else None
+    return Rule(text, re.compile(pattern + r"(\..*)?", re.DOTALL), tuple(new.split("*")), front)
 
 
 def new_keys(keys: Sequence[str], texts: Sequence[str]) -> list[str]:

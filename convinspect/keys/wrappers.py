@@ -34,7 +34,11 @@ def clean_name(key: str) -> str:
         return key.removesuffix(":0").replace("/", ".")
     if "module" not in key and "_orig_mod" not in key:
         return key
-    return ".".join(part for part, wrapper in levels(key) if not wrapper) or key
+    parts = key.split(".")
+    own = parts[_wrappers_in_front(parts) :]
+    if not _WRAPPERS_ANYWHERE.isdisjoint(own):
+        own = [part for part in own if part not in _WRAPPERS_ANYWHERE]
+    return ".".join(own) or key
 
 
 def is_path(key: str) -> bool:
@@ -46,10 +50,15 @@ def is_path(key: str) -> bool:
 def levels(key: str) -> list[tuple[str, bool]]:
     """A key's parts, each with whether it is a wrapper's level, which clean names leave out."""
     parts = key.split(".")
+    front = _wrappers_in_front(parts)
+    return [(part, at < front or part in _WRAPPERS_ANYWHERE) for at, part in enumerate(parts)]
+
+
+def _wrappers_in_front(parts: list[str]) -> int:
     front = 0
     while front < len(parts) - 1 and parts[front] in _WRAPPERS_IN_FRONT:
         front += 1
-    return [(part, at < front or part in _WRAPPERS_ANYWHERE) for at, part in enumerate(parts)]
+    return front
 
 
 def join_key(name: str, leaf: str) -> str:

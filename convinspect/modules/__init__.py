@@ -11,8 +11,9 @@ A convolution is a Linear at each position when its kernel is 1 everywhere, stri
 not transposed: with that, the formulas in the documentation of `torch.nn.Conv1d` and `torch.nn.Linear` are the same
 sum over channels, as "Network In Network" (Lin, Chen, Yan, 2013, arXiv:1312.4400) reads it. Dilation does nothing to
 a kernel of size 1. Stride and padding act on positions before the weights do, so `PointwiseLinear` does them exactly;
-what no Linear can do is refused by name. transformers' `Conv1D` is `transformers.pytorch_utils.Conv1D`, `x @ weight +
-bias`.
+what no Linear can do is refused by name. A transposed convolution of kernel 1, stride 1, without padding and
+output_padding, is a Linear too, of its weight transposed: `torch.nn.ConvTranspose1d` stores (I, O, 1). transformers'
+`Conv1D` is `transformers.pytorch_utils.Conv1D`, `x @ weight + bias`.
 
 Numbers are shared with the old module where strides allow, not copied. Make optimizers after converting: weights are
 new parameters, with the attributes that the old ones had. Biases and whatever else keeps its shape are the same

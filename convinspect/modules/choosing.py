@@ -103,10 +103,24 @@ def unless_referenced(model: nn.Module, candidates: list[Candidate]) -> list[Can
     return [unless(candidate, reasons.get(id(candidate.module))) for candidate in candidates]
 
 
-def unless_tied(model: nn.Module, candidates: list[Candidate]) -> list[Candidate]:
-    """Layers stay if they share a parameter with one that stays: it changes in all of them or in none."""
+def unless_tied(
+    model: nn.Module, candidates: list[Candidate], is_turned: Callable[[nn.Module], bool] = lambda module: False
+) -> list[Candidate]:
+    """Layers stay if they share a parameter with one that stays: it changes in all of them or in none.
+
+    Args:
+        model: The whole.
+        candidates: The chosen layers.
+        is_turned: Whether a layer's weight is transposed too, which none that shares it then may do without.
+    """
     ties = _ties(model, candidates)
     reasons = {place: candidate.reason for place, candidate in enumerate(candidates)}
+    for owners in ties:
+        turned = [(name, place, is_turned(candidates[place].module)) for name, place in owners if place is not None]
+        for _, place, is_so in turned:
+            other = next((other for other, _, so in turned if so != is_so), None)
+            if other is not None and reasons[place] is None:
+                reasons[place] = f"its weight is tied to {other}, and only one of them would be transposed"
     changed = True
     while changed:
         # Repeated, since a layer that stays makes those tied to it stay, and these others.

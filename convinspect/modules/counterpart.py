@@ -22,9 +22,10 @@ from convinspect.modules.state import carry, obstacle, stored_weight, transposin
 from convinspect.text import plural, with_article
 
 CONVS: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED: tuple[type[nn.modules.conv._ConvNd], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POINTWISE = (PointwiseConv1d, PointwiseConv2d, PointwiseConv3d)
 # The most special first.
-_KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS)
+_KNOWN: tuple[type[nn.Module], ...] = (*POINTWISE, *CONVS, *TRANSPOSED)
 _READERS = (
     nn.MultiheadAttention,
     nn.Transformer,
@@ -92,7 +93,15 @@ def reason_to_stay(module: nn.Module, parents: Iterable[nn.Module], to: str) -> 
         reason = linear_obstacle(module, int(to[4])) or _reader(parents)
     else:
         reason = transformers_obstacle(module)
-    return reason or obstacle(module, keep_hooks=True)
+    reason = reason or obstacle(module, keep_hooks=True)
+    return transposing_obstacle(module) if reason is None and is_turned(module) else reason
+
+
+def is_turned(module: nn.Module) -> bool:
+    """Whether its weight is turned over where it is replaced: (in, out, …) ↔ (out, in)."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.transposed
+    return is_transformers(module) or (isinstance(module, PointwiseLinear) and module.transposed)
 
 
 def scripted(module: nn.Module, parents: Iterable[nn.Module]) -> str | None:
@@ -125,13 +134,25 @@ def _reader(parents: Iterable[nn.Module]) -> str | None:
 def kernel_obstacle(conv: nn.Module) -> str | None:
     """Why a convolution's kernel is not one matrix applied at each position, or None."""
     assert isinstance(conv, nn.modules.conv._ConvNd)
-    if conv.transposed:
-        return "it is a transposed convolution, whose weight is stored as (in, out, …)"
     if any(size != 1 for size in conv.kernel_size):
         return f"its kernel size is {'×'.join(map(str, conv.kernel_size))}, not 1"
     if conv.groups != 1:
         return f"it has groups={conv.groups}, so its kernel is not a full matrix"
-    return code_obstacle(conv)
+    return (_transposed_obstacle(conv) if conv.transposed else None) or code_obstacle(conv)
+
+
+def _transposed_obstacle(conv: nn.modules.conv._ConvNd) -> str | None:
+    """What a transposed convolution of kernel size 1 does to positions, or None."""
+    settings = {
+        "stride": (1, "puts positions between those of its input"),
+        "padding": (0, "cuts positions off"),
+        "output_padding": (0, "adds positions"),
+    }
+    for name, (nothing, does) in settings.items():
+        value = tuple(getattr(conv, name))
+        if any(number != nothing for number in value):
+            return f"it is a transposed convolution with {name}={once(value)}, which {does}"
+    return None
 
 
 def code_obstacle(conv: nn.Module) -> str | None:
@@ -192,7 +213,8 @@ def linear_obstacle(linear: nn.Module, dims: int) -> str | None:
     if cls not in (nn.Linear, PointwiseLinear):
         return f"its class {cls.__name__} may compute something of its own"
     if isinstance(linear, PointwiseLinear) and linear.dims != dims:
-        return f"it stands for a Conv{linear.dims}d, not a Conv{dims}d"
+        kind = f"Conv{'Transpose' * linear.transposed}{linear.dims}d"
+        return f"it stands for {with_article(kind)}, not a Conv{dims}d"
     return None
 
 
@@ -208,10 +230,13 @@ def build_counterpart(old: nn.Module, to: str, in_place_of: bool, memo: dict[int
     dims = 0 if to == "linear" else int(to[4])
     new = _empty_linear(old, in_place_of) if dims == 0 else _empty_conv(old, dims, in_place_of)
 
+    turned = is_turned(old) and (in_place_of or not isinstance(old, PointwiseLinear))
+
     def reshaped(tensor: torch.Tensor) -> torch.Tensor:
-        if is_transformers(old):
+        if turned:
             # A contiguous copy, since safetensors and many kernels accept no transposed views.
-            return tensor.mT.contiguous().reshape(tensor.shape[::-1] + (1,) * dims) if tensor.dim() == 2 else tensor
+            matrix = tensor.flatten(1).mT.contiguous()
+            return matrix.reshape(*matrix.shape, *(1,) * dims)
         return tensor.flatten(1) if dims == 0 else tensor.reshape(*tensor.shape[:2], *(1,) * dims)
 
     carry(old, new, reshaped, memo, keep_both=not in_place_of)
@@ -230,7 +255,8 @@ def exposed(old: nn.Module) -> nn.Module:
 def _sizes(old: nn.Module) -> tuple[int, int]:
     """(in, out) of a layer whose kernel is one matrix."""
     shape = stored_weight(old).shape
-    return (shape[0], shape[1]) if is_transformers(old) else (shape[1], shape[0])
+    turned = is_turned(old) and not isinstance(old, PointwiseLinear)
+    return (shape[0], shape[1]) if turned else (shape[1], shape[0])
 
 
 def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
@@ -246,11 +272,14 @@ def _empty_linear(old: nn.Module, in_place_of: bool) -> nn.Module:
         padding=padding_of(old),
         dilation=old.dilation,
         padding_mode=old.padding_mode,
+        transposed=old.transposed,
     )
 
 
 def _empty_conv(old: nn.Module, dims: int, in_place_of: bool) -> nn.Module:
     wide_in, wide_out = _sizes(old)
+    if isinstance(old, PointwiseLinear) and old.transposed and in_place_of:
+        return empty_layer(TRANSPOSED[dims - 1], wide_in, wide_out, 1, dilation=old.dilation)
     if isinstance(old, PointwiseLinear):
         kept = {name: getattr(old, name) for name in ("stride", "padding", "dilation", "padding_mode")}
         return empty_layer(CONVS[dims - 1], wide_in, wide_out, 1, **kept)

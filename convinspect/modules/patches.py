@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
-from convinspect.modules.pointwise import Ints, each_of, laid_out
+from convinspect.modules.pointwise import Ints, StandInLinear, check_rank, each_of, laid_out
 
 
 class Patches:
@@ -48,7 +47,7 @@ class Patches:
         dims = len(self.kernel)
         # A symbolic trace has no tensor here, and no sizes to compare; another trace would keep what was compared.
         if isinstance(x, torch.Tensor) and not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            self._check(x.shape)
+            self._check(x)
         if torch.compiler.is_compiling():
             return self._symbolic_rows(x)
         for place, step in enumerate(self.kernel):
@@ -71,13 +70,10 @@ class Patches:
         # (N, H', W', C, kh, kw), copied before it is flattened, so that nothing asks how the numbers lie.
         return x.clone(memory_format=torch.contiguous_format).flatten(-1 - dims)
 
-    def _check(self, shape: torch.Size) -> None:
-        dims = len(self.kernel)
-        if len(shape) not in (dims + 1, dims + 2):
-            wanted = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[dims]
-            raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(shape)}")
-        if any(size < step for size, step in zip(shape[-dims:], self.kernel, strict=True)):
-            raise RuntimeError(f"an input of shape {tuple(shape)} is smaller than a patch of {self.described()}")
+    def _check(self, x: torch.Tensor) -> None:
+        check_rank(x, len(self.kernel))
+        if any(size < step for size, step in zip(x.shape[-len(self.kernel) :], self.kernel, strict=True)):
+            raise RuntimeError(f"an input of shape {tuple(x.shape)} is smaller than a patch of {self.described()}")
 
     def back(self, y: torch.Tensor) -> torch.Tensor:
         """(N, H', W', O) → (N, O, H', W')."""
@@ -88,7 +84,7 @@ class Patches:
         return "×".join(map(str, self.kernel))
 
 
-class PatchLinear(nn.Linear):
+class PatchLinear(StandInLinear):
     """A Linear in the place of a convolution whose stride is its kernel size: a patch embedding, a downsampling.
 
     Holds `weight (out_channels, in_channels·kh·kw)` and `bias (out_channels,)` under the same keys, and takes and gives
@@ -105,7 +101,7 @@ class PatchLinear(nn.Linear):
         dims: Dimensions of positions, 1 to 3.
 
     Code that asks the convolution for `in_channels`, `out_channels`, `kernel_size`, `stride`, `padding`, `dilation`,
-    `groups` or `padding_mode` gets the same answers here.
+    `groups`, `padding_mode`, `transposed` or `output_padding` gets the same answers here.
 
     Raises:
         ValueError: In `forward`, the input has another number of dimensions.
@@ -137,11 +133,6 @@ class PatchLinear(nn.Linear):
         return Patches(self.kernel_size)
 
     @property
-    def out_channels(self) -> int:
-        """`out_features`, by a convolution's name for it."""
-        return self.out_features
-
-    @property
     def stride(self) -> tuple[int, ...]:
         """`kernel_size`: patches do not overlap."""
         return self.kernel_size
@@ -155,11 +146,6 @@ class PatchLinear(nn.Linear):
     def dilation(self) -> tuple[int, ...]:
         """1 in each dimension."""
         return (1,) * self.dims
-
-    @property
-    def groups(self) -> int:
-        """Always 1."""
-        return 1
 
     @property
     def padding_mode(self) -> str:

@@ -9,7 +9,7 @@ and `3d` are convolutions, weight `(O, I, 1, …)`, that take `(N, …, C)` as a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 Ints = int | tuple[int, ...]
+_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
 def each_of(value: Ints, dims: int) -> tuple[int, ...]:
@@ -41,6 +42,16 @@ def _channels_last(x: torch.Tensor, dims: int) -> torch.memory_format:
         if dims == size and x.dim() == size + 2 and x.is_contiguous(memory_format=order) and not x.is_contiguous():
             return order
     return torch.contiguous_format
+
+
+def check_rank(x: torch.Tensor, dims: int) -> None:
+    """Refuse an input that has another number of dimensions than a convolution of `dims` dimensions takes.
+
+    Raises:
+        ValueError: It has.
+    """
+    if x.dim() not in (dims + 1, dims + 2):
+        raise ValueError(f"expected an input of shape {_SHAPES[dims]}, batched or not, but got {tuple(x.shape)}")
 
 
 class Cut(Protocol):
@@ -76,9 +87,7 @@ class _Positions:
 
     def around(self, linear: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """(N, C, …) or (C, …) → (N, O, …) or (O, …), with `linear` taking the channels last."""
-        if x.dim() not in (self.dims + 1, self.dims + 2):
-            wanted = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}[self.dims]
-            raise ValueError(f"expected an input of shape {wanted}, batched or not, but got {tuple(x.shape)}")
+        check_rank(x, self.dims)
         y = self.back(linear(self.rows(x)))
         # A convolution's output can be viewed in other shapes, so this one must be whole in memory too.
         return laid_out(y, x, self.dims) if y.dim() == self.dims + 2 else y.contiguous()
@@ -111,8 +120,36 @@ class _Positions:
         return ", ".join(parts)
 
 
-class PointwiseLinear(nn.Linear):
-    """A Linear in the place of a convolution of kernel size 1.
+class StandInLinear(nn.Linear):
+    """A Linear that answers as the convolution in whose place it is; code asks layers for these.
+
+    Attributes:
+        dims: Dimensions of positions, 1 to 3.
+        transposed: It stands for a transposed convolution. Of the class, for models that were pickled without it.
+    """
+
+    # Not annotated, since TorchScript would read that.
+    dims = 1
+    transposed = False
+
+    @property
+    def out_channels(self) -> int:
+        """`out_features`, by a convolution's name for it."""
+        return self.out_features
+
+    @property
+    def groups(self) -> int:
+        """Always 1."""
+        return 1
+
+    @property
+    def output_padding(self) -> tuple[int, ...]:
+        """0 in each dimension."""
+        return (0,) * self.dims
+
+
+class PointwiseLinear(StandInLinear):
+    """A Linear in the place of a convolution of kernel size 1, or of a transposed one of stride 1.
 
     Holds `weight (out_features, in_features)` and `bias (out_features,)` as `nn.Linear` does, under the same keys, and
     takes and gives what the convolution did: `(N, C, L)` → `(N, O, L')`, or `(N, C, H, W)`, `(N, C, D, H, W)`, each
@@ -131,9 +168,10 @@ class PointwiseLinear(nn.Linear):
         padding: As for the convolution, in positions on both sides.
         dilation: As for the convolution; kept for the way back, since a kernel of size 1 has no gaps.
         padding_mode: As for the convolution.
+        transposed: It stands for a transposed convolution, whose weight `(I, O, 1)` is this one's, transposed.
 
     Code that asks the convolution for `in_channels`, `out_channels`, `kernel_size`, `stride`, `padding`, `dilation`,
-    `groups` or `padding_mode` gets the same answers here.
+    `groups`, `padding_mode`, `transposed` or `output_padding` gets the same answers here.
 
     Raises:
         ValueError: In `forward`, the input has another number of dimensions.
@@ -152,6 +190,7 @@ class PointwiseLinear(nn.Linear):
         padding: Ints = 0,
         dilation: Ints = 1,
         padding_mode: str = "zeros",
+        transposed: bool = False,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         # Plain values, so that a saved model says what it does to positions.
@@ -161,7 +200,7 @@ class PointwiseLinear(nn.Linear):
             each_of(padding, dims),
             each_of(dilation, dims),
         )
-        self.padding_mode = padding_mode
+        self.padding_mode, self.transposed = padding_mode, transposed
 
     @property
     def positions(self) -> _Positions:
@@ -174,25 +213,27 @@ class PointwiseLinear(nn.Linear):
         return self.in_features
 
     @property
-    def out_channels(self) -> int:
-        """`out_features`, by a convolution's name for it."""
-        return self.out_features
-
-    @property
     def kernel_size(self) -> tuple[int, ...]:
         """1 in each dimension of positions."""
         return (1,) * self.dims
 
-    @property
-    def groups(self) -> int:
-        """Always 1."""
-        return 1
+    def forward(self, input: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
+        """(N, C, L) → (N, O, L').
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        Args:
+            input: Batched or not.
+            output_size: As for a transposed convolution, which of stride 1 can give the input's size alone.
+
+        Raises:
+            ValueError: The input has another number of dimensions, or `output_size` is another size.
+        """
+        if output_size is not None and tuple(output_size)[-self.dims :] != tuple(input.shape[-self.dims :]):
+            sizes = f"{tuple(output_size)}, and the input's are {tuple(input.shape[-self.dims :])}"
+            raise ValueError(f"requested an output size of {sizes}, which no stride of 1 changes")
         return self.positions.around(super().forward, input)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.positions.described()}"
+        return f"{super().extra_repr()}, {self.positions.described()}" + ", transposed=True" * self.transposed
 
 
 class _TakesChannelsLast(nn.modules.conv._ConvNd):

@@ -11,7 +11,15 @@ from torch import nn
 
 from convinspect.errors import CannotConvert
 from convinspect.modules.choosing import Candidate, Where, candidates_of, unless, unless_referenced, unless_tied
-from convinspect.modules.counterpart import build_counterpart, exposed, is_target, kind_of, plain_class, reason_to_stay
+from convinspect.modules.counterpart import (
+    build_counterpart,
+    exposed,
+    is_target,
+    is_turned,
+    kind_of,
+    plain_class,
+    reason_to_stay,
+)
 from convinspect.modules.patch_counterpart import build_patches, patch_reason_to_stay, takes_patches
 from convinspect.modules.patches import PatchLinear
 from convinspect.modules.pointwise import PointwiseLinear
@@ -66,9 +74,10 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
 
     Args:
         model: Changed in place; convolutions keep taking `(N, C, …)`, as `PointwiseLinear`.
-        to: "linear" takes pointwise Conv1d, Conv2d, Conv3d and transformers' Conv1D; "conv1d", "conv2d" and
-            "conv3d" take Linear, and leave convolutions of other dimensions, whose input is another. There and back
-            gives the classes and numbers that were there, but that transformers' Conv1D stays a Linear.
+        to: "linear" takes pointwise Conv1d, Conv2d, Conv3d, ConvTranspose1d, 2d and 3d of stride 1 without padding
+            and output_padding, and transformers' Conv1D; "conv1d", "conv2d" and "conv3d" take Linear, and leave
+            convolutions of other dimensions, whose input is another. There and back gives the classes and numbers
+            that were there, but that transformers' Conv1D stays a Linear.
         where: Names or globs ("encoder.*"), or a function of name and module; None for all.
 
     Returns:
@@ -90,7 +99,7 @@ def swap_pointwise(model: nn.Module, to: Target = "linear", where: Where = None)
     candidates = candidates_of(model, where, lambda module: is_target(module, to))
     candidates = [unless(each, reason_to_stay(each.module, each.parents, to)) for each in candidates]
     candidates = unless_referenced(model, candidates)
-    candidates = unless_tied(model, candidates)
+    candidates = unless_tied(model, candidates, is_turned)
     memo: dict[int, nn.Parameter] = {}
     return _replaced(model, candidates, lambda module: build_counterpart(module, to, True, memo))
 

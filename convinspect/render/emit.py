@@ -16,8 +16,9 @@ _LINES_AT_ONCE = 500
 
 # For terminals and files whose encoding has no line drawing.
 _PLAIN_GLYPHS = str.maketrans(
-    {"─": "-", "…": "~", "→": ">", "×": "x", "·": "-", "–": "-", "—": "-", "⋯": "~", "⋮": ":"}
-)
+    {"─": "-", "…": "~", "→": ">", "×": "x", "·": "-", "–": "-", "—": "-", "⋯": "~", "⋮": ":", "▸": ">", "━": "=",
+     "│": "|", "┃": "|", **dict.fromkeys("┌┬┐├┼┤└┴┘┏┓┗┛", "+")}
+)  # fmt: skip
 
 Shown: TypeAlias = Table | Block
 """What can be shown directly."""

@@ -129,7 +129,10 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
         return table
     floors = _floors(table, needed)
     name = _name_column(table.columns)
-    if width < STACKED_BELOW and name is not None and _crowded(table.columns, name, needed, floors, width):
+    if name is not None and (
+        (width < STACKED_BELOW and _crowded(table.columns, name, needed, floors, width))
+        or _left_out(table.columns, floors, width)
+    ):
         return _stacked(table, name, needed, width, full)
     return _chosen(table, needed, floors, width, full)
 
@@ -165,19 +168,37 @@ def _crowded(columns: Sequence[Column], name: int, needed: list[int], floors: li
     return total(floors) > width or _shrunk(columns, needed, floors, width)[name] < needed[name]
 
 
+def _left_out(columns: Sequence[Column], floors: list[int], width: int) -> list[int]:
+    """Columns that would be left out and must not be."""
+    kept = _surviving(columns, floors, width)
+    return [i for i, column in enumerate(columns) if column.never_hidden and i not in kept]
+
+
 def _stacked(table: Table, name: int, needed: list[int], width: int, full: int) -> Table:
-    """The table as one column: each name, and what stands beside it on the next line."""
+    """The table as one column: each name, and what stands beside it on the next line; below that, what must not be
+    left out and has no room there.
+    """
     others = [i for i in range(len(table.columns)) if i != name]
     room = width - INDENT
-    below, wanted = _kept(table, others), [needed[i] for i in others]
-    below = _chosen(below, wanted, _stacked_floors(below, wanted, room), room, full)
+    beside, wanted = _kept(table, others), [needed[i] for i in others]
+    too_much = _left_out(beside.columns, _stacked_floors(beside, wanted, room), room)
+    alone = [i for i, column in enumerate(beside.columns) if too_much and column.never_hidden and column.wrap]
+    alone = alone[len(alone) == len(others) :]
+    spilled = [mapped(partial(wrapped_cell, width=room), by_column(beside)[i]) for i in alone]
+    titles = [beside.columns[i].title for i in alone]
+    wanted = [natural for i, natural in enumerate(wanted) if i not in alone]
+    beside = _kept(beside, [i for i in range(len(others)) if i not in alone])
+    beside = _chosen(beside, wanted, _stacked_floors(beside, wanted, room), room, full)
     column = table.columns[name]
-    lines = [list(_row_lines(below.columns, row, widths(below))) for row in below.rows]
+    lines = [list(_row_lines(beside.columns, row, widths(beside))) for row in beside.rows]
+    for texts_below in spilled:
+        for line, cell in zip(lines, texts_below, strict=True):
+            line += cell_lines(cell) if plain(cell) else ()
     short = mapped(partial(_elided_cell, width=width), by_column(table)[name])
     cells = [_joined(first, rest, column.style) for first, rest in zip(short, lines, strict=True)]
-    titles = next(_row_lines(below.columns, tuple(each.title for each in below.columns), widths(below)))
-    title = f"{column.title}\n{' ' * INDENT}{plain(titles).rstrip(' ')}"
-    return below._replace(
+    shown = next(_row_lines(beside.columns, tuple(each.title for each in beside.columns), widths(beside)))
+    title = f"\n{' ' * INDENT}".join((column.title, plain(shown).rstrip(" "), *titles))
+    return beside._replace(
         columns=(column._replace(title=title, justify="left", style=""),), rows=[(cell,) for cell in cells]
     )
 

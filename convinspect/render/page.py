@@ -7,7 +7,7 @@ from html import escape
 
 from convinspect.render.cells import safe
 from convinspect.render.plain_table import block_cells
-from convinspect.render.table import Block, pieces
+from convinspect.render.table import Block, pieces, plain
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -17,13 +17,13 @@ _HEAD = """<!doctype html>
 <style>
 body { font: 15px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; margin: 2em; }
 body { background: #fff; color: #1c1c1c; }
-pre { font: inherit; overflow-x: auto; }
+pre { font: inherit; line-height: @LINE@; overflow-x: auto; }
 pre[hidden] { display: none; }
 button { font: inherit; padding: .3em .9em; margin-right: .4em; }
 .bold { font-weight: bold; }
 .dim { opacity: .6; }
 .cyan { color: #00707a; }
-.active { background: #ffd84d; color: #000; font-weight: bold; }
+.active { color: #000; font-weight: bold; }
 @media (prefers-color-scheme: dark) {
   body { background: #15181c; color: #dcdfe4; }
   .cyan { color: #56c2cc; }
@@ -66,7 +66,9 @@ def page(steps: Sequence[Block], title: str) -> Iterator[str]:
         steps: One after another.
         title: Above them.
     """
-    yield _HEAD.replace("@TITLE@", escape(safe(title)))
+    # Lines that are drawn with letters meet only where these stand close together.
+    drawn = any("│" in plain(line) for step in steps for line in step.lines)
+    yield _HEAD.replace("@TITLE@", escape(safe(title))).replace("@LINE@", "1.16" if drawn else "inherit")
     for number, step in enumerate(steps):
         lines = ("".join(_span(piece.text, piece.style) for piece in pieces(line)) for line in block_cells(step))
         # Without scripts all steps are shown, one below the other.
@@ -75,5 +77,6 @@ def page(steps: Sequence[Block], title: str) -> Iterator[str]:
 
 
 def _span(text: str, style: str) -> str:
-    words = "active" if " on " in style else style
-    return f'<span class="{words}">{escape(text)}</span>' if words else escape(text)
+    _, marked, paper = style.partition(" on ")
+    words = f'class="active" style="background: {paper}"' if marked else f'class="{style}"'
+    return f"<span {words}>{escape(text)}</span>" if style else escape(text)

@@ -40,14 +40,14 @@ def fixed(value: float, digits: int) -> str:
 
 def value_text(value: float) -> str:
     """A number of the data: one decimal if that is exact, else four significant digits."""
-    return f"{value:.1f}" if round(value, 1) == value else f"{value:.4g}"
+    return fixed(value, 1) if round(value, 1) == value else f"{value:.4g}"
 
 
 def weight_text(value: float) -> str:
     """A number of a kernel: one decimal if that is exact, else three; with a power of ten beyond 10⁵."""
     if abs(value) >= 1e5:
         return f"{value:.2e}"
-    return f"{value:.1f}" if round(value, 1) == value else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
+    return fixed(value, 1) if round(value, 1) == value else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def panel(
@@ -73,8 +73,15 @@ def panel(
         for n, (text, wide) in enumerate(zip(line, widths, strict=True)):
             cells += [Styled(" " * gap), Styled(f"{text:>{wide}}", style(i, n))]
         lines.append(tuple(cells))
-    wide = max(sum(cell_width(piece.text) for piece in line) for line in lines)
-    return [(*line, Styled(" " * (wide - sum(cell_width(piece.text) for piece in line)))) for line in lines]
+    return even(lines)
+
+
+def even(lines: Iterable[Cell]) -> Panel:
+    """Lines of equal width, filled up with blanks."""
+    split = [pieces(line) for line in lines]
+    widths = [sum(cell_width(piece.text) for piece in line) for line in split]
+    most = max(widths)
+    return [(*line, Styled(" " * (most - wide))) for line, wide in zip(split, widths, strict=True)]
 
 
 def matrix_panel(
@@ -126,7 +133,8 @@ def wide(panel: Panel) -> int:
     return sum(cell_width(piece.text) for piece in panel[0])
 
 
-def _beside(panels: Sequence[Panel]) -> list[Cell]:
+def beside(panels: Sequence[Panel]) -> list[Cell]:
+    """Panels side by side."""
     lines: list[Cell] = []
     for n in range(max(map(len, panels))):
         cells: list[Styled] = []
@@ -148,7 +156,7 @@ def flowing(panels: Sequence[Panel], width: int) -> list[Cell]:
     row: list[Panel] = []
     for panel in panels:
         if row and sum(map(wide, [*row, panel])) + _GAP * len(row) > width:
-            lines += [*_beside(row), ""]
+            lines += [*beside(row), ""]
             row = []
         row.append(panel)
-    return lines + _beside(row)
+    return lines + beside(row)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, elide
-from convinspect.render.marks import BOXES, Mark, Rgb, marks
+from convinspect.render.marks import BOXES, Mark, Rgb, marks, strokes
 from convinspect.render.svg import DOTS
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, Free
     elif mark.kind == "box":
         start, end = BOXES[mark.text[0]]
         draw.rectangle((left, top + round(start * _LINE), right - 1, top + round(end * _LINE) - 1), fill=pen.ink)
+    elif mark.kind == "line":
+        for x, y, wide, high in strokes(mark, left, right, top, top + _LINE, 2):
+            draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=pen.ink)
     elif mark.kind == "text":
         _text(draw, mark.text, (left, top), pen.ink, faces[pen.bold])
         if pen.underline:

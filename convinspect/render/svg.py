@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from convinspect.render.cells import elide
-from convinspect.render.marks import BOXES, Pen, Rgb, marks
+from convinspect.render.marks import BOXES, Pen, Rgb, marks, strokes
 
 if TYPE_CHECKING:
     from rich.segment import Segment
@@ -60,10 +60,13 @@ def _line(segments: Iterable[Segment], top: float, theme: TerminalTheme) -> Iter
         if pen.paper:
             yield _rect(left, top, width, _LINE, pen.paper)
         if mark.kind == "rule":
-            yield _rect(left, top + _LINE / 2, width, 1, pen.ink)
+            yield _thin(left, top + _LINE // 2, width, 1, pen.ink)
         elif mark.kind == "box":
             start, end = BOXES[mark.text[0]]
             yield _rect(left, top + start * _LINE, width, (end - start) * _LINE, pen.ink)
+        elif mark.kind == "line":
+            for stroke in strokes(mark, left, left + width, top, top + _LINE, 1):
+                yield _thin(*stroke, pen.ink)
         elif mark.kind == "text":
             yield _text(mark.text, left, top, width, pen)
 
@@ -75,6 +78,12 @@ def _hex(color: Rgb) -> str:
 def _rect(left: float, top: float, width: float, height: float, ink: Rgb) -> str:
     place = f'x="{left:.2f}" y="{top:.2f}" width="{width:.2f}" height="{height:.2f}"'
     return f'<rect {place} fill="{_hex(ink)}" shape-rendering="crispEdges"/>\n'
+
+
+def _thin(left: float, top: float, width: float, height: float, ink: Rgb) -> str:
+    """A line: where the picture is shown smaller, it becomes fainter, while one with crisp edges would be left out."""
+    place = f'x="{left:.2f}" y="{top:.2f}" width="{width:.2f}" height="{height:.2f}"'
+    return f'<rect {place} fill="{_hex(ink)}"/>\n'
 
 
 def _text(text: str, left: float, top: float, width: float, pen: Pen) -> str:

@@ -2,39 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.render.plot import Panel
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.flags import flagged
-from convinspect.text import plural
+from convinspect.text import join_words, plural
 
 if TYPE_CHECKING:
     from convinspect.comparing.claims import Claim
-    from convinspect.comparing.measure import Measured, Time
+    from convinspect.comparing.compare import Comparison
+    from convinspect.comparing.measure import Measured, NotRun, Time
 
 _VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN, "not told": WARN}
 
 
-def comparison_tables(
-    layers: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]
-) -> list[Table | Block]:
-    """Time forward, time forward and backward, errors and gradients, then the claims."""
+class _Titles(NamedTuple):
+    """What the tables call the three ways, and the ratios of the first to the others."""
+
+    ways: tuple[str, str, str]
+    ratios: tuple[str, str]
+    note: str
+    drawn: tuple[str, str, str]
+
+
+_POINTWISE = _Titles(
+    ("Conv1d", "Linear", "Linear, .mT"),
+    ("C ÷ L", "C ÷ L, .mT"),
+    "C ÷ L: Conv1d's time ÷ Linear's; .mT: with the transposes around it that (N, C, L) needs",
+    ("Conv1d", "Linear", "Linear and transposes"),
+)
+_PATCHES = _Titles(
+    ("Conv", "PatchLinear", "Linear"),
+    ("C ÷ P", "C ÷ L"),
+    "C ÷ P: the convolution's time ÷ PatchLinear's, which cuts the patches and gives the convolution's layout; "
+    "Linear: on patches that are flattened already",
+    ("convolution", "PatchLinear", "Linear on flattened patches"),
+)
+
+
+def _titles(layers: Sequence[Measured]) -> _Titles:
+    return _PATCHES if any(layer.patch for layer in layers) else _POINTWISE
+
+
+def comparison_tables(comparison: Comparison) -> list[Table | Block]:
+    """Time forward, time forward and backward, errors, how far results are apart, then the claims."""
+    layers = comparison.layers
     return [
         _time_table("time, forward", layers, backward=False),
         _time_table("time, forward and backward", layers, backward=True),
         _error_table(layers),
-        _claims_block(claims, about),
+        _apart_table(layers),
+        _claims_block(comparison),
     ]
 
 
 def _first_columns(layers: Sequence[Measured]) -> tuple[Column, ...]:
     columns = [Column("layer", style=NAME, priority=100, elide=True), Column("in → out", priority=60, style=QUIET)]
+    if any(layer.patch for layer in layers):
+        columns.append(Column("patch", priority=55, style=QUIET))
     if len({layer.dtype for layer in layers}) > 1:
         columns.append(Column("dtype", priority=95, style=QUIET))
-    if len({layer.length for layer in layers}) > 1:
+    if any(len({other.length for other in layers if other.name == layer.name}) > 1 for layer in layers):
         columns.append(Column("length", "right", priority=95))
     return tuple(columns)
 
@@ -42,28 +74,24 @@ def _first_columns(layers: Sequence[Measured]) -> tuple[Column, ...]:
 def _first_cells(layer: Measured, columns: Sequence[Column]) -> list[Cell]:
     name = layer.name if not layer.alike else f"{layer.name} (and {layer.alike} alike)"
     cells: list[Cell] = [name, f"{layer.sizes[0]} → {layer.sizes[1]}"]
-    titles = [column.title for column in columns]
-    return cells + ([layer.dtype] if "dtype" in titles else []) + ([f"{layer.length:,}"] if "length" in titles else [])
+    more = {"patch": "×".join(map(str, layer.patch)), "dtype": layer.dtype, "length": f"{layer.length:,}"}
+    return cells + [more[column.title] for column in columns if column.title in more]
 
 
 def _time_table(title: str, layers: Sequence[Measured], backward: bool) -> Table:
-    first = _first_columns(layers)
+    first, titles = _first_columns(layers), _titles(layers)
+    priorities = (90, 90, 80)
     columns = (
         *first,
-        Column("Conv1d", "right", priority=90),
-        Column("Linear", "right", priority=90),
-        Column("Linear, .mT", "right", priority=80),
-        Column("C ÷ L", "right", priority=85),
-        Column("C ÷ L, .mT", "right", priority=75),
+        *(Column(way, "right", priority=n) for way, n in zip(titles.ways, priorities, strict=True)),
+        *(Column(ratio, "right", priority=n) for ratio, n in zip(titles.ratios, (85, 75), strict=True)),
     )
     rows = []
     for layer in layers:
-        times = layer.backward if backward else layer.forward
-        conv = times["conv1d"]
-        cells = [*_first_cells(layer, first), *(_time(times[name]) for name in ("conv1d", "linear", "transposed"))]
-        rows.append((*cells, _ratio(conv, times["linear"]), _ratio(conv, times["transposed"])))
-    note = "C ÷ L: Conv1d's time ÷ Linear's; .mT: with the transposes around it that (N, C, L) needs"
-    return Table(columns, rows, title=title, notes=() if backward else (note,))
+        conv, *others = (layer.backward if backward else layer.forward).values()
+        times = [_time(time) for time in (conv, *others)]
+        rows.append((*_first_cells(layer, first), *times, *(_ratio(conv, other) for other in others)))
+    return Table(columns, rows, title=title, notes=() if backward else (titles.note,))
 
 
 def _time(time: Time) -> str:
@@ -89,100 +117,155 @@ def _ratio(time: Time, reference: Time) -> Cell:
 
 def _error_table(layers: Sequence[Measured]) -> Table:
     first = _first_columns(layers)
+    conv, linear, _ = _titles(layers).ways
     columns = (
         *first,
-        Column("Conv1d max", "right", priority=90),
+        Column(f"{conv} max", "right", priority=90),
         Column("RMS", "right", priority=85),
-        Column("Linear max", "right", priority=90),
+        Column(f"{linear} max", "right", priority=90),
         Column("RMS", "right", priority=85),
-        Column("∂x apart", "right", priority=80),
-        Column("∂W apart", "right", priority=80),
-        Column("∂b apart", "right", priority=80),
     )
     rows = []
     for layer in layers:
         cells = _first_cells(layer, first)
-        for name in ("conv1d", "linear"):
-            cells += [f"{max(e for e, _ in layer.errors[name]):.1e}", f"{max(r for _, r in layer.errors[name]):.1e}"]
-        gradients = [layer.gradients.get(name) for name in ("input", "weight", "bias")]
-        rows.append((*cells, *("–" if pair is None else f"{pair[0]:.1e}" for pair in gradients)))
-    return Table(columns, rows, title="errors against float64, and how far the gradients of the two are apart")
+        for errors in layer.errors.values():
+            cells += [f"{max(e for e, _ in errors):.1e}", f"{max(r for _, r in errors):.1e}"]
+        rows.append(tuple(cells))
+    return Table(columns, rows, title="errors against float64")
 
 
-def _claims_block(claims: Sequence[Claim], about: Mapping[str, Any]) -> Block:
+def _apart_table(layers: Sequence[Measured]) -> Table:
+    first = _first_columns(layers)
+    columns = (*first, *(Column(f"{sign} apart", "right", priority=80) for sign in ("y", "∂x", "∂W", "∂b")))
+    rows = []
+    for layer in layers:
+        pairs = [layer.outputs, *(layer.gradients.get(name) for name in ("input", "weight", "bias"))]
+        rows.append((*_first_cells(layer, first), *("–" if pair is None else f"{pair[0]:.1e}" for pair in pairs)))
+    return Table(columns, rows, title="how far the outputs and the gradients of the two are apart at most")
+
+
+def _claims_block(comparison: Comparison) -> Block:
     lines: list[Cell] = []
-    for claim in claims:
+    for claim in comparison.claims:
         said = "cannot be told" if claim.verdict == "not told" else f"{claim.verdict} here"
         lines.append((Styled(f"“{claim.text}”: "), Styled(said, _VERDICT_STYLES[claim.verdict])))
         lines += [f"  {flagged(figure)}" for figure in claim.figures]
-    return Block(tuple(lines), title="what is said of the two", notes=_about_lines(about))
+    return Block(tuple(lines), title="what is said of the two", notes=_about_lines(comparison))
 
 
-def _about_lines(about: Mapping[str, Any]) -> tuple[Cell, ...]:
-    libraries = ", ".join(f"{name} {'on' if about[name] else 'off'}" for name in ("oneDNN", "MKL"))
-    libraries = f"cuDNN {about['cuDNN']}" if about["cuDNN"] else libraries
-    threads = plural(about["threads"], "thread")
-    lengths = ", ".join(map(str, about["lengths"]))
+def _about_lines(comparison: Comparison) -> tuple[Cell, ...]:
+    about = comparison.circumstances
     busy = [Styled(f"other work was running (load {about['load']:.1f}), so times of several threads say little", WARN)]
-    busy = busy if about["busy"] else []
     return (
-        f"measured on {about['device']}, {threads}, torch {about['torch']}, {libraries}, TF32 off",
-        f"batch {about['batch']}, length {lengths}, {', '.join(about['dtypes'])}",
-        *busy,
+        _measured_on(about),
+        *_what_was_run(comparison),
+        *(Styled(line, WARN) for line in _not_run(comparison.left)),
+        *(busy if about["busy"] else []),
         f"median of {about['repeats']} timings ± half the distance of their quartiles",
         "another device, dtype, size or library gives other figures",
     )
 
 
+def _measured_on(about: Mapping[str, Any]) -> str:
+    libraries = ", ".join(f"{name} {'on' if about[name] else 'off'}" for name in ("oneDNN", "MKL"))
+    libraries = f"cuDNN {about['cuDNN']}" if about["cuDNN"] else libraries
+    threads = plural(about["threads"], "thread")
+    return f"measured on {about['device']}, {threads}, torch {about['torch']}, {libraries}, TF32 off"
+
+
+def _what_was_run(comparison: Comparison) -> list[str]:
+    about = comparison.circumstances
+    dtypes = ", ".join(about["dtypes"])
+    if not any(layer.patch for layer in comparison.layers):
+        return [f"batch {about['batch']}, length {', '.join(map(str, about['lengths']))}, {dtypes}"]
+    lines = []
+    for layer in comparison.layers:
+        patches = f"{plural(layer.shape[0] * layer.length, 'patch').replace('patchs', 'patches')}"
+        numbers = f"{layer.sizes[0] * math.prod(layer.patch):,} numbers"
+        kind = f"Conv{len(layer.patch)}d"
+        lines.append(f"{layer.name}: {kind} on {layer.shape}, {patches} of {numbers}")
+    assumed = [f"{name}: its stride is assumed to be its kernel size" for name in comparison.assumed]
+    return [*dict.fromkeys(lines), *assumed, dtypes]
+
+
+def _not_run(left: Sequence[NotRun]) -> Iterator[str]:
+    """A line for each reason why PyTorch did not run something."""
+    for dtype, reason in dict.fromkeys((one.dtype, one.reason) for one in left):
+        names = join_words(one.name for one in left if (one.dtype, one.reason) == (dtype, reason))
+        yield f"not measured: {names} in {dtype}, which PyTorch cannot run there ({reason})"
+
+
+def what_is_drawn(comparison: Comparison) -> str:
+    """The sentence under a plot."""
+    setting, about = comparison.setting, comparison.circumstances
+    conv, linear, _ = _titles(comparison.layers).drawn
+    batch = f"batch {setting.batch}, " if setting.batch else ""
+    return f"{conv} and {linear}, forward, {batch}{plural(setting.threads, 'thread')}, {about['device']}"
+
+
 def flat_table(layers: Sequence[Measured]) -> Table:
     """One row for each layer, dtype and length, every figure in seconds or plain numbers; for CSV."""
+    with_patches = any(layer.patch for layer in layers)
     keys = ["layer", "in", "out", "dtype", "length"]
     for when in ("forward", "backward"):
-        keys += [f"{when}_{name}_{what}" for name in ("conv1d", "linear", "transposed") for what in ("s", "spread_s")]
-    keys += [f"{name}_{what}_error" for name in ("conv1d", "linear") for what in ("max", "rms")]
+        keys += [f"{when}_{name}_{what}" for name in layers[0].forward for what in ("s", "spread_s")]
+    keys += [f"{name}_{what}_error" for name in layers[0].errors for what in ("max", "rms")]
     keys += [f"{name}_gradient_diff" for name in ("input", "weight", "bias")]
-    raw = [_flat_row(layer) for layer in layers]
+    keys += ["output_diff", *(["patch", "input_shape"] if with_patches else [])]
+    raw = [_flat_row(layer, with_patches) for layer in layers]
     return Table(tuple(Column(key) for key in keys), [tuple(map(str, row)) for row in raw], raw=raw)
 
 
-def _flat_row(layer: Measured) -> list[object]:
+def _flat_row(layer: Measured, with_patches: bool) -> list[object]:
     row: list[object] = [layer.name, *layer.sizes, layer.dtype, layer.length]
     for times in (layer.forward, layer.backward):
         row += [figure for time in times.values() for figure in (time.median, time.spread)]
-    for name in ("conv1d", "linear"):
-        row += [max(e for e, _ in layer.errors[name]), max(r for _, r in layer.errors[name])]
-    return row + [layer.gradients[name][0] if name in layer.gradients else None for name in ("input", "weight", "bias")]
+    for errors in layer.errors.values():
+        row += [max(e for e, _ in errors), max(r for _, r in errors)]
+    row += [layer.gradients[name][0] if name in layer.gradients else None for name in ("input", "weight", "bias")]
+    shapes = ["x".join(map(str, sizes)) for sizes in (layer.patch, layer.shape)]
+    return [*row, layer.outputs[0], *(shapes if with_patches else [])]
 
 
-def comparison_payload(layers: Sequence[Measured], claims: Sequence[Claim], about: Mapping[str, Any]) -> dict[str, Any]:
+def comparison_payload(comparison: Comparison) -> dict[str, Any]:
     """The JSON of `compare`; times in seconds."""
     return {
-        "setting": dict(about),
-        "layers": [
-            {
-                "name": layer.name,
-                "in_channels": layer.sizes[0],
-                "out_channels": layer.sizes[1],
-                "dtype": layer.dtype,
-                "length": layer.length,
-                "alike": layer.alike,
-                "forward": _times_payload(layer.forward),
-                "forward_backward": _times_payload(layer.backward),
-                "errors": {
-                    name: {"max": max(e for e, _ in each), "rms": max(r for _, r in each)}
-                    for name, each in layer.errors.items()
-                },
-                "gradients": {
-                    name: {"max_abs_diff": apart, "max_abs": most} for name, (apart, most) in layer.gradients.items()
-                },
-            }
-            for layer in layers
-        ],
-        "claims": [
-            {"claim": claim.text, "verdict": claim.verdict, "figures": list(map(flagged, claim.figures))}
-            for claim in claims
-        ],
+        "setting": dict(comparison.circumstances),
+        "layers": [_layer_payload(layer) for layer in comparison.layers],
+        "claims": [_claim_payload(claim) for claim in comparison.claims],
+        "differs": comparison.differs,
+        "not_run": [one._asdict() for one in comparison.left],
+        "stride_assumed": list(comparison.assumed),
     }
+
+
+def _layer_payload(layer: Measured) -> dict[str, Any]:
+    apart, most = layer.outputs
+    return {
+        "name": layer.name,
+        "in_channels": layer.sizes[0],
+        "out_channels": layer.sizes[1],
+        "dtype": layer.dtype,
+        "length": layer.length,
+        "alike": layer.alike,
+        "forward": _times_payload(layer.forward),
+        "forward_backward": _times_payload(layer.backward),
+        "errors": {
+            name: {"max": max(e for e, _ in each), "rms": max(r for _, r in each)}
+            for name, each in layer.errors.items()
+        },
+        "gradients": {
+            name: {"max_abs_diff": apart, "max_abs": most} for name, (apart, most) in layer.gradients.items()
+        },
+        "output": {"max_abs_diff": apart, "max_abs": most},
+        "share_of_bound": {name: agreement.share for name, agreement in layer.exact.items()},
+        "patch": list(layer.patch) or None,
+        "input_shape": list(layer.shape),
+    }
+
+
+def _claim_payload(claim: Claim) -> dict[str, Any]:
+    return {"claim": claim.text, "verdict": claim.verdict, "figures": list(map(flagged, claim.figures))}
 
 
 def panels(layers: Sequence[Measured]) -> list[Panel]:
@@ -190,7 +273,7 @@ def panels(layers: Sequence[Measured]) -> list[Panel]:
     grouped: dict[str, list[Measured]] = {}
     for layer in layers:
         grouped.setdefault(f"{layer.name} ({layer.sizes[0]} → {layer.sizes[1]}), {layer.dtype}", []).append(layer)
-    names = {"conv1d": "Conv1d", "linear": "Linear", "transposed": "Linear and transposes"}
+    names = dict(zip(layers[0].forward, _titles(layers).drawn, strict=True))
     return [
         Panel(
             title,

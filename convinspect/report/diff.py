@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import How, Relation
-from convinspect.diffing.differences import EMPTIED, EMPTIED_SHAPE, KINDS, Difference, DiffReport, Kind
+from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind
+from convinspect.diffing.missing_numbers import EMPTIED, EMPTIED_SHAPE
 from convinspect.layers.folding import fold_names
 from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
@@ -129,8 +130,8 @@ def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
         *([Column("keys", "right", priority=98, key="keys")] if counted else []),
         Column("difference", priority=97, key="difference"),
         Column("name", style=NAME, priority=100, elide=True, key="name", min_width=12 if report.compared else 20),
-        Column("A", priority=99, key="shape_a"),
-        Column("B", priority=99, key="shape_b"),
+        Column("A", priority=99, key="shape_a", never_hidden=True),
+        Column("B", priority=99, key="shape_b", never_hidden=True),
     ]
     if report.compared:
         columns += [
@@ -139,7 +140,7 @@ def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
             Column("numbers", "right", priority=60, style=QUIET, key="differing"),
         ]
     # A user who compares numbers wants the differences most, so they outrank the notes.
-    return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14))
+    return (*columns, Column("notes", priority=65, wrap=True, key="notes", min_width=14, never_hidden=True))
 
 
 def _row(name: str, alike: Sequence[Difference], report: DiffReport, counted: bool) -> tuple[Cell, ...]:
@@ -229,6 +230,8 @@ def _of_shapes(difference: Difference) -> list[str]:
         return []
     if a is not None and a.shape == EMPTIED_SHAPE:
         return [EMPTIED]
+    if difference.b is not None and difference.b.shape == EMPTIED_SHAPE:
+        return ["B's has no numbers, as DeepSpeed's ZeRO-3 saves what was not gathered"]
     return [shapes_said(relation)]
 
 
@@ -282,8 +285,7 @@ def notes(report: DiffReport) -> Iterable[str]:
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
-    if report.compared:
-        yield from dict.fromkeys(f"{one.path.name}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten)
+    yield from dict.fromkeys(f"{one.path.name}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten)
     stray = [
         each.name for each in report.remarkable if each.other_a is not None and each.other_a.stray and each.other_b
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import Relation
 from convinspect.diffing.differences import Difference, DiffReport, Kind
+from convinspect.diffing.missing_numbers import Missing
 from convinspect.keys.pairing import Prefix
 from convinspect.records import Tensor
 from convinspect.report.diff import notes
@@ -33,6 +34,7 @@ def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
         "commands": commands(report),
         "pytorch": pytorch_lines(report),
         "loads_after_pytorch": report.loads_by_hand,
+        "numbers_missing": missing_payload(report.missing),
         "counts": dict(report.counts),
         "prefixes": [prefix_payload(prefix) for prefix in report.prefixes],
         "values": report.compared,
@@ -44,6 +46,11 @@ def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
 def checkpoint_payload(checkpoint: Checkpoint) -> dict[str, Any]:
     """The JSON for an opened checkpoint."""
     return {"path": str(checkpoint.path), "format": checkpoint.format, "root": checkpoint.root.path}
+
+
+def missing_payload(missing: Missing | None) -> dict[str, Any] | None:
+    """The JSON for numbers that A does not have, though it may load."""
+    return None if missing is None else {"how": missing.lack.value, "tensors": missing.tensors}
 
 
 def prefix_payload(prefix: Prefix) -> dict[str, Any]:

@@ -26,10 +26,10 @@ from convinspect.render.style import QUIET
 from convinspect.render.table import Block, Cell, Styled
 
 if TYPE_CHECKING:
-    from convinspect.explaining.example import Example, Sum
+    from convinspect.explaining.example import Example, Matrix, Sum
 
-_TERMS = 6
-_FEWER_TERMS = 4
+TERMS = 6
+FEWER_TERMS = 4
 """Terms of a sum that are printed before its middle is taken together."""
 
 
@@ -82,11 +82,11 @@ def frame(
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
         # A screen that is too low for the panels has no room for a long sum either.
-        terms = _TERMS if most > 3 else _FEWER_TERMS
+        terms = TERMS if most > 3 else FEWER_TERMS
         gaps = _left_out(example, focus, most)
         beside = gaps if cell_width(f"{title}{gaps}") <= width else ""
         below: list[Cell] = [] if beside else [(Styled(line, QUIET),) for line in prose(gaps.lstrip(" ·"), width)]
-        lines = [*flowing(panels, width), *below, "", *_arithmetic(sums, focus, linear, width, digits, terms)]
+        lines = [*flowing(panels, width), *below, "", *arithmetic(sums, focus, linear, width, digits, terms)]
         if max(map(wide, panels)) <= width and (height is None or len(lines) + 2 <= height):
             break
     return Block(tuple(map(stripped, lines)), title=f"{title}{beside}")
@@ -115,7 +115,7 @@ def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int
         f"X, data ({len(example.x)} × {len(example.x[0])})",
         some(len(example.x), most, window),
         channels,
-        (lambda row: _mark(f"row {row}", row in window), "x{}".format),
+        (lambda row: mark(f"row {row}", row in window), "x{}".format),
         lambda row, channel: value_text(example.x[row - 1][channel - 1]),
         active_where(lambda row, channel: row in window),
     )
@@ -123,37 +123,54 @@ def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int
         weights = _taps_panel(example, focus, channels)
     else:
         weights = _kernels_panel(example, focus, linear, most)
-    return [data, weights, _result_panel(example, focus, "Y" if linear else "f", most, digits)]
+    letter = "Y" if linear else "f"
+    title = f"{letter}, result ({len(example.f)} × {len(example.w)})"
+    places = some(len(example.f), most, [focus.row]), some(len(example.w), most, [focus.kernel])
+    return [data, weights, result_panel(example.f, focus, (title, "row", letter), places, digits)]
 
 
-def _result_panel(example: Example, focus: Focus, letter: str, most: int, digits: int) -> Panel:
-    """The results computed so far, with dots for the others."""
-    rows, kernels = some(len(example.f), most, [focus.row]), some(len(example.w), most, [focus.kernel])
+def result_panel(
+    results: Matrix, focus: Focus, names: tuple[str, str, str], places: tuple[list[int], list[int]], digits: int
+) -> Panel:
+    """The results computed so far, with dots for the others.
 
-    def text(row: int, kernel: int) -> str:
-        if not row or not kernel:
-            return "… "
-        number = fixed(example.f[row - 1][kernel - 1], digits)
-        # Every result is as wide as when it is active, in brackets (which mark it without colours), so that nothing
-        # moves from step to step.
-        if not focus.done(row, kernel):
-            return f"{'·':>{len(number) + 1}} "
-        return f"[{number}]" if (row, kernel) == (focus.row, focus.kernel) else f" {number} "
-
-    def style(row: int, kernel: int) -> str:
-        if (row, kernel) == (focus.row, focus.kernel):
-            return ACTIVE
-        return "" if row and kernel and focus.done(row, kernel) else QUIET
-
+    Args:
+        results: (n × out).
+        focus: The step.
+        names: The title, what a row is called, and the letter for the results.
+        places: The rows and the kernels that are shown, as `some` gives them.
+        digits: Decimals.
+    """
+    rows, kernels = places
+    title, noun, letter = names
     return panel(
-        f"{letter}, result ({len(example.f)} × {len(example.w)})",
-        [f"row {row}" if row else "⋮" for row in rows],
+        title,
+        [f"{noun} {row}" if row else "⋮" for row in rows],
         # A blank after each, where the closing bracket goes.
         [f"{letter}{kernel} " if kernel else "… " for kernel in kernels],
-        [[text(row, kernel) for kernel in kernels] for row in rows],
-        lambda i, j: style(rows[i], kernels[j]),
+        [[result_text(results, focus, row, kernel, digits) for kernel in kernels] for row in rows],
+        lambda i, j: result_style(focus, rows[i], kernels[j]),
         gap=1,
     )
+
+
+def result_text(results: Matrix, focus: Focus, row: int, kernel: int, digits: int) -> str:
+    """A result, a dot where it is not computed yet, "…" for those left out (row or kernel 0)."""
+    if not row or not kernel:
+        return "… "
+    number = fixed(results[row - 1][kernel - 1], digits)
+    # Every result is as wide as when it is active, in brackets (which mark it without colours), so that nothing
+    # moves from step to step.
+    if not focus.done(row, kernel):
+        return f"{'·':>{len(number) + 1}} "
+    return f"[{number}]" if (row, kernel) == (focus.row, focus.kernel) else f" {number} "
+
+
+def result_style(focus: Focus, row: int, kernel: int) -> str:
+    """The style of a result."""
+    if (row, kernel) == (focus.row, focus.kernel):
+        return ACTIVE
+    return "" if row and kernel and focus.done(row, kernel) else QUIET
 
 
 def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> Panel:
@@ -171,7 +188,7 @@ def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> P
         some(outs, most, [focus.kernel]),
         columns,
         (
-            lambda kernel: _mark(f"{'row' if linear else 'kernel'} {kernel}", kernel == focus.kernel),
+            lambda kernel: mark(f"{'row' if linear else 'kernel'} {kernel}", kernel == focus.kernel),
             lambda column: "b" if column > ins else f"w{column}",
         ),
         number,
@@ -187,19 +204,30 @@ def _taps_panel(example: Example, focus: Focus, channels: list[int]) -> Panel:
         f"kernel {focus.kernel} of W {shape(example.stored)}{bias}",
         range(1, example.taps + 1),
         channels,
-        (lambda tap: _mark(f"tap {tap}", True), "w{}".format),
+        (lambda tap: mark(f"tap {tap}", True), "w{}".format),
         lambda tap, channel: weight_text(weights[channel - 1][tap - 1]),
         active_where(lambda tap, channel: True),
     )
 
 
-def _mark(name: str, active: bool) -> str:
+def mark(name: str, active: bool) -> str:
+    """A row's name, with a sign before it where it is the active one."""
     return f"▸ {name}" if active else f"  {name}"
 
 
-def _arithmetic(
+def arithmetic(
     sums: Sequence[Sum], focus: Focus, linear: bool, width: int, digits: tuple[int, int], terms: int
 ) -> list[Cell]:
+    """The sums behind some results, that of the active one in full.
+
+    Args:
+        sums: One for each result.
+        focus: The step.
+        linear: Name things as for Linear.
+        width: Available width in cells.
+        digits: Decimals of results, and of terms.
+        terms: Most terms of a sum that are printed.
+    """
     lines: list[Cell] = []
     for cell in sums:
         if (cell.row, cell.kernel) == (focus.row, focus.kernel):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convinspect.explaining.example import Example
 
 
-_COLUMN = 100
+COLUMN = 100
 """Cells in which sentences are read with ease."""
 
 
@@ -45,8 +45,8 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
             break
     lines = [*flowing(conv1d, width), *(["", *flowing(linear, width)] if linear else [])]
     outs, ins = len(example.w), len(example.w[0])
-    words = _window_words(example.taps) if example.y is None else [*_pointwise_words(outs, ins), _same_words(example)]
-    lines += ["", *prose(" ".join(words), min(width, _COLUMN))]
+    words = _window_words(example.taps) if example.y is None else [*_pointwise_words(outs, ins), same_words(example)]
+    lines += ["", *prose(" ".join(words), min(width, COLUMN))]
     return Block(tuple(map(stripped, lines)), title="the two layouts")
 
 
@@ -134,10 +134,16 @@ def _pointwise_words(outs: int, ins: int) -> list[str]:
     ]
 
 
-def _same_words(example: Example) -> str:
+def difference(example: Example) -> float:
+    """The largest difference between the convolution's results and the Linear's, of those that are finite."""
     pairs = zip(example.f, example.y or [], strict=True)
     differences = (abs(by_conv1d - by_linear) for row in pairs for by_conv1d, by_linear in zip(*row, strict=True))
-    largest = max(filter(math.isfinite, differences), default=0.0)
+    return max(filter(math.isfinite, differences), default=0.0)
+
+
+def same_words(example: Example) -> str:
+    """That both give the same numbers, and how far rounding sets them apart."""
+    largest = difference(example)
     # Rounded, since the last bits differ between machines.
     within = 10.0 ** max(-15, math.ceil(math.log10(largest))) if largest else 1e-15
     return f"Both were computed by PyTorch just now: the same to within {within:.0e}, which is rounding."

@@ -11,14 +11,15 @@ from convinspect.render.cells import shape
 from convinspect.render.panels import prose
 from convinspect.render.table import Block
 from convinspect.report.explain import Focus, cell_focus, frame, row_focus
-from convinspect.report.explain_layouts import layouts
+from convinspect.report.explain_layouts import COLUMN, difference, layouts, same_words
+from convinspect.report.explain_patches import cropped, patch_frame
 from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.explaining.example import Example
 
-COMFORT = 118
-"""Cells to draw in where no terminal sets a limit: three panels of the built-in example side by side."""
+COMFORT = 120
+"""Cells to draw in where no terminal sets a limit: the built-in examples with their panels side by side."""
 
 DrawStep: TypeAlias = Callable[[Focus, Sequence[int]], Block]
 """Draws one step of an example: the step, and the kernels whose sums are printed."""
@@ -55,7 +56,10 @@ def drawer(example: Example, linear: bool, width: int, height: int | None = None
 
     def draw(focus: Focus, kernels: Sequence[int]) -> Block:
         sums = [sum_of(example, focus.row, kernel) for kernel in kernels]
-        return frame(example, focus, linear, width, sums, (digits, decimals_of_terms(sums, digits)), height)
+        decimals_of = digits, decimals_of_terms(sums, digits)
+        if example.image is not None:
+            return patch_frame(example, example.image, focus, width, sums, decimals_of, height)
+        return frame(example, focus, linear, width, sums, decimals_of, height)
 
     return draw
 
@@ -97,13 +101,16 @@ def moral(example: Example, width: int) -> Block:
     """One sentence on what the drawing shows, and what it leaves out."""
     outs = len(example.w)
     kernels, columns = (plural(outs, noun) for noun in ("kernel", "column"))
-    meets = (
-        "each row of X meets each kernel once and gives one number."
-        if example.taps == 1
-        else f"each window of {example.taps} neighbouring rows meets each kernel once and gives one number."
-    )
-    lines = prose(f"{kernels}, so {columns}: {meets}", width)
-    return Block((*lines, *(prose(f"{example.note}.", width) if example.note else ())))
+    met = "row of X" if example.taps == 1 else f"window of {example.taps} neighbouring rows"
+    if example.image is not None:
+        met = "patch"
+    lines = prose(f"{kernels}, so {columns}: each {met} meets each kernel once and gives one number.", width)
+    if example.image is not None:
+        words = "Windows never overlap, so a patch is a row by itself, and the convolution is a Linear on these rows."
+        lines += prose(f"{words} {same_words(example)}", min(width, COLUMN))
+    notes = [example.note] if example.note else []
+    notes += cropped(example.image) if example.image is not None else []
+    return Block((*lines, *(line for note in notes for line in prose(f"{note}.", width))))
 
 
 def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block]:
@@ -136,5 +143,10 @@ def cell_at(example: Example, index: int) -> tuple[int, int]:
 
 def explain_payload(example: Example) -> dict[str, object]:
     """The JSON of `explain`."""
-    return {"layer": example.name, "kind": example.kind, "x": example.x, "weight": example.w, "bias": example.b,
-            "result": example.f}  # fmt: skip
+    image = example.image
+    payload: dict[str, object] = {"layer": example.name, "kind": example.kind, "x": example.x, "weight": example.w,
+                                  "bias": example.b, "result": example.f}  # fmt: skip
+    if image is not None:
+        payload |= {"image": image.values, "patch": image.patch[-image.dims :], "grid": image.grid[-image.dims :],
+                    "linear_result": example.y, "largest_difference": difference(example)}  # fmt: skip
+    return payload

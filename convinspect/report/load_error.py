@@ -13,19 +13,19 @@ from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.causes import by_cause
 from convinspect.report.commands import can_be_converted, step_commands
 from convinspect.report.diff import BY_CAUSE, Listing
-from convinspect.report.diff_payload import checkpoint_payload, prefix_payload
+from convinspect.report.diff_payload import checkpoint_payload, missing_payload, prefix_payload
 from convinspect.report.flags import flagged
 from convinspect.report.pytorch_lines import by_hand_lines, lines_of
-from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes
+from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes, with_missing
 from convinspect.text import plural
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
-    Column("in A", priority=80, key="shape_a"),
-    Column("wanted", priority=85, key="shape_model"),
+    Column("in A", priority=98, key="shape_a", never_hidden=True),
+    Column("wanted", priority=98, key="shape_model", never_hidden=True),
     Column("fixed by", priority=95, key="fix"),
-    Column("notes", priority=92, wrap=True, key="notes", min_width=14),
+    Column("notes", priority=92, wrap=True, key="notes", min_width=14, never_hidden=True),
 )
 _FIXES = {
     Fix.CONVERT: Styled("convert", GOOD),
@@ -59,7 +59,7 @@ def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
         (*((Column("keys", "right", priority=97, key="keys"),) if counted else ()), *_COLUMNS),
         [_row(name, alike, counted) for name, alike in members],
         title=f"A: {report.checkpoint.path.name} · load_state_dict error",
-        lead=(_verdict(report), *_prefixes(report)),
+        lead=(with_missing(_verdict(report), report.missing), *_prefixes(report)),
         notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
         raw=[() if counted else _raw(name, alike[0]) for name, alike in members],
     )
@@ -152,6 +152,8 @@ _UNREAD_SHOWN = 5
 
 
 def _notes(report: ErrorReport) -> Iterable[str]:
+    if report.checkpoint.unwritten:
+        yield report.checkpoint.unwritten
     for line in report.unread[:_UNREAD_SHOWN]:
         yield f"not understood: {safe(line)}"
     more = len(report.unread) - _UNREAD_SHOWN
@@ -202,6 +204,7 @@ def error_payload(report: ErrorReport) -> dict[str, Any]:
         "not_understood": list(report.unread),
         "stops_at_first": report.stops or None,
         "begins_in_the_middle": report.headless,
+        "numbers_missing": missing_payload(report.missing),
     }
 
 

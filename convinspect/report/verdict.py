@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from convinspect.converting.relations import PURE, relate_tensors
 from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Square, Verdict
+from convinspect.diffing.missing_numbers import Lack, Missing
 from convinspect.diffing.steps import planned_steps
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
@@ -54,24 +55,41 @@ def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
 
 
 def verdict_cell(report: DiffReport) -> Cell:
+    return with_missing(_verdict_cell(report), report.missing)
+
+
+def with_missing(verdict: Cell, missing: Missing | None) -> Cell:
+    """The verdict with what numbers are not there, though their absence prevents no loading."""
+    if missing is None:
+        return verdict
+    said, *more = (
+        (verdict,) if isinstance(verdict, Styled) else (Styled(verdict),) if isinstance(verdict, str) else verdict
+    )
+    lack = _LACKS[missing.lack].format(plural(missing.tensors, "tensor"))
+    return (said if said.style == BAD else Styled(said.text, WARN), *more, Styled(f"; {lack}", WARN))
+
+
+_LACKS = {
+    Lack.UNWRITTEN: "its numbers are missing, it seems: {} would be zeros",
+    Lack.META: "of {} it has no numbers, only shapes (meta)",
+    Lack.EMPTIED: "of {} it has no numbers, as ZeRO-3 saves what was not gathered",
+}
+
+
+def _verdict_cell(report: DiffReport) -> Cell:
     if report.loads_by_hand:
         changes = what_changes(len(report.converted), bool(report.rules))
         after = f"{changes} and the PyTorch below" if changes else "the PyTorch below"
         doubtful = sum(each.relation is not None and each.relation.ambiguous for each in report.by_hand)
         more = f"; of {plural(doubtful, 'tensor')} the order of axes is the likeliest of several" if doubtful else ""
-        return (Styled(f"A will load after {after}", WARN), Styled(more))
+        return (Styled(f"A will load after {after}", WARN), Styled(more + _otherwise(report)))
     if report.verdict == Verdict.DOES_NOT_LOAD:
         return obstacle_cell("A will still not load", report.obstacles)
     said = "A would load strictly without changes"
     if report.verdict == Verdict.LOADS_AFTER_CONVERTING:
         said = f"A will load after {what_changes(len(report.converted), bool(report.rules))}"
-    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.remarkable)
-    if permuted:
-        tensors = f"the axes of {plural(permuted, 'tensor')} are in another order"
-        return (Styled(said, WARN), Styled(f", but compute something else: {tensors}"))
-    transposed = sum(difference.unnoticed for difference in report.remarkable)
-    if transposed:
-        return (Styled(said, WARN), Styled(f", but compute something else: {_matrices(transposed)} transposed"))
+    if otherwise := _otherwise(report):
+        return (Styled(said, WARN), Styled(otherwise))
     if report.maybe_turned:
         more = "" if report.compared else "; --values compares the numbers"
         doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
@@ -81,6 +99,15 @@ def verdict_cell(report: DiffReport) -> Cell:
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
+
+
+def _otherwise(report: DiffReport) -> str:
+    """That it loads and computes something else, as its numbers show and no shape does; "" where nothing shows it."""
+    permuted = sum(each.unnoticed and each.kind == Kind.PERMUTED for each in report.remarkable)
+    if permuted:
+        return f", but compute something else: the axes of {plural(permuted, 'tensor')} are in another order"
+    transposed = sum(difference.unnoticed for difference in report.remarkable)
+    return f", but compute something else: {_matrices(transposed)} transposed" if transposed else ""
 
 
 def _module_of(difference: Difference) -> str:

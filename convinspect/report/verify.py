@@ -129,7 +129,7 @@ _COLUMNS = (
     Column("outputs differ by", "right", priority=80, key="max_abs_diff"),
     Column("of bound", "right", priority=75, key="share"),
     Column("rounding", "right", priority=50, style=QUIET, key="rounding"),
-    Column("result", priority=95, wrap=True, key="cause", min_width=24),
+    Column("result", priority=95, wrap=True, key="cause", min_width=24, never_hidden=True),
 )
 
 

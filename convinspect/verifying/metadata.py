@@ -115,7 +115,20 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
         note = "classes changed, so of objects beside the tensors only what modules record was compared"
         return Findings({**metadata, **_settings(before, after)}, notes=(note,))
     findings = _compare_trees(objects, objects_after)
-    return Findings({**metadata, **findings.changed}, notes=findings.notes)
+    # State that is gone as a whole is said once, beside the roots.
+    gone = tuple(f"{path}.state." if path else "state." for path in emptied_optimizers(before, after))
+    changed = {name: cause for name, cause in findings.changed.items() if not (gone and name.startswith(gone))}
+    return Findings({**metadata, **changed}, notes=findings.notes)
+
+
+def emptied_optimizers(before: Checkpoint, after: Checkpoint) -> frozenset[str]:
+    """Paths of optimizers of which no state is left, though the file still has what stands beside it."""
+    if _keeping(before) != _keeping(after):
+        return frozenset()
+    left = {root.path for root in after.roots}
+    return frozenset(
+        root.path for root in before.roots if root.role == "optimizer" and root.tensors and root.path not in left
+    )
 
 
 def _metadata_differences(before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:

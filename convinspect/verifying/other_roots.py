@@ -20,6 +20,7 @@ from convinspect.text import plural
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.findings import Findings, merged
 from convinspect.verifying.layers import keys_of
+from convinspect.verifying.metadata import emptied_optimizers
 from convinspect.verifying.same_numbers import same_as_patches
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 
@@ -177,6 +178,7 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         transposed: Which of the model's weights are stored as (in, out).
     """
     roots_after = {root.path: root for root in after.roots}
+    emptied = emptied_optimizers(before, after)
     in_use = {before.root.path, *(root.path for root in parts_of(before))}
     parts = []
     for root in before.roots:
@@ -184,6 +186,10 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
             continue
         if root.path in roots_after:
             parts.append(_compare_root(root, roots_after[root.path], edits, transposed))
+        elif root.path in emptied:
+            size = plural(len(root.tensors), "tensor")
+            gone = f"all state of the optimizer at {root.path!r} ({size}) is gone, left out on purpose or lost"
+            parts.append(Findings(notes=(f"{gone}: a resumed run starts with empty state",)))
         elif len(after.roots) == 1:
             where = f"{after.path.name}, a plain state_dict"
             parts.append(

@@ -14,8 +14,9 @@ from torch import nn
 from convinspect.arrays import devices
 from convinspect.arrays.devices import clock_of, full_float32, has_dtype
 from convinspect.cli import main
-from convinspect.comparing.measure import Setting, circumstances, measure, pointnet
-from convinspect.report.compare import _about_lines
+from convinspect.comparing.measure import Setting, circumstances, measure
+from convinspect.comparing.subjects import pointnet
+from convinspect.report.compare import _measured_on
 from support.paths import FIXTURES
 
 SWITCHES = devices._switches()
@@ -191,7 +192,7 @@ def test_what_a_figure_depends_on_is_that_of_the_device(monkeypatch: pytest.Monk
     about = circumstances(Setting(device="cuda:1"), 0.0)
     facts = [about[key] for key in ("device", "oneDNN", "MKL", "cuDNN")]
     assert facts == ["the name of cuda:1", False, False, 90100]
-    assert "cuDNN 90100, TF32 off" in str(_about_lines(about))
+    assert "cuDNN 90100, TF32 off" in str(_measured_on(about))
     assert circumstances(Setting(device="mps"), 0.0)["oneDNN"] is False
     assert circumstances(Setting(), 0.0)["cuDNN"] is None
     assert json.dumps(about)

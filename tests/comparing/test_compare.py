@@ -17,7 +17,8 @@ from convinspect.arrays.devices import full_float32
 from convinspect.arrays.error_bound import Agreement
 from convinspect.comparing import measure as measuring
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Measured, Setting, Subject, Time, measure, pointnet
+from convinspect.comparing.measure import Measured, Setting, Time, measure
+from convinspect.comparing.subjects import Subject, pointnet
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
 

@@ -114,3 +114,12 @@ def test_magnitudes_are_no_convolution(tmp_path: Path) -> None:
     torch.save(adapter("model", "conv1d"), tmp_path / "a.pt")
     kinds = {layer.name: layer.kind for layer in find_layers(open_checkpoint(tmp_path / "a.pt"))}
     assert kinds["q.lora_magnitude_vector.default"] == "Parameter"
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (4, 3, 1), (1, 4, 1)])
+def test_parameters_of_the_root_module_are_no_magnitudes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    torch.save({"weight": torch.rand(shape), "conv.weight": torch.rand(4, 3, 1)}, tmp_path / "a.pt")
+    done = run("convert", "a.pt", "-o", "b.pt", "--to", "linear", "--layer", "conv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert {key: tuple(one.shape) for key, one in made.items()} == {"weight": shape, "conv.weight": (4, 3)}

@@ -126,6 +126,8 @@ def test_what_is_said(tmp_path: Path) -> None:
     again = run("convert", there, "-o", tmp_path / "c.safetensors", "--to", "conv2d", "--patch", "4x4")
     assert "assumed order (c, h, w)" in again.stderr
     assert "as Siglip2 has, add --patch-order hwc" in again.stderr
+    words = ["convert", there, "-o", tmp_path / "e.safetensors", "--to", "conv2d", "--patch", "4x4"]
+    assert "assumed" not in run(*words, "--patch-order", "chw").stderr
     last = run(
         "convert", there, "-o", tmp_path / "d.safetensors", "--to", "conv2d", "--patch", "4x4", "--patch-order", "hwc"
     )

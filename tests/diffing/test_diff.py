@@ -582,7 +582,8 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
     torch.save({"m.a.weight": torch.zeros(4, 6), "m.b": torch.ones(3)}, tmp_path / "b.pt")
     found = json.loads(command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--format", "json").stdout)
     assert list(found) == ["a", "b", "same", "verdict", "obstacles", "convert", "maybe_transposed", "rename",
-                           "commands", "pytorch", "loads_after_pytorch", "counts", "prefixes", "values", "tensors",
+                           "commands", "pytorch", "loads_after_pytorch", "numbers_missing", "counts",
+                           "prefixes", "values", "tensors",
                            "notes"]  # fmt: skip
     assert found["a"] == {"path": "a.pt", "format": "torch.save (zip)", "root": ""}
     assert (found["same"], found["verdict"], found["obstacles"]) == (False, "loads after converting", [])
@@ -806,8 +807,42 @@ def test_figures_that_were_asked_for_are_not_hidden_at_80_columns(tmp_path: Path
     held(tmp_path, state, {key: value.half() for key, value in state.items()})
     said = command(tmp_path, "diff", "a.pt", "b.pt", "--values", "--width", "80").stdout
     assert "max |A−B|" in said
-    assert "relative" in said.splitlines()[4]
+    assert "relative" in said.splitlines()[5]
     assert max(map(len, said.splitlines()[2:8])) <= 80
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+@pytest.mark.parametrize("values", [(), ("--values",)])
+def test_shapes_and_notes_are_shown_at_every_width(tmp_path: Path, width: int, values: tuple[str, ...]) -> None:
+    name = "a.very.long.module.name.that.fits.nowhere.weight"
+    a = {name: torch.randn(8, 8, 3, 3), "sp.weight": torch.randn(3, 3, 3, 4, 8), "short": torch.randn(2, 6)}
+    b = {
+        name: a[name].permute(1, 0, 2, 3).contiguous(),
+        "sp.weight": torch.randn(8, 3, 3, 3, 4),
+        "short": torch.randn(3, 4),
+    }
+    held(tmp_path, a, b)
+    shown = command(tmp_path, "diff", "a.pt", "b.pt", "--width", str(width), *values).stdout
+    rows, _, hidden = (
+        shown.partition("columns hidden") if "columns hidden" in shown else shown.partition("column hidden")
+    )
+    assert "notes" not in hidden.partition("--width")[0]
+    for text in ("(3, 3, 3, 4, 8)", "(8, 3, 3, 3, 4)", "permute(4, 0,", "as many"):
+        assert text in rows
+    text = "size mismatch for {}: copying a param with shape {} from checkpoint, the shape in current model is {}."
+    lines = [text.format(key, a[key].shape, b[key].shape) for key in ("sp.weight", "short")]
+    (tmp_path / "error.txt").write_text("Error(s) in loading state_dict for Net:\n\t" + "\n\t".join(lines))
+    shown = command(tmp_path, "diff", "a.pt", "--error", "error.txt", "--width", str(width)).stdout
+    for text in ("(3, 3, 3, 4, 8)", "(8, 3, 3, 3, 4)", "permute(4, 0,", "as many"):
+        assert text in shown
+
+
+def test_numbers_that_show_another_order_are_in_the_verdict_beside_lines_of_pytorch(tmp_path: Path) -> None:
+    a = {"conv.weight": torch.randn(8, 8, 3, 3), "sp.weight": torch.randn(3, 3, 3, 4, 8)}
+    b = {"conv.weight": a["conv.weight"].transpose(0, 1).contiguous(), "sp.weight": a["sp.weight"].movedim(4, 0)}
+    held(tmp_path, a, {key: value.contiguous() for key, value in b.items()})
+    shown = command(tmp_path, "diff", "a.pt", "b.pt", "--values").stdout
+    assert "after the PyTorch below, but compute something else: the axes of 1 tensor" in shown
 
 
 def test_what_was_not_compared_is_said(tmp_path: Path) -> None:

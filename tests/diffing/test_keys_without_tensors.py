@@ -280,3 +280,36 @@ def test_quantized_modules_read_numbers(tmp_path: Path, module: str, leaf: str, 
         loaded = False
     report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
     assert (report.verdict == "loads") == loaded
+
+
+def test_a_quantized_linear_takes_no_other_dtype(tmp_path: Path) -> None:
+    state = _quantized_model().state_dict()
+    torch.save(state, tmp_path / "b.pt")
+    state["proj._packed_params.dtype"] = None
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(RuntimeError, match="Unsupported dtype"):
+        _quantized_model().load_state_dict(state)
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    assert (report.verdict, len(report.obstacles)) == ("does not load", 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["plain", "meta", "sparse", "quantized", "double"])
+def test_a_lazy_module_takes_what_can_be_copied_into_a_plain_tensor(tmp_path: Path, kind: str) -> None:
+    weight = torch.rand(4, 3)
+    quantize: Any = torch.quantize_per_tensor
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "plain": lambda: weight, "meta": lambda: weight.to("meta"), "sparse": weight.to_sparse,
+        "quantized": lambda: quantize(weight, 0.1, 0, torch.qint8), "double": weight.double,
+    }  # fmt: skip
+    state = {"weight": ways[kind](), "bias": torch.rand(4)}
+    model = nn.LazyLinear(4)
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(model.state_dict(), tmp_path / "b.pt")
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt"))
+    try:
+        model.load_state_dict(state)
+        loaded = True
+    except RuntimeError:
+        loaded = False
+    assert (report.verdict == "loads") == loaded, report.obstacles

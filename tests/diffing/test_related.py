@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
+from convinspect.converting.relations import PURE, How
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.fixes import suggest_fixes
 from convinspect.diffing.load_error import read_error
+from convinspect.report.verdict import pytorch_lines
 from support.diffing import Holder, typed
 from support.program import command
 
@@ -213,3 +218,66 @@ def test_an_error_names_the_line_that_mends_it(tmp_path: Path) -> None:
     assert [line["fix"] for line in said["lines"]] == ["pytorch", "pytorch"]
     model.load_state_dict(mended(tmp_path / "a.pt", said))
     assert "the PyTorch below" in command(tmp_path, "diff", "a.pt", "--error", "error.txt").stdout
+
+
+@st.composite
+def _pairs_of_shapes(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tensor, and another of as many numbers: its axes moved, joined, cut, with dimensions of 1, or any shape."""
+    sizes = draw(st.lists(st.sampled_from([1, 1, 2, 2, 3, 4, 5]), min_size=0, max_size=4))
+    a = torch.rand(sizes)
+    b = a.permute(draw(st.permutations(range(len(sizes))))) if draw(st.booleans()) else a
+    shape = [size for size in b.shape if size != 1 or draw(st.booleans())]
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(shape)))
+        way = draw(st.sampled_from(["one", "join", "cut", "swap"]))
+        if way == "one":
+            shape.insert(at, 1)
+        elif way == "join" and at + 1 < len(shape):
+            shape[at : at + 2] = [shape[at] * shape[at + 1]]
+        elif way == "cut" and at < len(shape) and shape[at] == 4:
+            shape[at : at + 1] = [2, 2]
+        elif way == "swap":
+            shape.reverse()
+    return a, b.reshape(shape).contiguous()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_pairs_of_shapes())
+def test_what_is_named_makes_the_other_shape_and_its_numbers(
+    tmp_path: Path, drawn: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    a, b = drawn
+    assume(len(b.shape) <= 6)
+    torch.save({"x.table": a}, tmp_path / "a.pt")
+    torch.save({"x.table": b}, tmp_path / "b.pt")
+    sides = [open_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")]
+    for values in (False, True):
+        report = diff(sides[0], sides[1], values)
+        (one,) = report.tensors
+        relation = one.relation
+        assert relation is not None
+        lines = pytorch_lines(report)
+        made = {"sd": {"x.table": a}}
+        for line in lines:
+            exec(line, made)
+        result = made["sd"]["x.table"]
+        if relation.how is How.PERMUTE and one.layer is None and not (a.shape == (1,) and b.shape == ()):
+            assert lines or a.shape == b.shape
+        if lines:
+            assert result.shape == b.shape
+        if values and relation.proved and lines:
+            assert torch.equal(result, b)
+        if relation.how is How.PERMUTE and not relation.proved and one.deviation is None and not relation.more:
+            # Orders that are not named do not give the shape.
+            fitting = {
+                order
+                for order in itertools.permutations(range(a.dim()))
+                if a.permute(order).reshape(b.shape).shape == b.shape
+                and [size for size in a.permute(order).shape if size != 1] == [size for size in b.shape if size != 1]
+            }
+            wide = {tuple(axis for axis in order if a.shape[axis] != 1) for order in fitting}
+            assert relation.ambiguous == (len(wide) > 1) or one.layer is not None
+        if relation.how in PURE and one.layer is None and not lines:
+            assert report.obstacles or report.verdict == "loads"
+        if relation.how is How.SAME_COUNT:
+            assert not lines

@@ -1,18 +1,12 @@
 """timm's ConvNeXt, whose MLPs are Linear or 1×1 Conv2d by one option: a checkpoint of either becomes the other's, loads
 strictly there and gives the same outputs in timm's own code.
 
-Skipped where timm is not installed. What timm needs of torchvision and Pillow only to be imported is stood in for,
-where these are not installed.
+Skipped where timm is not installed. CI has it in a folder of its own: `.ci/run`.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
-from collections.abc import Iterator, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,56 +15,16 @@ import pytest
 import torch
 
 from support.program import run
+from support.real_timm import imported
 
 if find_spec("timm") is None:
-    pytest.skip("needs timm, which CI does not install", allow_module_level=True)
-
-ABSENT = [name for name in ("torchvision", "PIL") if find_spec(name) is None]
-
-
-class Nothing(type):
-    """A class whose every attribute is another one."""
-
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Nothing(name, (), {})
-
-
-class StandIn(types.ModuleType):
-    """A module that has whatever is imported from it."""
-
-    __path__: list[str] = []  # noqa: RUF012
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "__version__":
-            return "99"
-        return getattr(Nothing("module", (), {}), name)
-
-
-class StandIns(MetaPathFinder, Loader):
-    """Finds what is absent."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if fullname.partition(".")[0] in ABSENT else None
-
-    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return StandIn(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
+    pytest.skip("needs timm", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def convnext() -> Iterator[Any]:
-    finder = StandIns()
-    sys.meta_path.append(finder)
-    try:
-        yield importlib.import_module("timm.models.convnext")
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
-            del sys.modules[name]
+    with imported("timm.models.convnext") as module:
+        yield module
 
 
 def make(convnext: Any, conv_mlp: bool) -> torch.nn.Module:

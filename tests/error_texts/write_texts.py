@@ -1,4 +1,4 @@
-"""Writes the texts beside it: `python tests/error_texts/write_texts.py`, with as many of the packages as are installed.
+"""Writes the texts beside it: `python tests/error_texts/write_texts.py [NAME …]`, with the packages that are installed.
 
 A text that a package writes is made by running it; of those that do not install any more, or need a cluster, the form of
 the message is written down here. What is right to read is known from the shapes, not from a reader of texts. Texts of
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -447,12 +448,117 @@ def json_log() -> Text:
     return Text(text, rows(MODEL, STATE), f"torch {torch.__version__}")
 
 
+def accelerate_unused() -> Text:
+    modeling = import_module("accelerate.utils.modeling")
+    kept = _Kept()
+    kept.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    logging.getLogger("accelerate").addHandler(kept)
+    state = {"proj.weight": (8, 6), "ema.decay": (1,), "old.weight": (2,)}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(zeros(state), f"{folder}/a.bin")
+        model = Holder({"proj.weight": (8, 6)})
+        modeling.load_checkpoint_in_model(model, f"{folder}/a.bin", device_map={"": "cpu"})
+        text = "\n".join(kept.said).replace(folder, "/home/user") + "\n"
+    logging.getLogger("accelerate").removeHandler(kept)
+    return Text(text, rows({"proj.weight": (8, 6)}, state), f"accelerate {version('accelerate')}")
+
+
+def timm() -> Text:
+    # torchvision's operators need a build that fits PyTorch's; nothing here calls them.
+    operators = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        form = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        operators.define(form)  # type: ignore[no-untyped-call]
+    module = import_module("timm")
+    kept = _Kept()
+    kept.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    logger = logging.getLogger("timm")
+    logger.addHandler(kept)
+    logger.setLevel(logging.INFO)
+    # Of a classifier of another width it drops what the file has, and says that it is missing.
+    model = module.create_model("resnet10t", num_classes=10)
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    state = {
+        key: torch.zeros(shape) for key, shape in wanted.items() if key not in ("bn1.weight", "fc.weight", "fc.bias")
+    }
+    state["ema.decay"] = state["head.old.weight"] = torch.zeros(1)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, f"{folder}/a.pth")
+        source = {"file": f"{folder}/a.pth"}
+        module.create_model("resnet10t", num_classes=10, pretrained=True, pretrained_cfg_overlay=source)
+        text = "\n".join(kept.said).replace(folder, "/home/user") + "\n"
+    logger.removeHandler(kept)
+    found = rows(wanted, {key: tuple(value.shape) for key, value in state.items()})
+    return Text(text, found, f"timm {version('timm')}")
+
+
+_RANKS = """
+import warnings
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
+
+warnings.simplefilter("ignore")
+dist.init_process_group("gloo")
+
+
+def net(out):
+    model = nn.Module()
+    model.proj, model.head = nn.Linear(6, out), nn.Linear(8, 4)
+    return model
+
+
+def whole():
+    model = FullyShardedDataParallel(net(8), device_id=torch.device("cpu"))
+    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT):
+        state = {key: value for key, value in model.state_dict().items() if key != "head.bias"}
+        state["proj.weight"], state["ema.decay"] = torch.zeros(8, 6, 1), torch.zeros(1)
+        model.load_state_dict(state)
+
+
+def pieces():
+    saved, loaded = (fully_shard(net(out), mesh=init_device_mesh("cpu", (2,))) for out in (8, 9))
+    dcp.save({"model": saved.state_dict()}, checkpoint_id="FOLDER/dcp")
+    dcp.load({"model": loaded.state_dict()}, checkpoint_id="FOLDER/dcp")
+
+
+CALL()
+"""
+
+
+def _ranks(call: str) -> str:
+    """What two processes print."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "train.py")
+        script.write_text(_RANKS.replace("CALL", call).replace("FOLDER", folder))
+        started = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script)]
+        ended = subprocess.run(started, capture_output=True, text=True, timeout=300)
+        return public(ended.stderr.replace(folder, "/home/user"))
+
+
+def fsdp_ranks() -> Text:
+    """Only the sizes carry the wrapper's prefix."""
+    sizes: Row = ["size mismatch", "_fsdp_wrapped_module.proj.weight", [8, 6, 1], [8, 6]]
+    keys: list[Row] = [["missing", "head.bias", None, None], ["unexpected", "ema.decay", None, None]]
+    return Text(_ranks("whole"), [*keys, sizes], f"torch {torch.__version__}, FSDP, two processes")
+
+
+def torch_dcp_ranks() -> Text:
+    row: Row = ["size mismatch", "model.proj.weight", [8, 6], [9, 6]]
+    made = f"torch {torch.__version__}, fully_shard, two processes"
+    return Text(_ranks("pieces"), [row], made, "torch.distributed.checkpoint")
+
+
 RUN = (
     torch_strict, torch_prefix, torch_not_strict, torch_not_copied, torch_optimizer, torch_dcp_size, torch_dcp_missing,
     safetensors_model, transformers5_report, transformers5_report_in_colours, transformers5_error,
     transformers4_warnings, transformers4_error, accelerate_modeling, diffusers_expected, diffusers_ignored, peft_error,
     peft_ignored, mlx_size, mlx_missing, mlx_unexpected, tinygrad_size, tinygrad_missing, mmengine_strict,
     mmengine_not_strict, lightning_error, lightning_not_strict, rich_traceback, rich_log, python_log, json_log,
+    accelerate_unused, timm, fsdp_ranks, torch_dcp_ranks,
 )  # fmt: skip
 
 
@@ -497,14 +603,6 @@ def written() -> dict[str, Text]:
     add("fairseq", f"RuntimeError: Error(s) in loading state_dict for TransformerModel:\n{names}{modern}\nDuring handling "
         "of the above exception, another exception occurred:\n\nException: Cannot load model parameters from checkpoint "
         "/home/user/a.pt; please ensure that the architectures match.\n", found, "fairseq 0.12")  # fmt: skip
-    wrapped = [[row[0], f"_fsdp_wrapped_module.{row[1]}", *row[2:]] for row in sizes]
-    ranks = "".join(
-        f"[rank{rank}]: {line}\n"
-        for line in ["RuntimeError: Error(s) in loading state_dict for FullyShardedDataParallel:",
-                     *modern.replace("for ", "for _fsdp_wrapped_module.").splitlines()]
-        for rank in range(4)
-    )  # fmt: skip
-    add("fsdp_ranks", ranks, wrapped, "torch's FSDP under torchrun")
     zero = [["size mismatch", k, [0], w] for _, k, _, w in sizes]
     emptied = "".join(
         f"\tsize mismatch for {k}: copying a param with shape torch.Size([0]) from checkpoint, the shape in current model "
@@ -518,10 +616,6 @@ def written() -> dict[str, Text]:
     add("mmcv_0_2", "The model and loaded state dict do not match exactly\n\nunexpected key in source state_dict: "
         f"{', '.join(unexpected)}\n\nmissing keys in source state_dict: {', '.join(missing)}\n\n"
         f"these keys have mismatched shape:\n{table}", found, "mmcv 0.2")  # fmt: skip
-    add("timm", f"INFO:timm:Missing keys ({', '.join(missing)}) discovered while loading pretrained weights. This is "
-        f"expected if model is being adapted.\nWARNING:timm:Unexpected keys ({', '.join(unexpected)}) found while loading "
-        "pretrained weights. This may be expected if model is being adapted.\n",
-        [*only("missing", found), *only("unexpected", found)], "timm 1.0")  # fmt: skip
     add("diffusers_0_20", f"ValueError: Cannot load /home/user/unet because {key} expected shape {_size(want)}, but got "
         f"{_size(have)}. If you want to instead overwrite randomly initialized weights, please make sure to pass both "
         "`low_cpu_mem_usage=False` and `ignore_mismatched_sizes=True`.\n", first, "diffusers 0.20", "diffusers")  # fmt: skip
@@ -561,8 +655,11 @@ def _nth(breakers: Sequence[Breaker], place: int) -> Breaker:
 
 
 def main() -> None:
-    made: dict[str, Text] = written()
+    named = sys.argv[1:]
+    made: dict[str, Text] = {} if named else written()
     for make in RUN:
+        if named and make.__name__ not in named:
+            continue
         try:
             made[make.__name__] = make()
         except Exception as error:

@@ -81,6 +81,26 @@ def test_an_animation_of_many_cells_ends_before_anyone_leaves(play: Play) -> Non
     assert (len(shown), shown[-1]) == (100, (17, 4))
 
 
+def patch_cells(ended: Ended) -> list[tuple[int, int]]:
+    """Patch and kernel of each step that was shown."""
+    assert (ended.code, ended.err) == (0, "")
+    return [(int(i), int(j)) for i, j in re.findall(r"Y\[(\d+),(\d+)\] = ", _ESCAPES.sub("", ended.out))]
+
+
+def test_patches_are_stepped_through_by_the_same_keys(play: Play) -> None:
+    ended = play("--patches", "--step", keys="  b3 q")
+    assert patch_cells(ended) == [(1, 1), (1, 2), (1, 3), (1, 2), (3, 1), (3, 2)]
+    screen = _ESCAPES.sub("", ended.out)
+    assert "q leaves" in screen
+    assert screen.count("┏") == 2 * 6, "one window on each channel in each step"
+
+
+def test_patches_are_played_and_end(play: Play) -> None:
+    every = [(i, j) for i in range(1, 5) for j in range(1, 4)]
+    assert list(dict.fromkeys(patch_cells(play("--patches", "--animate")))) == every
+    assert list(dict.fromkeys(patch_cells(play("--patches", "--animate", "--as", "both", "--row", "4")))) == every[9:]
+
+
 def test_a_step_of_a_large_layer_fits_the_terminal(play: Play, tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv1d(40, 30, 3)).state_dict(), tmp_path / "a.pt")
     ended = play(tmp_path / "a.pt", "0", "--step", "--rows", "30", keys="q")

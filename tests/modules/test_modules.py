@@ -441,11 +441,10 @@ def test_a_model_is_swapped_and_the_reasons_are_given() -> None:
     wanted = net(x)
     keys = list(net.state_dict())
     swaps = swap_pointwise(net)
-    assert [one.name for one in swaps.swapped] == ["first", "down"]
+    assert [one.name for one in swaps.swapped] == ["first", "down", "up"]
     assert {one.name: one.reason.split(",")[0] for one in swaps.left} == {
         "wide": "its kernel size is 3",
         "grouped": "it has groups=2",
-        "up": "it is a transposed convolution",
     }
     assert swaps.model is net
     assert isinstance(net.first, PointwiseLinear)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from convinspect.converting.job import convert
+from convinspect.converting.options import Options
 from convinspect.modules import expose_linears, swap_patches, swap_pointwise
+from convinspect.report.code_changes import advice
 
 pytest.importorskip("transformers")
 
@@ -123,3 +127,32 @@ def test_torchao_quantizes_an_exposed_patch_embedding() -> None:
     assert type(patch.weight.data) is not torch.Tensor
     after = outputs(model, inputs)[0]
     assert (after - before).abs().max() < 0.1 * before.abs().max()
+
+
+@pytest.mark.parametrize(("name", "embed"), [("qwen2_vl", "PatchEmbed"), ("qwen2_5_vl", "Qwen2_5_VisionPatchEmbed")])
+def test_flattened_patches_need_no_reshape_around_a_linear(name: str, embed: str, tmp_path: Path) -> None:
+    """Qwen's code reshapes patches, which are cut already, before and after the convolution: `convert` says to leave
+    both out.
+    """
+    module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    torch.manual_seed(0)
+    old = getattr(module, embed)(patch_size=14, temporal_patch_size=2, in_channels=3, embed_dim=32)
+    torch.save({f"visual.patch_embed.{key}": value for key, value in old.state_dict().items()}, tmp_path / "a.pt")
+    job = convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to="linear", patches=True))
+    assert any("for x of (…, 1176)" in line and "as it is, without a reshape" in line for line in advice(job.plan, {}))
+
+    class New(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = torch.nn.Linear(1176, 32, bias=False)
+
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.proj(hidden_states.to(self.proj.weight.dtype))
+            return y
+
+    new = New()
+    new.load_state_dict(
+        {key.removeprefix("visual.patch_embed."): value for key, value in torch.load(tmp_path / "b.pt").items()}
+    )
+    rows = torch.randn(12, 1176)
+    torch.testing.assert_close(new(rows), old(rows))

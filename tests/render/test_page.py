@@ -81,6 +81,28 @@ def test_buttons_and_keys_step_through_the_page(browser: Chrome, tmp_path: Path)
     assert place.text != "24 of 24", "play goes on from the start"
 
 
+def test_the_window_moves_over_the_image_from_step_to_step(browser: Chrome, tmp_path: Path) -> None:
+    """As the browser shows it: what is marked moves, its colours are those of the channels, and its lines meet."""
+    run("explain", "--patches", "-o", tmp_path / "x.html")
+    browser.get((tmp_path / "x.html").as_uri())
+    assert browser.find_element("id", "place").text == "1 of 12"
+    seen = []
+    for _ in range(4):
+        (step,) = (one for one in browser.find_elements("css selector", "pre") if one.is_displayed())
+        marked = [one for one in step.find_elements("css selector", ".active") if one.text.strip()]
+        colours = {one.value_of_css_property("background-color") for one in marked}
+        assert colours >= {"rgba(255, 216, 77, 1)", "rgba(142, 203, 255, 1)"}
+        corner = next(one for one in step.find_elements("css selector", ".bold") if one.text == "┏")
+        seen.append((corner.location["x"], corner.location["y"]))
+        size, line = (float(step.value_of_css_property(name)[:-2]) for name in ("font-size", "line-height"))
+        assert line / size < 1.2
+        for _ in range(3):
+            browser.find_element("id", "next").click()
+    (left, top), (right, bottom) = seen[0], seen[3]
+    assert (left < right, top < bottom) == (True, True)
+    assert seen == [(left, top), (right, top), (left, bottom), (right, bottom)]
+
+
 def test_the_page_asks_for_nothing(browser: Chrome, tmp_path: Path) -> None:
     run("explain", "-o", tmp_path / "x.html")
     browser.get((tmp_path / "x.html").as_uri())

@@ -763,3 +763,17 @@ def test_a_sparkline_shows_tails_and_gaps() -> None:
     assert sparkline([0, 1, 100, 25, 0]) == " ▁█▄ "
     assert sparkline([]) == ""
     assert sparkline([0, 0]) == "  "
+
+
+def test_columns_that_must_be_shown_go_below_the_row() -> None:
+    columns = (
+        Column("name", elide=True, priority=9, min_width=20),
+        Column("shape", priority=8, never_hidden=True),
+        Column("rounding", priority=7),
+        Column("notes", priority=2, wrap=True, never_hidden=True, min_width=14),
+    )
+    rows = [("a" * 30, "(8, 8, 3, 3)", "1.0e-05", "no reshaping fixes it"), ("b", "(1,)", "0", "")]
+    drawn = list(layout.lines(Table(columns, rows), 32))
+    assert drawn[:3] == ["name", "  shape         rounding", "  notes"]
+    assert drawn[4:9] == ["a" * 30, "  (8, 8, 3, 3)  1.0e-05", "  no reshaping fixes it", "b", "  (1,)          0"]
+    assert not any("hidden" in line for line in drawn)

@@ -115,7 +115,7 @@ def numbered(text: str, seed: int) -> str:
 
 
 _PREFIXES: tuple[Callable[[int], str], ...] = (
-    lambda line: f"2026-11-29T12:00:{line // 7 % 60:02}.{line:09}Z stdout F ",
+    lambda line: f"2026-11-29T12:{line * 37 // 6000:02}:{line * 37 // 100 % 60:02}.{line * 37 % 100:02}Z stdout F ",
     lambda line: f"2026-11-29T12:00:{line // 7 % 60:02}.{line:09}+00:00 stderr F ",
     lambda line: f"[E1129 12:00:00.{line:06}    4242 load.py:10] ",
     lambda line: "[E1129 12:00:00 load.py:10 7] ",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from convinspect.report.verify import verdict
+from support import program
 from support.program import run
 from support.verifying import report_of, report_of_objects
 
@@ -195,3 +197,34 @@ def test_numbers_as_keys_are_not_noted(tmp_path: Path) -> None:
     found = report_of_objects(tmp_path, before, before, bits=True)
     assert not any("keyed by text" in note for note in found.notes)
     assert "lost-state" not in run("check", tmp_path / "before.pt").stdout
+
+
+@pytest.mark.parametrize("damage", ["", "part", "group", "weight", "epoch"])
+def test_a_dropped_optimizer_is_noted_and_no_more_may_be_gone(tmp_path: Path, damage: str) -> None:
+    model: Any = nn.Conv1d(3, 4, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(1, 3, 2)).sum().backward()
+    optimizer.step()
+    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(whole, tmp_path / "a.pt")
+    words = ("convert", "a.pt", "-o", "b.pt", "--to", "linear", "--drop-optimizer")
+    program.run(*words, folder=tmp_path).check_returncode()
+    made = torch.load(tmp_path / "b.pt", weights_only=True)
+    resumed = torch.optim.AdamW(nn.Linear(3, 4).parameters())
+    resumed.load_state_dict(made["optimizer"])
+    assert not resumed.state
+    if damage == "part":
+        made["optimizer"]["state"] = {0: whole["optimizer"]["state"][0]}
+    elif damage == "group":
+        made["optimizer"]["param_groups"][0]["lr"] = 1.0
+    elif damage == "weight":
+        made["model"]["weight"][0, 0] += 1
+    elif damage == "epoch":
+        made["epoch"] = 4
+    torch.save(made, tmp_path / "b.pt")
+    found = program.run("verify", "a.pt", "b.pt", "--format", "json", folder=tmp_path)
+    said = json.loads(found.stdout)
+    assert (found.returncode, said["ok"]) == ((1, False) if damage else (0, True)), said
+    if damage != "part":
+        assert any("all state of the optimizer at 'optimizer' (6 tensors) is gone" in note for note in said["notes"])
+    assert not any("plain state_dict" in note for note in said["notes"])

@@ -20,7 +20,8 @@ from convinspect.arrays import error_bound as outputs
 from convinspect.arrays.error_bound import Inputs
 from convinspect.arrays.forms import Form
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Setting, measure, pointnet
+from convinspect.comparing.measure import Setting, measure
+from convinspect.comparing.subjects import pointnet
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.kinds import TRANSFORMERS_CONV1D

@@ -23,6 +23,7 @@ class Line(NamedTuple):
         mixed: Several processes wrote the text, and not every line says which, so that the next line need not be its
             continuation.
         border: The first line of another process than the one before it.
+        ended: A blank line, or nothing, follows all that its process wrote.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Line(NamedTuple):
     indented: bool = False
     mixed: bool = False
     border: bool = False
+    ended: bool = False
 
     @property
     def begins(self) -> bool:
@@ -54,7 +56,7 @@ _FRAME = "│┃║▌▏▐╎┆┊"
 FRAME = re.compile(f"[{_FRAME}]")
 """The side of a frame."""
 _RETURN = re.compile(rf"\r(?=[ \t]*[{_FRAME}])")
-RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=_~*|-]{3,}")
+RULE = re.compile(r"[\s─━═╌┄╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛╔╗╚╝│┃║+=~*|-]{3,}|_{20,}")
 FRAME_TITLE = tuple("╭╰┌└┏┗╔╚├")
 FRAME_CODE = re.compile(r"(?:❱\s*)?\d{1,6}\s*│(?:\s|$)")
 """A line of source in the frame of a traceback that rich drew."""
@@ -130,12 +132,12 @@ def clean_lines(raw: Iterable[Raw]) -> tuple[list[Line], bool]:
     Returns:
         The lines, and whether the last one was ended, so that nothing was cut off within it.
     """
-    bare, ended = _bare_lines(raw)
+    bare, ended, blanks = _bare_lines(raw)
     bare, dropped = _without_common_marks(bare)
     bare, mixed = _in_order(bare)
     if not mixed:
         bare = _without_broken_colours(bare)
-    return _as_lines(_without_source(bare), mixed), ended or dropped
+    return _as_lines(_without_source(bare), mixed, blanks), ended or dropped
 
 
 class _Bare(NamedTuple):
@@ -158,31 +160,42 @@ class _Bare(NamedTuple):
     tagged: bool
 
 
-def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
-    """Lines without frames and prefixes, and whether a blank one follows the last."""
+_Blanks = set[tuple[str, ...]]
+
+
+def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
+    """Lines without frames and prefixes, whether a blank one follows the last, and in what each process wrote."""
     found: list[_Bare] = []
     process: tuple[str, ...] = ()
-    blank = ended = False
+    ended = after_nothing = False
+    # Each process has blank lines of its own.
+    blanks: _Blanks = set()
     for raw, outer in lines:
         line = _unframed(raw)
         if line is None:
             bars = raw.strip()
             # Half a frame that a console broke is no blank line.
-            blank = blank or not bars or (len(bars) > 1 and not bars.strip(_FRAME + " \t"))
+            if not bars or (len(bars) > 1 and not bars.strip(_FRAME + " \t")):
+                blanks.add(outer or process)
             ended = ended or not bars
+            after_nothing = after_nothing or not bars
             continue
         line, tags, record = _unmarked(line)
         own = outer + tags
-        process = own or process
+        # The launcher's own lines have no tag; a piece of a broken line has none either, and follows its beginning.
+        process = own or (() if record or after_nothing else process)
+        after_nothing = False
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
-            blank = blank or not (inner or tags or record)
+            if not inner and not record:
+                blanks.add(process)
             ended = ended or not inner
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append(_Bare(inner, process, record, blank, indented, bool(own)))
-        blank = ended = False
-    return found, ended
+        found.append(_Bare(inner, process, record, process in blanks, indented, bool(own) or not process))
+        blanks.discard(process)
+        ended = False
+    return found, ended, blanks
 
 
 def _unframed(raw: str) -> str | None:
@@ -249,7 +262,13 @@ def _shorter(line: _Bare, end: int) -> _Bare:
 def _without_broken_colours(lines: list[_Bare]) -> list[_Bare]:
     """Lines without the colours that a console broke in two; the halves are known once prefixes are gone."""
     whole = [line.text for line in lines]
-    for place in range(len(whole) - 1):
+    halves = [
+        place for place, text in enumerate(whole[:-1])
+        if _COLOUR_BEGUN.search(text, max(0, len(text) - _LONGEST_COLOUR)) is not None
+    ]  # fmt: skip
+    if not halves:
+        return lines
+    for place in halves:
         text = whole[place]
         begun = _COLOUR_BEGUN.search(text, max(0, len(text) - _LONGEST_COLOUR))
         if begun is None:
@@ -299,12 +318,20 @@ def _in_order(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
     return sorted((line._replace(process=outer[line.process]) for line in lines), key=lambda line: line.process), mixed
 
 
-def _as_lines(lines: list[_Bare], mixed: bool) -> list[Line]:
+def _as_lines(lines: list[_Bare], mixed: bool, blanks: _Blanks) -> list[Line]:
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
     marked = sum(line.record for line in lines) >= _NEARLY_ALL * len(lines)
     before = (None, *(line.process for line in lines))
     return [
-        Line(line.text, line.record and not marked, line.apart, line.indented, mixed, line.process != last)
+        Line(
+            line.text,
+            line.record and not marked,
+            line.apart,
+            line.indented,
+            mixed,
+            line.process != last,
+            line.process in blanks,
+        )
         for line, last in zip(lines, before, strict=False)
     ]
 

@@ -164,6 +164,7 @@ REMARKS = tuple(
         r"Missing key in checkpoint state_dict: \{",
         r"KeyError: ['\"](?=unexpectedkey|missingkeys)",
         r"<All keys matched successfully>",
+        r"Loaded \w{0,30} from checkpoint '[^']{1,400}'",
         r"IncompatibleKeys \((?=missing_keys=\[[^\]]*\],unexpected_keys=\[[^\]]*\]\))",
         r"All the weights of {class} were initialized from the model checkpoint",
         r"All model checkpoint weights were used when initializing",

@@ -33,6 +33,8 @@ _PATTERNS = {
 """What varies in a prefix."""
 _END = re.compile(r"[\s\]):|>+]")
 """What a prefix may end with."""
+_ESCAPED = re.compile(r"[\\&\x1b\r\[]")
+"""What may be, or begin, an escape."""
 _STOP = "{\"'"
 """What no prefix reaches over: it is what the line says."""
 
@@ -49,9 +51,16 @@ def peeled(text: str, said_from: SaidFrom) -> list[Raw] | None:
     """
     lines = [Raw(line) for line in text.splitlines()] + [Raw("")] * text.endswith("\n")
     outer, some = _without_layers(lines, said_from)
-    inner = [Raw(line, process) for text, process in outer for line in unescaped(visible(text)).split("\n")]
+    inner = [line for raw in outer for line in _plain(raw)]
     inner, more = _without_layers(inner, said_from)
     return inner if some or more else None
+
+
+def _plain(raw: Raw) -> Sequence[Raw]:
+    """A line without escapes, which may be several."""
+    if not _ESCAPED.search(raw.text):
+        return (raw,)
+    return [Raw(line, raw.process) for line in unescaped(visible(raw.text)).split("\n")]
 
 
 def _without_layers(lines: list[Raw], said_from: SaidFrom) -> tuple[list[Raw], bool]:
@@ -78,7 +87,9 @@ def _without_prefix(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
         matches = [prefix.match(f"{text} ") for text in texts]
         if sum(match is not None for match in matches) < _NEARLY_ALL * len(full):
             continue
-        processes = iter(_processes([match.groups() for match in matches if match is not None]))
+        known = [(match, lines[start].process) for (start, _), match in zip(groups, matches, strict=True) if match]
+        marks = [(match.string, match.regs[1:]) for match, _ in known]
+        processes = iter(_processes(marks, [outer for _, outer in known]))
         found: list[Raw] = []
         for (start, end), match in zip(groups, matches, strict=True):
             process = () if match is None else next(processes)
@@ -133,26 +144,45 @@ def _alike(token: tuple[str, str]) -> tuple[str, str]:
     return (token[0], "") if token[0] else token
 
 
-def _processes(numbers: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+Marked = tuple[str, Sequence[tuple[int, int]]]
+"""The text of a mark, and where the numbers in it stand."""
+
+
+def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """What tells the processes that wrote the lines: numbers of their prefixes that go up and down.
 
-    Those that only go up are times and counters.
+    Those that only go up, in all that one process wrote, are times and counters; so are those that begin again where
+    the number before them goes up, as seconds and their fractions do.
+
+    Args:
+        marks: A line's prefix each, with as many numbers as the others have.
+        outer: What is known of each line's process.
     """
-    rows = [tuple(map(_number, row)) for row in numbers]
-    width = len(rows[0]) if rows else 0
-    kept: list[int] = []
-    times: list[int] = []
-    for column in range(width):
-        ordered = [tuple(row[at] for at in (*times, column)) for row in rows]
-        if all(a <= b for a, b in pairwise(ordered)):
-            times.append(column)
+    found = list(outer)
+    columns = list(zip(*([int(text[a : min(b, a + 18)]) for a, b in spans] for text, spans in marks), strict=True))
+    times: set[int] = set()
+    # There are fewer processes than values of a counter that each of them has.
+    for place in sorted(range(len(columns)), key=lambda place: len(set(columns[place]))):
+        text, spans = marks[0]
+        joined = place - 1 in times and _WITHIN_TIME.fullmatch(text, spans[place - 1][1], spans[place][0]) is not None
+        if _goes_up(columns[place], columns[place - 1] if joined else None, found):
+            times.add(place)
         else:
-            kept.append(column)
-    return [tuple(str(row[column]) for column in kept) for row in rows]
+            found = [(*process, str(number)) for process, number in zip(found, columns[place], strict=True)]
+    return [process[len(known) :] for process, known in zip(found, outer, strict=True)]
 
 
-def _number(digits: str) -> int:
-    return int(digits[:18])
+_WITHIN_TIME = re.compile(r"[:.,T/-]")
+
+
+def _goes_up(column: Sequence[int], before: Sequence[int] | None, processes: Sequence[tuple[str, ...]]) -> bool:
+    last: dict[tuple[str, ...], tuple[int, int]] = {}
+    for number, larger, process in zip(column, before or column, processes, strict=True):
+        was = last.get(process, (0, 0))
+        if number < was[0] and (before is None or larger <= was[1]):
+            return False
+        last[process] = (number, larger)
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
@@ -174,7 +204,7 @@ def _unframed(lines: list[Raw]) -> list[Raw] | None:
             inner = inner[1:].removeprefix(" ")
             inner = inner[:-1] if inner and FRAME.match(inner[-1]) else inner
             found.append(Raw(inner.rstrip(), process))
-        elif not inner.startswith(FRAME_TITLE) and not (inner and RULE.fullmatch(inner)):
+        elif not inner.startswith(FRAME_TITLE) and not (inner and RULE.fullmatch(inner) and not FRAME.search(inner)):
             found.append(Raw(text, process))
     return found
 
@@ -205,7 +235,7 @@ def _records(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
         name for entries in known for name, value in entries.items() if name not in names and _says(value, said_from)
     }
     names += sorted(rest)
-    processes = iter(_processes_of(known))
+    processes = iter(_processes_of(known, [line.process for line, entries in read if entries]))
     found: list[Raw] = []
     for line, entries in read:
         process = line.process + (next(processes) if entries else ())
@@ -232,10 +262,10 @@ def _entries(line: str) -> dict[str, Any]:
     return {name: value for entries in (*inner, record) for name, value in entries.items()}
 
 
-def _processes_of(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _processes_of(records: Sequence[dict[str, Any]], outer: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     names = sorted({name for record in records for name in record if name not in _SAYING})
     texts = [" ".join(f"{record.get(name)}"[:_LONGEST] for name in names) for record in records]
-    numbers = [tuple(re.findall(r"\d+", text)) for text in texts]
-    if len({len(row) for row in numbers}) != 1:
+    marks = [(text, [match.span() for match in re.finditer(r"\d+", text)]) for text in texts]
+    if len({len(spans) for _, spans in marks}) != 1:
         return [()] * len(records)
-    return _processes(numbers)
+    return _processes(marks, outer)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
+from itertools import islice
 
-from convinspect.diffing.texts.complaints import sign_in, unread_lines
+from convinspect.diffing.texts.complaints import says_nothing, shown_lines, sign_in, unread_lines
 from convinspect.diffing.texts.forms import Found, find_form, find_rows, head_of
 from convinspect.diffing.texts.items import LoadError
 from convinspect.diffing.texts.lines import Raw, clean_lines, unescaped, visible
 from convinspect.diffing.texts.loaders import FIRST, FORMS, HEADING, OTHER_HEADING, REMARKS, TABLES
 from convinspect.diffing.texts.peeling import peeled
 from convinspect.diffing.texts.stream import Stream
+
+_LONG = 200_000
+"""Characters of a text in which words of a complaint are looked for first."""
 
 
 def read_text(text: str, whole: bool = False) -> LoadError:
@@ -22,19 +27,46 @@ def read_text(text: str, whole: bool = False) -> LoadError:
         whole: It is all that an exception says, with nothing cut off or put around.
     """
     if whole:
-        return _read(map(Raw, unescaped(text).split("\n")), whole=True, ended=True, needs=text)
+        return _read(map(Raw, unescaped(text).split("\n")), whole=True, ended=True, needs=text).all_of_it()
     text = visible(text)
-    found = _read(map(Raw, unescaped(text).split("\n")), needs=text)
-    if found.items and not found.unread:
-        return found
+    if len(text) > _LONG and says_nothing(text):
+        return LoadError(())
+    plain = _read(map(Raw, unescaped(text).split("\n")), needs=text)
+    if plain.understood:
+        return plain.all_of_it()
     lines = peeled(text, _said_from)
-    other = _read(lines, needs=text) if lines is not None else found
-    better = other.items and (not found.items or len(other.unread) < len(found.unread))
-    return other if better else found
+    other = _read(lines, needs=text) if lines is not None else plain
+    if other.items and (other.understood or not plain.items):
+        return other.all_of_it()
+    found, more = plain.all_of_it(), other.all_of_it()
+    return more if more.items and len(more.unread) < len(found.unread) else found
 
 
-def _read(lines: Iterable[Raw], needs: str, whole: bool = False, ended: bool = False) -> LoadError:
-    """What lines say.
+class _Reading:
+    """What a text says if it is read in one way; what of it is not understood is looked for when it is asked for."""
+
+    def __init__(self, said: LoadError, stream: Stream, unread: Iterator[int]) -> None:
+        self._said, self._stream, self._more = said, stream, unread
+        self._unread: list[int] = []
+
+    @property
+    def items(self) -> bool:
+        return bool(self._said.items)
+
+    @property
+    def understood(self) -> bool:
+        """Whether nothing was not understood."""
+        if not self._unread:
+            self._unread += islice(self._more, 1)
+        return not self._unread
+
+    def all_of_it(self) -> LoadError:
+        self._unread += self._more
+        return replace(self._said, unread=shown_lines(self._stream, self._unread))
+
+
+def _read(lines: Iterable[Raw], needs: str, whole: bool = False, ended: bool = False) -> _Reading:
+    """What lines say, and which of them were not understood.
 
     Args:
         lines: As they stand in the text.
@@ -57,9 +89,8 @@ def _read(lines: Iterable[Raw], needs: str, whole: bool = False, ended: bool = F
     found = _in_order([*headings, *others, *said, *remarks])
     items = tuple(dict.fromkeys(item for one in found for item in one.items))
     stops = next((one.stops for one in found if one.stops), "")
-    return LoadError(
-        items, unread_lines(stream, headings, found), stops, _headless(found, [*headings, *others, *firsts])
-    )
+    headless = _headless(found, [*headings, *others, *firsts])
+    return _Reading(LoadError(items, (), stops, headless), stream, unread_lines(stream, headings, found))
 
 
 def _said_from(text: str) -> int:

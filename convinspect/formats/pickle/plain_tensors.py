@@ -3,7 +3,8 @@
 `torch.save` writes each tensor in the same thirty instructions: its key, `_rebuild_tensor_v2`, a mark, the storage's
 persistent id, the offset, size and stride, whether it takes gradients, and an empty OrderedDict of hooks. Where the
 stream says exactly that, one expression reads them in a third of the time that the machine's loop takes, and leaves
-behind what the loop would have left: the same nodes, places, memo and count of work. Anything else is left to the loop.
+behind what the loop would have left: the same nodes, of which sizes are marked as such, places, memo and count of
+work. Anything else is left to the loop.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from convinspect.formats.pickle.values import Call, Memo, Persistent, Tuple
+from convinspect.formats.pickle.values import Call, Memo, Persistent, Sizes, Tuple
 
 _INT = rb"(?:K.|M..|J....)"
 _GET = rb"(?:h.|j....)"
@@ -58,18 +59,20 @@ _ONES = sum(1 << 32 * i for i in range(7))
 _FOLLOWING = sum(i << 32 * i for i in range(7))
 
 
-class _Sizes(NamedTuple):
-    """A tuple of numbers.
+class _SizeCode(NamedTuple):
+    """What the instructions that make a size or a stride say.
 
     Attributes:
         values: The numbers.
         places: How far from the tuple's first byte each is pushed.
         steps: How many instructions it is; 0 where they do not make one tuple of all the numbers.
+        kind: `Sizes` where no number is negative.
     """
 
     values: tuple[int, ...]
     places: tuple[int, ...]
     steps: int
+    kind: type[Tuple]
 
 
 _Before: TypeAlias = tuple[str, int, Any, int]
@@ -101,7 +104,7 @@ class PlainTensors:
 
     def __init__(self, memo: Memo, empty: Tuple, persistent: list[Sequence[Any]]) -> None:
         self._memo, self._empty, self._persistent = memo, empty, persistent
-        self._sizes: dict[bytes, _Sizes] = {}
+        self._sizes: dict[bytes, _SizeCode] = {}
         self._recalled: dict[bytes, tuple[Any, ...]] = {}
 
     def take(self, window: bytes, base: int, at: int, stack: list[Any], starts: list[int], left: int) -> Taken | None:
@@ -213,7 +216,7 @@ class PlainTensors:
             known = self._recalled[gets] = tuple(self._memo.slots[number] for number in numbers)
         return known
 
-    def _read(self, code: bytes) -> _Sizes:
+    def _read(self, code: bytes) -> _SizeCode:
         """A size or a stride; the same few occur thousands of times."""
         known = self._sizes.get(code)
         if known is None:
@@ -226,7 +229,7 @@ class PlainTensors:
 _TEXT, _SHORT_GET = ord("X"), ord("h")
 
 
-def _sizes(code: bytes) -> _Sizes:
+def _sizes(code: bytes) -> _SizeCode:
     marked = code[0] == _MARK
     values, places, at = [], [], int(marked)
     while at < len(code) - 1:
@@ -236,7 +239,8 @@ def _sizes(code: bytes) -> _Sizes:
         at = end
     whole = code[-1] == _TUPLE if marked else _SHORT_TUPLES.get(code[-1]) == len(values)
     # The numbers, the tuple, its memo, and the mark where there is one.
-    return _Sizes(tuple(values), tuple(places), len(values) + 2 + marked if whole else 0)
+    kind = Sizes if min(values) >= 0 else Tuple
+    return _SizeCode(tuple(values), tuple(places), len(values) + 2 + marked if whole else 0, kind)
 
 
 def _number(code: bytes) -> int:
@@ -244,7 +248,8 @@ def _number(code: bytes) -> int:
     return code[1] if len(code) == 2 else int.from_bytes(code[1:], "little", signed=len(code) == 5)
 
 
-def _tuple(sizes: _Sizes, start: int, end: int) -> Tuple:
-    if len(sizes.values) < _FEWEST_PLACED:
-        return Tuple(sizes.values, start, end)
-    return Tuple(sizes.values, start, end, array("Q", [start + place for place in sizes.places]))
+def _tuple(sizes: _SizeCode, start: int, end: int) -> Tuple:
+    values, places, _, kind = sizes
+    if len(values) < _FEWEST_PLACED:
+        return kind(values, start, end)
+    return kind(values, start, end, array("Q", [start + place for place in places]))

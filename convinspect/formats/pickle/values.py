@@ -87,10 +87,20 @@ class Tuple:
             IndexError: There is no such item, or its place is not known.
         """
         item = self.items[index]
-        if isinstance(item, Tuple) and item.start == self.starts[index]:
-            return Span(item.start, item.end)
+        start = self.starts[index]
         following = index + 1
-        return Span(self.starts[index], self.starts[following] if following < len(self.starts) else self.end - 1)
+        if isinstance(item, Tuple) and item.start == start:
+            end = item.end
+        else:
+            end = self.starts[following] if following < len(self.starts) else self.end - 1
+        # Half of what calling the class takes; each tensor has two.
+        return tuple.__new__(Span, (start, end))
+
+
+class Sizes(Tuple):
+    """A tuple of integers that can be a tensor's size or stride."""
+
+    __slots__ = ()
 
 
 class Dict:

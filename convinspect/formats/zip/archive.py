@@ -70,17 +70,12 @@ class Archive:
         self._offsets: list[int] = []
         self._outside: set[str] = set()
         self.folder = _common_folder(name for name, _ in named)
-        self.records: dict[str, Record] = {}
-        for whole_name, record in named:
-            name = whole_name.removeprefix(self.folder)
-            if name in self.records:
-                raise RefusedFile(
-                    f"it holds two records named {whole_name!r}, so what it says depends on who reads it",
-                    "do not load it elsewhere either",
-                )
-            self.records[name] = record
-            if self.folder and name == whole_name:
-                self._outside.add(name)
+        names = [whole_name.removeprefix(self.folder) for whole_name, _ in named]
+        self.records: dict[str, Record] = dict(zip(names, [record for _, record in named], strict=True))
+        if len(self.records) < len(named):
+            raise _named_twice(names, named)
+        if self.folder:
+            self._outside = {name for name, (whole_name, _) in zip(names, named, strict=True) if name == whole_name}
 
     def names(self) -> list[str]:
         """Whole names of all records."""
@@ -213,6 +208,16 @@ def _named_records(file: File, ends: Ends) -> list[tuple[str, Record]]:
     return named
 
 
+def _named_twice(names: Sequence[str], named: Sequence[tuple[str, Record]]) -> RefusedFile:
+    """What is said of names of which one occurs twice."""
+    first = {name: at for at, name in reversed([*enumerate(names)])}
+    twice = next(whole_name for at, (whole_name, _) in enumerate(named) if first[names[at]] < at)
+    return RefusedFile(
+        f"it holds two records named {twice!r}, so what it says depends on who reads it",
+        "do not load it elsewhere either",
+    )
+
+
 def _text(name: bytes, flags: int, errors: str) -> str:
     """A record's name up to its first zero byte, where many readers take it to end: to them two names may be one."""
     return decode_name(name, flags, errors).partition("\0")[0]
@@ -226,7 +231,9 @@ def _is_cut(fields: Sequence[tuple[int, bytes]], record: Record) -> bool:
 
 def _common_folder(names: Iterable[str]) -> str:
     """The archive's one folder with its slash; "" when the records do not share one."""
-    folders = {name.partition("/")[0] for name in names if "/" in name}
+    names = [name for name in names if "/" in name]
+    # Among sorted names, all those between two that begin alike begin so too.
+    folders = {name.partition("/")[0] for name in (min(names), max(names))} if names else set()
     return f"{folders.pop()}/" if len(folders) == 1 else ""
 
 
