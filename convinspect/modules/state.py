@@ -88,11 +88,21 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
         if not known:
             classes = ", ".join(type(part).__name__ for part in listed)
             return f"its {name} is computed by {classes}, which may depend on the weight's shape"
+        # Pruning renames tensors there, and any hook may change the result.
+        more = {*listed._parameters, *listed._buffers}.difference(ORIGINALS)
+        more |= {kind for kind, hooks in _hooks(listed) if isinstance(hooks, dict) and hooks}
+        if more:
+            return f"the parametrization of its {name} has more than PyTorch gives it ({min(more)}): pruning, or a hook"
     return None
 
 
 def _norm_obstacle(module: nn.Module) -> str | None:
     """Why a norm cannot be carried over: one over the kernel's positions would become another norm. Or None."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm | prune.BasePruningMethod):
+            name = str(getattr(hook, "_tensor_name", None) or getattr(hook, "name", ""))
+            if name not in ("weight", "bias"):
+                return f"its {name}, of which its weight is computed, is itself under {type(hook).__name__}"
     for norm in norms_of(module):
         if getattr(norm, "dim", 0) not in (0, 1, -1):
             return f"its weight is normed along dimension {norm.dim}, which the new weight does not have"
