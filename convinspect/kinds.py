@@ -11,6 +11,8 @@ MULTIPLIED = "in × out"
 """The tag of a matrix that is (in, out) as a graph's code shows, which may come from any class: it is no `Conv1D`."""
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+CONV_TRANSPOSES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+"""Their weights are stored as (in, out, kernel…)."""
 RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 """Kinds that step through a sequence, with and without layers of their own."""
 
@@ -24,9 +26,7 @@ DEPTHWISE = "DepthwiseConv{}d"
 
 LISTED = (
     *CONVOLUTIONS,
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
+    *CONV_TRANSPOSES,
     "Linear",
     TRANSFORMERS_CONV1D,
     *QUANTIZED,
@@ -40,20 +40,30 @@ LISTED = (
 )
 """Kinds that a listing shows by default: all that hold, or may hold, a convolution's or a Linear's matrix."""
 
-EXTRA_DIMS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2, "Conv3d": 3}
-"""Dimensions of size 1 that a pointwise weight of each kind has after (out, in)."""
+EXTRA_DIMS = {"Linear": 0, **{kind: int(kind[-2]) for kind in (*CONVOLUTIONS, *CONV_TRANSPOSES)}}
+"""Dimensions of size 1 that a pointwise weight of each kind has after (out, in), or (in, out)."""
 
 KIND_OF_RANK = {2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 """A pointwise weight's number of dimensions → its kind."""
 
-KINDS = (*EXTRA_DIMS, TRANSFORMERS_CONV1D)
-"""Kinds that may become each other."""
+KINDS = ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D)
+"""Kinds that may become each other; a transposed convolution only where it is pointwise (`may_change`)."""
 
-TARGETS = {"linear": "Linear", "conv1d": "Conv1d", "conv2d": "Conv2d", "conv3d": "Conv3d"}
+TARGETS = {kind.lower(): kind for kind in ("Linear", *CONVOLUTIONS, *CONV_TRANSPOSES)}
 """What a user may ask layers to become → kinds."""
 
 GPT2_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 """Names by which GPT-2 calls its `Conv1D` layers."""
+
+
+def may_change(kind: str, pointwise: bool) -> bool:
+    """Whether a layer of this kind may become one of another; `pointwise`: its kernel has one position."""
+    return kind in KINDS or (pointwise and kind in CONV_TRANSPOSES)
+
+
+def is_in_out(kind: str) -> bool:
+    """Whether weights of this kind are stored as (in, out, …)."""
+    return kind == TRANSFORMERS_CONV1D or kind in CONV_TRANSPOSES
 
 
 def option_of(kind: str) -> str:

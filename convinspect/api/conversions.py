@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from convinspect.converting.job import Job
     from convinspect.verifying.findings import Report
 
-Target: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d"]
+Target: TypeAlias = Literal[
+    "linear", "conv1d", "conv2d", "conv3d", "convtranspose1d", "convtranspose2d", "convtranspose3d"
+]
 """What layers become."""
 
-Origin: TypeAlias = Literal["linear", "conv1d", "conv2d", "conv3d", "transformers", "any"]
+Origin: TypeAlias = Literal[
+    "linear", "conv1d", "conv2d", "conv3d", "convtranspose1d", "convtranspose2d", "convtranspose3d", "transformers",
+    "any",
+]  # fmt: skip
 """What layers are taken from."""
 
 
@@ -57,7 +62,8 @@ def convert(
         source: The checkpoint to convert, a file or a folder.
         target: The new file, whose suffix says the format, or the new folder, which gets the other files of a folder
             too, its optimizer converted. None with `in_place` or `dry_run`.
-        to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
+        to: What the layers become: "linear", "conv1d", "conv2d", "conv3d", or a transposed convolution,
+            "convtranspose1d" and so on, whose weight is stored as (in, out, 1, …).
         from_: Kinds to convert: as `to`, "transformers" or "any"; by default Conv1d to Linear and Linear to
             convolutions.
         layer: Names or globs of the layers to convert; all by default.

@@ -180,7 +180,7 @@ def _row_chunks(
     biases: tuple[torch.Tensor | None, torch.Tensor | None],
 ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor | None]]]:
     """(weight, bias) of before and after in float64, some output channels at a time."""
-    outputs = weights[0].shape[1] if forms[0].kind.startswith("Conv1D") else weights[0].shape[0]
+    outputs = weights[0].shape[1] if forms[0].in_out else weights[0].shape[0]
     step = max(1, _CHUNK * outputs // max(1, weights[0].numel()))
     if forms[0].groups != 1 or forms[1].groups != 1:
         step = max(1, outputs)
@@ -193,7 +193,7 @@ def _row_chunks(
         rows = slice(start, start + step)
         chunk: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         for side, (form, weight, bias) in enumerate(zip(forms, weights, biases, strict=True)):
-            part = weight[:, rows] if form.kind.startswith("Conv1D") else weight[rows]
+            part = weight[:, rows] if form.in_out else weight[rows]
             if side and shared:
                 chunk.append((chunk[0][0].reshape(part.shape), None if bias is None else _wide(bias[rows])))
                 continue
@@ -284,7 +284,8 @@ def _matrix(form: Form, weight: torch.Tensor) -> torch.Tensor:
     """A weight as (out, in), a patch's numbers in PyTorch's order."""
     if form.last:
         return weight.reshape(weight.shape[0], *form.patch, -1).movedim(-1, 1).flatten(1)
-    return weight.mT if form.kind.startswith("Conv1D") else weight.flatten(1)
+    matrix = weight.flatten(1)
+    return matrix.mT if form.in_out else matrix
 
 
 def own_blocks(matrix: torch.Tensor, columns: int, groups: int) -> torch.Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from convinspect.kinds import is_in_out
+
 Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
@@ -17,7 +19,7 @@ class Form:
     """How a layer computes.
 
     Attributes:
-        kind: "Conv1d", "Conv2d", "Conv3d", "Linear" or "Conv1D (transformers)".
+        kind: "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", …, "Linear" or "Conv1D (transformers)".
         stride: Of a convolution, the same for all dimensions.
         padding: Likewise.
         groups: Of a convolution.
@@ -32,6 +34,11 @@ class Form:
     groups: int = 1
     patch: tuple[int, ...] = ()
     last: bool = False
+
+    @property
+    def in_out(self) -> bool:
+        """Whether its weight is stored as (in, out, …)."""
+        return is_in_out(self.kind)
 
     @property
     def plain(self) -> bool:
@@ -49,8 +56,9 @@ def operation(form: Form) -> Operation:
         return lambda x, w, b: functional.linear(x.mT.contiguous(), w, b).mT
     if form.kind.startswith("Conv1D"):
         return _transposed_linear
-    dims = int(form.kind[4])
-    conv: Any = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dims]
+    dims = int(form.kind[-2])
+    turned = form.kind.startswith("ConvTranspose")
+    conv: Any = getattr(functional, f"conv_transpose{dims}d" if turned else f"conv{dims}d")
 
     def of_patches(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
         # (N, I·kh·kw, L) → an image of L patches in a row, (N, I, kh, L·kw)
@@ -64,7 +72,10 @@ def operation(form: Form) -> Operation:
     def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
         # (N, C, L) → (N, C, L, 1, …)
         wide = x.reshape(*x.shape, *(1,) * (dims - 1))
-        y: torch.Tensor = conv(wide, w, b, form.stride, form.padding, 1, form.groups)
+        if turned:
+            y: torch.Tensor = conv(wide, w, b, form.stride, form.padding, 0, form.groups)
+        else:
+            y = conv(wide, w, b, form.stride, form.padding, 1, form.groups)
         return y.flatten(2)
 
     return run

@@ -27,6 +27,9 @@ class Target(str, Enum):
     conv1d = "conv1d"
     conv2d = "conv2d"
     conv3d = "conv3d"
+    convtranspose1d = "convtranspose1d"
+    convtranspose2d = "convtranspose2d"
+    convtranspose3d = "convtranspose3d"
 
 
 class Groups(str, Enum):
@@ -49,6 +52,9 @@ class Origin(str, Enum):
     conv1d = "conv1d"
     conv2d = "conv2d"
     conv3d = "conv3d"
+    convtranspose1d = "convtranspose1d"
+    convtranspose2d = "convtranspose2d"
+    convtranspose3d = "convtranspose3d"
     transformers = "transformers"
     any = "any"
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from convinspect.converting.decisions import Conversion, Decisions, Refusal
 from convinspect.converting.reshape import out_in, reshaped
-from convinspect.kinds import EXTRA_DIMS, KIND_OF_RANK
+from convinspect.kinds import CONV_TRANSPOSES, EXTRA_DIMS, KIND_OF_RANK
 from convinspect.records import Edit, Layer, Tensor, contiguous
 
 _PART = re.compile(
@@ -168,6 +168,8 @@ def _obstacle(part: _Part, base: Layer, conversion: Conversion, decisions: Decis
     if conversion.patch and name not in ("LoRA", "DoRA"):
         return f"its adapter {part.layer.name} is {name}, which is another function over flattened patches; {_MERGE}"
     for kind in (base.kind, conversion.to):
+        if kind in CONV_TRANSPOSES:
+            return f"its adapter {part.layer.name} is {name}, which peft does not put on a {kind}; {_MERGE}"
         extra = EXTRA_DIMS.get(kind)
         if extra is not None and extra not in dims:
             return f"its adapter {part.layer.name} is {name}, which peft does not put on a {kind}; {_MERGE}"

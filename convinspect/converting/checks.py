@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.torch.distributed import holds_safetensors
-from convinspect.kinds import EXTRA_DIMS, TARGETS
+from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
 
@@ -112,7 +112,7 @@ def _patch_rules(options: Options) -> tuple[tuple[object, str, str], ...]:
     patches, patch, channels = Option("patches"), Option("patch", None), Option("in_channels", None)
     order = Option("patch_order", None)
     kind = TARGETS.get(options.to or "", "")
-    dims = EXTRA_DIMS.get(kind, 0)
+    dims = EXTRA_DIMS[kind] if kind in CONVOLUTIONS else 0
     example = Option("patch", "x".join(["16"] * max(dims, 1)))
     kernel = options.kernel
     return (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from types import MappingProxyType
 from typing import NamedTuple
 
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
-from convinspect.kinds import CONVOLUTIONS, RECURRENT
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, RECURRENT, is_in_out
 from convinspect.layouts import Layout, Maker, same_order, torch_shape
 from convinspect.records import Doubt, Layer, Tensor, contiguous
 
@@ -107,6 +108,11 @@ def obstacle(
         foreign = _layout_obstacle(layer, layer.layout, exact)
         if foreign is not None:
             return foreign
+    if layer.norm not in (None, "pruned") and to is not None and is_in_out(layer.kind) != is_in_out(to):
+        norm = (layer.norm or "").replace("_", " ")
+        return f"its weight is under {norm}, whose dimension and vectors are not those of the transpose"
+    if layer.kind in CONV_TRANSPOSES:
+        return transposed_obstacle(layer)
     if layer.kind in CONVOLUTIONS:
         return patch_obstacle(layer, exact) if patches else _conv_obstacle(layer, exact, to)
     # An Embedding has no LoRA pair of these names.
@@ -201,6 +207,24 @@ def _conv_obstacle(layer: Layer, exact: bool, to: str | None) -> str | None:
     return None
 
 
+def transposed_obstacle(layer: Layer) -> str | None:
+    """Why a transposed convolution is no Linear; None if it is one, whose weight is stored as (in, out)."""
+    if layer.layout is not None:
+        return f"a {layer.kind} in {layer.layout.maker.value}'s layout is not converted"
+    if layer.groups is not None and layer.groups > 1:
+        return f"it has groups={layer.groups}, so its kernel is not a full matrix"
+    if layer.patch:
+        numbers = prod(layer.kernel_size)
+        how = f"a Linear of weight.flatten(1).T and bias.repeat_interleave({numbers}), each row then cut into its patch"
+        return f"its stride is its kernel size {_sizes(layer)}: it is {how}; a bias of another size is not written"
+    if any(size != 1 for size in layer.kernel_size):
+        return f"its kernel size is {_sizes(layer)}, not 1"
+    moves = _strides_and_pads(layer)
+    if moves is None and not layer.pointwise:
+        return "it has output_padding, so it gives positions that none of its input is behind"
+    return moves
+
+
 def patch_obstacle(layer: Layer, exact: bool) -> str | None:
     """Why a convolution of a larger kernel is not, or not surely, a Linear over patches; None if it is.
 
@@ -288,6 +312,8 @@ def why_not(layer: Layer) -> str:
         return unless_named("it looks like an Embedding by its name", layer.name, "if it is a Linear")
     if layer.kind in ("MultiheadAttention", *RECURRENT):
         return f"a {layer.kind} computes with its packed weights directly; no conversion fits it"
+    if layer.kind in CONV_TRANSPOSES and (why := transposed_obstacle(layer)) is not None:
+        return why
     if layer.notes:
         return f"{layer.kind}: {layer.notes[0]}"
     return f"a {layer.kind} is neither a pointwise convolution nor a Linear"

@@ -13,7 +13,7 @@ from convinspect.converting.plan import assumed, keep_groups_together
 from convinspect.converting.relations import PURE, How, by_hand, call, relate, relate_tensors, reshaping
 from convinspect.converting.reshape import channels_last, edit_to, out_in, reshaped, reshaped_in
 from convinspect.errors import Option, Wording
-from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONVOLUTIONS, KIND_OF_RANK, KINDS, TRANSFORMERS_CONV1D, is_in_out, may_change
 from convinspect.layers.lora import is_magnitude, magnitudes_edit
 from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Edit, Layer, Tensor
@@ -261,7 +261,7 @@ def _orientation_known(layer: Layer, counterpart: Layer | None) -> bool:
     """Whether something other than shapes tells how a square matrix lies on either side."""
     if counterpart is None:
         # A tensor that is not a layer's weight there: nothing that a matrix product would turn.
-        return layer.kind not in KINDS
+        return not may_change(layer.kind, layer.pointwise)
     both = (layer, counterpart)
     if any(each.kind == "Embedding" or (each.kind not in KINDS and not _in_out(each)) for each in both):
         return True
@@ -313,15 +313,17 @@ def square_turned(layer: Layer, other: Layer | None) -> bool:
 
     No shape shows this.
     """
-    matrix = out_in(layer.weight.shape) if len(layer.weight.shape) == 2 else None
+    matrix = out_in(layer.weight.shape)
     if other is None or matrix is None or matrix[0] != matrix[1] or out_in(other.weight.shape) != matrix:
+        return False
+    if 2 not in (len(layer.weight.shape), len(other.weight.shape)):
         return False
     return _in_out(layer) != _in_out(other)
 
 
 def _in_out(layer: Layer) -> bool:
-    """Whether it is a matrix that is stored as (in, out)."""
-    return layer.kind == TRANSFORMERS_CONV1D or (len(layer.weight.shape) == 2 and is_turned(layer))
+    """Whether it is a matrix, or a pointwise kernel, that is stored as (in, out)."""
+    return is_in_out(layer.kind) or (len(layer.weight.shape) == 2 and is_turned(layer))
 
 
 def _magnitudes_to(tensor: Tensor, shape: tuple[int, ...]) -> Edit | None:
@@ -334,14 +336,14 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
     main = next((edit for edit in edits if edit.tensor is layer.weight), edits[0])
     turned = main.transposed and not _in_out(layer)
     plain = out_in(main.tensor.shape) is not None and out_in(main.shape) is not None
-    if layer.kind not in KINDS:
+    if not may_change(layer.kind, layer.pointwise):
         to = layer.kind if counterpart is None or not plain else counterpart.kind
     elif not plain:
         to = layer.kind if counterpart is None else counterpart.kind
-    elif turned and counterpart is not None and counterpart.kind in KINDS:
+    elif turned and counterpart is not None and may_change(counterpart.kind, counterpart.pointwise):
         to = counterpart.kind
     else:
-        to = TRANSFORMERS_CONV1D if turned else KIND_OF_RANK[len(main.shape)]
+        to = _kind_of(main.shape, is_in_out(layer.kind) != main.transposed)
     doubt = main.transposed and (layer.evidence == "ambiguous" or Doubt.LINEAR_BY_NAME in layer.doubts)
     warnings: tuple[str, ...] = ()
     if doubt:
@@ -358,6 +360,13 @@ def _conversion(layer: Layer, edits: list[Edit], counterpart: Layer | None) -> C
 
 _TAKEN = (How.FLATTEN, How.UNFLATTEN, How.RESHAPE)
 """Relations that another order of axes may have too: shapes do not show it."""
+
+
+def _kind_of(shape: tuple[int, ...], in_out: bool) -> str:
+    """The kind of a pointwise weight, stored as (in, out) or (out, in)."""
+    if not in_out:
+        return KIND_OF_RANK[len(shape)]
+    return TRANSFORMERS_CONV1D if len(shape) == 2 else f"ConvTranspose{len(shape) - 2}d"
 
 
 def _of_patches(layer: Layer, main: Edit) -> tuple[str, ...]:

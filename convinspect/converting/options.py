@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.kinds import CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
 from convinspect.text import dimensions
 
 PATCH_ORDERS = ("chw", "hwc")
@@ -21,7 +21,7 @@ class Options:
     """The options of `convert`.
 
     Attributes:
-        to: What the layers become: "linear", "conv1d", "conv2d" or "conv3d".
+        to: What the layers become: "linear", "conv1d", …, "convtranspose1d", …: a key of `TARGETS`.
         from_: Kinds to convert: those of `to`, "transformers" or "any"; () for the default ones.
         layer: Names or globs of the layers to convert; () for all.
         exclude: Names or globs of layers to leave.
@@ -99,7 +99,11 @@ class Options:
         kinds: list[str] = []
         for origin in self.from_:
             if origin == "any":
-                kinds += [kind for kind in ("Linear", *CONVOLUTIONS, TRANSFORMERS_CONV1D) if kind != self.kind]
+                kinds += [
+                    kind
+                    for kind in ("Linear", *CONVOLUTIONS, *CONV_TRANSPOSES, TRANSFORMERS_CONV1D)
+                    if kind != self.kind
+                ]
             else:
                 kinds.append(TRANSFORMERS_CONV1D if origin == "transformers" else TARGETS[origin])
         return tuple(dict.fromkeys(kinds))

@@ -18,7 +18,7 @@ from convinspect.converting.eligibility import Writing, obstacle, unless_named, 
 from convinspect.converting.moving import LAST_ORDERS, channels_last_edit, moving_obstacle
 from convinspect.converting.relations import viewed
 from convinspect.errors import Option, Wording
-from convinspect.kinds import CONVOLUTIONS, option_of
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, option_of
 from convinspect.layers.patches import is_patch_by_name, says_patches
 from convinspect.layers.select import as_linear
 from convinspect.records import Edit, Layer, Tensor
@@ -246,9 +246,11 @@ def _other_kind(layer: Layer, wish: Wish) -> Refusal:
     if layer.kind in CONVOLUTIONS and not wish.patch:
         taken = Option("from_", option_of(layer.kind))
         return Refusal(layer.name, Wording(f"it is {with_article(layer.kind)}; ", taken, " takes it"))
-    if layer.kind.startswith("ConvTranspose"):
-        reason = f"it is a {layer.kind}, whose weight is stored as (in, out, …), so that its numbers would move"
-        return Refusal(layer.name, reason)
+    if layer.kind in CONV_TRANSPOSES and layer.pointwise:
+        taken = Option("from_", option_of(layer.kind))
+        return Refusal(
+            layer.name, Wording("its kernel size is 1; without ", Option("patches"), " ", taken, " takes it")
+        )
     if wish.patch and (layer.kind in CONVOLUTIONS or layer.kind.startswith("Conv1D")):
         return Refusal(layer.name, f"it is {with_article(layer.kind)}, and no Linear over patches")
     return Refusal(layer.name, why_not(layer))

@@ -29,9 +29,19 @@ from convinspect.converting.patches import Wish, decide_patches, is_second_half,
 from convinspect.converting.reshape import channels_last, channels_last_stays, reshaped, reshaped_in
 from convinspect.converting.ties import blocked_by_ties
 from convinspect.errors import CannotConvert, Option, Wording
-from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, KINDS, LISTED, RECURRENT, TRANSFORMERS_CONV1D, option_of
+from convinspect.kinds import (
+    CONV_TRANSPOSES,
+    CONVOLUTIONS,
+    EXTRA_DIMS,
+    LISTED,
+    RECURRENT,
+    TRANSFORMERS_CONV1D,
+    is_in_out,
+    may_change,
+    option_of,
+)
 from convinspect.layers.lora import magnitudes_edit, magnitudes_of
-from convinspect.layers.select import as_linear, exactly_named, select
+from convinspect.layers.select import as_linear, as_transposed, exactly_named, select
 from convinspect.records import Doubt, Edit, Layer, Tensor
 from convinspect.text import with_article
 
@@ -147,7 +157,7 @@ def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset
     """
     exact = naming.exact
     if exact:
-        layer = as_linear(layer)
+        layer = as_transposed(as_linear(layer), request.kinds)
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
     elif request.of_patches:
@@ -184,7 +194,7 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
     if layer.kind not in kinds:
         return (
             Refusal(layer.name, why_not(layer))
-            if exact and layer.kind not in KINDS
+            if exact and not may_change(layer.kind, layer.pointwise)
             else _not_meant(layer, kinds, named)
         )
     # What naming the layer would not help against comes first.
@@ -198,10 +208,11 @@ def _decide_by_kind(layer: Layer, request: Request, naming: Naming) -> Conversio
 
 
 def _not_meant(layer: Layer, kinds: Sequence[str], chosen: bool) -> Refusal | None:
-    if layer.kind in KINDS and chosen:
+    changeable = may_change(layer.kind, layer.pointwise)
+    if changeable and chosen:
         taken = Option("from_", option_of(layer.kind))
         return Refusal(layer.name, Wording(f"it is {with_article(layer.kind)}; ", taken, " takes it"))
-    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or layer.kind in KINDS:
+    if layer.kind not in (*LISTED, "Embedding", "Incomplete", *RECURRENT) or changeable:
         return None
     # Layers that look like a kind to convert are reported with the reason; others only if they were asked for.
     alike = ("Embedding", "MultiheadAttention", "Linear (quantized)", *RECURRENT)
@@ -219,7 +230,7 @@ def _expanded(layer: Layer, to: str) -> Conversion:
 def _edit(layer: Layer, tensor: Tensor, to: str) -> Edit:
     if layer.layout is not None:
         return reshaped_in(layer.layout.maker, tensor, EXTRA_DIMS[to])
-    return reshaped(tensor, EXTRA_DIMS[to], layer.kind == TRANSFORMERS_CONV1D)
+    return reshaped(tensor, EXTRA_DIMS[to], is_in_out(layer.kind) != is_in_out(to))
 
 
 def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Conversion]) -> list[Refusal]:
@@ -240,8 +251,11 @@ def _strides_that_would_go(layers: Sequence[Layer], conversions: Mapping[str, Co
 
 def assumed(layer: Layer) -> tuple[str, ...]:
     """Settings of a convolution that are assumed because the file does not record them."""
-    if layer.kind not in CONVOLUTIONS or layer.groups is not None:
+    if layer.kind not in (*CONVOLUTIONS, *CONV_TRANSPOSES) or layer.groups is not None:
         return ()
+    if layer.kind in CONV_TRANSPOSES:
+        by_bias = layer.bias is not None and layer.weight.shape[0] != layer.weight.shape[1]
+        return ("stride 1", "padding 0", "groups 1", *([] if by_bias else ["transposed"]))
     # A ConvTranspose has the same shapes as a Conv if it has no bias, or as many outputs as inputs.
     alike = layer.bias is None or layer.layout is not None or layer.weight.shape[0] == layer.weight.shape[1]
     doubt = alike and layer.evidence != "module" and not layer.low_rank

@@ -69,7 +69,7 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
     found = layer._replace(
         kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
         evidence="module",
-        pointwise=not transposed and all(size == 1 for size in kernel),
+        pointwise=all(size == 1 for size in kernel) and not (transposed and _adds_positions(settings, values)),
         in_width=first if transposed else inner,
         out_width=inner if transposed else first,
         kernel_size=tuple(kernel),
@@ -78,6 +78,12 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
     )
     found = _with_calls(found, values)
     return named_class(found._replace(patch=is_patch(found, values)), module)
+
+
+def _adds_positions(settings: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a transposed convolution gives positions that none of its input is behind."""
+    added = values.get("output_padding")
+    return any(n != 1 for n in settings["stride"] or ()) or any(added if isinstance(added, tuple) else (added or 0,))
 
 
 _PADDED = {"layer": Doubt.PADDED, "before": Doubt.MAY_BE_PADDED}

@@ -258,9 +258,10 @@ def _convolution(layer: Layer) -> Layer:
     if layer.bias is None or layer.bias.shape == (first,):
         named = conv._replace(patch=is_patch_by_name(conv))
         return maybe_another(named, alike=layer.bias is None or first == second)
-    transposed = conv._replace(kind=f"ConvTranspose{dims}d", pointwise=False, in_width=first, out_width=second)
+    transposed = conv._replace(kind=f"ConvTranspose{dims}d", in_width=first, out_width=second)
     if layer.bias.shape == (second,):
         return transposed
+    transposed = transposed._replace(pointwise=False)
     length = layer.bias.shape[0] if len(layer.bias.shape) == 1 else 0
     if second and length and length % second == 0 and first % (length // second) == 0:
         note = f"fits a ConvTranspose{dims}d with groups={length // second}"

@@ -6,6 +6,7 @@ otherwise the shapes do.
 
 from __future__ import annotations
 
+from convinspect.kinds import CONV_TRANSPOSES
 from convinspect.layers.by_shape import (
     STATISTICS,
     Context,
@@ -118,7 +119,7 @@ def _doubts_of_assumptions(layer: Layer) -> list[Doubt]:
 
 def may_be_transposed(layer: Layer) -> bool:
     """Whether a pointwise convolution, by its shapes, may as well be a ConvTranspose."""
-    if not layer.pointwise or layer.low_rank or "assumed" not in layer.tags:
+    if layer.kind in CONV_TRANSPOSES or not layer.pointwise or layer.low_rank or "assumed" not in layer.tags:
         return False
     first, second = torch_shape(layer)[:2]
     return layer.bias is None or first == second

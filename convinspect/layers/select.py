@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from convinspect.errors import NotThere
 from convinspect.keys.wrappers import join_key
-from convinspect.kinds import LISTED
-from convinspect.records import Layer
+from convinspect.kinds import CONVOLUTIONS, LISTED
+from convinspect.records import Doubt, Layer
 from convinspect.text import closest
 
 
@@ -44,6 +44,23 @@ def select(
     elif not everything and not names:
         chosen = [layer for layer in chosen if layer.kind in LISTED]
     return [layer for layer in chosen if layer.pointwise] if pointwise else chosen
+
+
+def as_transposed(layer: Layer, kinds: Sequence[str]) -> Layer:
+    """A pointwise convolution by its shape as the transposed one of the same shape, if one of these kinds is it.
+
+    Args:
+        layer: One that the user named.
+        kinds: Kinds that the user named.
+    """
+    kind = layer.kind.replace("Conv", "ConvTranspose", 1)
+    first, second = layer.weight.shape[:2] if len(layer.weight.shape) > 2 else (0, 1)
+    alike = layer.bias is None or first == second
+    known = layer.evidence == "module" or layer.layout is not None or layer.kind in kinds
+    if kind not in kinds or layer.kind not in CONVOLUTIONS or known or not alike:
+        return layer
+    doubts = tuple(doubt for doubt in layer.doubts if doubt is not Doubt.MAY_BE_CONV_TRANSPOSE)
+    return layer._replace(kind=kind, in_width=first, out_width=second, doubts=doubts)
 
 
 def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:

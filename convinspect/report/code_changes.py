@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.reshape import out_in
-from convinspect.kinds import CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, KINDS, MULTIPLIED, TRANSFORMERS_CONV1D, is_in_out
 from convinspect.layers.folding import fold
 from convinspect.layouts import Maker, torch_shape
 from convinspect.records import Layer
 from convinspect.report.patch_code import patch_advice
 
-_SPATIAL = {"Conv1d": ("L",), "Conv2d": ("H", "W"), "Conv3d": ("D", "H", "W")}
+_SPATIAL = {
+    f"{kind}{dims}d": names
+    for kind in ("Conv", "ConvTranspose")
+    for dims, names in enumerate((("L",), ("H", "W"), ("D", "H", "W")), 1)
+}
 
 
 def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
@@ -33,13 +37,13 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         old, new = alike[0].layer.kind, alike[0].to
         layers = [called(conversion.layer, names) for conversion in alike]
         by_layer = {id(layer): conversion for layer, conversion in zip(layers, alike, strict=True)}
-        known = old in KINDS and new in KINDS
+        known = {old, new} <= {*KINDS, *CONV_TRANSPOSES}
         for block in fold(layers):
             conversion = by_layer[id(block.layers[0])]
             name = block.name or "(root)"
             if conversion.patch:
                 lines += patch_advice(name, conversion)
-            elif not _is_pointwise(conversion) or _is_turned_kernel(conversion):
+            elif not _is_pointwise(conversion):
                 lines += _shapes(name, conversion)
             elif conversion.layer.layout is not None:
                 lines += _in_layout(name, conversion, conversion.layer.layout.maker)
@@ -54,14 +58,9 @@ def advice(plan: Plan, names: Mapping[str, str]) -> list[str]:
         layout = alike[0].layer.layout
         if layout is not None and layout.maker is not Maker.PADDLE:
             lines += _channels_last(old, new)
-        elif known and _is_pointwise(alike[0]) and not _is_turned_kernel(alike[0]) and _input(old) != _input(new):
+        elif known and _is_pointwise(alike[0]) and _input(old) != _input(new):
             lines += _turns(old, new)
     return lines
-
-
-def _is_turned_kernel(conversion: Conversion) -> bool:
-    """Whether it becomes a kernel (in, out, 1, …), as a transposed convolution keeps it: of no class that is known."""
-    return conversion.to == TRANSFORMERS_CONV1D and len(conversion.new_shape) > 2
 
 
 def _is_pointwise(conversion: Conversion) -> bool:
@@ -126,12 +125,13 @@ def _channels_last(old: str, new: str) -> list[str]:
 
 
 def _call(kind: str, conversion: Conversion, groups: int) -> str:
-    # (out, in) of every kind but transformers' Conv1D, which keeps (in, out).
-    wide_out, wide_in = conversion.new_shape[:2] if conversion.to != TRANSFORMERS_CONV1D else conversion.new_shape[::-1]
+    wide_out, wide_in = conversion.new_shape[:2]
+    if is_in_out(conversion.to):
+        wide_out, wide_in = wide_in, wide_out
     if kind == TRANSFORMERS_CONV1D:
         return f"Conv1D(nf={wide_out}, nx={wide_in})"
     parts = [str(wide_in), str(wide_out)]
-    parts += ["1"] * (kind in CONVOLUTIONS) + [f"groups={groups}"] * (groups > 1)
+    parts += ["1"] * (kind in _SPATIAL) + [f"groups={groups}"] * (groups > 1)
     parts += ["bias=False"] * (conversion.layer.bias is None)
     return f"nn.{kind}({', '.join(parts)})"
 

@@ -41,6 +41,8 @@ SENTENCES = {
     Why.TRANSPOSED_SHAPE: "it is transposed: {expected} is wanted, and {actual} is there",
     Why.TRANSPOSED_ALONE: "it is transposed, and no other layer is that would show it is meant",
     Why.TURNED_UNSURE: "its rows and columns are exchanged, which nothing in the files shows to be meant",
+    Why.TRANSPOSED_UNSURE: "its rows and columns are exchanged: right if it is a transposed convolution, which no shape"
+    " tells here",
     Why.LEFT_IN_OUT: "it is transposed: still (in, out) as before, while the other layers are (out, in) now",
     Why.LEFT_OUT_IN: "it is transposed: still (out, in) as before, while the other layers are (in, out) now",
     Why.ROWS_MIXED: "its numbers are as before under the turned shape {after}, so rows are mixed up",
@@ -233,9 +235,10 @@ def _verdict_lines(report: Report) -> Iterable[Cell]:
 def _notes(report: Report) -> Iterable[str]:
     yield from _output_notes(report)
     unsure = {check.unsure.why for check in report.layers if check.unsure}
-    if Why.TURNED_UNSURE in unsure:
+    turned = {Why.TURNED_UNSURE, Why.TRANSPOSED_UNSURE}
+    if turned & unsure:
         yield "rows and columns: --layer NAME says that a layer was to be transposed"
-    if unsure - {Why.TURNED_UNSURE}:
+    if unsure - turned:
         yield "another shape: --layer NAME says that a layer was to get it"
     if report.reshaped and not (report.model is not None and not report.model.cause):
         shapes = [f"{name} {cause.facts['before']} → {cause.facts['after']}" for name, cause in report.reshaped.items()]

@@ -50,6 +50,7 @@ class Why(Enum):
     TRANSPOSED_SHAPE = auto()  # expected, actual
     TRANSPOSED_ALONE = auto()
     TURNED_UNSURE = auto()
+    TRANSPOSED_UNSURE = auto()
     LEFT_IN_OUT = auto()
     LEFT_OUT_IN = auto()
     ROWS_MIXED = auto()  # after

@@ -9,7 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.kinds import CONVOLUTIONS, GPT2_NAMES, TRANSFORMERS_CONV1D, is_stand_in, last_word
+from convinspect.kinds import (
+    CONVOLUTIONS,
+    GPT2_NAMES,
+    TRANSFORMERS_CONV1D,
+    is_in_out,
+    is_stand_in,
+    last_word,
+    may_change,
+)
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import as_linear, exactly_named, select
 from convinspect.layouts import in_torch_order, is_turned
@@ -33,6 +41,7 @@ from convinspect.verifying.parts_apart import parts_apart
 from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 from convinspect.verifying.turned import Turned, as_in_out, find_turned, moved
+from convinspect.verifying.turned_kernels import as_transposed_kernels, find_turned_kernels
 
 
 def compare_checkpoints(
@@ -62,7 +71,9 @@ def compare_checkpoints(
     chosen = {layer.name for layer in select(layers, options.layer)} if options.layer else None
     layers_after = _as_converted(layers, found_after, chosen or ())
     turned = find_turned(layers, layers_after, chosen)
-    layers = as_in_out(layers, turned)
+    kernels = find_turned_kernels(layers, layers_after, chosen)
+    layers = as_transposed_kernels(as_in_out(layers, turned), kernels)
+    layers_after = {layer.name: layer for layer in as_transposed_kernels(layers_after.values(), kernels)}
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
     pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen))
@@ -74,6 +85,7 @@ def compare_checkpoints(
     followed = {*copies.followed, *(name for part in apart for name in part.followed)}
     checked, excused = _check_layers(layers, layers_after, pairs, chosen, followed)
     checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
+    checked = [_of_kernel(layer, kernels) for layer in checked] if kernels.names else checked
     checked = [_of_reshaped(layer, chosen or ()) if layer.check.reshaped else layer for layer in checked]
     shown = [
         layer
@@ -209,6 +221,13 @@ def _of_reshaped(checked: Checked, named: Collection[str]) -> Checked:
     return checked._replace(check=replace(check.with_note("same numbers, another shape"), unsure=unsure))
 
 
+def _of_kernel(checked: Checked, kernels: Turned) -> Checked:
+    """What is said of a kernel that is taken for a transposed convolution's."""
+    if checked.check.name not in kernels.unsure or checked.check.cause is not None:
+        return checked
+    return checked._replace(check=replace(checked.check, unsure=because(Why.TRANSPOSED_UNSURE)))
+
+
 def _with_positions(layer: Layer, checkpoint: Checkpoint) -> Layer:
     """Give a `PointwiseLinear` the stride and padding that its module records; other layers are unchanged."""
     module = checkpoint.modules.get(layer.name)
@@ -250,5 +269,7 @@ def _as_converted(
 def _transposed(layers: Iterable[Layer]) -> frozenset[str]:
     """Names of weights that are stored as (in, out)."""
     return frozenset(
-        keys_of(layer)["weight"] for layer in layers if layer.kind == TRANSFORMERS_CONV1D and "weight" in layer.tensors
+        keys_of(layer)["weight"]
+        for layer in layers
+        if is_in_out(layer.kind) and may_change(layer.kind, layer.pointwise) and "weight" in layer.tensors
     )

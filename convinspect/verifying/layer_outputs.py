@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convinspect.arrays.threads import map_threads
 from convinspect.converting.patches import patch_assumptions
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D
+from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, is_in_out, may_change
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.layers import LayerCheck, groups_written_out
@@ -56,7 +56,7 @@ def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerChec
 def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
     """The check of one layer with its outputs, and gradients when asked for."""
     check, before, after = layer
-    if after is None or before.kind not in KINDS or check.after not in KINDS:
+    if after is None or not may_change(before.kind, before.pointwise) or not may_change(check.after, after.pointwise):
         return check
     obstacle = _obstacle(before, after)
     if obstacle:
@@ -148,7 +148,7 @@ def _obstacle(before: Layer, after: Layer) -> str:
 def _misfit(weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor | None], kinds: Iterable[str]) -> str:
     """Why a bias does not fit its weight; "" if both fit."""
     for weight, bias, kind in zip(weights, biases, kinds, strict=True):
-        rows = weight.shape[1] if kind == TRANSFORMERS_CONV1D else weight.shape[0]
+        rows = weight.shape[1] if is_in_out(kind) else weight.shape[0]
         if bias is not None and bias.numel() != rows:
             return f"same bits; its bias has {bias.numel()} numbers for {rows} outputs, so it cannot be run"
     return ""
@@ -181,9 +181,9 @@ def _forms(before: Layer, after: Layer, check: LayerCheck) -> tuple[Form, Form]:
 def _form(layer: Layer, kind: str) -> Form:
     from convinspect.arrays.forms import Form
 
-    if kind not in CONVOLUTIONS:
+    if kind not in EXTRA_DIMS or kind == "Linear":
         return Form(kind)
-    dims = int(kind[4])
+    dims = EXTRA_DIMS[kind]
     padding = (0,) * dims if layer.padding is None or isinstance(layer.padding, str) else layer.padding
     return Form(kind, layer.stride or (1,) * dims, padding, layer.groups or 1)
 
@@ -192,7 +192,7 @@ def _channels(form: Form, weight: torch.Tensor) -> int:
     """Input channels; numbers in a patch."""
     if form.patch:
         return weight[:1].numel()
-    return weight.shape[0] if form.kind == TRANSFORMERS_CONV1D else weight.shape[1] * form.groups
+    return weight.shape[0] if form.in_out else weight.shape[1] * form.groups
 
 
 def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Parameters:
@@ -201,13 +201,14 @@ def _parameters(layer: Checked, forms: tuple[Form, Form], device: str) -> _Param
     assert after is not None
     weight, bias = _on_device(before, device)
     if check.weights_equal and before.norm == after.norm and before.weight.numel == after.weight.numel:
-        matrix = weight.mT if forms[0].kind == TRANSFORMERS_CONV1D else weight
+        matrix = weight
         if forms[1].last or forms[0].last:
             kernel = forms[0].patch
             turned = weight.movedim(1, -1) if forms[1].last else weight.reshape(len(weight), *kernel, -1).movedim(-1, 1)
             return _Parameters((weight, turned.reshape(after.weight.shape)), (bias, bias))
         matrix = matrix.flatten(1) if weight.dim() > 2 else matrix
-        same = matrix.mT if forms[1].kind == TRANSFORMERS_CONV1D else matrix.reshape(after.weight.shape)
+        matrix = matrix.mT if forms[0].in_out else matrix
+        same = (matrix.mT if forms[1].in_out else matrix).reshape(after.weight.shape)
         return _Parameters((weight, same), (bias, bias))
     weight_after, bias_after = _on_device(after, device)
     return _Parameters((weight, weight_after), (bias, bias_after))

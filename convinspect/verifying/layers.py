@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.converting.patches import patch_assumptions
 from convinspect.converting.plan import assumed
 from convinspect.keys.wrappers import join_key
-from convinspect.kinds import CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D, shown_kind
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, KINDS, TRANSFORMERS_CONV1D, may_change, shown_kind
 from convinspect.layers.lora import follows_a_layer
 from convinspect.records import Layer
 from convinspect.verifying.causes import Cause, Why, because
@@ -104,7 +104,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     check = replace(check, before_shown=shown_kind(before.kind, before.tags))
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
-    alone = _reshaped_alone(before, after, pairs)
+    known = of_patches is not None and any(one.patch and one.evidence == "module" for one in (before, after))
+    alone = {} if known else _reshaped_alone(before, after, pairs)
     check = replace(check, after=_kind_after(before, after, pairs), reshaped=alone)
     reshaped = [name for name in keys_of(before).values() if name in pairs.converted or name in pairs.unproved]
     if (reshaped or alone) and not _may_change_shape(before):
@@ -175,7 +176,7 @@ def unsure_of_shape(before: Layer, check: LayerCheck) -> Cause | None:
 
 
 def _may_change_shape(layer: Layer) -> bool:
-    return layer.kind in KINDS or follows_a_layer(layer.name)
+    return may_change(layer.kind, layer.pointwise) or follows_a_layer(layer.name)
 
 
 def _within(names: Iterable[str], differing: Mapping[str, object], excused: frozenset[str]) -> list[str]:
@@ -184,11 +185,11 @@ def _within(names: Iterable[str], differing: Mapping[str, object], excused: froz
 
 def _kind_after(before: Layer, after: Layer, pairs: Pairs) -> str:
     """The kind after; where the shapes fit several kinds, the one that a conversion gives."""
-    if after.kind in KINDS:
+    if may_change(after.kind, after.pointwise):
         transposed = before.kind == TRANSFORMERS_CONV1D and after.kind == TRANSFORMERS_CONV1D
         # A transposed square weight still reads as Conv1D (transformers) beside layers that were not transposed.
         return "Linear" if transposed and join_key(before.name, "weight") in pairs.converted else after.kind
-    return "Linear" if before.kind in KINDS and len(after.weight.shape) == 2 else after.kind
+    return "Linear" if may_change(before.kind, before.pointwise) and len(after.weight.shape) == 2 else after.kind
 
 
 # ------------------------------------------------------------------------------------------ correct changes
@@ -297,7 +298,10 @@ def _groups_cause(before: Layer, after: Layer, wrong: list[str]) -> Cause | None
 
 def _setting_cause(before: Layer, after: Layer, expanded: bool) -> Cause | None:
     """The cause for the first of stride, padding and groups that differs, where both are known."""
-    if before.kind not in KINDS or after.kind not in KINDS:
+    for layer, other in ((before, after), (after, before)):
+        if layer.kind in CONV_TRANSPOSES and not layer.pointwise and other.kind != layer.kind:
+            return because(Why.MUST_KEEP_SHAPE, kind=layer.kind, shape=other.weight.shape)
+    if not all(may_change(layer.kind, layer.pointwise) for layer in (before, after)):
         return None
     if patch_assumptions(before, after) is not None:
         return _patch_cause(before if len(after.weight.shape) == 2 else after)
@@ -332,7 +336,7 @@ def _known(layer: Layer, setting: str, usual: int) -> Any:
     """Stride, padding or groups: one number if all dimensions agree; None if the file does not record it."""
     value = getattr(layer, setting)
     if value is None:
-        return None if layer.kind in CONVOLUTIONS else usual
+        return None if layer.kind in (*CONVOLUTIONS, *CONV_TRANSPOSES) else usual
     if isinstance(value, str):
         # "same" and "valid" pad nothing at kernel size 1.
         return usual if layer.pointwise else value

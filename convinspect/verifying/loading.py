@@ -13,11 +13,11 @@ from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow, Option, Wording
 from convinspect.formats.torch.objects import plain_values, read_objects
-from convinspect.kinds import TARGETS
+from convinspect.kinds import CONV_TRANSPOSES, TARGETS
 from convinspect.modules import PatchLinear, swap_patches, swap_pointwise
 from convinspect.records import Container, Tensor
 
-_TARGETS = {kind: name for name, kind in TARGETS.items()}
+_TARGETS = {kind: name for name, kind in TARGETS.items() if kind not in CONV_TRANSPOSES}
 _EXTRA = "_extra_state"
 """How the keys end under which `state_dict()` keeps what `get_extra_state` gives."""
 

@@ -178,12 +178,17 @@ def _gradients(model: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[st
         return {}
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True) if parameters else ()
-    transposed = {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+    transposed = {f"{name}.weight" for name, module in model.named_modules() if _is_in_out(module)}
     return {
         f"{GRADIENT}{name}": _as_matrix(grad, name in transposed)
         for name, grad in zip(parameters, grads, strict=True)
         if grad is not None
     }
+
+
+def _is_in_out(module: nn.Module) -> bool:
+    turned = isinstance(module, nn.modules.conv._ConvTransposeNd) and set(module.kernel_size) == {1}
+    return turned or type(module).__name__ == "Conv1D"
 
 
 def _as_matrix(tensor: torch.Tensor, transposed: bool) -> torch.Tensor:

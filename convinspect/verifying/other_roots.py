@@ -14,6 +14,7 @@ from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
 from convinspect.errors import CannotConvert, CannotShow
 from convinspect.keys.wrappers import clean_names
+from convinspect.kinds import may_change
 from convinspect.records import Edit, Layer, Moved, Root, Tensor
 from convinspect.text import plural
 from convinspect.verifying.causes import Cause, Why, because
@@ -46,7 +47,11 @@ def plan_of(layers: Iterable[Layer], after: Checkpoint, pairs: Pairs, transposed
     """The conversions that were found, as far as copies and state must change with them."""
     conversions = []
     for layer in layers:
-        edits = _edits_of(layer, after, pairs, transposed)
+        # Of what is no layer by itself, such as a copy, only what no layer's conversion explains.
+        by_itself = may_change(layer.kind, layer.pointwise) or not pairs.reshaped.keys().isdisjoint(
+            keys_of(layer).values()
+        )
+        edits = _edits_of(layer, after, pairs, transposed) if by_itself else ()
         if edits:
             conversions.append(Conversion(layer, "Linear", edits))
     return Plan(tuple(conversions))

@@ -263,8 +263,8 @@ def test_version_help_and_usage_errors() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("convert x.pt --to banana", "--to: 'banana' is not one of 'linear', 'conv1d', 'conv2d', 'conv3d'; see con"),
-        ("convert x.pt --to conv1", "is not one of 'linear', 'conv1d', 'conv2d', 'conv3d'; did you mean conv1d?"),
+        ("convert x.pt --to banana", "--to: 'banana' is not one of 'linear', 'conv1d', 'conv2d', 'conv3d', 'convtra"),
+        ("convert x.pt --to conv1", "'convtranspose2d', 'convtranspose3d'; did you mean conv1d?"),
         ("shapes x.pt --format jsn", "--format: 'jsn' is not one of 'table', 'json', 'csv', 'md'; did you mean json?"),
         ("weights x.pt -p abc", "--precision: "),
         ("shapes", "missing argument 'PATH'; see convinspect shapes -h"),

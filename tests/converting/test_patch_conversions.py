@@ -142,7 +142,10 @@ REFUSED = {
     "mode": (nn.Conv2d(3, 4, 4, stride=4, padding=2, padding_mode="reflect"), "padding=(2, 2)"),
     "dilation": (nn.Conv2d(3, 4, 4, stride=4, dilation=2), "dilation=(2, 2)"),
     "groups": (nn.Conv2d(4, 4, 4, stride=4, groups=2), "groups=2"),
-    "transposed": (nn.ConvTranspose2d(3, 4, 4, stride=4), "ConvTranspose2d, whose weight is stored as (in, out"),
+    "transposed": (
+        nn.ConvTranspose2d(3, 4, 4, stride=4),
+        "weight.flatten(1).T and bias.repeat_interleave(16)",
+    ),
     "pointwise": (nn.Conv2d(3, 4, 1), "its kernel size is 1; without patches=True"),
 }
 

@@ -129,7 +129,7 @@ def test_case_14_look_alikes(folder: Path) -> None:
         "in": "Conv1d",
         "patch_embed": "Conv2d",
     }
-    assert [name for name, layer in layers.items() if layer.pointwise] == ["out", "in"]
+    assert [name for name, layer in layers.items() if layer.pointwise] == ["up", "out", "in"]
     assert "(5, 1, 1) reads as depthwise (groups = 5) as well as 1 → many" in layers["in"].notes
     assert not any("depthwise" in note for note in layers["out"].notes)
 

@@ -67,7 +67,8 @@ def test_a_pickled_convolution_tells_everything(folder: Path, conv: Conv) -> Non
     assert (layer.in_width, layer.out_width) == (conv.in_channels, conv.out_channels)
     assert (layer.kernel_size, layer.stride, layer.padding) == (conv.kernel_size, conv.stride, conv.padding)
     assert (layer.dilation, layer.groups) == (conv.dilation, conv.groups)
-    assert layer.pointwise == (not conv.transposed and set(conv.kernel_size) == {1})
+    adds = conv.transposed and (set(conv.stride) != {1} or any(conv.output_padding))
+    assert layer.pointwise == (set(conv.kernel_size) == {1} and not adds)
     assert (layer.bias is not None) == (conv.bias is not None)
     assert not {"assumed", "ambiguous"} & set(layer.tags)
     assert ("stride" in " ".join(layer.tags)) == (layer.pointwise and set(conv.stride) != {1})
@@ -93,7 +94,8 @@ def test_a_state_dict_of_a_convolution_tells_what_its_shapes_tell(folder: Path, 
         assert (ASSUMED in layer.notes) == layer.pointwise
         assert (ASSUMED_GROUPS in layer.notes) == (not layer.pointwise)
         return
-    assert (layer.kind, layer.pointwise) == (f"ConvTranspose{dims}d", False)
+    told = conv.groups == 1 and set(conv.kernel_size) == {1}
+    assert (layer.kind, layer.pointwise) == (f"ConvTranspose{dims}d", told)
     assert layer.evidence == ("shape" if conv.groups == 1 else "ambiguous")
     assert (layer.in_width, layer.out_width) == (conv.in_channels, conv.out_channels)
 
@@ -116,7 +118,7 @@ def test_no_false_certainty_of_convolutions(folder: Path, first: int, second: in
         assert (layer.kind, layer.evidence) == ("Conv1d", "shape")
     elif transposed:
         assert layer.kind == "ConvTranspose1d"
-        assert not layer.pointwise
+        assert layer.pointwise == (bias == second and k == 1)
         assert layer.evidence == ("shape" if bias == second else "ambiguous")
     else:
         assert layer.evidence == "ambiguous"

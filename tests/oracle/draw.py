@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support.drawing import cases, there_and_back, training
+from support.drawing import cases, patches, there_and_back, training
 
 
 def main() -> int:
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case; each next one is one more")
     parser.add_argument("--graphs", type=float, default=cases.SHARE_OF_GRAPHS, help="share of TorchScript and .pt2")
     parser.add_argument("--trainings", action="store_true", help="models beside their optimizers instead")
+    parser.add_argument("--patches", action="store_true", help="patch and transposed convolutions instead")
     parser.add_argument("--there-and-back", action="store_true", help="files converted there and back instead")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -32,6 +33,8 @@ def main() -> int:
             try:
                 if options.there_and_back:
                     seen += there_and_back.run(seed, Path(folder))
+                elif options.patches:
+                    seen += patches.run(seed, Path(folder))
                 elif options.trainings:
                     seen += training.run(seed, Path(folder))
                 else:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.drawing import cases, training
+from support.drawing import cases, patches, training
 from support.drawing.leaves import LEAVES
 
 CASES = int(os.environ.get("CASES", "500"))
@@ -42,6 +42,15 @@ def test_resumed_training_moves_as_the_run_that_went_on(chunk: int, tmp_path: Pa
     for seed in range(chunk, TRAININGS, CHUNKS):
         seen += training.run(seed, _folder(tmp_path, seed))
     assert seen["resumed"] > TRAININGS // CHUNKS // 8
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_patch_and_transposed_convolutions_are_what_they_are_said_to_be(chunk: int, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(chunk, TRAININGS, CHUNKS):
+        seen += patches.run(seed, _folder(tmp_path, seed))
+    assert seen["outputs compared"] > TRAININGS // CHUNKS // 4
+    assert seen["the same bytes"] > TRAININGS // CHUNKS // 8
 
 
 def test_all_kinds_of_leaves_are_drawn() -> None:

@@ -97,9 +97,21 @@ def _settings(layer: Layer, module: nn.Module) -> Iterator[tuple[str, Any, Any]]
         yield "out_width", layer.out_width, module.out_channels
         yield "bias", layer.bias is not None, module.bias is not None
         yield "kernel_size", layer.kernel_size, module.kernel_size
-        yield "pointwise", layer.pointwise, isinstance(module, CONVS) and set(module.kernel_size) == {1}
+        yield "pointwise", layer.pointwise, _is_pointwise(layer, module)
         for name in ("stride", "padding", "dilation", "groups"):
             yield name, getattr(layer, name), getattr(module, name)
+
+
+def _is_pointwise(layer: Layer, module: Any) -> bool:
+    """Whether its kernel has one position; a transposed one must give a result for each of its input too, and no more,
+    unless this is assumed.
+    """
+    if set(module.kernel_size) != {1}:
+        return False
+    if isinstance(module, CONVS):
+        return True
+    known = set(module.stride) == {1} and not any(module.output_padding)
+    return known or ("assumed" in layer.tags and layer.pointwise)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
