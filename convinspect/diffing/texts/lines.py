@@ -182,8 +182,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             continue
         line, tags, record = _unmarked(line)
         own = outer + tags
-        # The launcher's own lines have no tag, below a blank line. A piece of a broken line has none either, and follows
-        # its beginning.
+        # A launcher's own lines have no tag, below a blank line. Nor has a piece of a broken line, below its beginning.
         process = own or (() if after_nothing else process)
         after_nothing = False
         inner = line.strip()
