@@ -89,10 +89,10 @@ def _parametrization_obstacle(module: nn.Module) -> str | None:
             classes = ", ".join(type(part).__name__ for part in listed)
             return f"its {name} is computed by {classes}, which may depend on the weight's shape"
         # Pruning renames tensors there, and any hook may change the result.
-        more = {*listed._parameters, *listed._buffers}.difference(ORIGINALS)
-        more |= {kind for kind, hooks in _hooks(listed) if isinstance(hooks, dict) and hooks}
+        more = sorted({*listed._parameters, *listed._buffers}.difference(ORIGINALS))
+        more += [kind for kind, hooks in _hooks(listed) if isinstance(hooks, dict) and hooks]
         if more:
-            return f"the parametrization of its {name} has more than PyTorch gives it ({min(more)}): pruning, or a hook"
+            return f"the parametrization of its {name} has more than PyTorch gives it ({more[0]}): pruning, or a hook"
     return None
 
 

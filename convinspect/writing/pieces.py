@@ -12,7 +12,9 @@ from typing import TypeAlias
 from convinspect.errors import ChangedMeanwhile, unreadable
 from convinspect.formats.files import read_at
 
-_BLOCK = 1 << 22
+BLOCK = 4096
+"""Bytes of a block in most file systems. Payloads move by whole ones, where a header no longer fits its room."""
+_READ_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callab
         done = _copied_by_kernel(reader, writer, min(piece.end - at, 1 << 30), at) if by_kernel else 0
         if not done:
             by_kernel = False
-            data = _read(reader, min(piece.end - at, _BLOCK), at, source)
+            data = _read(reader, min(piece.end - at, _READ_AT_ONCE), at, source)
             _write_all(writer, data)
             done = len(data)
         at += done

@@ -152,11 +152,19 @@ def test_the_launchers_own_lines_belong_to_no_process() -> None:
         "[rank1]: ValueError: Size mismatch between saved torch.Size([8, 6]) and current: torch.Size([9, 6]) for a.b\n"
     )
     text += (
-        "E1129 13:46:45.593000 22740 torch/distributed/api.py:1002] failed (exitcode: 1) local_rank: 0\nTraceback:\n"
+        "\nE1129 13:46:45.593000 22740 torch/distributed/api.py:1002] failed (exitcode: 1) local_rank: 0\nTraceback:\n"
     )
     found = read_text(text)
     assert [said(item) for item in found.items] == [("size mismatch", "a.b", (8, 6), (9, 6))]
     assert not found.unread
+
+
+def test_the_rest_of_a_name_below_a_loggers_mark_belongs_to_its_beginning() -> None:
+    """A launcher's mark stood before the line that the console broke, a logger's before each piece."""
+    said_first = "[rank0]: ValueError: Expected shape (8, 6) but received shape (8, 6, 1) for parameter layers.0.weigh"
+    stamp = "E0301 12:00:00.123456 4242 load.py:10] "
+    found = read_text(f"{stamp}{said_first}\n{stamp}t\n{stamp}[rank0]: \n")
+    assert {item.key for item in found.items} <= {"layers.0.weight"}
 
 
 def test_a_rule_is_no_piece_of_a_name() -> None:

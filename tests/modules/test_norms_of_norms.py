@@ -39,10 +39,10 @@ NESTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "weight_norm, then spectral_norm": (lambda layer: spectral_norm(weight_norm(layer), "weight_v"), "weight_v"),
     "a parametrization, pruned": (
-        lambda layer: inside(layer, lambda listed: PRUNE.l1_unstructured(listed, "original1", 0.5)), "original1_orig",
+        lambda layer: inside(layer, lambda listed: PRUNE.l1_unstructured(listed, "original1", 0.5)), "original1_mask",
     ),
     "a parametrization, its lengths pruned": (
-        lambda layer: inside(layer, lambda listed: PRUNE.l1_unstructured(listed, "original0", 0.5)), "original0_orig",
+        lambda layer: inside(layer, lambda listed: PRUNE.l1_unstructured(listed, "original0", 0.5)), "original0_mask",
     ),
     "a hook on a parametrization": (
         lambda layer: inside(layer, lambda listed: listed.register_forward_hook(lambda *results: results[2] * 2)),
@@ -71,4 +71,5 @@ def test_what_is_computed_in_two_steps_stays(nested: str, layer: str) -> None:
     swaps = swap(nn.Sequential(wrapped))
     assert swaps.swapped == ()
     assert word in swaps.left[0].reason
-    assert torch.equal(swaps.model(x), wanted)
+    # Where pruning leaves a vector of zeros, its direction is no number.
+    torch.testing.assert_close(swaps.model(x), wanted, rtol=0, atol=0, equal_nan=True)

@@ -182,8 +182,8 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             continue
         line, tags, record = _unmarked(line)
         own = outer + tags
-        # The launcher's own lines have no tag; a piece of a broken line has none either, and follows its beginning.
-        process = own or (() if record or after_nothing else process)
+        # A launcher's own lines have no tag, below a blank line. Nor has a piece of a broken line, below its beginning.
+        process = own or (() if after_nothing else process)
         after_nothing = False
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
