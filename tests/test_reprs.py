@@ -31,8 +31,8 @@ LONGEST = 120
 def records(folder: Path) -> dict[str, tuple[Any, str]]:
     """One of each record that the functions return, and its line."""
     checkpoint = convinspect.open(STNKD)
-    error = "size mismatch for conv1.weight: copying a param with shape torch.Size([16, 8]) from checkpoint, the shape"
-    error += " in current model is torch.Size([16, 8, 1])."
+    error = "Error(s) in loading state_dict for Stnkd:\n\tsize mismatch for conv1.weight: copying a param with shape "
+    error += "torch.Size([16, 8]) from checkpoint, the shape in current model is torch.Size([16, 8, 1])."
     written = convinspect.convert(STNKD, folder / "linear.pt", to="linear")
     by_module = convinspect.find_layers(convinspect.open(FIXTURES / "pointnet_stnkd_module.pt"))
     layers = {layer.name: layer for layer in convinspect.find_layers(convinspect.open(FIXTURES / "convs.pt"))}

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.load_error import LoadErrorItem
-
-_ADAPTER = re.compile(
-    r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector|bias)|modules_to_save|ia3_l|hada_[wt]\w*|lokr_[wt]\w*|oft_\w+"
-    r"|boft_\w+|vera_lambda_[bd]|randlora_\w+|ada(?:lora|ption)_\w+|ln_\w*tuning_layers|prompt_encoder"
-    r"|trainable_tokens_delta)\.[^.]+(?=\.|$)"
-)
-"""The name of an adapter, which peft puts into the keys when it loads them (`set_peft_model_state_dict`)."""
+from convinspect.keys.adapters import bare_key
 
 
 def in_full(items: Iterable[LoadErrorItem], checkpoint: Checkpoint) -> list[LoadErrorItem]:
@@ -45,5 +38,5 @@ def _whole(item: LoadErrorItem, checkpoint: Checkpoint) -> LoadErrorItem:
 
 def without_adapter(key: str, stored: Collection[str]) -> str:
     """A key without the name of peft's adapter, where the checkpoint has it so."""
-    bare = _ADAPTER.sub(r".\1", key)
+    bare = bare_key(key)
     return bare if key not in stored and bare in stored else key

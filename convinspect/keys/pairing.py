@@ -15,6 +15,7 @@ from functools import cache
 from itertools import islice
 
 from convinspect.errors import CannotConvert
+from convinspect.keys.adapters import bare_names, tails
 from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import levels
 
@@ -24,6 +25,8 @@ COUNT = "num_batches_tracked"
 """What batch norms call the one tensor that PyTorch supplies where a file lacks it."""
 MOST_RULES = 4
 """With more rules than this, the difference is not a wrapper's prefix."""
+_MOST_WITH_ADAPTERS = 16
+"""The same where adapters' names are in the keys: a rule for each half of a pair, and for each kind of layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Prefix:
     """A difference in what precedes the names that two lists share.
 
     Attributes:
-        a: On the first side, such as "module."; "" for nothing; "*._orig_mod.*" where it stands within names.
+        a: On the first side, such as "module."; "" for nothing; "*._orig_mod.*" where it stands within names, and
+            "*.lora_A.weight" where an adapter's name does.
         b: On the second side.
         keys: Pairs of which that is so.
     """
@@ -76,6 +80,18 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
     if keys[0] == keys[1] and names[0] == names[1]:
         # As of two checkpoints of one model, of which a large one has many.
         return Pairing(tuple([(name, place, place) for place, name in enumerate(names[0])]), (), (), (), ())
+    found = _paired(keys, names)
+    if not (found.only_a and found.only_b):
+        return found
+    bare = (bare_names(names[0]), bare_names(names[1]))
+    if bare == (list(names[0]), list(names[1])):
+        return found
+    without = _paired(keys, bare)
+    return without if len(without.pairs) > len(found.pairs) else found
+
+
+def _paired(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[str], Sequence[str]]) -> Pairing:
+    """As `pair_keys`, by these names alone."""
     roots = _roots(*names)
     bare = (_without_root(names[0], roots[0]), _without_root(names[1], roots[1]))
     places = {name: place for place, name in enumerate(bare[1])}
@@ -203,6 +219,10 @@ def _prefixes(keys: tuple[Sequence[str], Sequence[str]], pairs: Iterable[tuple[s
             continue
         if key.endswith(name) and partner.endswith(name):
             counts[between(key.removesuffix(name), partner.removesuffix(name))] += 1
+        elif (ends := tails(key, partner)) is not None:
+            fronts = between(key.removesuffix(ends[0]), partner.removesuffix(ends[1]))
+            inner = "" if key == ends[0] or partner == ends[1] else "*."
+            counts[f"{fronts[0]}{inner}{ends[0]}", f"{fronts[1]}{inner}{ends[1]}"] += 1
         else:
             counts[_patterns(key, partner, name)] += 1
     return tuple(Prefix(*fronts, number) for fronts, number in counts.most_common())
@@ -250,7 +270,8 @@ def _rules_by_prefix(
     prefixes: Sequence[Prefix], keys: tuple[Sequence[str], Sequence[str]], pairs: Sequence[tuple[str, int, int]]
 ) -> list[str]:
     """A rule for each prefix, and one for keys that already have it; [] if there would be too many."""
-    if len(prefixes) > MOST_RULES:
+    within = sum("*." in prefix.a for prefix in prefixes)
+    if len(prefixes) - within > MOST_RULES or within > _MOST_WITH_ADAPTERS:
         return []
     # The first matching rule counts, so more specific rules come first.
     rules = [prefix.rule for prefix in sorted(prefixes, key=lambda prefix: (-len(prefix.a), prefix.a))]

@@ -50,7 +50,8 @@ def prefix_text(prefix: Prefix, sides: tuple[str, str] = ("A", "B")) -> str:
     """Which side's keys have which prefix."""
     keys = plural(prefix.keys, "key")
     if prefix.a and prefix.b:
-        return f'{keys}: prefix "{prefix.a}" in {sides[0]} where {sides[1]} has "{prefix.b}"'
+        what = "prefix" if prefix.a.endswith((".", "*")) else "name"
+        return f'{keys}: {what} "{prefix.a}" in {sides[0]} where {sides[1]} has "{prefix.b}"'
     return f'{keys}: prefix "{prefix.a or prefix.b}" in {sides[0] if prefix.a else sides[1]} only'
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from convinspect.formats.pieces import SHARDING, with_new_ranks
 from convinspect.formats.safetensors import RESERVED
 from convinspect.records import Span
+from convinspect.writing.pieces import BLOCK
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"\d+")
@@ -17,9 +18,9 @@ _DECODER = json.JSONDecoder()
 
 
 def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> bytes:
-    """The header's length and text, padded so that the tensors begin at a multiple of 8 if they did before.
+    """The header's length and text, padded so that the tensors' bytes stay, or move by whole blocks.
 
-    Undoing the edits gives the same bytes: blanks beyond that padding stay, and a header that was not padded stays so.
+    Undoing the edits gives the same bytes, since blanks are counted modulo a block.
 
     Args:
         text: A valid header.
@@ -38,9 +39,9 @@ def edited_header(text: bytes, shapes: Mapping[str, tuple[int, ...]], names: Map
         if key in shapes:
             place = next(value for field, _, value in _members(header, valued.start) if field == "shape")
             changes.append((place, _list(header[place.start : place.end], shapes[key])))
-    body = text.rstrip(b" ")
+    blanks = len(text) - len(text.rstrip(b" "))
     new = _with(header, changes).encode(encoding, "surrogatepass").rstrip(b" ")
-    new += b" " * _blanks(len(body), len(text) - len(body), len(new))
+    new += b" " * (blanks // BLOCK * BLOCK + (len(text) - len(new)) % BLOCK)
     return len(new).to_bytes(8, "little") + new
 
 
@@ -54,25 +55,6 @@ def _sharding(
             new = with_new_ranks(info, shapes, names)
             return [(value, json.dumps(new, ensure_ascii=header.isascii()))]
     return []
-
-
-def _blanks(size: int, blanks: int, new_size: int) -> int:
-    """How many blanks follow the edited header.
-
-    Aligned and unaligned lengths are numbered separately, from the shortest on, and the number stays. So the way back
-    gives as many blanks as there were.
-
-    Args:
-        size: Bytes of the header before, without blanks at its end.
-        blanks: How many followed it.
-        new_size: As `size`, of the edited header.
-    """
-    to_align, to_align_new = -size % 8, -new_size % 8
-    if (size + blanks) % 8 == 0:
-        return blanks - to_align + to_align_new
-    # All but one of eight lengths are unaligned.
-    number = blanks - (blanks - to_align + 7) // 8
-    return number + (number - to_align_new + 7) // 7
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, Span, Span]]:

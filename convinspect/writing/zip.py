@@ -2,13 +2,14 @@
 
 `data.pkl` comes first and its length changes, so all that follows moves; so does what follows records that are left
 out. Each record is aligned by padding in its own header, as PyTorch's `PyTorchStreamWriter` writes it: a field "FB" in
-the local extra. If the next record is padded again so that the rest moves by a multiple of the alignment, all records
-after it stay aligned with the padding that they have, and their bytes can be copied in one go.
+the local extra. The next record is padded again so that the rest moves by whole blocks, most often by none: all records
+after it stay aligned with the padding that they have, and their bytes can be copied in one go, or stay where they are.
 
 The alignment is the one that the archive names: from it PyTorch may calculate where the storages lie."""
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -56,7 +57,7 @@ from convinspect.formats.zip.structures import (
 )
 from convinspect.records import Edit
 from convinspect.writing.moving import moved_pieces
-from convinspect.writing.pieces import Piece, Range, size_of
+from convinspect.writing.pieces import BLOCK, Piece, Range, size_of
 
 _MOST_EXTRA = 0xFFFF
 """Bytes that the extra fields of a header can have."""
@@ -108,6 +109,8 @@ def pieces_with_record(
     edited = archive.records[name]
     packed = data if edited.method == STORED else _deflated(data)
     alignment = _alignment(file, archive)
+    # Where much is left out, the rest may as well lie close together.
+    step = alignment if left_out else _step(alignment)
     sums = Sums(zlib.crc32(data) if edited.has_sum else 0, len(packed), len(data))
     starts = [*sorted(entry.offset for entry in entries), ends.start]
     pieces: list[Piece] = [Range(0, starts[0])]
@@ -119,9 +122,9 @@ def pieces_with_record(
         if start == edited.offset:
             moved = _edited_record(file, edited, end, packed, sums)
         elif start in moves:
-            moved = _record_with_numbers(file, moves[start], end, _moved_header(file, start, at, alignment)[0])
+            moved = _record_with_numbers(file, moves[start], end, _moved_header(file, start, at, alignment, step)[0])
         else:
-            header, skipped = _moved_header(file, start, at, alignment)
+            header, skipped = _moved_header(file, start, at, alignment, step)
             moved = [header, Range(start + skipped, end)]
         places[start] = at
         pieces += moved
@@ -243,9 +246,27 @@ def _alignment(file: File, archive: Archive) -> int:
     return alignment if is_kept else USUAL_ALIGNMENT
 
 
-def _moved_header(file: File, old: int, new: int, alignment: int) -> tuple[bytes, int]:
-    """A record's header at its new offset, and how many old bytes it replaces; (b"", 0) if the header can stay."""
-    moved = (new - old) % alignment
+def _step(alignment: int) -> int:
+    """What the bytes behind an edited record move by a multiple of.
+
+    Whole blocks can be inserted into a file, or shared with another, without a copy. Padding that is counted modulo
+    the step is what it was once the edit is undone.
+    """
+    step = math.lcm(alignment, BLOCK)
+    return step if step <= _MOST_EXTRA // 2 else alignment
+
+
+def _moved_header(file: File, old: int, new: int, alignment: int, step: int) -> tuple[bytes, int]:
+    """A record's header at its new offset, and how many old bytes it replaces; (b"", 0) if the header can stay.
+
+    Args:
+        file: The archive's file.
+        old: Offset of the record.
+        new: Its new offset.
+        alignment: Of the records' bytes.
+        step: A multiple of the alignment by which what follows may move.
+    """
+    moved = (new - old) % step
     if not moved and (new == old or max(old, new) < FULL):
         return b"", 0
     local = _local(file, old)
@@ -256,8 +277,7 @@ def _moved_header(file: File, old: int, new: int, alignment: int) -> tuple[bytes
             # Beyond 4 GB PyTorch's writer also stores a record's offset in its local header.
             fields[index] = (kind, content[: -len(build_place(old))] + build_place(new))
         if kind == PADDING_FIELD and moved and local.payload % alignment == 0:
-            bare = length - len(content)
-            padding = -(new + bare) % alignment
+            padding = len(content) // step * step + (len(content) - moved) % step
             if local.header.extra_length - len(content) + padding <= _MOST_EXTRA:
                 fields[index] = (kind, b"Z" * padding)
             elif _STORAGE_NAME.search(local.name):

@@ -440,12 +440,17 @@ def test_long_names_stay_apart_in_a_narrow_table(tmp_path: Path) -> None:
 
 
 def test_records_beyond_4_gb_note_their_new_place(tmp_path: Path) -> None:
-    """Sparse: PyTorch leaves out the numbers, and only the pieces of the new file are looked at."""
-    state = {"a.weight": torch.empty(4, 300, 1), "big": torch.empty(1_100_000_000), "b.weight": torch.empty(40, 6, 1)}
+    """Sparse: PyTorch leaves out the numbers, and only the pieces of the new file are looked at.
+
+    The pickle becomes longer than its room, so that all else moves.
+    """
+    state = {f"{number}.weight": torch.empty(4, 300) for number in range(20)}
+    state |= {f"{number}.bias": torch.empty(4) for number in range(20)}
+    state |= {"big": torch.empty(1_100_000_000), "b.weight": torch.empty(40, 6), "b.bias": torch.empty(40)}
     with torch.serialization.skip_data():
         torch.save(state, tmp_path / "a.pt")
     checkpoint = open_checkpoint(tmp_path / "a.pt")
-    planned = plan(find_layers(checkpoint), Request("Linear"))
+    planned = plan(find_layers(checkpoint), Request("Conv1d"))
     at, seen = 0, 0
     with File(tmp_path / "a.pt") as file:
         for piece in pieces_for(file, Changes(planned.edits)):

@@ -60,10 +60,8 @@ def plain(node: Any, numbers: dict[int, int]) -> object:
     if id(node) in numbers:
         return numbers[id(node)]
     numbers[id(node)] = len(numbers)
-    # Sizes are tuples of which one thing more is known.
-    kind: Any = Tuple if isinstance(node, Tuple) else type(node)
-    fields = [node] if isinstance(node, list) else [getattr(node, name) for name in kind.__slots__]
-    return kind.__name__, [
+    fields = [node] if isinstance(node, list) else [getattr(node, name) for name in node.__slots__]
+    return type(node).__name__, [
         [inside(item, numbers) for item in field] if isinstance(field, (list, tuple)) else inside(field, numbers)
         for field in fields
     ]

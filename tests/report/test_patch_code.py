@@ -83,3 +83,23 @@ def test_the_lines_of_the_way_back(channels: int, kernel: tuple[int, ...], bias:
     before, after = match.groups()
     rows = torch.randn(2, 5, linear.in_features)
     torch.testing.assert_close(run(after, x=rows, y=conv(run(before, x=rows))), linear(rows))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_the_lines_of_a_transposed_convolution_of_kernel_1(dims: int, bias: bool, tmp_path: Path) -> None:
+    """Nothing changes but the layer, and what turns its input and output over, there and back."""
+    conv = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d][dims - 1](4, 6, 1, bias=bias)
+    torch.save(nn.Sequential(conv), tmp_path / "a.pt")
+    options = Options(to="linear", from_=(f"convtranspose{dims}d",), state_dict=True)
+    head, around = advice(convert(tmp_path / "a.pt", tmp_path / "b.pt", options).plan, {})
+    stated, linear = map(run, calls(head))
+    state = {key.removeprefix("0."): value for key, value in torch.load(tmp_path / "b.pt").items()}
+    stated.load_state_dict(conv.state_dict(), strict=True)
+    linear.load_state_dict(state, strict=True)
+    match = re.search(r": (x\S.*) before it, (x\S.*) after it$", around)
+    assert match is not None
+    before, after = match.groups()
+    x = torch.randn(2, 4, *(5, 6, 7)[:dims])
+    torch.testing.assert_close(run(after, x=linear(run(before, x=x))), conv(x))
+    torch.testing.assert_close(stated(x), conv(x), rtol=0, atol=0)

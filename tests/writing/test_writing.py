@@ -105,7 +105,7 @@ def test_pieces_follow_one_another_by_whatever_means(
             return copied[-1]
 
         monkeypatch.setattr(os, "copy_file_range", by_kernel, raising=False)
-        monkeypatch.setattr(writing, "_BLOCK", 512)
+        monkeypatch.setattr(writing, "_READ_AT_ONCE", 512)
     told: list[int] = []
     pieces: list[Piece] = [b"head", Range(100, 4000), Made(6, lambda: (b"abc", b"def")), Range(0, 10)]
     write_pieces(source, pieces, target, told.append)

@@ -3,8 +3,7 @@
 `torch.save` writes each tensor in the same thirty instructions: its key, `_rebuild_tensor_v2`, a mark, the storage's
 persistent id, the offset, size and stride, whether it takes gradients, and an empty OrderedDict of hooks. Where the
 stream says exactly that, one expression reads them in a third of the time that the machine's loop takes, and leaves
-behind what the loop would have left: the same nodes, of which sizes are marked as such, places, memo and count of
-work. Anything else is left to the loop.
+behind what the loop would have left: the same nodes, places, memo and count of work. Anything else is left to the loop.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from convinspect.formats.pickle.values import Call, Memo, Persistent, Sizes, Tuple
+from convinspect.formats.pickle.values import Call, Memo, Persistent, Tuple
 
 _INT = rb"(?:K.|M..|J....)"
 _GET = rb"(?:h.|j....)"
@@ -66,13 +65,11 @@ class _SizeCode(NamedTuple):
         values: The numbers.
         places: How far from the tuple's first byte each is pushed.
         steps: How many instructions it is; 0 where they do not make one tuple of all the numbers.
-        kind: `Sizes` where no number is negative.
     """
 
     values: tuple[int, ...]
     places: tuple[int, ...]
     steps: int
-    kind: type[Tuple]
 
 
 _Before: TypeAlias = tuple[str, int, Any, int]
@@ -239,8 +236,7 @@ def _sizes(code: bytes) -> _SizeCode:
         at = end
     whole = code[-1] == _TUPLE if marked else _SHORT_TUPLES.get(code[-1]) == len(values)
     # The numbers, the tuple, its memo, and the mark where there is one.
-    kind = Sizes if min(values) >= 0 else Tuple
-    return _SizeCode(tuple(values), tuple(places), len(values) + 2 + marked if whole else 0, kind)
+    return _SizeCode(tuple(values), tuple(places), len(values) + 2 + marked if whole else 0)
 
 
 def _number(code: bytes) -> int:
@@ -249,7 +245,6 @@ def _number(code: bytes) -> int:
 
 
 def _tuple(sizes: _SizeCode, start: int, end: int) -> Tuple:
-    values, places, _, kind = sizes
-    if len(values) < _FEWEST_PLACED:
-        return kind(values, start, end)
-    return kind(values, start, end, array("Q", [start + place for place in places]))
+    if len(sizes.values) < _FEWEST_PLACED:
+        return Tuple(sizes.values, start, end)
+    return Tuple(sizes.values, start, end, array("Q", [start + place for place in sizes.places]))

@@ -97,12 +97,6 @@ class Tuple:
         return tuple.__new__(Span, (start, end))
 
 
-class Sizes(Tuple):
-    """A tuple of integers that can be a tensor's size or stride."""
-
-    __slots__ = ()
-
-
 class Dict:
     """A dictionary's items in stored order; keys may be of any kind, so it stays a list of pairs.
 

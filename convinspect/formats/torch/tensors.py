@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Sizes, Tuple
+from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
 from convinspect.formats.torch.wrappers import is_dtensor
 from convinspect.records import Storage, Tensor
 
@@ -280,8 +280,6 @@ def _dtype(node: Any) -> str:
 
 def _numbers(node: Any) -> tuple[int, ...]:
     """A size or stride: a tuple of numbers, or `torch.Size` of one."""
-    if type(node) is Sizes:
-        return tuple(node.items)
     if isinstance(node, Call):
         node = arguments(node)[0]
     items = node if isinstance(node, list) else node.items
