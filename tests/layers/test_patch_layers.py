@@ -100,7 +100,7 @@ def test_output_padding_is_read_wherever_it_is_recorded(tmp_path: Path) -> None:
     torch.save(model, tmp_path / "whole.pt")
     torch.jit.script(model).save(str(tmp_path / "scripted.pt"))  # type: ignore[no-untyped-call]
     traced.save(str(tmp_path / "traced.pt"))
-    torch.jit.freeze(traced).save(str(tmp_path / "frozen.pt"))  # type: ignore[no-untyped-call]
+    torch.jit.freeze(traced).save(str(tmp_path / "frozen.pt"))
     exported = torch.export.export(model, (x,))
     torch.export.save(exported, tmp_path / "exported.pt2")
     torch.export.save(exported.run_decompositions(), tmp_path / "decomposed.pt2")
