@@ -93,11 +93,15 @@ def _write_all(handle: int, data: bytes | memoryview) -> None:
 
 
 def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callable[[int], None]) -> None:
-    """Copy in the kernel if it can (on some file systems this shares the blocks), else through a buffer."""
+    """Copy in the kernel if it can, else through a buffer.
+
+    Some file systems then share whole blocks between the two files: those that begin at a block in both.
+    """
     at = piece.start
     by_kernel = hasattr(os, "copy_file_range")
     while at < piece.end:
-        done = _copied_by_kernel(reader, writer, min(piece.end - at, 1 << 30), at) if by_kernel else 0
+        size = -at % BLOCK or 1 << 30
+        done = _copied_by_kernel(reader, writer, min(piece.end - at, size), at) if by_kernel else 0
         if not done:
             by_kernel = False
             data = _read(reader, min(piece.end - at, _READ_AT_ONCE), at, source)
