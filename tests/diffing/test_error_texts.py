@@ -61,6 +61,7 @@ WITHHELD = {
     "diffusers_0_20__logged_and_broken", "json_log__box", "mlx_unexpected__escaped",
     "mmcv_0_2__logged_and_broken", "rich_traceback__prefixed_and_broken", "speechbrain__logged_and_broken",
     "speechbrain__numbered",
+    "torch_dcp_ranks__numbered",
 }  # fmt: skip
 
 
@@ -191,6 +192,20 @@ def test_the_end_of_a_record_is_not_the_end_of_what_it_holds() -> None:
     )
     text = "\n".join(f"node-{n} » " + json.dumps({"message": said_first}) for n in (0, 1, 2, 3))
     assert not any(item.key.startswith("head") for item in read_text(text).items)
+
+
+def test_a_piece_without_a_number_and_a_mark_belongs_to_the_line_above() -> None:
+    lines = [f"[rank{n % 2}]: word {n}" for n in range(30)]
+    lines += [
+        "[rank1]: Size mismatch between saved torch.Size([8, 6]) and current: torch.Size([9, 6]) for model.proj.w"
+    ]
+    text = "\n".join(f"{n}:{line}" for n, line in enumerate(lines))
+    for rest in ("eight\n32:\n33:\n", "32:eight\n33:\n34:\n"):
+        assert {item.key for item in read_text(f"{text}\n{rest}").items} <= {"model.proj.weight"}
+
+
+def test_a_list_whose_heading_something_interrupts_is_seen() -> None:
+    assert read_text("_IncompatibleKeys(missing_keys=['a'], u\n2026: nexpected_keys=['b.c'])\ndone\n").unread
 
 
 def test_a_number_of_the_text_is_no_number_of_a_line() -> None:

@@ -27,7 +27,7 @@ _SIGNS = re.compile(
             r"parametergroup",
             r"someweightsof|usedwheninit|duringparametertransfer|foundkeysthat",
             r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
-            r"skiploading", r"missing_keys=\[.|unexpected_keys=\[.",
+            r"skiploading", r"_keys=\[(?!\])",
             r"(?:shapes?|sizes?|dims?|dimensions?)[^\d\[(]{0,24}[\[(]\d+(?:,\d+)*,?[\])]",
             # The rest of a list of names whose beginning was cut off.
             r"\w\.\w+\",\"\w+[\w.]*\.\w",

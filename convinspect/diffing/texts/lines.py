@@ -241,6 +241,7 @@ def _unmarked(line: str) -> tuple[str, tuple[str, ...], bool]:
 
 def _without_common_marks(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
     """Lines without the prefix that nearly all of them have, and without those behind it; whether the last is gone."""
+    some = False
     for _ in range(2):
         sample = lines[:: len(lines) // 20 + 1]
         for pattern in _EVERYWHERE:
@@ -248,11 +249,25 @@ def _without_common_marks(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
                 continue
             ends = [match.end() if (match := pattern.match(line.text)) else 0 for line in lines]
             if len(lines) > 2 and sum(map(bool, ends)) >= _NEARLY_ALL * len(lines):
+                some = True
                 lines = [_shorter(line, end) if end else line for line, end in zip(lines, ends, strict=True)]
                 break
         else:
             break
-    return [line for line in lines if line.text], bool(lines) and not lines[-1].text
+    kept = [line for line in lines if line.text]
+    return _inherited(kept) if some else kept, bool(lines) and not lines[-1].text
+
+
+def _inherited(lines: list[_Bare]) -> list[_Bare]:
+    """Lines with the process of the one before, where none stood behind the prefix that was taken off."""
+    if not any(line.process for line in lines):
+        return lines
+    found: list[_Bare] = []
+    for line in lines:
+        if found and not line.process and not line.apart and found[-1].process:
+            line = line._replace(process=found[-1].process, tagged=False)
+        found.append(line)
+    return found
 
 
 def _shorter(line: _Bare, end: int) -> _Bare:

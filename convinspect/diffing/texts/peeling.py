@@ -35,7 +35,7 @@ _END = re.compile(r"[\s\]):|>+]")
 """What a prefix may end with."""
 _ESCAPED = re.compile(r"[\\&\x1b\r\[]")
 """What may be, or begin, an escape."""
-_STOP = "{\"'"
+_STOP = "\"'"
 """What no prefix reaches over: it is what the line says."""
 
 SaidFrom = Callable[[str], int]
