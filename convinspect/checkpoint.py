@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.dtypes import NUMBERS
-from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
+from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere, path_of
 from convinspect.formats import read_contents
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
@@ -270,7 +270,7 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
     Raises:
         ConvInspectError: It cannot be opened; the message says why and what to do.
     """
-    return _opened(Path(path), root, keep_pickles=False)
+    return _opened(path_of(path), root, keep_pickles=False)
 
 
 def open_for_change(path: str | Path, root: str | None = None) -> Checkpoint:
@@ -283,7 +283,7 @@ def open_for_change(path: str | Path, root: str | None = None) -> Checkpoint:
     Raises:
         ConvInspectError: It cannot be opened.
     """
-    return _opened(Path(path), root, keep_pickles=True)
+    return _opened(path_of(path), root, keep_pickles=True)
 
 
 def _opened(path: Path, root: str | None, keep_pickles: bool) -> Checkpoint:

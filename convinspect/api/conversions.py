@@ -18,7 +18,7 @@ from convinspect.api.calls import (
     silent,
 )
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import naming
+from convinspect.errors import naming, path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
@@ -109,13 +109,13 @@ def convert(
         raise root_was_chosen(source)
     show_in_notebooks(Job, plan_table)
     options = Options(
-        to, several(from_), several(layer), several(exclude), Path(like) if isinstance(like, str) else like,
+        to, several(from_), several(layer), several(exclude), path_of(like) if isinstance(like, str) else like,
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root, turn_square, patches,
         patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)), in_channels,
         patch_order,
     )  # fmt: skip
-    with naming(source.path if isinstance(source, Checkpoint) else Path(source)):
+    with naming(source.path if isinstance(source, Checkpoint) else path_of(source)):
         return carry_out(source, target, options, progress or silent)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from convinspect.api.calls import Progress, Source, opened, opened_alike, saying_what_to_install, silent
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import naming
+from convinspect.errors import naming, path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def diff(
     from convinspect.report.diff import difference_table
     from convinspect.report.load_error import error_table
 
-    check_options(a.path if isinstance(a, Checkpoint) else Path(a), b, error, values)
+    check_options(a.path if isinstance(a, Checkpoint) else path_of(a), b, error, values)
     checkpoint = opened(a, root)
     if error is not None:
         from convinspect.diffing.fixes import ErrorReport, suggest_fixes
@@ -97,4 +97,4 @@ def check(path: Source, *, values: bool = False, progress: Progress | None = Non
     from convinspect.report.check import check_tables
 
     show_in_notebooks(Report, lambda report: check_tables([report], kept=True))
-    return scan(path.path if isinstance(path, Checkpoint) else Path(path), values, progress or silent)
+    return scan(path.path if isinstance(path, Checkpoint) else path_of(path), values, progress or silent)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.api.calls import Source, check_at_least, opened, saying_what_to_install, several, silent
+from convinspect.errors import path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
@@ -120,5 +121,5 @@ def explain(
     check_at_least(1, rows=rows)
     check_at_least(0, seed=seed)
     show_in_notebooks(Example, overview)
-    options = Options(layer, rows, seed, Path(input) if isinstance(input, str) else input, patches)
+    options = Options(layer, rows, seed, path_of(input) if isinstance(input, str) else input, patches)
     return compute(None if path is None else opened(path, root, damaged=True), options)

@@ -23,9 +23,10 @@ from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.pickle.values import Call
 from convinspect.formats.roots import main_root, without_tensors
 from convinspect.formats.torch import distributed
-from convinspect.formats.torch.archive import SMALL_STORAGE
+from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
 from convinspect.formats.torch.tensors import pairs_of
 from convinspect.formats.torch.tree import state_of
+from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.text import plural
 
@@ -103,6 +104,8 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         ConvInspectError: It cannot be listed.
     """
     with File(path) as file:
+        if is_zip(file.read(0, 64)) and (part := of_distributed(file)) is not None:
+            raise part
         yield from _scan_mode(path)
         pickle, failure, codes = yield from _scan_opened(file)
     if "unreadable" in codes:

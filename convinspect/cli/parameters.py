@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from convinspect.errors import path_of
+
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _CONVERTER = "get_runtime_param"
 """The method of Typer's parameters that returns their converter."""
@@ -116,7 +118,7 @@ def _more_of_paths(wanted: Any) -> bool:
 def _path(value: Any, readable: bool) -> Path:
     if not isinstance(value, (str, Path)) or (readable and os.path.exists(value) and not os.access(value, os.R_OK)):
         raise _LeftToTyper
-    return Path(value)
+    return path_of(value)
 
 
 def _member(choices: type[Enum], value: Any) -> Enum:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
-from convinspect.formats.torch.distributed import holds_safetensors
+from convinspect.formats.torch.distributed import TO_ONE_FILE, holds_safetensors
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
@@ -246,10 +246,9 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
         if holds_safetensors(checkpoint.path):
             problem = f"{problem}, and its numbers are safetensors within them"
             raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
-        command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
         # PyTorch asks for the folder, also where the file in it was named.
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        raise CannotConvert(problem, f"write it as one file first: {command} {quote(str(folder))} model.pt")
+        raise CannotConvert(problem, f"{TO_ONE_FILE} {quote(str(folder))} model.pt")
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

@@ -29,7 +29,7 @@ from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
-from convinspect.errors import CannotConvert, Option, Wording, naming
+from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit, Layer, Root
@@ -171,8 +171,8 @@ def convert(
     Raises:
         ConvInspectError: It cannot be done; the target is then unchanged.
     """
-    path = (source.folder or source.path) if isinstance(source, Checkpoint) else Path(source)
-    written = None if output is None else Path(output)
+    path = (source.folder or source.path) if isinstance(source, Checkpoint) else path_of(source)
+    written = None if output is None else path_of(output)
     if isinstance(source, Checkpoint):
         check_paths(path, written, options)
     checkpoint = source if isinstance(source, Checkpoint) else open_source(path, written, options)

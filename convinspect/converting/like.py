@@ -318,6 +318,9 @@ def square_turned(layer: Layer, other: Layer | None) -> bool:
         return False
     if 2 not in (len(layer.weight.shape), len(other.weight.shape)):
         return False
+    if len(layer.weight.shape) != 2 and not is_in_out(layer.kind):
+        # A square matrix is transformers' by its name alone, which a convolution's counterpart may have too.
+        return False
     return _in_out(layer) != _in_out(other)
 
 

@@ -97,6 +97,8 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents:
     from convinspect.formats.zip.archive import Archive
     from convinspect.formats.zip.ends import find_directory
 
+    if (part := torch_zip.of_distributed(file)) is not None:
+        raise part
     if find_directory(file) is None:
         from convinspect.formats.torch.truncated import read_cut_zip
 

@@ -99,7 +99,7 @@ def compare_checkpoints(
         parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
         planned = plan_of(layers, after, pairs, transposed)
-        parts += [compare_states(before, after, planned), copies_changed_alone(before, planned)]
+        parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]
         parts += [compare_objects(before, after, bool(options.rename))]
         parts += [compare_ties(before, after), compare_tags(before, after)]
         parts += [note_lost_state(before, after)]

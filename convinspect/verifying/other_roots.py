@@ -88,23 +88,29 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
     return Findings(changed)
 
 
-def copies_changed_alone(before: Checkpoint, planned: Plan) -> Findings:
-    """Copies inside the root in use that were converted, though the weight that each is a copy of was not.
+def copies_changed_alone(before: Checkpoint, after: Checkpoint, pairs: Pairs) -> Findings:
+    """Copies inside the root in use that have another shape, though the weight that each is a copy of has not.
 
     Args:
         before: The first checkpoint.
-        planned: The conversions that were found.
+        after: The second.
+        pairs: What became of the tensors of the root in use.
     """
-    edits = {edit.tensor.key: edit for edit in planned.edits}
-    originals = own_originals(before.root.tensors) if edits else {}
-    names = {tensor.key: name for name, tensor in before.tensors.items()}
+    moved = {
+        before.tensors[name].key: name
+        for name in (*pairs.converted, *pairs.unproved, *pairs.reshaped)
+        if before.tensors[name].shape != after.tensors[name].shape
+    }
+    originals = own_originals(before.root.tensors) if moved else {}
     return Findings(
         {
-            names[key]: because(Why.CHANGED_ALONE, before=edits[key].tensor.shape, after=edits[key].shape)
+            (name := moved[key]): because(
+                Why.CHANGED_ALONE, before=before.tensors[name].shape, after=after.tensors[name].shape
+            )
             for key, owners in originals.items()
-            if key in edits
-            and not any(owner.key in edits for owner in owners)
-            and all(owner.shape == edits[key].tensor.shape for owner in owners)
+            if key in moved
+            and not any(owner.key in moved for owner in owners)
+            and all(owner.shape == before.tensors[moved[key]].shape for owner in owners)
         }
     )
 

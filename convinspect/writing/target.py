@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.errors import CannotWrite, Option, Wording, named
 from convinspect.records import Container
 
 _WRITERS = {
@@ -63,6 +63,12 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
             _rules_of_a_folder(source, target, force)
             if sharded and writes_folder(target)
             else _rules_of_a_file(source, target, force, same)
+        ),
+        (
+            "://" in named(target) and not os.path.isdir(target.parent),
+            "it is an address, and only files on this machine are written",
+            "write it here, and upload it then",
+            target,
         ),
         (
             not os.path.isdir(target.parent),

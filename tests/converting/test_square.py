@@ -108,3 +108,15 @@ def test_a_root_that_is_chosen_is_that_of_the_other_checkpoint_too(tmp_path: Pat
     critic.load_state_dict(fixed["critic"], strict=True)
     assert torch.equal(fixed["critic"]["weight"], states["critic"]["weight"])
     assert torch.equal(fixed["model"]["weight"], states["model"]["weight"].t())
+
+
+def test_a_square_convolution_is_reshaped_whatever_its_name(tmp_path: Path) -> None:
+    """One of GPT-2's names is no sign that a convolution becomes transformers' Conv1D."""
+    state = {"c_proj.weight": torch.rand(2, 2, 1), "c_proj.bias": torch.rand(2)}
+    flat = state | {"c_proj.weight": state["c_proj.weight"].squeeze(-1)}
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(flat, tmp_path / "b.pt")
+    difference = convinspect.diff(tmp_path / "a.pt", tmp_path / "b.pt", values=True).tensors[0]
+    assert (difference.kind, difference.deviation) == ("rank differs", None)
+    convinspect.convert(tmp_path / "a.pt", tmp_path / "c.pt", like=tmp_path / "b.pt")
+    assert torch.equal(torch.load(tmp_path / "c.pt")["c_proj.weight"], flat["c_proj.weight"])

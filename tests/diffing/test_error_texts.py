@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from convinspect.diffing.texts.items import LoadError, LoadErrorItem
+from convinspect.diffing.texts.peeling import peeled
 from convinspect.diffing.texts.reading import read_text
 from support.error_texts import run
 
@@ -57,7 +58,7 @@ def test_every_text_is_read_as_its_maker_meant_it(path: Path) -> None:
 
 WITHHELD = {
     # Broken where nobody can tell whether a name goes on, or in the middle of a colour or of a logger's prefix.
-    "diffusers_0_20__logged_and_broken", "json_log__box", "lightning_error__prefixed_and_broken",
+    "diffusers_0_20__logged_and_broken", "json_log__box", "mlx_unexpected__escaped",
     "mmcv_0_2__logged_and_broken", "rich_traceback__prefixed_and_broken", "speechbrain__logged_and_broken",
     "speechbrain__numbered",
 }  # fmt: skip
@@ -172,9 +173,42 @@ def test_a_rule_is_no_piece_of_a_name() -> None:
     assert {item.key for item in read_text(text).items} <= {"a.b_c.weight"}
 
 
-def test_half_a_frame_is_no_blank_line() -> None:
-    found = read_text("# ┃ unexpected key in source state_dict: a.b, head.w \n ┃\n# ┃ eight \n ┃\n# ┃ \n")
+@pytest.mark.parametrize("mark", ["", "[rank0]: "])
+def test_half_a_frame_is_no_blank_line(mark: str) -> None:
+    lines = ["# ┃ unexpected key in source state_dict: a.b, head.w ", " ┃", "# ┃ eight ", " ┃", "# ┃ ", ""]
+    found = read_text("\n".join(mark + line for line in lines))
     assert {item.key for item in found.items} <= {"a.b", "head.weight"}
+
+
+def test_a_sentence_that_something_interrupts_is_seen() -> None:
+    text = "Some weights of the model checkpoint at bert were not \n  10  used when initializing Bert: ['a.b']\n"
+    assert read_text(text).unread
+
+
+def test_the_end_of_a_record_is_not_the_end_of_what_it_holds() -> None:
+    said_first = (
+        "The model and loaded state dict do not match exactly\n\nunexpected key in source state_dict: a.b, head.wei"
+    )
+    text = "\n".join(f"node-{n} » " + json.dumps({"message": said_first}) for n in (0, 1, 2, 3))
+    assert not any(item.key.startswith("head") for item in read_text(text).items)
+
+
+def test_a_number_of_the_text_is_no_number_of_a_line() -> None:
+    lines = [*(f"{n:>4}  torch.Size([8, 6," for n in range(1, 20)), "1, 1]) from checkpoint"]
+    found = peeled("\n".join(lines), len)
+    assert found is not None
+    assert [line.text for line in found][-2:] == [" torch.Size([8, 6,", "1, 1]) from checkpoint"]
+
+
+def test_a_line_with_a_part_of_the_prefix_is_the_rest_of_one_that_has_it_all() -> None:
+    lines = [f">> {n}" for n in range(12)]
+    lines += [
+        ">> The model and loaded state dict do not match exactly",
+        ">> unexpected key in source state_dict: a.b, c.",
+        "d",
+    ]
+    found = read_text("\n".join(f"[rank0]: {line}" for line in [*lines, ">> "]))
+    assert {item.key for item in found.items} <= {"a.b", "c.d"}
 
 
 def test_the_quote_of_json_ends_no_name() -> None:

@@ -24,11 +24,14 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
+import convinspect
 from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.unsupported import kinds
+from support.paths import STNKD
+from support.program import run
 
 STATE = nn.Sequential(nn.Conv1d(3, 6, 1), nn.Linear(6, 4)).state_dict()
 ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
@@ -235,9 +238,42 @@ def test_what_is_no_protobuf_is_not_taken_for_one(tmp_path: Path, content: bytes
 # --- folders
 
 
+def check_problem(path: Path) -> str:
+    (only,) = check(path).findings
+    return only.message
+
+
+@pytest.mark.parametrize("sizes", [[(4, 4)] * 3, [(4, 4)], [(64, 64), (4, 4), (4, 4)]], ids=str)
+def test_pieces_of_one_size_are_no_whole_file(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    """Where the last of several zips points into the first, as far as its own bytes go, it could be read as a whole."""
+    state = {f"{number}.weight": torch.rand(size) for number, size in enumerate(sizes)}
+    save_distributed(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    (piece,) = (tmp_path / "dcp").glob("*.distcp")
+    assert said(piece).problem == check_problem(piece)
+    assert kinds.DISTCP.what in said(piece).problem
+
+
+@pytest.mark.parametrize(
+    "words", [["weights"], ["compare", "--layer", "0"], ["explain"], ["convert", "--to", "linear"]]
+)
+def test_the_command_for_a_distributed_checkpoint_works(tmp_path: Path, words: list[str]) -> None:
+    model = nn.Sequential(nn.Conv1d(6, 4, 1))
+    save_distributed(model.state_dict(), checkpoint_id=tmp_path / "d c p", no_dist=True)
+    more = ["-o", str(tmp_path / "b.pt")] if words[0] == "convert" else ["0"] if words[0] == "explain" else []
+    result = run(words[0], tmp_path / "d c p", *words[1:], *more)
+    assert result.returncode == 2
+    _, _, command = result.stderr.strip().partition("write it as one file first: ")
+    assert command.endswith("model.pt"), result.stderr
+    if words[0] == "convert":
+        typed = [sys.executable if word == "python" else word for word in shlex.split(command)]
+        subprocess.run(typed, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        assert torch.equal(torch.load(tmp_path / "model.pt")["0.weight"], model.state_dict()["0.weight"])
+
+
 def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:
     save_distributed(STATE, checkpoint_id=tmp_path / "dcp", no_dist=True)
     assert "a part of a distributed checkpoint" in said(tmp_path / "dcp" / "__0_0.distcp").problem
+    assert said(tmp_path / "dcp" / "__0_0.distcp").problem == check_problem(tmp_path / "dcp" / "__0_0.distcp")
     (tmp_path / "dcp" / ".metadata").unlink()
     error = said(tmp_path / "dcp")
     assert "without its .metadata" in error.problem
@@ -289,6 +325,36 @@ def test_an_address_is_said_to_be_one(address: str) -> None:
     assert result.returncode == 2
     assert address in result.stderr
     assert "Traceback" not in result.stderr
+
+
+ODD = "https://host//a/./b//w.pt"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["shapes", ODD], ["check", ODD], ["weights", ODD], ["diff", ODD, STNKD], ["diff", STNKD, ODD],
+     ["verify", STNKD, ODD], ["convert", ODD, "-o", "x.pt", "--to", "linear"],
+     ["convert", STNKD, "-n", "--like", ODD],
+     ["convert", STNKD, "-o", ODD, "--to", "linear"], ["compare", ODD, "--layer", "x"], ["explain", ODD, "x"]],
+    ids=str,
+)  # fmt: skip
+def test_an_address_is_given_as_it_was_typed(words: list[object]) -> None:
+    result = run(*words)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {ODD}: it is an address, and only files on this machine are ")
+
+
+def test_an_address_is_given_as_python_has_it() -> None:
+    for function in (
+        convinspect.open,
+        lambda path: convinspect.diff(STNKD, path),
+        lambda path: convinspect.verify(STNKD, path),
+        lambda path: convinspect.convert(path, to="linear", dry_run=True),
+        lambda path: convinspect.convert(STNKD, like=path, dry_run=True),
+    ):
+        with pytest.raises(NotThere) as raised:
+            function(ODD)
+        assert str(raised.value).startswith(f"{ODD}: it is an address")
 
 
 @pytest.mark.parametrize("name", ["C:/w.pt", "no/such.pt", "a:b/w.pt"])

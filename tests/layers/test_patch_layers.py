@@ -79,6 +79,37 @@ class Named(nn.Module):
         return y
 
 
+class AddsPositions(nn.Module):
+    """Transposed convolutions, the first two of which give positions that none of their input is behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.ConvTranspose2d(8, 8, 4, 4, output_padding=1)
+        self.pointwise = nn.ConvTranspose2d(8, 8, 1, dilation=2, output_padding=1)
+        self.plain_patch = nn.ConvTranspose2d(8, 8, 4, 4)
+        self.plain_pointwise = nn.ConvTranspose2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.plain_pointwise(self.plain_patch(self.pointwise(self.patch(x))))
+        return y
+
+
+def test_output_padding_is_read_wherever_it_is_recorded(tmp_path: Path) -> None:
+    model, x = AddsPositions().eval(), torch.zeros(1, 8, 2, 2)
+    traced = torch.jit.trace(model, x)  # type: ignore[no-untyped-call]
+    torch.save(model, tmp_path / "whole.pt")
+    torch.jit.script(model).save(str(tmp_path / "scripted.pt"))  # type: ignore[no-untyped-call]
+    traced.save(str(tmp_path / "traced.pt"))
+    torch.jit.freeze(traced).save(str(tmp_path / "frozen.pt"))
+    exported = torch.export.export(model, (x,))
+    torch.export.save(exported, tmp_path / "exported.pt2")
+    torch.export.save(exported.run_decompositions(), tmp_path / "decomposed.pt2")
+    for path in tmp_path.iterdir():
+        # A frozen model has no names, but its layers in order.
+        read = [(layer.patch, layer.pointwise) for layer in find_layers(open_checkpoint(path)) if layer.kernel_size]
+        assert read == [(False, False), (False, False), (True, False), (False, True)], path.name
+
+
 def test_scripted_and_exported_models_record_it(tmp_path: Path) -> None:
     model = Named().eval()
     torch.jit.script(model).save(str(tmp_path / "s.pt"))  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ _SIGNS = re.compile(
             r"(?:lines?|output)(?:truncated|omitted|hidden|skipped)",
             r"expectedtorch", r"hasno(?:parameter|attribute)|nothaveparameter", r"receivedtype|invalidtype",
             r"parametergroup",
+            r"someweightsof|usedwheninit|duringparametertransfer|foundkeysthat",
             r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
             r"skiploading", r"missing_keys=\[.|unexpected_keys=\[.",
             r"(?:shapes?|sizes?|dims?|dimensions?)[^\d\[(]{0,24}[\[(]\d+(?:,\d+)*,?[\])]",
@@ -36,6 +37,7 @@ _SIGNS = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _CORES = (
+    "weights", "usedwhen", "foundkeys",
     "match", "missing", "unexpected", "incompatib", "copying", "shape", "dim", "size", "checkpoint", "model",
     "initialized", "werenot", "state_dict", "statedict", "unused", "load", "error", "tensor", "incorrect", "conversion",
     "line", "output", "torch", "param", "receivedtype", "invalidtype", "status", "saved", "onlypart", "keys=[", '","',

@@ -175,8 +175,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
         line = _unframed(raw)
         if line is None:
             bars = raw.strip()
-            # Half a frame that a console broke is no blank line.
-            if not bars or (len(bars) > 1 and not bars.strip(_FRAME + " \t")):
+            if not bars or (not bars.strip(_FRAME + " \t") and not _half_a_frame(bars)):
                 blanks.add(outer or process)
             ended = ended or not bars
             after_nothing = after_nothing or not bars
@@ -188,7 +187,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
         after_nothing = False
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
-            if not inner and not record:
+            if not inner and not record and not _half_a_frame(raw):
                 blanks.add(process)
             ended = ended or not inner
             continue
@@ -197,6 +196,11 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
         blanks.discard(process)
         ended = False
     return found, ended, blanks
+
+
+def _half_a_frame(line: str) -> bool:
+    """Whether it is the rest of a framed line that a console broke, and no blank one."""
+    return len(FRAME.findall(line)) == 1
 
 
 def _unframed(raw: str) -> str | None:

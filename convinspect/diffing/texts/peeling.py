@@ -76,29 +76,58 @@ def _without_layers(lines: list[Raw], said_from: SaidFrom) -> tuple[list[Raw], b
 # ---------------------------------------------------------------------------------------------------------- prefixes
 
 
+_Groups = list[tuple[int, int]]
+"""Where the lines begin and end that were one."""
+
+
 def _without_prefix(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
-    """Lines without the prefix of nearly all of them; of a text that a console broke, of the lines before that."""
-    for groups in ([(place, place + 1) for place in range(len(lines))], _groups(lines)):
-        texts = ["".join(line.text for line in lines[start:end]) for start, end in groups]
-        full = [text for text in texts if text.strip()]
-        prefix = _prefix(full, said_from) if len(full) >= _FEWEST else None
-        if prefix is None:
-            continue
-        matches = [prefix.match(f"{text} ") for text in texts]
-        if sum(match is not None for match in matches) < _NEARLY_ALL * len(full):
-            continue
-        known = [(match, lines[start].process) for (start, _), match in zip(groups, matches, strict=True) if match]
-        marks = [(match.string, match.regs[1:]) for match, _ in known]
-        processes = iter(_processes(marks, [outer for _, outer in known]))
-        found: list[Raw] = []
-        for (start, end), match in zip(groups, matches, strict=True):
-            process = () if match is None else next(processes)
-            found += _shorter(lines[start:end], 0 if match is None else match.end(), process)
-        return found
+    """Lines without the prefix of all or nearly all; of a text that a console broke, of the lines before that.
+
+    What all have goes first: a line that has no more is the rest of one that has.
+    """
+    single = [(place, place + 1) for place in range(len(lines))]
+    for groups, share in ((single, 1), (single, _NEARLY_ALL), (_groups(lines), _NEARLY_ALL)):
+        found = _shortened(lines, groups, share, said_from)
+        if found is not None:
+            return found
     return None
 
 
-def _groups(lines: Sequence[Raw]) -> list[tuple[int, int]]:
+def _shortened(lines: list[Raw], groups: _Groups, share: float, said_from: SaidFrom) -> list[Raw] | None:
+    """Lines without the prefix that so many of the groups begin with; None if there is none."""
+    full = [text for text in _joined(lines, groups) if text.strip()]
+    prefix = _prefix(full, share, said_from) if len(full) >= _FEWEST else None
+    if prefix is None:
+        return None
+    groups = _apart(lines, groups, prefix)
+    texts = _joined(lines, groups)
+    matches = [prefix.match(f"{text} ") for text in texts]
+    if sum(match is not None for match in matches) < share * sum(bool(text.strip()) for text in texts):
+        return None
+    known = [(match, lines[start].process) for (start, _), match in zip(groups, matches, strict=True) if match]
+    marks = [(match.string, match.regs[1:]) for match, _ in known]
+    processes = iter(_processes(marks, [outer for _, outer in known]))
+    found: list[Raw] = []
+    for (start, end), match in zip(groups, matches, strict=True):
+        process = () if match is None else next(processes)
+        found += _shorter(lines[start:end], 0 if match is None else match.end(), process)
+    return found
+
+
+def _joined(lines: Sequence[Raw], groups: _Groups) -> list[str]:
+    return ["".join(line.text for line in lines[start:end]) for start, end in groups]
+
+
+def _apart(lines: Sequence[Raw], groups: _Groups, prefix: re.Pattern[str]) -> _Groups:
+    """Groups, none of which has a second prefix in it: a line may be as long as the console is wide by chance."""
+    found: _Groups = []
+    for start, end in groups:
+        begins = [place for place in range(start + 1, end) if prefix.match(lines[place].text)]
+        found += pairwise([start, *begins, end])
+    return found
+
+
+def _groups(lines: Sequence[Raw]) -> _Groups:
     """Lines that were one before a console broke it: all but its last are as long as the console is wide."""
     width = max((len(line.text) for line in lines), default=0)
     ends = [place + 1 for place, line in enumerate(lines) if len(line.text) < width or place + 1 == len(lines)]
@@ -114,8 +143,8 @@ def _shorter(lines: Iterable[Raw], length: int, process: tuple[str, ...]) -> Ite
             yield Raw(text[taken:], outer + process)
 
 
-def _prefix(lines: Sequence[str], said_from: SaidFrom) -> re.Pattern[str] | None:
-    """What nearly all lines begin with, with a group for each number in it; None if nothing."""
+def _prefix(lines: Sequence[str], share: float, said_from: SaidFrom) -> re.Pattern[str] | None:
+    """What so many of the lines begin with, with a group for each number in it; None if nothing."""
     sample = lines[:: len(lines) // _SAMPLE + 1]
     tokens = [[(m.lastgroup or "", m[0]) for m in _TOKEN.finditer(f"{line.lstrip()[:_LONGEST]} ")] for line in sample]
     begins = [said_from("".join(line[: 2 * _LONGEST].split())) for line in sample]
@@ -125,7 +154,7 @@ def _prefix(lines: Sequence[str], said_from: SaidFrom) -> re.Pattern[str] | None
         if not there:
             break
         (kind, word), number = there.most_common(1)[0]
-        if number < _NEARLY_ALL * len(sample) or (not kind and (word in _STOP or FRAME.match(word))):
+        if number < share * len(sample) or (not kind and (word in _STOP or FRAME.match(word))):
             break
         alive = [line for line in alive if place < len(tokens[line]) and _alike(tokens[line][place]) == (kind, word)]
         length += not word.isspace()
@@ -135,9 +164,11 @@ def _prefix(lines: Sequence[str], said_from: SaidFrom) -> re.Pattern[str] | None
             break
         if _END.fullmatch(word) and length:
             ends = len(taken)
+    space = "[ \\t]?"
     while ends and taken[ends - 1] in (r"\ ", "\\\t"):
-        ends -= 1
-    return re.compile(f"[ \\t]*{''.join(taken[:ends])}[ \\t]?") if ends else None
+        # One space alone is the prefix's, and a number that something else follows is none of its own.
+        ends, space = ends - 1, "[ \\t]"
+    return re.compile(f"[ \\t]*{''.join(taken[:ends])}{space}") if ends else None
 
 
 def _alike(token: tuple[str, str]) -> tuple[str, str]:
@@ -227,8 +258,8 @@ def _records(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
     known = [entries for _, entries in read if entries]
     if len(known) < _NEARLY_ALL * len(read):
         return None
-    texts = {name: value for entries in known for name, value in entries.items() if isinstance(value, str)}
-    names = [name for name in _SAYING if name in texts]
+    written = {name for entries in known for name, value in entries.items() if isinstance(value, str)}
+    names = [name for name in _SAYING if name in written]
     if not names:
         return None
     rest = {
@@ -236,12 +267,14 @@ def _records(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
     }
     names += sorted(rest)
     processes = iter(_processes_of(known, [line.process for line, entries in read if entries]))
+    said = [[text for name in names if isinstance(text := entries.get(name), str)] for _, entries in read]
+    # A record that holds many lines may have been cut off, and goes on in no other.
+    many = any("\n" in text.rstrip("\n") for texts in said for text in texts)
     found: list[Raw] = []
-    for line, entries in read:
-        process = line.process + (next(processes) if entries else ())
-        said = [text for name in names if isinstance(text := entries.get(name), str)]
-        found += [Raw(part, process) for text in said or [line.text] for part in text.removesuffix("\n").split("\n")]
-    return [*found, Raw("")]
+    for place, ((line, entries), texts) in enumerate(zip(read, said, strict=True)):
+        process = line.process + (next(processes) if entries else ()) + ((f"{place:09}",) if many else ())
+        found += [Raw(part, process) for text in texts or [line.text] for part in text.removesuffix("\n").split("\n")]
+    return found if many else [*found, Raw("")]
 
 
 def _says(value: object, said_from: SaidFrom) -> bool:

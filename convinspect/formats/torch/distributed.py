@@ -24,6 +24,8 @@ from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
 from convinspect.records import Container, Contents, Root, Tensor, contiguous
 
 METADATA = ".metadata"
+TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+"""What to do to get at the numbers; the folder and a new file's name follow."""
 _NOT_READ = "shapes only: the numbers of a distributed checkpoint are not read"
 _AS_SAFETENSORS = (
     "shapes only: the numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which neither"

@@ -15,6 +15,7 @@ from convinspect.formats.torch.calls import PADS, Call, merged, same_kind, with_
 from convinspect.records import Module, Tensor, bytes_of
 
 _CONVOLUTION_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_TRANSPOSED_DEFAULTS = {**_CONVOLUTION_DEFAULTS, "output_padding": 0}
 _KINDS = {
     "linear": "Linear", "embedding": "Embedding", "batch_norm": "BatchNorm", "layer_norm": "LayerNorm",
     "group_norm": "GroupNorm", "native_layer_norm": "LayerNorm", "native_group_norm": "GroupNorm",
@@ -171,7 +172,8 @@ def _call(node: dict[str, Any], graph: _Graph) -> tuple[tuple[str, ...], str | N
         return None
     settings: dict[str, Any] = {}
     if kind.startswith("Conv"):
-        for name, default in _CONVOLUTION_DEFAULTS.items():
+        defaults = _TRANSPOSED_DEFAULTS if "Transpose" in kind else _CONVOLUTION_DEFAULTS
+        for name, default in defaults.items():
             value = _literal(values.get(name), default)
             settings[name] = value if name == "groups" or isinstance(value, str) else _per_dimension(value, dims)
         settings = _padded(settings, _tensor_name(values.get("input")), place, dims, graph)

@@ -16,18 +16,18 @@ from typing import Any
 
 from convinspect.formats.torch.calls import PADS, with_pad
 
-# Positions of (stride, padding, dilation, groups) after (input, weight, bias), from the operators' schemas in
+# Positions of the settings after (input, weight, bias), from the operators' schemas in
 # PyTorch's aten/src/ATen/native/native_functions.yaml.
 CONVOLUTIONS = {
-    "_convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
-    "convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "groups": 8},
+    "_convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "output_padding": 7, "groups": 8},
+    "convolution": {"stride": 3, "padding": 4, "dilation": 5, "transposed": 6, "output_padding": 7, "groups": 8},
     "_convolution_mode": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv1d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv2d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
     "conv3d": {"stride": 3, "padding": 4, "dilation": 5, "groups": 6},
-    "conv_transpose1d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
-    "conv_transpose2d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
-    "conv_transpose3d": {"stride": 3, "padding": 4, "groups": 6, "dilation": 7},
+    "conv_transpose1d": {"stride": 3, "padding": 4, "output_padding": 5, "groups": 6, "dilation": 7},
+    "conv_transpose2d": {"stride": 3, "padding": 4, "output_padding": 5, "groups": 6, "dilation": 7},
+    "conv_transpose3d": {"stride": 3, "padding": 4, "output_padding": 5, "groups": 6, "dilation": 7},
 }
 _AT_A_CLASS = re.compile(r"^(?=class )", re.MULTILINE)
 _LONGEST_CLASS = 100_000
