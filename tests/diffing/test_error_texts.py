@@ -268,8 +268,8 @@ def test_a_row_of_a_table_without_its_name_takes_the_promise_back(status: str) -
 
 @pytest.mark.parametrize("name", ["w", "bert.pooler.bias"])
 def test_the_longest_name_of_a_table_is_no_loggers(name: str) -> None:
-    table = f"Key | Status | Details\n----+----+---\n{name} | MISMATCH | Reinit due to size mismatch - ckpt: {{}} vs model:{{}}"
-    text = table.format("torch.Size([4, 6, 1])", "torch.Size([4, 6])") + "\n\nNotes:\n"
+    details = "Reinit due to size mismatch - ckpt: torch.Size([4, 6, 1]) vs model:torch.Size([4, 6])"
+    text = f"Key | Status | Details\n----+----+---\n{name} | MISMATCH | {details}\n\nNotes:\n"
     found = read_text("".join(f"2026-11-29 14:03:01,123 - trainer - INFO - {line}\n" for line in text.split("\n")))
     assert [said(item) for item in found.items] == [("size mismatch", name, (4, 6, 1), (4, 6))]
 
