@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from convinspect.diffing.texts.items import LoadError, LoadErrorItem
+from convinspect.diffing.texts.peeling import peeled
 from convinspect.diffing.texts.reading import read_text
 from support.error_texts import run
 
@@ -190,6 +191,13 @@ def test_the_end_of_a_record_is_not_the_end_of_what_it_holds() -> None:
     )
     text = "\n".join(f"node-{n} » " + json.dumps({"message": said_first}) for n in (0, 1, 2, 3))
     assert not any(item.key.startswith("head") for item in read_text(text).items)
+
+
+def test_a_number_of_the_text_is_no_number_of_a_line() -> None:
+    lines = [*(f"{n:>4}  torch.Size([8, 6," for n in range(1, 20)), "1, 1]) from checkpoint"]
+    found = peeled("\n".join(lines), len)
+    assert found is not None
+    assert [line.text for line in found][-2:] == [" torch.Size([8, 6,", "1, 1]) from checkpoint"]
 
 
 def test_a_line_with_a_part_of_the_prefix_is_the_rest_of_one_that_has_it_all() -> None:

@@ -164,9 +164,11 @@ def _prefix(lines: Sequence[str], share: float, said_from: SaidFrom) -> re.Patte
             break
         if _END.fullmatch(word) and length:
             ends = len(taken)
+    space = "[ \\t]?"
     while ends and taken[ends - 1] in (r"\ ", "\\\t"):
-        ends -= 1
-    return re.compile(f"[ \\t]*{''.join(taken[:ends])}[ \\t]?") if ends else None
+        # One space alone is the prefix's, and a number that something else follows is none of its own.
+        ends, space = ends - 1, "[ \\t]"
+    return re.compile(f"[ \\t]*{''.join(taken[:ends])}{space}") if ends else None
 
 
 def _alike(token: tuple[str, str]) -> tuple[str, str]:
