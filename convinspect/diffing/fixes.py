@@ -12,7 +12,7 @@ from convinspect.diffing.differences import Verdict
 from convinspect.diffing.load_error import LoadError, LoadErrorItem, Shape, Trouble
 from convinspect.diffing.missing_numbers import EMPTIED, EMPTIED_SHAPE, Missing, missing_numbers
 from convinspect.diffing.names import in_full, without_adapter
-from convinspect.diffing.steps import KIND_OF_RANK, Step, planned_steps
+from convinspect.diffing.steps import Step, aim_of, is_flattened, planned_steps
 from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
@@ -290,8 +290,12 @@ def _wanted_shapes(items: Sequence[LoadErrorItem], tensors: Mapping[str, Tensor]
         id(tensors[item.key]): item.model
         for item in items
         if item.trouble == Trouble.SIZE_MISMATCH and item.model is not None and item.key in tensors
-        if tensors[item.key].shape != item.model and edit_to(tensors[item.key], item.model) is not None
+        if tensors[item.key].shape != item.model and _convertible(tensors[item.key], item.model)
     }
+
+
+def _convertible(tensor: Tensor, shape: Shape) -> bool:
+    return edit_to(tensor, shape) is not None or is_flattened(tensor.shape, shape)
 
 
 def _answer_shape(
@@ -311,11 +315,11 @@ def _answer_shape(
         return Answer(item, Fix.OTHER_CHECKPOINT, reason, shape)
     if shape == EMPTIED_SHAPE:
         return Answer(item, Fix.NONE, EMPTIED, shape)
-    if edit_to(tensor, wanted) is None:
+    if edit_to(tensor, wanted) is None and (id(tensor) in refusals or not is_flattened(shape, wanted)):
         return _by_hand(item, tensor, wanted)
     if id(tensor) in refusals:
         return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
-    return Answer(item, Fix.CONVERT, f"{layer.kind} → {KIND_OF_RANK[len(wanted)]}", shape, layer.name)
+    return Answer(item, Fix.CONVERT, f"{layer.kind} → {aim_of(layer, shape, wanted).to}", shape, layer.name)
 
 
 def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:

@@ -43,6 +43,8 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
     for number, step in enumerate(steps, 1):
         words = ["--to", option_of(step.to)]
         words += [word for kind in step.kinds for word in ("--from", option_of(kind))]
+        words += ["--patches"] * step.patches
+        words += ["--patch", "x".join(map(str, step.patch))] if step.patch else []
         words += [word for name in step.layers for word in ("--layer", name)]
         last = number == len(steps)
         target = _target(a, "" if last else str(number))

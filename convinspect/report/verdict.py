@@ -172,8 +172,9 @@ def commands(report: DiffReport) -> list[str]:
     # --like uses the main root, or that of A's name, and here another root was chosen.
     fixed = [difference for difference in report.remarkable if difference.layer is not None]
     shapes = {id(each.a): each.b.shape for each in fixed if each.a is not None and each.b is not None}
-    steps, _ = planned_steps(find_layers(a), shapes)
-    return step_commands(a, steps, rules)
+    steps, refusals = planned_steps(find_layers(a), shapes)
+    # Commands that do a part would not keep what the verdict says.
+    return [] if refusals else step_commands(a, steps, rules)
 
 
 def pytorch_lines(report: DiffReport) -> list[str]:

@@ -19,11 +19,11 @@ from convinspect.converting.relations import PURE, How
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.fixes import suggest_fixes
 from convinspect.diffing.load_error import read_error
-from convinspect.report.verdict import pytorch_lines
+from convinspect.report.verdict import commands, pytorch_lines
 from support.diffing import Holder, typed
 from support.program import command
 
-State = dict[str, torch.Tensor]
+State = dict[str, Any]
 
 
 def report_of(folder: Path, a: State, b: State, *more: str) -> dict[str, Any]:
@@ -215,9 +215,88 @@ def test_an_error_names_the_line_that_mends_it(tmp_path: Path) -> None:
     assert (report.verdict, report.loads_by_hand) == ("does not load", True)
     (tmp_path / "error.txt").write_text(str(failure.value))
     said = json.loads(command(tmp_path, "diff", "a.pt", "--error", "error.txt", "--format", "json").stdout)
-    assert [line["fix"] for line in said["lines"]] == ["pytorch", "pytorch"]
-    model.load_state_dict(mended(tmp_path / "a.pt", said))
+    assert [line["fix"] for line in said["lines"]] == ["convert", "pytorch"]
+    assert typed(tmp_path, "a.pt", "--error", "error.txt") == [
+        "convinspect convert a.pt -o a_converted.pt --to linear --patches --layer patch"
+    ]
+    model.load_state_dict(mended(tmp_path / "a_converted.pt", said))
     assert "the PyTorch below" in command(tmp_path, "diff", "a.pt", "--error", "error.txt").stdout
+
+
+class Convolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(2, 6, 8, stride=8)
+        self.patch_embed = nn.Conv3d(3, 6, (2, 4, 4), stride=(2, 4, 4))
+        self.mix = nn.Conv2d(6, 5, 1)
+        self.up = nn.ConvTranspose1d(6, 4, 1)
+        self.deep = nn.ConvTranspose3d(6, 4, 1)
+
+
+class Linears(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Linear(16, 6)
+        self.patch_embed = nn.Linear(96, 6)
+        self.mix = nn.Linear(6, 5)
+        self.up = nn.Linear(6, 4)
+        self.deep = nn.Linear(6, 4)
+
+
+def test_an_error_is_answered_by_commands_for_patches_and_transposed_convolutions(tmp_path: Path) -> None:
+    for a, b in ((Convolutions(), Linears()), (Linears(), Convolutions())):
+        for path in tmp_path.glob("a_converted*.pt"):
+            path.unlink()
+        torch.save(a.state_dict(), tmp_path / "a.pt")
+        with pytest.raises(RuntimeError) as failure:
+            b.load_state_dict(a.state_dict())
+        (tmp_path / "error.txt").write_text(str(failure.value))
+        said = json.loads(command(tmp_path, "diff", "a.pt", "--error", "error.txt", "--format", "json").stdout)
+        assert (said["verdict"], {line["fix"] for line in said["lines"]}) == ("loads after converting", {"convert"})
+        typed(tmp_path, "a.pt", "--error", "error.txt")
+        written = torch.load(tmp_path / "a_converted.pt", weights_only=True)
+        b.load_state_dict(written)
+        for name in ("frames", "patch_embed", "mix"):
+            assert torch.equal(written[f"{name}.weight"].reshape(-1), a.state_dict()[f"{name}.weight"].reshape(-1))
+        for name in ("up", "deep"):
+            turned = a.state_dict()[f"{name}.weight"].flatten(1).T
+            assert torch.equal(written[f"{name}.weight"].reshape(-1), turned.reshape(-1))
+
+
+def test_an_error_on_a_convolution_whose_stride_is_known_to_be_another_gets_no_command(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=2))
+    torch.save(model, tmp_path / "a.pt")
+    with pytest.raises(RuntimeError) as failure:
+        nn.Sequential(nn.Linear(48, 8)).load_state_dict(model.state_dict())
+    report = suggest_fixes(open_checkpoint(tmp_path / "a.pt"), read_error(str(failure.value)))
+    assert (report.verdict, report.steps) == ("does not load", ())
+
+
+def test_many_patch_embeddings_are_named_in_a_short_way(tmp_path: Path) -> None:
+    a = nn.ModuleDict({f"patch_embed{n}": nn.Conv2d(3, 4, 4, stride=4) for n in range(6)})
+    b = nn.ModuleDict({f"patch_embed{n}": nn.Linear(48, 4) for n in range(6)})
+    for saved, model, words in ((a, b, "--to linear --patches"), (b, a, "--to conv2d --patch 4x4")):
+        torch.save(saved.state_dict(), tmp_path / "a.pt")
+        with pytest.raises(RuntimeError) as failure:
+            model.load_state_dict(saved.state_dict())
+        (tmp_path / "error.txt").write_text(str(failure.value))
+        (tmp_path / "a_converted.pt").unlink(missing_ok=True)
+        assert typed(tmp_path, "a.pt", "--error", "error.txt") == [
+            f"convinspect convert a.pt -o a_converted.pt {words}"
+        ]
+        model.load_state_dict(torch.load(tmp_path / "a_converted.pt", weights_only=True))
+
+
+def test_where_another_root_is_compared_commands_do_all_or_none(tmp_path: Path) -> None:
+    torch.save(Convolutions().state_dict(), tmp_path / "a.pt")
+    torch.save({"model": Convolutions().state_dict(), "ema": Linears().state_dict()}, tmp_path / "b.pt")
+    a, b = open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt", root="ema")
+    assert len(commands(diff(a, b))) == 2
+    torch.save(Convolutions().state_dict() | {"scale": torch.rand(8)}, tmp_path / "a.pt")
+    torch.save({"model": Convolutions().state_dict(), "ema": {**Linears().state_dict(), "scale": torch.rand(1, 8)}},
+               tmp_path / "b.pt")  # fmt: skip
+    report = diff(open_checkpoint(tmp_path / "a.pt"), open_checkpoint(tmp_path / "b.pt", root="ema"))
+    assert commands(report) == [], "only --like gives a vector another shape"
 
 
 @st.composite
