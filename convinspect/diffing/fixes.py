@@ -17,7 +17,7 @@ from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.formats.torch.wrappers import is_wrapped
-from convinspect.keys.others import Other
+from convinspect.keys.others import Other, Value
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import clean_names
@@ -279,6 +279,8 @@ def _answer_key(item: LoadErrorItem, side: Side | None, stored: Collection[str],
     if not missing and side is None:
         return Answer(item, Fix.OTHER_CHECKPOINT, "it has no such key")
     shape = side.shape if isinstance(side, Tensor) else None
+    if isinstance(side, Other) and side.value is Value.UNINITIALIZED and item.key in partners.keys:
+        return Answer(item, Fix.WHICH, "it has no shape yet there (uninitialized), which a lazy module alone takes")
     if item.key in partners.made:
         return Answer(item, Fix.RENAME, "PyTorch makes the one of the other once it is renamed", shape)
     if item.key not in partners.keys:
