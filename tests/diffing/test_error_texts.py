@@ -194,10 +194,10 @@ def test_the_end_of_a_record_is_not_the_end_of_what_it_holds() -> None:
 
 
 def test_a_number_of_the_text_is_no_number_of_a_line() -> None:
-    lines = [*(f"{n:>4}  torch.Size([8, 6," for n in range(1, 20)), "1, 1]) from checkpoint"]
+    lines = [*(f"{n:>4}  {word}" for n, word in enumerate("abcdefghijklmnopqrs", 1)), "1, 1]) from checkpoint"]
     found = peeled("\n".join(lines), len)
     assert found is not None
-    assert [line.text for line in found][-2:] == [" torch.Size([8, 6,", "1, 1]) from checkpoint"]
+    assert [line.text for line in found][-2:] == [" s", "1, 1]) from checkpoint"]
 
 
 def test_a_line_with_a_part_of_the_prefix_is_the_rest_of_one_that_has_it_all() -> None:
@@ -257,6 +257,27 @@ def test_a_colour_that_a_console_broke_in_two_is_no_part_of_a_sentence(escape: s
 def test_two_rows_of_a_table_whose_frame_is_gone_are_not_read_as_one(word: str) -> None:
     found = read_text(f"Key | Status |\n--+--+\nbert.old.weight\n{word}\nbert.pooler.bias | MISSING |\n")
     assert not promises(found) or not found.items
+
+
+@pytest.mark.parametrize("status", ["MISSING", "UNEXPECTED"])
+def test_a_row_of_a_table_without_its_name_takes_the_promise_back(status: str) -> None:
+    table = f"Key | Status |\n--+--+\nbert.a.weight | {status} |\n{{}}\nNotes:\n"
+    assert promises(read_text(table.format("")))
+    assert not promises(read_text(table.format(f"{status} |")))
+
+
+@pytest.mark.parametrize("name", ["w", "bert.pooler.bias"])
+def test_the_longest_name_of_a_table_is_no_loggers(name: str) -> None:
+    details = "Reinit due to size mismatch - ckpt: torch.Size([4, 6, 1]) vs model:torch.Size([4, 6])"
+    text = f"Key | Status | Details\n----+----+---\n{name} | MISMATCH | {details}\n\nNotes:\n"
+    found = read_text("".join(f"2026-11-29 14:03:01,123 - trainer - INFO - {line}\n" for line in text.split("\n")))
+    assert [said(item) for item in found.items] == [("size mismatch", name, (4, 6, 1), (4, 6))]
+
+
+def test_a_row_that_was_cut_off_within_its_name_takes_the_promise_back() -> None:
+    table = "Key | Status |\n--+--+\nbert.a.weight | MISSING |\nbert.b.wei"
+    assert read_text(table).items
+    assert not promises(read_text(table))
 
 
 @pytest.mark.parametrize(
