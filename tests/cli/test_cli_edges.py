@@ -135,7 +135,7 @@ def test_the_models_own_class_is_named_inside_a_wrapper() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_weights_of_quantized_layers_alone_are_called_what_they_are(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
-    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
     torch.jit.script(quantized).save(tmp_path / "q.pt")
     said = run("weights", tmp_path / "q.pt")
     assert_one_line(said, "its convolutions and Linear are quantized")
