@@ -50,6 +50,7 @@ class Fix(Word):
 
 
 _OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE, Fix.PYTORCH)
+_OF_KEYS = (Trouble.MISSING, Trouble.UNEXPECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,12 @@ class ErrorReport:
     def loads_by_hand(self) -> bool:
         """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
         lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
-        return not self.hidden and lines > 0 and lines == len(self.obstacles)
+        return not (self.hidden or self.unseen) and lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
         """The checkpoint at hand has none of the troubles, and there are no others that the text hides."""
-        return self.clear and not self.hidden
+        return self.clear and not (self.hidden or self.unseen)
 
     @property
     def clear(self) -> bool:
@@ -150,11 +151,18 @@ class ErrorReport:
         return bool(self.unread or self.stops or self.headless or doubtful)
 
     @property
+    def unseen(self) -> bool:
+        """Shapes may differ that were not compared: loaders compare those of keys alone that both sides have."""
+        gone = {Fix.RENAME, Fix.ALREADY}
+        keys = (answer.fix in gone and answer.item.trouble in _OF_KEYS for answer in self.answers)
+        return bool(self.root) or any(keys)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the checkpoint at hand would load, as far as the error tells."""
         if self.obstacles:
             return Verdict.DOES_NOT_LOAD
-        if self.hidden:
+        if self.hidden or self.unseen:
             return Verdict.UNDECIDED
         return Verdict.LOADS if self.same else Verdict.LOADS_AFTER_CONVERTING
 

@@ -123,7 +123,7 @@ def test_scripted_and_exported_models_record_it(tmp_path: Path) -> None:
 SAYS = (
     "patch_embed.proj", "visual.patch_embed.proj", "vision_model.embeddings.patch_embedding", "conv_proj",
     "vit.embeddings.patch_embeddings.projection", "patch_embedding", "patch_embed2.proj", "visual.conv1",
-    "pos_embed.proj", "x_embedder.proj", "encoder.patchify",
+    "pos_embed.proj", "x_embedder.proj", "encoder.patchify", "vision_tower.patch_conv",
 )  # fmt: skip
 SAYS_NOT = ("proj", "conv1", "stem.0", "downsample.1", "patch_embed.norm.conv", "dispatch", "patched.conv", "pos_embed")
 
