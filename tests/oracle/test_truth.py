@@ -49,8 +49,9 @@ def test_patch_and_transposed_convolutions_are_what_they_are_said_to_be(chunk: i
     seen: Counter[str] = Counter()
     for seed in range(chunk, TRAININGS, CHUNKS):
         seen += patches.run(seed, _folder(tmp_path, seed))
-    assert seen["outputs compared"] > TRAININGS // CHUNKS // 4
-    assert seen["the same bytes"] > TRAININGS // CHUNKS // 8
+    # A share with room below what is usual, since few are drawn: about a third, and of `TRAININGS` never a twentieth.
+    assert seen["outputs compared"] > TRAININGS // CHUNKS // 16
+    assert seen["the same bytes"] > TRAININGS // CHUNKS // 16
 
 
 def test_all_kinds_of_leaves_are_drawn() -> None:
