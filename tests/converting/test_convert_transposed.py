@@ -60,6 +60,15 @@ def test_the_linear_gives_what_the_convolution_gave(data: st.DataObject) -> None
             assert again.read_bytes() == source.read_bytes()
 
 
+def test_one_that_may_cut_patches_is_refused_with_patches_too(tmp_path: Path) -> None:
+    torch.save(
+        {f"up.{key}": one for key, one in nn.ConvTranspose2d(8, 3, 4, 4).state_dict().items()}, tmp_path / "a.pt"
+    )
+    with pytest.raises(CannotConvert, match="of larger kernels no transposed convolution is written as a Linear"):
+        convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to="linear", patches=True, layer=("up",)))
+    assert not (tmp_path / "b.pt").exists()
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_a_linear_becomes_one_and_comes_back(dims: int, container: str, tmp_path: Path) -> None:
