@@ -231,7 +231,7 @@ def test_any_kind_turns_no_convolution_that_is_the_target_already(tmp_path: Path
     arguments = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "conv1d", "--layer", "a")
     done = run(*arguments, "--from", "any")
     assert done.returncode == 2
-    assert "already Conv1d" in done.stderr + done.stdout
+    assert "Conv1d already" in done.stderr
     assert not (tmp_path / "b.pt").exists()
     assert run(*arguments, "--from", "convtranspose1d").returncode == 0
     after = torch.load(tmp_path / "b.pt")["a.weight"]
