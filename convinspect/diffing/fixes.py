@@ -125,8 +125,10 @@ class ErrorReport:
 
     @property
     def missing(self) -> Missing | None:
-        """Numbers that the checkpoint at hand does not have."""
-        return missing_numbers(self.checkpoint, self.checkpoint.tensors.values())
+        """Numbers that the checkpoint at hand does not have, of tensors that no answer gives as emptied already."""
+        told = {one.item.key for one in self.answers if one.fix == Fix.NONE and one.shape == EMPTIED_SHAPE}
+        tensors = self.checkpoint.tensors.items()
+        return missing_numbers(self.checkpoint, (tensor for key, tensor in tensors if key not in told))
 
     @property
     def loads_by_hand(self) -> bool:
