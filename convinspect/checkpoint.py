@@ -174,12 +174,12 @@ class Checkpoint(Mapping[str, Tensor]):
             return clean_name(name)
         raise NoSuchTensor(f"there is no tensor {name!r}", closest(str(name), list(self.tensors)), self.path)
 
-    def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str]) -> Checkpoint:
+    def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str] | None) -> Checkpoint:
         """The same checkpoint, with what a model's code tells of it.
 
         Args:
             modules: The model's modules by clean name, in place of those that the file describes.
-            parameters: Names of the tensors that are parameters.
+            parameters: Names of the tensors that are parameters; None where their names tell.
         """
         described = copy.copy(self)
         described.modules, described.known_parameters = dict(modules), parameters

@@ -87,7 +87,7 @@ class Tensor(NamedTuple):
         stride_span: Where the pickle pushes the stride tuple.
         parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
             part), or a quantized one's scales and zero points where these are tensors.
-        quantizer: How a quantized one is to be read, as text: its scheme, scale and zero point.
+        quantizer: How a quantized one is to be read, as text: scheme, scale, zero point; torchao's settings, by line.
     """
 
     key: str

@@ -33,6 +33,12 @@ def shapes(
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Only convolutions of kernel size 1.")] = False,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every tensor's owner, whatever its kind.")] = False,
     fold: FoldOption = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to learn stride, padding, groups."
+        ),
+    ] = None,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
@@ -40,7 +46,8 @@ def shapes(
 ) -> None:
     """List the convolution and Linear layers of a saved model, with their kernel shapes.
 
-    Nothing in the file is run and only its headers are read. Params counts a layer's parameters without its buffers
+    Nothing in the file is run and only its headers are read; --model runs your own code, which says what a state_dict
+    does not record. Params counts a layer's parameters without its buffers
     (batch statistics, masks, position ids), as the total does, which counts ties once.
 
     [bold]Examples[/bold]
@@ -62,6 +69,13 @@ def shapes(
 
     check_output(output, fmt, path)
     checkpoint = open_checkpoint(path, root)
+    if model is not None:
+        from convinspect.converting.checks import described_by_code
+
+        with naming(path):
+            modules = described_by_code(checkpoint, model).modules
+        # Of layers that the code has not, the file's names tell what is a parameter.
+        checkpoint = checkpoint.described_by(modules, checkpoint.known_parameters)
     layers = find_layers(checkpoint)
     with naming(path):
         shown = select(layers, layer or (), kind or (), pointwise, everything)

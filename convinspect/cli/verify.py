@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -116,8 +117,9 @@ def verify(
     with reading_progress(total, "comparing") as advance:
         report = compare(before, opened, options, advance)
     names = (path.name, "converted in memory" if after is None else after.name)
+    on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {path.name}").show(
-        verdict_table(report, names), verdict_payload(report)
+        verdict_table(report, names, on_screen), verdict_payload(report)
     )
     if not report.equal:
         raise typer.Exit(1)

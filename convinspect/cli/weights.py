@@ -123,6 +123,8 @@ def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tupl
     emptied = "" if chosen else emptied_line(every)
     if emptied:
         raise CannotShow(emptied, GATHER)
+    if not chosen and any(layer.kind in QUANTIZED for layer in every):
+        raise CannotShow("its convolutions and Linear are quantized", "convinspect shapes FILE shows them")
     if not chosen:
         raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")
     return chosen, lines_on_numbers(checkpoint, every)

@@ -207,6 +207,23 @@ def check_optimizer(checkpoint: Checkpoint, options: Options, resave: bool, stuc
         )
 
 
+def described_by_code(checkpoint: Checkpoint, model: str) -> Checkpoint:
+    """The checkpoint with what the user's code says of its modules: stride, padding, dilation and groups.
+
+    Args:
+        checkpoint: Of which the file says less.
+        model: The code, as `PACKAGE.MODULE:CLASS`; it is run.
+
+    Raises:
+        ConvInspectError: The code cannot be run, or is that of another model.
+    """
+    from convinspect.modules.user_code import described
+
+    with_code = checkpoint.described_by(*described(model))
+    check_model(with_code, model)
+    return with_code
+
+
 def check_model(checkpoint: Checkpoint, model: str) -> None:
     """Refuse a model whose layers have other names than the file's: it would add nothing and seem to agree.
 

@@ -218,7 +218,10 @@ def transposed_obstacle(layer: Layer) -> str | None:
         how = f"a Linear of weight.flatten(1).T and bias.repeat_interleave({numbers}), each row then cut into its patch"
         return f"its stride is its kernel size {_sizes(layer)}: it is {how}; a bias of another size is not written"
     if any(size != 1 for size in layer.kernel_size):
-        return f"its kernel size is {_sizes(layer)}, not 1"
+        larger = (
+            "" if layer.stride is not None else "; of larger kernels no transposed convolution is written as a Linear"
+        )
+        return f"its kernel size is {_sizes(layer)}, not 1{larger}"
     moves = _strides_and_pads(layer)
     if moves is None and not layer.pointwise:
         return "it has output_padding, so it gives positions that none of its input is behind"

@@ -10,10 +10,10 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
     check_layout,
-    check_model,
     check_optimizer,
     check_options,
     check_source,
+    described_by_code,
     target_of,
 )
 from convinspect.converting.eligibility import Writing
@@ -234,7 +234,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer)
     if options.model is not None:
-        checkpoint = _described(checkpoint, options.model)
+        checkpoint = described_by_code(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)
     selection, following, writing = _selected(checkpoint, options, renamed, resaved)
     exact = exactly_named(selection.layers, options.layer)
@@ -303,14 +303,6 @@ def _staying(checkpoint: Checkpoint, options: Options, renamed: Renaming, select
         return set()
     kept = chosen_layers(selection.layers, (), options.exclude)
     return {one.key for layer in selection.layers if layer.name not in kept for one in layer.tensors.values()}
-
-
-def _described(checkpoint: Checkpoint, model: str) -> Checkpoint:
-    from convinspect.modules.user_code import described
-
-    with_code = checkpoint.described_by(*described(model))
-    check_model(with_code, model)
-    return with_code
 
 
 def _names_left(checkpoint: Checkpoint, options: Options, renamed: Renaming, resaved: bool) -> tuple[str, ...]:

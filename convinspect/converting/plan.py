@@ -157,7 +157,7 @@ def _decide(layer: Layer, request: Request, naming: Naming, attention: frozenset
     """
     exact = naming.exact
     if exact:
-        layer = as_transposed(as_linear(layer), request.kinds)
+        layer = as_transposed(as_linear(layer), request.kinds, request.to)
     if request.expand and request.to == "Linear" and layer.kind in request.origins and expandable(layer):
         decided: Conversion | Refusal | None = _expanded(layer, request.to)
     elif request.of_patches:

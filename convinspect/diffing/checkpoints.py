@@ -16,7 +16,7 @@ from convinspect.diffing.numbers import with_values
 from convinspect.diffing.supplied import Side, unversioned, what_pytorch_supplies
 from convinspect.errors import Wording
 from convinspect.formats import pieces
-from convinspect.formats.torch.wrappers import is_wrapped
+from convinspect.formats.torch.wrappers import is_torchao, is_wrapped, settings_apart, settings_of
 from convinspect.keys.others import Other, Value
 from convinspect.keys.pairing import pair_keys
 from convinspect.layers.lora import as_vector, follows_a_layer
@@ -252,7 +252,8 @@ def loading_effect(difference: Difference, layer: str | None, refusal: Refusal |
     if a.layout == "meta" != b.layout:
         return difference._replace(obstacle="has no numbers in A, only its shape (meta)")
     if not _can_be_copied(a, b):
-        return difference._replace(obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
+        kind = Kind.DTYPE_DIFFERS if difference.kind == Kind.SAME else difference.kind
+        return difference._replace(kind=kind, obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
     return difference
 
 
@@ -290,7 +291,7 @@ def _can_be_copied(a: Tensor, b: Tensor) -> bool:
     if a.subclass is b.subclass is None and a.layout == b.layout == "strided" and a.dtype == b.dtype:
         return True
     classes = {each.subclass for each in (a, b) if is_wrapped(each)} - {_MASKED}
-    if classes and a.subclass != b.subclass:
+    if classes and (a.subclass != b.subclass or (is_torchao(a) and settings_of(a) != settings_of(b))):
         return False
     if a.dtype.startswith("q") or b.dtype.startswith("q"):
         alike = a.dtype == b.dtype and bool(a.parts) == bool(b.parts)
@@ -307,6 +308,8 @@ def _described(tensor: Tensor, other: Tensor) -> str:
     words = [*_encoding(tensor)]
     if tensor.subclass != other.subclass and (is_wrapped(tensor) or is_wrapped(other)):
         words.append(f"({tensor.subclass.rpartition('.')[2]})" if is_wrapped(tensor) and tensor.subclass else "(plain)")
+    elif is_torchao(tensor):
+        words.append(f"(torchao, {settings_apart(tensor, other)})")
     elif tensor.dtype.startswith("q") and bool(tensor.parts) != bool(other.parts):
         words.append("per channel" if tensor.parts else "per tensor")
     return " ".join(words)

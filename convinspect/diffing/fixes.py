@@ -17,7 +17,7 @@ from convinspect.diffing.supplied import Side, made_after_renaming
 from convinspect.errors import Option, Wording
 from convinspect.formats.torch.objects import beside, read_objects
 from convinspect.formats.torch.wrappers import is_wrapped
-from convinspect.keys.others import Other
+from convinspect.keys.others import Other, Value
 from convinspect.keys.pairing import COUNT, Prefix, pair_keys
 from convinspect.keys.rules import new_keys
 from convinspect.keys.wrappers import clean_names
@@ -50,6 +50,7 @@ class Fix(Word):
 
 
 _OBSTACLES = (Fix.NONE, Fix.OTHER_CHECKPOINT, Fix.LIKE, Fix.PYTORCH)
+_OF_KEYS = (Trouble.MISSING, Trouble.UNEXPECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +125,21 @@ class ErrorReport:
 
     @property
     def missing(self) -> Missing | None:
-        """Numbers that the checkpoint at hand does not have."""
-        return missing_numbers(self.checkpoint, self.checkpoint.tensors.values())
+        """Numbers that the checkpoint at hand does not have, of tensors that no answer gives as emptied already."""
+        told = {one.item.key for one in self.answers if one.fix == Fix.NONE and one.shape == EMPTIED_SHAPE}
+        tensors = self.checkpoint.tensors.items()
+        return missing_numbers(self.checkpoint, (tensor for key, tensor in tensors if key not in told))
 
     @property
     def loads_by_hand(self) -> bool:
         """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
         lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
-        return not self.hidden and lines > 0 and lines == len(self.obstacles)
+        return not (self.hidden or self.unseen) and lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
         """The checkpoint at hand has none of the troubles, and there are no others that the text hides."""
-        return self.clear and not self.hidden
+        return self.clear and not (self.hidden or self.unseen)
 
     @property
     def clear(self) -> bool:
@@ -150,11 +153,18 @@ class ErrorReport:
         return bool(self.unread or self.stops or self.headless or doubtful)
 
     @property
+    def unseen(self) -> bool:
+        """Shapes may differ that were not compared: loaders compare those of keys alone that both sides have."""
+        gone = {Fix.RENAME, Fix.ALREADY}
+        keys = (answer.fix in gone and answer.item.trouble in _OF_KEYS for answer in self.answers)
+        return bool(self.root) or any(keys)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the checkpoint at hand would load, as far as the error tells."""
         if self.obstacles:
             return Verdict.DOES_NOT_LOAD
-        if self.hidden:
+        if self.hidden or self.unseen:
             return Verdict.UNDECIDED
         return Verdict.LOADS if self.same else Verdict.LOADS_AFTER_CONVERTING
 
@@ -271,6 +281,8 @@ def _answer_key(item: LoadErrorItem, side: Side | None, stored: Collection[str],
     if not missing and side is None:
         return Answer(item, Fix.OTHER_CHECKPOINT, "it has no such key")
     shape = side.shape if isinstance(side, Tensor) else None
+    if isinstance(side, Other) and side.value is Value.UNINITIALIZED and item.key in partners.keys:
+        return Answer(item, Fix.WHICH, "it has no shape yet there (uninitialized), which a lazy module alone takes")
     if item.key in partners.made:
         return Answer(item, Fix.RENAME, "PyTorch makes the one of the other once it is renamed", shape)
     if item.key not in partners.keys:

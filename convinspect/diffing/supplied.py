@@ -124,6 +124,9 @@ def made_after_renaming(missing: Collection[str], renamed: Collection[str]) -> f
         name = key.removesuffix("_v")
         if name != key and {name, f"{name}_orig", f"{name}_u"} <= set(renamed):
             made.add(key)
+        # Without the version under the model's name, the hook of an old spectral norm asks for the weight itself.
+        if {f"{key}_orig", f"{key}_u", f"{key}_v"} <= set(renamed):
+            made.add(key)
         module, parametrized, rest = key.rpartition("parametrizations.")
         leaf, dot, part = rest.rpartition(".")
         end = next((end for end, new in _PARTS.items() if new == part), None) if parametrized and dot else None

@@ -14,7 +14,7 @@ from convinspect.doubts import Doubt
 from convinspect.records import Layer
 
 _NAMES = re.compile(
-    r"(?:.*\.)?(?:\w*patch_?embed\w*(?:\.proj\w*|\.\d+)?|\w*patchify\w*(?:\.proj\w*)?|\w*conv_proj"
+    r"(?:.*\.)?(?:\w*patch_?embed\w*(?:\.proj\w*|\.\d+)?|\w*patchify\w*(?:\.proj\w*)?|\w*conv_proj|patch_conv"
     r"|(?:pos_embed|x_embedder)\.proj|visual\.conv1)"
 )
 """Of patch embeddings in transformers, timm, torchvision, diffusers, OpenAI's CLIP, and the models after these."""

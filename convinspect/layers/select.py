@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from convinspect.errors import NotThere
 from convinspect.keys.wrappers import join_key
-from convinspect.kinds import CONVOLUTIONS, LISTED
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED
 from convinspect.records import Doubt, Layer
 from convinspect.text import closest
 
@@ -46,13 +46,16 @@ def select(
     return [layer for layer in chosen if layer.pointwise] if pointwise else chosen
 
 
-def as_transposed(layer: Layer, kinds: Sequence[str]) -> Layer:
+def as_transposed(layer: Layer, kinds: Sequence[str], to: str = "Linear") -> Layer:
     """A pointwise convolution by its shape as the transposed one of the same shape, if one of these kinds is it.
 
     Args:
         layer: One that the user named.
         kinds: Kinds that the user named.
+        to: The kind that it is to become. One that has it already is turned only where no other kinds are named.
     """
+    if layer.kind == to and not set(kinds) <= set(CONV_TRANSPOSES):
+        return layer
     kind = layer.kind.replace("Conv", "ConvTranspose", 1)
     first, second = layer.weight.shape[:2] if len(layer.weight.shape) > 2 else (0, 1)
     alike = layer.bias is None or first == second

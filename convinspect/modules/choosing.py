@@ -117,8 +117,10 @@ def unless_tied(
     reasons = {place: candidate.reason for place, candidate in enumerate(candidates)}
     for owners in ties:
         turned = [(name, place, is_turned(candidates[place].module)) for name, place in owners if place is not None]
+        # The first of each kind, looked up once: many modules may share one weight.
+        first = {so: name for name, _, so in reversed(turned)}
         for _, place, is_so in turned:
-            other = next((other for other, _, so in turned if so != is_so), None)
+            other = first.get(not is_so)
             if other is not None and reasons[place] is None:
                 reasons[place] = f"its weight is tied to {other}, and only one of them would be transposed"
     changed = True

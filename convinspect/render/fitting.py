@@ -148,7 +148,11 @@ def _chosen(table: Table, needed: list[int], floors: list[int], width: int, full
         full: What the whole table needs, for the note on hidden columns.
     """
     keep = _surviving(table.columns, floors, width)
-    hidden = [column for i, column in enumerate(table.columns) if i not in keep]
+    # Of one row, what would become a note in a longer table is one instead of hidden.
+    said = [i for i, column in enumerate(table.columns) if i not in keep and column.foldable and len(table.rows) == 1]
+    hidden = [column for i, column in enumerate(table.columns) if i not in (*keep, *said)]
+    if facts := _facts(table, said):
+        table = table._replace(notes=(facts, *table.notes))
     table = _squeezed(_kept(table, keep), [needed[i] for i in keep], [floors[i] for i in keep], width)
     if not hidden:
         return table
@@ -190,7 +194,8 @@ def _stacked(table: Table, name: int, needed: list[int], width: int, full: int) 
     beside = _kept(beside, [i for i in range(len(others)) if i not in alone])
     beside = _chosen(beside, wanted, _stacked_floors(beside, wanted, room), room, full)
     column = table.columns[name]
-    lines = [list(_row_lines(beside.columns, row, widths(beside))) for row in beside.rows]
+    rows = (_row_lines(beside.columns, row, widths(beside)) for row in beside.rows)
+    lines = [[line for line in row if plain(line).strip()] for row in rows]
     for texts_below in spilled:
         for line, cell in zip(lines, texts_below, strict=True):
             line += cell_lines(cell) if plain(cell) else ()
@@ -242,6 +247,12 @@ def _hidden_note(titles: list[str], full: int) -> str:
     return f"{len(titles)} {them}: {', '.join(titles)}; --width {full} or a pipe shows {it}"
 
 
+def _facts(table: Table, said: Iterable[int]) -> str:
+    """What the first row has in some columns, with their titles."""
+    columns = by_column(table)
+    return ", ".join(f"{table.columns[i].title} {text}" for i in sorted(said) if (text := plain(columns[i][0])))
+
+
 def _folded(table: Table, needed: list[int], width: int) -> tuple[Table, list[int]]:
     """Turn columns with the same text in every row into a note, until the rest fits."""
     if len(table.rows) < 2:
@@ -255,8 +266,8 @@ def _folded(table: Table, needed: list[int], width: int) -> tuple[Table, list[in
         if table.columns[i].foldable and len(set(texts(columns[i]))) == 1:
             keep.remove(i)
             said.append(i)
-    facts = [f"{table.columns[i].title} {plain(columns[i][0])}" for i in sorted(said) if plain(columns[i][0])]
-    notes = (f"{', '.join(facts)} in all rows", *table.notes) if facts else table.notes
+    facts = _facts(table, said)
+    notes = (f"{facts} in all rows", *table.notes) if facts else table.notes
     return _kept(table, keep)._replace(notes=notes), [needed[i] for i in keep]
 
 

@@ -124,11 +124,14 @@ def _verdict(report: ErrorReport) -> Cell:
     changes = _changes(report)
     if report.loads_by_hand:
         return Styled(f"A will load after {f'{changes} and ' * bool(changes)}the PyTorch below", WARN)
-    if not report.root:
-        return Styled(f"A will load after {changes}", GOOD)
-    after = f"After {changes}, pass" if changes else "Pass"
-    weights = "".join(f'["{part}"]' for part in report.root.split("."))
-    return (Styled(f"{after} its weights alone", GOOD), Styled(f": load_state_dict(checkpoint{weights})"))
+    if report.root:
+        after = f"After {changes}, pass" if changes else "Pass"
+        weights = "".join(f'["{part}"]' for part in report.root.split("."))
+        return (Styled(f"{after} its weights alone", GOOD), Styled(f": load_state_dict(checkpoint{weights})"))
+    if report.unseen:
+        gone = f"These faults are gone after {changes}" if changes else "A has none of these faults"
+        return (Styled(gone, GOOD), Styled("; whether the shapes of these keys agree, the error does not tell"))
+    return Styled(f"A will load after {changes}", GOOD)
 
 
 def _why_hidden(report: ErrorReport) -> str:

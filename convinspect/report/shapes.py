@@ -26,7 +26,7 @@ _BAD_TAGS = {"incomplete", "cut", "empty"}
 _COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
     Column("kind", priority=90, foldable=True, key="kind"),
-    Column("weight", priority=98, key="weight_shape"),
+    Column("weight", priority=98, key="weight_shape", never_hidden=True),
     Column("in → out", justify="right", priority=25, key="in_out"),
     Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
     Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
@@ -39,6 +39,7 @@ _COLUMNS = (
         wrap=True,
         key="notes",
         min_width=10,
+        never_hidden=True,
         legend=LEGEND,
     ),
 )

@@ -133,18 +133,21 @@ _COLUMNS = (
 )
 
 
-def verdict_table(report: Report, names: tuple[str, str]) -> Table:
+def verdict_table(report: Report, names: tuple[str, str], on_screen: bool = False) -> Table:
     """Every layer that was converted or differs, then other differences, then the verdict.
 
     Args:
         report: The verification's report.
         names: The names of the two sides.
+        on_screen: The verdict comes first.
     """
+    verdicts = tuple(_verdict_lines(report))
     return Table(
         _COLUMNS if report.layers else (),
         [_row(check) for check in report.layers],
         title=f"{names[0]} → {names[1]}",
-        summary=(*_difference_lines(report), *_model_lines(report), *_verdict_lines(report)),
+        lead=verdicts if on_screen else (),
+        summary=(*_difference_lines(report), *_model_lines(report), *(() if on_screen else verdicts)),
         notes=tuple(_notes(report)),
         raw=[_raw(check) for check in report.layers],
     )

@@ -25,16 +25,47 @@ def same_as_patches(before: Tensor, after: Tensor, last: bool = False) -> bool:
         after: The other.
         last: In the order instead in which the channels of each patch are last.
     """
-    matrix, kernel = sorted((before, after), key=lambda tensor: len(tensor.shape))
-    dims = len(kernel.shape) - 2
-    if len(matrix.shape) != 2 or dims < 1 or matrix.shape[0] != kernel.shape[0] or kernel.shape[1] == 1:
+    if _patch_pair(before, after) is None:
         return False
     if not last:
         return same_in_order(before, after)
-    if matrix.numel != kernel.numel or not kernel.numel:
-        return False
-    parted = viewed(matrix, (kernel.shape[0], *kernel.shape[2:], kernel.shape[1]))
-    return parted is not None and same_bits(permuted(kernel, (0, *range(2, 2 + dims), 1)), parted)
+    forms = patch_forms(before, after, last)
+    return forms is not None and same_bits(*forms)
+
+
+def _patch_pair(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Which is the matrix, and which the kernel over patches whose rows it may have; None if they are no such two."""
+    matrix, kernel = sorted((before, after), key=lambda tensor: len(tensor.shape))
+    rows = len(matrix.shape) == 2 < len(kernel.shape) and matrix.shape[0] == kernel.shape[0]
+    return (matrix, kernel) if rows and kernel.shape[1] != 1 else None
+
+
+def patch_forms(before: Tensor, after: Tensor, last: bool = False) -> tuple[Tensor, Tensor] | None:
+    """A kernel over patches and its Linear's matrix in one shape, as matrices where no number must move for that.
+
+    Args:
+        before: The kernel or the matrix.
+        after: The other.
+        last: In the order in which the channels of each patch are last.
+
+    Returns:
+        Both in the order given; None if they are no such two, or empty.
+    """
+    pair = _patch_pair(before, after)
+    if pair is None or pair[0].numel != pair[1].numel or not pair[0].numel:
+        return None
+    matrix, kernel = pair
+    if last:
+        rows, channels, *sizes = kernel.shape
+        kernel = permuted(kernel, (0, *range(2, 2 + len(sizes)), 1))
+        seen = viewed(matrix, (rows, *sizes, channels))
+    elif (flat := viewed(kernel, matrix.shape)) is not None:
+        kernel, seen = flat, matrix
+    else:
+        seen = viewed(matrix, kernel.shape)
+    if seen is None:
+        return None
+    return (seen, kernel) if before is matrix else (kernel, seen)
 
 
 def same_in_order(before: Tensor, after: Tensor) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from convinspect.arrays.equality import as_matrix, same_bits
+from convinspect.arrays.equality import as_matrix, difference, same_bits
 from convinspect.arrays.threads import map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
@@ -15,7 +15,13 @@ from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Fate, Why, because
-from convinspect.verifying.same_numbers import same_as_patches, same_in_order, same_magnitudes, same_order
+from convinspect.verifying.same_numbers import (
+    patch_forms,
+    same_as_patches,
+    same_in_order,
+    same_magnitudes,
+    same_order,
+)
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
 
 _LARGE = 64 << 20
@@ -317,7 +323,7 @@ def _compare_reshaped(
             return _CONVERTED
         if same_as_patches(before, after, last=True):
             return _Outcome(Fate.CONVERTED, last=True)
-        return _reshaped(before, after) or _changed(Why.SHAPE, before=before.shape, after=after.shape)
+        return _reshaped(before, after) or _wrong_patches(before, after, tensors)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
     if a.shape == b.shape and same_bits(a, b):
         return _CONVERTED
@@ -334,6 +340,23 @@ def _compare_reshaped(
     if a.shape == b.shape:
         return _Outcome(Fate.CHANGED, numbers_cause(a, b, tensors))
     return _changed(Why.NO_RESHAPE, before=before.shape, after=after.shape)
+
+
+def _wrong_patches(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) -> _Outcome:
+    """What became of a kernel over patches that has other numbers as a matrix, or the reverse, or of any two shapes."""
+    forms = patch_forms(before, after)
+    if forms is None:
+        return _changed(Why.SHAPE, before=before.shape, after=after.shape)
+    # The order in which fewer numbers differ is the one that was meant.
+    last = patch_forms(before, after, last=True)
+    if last is not None and _differing(*last) < _differing(*forms):
+        forms = last
+    return _Outcome(Fate.CHANGED, numbers_cause(*forms, tensors))
+
+
+def _differing(before: Tensor, after: Tensor) -> int:
+    first = difference(before, after)
+    return first.count if first is not None else 0
 
 
 def _reshaped(before: Tensor, after: Tensor) -> _Outcome | None:

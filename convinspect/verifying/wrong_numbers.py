@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from convinspect.arrays.equality import Related, as_matrix, difference, owner_of, relation
+from convinspect.arrays.equality import Related, difference, owner_of, relation
+from convinspect.converting.relations import viewed
 from convinspect.records import Tensor
 from convinspect.verifying.causes import Cause, Why, because
 
@@ -36,11 +37,11 @@ def numbers_cause(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) 
 
 
 def _candidates(before: Tensor, after: Tensor, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors whose numbers `after` may hold by mistake; kernels of size 1 as matrices if `after` is one."""
+    """Tensors whose numbers `after` may hold by mistake; kernels as matrices if `after` is one."""
     for name, tensor in islice(tensors.items(), MOST_OWNERS):
-        if tensor is not before:
-            flat = is_matrix(tensor) and len(tensor.shape) > len(after.shape)
-            yield name, as_matrix(tensor, transposed=False) if flat else tensor
+        if tensor.key != before.key:
+            more = len(tensor.shape) > len(after.shape) == 2 and tensor.numel == after.numel
+            yield name, (viewed(tensor, after.shape) if more else None) or tensor
 
 
 def _relation_cause(relation: Related) -> Cause:

@@ -130,3 +130,14 @@ def test_names_that_a_shell_would_obey_are_not_completed(tmp_path: Path) -> None
 
 def test_the_models_own_class_is_named_inside_a_wrapper() -> None:
     assert "__main__.Net" in run("shapes", FIXTURES / "net_gone_parallel.pt").stdout
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_quantized_layers_alone_are_called_what_they_are(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
+    torch.jit.script(quantized).save(tmp_path / "q.pt")
+    said = run("weights", tmp_path / "q.pt")
+    assert_one_line(said, "its convolutions and Linear are quantized")
+    torch.save(nn.BatchNorm1d(4).state_dict(), tmp_path / "norm.pt")
+    assert_one_line(run("weights", tmp_path / "norm.pt"), "no convolution and no Linear")

@@ -60,6 +60,15 @@ def test_the_linear_gives_what_the_convolution_gave(data: st.DataObject) -> None
             assert again.read_bytes() == source.read_bytes()
 
 
+def test_one_that_may_cut_patches_is_refused_with_patches_too(tmp_path: Path) -> None:
+    torch.save(
+        {f"up.{key}": one for key, one in nn.ConvTranspose2d(8, 3, 4, 4).state_dict().items()}, tmp_path / "a.pt"
+    )
+    with pytest.raises(CannotConvert, match="of larger kernels no transposed convolution is written as a Linear"):
+        convert(tmp_path / "a.pt", tmp_path / "b.pt", Options(to="linear", patches=True, layer=("up",)))
+    assert not (tmp_path / "b.pt").exists()
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_a_linear_becomes_one_and_comes_back(dims: int, container: str, tmp_path: Path) -> None:
@@ -222,3 +231,17 @@ def test_lora_beside_it_is_not_peft(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(ConvInspectError, match="merge the adapter first"):
         convert(tmp_path / "a.pt", tmp_path / "b.pt", there(1))
+
+
+def test_any_kind_turns_no_convolution_that_is_the_target_already(tmp_path: Path) -> None:
+    """A square kernel may be either; who asks for all other kinds, to Conv1d, has not said that it is transposed."""
+    weights = {"a.weight": torch.randn(4, 4, 1), "a.bias": torch.randn(4)}
+    torch.save(weights, tmp_path / "a.pt")
+    arguments = ("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "conv1d", "--layer", "a")
+    done = run(*arguments, "--from", "any")
+    assert done.returncode == 2
+    assert "Conv1d already" in done.stderr
+    assert not (tmp_path / "b.pt").exists()
+    assert run(*arguments, "--from", "convtranspose1d").returncode == 0
+    after = torch.load(tmp_path / "b.pt")["a.weight"]
+    assert torch.equal(after, weights["a.weight"].transpose(0, 1))

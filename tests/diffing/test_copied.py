@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.masked import masked_tensor
 
@@ -59,3 +60,85 @@ def test_a_whole_dtensor_and_plain_tensors_do_not_mix(tmp_path: Path) -> None:
         assert (report.verdict, len(report.obstacles)) == ("does not load", len(shapes))
         assert "DTensor" in report.obstacles[0]
     assert convinspect.diff(path, path).verdict == "loads"
+
+
+TORCHAO = (
+    "Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig", "Float8WeightOnlyConfig", "IntxWeightOnlyConfig",
+    "Int8DynamicActivationIntxWeightConfig",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_settings_of_torchao_are_compared(tmp_path: Path) -> None:
+    """One class serves several ways of quantizing, and copies from its own way alone (`_same_metadata`)."""
+    quantization = pytest.importorskip("torchao.quantization")
+
+    def model(config: str | None) -> nn.Module:
+        net = nn.Sequential(nn.Linear(128, 128))
+        if config:
+            quantization.quantize_(net, getattr(quantization, config)())
+        return net
+
+    kinds = [None, *(config for config in TORCHAO if hasattr(quantization, config))]
+    for kind in kinds:
+        torch.save(model(kind).state_dict(), tmp_path / f"{kind}.pt")
+    for a, b in itertools.product(kinds, repeat=2):
+        try:
+            model(b).load_state_dict(model(a).state_dict())
+            verdict = "loads"
+        except (RuntimeError, NotImplementedError, ValueError):
+            verdict = "does not load"
+        report = convinspect.diff(tmp_path / f"{a}.pt", tmp_path / f"{b}.pt")
+        assert report.verdict == verdict, (a, b)
+        # What PyTorch does not copy is not counted as the same.
+        assert (report.counts["same"] == 2) == (verdict == "loads")
+
+
+class _Lazy(nn.Module):
+    def __init__(self, layer: type[nn.Module] = nn.LazyLinear) -> None:
+        super().__init__()
+        self.a = layer(3)
+
+
+def _normed(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(norm(nn.Conv1d(6, 4, 1)), norm(nn.Linear(4, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("fronts", [("", "module."), ("gen.", ""), ("gen.", "net.")])
+@pytest.mark.parametrize(
+    "norm",
+    [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm, nn.utils.weight_norm,
+     nn.utils.parametrizations.weight_norm],
+    ids=["old spectral", "spectral", "old weight", "weight"],
+)  # fmt: skip
+def test_a_norm_under_another_prefix_loads_once_it_is_renamed(
+    tmp_path: Path, norm: Callable[[nn.Module], nn.Module], fronts: tuple[str, str], suffix: str
+) -> None:
+    source, model = (nn.ModuleDict({f[:-1]: _normed(norm)}) if f else _normed(norm) for f in fronts)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pt":
+        torch.save(source.state_dict(), path)
+    else:
+        save_file({key: value.contiguous() for key, value in source.state_dict().items()}, path)
+    with pytest.raises(RuntimeError) as error:
+        model.load_state_dict(source.state_dict())
+    report = convinspect.diff(path, error=str(error.value))
+    assert (report.verdict, report.obstacles) == ("undecided", ())
+    assert report.rules
+    convinspect.convert(path, tmp_path / f"b{suffix}", rename=list(report.rules))
+    model.load_state_dict(
+        torch.load(tmp_path / "b.pt") if suffix == ".pt" else load_file(tmp_path / "b.safetensors"), strict=True
+    )
+
+
+def test_what_has_no_shape_yet_is_promised_nothing(tmp_path: Path) -> None:
+    source = nn.ModuleDict({"gen": _Lazy()})
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    model = _Lazy(lambda width: nn.Linear(4, width))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError) as error:
+        model.load_state_dict(source.state_dict())
+    assert convinspect.diff(tmp_path / "a.pt", error=str(error.value)).verdict == "undecided"
+    with pytest.raises(RuntimeError, match="uninitialized"):
+        model.load_state_dict(source["gen"].state_dict())

@@ -274,6 +274,27 @@ def test_two_rows_of_a_table_whose_frame_is_gone_are_not_read_as_one(word: str) 
     assert not promises(found) or not found.items
 
 
+@pytest.mark.parametrize("status", ["MISSING", "UNEXPECTED"])
+def test_a_row_of_a_table_without_its_name_takes_the_promise_back(status: str) -> None:
+    table = f"Key | Status |\n--+--+\nbert.a.weight | {status} |\n{{}}\nNotes:\n"
+    assert promises(read_text(table.format("")))
+    assert not promises(read_text(table.format(f"{status} |")))
+
+
+@pytest.mark.parametrize("name", ["w", "bert.pooler.bias"])
+def test_the_longest_name_of_a_table_is_no_loggers(name: str) -> None:
+    details = "Reinit due to size mismatch - ckpt: torch.Size([4, 6, 1]) vs model:torch.Size([4, 6])"
+    text = f"Key | Status | Details\n----+----+---\n{name} | MISMATCH | {details}\n\nNotes:\n"
+    found = read_text("".join(f"2026-11-29 14:03:01,123 - trainer - INFO - {line}\n" for line in text.split("\n")))
+    assert [said(item) for item in found.items] == [("size mismatch", name, (4, 6, 1), (4, 6))]
+
+
+def test_a_row_that_was_cut_off_within_its_name_takes_the_promise_back() -> None:
+    table = "Key | Status |\n--+--+\nbert.a.weight | MISSING |\nbert.b.wei"
+    assert read_text(table).items
+    assert not promises(read_text(table))
+
+
 @pytest.mark.parametrize(
     "sentence",
     [

@@ -93,6 +93,21 @@ def test_weights_that_were_not_gathered_are_named_on_either_side(tmp_path: Path)
     assert asked(tmp_path, "c.pt", "c.pt")[1]["numbers_missing"] is None
 
 
+def test_the_verdict_on_an_error_counts_what_the_error_does_not_name(tmp_path: Path) -> None:
+    """Of a message that is cut, or of a loader that stops, other tensors are emptied too."""
+    state = {key: torch.zeros(0) for key in model().state_dict()}
+    saved(tmp_path / "a.pt", state)
+    with pytest.raises(RuntimeError) as failure:
+        model().load_state_dict(state)
+    head, *lines = str(failure.value).splitlines()
+    for told in (len(lines), 1):
+        (tmp_path / "error.txt").write_text("\n".join([head, *lines[:told]]))
+        line, data = asked(tmp_path, "a.pt", "--error", "error.txt")
+        left = len(lines) - told
+        assert (f"of {left} tensors it has no numbers" in line) is (left > 0)
+        assert data["numbers_missing"] == ({"how": "empty", "tensors": left} if left else None)
+
+
 def test_a_file_that_its_library_refuses_is_said_first(tmp_path: Path) -> None:
     header = json.dumps({"0.weight": {"dtype": "F4", "shape": [4, 3], "data_offsets": [0, 6]}}).encode()
     header += b" " * (-len(header) % 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer
+from support.program import assert_one_line, command
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED: list[Any] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
@@ -120,10 +122,41 @@ def test_scripted_and_exported_models_record_it(tmp_path: Path) -> None:
         assert not layers["overlapping"].patch, name
 
 
+CODE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.patch_embed = nn.Conv2d(3, 8, 4, 2)
+        self.up = nn.ConvTranspose2d(8, 4, 2, 2)
+"""
+
+
+def test_the_models_code_tells_of_a_state_dict(tmp_path: Path) -> None:
+    (tmp_path / "net_of_patches.py").write_text(CODE)
+    names: dict[str, Any] = {}
+    exec(CODE, names)
+    state = names["Net"]().state_dict() | {"other.weight": torch.zeros(8, 3, 2, 2), "other.bias": torch.zeros(8)}
+    torch.save(state, tmp_path / "m.pt")
+    words = ("shapes", "m.pt", "--format", "json")
+    listed = json.loads(command(tmp_path, *words, "--model", "net_of_patches:Net").stdout)
+    marks = {layer["name"]: (layer["patch"], layer["evidence"]) for layer in listed["layers"]}
+    assert marks["stem"] == marks["up"] == (True, "module")
+    assert marks["patch_embed"] == (False, "module"), "its name says that it is one"
+    assert marks["other"] == (False, "shape"), "the code has no such layer"
+    plain = json.loads(command(tmp_path, *words).stdout)
+    assert {layer["name"] for layer in plain["layers"] if layer["patch"]} == {"patch_embed"}
+    assert plain["totals"] == listed["totals"] | {"patch": 1}
+    for model in ("net_of_patches", "net_of_patches:Nothing", "torch.nn:ReLU"):
+        assert_one_line(command(tmp_path, *words, "--model", model), "--model")
+
+
 SAYS = (
     "patch_embed.proj", "visual.patch_embed.proj", "vision_model.embeddings.patch_embedding", "conv_proj",
     "vit.embeddings.patch_embeddings.projection", "patch_embedding", "patch_embed2.proj", "visual.conv1",
-    "pos_embed.proj", "x_embedder.proj", "encoder.patchify",
+    "pos_embed.proj", "x_embedder.proj", "encoder.patchify", "vision_tower.patch_conv",
 )  # fmt: skip
 SAYS_NOT = ("proj", "conv1", "stem.0", "downsample.1", "patch_embed.norm.conv", "dispatch", "patched.conv", "pos_embed")
 

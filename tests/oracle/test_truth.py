@@ -49,8 +49,18 @@ def test_patch_and_transposed_convolutions_are_what_they_are_said_to_be(chunk: i
     seen: Counter[str] = Counter()
     for seed in range(chunk, TRAININGS, CHUNKS):
         seen += patches.run(seed, _folder(tmp_path, seed))
-    assert seen["outputs compared"] > TRAININGS // CHUNKS // 4
-    assert seen["the same bytes"] > TRAININGS // CHUNKS // 8
+    # Of 20 cases usually 4 to 12, and 4 to 9: a share with room below, since chance decides.
+    assert seen["outputs compared"] > TRAININGS // CHUNKS // 16
+    assert seen["the same bytes"] > TRAININGS // CHUNKS // 16
+
+
+def test_convolutions_of_each_kind_are_compared(tmp_path: Path) -> None:
+    kinds, seen = ("patches", "patches, channels last", "transposed"), Counter[str]()
+    for seed in range(max(TRAININGS, 100)):
+        seen += patches.run(seed, _folder(tmp_path, seed))
+        if all(seen[kind] for kind in kinds):
+            break
+    assert all(seen[kind] for kind in kinds)
 
 
 def test_all_kinds_of_leaves_are_drawn() -> None:

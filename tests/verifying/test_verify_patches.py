@@ -153,6 +153,46 @@ def test_numbers_in_the_other_order_are_the_same_layer(
     assert not verify(tmp_path / "a.pt", tmp_path / "b.pt").equal
 
 
+def one_number(rows: torch.Tensor) -> torch.Tensor:
+    return rows.index_put((torch.tensor(3), torch.tensor(5)), torch.tensor(0.5))
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "one number": (one_number, "1 of 192 numbers differs, at [3, 5]"),
+    "some": (lambda rows: torch.cat([rows[:, :-1], rows[:, -1:] + 1], 1), "8 of 192 numbers differ, first at [0, 23]"),
+    "rows": (lambda rows: rows.roll(1, 0), "its rows are in another order"),
+    "factor": (lambda rows: rows * 2, "2"),
+    "a neighbour's": (lambda _: torch.arange(192.0).reshape(8, 24), "other.weight"),
+}
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_numbers_are_named_and_not_the_shape(wrong: str, last: bool, back: bool, tmp_path: Path) -> None:
+    if wrong in ("rows", "a neighbour's") and last:
+        pytest.skip("nothing tells the order")
+    spoil, said = WRONG[wrong]
+    torch.manual_seed(0)
+    kernel = nn.Conv2d(3, 8, (4, 2)).weight.detach()
+    other = torch.arange(192.0).reshape(8, 3, 4, 2)
+    rows = (kernel.movedim(1, -1) if last else kernel).flatten(1)
+    wrong_rows = spoil(rows)
+    if back:
+        parted = wrong_rows.reshape(8, 4, 2, 3).movedim(-1, 1) if last else wrong_rows.reshape(8, 3, 4, 2)
+        before, after, other = rows, parted.contiguous(), other.flatten(1)
+    else:
+        before, after = kernel, wrong_rows
+    torch.save({"patch_embed.weight": before, "other.weight": other}, tmp_path / "a.pt")
+    torch.save({"patch_embed.weight": after, "other.weight": other}, tmp_path / "b.pt")
+    report = verify(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert not report.equal
+    cause = str(verdict_payload(report)["cause"])
+    assert "its shape" not in cause
+    if not last or wrong == "factor":
+        assert said in cause
+
+
 def test_an_order_that_is_neither_is_different(tmp_path: Path) -> None:
     state = _saved((4, 2), tmp_path / "a.pt")
     # (h, c, w)

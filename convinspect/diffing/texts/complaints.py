@@ -12,8 +12,8 @@ from convinspect.diffing.texts.stream import Stream
 _SIGNS = re.compile(
     "|".join(
         (
-            r"(?<!_)mismatch", r"missing\d*(?:key|param|weight|tensor|buffer)",
-            r"unexpected(?:key|param|weight|tensor|buffer)", r"(?:not|n't|cannot)match", r"mustmatch",
+            r"(?<!_)mismatch", r"missing[a-z\d]{0,12}(?:key|param|weight|tensor|buffer)",
+            r"unexpected[a-z\d]{0,12}(?:key|param|weight|tensor|buffer)", r"(?:not|n't|cannot)match", r"mustmatch",
             r"incompatib", r"copyingapar", r"copyingthepar", r"withshape", r"expected(?:shape|size)",
             r"(?:got|found|received|different|wrong|invalid)(?:shape|size)", r"hasshape", r"whosedimensions",
             r"shapein(?:the)?(?:current)?model", r"shapeis", r"fromcheckpoint", r"incurrentmodel",
@@ -22,7 +22,8 @@ _SIGNS = re.compile(
             r"instate_?dict", r"sourcestate_?dict", r"unused(?:key|param|weight)", r"size\(\[",
             r"(?:cannot|couldnot|failedto|unableto)load", r"error\(s\)inload", r"keyerror",
             r"settingatensor|setatensor", r"looksincorrect", r"sizeoftensor",
-            r"\|(?:missing|unexpected|conversion)", r"(?:lines?|output)(?:truncated|omitted|hidden|skipped)",
+            r"\|(?:missing|unexpected|conversion)", r"(?:missing|unexpected|conversion)\|",
+            r"(?:lines?|output)(?:truncated|omitted|hidden|skipped)",
             r"expectedtorch", r"hasno(?:parameter|attribute)|nothaveparameter", r"receivedtype|invalidtype",
             r"parametergroup",
             r"someweightsof|usedwheninit|duringparametertransfer|foundkeysthat",

@@ -240,7 +240,13 @@ def find_rows(table: Rows, stream: Stream) -> Iterator[Found]:
             end, more = row
             items += more
         if items:
-            yield Found(start, end, tuple(items))
+            # After transformers' table notes follow, and not a row that was cut off within its name.
+            cut = table.folded and _ROW_BEGUN.fullmatch(stream.text, end, stream.border(start)) is not None
+            yield Found(start, end, tuple(items), doubtful=(end,) if cut else ())
+
+
+_ROW_BEGUN = re.compile(r"(?!Notes)\w[\w.,{}-]*")
+"""A name, or the beginning of one."""
 
 
 def _row(table: Rows, stream: Stream, start: int) -> tuple[int, list[LoadErrorItem]] | None:

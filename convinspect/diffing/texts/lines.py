@@ -80,9 +80,10 @@ _RECORD = re.compile(
 """What a logger writes before each of its records: the time, the level."""
 _AFTER_RECORD = re.compile(
     r"\s*(?:[-|:]+(?=\s|$)|\[[^\]]{0,60}[A-Za-z][^\]]{0,60}\]:?|[\w.<>]{1,80}(?::[\w<>]{1,80})?(?::\d{1,6})?\s[-|]\s"
+    r"(?!\s*(?:MISSING|UNEXPECTED|MISMATCH|CONVERSION|Status)\b)"
     r"|[\w./-]{1,120}\.py:\d{1,6}:?(?=\s))"
 )
-"""What stands between the time and the record itself: the logger, the place in the source."""
+"""What stands between the time and the record itself: the logger, the place in the source, no name in a table."""
 _QUOTED = re.compile(r"(?:>\s?)+|E(?:\s{2,}|$)|(?:wandb|stderr|stdout)\s?[:|]\s|\[(?:stderr|stdout)\]:?\s?")
 """Marks of mail and Markdown, of pytest, of programs that run others."""
 

@@ -72,6 +72,11 @@ _HUGGING_FACE = (
         _UNEXPECTED, r"Some weights of the (?:\w{1,20} )?(?:model )?checkpoint (?:at )?{some} were not used when "
         r"initializing {class}: {single}",
     ),
+    # peft, and diffusers with it
+    Form(_MISSING, r"Found missing adapter keys while loading the checkpoint: {single}\.?"),
+    Form(_UNEXPECTED, r"Hot swapping the adapter did not succeed, unexpected keys found: {plain}"),
+    Form(_UNEXPECTED, r"Loading adapter weights from state_dict led to unexpected keys found in the model: {plain}"),
+    Form(_MISSING, r"Loading adapter weights from state_dict led to missing keys in the model: {plain}"),
 )  # fmt: skip
 
 _OTHERS = (

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
-from convinspect.formats.torch.wrappers import is_dtensor
+from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
 from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
@@ -214,7 +214,7 @@ def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor |
     tensor = tensor._replace(subclass=wrapper, parts=tuple(parts.values()))
     if tensor.layout == "wrapped" and is_dtensor(tensor):
         return _distributed(tensor, parts.get("_local_tensor"), state.get("_spec"))
-    return tensor
+    return tensor._replace(quantizer=settings_text(state, parts)) if is_torchao(tensor) else tensor
 
 
 def _state(node: Any) -> dict[Any, Any]:

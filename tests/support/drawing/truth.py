@@ -39,6 +39,14 @@ def is_plain_pointwise(module: nn.Module) -> bool:
     return usual and (module.padding in ("same", "valid") or set(module.padding) == {0})
 
 
+def is_pointwise_transposed(module: nn.Module | None) -> bool:
+    """Whether a transposed convolution is a Linear whose weight lies as (in, out)."""
+    if not isinstance(module, TRANSPOSED):
+        return False
+    usual = (set(module.kernel_size), set(module.stride), module.groups) == ({1}, {1}, 1)
+    return usual and {*module.padding, *module.output_padding} == {0}
+
+
 def is_sure(layer: Layer) -> bool:
     """Whether the kind is said without a doubt; a name that says Linear is no doubt of ours, and no proof either."""
     return layer.evidence == "module" or (layer.evidence == "shape" and not layer.doubts)

@@ -1,0 +1,74 @@
+"""What narrow terminals may not hide: shapes, notes such as "pointwise" and "patch", what an error was, the verdict."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from torch import nn
+
+import convinspect
+from convinspect.cli.main import app
+from support.paths import STNKD
+
+WIDTHS = [24, 30, 50, 60, 80, 120]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    model = nn.ModuleDict({"patch_embed": nn.Conv2d(3, 32, 4, 4), "up": nn.Conv1d(6, 5, 1), "wide": nn.Conv1d(6, 5, 3)})
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    return tmp_path / "a.pt"
+
+
+def shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, command: str, *words: object
+) -> str:
+    """What a terminal of so many columns shows."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with suppress(typer.Exit):
+        app([command, *map(str, words)], prog_name="convinspect", standalone_mode=False)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_shapes_and_notes_are_there_at_any_width(
+    file: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = shown(monkeypatch, capsys, width, "shapes", file).partition("conv and linear")[0]
+    assert all(shape in table for shape in ("(32, 3, 4, 4)", "(5, 6, 1)", "(5, 6, 3)"))
+    assert "pointwise" in table
+    assert "patch," in table
+    if width < 40:
+        return
+    plan = shown(monkeypatch, capsys, width, "convert", file, "--to", "linear", "-n")
+    assert (
+        plan.index("1 layer to convert") < plan.index("(5, 6, 1)") < plan.index("(5, 6)\n" if width < 30 else "(5, 6)")
+    )
+    assert "its kernel" in plan
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_the_error_was_is_there_at_any_width(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "Error(s) in loading state_dict for M:\n\tsize mismatch for conv1.weight: copying a param with shape "
+    text += "torch.Size([16, 8, 1]) from checkpoint, the shape in current model is torch.Size([16, 8])."
+    (tmp_path / "e.txt").write_text(text, encoding="utf-8")
+    report = shown(monkeypatch, capsys, width, "diff", STNKD, "--error", tmp_path / "e.txt")
+    assert "size mismatch" in report.partition("\n\nA ")[2].replace("\n", " ")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_verdict_of_verify_comes_first_on_a_terminal(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convinspect.convert(STNKD, tmp_path / "b.pt", to="linear")
+    report = shown(monkeypatch, capsys, width, "verify", STNKD, tmp_path / "b.pt")
+    assert report.index("equal") < report.index("conv1")
+    assert report.count("strength:") == 1
