@@ -28,7 +28,7 @@ _SIGNS = re.compile(
             r"parametergroup",
             r"someweightsof|usedwheninit|duringparametertransfer|foundkeysthat",
             r"\|status", r"betweensaved", r"uninitialized(?:param|buffer)", r"onlypartofthe",
-            r"skiploading", r"_keys=\[(?!\])",
+            r"skiploading", r"_keys=\[(?!\])|=\[['\"]\w",
             r"(?:shapes?|sizes?|dims?|dimensions?)[^\d\[(]{0,24}[\[(]\d+(?:,\d+)*,?[\])]",
             # The rest of a list of names whose beginning was cut off.
             r"\w\.\w+\",\"\w+[\w.]*\.\w",
@@ -40,7 +40,7 @@ _CORES = (
     "weights", "usedwhen", "foundkeys",
     "match", "missing", "unexpected", "incompatib", "copying", "shape", "dim", "size", "checkpoint", "model",
     "initialized", "werenot", "state_dict", "statedict", "unused", "load", "error", "tensor", "incorrect", "conversion",
-    "line", "output", "torch", "param", "receivedtype", "invalidtype", "status", "saved", "onlypart", "keys=[", '","',
+    "line", "output", "torch", "param", "receivedtype", "invalidtype", "status", "saved", "onlypart", "=[", '","',
 )  # fmt: skip
 """One of these is in all that `_SIGNS` finds; they are found much faster."""
 _LONG = 200

@@ -176,9 +176,18 @@ def _list(trouble: Trouble, match: re.Match[str], stream: Stream, whole: bool) -
             return None
         end, shapes = match.end(), (None, None)
         spans = _names(stream.text, *match.span("keys"), _LISTED.get(match["keys"][:1], _BARE))
-    names = [(start, stream.name(start, end)) for start, end in spans]
+    bare = "plain" not in groups and match["keys"][:1] not in _LISTED
+    names = [
+        (start, None if bare and not _SURE.fullmatch(stream.text, start, end) else stream.name(start, end))
+        for start, end in spans
+    ]
     items = tuple(_item(trouble, name, *shapes) for _, name in names if name is not None)
     doubtful = tuple(start for start, name in names if name is None)
+    if any(
+        name is None and not _PLAIN.fullmatch(stream.text, *span) for (_, name), span in zip(names, spans, strict=True)
+    ):
+        # What was written into the list may have been written over the beginning of another.
+        return Found(match.start(), end, doubtful=doubtful)
     return Found(match.start(), end, items, doubtful=doubtful) if items or not doubtful else None
 
 
@@ -194,6 +203,8 @@ def _item(
 _LISTED = {'"': re.compile(r'"([^"]+)"'), "'": re.compile(r"'([^']+)'")}
 _BARE = re.compile(r"([^,]+)")
 """A name in a list without quotes."""
+_PLAIN = re.compile(r"[\w.,:/@*{}-]+")
+"""A name that nothing was written into."""
 _SURE = re.compile(r"[\w.-]*\w")
 """A name without quotes that has swallowed neither source nor a frame."""
 

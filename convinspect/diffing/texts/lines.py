@@ -20,10 +20,8 @@ class Line(NamedTuple):
         record: A record of a log begins here.
         apart: A blank line stands before it.
         indented: It began with a tab or with four spaces.
-        mixed: Several processes wrote the text, and not every line says which, so that the next line need not be its
-            continuation.
+        mixed: Several processes wrote the text, so that the next line need not be its continuation.
         border: The first line of another process than the one before it.
-        ended: A blank line, or nothing, follows all that its process wrote.
     """
 
     text: str
@@ -32,7 +30,6 @@ class Line(NamedTuple):
     indented: bool = False
     mixed: bool = False
     border: bool = False
-    ended: bool = False
 
     @property
     def begins(self) -> bool:
@@ -133,12 +130,12 @@ def clean_lines(raw: Iterable[Raw]) -> tuple[list[Line], bool]:
     Returns:
         The lines, and whether the last one was ended, so that nothing was cut off within it.
     """
-    bare, ended, blanks = _bare_lines(raw)
+    bare, ended = _bare_lines(raw)
     bare, dropped = _without_common_marks(bare)
     bare, mixed = _in_order(bare)
     if not mixed:
         bare = _without_broken_colours(bare)
-    return _as_lines(_without_source(bare), mixed, blanks), ended or dropped
+    return _as_lines(_without_source(bare), mixed), ended or dropped
 
 
 class _Bare(NamedTuple):
@@ -150,7 +147,6 @@ class _Bare(NamedTuple):
         record: See `Line`.
         apart: See `Line`.
         indented: See `Line`.
-        tagged: It says itself which process wrote it.
     """
 
     text: str
@@ -158,19 +154,15 @@ class _Bare(NamedTuple):
     record: bool
     apart: bool
     indented: bool
-    tagged: bool
 
 
-_Blanks = set[tuple[str, ...]]
-
-
-def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
-    """Lines without frames and prefixes, whether a blank one follows the last, and in what each process wrote."""
+def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
+    """Lines without frames and prefixes, and whether a blank one follows the last."""
     found: list[_Bare] = []
     process: tuple[str, ...] = ()
-    ended = after_nothing = False
+    ended = False
     # Each process has blank lines of its own.
-    blanks: _Blanks = set()
+    blanks: set[tuple[str, ...]] = set()
     for raw, outer in lines:
         line = _unframed(raw)
         if line is None:
@@ -178,13 +170,9 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             if not bars or (not bars.strip(_FRAME + " \t") and not _half_a_frame(bars)):
                 blanks.add(outer or process)
             ended = ended or not bars
-            after_nothing = after_nothing or not bars
             continue
         line, tags, record = _unmarked(line)
-        own = outer + tags
-        # A launcher's own lines have no tag, below a blank line. Nor has a piece of a broken line, below its beginning.
-        process = own or (() if after_nothing else process)
-        after_nothing = False
+        process = outer + tags or process
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
             if not inner and not record and not _half_a_frame(raw):
@@ -192,10 +180,10 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool, _Blanks]:
             ended = ended or not inner
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append(_Bare(inner, process, record, process in blanks, indented, bool(own) or not process))
+        found.append(_Bare(inner, process, record, process in blanks, indented))
         blanks.discard(process)
         ended = False
-    return found, ended, blanks
+    return found, ended
 
 
 def _half_a_frame(line: str) -> bool:
@@ -266,7 +254,7 @@ def _inherited(lines: list[_Bare]) -> list[_Bare]:
     found: list[_Bare] = []
     for line in lines:
         if found and not line.process and not line.apart and found[-1].process:
-            line = line._replace(process=found[-1].process, tagged=False)
+            line = line._replace(process=found[-1].process)
         found.append(line)
     return found
 
@@ -274,9 +262,7 @@ def _inherited(lines: list[_Bare]) -> list[_Bare]:
 def _shorter(line: _Bare, end: int) -> _Bare:
     """A line without its first characters."""
     text, tag, begins = _unmarked(line.text[end:].rstrip("| "))
-    return line._replace(
-        text=text.strip(), process=line.process + tag, record=line.record or begins, tagged=line.tagged or bool(tag)
-    )
+    return line._replace(text=text.strip(), process=line.process + tag, record=line.record or begins)
 
 
 def _without_broken_colours(lines: list[_Bare]) -> list[_Bare]:
@@ -329,16 +315,15 @@ def _without_source(lines: list[_Bare]) -> list[_Bare]:
 
 
 def _in_order(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
-    """The lines of one process after those of another, each in its order; whether they may be mixed still."""
+    """The lines of one process after those of another, each in its order; whether there are several."""
     known = {line.process for line in lines}
     if len(known) < 2:
         return lines, False
     outer = {process: _outermost(process, known) for process in known}
-    mixed = not all(line.tagged for line in lines) or any(process != known for known, process in outer.items())
-    return sorted((line._replace(process=outer[line.process]) for line in lines), key=lambda line: line.process), mixed
+    return sorted((line._replace(process=outer[line.process]) for line in lines), key=lambda line: line.process), True
 
 
-def _as_lines(lines: list[_Bare], mixed: bool, blanks: _Blanks) -> list[Line]:
+def _as_lines(lines: list[_Bare], mixed: bool) -> list[Line]:
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
     marked = sum(line.record for line in lines) >= _NEARLY_ALL * len(lines)
     before = (None, *(line.process for line in lines))
@@ -350,7 +335,6 @@ def _as_lines(lines: list[_Bare], mixed: bool, blanks: _Blanks) -> list[Line]:
             line.indented,
             mixed,
             line.process != last,
-            line.process in blanks,
         )
         for line, last in zip(lines, before, strict=False)
     ]

@@ -106,7 +106,11 @@ def _shortened(lines: list[Raw], groups: _Groups, share: float, said_from: SaidF
         return None
     known = [(match, lines[start].process) for (start, _), match in zip(groups, matches, strict=True) if match]
     marks = [(match.string, match.regs[1:]) for match, _ in known]
-    processes = iter(_processes(marks, [outer for _, outer in known]))
+    told = _processes(marks, [outer for _, outer in known])
+    if len(groups) < len(lines) and len({outer + own for (_, outer), own in zip(known, told, strict=True)}) > 1:
+        # Which process a piece belongs to is not certain.
+        return None
+    processes = iter(told)
     found: list[Raw] = []
     for (start, end), match in zip(groups, matches, strict=True):
         process = () if match is None else next(processes)
@@ -274,7 +278,7 @@ def _records(lines: list[Raw], said_from: SaidFrom) -> list[Raw] | None:
     for place, ((line, entries), texts) in enumerate(zip(read, said, strict=True)):
         process = line.process + (next(processes) if entries else ()) + ((f"{place:09}",) if many else ())
         found += [Raw(part, process) for text in texts or [line.text] for part in text.removesuffix("\n").split("\n")]
-    return found if many else [*found, Raw("")]
+    return found
 
 
 def _says(value: object, said_from: SaidFrom) -> bool:

@@ -136,20 +136,11 @@ class Stream:
         if self.lines[line].mixed:
             return False, self.end_of(line)
         last = line + 1 == len(self.lines)
-        if last and len(self.borders) < 3:
-            return self.ends, self.end_of(line)
-        if not last and not self.lines[line + 1].border:
-            return True, self.end_of(line)
-        # The last line of a process need not be the text's last; if it is as long as lines can be, a piece may be gone.
-        here = self.lines[line]
-        broken = self.full > 1 and len(here.text) == self.width
-        return here.ended or (self.ends and not broken), self.end_of(line)
+        return self.ends or not last, self.end_of(line)
 
     def _goes_on(self, line: int) -> bool | None:
         """Whether a list of names goes on in the next line; None where it may."""
         here, following = self.lines[line].text, self.lines[line + 1]
-        if following.border:
-            return False
         words = following.text.split()
         if (here.endswith(",") and following.begins) or FRAME.search(following.text) is not None:
             # The rest was cut off, or a frame is left over.
