@@ -195,6 +195,16 @@ def test_a_list_whose_heading_something_interrupts_is_seen() -> None:
     assert read_text("_IncompatibleKeys(missing_keys=['a'], u\n2026: nexpected_keys=['b.c'])\ndone\n").unread
 
 
+def test_a_number_alone_on_a_line_is_no_part_of_a_name_or_a_shape() -> None:
+    text = (
+        "size mismatch for a: copying a param with shape torch.Size([1000,\n  40\n256]) from checkpoint, the shape in "
+    )
+    found = read_text(f"{text}current model is torch.Size([10, 256]).\n")
+    assert {item.checkpoint for item in found.items} <= {(1000, 256)}
+    rows = "Key | Status |\n---+---\na.b | UNEXPECTED |\n17\nc.d | MISSING |\n"
+    assert {item.key for item in read_text(rows).items} <= {"a.b", "c.d"}
+
+
 def test_a_number_of_the_text_is_no_number_of_a_line() -> None:
     lines = [*(f"{n:>4}  {word}" for n, word in enumerate("abcdefghijklmnopqrs", 1)), "1, 1]) from checkpoint"]
     found = peeled("\n".join(lines), len)

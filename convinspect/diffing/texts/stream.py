@@ -41,6 +41,7 @@ class Stream:
         width: Characters in the longest line.
         full: Lines of so many characters.
         ends: The text ends with a line's end, so that nothing was cut off within one.
+        lone: Where a line begins that is a number alone: it may be that of a line.
         borders: Where the lines of another process begin, and the end: nothing is said across these.
     """
 
@@ -52,6 +53,7 @@ class Stream:
     width: int
     full: int
     ends: bool
+    lone: frozenset[int]
     borders: Sequence[int]
 
     @classmethod
@@ -65,7 +67,8 @@ class Stream:
         text = "".join(words)
         borders = [start for start, line in zip(starts, lines, strict=True) if line.border] + [len(text)]
         full = lengths.count(width)
-        return cls(text, begins, starts, lines, frozenset(starts), width, full, ends, borders)
+        lone = frozenset(start for start, line in zip(starts, lines, strict=True) if line.text.isdecimal())
+        return cls(text, begins, starts, lines, frozenset(starts), width, full, ends, lone, borders)
 
     def border(self, place: int) -> int:
         """Where the lines of the process that wrote a character end."""
@@ -91,8 +94,8 @@ class Stream:
         """
         gaps = self._gaps(start, end)
         whole = self.text[start:end]
-        if not whole or "\\" in whole:
-            # What is left of an escape that was broken.
+        if not whole or "\\" in whole or self._has_lone(start, gaps):
+            # What is left of an escape that was broken, or a number of a line.
             return None
         if not gaps:
             return whole
@@ -110,6 +113,8 @@ class Stream:
     def folded_name(self, start: int, end: int) -> str | None:
         """A name that stands for several, with spaces after commas and breaks; None where it is not certain."""
         whole = self.text[start:end]
+        if self._has_lone(start, self._gaps(start, end)):
+            return None
         spaces = [gap for gap in self._gaps(start, end) if gap not in self.at_start]
         sure = all(self.text[gap - 1] == "," for gap in spaces) and _FOLDED.fullmatch(whole) is not None
         return whole if sure and not _LEFT_OVER.search(whole) else None
@@ -117,7 +122,12 @@ class Stream:
     def numbers_whole(self, start: int, end: int) -> bool:
         """Whether the white space in a shape is that after its commas, or a line's end."""
         text, gaps = self.text, self._gaps(start, end)
-        return all(gap in self.at_start or text[gap - 1] == "," for gap in gaps)
+        sure = all(gap in self.at_start or text[gap - 1] == "," for gap in gaps)
+        return sure and not self._has_lone(start, gaps)
+
+    def _has_lone(self, start: int, gaps: Sequence[int]) -> bool:
+        """Whether a line of a number alone is in a span."""
+        return bool(self.lone) and (start in self.lone or any(gap in self.lone for gap in gaps))
 
     def list_end(self, start: int) -> tuple[bool, int]:
         """Where names without quotes end, of which the first begins at `start`: at a line's end that no break made.
