@@ -667,9 +667,11 @@ def main() -> None:
     for name, text in sorted(made.items()):
         head = json.dumps(text.head, ensure_ascii=False)
         (HERE / f"{name}.txt").write_text(f"{head}\n{text.text}", encoding="utf-8", newline="")
+    known = {name for name, _ in (*CONSOLES, *COLLECTORS)}
     for path in HERE.glob("*__*.txt"):
-        path.unlink()
-    for place, path in enumerate(sorted(HERE.glob("*.txt"))):
+        if path.stem.partition("__")[2] in known:
+            path.unlink()
+    for place, path in enumerate(sorted(path for path in HERE.glob("*.txt") if "__" not in path.stem)):
         head, _, body = path.read_bytes().decode().partition("\n")
         for name, how in (_nth(CONSOLES, place), _nth(CONSOLES, place + 5), _nth(COLLECTORS, place)):
             broken = json.dumps({**json.loads(head), "broken": name}, ensure_ascii=False)
