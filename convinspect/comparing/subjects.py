@@ -15,7 +15,7 @@ from convinspect.dtypes import COMPLEX
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
-from convinspect.layers.patches import says_patches
+from convinspect.layers.patches import grid_of, says_patches
 from convinspect.layers.select import as_linear, exactly_named, select
 from convinspect.layouts import torch_shape
 from convinspect.records import Layer
@@ -61,8 +61,7 @@ class Subject:
         """The input's: (N, C, L), or of `length` patches as nearly square as there are so many."""
         if not self.patch:
             return batch, self.channels, length
-        high = next(n for n in range(math.isqrt(length), 0, -1) if length % n == 0)
-        grid = {1: (length,), 2: (high, length // high), 3: (1, high, length // high)}[len(self.patch)]
+        grid = grid_of(length, len(self.patch))
         return batch, self.channels, *(n * step for n, step in zip(grid, self.patch, strict=True))
 
 

@@ -170,11 +170,11 @@ def example(
             has taps; or conv1d and linear differ by more than rounding.
     """
     if weight.numel() == 0:
-        raise CannotShow(f"{name} has a weight of {' × '.join(map(str, stored))}, with no numbers to draw")
+        raise CannotShow(f"{name} has a weight of {sizes_text(stored)}, with no numbers to draw")
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
-        shape = " × ".join(map(str, x.shape))
         raise CannotShow(
-            f"the data are {shape}, and {name} takes {weight.shape[1]} columns", "give n rows of that many"
+            f"the data are {sizes_text(x.shape)}, and {name} takes {weight.shape[1]} columns",
+            "give n rows of that many",
         )
     if x.shape[0] < weight.shape[2]:
         raise CannotShow(
@@ -196,6 +196,11 @@ def example(
         None if y is None else y.tolist(),
         note,
     )
+
+
+def sizes_text(shape: Sequence[int]) -> str:
+    """A shape in a sentence: "16 × 8 × 1"."""
+    return " × ".join(map(str, shape))
 
 
 def check_same(

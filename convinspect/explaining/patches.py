@@ -6,7 +6,6 @@ of a Linear over the flattened patches. PyTorch computes both, and they are comp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ import torch
 from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
-from convinspect.explaining.example import Example, Image, check_same, real
+from convinspect.explaining.example import Example, Image, check_same, real, sizes_text
 from convinspect.kinds import CONVOLUTIONS
+from convinspect.layers.patches import grid_of
 from convinspect.text import with_article
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def built_in_patches(image: torch.Tensor | None, count: int) -> Example:
     """
     weight = torch.tensor(_KERNELS, dtype=torch.float64).reshape(3, 2, 2, 2)
     if image is None:
-        down, across = _grid(count, 2)
+        down, across = grid_of(count, 2)
         small = torch.tensor(_PIXELS, dtype=torch.float64).reshape(2, 4, 4)
         # Larger ones repeat the small one, each time with numbers one higher.
         rows, columns = torch.arange(2 * down), torch.arange(2 * across)
@@ -78,7 +78,7 @@ def patches_of_layer(layer: Layer, image: torch.Tensor | None, count: int, seed:
     weight = real(stored, f"{name} has")
     if image is None and weight.numel():
         patch = weight.shape[2:]
-        sizes = [step * number for step, number in zip(patch, _grid(count, len(patch)), strict=True)]
+        sizes = [step * number for step, number in zip(patch, grid_of(count, len(patch)), strict=True)]
         drawn = torch.randn(weight.shape[1], *sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         # A division by ten gives the number that is nearest to the printed decimal.
         image = (drawn * 10).round() / 10
@@ -140,7 +140,7 @@ def patch_example(
         CannotShow: The weight holds no numbers, the image does not fit, or both results differ by more than rounding.
     """
     if weight.numel() == 0 or image is None:
-        raise CannotShow(f"{name} has a weight of {_sizes(stored)}, with no numbers to draw")
+        raise CannotShow(f"{name} has a weight of {sizes_text(stored)}, with no numbers to draw")
     patch, dims = tuple(weight.shape[2:]), weight.dim() - 2
     image = _fitting(image, weight, name)
     from convinspect.modules.patches import Patches
@@ -178,20 +178,10 @@ def _fitting(image: torch.Tensor, weight: torch.Tensor, name: str) -> torch.Tens
     if image.dim() == dims and channels == 1:
         image = image[None]
     if image.dim() != dims + 1 or image.shape[0] != channels:
-        raise CannotShow(f"the data are {_sizes(given)}, and {name} takes ({channels}, {_WANTED[dims]})",
+        raise CannotShow(f"the data are {sizes_text(given)}, and {name} takes ({channels}, {_WANTED[dims]})",
                          "give them in that shape, as .npy or .pt")  # fmt: skip
     if any(size < step for size, step in zip(image.shape[1:], patch, strict=True)):
-        raise CannotShow(f"the data are {_sizes(given)}, less than one patch of {name}, {_sizes(patch)}", "give more")
+        raise CannotShow(
+            f"the data are {sizes_text(given)}, less than one patch of {name}, {sizes_text(patch)}", "give more"
+        )
     return image
-
-
-def _grid(count: int, dims: int) -> tuple[int, ...]:
-    """So many patches along each axis, as near to a square as the count allows."""
-    if dims == 1:
-        return (count,)
-    down = next(number for number in range(math.isqrt(count), 0, -1) if count % number == 0)
-    return (*(1,) * (dims - 2), down, count // down)
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))

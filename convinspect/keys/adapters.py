@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from convinspect.keys.wrappers import apart
+
 _WORDS = (
     r"lora_(?:A|B|embedding_A|embedding_B|bias)|ia3_l|hada_[wt]\w*|lokr_[wt]\w*|oft_\w+|boft_\w+|vera_(?:A|B|lambda_[bd])"
     r"|randlora_\w+|ada(?:lora|ption)_\w+|ln_\w*tuning_layers|prompt_encoder|trainable_tokens_delta"
@@ -31,13 +33,7 @@ def bare_key(key: str) -> str:
 
 def bare_names(names: Sequence[str]) -> list[str]:
     """Names without what peft puts into them; a name stays whole where two would become the same."""
-    bare = [bare_key(name) for name in names]
-    if bare == list(names):
-        return bare
-    counts: dict[str, int] = {}
-    for name in bare:
-        counts[name] = counts.get(name, 0) + 1
-    return [short if counts[short] == 1 else name for name, short in zip(names, bare, strict=True)]
+    return apart(list(names), [bare_key(name) for name in names])
 
 
 def tails(key: str, partner: str) -> tuple[str, str] | None:

@@ -15,16 +15,20 @@ def clean_names(keys: list[str]) -> list[str]:
     joined = "\n".join(keys)
     # Looking once through all of them costs a tenth of looking into each; few files have wrappers.
     marked = "module" in joined or "_orig_mod" in joined or "/" in joined
-    cleaned = [clean_name(key) for key in keys] if marked else keys
-    if len(set(cleaned)) == len(keys):
-        return cleaned
+    return apart(keys, [clean_name(key) for key in keys] if marked else keys)
+
+
+def apart(keys: list[str], names: list[str]) -> list[str]:
+    """Shorter names for keys; a key stays whole where two would become the same, or one would become another key."""
+    if len(set(names)) == len(keys):
+        return names
     taken = set(keys)
     counts: dict[str, int] = {}
-    for name in cleaned:
+    for name in names:
         counts[name] = counts.get(name, 0) + 1
     return [
         name if counts[name] == 1 and (name == key or name not in taken) else key
-        for key, name in zip(keys, cleaned, strict=True)
+        for key, name in zip(keys, names, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ arXiv:2010.11929), as a pointwise one is over channels. A state_dict does not re
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,19 @@ def is_patch(layer: Layer, settings: Mapping[str, Any]) -> bool:
 
 def _numbers(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value or 0,)
+
+
+def grid_of(count: int, dims: int) -> tuple[int, ...]:
+    """So many patches along each of the axes, in the last two as near to a square as the count allows.
+
+    Args:
+        count: Of all patches; one at least.
+        dims: Number of axes, 1 to 3.
+    """
+    if dims == 1:
+        return (count,)
+    high = next(number for number in range(math.isqrt(count), 0, -1) if count % number == 0)
+    return (*(1,) * (dims - 2), high, count // high)
 
 
 def is_patch_by_name(layer: Layer) -> bool:

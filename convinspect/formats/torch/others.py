@@ -33,7 +33,7 @@ def others_beside(node: Any, tensors: Sequence[Tensor]) -> tuple[Other, ...]:
     if not isinstance(node, (Dict, Call)):
         return ()
     # Most dictionaries hold nothing else, and are not looked through again.
-    if len(node.pairs) == len(tensors) and not any(isinstance(value, Tuple) for _, value in node.pairs):
+    if len(node.pairs) == len(tensors) and not any(type(value) is Tuple for _, value in node.pairs):
         return ()
     keys = {tensor.key for tensor in tensors}
     return tuple(
