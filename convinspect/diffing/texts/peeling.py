@@ -153,6 +153,7 @@ def _prefix(lines: Sequence[str], share: float, said_from: SaidFrom) -> re.Patte
     tokens = [[(m.lastgroup or "", m[0]) for m in _TOKEN.finditer(f"{line.lstrip()[:_LONGEST]} ")] for line in sample]
     begins = [said_from("".join(line[: 2 * _LONGEST].split())) for line in sample]
     alive, length, taken, ends = list(range(len(sample))), 0, [], 0
+    spaceless = [0] * len(sample)
     for place in range(_LONGEST):
         there = Counter(_alike(tokens[line][place]) for line in alive if place < len(tokens[line]))
         if not there:
@@ -163,8 +164,10 @@ def _prefix(lines: Sequence[str], share: float, said_from: SaidFrom) -> re.Patte
         alive = [line for line in alive if place < len(tokens[line]) and _alike(tokens[line][place]) == (kind, word)]
         length += not word.isspace()
         taken.append(_PATTERNS.get(kind) or re.escape(word))
-        spaceless = [sum(len(token) for _, token in tokens[line][: place + 1] if not token.isspace()) for line in alive]
-        if any(begins[line] < size for line, size in zip(alive, spaceless, strict=True)):
+        for line in alive:
+            token = tokens[line][place][1]
+            spaceless[line] += 0 if token.isspace() else len(token)
+        if any(begins[line] < spaceless[line] for line in alive):
             break
         if _END.fullmatch(word) and length:
             ends = len(taken)
