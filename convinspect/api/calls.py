@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeAlias, TypeVar
@@ -86,3 +86,8 @@ def check_at_least(least: int, **options: int | None) -> None:
 
 def silent(done: object) -> None:
     """A progress callback that does nothing."""
+
+
+def kernel_text(patch: str | Sequence[int] | None) -> str | None:
+    """A kernel's sizes as the command takes them: (16, 16) as "16x16"."""
+    return patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch))

@@ -10,6 +10,7 @@ from convinspect.api.calls import (
     Progress,
     Source,
     check_at_least,
+    kernel_text,
     opened,
     opened_alike,
     root_was_chosen,
@@ -112,7 +113,7 @@ def convert(
         to, several(from_), several(layer), several(exclude), path_of(like) if isinstance(like, str) else like,
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root, turn_square, patches,
-        patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)), in_channels,
+        kernel_text(patch), in_channels,
         patch_order,
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else path_of(source)):

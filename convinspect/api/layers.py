@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convinspect.api.calls import Source, check_at_least, opened, saying_what_to_install, several, silent
+from convinspect.api.calls import (
+    Source,
+    check_at_least,
+    kernel_text,
+    opened,
+    saying_what_to_install,
+    several,
+    silent,
+)
 from convinspect.errors import path_of
 from convinspect.report.notebook import show_in_notebooks
 
@@ -76,7 +84,7 @@ def compare(
     check_at_least(0, seed=seed)
     show_in_notebooks(Comparison, comparison_tables)
     options = Options(
-        several(layer), patches, patch if patch is None or isinstance(patch, str) else "x".join(map(str, patch)),
+        several(layer), patches, kernel_text(patch),
         in_channels, out_channels, batch, () if length is None else several(length), several(dtype), device, threads,
         repeats, seed,
     )  # fmt: skip
