@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile
@@ -16,6 +16,9 @@ from convinspect.writing.beside import roots_beside
 from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.rewrite import Changes, write_file
 from convinspect.writing.shards import Beside, in_several, save_folder
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -30,6 +33,7 @@ def save_edits(
     others: Mapping[str, Mapping[str, str]] | None = None,
     beside: Beside | None = None,
     force: bool = False,
+    group: Group | None = None,
 ) -> None:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
@@ -46,17 +50,21 @@ def save_edits(
         others: Old → new key of what is no tensor, by the path of its root.
         beside: What else goes into a new folder; None for a file, or the folder of an index.
         force: Replace a folder that exists.
+        group: The ranks that write a folder together, each its share of the files; rank 0 writes a file alone.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
     """
+    whole = beside is None and not in_several(checkpoint)
+    if whole and group is not None and group.rank:
+        return
     edits = tuple(edits)
     others = others or {}
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
     changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
-    if beside is None and not in_several(checkpoint):
+    if whole:
         with (
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
@@ -70,7 +78,7 @@ def save_edits(
     def check(new: Path) -> None:
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-    save_folder(checkpoint, changes, target, progress, check, beside, force)
+    save_folder(checkpoint, changes, target, progress, check, beside, force, group)
 
 
 Facts: TypeAlias = tuple[object, ...]

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,15 @@ from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Tensor, contiguous
-from convinspect.writing.atomic import check_room, new_folder, reporting_changes
-from convinspect.writing.carried import Carried, copy_carried
+from convinspect.writing.atomic import check_room
+from convinspect.writing.carried import Carried, copy_item
+from convinspect.writing.new_folder import NewFile, write_new_folder
 from convinspect.writing.pieces import copy_whole, write_pieces
 from convinspect.writing.rewrite import Changes, write_file
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -54,6 +57,7 @@ def save_folder(
     check: Callable[[Path], None],
     beside: Beside,
     force: bool,
+    group: Group | None = None,
 ) -> None:
     """Write every file of a checkpoint, with its index, to a new folder, atomically.
 
@@ -65,6 +69,7 @@ def save_folder(
         check: Raises if the new folder, at the path that it is given, is wrong.
         beside: What else goes into it.
         force: Replace a folder of which all files are written anew.
+        group: The ranks that write it together.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -78,19 +83,28 @@ def save_folder(
     keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
     by_file = _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
-    check_room(target, checkpoint.nbytes_on_disk + carried.nbytes)
-    with reporting_changes(versions), new_folder(target, check, force) as temporary:
-        for name in names:
-            old, new = source / name, temporary / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
-            if name.endswith(".json"):
-                write_pieces(old, [edited_index(old.read_bytes(), keys, right)], new, progress)
-            elif of_file:
-                write_file(old, of_file, new, progress)
-            else:
-                copy_whole(old, new, progress)
-        copy_carried(carried, temporary, progress)
+    if group is None or not group.rank:
+        # Other ranks may come here when rank 0 has begun to fill the disk.
+        check_room(target, checkpoint.nbytes_on_disk + carried.nbytes)
+    files = []
+    for name in names:
+        old = source / name
+        if name.endswith(".json"):
+            files.append(NewFile(name, 0, partial(_write_index, old, keys, right, progress), last=True))
+            continue
+        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+        nbytes = versions[old][2] if old in versions else 0
+        write = partial(write_file, old, of_file) if of_file else partial(copy_whole, old)
+        files.append(NewFile(name, nbytes, partial(write, progress=progress)))
+    for item in carried.items:
+        if not item.left:
+            copy = partial(copy_item, item, carried.folder, progress=progress)
+            files.append(NewFile(item.name, item.version[2] if item.version else 0, copy))
+    write_new_folder(target, files, check, versions, force, group)
+
+
+def _write_index(old: Path, keys: Mapping[str, str], right: tuple[int, int], progress: Progress, new: Path) -> None:
+    write_pieces(old, [edited_index(old.read_bytes(), keys, right)], new, progress)
 
 
 def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:
