@@ -178,23 +178,31 @@ def _index(tree: Walk, folder: Path, spans: bool) -> _Index:
     files: dict[str, Path] = {}
     for index, info in pairs_of(_fields(tree.value).get("storage_data")) or ():
         names, fields = _fields(index), _fields(info)
-        name, offset, length = fields.get("relative_path"), fields.get("offset"), fields.get("length")
         key, at = names.get("fqn"), names.get("offset")
         begin = None if at is None else _size(at)
-        known = isinstance(key, str) and isinstance(name, str) and _is_count(offset) and _is_count(length)
-        if not known or (begin is None and at is not None):
+        place = _place(fields, folder, files)
+        if place is None or not isinstance(key, str) or (begin is None and at is not None):
             continue
-        if name not in files:
-            check_inside(name)
-            files[name] = folder / name
-        transforms = fields.get("transform_descriptors")
-        place = Place(files[name], offset, length, _words(transforms) if transforms is not None else ())
         if spans:
             where = _value_span(info, "offset"), _value_span(info, "length")
             place = place._replace(offset_span=where[0], length_span=where[1])
         # As in Python's own dictionary, the last of equal keys counts.
         found[key, begin] = _Found(place, _size_span(at) if spans else None)
     return found
+
+
+def _place(fields: Mapping[str, Any], folder: Path, files: dict[str, Path]) -> Place | None:
+    """What the fields of a `_StorageInfo` say; `files` are those that were named before."""
+    name, offset, length = fields.get("relative_path"), fields.get("offset"), fields.get("length")
+    if not isinstance(name, str) or not isinstance(offset, int) or not isinstance(length, int):
+        return None
+    if not (_is_count(offset) and _is_count(length)):
+        return None
+    if name not in files:
+        check_inside(name)
+        files[name] = folder / name
+    transforms = fields.get("transform_descriptors")
+    return Place(files[name], offset, length, () if transforms is None else _words(transforms))
 
 
 def _tensor(key: str, node: Any, index: _Index, spans: bool, most: int) -> ChunkedTensor:
