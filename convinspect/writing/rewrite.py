@@ -22,7 +22,7 @@ from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys
 from convinspect.writing.atomic import check_room
 from convinspect.writing.moving import Place, made, moved_pieces, moves_in
-from convinspect.writing.pieces import Piece, Range, size_of, write_pieces
+from convinspect.writing.pieces import Piece, Range, size_of, to_be_written, write_pieces
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import Numbers, pieces_with_record
 
@@ -82,7 +82,7 @@ def write_file(source: Path, changes: Changes, target: Path, progress: Callable[
     """
     with File(source) as file:
         pieces = pieces_for(file, changes)
-        check_room(target, sum(map(size_of, pieces)))
+        check_room(target, sum(map(size_of, pieces)), lambda: to_be_written(source, target.parent, pieces))
         write_pieces(source, pieces, target, progress)
 
 

@@ -17,6 +17,7 @@ from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Tensor, contiguous
 from convinspect.writing.atomic import check_room, new_folder, reporting_changes
 from convinspect.writing.carried import Carried, copy_carried
+from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.pieces import copy_whole, write_pieces
 from convinspect.writing.rewrite import Changes, write_file
 
@@ -78,7 +79,8 @@ def save_folder(
     keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
     by_file = _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
-    check_room(target, checkpoint.nbytes_on_disk + carried.nbytes)
+    nbytes = checkpoint.nbytes_on_disk + carried.nbytes
+    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
     with reporting_changes(versions), new_folder(target, check, force) as temporary:
         for name in names:
             old, new = source / name, temporary / name
