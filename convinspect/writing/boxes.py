@@ -135,7 +135,5 @@ def _box(shape: Shape, first: int, count: int) -> Box | None:
         within = index % shape[axis] if axis else index
         if rest == 0 and first % step == 0 and within + size <= shape[axis]:
             begin = [first // prod(shape[other + 1 :]) % shape[other] for other in range(axis)]
-            return Box(
-                (*begin, within, *([0] * (len(shape) - axis - 1))), (*([1] * axis), size, *shape[axis + 1 :])
-            )
+            return Box((*begin, within, *([0] * (len(shape) - axis - 1))), (*([1] * axis), size, *shape[axis + 1 :]))
     return None
