@@ -107,8 +107,7 @@ def compare_checkpoints(
         planned = plan_of(layers, after, pairs, transposed)
         parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]
         parts += [compare_objects(before, after, bool(options.rename))]
-        parts += [compare_ties(before, after), compare_tags(before, after)]
-        parts += [note_lost_state(before, after)]
+        parts += [compare_ties(before, after), compare_tags(before, after), note_lost_state(before, after)]
     findings = merged(parts)
     return Report(
         str(before.path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.records import Version
 from convinspect.writing.atomic import Check, folder_of_ranks, new_folder, reporting_changes, sync_files
@@ -29,6 +29,18 @@ class NewFile(NamedTuple):
     last: bool = False
 
 
+class Found(NamedTuple):
+    """What the last files of a folder need of the others, which other ranks may have written.
+
+    Attributes:
+        tell: What was found while the files with these names were written, of plain types.
+        hear: Takes it from all ranks.
+    """
+
+    tell: Callable[[Sequence[str]], Any]
+    hear: Callable[[Sequence[Any]], None]
+
+
 def write_new_folder(
     target: Path,
     files: Sequence[NewFile],
@@ -36,6 +48,7 @@ def write_new_folder(
     versions: Mapping[Path, Version],
     replace: bool,
     group: Group | None = None,
+    found: Found | None = None,
 ) -> None:
     """Write a new folder atomically.
 
@@ -46,6 +59,7 @@ def write_new_folder(
         versions: What is read, as it was when it was opened.
         replace: Replace a folder.
         group: The ranks that write it together; None where this process does it alone.
+        found: What one rank finds while it writes, and rank 0 needs for the last files.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -59,7 +73,9 @@ def write_new_folder(
             _write(file, folder)
         if group is not None:
             sync_files(folder / file.name for file in mine)
-            group.exchange(None)
+            told = group.exchange(None if found is None else found.tell([file.name for file in mine]))
+            if found is not None:
+                found.hear(told)
         for file in last if group is None or not group.rank else ():
             _write(file, folder)
 

@@ -21,12 +21,12 @@ if sys.platform != "linux":
 
 import torch
 from safetensors.torch import save_file
-from support.faults import NOBODY, Ended, Program
-from support.program import run
-from support.ranks import complaints, run_ranks, torchrun
 
 from convinspect.ranks.place import Place, place_of_process
 from convinspect.ranks.shares import run_of_rank, shared_out
+from support.faults import NOBODY, Ended, Program
+from support.program import run
+from support.ranks import complaints, run_ranks, torchrun
 
 KILLS = int(os.environ.get("KILLS", "24"))
 IMPATIENT = {"faults": (("patience", 3.0),)}
@@ -43,7 +43,8 @@ def make_folder(folder: Path, suffix: str = ".safetensors", shards: int = 3) -> 
     """A sharded model, its optimizer, and a file beside them."""
     torch.manual_seed(0)
     folder.mkdir()
-    index, parameters = {}, []
+    index: dict[str, str] = {}
+    parameters = []
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
     for shard in range(shards):
         name = f"{stem}-{shard + 1:05d}-of-{shards:05d}{suffix}"
@@ -112,6 +113,32 @@ def test_a_folder_there_and_back(program: Program, tmp_path: Path, suffix: str, 
     assert [rank.code for rank in turned] == [0] * ranks
     assert all_bytes(back) == all_bytes(first)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_a_distributed_checkpoint(program: Program, tmp_path: Path, one_file: bool) -> None:
+    """Saved by one process; `dcp.load` gives the right numbers, and there and back the bytes are the same."""
+    # No other test here needs it, and importing it takes a second.
+    dcp: Any = pytest.importorskip("torch.distributed.checkpoint")
+
+    torch.manual_seed(0)
+    # Small ones keep no padding in which a longer header would find room.
+    state = {f"blocks.{n}.conv.weight": torch.randn(6 + n, 5, 1) for n in range(5)}
+    state |= {f"blocks.{n}.conv.bias": torch.randn(6 + n) for n in range(5)}
+    first, there, back = tmp_path / "first", tmp_path / "there", tmp_path / "back"
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(first, single_file_per_rank=one_file), no_dist=True)
+    (first / "config.json").write_text("{}")
+    done = run_ranks(program, "convert", first, "-o", there, "--to", "linear", ranks=3)
+    assert [(rank.code, rank.stderr) for rank in done] == [(0, "")] * 3
+    assert run("convert", first, "-o", tmp_path / "alone", "--to", "linear").returncode == 0
+    assert all_bytes(there) == all_bytes(tmp_path / "alone")
+    loaded = {name: torch.zeros(tensor.shape[:2]) for name, tensor in state.items()}
+    dcp.load(loaded, checkpoint_id=there, no_dist=True)
+    for name, tensor in state.items():
+        assert torch.equal(loaded[name], tensor.reshape(loaded[name].shape))
+    turned = run_ranks(program, "convert", there, "-o", back, "--to", "conv1d", "--layer", "blocks.*")
+    assert [(rank.code, rank.stderr) for rank in turned] == [(0, "")] * 2
+    assert all_bytes(back) == all_bytes(first)
 
 
 def test_differences_are_those_of_one_process(program: Program, source: Path, tmp_path: Path) -> None:

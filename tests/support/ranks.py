@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.faults import Ended, Program, Run
 from support.paths import ROOT
 
