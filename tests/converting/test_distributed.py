@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint._extension import StreamTransformExtension
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -259,7 +261,87 @@ def test_other_files_go_along(tmp_path: Path) -> None:
     assert run("check", tmp_path / "b").returncode == 0
 
 
+def _cut(folder: Path, shape: tuple[int, ...], boxes: dict[tuple[int, ...], tuple[int, ...]]) -> torch.Tensor:
+    """Save a tensor "patch.weight" in chunks, by where each begins, as processes save a DTensor; its numbers."""
+    whole = torch.randn(shape)
+    parts = {
+        f"part {at}": whole[tuple(slice(first, first + size) for first, size in zip(begin, sizes, strict=True))].clone()
+        for at, (begin, sizes) in enumerate(boxes.items())
+    }
+    save({**parts, "patch.bias": torch.randn(shape[0])}, checkpoint_id=str(folder), no_dist=True)
+    read = metadata(folder)
+    tensor = read.state_dict_metadata["part 0"]
+    tensor.size, tensor.chunks = torch.Size(shape), []
+    places = {index.fqn: info for index, info in read.storage_data.items()}
+    for at, (begin, sizes) in enumerate(boxes.items()):
+        del read.state_dict_metadata[f"part {at}"], read.storage_data[MetadataIndex(f"part {at}", [0] * len(shape))]
+        tensor.chunks.append(ChunkStorageMetadata(torch.Size(begin), torch.Size(sizes)))
+        read.storage_data[MetadataIndex("patch.weight", begin, at)] = places[f"part {at}"]
+    read.state_dict_metadata["patch.weight"] = tensor
+    read.planner_data = {key: (key,) for key in read.state_dict_metadata}
+    (folder / ".metadata").write_bytes(pickle.dumps(read))
+    return whole
+
+
+ROWS = {(0, 0, 0, 0): (1, 6, 2, 2), (1, 0, 0, 0): (3, 6, 2, 2)}
+COLUMNS = {(0, 0, 0, 0): (4, 2, 2, 2), (0, 2, 0, 0): (4, 4, 2, 2)}
+BOTH = {(0, 0, 0, 0): (2, 3, 2, 2), (0, 3, 0, 0): (2, 3, 2, 2), (2, 0, 0, 0): (2, 6, 2, 2)}
+KERNELS = {(0, 0, 0, 0): (4, 6, 1, 2), (0, 0, 1, 0): (4, 6, 1, 2)}
+
+
+@pytest.mark.parametrize("boxes", [ROWS, COLUMNS, BOTH], ids=["rows", "columns", "both"])
+def test_patches_in_chunks(tmp_path: Path, boxes: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+    whole = _cut(tmp_path / "a", (4, 6, 2, 2), boxes)
+    assert torch.equal(loaded(tmp_path / "a")["patch.weight"], whole)
+    convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, patches=True, layer=["patch"])
+    assert torch.equal(loaded(tmp_path / "b")["patch.weight"], whole.flatten(1))
+    convert(tmp_path / "b", tmp_path / "c", to="conv2d", patch=(2, 2), layer=["patch"])
+    assert files(tmp_path / "c") == files(tmp_path / "a")
+
+
+def test_chunks_that_cut_a_kernel_cannot_be_flattened(tmp_path: Path) -> None:
+    _cut(tmp_path / "a", (4, 6, 2, 2), KERNELS)
+    with pytest.raises(ConvInspectError, match=r"chunks.*at \[0, 0, 0, 0\] of shape \(4, 6, 1, 2\)"):
+        convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, patches=True, layer=["patch"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_chunks_that_cut_a_patch_do_not_become_a_kernel(tmp_path: Path) -> None:
+    boxes: dict[tuple[int, ...], tuple[int, ...]] = {(0, 0): (4, 10), (0, 10): (4, 14)}
+    _cut(tmp_path / "a", (4, 24), boxes)
+    with pytest.raises(ConvInspectError, match=r"chunks.*at \[0, 0\] of shape \(4, 10\)"):
+        convert(tmp_path / "a", tmp_path / "b", to="conv2d", patch=(2, 2), layer=["patch"])
+    assert not (tmp_path / "b").exists()
+
+
+class Reversed(StreamTransformExtension):
+    """Bytes as they are, which a reader cannot know."""
+
+    @staticmethod
+    def from_descriptor(version: str) -> Reversed:
+        return Reversed()
+
+    @staticmethod
+    def registry_name() -> str:
+        return "stream.reversed"
+
+    def get_descriptor(self) -> str:
+        return f"{self.registry_name()}/1"
+
+    def transform_to(self, output: Any) -> Any:
+        return output
+
+    def transform_from(self, input: Any) -> Any:
+        return input
+
+
 # --- what is wrong
+
+
+def test_bytes_that_went_through_an_extension(tmp_path: Path) -> None:
+    writer = FileSystemWriter(str(tmp_path / "a"), _extensions=[Reversed()])
+    save(model().state_dict(), storage_writer=writer, no_dist=True)
+    _refused(tmp_path / "a", "stream.reversed/1")
 
 
 def _refused(folder: Path, *words: str, target: str = "b") -> None:
