@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -261,7 +261,11 @@ def test_other_files_go_along(tmp_path: Path) -> None:
     assert run("check", tmp_path / "b").returncode == 0
 
 
-def _cut(folder: Path, shape: tuple[int, ...], boxes: dict[tuple[int, ...], tuple[int, ...]]) -> torch.Tensor:
+Boxes: TypeAlias = dict[tuple[int, ...], tuple[int, ...]]
+"""Shapes of chunks, by where they begin."""
+
+
+def _cut(folder: Path, shape: tuple[int, ...], boxes: Boxes) -> torch.Tensor:
     """Save a tensor "patch.weight" in chunks, by where each begins, as processes save a DTensor; its numbers."""
     whole = torch.randn(shape)
     parts = {
@@ -283,14 +287,14 @@ def _cut(folder: Path, shape: tuple[int, ...], boxes: dict[tuple[int, ...], tupl
     return whole
 
 
-ROWS = {(0, 0, 0, 0): (1, 6, 2, 2), (1, 0, 0, 0): (3, 6, 2, 2)}
-COLUMNS = {(0, 0, 0, 0): (4, 2, 2, 2), (0, 2, 0, 0): (4, 4, 2, 2)}
-BOTH = {(0, 0, 0, 0): (2, 3, 2, 2), (0, 3, 0, 0): (2, 3, 2, 2), (2, 0, 0, 0): (2, 6, 2, 2)}
-KERNELS = {(0, 0, 0, 0): (4, 6, 1, 2), (0, 0, 1, 0): (4, 6, 1, 2)}
+ROWS: Boxes = {(0, 0, 0, 0): (1, 6, 2, 2), (1, 0, 0, 0): (3, 6, 2, 2)}
+COLUMNS: Boxes = {(0, 0, 0, 0): (4, 2, 2, 2), (0, 2, 0, 0): (4, 4, 2, 2)}
+BOTH: Boxes = {(0, 0, 0, 0): (2, 3, 2, 2), (0, 3, 0, 0): (2, 3, 2, 2), (2, 0, 0, 0): (2, 6, 2, 2)}
+KERNELS: Boxes = {(0, 0, 0, 0): (4, 6, 1, 2), (0, 0, 1, 0): (4, 6, 1, 2)}
 
 
 @pytest.mark.parametrize("boxes", [ROWS, COLUMNS, BOTH], ids=["rows", "columns", "both"])
-def test_patches_in_chunks(tmp_path: Path, boxes: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_patches_in_chunks(tmp_path: Path, boxes: Boxes) -> None:
     whole = _cut(tmp_path / "a", (4, 6, 2, 2), boxes)
     assert torch.equal(loaded(tmp_path / "a")["patch.weight"], whole)
     convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, patches=True, layer=["patch"])
@@ -307,7 +311,7 @@ def test_chunks_that_cut_a_kernel_cannot_be_flattened(tmp_path: Path) -> None:
 
 
 def test_chunks_that_cut_a_patch_do_not_become_a_kernel(tmp_path: Path) -> None:
-    boxes: dict[tuple[int, ...], tuple[int, ...]] = {(0, 0): (4, 10), (0, 10): (4, 14)}
+    boxes: Boxes = {(0, 0): (4, 10), (0, 10): (4, 14)}
     _cut(tmp_path / "a", (4, 24), boxes)
     with pytest.raises(ConvInspectError, match=r"chunks.*at \[0, 0\] of shape \(4, 10\)"):
         convert(tmp_path / "a", tmp_path / "b", to="conv2d", patch=(2, 2), layer=["patch"])
