@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -127,11 +128,35 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
 def test_training_goes_on_with_the_converted_optimizer(tmp_path: Path, flat: bool) -> None:
     save(state(flat), checkpoint_id=str(tmp_path / "a"), no_dist=True)
     convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR)
-    made, optimizer = _trained("linear", 0)
+    _resume(tmp_path / "b", model("linear"), flat)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_training_goes_on_under_new_names(tmp_path: Path, flat: bool) -> None:
+    source, there, back = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    save(state(flat), checkpoint_id=str(source), no_dist=True)
+    convert(source, there, rename=["model.0.*=model.first.*", "model.3.*=model.3.inner.*"], **TO_LINEAR)
+    parts = dict(model("linear").named_children())
+    last = nn.Sequential(OrderedDict(inner=parts["3"]))
+    _resume(there, nn.Sequential(OrderedDict({"first": parts["0"], "1": parts["1"], "2": parts["2"], "3": last})), flat)
+    convert(there, back, rename=["model.first.*=model.0.*", "model.3.inner.*=model.3.*"], like=source)
+    assert files(back) == files(source)
+    # Another name of the dictionary changes no parameter's.
+    convert(source, tmp_path / "d", rename=["model.*=net.*"])
+    assert "net.0.weight" in loaded(tmp_path / "d")
+    assert "optim.state.0.weight.exp_avg" in loaded(tmp_path / "d")
+    with pytest.raises(ConvInspectError, match="which part is a name"):
+        convert(source, tmp_path / "e", rename=["model.0.*=net.first.*"])
+    assert not (tmp_path / "e").exists()
+
+
+def _resume(folder: Path, made: nn.Sequential, flat: bool) -> None:
+    """Step once with what a folder holds, in another process's place, and compare with a training without a break."""
+    optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     weights, of_optimizer = get_state_dict(made, optimizer, options=options)
     wanted: dict[str, Any] = {"model": weights, "optim": of_optimizer}
-    load(wanted, checkpoint_id=str(tmp_path / "b"), no_dist=True)
+    load(wanted, checkpoint_id=str(folder), no_dist=True)
     set_state_dict(made, optimizer, model_state_dict=wanted["model"], optim_state_dict=wanted["optim"], options=options)
     _step("linear", made, optimizer)
     straight, _ = _trained("conv", 2)
@@ -340,6 +365,15 @@ class Reversed(StreamTransformExtension):
 
 
 # --- what is wrong
+
+
+def test_optimizer_state_is_not_left_out(tmp_path: Path) -> None:
+    LAYOUTS["with an optimizer"](str(tmp_path / "a"))
+    with pytest.raises(ConvInspectError, match="cannot be left out"):
+        convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, drop_optimizer=True)
+    convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, keep_optimizer=True)
+    assert loaded(tmp_path / "b")["model.0.weight"].shape == (5, 3)
+    assert loaded(tmp_path / "b")["optim.state.0.weight.exp_avg"].shape == (5, 3, 1, 1)
 
 
 def test_bytes_that_went_through_an_extension(tmp_path: Path) -> None:
