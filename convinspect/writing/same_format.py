@@ -58,7 +58,7 @@ def save_edits(
     edits = tuple(edits)
     others = others or {}
     if checkpoint.container is Container.DISTRIBUTED:
-        changes = Changes(edits, others=others)
+        changes = Changes(edits, parameters=parameters or {}, others=others)
         _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, group)
         return
     whole = beside is None and not in_several(checkpoint)
@@ -103,10 +103,15 @@ def _save_distributed(
         # What lies in its files is compared chunk by chunk.
         return tensor.key, tensor.dtype, tensor.shape
 
-    expected = [(key, dtype, shape) for key, dtype, shape, *_ in _expected(checkpoint.roots, edits, False, {})]
+    shapes = {edit.tensor.key: edit.shape for edit in edits}
     opened = METADATA if checkpoint.path.name == METADATA else ""
 
-    def check(new: Path) -> None:
+    def check(new: Path, keys: Mapping[str, str]) -> None:
+        expected = [
+            (keys.get(tensor.key, tensor.key), tensor.dtype, shapes.get(tensor.key, tensor.shape))
+            for root in checkpoint.roots
+            for tensor in root.tensors
+        ]
         approve(new / opened, expected, checkpoint.versions, facts)
 
     save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
