@@ -14,8 +14,8 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
-from convinspect.records import Edit, Tensor, contiguous
-from convinspect.writing.atomic import check_room, new_folder, reporting_changes
+from convinspect.records import Container, Edit, Tensor, contiguous
+from convinspect.writing.atomic import check_room, check_unchanged, new_folder, reporting_changes
 from convinspect.writing.carried import Carried, copy_carried
 from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.pieces import copy_whole, write_pieces
@@ -95,6 +95,41 @@ def save_folder(
         copy_carried(carried, temporary, progress)
 
 
+def save_distributed(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    target: Path,
+    progress: Progress,
+    check: Callable[[Path, Mapping[str, str]], None],
+    beside: Beside,
+    force: bool,
+) -> None:
+    """As `save_folder`, of a distributed checkpoint; `check` is told the new keys by key, too."""
+    from convinspect.writing.distributed import pieces_by_file
+
+    files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
+    carried = beside.carried or Carried(files.folder)
+    _check_replaced(target, {*files.names, *carried.names}, force)
+    versions = {**checkpoint.versions, **files.versions, **carried.versions}
+    nbytes = sum(version[2] for version in files.versions.values()) + carried.nbytes
+    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
+
+    def check_all(new: Path) -> None:
+        files.check(new)
+        check(new, files.new_keys)
+
+    with reporting_changes(versions), new_folder(target, check_all, force) as temporary:
+        for name in files.names:
+            old, new = files.folder / name, temporary / name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if old in files:
+                write_pieces(old, files[old], new, progress)
+            else:
+                copy_whole(old, new, progress)
+        copy_carried(carried, temporary, progress)
+        check_unchanged(versions)
+
+
 def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:
     """Check that nothing is lost with a folder that is replaced.
 
@@ -163,6 +198,10 @@ def _of_parts(edit: Edit) -> list[Edit]:
 def own_names(checkpoint: Checkpoint) -> list[str]:
     """File names of a checkpoint's index and shards, or of its only file, in its folder."""
     path = checkpoint.path
+    if checkpoint.container is Container.DISTRIBUTED:
+        from convinspect.writing.distributed import pieces_by_file
+
+        return list(pieces_by_file(checkpoint).names)
     folder = path if path.is_dir() else path.parent
     shards = {
         os.path.relpath(tensor.storage.file, folder)
