@@ -244,11 +244,15 @@ def _hand_on(old: os.stat_result, new: Path) -> None:
 def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
     """Rename what was written to the target; unless `replacing`, only if the target does not exist.
 
-    On a file system without hard links, a file that was created meanwhile is replaced.
+    On a file system without hard links, a file that was created meanwhile is replaced, but on Windows.
     """
     try:
-        if replacing or temporary.is_dir() or not _linked(temporary, target):
+        if temporary.is_dir():
+            _replace_folder(temporary, target)
+        elif replacing:
             os.replace(temporary, target)
+        elif not _linked(temporary, target):
+            os.rename(temporary, target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise CannotWrite(
@@ -258,6 +262,18 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
             ) from None
         raise
     _sync(target.parent)
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    """Rename a folder to one that does not exist, or is empty."""
+    try:
+        os.replace(new, old)
+    except (PermissionError, FileExistsError):
+        # Windows renames over no folder, not even over an empty one.
+        if not old.is_dir():
+            raise
+        os.rmdir(old)
+        os.replace(new, old)
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -293,7 +309,7 @@ def _linked(temporary: Path, target: Path) -> bool:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except OSError:
+    except (OSError, AttributeError):
         return False
     return True
 
@@ -321,11 +337,27 @@ def _sync(path: Path) -> None:
         raise
     try:
         os.fsync(handle)
-    except OSError:
-        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+    except OSError as error:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode) and error.errno != errno.EBADF:
             raise
+        only_writers = error.errno == errno.EBADF
+    else:
+        only_writers = False
     finally:
         os.close(handle)
+    if only_writers:
+        _sync_as_writer(path)
+
+
+def _sync_as_writer(path: Path) -> None:
+    """On Windows only a handle that may write can be synced, and there is none of a read-only file."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode | stat.S_IWRITE)
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            os.fsync(file.fileno())
+    finally:
+        os.chmod(path, mode)
 
 
 def check_room(target: Path, nbytes: int, written: Callable[[], int] | None = None) -> None:
