@@ -139,7 +139,13 @@ DropOptimizer = Annotated[
     bool,
     typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts with empty state."),
 ]
-InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")]
+InPlace = Annotated[
+    bool,
+    typer.Option("--in-place", help="Change the source itself: its header alone where it can be, else by a copy."),
+]
+Copy = Annotated[
+    bool, typer.Option("--copy", help="With --in-place: write a whole new file, which replaces the source at the end.")
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite TARGET when it exists; a folder only if nothing in it is lost.")
 ]
@@ -169,6 +175,7 @@ def convert(
     patch: Patch = None,
     in_channels: InChannels = None,
     patch_order: PatchOrderOption = None,
+    copy: Copy = False,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -178,6 +185,9 @@ def convert(
     tie and foreign object stays, and converting back gives the same bytes (where it cannot, a note says so). Optimizer
     state and EMA copies follow their weights. A folder in gives a folder out, with the optimizer and all other files
     beside the weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+
+    With --in-place a file of any size is changed in a moment: its bytes stay where they are, and the header is written
+    over. What it replaces is kept in a journal beside the file meanwhile; after a crash, recover restores it.
 
     With --patches the convolutions are converted that cut patches (stride = kernel size), as vision models' patch
     embeddings do, to Linear over the flattened patches: those known to do so or named so, others named with --layer.
@@ -213,6 +223,7 @@ def convert(
         tuple(exclude or ()), like, tuple(rename or ()), None if groups is None else groups.value, model,
         state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root, turn_square,
         patches, patch, in_channels, None if patch_order is None else patch_order.value,
+        copy,
     )  # fmt: skip
     _run(path, output, options, Sink(fmt, width, None, ""))
 
@@ -226,7 +237,7 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     with naming(path):
         job = prepare(checkpoint, options, output)
         with reading_progress(job.nbytes_to_copy, "writing") as advance:
-            job.write(advance)
+            job = job.write(advance)
     on_screen = sink.fmt is Format.table and sys.stdout.isatty()
     sink.show(plan_table(job, on_screen), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():

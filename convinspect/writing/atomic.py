@@ -72,7 +72,7 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
         yield temporary
         if old is not None:
             _hand_on(old, temporary)
-        _sync(temporary)
+        sync(temporary)
         check(temporary)
         _take_name(temporary, place, old is not None)
 
@@ -85,8 +85,8 @@ def new_folder(target: Path, check: Check, replace: bool = False) -> Iterator[Pa
         yield temporary
         for entry in temporary.rglob("*"):
             if not entry.is_symlink():
-                _sync(entry)
-        _sync(temporary)
+                sync(entry)
+        sync(temporary)
         check(temporary)
         if replace and place.is_dir() and any(place.iterdir()):
             _swap(temporary, place)
@@ -162,7 +162,7 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
                 target,
             ) from None
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -175,7 +175,7 @@ def _swap(new: Path, old: Path) -> None:
         except OSError:
             os.rename(aside, old)
             raise
-    _sync(old.parent)
+    sync(old.parent)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -209,7 +209,7 @@ def _remedy(error: OSError) -> str:
     return "choose another place"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Sync what was written to the disk before it is renamed; not every system can sync folders."""
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile
+from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
+from convinspect.formats.files import File
+from convinspect.formats.journal import journal_of
 from convinspect.records import Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
+from convinspect.writing.in_place import edit_in_place
 from convinspect.writing.moving import Place, new_sums
-from convinspect.writing.rewrite import Changes, write_file
-from convinspect.writing.shards import Beside, in_several, save_folder
+from convinspect.writing.rewrite import Changes, pieces_for, write_file
+from convinspect.writing.shards import Beside, in_several, pieces_of_files, save_folder
 
 Progress = Callable[[int], None]
 
@@ -30,7 +34,8 @@ def save_edits(
     others: Mapping[str, Mapping[str, str]] | None = None,
     beside: Beside | None = None,
     force: bool = False,
-) -> None:
+    in_place: bool = False,
+) -> str:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
     The new file is opened, and every tensor's name, dtype, shape, strides and bytes are compared with what is expected,
@@ -46,6 +51,10 @@ def save_edits(
         others: Old → new key of what is no tensor, by the path of its root.
         beside: What else goes into a new folder; None for a file, or the folder of an index.
         force: Replace a folder that exists.
+        in_place: Edit the source, which is the target, without a copy if that can be done.
+
+    Returns:
+        Why the source was replaced by a copy though it was to be edited; else "".
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -56,14 +65,21 @@ def save_edits(
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
     changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
-    if beside is None and not in_several(checkpoint):
+    several = beside is not None or in_several(checkpoint)
+    beside = beside or Beside()
+    reason = _edit_in_place(checkpoint, changes, expected, target, beside, several) if in_place else ""
+    if in_place and not reason:
+        return ""
+    if not several:
         with (
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
         ):
             write_file(source, changes, temporary, progress)
-        return
-    beside = beside or Beside()
+        return reason
+    if reason and not target.is_dir():
+        remedy = Wording("give a new folder with ", Option("target", None))
+        raise CannotWrite(f"it cannot be edited in place ({reason})", remedy, target)
     opened = "" if source.is_dir() else source.name
     all_versions = {**versions, **(beside.carried.versions if beside.carried is not None else {})}
 
@@ -71,6 +87,37 @@ def save_edits(
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
     save_folder(checkpoint, changes, target, progress, check, beside, force)
+    return reason
+
+
+def _edit_in_place(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    expected: Sequence[Facts],
+    target: Path,
+    beside: Beside,
+    several: bool,
+) -> str:
+    """Edit the source without a copy; why that cannot be done, or "" once it is."""
+    source = checkpoint.path
+    if several:
+        pieces = pieces_of_files(checkpoint, changes, beside)
+    else:
+        with File(source) as file:
+            pieces = {source: pieces_for(file, changes)}
+    # What is edited is the file that a link names.
+    files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
+    folder = Path(os.path.realpath(target if target.is_dir() else target.parent))
+    if several and any(
+        path.is_symlink() or folder not in real.parents for path, real in zip(pieces, files, strict=True)
+    ):
+        return "its files are links to others"
+    journal = journal_of(folder if several else next(iter(files)))
+
+    def check() -> None:
+        approve(source, expected, {}, beside=beside.optimizers)
+
+    return edit_in_place(journal, files, checkpoint.versions, check)
 
 
 Facts: TypeAlias = tuple[object, ...]

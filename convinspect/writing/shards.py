@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.formats.files import File
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Edit, Tensor, contiguous
 from convinspect.writing.atomic import check_room, new_folder, reporting_changes
 from convinspect.writing.carried import Carried, copy_carried
-from convinspect.writing.pieces import copy_whole, write_pieces
-from convinspect.writing.rewrite import Changes, write_file
+from convinspect.writing.pieces import Piece, copy_whole, write_pieces
+from convinspect.writing.rewrite import Changes, pieces_for, write_file
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -73,10 +74,7 @@ def save_folder(
     names = [*own_names(checkpoint), *beside.optimizers]
     carried = beside.carried or Carried(source)
     _check_replaced(target, {*names, *carried.names}, force)
-    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
-    right = totals(tensor for root in own for tensor in root.tensors)
-    keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
-    by_file = _by_file(changes.edits)
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
     check_room(target, checkpoint.nbytes_on_disk + carried.nbytes)
     with reporting_changes(versions), new_folder(target, check, force) as temporary:
@@ -91,6 +89,40 @@ def save_folder(
             else:
                 copy_whole(old, new, progress)
         copy_carried(carried, temporary, progress)
+
+
+def pieces_of_files(checkpoint: Checkpoint, changes: Changes, beside: Beside) -> dict[Path, list[Piece]]:
+    """What each file of a checkpoint in several files becomes; those that stay as they are have no entry.
+
+    Args:
+        checkpoint: The source, with the roots of the optimizers beside it.
+        changes: Of all its files.
+        beside: What else lies in its folder.
+
+    Raises:
+        ConvInspectError: A file cannot be read, or its format cannot be changed.
+    """
+    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
+    pieces: dict[Path, list[Piece]] = {}
+    for name in [*own_names(checkpoint), *beside.optimizers]:
+        old = source / name
+        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+        if name.endswith(".json"):
+            pieces[old] = [edited_index(old.read_bytes(), keys, right)]
+        elif of_file:
+            with File(old) as file:
+                pieces[old] = pieces_for(file, of_file)
+    return pieces
+
+
+def _right_totals(checkpoint: Checkpoint, beside: Beside) -> tuple[int, int]:
+    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
+    return totals(tensor for root in own for tensor in root.tensors)
+
+
+def _new_keys(changes: Changes) -> dict[str, str]:
+    return {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
 
 
 def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:

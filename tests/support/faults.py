@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from convinspect.writing import file_ranges, in_place, recover
 from support.imports import import_all_modules
 from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS
@@ -111,7 +112,7 @@ class Program:
 
 STEPS = (
     *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
-    *("stat", "chmod", "chown", "scandir"),
+    *("stat", "chmod", "chown", "scandir", "pwrite", "ftruncate", "utime"),
 )
 """Calls of the system that are counted, from the first `mkdir` on: it makes the folder for what is written."""
 
@@ -125,6 +126,10 @@ class Steps:
         for name in STEPS:
             setattr(os, name, self._counting(name, getattr(os, name)))
         builtins.open = self._counting("open", builtins.open)
+        # Python has no function for this call.
+        modules: tuple[Any, ...] = (in_place, recover)
+        for module in modules:
+            module.shift = self._counting("shift", file_ranges.shift)
 
     def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
@@ -332,6 +337,27 @@ def serve() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- small disks
+
+
+@contextmanager
+def formatted(folder: Path, kind: str, megabytes: int = 320) -> Iterator[None]:
+    """A file system of this kind, in a sparse file, on `folder`.
+
+    Raises:
+        PermissionError: This system does not let us, or has no such file system.
+    """
+    image = folder.with_name(f"{folder.name}.{kind}")
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    commands = (f"mkfs.{kind}", "-q", str(image)), ("mount", "-o", "loop", str(image), str(folder))
+    for command in commands:
+        if shutil.which(command[0]) is None or subprocess.run(command, capture_output=True).returncode:
+            raise PermissionError(f"no {kind} may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        image.unlink()
 
 
 @contextmanager
