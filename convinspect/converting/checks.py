@@ -264,13 +264,24 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
     if checkpoint.container is Container.DISTRIBUTED:
-        problem = "a distributed checkpoint's shapes are spread over its files"
-        if holds_safetensors(checkpoint.path):
-            problem = f"{problem}, and its numbers are safetensors within them"
-            raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+        check_distributed(checkpoint, resave)
+
+
+def check_distributed(checkpoint: Checkpoint, resave: bool) -> None:
+    """Refuse what a distributed checkpoint cannot become.
+
+    Raises:
+        CannotConvert: It is to become one file, or PyTorch does not load it itself.
+    """
+    problem = "a distributed checkpoint's shapes are spread over its files"
+    if holds_safetensors(checkpoint.path):
+        problem = f"{problem}, and its numbers are safetensors within them"
+        raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+    if resave:
         # PyTorch asks for the folder, also where the file in it was named.
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        raise CannotConvert(problem, f"{TO_ONE_FILE} {quote(str(folder))} model.pt")
+        remedy = f"{TO_ONE_FILE} {quote(str(folder))} model.pt; or convert it to a folder"
+        raise CannotConvert(f"{problem}, and it is not made one file here", remedy)
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

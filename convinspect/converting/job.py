@@ -32,8 +32,9 @@ from convinspect.converting.training_state import Followers, followers, own_copi
 from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
-from convinspect.records import Edit, Layer, Root
+from convinspect.records import Container, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
+from convinspect.writing.carried import folder_of
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.recover import is_interrupted, recover
 from convinspect.writing.same_format import save_edits
@@ -232,7 +233,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     Raises:
         ConvInspectError: It cannot be done.
     """
-    source = checkpoint.folder or checkpoint.path
+    distributed = checkpoint.container is Container.DISTRIBUTED
+    source = folder_of(checkpoint.path) if distributed else checkpoint.folder or checkpoint.path
     target = None if options.dry_run else source if options.in_place else output
     other_format = output is not None and wants_other_format(checkpoint, output)
     resaved = options.state_dict or options.fuse or options.expand or other_format

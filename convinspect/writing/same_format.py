@@ -13,13 +13,14 @@ from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File
 from convinspect.formats.journal import journal_of
-from convinspect.records import Edit, Root, Tensor, Version, contiguous
+from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
 from convinspect.writing.in_place import edit_in_place
 from convinspect.writing.moving import Place, new_sums
+from convinspect.writing.pieces import Piece
 from convinspect.writing.rewrite import Changes, pieces_for, write_file
-from convinspect.writing.shards import Beside, in_several, pieces_of_files, save_folder
+from convinspect.writing.shards import Beside, in_several, pieces_of_files, save_distributed, save_folder
 
 Progress = Callable[[int], None]
 
@@ -61,6 +62,9 @@ def save_edits(
     """
     edits = tuple(edits)
     others = others or {}
+    if checkpoint.container is Container.DISTRIBUTED:
+        changes = Changes(edits, others=others)
+        return _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, in_place)
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
@@ -100,24 +104,69 @@ def _edit_in_place(
 ) -> str:
     """Edit the source without a copy; why that cannot be done, or "" once it is."""
     source = checkpoint.path
-    if several:
-        pieces = pieces_of_files(checkpoint, changes, beside)
-    else:
-        with File(source) as file:
-            pieces = {source: pieces_for(file, changes)}
-    # What is edited is the file that a link names.
-    files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
-    folder = Path(os.path.realpath(target if target.is_dir() else target.parent))
-    if several and any(
-        path.is_symlink() or folder not in real.parents for path, real in zip(pieces, files, strict=True)
-    ):
-        return "its files are links to others"
-    journal = journal_of(folder if several else next(iter(files)))
 
     def check() -> None:
         approve(source, expected, {}, beside=beside.optimizers)
 
-    return edit_in_place(journal, files, checkpoint.versions, check)
+    if several:
+        return _edit_folder(target, pieces_of_files(checkpoint, changes, beside), checkpoint.versions, check)
+    # What is edited is the file that a link names.
+    place = Path(os.path.realpath(source))
+    with File(source) as file:
+        pieces = pieces_for(file, changes)
+    return edit_in_place(journal_of(place), {place: pieces}, checkpoint.versions, check)
+
+
+def _edit_folder(
+    target: Path, pieces: Mapping[Path, Sequence[Piece]], versions: Mapping[Path, Version], check: Callable[[], None]
+) -> str:
+    """Edit files of a folder without a copy, under one journal; why that cannot be done, or "" once it is."""
+    folder = Path(os.path.realpath(target if target.is_dir() else target.parent))
+    for path in pieces:
+        if path.is_symlink() or folder not in Path(os.path.realpath(path)).parents:
+            return "its files are links to others"
+    files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
+    return edit_in_place(journal_of(folder), files, versions, check)
+
+
+def _save_distributed(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    target: Path,
+    progress: Progress,
+    beside: Beside,
+    force: bool,
+    in_place: bool,
+) -> str:
+    """As `save_edits`, of a distributed checkpoint."""
+    from convinspect.formats.torch.distributed import METADATA
+    from convinspect.writing.distributed import pieces_by_file, whole_edits
+
+    edits = whole_edits(checkpoint, changes.edits)
+
+    def facts(tensor: Tensor) -> Facts:
+        # What lies in its files is compared chunk by chunk.
+        return tensor.key, tensor.dtype, tensor.shape
+
+    expected = [(key, dtype, shape) for key, dtype, shape, *_ in _expected(checkpoint.roots, edits, False, {})]
+    opened = METADATA if checkpoint.path.name == METADATA else ""
+    reason = ""
+    if in_place:
+        files = pieces_by_file(checkpoint, changes.edits, changes.others)
+
+        def check_edited() -> None:
+            files.check(files.folder)
+            approve(checkpoint.path, expected, {}, facts)
+
+        reason = _edit_folder(files.folder, files, {**files.versions, **checkpoint.versions}, check_edited)
+        if not reason:
+            return ""
+
+    def check(new: Path) -> None:
+        approve(new / opened, expected, checkpoint.versions, facts)
+
+    save_distributed(checkpoint, changes, target, progress, check, beside, force)
+    return reason
 
 
 Facts: TypeAlias = tuple[object, ...]

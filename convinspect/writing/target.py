@@ -80,7 +80,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
 
 
 def _rules_of_kind(source: Path, target: Path, in_place: bool, force: bool, same: bool) -> tuple[Rule, ...]:
-    sharded = os.path.isdir(source) or source.name.endswith(".index.json")
+    sharded = os.path.isdir(source) or source.name.endswith((".index.json", ".metadata"))
     if sharded and in_place:
         return ()
     if sharded and writes_folder(target):
@@ -154,6 +154,8 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
+    if checkpoint.container is Container.DISTRIBUTED:
+        return wanted is not None
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
     return wanted is not None and (wanted != writer or checkpoint.shards > 0)
 

@@ -340,27 +340,6 @@ def serve() -> None:
 
 
 @contextmanager
-def formatted(folder: Path, kind: str, megabytes: int = 320) -> Iterator[None]:
-    """A file system of this kind, in a sparse file, on `folder`.
-
-    Raises:
-        PermissionError: This system does not let us, or has no such file system.
-    """
-    image = folder.with_name(f"{folder.name}.{kind}")
-    with image.open("wb") as file:
-        file.truncate(megabytes << 20)
-    commands = (f"mkfs.{kind}", "-q", str(image)), ("mount", "-o", "loop", str(image), str(folder))
-    for command in commands:
-        if shutil.which(command[0]) is None or subprocess.run(command, capture_output=True).returncode:
-            raise PermissionError(f"no {kind} may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        image.unlink()
-
-
-@contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[None]:
     """A memory file system on `folder`.
 

@@ -13,11 +13,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 import convinspect
@@ -28,7 +30,8 @@ from convinspect.writing import in_place, recover
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
 
-from support.faults import Program, formatted, mounted
+from support.disks import mounted_disk
+from support.faults import Program, mounted
 from support.program import run
 
 KILLS = int(os.environ.get("KILLS", "16"))
@@ -65,6 +68,7 @@ CASES = {
     "numbers that move": Case("gpt.safetensors", ("--to", "linear", "--from", "transformers")),
     "a folder of shards": Case("shards"),
     "a folder with its optimizer": Case("trainer"),
+    "a distributed checkpoint": Case("distributed"),
 }
 one_of_each = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -107,6 +111,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer.step()
     save_file(model.state_dict(), trainer / "model.safetensors")
     torch.save(optimizer.state_dict(), trainer / "optimizer.pt")
+    dcp.save(state(1), checkpoint_id=folder / "distributed", no_dist=True)
     return folder
 
 
@@ -150,12 +155,19 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A file system of each kind, and its name."""
     folder = tmp_path_factory.mktemp("disks") / request.param
     folder.mkdir()
-    make = mounted(folder, "size=64m") if request.param == "tmpfs" else formatted(folder, request.param)
+    make = memory_disk(folder) if request.param == "tmpfs" else mounted_disk(folder, request.param, 320 << 20)
     try:
-        with make:
-            yield request.param, folder
+        with make as place:
+            yield request.param, place
     except PermissionError as error:
         pytest.skip(str(error))
+
+
+@contextmanager
+def memory_disk(folder: Path) -> Iterator[Path]:
+    """A file system in memory, as `mounted_disk` gives others."""
+    with mounted(folder, "size=64m"):
+        yield folder
 
 
 # ------------------------------------------------------------------------------------------------- what is written
@@ -176,7 +188,7 @@ def test_the_bytes_are_those_of_a_new_file(
     copied = [note for note in job.notes if "whole new copy" in note]
     assert bool(copied) == (kind in case.copied)
     assert (inodes(path) == before) == (not copied)
-    assert not list(folder.rglob(".*"))
+    assert not list(folder.rglob(".*convinspect*"))
     (shutil.rmtree if path.is_dir() else os.remove)(path)
 
 
@@ -375,7 +387,7 @@ def test_recover_gives_the_old_bytes_back(there: Path, monkeypatch: pytest.Monke
     assert (done.returncode, done.stderr) == (0, "")
     assert "as it was" in done.stdout
     assert contents(path) == old
-    assert not list(there.rglob(".*"))
+    assert not list(there.rglob(".*convinspect*"))
     if path.is_file():
         assert path.stat().st_mtime_ns == before.st_mtime_ns
     with pytest.raises(NotThere, match="nothing to recover"):
@@ -494,7 +506,7 @@ def test_asked_to_end_it_gives_the_old_bytes_back(program: Program, there: Path,
     done = program.run("convert", path, "--in-place", "--to", to, faults=faults)
     assert done.code == 128 + signal
     assert contents(path) == old
-    assert not list(there.glob(".*"))
+    assert not list(there.glob(".*convinspect*"))
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "mkdir", "ftruncate", "unlink", "replace"])
