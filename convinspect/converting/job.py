@@ -242,7 +242,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)
-    check_source(checkpoint, resaved)
+    check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer)
     if options.model is not None:

@@ -63,7 +63,7 @@ def save_edits(
     edits = tuple(edits)
     others = others or {}
     if checkpoint.container is Container.DISTRIBUTED:
-        changes = Changes(edits, others=others)
+        changes = Changes(edits, parameters=parameters or {}, others=others)
         return _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, in_place)
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
@@ -148,23 +148,28 @@ def _save_distributed(
         # What lies in its files is compared chunk by chunk.
         return tensor.key, tensor.dtype, tensor.shape
 
-    expected = [(key, dtype, shape) for key, dtype, shape, *_ in _expected(checkpoint.roots, edits, False, {})]
+    shapes = {edit.tensor.key: edit.shape for edit in edits}
     opened = METADATA if checkpoint.path.name == METADATA else ""
+
+    def check(new: Path, keys: Mapping[str, str], versions: Mapping[Path, Version] = checkpoint.versions) -> None:
+        expected = [
+            (keys.get(tensor.key, tensor.key), tensor.dtype, shapes.get(tensor.key, tensor.shape))
+            for root in checkpoint.roots
+            for tensor in root.tensors
+        ]
+        approve(new / opened, expected, versions, facts)
+
     reason = ""
     if in_place:
-        files = pieces_by_file(checkpoint, changes.edits, changes.others)
+        files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
 
         def check_edited() -> None:
             files.check(files.folder)
-            approve(checkpoint.path, expected, {}, facts)
+            check(files.folder, files.new_keys, {})
 
         reason = _edit_folder(files.folder, files, {**files.versions, **checkpoint.versions}, check_edited)
         if not reason:
             return ""
-
-    def check(new: Path) -> None:
-        approve(new / opened, expected, checkpoint.versions, facts)
-
     save_distributed(checkpoint, changes, target, progress, check, beside, force)
     return reason
 

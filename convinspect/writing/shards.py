@@ -132,14 +132,14 @@ def save_distributed(
     changes: Changes,
     target: Path,
     progress: Progress,
-    check: Callable[[Path], None],
+    check: Callable[[Path, Mapping[str, str]], None],
     beside: Beside,
     force: bool,
 ) -> None:
-    """As `save_folder`, of a distributed checkpoint."""
+    """As `save_folder`, of a distributed checkpoint; `check` is told the new keys by key, too."""
     from convinspect.writing.distributed import pieces_by_file
 
-    files = pieces_by_file(checkpoint, changes.edits, changes.others)
+    files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
     carried = beside.carried or Carried(files.folder)
     _check_replaced(target, {*files.names, *carried.names}, force)
     versions = {**checkpoint.versions, **files.versions, **carried.versions}
@@ -148,7 +148,7 @@ def save_distributed(
 
     def check_all(new: Path) -> None:
         files.check(new)
-        check(new)
+        check(new, files.new_keys)
 
     with reporting_changes(versions), new_folder(target, check_all, force) as temporary:
         for name in files.names:

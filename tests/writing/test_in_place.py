@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import convinspect
 from convinspect.errors import BrokenFile, CannotWrite, NotThere
@@ -111,7 +111,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer.step()
     save_file(model.state_dict(), trainer / "model.safetensors")
     torch.save(optimizer.state_dict(), trainer / "optimizer.pt")
-    dcp.save(state(1), checkpoint_id=folder / "distributed", no_dist=True)
+    save_distributed(state(1), checkpoint_id=folder / "distributed", no_dist=True)
     return folder
 
 
