@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
@@ -38,6 +39,9 @@ from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -133,22 +137,38 @@ class Job:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
         return applied(self.checkpoint, self.edits, self.renaming.others)
 
-    def write(self, progress: Progress = lambda done: None) -> None:
+    def _seen(self) -> list[object]:
+        """What every rank must see alike: the files' sizes, and what becomes of which tensor."""
+        carried = None if self.beside is None else self.beside.carried
+        files = {**self.checkpoint.versions, **({} if carried is None else carried.versions)}
+        sizes = sorted((path.name, version[2]) for path, version in files.items())
+        return [sizes, [(edit.tensor.key, edit.shape, edit.key) for edit in self.edits]]
+
+    def write(self, progress: Progress = lambda done: None, group: Group | None = None) -> None:
         """Write the target, whole or not at all; nothing in a dry run.
 
         Args:
             progress: Called now and then with the number of bytes that were written since the last call.
+            group: The ranks that do so together. They share the files of a folder; what else there is to write, rank 0
+                writes alone.
 
         Raises:
             ConvInspectError: It cannot be read or written; the target is then unchanged.
         """
         if self.target is None:
             return
+        if group is not None:
+            from convinspect.ranks.agreement import agree, checking
+
+            agree(group, self._seen(), self.checkpoint.path)
+            progress = checking(group, progress)
+            if group.rank and (self.resaved or self.options.in_place):
+                return
         if not self.resaved:
             drop, renamed = self.options.drop_optimizer, self.renaming
             save_edits(
                 self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others,
-                self.beside, self.options.force,
+                self.beside, self.options.force, group,
             )  # fmt: skip
             return
         from convinspect.writing.state_dict import resave
@@ -230,7 +250,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)
-    check_source(checkpoint, resaved)
+    check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer)
     if options.model is not None:

@@ -50,7 +50,7 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
         from convinspect.formats.torch import distributed
 
         if distributed.is_distributed(path):
-            return distributed.read_distributed(path, pickle)
+            return distributed.read_distributed(path, pickle, keep_pickles)
     if is_folder:
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile
 from convinspect.formats import read_contents
-from convinspect.records import Edit, Root, Tensor, Version, contiguous
+from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
 from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.rewrite import Changes, write_file
-from convinspect.writing.shards import Beside, in_several, save_folder
+from convinspect.writing.shards import Beside, in_several, save_distributed, save_folder
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -30,6 +33,7 @@ def save_edits(
     others: Mapping[str, Mapping[str, str]] | None = None,
     beside: Beside | None = None,
     force: bool = False,
+    group: Group | None = None,
 ) -> None:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
@@ -46,17 +50,25 @@ def save_edits(
         others: Old → new key of what is no tensor, by the path of its root.
         beside: What else goes into a new folder; None for a file, or the folder of an index.
         force: Replace a folder that exists.
+        group: The ranks that write a folder together, each its share of the files; rank 0 writes a file alone.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
     """
     edits = tuple(edits)
     others = others or {}
+    if checkpoint.container is Container.DISTRIBUTED:
+        changes = Changes(edits, parameters=parameters or {}, others=others)
+        _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, group)
+        return
+    whole = beside is None and not in_several(checkpoint)
+    if whole and group is not None and group.rank:
+        return
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
     changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
-    if beside is None and not in_several(checkpoint):
+    if whole:
         with (
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
@@ -70,7 +82,39 @@ def save_edits(
     def check(new: Path) -> None:
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-    save_folder(checkpoint, changes, target, progress, check, beside, force)
+    save_folder(checkpoint, changes, target, progress, check, beside, force, group)
+
+
+def _save_distributed(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    target: Path,
+    progress: Progress,
+    beside: Beside,
+    force: bool,
+    group: Group | None,
+) -> None:
+    from convinspect.formats.torch.distributed import METADATA
+    from convinspect.writing.distributed import whole_edits
+
+    edits = whole_edits(checkpoint, changes.edits)
+
+    def facts(tensor: Tensor) -> Facts:
+        # What lies in its files is compared chunk by chunk.
+        return tensor.key, tensor.dtype, tensor.shape
+
+    shapes = {edit.tensor.key: edit.shape for edit in edits}
+    opened = METADATA if checkpoint.path.name == METADATA else ""
+
+    def check(new: Path, keys: Mapping[str, str]) -> None:
+        expected = [
+            (keys.get(tensor.key, tensor.key), tensor.dtype, shapes.get(tensor.key, tensor.shape))
+            for root in checkpoint.roots
+            for tensor in root.tensors
+        ]
+        approve(new / opened, expected, checkpoint.versions, facts)
+
+    save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
 
 
 Facts: TypeAlias = tuple[object, ...]

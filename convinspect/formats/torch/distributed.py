@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from convinspect.dtypes import ITEMSIZE
-from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint
+from convinspect.errors import ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.pickle.values import Call, Global
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
-from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
+from convinspect.formats.torch.distributed_pieces import PACKAGE, PickledObject, is_metadata, pieces_in
+from convinspect.formats.torch.distributed_roots import optimizer_of, split
+from convinspect.formats.torch.tensors import function_name, pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
-from convinspect.records import Container, Contents, Root, Tensor, contiguous
+from convinspect.records import Container, Contents, Tensor, contiguous
 
 METADATA = ".metadata"
 TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
@@ -31,8 +30,6 @@ _AS_SAFETENSORS = (
     "shapes only: the numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which neither"
     " torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
 )
-_OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
-_PACKAGE = "torch.distributed.checkpoint.metadata."
 
 
 def is_distributed(path: Path) -> bool:
@@ -40,12 +37,13 @@ def is_distributed(path: Path) -> bool:
     return (path / METADATA).is_file() if path.is_dir() else path.name == METADATA
 
 
-def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
+def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool = False) -> Contents:
     """List the tensors of a distributed checkpoint.
 
     Args:
         path: Its folder, or its `.metadata`.
         pickle: The pickle in `.metadata`, if it was read before.
+        keep_pickle: Keep the tree of that pickle too.
 
     Raises:
         BrokenFile: Its `.metadata` is truncated or malformed.
@@ -57,20 +55,20 @@ def read_distributed(path: Path, pickle: Pickle | None = None) -> Contents:
     folder = path if path.is_dir() else path.parent
     nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
     tree = pickle.tree if pickle is not None else _walked(folder, nbytes)
-    state = state_of(tree.value)
-    listed = pairs_of(state.get("state_dict_metadata"))
-    if listed is None or function_name(tree.value) != f"{_PACKAGE}Metadata":
+    if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
-    tensors = [tensor for key, node in listed if (tensor := _tensor(str(key), node)) is not None]
+    pieces = pieces_in(tree, folder)
+    tensors = [Tensor(one.key, one.dtype, one.shape, contiguous(one.shape)) for one in pieces.tensors]
     return Contents(
         path,
         Container.DISTRIBUTED,
-        tuple(_split(tensors, tuple(_others(listed, tensors)))),
+        tuple(split(tensors, tuple(_others(pieces.objects, tensors)), (one.key for one in pieces.objects))),
         nbytes,
         (),
         (_AS_SAFETENSORS,) if _as_safetensors(folder, tree) else (_NOT_READ,),
         {},
         tuple(name for name in foreign_globals(tree) if classify_global(name, DISTRIBUTED).kind != "admitted"),
+        pickles={folder / METADATA: Pickle(tree)} if keep_pickle else {},
     )
 
 
@@ -99,7 +97,7 @@ def _as_safetensors(folder: Path, tree: Walk) -> bool:
     for index, info in pairs_of(state_of(tree.value).get("storage_data")) or ():
         fields, key = state_of(info), state_of(index).get("fqn")
         name, start = fields.get("relative_path"), fields.get("offset")
-        if not isinstance(key, str) or function_name(listed.get(key)) != f"{_PACKAGE}TensorStorageMetadata":
+        if not isinstance(key, str) or function_name(listed.get(key)) != f"{PACKAGE}TensorStorageMetadata":
             continue
         if not isinstance(name, str) or Path(name).name != name or type(start) is not int or start < 0:
             return False
@@ -111,7 +109,7 @@ def _as_safetensors(folder: Path, tree: Walk) -> bool:
     return False
 
 
-def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Iterator[Other]:
+def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iterator[Other]:
     """Keys of the model whose values are no tensors; they lie pickled in the `*.distcp` files.
 
     The checkpoint flattens dictionaries within a state_dict too: a module's extra state `{"a": 1}` is listed as
@@ -119,9 +117,9 @@ def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Ite
     """
     beginnings = {tensor.key.partition(".")[0] for tensor in tensors}
     seen: set[str] = set()
-    for key, node in listed:
-        parts = str(key).split(".")
-        if function_name(node) != f"{_PACKAGE}BytesStorageMetadata" or parts[0] in _OPTIMIZERS:
+    for one in objects:
+        parts = one.key.split(".")
+        if optimizer_of(one.key):
             continue
         if EXTRA_STATE in parts:
             parts = parts[: parts.index(EXTRA_STATE) + 1]
@@ -131,41 +129,3 @@ def _others(listed: Sequence[tuple[Any, Any]], tensors: Sequence[Tensor]) -> Ite
         if name not in seen:
             seen.add(name)
             yield Other(name, Value.OBJECT, UNREAD)
-
-
-def _split(tensors: list[Tensor], others: tuple[Other, ...]) -> list[Root]:
-    """Split the tensors of a flattened `{"model": …, "optimizer": …}` into a root for each."""
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
-    for tensor in tensors:
-        parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
-    roots = [Root("", "model", tuple(parts[False]), others=others), Root("optimizer", "optimizer", tuple(parts[True]))]
-    return [root for root in roots if root.tensors]
-
-
-def _tensor(key: str, node: Any) -> Tensor | None:
-    """`TensorStorageMetadata(properties, size, chunks)`; None for other entries (`BytesStorageMetadata`)."""
-    if function_name(node) != f"{_PACKAGE}TensorStorageMetadata":
-        return None
-    fields = state_of(node)
-    try:
-        shape = plain(fields["size"])
-    except (KeyError, TypeError):
-        shape = None
-    if not isinstance(shape, tuple) or not all(type(size) is int and 0 <= size < 2**63 for size in shape):
-        raise BrokenFile(f"tensor {key!r}: its size is malformed", "save it again")
-    dtype = _dtype(fields.get("properties"))
-    if dtype is None:
-        raise BrokenFile(f"tensor {key!r}: its dtype is not recorded", "save it again")
-    return Tensor(key, dtype, shape, contiguous(shape))
-
-
-def _dtype(node: Any) -> str | None:
-    """The dtype in `TensorProperties`, whose `__getstate__` is a tuple. Older versions store a dictionary."""
-    dtype = state_of(node).get("dtype")
-    if dtype is None and isinstance(node, Call):
-        candidates = [
-            *arguments(node),
-            *(item for state in node.states for item in getattr(state, "items", [])),
-        ]
-        dtype = next((item for item in candidates if isinstance(item, Global) and item.name in ITEMSIZE), None)
-    return dtype.name if isinstance(dtype, Global) and dtype.name in ITEMSIZE else None
