@@ -12,6 +12,7 @@ import typer
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
@@ -189,6 +190,8 @@ def convert(
     With --in-place a file of any size is changed in a moment: its bytes stay where they are, and the header is written
     over. What it replaces is kept in a journal beside the file meanwhile; after a crash, recover restores it.
 
+    Under torchrun (torchrun --nproc-per-node 8 -m convinspect convert …) the ranks share the files of a folder.
+
     With --patches the convolutions are converted that cut patches (stride = kernel size), as vision models' patch
     embeddings do, to Linear over the flattened patches: those known to do so or named so, others named with --layer.
     --patch is the way back. Patches are taken as flattened channel by channel, as PyTorch's unfold does; with
@@ -233,11 +236,14 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
-    checkpoint = open_source(path, output, options)
-    with naming(path):
-        job = prepare(checkpoint, options, output)
-        with reading_progress(job.nbytes_to_copy, "writing") as advance:
-            job = job.write(advance)
+    with sharing_ranks() as group:
+        checkpoint = open_source(path, output, options)
+        with naming(path):
+            job = prepare(checkpoint, options, output)
+            # The bar of rank 0 shows its own share.
+            nbytes = job.nbytes_to_copy // (1 if group is None else group.size)
+            with reading_progress(nbytes, "writing") as advance:
+                job = job.write(advance, group)
     on_screen = sink.fmt is Format.table and sys.stdout.isatty()
     sink.show(plan_table(job, on_screen), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
@@ -40,6 +41,9 @@ from convinspect.writing.recover import is_interrupted, recover
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -135,11 +139,20 @@ class Job:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
         return applied(self.checkpoint, self.edits, self.renaming.others)
 
-    def write(self, progress: Progress = lambda done: None) -> Job:
+    def _seen(self) -> list[object]:
+        """What every rank must see alike: the files' sizes, and what becomes of which tensor."""
+        carried = None if self.beside is None else self.beside.carried
+        files = {**self.checkpoint.versions, **({} if carried is None else carried.versions)}
+        sizes = sorted((path.name, version[2]) for path, version in files.items())
+        return [sizes, [(edit.tensor.key, edit.shape, edit.key) for edit in self.edits]]
+
+    def write(self, progress: Progress = lambda done: None, group: Group | None = None) -> Job:
         """Write the target, whole or not at all; nothing in a dry run.
 
         Args:
             progress: Called now and then with the number of bytes that were written since the last call.
+            group: The ranks that do so together. They share the files of a folder; what else there is to write, rank 0
+                writes alone.
 
         Returns:
             The job, with a note if the source was copied though it was to be edited in place.
@@ -149,12 +162,19 @@ class Job:
         """
         if self.target is None:
             return self
+        if group is not None:
+            from convinspect.ranks.agreement import agree, checking
+
+            agree(group, self._seen(), self.checkpoint.path)
+            progress = checking(group, progress)
+            if group.rank and (self.resaved or self.options.in_place):
+                return self
         if not self.resaved:
             drop, renamed = self.options.drop_optimizer, self.renaming
             copied = save_edits(
                 self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others,
                 self.beside, self.options.force or self.options.in_place,
-                self.options.in_place and not self.options.copy,
+                None if self.options.in_place else group, self.options.in_place and not self.options.copy,
             )  # fmt: skip
             note = f"written as a whole new copy, which replaced the old one: {copied}"
             return replace(self, notes=(*self.notes, note)) if copied else self

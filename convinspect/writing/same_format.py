@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
@@ -22,6 +22,9 @@ from convinspect.writing.pieces import Piece
 from convinspect.writing.rewrite import Changes, pieces_for, write_file
 from convinspect.writing.shards import Beside, in_several, pieces_of_files, save_distributed, save_folder
 
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
+
 Progress = Callable[[int], None]
 
 
@@ -35,6 +38,7 @@ def save_edits(
     others: Mapping[str, Mapping[str, str]] | None = None,
     beside: Beside | None = None,
     force: bool = False,
+    group: Group | None = None,
     in_place: bool = False,
 ) -> str:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
@@ -52,6 +56,7 @@ def save_edits(
         others: Old → new key of what is no tensor, by the path of its root.
         beside: What else goes into a new folder; None for a file, or the folder of an index.
         force: Replace a folder that exists.
+        group: The ranks that write a folder together, each its share of the files; rank 0 writes a file alone.
         in_place: Edit the source, which is the target, without a copy if that can be done.
 
     Returns:
@@ -64,17 +69,19 @@ def save_edits(
     others = others or {}
     if checkpoint.container is Container.DISTRIBUTED:
         changes = Changes(edits, parameters=parameters or {}, others=others)
-        return _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, in_place)
+        return _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, group, in_place)
+    whole = beside is None and not in_several(checkpoint)
+    if whole and group is not None and group.rank:
+        return ""
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
     changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
-    several = beside is not None or in_several(checkpoint)
     beside = beside or Beside()
-    reason = _edit_in_place(checkpoint, changes, expected, target, beside, several) if in_place else ""
+    reason = _edit_in_place(checkpoint, changes, expected, target, beside, not whole) if in_place else ""
     if in_place and not reason:
         return ""
-    if not several:
+    if whole:
         with (
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
@@ -90,7 +97,7 @@ def save_edits(
     def check(new: Path) -> None:
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-    save_folder(checkpoint, changes, target, progress, check, beside, force)
+    save_folder(checkpoint, changes, target, progress, check, beside, force, group)
     return reason
 
 
@@ -136,6 +143,7 @@ def _save_distributed(
     progress: Progress,
     beside: Beside,
     force: bool,
+    group: Group | None,
     in_place: bool,
 ) -> str:
     """As `save_edits`, of a distributed checkpoint."""
@@ -170,7 +178,7 @@ def _save_distributed(
         reason = _edit_folder(files.folder, files, {**files.versions, **checkpoint.versions}, check_edited)
         if not reason:
             return ""
-    save_distributed(checkpoint, changes, target, progress, check, beside, force)
+    save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
     return reason
 
 

@@ -31,6 +31,7 @@ if sys.platform != "linux":
 from support.faults import NOBODY, Ended, Program, Run, mounted
 from support.program import run
 
+pytestmark = pytest.mark.unlike_windows
 KILLS = int(os.environ.get("KILLS", "24"))
 WAS = b"as it was"
 
