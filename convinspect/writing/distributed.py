@@ -139,6 +139,8 @@ class Rewritten(Mapping[Path, list[Piece]]):
         place, tensor, chunk = part.place, part.tensor, part.chunk
         with File(place.file, place.offset, place.length) as file:
             if tensor is None or chunk is None:
+                names = (self._parameters.get(name, name) for name in listed_names(file, part.key))
+                self._facts[place.file, place.offset] = hash(tuple(names))
                 pieces = with_names(file, part.key, self._parameters)
             else:
                 found = stored(file, tensor, chunk.shape)
@@ -191,18 +193,16 @@ class Rewritten(Mapping[Path, list[Piece]]):
 
     def _check_part(self, part: Part, place: Place) -> None:
         tensor, chunk, old = part.tensor, part.chunk, part.place
+        if (old.file, old.offset) not in self._facts:
+            # Another process wrote it.
+            self._part(part)
         with File(place.file, place.offset, place.length) as file:
             if tensor is None or chunk is None:
-                with File(old.file, old.offset, old.length) as old_file:
-                    wanted = [self._parameters.get(name, name) for name in listed_names(old_file, part.key)]
-                same = wanted == list(listed_names(file, part.key))
+                told = hash(listed_names(file, part.key))
             else:
-                if (old.file, old.offset) not in self._facts:
-                    # Another process wrote it.
-                    self._part(part)
                 found = stored(file, tensor, self._shapes[part.key].boxes[chunk.begin].shape)
-                same = facts(found, found.tensor.shape, found.tensor.stride) == self._facts[old.file, old.offset]
-        if not same:
+                told = facts(found, found.tensor.shape, found.tensor.stride)
+        if told != self._facts[old.file, old.offset]:
             raise _differs(self.new_keys.get(part.key, part.key))
 
 
