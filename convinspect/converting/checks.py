@@ -97,6 +97,11 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", like, " too, or take it away; ", Option("from_", "transformers"), " turns named layers"),
         ),
         (
+            options.copy and not options.in_place,
+            Wording(Option("copy"), " says how a file is changed with ", Option("in_place")),
+            "give both, or drop it",
+        ),
+        (
             options.keep_optimizer and options.drop_optimizer,
             Wording(KEEP_OPTIMIZER, " and ", DROP_OPTIMIZER, " contradict each other"),
             "drop one of them",
@@ -240,12 +245,13 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         raise CannotConvert(problem, "give the model it was saved from")
 
 
-def check_source(checkpoint: Checkpoint, resave: bool) -> None:
+def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:
     """Refuse files that record shapes in more than one place, and damaged files.
 
     Args:
         checkpoint: The source.
         resave: Its weights are saved as a plain state_dict, without anything else that records their shapes.
+        drop_optimizer: Its optimizer state is to be left out.
 
     Raises:
         CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint.
@@ -259,13 +265,27 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
     if checkpoint.container is Container.DISTRIBUTED:
-        problem = "a distributed checkpoint's shapes are spread over its files"
-        if holds_safetensors(checkpoint.path):
-            problem = f"{problem}, and its numbers are safetensors within them"
-            raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+        check_distributed(checkpoint, resave, drop_optimizer)
+
+
+def check_distributed(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool) -> None:
+    """Refuse what a distributed checkpoint cannot become.
+
+    Raises:
+        CannotConvert: It is to become one file, or to lose some of it, or PyTorch does not load it itself.
+    """
+    problem = "a distributed checkpoint's shapes are spread over its files"
+    if holds_safetensors(checkpoint.path):
+        problem = f"{problem}, and its numbers are safetensors within them"
+        raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+    if drop_optimizer:
+        remedy = "torch.distributed.checkpoint.load takes the weights alone too, where no optimizer is asked for"
+        raise CannotConvert("optimizer state cannot be left out of a distributed checkpoint", remedy)
+    if resave:
         # PyTorch asks for the folder, also where the file in it was named.
         folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        raise CannotConvert(problem, f"{TO_ONE_FILE} {quote(str(folder))} model.pt")
+        remedy = f"{TO_ONE_FILE} {quote(str(folder))} model.pt; or convert it to a folder"
+        raise CannotConvert(f"{problem}, and it is not made one file here", remedy)
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from convinspect.arrays.forms import Form
     from convinspect.arrays.stacked import Bench, Stack
+    from convinspect.ranks.group import Group
 
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20
@@ -35,15 +36,24 @@ class Checked(NamedTuple):
     after: Layer | None
 
 
-def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerCheck]:
+def run_layers(checked: list[Checked], options: VerifyOptions, group: Group | None = None) -> list[LayerCheck]:
     """Add outputs to the checks: of plain layers many at once, of others one by one. Both run in parallel, one thread
     each, as many as fit in `WORKING_BYTES`.
+
+    Args:
+        checked: The layers.
+        options: How to run them.
+        group: The ranks that do so together.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
     """
     if options.bits or not checked:
         return [layer.check for layer in checked]
+    if group is not None:
+        from convinspect.verifying.shares import run_by_ranks
+
+        return run_by_ranks(group, checked, lambda some: run_layers(some, options))
     from convinspect.arrays.devices import full_float32, threads
 
     # A chunk takes less time than waking a second thread of PyTorch does.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.equality import as_matrix, difference, same_bits
 from convinspect.arrays.storage import Files
-from convinspect.arrays.threads import map_threads
+from convinspect.arrays.threads import in_turns, map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
@@ -25,6 +25,9 @@ from convinspect.verifying.same_numbers import (
     same_order,
 )
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 _LARGE = 64 << 20
 _TURN = 4 << 20
@@ -99,6 +102,7 @@ def pair_up(
     transposed: Transposed,
     progress: Callable[[int], None] = lambda done: None,
     asked: Collection[str] | None = None,
+    group: Group | None = None,
 ) -> Pairs:
     """Compare every tensor of `before` with that of the same name in `after`.
 
@@ -108,12 +112,18 @@ def pair_up(
         transposed: Which weights are stored as (in, out).
         progress: Called with the number of bytes that were compared.
         asked: Names of the tensors that the conversion was about, where the user said so.
+        group: The ranks that compare them together.
 
     Raises:
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
-    outcomes = _outcomes(common, before, transposed, progress)
+    if group is None:
+        outcomes = _outcomes(common, before, transposed, progress)
+    else:
+        from convinspect.verifying.shares import compared_by_ranks
+
+        outcomes = compared_by_ranks(group, common, lambda some: _outcomes(some, before, transposed, progress))
     names: dict[Fate, list[str]] = {fate: [] for fate in Fate}
     for name, outcome in outcomes.items():
         names[outcome.fate].append(name)
@@ -160,20 +170,8 @@ def _outcomes(
 
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, _MOST_WORKERS) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
-    return dict(chain.from_iterable(map_threads(outcomes, _turns(common), workers)))
-
-
-def _turns(common: list[tuple[str, Tensor, Tensor]]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """The pairs in order, some at a time: what a thread does at once."""
-    turn, size = [], 0
-    for pair in common:
-        turn.append(pair)
-        size += pair[1].nbytes
-        if size >= _TURN:
-            yield turn
-            turn, size = [], 0
-    if turn:
-        yield turn
+    turns = in_turns(common, lambda pair: pair[1].nbytes, _TURN)
+    return dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
 
 
 def _meant(names: Mapping[Fate, list[str]], transposed: Transposed, asked: Collection[str] | None) -> list[str]:

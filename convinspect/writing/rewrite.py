@@ -240,7 +240,7 @@ def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False, marked: bool = 
         longs: Write them as Python 2's `long`, the type of sizes in files that Python 2 saved.
         marked: As protocol 1 does, which has no instructions for short tuples.
     """
-    pushed = b"".join(map(_long_opcode if longs else _number_opcode, numbers))
+    pushed = b"".join(map(_long_opcode if longs else number_opcode, numbers))
     if len(numbers) <= 3 and not (marked and numbers):
         return pushed + (b")", b"\x85", b"\x86", b"\x87")[len(numbers)]
     return b"(" + pushed + b"t"
@@ -256,7 +256,7 @@ _SHORT = 4
 """Most bytes of an integer for which there is a shorter instruction than LONG1."""
 
 
-def _number_opcode(number: int) -> bytes:
+def number_opcode(number: int) -> bytes:
     if number < 1 << 8:
         return b"K" + number.to_bytes(1, "little")
     if number < 1 << 16:

@@ -10,13 +10,15 @@ from shlex import quote
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from convinspect import verify
+from convinspect import convert, verify
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
-from support.processes import NATIVE, PIECES, WHOLE, model, write_all
+from support.processes import NATIVE, PIECES, WHOLE, gathered, model, write_all
 from support.program import assert_one_line, run
 
 ORIGINALS = [*PIECES, *WHOLE]
@@ -46,6 +48,48 @@ def test_a_distributed_folder_is_listed_whole(folder: Path, tmp_path: Path, name
     assert_one_line(within, f"dcp_to_torch {quote(str(folder / name))} model.pt")
     dcp_to_torch_save(folder / name, tmp_path / "one.pt")
     assert_same_numbers(numbers(tmp_path / "one.pt"), model().state_dict())
+
+
+SHARDED = [*NATIVE, "asynchronous", "fsdp1 sharded", "columns", "with an optimizer"]
+
+
+def test_a_converted_folder_loads_in_any_sharding(folder: Path, tmp_path: Path) -> None:
+    """By one process and by two, in parts along either axis, whatever the parts were at saving; and there and back."""
+    (tmp_path / "there").mkdir()
+    names = [*SHARDED, *list(PIECES)[:2], "of one process"]
+    for name in names:
+        source, there, back = folder / name, tmp_path / "there" / name, tmp_path / f"back {name}"
+        convert(source, there, to="linear")
+        convert(there, back, like=source)
+        assert _files(back) == _files(source)
+        assert run("check", there).returncode == 0
+        reader = HuggingFaceStorageReader(str(there)) if name in PIECES else FileSystemReader(str(there))
+        listed = reader.read_metadata().state_dict_metadata
+        whole = {key: torch.zeros(one.size) for key, one in listed.items() if isinstance(one, TensorStorageMetadata)}
+        load(whole, storage_reader=reader, no_dist=True)
+        _assert_linear({key: one for key, one in whole.items() if one.dim()})
+    if folder.name.startswith("one"):
+        return
+    every = gathered(tmp_path / "there", 2, tmp_path / "gathered.pt")
+    assert len(every) == 2 * len(names)
+    for found in every.values():
+        _assert_linear(found)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _assert_linear(found: dict[str, torch.Tensor]) -> None:
+    """The weights of `model()` with its pointwise convolutions as Linear, and the state of `AdamW` if it is there."""
+    shapes = linear_in_place(model()).state_dict()
+    front = "model." if "model.0.weight" in found else ""
+    for name, one in model().state_dict().items():
+        wanted = one.reshape(shapes[name].shape)
+        assert torch.equal(found[front + name], wanted)
+        state = found.get(f"optim.state.{name}.exp_avg")
+        assert state is None or torch.allclose(state, wanted * 0.1)
+    assert "0.weight" in found or len(found) in (len(shapes), 3 * len(shapes))
 
 
 def _loaded(path: Path) -> dict[str, torch.Tensor]:

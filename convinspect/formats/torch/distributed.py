@@ -16,10 +16,11 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_pieces import PACKAGE, PickledObject, is_metadata, pieces_in
+from convinspect.formats.torch.distributed_roots import optimizer_of, split
 from convinspect.formats.torch.tensors import function_name, pairs_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
-from convinspect.records import Container, Contents, Root, Tensor, contiguous
+from convinspect.records import Container, Contents, Tensor, contiguous
 
 METADATA = ".metadata"
 TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
@@ -29,7 +30,6 @@ _AS_SAFETENSORS = (
     "shapes only: the numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which neither"
     " torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
 )
-_OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
 
 
 def is_distributed(path: Path) -> bool:
@@ -62,7 +62,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     return Contents(
         path,
         Container.DISTRIBUTED,
-        tuple(_split(tensors, tuple(_others(pieces.objects, tensors)))),
+        tuple(split(tensors, tuple(_others(pieces.objects, tensors)), (one.key for one in pieces.objects))),
         nbytes,
         (),
         (_AS_SAFETENSORS,) if _as_safetensors(folder, tree) else (_NOT_READ,),
@@ -119,7 +119,7 @@ def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iter
     seen: set[str] = set()
     for one in objects:
         parts = one.key.split(".")
-        if parts[0] in _OPTIMIZERS:
+        if optimizer_of(one.key):
             continue
         if EXTRA_STATE in parts:
             parts = parts[: parts.index(EXTRA_STATE) + 1]
@@ -129,12 +129,3 @@ def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iter
         if name not in seen:
             seen.add(name)
             yield Other(name, Value.OBJECT, UNREAD)
-
-
-def _split(tensors: list[Tensor], others: tuple[Other, ...]) -> list[Root]:
-    """Split the tensors of a flattened `{"model": …, "optimizer": …}` into a root for each."""
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
-    for tensor in tensors:
-        parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
-    roots = [Root("", "model", tuple(parts[False]), others=others), Root("optimizer", "optimizer", tuple(parts[True]))]
-    return [root for root in roots if root.tensors]

@@ -1,0 +1,331 @@
+"""Edit a distributed checkpoint: its `.metadata`, and of each chunk that changes the `torch.save` file within its file.
+
+No number is read. A chunk keeps its length where its new pickle fits into the padding behind the old one; else all that
+lies behind it in its file moves, by a multiple of a file system's block, and `.metadata` says where to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from shlex import quote
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, NotACheckpoint
+from convinspect.formats.files import File, version_of
+from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.torch.archive import SMALL_STORAGE
+from convinspect.formats.torch.distributed import METADATA, TO_ONE_FILE
+from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place, is_metadata, pieces_in
+from convinspect.records import Edit, Tensor, Version
+from convinspect.text import first_few
+from convinspect.writing.boxes import Box, Steps, after_steps, steps_of, stride_after
+from convinspect.writing.carried import folder_of
+from convinspect.writing.distributed_items import AGAIN, facts, listed_names, shifted, stored, with_names
+from convinspect.writing.distributed_metadata import Change, Edits, Moved, edited
+from convinspect.writing.distributed_parts import (
+    Part,
+    lists_of_names,
+    names_in_optimizers,
+    names_of_others,
+    owners,
+    parts_by_file,
+)
+from convinspect.writing.pieces import Piece, Range, size_of
+from convinspect.writing.rewrite import Changes, pieces_for
+
+
+class Rewritten(Mapping[Path, list[Piece]]):
+    """The files of a distributed checkpoint that change, `.metadata` last, each with the pieces of the new one.
+
+    The pieces of a file are found when they are asked for, and are not kept; those of `.metadata` need what became of
+    the other files, of which only changed lengths are remembered.
+
+    Args:
+        folder: The checkpoint's.
+        edits: New shapes and names; the tensors' keys are those in `.metadata`.
+        others: New keys of objects, by key.
+        parameters: Old → new name, for the parameter names by which optimizers keep their state.
+
+    Attributes:
+        new_keys: New keys by key, of tensors and of objects.
+        names: Names of all files that `.metadata` refers to, and last its own, relative to the folder.
+        versions: These files, as they are now.
+
+    Raises:
+        BrokenFile: `.metadata` and the other files contradict each other, or it is in an unknown form.
+        CannotConvert: A chunk cannot take part.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        edits: Iterable[Edit] = (),
+        others: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._data, self._tree = _read(folder)
+        _check_form(folder, self._tree)
+        pieces = pieces_in(self._tree, folder)
+        self._places = pieces.places()
+        self.versions = _checked(folder, self._places)
+        self.names = tuple(path.relative_to(folder).as_posix() for path in self.versions)
+        edits = tuple(edits)
+        self._parameters = parameters or {}
+        self.new_keys = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
+        self.new_keys |= dict(names_of_others(pieces, others or {}))
+        self.new_keys |= dict(names_in_optimizers(pieces, self._parameters))
+        self._steps = {edit.tensor.key: steps_of(edit) for edit in edits if _is_shaped(edit)}
+        self._tensors = {tensor.key: tensor for tensor in pieces.tensors if tensor.key in self._steps}
+        self._shapes = {key: _change(self._tensors.get(key), steps, folder) for key, steps in self._steps.items()}
+        self._by_file = parts_by_file(pieces, self._steps, lists_of_names(pieces, self._parameters))
+        self._grown: dict[Path, dict[int, int]] = {}
+        self._wanted: dict[tuple[Path, int], tuple[object, ...]] = {}
+        self._new_metadata: bytes | None = None
+
+    def __iter__(self) -> Iterator[Path]:
+        yield from self._by_file
+        if self._by_file or self.new_keys:
+            yield self.folder / METADATA
+
+    def __contains__(self, path: object) -> bool:
+        return any(one == path for one in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, path: Path) -> list[Piece]:
+        if path == self.folder / METADATA and (self._by_file or self.new_keys):
+            return [self._metadata()]
+        return self._pieces(path)
+
+    def grown(self, path: Path) -> Mapping[int, int]:
+        """By how many bytes chunks of a file become longer, by their offsets, without those that keep their length.
+
+        `.metadata` needs this of all files. Who writes only some of them tells the others' by `set_grown`.
+        """
+        if path not in self._grown:
+            self._pieces(path)
+        return self._grown[path]
+
+    def set_grown(self, path: Path, grown: Mapping[int, int]) -> None:
+        """Take from another process what `grown` said there."""
+        self._grown[path] = dict(grown)
+
+    def _pieces(self, path: Path) -> list[Piece]:
+        pieces: list[Piece] = []
+        grown: dict[int, int] = {}
+        at = 0
+        for one in self._by_file[path]:
+            place, new = one.place, self._part(one)
+            pieces += [Range(at, place.offset), *new]
+            at = place.offset + place.length
+            longer = sum(map(size_of, new)) - place.length
+            if longer:
+                grown[place.offset] = longer
+        self._grown[path] = grown
+        return [*pieces, Range(at, self.versions[path][2])]
+
+    def _part(self, part: Part) -> list[Piece]:
+        """The pieces of the new `torch.save` file of one part within its file."""
+        place, tensor, chunk = part.place, part.tensor, part.chunk
+        with File(place.file, place.offset, place.length) as file:
+            if tensor is None or chunk is None:
+                pieces = with_names(file, part.key, self._parameters)
+            else:
+                pieces = pieces_for(file, Changes((self._edit(stored(file, tensor, chunk), tensor, chunk),)))
+            self._wanted[place.file, place.offset] = self._after(part, file)
+        return [shifted(piece, place.offset) for piece in pieces]
+
+    def _after(self, part: Part, file: File) -> tuple[object, ...]:
+        """What `file`, the part as it was, is to say once it is edited."""
+        if part.tensor is None or part.chunk is None:
+            return tuple(self._parameters.get(name, name) for name in listed_names(file, part.key))
+        edit = self._edit(stored(file, part.tensor, part.chunk), part.tensor, part.chunk)
+        return facts(edit.tensor, edit)
+
+    def _edit(self, stored: Tensor, tensor: ChunkedTensor, chunk: Chunk) -> Edit:
+        stride = stride_after(stored.stride, Box(chunk.begin, chunk.shape), self._steps[tensor.key])
+        if stride is None:
+            problem = f"tensor {tensor.key!r}: its numbers would have to move within its chunks"
+            raise CannotConvert(problem, to_one_file(self.folder))
+        return Edit(stored, self._shapes[tensor.key].boxes[chunk.begin].shape, stride)
+
+    def _metadata(self) -> bytes:
+        if self._new_metadata is None:
+            self._new_metadata = self._edited_metadata()
+        return self._new_metadata
+
+    def _edited_metadata(self) -> bytes:
+        moved: dict[tuple[str, int], Moved] = {}
+        longer = [path for path in self._by_file if self.grown(path)]
+        places = {(place.file, place.offset): place for place in self._places if place.file in longer} if longer else {}
+        by: dict[Path, int] = dict.fromkeys(longer, 0)
+        for (path, offset), place in sorted(places.items()):
+            more = self.grown(path).get(offset, 0)
+            name = path.relative_to(self.folder).as_posix()
+            moved[name, offset] = Moved(offset + by[path], place.length + more)
+            by[path] += more
+        return edited(self._data, self._tree, Edits(self._shapes, moved, self.new_keys))
+
+    def check(self, folder: Path) -> None:
+        """Check what was written of it, by the headers alone.
+
+        Raises:
+            BrokenFile: It is not what it should be.
+        """
+        data, tree = _read(folder)
+        pieces = pieces_in(tree, folder)
+        _checked(folder, pieces.places())
+        if data != self._metadata():
+            raise _differs(METADATA)
+        new = {(key, begin): (place, tensor, chunk) for key, begin, place, tensor, chunk in owners(pieces)}
+        for part in chain.from_iterable(self._by_file.values()):
+            key, chunk, old = self.new_keys.get(part.key, part.key), part.chunk, part.place
+            begin = None if chunk is None else self._shapes[part.key].boxes[chunk.begin].begin
+            place, new_tensor, new_chunk = new.get((key, begin), (None, None, None))
+            if place is None:
+                raise _differs(key)
+            if (old.file, old.offset) not in self._wanted:
+                # Another process wrote it.
+                with File(old.file, old.offset, old.length) as old_file:
+                    self._wanted[old.file, old.offset] = self._after(part, old_file)
+            with File(place.file, place.offset, place.length) as file:
+                if new_tensor is None or new_chunk is None:
+                    found: tuple[object, ...] = tuple(listed_names(file, key))
+                else:
+                    found = facts(stored(file, new_tensor, new_chunk))
+            if found != self._wanted[old.file, old.offset]:
+                raise _differs(key)
+
+
+def pieces_by_file(
+    checkpoint: Checkpoint,
+    edits: Iterable[Edit] = (),
+    others: Mapping[str, Mapping[str, str]] | None = None,
+    parameters: Mapping[str, str] | None = None,
+) -> Rewritten:
+    """The files of a distributed checkpoint that edits change, each with the pieces of the new one, by path.
+
+    Args:
+        checkpoint: The source.
+        edits: New shapes and names of its tensors.
+        others: New keys of what is no tensor, by the path of its root.
+        parameters: Old → new name, for the parameter names by which optimizers keep their state.
+
+    Raises:
+        ConvInspectError: It cannot be changed.
+    """
+    front = _front(checkpoint)
+    named = {
+        (front if path == checkpoint.root.path else "") + old: (front if path == checkpoint.root.path else "") + new
+        for path, names in (others or {}).items()
+        for old, new in names.items()
+    }
+    return Rewritten(folder_of(checkpoint.path), whole_edits(checkpoint, edits), named, parameters)
+
+
+def whole_edits(checkpoint: Checkpoint, edits: Iterable[Edit]) -> list[Edit]:
+    """Edits with keys as they are in `.metadata`: a root may be only the beginning of keys (`root="model"`)."""
+    front = _front(checkpoint)
+    own = set(map(id, checkpoint.root.tensors)) if front else set()
+
+    def whole(edit: Edit) -> Edit:
+        if id(edit.tensor) not in own:
+            return edit
+        tensor = edit.tensor._replace(key=front + edit.tensor.key)
+        return edit._replace(tensor=tensor, key=None if edit.key is None else front + edit.key)
+
+    return list(map(whole, edits))
+
+
+def to_one_file(folder: Path) -> str:
+    """The way out of what cannot be done in this form."""
+    return f"{TO_ONE_FILE} {quote(str(folder))} model.pt"
+
+
+def _front(checkpoint: Checkpoint) -> str:
+    """What the keys of the root in use lack; "" where they are whole."""
+    root = checkpoint.root
+    return "" if any(one is root for one in checkpoint.roots) or not root.path else f"{root.path}."
+
+
+def _read(folder: Path) -> tuple[bytes, Walk]:
+    nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+    with File(folder / METADATA) as file:
+        data = file.read(0, file.size)
+    return data, walk(reader(data), 0, len(data), nbytes // SMALL_STORAGE)
+
+
+def _checked(folder: Path, places: Iterable[Place]) -> dict[Path, Version]:
+    """The files that places are in, and last `.metadata`, as they are now.
+
+    Raises:
+        BrokenFile: One is not there, or ends before what is said to lie in it.
+    """
+    ends: dict[Path, int] = {}
+    for place in places:
+        ends[place.file] = max(ends.get(place.file, 0), place.offset + place.length)
+    versions: dict[Path, Version] = {}
+    for path in (*ends, folder / METADATA):
+        name = path.relative_to(folder).as_posix()
+        try:
+            versions[path] = version_of(path.stat())
+        except OSError:
+            raise BrokenFile(f"{name} is not there, in which .metadata says that tensors lie", AGAIN) from None
+        if versions[path][2] < ends.get(path, 0):
+            size = f"{versions[path][2]:,} of {ends[path]:,}"
+            raise BrokenFile(f"{name} has {size} bytes that .metadata says lie in it", AGAIN)
+    return versions
+
+
+def _check_form(folder: Path, tree: Walk) -> None:
+    """Refuse what PyTorch does not load.
+
+    Raises:
+        NotACheckpoint: It is no metadata of a distributed checkpoint.
+        CannotConvert: Each rank has metadata of its own.
+    """
+    if not is_metadata(tree.value):
+        raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
+    own = sorted(path.name for path in folder.glob(f"__*{METADATA}"))
+    if own:
+        problem = f"{first_few(own)} beside .metadata says for one rank what lies where, and would no longer be true"
+        raise CannotConvert(problem, "save it again, with use_collectives=True")
+
+
+def _is_shaped(edit: Edit) -> bool:
+    return edit.shape != edit.tensor.shape or edit.transposed or edit.moved is not None
+
+
+def _change(tensor: ChunkedTensor | None, steps: Steps, folder: Path) -> Change:
+    """A tensor's new shape, and where its chunks lie then.
+
+    Raises:
+        ChangedMeanwhile: It is not the one that was to change.
+        CannotConvert: Its chunks cannot take part.
+    """
+    if tensor is None or tensor.shape != steps.before:
+        raise ChangedMeanwhile("it changed while it was converted", "try again", folder)
+    boxes: dict[tuple[int, ...], Box] = {}
+    for chunk in tensor.chunks:
+        if chunk.place is None:
+            raise BrokenFile(f"its .metadata does not say where a chunk of {tensor.key!r} lies", AGAIN)
+        if chunk.place.transforms:
+            how = ", ".join(chunk.place.transforms)
+            problem = f"the chunks of {tensor.key!r} went through {how} when they were written"
+            raise CannotConvert(problem, "save it again without extensions")
+        box = after_steps(Box(chunk.begin, chunk.shape), steps)
+        if box is None:
+            where = f"at {list(chunk.begin)} of shape {chunk.shape}"
+            problem = f"tensor {tensor.key!r} {tensor.shape} is cut into chunks, and the one {where} is none of"
+            raise CannotConvert(f"{problem} {steps.after}", to_one_file(folder))
+        boxes[chunk.begin] = box
+    return Change(steps.after, boxes)
+
+
+def _differs(what: str) -> BrokenFile:
+    problem = f"the new folder differs in {what!r} from what it should be, so it was discarded"
+    return BrokenFile(problem, "please report this file's kind")
