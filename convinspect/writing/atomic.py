@@ -76,7 +76,7 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
         yield temporary
         if old is not None:
             _hand_on(old, temporary)
-        _sync(temporary)
+        sync(temporary)
         check(temporary)
         _take_name(temporary, place, old is not None)
 
@@ -88,7 +88,7 @@ def new_folder(target: Path, check: Check, replace: bool = False) -> Iterator[Pa
         temporary.mkdir()
         yield temporary
         sync_files(temporary.rglob("*"))
-        _sync(temporary)
+        sync(temporary)
         check(temporary)
         if replace and place.is_dir() and any(place.iterdir()):
             _swap(temporary, place)
@@ -261,7 +261,7 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
                 target,
             ) from None
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _replace_folder(new: Path, old: Path) -> None:
@@ -286,7 +286,7 @@ def _swap(new: Path, old: Path) -> None:
         except OSError:
             os.rename(aside, old)
             raise
-    _sync(old.parent)
+    sync(old.parent)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -324,10 +324,10 @@ def sync_files(paths: Iterable[Path]) -> None:
     """Sync files and folders to the disk, but no links; of a file, only the machine that wrote it can."""
     for path in paths:
         if not path.is_symlink():
-            _sync(path)
+            sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Sync what was written to the disk before it is renamed; not every system can sync folders."""
     try:
         handle = os.open(path, os.O_RDONLY)

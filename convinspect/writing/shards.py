@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.formats.files import File
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Container, Edit, Tensor, Version, contiguous
@@ -20,8 +21,8 @@ from convinspect.writing.atomic import check_room, check_unchanged
 from convinspect.writing.carried import Carried, copy_item
 from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.new_folder import Found, NewFile, write_new_folder
-from convinspect.writing.pieces import copy_whole, write_pieces
-from convinspect.writing.rewrite import Changes, write_file
+from convinspect.writing.pieces import Piece, copy_whole, write_pieces
+from convinspect.writing.rewrite import Changes, pieces_for, write_file
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -80,10 +81,7 @@ def save_folder(
     names = [*own_names(checkpoint), *beside.optimizers]
     carried = beside.carried or Carried(source)
     _check_replaced(target, {*names, *carried.names}, force)
-    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
-    right = totals(tensor for root in own for tensor in root.tensors)
-    keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
-    by_file = _by_file(changes.edits)
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
     _check_room(target, checkpoint.nbytes_on_disk + carried.nbytes, versions, group)
     files = []
@@ -125,6 +123,40 @@ def _check_room(target: Path, nbytes: int, versions: Mapping[Path, Version], gro
     if group is None or not group.rank:
         folder = Path(os.path.realpath(target)).parent
         check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, folder))
+
+
+def pieces_of_files(checkpoint: Checkpoint, changes: Changes, beside: Beside) -> dict[Path, list[Piece]]:
+    """What each file of a checkpoint in several files becomes; those that stay as they are have no entry.
+
+    Args:
+        checkpoint: The source, with the roots of the optimizers beside it.
+        changes: Of all its files.
+        beside: What else lies in its folder.
+
+    Raises:
+        ConvInspectError: A file cannot be read, or its format cannot be changed.
+    """
+    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
+    pieces: dict[Path, list[Piece]] = {}
+    for name in [*own_names(checkpoint), *beside.optimizers]:
+        old = source / name
+        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+        if name.endswith(".json"):
+            pieces[old] = [edited_index(old.read_bytes(), keys, right)]
+        elif of_file:
+            with File(old) as file:
+                pieces[old] = pieces_for(file, of_file)
+    return pieces
+
+
+def _right_totals(checkpoint: Checkpoint, beside: Beside) -> tuple[int, int]:
+    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
+    return totals(tensor for root in own for tensor in root.tensors)
+
+
+def _new_keys(changes: Changes) -> dict[str, str]:
+    return {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
 
 
 def save_distributed(

@@ -26,6 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from convinspect.writing import file_ranges, in_place, recover
 from support.imports import import_all_modules
 from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS
@@ -116,7 +117,7 @@ class Program:
 
 STEPS = (
     *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
-    *("stat", "chmod", "chown", "scandir"),
+    *("stat", "chmod", "chown", "scandir", "pwrite", "ftruncate", "utime"),
 )
 """Calls of the system that are counted, from the first `mkdir` on: it makes the folder for what is written."""
 
@@ -135,6 +136,10 @@ class Steps:
         for name in STEPS:
             setattr(os, name, self._counting(name, getattr(os, name)))
         builtins.open = self._counting("open", builtins.open)
+        # Python has no function for this call.
+        modules: tuple[Any, ...] = (in_place, recover)
+        for module in modules:
+            module.shift = self._counting("shift", file_ranges.shift)
 
     def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
