@@ -40,7 +40,7 @@ def test_packed_float4_against_bytes_is_viewed(tmp_path: Path, suffix: str, pack
     exec(line, {"torch": torch}, {"sd": sd})
     module = Weight(sides[1])
     assert str(module.load_state_dict(sd)) == "<All keys matched successfully>"
-    assert torch.equal(module.weight.view(torch.uint8), sides[0].view(torch.uint8))
+    assert torch.equal(module.state_dict()["weight"].view(torch.uint8), sides[0].view(torch.uint8))
 
 
 def test_an_error_of_a_transposed_matrix_is_answered_with_the_line(tmp_path: Path) -> None:
