@@ -97,6 +97,11 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", like, " too, or take it away; ", Option("from_", "transformers"), " turns named layers"),
         ),
         (
+            options.copy and not options.in_place,
+            Wording(Option("copy"), " says how a file is changed with ", Option("in_place")),
+            "give both, or drop it",
+        ),
+        (
             options.keep_optimizer and options.drop_optimizer,
             Wording(KEEP_OPTIMIZER, " and ", DROP_OPTIMIZER, " contradict each other"),
             "drop one of them",

@@ -82,6 +82,7 @@ class Rewritten(Mapping[Path, list[Piece]]):
         self._shapes = {key: _change(self._tensors.get(key), steps, folder) for key, steps in self._steps.items()}
         self._by_file = parts_by_file(pieces, self._steps, lists_of_names(pieces, self._parameters))
         self._grown: dict[Path, dict[int, int]] = {}
+        self._wanted: dict[tuple[Path, int], tuple[object, ...]] = {}
         self._new_metadata: bytes | None = None
 
     def __iter__(self) -> Iterator[Path]:
@@ -134,9 +135,16 @@ class Rewritten(Mapping[Path, list[Piece]]):
             if tensor is None or chunk is None:
                 pieces = with_names(file, part.key, self._parameters)
             else:
-                edit = self._edit(stored(file, tensor, chunk), tensor, chunk)
-                pieces = pieces_for(file, Changes((edit,)))
+                pieces = pieces_for(file, Changes((self._edit(stored(file, tensor, chunk), tensor, chunk),)))
+            self._wanted[place.file, place.offset] = self._after(part, file)
         return [shifted(piece, place.offset) for piece in pieces]
+
+    def _after(self, part: Part, file: File) -> tuple[object, ...]:
+        """What `file`, the part as it was, is to say once it is edited."""
+        if part.tensor is None or part.chunk is None:
+            return tuple(self._parameters.get(name, name) for name in listed_names(file, part.key))
+        edit = self._edit(stored(file, part.tensor, part.chunk), part.tensor, part.chunk)
+        return facts(edit.tensor, edit)
 
     def _edit(self, stored: Tensor, tensor: ChunkedTensor, chunk: Chunk) -> Edit:
         stride = stride_after(stored.stride, Box(chunk.begin, chunk.shape), self._steps[tensor.key])
@@ -175,23 +183,22 @@ class Rewritten(Mapping[Path, list[Piece]]):
             raise _differs(METADATA)
         new = {(key, begin): (place, tensor, chunk) for key, begin, place, tensor, chunk in owners(pieces)}
         for part in chain.from_iterable(self._by_file.values()):
-            key, tensor, chunk = self.new_keys.get(part.key, part.key), part.tensor, part.chunk
+            key, chunk, old = self.new_keys.get(part.key, part.key), part.chunk, part.place
             begin = None if chunk is None else self._shapes[part.key].boxes[chunk.begin].begin
             place, new_tensor, new_chunk = new.get((key, begin), (None, None, None))
             if place is None:
                 raise _differs(key)
-            with (
-                File(part.place.file, part.place.offset, part.place.length) as old_file,
-                File(place.file, place.offset, place.length) as file,
-            ):
-                if tensor is None or chunk is None or new_tensor is None or new_chunk is None:
-                    wanted = [self._parameters.get(name, name) for name in listed_names(old_file, key)]
-                    same = wanted == list(listed_names(file, key))
+            if (old.file, old.offset) not in self._wanted:
+                # Another process wrote it.
+                with File(old.file, old.offset, old.length) as old_file:
+                    self._wanted[old.file, old.offset] = self._after(part, old_file)
+            with File(place.file, place.offset, place.length) as file:
+                if new_tensor is None or new_chunk is None:
+                    found: tuple[object, ...] = tuple(listed_names(file, key))
                 else:
-                    edit = self._edit(stored(old_file, tensor, chunk), tensor, chunk)
-                    same = facts(stored(file, new_tensor, new_chunk)) == facts(edit.tensor, edit)
-                if not same:
-                    raise _differs(key)
+                    found = facts(stored(file, new_tensor, new_chunk))
+            if found != self._wanted[old.file, old.offset]:
+                raise _differs(key)
 
 
 def pieces_by_file(
