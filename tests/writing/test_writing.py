@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
-from convinspect.formats.files import version_of
+from convinspect.formats.files import check_unchanged, version_of
 from convinspect.writing import pieces as writing
 from convinspect.writing.atomic import (
     check_room,
-    check_unchanged,
     left_behind,
     new_file,
     new_folder,
