@@ -27,14 +27,26 @@ DAMAGED = "download or copy the file again"
 
 
 @contextmanager
-def opened(storage: Storage) -> Iterator[Fetch]:
+def opened(storage: Storage, sums: bool = False) -> Iterator[Fetch]:
     """Open the storage's file, and yield a function that reads its bytes.
+
+    Args:
+        storage: What to read.
+        sums: Of one in pieces, compare the CRC-32 of each that is read from its beginning to its end. Of all others
+            the caller knows the CRC-32.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (the function raises it too).
         RefusedFile: The record claims an impossible offset, or unpacks to far more than weights do.
     """
+    if storage.pieces is not None:
+        # Imported here, as what one format alone needs.
+        from convinspect.arrays.gathered import gathered
+
+        with gathered(storage.pieces, sums) as whole:
+            yield whole.fetch
+        return
     try:
         file = FileIO(storage.file)
     except OSError as error:
@@ -48,12 +60,13 @@ def opened(storage: Storage) -> Iterator[Fetch]:
 
 
 def data_start(storage: Storage) -> int:
-    """Offset in the file of the first byte of a storage that is not deflated.
+    """Offset in the file of the first byte of a storage that is not deflated and not in pieces.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: The file has no zip header at the claimed offset.
     """
+    assert storage.pieces is None, "numbers in pieces have no one beginning"
     try:
         with FileIO(storage.file) as file:
             return _data_start(file, storage)
@@ -164,7 +177,8 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
         )
     if begin + size > storage.available:
         present = max(0, storage.available - begin)
-        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in the file", DAMAGED, storage.file)
+        home = "the file" if storage.pieces is None else "the folder's files"
+        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in {home}", DAMAGED, storage.file)
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:

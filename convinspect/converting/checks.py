@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
-from convinspect.formats.torch.distributed import TO_ONE_FILE, holds_safetensors
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
@@ -248,7 +246,8 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
         resave: Its weights are saved as a plain state_dict, without anything else that records their shapes.
 
     Raises:
-        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint.
+        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint, which becomes no
+            other one.
         BrokenFile: It is damaged.
     """
     if checkpoint.problems:
@@ -258,14 +257,9 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
-    if checkpoint.container is Container.DISTRIBUTED:
+    if not resave and checkpoint.container is Container.DISTRIBUTED:
         problem = "a distributed checkpoint's shapes are spread over its files"
-        if holds_safetensors(checkpoint.path):
-            problem = f"{problem}, and its numbers are safetensors within them"
-            raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
-        # PyTorch asks for the folder, also where the file in it was named.
-        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        raise CannotConvert(problem, f"{TO_ONE_FILE} {quote(str(folder))} model.pt")
+        raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

@@ -149,7 +149,8 @@ def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
-    return wanted is not None and (wanted != writer or checkpoint.shards > 0)
+    several = checkpoint.shards > 0 or checkpoint.container is Container.DISTRIBUTED
+    return wanted is not None and (wanted != writer or several)
 
 
 def named_alike(source: Path, target: Path) -> bool:
