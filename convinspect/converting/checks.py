@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
+from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
@@ -257,8 +258,8 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
-    if not resave and checkpoint.container is Container.DISTRIBUTED:
-        problem = "a distributed checkpoint's shapes are spread over its files"
+    if not resave and checkpoint.container is Container.DISTRIBUTED and holds_safetensors(checkpoint.path):
+        problem = "its numbers are safetensors within its files, and PyTorch would load no folder of that kind"
         raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")
 
 

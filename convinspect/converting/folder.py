@@ -14,9 +14,10 @@ from convinspect.converting.training_state import WAYS_OUT
 from convinspect.errors import CannotConvert, ConvInspectError, Option, Wording
 from convinspect.formats.companions import is_companion, states_in
 from convinspect.formats.sharded import SUFFIXES
+from convinspect.records import Container
 from convinspect.text import first_few
 from convinspect.writing.beside import Stuck, with_optimizers
-from convinspect.writing.carried import Carried, carried_along
+from convinspect.writing.carried import Carried, carried_along, folder_of
 from convinspect.writing.shards import Beside, own_names
 from convinspect.writing.target import writes_folder
 
@@ -53,7 +54,7 @@ def company_of(checkpoint: Checkpoint, options: Options, output: Path | None, re
     Raises:
         BrokenFile: A folder cannot be listed.
     """
-    folder = checkpoint.folder
+    folder = folder_of(checkpoint.path) if checkpoint.container is Container.DISTRIBUTED else checkpoint.folder
     if folder is None or resaved or options.in_place or (output is not None and not writes_folder(output)):
         return Company(checkpoint)
     together = with_optimizers(checkpoint)

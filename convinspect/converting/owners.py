@@ -184,10 +184,11 @@ def _states(root: Root, names: Iterable[str] | None = None) -> dict[str, list[Te
     """
     states: dict[str, list[Tensor]] = {}
     known = None if names is None else set(names)
+    below = _below(root)
     for tensor in root.tensors:
-        if not tensor.key.startswith("state."):
+        if not tensor.key.startswith(below):
             continue
-        rest = tensor.key.removeprefix("state.")
+        rest = tensor.key.removeprefix(below)
         number = rest.partition(".")[0]
         if known is not None:
             # The longest front of the key that is a name: a state may have parts of its own.
@@ -201,6 +202,13 @@ def _states(root: Root, names: Iterable[str] | None = None) -> dict[str, list[Te
     return states
 
 
+def _below(root: Root) -> str:
+    """What the keys of an optimizer's state begin with: "state.", or in a distributed checkpoint "optim.state."."""
+    first = root.tensors[0].key if root.tensors else ""
+    at = f".{first}".find(".state.")
+    return first[:at] + "state." if at >= 0 else "state."
+
+
 def state_name(key: str, number: str) -> str:
     """What an optimizer calls a state: "exp_avg" of `state.3.exp_avg`."""
-    return key.removeprefix(f"state.{number}.")
+    return key.partition(f"state.{number}.")[2] or key

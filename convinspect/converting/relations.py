@@ -15,10 +15,10 @@ from functools import lru_cache
 from itertools import islice, permutations, product
 from typing import NamedTuple, TypeAlias
 
-from convinspect.records import Edit, Tensor, contiguous
+from convinspect.arrays.views import Shape, view_stride
+from convinspect.records import Edit, Tensor
 from convinspect.text import Word
 
-Shape: TypeAlias = tuple[int, ...]
 Order: TypeAlias = tuple[int, ...]
 """Of which axis of the one each axis of the other is made, as `Tensor.permute` takes it."""
 
@@ -179,37 +179,6 @@ def by_agreement(relations: Iterable[Relation]) -> dict[int, Order]:
 
 
 # ------------------------------------------------------------------------------------- the same numbers, seen so
-
-
-def view_stride(shape: Shape, stride: Shape, wanted: Shape) -> Shape | None:
-    """Strides under which a tensor is seen in another shape without a number being moved, as `Tensor.view` finds them
-    (`computeStride` in PyTorch's ATen/TensorUtils.cpp); None where there are none.
-
-    Args:
-        shape: The tensor's.
-        stride: Its strides in elements.
-        wanted: A shape of as many elements.
-    """
-    if 0 in shape:
-        return contiguous(wanted)
-    # Runs of axes, the last first, that lie in memory as one: (its number of elements, its innermost stride).
-    runs: list[tuple[int, int]] = []
-    for size, step in reversed([pair for pair in zip(shape, stride, strict=True) if pair[0] != 1]):
-        if runs and step == runs[-1][0] * runs[-1][1]:
-            runs[-1] = (runs[-1][0] * size, runs[-1][1])
-        else:
-            runs.append((size, step))
-    strides: list[int] = []
-    left, step, run = 1, 1, iter(runs)
-    for size in reversed(wanted):
-        if size != 1 and left == 1:
-            left, step = next(run)
-        if left % size:
-            return None
-        strides.append(step)
-        left //= size
-        step *= size
-    return tuple(strides[::-1])
 
 
 def viewed(tensor: Tensor, shape: Shape) -> Tensor | None:

@@ -156,7 +156,7 @@ def state_obstacle(root: Root, states: Iterable[Tensor], edit: Edit) -> str | No
         if tensor.layout.startswith("sparse"):
             return f"the optimizer at {root.path!r} keeps {tensor.key} as {tensor.layout}, whose parts would not follow"
         # Of a square weight, or one with a size of 1, a part for one dimension can have the weight's own shape.
-        if alike and _NUMBERED.search(tensor.key.removeprefix("state.").partition(".")[2]):
+        if alike and _NUMBERED.search(tensor.key.rpartition("state.")[2].partition(".")[2]):
             parts = f"the optimizer at {root.path!r} keeps {tensor.key}, which may be a part for one dimension of"
             return f"{parts} {edit.tensor.key}, and these change"
     return None

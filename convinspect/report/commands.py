@@ -10,6 +10,7 @@ from pathlib import Path
 from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
+from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
 
@@ -54,8 +55,8 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
 
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:
-    """Whether `convert` accepts the checkpoint; a distributed one's shapes are spread over its files."""
-    return checkpoint.container is not Container.DISTRIBUTED
+    """Whether `convert` accepts the checkpoint."""
+    return checkpoint.container is not Container.DISTRIBUTED or not holds_safetensors(checkpoint.path)
 
 
 def is_main(checkpoint: Checkpoint) -> bool:

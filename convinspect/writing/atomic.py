@@ -226,17 +226,25 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def check_room(target: Path, nbytes: int) -> None:
+def check_room(target: Path, nbytes: int, written: Callable[[], int] | None = None) -> None:
     """Check before any writing that the disk has room.
 
+    Args:
+        target: The new file or folder.
+        nbytes: Its bytes.
+        written: Counts those that take room, where it shares blocks with its source; called only where there is not
+            room for all.
+
     Raises:
-        CannotWrite: Fewer than `nbytes` are free in the target's folder.
+        CannotWrite: Fewer are free in the target's folder.
     """
     place = Path(os.path.realpath(target))
     try:
         free = shutil.disk_usage(place.parent).free
     except OSError:
         return
+    if free < nbytes and written is not None:
+        nbytes = written()
     if free < nbytes:
         raise CannotWrite(
             f"the disk has {free:,} bytes free, {nbytes:,} are needed", "make room, or write elsewhere", place.parent

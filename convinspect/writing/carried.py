@@ -65,6 +65,11 @@ class Carried(NamedTuple):
         return sum(version[2] for version in self.versions.values())
 
 
+def folder_of(path: Path) -> Path:
+    """The folder that a checkpoint lies in, which may have been opened by a file there."""
+    return path if path.is_dir() else path.parent
+
+
 def carried_along(folder: Path, written: Collection[str], without: Collection[str], target: Path | None) -> Carried:
     """List what a folder holds beside the files that a conversion writes; no file is opened.
 

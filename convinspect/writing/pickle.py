@@ -50,12 +50,11 @@ def edited(
     framed = protocol_of(data) >= 4
     if not keys and not left_out and not framed:
         return spliced(data, splices)
-    every = list(_instructions(data))
     splices = {start: splice for start, splice in splices.items() if not _inside(start, left_out)}
     if keys or left_out:
-        splices |= _Memos(data, every, keys or {}, left_out).splices
+        splices |= _Memos(data, _instructions(data), keys or {}, left_out).splices
     if framed:
-        frames = [frame for frame in every if frame.code == "\x95" and not _inside(frame.start, left_out)]
+        frames = [frame for frame in _instructions(data) if frame.code == "\x95" and not _inside(frame.start, left_out)]
         # Frames are optional; those that begin or end inside a cut cannot be kept, so all are dropped.
         without = {frame.start: (frame.end, b"") for frame in frames}
         splices = splices | without if left_out else _framed(frames, splices, data)

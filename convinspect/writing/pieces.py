@@ -1,25 +1,28 @@
-"""Files made of pieces: bytes, ranges of the source that the kernel copies, and bytes generated while writing."""
+"""Files made of pieces: bytes, ranges of the source that the kernel shares or copies, and bytes generated while
+writing.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.errors import ChangedMeanwhile, unreadable
 from convinspect.formats.files import read_at
+from convinspect.writing.clones import block_size, clone, shares_blocks, whole_blocks
 
 BLOCK = 4096
 """Bytes of a block in most file systems. Payloads move by whole ones, where a header no longer fits its room."""
-_READ_AT_ONCE = 1 << 22
+_AT_ONCE, _READ_AT_ONCE = 1 << 30, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes `start:end` of the source, copied unchanged."""
+    """Bytes `start:end` of the source, unchanged."""
 
     start: int
     end: int
@@ -48,6 +51,18 @@ def size_of(piece: Piece) -> int:
     return piece.nbytes if isinstance(piece, Made) else len(piece)
 
 
+def to_be_written(source: Path, folder: Path, pieces: Iterable[Piece]) -> int:
+    """Bytes of room that a new file of these pieces in a folder needs: all, or those that it does not share."""
+    block = os.statvfs(folder).f_bsize if hasattr(os, "statvfs") and shares_blocks(source, folder) else 0
+    at = needed = 0
+    for piece in pieces:
+        size = size_of(piece)
+        first, last = whole_blocks(piece.start, piece.end, at, block) if isinstance(piece, Range) else (0, 0)
+        needed += size - (last - first)
+        at += size
+    return needed
+
+
 def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: Callable[[int], None]) -> None:
     """Write the pieces one after another to `target`, which is overwritten.
 
@@ -63,9 +78,10 @@ def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: 
         OSError: The target cannot be written.
     """
     with _source(source) as reader, open(target, "wb", buffering=0) as writer:
+        between = _Between(source, reader, writer.fileno(), progress, block_size(writer.fileno()))
         for piece in pieces:
             if isinstance(piece, Range):
-                _copy(reader, writer.fileno(), piece, source, progress)
+                _copy(between, piece)
             elif isinstance(piece, Made):
                 for block in piece.blocks():
                     _write_all(writer.fileno(), block)
@@ -92,23 +108,58 @@ def _write_all(handle: int, data: bytes | memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _copy(reader: int, writer: int, piece: Range, source: Path, progress: Callable[[int], None]) -> None:
+@dataclass(slots=True)
+class _Between:
+    """The two files between which ranges are copied, and by which means.
+
+    Attributes:
+        source: The file that they are of.
+        reader: Its handle.
+        writer: The new file's handle.
+        progress: As of `write_pieces`.
+        block: Bytes of a block that both files can share; 0 once the file system has refused.
+        by_kernel: Whether the kernel copies; no longer once it has refused.
+    """
+
+    source: Path
+    reader: int
+    writer: int
+    progress: Callable[[int], None]
+    block: int
+    by_kernel: bool = field(default_factory=lambda: hasattr(os, "copy_file_range"))
+
+
+def _copy(between: _Between, piece: Range) -> None:
+    """Add a range to the end of the new file: share whole blocks if both files can, and copy the rest."""
+    to = os.lseek(between.writer, 0, os.SEEK_CUR)
+    at, last = whole_blocks(piece.start, piece.end, to, between.block)
+    _copy_bytes(between, piece.start, at)
+    while at < last:
+        size = min(last - at, _AT_ONCE)
+        if not clone(between.reader, between.writer, at, size, at - piece.start + to):
+            between.block = 0
+            break
+        at += size
+        os.lseek(between.writer, size, os.SEEK_CUR)
+        between.progress(size)
+    _copy_bytes(between, at, piece.end)
+
+
+def _copy_bytes(between: _Between, at: int, end: int) -> None:
     """Copy in the kernel if it can, else through a buffer.
 
-    Some file systems then share whole blocks between the two files: those that begin at a block in both.
+    Some file systems then share whole blocks, too: those that begin at a block in both files.
     """
-    at = piece.start
-    by_kernel = hasattr(os, "copy_file_range")
-    while at < piece.end:
-        size = -at % BLOCK or 1 << 30
-        done = _copied_by_kernel(reader, writer, min(piece.end - at, size), at) if by_kernel else 0
+    while at < end:
+        size = min(end - at, -at % BLOCK or _AT_ONCE)
+        done = _copied_by_kernel(between.reader, between.writer, size, at) if between.by_kernel else 0
         if not done:
-            by_kernel = False
-            data = _read(reader, min(piece.end - at, _READ_AT_ONCE), at, source)
-            _write_all(writer, data)
+            between.by_kernel = False
+            data = _read(between.reader, min(end - at, _READ_AT_ONCE), at, between.source)
+            _write_all(between.writer, data)
             done = len(data)
         at += done
-        progress(done)
+        between.progress(done)
 
 
 def _copied_by_kernel(reader: int, writer: int, size: int, at: int) -> int:

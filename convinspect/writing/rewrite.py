@@ -22,7 +22,7 @@ from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys
 from convinspect.writing.atomic import check_room
 from convinspect.writing.moving import Place, made, moved_pieces, moves_in
-from convinspect.writing.pieces import Piece, Range, size_of, write_pieces
+from convinspect.writing.pieces import Piece, Range, size_of, to_be_written, write_pieces
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.zip import Numbers, pieces_with_record
 
@@ -82,7 +82,7 @@ def write_file(source: Path, changes: Changes, target: Path, progress: Callable[
     """
     with File(source) as file:
         pieces = pieces_for(file, changes)
-        check_room(target, sum(map(size_of, pieces)))
+        check_room(target, sum(map(size_of, pieces)), lambda: to_be_written(source, target.parent, pieces))
         write_pieces(source, pieces, target, progress)
 
 
@@ -240,7 +240,7 @@ def tuple_opcodes(numbers: tuple[int, ...], longs: bool = False, marked: bool = 
         longs: Write them as Python 2's `long`, the type of sizes in files that Python 2 saved.
         marked: As protocol 1 does, which has no instructions for short tuples.
     """
-    pushed = b"".join(map(_long_opcode if longs else _number_opcode, numbers))
+    pushed = b"".join(map(_long_opcode if longs else number_opcode, numbers))
     if len(numbers) <= 3 and not (marked and numbers):
         return pushed + (b")", b"\x85", b"\x86", b"\x87")[len(numbers)]
     return b"(" + pushed + b"t"
@@ -256,7 +256,7 @@ _SHORT = 4
 """Most bytes of an integer for which there is a shorter instruction than LONG1."""
 
 
-def _number_opcode(number: int) -> bytes:
+def number_opcode(number: int) -> bytes:
     if number < 1 << 8:
         return b"K" + number.to_bytes(1, "little")
     if number < 1 << 16:

@@ -10,12 +10,12 @@ from typing import TypeAlias
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile
 from convinspect.formats import read_contents
-from convinspect.records import Edit, Root, Tensor, Version, contiguous
+from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
 from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.rewrite import Changes, write_file
-from convinspect.writing.shards import Beside, in_several, save_folder
+from convinspect.writing.shards import Beside, in_several, save_distributed, save_folder
 
 Progress = Callable[[int], None]
 
@@ -52,6 +52,10 @@ def save_edits(
     """
     edits = tuple(edits)
     others = others or {}
+    if checkpoint.container is Container.DISTRIBUTED:
+        changes = Changes(edits, others=others)
+        _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force)
+        return
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
@@ -71,6 +75,27 @@ def save_edits(
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
     save_folder(checkpoint, changes, target, progress, check, beside, force)
+
+
+def _save_distributed(
+    checkpoint: Checkpoint, changes: Changes, target: Path, progress: Progress, beside: Beside, force: bool
+) -> None:
+    from convinspect.formats.torch.distributed import METADATA
+    from convinspect.writing.distributed import whole_edits
+
+    edits = whole_edits(checkpoint, changes.edits)
+
+    def facts(tensor: Tensor) -> Facts:
+        # What lies in its files is compared chunk by chunk.
+        return tensor.key, tensor.dtype, tensor.shape
+
+    expected = [(key, dtype, shape) for key, dtype, shape, *_ in _expected(checkpoint.roots, edits, False, {})]
+    opened = METADATA if checkpoint.path.name == METADATA else ""
+
+    def check(new: Path) -> None:
+        approve(new / opened, expected, checkpoint.versions, facts)
+
+    save_distributed(checkpoint, changes, target, progress, check, beside, force)
 
 
 Facts: TypeAlias = tuple[object, ...]

@@ -14,9 +14,10 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
-from convinspect.records import Edit, Tensor, contiguous
-from convinspect.writing.atomic import check_room, new_folder, reporting_changes
+from convinspect.records import Container, Edit, Tensor, contiguous
+from convinspect.writing.atomic import check_room, check_unchanged, new_folder, reporting_changes
 from convinspect.writing.carried import Carried, copy_carried
+from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.pieces import copy_whole, write_pieces
 from convinspect.writing.rewrite import Changes, write_file
 
@@ -78,7 +79,8 @@ def save_folder(
     keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
     by_file = _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
-    check_room(target, checkpoint.nbytes_on_disk + carried.nbytes)
+    nbytes = checkpoint.nbytes_on_disk + carried.nbytes
+    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
     with reporting_changes(versions), new_folder(target, check, force) as temporary:
         for name in names:
             old, new = source / name, temporary / name
@@ -91,6 +93,41 @@ def save_folder(
             else:
                 copy_whole(old, new, progress)
         copy_carried(carried, temporary, progress)
+
+
+def save_distributed(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    target: Path,
+    progress: Progress,
+    check: Callable[[Path], None],
+    beside: Beside,
+    force: bool,
+) -> None:
+    """As `save_folder`, of a distributed checkpoint."""
+    from convinspect.writing.distributed import pieces_by_file
+
+    files = pieces_by_file(checkpoint, changes.edits, changes.others)
+    carried = beside.carried or Carried(files.folder)
+    _check_replaced(target, {*files.names, *carried.names}, force)
+    versions = {**checkpoint.versions, **files.versions, **carried.versions}
+    nbytes = sum(version[2] for version in files.versions.values()) + carried.nbytes
+    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
+
+    def check_all(new: Path) -> None:
+        files.check(new)
+        check(new)
+
+    with reporting_changes(versions), new_folder(target, check_all, force) as temporary:
+        for name in files.names:
+            old, new = files.folder / name, temporary / name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if old in files:
+                write_pieces(old, files[old], new, progress)
+            else:
+                copy_whole(old, new, progress)
+        copy_carried(carried, temporary, progress)
+        check_unchanged(versions)
 
 
 def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:
@@ -161,6 +198,10 @@ def _of_parts(edit: Edit) -> list[Edit]:
 def own_names(checkpoint: Checkpoint) -> list[str]:
     """File names of a checkpoint's index and shards, or of its only file, in its folder."""
     path = checkpoint.path
+    if checkpoint.container is Container.DISTRIBUTED:
+        from convinspect.writing.distributed import pieces_by_file
+
+        return list(pieces_by_file(checkpoint).names)
     folder = path if path.is_dir() else path.parent
     shards = {
         os.path.relpath(tensor.storage.file, folder)

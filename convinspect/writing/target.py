@@ -44,7 +44,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         CannotWrite: It is the source, it exists, or its folder does not.
     """
     same = os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target)
-    sharded = os.path.isdir(source) or source.name.endswith(".index.json")
+    sharded = os.path.isdir(source) or source.name.endswith((".index.json", ".metadata"))
     # The first broken rule is reported: problems of both files come before problems of the target alone.
     rules: tuple[Rule, ...] = (
         (
@@ -148,9 +148,10 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
+    if checkpoint.container is Container.DISTRIBUTED:
+        return wanted is not None
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
-    several = checkpoint.shards > 0 or checkpoint.container is Container.DISTRIBUTED
-    return wanted is not None and (wanted != writer or several)
+    return wanted is not None and (wanted != writer or checkpoint.shards > 0)
 
 
 def named_alike(source: Path, target: Path) -> bool:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convinspect.arrays.views import view_stride
 from convinspect.converting.relations import (
     PURE,
     How,
@@ -18,7 +19,6 @@ from convinspect.converting.relations import (
     orders,
     relate,
     relate_tensors,
-    view_stride,
 )
 from convinspect.records import Tensor, contiguous
 

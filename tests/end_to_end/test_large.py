@@ -36,12 +36,12 @@ def holes_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of long ranges only the ends are copied, where the numbers of these files lie; the rest is a hole again."""
     original = writing._copy
 
-    def skipping(reader: int, writer: int, piece: writing.Range, *rest: object) -> None:
+    def skipping(between: writing._Between, piece: writing.Range) -> None:
         if piece.end - piece.start > 2 * _SEEN and not LARGE:
-            original(reader, writer, writing.Range(piece.start, piece.start + _SEEN), *rest)  # type: ignore[arg-type]
-            os.lseek(writer, piece.end - piece.start - 2 * _SEEN, os.SEEK_CUR)
+            original(between, writing.Range(piece.start, piece.start + _SEEN))
+            os.lseek(between.writer, piece.end - piece.start - 2 * _SEEN, os.SEEK_CUR)
             piece = writing.Range(piece.end - _SEEN, piece.end)
-        original(reader, writer, piece, *rest)  # type: ignore[arg-type]
+        original(between, piece)
 
     monkeypatch.setattr(writing, "_copy", skipping)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from convinspect import verify
+from convinspect.checkpoint import open_checkpoint
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
 from support.processes import NATIVE, PIECES, WHOLE, model, write_all
 from support.program import assert_one_line, run
@@ -36,16 +36,32 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", [*NATIVE, "asynchronous", "fsdp1 sharded"])
-def test_a_distributed_folder_is_listed_whole(folder: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*NATIVE, "asynchronous", "fsdp1 sharded", "columns"])
+def test_a_distributed_folder_is_read_whole(folder: Path, tmp_path: Path, name: str) -> None:
     assert said(folder / name) == true(model())
+    assert_same_numbers(numbers(folder / name), model().state_dict())
+    assert_same_numbers(numbers(folder / name / ".metadata"), model().state_dict())
     assert run("check", folder / name).returncode == 0
-    refused = run("convert", folder / name, "-o", tmp_path / "b.pt", "--to", "linear")
-    assert_one_line(refused, f"dcp_to_torch {quote(str(folder / name))} model.pt")
-    within = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.pt", "--to", "linear")
-    assert_one_line(within, f"dcp_to_torch {quote(str(folder / name))} model.pt")
     dcp_to_torch_save(folder / name, tmp_path / "one.pt")
-    assert_same_numbers(numbers(tmp_path / "one.pt"), model().state_dict())
+    assert verify(folder / name, tmp_path / "one.pt").equal
+    done = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.safetensors", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load_file(tmp_path / "b.safetensors")
+    assert after["0.weight"].shape == (4, 6)
+    before = model().state_dict()
+    assert_same_numbers({key: after[key].reshape(one.shape) for key, one in before.items()}, before)
+    assert verify(folder / name, tmp_path / "b.safetensors").equal
+
+
+@pytest.mark.parametrize("role", ["model", "optimizer"])
+def test_the_state_of_training_is_read(folder: Path, role: str) -> None:
+    root = open_checkpoint(folder / "training", root="optimizer" if role == "optimizer" else None)
+    truth = torch.load(folder / "training.pt")
+    found = {root[name].key: torch.from_numpy(root.read(name)) for name in root}
+    assert {
+        key: one for key, one in truth.items() if key.startswith("optim") == (role == "optimizer")
+    }.keys() == found.keys()
+    assert all(torch.equal(one, truth[key]) for key, one in found.items())
 
 
 def _loaded(path: Path) -> dict[str, torch.Tensor]:

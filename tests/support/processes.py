@@ -13,10 +13,11 @@ from torch import nn
 from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing.spawn import spawn
 
 Writer = Callable[[str], FileSystemWriter]
@@ -68,6 +69,8 @@ def _write(rank: int, world: int, folder: str) -> None:
         save(state, storage_writer=writer(f"{folder}/{name}"))
     async_save(state, checkpoint_id=f"{folder}/asynchronous").result()  # type: ignore[union-attr]
     save(state, storage_writer=HuggingFaceStorageWriter(f"{folder}/over each other"))
+    save(_in_columns(world), checkpoint_id=f"{folder}/columns")
+    _train(sharded, folder, rank)
     full = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
     if rank == 0:
         for name, writer in WHOLE.items():
@@ -79,6 +82,31 @@ def _write(rank: int, world: int, folder: str) -> None:
         torch.save(first, f"{folder}/fsdp1.pt")
     FullyShardedDataParallel.set_state_dict_type(wrapped, StateDictType.SHARDED_STATE_DICT)
     save(wrapped.state_dict(), checkpoint_id=f"{folder}/fsdp1 sharded")
+
+
+def _in_columns(world: int) -> dict[str, torch.Tensor]:
+    """The model's tensors, those of several dimensions cut along another than the first."""
+    mesh = init_device_mesh("cpu", (world,))
+    return {
+        name: distribute_tensor(one, mesh, [Shard(one.dim() - 2 if one.shape[-1] == 1 else one.dim() - 1)])
+        for name, one in model().state_dict().items()
+    }
+
+
+def _train(sharded: nn.Module, folder: str, rank: int) -> None:
+    """Save weights and optimizer state after a step that changes no weight, and what they are as a whole."""
+    optimizer = torch.optim.Adam(sharded.parameters(), lr=0.0)
+    sum(parameter.full_tensor().sum() for parameter in sharded.parameters()).backward()  # type: ignore[attr-defined,union-attr]
+    optimizer.step()
+    weights, states = get_state_dict(sharded, optimizer)
+    save({"model": weights, "optim": states}, checkpoint_id=f"{folder}/training")
+    whole = StateDictOptions(full_state_dict=True)
+    weights, states = get_state_dict(sharded, optimizer, options=whole)
+    flat = {f"model.{name}": one for name, one in weights.items()}
+    for name, state in states["state"].items():
+        flat |= {f"optim.state.{name}.{key}": one for key, one in state.items()}
+    if rank == 0:
+        torch.save(flat, f"{folder}/training.pt")
 
 
 def _process(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[str, ...]) -> None:

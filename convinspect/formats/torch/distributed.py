@@ -19,6 +19,7 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
+from convinspect.formats.torch.distributed_items import TO_ONE_FILE as TO_ONE_FILE
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
     ChunkedTensor,
@@ -28,8 +29,9 @@ from convinspect.formats.torch.distributed_pieces import (
     is_metadata,
     pieces_in,
 )
+from convinspect.formats.torch.distributed_roots import optimizer_of, split
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
-from convinspect.records import Container, Contents, Problem, Root, Storage, Tensor, contiguous
+from convinspect.records import Container, Contents, Problem, Storage, Tensor, contiguous
 
 METADATA = ".metadata"
 _ALONE = "shapes only: no file with its numbers (*.distcp) is beside .metadata"
@@ -38,7 +40,6 @@ _AS_SAFETENSORS = (
     " which neither torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
 )
 _MOST_PROBLEMS = 100
-_OPTIMIZERS = {"optim", "optimizer", "optimizer_state"}
 
 
 def is_distributed(path: Path) -> bool:
@@ -76,7 +77,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     return Contents(
         path,
         Container.DISTRIBUTED,
-        tuple(_split(tensors, tuple(_others(pieces.objects, tensors)))),
+        tuple(split(tensors, tuple(_others(pieces.objects, tensors)), (one.key for one in pieces.objects))),
         nbytes,
         tuple(islice(_problems(pieces, files, sizes), _MOST_PROBLEMS)) if there else (),
         tuple(_notes(pieces, there)),
@@ -143,6 +144,13 @@ def _notes(pieces: Pieces, there: Collection[Path]) -> Iterator[str]:
         yield f"shapes only: its bytes went through {', '.join(through)}, which PyTorch alone undoes"
 
 
+def holds_safetensors(path: Path) -> bool:
+    """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
+    folder = path if path.is_dir() else path.parent
+    nbytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    return _as_safetensors(pieces_in(_walked(folder, nbytes), folder))
+
+
 def _as_safetensors(pieces: Pieces) -> bool:
     """Whether the first tensor's piece is a safetensors file, as `SerializationFormat.SAFETENSORS` has it written."""
     places = (chunk.place for tensor in pieces.tensors for chunk in tensor.chunks)
@@ -166,7 +174,7 @@ def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iter
     seen: set[str] = set()
     for one in objects:
         parts = one.key.split(".")
-        if parts[0] in _OPTIMIZERS:
+        if optimizer_of(one.key):
             continue
         if EXTRA_STATE in parts:
             parts = parts[: parts.index(EXTRA_STATE) + 1]
@@ -176,15 +184,6 @@ def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iter
         if name not in seen:
             seen.add(name)
             yield Other(name, Value.OBJECT, UNREAD)
-
-
-def _split(tensors: list[Tensor], others: tuple[Other, ...]) -> list[Root]:
-    """Split the tensors of a flattened `{"model": …, "optimizer": …}` into a root for each."""
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
-    for tensor in tensors:
-        parts[tensor.key.partition(".")[0] in _OPTIMIZERS].append(tensor)
-    roots = [Root("", "model", tuple(parts[False]), others=others), Root("optimizer", "optimizer", tuple(parts[True]))]
-    return [root for root in roots if root.tensors]
 
 
 def _tensor(pieces: ChunkedTensor, metadata: Path, sizes: Mapping[Path, int]) -> Tensor:
