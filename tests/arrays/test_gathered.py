@@ -211,9 +211,8 @@ def test_commands_read_them(saved: tuple[Path, dict[str, Any]], tmp_path: Path) 
     shown = run("weights", saved[0], "both", "--format", "json")
     assert shown.returncode == 0, shown.stderr
     assert run("check", saved[0], "--values").returncode == 0
-    for target in ("b.pt", "b.safetensors"):
-        assert run("convert", saved[0], "-o", tmp_path / target, "--to", "linear").returncode == 0
-        assert verify(saved[0], tmp_path / target).equal
+    assert run("convert", saved[0], "-o", tmp_path / "b.pt", "--to", "linear").returncode == 0
+    assert verify(saved[0], tmp_path / "b.pt").equal
     assert run("convert", tmp_path / "b.pt", "-o", tmp_path / "c.pt", "--like", saved[0]).returncode == 0
     assert verify(saved[0], tmp_path / "c.pt").equal
 
