@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         explain,
         find_layers,
         open,
+        recover,
         select,
         verify,
     )
@@ -43,6 +44,7 @@ __all__ = [
     "find_layers",
     "modules",
     "open",
+    "recover",
     "select",
     "verify",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from operator import mul
 
 ITEMSIZE: dict[str, int | float] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
@@ -37,3 +39,12 @@ _STORAGE_ITEMSIZE = {dtype: max(1, int(itemsize)) for dtype, itemsize in ITEMSIZ
 def storage_nbytes(dtype: str, numel: int) -> int:
     """Bytes of a storage of `numel` elements, as PyTorch counts them: where several values share a byte, bytes."""
     return numel * _STORAGE_ITEMSIZE[dtype]
+
+
+@lru_cache(maxsize=1024)
+def reach(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, dtype: str) -> float:
+    """Bytes from a storage's first to a tensor's last; remembered, since a large file has few tensors that differ."""
+    if 0 in shape:
+        return 0
+    last: int = offset + 1 + sum(map(mul, shape, stride)) - sum(stride)
+    return last * ITEMSIZE.get(dtype, 0)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from operator import mul
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
-from convinspect.dtypes import ITEMSIZE, nbytes_of
+from convinspect.dtypes import nbytes_of, reach
 from convinspect.text import one_line, plural, quoted
 
 if TYPE_CHECKING:
@@ -125,10 +124,8 @@ class Tensor(NamedTuple):
     @property
     def whole(self) -> bool:
         """False when the file ends before this tensor's last element."""
-        if self.storage is None or 0 in self.shape:
-            return True
-        reach: int = self.offset + 1 + sum(map(mul, self.shape, self.stride)) - sum(self.stride)
-        return reach * ITEMSIZE.get(self.dtype, 0) <= self.storage.available
+        storage = self.storage
+        return storage is None or reach(self.shape, self.stride, self.offset, self.dtype) <= storage.available
 
 
 def bytes_of(tensor: Tensor) -> tuple[object, ...] | None:

@@ -21,6 +21,30 @@ def _no_fork_server_is_left() -> Iterator[None]:
         sys.modules["support.program"].end_fork_server()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--like-windows`: every test runs with what Windows lacks taken away."""
+    parser.addoption("--like-windows", action="store_true", help="take away what Windows lacks; needs Linux")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run so."""
+    if config.getoption("--like-windows"):
+        items[:] = [item for item in items if item.get_closest_marker("unlike_windows") is None]
+
+
+@pytest.fixture(autouse=True)
+def _as_on_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undone before other fixtures end, so that they can clean up."""
+    if not request.config.getoption("--like-windows"):
+        yield
+        return
+    from support.like_windows import VARIABLE, like_windows
+
+    monkeypatch.setenv(VARIABLE, "1")
+    with like_windows():
+        yield
+
+
 @pytest.fixture
 def unmeasured() -> dict[str, str]:
     """The environment of a program that is held to account for each file it opens or writes: without coverage, which

@@ -36,7 +36,7 @@ RENAMED = {
 }
 """Arguments that have another name here; in `convert` --output is what is written, not how it is shown."""
 
-FUNCTIONS = ["diff", "convert", "verify", "check", "compare", "explain"]
+FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain"]
 
 
 def names_of(command: Any) -> set[str]:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 # From the ground up: a package or root module may import from its own line and from those above it here.
 ORDER = [
     {"errors", "text", "kinds", "dtypes", "layouts", "doubts"},
-    {"records", "keys", "render"},
+    {"records", "keys", "render", "ranks"},
     {"formats", "modules"},
     {"pointwise", "arrays"},
     {"checkpoint", "checking"},

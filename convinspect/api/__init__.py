@@ -8,6 +8,7 @@
     verify      whether a conversion changed shapes and nothing else
     compare     how fast and how exact Conv1d and Linear are on this machine
     explain     what one layer computes on a few rows of data
+    recover     a file whose conversion in place was interrupted
     check       whether a file is whole, and what loading it elsewhere would call
 
 A command's options are keyword arguments of the same names (`--state-dict` is `state_dict`, `--from` is `from_`). What
@@ -17,7 +18,7 @@ can be fixed by the caller is a `ConvInspectError`.
 from __future__ import annotations
 
 from convinspect.api.conversions import convert, verify
-from convinspect.api.files import check, diff
+from convinspect.api.files import check, diff, recover
 from convinspect.api.layers import compare, explain
 from convinspect.checkpoint import Checkpoint
 from convinspect.checkpoint import open_checkpoint as open
@@ -39,6 +40,7 @@ __all__ = [
     "explain",
     "find_layers",
     "open",
+    "recover",
     "select",
     "verify",
 ]

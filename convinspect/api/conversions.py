@@ -50,7 +50,7 @@ def convert(
     in_place: bool = False, force: bool = False, dry_run: bool = False,
     root: str | None = None, turn_square: bool = False,
     patches: bool = False, patch: str | Sequence[int] | None = None, in_channels: int | None = None,
-    patch_order: Literal["chw", "hwc"] | None = None,
+    patch_order: Literal["chw", "hwc"] | None = None, copy: bool = False,
     progress: Progress | None = None,
 ) -> Job:
     # fmt: on
@@ -77,7 +77,7 @@ def convert(
         fuse: Write weight-normed, spectral-normed and pruned layers as plain weights.
         keep_optimizer: Leave optimizer state unchanged; it will not fit the new shapes.
         drop_optimizer: Leave optimizer state out, so that a resumed run starts with empty state.
-        in_place: Replace the source, in one step at the end.
+        in_place: Change the source itself: its header alone where that can be done, else by a copy that replaces it.
         force: Overwrite a target that exists; a folder only if the new one has all of its files.
         dry_run: Decide everything, write nothing.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
@@ -89,6 +89,7 @@ def convert(
         in_channels: With `patch`: refuse what gives other channels than these.
         patch_order: With `patches`, `patch` or `like`: how patches are flattened. "chw", PyTorch's order, by default;
             "hwc", channels last, moves the numbers of each kernel.
+        copy: With `in_place`: write a whole new file, which replaces the source at the end.
         progress: Called with the number of bytes that were written; PyTorch, which writes other formats, tells nothing.
 
     Returns:
@@ -114,7 +115,7 @@ def convert(
         several(rename), groups, model, state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run,
         root, turn_square, patches,
         kernel_text(patch), in_channels,
-        patch_order,
+        patch_order, copy,
     )  # fmt: skip
     with naming(source.path if isinstance(source, Checkpoint) else path_of(source)):
         return carry_out(source, target, options, progress or silent)

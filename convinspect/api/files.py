@@ -1,4 +1,4 @@
-"""`diff` and `check`: what two checkpoints, or one file, have to say."""
+"""`diff`, `check` and `recover`: what two checkpoints, or one file, have to say, and a file as it was."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convinspect.checking.findings import Report as CheckReport
     from convinspect.diffing.differences import DiffReport
     from convinspect.diffing.fixes import ErrorReport
+    from convinspect.writing.recover import Recovered
 
 
 @overload
@@ -73,6 +74,23 @@ def diff(
     show_in_notebooks(DiffReport, difference_table)
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, partner, values, progress or silent)
+
+
+def recover(path: str | Path) -> Recovered:
+    """Undo a conversion with `in_place` that was interrupted: the file is as it was before.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        `.files` that are again as they were, and `.nbytes` that were restored.
+
+    Raises:
+        ConvInspectError: No edit of it was interrupted, one is still under way, or it was changed since.
+    """
+    from convinspect.writing.recover import recover as undo
+
+    return undo(path_of(path))
 
 
 @saying_what_to_install

@@ -18,6 +18,7 @@ from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.files import File
+from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root, without_tensors
@@ -80,6 +81,7 @@ def _take_failure(collector: Collector, failure: Finding) -> None:
 
 
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
+    check_no_journal(path)
     if distributed.is_distributed(path):
         return (yield from _scan_distributed(path, values))
     if path.is_dir():
@@ -101,6 +103,7 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
     Raises:
         ConvInspectError: It cannot be listed.
     """
+    check_no_journal(path)
     with File(path) as file:
         if is_zip(file.read(0, 64)) and (part := of_distributed(file)) is not None:
             raise part

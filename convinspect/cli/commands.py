@@ -19,6 +19,7 @@ SUMMARIES = {
     "Exit code 0: same, 1: not.",
     "convert": "Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.",
     "verify": "Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.",
+    "recover": "Undo a convert --in-place that was interrupted: the file is as it was before.",
     "check": "Is this file whole, and what would loading it elsewhere call?",
     "compare": "Measure a convolution against Linear on this machine: speed, precision, gradients.",
     "explain": "Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.",

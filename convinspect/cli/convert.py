@@ -12,6 +12,7 @@ import typer
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
@@ -139,7 +140,13 @@ DropOptimizer = Annotated[
     bool,
     typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts with empty state."),
 ]
-InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the source, in one step at the end.")]
+InPlace = Annotated[
+    bool,
+    typer.Option("--in-place", help="Change the source itself: its header alone where it can be, else by a copy."),
+]
+Copy = Annotated[
+    bool, typer.Option("--copy", help="With --in-place: write a whole new file, which replaces the source at the end.")
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite TARGET when it exists; a folder only if nothing in it is lost.")
 ]
@@ -169,6 +176,7 @@ def convert(
     patch: Patch = None,
     in_channels: InChannels = None,
     patch_order: PatchOrderOption = None,
+    copy: Copy = False,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -178,6 +186,11 @@ def convert(
     tie and foreign object stays, and converting back gives the same bytes (where it cannot, a note says so). Optimizer
     state and EMA copies follow their weights. A folder in gives a folder out, with the optimizer and all other files
     beside the weights. PyTorch is needed only to write another format, a whole model's state_dict, or fused weights.
+
+    With --in-place a file of any size is changed in a moment: its bytes stay where they are, and the header is written
+    over. What it replaces is kept in a journal beside the file meanwhile; after a crash, recover restores it.
+
+    Under torchrun (torchrun --nproc-per-node 8 -m convinspect convert …) the ranks share the files of a folder.
 
     With --patches the convolutions are converted that cut patches (stride = kernel size), as vision models' patch
     embeddings do, to Linear over the flattened patches: those known to do so or named so, others named with --layer.
@@ -213,6 +226,7 @@ def convert(
         tuple(exclude or ()), like, tuple(rename or ()), None if groups is None else groups.value, model,
         state_dict, fuse, keep_optimizer, drop_optimizer, in_place, force, dry_run, root, turn_square,
         patches, patch, in_channels, None if patch_order is None else patch_order.value,
+        copy,
     )  # fmt: skip
     _run(path, output, options, Sink(fmt, width, None, ""))
 
@@ -222,11 +236,14 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
-    checkpoint = open_source(path, output, options)
-    with naming(path):
-        job = prepare(checkpoint, options, output)
-        with reading_progress(job.nbytes_to_copy, "writing") as advance:
-            job.write(advance)
+    with sharing_ranks() as group:
+        checkpoint = open_source(path, output, options)
+        with naming(path):
+            job = prepare(checkpoint, options, output)
+            # The bar of rank 0 shows its own share.
+            nbytes = job.nbytes_to_copy // (1 if group is None else group.size)
+            with reading_progress(nbytes, "writing") as advance:
+                job = job.write(advance, group)
     on_screen = sink.fmt is Format.table and sys.stdout.isatty()
     sink.show(plan_table(job, on_screen), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():

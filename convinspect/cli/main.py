@@ -19,7 +19,9 @@ import typer
 
 from convinspect import __version__
 from convinspect.cli.commands import SUMMARIES, LazyGroup
+from convinspect.cli.complaints import NO_MEMORY, refused
 from convinspect.cli.output import ReaderLeft
+from convinspect.cli.sharing import under_torchrun
 from convinspect.cli.usage import UsageError, usage_line
 from convinspect.errors import ConvInspectError, not_installed
 from convinspect.render.cells import safe
@@ -55,6 +57,15 @@ def _common(
 
 def main() -> None:
     """Run the command line and exit with its exit code."""
+    if not under_torchrun():
+        _main()
+        return
+    from convinspect.cli.ranks import run_as_rank
+
+    run_as_rank(_main)
+
+
+def _main() -> None:
     # A command is short and makes few reference cycles; collecting them takes a twentieth of a listing's time.
     gc.disable()
     try:
@@ -84,12 +95,11 @@ def main() -> None:
         _forget_output()
         sys.exit(0)
     except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        _complain(f"{where}the system refused: {error.strerror or error}; free what is full, or write elsewhere")
+        _complain(refused(error))
         _forget_output()
         sys.exit(2)
     except MemoryError:
-        _complain("there is not enough memory for that; choose fewer layers or a slice (--rows, --cols)")
+        _complain(NO_MEMORY)
         sys.exit(2)
     except Exception:
         _report_bug()

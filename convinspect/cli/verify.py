@@ -11,6 +11,7 @@ import typer
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.sharing import sharing_ranks
 from convinspect.render.format import Format
 
 BeforeArgument = Annotated[
@@ -91,6 +92,7 @@ def verify(
     every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
     inputs, in float64, within the bound that rounding analysis gives. model: with --model, the whole model is loaded
     strictly and run, before and after. Outputs in float32 differ by rounding; this is reported, and is not a fault.
+    Under torchrun the ranks share the tensors and layers.
 
     [bold]Examples[/bold]
 
@@ -107,15 +109,16 @@ def verify(
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify as compare
 
-    before = open_whole(path, root)
-    opened = None if after is None else open_alike(after, root)
     options = VerifyOptions(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
-    total = before.nbytes_on_disk + (0 if opened is None else opened.nbytes_on_disk)
-    with reading_progress(total, "comparing") as advance:
-        report = compare(before, opened, options, advance)
+    with sharing_ranks() as group:
+        before = open_whole(path, root)
+        opened = None if after is None else open_alike(after, root)
+        total = before.nbytes_on_disk + (0 if opened is None else opened.nbytes_on_disk)
+        with reading_progress(total // (1 if group is None else group.size), "comparing") as advance:
+            report = compare(before, opened, options, advance, group)
     names = (path.name, "converted in memory" if after is None else after.name)
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {path.name}").show(

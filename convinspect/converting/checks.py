@@ -96,6 +96,11 @@ def check_options(options: Options, resave: bool) -> None:
             Wording("give ", like, " too, or take it away; ", Option("from_", "transformers"), " turns named layers"),
         ),
         (
+            options.copy and not options.in_place,
+            Wording(Option("copy"), " says how a file is changed with ", Option("in_place")),
+            "give both, or drop it",
+        ),
+        (
             options.keep_optimizer and options.drop_optimizer,
             Wording(KEEP_OPTIMIZER, " and ", DROP_OPTIMIZER, " contradict each other"),
             "drop one of them",
@@ -239,16 +244,16 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         raise CannotConvert(problem, "give the model it was saved from")
 
 
-def check_source(checkpoint: Checkpoint, resave: bool) -> None:
+def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:
     """Refuse files that record shapes in more than one place, and damaged files.
 
     Args:
         checkpoint: The source.
         resave: Its weights are saved as a plain state_dict, without anything else that records their shapes.
+        drop_optimizer: Its optimizer state is to be left out.
 
     Raises:
-        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint, which becomes no
-            other one.
+        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint that becomes none.
         BrokenFile: It is damaged.
     """
     if checkpoint.problems:
@@ -258,9 +263,22 @@ def check_source(checkpoint: Checkpoint, resave: bool) -> None:
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
-    if not resave and checkpoint.container is Container.DISTRIBUTED and holds_safetensors(checkpoint.path):
+    if checkpoint.container is Container.DISTRIBUTED and not resave:
+        check_distributed(checkpoint, drop_optimizer)
+
+
+def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
+    """Refuse what no distributed checkpoint is made of.
+
+    Raises:
+        CannotConvert: It is to lose some of it, or PyTorch does not load it itself.
+    """
+    if holds_safetensors(checkpoint.path):
         problem = "its numbers are safetensors within its files, and PyTorch would load no folder of that kind"
         raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")
+    if drop_optimizer:
+        remedy = "torch.distributed.checkpoint.load takes the weights alone too, where no optimizer is asked for"
+        raise CannotConvert("optimizer state cannot be left out of a distributed checkpoint", remedy)
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

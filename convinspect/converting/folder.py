@@ -55,7 +55,7 @@ def company_of(checkpoint: Checkpoint, options: Options, output: Path | None, re
         BrokenFile: A folder cannot be listed.
     """
     folder = folder_of(checkpoint.path) if checkpoint.container is Container.DISTRIBUTED else checkpoint.folder
-    if folder is None or resaved or options.in_place or (output is not None and not writes_folder(output)):
+    if folder is None or resaved or (output is not None and not writes_folder(output)):
         return Company(checkpoint)
     together = with_optimizers(checkpoint)
     without = [stuck.name for stuck in together.stuck] if options.drop_optimizer else ()
@@ -85,6 +85,8 @@ def notes_on(company: Company, options: Options) -> tuple[str, ...]:
     """What a user should know of the folder's other files, one line each."""
     carried = company.carried
     if carried is None:
+        return ()
+    if options.in_place:
         return ()
     lines = []
     if company.stuck and options.keep_optimizer:

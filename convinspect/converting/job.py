@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
@@ -32,12 +33,17 @@ from convinspect.converting.training_state import Followers, followers, own_copi
 from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
-from convinspect.records import Edit, Layer, Root
+from convinspect.records import Container, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
+from convinspect.writing.carried import folder_of
 from convinspect.writing.left_behind import losses, old_names, unfused
+from convinspect.writing.recover import is_interrupted, recover
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -133,28 +139,50 @@ class Job:
             raise CannotConvert("weights get other numbers, which are only in a file that is written")
         return applied(self.checkpoint, self.edits, self.renaming.others)
 
-    def write(self, progress: Progress = lambda done: None) -> None:
+    def _seen(self) -> list[object]:
+        """What every rank must see alike: the files' sizes, and what becomes of which tensor."""
+        carried = None if self.beside is None else self.beside.carried
+        files = {**self.checkpoint.versions, **({} if carried is None else carried.versions)}
+        sizes = sorted((path.name, version[2]) for path, version in files.items())
+        return [sizes, [(edit.tensor.key, edit.shape, edit.key) for edit in self.edits]]
+
+    def write(self, progress: Progress = lambda done: None, group: Group | None = None) -> Job:
         """Write the target, whole or not at all; nothing in a dry run.
 
         Args:
             progress: Called now and then with the number of bytes that were written since the last call.
+            group: The ranks that do so together. They share the files of a folder; what else there is to write, rank 0
+                writes alone.
+
+        Returns:
+            The job, with a note if the source was copied though it was to be edited in place.
 
         Raises:
             ConvInspectError: It cannot be read or written; the target is then unchanged.
         """
         if self.target is None:
-            return
+            return self
+        if group is not None:
+            from convinspect.ranks.agreement import agree, checking
+
+            agree(group, self._seen(), self.checkpoint.path)
+            progress = checking(group, progress)
+            if group.rank and (self.resaved or self.options.in_place):
+                return self
         if not self.resaved:
             drop, renamed = self.options.drop_optimizer, self.renaming
-            save_edits(
+            copied = save_edits(
                 self.checkpoint, self.edits, self.target, progress, drop, renamed.parameters, renamed.others,
-                self.beside, self.options.force,
+                self.beside, self.options.force or self.options.in_place,
+                None if self.options.in_place else group, self.options.in_place and not self.options.copy,
             )  # fmt: skip
-            return
+            note = f"written as a whole new copy, which replaced the old one: {copied}"
+            return replace(self, notes=(*self.notes, note)) if copied else self
         from convinspect.writing.state_dict import resave
 
         shapes = (*self.plan.edits, *self.followers.copies)
         resave(self.checkpoint, shapes, self.plan.groups, self.fused, self.target, self.renaming.edits)
+        return self
 
 
 def convert(
@@ -178,9 +206,7 @@ def convert(
     checkpoint = source if isinstance(source, Checkpoint) else open_source(path, written, options)
     # By the path that was given: of a folder, what was opened is its index.
     with naming(path):
-        job = prepare(checkpoint, options, written)
-        job.write(progress)
-    return job
+        return prepare(checkpoint, options, written).write(progress)
 
 
 def check_paths(source: Path, output: Path | None, options: Options) -> Path | None:
@@ -198,6 +224,8 @@ def check_paths(source: Path, output: Path | None, options: Options) -> Path | N
 def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint:
     """Open a checkpoint in order to convert it, after checking that the target may be written.
 
+    An edit of it in place that was interrupted is undone first, if it is to be edited in place again.
+
     If the conversion needs more of a pickle than its tensors, the parsed pickle is kept, so that it is read once only;
     other conversions do not spend memory on it.
 
@@ -206,6 +234,8 @@ def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint
         ConvInspectError: The source cannot be opened.
     """
     check_paths(path, output, options)
+    if options.in_place and not options.dry_run and is_interrupted(path):
+        recover(path)
     resaved = options.state_dict or options.fuse or options.expand
     other_format = output is not None and not named_alike(path, output)
     needed = resaved or other_format or options.rename or options.drop_optimizer
@@ -223,14 +253,16 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     Raises:
         ConvInspectError: It cannot be done.
     """
-    target = None if options.dry_run else checkpoint.path if options.in_place else output
+    distributed = checkpoint.container is Container.DISTRIBUTED
+    source = folder_of(checkpoint.path) if distributed else checkpoint.folder or checkpoint.path
+    target = None if options.dry_run else source if options.in_place else output
     other_format = output is not None and wants_other_format(checkpoint, output)
     resaved = options.state_dict or options.fuse or options.expand or other_format
     check_options(options, resaved)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)
-    check_source(checkpoint, resaved)
+    check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer)
     if options.model is not None:

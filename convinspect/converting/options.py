@@ -42,6 +42,7 @@ class Options:
         patch: Kernel size of the convolutions that Linear layers over flattened patches become, as "16x16".
         in_channels: With `patch`: the channels that these convolutions must come out with.
         patch_order: In which order patches are flattened: "chw", PyTorch's, as None is, or "hwc", channels last.
+        copy: With `in_place`: write a whole new file, and replace the source with it at the end.
     """
 
     to: str | None = None
@@ -65,6 +66,7 @@ class Options:
     patch: str | None = None
     in_channels: int | None = None
     patch_order: str | None = None
+    copy: bool = False
 
     @property
     def like_name(self) -> str:

@@ -89,11 +89,37 @@ def _parameters(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]
         if root is checkpoint.root or root.role == "model"
     ]
     own = frozenset(tensor.key for tensor in checkpoint.root.tensors)
+    if checkpoint.container is Container.DISTRIBUTED:
+        return _keying(checkpoint, edits)
     new = {edit.tensor.key: edit.key or "" for edit in edits}
     kept = [root.parameter_names for root in checkpoint.roots if root.parameter_names is not None]
     if any(not own.issuperset(names) or sum(keys.issuperset(names) for keys in models) > 1 for names in kept):
         return {}
     return {name: new[name] for names in kept for name in names if name in new}
+
+
+def _keying(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, str]:
+    """New names for those by which optimizers keep their state, in a distributed checkpoint: keys without the front
+    that the model has there.
+
+    Raises:
+        CannotConvert: A front changes in a way that leaves it open what the name is.
+    """
+    kept = {name for root in checkpoint.roots for name in root.keyed_by or ()}
+    names: dict[str, str] = {}
+    for edit in edits if kept else ():
+        old, new = edit.tensor.key, edit.key or ""
+        name = old
+        while name and name not in kept:
+            name = name.partition(".")[2]
+        front = old.removesuffix(name)
+        if not name or new.endswith(f".{name}") or new == name:
+            continue
+        if not new.startswith(front):
+            problem = f"the optimizer calls {old!r} {name!r}, and of {new!r} it is not known which part is a name"
+            raise CannotConvert(problem, f"rename it to what begins with {front!r}")
+        names[name] = new.removeprefix(front)
+    return names
 
 
 def _edits(root: Root, rules: Sequence[Rule]) -> tuple[list[Edit], dict[str, str], frozenset[str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from convinspect.errors import ConvInspectError, NotThere, unreadable
 from convinspect.formats import pieces, sharded
 from convinspect.formats.files import File
+from convinspect.formats.journal import check_no_journal
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.records import Contents
 
@@ -42,8 +43,10 @@ def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None 
 
 def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> Contents:
     def read_file(path: Path) -> Contents:
+        check_no_journal(path)
         return _read_file(path, keep_pickles)
 
+    check_no_journal(path)
     is_folder = path.is_dir()
     if is_folder or path.name.startswith("."):
         # Imported here, as all that only some checkpoints need: a listing of one safetensors file is a third faster.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import stat
+from _thread import allocate_lock
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Opening a pipe without a writer must not wait for one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+_SEEKING = allocate_lock()
 
 
 class File:
@@ -41,8 +44,11 @@ class File:
         except FileNotFoundError:
             raise _not_found(path) from None
         except IsADirectoryError:
-            raise NotThere("it is a folder, not a file", path=path) from None
+            raise _a_folder(path) from None
         except PermissionError:
+            # What Windows says of a folder.
+            if os.path.isdir(path):
+                raise _a_folder(path) from None
             raise NotThere("it may not be read", "ask its owner, or copy it elsewhere", path) from None
         except (OSError, ValueError) as error:
             raise NotThere(f"it cannot be opened ({_reason(error)})", path=path) from None
@@ -119,9 +125,14 @@ def read_at(handle: int, size: int, offset: int) -> bytes:
     """Up to `size` bytes from `offset` of an open file."""
     if hasattr(os, "pread"):
         return os.pread(handle, size, offset)
-    # Windows has no pread. Seeking is safe, since no handle is shared between threads.
-    os.lseek(handle, offset, os.SEEK_SET)
-    return os.read(handle, size)
+    # Windows has no pread, and a handle that threads share has one position.
+    with _SEEKING:
+        os.lseek(handle, offset, os.SEEK_SET)
+        return os.read(handle, size)
+
+
+def _a_folder(path: Path) -> NotThere:
+    return NotThere("it is a folder, not a file", path=path)
 
 
 def read_at_into(handle: int, into: memoryview, offset: int) -> int:

@@ -91,6 +91,12 @@ def apply_rules(keys: list[str], rules: Sequence[Rule]) -> Renamed:
         CannotConvert: Two keys would become one.
     """
     used: set[str] = set()
+    if rules and rules[0].front == "":
+        # A prefix for all, as wrappers put it: it is the first rule that matches, whatever the others say.
+        before, after = rules[0].new
+        new = [f"{before}{key}{after}" for key in keys]
+        _check_distinct(keys, new)
+        return Renamed(new, frozenset([rules[0].text] if keys else ()))
     new = []
     for key, name in zip(keys, clean_names(keys), strict=True):
         renamed = _renamed(key, name, rules)

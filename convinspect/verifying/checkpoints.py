@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import (
@@ -43,6 +44,9 @@ from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 from convinspect.verifying.turned import Turned, as_in_out, find_turned, moved
 from convinspect.verifying.turned_kernels import as_transposed_kernels, find_turned_kernels
 
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
+
 
 def compare_checkpoints(
     before: Checkpoint,
@@ -50,6 +54,7 @@ def compare_checkpoints(
     options: VerifyOptions,
     progress: Callable[[int], None] = lambda done: None,
     ready: Callable[[], object] = lambda: None,
+    group: Group | None = None,
 ) -> Report:
     """Compare two checkpoints: bits first, then outputs of each converted layer.
 
@@ -59,6 +64,7 @@ def compare_checkpoints(
         options: How to compare; options about a whole model are left to the caller.
         progress: Called with the number of bytes that were compared.
         ready: Called before layers are run, to wait for PyTorch.
+        group: The ranks that do so together: each compares and runs a part, and has the whole report.
 
     Raises:
         NotThere: A name matches no layer.
@@ -76,7 +82,7 @@ def compare_checkpoints(
     layers_after = {layer.name: layer for layer in as_transposed_kernels(layers_after.values(), kernels)}
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
-    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen))
+    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen), group)
     pairs = moved(pairs, before.tensors, after.tensors, *seen)
     two_files = before.path != after.path
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
@@ -93,16 +99,15 @@ def compare_checkpoints(
         if layer.check.cause or layer.check.reshaped or chosen is None or layer.before.name in chosen
     ]
     ready()
-    checks = run_layers(shown, options)
+    checks = run_layers(shown, options, group)
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
-        parts += [copies.findings, compare_roots(before, after, edits, transposed), compare_keys(before, after)]
+        parts += [copies.findings, compare_roots(before, after, edits, transposed, group), compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
         planned = plan_of(layers, after, pairs, transposed)
         parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]
         parts += [compare_objects(before, after, bool(options.rename))]
-        parts += [compare_ties(before, after), compare_tags(before, after)]
-        parts += [note_lost_state(before, after)]
+        parts += [compare_ties(before, after), compare_tags(before, after), note_lost_state(before, after)]
     findings = merged(parts)
     return Report(
         str(before.path),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.arrays.forms import Form
+    from convinspect.ranks.group import Group
 
 MOST_WORKERS = 8
 WORKING_BYTES = 512 << 20
@@ -34,14 +35,23 @@ class Checked(NamedTuple):
     after: Layer | None
 
 
-def run_layers(checked: list[Checked], options: VerifyOptions) -> list[LayerCheck]:
+def run_layers(checked: list[Checked], options: VerifyOptions, group: Group | None = None) -> list[LayerCheck]:
     """Add outputs to the checks. Layers run in parallel, one thread each, as many as fit in `WORKING_BYTES`.
+
+    Args:
+        checked: The layers.
+        options: How to run them.
+        group: The ranks that do so together.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
     """
     if options.bits or not checked:
         return [layer.check for layer in checked]
+    if group is not None:
+        from convinspect.verifying.shares import run_by_ranks
+
+        return run_by_ranks(group, checked, lambda some: run_layers(some, options))
     from convinspect.arrays.devices import full_float32, threads
 
     largest = max(layer.before.nbytes for layer in checked)

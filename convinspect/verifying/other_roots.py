@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.ema import own_originals
@@ -23,6 +23,9 @@ from convinspect.verifying.layers import keys_of
 from convinspect.verifying.metadata import emptied_optimizers
 from convinspect.verifying.same_numbers import same_as_patches
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 
 def expected_edits(
@@ -174,7 +177,13 @@ def compare_copies(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Ed
     )
 
 
-def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
+def compare_roots(
+    before: Checkpoint,
+    after: Checkpoint,
+    edits: Mapping[int, Edit],
+    transposed: Transposed,
+    group: Group | None = None,
+) -> Findings:
     """Compare EMA copies, optimizer state and other models: every root beside the one in use.
 
     Args:
@@ -182,6 +191,7 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         after: The second.
         edits: What must change with the model, by the tensor's id.
         transposed: Which of the model's weights are stored as (in, out).
+        group: The ranks that compare them together.
     """
     roots_after = {root.path: root for root in after.roots}
     emptied = emptied_optimizers(before, after)
@@ -191,7 +201,7 @@ def compare_roots(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
         if root.path in in_use:
             continue
         if root.path in roots_after:
-            parts.append(_compare_root(root, roots_after[root.path], edits, transposed))
+            parts.append(_compare_root(root, roots_after[root.path], edits, transposed, group))
         elif root.path in emptied:
             size = plural(len(root.tensors), "tensor")
             gone = f"all state of the optimizer at {root.path!r} ({size}) is gone, left out on purpose or lost"
@@ -219,11 +229,14 @@ def not_followed(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit
     )
 
 
-def _compare_root(before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed) -> Findings:
+def _compare_root(
+    before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed, group: Group | None
+) -> Findings:
     """Compare one root of both files; names in the findings begin with the root's path."""
     state = _by_name(before)
     turned = {name for name, tensor in state.items() if id(tensor) in edits and edits[id(tensor)].transposed}
-    pairs = pair_up(state, _by_name(after), transposed if before.role == "ema" else Transposed(turned))
+    stored = transposed if before.role == "ema" else Transposed(turned)
+    pairs = pair_up(state, _by_name(after), stored, group=group)
     left = {name: _not_followed(edits[id(state[name])]) for name in pairs.maybe_left if name in turned}
     after_by_name = _by_name(after)
     moved = {

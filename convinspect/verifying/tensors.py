@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.equality import as_matrix, difference, same_bits
 from convinspect.arrays.threads import map_threads
@@ -23,6 +23,9 @@ from convinspect.verifying.same_numbers import (
     same_order,
 )
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 _LARGE = 64 << 20
 
@@ -94,6 +97,7 @@ def pair_up(
     transposed: Transposed,
     progress: Callable[[int], None] = lambda done: None,
     asked: Collection[str] | None = None,
+    group: Group | None = None,
 ) -> Pairs:
     """Compare every tensor of `before` with that of the same name in `after`.
 
@@ -103,12 +107,18 @@ def pair_up(
         transposed: Which weights are stored as (in, out).
         progress: Called with the number of bytes that were compared.
         asked: Names of the tensors that the conversion was about, where the user said so.
+        group: The ranks that compare them together.
 
     Raises:
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
-    outcomes = _outcomes(common, before, transposed, progress)
+    if group is None:
+        outcomes = _outcomes(common, before, transposed, progress)
+    else:
+        from convinspect.verifying.shares import compared_by_ranks
+
+        outcomes = compared_by_ranks(group, common, lambda some: _outcomes(some, before, transposed, progress))
     names: dict[Fate, list[str]] = {fate: [] for fate in Fate}
     for name, outcome in outcomes.items():
         names[outcome.fate].append(name)

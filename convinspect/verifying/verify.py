@@ -26,6 +26,7 @@ from convinspect.verifying.options import VerifyOptions
 from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
     from convinspect.verifying.model import ModelCheck
 
 
@@ -34,6 +35,7 @@ def verify(
     after: Checkpoint | None,
     options: VerifyOptions,
     progress: Callable[[int], None] = lambda done: None,
+    group: Group | None = None,
 ) -> Report:
     """Check that a conversion changed shapes and nothing else.
 
@@ -42,6 +44,7 @@ def verify(
         after: The checkpoint after; None to convert `before` in memory, all that can become a Linear.
         options: How they are compared, under the names of the command's options.
         progress: Called with the number of bytes that were compared.
+        group: The ranks that do so together, each a part of the tensors and layers; rank 0 alone runs a whole model.
 
     Returns:
         What was found; `Report.equal` is the verdict.
@@ -54,6 +57,11 @@ def verify(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     options.check()
+    if group is not None:
+        from convinspect.ranks.agreement import agree, checking
+
+        agree(group, [_sizes(one) for one in (before, after) if one is not None], before.path)
+        progress = checking(group, progress)
     loading = None if options.bits else _prepare_torch(options)
     stored = before
     try:
@@ -65,7 +73,7 @@ def verify(
             pair, notes = _with_optimizers(before, after)
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         ready = loading.join if loading else lambda: None
-        report = compare_checkpoints(*pair, options, progress, ready)
+        report = compare_checkpoints(*pair, options, progress, ready, group)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))
@@ -74,9 +82,13 @@ def verify(
         raise error.at(stored.path) from None
     unwritten = [f"{one.path.name}: {one.unwritten}" for one in (before, after) if one.unwritten]
     report = replace(report, notes=(*notes, *dict.fromkeys(unwritten), *report.notes))
-    if options.model is None:
+    if options.model is None or (group is not None and group.rank):
         return report
     return replace(report, model=_run_model(options, before, after, stored, report))
+
+
+def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:
+    return sorted((path.name, version[2]) for path, version in checkpoint.versions.items())
 
 
 def _with_optimizers(before: Checkpoint, after: Checkpoint) -> tuple[tuple[Checkpoint, Checkpoint], tuple[str, ...]]:

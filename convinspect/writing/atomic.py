@@ -10,14 +10,18 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.errors import CannotWrite, ChangedMeanwhile, ConvInspectError, Option, Wording, unreadable
 from convinspect.formats.files import version_of
 from convinspect.records import Version
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 
 def check_unchanged(versions: Mapping[Path, Version]) -> None:
@@ -72,7 +76,7 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
         yield temporary
         if old is not None:
             _hand_on(old, temporary)
-        _sync(temporary)
+        sync(temporary)
         check(temporary)
         _take_name(temporary, place, old is not None)
 
@@ -83,15 +87,98 @@ def new_folder(target: Path, check: Check, replace: bool = False) -> Iterator[Pa
     with _beside(target) as (temporary, place):
         temporary.mkdir()
         yield temporary
-        for entry in temporary.rglob("*"):
-            if not entry.is_symlink():
-                _sync(entry)
-        _sync(temporary)
+        sync_files(temporary.rglob("*"))
+        sync(temporary)
         check(temporary)
         if replace and place.is_dir() and any(place.iterdir()):
             _swap(temporary, place)
         else:
             _take_name(temporary, place, False)
+
+
+@contextmanager
+def folder_of_ranks(target: Path, check: Check, replace: bool, group: Group) -> Iterator[Path]:
+    """`new_folder` for several ranks, which may be on several machines: each writes its files into the same folder.
+
+    Rank 0 makes it; when the blocks of all have ended it syncs, checks and renames it. What is to be written last,
+    rank 0 writes after `group.exchange`, which the block of each rank calls once when its own files are written.
+
+    Raises:
+        CannotWrite: As `new_folder`, or a rank does not see the folder that rank 0 has made.
+        OtherRankFailed: A rank has failed, or died.
+        ConvInspectError: What `check` raises.
+    """
+    from convinspect.ranks.group import OtherRankFailed
+
+    if group.rank:
+        with _folder_of_rank_0(target, group) as temporary:
+            yield temporary
+        return
+    with (
+        new_folder(target, check, replace) as temporary,
+        _telling(group),
+        _naming_target(target, temporary.parent),
+    ):
+        group.exchange(os.fspath(temporary))
+        group.exchange(None)
+        yield temporary
+    # It is in its place: what becomes of the others now changes nothing.
+    with suppress(OtherRankFailed):
+        group.exchange(None)
+
+
+@contextmanager
+def _folder_of_rank_0(target: Path, group: Group) -> Iterator[Path]:
+    temporary = Path(group.exchange(None)[0])
+    try:
+        with _telling(group), _naming_target(target, temporary.parent):
+            if not _seen(temporary):
+                problem = f"rank 0 writes into {temporary.parent}, which is not there for rank {group.rank}"
+                raise CannotWrite(problem, "write to a file system that all machines share", target)
+            group.exchange(None)
+            yield temporary
+            group.exchange(None)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+@contextmanager
+def _telling(group: Group) -> Iterator[None]:
+    """Tell the other ranks of a failure before anything of theirs is removed, so that they know its cause."""
+    try:
+        yield
+    except BaseException as error:
+        group.fail(error, None if isinstance(error, Exception) else _SECONDS_AFTER_A_SIGNAL)
+        raise
+
+
+_SECONDS_AFTER_A_SIGNAL = 3.0
+_SECONDS_UNTIL_SEEN = 10.0
+"""A folder that one machine has made may take some seconds to appear on another."""
+
+
+def _seen(folder: Path) -> bool:
+    end = time.monotonic() + _SECONDS_UNTIL_SEEN
+    while not folder.is_dir():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _discard(temporary: Path) -> None:
+    """Remove what the ranks wrote, whether or not rank 0 lives to do so.
+
+    Taken away in one step: rank 0, if it lives, either finds it whole or not at all. The folder around it goes only
+    when it is empty, since one that is being replaced may lie there.
+    """
+    aside = temporary.with_name(f"{os.urandom(6).hex()}.discarded")
+    with suppress(OSError):
+        os.rename(temporary, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        os.rmdir(temporary.parent)
 
 
 _LONGEST_NAME = 100
@@ -107,16 +194,24 @@ def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
     place = Path(os.path.realpath(target))
     folder = place.with_name(f".{_shortened(place.name)}.{os.urandom(6).hex()}.partial")
     try:
-        folder.mkdir(0o700)
-        yield folder / place.name, place
+        with _naming_target(target, folder):
+            folder.mkdir(0o700)
+            yield folder / place.name, place
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _naming_target(target: Path, folder: Path) -> Iterator[None]:
+    """Errors of writing into the private folder name the target."""
+    try:
+        yield
     except OSError as error:
         raise CannotWrite(f"it cannot be written ({error.strerror or error})", _remedy(error), target) from None
     except ConvInspectError as error:
         if error.path is not None and (error.path == folder or folder in error.path.parents):
             error.path = target
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def left_behind(target: Path) -> list[Path]:
@@ -149,11 +244,15 @@ def _hand_on(old: os.stat_result, new: Path) -> None:
 def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
     """Rename what was written to the target; unless `replacing`, only if the target does not exist.
 
-    On a file system without hard links, a file that was created meanwhile is replaced.
+    On a file system without hard links, a file that was created meanwhile is replaced, but on Windows.
     """
     try:
-        if replacing or temporary.is_dir() or not _linked(temporary, target):
+        if temporary.is_dir():
+            _replace_folder(temporary, target)
+        elif replacing:
             os.replace(temporary, target)
+        elif not _linked(temporary, target):
+            os.rename(temporary, target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise CannotWrite(
@@ -162,7 +261,19 @@ def _take_name(temporary: Path, target: Path, replacing: bool) -> None:
                 target,
             ) from None
         raise
-    _sync(target.parent)
+    sync(target.parent)
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    """Rename a folder to one that does not exist, or is empty."""
+    try:
+        os.replace(new, old)
+    except (PermissionError, FileExistsError):
+        # Windows renames over no folder, not even over an empty one.
+        if not old.is_dir():
+            raise
+        os.rmdir(old)
+        os.replace(new, old)
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -175,7 +286,7 @@ def _swap(new: Path, old: Path) -> None:
         except OSError:
             os.rename(aside, old)
             raise
-    _sync(old.parent)
+    sync(old.parent)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -198,7 +309,7 @@ def _linked(temporary: Path, target: Path) -> bool:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except OSError:
+    except (OSError, AttributeError):
         return False
     return True
 
@@ -209,7 +320,14 @@ def _remedy(error: OSError) -> str:
     return "choose another place"
 
 
-def _sync(path: Path) -> None:
+def sync_files(paths: Iterable[Path]) -> None:
+    """Sync files and folders to the disk, but no links; of a file, only the machine that wrote it can."""
+    for path in paths:
+        if not path.is_symlink():
+            sync(path)
+
+
+def sync(path: Path) -> None:
     """Sync what was written to the disk before it is renamed; not every system can sync folders."""
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -219,11 +337,27 @@ def _sync(path: Path) -> None:
         raise
     try:
         os.fsync(handle)
-    except OSError:
-        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+    except OSError as error:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode) and error.errno != errno.EBADF:
             raise
+        only_writers = error.errno == errno.EBADF
+    else:
+        only_writers = False
     finally:
         os.close(handle)
+    if only_writers:
+        _sync_as_writer(path)
+
+
+def _sync_as_writer(path: Path) -> None:
+    """On Windows only a handle that may write can be synced, and there is none of a read-only file."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode | stat.S_IWRITE)
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            os.fsync(file.fileno())
+    finally:
+        os.chmod(path, mode)
 
 
 def check_room(target: Path, nbytes: int, written: Callable[[], int] | None = None) -> None:

@@ -160,24 +160,21 @@ def _is_in(path: str, folder: str) -> bool:
     return path.startswith(os.path.join(folder, ""))
 
 
-def copy_carried(carried: Carried, target: Path, progress: Callable[[int], None]) -> None:
-    """Copy files byte by byte, and make the links again.
+def copy_item(item: Item, folder: Path, new: Path, progress: Callable[[int], None]) -> None:
+    """Copy a file byte by byte, or make a link again.
 
     Args:
-        carried: What to copy. Whether the files are still those that were listed is left to the caller.
-        target: The new folder.
+        item: What to copy, which is not left out. Whether the file is still the one that was listed is left to the
+            caller.
+        folder: The old folder.
+        new: Its path in the new one.
         progress: Called now and then with the number of bytes that were written since the last call.
 
     Raises:
-        ConvInspectError: A file cannot be read.
+        ConvInspectError: The file cannot be read.
         OSError: The target cannot be written.
     """
-    for item in carried.items:
-        if item.left:
-            continue
-        new = target / item.name
-        new.parent.mkdir(parents=True, exist_ok=True)
-        if item.link:
-            os.symlink(item.link, new)
-        else:
-            copy_whole(carried.folder / item.name, new, progress)
+    if item.link:
+        os.symlink(item.link, new)
+    else:
+        copy_whole(folder / item.name, new, progress)

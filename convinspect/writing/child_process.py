@@ -63,7 +63,9 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
 
 
 def _can_fork() -> bool:
-    return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
+    return (
+        sys.platform == "linux" and hasattr(os, "fork") and "torch" not in sys.modules and threading.active_count() == 1
+    )
 
 
 def _serve(work: Callable[[], Any], answer: int, alive: int) -> NoReturn:

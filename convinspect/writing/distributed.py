@@ -6,34 +6,34 @@ lies behind it in its file moves, by a multiple of a file system's block, and `.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from shlex import quote
-from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, ConvInspectError, NotACheckpoint
+from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, NotACheckpoint
 from convinspect.formats.files import File, version_of
 from convinspect.formats.pickle.machine import Walk, reader, walk
-from convinspect.formats.torch.archive import SMALL_STORAGE, read_torch_zip
+from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed import METADATA, TO_ONE_FILE
-from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Pieces, Place, is_metadata, pieces_in
-from convinspect.formats.zip.structures import is_zip
+from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place, is_metadata, pieces_in
 from convinspect.records import Edit, Tensor, Version
 from convinspect.text import first_few
 from convinspect.writing.boxes import Box, Steps, after_steps, steps_of, stride_after
 from convinspect.writing.carried import folder_of
+from convinspect.writing.distributed_items import AGAIN, facts, listed_names, shifted, stored, with_names
 from convinspect.writing.distributed_metadata import Change, Edits, Moved, edited
+from convinspect.writing.distributed_parts import (
+    Part,
+    lists_of_names,
+    names_in_optimizers,
+    names_of_others,
+    owners,
+    parts_by_file,
+)
 from convinspect.writing.pieces import Piece, Range, size_of
 from convinspect.writing.rewrite import Changes, pieces_for
-
-_AGAIN = "copy all of the folder again, or save it again"
-
-
-_Part: TypeAlias = tuple[ChunkedTensor, Chunk, Place]
-"""A chunk that changes, its tensor, and where it lies."""
 
 
 class Rewritten(Mapping[Path, list[Piece]]):
@@ -46,8 +46,10 @@ class Rewritten(Mapping[Path, list[Piece]]):
         folder: The checkpoint's.
         edits: New shapes and names; the tensors' keys are those in `.metadata`.
         others: New keys of objects, by key.
+        parameters: Old → new name, for the parameter names by which optimizers keep their state.
 
     Attributes:
+        new_keys: New keys by key, of tensors and of objects.
         names: Names of all files that `.metadata` refers to, and last its own, relative to the folder.
         versions: These files, as they are now.
 
@@ -56,7 +58,13 @@ class Rewritten(Mapping[Path, list[Piece]]):
         CannotConvert: A chunk cannot take part.
     """
 
-    def __init__(self, folder: Path, edits: Iterable[Edit] = (), others: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        edits: Iterable[Edit] = (),
+        others: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self._data, self._tree = _read(folder)
         _check_form(folder, self._tree)
@@ -65,18 +73,21 @@ class Rewritten(Mapping[Path, list[Piece]]):
         self.versions = _checked(folder, self._places)
         self.names = tuple(path.relative_to(folder).as_posix() for path in self.versions)
         edits = tuple(edits)
-        self._names = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
-        self._names |= dict(_names_of_others(pieces, others or {}))
+        self._parameters = parameters or {}
+        self.new_keys = {edit.tensor.key: edit.key for edit in edits if edit.key is not None}
+        self.new_keys |= dict(names_of_others(pieces, others or {}))
+        self.new_keys |= dict(names_in_optimizers(pieces, self._parameters))
         self._steps = {edit.tensor.key: steps_of(edit) for edit in edits if _is_shaped(edit)}
         self._tensors = {tensor.key: tensor for tensor in pieces.tensors if tensor.key in self._steps}
         self._shapes = {key: _change(self._tensors.get(key), steps, folder) for key, steps in self._steps.items()}
-        self._by_file = _parts_by_file(pieces, self._steps)
+        self._by_file = parts_by_file(pieces, self._steps, lists_of_names(pieces, self._parameters))
         self._grown: dict[Path, dict[int, int]] = {}
+        self._wanted: dict[tuple[Path, int], tuple[object, ...]] = {}
         self._new_metadata: bytes | None = None
 
     def __iter__(self) -> Iterator[Path]:
         yield from self._by_file
-        if self._shapes or self._names:
+        if self._by_file or self.new_keys:
             yield self.folder / METADATA
 
     def __contains__(self, path: object) -> bool:
@@ -86,7 +97,7 @@ class Rewritten(Mapping[Path, list[Piece]]):
         return sum(1 for _ in self)
 
     def __getitem__(self, path: Path) -> list[Piece]:
-        if path == self.folder / METADATA and (self._shapes or self._names):
+        if path == self.folder / METADATA and (self._by_file or self.new_keys):
             return [self._metadata()]
         return self._pieces(path)
 
@@ -107,8 +118,8 @@ class Rewritten(Mapping[Path, list[Piece]]):
         pieces: list[Piece] = []
         grown: dict[int, int] = {}
         at = 0
-        for tensor, chunk, place in self._by_file[path]:
-            new = self._chunk(tensor, chunk, place)
+        for one in self._by_file[path]:
+            place, new = one.place, self._part(one)
             pieces += [Range(at, place.offset), *new]
             at = place.offset + place.length
             longer = sum(map(size_of, new)) - place.length
@@ -117,12 +128,23 @@ class Rewritten(Mapping[Path, list[Piece]]):
         self._grown[path] = grown
         return [*pieces, Range(at, self.versions[path][2])]
 
-    def _chunk(self, tensor: ChunkedTensor, chunk: Chunk, place: Place) -> list[Piece]:
-        """The pieces of the new `torch.save` file of one chunk within its file."""
-        with File(place.file, place.offset, place.length) as part:
-            stored = _stored(part, tensor, chunk)
-            pieces = pieces_for(part, Changes((self._edit(stored, tensor, chunk),)))
-        return [_shifted(piece, place.offset) for piece in pieces]
+    def _part(self, part: Part) -> list[Piece]:
+        """The pieces of the new `torch.save` file of one part within its file."""
+        place, tensor, chunk = part.place, part.tensor, part.chunk
+        with File(place.file, place.offset, place.length) as file:
+            if tensor is None or chunk is None:
+                pieces = with_names(file, part.key, self._parameters)
+            else:
+                pieces = pieces_for(file, Changes((self._edit(stored(file, tensor, chunk), tensor, chunk),)))
+            self._wanted[place.file, place.offset] = self._after(part, file)
+        return [shifted(piece, place.offset) for piece in pieces]
+
+    def _after(self, part: Part, file: File) -> tuple[object, ...]:
+        """What `file`, the part as it was, is to say once it is edited."""
+        if part.tensor is None or part.chunk is None:
+            return tuple(self._parameters.get(name, name) for name in listed_names(file, part.key))
+        edit = self._edit(stored(file, part.tensor, part.chunk), part.tensor, part.chunk)
+        return facts(edit.tensor, edit)
 
     def _edit(self, stored: Tensor, tensor: ChunkedTensor, chunk: Chunk) -> Edit:
         stride = stride_after(stored.stride, Box(chunk.begin, chunk.shape), self._steps[tensor.key])
@@ -146,7 +168,7 @@ class Rewritten(Mapping[Path, list[Piece]]):
             name = path.relative_to(self.folder).as_posix()
             moved[name, offset] = Moved(offset + by[path], place.length + more)
             by[path] += more
-        return edited(self._data, self._tree, Edits(self._shapes, moved, self._names))
+        return edited(self._data, self._tree, Edits(self._shapes, moved, self.new_keys))
 
     def check(self, folder: Path) -> None:
         """Check what was written of it, by the headers alone.
@@ -157,26 +179,33 @@ class Rewritten(Mapping[Path, list[Piece]]):
         data, tree = _read(folder)
         pieces = pieces_in(tree, folder)
         _checked(folder, pieces.places())
-        new = {tensor.key: tensor for tensor in pieces.tensors}
         if data != self._metadata():
             raise _differs(METADATA)
-        for tensor, chunk, place in chain.from_iterable(self._by_file.values()):
-            name = self._names.get(tensor.key, tensor.key)
-            box = self._shapes[tensor.key].boxes[chunk.begin]
-            after = next((one for one in new[name].chunks if (one.begin, one.shape) == box), None)
-            if after is None or after.place is None:
-                raise _differs(name)
-            with (
-                File(place.file, place.offset, place.length) as old_part,
-                File(after.place.file, after.place.offset, after.place.length) as part,
-            ):
-                wanted = self._edit(_stored(old_part, tensor, chunk), tensor, chunk)
-                if _facts(_stored(part, new[name], after)) != _facts(wanted.tensor, wanted):
-                    raise _differs(name)
+        new = {(key, begin): (place, tensor, chunk) for key, begin, place, tensor, chunk in owners(pieces)}
+        for part in chain.from_iterable(self._by_file.values()):
+            key, chunk, old = self.new_keys.get(part.key, part.key), part.chunk, part.place
+            begin = None if chunk is None else self._shapes[part.key].boxes[chunk.begin].begin
+            place, new_tensor, new_chunk = new.get((key, begin), (None, None, None))
+            if place is None:
+                raise _differs(key)
+            if (old.file, old.offset) not in self._wanted:
+                # Another process wrote it.
+                with File(old.file, old.offset, old.length) as old_file:
+                    self._wanted[old.file, old.offset] = self._after(part, old_file)
+            with File(place.file, place.offset, place.length) as file:
+                if new_tensor is None or new_chunk is None:
+                    found: tuple[object, ...] = tuple(listed_names(file, key))
+                else:
+                    found = facts(stored(file, new_tensor, new_chunk))
+            if found != self._wanted[old.file, old.offset]:
+                raise _differs(key)
 
 
 def pieces_by_file(
-    checkpoint: Checkpoint, edits: Iterable[Edit] = (), others: Mapping[str, Mapping[str, str]] | None = None
+    checkpoint: Checkpoint,
+    edits: Iterable[Edit] = (),
+    others: Mapping[str, Mapping[str, str]] | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> Rewritten:
     """The files of a distributed checkpoint that edits change, each with the pieces of the new one, by path.
 
@@ -184,6 +213,7 @@ def pieces_by_file(
         checkpoint: The source.
         edits: New shapes and names of its tensors.
         others: New keys of what is no tensor, by the path of its root.
+        parameters: Old → new name, for the parameter names by which optimizers keep their state.
 
     Raises:
         ConvInspectError: It cannot be changed.
@@ -194,7 +224,7 @@ def pieces_by_file(
         for path, names in (others or {}).items()
         for old, new in names.items()
     }
-    return Rewritten(folder_of(checkpoint.path), whole_edits(checkpoint, edits), named)
+    return Rewritten(folder_of(checkpoint.path), whole_edits(checkpoint, edits), named, parameters)
 
 
 def whole_edits(checkpoint: Checkpoint, edits: Iterable[Edit]) -> list[Edit]:
@@ -244,10 +274,10 @@ def _checked(folder: Path, places: Iterable[Place]) -> dict[Path, Version]:
         try:
             versions[path] = version_of(path.stat())
         except OSError:
-            raise BrokenFile(f"{name} is not there, in which .metadata says that tensors lie", _AGAIN) from None
+            raise BrokenFile(f"{name} is not there, in which .metadata says that tensors lie", AGAIN) from None
         if versions[path][2] < ends.get(path, 0):
             size = f"{versions[path][2]:,} of {ends[path]:,}"
-            raise BrokenFile(f"{name} has {size} bytes that .metadata says lie in it", _AGAIN)
+            raise BrokenFile(f"{name} has {size} bytes that .metadata says lie in it", AGAIN)
     return versions
 
 
@@ -282,7 +312,7 @@ def _change(tensor: ChunkedTensor | None, steps: Steps, folder: Path) -> Change:
     boxes: dict[tuple[int, ...], Box] = {}
     for chunk in tensor.chunks:
         if chunk.place is None:
-            raise BrokenFile(f"its .metadata does not say where a chunk of {tensor.key!r} lies", _AGAIN)
+            raise BrokenFile(f"its .metadata does not say where a chunk of {tensor.key!r} lies", AGAIN)
         if chunk.place.transforms:
             how = ", ".join(chunk.place.transforms)
             problem = f"the chunks of {tensor.key!r} went through {how} when they were written"
@@ -294,78 +324,6 @@ def _change(tensor: ChunkedTensor | None, steps: Steps, folder: Path) -> Change:
             raise CannotConvert(f"{problem} {steps.after}", to_one_file(folder))
         boxes[chunk.begin] = box
     return Change(steps.after, boxes)
-
-
-def _parts_by_file(pieces: Pieces, changing: Container[str]) -> dict[Path, list[_Part]]:
-    """The chunks that change, by file, in the order of their places.
-
-    Raises:
-        BrokenFile: One shares bytes with something else.
-    """
-    by_file: dict[Path, dict[int, _Part]] = {}
-    for tensor in pieces.tensors:
-        for chunk in tensor.chunks if tensor.key in changing else ():
-            assert chunk.place is not None
-            by_file.setdefault(chunk.place.file, {})[chunk.place.offset] = (tensor, chunk, chunk.place)
-    ordered = {path: [part for _, part in sorted(parts.items())] for path, parts in by_file.items()}
-    for key, begin, place in _owners(pieces):
-        parts = ordered.get(place.file, [])
-        after = bisect_right(parts, place.offset, key=lambda part: part[2].offset)
-        for tensor, chunk, other in parts[max(after - 1, 0) : after + 1]:
-            apart = place.offset + place.length <= other.offset or other.offset + other.length <= place.offset
-            if not apart and (tensor.key, chunk.begin) != (key, begin):
-                raise BrokenFile(f".metadata says that {key!r} and {tensor.key!r} lie in the same bytes", _AGAIN)
-    return ordered
-
-
-def _owners(pieces: Pieces) -> Iterator[tuple[str, tuple[int, ...] | None, Place]]:
-    """All that lies in the files."""
-    for tensor in pieces.tensors:
-        for chunk in tensor.chunks:
-            if chunk.place is not None:
-                yield tensor.key, chunk.begin, chunk.place
-    for one in pieces.objects:
-        if one.place is not None:
-            yield one.key, None, one.place
-
-
-def _names_of_others(pieces: Pieces, others: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """New keys of objects; a dictionary that is no tensor lies there in parts, under its own key and theirs."""
-    for one in pieces.objects:
-        for old, new in others.items():
-            if one.key == old or one.key.startswith(f"{old}."):
-                yield one.key, new + one.key[len(old) :]
-
-
-def _stored(part: File, tensor: ChunkedTensor, chunk: Chunk) -> Tensor:
-    """A chunk's tensor, as its own `torch.save` file describes it.
-
-    Raises:
-        BrokenFile: It is no such file, or holds another tensor than `.metadata` says.
-    """
-    what = f"a chunk of {tensor.key!r} in {part.path.name} at byte {part.start:,}"
-    if not is_zip(part.read(0, 4)):
-        raise BrokenFile(f"{what} is no torch.save file", _AGAIN, part.path)
-    try:
-        tensors = [one for root in read_torch_zip(part).roots for one in root.tensors]
-    except ConvInspectError as error:
-        raise BrokenFile(f"{what}: {error.problem}", error.remedy, part.path) from None
-    if len(tensors) != 1 or (tensors[0].shape, tensors[0].dtype) != (chunk.shape, tensor.dtype):
-        found = f"{tensors[0].dtype} {tensors[0].shape}" if len(tensors) == 1 else f"{len(tensors)} tensors"
-        problem = f"{what} is {found}, and .metadata says {tensor.dtype} {chunk.shape}"
-        raise BrokenFile(problem, _AGAIN, part.path)
-    return tensors[0]
-
-
-def _facts(tensor: Tensor, edit: Edit | None = None) -> tuple[object, ...]:
-    shape, stride = (tensor.shape, tensor.stride) if edit is None else (edit.shape, edit.stride)
-    storage = tensor.storage
-    kept = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
-    return shape, stride, tensor.dtype, tensor.offset, kept, tensor.layout, tensor.requires_grad
-
-
-def _shifted(piece: Piece, by: int) -> Piece:
-    return Range(piece.start + by, piece.end + by) if isinstance(piece, Range) else piece
 
 
 def _differs(what: str) -> BrokenFile:

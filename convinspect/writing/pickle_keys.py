@@ -211,7 +211,7 @@ def places_of_parameter_names(tree: Any, data: bytes, base: int, names: Mapping[
         if "params" not in values or not isinstance(listed, list):
             continue
         start, end = _place_of_value(node, "param_names")
-        starts = _pushed_strings(data[start - base : end - base])
+        starts = pushed_strings(data[start - base : end - base])
         if len(starts) != len(listed):
             raise CannotWrite("an optimizer's param_names are stored in an unusual way, so they cannot be renamed")
         places |= {start + at: names[name] for at, name in zip(starts, listed, strict=True) if name in names}
@@ -233,7 +233,7 @@ _STRINGS_AND_GETS = frozenset("UTVXS\x8c\x8dhjg")
 _OF_LISTS = frozenset("](eaqrp\x94\x95.")
 
 
-def _pushed_strings(data: bytes) -> list[int]:
+def pushed_strings(data: bytes) -> list[int]:
     """Offsets at which a list's strings are pushed; [] if the list holds anything else."""
     starts: list[int] = []
     for opcode, _, at in genops(data + b"."):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import BrokenFile
+from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
+from convinspect.formats.files import File
+from convinspect.formats.journal import journal_of
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
+from convinspect.writing.in_place import edit_in_place
 from convinspect.writing.moving import Place, new_sums
-from convinspect.writing.rewrite import Changes, write_file
-from convinspect.writing.shards import Beside, in_several, save_distributed, save_folder
+from convinspect.writing.pieces import Piece
+from convinspect.writing.rewrite import Changes, pieces_for, write_file
+from convinspect.writing.shards import Beside, in_several, pieces_of_files, save_distributed, save_folder
+
+if TYPE_CHECKING:
+    from convinspect.ranks.group import Group
 
 Progress = Callable[[int], None]
 
@@ -30,7 +38,9 @@ def save_edits(
     others: Mapping[str, Mapping[str, str]] | None = None,
     beside: Beside | None = None,
     force: bool = False,
-) -> None:
+    group: Group | None = None,
+    in_place: bool = False,
+) -> str:
     """Write the checkpoint with other shapes and names to `target`, which must have passed `target.check_target`.
 
     The new file is opened, and every tensor's name, dtype, shape, strides and bytes are compared with what is expected,
@@ -46,6 +56,11 @@ def save_edits(
         others: Old → new key of what is no tensor, by the path of its root.
         beside: What else goes into a new folder; None for a file, or the folder of an index.
         force: Replace a folder that exists.
+        group: The ranks that write a folder together, each its share of the files; rank 0 writes a file alone.
+        in_place: Edit the source, which is the target, without a copy if that can be done.
+
+    Returns:
+        Why the source was replaced by a copy though it was to be edited; else "".
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -53,35 +68,87 @@ def save_edits(
     edits = tuple(edits)
     others = others or {}
     if checkpoint.container is Container.DISTRIBUTED:
-        changes = Changes(edits, others=others)
-        _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force)
-        return
+        changes = Changes(edits, parameters=parameters or {}, others=others)
+        return _save_distributed(checkpoint, changes, target, progress, beside or Beside(), force, group, in_place)
+    whole = beside is None and not in_several(checkpoint)
+    if whole and group is not None and group.rank:
+        return ""
     source, versions = checkpoint.path, checkpoint.versions
     sums = new_sums(edits)
     expected = _expected(checkpoint.roots, edits, drop_optimizer, sums) + _facts_of_others(checkpoint.roots, others)
     changes = Changes(edits, drop_optimizer, parameters or {}, others, checkpoint.pickles.get(source), sums)
-    if beside is None and not in_several(checkpoint):
+    beside = beside or Beside()
+    reason = _edit_in_place(checkpoint, changes, expected, target, beside, not whole) if in_place else ""
+    if in_place and not reason:
+        return ""
+    if whole:
         with (
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
         ):
             write_file(source, changes, temporary, progress)
-        return
-    beside = beside or Beside()
+        return reason
+    if reason and not target.is_dir():
+        remedy = Wording("give a new folder with ", Option("target", None))
+        raise CannotWrite(f"it cannot be edited in place ({reason})", remedy, target)
     opened = "" if source.is_dir() else source.name
     all_versions = {**versions, **(beside.carried.versions if beside.carried is not None else {})}
 
     def check(new: Path) -> None:
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-    save_folder(checkpoint, changes, target, progress, check, beside, force)
+    save_folder(checkpoint, changes, target, progress, check, beside, force, group)
+    return reason
+
+
+def _edit_in_place(
+    checkpoint: Checkpoint,
+    changes: Changes,
+    expected: Sequence[Facts],
+    target: Path,
+    beside: Beside,
+    several: bool,
+) -> str:
+    """Edit the source without a copy; why that cannot be done, or "" once it is."""
+    source = checkpoint.path
+
+    def check() -> None:
+        approve(source, expected, {}, beside=beside.optimizers)
+
+    if several:
+        return _edit_folder(target, pieces_of_files(checkpoint, changes, beside), checkpoint.versions, check)
+    # What is edited is the file that a link names.
+    place = Path(os.path.realpath(source))
+    with File(source) as file:
+        pieces = pieces_for(file, changes)
+    return edit_in_place(journal_of(place), {place: pieces}, checkpoint.versions, check)
+
+
+def _edit_folder(
+    target: Path, pieces: Mapping[Path, Sequence[Piece]], versions: Mapping[Path, Version], check: Callable[[], None]
+) -> str:
+    """Edit files of a folder without a copy, under one journal; why that cannot be done, or "" once it is."""
+    folder = Path(os.path.realpath(target if target.is_dir() else target.parent))
+    for path in pieces:
+        if path.is_symlink() or folder not in Path(os.path.realpath(path)).parents:
+            return "its files are links to others"
+    files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
+    return edit_in_place(journal_of(folder), files, versions, check)
 
 
 def _save_distributed(
-    checkpoint: Checkpoint, changes: Changes, target: Path, progress: Progress, beside: Beside, force: bool
-) -> None:
+    checkpoint: Checkpoint,
+    changes: Changes,
+    target: Path,
+    progress: Progress,
+    beside: Beside,
+    force: bool,
+    group: Group | None,
+    in_place: bool,
+) -> str:
+    """As `save_edits`, of a distributed checkpoint."""
     from convinspect.formats.torch.distributed import METADATA
-    from convinspect.writing.distributed import whole_edits
+    from convinspect.writing.distributed import pieces_by_file, whole_edits
 
     edits = whole_edits(checkpoint, changes.edits)
 
@@ -89,13 +156,30 @@ def _save_distributed(
         # What lies in its files is compared chunk by chunk.
         return tensor.key, tensor.dtype, tensor.shape
 
-    expected = [(key, dtype, shape) for key, dtype, shape, *_ in _expected(checkpoint.roots, edits, False, {})]
+    shapes = {edit.tensor.key: edit.shape for edit in edits}
     opened = METADATA if checkpoint.path.name == METADATA else ""
 
-    def check(new: Path) -> None:
-        approve(new / opened, expected, checkpoint.versions, facts)
+    def check(new: Path, keys: Mapping[str, str], versions: Mapping[Path, Version] = checkpoint.versions) -> None:
+        expected = [
+            (keys.get(tensor.key, tensor.key), tensor.dtype, shapes.get(tensor.key, tensor.shape))
+            for root in checkpoint.roots
+            for tensor in root.tensors
+        ]
+        approve(new / opened, expected, versions, facts)
 
-    save_distributed(checkpoint, changes, target, progress, check, beside, force)
+    reason = ""
+    if in_place:
+        files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
+
+        def check_edited() -> None:
+            files.check(files.folder)
+            check(files.folder, files.new_keys, {})
+
+        reason = _edit_folder(files.folder, files, {**files.versions, **checkpoint.versions}, check_edited)
+        if not reason:
+            return ""
+    save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
+    return reason
 
 
 Facts: TypeAlias = tuple[object, ...]

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.formats.files import File
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
-from convinspect.records import Container, Edit, Tensor, contiguous
-from convinspect.writing.atomic import check_room, check_unchanged, new_folder, reporting_changes
-from convinspect.writing.carried import Carried, copy_carried
+from convinspect.records import Container, Edit, Tensor, Version, contiguous
+from convinspect.writing.atomic import check_room, check_unchanged
+from convinspect.writing.carried import Carried, copy_item
 from convinspect.writing.clones import nbytes_shared
-from convinspect.writing.pieces import copy_whole, write_pieces
-from convinspect.writing.rewrite import Changes, write_file
+from convinspect.writing.new_folder import Found, NewFile, write_new_folder
+from convinspect.writing.pieces import Piece, copy_whole, write_pieces
+from convinspect.writing.rewrite import Changes, pieces_for, write_file
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.ranks.group import Group
+    from convinspect.writing.distributed import Rewritten
 
 Progress = Callable[[int], None]
 
@@ -55,6 +60,7 @@ def save_folder(
     check: Callable[[Path], None],
     beside: Beside,
     force: bool,
+    group: Group | None = None,
 ) -> None:
     """Write every file of a checkpoint, with its index, to a new folder, atomically.
 
@@ -66,6 +72,7 @@ def save_folder(
         check: Raises if the new folder, at the path that it is given, is wrong.
         beside: What else goes into it.
         force: Replace a folder of which all files are written anew.
+        group: The ranks that write it together.
 
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
@@ -74,25 +81,82 @@ def save_folder(
     names = [*own_names(checkpoint), *beside.optimizers]
     carried = beside.carried or Carried(source)
     _check_replaced(target, {*names, *carried.names}, force)
-    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
-    right = totals(tensor for root in own for tensor in root.tensors)
-    keys = {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
-    by_file = _by_file(changes.edits)
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
     versions = {**checkpoint.versions, **carried.versions}
-    nbytes = checkpoint.nbytes_on_disk + carried.nbytes
-    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
-    with reporting_changes(versions), new_folder(target, check, force) as temporary:
-        for name in names:
-            old, new = source / name, temporary / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
-            if name.endswith(".json"):
-                write_pieces(old, [edited_index(old.read_bytes(), keys, right)], new, progress)
-            elif of_file:
-                write_file(old, of_file, new, progress)
-            else:
-                copy_whole(old, new, progress)
-        copy_carried(carried, temporary, progress)
+    _check_room(target, checkpoint.nbytes_on_disk + carried.nbytes, versions, group)
+    files = []
+    for name in names:
+        old = source / name
+        if name.endswith(".json"):
+            files.append(NewFile(name, 0, partial(_write_index, old, keys, right, progress), last=True))
+            continue
+        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+        nbytes = versions[old][2] if old in versions else 0
+        write = partial(write_file, old, of_file) if of_file else partial(copy_whole, old)
+        files.append(NewFile(name, nbytes, partial(write, progress=progress)))
+    write_new_folder(target, [*files, *_copies(carried, progress)], check, versions, force, group)
+
+
+def _write_index(old: Path, keys: Mapping[str, str], right: tuple[int, int], progress: Progress, new: Path) -> None:
+    write_pieces(old, [edited_index(old.read_bytes(), keys, right)], new, progress)
+
+
+def _copies(carried: Carried, progress: Progress) -> list[NewFile]:
+    """What the new folder takes as it is."""
+    return [
+        NewFile(
+            item.name,
+            item.version[2] if item.version else 0,
+            partial(copy_item, item, carried.folder, progress=progress),
+        )
+        for item in carried.items
+        if not item.left
+    ]
+
+
+def _check_room(target: Path, nbytes: int, versions: Mapping[Path, Version], group: Group | None) -> None:
+    """Check before any writing that the disk has room; other ranks may come here when rank 0 has begun to fill it.
+
+    Raises:
+        CannotWrite: It has not.
+    """
+    if group is None or not group.rank:
+        folder = Path(os.path.realpath(target)).parent
+        check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, folder))
+
+
+def pieces_of_files(checkpoint: Checkpoint, changes: Changes, beside: Beside) -> dict[Path, list[Piece]]:
+    """What each file of a checkpoint in several files becomes; those that stay as they are have no entry.
+
+    Args:
+        checkpoint: The source, with the roots of the optimizers beside it.
+        changes: Of all its files.
+        beside: What else lies in its folder.
+
+    Raises:
+        ConvInspectError: A file cannot be read, or its format cannot be changed.
+    """
+    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
+    pieces: dict[Path, list[Piece]] = {}
+    for name in [*own_names(checkpoint), *beside.optimizers]:
+        old = source / name
+        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+        if name.endswith(".json"):
+            pieces[old] = [edited_index(old.read_bytes(), keys, right)]
+        elif of_file:
+            with File(old) as file:
+                pieces[old] = pieces_for(file, of_file)
+    return pieces
+
+
+def _right_totals(checkpoint: Checkpoint, beside: Beside) -> tuple[int, int]:
+    own = [root for root in checkpoint.roots if root.path.partition(":")[0] not in beside.optimizers]
+    return totals(tensor for root in own for tensor in root.tensors)
+
+
+def _new_keys(changes: Changes) -> dict[str, str]:
+    return {edit.tensor.key: edit.key for edit in changes.edits if edit.key is not None}
 
 
 def save_distributed(
@@ -100,34 +164,48 @@ def save_distributed(
     changes: Changes,
     target: Path,
     progress: Progress,
-    check: Callable[[Path], None],
+    check: Callable[[Path, Mapping[str, str]], None],
     beside: Beside,
     force: bool,
+    group: Group | None = None,
 ) -> None:
-    """As `save_folder`, of a distributed checkpoint."""
+    """As `save_folder`, of a distributed checkpoint; `check` is told the new keys by key, too."""
+    from convinspect.formats.torch.distributed import METADATA
     from convinspect.writing.distributed import pieces_by_file
 
-    files = pieces_by_file(checkpoint, changes.edits, changes.others)
+    files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
     carried = beside.carried or Carried(files.folder)
     _check_replaced(target, {*files.names, *carried.names}, force)
     versions = {**checkpoint.versions, **files.versions, **carried.versions}
-    nbytes = sum(version[2] for version in files.versions.values()) + carried.nbytes
-    check_room(target, nbytes, lambda: nbytes - nbytes_shared(versions, Path(os.path.realpath(target)).parent))
+    _check_room(target, sum(version[2] for version in files.versions.values()) + carried.nbytes, versions, group)
 
     def check_all(new: Path) -> None:
         files.check(new)
-        check(new)
-
-    with reporting_changes(versions), new_folder(target, check_all, force) as temporary:
-        for name in files.names:
-            old, new = files.folder / name, temporary / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if old in files:
-                write_pieces(old, files[old], new, progress)
-            else:
-                copy_whole(old, new, progress)
-        copy_carried(carried, temporary, progress)
+        check(new, files.new_keys)
         check_unchanged(versions)
+
+    new_files = []
+    for name in files.names:
+        old = files.folder / name
+        write = partial(_write_edited, files, old) if old in files else partial(copy_whole, old)
+        # Written last: it says where the others' bytes lie.
+        last = old == files.folder / METADATA
+        new_files.append(NewFile(name, files.versions[old][2], partial(write, progress=progress), last))
+
+    def tell(names: Sequence[str]) -> dict[Path, dict[int, int]]:
+        return {path: dict(files.grown(path)) for name in names if (path := files.folder / name) in files}
+
+    def hear(told: Iterable[Mapping[Path, Mapping[int, int]]]) -> None:
+        for path, grown in chain.from_iterable(one.items() for one in told):
+            files.set_grown(path, grown)
+
+    write_new_folder(
+        target, [*new_files, *_copies(carried, progress)], check_all, versions, force, group, Found(tell, hear)
+    )
+
+
+def _write_edited(files: Rewritten, old: Path, new: Path, progress: Progress) -> None:
+    write_pieces(old, files[old], new, progress)
 
 
 def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording, named
+from convinspect.formats.journal import journals_of
 from convinspect.records import Container
 
 _WRITERS = {
@@ -44,26 +46,21 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         CannotWrite: It is the source, it exists, or its folder does not.
     """
     same = os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target)
-    sharded = os.path.isdir(source) or source.name.endswith((".index.json", ".metadata"))
     # The first broken rule is reported: problems of both files come before problems of the target alone.
     rules: tuple[Rule, ...] = (
-        (
-            sharded and in_place,
-            "a folder or a sharded checkpoint is not changed in place",
-            Wording("give a new folder with ", Option("target", None)),
-            source,
-        ),
         (
             same and not in_place,
             "the target is the source itself",
             Wording("use ", Option("in_place"), ", or ", _ANOTHER),
             target,
         ),
-        *(
-            _rules_of_a_folder(source, target, force)
-            if sharded and writes_folder(target)
-            else _rules_of_a_file(source, target, force, same)
+        (
+            not in_place and any(map(os.path.lexists, journals_of(target))),
+            "an edit of the target in place was interrupted, or is under way",
+            f"to get it back as it was: convinspect recover {quote(named(target))}",
+            target,
         ),
+        *_rules_of_kind(source, target, in_place, force, same),
         (
             "://" in named(target) and not os.path.isdir(target.parent),
             "it is an address, and only files on this machine are written",
@@ -80,6 +77,15 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
     for broken, problem, remedy, path in rules:
         if broken:
             raise CannotWrite(problem, remedy, path)
+
+
+def _rules_of_kind(source: Path, target: Path, in_place: bool, force: bool, same: bool) -> tuple[Rule, ...]:
+    sharded = os.path.isdir(source) or source.name.endswith((".index.json", ".metadata"))
+    if sharded and in_place:
+        return ()
+    if sharded and writes_folder(target):
+        return _rules_of_a_folder(source, target, force)
+    return _rules_of_a_file(source, target, force, same)
 
 
 def _rules_of_a_folder(source: Path, target: Path, force: bool) -> tuple[Rule, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import pickle
 import random
 import warnings
@@ -220,10 +221,13 @@ def test_commands_read_them(saved: tuple[Path, dict[str, Any]], tmp_path: Path) 
 def test_a_listing_opens_metadata_and_one_piece(
     saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convinspect.formats import files
+    real, asked = os.open, list[str]()
 
-    real, asked = files.os.open, []
-    monkeypatch.setattr(files.os, "open", lambda path, *more: (asked.append(Path(path).name), real(path, *more))[1])
+    def noted(path: Any, *more: Any) -> int:
+        asked.append(Path(path).name)
+        return real(path, *more)
+
+    monkeypatch.setattr(os, "open", noted)
     open_checkpoint(saved[0])
     assert asked[0] == ".metadata"
     assert len(asked) <= 2
@@ -483,7 +487,8 @@ def test_deflated_pieces_are_refused(tmp_path: Path) -> None:
 def test_pieces_are_compared_by_bits(tmp_path: Path) -> None:
     whole = numbers(8, 5, dtype=torch.bfloat16)
     found: list[Checkpoint] = []
-    for at, cuts in enumerate(([[4], []], [[], [2]], [[], []])):
+    every: list[list[list[int]]] = [[[4], []], [[], [2]], [[], []]]
+    for at, cuts in enumerate(every):
         save({"w": cut(whole, boxes((8, 5), cuts))}, checkpoint_id=tmp_path / str(at), no_dist=True)
         found.append(open_checkpoint(tmp_path / str(at)))
     assert all(same_bits(a["w"], b["w"]) for a in found for b in found)

@@ -289,8 +289,6 @@ def test_sharded_targets_get_advice_that_leads_on(tmp_path: Path) -> None:
     assert "use --force to overwrite it, or give another -o" in done.stderr
     done = run("convert", FIXTURES / "sharded", "-o", tmp_path / "there", "--to", "linear", "--force")
     assert "'mine.txt', which the new folder does not" in done.stderr
-    done = run("convert", FIXTURES / "sharded", "--in-place", "--to", "linear")
-    assert "not changed in place" in done.stderr
 
 
 def test_like_says_what_else_keeps_the_file_from_loading(tmp_path: Path) -> None:

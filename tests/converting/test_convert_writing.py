@@ -127,7 +127,7 @@ def test_what_was_written_is_on_the_disk_before_it_is_checked_and_named(
 
         return noted
 
-    monkeypatch.setattr(writing, "_sync", noting("sync", writing._sync))
+    monkeypatch.setattr(writing, "sync", noting("sync", writing.sync))
     monkeypatch.setattr(saving, "_compare", noting("check", saving._compare))
     monkeypatch.setattr(os, "replace", noting("name", os.replace))
     monkeypatch.setattr(os, "link", noting("name", os.link))
@@ -205,7 +205,7 @@ _DYING = (
     "        return function(*arguments, **options)\n"
     "    return wrapped\n"
     "for name in ('_write_all', '_copy'): setattr(pieces, name, dying(getattr(pieces, name)))\n"
-    "atomic._sync = dying(atomic._sync)\n"
+    "atomic.sync = dying(atomic.sync)\n"
     "os.replace, os.link = dying(os.replace), dying(os.link)\n"
     "from convinspect.cli import main\n"
     "sys.argv = ['convinspect', 'convert', sys.argv[1], '-o', sys.argv[2], '--to', 'linear', '--force']\n"

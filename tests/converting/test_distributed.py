@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint._extension import StreamTransformExtension
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -125,11 +128,35 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
 def test_training_goes_on_with_the_converted_optimizer(tmp_path: Path, flat: bool) -> None:
     save(state(flat), checkpoint_id=str(tmp_path / "a"), no_dist=True)
     convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR)
-    made, optimizer = _trained("linear", 0)
+    _resume(tmp_path / "b", model("linear"), flat)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_training_goes_on_under_new_names(tmp_path: Path, flat: bool) -> None:
+    source, there, back = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    save(state(flat), checkpoint_id=str(source), no_dist=True)
+    convert(source, there, rename=["model.0.*=model.first.*", "model.3.*=model.3.inner.*"], **TO_LINEAR)
+    parts = dict(model("linear").named_children())
+    last = nn.Sequential(OrderedDict(inner=parts["3"]))
+    _resume(there, nn.Sequential(OrderedDict({"first": parts["0"], "1": parts["1"], "2": parts["2"], "3": last})), flat)
+    convert(there, back, rename=["model.first.*=model.0.*", "model.3.inner.*=model.3.*"], like=source)
+    assert files(back) == files(source)
+    # Another name of the dictionary changes no parameter's.
+    convert(source, tmp_path / "d", rename=["model.*=net.*"])
+    assert "net.0.weight" in loaded(tmp_path / "d")
+    assert "optim.state.0.weight.exp_avg" in loaded(tmp_path / "d")
+    with pytest.raises(ConvInspectError, match="which part is a name"):
+        convert(source, tmp_path / "e", rename=["model.0.*=net.first.*"])
+    assert not (tmp_path / "e").exists()
+
+
+def _resume(folder: Path, made: nn.Sequential, flat: bool) -> None:
+    """Step once with what a folder holds, in another process's place, and compare with a training without a break."""
+    optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     weights, of_optimizer = get_state_dict(made, optimizer, options=options)
     wanted: dict[str, Any] = {"model": weights, "optim": of_optimizer}
-    load(wanted, checkpoint_id=str(tmp_path / "b"), no_dist=True)
+    load(wanted, checkpoint_id=str(folder), no_dist=True)
     set_state_dict(made, optimizer, model_state_dict=wanted["model"], optim_state_dict=wanted["optim"], options=options)
     _step("linear", made, optimizer)
     straight, _ = _trained("conv", 2)
@@ -259,7 +286,100 @@ def test_other_files_go_along(tmp_path: Path) -> None:
     assert run("check", tmp_path / "b").returncode == 0
 
 
+Boxes: TypeAlias = dict[tuple[int, ...], tuple[int, ...]]
+"""Shapes of chunks, by where they begin."""
+
+
+def _cut(folder: Path, shape: tuple[int, ...], boxes: Boxes) -> torch.Tensor:
+    """Save a tensor "patch.weight" in chunks, by where each begins, as processes save a DTensor; its numbers."""
+    whole = torch.randn(shape)
+    parts = {
+        f"part {at}": whole[tuple(slice(first, first + size) for first, size in zip(begin, sizes, strict=True))].clone()
+        for at, (begin, sizes) in enumerate(boxes.items())
+    }
+    save({**parts, "patch.bias": torch.randn(shape[0])}, checkpoint_id=str(folder), no_dist=True)
+    read = metadata(folder)
+    tensor = read.state_dict_metadata["part 0"]
+    tensor.size, tensor.chunks = torch.Size(shape), []
+    places = {index.fqn: info for index, info in read.storage_data.items()}
+    for at, (begin, sizes) in enumerate(boxes.items()):
+        del read.state_dict_metadata[f"part {at}"], read.storage_data[MetadataIndex(f"part {at}", [0] * len(shape))]
+        tensor.chunks.append(ChunkStorageMetadata(torch.Size(begin), torch.Size(sizes)))
+        read.storage_data[MetadataIndex("patch.weight", begin, at)] = places[f"part {at}"]
+    read.state_dict_metadata["patch.weight"] = tensor
+    read.planner_data = {key: (key,) for key in read.state_dict_metadata}
+    (folder / ".metadata").write_bytes(pickle.dumps(read))
+    return whole
+
+
+ROWS: Boxes = {(0, 0, 0, 0): (1, 6, 2, 2), (1, 0, 0, 0): (3, 6, 2, 2)}
+COLUMNS: Boxes = {(0, 0, 0, 0): (4, 2, 2, 2), (0, 2, 0, 0): (4, 4, 2, 2)}
+BOTH: Boxes = {(0, 0, 0, 0): (2, 3, 2, 2), (0, 3, 0, 0): (2, 3, 2, 2), (2, 0, 0, 0): (2, 6, 2, 2)}
+KERNELS: Boxes = {(0, 0, 0, 0): (4, 6, 1, 2), (0, 0, 1, 0): (4, 6, 1, 2)}
+
+
+@pytest.mark.parametrize("boxes", [ROWS, COLUMNS, BOTH], ids=["rows", "columns", "both"])
+def test_patches_in_chunks(tmp_path: Path, boxes: Boxes) -> None:
+    whole = _cut(tmp_path / "a", (4, 6, 2, 2), boxes)
+    assert torch.equal(loaded(tmp_path / "a")["patch.weight"], whole)
+    convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, patches=True, layer=["patch"])
+    assert torch.equal(loaded(tmp_path / "b")["patch.weight"], whole.flatten(1))
+    convert(tmp_path / "b", tmp_path / "c", to="conv2d", patch=(2, 2), layer=["patch"])
+    assert files(tmp_path / "c") == files(tmp_path / "a")
+
+
+def test_chunks_that_cut_a_kernel_cannot_be_flattened(tmp_path: Path) -> None:
+    _cut(tmp_path / "a", (4, 6, 2, 2), KERNELS)
+    with pytest.raises(ConvInspectError, match=r"chunks.*at \[0, 0, 0, 0\] of shape \(4, 6, 1, 2\)"):
+        convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, patches=True, layer=["patch"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_chunks_that_cut_a_patch_do_not_become_a_kernel(tmp_path: Path) -> None:
+    boxes: Boxes = {(0, 0): (4, 10), (0, 10): (4, 14)}
+    _cut(tmp_path / "a", (4, 24), boxes)
+    with pytest.raises(ConvInspectError, match=r"chunks.*at \[0, 0\] of shape \(4, 10\)"):
+        convert(tmp_path / "a", tmp_path / "b", to="conv2d", patch=(2, 2), layer=["patch"])
+    assert not (tmp_path / "b").exists()
+
+
+class Reversed(StreamTransformExtension):
+    """Bytes as they are, which a reader cannot know."""
+
+    @staticmethod
+    def from_descriptor(version: str) -> Reversed:
+        return Reversed()
+
+    @staticmethod
+    def registry_name() -> str:
+        return "stream.reversed"
+
+    def get_descriptor(self) -> str:
+        return f"{self.registry_name()}/1"
+
+    def transform_to(self, output: Any) -> Any:
+        return output
+
+    def transform_from(self, input: Any) -> Any:
+        return input
+
+
 # --- what is wrong
+
+
+def test_optimizer_state_is_not_left_out(tmp_path: Path) -> None:
+    LAYOUTS["with an optimizer"](str(tmp_path / "a"))
+    with pytest.raises(ConvInspectError, match="cannot be left out"):
+        convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, drop_optimizer=True)
+    convert(tmp_path / "a", tmp_path / "b", **TO_LINEAR, keep_optimizer=True)
+    assert loaded(tmp_path / "b")["model.0.weight"].shape == (5, 3)
+    assert loaded(tmp_path / "b")["optim.state.0.weight.exp_avg"].shape == (5, 3, 1, 1)
+
+
+def test_bytes_that_went_through_an_extension(tmp_path: Path) -> None:
+    writer = FileSystemWriter(str(tmp_path / "a"), _extensions=[Reversed()])
+    save(model().state_dict(), storage_writer=writer, no_dist=True)
+    _refused(tmp_path / "a", "stream.reversed/1")
 
 
 def _refused(folder: Path, *words: str, target: str = "b") -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,30 @@ def test_a_system_without_reads_by_offset_gives_the_same(tmp_path: Path, monkeyp
     monkeypatch.delattr(os, "pread", raising=False)
     with File(tmp_path / "a") as file:
         assert (file.read(5, 3), file.read(0, 2), file.read(9, 2)) == (b"567", b"01", b"9")
+
+
+def test_threads_that_share_a_file_get_their_own_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without reads by offset they share its one position."""
+    monkeypatch.delattr(os, "pread", raising=False)
+    data = os.urandom(1 << 16)
+    (tmp_path / "a").write_bytes(data)
+    interval = sys.getswitchinterval()
+    seek = os.lseek
+
+    def slow(*arguments: int) -> int:
+        place = seek(*arguments)
+        time.sleep(0)
+        return place
+
+    monkeypatch.setattr(os, "lseek", slow)
+    try:
+        sys.setswitchinterval(1e-6)
+        with File(tmp_path / "a") as file, ThreadPoolExecutor(4) as pool:
+            places = [at * 37 % 65_000 for at in range(2_000)]
+            found = list(pool.map(lambda at: file.read(at, 64), places))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [data[at : at + 64] for at in places]
 
 
 def test_bytes_that_the_disk_does_not_give_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def left_behind(data: bytes, storages: int = 100_000) -> tuple[object, ...]:
     except ConvInspectError as error:
         problem = str(error)
     numbers: dict[int, int] = {}
-    values = [*machine.stack, *machine.memo.slots, *machine.memo.others.values()]
+    values = [*machine.stack, *machine.memo.values()]
     return (
         problem,
         [plain(value, numbers) for value in values],
@@ -60,7 +61,8 @@ def plain(node: Any, numbers: dict[int, int]) -> object:
     if id(node) in numbers:
         return numbers[id(node)]
     numbers[id(node)] = len(numbers)
-    fields = [node] if isinstance(node, list) else [getattr(node, name) for name in node.__slots__]
+    names = () if isinstance(node, list) else [name for name in node.__slots__ if name != "plain"]
+    fields = [getattr(node, name) for name in names] or [node]
     return type(node).__name__, [
         [inside(item, numbers) for item in field] if isinstance(field, (list, tuple)) else inside(field, numbers)
         for field in fields
@@ -153,3 +155,56 @@ def test_fixtures_are_read_alike(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pickles = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
     for data in pickles:
         assert left_behind(data) == loop_alone(data, monkeypatch)
+
+
+def with_instructions(more: bytes) -> bytes:
+    """A state_dict's pickle, with further instructions before its end that leave the stack as it is."""
+    return pickle_of(state_dict(60)).removesuffix(b".") + more + b"."
+
+
+def fetched(number: int) -> bytes:
+    return b"j" + number.to_bytes(4, "little")
+
+
+def memorised(number: int) -> bytes:
+    return b"r" + number.to_bytes(4, "little")
+
+
+def test_parts_of_a_whole_tensor_can_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickler fetches what it wrote before: a storage's key, a size, a tensor. Each number of some tensors' memo."""
+    data = with_instructions(b"]" + b"".join(fetched(number) + b"a" for number in range(400, 430)) + b"0")
+    assert left_behind(data) == loop_alone(data, monkeypatch)
+
+
+@pytest.mark.parametrize("value", [b"N", fetched(403), fetched(407), fetched(412)])
+def test_a_slot_of_a_whole_tensor_can_be_written_over(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other slots keep the tensor's parts, whatever stands in this one."""
+    for number in range(400, 417):
+        seen = b"".join(fetched(each) + b"a" for each in range(398, 420))
+        data = with_instructions(value + memorised(number) + b"0]" + seen + b"0")
+        assert left_behind(data) == loop_alone(data, monkeypatch), number
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_state_dicts_are_read_alike(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of all lengths and letters, sizes of all ranks, ties, views, plain values between tensors."""
+    random = Random(seed)
+    made: list[torch.Tensor] = []
+    state: dict[str, object] = {}
+    for i in range(150):
+        key = "".join(random.choices("abr.X_(\x7f\n é0", k=random.choice((1, 8, 30, 300)))) + str(i)
+        kind = random.random()
+        if kind < 0.1 and made:
+            state[key] = random.choice(made)
+        elif kind < 0.2 and made:
+            state[key] = random.choice(made).t() if random.random() < 0.5 else random.choice(made)[:1]
+        elif kind < 0.25:
+            state[key] = random.choice((None, 3, "text", [1, 2], torch.nn.Parameter(torch.zeros(2))))
+        else:
+            shape = [random.choice((0, 1, 2, 40, 300)) for _ in range(random.choice((0, 1, 2, 2, 2)))]
+            tensor = torch.zeros(shape, dtype=random.choice((torch.float32, torch.int64, torch.float16)))
+            state[key] = tensor
+            if tensor.dim() == 2 and len(tensor):
+                made.append(tensor)
+    data = pickle_of(state)
+    assert left_behind(data) == loop_alone(data, monkeypatch)

@@ -9,12 +9,13 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
-from convinspect.errors import BrokenFile, RefusedFile
+from convinspect.errors import BrokenFile, ConvInspectError, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.zip import ends as zip_ends
 from convinspect.formats.zip import structures
@@ -160,3 +161,52 @@ def test_a_method_that_pytorch_does_not_read_is_named(tmp_path: Path) -> None:
             packed.writestr(info.filename, plain.read(info))
     with pytest.raises(BrokenFile, match="compressed by method 12, which PyTorch cannot read"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_entries_read_together_are_those_that_python_reads(tmp_path: Path, seed: int) -> None:
+    """Runs of names of one length, with folders, comments, extra fields, other letters and methods between them."""
+    random = Random(seed)
+    path = tmp_path / "m.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(random.choice((3, 12, 120))):
+            info = zipfile.ZipInfo(f"a/data/{number + random.choice((0, 100, 1000)) * 100}")
+            odd = random.random()
+            if odd < 0.03:
+                info.filename = f"a/dir{number:04}/"
+            elif odd < 0.06:
+                info.filename = f"a/é{number:05}"
+            elif odd < 0.09:
+                info.comment = b"PK and more"
+            elif odd < 0.12:
+                info.extra = b"\x42\x46\x02\x00ab"
+            elif odd < 0.15:
+                info.filename = f"a/\n{number:05}"
+            elif odd < 0.18:
+                info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, b"x" * random.choice((0, 5)))
+    with zipfile.ZipFile(path) as archive:
+        expected = {
+            info.filename.removeprefix("a/"): (
+                info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type, info.flag_bits
+            )
+            for info in archive.infolist() if not info.is_dir()
+        }  # fmt: skip
+    assert {name: tuple(record) for name, record in Archive(File(path)).records.items()} == expected
+    content = path.read_bytes()
+    start = content.rindex(structures.END_SIGNATURE)
+    broken = bytearray(content)
+    broken[random.randrange(structures.parse_end(content, start).start, start)] ^= 1 << random.randrange(8)
+    path.write_bytes(broken)
+    assert _found(path) == _found(path, alone=True)
+
+
+def _found(path: Path, alone: bool = False) -> object:
+    """The records of an archive, or what is wrong with it."""
+    with pytest.MonkeyPatch.context() as patched:
+        if alone:
+            patched.setattr("convinspect.formats.zip.archive.entries_alike", lambda *_: None)
+        try:
+            return [*Archive(File(path)).records.items()]
+        except ConvInspectError as error:
+            return str(error)

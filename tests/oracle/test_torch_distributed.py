@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from convinspect import verify
+from convinspect import convert, verify
 from convinspect.checkpoint import open_checkpoint
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
-from support.processes import NATIVE, PIECES, WHOLE, model, write_all
+from support.processes import NATIVE, PIECES, WHOLE, gathered, model, write_all
 from support.program import assert_one_line, run
 
 ORIGINALS = [*PIECES, *WHOLE]
@@ -38,30 +40,74 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", [*NATIVE, "asynchronous", "fsdp1 sharded", "columns"])
 def test_a_distributed_folder_is_read_whole(folder: Path, tmp_path: Path, name: str) -> None:
-    assert said(folder / name) == true(model())
-    assert_same_numbers(numbers(folder / name), model().state_dict())
-    assert_same_numbers(numbers(folder / name / ".metadata"), model().state_dict())
+    front = "model." if name == "columns" else ""
+    before = {front + key: one for key, one in model().state_dict().items()}
+    assert front or said(folder / name) == true(model())
+    assert_same_numbers(numbers(folder / name), before)
+    assert_same_numbers(numbers(folder / name / ".metadata"), before)
     assert run("check", folder / name).returncode == 0
     dcp_to_torch_save(folder / name, tmp_path / "one.pt")
-    assert verify(folder / name, tmp_path / "one.pt").equal
+    assert verify(folder / name, tmp_path / "one.pt", root="model" if front else None).equal
     done = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.safetensors", "--to", "linear")
     assert done.returncode == 0, done.stderr
     after = load_file(tmp_path / "b.safetensors")
-    assert after["0.weight"].shape == (4, 6)
-    before = model().state_dict()
+    assert after[f"{front}0.weight"].shape == (4, 6)
     assert_same_numbers({key: after[key].reshape(one.shape) for key, one in before.items()}, before)
     assert verify(folder / name, tmp_path / "b.safetensors").equal
 
 
-@pytest.mark.parametrize("role", ["model", "optimizer"])
-def test_the_state_of_training_is_read(folder: Path, role: str) -> None:
-    root = open_checkpoint(folder / "training", root="optimizer" if role == "optimizer" else None)
-    truth = torch.load(folder / "training.pt")
-    found = {root[name].key: torch.from_numpy(root.read(name)) for name in root}
-    assert {
-        key: one for key, one in truth.items() if key.startswith("optim") == (role == "optimizer")
-    }.keys() == found.keys()
-    assert all(torch.equal(one, truth[key]) for key, one in found.items())
+def test_the_state_of_training_is_read(folder: Path) -> None:
+    path = folder / "with an optimizer"
+    listed = FileSystemReader(str(path)).read_metadata().state_dict_metadata
+    truth = {key: torch.zeros(one.size) for key, one in listed.items() if isinstance(one, TensorStorageMetadata)}
+    load(truth, checkpoint_id=path, no_dist=True)
+    found: dict[str, torch.Tensor] = {}
+    for root in (None, "optimizer"):
+        opened = open_checkpoint(path, root)
+        found |= {opened[name].key: torch.from_numpy(opened.read(name)) for name in opened}
+    assert_same_numbers(found, truth)
+
+
+SHARDED = [*NATIVE, "asynchronous", "fsdp1 sharded", "columns", "with an optimizer"]
+
+
+def test_a_converted_folder_loads_in_any_sharding(folder: Path, tmp_path: Path) -> None:
+    """By one process and by two, in parts along either axis, whatever the parts were at saving; and there and back."""
+    (tmp_path / "there").mkdir()
+    names = [*SHARDED, *list(PIECES)[:2], "of one process"]
+    for name in names:
+        source, there, back = folder / name, tmp_path / "there" / name, tmp_path / f"back {name}"
+        convert(source, there, to="linear")
+        convert(there, back, like=source)
+        assert _files(back) == _files(source)
+        assert run("check", there).returncode == 0
+        reader = HuggingFaceStorageReader(str(there)) if name in PIECES else FileSystemReader(str(there))
+        listed = reader.read_metadata().state_dict_metadata
+        whole = {key: torch.zeros(one.size) for key, one in listed.items() if isinstance(one, TensorStorageMetadata)}
+        load(whole, storage_reader=reader, no_dist=True)
+        _assert_linear({key: one for key, one in whole.items() if one.dim()})
+    if folder.name.startswith("one"):
+        return
+    every = gathered(tmp_path / "there", 2, tmp_path / "gathered.pt")
+    assert len(every) == 2 * len(names)
+    for found in every.values():
+        _assert_linear(found)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _assert_linear(found: dict[str, torch.Tensor]) -> None:
+    """The weights of `model()` with its pointwise convolutions as Linear, and the state of `AdamW` if it is there."""
+    shapes = linear_in_place(model()).state_dict()
+    front = "model." if "model.0.weight" in found else ""
+    for name, one in model().state_dict().items():
+        wanted = one.reshape(shapes[name].shape)
+        assert torch.equal(found[front + name], wanted)
+        state = found.get(f"optim.state.{name}.exp_avg")
+        assert state is None or torch.allclose(state, wanted * 0.1)
+    assert "0.weight" in found or len(found) in (len(shapes), 3 * len(shapes))
 
 
 def _loaded(path: Path) -> dict[str, torch.Tensor]:

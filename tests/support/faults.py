@@ -22,9 +22,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from convinspect.writing import file_ranges, in_place, recover
 from support.imports import import_all_modules
 from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS
@@ -42,6 +44,7 @@ class Run:
         kill_after: Seconds from its first write until it is killed; None to let it end.
         user: Whose rights it has; None for those of the tests.
         largest_file: Bytes that a file may grow to; None without limit.
+        variables: Set in its environment; with any it leads a session of its own, as torchrun's processes do.
     """
 
     arguments: tuple[str, ...]
@@ -49,6 +52,7 @@ class Run:
     kill_after: float | None = None
     user: int | None = None
     largest_file: int | None = None
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Program:
                 "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
                 "OMP_NUM_THREADS": "1",
                 "PYTHONIOENCODING": "utf-8",
+                # As a rank sets it before it imports PyTorch.
+                "TORCH_CPP_LOG_LEVEL": "ERROR",
             },
         )
 
@@ -111,24 +117,33 @@ class Program:
 
 STEPS = (
     *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
-    *("stat", "chmod", "chown", "scandir"),
+    *("stat", "chmod", "chown", "scandir", "pwrite", "ftruncate", "utime"),
 )
 """Calls of the system that are counted, from the first `mkdir` on: it makes the folder for what is written."""
 
 
 class Steps:
-    """Counts those calls, and may end the process before one of them."""
+    """Counts those calls, and may end the process before one of them.
 
-    def __init__(self, last: int) -> None:
-        self.done = -1
+    Args:
+        last: Before which one.
+        begun: Count from now on, instead of from the first `mkdir` on.
+    """
+
+    def __init__(self, last: int, begun: bool = False) -> None:
+        self.done, self._begun = -1, begun
         self.last = last
         for name in STEPS:
             setattr(os, name, self._counting(name, getattr(os, name)))
         builtins.open = self._counting("open", builtins.open)
+        # Python has no function for this call.
+        modules: tuple[Any, ...] = (in_place, recover)
+        for module in modules:
+            module.shift = self._counting("shift", file_ranges.shift)
 
     def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
-            if self.done >= 0 or name == "mkdir":
+            if self._begun or self.done >= 0 or name == "mkdir":
                 self.done += 1
                 if self.done == self.last:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -200,6 +215,19 @@ ACTIONS: dict[str, Callable[[Path, str], object]] = {
 }
 
 
+def _wait_for_ranks(seconds: float) -> None:
+    from convinspect.ranks import group
+
+    group.PATIENCE = timedelta(seconds=seconds)
+
+
+def _be_elsewhere() -> None:
+    """As on a machine that does not share the target's file system."""
+    from convinspect.writing import atomic
+
+    atomic._seen = lambda folder: False
+
+
 def _allow_child() -> None:
     """As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it."""
     from convinspect.writing import child_process
@@ -213,6 +241,8 @@ FAULTS: dict[str, Callable[..., object]] = {
     "unknown free space": _hide_free_space,
     "before": _act_before,
     "child": _allow_child,
+    "patience": _wait_for_ranks,
+    "elsewhere": _be_elsewhere,
 }
 
 
@@ -256,6 +286,9 @@ def _run_child(run: dict[str, Any], output: tuple[int, int], step_count: int, ti
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.dup2(output[0], 1)
         os.dup2(output[1], 2)
+        if run["variables"]:
+            os.setsid()
+            os.environ.update(run["variables"])
         if run["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (run["largest_file"], run["largest_file"]))
         if run["user"] is not None:

@@ -27,7 +27,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any, NoReturn
 
+import pytest
+
 from support.imports import import_all_modules
+from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
 
 _NUMBER = struct.Struct("<q")
@@ -208,8 +211,11 @@ def _run(request: dict[str, Any], handles: Sequence[int]) -> NoReturn:
         sys.argv[1:] = request["arguments"]
         # Where modules are looked for first.
         sys.path[0] = request["folder"]
-        # As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it.
-        child_process._can_fork = lambda: True
+        if VARIABLE in os.environ:
+            take_away(pytest.MonkeyPatch())
+        else:
+            # As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it.
+            child_process._can_fork = lambda: True
         code = _exit_code()
         # As Python ends: threads, what was registered, output.
         threading._shutdown()  # type: ignore[attr-defined]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed import barrier, destroy_process_group, init_process_group
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
@@ -61,52 +64,43 @@ WHOLE: dict[str, Writer] = {
 """Writers of safetensors that take a full state_dict of the first process."""
 
 
+def _numbers() -> ItemsView[str, torch.Tensor]:
+    return model().state_dict().items()
+
+
+def _stepped(sharded: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer with state; the weights stay what they are."""
+    optimizer = torch.optim.AdamW(sharded.parameters(), lr=0.0)
+    for parameter in sharded.parameters():
+        parameter.grad = parameter.detach().clone()
+    optimizer.step()
+    return optimizer
+
+
 def _write(rank: int, world: int, folder: str) -> None:
-    sharded = model()
-    fully_shard(sharded, mesh=init_device_mesh("cpu", (world,)))
+    sharded, mesh = model(), init_device_mesh("cpu", (world,))
+    fully_shard(sharded, mesh=mesh)
     state = sharded.state_dict()
     for name, writer in {**NATIVE, **PIECES}.items():
         save(state, storage_writer=writer(f"{folder}/{name}"))
     async_save(state, checkpoint_id=f"{folder}/asynchronous").result()  # type: ignore[union-attr]
     save(state, storage_writer=HuggingFaceStorageWriter(f"{folder}/over each other"))
-    save(_in_columns(world), checkpoint_id=f"{folder}/columns")
-    _train(sharded, folder, rank)
+    columns = {name: distribute_tensor(one, mesh, [Shard(min(one.dim() - 1, 1))]) for name, one in _numbers()}
+    save({"model": columns}, checkpoint_id=f"{folder}/columns")
+    weights, of_optimizer = get_state_dict(sharded, _stepped(sharded))
+    save({"model": weights, "optim": of_optimizer}, checkpoint_id=f"{folder}/with an optimizer")
     full = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
     if rank == 0:
         for name, writer in WHOLE.items():
             save(full, storage_writer=writer(f"{folder}/{name}"), no_dist=True)
         torch.save(full, f"{folder}/full.pt")
+        save({"model": full}, checkpoint_id=f"{folder}/of one process", no_dist=True)
     wrapped = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
     first = wrapped.state_dict()
     if rank == 0:
         torch.save(first, f"{folder}/fsdp1.pt")
     FullyShardedDataParallel.set_state_dict_type(wrapped, StateDictType.SHARDED_STATE_DICT)
     save(wrapped.state_dict(), checkpoint_id=f"{folder}/fsdp1 sharded")
-
-
-def _in_columns(world: int) -> dict[str, torch.Tensor]:
-    """The model's tensors, those of several dimensions cut along another than the first."""
-    mesh = init_device_mesh("cpu", (world,))
-    return {
-        name: distribute_tensor(one, mesh, [Shard(one.dim() - 2 if one.shape[-1] == 1 else one.dim() - 1)])
-        for name, one in model().state_dict().items()
-    }
-
-
-def _train(sharded: nn.Module, folder: str, rank: int) -> None:
-    """Save weights and optimizer state after a step that changes no weight, and what they are as a whole."""
-    optimizer = torch.optim.Adam(sharded.parameters(), lr=0.0)
-    sum(parameter.full_tensor().sum() for parameter in sharded.parameters()).backward()  # type: ignore[attr-defined,union-attr]
-    optimizer.step()
-    weights, states = get_state_dict(sharded, optimizer)
-    save({"model": weights, "optim": states}, checkpoint_id=f"{folder}/training")
-    whole = StateDictOptions(full_state_dict=True)
-    weights, states = get_state_dict(sharded, optimizer, options=whole)
-    flat = {f"model.{name}": one for name, one in weights.items()}
-    for name, state in states["state"].items():
-        flat |= {f"optim.state.{name}.{key}": one for key, one in state.items()}
-    if rank == 0:
-        torch.save(flat, f"{folder}/training.pt")
 
 
 def _process(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[str, ...]) -> None:
@@ -131,6 +125,40 @@ def in_processes(world: int, work: Callable[..., None], *arguments: str) -> None
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     spawn(_process, (world, port, work, arguments), nprocs=world)  # type: ignore[no-untyped-call]
+
+
+def _gather(rank: int, world: int, folder: str, file: str) -> None:
+    mesh = init_device_mesh("cpu", (world,))
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for path in sorted(Path(folder).iterdir()):
+        native = (path / ".metadata").exists()
+        reader = FileSystemReader(str(path)) if native else HuggingFaceStorageReader(str(path))
+        listed = reader.read_metadata().state_dict_metadata
+        for axis in (0, 1):
+            state: dict[str, Any] = {
+                key: distribute_tensor(torch.zeros(one.size), mesh, [Shard(min(max(len(one.size) - 1, 0), axis))])
+                for key, one in listed.items()
+                if isinstance(one, TensorStorageMetadata) and len(one.size)
+            }
+            load(state, storage_reader=reader)
+            found[f"{path.name}, axis {axis}"] = {key: one.full_tensor() for key, one in state.items()}
+    if rank == 0:
+        torch.save(found, file)
+
+
+def gathered(folder: Path, world: int, file: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Every checkpoint in a folder as `world` processes load it, in parts along its first axis and along its second.
+
+    Args:
+        folder: With a folder for each checkpoint.
+        world: Number of processes.
+        file: Where they leave what they found.
+
+    Returns:
+        The whole tensors by "NAME, axis N"; scalars are left out.
+    """
+    in_processes(world, _gather, str(folder), str(file))
+    return dict(torch.load(file, weights_only=True))
 
 
 def write_all(folder: Path, world: int) -> None:

@@ -25,6 +25,7 @@ if sys.platform != "linux":
 from support.disks import mounted_disk, overlaid, shared_bytes
 from support.faults import mounted
 
+pytestmark = pytest.mark.unlike_windows
 MB = 1 << 20
 
 

@@ -111,6 +111,7 @@ def test_shorter_headers_leave_a_file_as_long_as_it_is(tmp_path: Path) -> None:
         assert moved_by(source, target) == grown_by(source, target) == 0
 
 
+@pytest.mark.unlike_windows
 @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="the kernel copies no ranges")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_file_systems_can_share_the_blocks_of_both_files(

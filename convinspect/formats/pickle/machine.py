@@ -31,7 +31,7 @@ from convinspect.formats.pickle.opcodes import (
 from convinspect.formats.pickle.plain_tensors import PlainTensors
 from convinspect.formats.pickle.rare import carry_out as carry_out_rare
 from convinspect.formats.pickle.state import State, line_span, two_names
-from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Tuple, paired, pairs_into
+from convinspect.formats.pickle.values import FEWEST_PARTS, Blob, Call, Dict, Persistent, Tuple, paired, pairs_into
 from convinspect.records import Span
 
 Read: TypeAlias = Callable[[int, int], bytes]
@@ -50,7 +50,7 @@ _STEPS_PER_WINDOW = 4_000
 """What reading a window counts, since the strings in it stay in memory."""
 _STEPS_PER_RUN = 4
 """Numbers of a run that count as one instruction."""
-_FEWEST_PARTS, _MOST_PARTS = 4, 64
+_MOST_PARTS = 64
 """Items of a tuple that may describe a tensor, of which it is asked where each was pushed."""
 _DEEPEST = 10_000
 """Marks that may be open at a time; a pickler recurses once for each and gives up at a tenth of that."""
@@ -168,7 +168,7 @@ class Machine(State):
         """
         stack, starts, marks, left, at = self.stack, self.starts, self.marks, self.left, self.position
         memo, slots, none = self.memo, self.memo.slots, self.none
-        plain = PlainTensors(memo, none, self.persistent)
+        plain = PlainTensors(memo, self.persistent)
         # A run that the window before this one cut in two goes on here.
         run, following = RUN.match(window), 0
         try:
@@ -192,7 +192,8 @@ class Machine(State):
                         else:
                             memo.put(arg, stack[-1])
                     elif code in _GET:
-                        stack.append(slots[arg] if 0 <= arg < len(slots) else memo.others[arg])
+                        value = slots[arg] if 0 <= arg < len(slots) else memo.others[arg]
+                        stack.append(value.memorised(arg) if type(value) is Call else value)
                         starts.append(at)
                     elif code in _LITERAL:
                         stack.append(arg)
@@ -212,7 +213,7 @@ class Machine(State):
                         if run:
                             break
                     elif code == "t":
-                        placed = array("Q", starts) if _FEWEST_PARTS <= len(stack) <= _MOST_PARTS else ()
+                        placed = array("Q", starts) if FEWEST_PARTS <= len(stack) <= _MOST_PARTS else ()
                         value = Tuple(tuple(stack), marks[-1][2], at + 1, placed)
                         stack, starts, first = marks.pop()
                         stack.append(value)

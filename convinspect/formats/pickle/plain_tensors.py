@@ -12,68 +12,49 @@ import re
 from array import array
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from sys import byteorder
+from typing import Any, NamedTuple
 
-from convinspect.formats.pickle.values import Call, Memo, Persistent, Tuple
+from convinspect.formats.pickle.values import BEHIND_ARGUMENTS, PUT_LENGTH, Call, Memo, Numbers, PlainTensor, Usual
 
 _INT = rb"(?:K.|M..|J....)"
 _GET = rb"(?:h.|j....)"
 _PUT = rb"r(....)"
-_SIZES = rb"(\(?" + _INT + rb"{1,8}[t\x85-\x87])"
+_SIZES = rb"\(?" + _INT + rb"{1,8}[t\x85-\x87]"
 
 
 @cache
-def _expressions() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """A tensor, from the mark that begins the arguments to the memo of the result; and what stands before one that
-    follows another, behind the text of its key: the key's memo, the function, and the tensor's marks.
+def _expression() -> re.Pattern[bytes]:
+    """A tensor: with its key and the function where it follows another, else from the mark of the arguments on; up to
+    the memo of the result.
     """
-    tensor = (
-        rb"\(\((" + _GET + _GET  # 1: ("storage", its type,
-        + rb")X(.)\0\0\0([0-9]+)" + _PUT  # 2–4: its key,
-        + rb"(" + _GET + rb")(" + _INT + rb")t" + _PUT  # 5–7: device, elements)
-        + rb"Q(" + _INT + rb")"  # 8: the offset in it,
-        + _SIZES + _PUT + _SIZES + _PUT  # 9–12: size, stride,
-        + rb"([\x88\x89])"  # 13: whether it takes gradients,
-        + rb"(" + _GET + rb")\)R" + _PUT  # 14–15: and OrderedDict()
-        + rb"t" + _PUT + rb"R" + _PUT  # 16–17
+    return re.compile(
+        rb"(?:X(..)\0\0([ -~]{1,255})" + _PUT + rb")?"  # 1–3: the tensor's key,
+        + rb"((?:" + _GET + rb")?\(\("  # 4: the function,
+        + _GET + _GET + rb")"  # ("storage", its type,
+        + rb"X(.)\0\0\0([0-9]+)" + _PUT  # 5–7: its key,
+        + rb"(" + _GET + _INT + rb")t" + _PUT  # 8–9: device, elements)
+        + rb"Q(" + _INT + _SIZES + rb")" + _PUT + rb"(" + _SIZES + rb")" + _PUT  # 10–13: offset and size, stride,
+        + rb"([\x88\x89]" + _GET + rb")\)R" + _PUT  # 14–15: whether it takes gradients, and OrderedDict()
+        + rb"t" + _PUT + rb"R" + _PUT,  # 16–17
+        re.DOTALL,
     )  # fmt: skip
-    before = _PUT + rb"(" + _GET + rb")\(\("
-    return re.compile(tensor, re.DOTALL), re.compile(before, re.DOTALL)
 
 
-_STEPS = 21
-"""Instructions of a tensor beside those that make its size and stride."""
 _STEPS_BEFORE = 3
 _LAST = 5
 """Bytes of the last instruction, which memorises the result."""
+_BEHIND_GRADIENTS = 2 + 5 + 1
+"""Bytes from behind `OrderedDict` to the arguments' end."""
 _SHORT_TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
-_MARK, _TUPLE = ord("("), ord("t")
+_MARK, _TUPLE, _SHORT_GET, _TRUE = ord("("), ord("t"), ord("h"), 0x88
 _WIDTHS = {ord("K"): 2, ord("M"): 3, ord("J"): 5}
-_FEWEST_PLACED = 4
-"""Tuples of fewer items do not know their items' places."""
 _FEWEST_MEMORISED = 256
+_LENGTHS = [length.to_bytes(2, "little") for length in range(256)]
+_SLOTS = 8
+"""Numbers of the memo that a tensor takes with its key."""
+_MOST_AHEAD = 4096
 _MOST_REMEMBERED = 4096
-# Seven numbers of the memo, each one more than the last, as one number of 28 bytes: n × _ONES + _FOLLOWING.
-_ONES = sum(1 << 32 * i for i in range(7))
-_FOLLOWING = sum(i << 32 * i for i in range(7))
-
-
-class _SizeCode(NamedTuple):
-    """What the instructions that make a size or a stride say.
-
-    Attributes:
-        values: The numbers.
-        places: How far from the tuple's first byte each is pushed.
-        steps: How many instructions it is; 0 where they do not make one tuple of all the numbers.
-    """
-
-    values: tuple[int, ...]
-    places: tuple[int, ...]
-    steps: int
-
-
-_Before: TypeAlias = tuple[str, int, Any, int]
-"""Key and function before a tensor that follows another, each with its place in the stream."""
 
 
 class Taken(NamedTuple):
@@ -95,14 +76,13 @@ class PlainTensors:
 
     Args:
         memo: The machine's.
-        empty: Its empty tuple.
         persistent: Where it gathers the parts of persistent ids.
     """
 
-    def __init__(self, memo: Memo, empty: Tuple, persistent: list[Sequence[Any]]) -> None:
-        self._memo, self._empty, self._persistent = memo, empty, persistent
-        self._sizes: dict[bytes, _SizeCode] = {}
-        self._recalled: dict[bytes, tuple[Any, ...]] = {}
+    def __init__(self, memo: Memo, persistent: list[Sequence[Any]]) -> None:
+        self._memo, self._persistent = memo, persistent
+        self._known: dict[tuple[bytes, ...], Usual] = {}
+        self._ahead = _SLOTS
 
     def take(self, window: bytes, base: int, at: int, stack: list[Any], starts: list[int], left: int) -> Taken | None:
         """Carry out the tensor whose arguments begin at `at`, and those that follow it; None when there is none.
@@ -118,115 +98,114 @@ class PlainTensors:
         # What is memorised has numbers of four bytes from the 257th on; small pickles need no expressions.
         if len(self._memo.slots) < _FEWEST_MEMORISED or self._memo.others or not stack:
             return None
-        tensor, _ = _expressions()
         # The machine may have put something else under a number since.
-        self._recalled.clear()
+        self._known.clear()
+        self._ahead = _SLOTS
+        match_at = _expression().match
+        match = match_at(window, at)
+        # What follows the mark alone follows a function that is on the stack; after a result there has to be a key.
+        if match is None or match[1] is not None:
+            return None
         end = steps = 0
-        before: _Before | None = None
-        while (match := tensor.match(window, at)) is not None:
-            taken = self._carry_out(match, base, before, stack, starts, left - steps)
-            if not taken:
+        # One plain loop over locals, as the machine has one.
+        slots, known, numbers, first = self._memo.slots, self._known, b"", 0
+        while match is not None:
+            (key_length, key, put_key, names, length, name, put_name, place, put_id, size, put_size, stride,
+             put_stride, hooks, put_hooks, put_args, put_result) = match.groups()  # fmt: skip
+            number = len(slots)
+            puts = put_name + put_id + put_size + put_stride + put_hooks + put_args + put_result
+            if key is not None:
+                puts = put_key + puts
+                if key_length != _LENGTHS[len(key)]:
+                    break
+            elif steps:
                 break
-            end, steps = match.end(), steps + taken
-            following = self._before(window, base, end)
-            if following is None:
+            at = 4 * (number - first)
+            if at + len(puts) > len(numbers):
+                numbers, first, at = self._following(number), number, 0
+            code = (names, place, size, stride, hooks)
+            usual = known.get(code) or self._read(code)
+            if usual is None or not numbers.startswith(puts, at) or length[0] != len(name):
                 break
-            before, at = following
+            taken = usual.steps if key is None else usual.steps + _STEPS_BEFORE
+            if taken > left - steps:
+                break
+            storage = (usual.word, usual.kind, str(name, "ascii"), usual.place, usual.numel)
+            end = match.end()
+            steps += taken
+            offset_at = base + end - usual.behind
+            if key is None:
+                stack[-1] = call = Call(stack[-1], None, None, _new(PlainTensor, (number, storage, usual, offset_at)))
+            else:
+                call = Call(usual.function, None, None, _new(PlainTensor, (number + 1, storage, usual, offset_at)))
+                text, text_at = str(key, "ascii"), base + match.start()
+                slots.append(text)
+                stack += (text, call)
+                starts += (text_at, text_at + len(key) + 2 * PUT_LENGTH)
+            slots += (call, call, call, call, call, call, call)
+            self._persistent.append(storage)
+            match = match_at(window, end)
         return Taken(end, steps, end - _LAST) if steps else None
 
-    def _before(self, window: bytes, base: int, at: int) -> tuple[_Before, int] | None:
-        """Key and function of a further tensor, and where that begins; None where something else follows."""
-        first = at + 5
-        end = first + int.from_bytes(window[at + 1 : first], "little")
-        match = _expressions()[1].match(window, end)
-        if match is None or window[at] != _TEXT or int.from_bytes(match[1], "little") != len(self._memo.slots):
-            return None
-        try:
-            key = str(window[first:end], "utf-8", "surrogatepass")
-            (function,) = self._recall(match[2])
-        except (UnicodeDecodeError, IndexError):
-            return None
-        return (key, base + at, function, base + match.start(2)), match.end() - 2
+    def _following(self, number: int) -> bytes:
+        """Numbers of four bytes each, from one on upwards; every time for more tensors."""
+        self._ahead = min(8 * self._ahead, _MOST_AHEAD)
+        numbers = array("I", range(number, number + self._ahead))
+        if byteorder == "big":
+            numbers.byteswap()
+        return numbers.tobytes()
 
-    def _carry_out(
-        self,
-        match: re.Match[bytes],
-        base: int,
-        before: _Before | None,
-        stack: list[Any],
-        starts: list[int],
-        left: int,
-    ) -> int:
-        """How many instructions were carried out: 0, and nothing is done, where they mean anything else after all."""
-        (names, length, key, put_key, device, numel, put_id, offset, size_code, put_size, stride_code, put_stride,
-         grad, hooks, put_hooks, put_args, put_result) = match.groups()  # fmt: skip
-        slots = self._memo.slots
-        number = len(slots) if before is None else len(slots) + 1
-        puts = int.from_bytes(put_key + put_id + put_size + put_stride + put_hooks + put_args + put_result, "little")
-        size, stride = self._read(size_code), self._read(stride_code)
-        steps = _STEPS + size.steps + stride.steps + (0 if before is None else _STEPS_BEFORE)
-        known = puts == number * _ONES + _FOLLOWING and length[0] == len(key) and size.steps and stride.steps
-        if not known or steps > left:
-            return 0
+    def _read(self, code: tuple[bytes, bytes, bytes, bytes, bytes]) -> Usual | None:
+        """What a tensor's instructions say beside its keys and the memo's numbers; None where they are unusual."""
+        names, place, size_code, stride_code, hooks = code
+        marks = names.index(b"((", 0 if names[0] == _MARK else 1 + (4, 1)[names[0] == _SHORT_GET])
+        function, names = names[:marks], names[marks + 2 :]
+        place_length = 2 if place[0] == _SHORT_GET else 5
+        width = _WIDTHS[size_code[0]]
+        size, stride = _tuple(size_code[width:]), _tuple(stride_code)
         try:
-            word, kind, place, hook = self._recall(names + device + hooks)
+            got = self._recall(names + place[:place_length] + hooks[1:] + function)
         except IndexError:
-            return 0
-        start = match.start
-        storage_key = str(key, "ascii")
-        parts = (word, kind, storage_key, place, _number(numel))
-        identity = Tuple(parts, -1, -1)
-        size_at, stride_at = base + start(9), base + start(11)
-        shape = _tuple(size, size_at, base + match.end(9))
-        strides = _tuple(stride, stride_at, base + match.end(11))
-        called = Call(hook, self._empty)
-        first = base + start()
-        args = Tuple(
-            (Persistent(identity), _number(offset), shape, strides, grad == b"\x88", called),
-            first,
-            base + start(16) - 1,
-            array("Q", (first + 1, base + start(8), size_at, stride_at, base + start(13), base + start(14))),
+            return None
+        if size is None or stride is None:
+            return None
+        before = 2 + len(names) + PUT_LENGTH + PUT_LENGTH + len(place) + 1 + PUT_LENGTH + 1
+        usual = Usual(
+            got if function else [*got, None],
+            _number(place[place_length:]),
+            (_number(size_code[:width]), width),
+            (size, stride),
+            hooks[0] == _TRUE,
+            before,
+            len(size_code) + len(stride_code) + 2 * PUT_LENGTH + len(hooks) + _BEHIND_GRADIENTS + BEHIND_ARGUMENTS,
         )
-        if before is not None:
-            text, text_at, function, function_at = before
-            slots.append(text)
-            stack += (text, function)
-            starts += (text_at, function_at)
-        stack[-1] = result = Call(stack[-1], args)
-        slots += (storage_key, identity, shape, strides, called, args, result)
-        self._persistent.append(parts)
-        return steps
+        if len(self._known) < _MOST_REMEMBERED:
+            self._known[code] = usual
+        return usual
 
-    def _recall(self, gets: bytes) -> tuple[Any, ...]:
-        """What GETs push, one behind the other; the same few are asked for with every tensor.
+    def _recall(self, gets: bytes) -> list[Any]:
+        """What GETs push, one behind the other.
 
         Raises:
             IndexError: Nothing has that number yet.
         """
-        known = self._recalled.get(gets)
-        if known is None:
-            numbers, at = [], 0
-            while at < len(gets):
-                end = at + (2 if gets[at] == _SHORT_GET else 5)
-                numbers.append(int.from_bytes(gets[at + 1 : end], "little"))
-                at = end
-            known = self._recalled[gets] = tuple(self._memo.slots[number] for number in numbers)
-        return known
-
-    def _read(self, code: bytes) -> _SizeCode:
-        """A size or a stride; the same few occur thousands of times."""
-        known = self._sizes.get(code)
-        if known is None:
-            known = _sizes(code)
-            if len(self._sizes) < _MOST_REMEMBERED:
-                self._sizes[code] = known
-        return known
+        values, at = [], 0
+        while at < len(gets):
+            end = at + (2 if gets[at] == _SHORT_GET else 5)
+            number = int.from_bytes(gets[at + 1 : end], "little")
+            if number >= len(self._memo.slots):
+                raise IndexError
+            values.append(self._memo.get(number))
+            at = end
+        return values
 
 
-_TEXT, _SHORT_GET = ord("X"), ord("h")
+_new = tuple.__new__
+"""Half of what calling the class takes."""
 
 
-def _sizes(code: bytes) -> _SizeCode:
+def _tuple(code: bytes) -> Numbers | None:
+    """What a size's or a stride's instructions say; None where they do not make one tuple of all the numbers."""
     marked = code[0] == _MARK
     values, places, at = [], [], int(marked)
     while at < len(code) - 1:
@@ -234,17 +213,12 @@ def _sizes(code: bytes) -> _SizeCode:
         values.append(_number(code[at:end]))
         places.append(at)
         at = end
-    whole = code[-1] == _TUPLE if marked else _SHORT_TUPLES.get(code[-1]) == len(values)
+    if (code[-1] != _TUPLE) if marked else (_SHORT_TUPLES.get(code[-1]) != len(values)):
+        return None
     # The numbers, the tuple, its memo, and the mark where there is one.
-    return _SizeCode(tuple(values), tuple(places), len(values) + 2 + marked if whole else 0)
+    return Numbers(tuple(values), tuple(places), len(code), len(values) + 2 + marked)
 
 
 def _number(code: bytes) -> int:
     """What BININT1, BININT2 and BININT push, of which the last alone has a sign."""
     return code[1] if len(code) == 2 else int.from_bytes(code[1:], "little", signed=len(code) == 5)
-
-
-def _tuple(sizes: _SizeCode, start: int, end: int) -> Tuple:
-    if len(sizes.values) < _FEWEST_PLACED:
-        return Tuple(sizes.values, start, end)
-    return Tuple(sizes.values, start, end, array("Q", [start + place for place in sizes.places]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convinspect.formats.pickle.values import Global, Memo, Tuple
+from convinspect.formats.pickle.values import EMPTY, Global, Memo
 from convinspect.records import Span
 
 EXTENSION = "extension registry code "
@@ -32,7 +32,7 @@ class State:
         self.rare: dict[str, int] = {}
         """The first place of each instruction that no pickler of state_dicts writes."""
         self.persistent: list[Sequence[Any]] = []
-        self.none = Tuple((), -1, -1)
+        self.none = EMPTY
         """Every empty tuple, as it is one object in Python."""
         self.position = -1
         """Offset of the last instruction looked at."""

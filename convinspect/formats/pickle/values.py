@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from _compat_pickle import NAME_MAPPING
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from convinspect.records import Span
 
@@ -39,12 +40,119 @@ class Global:
         return f"Global(module={self.module!r}, name={self.name!r}, qualified={self.qualified!r})"
 
 
+class Numbers(NamedTuple):
+    """What the instructions that make a tuple of numbers say.
+
+    Attributes:
+        values: The numbers.
+        places: How far from the first instruction each is pushed.
+        length: Bytes of all the instructions.
+        steps: How many they are.
+    """
+
+    values: tuple[int, ...]
+    places: tuple[int, ...]
+    length: int
+    steps: int
+
+    def built(self, start: int) -> Tuple:
+        """The tuple, of instructions that begin at `start`."""
+        placed = [start + place for place in self.places] if len(self.values) >= FEWEST_PARTS else ()
+        return Tuple(self.values, start, start + self.length, placed and array("Q", placed))
+
+
+FEWEST_PARTS = 4
+"""Tuples of fewer items do not know their items' places."""
+PUT_LENGTH = 5
+"""Bytes of the instruction that memorises something in a large pickle."""
+
+
+class Usual:
+    """What thousands of tensors have in common that are rebuilt by the usual instructions.
+
+    Attributes:
+        word: The first part of the storage's persistent id.
+        kind: Its second, the storage's type.
+        place: Its fourth, the device.
+        numel: Its last.
+        hooks: What makes the empty dictionary of hooks.
+        function: What rebuilds the tensor; None where it stood before the instructions that were read.
+        offset: First element's place in the storage.
+        width: Bytes that push it.
+        size: The size.
+        stride: The stride.
+        trains: Whether it takes gradients.
+        before: Bytes from the arguments' mark to the offset, without the storage's key.
+        behind: Bytes from the offset on.
+        steps: Instructions from the arguments' mark to the memo of the result.
+        told: What the reader of tensors made of all this, so that it asks once; None before it did.
+    """
+
+    __slots__ = (
+        "before", "behind", "function", "hooks", "kind", "numel", "offset", "place", "size", "steps", "stride", "told",
+        "trains", "width", "word",
+    )  # fmt: skip
+
+    def __init__(
+        self, got: Sequence[Any], numel: int, offset: tuple[int, int], tuples: tuple[Numbers, Numbers], trains: bool,
+        before: int, behind: int,
+    ) -> None:  # fmt: skip
+        self.word, self.kind, self.place, self.hooks, self.function = got
+        self.numel = numel
+        self.offset, self.width = offset
+        self.size, self.stride = tuples
+        self.trains = trains
+        self.before, self.behind = before, behind
+        self.steps = _STEPS + self.size.steps + self.stride.steps
+        self.told: Any = None
+
+    @property
+    def after(self) -> tuple[int, int, int]:
+        """How far behind the offset the size begins, the stride, and whether it takes gradients."""
+        stride = self.width + self.size.length + PUT_LENGTH
+        return self.width, stride, stride + self.stride.length + PUT_LENGTH
+
+
+BEHIND_ARGUMENTS = 11
+"""Bytes from the arguments' end on, to that of the result's memo."""
+_STEPS = 21
+"""Instructions of a tensor beside those that make its size and stride."""
+
+
+class PlainTensor(NamedTuple):
+    """A tensor that is rebuilt by the usual instructions; its arguments are built when something asks for them.
+
+    Attributes:
+        number: Of the first of seven memo slots: storage key, persistent id, size, stride, hooks, arguments, tensor.
+        storage: The parts of the storage's persistent id.
+        usual: What else they say.
+        offset_at: Where the offset is pushed.
+    """
+
+    number: int
+    storage: tuple[Any, ...]
+    usual: Usual
+    offset_at: int
+
+    def arguments(self) -> Tuple:
+        """The arguments, as the instructions build them one by one."""
+        usual = self.usual
+        storage = Persistent(Tuple(self.storage, -1, -1))
+        start = self.offset_at - len(self.storage[2]) - usual.before
+        size_at, stride_at, trains_at = (self.offset_at + after for after in usual.after)
+        places = (start + 1, self.offset_at, size_at, stride_at, trains_at, trains_at + 1)
+        size, stride = usual.size.built(size_at), usual.stride.built(stride_at)
+        items = (storage, usual.offset, size, stride, usual.trains, Call(usual.hooks, EMPTY))
+        return Tuple(items, start, self.offset_at + usual.behind - BEHIND_ARGUMENTS, array("Q", places))
+
+
 class Call:
     """A call that unpickling would make: REDUCE, NEWOBJ, NEWOBJ_EX, OBJ or INST.
 
     Attributes:
         function: What would be called, usually a `Global`.
-        args: Usually a `Tuple`.
+        args: Usually a `Tuple`. Of a plain tensor it is built when it is first asked for: hardly anything does.
+        plain: What it says of a tensor that is rebuilt by the usual instructions; None for all else.
         kwargs: Of NEWOBJ_EX, else None.
         states: What BUILD would hand to `__setstate__`, in order.
         pairs: Key and value of every item set on the result.
@@ -52,17 +160,39 @@ class Call:
         items: What is appended or added to the result.
     """
 
-    __slots__ = ("args", "function", "items", "kwargs", "pairs", "places", "states")
+    __slots__ = ("args", "function", "items", "kwargs", "pairs", "places", "plain", "states")
 
-    def __init__(self, function: Any, args: Any, kwargs: Any = None) -> None:
+    def __init__(self, function: Any, args: Any, kwargs: Any = None, plain: PlainTensor | None = None) -> None:
         self.function = function
-        self.args = args
+        if plain is None:
+            self.args = args
+        self.plain = plain
         self.kwargs = kwargs
         # Most calls are tensors, which have none of these: one shared empty tuple keeps a large tree small.
         self.states: list[Any] | tuple[()] = ()
         self.pairs: list[tuple[Any, Any]] | tuple[()] = ()
         self.places: list[Batch] | tuple[()] = ()
         self.items: list[Any] | tuple[()] = ()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Python asks here for what was not set: the arguments of a plain tensor alone.
+            if name != "args" or self.plain is None:
+                raise AttributeError(name)
+            self.args = self.plain.arguments()
+            return self.args
+
+    def memorised(self, number: int) -> Any:
+        """What the memo has under a number whose slot holds this call: a part of a plain tensor, or the call itself."""
+        if self.plain is None or not 0 <= number - self.plain.number < _SLOTS - 1:
+            return self
+        storage, _, size, stride, _, hooks = self.args.items
+        return (self.plain.storage[2], storage.id, size, stride, hooks, self.args)[number - self.plain.number]
+
+
+_SLOTS = 7
+"""Numbers of the memo that a plain tensor takes."""
 
 
 class Tuple:
@@ -95,6 +225,10 @@ class Tuple:
             end = self.starts[following] if following < len(self.starts) else self.end - 1
         # Half of what calling the class takes; each tensor has two.
         return tuple.__new__(Span, (start, end))
+
+
+EMPTY = Tuple((), -1, -1)
+"""The empty tuple, which has no place of its own."""
 
 
 class Dict:
@@ -160,7 +294,8 @@ class Memo:
     """What PUT remembers, by number.
 
     Attributes:
-        slots: Those numbered from 0 on without a gap, as picklers number them.
+        slots: Those numbered from 0 on without a gap, as picklers number them. In each of a plain tensor's the tensor's
+            call stands until `get` is asked for it.
         others: All others, by number.
     """
 
@@ -176,6 +311,7 @@ class Memo:
     def put(self, number: int, value: Any) -> None:
         """Remember the value, in place of what was remembered by this number."""
         if 0 <= number < len(self.slots):
+            self._settle(self.slots[number])
             self.slots[number] = value
         elif number == len(self.slots):
             self.slots.append(value)
@@ -183,9 +319,25 @@ class Memo:
         else:
             self.others[number] = value
 
+    def get(self, number: int) -> Any:
+        """What is remembered by this number.
+
+        Raises:
+            KeyError: Nothing is.
+        """
+        value = self.slots[number] if 0 <= number < len(self.slots) else self.others[number]
+        return value.memorised(number) if type(value) is Call else value
+
+    def _settle(self, value: Any) -> None:
+        """Put a plain tensor's parts into its slots, one of which is about to hold something else."""
+        if type(value) is Call and value.plain is not None:
+            first = value.plain.number
+            self.slots[first : first + _SLOTS] = [value.memorised(first + at) for at in range(_SLOTS)]
+            value.plain = None
+
     def values(self) -> Iterator[Any]:
         """All that is remembered."""
-        yield from self.slots
+        yield from (self.get(number) for number in range(len(self.slots)))
         yield from self.others.values()
 
 

@@ -60,7 +60,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
     tree = walked(archive, pickle)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
-    roots = find_roots(tree, lambda key, nbytes: archive.storage(f"data/{key}", nbytes, byteorder, key))
+    roots = find_roots(tree, archive.storages(byteorder))
     notes, lost = module_notes(roots), tuple[Problem, ...]()
     if script:
         # Imported here, since most checkpoints are not TorchScript and open faster without it.

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
+from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, PlainTensor, Tuple, Usual
 from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
-from convinspect.records import Storage, Tensor
+from convinspect.records import Span, Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
@@ -28,9 +28,10 @@ _STORAGE_DTYPES = {
     "UntypedStorage": "uint8",
 }  # fmt: skip
 
+_USUAL = "torch._utils._rebuild_tensor_v2"
 _PLAIN = {
     "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
+    _USUAL,
     "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_qtensor",
 }
@@ -97,6 +98,10 @@ def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
     Raises:
         BrokenFile: The tensor's size, stride or storage is malformed.
     """
+    if type(node) is Call and node.plain is not None and getattr(node.function, "qualified", None) == _USUAL:
+        tensor = _plain(node.plain, key, storage_of)
+        if tensor is not None:
+            return tensor
     name = function_name(node)
     if name is None:
         return None
@@ -160,6 +165,38 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         packed.span(2),
         packed.span(3),
     )
+
+
+def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None:
+    """As `_strided`, of what the usual instructions say, in half the time; None where that is anything unusual."""
+    usual, at = plain.usual, plain.offset_at
+    told = usual.told
+    if told is None:
+        told = usual.told = _told(usual)
+    if not told:
+        return None
+    dtype, shape, steps, offset, nbytes, trains, device, size_at, size_end, stride_at, stride_end = told
+    return _new(Tensor, (
+        key, dtype, shape, steps, offset, storage_of(plain.storage[2], nbytes), "strided", trains, device, None,
+        _new(Span, (at + size_at, at + size_end)), _new(Span, (at + stride_at, at + stride_end)), (), "",
+    ))  # fmt: skip
+
+
+def _told(usual: Usual) -> tuple[Any, ...]:
+    """The same of all tensors whose instructions say the same; () where `_strided` has to see to each."""
+    kind, shape, steps = usual.kind, usual.size.values, usual.stride.values
+    dtype = _STORAGE_DTYPES.get(kind.name) if type(kind) is Global else None
+    named = dtype is not None and usual.word == "storage" and type(usual.place) is str
+    if not named or len(shape) != len(steps) or min(usual.numel, usual.offset, *shape, *steps) < 0:
+        return ()
+    size_at, stride_at, _ = usual.after
+    spans = (size_at, size_at + usual.size.length, stride_at, stride_at + usual.stride.length)
+    nbytes = storage_nbytes(str(dtype), usual.numel)
+    return (dtype, shape, steps, usual.offset, nbytes, usual.trains, usual.place, *spans)
+
+
+_new = tuple.__new__
+"""Half of what calling the class takes; a file may have hundreds of thousands of tensors."""
 
 
 def _with_quantizer(tensor: Tensor, node: Any, storage_of: StorageOf) -> Tensor:

@@ -6,7 +6,8 @@ A root is a dictionary that holds tensors directly, or a module. Dictionaries of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from convinspect.errors import RefusedFile
@@ -129,15 +130,46 @@ def _scan(tree: Any, storage_of: StorageOf, budget: int, most_tensors: int) -> _
             scan.optimizers[path] = groups_of(*groups)
         above.add(id(node))
         scan.nodes.setdefault(path, node)
-        levels.append((path, node, _children(node), tensors))
+        pairs = pairs_of(node)
+        plain = _plain_tensors(pairs or (), storage_of) if type(node) is Dict else []
+        if plain:
+            scan.tensors.setdefault(path, []).extend(plain)
+        levels.append((path, node, _children(node, pairs, len(plain)), tensors))
+        tensors, budget = tensors + len(plain), budget - len(plain)
     return scan
+
+
+def _plain_tensors(pairs: Iterable[tuple[Any, Any]], storage_of: StorageOf) -> list[Tensor]:
+    """The tensors that a dictionary begins with, as long as each is rebuilt by the usual instructions.
+
+    That is nearly all there is in a large file, and nothing that would have to be followed.
+    """
+    tensors: list[Tensor] = []
+    for key, value in pairs:
+        if type(value) is not Call or value.plain is None or not isinstance(key, str):
+            break
+        tensor = tensor_of(value, key, storage_of)
+        if tensor is None:
+            break
+        tensors.append(tensor)
+    return tensors
+
+
+_MOST_OF_AN_OPTIMIZER = 100
+"""Keys of an optimizer's state_dict, of which PyTorch has two."""
 
 
 def _param_groups(node: Any) -> tuple[Any, Any] | None:
     """`param_groups` and `state` of an optimizer's state_dict, or of an optimizer pickled whole; None for all else."""
+    if type(node) is Dict and len(node.pairs) >= _MOST_OF_AN_OPTIMIZER:
+        return None
     mappings = [pairs_of(node) or [], *state_dicts(node)] if isinstance(node, Call) else [pairs_of(node) or []]
     for pairs in mappings:
-        named = dict(pair for pair in pairs if pair[0] in ("state", "param_groups")) if len(pairs) < 100 else {}
+        named = (
+            dict(pair for pair in pairs if pair[0] in ("state", "param_groups"))
+            if len(pairs) < _MOST_OF_AN_OPTIMIZER
+            else {}
+        )
         if len(named) == 2:
             return named["param_groups"], named["state"]
     return None
@@ -146,10 +178,9 @@ def _param_groups(node: Any) -> tuple[Any, Any] | None:
 _CONTAINERS = {Dict, Call, Tuple, Set, list}
 
 
-def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """The containers in a container, each with its name in a path."""
-    pairs = pairs_of(node)
-    for index, (key, value) in enumerate(pairs or ()):
+def _children(node: Any, pairs: Sequence[tuple[Any, Any]] | None, first: int) -> Iterator[tuple[str, Any]]:
+    """The containers in a container, each with its name in a path; of its pairs those from `first` on."""
+    for index, (key, value) in islice(enumerate(pairs or ()), first, None):
         if _may_hold(value):
             yield (str(key) if isinstance(key, (str, int)) else str(index)), value
     if isinstance(node, (list, Tuple, Set)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.files import File
@@ -20,6 +20,7 @@ from convinspect.formats.zip.alignment import (
     is_possible,
     parse_alignment,
 )
+from convinspect.formats.zip.alike import entries_alike
 from convinspect.formats.zip.ends import Ends, find_directory, read_directory
 from convinspect.formats.zip.limits import LARGEST_RATIO, inflated, is_too_large_in_memory, pieces_of
 from convinspect.formats.zip.structures import (
@@ -160,13 +161,24 @@ class Archive:
             byteorder: "little" or "big".
             key: What the pickle calls it; by default the last part of the record's name.
         """
-        record = self.records.get(name)
         key = name.rpartition("/")[2] if key is None else key
+        return self._storage(self.records.get(name), key, nbytes, byteorder)
+
+    def storages(self, byteorder: str) -> Callable[[str, int], Storage]:
+        """What gives the storage of a key, for its size in bytes as the pickle says, without reading it."""
+        record_of, storage = self.records.get, self._storage
+        return lambda key, nbytes: storage(record_of("data/" + key), key, nbytes, byteorder)
+
+    def _storage(self, record: Record | None, key: str, nbytes: int, byteorder: str) -> Storage:
         if record is None:
             return Storage(self.file.path, key, nbytes, 0, None, byteorder=byteorder)
-        packed = record.packed if record.method != STORED else None
-        start = self.file.start + record.offset
-        return Storage(self.file.path, key, nbytes, record.size, start, True, packed, record.crc, byteorder)
+        offset, packed, size, crc, method, _ = record
+        file = self.file
+        packed_nbytes = None if method == STORED else packed
+        # Half of what calling the class takes, of which there is one to a tensor.
+        return tuple.__new__(
+            Storage, (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder)
+        )
 
     def storage_alignment(self) -> int:
         """The alignment in bytes that the archive names for its storages; PyTorch's own where it names none."""
@@ -189,10 +201,11 @@ def _named_records(file: File, ends: Ends) -> list[tuple[str, Record]]:
         RefusedFile: It is far too large.
     """
     directory = read_directory(file, ends)
-    named = []
-    end = 0
+    named = list[tuple[str, Record]]()
+    end = length = 0
+    entries = entries_in(directory)
     try:
-        for entry in entries_in(directory):
+        while (entry := next(entries, None)) is not None:
             end = entry.end
             record = record_of(entry)
             if entry.header.version & 0xFF > _NEWEST_VERSION:
@@ -201,6 +214,10 @@ def _named_records(file: File, ends: Ends) -> list[tuple[str, Record]]:
                 raise _malformed("an extra field is cut")
             if not entry.name.endswith(b"/"):
                 named.append((_text(entry.name, record.flags, "strict"), record))
+            if length == len(entry.name) and (alike := entries_alike(directory, end, length)) is not None:
+                named += alike.named
+                end, entries = alike.end, entries_in(directory, alike.end)
+            length = len(entry.name)
     except UnicodeDecodeError as error:
         raise _malformed(f"the name of a record is no text: {error}") from None
     if end < ends.size:

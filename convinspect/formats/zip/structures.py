@@ -1,8 +1,8 @@
 """The structures that a zip is made of, byte by byte: the readers, the writer and `check` share them.
 
-No other module has a signature, a size or a layout of them. Layouts are those of PKWARE's APPNOTE.TXT 6.3.10, whose
-sections are given in brackets. No field is believed: where bytes are missing, a function returns None, or less than was
-claimed.
+No other module has a signature, a size or a layout of them, but `alike`, which reads many entries at once. Layouts are
+those of PKWARE's APPNOTE.TXT 6.3.10, whose sections are given in brackets. No field is believed: where bytes are
+missing, a function returns None, or less than was claimed.
 """
 
 from __future__ import annotations
@@ -284,9 +284,9 @@ class Record(NamedTuple):
         return self.method != STORED or bool(self.crc)
 
 
-def entries_in(directory: bytes) -> Iterator[DirectoryEntry]:
-    """The entries up to the first that is none; the last one's `end` tells whether these are all."""
-    at, fixed, unpack = 0, _ENTRY.size, _ENTRY.unpack_from
+def entries_in(directory: bytes, at: int = 0) -> Iterator[DirectoryEntry]:
+    """The entries from `at` up to the first that is none; the last one's `end` tells whether these are all."""
+    fixed, unpack = _ENTRY.size, _ENTRY.unpack_from
     # Half of what calling the class takes, of which a large archive has hundreds of thousands.
     make = tuple.__new__
     while at + fixed <= len(directory) and directory.startswith(ENTRY_SIGNATURE, at):

@@ -1,0 +1,98 @@
+"""A command under torchrun: its ranks share the work, and rank 0 alone speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from convinspect.cli.commands import SUMMARIES
+from convinspect.cli.complaints import NO_MEMORY, refused
+from convinspect.errors import ConvInspectError
+from convinspect.ranks.group import Group, OtherRankFailed
+from convinspect.ranks.place import place_of_process
+from convinspect.report.flags import as_flag
+
+SHARING = ("convert", "verify")
+"""Commands whose ranks share the work; any other is rank 0's alone."""
+
+_SECONDS_AFTER_A_SIGNAL = 3.0
+"""How long a process that is to end asks the others why; torchrun waits for 30."""
+
+
+def run_as_rank(command: Callable[[], None]) -> None:
+    """Run the command line on one rank; where torchrun did not start this process, as ever.
+
+    torchrun prints a report on each process that ends with another code than 0, so of those on a machine only one
+    does.
+    """
+    place = place_of_process()
+    if place is None:
+        command()
+        return
+    if place.rank:
+        if next((word for word in sys.argv[1:] if word in SUMMARIES), None) not in SHARING:
+            sys.exit(0)
+        silence = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = sys.stderr = silence
+    try:
+        command()
+    except SystemExit as ended:
+        if place.local:
+            # At once: torchrun ends, by a signal that its report names, whoever lives on when another has ended.
+            os._exit(0)
+        raise ended from None
+
+
+@contextmanager
+def joined() -> Iterator[Group | None]:
+    """The ranks that run this command; None where it runs alone.
+
+    Raises:
+        OtherRankFailed: On the rank that speaks, where another has failed.
+        SystemExit: On the others, where any has.
+    """
+    place = place_of_process()
+    if place is None:
+        yield None
+        return
+    group = Group(place, _said)
+    try:
+        yield group
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        failure = group.fail(error, _SECONDS_AFTER_A_SIGNAL if stopped else None)
+        if group.alive:
+            _leave_at_once(error)
+        if failure is None or failure.rank == group.rank or (not failure.line and stopped):
+            raise
+        if not group.speaks:
+            sys.exit(2)
+        sys.stderr = sys.__stderr__
+        raise OtherRankFailed(failure) from None
+    group.finish()
+
+
+def _said(error: BaseException) -> str:
+    """A failure as a line for the rank that speaks; "" of what only follows a signal."""
+    if isinstance(error, ConvInspectError):
+        return error.line(as_flag)
+    if isinstance(error, OSError):
+        return refused(error)
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    if isinstance(error, (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort)):
+        return ""
+    traceback.print_exception(error, file=sys.__stderr__)
+    return f"{type(error).__name__}, a bug of convinspect; please report it with the lines above"
+
+
+def _leave_at_once(error: BaseException) -> None:
+    """End without the interpreter's own end, which a thread that is inside PyTorch may hold up."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
