@@ -124,7 +124,7 @@ def state() -> dict[str, torch.Tensor]:
         made[f"random {at}"] = cut(numbers(*shape), split(((0,) * len(shape), shape), random_, 4))
     plain = {
         "whole": numbers(3, 4), "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4), "turned": numbers(5, 6).t(),
-        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2), "int64": torch.arange(5), "kernel": numbers(6, 4, 1),
+        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2), "int64": torch.arange(5), "k.weight": numbers(6, 4, 1),
     }  # fmt: skip
     return {**made, **plain}
 
