@@ -34,8 +34,8 @@ _WORDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}
 _Bytes = npt.NDArray[np.uint8]
 
 
-class _Files:
-    """The files of one tensor, of which a few are open at a time."""
+class PieceFiles:
+    """The files that pieces lie in, of which a few are open at a time, for one thread."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, File] = OrderedDict()
@@ -58,6 +58,7 @@ class _Files:
         """Close all that are open."""
         for file in self._open.values():
             file.__exit__()
+        self._open.clear()
 
 
 class _Run:
@@ -69,7 +70,7 @@ class _Run:
         sums: Compare the record's CRC-32, where its bytes are asked for one after the other.
     """
 
-    def __init__(self, files: _Files, item: Tensor, sums: bool) -> None:
+    def __init__(self, files: PieceFiles, item: Tensor, sums: bool) -> None:
         assert item.storage is not None
         self._files, self._storage = files, item.storage
         file = files.at(item.storage.file)
@@ -134,6 +135,7 @@ class Gathered:
 
     Args:
         tensor: In which chunks it lies.
+        files: Where the files are opened; the caller closes them.
         sums: Compare the pieces' CRC-32s, where all of them is read in order.
 
     Raises:
@@ -141,9 +143,8 @@ class Gathered:
         CannotShow: Several of its elements share a byte, or PyTorch alone undoes what was done to its bytes.
     """
 
-    def __init__(self, tensor: ChunkedTensor, sums: bool = False) -> None:
-        self._tensor, self._sums = tensor, sums
-        self._files = _Files()
+    def __init__(self, tensor: ChunkedTensor, files: PieceFiles, sums: bool = False) -> None:
+        self._tensor, self._files, self._sums = tensor, files, sums
         self._runs: dict[tuple[int, ...], _Run] = {}
         self._chunks = chunks_of(tensor)
         for place in (chunk.place for chunk in self._chunks if chunk.place is not None):
@@ -174,10 +175,6 @@ class Gathered:
             return
         self._fill(first, np.frombuffer(into, np.uint8))
 
-    def close(self) -> None:
-        """Close its files."""
-        self._files.close()
-
     def _fill(self, first: int, out: _Bytes) -> None:
         """Elements from `first` on."""
         row = math.prod(self._shape[1:])
@@ -203,11 +200,11 @@ class Gathered:
 @contextmanager
 def gathered(tensor: ChunkedTensor, sums: bool = False) -> Iterator[Gathered]:
     """A reader of the tensor's bytes, whose files are closed afterwards; arguments and errors are of `Gathered`."""
-    reader = Gathered(tensor, sums)
+    files = PieceFiles()
     try:
-        yield reader
+        yield Gathered(tensor, files, sums)
     finally:
-        reader.close()
+        files.close()
 
 
 def chunks_of(tensor: ChunkedTensor) -> list[Chunk]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from convinspect.errors import CutShort, NotThere, named, unreadable
+from convinspect.errors import ChangedMeanwhile, CutShort, NotThere, named, unreadable
 from convinspect.records import Version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convinspect.formats.pickle.machine import Read
 
 # Opening a pipe without a writer must not wait for one.
@@ -119,6 +121,23 @@ class File:
 def version_of(status: os.stat_result) -> Version:
     """Values of a file's status that differ between versions of the file."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def check_unchanged(versions: Mapping[Path, Version]) -> None:
+    """Check that files have not changed.
+
+    Raises:
+        ChangedMeanwhile: A file was changed, replaced or removed.
+    """
+    for path, version in versions.items():
+        try:
+            now = version_of(os.stat(path))
+        except FileNotFoundError:
+            raise ChangedMeanwhile("it vanished while it was read", "try again", path) from None
+        except OSError as error:
+            raise unreadable(error, path) from None
+        if now != version:
+            raise ChangedMeanwhile("it changed while it was read", "wait until it is written, and try again", path)
 
 
 def read_at(handle: int, size: int, offset: int) -> bytes:

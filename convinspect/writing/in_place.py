@@ -12,10 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from convinspect.errors import CannotWrite, ChangedMeanwhile
-from convinspect.formats.files import File
+from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import reading_own_edit
 from convinspect.records import Version
-from convinspect.writing.atomic import check_unchanged
 from convinspect.writing.file_ranges import cannot_shift, extents, shift
 from convinspect.writing.journal import Entry, entry_of, write_journal
 from convinspect.writing.leases import leased

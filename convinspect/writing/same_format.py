@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
-from convinspect.formats.files import File
+from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import journal_of
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
-from convinspect.writing.atomic import check_unchanged, new_file, reporting_changes
+from convinspect.writing.atomic import new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
 from convinspect.writing.in_place import edit_in_place
 from convinspect.writing.moving import Place, new_sums
