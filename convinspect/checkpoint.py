@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convinspect.dtypes import NUMBERS
 from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere, path_of
 from convinspect.formats import read_contents
+from convinspect.formats.files import check_unchanged
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Container, Contents, Module, Root, Tensor, bytes_of
@@ -249,12 +250,16 @@ class Checkpoint(Mapping[str, Tensor]):
 
         Raises:
             NoSuchTensor: There is none of that name (a `KeyError` too).
+            ChangedMeanwhile: The file changed since it was opened.
             ConvInspectError: They are not in the file, or cannot be read.
         """
         from convinspect.arrays.read import read_tensor
 
         tensor = self[name]
         try:
+            # In another version of the file its bytes may lie elsewhere.
+            file = None if tensor.storage is None else tensor.storage.file
+            check_unchanged({file: self.versions[file]} if file is not None and file in self.versions else {})
             return read_tensor(tensor)
         except ConvInspectError as error:
             raise error.at(self.path) from None

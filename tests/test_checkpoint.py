@@ -13,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+import convinspect
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.plan import Request, plan
-from convinspect.errors import ConvInspectError, NoSuchTensor, NotACheckpoint, NotThere
+from convinspect.errors import ChangedMeanwhile, ConvInspectError, NoSuchTensor, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.keys.wrappers import clean_name
 from convinspect.layers import grouping as groups
@@ -422,3 +424,16 @@ def test_a_checkpoint_is_a_context_and_says_what_it_is(tmp_path: Path) -> None:
     assert (checkpoint == checkpoint, checkpoint == other, len({checkpoint, other})) == (True, False, 2)
     with pytest.raises(TypeError):
         checkpoint["conv.weight"] = other["conv.weight"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_numbers_of_another_version_of_the_file_are_not_read(tmp_path: Path, suffix: str) -> None:
+    """A conversion in place may have moved them."""
+    path = tmp_path / f"a.{suffix}"
+    state = {"fc.weight": torch.randn(4, 6), "fc.bias": torch.randn(4)}
+    (torch.save if suffix == "pt" else save_file)(state, path)
+    opened = open_checkpoint(path)
+    assert opened.read("fc.bias").shape == (4,)
+    convinspect.convert(path, to="conv1d", in_place=True)
+    with pytest.raises(ChangedMeanwhile):
+        opened.read("fc.bias")

@@ -237,7 +237,7 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
     with sharing_ranks() as group:
-        checkpoint = open_source(path, output, options)
+        checkpoint = open_source(path, output, options, alone=group is None)
         with naming(path):
             job = prepare(checkpoint, options, output)
             # The bar of rank 0 shows its own share.

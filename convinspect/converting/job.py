@@ -221,10 +221,11 @@ def check_paths(source: Path, output: Path | None, options: Options) -> Path | N
     return target
 
 
-def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint:
+def open_source(path: Path, output: Path | None, options: Options, alone: bool = True) -> Checkpoint:
     """Open a checkpoint in order to convert it, after checking that the target may be written.
 
-    An edit of it in place that was interrupted is undone first, if it is to be edited in place again.
+    An edit of it in place that was interrupted is undone first, if it is to be edited in place again, by a process that
+    is `alone`.
 
     If the conversion needs more of a pickle than its tensors, the parsed pickle is kept, so that it is read once only;
     other conversions do not spend memory on it.
@@ -234,7 +235,7 @@ def open_source(path: Path, output: Path | None, options: Options) -> Checkpoint
         ConvInspectError: The source cannot be opened.
     """
     check_paths(path, output, options)
-    if options.in_place and not options.dry_run and is_interrupted(path):
+    if alone and options.in_place and not options.dry_run and is_interrupted(path):
         recover(path)
     resaved = options.state_dict or options.fuse or options.expand
     other_format = output is not None and not named_alike(path, output)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
 from convinspect.errors import Option, Wording
+from convinspect.formats.journal import journal_of
 from convinspect.kinds import shown_kind
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
@@ -320,7 +321,8 @@ def _square_lines(job: Job) -> list[str]:
 
 def note_lines(job: Job) -> list[str]:
     """What the new file does not keep, and temporary folders that another run left beside the target."""
-    leftovers = () if job.target is None else left_behind(job.target)
+    target = job.target
+    leftovers = () if target is None else (*left_behind(target), *left_behind(journal_of(target)))
     return [
         *map(flagged, job.notes),
         *afterwards_lines(job.afterwards),

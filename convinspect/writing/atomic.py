@@ -16,29 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from convinspect.errors import CannotWrite, ChangedMeanwhile, ConvInspectError, Option, Wording, unreadable
-from convinspect.formats.files import version_of
+from convinspect.errors import CannotWrite, ConvInspectError, Option, Wording
+from convinspect.formats.files import check_unchanged
 from convinspect.records import Version
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
-
-
-def check_unchanged(versions: Mapping[Path, Version]) -> None:
-    """Check that files have not changed.
-
-    Raises:
-        ChangedMeanwhile: A file was changed, replaced or removed.
-    """
-    for path, version in versions.items():
-        try:
-            now = version_of(os.stat(path))
-        except FileNotFoundError:
-            raise ChangedMeanwhile("it vanished while it was read", "try again", path) from None
-        except OSError as error:
-            raise unreadable(error, path) from None
-        if now != version:
-            raise ChangedMeanwhile("it changed while it was read", "wait until it is written, and try again", path)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
-from convinspect.formats.files import File
+from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Container, Edit, Tensor, Version, contiguous
-from convinspect.writing.atomic import check_room, check_unchanged
+from convinspect.writing.atomic import check_room
 from convinspect.writing.carried import Carried, copy_item
 from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.new_folder import Found, NewFile, write_new_folder

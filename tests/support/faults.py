@@ -117,7 +117,7 @@ class Program:
 
 STEPS = (
     *("open", "write", "pread", "copy_file_range", "fsync", "close", "replace", "link", "mkdir", "rmdir", "unlink"),
-    *("stat", "chmod", "chown", "scandir", "pwrite", "ftruncate", "utime"),
+    *("rename", "stat", "chmod", "chown", "scandir", "pwrite", "ftruncate", "utime"),
 )
 """Calls of the system that are counted, from the first `mkdir` on: it makes the folder for what is written."""
 
@@ -272,7 +272,7 @@ def _report_times(pipe: int) -> None:
         return reporting
 
     os.mkdir = before_first_call(os.mkdir)
-    os.link, os.replace = after_each_call(os.link), after_each_call(os.replace)
+    os.link, os.replace, os.rename = map(after_each_call, (os.link, os.replace, os.rename))
 
 
 def _run_child(run: dict[str, Any], output: tuple[int, int], step_count: int, times: int) -> None:

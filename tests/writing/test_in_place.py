@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import convinspect
-from convinspect.errors import BrokenFile, CannotWrite, NotThere
+from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
 from convinspect.formats.journal import journal_of
 from convinspect.writing import in_place, recover
+from convinspect.writing.file_ranges import Shift, shift
 
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
@@ -327,7 +328,7 @@ def interrupted(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(in_place, "_check_in_place", cut)
-        patch.setattr(in_place, "restore", cut)
+        patch.setattr(in_place, "_undo", cut)
         with pytest.raises(PowerCut):
             convinspect.convert(path, in_place=True, **(options or {"to": "linear"}))
     return old
@@ -476,6 +477,47 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
     assert contents(there) == now
 
 
+def saved_over(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def saved_anew(path: Path, data: bytes) -> None:
+    path.with_name("new").write_bytes(data)
+    os.replace(path.with_name("new"), path)
+
+
+@pytest.mark.parametrize("save", [saved_over, saved_anew])
+def test_what_another_program_writes_meanwhile_stays(
+    there: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Path, bytes], None]
+) -> None:
+    """A training run that saves its next state, in the same file or as a new one, does not lose it."""
+    path, later = there / "linear.pt", (there / "conv.pt").read_bytes()
+
+    def meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        save(path, later)
+        raise RuntimeError("what a check finds then")
+
+    monkeypatch.setattr(in_place, "_check_in_place", meanwhile)
+    with pytest.raises(ChangedMeanwhile):
+        convinspect.convert(path, to="conv2d", in_place=True)
+    assert path.read_bytes() == later
+    assert not list(there.glob(".*convinspect*"))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_journal_tells_nobody_more(there: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    (there / "conv.pt").chmod(mode)
+    interrupted(there / "conv.pt", monkeypatch)
+    assert journal_of(there / "conv.pt").stat().st_mode & 0o777 == mode
+
+
+def test_more_files_than_may_be_open(there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]) -> None:
+    monkeypatch.setattr(in_place, "_OTHER_HANDLES", 10**9)
+    assert "at once" in reason(there / "shards")
+    assert contents(there / "shards") == results[CASES["a folder of shards"]]
+
+
 def test_two_edits_at_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one does not touch it; nor does recover undo an edit that is under way."""
     path = there / "conv.pt"
@@ -585,9 +627,12 @@ def test_killed_before_every_step(
         path = placed(sources, folder, case)
         done = program.run(*case.arguments(folder), faults=(("kill at step", step),))
         assert done.code == -9
-        if journal_of(path).exists():
+        journal = journal_of(path).exists()
+        if journal:
             _kill_its_recovery(program, path, random.Random(step))
-        came.append(assert_survived(path, old, results[case]))
+        survived = assert_survived(path, old, results[case])
+        assert not journal or survived != "new"
+        came.append("journal" if journal else survived)
     order = ["old", "journal", "new"]
     assert came == sorted(came, key=order.index)
     assert came[0] == "old"
@@ -627,3 +672,48 @@ def test_killed_by_the_clock(
         assert done.code in (-9, 0), done
         came[assert_survived(path, old, results[case])] += 1
     print(f"{kind}, {case.name}: {dict(came)}")
+
+
+# ----------------------------------------------------------------------------------------- shifts that stop half way
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("growing", [True, False], ids=["grows", "shrinks"])
+def test_a_shift_that_a_power_cut_stopped(
+    disk: tuple[str, Path], sources: Path, monkeypatch: pytest.MonkeyPatch, growing: bool, share: float
+) -> None:
+    """The kernel moves the extents of a file one after another, and a journal of its own keeps each step.
+
+    Making room, it moves the last one first. So what it leaves half way is room at a later place. Taking room, it moves
+    the first ones first. So room is left at a later place, which is made here by taking it and making it there.
+    """
+    kind, folder = disk
+    if kind in GROWING:
+        pytest.skip("nothing is shifted there")
+    case = CASES["a zip that grows" if growing else "a zip that shrinks"]
+    path = placed(sources, folder, case)
+    old = contents(path)
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCut
+
+    def cut_short(handle: int, change: Shift) -> None:
+        last = (change.first + int((path.stat().st_size - change.first) * share)) // 4096 * 4096
+        if growing:
+            shift(handle, Shift(last, change.by))
+        else:
+            shift(handle, change)
+            shift(handle, Shift(last + change.by, -change.by))
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_place, "shift", cut_short)
+        # Whatever is done after a power cut.
+        patch.setattr(in_place, "_undo", cut)
+        with pytest.raises(PowerCut):
+            convinspect.convert(path, in_place=True, **arguments_of(case))
+    convinspect.recover(path)
+    assert contents(path) == old

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
-from convinspect.formats.files import version_of
+from convinspect.formats.files import check_unchanged, version_of
 from convinspect.writing import pieces as writing
 from convinspect.writing.atomic import (
     check_room,
-    check_unchanged,
     left_behind,
     new_file,
     new_folder,
@@ -195,7 +194,7 @@ def test_without_hard_links_the_name_is_taken_all_the_same(tmp_path: Path, monke
 @pytest.mark.unlike_windows
 def test_a_name_that_the_system_refuses_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refusing(errno.EPERM))
-    monkeypatch.setattr(os, "replace", refusing(errno.EROFS))
+    monkeypatch.setattr(os, "rename", refusing(errno.EROFS))
     with pytest.raises(CannotWrite, match="Read-only file system") as caught:
         make(tmp_path / "b")
     assert caught.value.path == tmp_path / "b"
