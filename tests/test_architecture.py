@@ -30,6 +30,7 @@ LIVE = {
     "arrays.devices",
     "arrays.error_bound",
     "arrays.forms",
+    "arrays.stacked",
     "comparing.claims",
     "comparing.compare",
     "comparing.measure",

@@ -7,20 +7,20 @@ keeps, (out, in), so that a convolution, a Linear and transformers' `Conv1D` can
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convinspect.arrays.read import Array, dense, read_tensor
-from convinspect.arrays.storage import Fetch, check_range, opened
+from convinspect.arrays.storage import Fetch, Files, check_range
 from convinspect.dtypes import ITEMSIZE, nbytes_of
 from convinspect.errors import CannotShow, ConvInspectError
 from convinspect.formats.pieces import LAYOUT
 from convinspect.records import Tensor
 
-_PIECE = 1 << 19
+_PIECE = 1 << 18
 """Bytes of each file in memory at once: pieces of both, and what comes of comparing them, stay in the cache."""
 
 
@@ -69,8 +69,13 @@ def as_matrix(tensor: Tensor, transposed: bool) -> Tensor:
     return tensor._replace(shape=shape, stride=stride, parts=parts)
 
 
-def same_bits(before: Tensor, after: Tensor) -> bool:
+def same_bits(before: Tensor, after: Tensor, files: Files | None = None) -> bool:
     """Whether two tensors have one dtype, one shape, and the same bits at each index.
+
+    Args:
+        before: A tensor.
+        after: Another.
+        files: Where many tensors are compared: the files they are read from stay open in it.
 
     Raises:
         ConvInspectError: Numbers of one of them are missing or damaged.
@@ -85,7 +90,10 @@ def same_bits(before: Tensor, after: Tensor) -> bool:
     if not before.numel or _same_place(before, after):
         return True
     if _same_layout(before, after):
-        return all(_equal(a, b) for a, b in zip(_pieces(before), _pieces(after), strict=True))
+        if files is not None:
+            return _same_stored(before, after, files)
+        with Files() as opened:
+            return _same_stored(before, after, opened)
     a, b = read_tensor(before), read_tensor(after)
     return _equal(_raw(a), _raw(b))
 
@@ -107,22 +115,29 @@ def _same_layout(before: Tensor, after: Tensor) -> bool:
     return steps[0] == steps[1] and not swapped and whole and dense(before)
 
 
-def _pieces(tensor: Tensor) -> Iterator[Array]:
-    """The tensor's bytes as stored. The CRC is not checked: bytes that equal the other file's are not damaged."""
+def _same_stored(before: Tensor, after: Tensor, files: Files) -> bool:
+    """Compare the bytes as stored. CRCs are not checked: bytes that equal the other file's are not damaged."""
+    size = before.nbytes
+    begins, fetches = zip(
+        *(_run(tensor, size, files, side) for side, tensor in enumerate((before, after))), strict=True
+    )
+    buffers = [np.empty(min(size, _PIECE), np.uint8) for _ in fetches]
+    for done in range(0, size, _PIECE):
+        pieces = [buffer[: size - done] for buffer in buffers]
+        for begin, fetch, piece in zip(begins, fetches, pieces, strict=True):
+            fetch(begin + done, piece.data)
+        if not _equal(*pieces):
+            return False
+    return True
+
+
+def _run(tensor: Tensor, size: int, files: Files, side: int) -> tuple[int, Fetch]:
+    """Where a tensor's bytes begin in its storage, and what reads them."""
     storage = tensor.storage
     assert storage is not None
-    begin, size = nbytes_of(tensor.dtype, tensor.offset), tensor.nbytes
+    begin = nbytes_of(tensor.dtype, tensor.offset)
     check_range(storage, f"tensor {tensor.key}", begin, size)
-    buffer = np.empty(min(size, _PIECE), np.uint8)
-    with opened(storage) as fetch:
-        yield from _filled(fetch, buffer, begin, size)
-
-
-def _filled(fetch: Fetch, buffer: Array, begin: int, size: int) -> Iterator[Array]:
-    for done in range(0, size, len(buffer)):
-        piece = buffer[: size - done]
-        fetch(begin + done, piece.data)
-        yield piece
+    return begin, files.fetch(storage, size, side)
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -14,7 +14,7 @@ bound that can be derived holds for all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +127,7 @@ def compare_outputs(
     """
     worst, last = Agreement(), []
     terms = _matrix(forms[0], weights[0]).shape[1] + 1
-    bounding = _Bounding(forms[0], xs)
+    bounding = Bounding(forms[0], xs)
     pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for (w, b), (v, c) in _row_chunks(forms, weights, biases):
         results = [(operation(forms[0])(x, w, b), operation(forms[1])(x, v, c)) for x in xs]
@@ -141,7 +141,7 @@ def compare_outputs(
     return _worse(worst, _agreement_of(pending, terms)), torch.cat(last, dim=1)
 
 
-class _Bounding:
+class Bounding:
     """|x||W|ᵀ + |b| of a layer on several inputs.
 
     Args:
@@ -149,17 +149,22 @@ class _Bounding:
         xs: Inputs (N, C, L) in float64.
     """
 
-    def __init__(self, form: Form, xs: list[torch.Tensor]) -> None:
+    def __init__(self, form: Form, xs: Sequence[torch.Tensor]) -> None:
         self.form, self.xs = form, [x.abs() for x in xs]
         # Where it is one matrix at each position, a single product over all positions is the cheapest way.
         self.rows = torch.cat([x.mT.reshape(-1, x.shape[1]) for x in self.xs]) if form.plain and not form.last else None
 
-    def sizes(self, weight: torch.Tensor, bias: torch.Tensor | None) -> list[torch.Tensor]:
-        """One (N, O, L') for each input, by weight as stored and bias (O,)."""
+    def sizes(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """One (N, O, L') for each input, by weight as stored and bias (O,). `scratch` is memory for the weight's
+        absolute values.
+        """
         bias = None if bias is None else bias.abs()
+        weight = weight.abs() if scratch is None else torch.abs(weight, out=scratch.view(weight.shape))
         if self.rows is None:
-            return [operation(self.form)(x, weight.abs(), bias) for x in self.xs]
-        product = functional.linear(self.rows, _matrix(self.form, weight).abs(), bias)
+            return [operation(self.form)(x, weight, bias) for x in self.xs]
+        product = functional.linear(self.rows, _matrix(self.form, weight), bias)
         parts = torch.split(product, [x.shape[0] * x.shape[2] for x in self.xs])
         return [part.reshape(x.shape[0], x.shape[2], -1).mT for part, x in zip(parts, self.xs, strict=True)]
 
@@ -227,20 +232,26 @@ def agreement(before: torch.Tensor, after: torch.Tensor, size: torch.Tensor, ter
     """
     if not before.numel():
         return Agreement()
+    return agreements(before.reshape(1, -1), after.reshape(1, -1), size.reshape(1, -1), terms)[0]
+
+
+def agreements(before: torch.Tensor, after: torch.Tensor, size: torch.Tensor, terms: int) -> list[Agreement]:
+    """As `agreement`, of several layers' results at once: (layers, results of each), none empty."""
     # The sums over absolute values are rounded too.
     bound = 2 * gamma(terms) * size / (1 - gamma(terms)) + 2 * terms * TINY
     difference = (before - after).abs()
     known = torch.isfinite(bound) & torch.isfinite(difference)
     share = torch.where(known, difference / bound, 0)
     # Inf or NaN in one result alone is a difference, unless sums of that size overflow by themselves.
-    lopsided = torch.isfinite(bound) & ~torch.isfinite(difference)
-    place = int(share.argmax())
-    return Agreement(
-        float(torch.where(known, difference, 0).max()),
-        float(bound.flatten()[place]),
-        math.inf if bool(lopsided.any()) else float(share.max()),
-        int((~known).sum()),
+    lopsided = (torch.isfinite(bound) & ~torch.isfinite(difference)).any(1)
+    place = share.argmax(1, keepdim=True)
+    columns = (
+        torch.where(known, difference, 0).amax(1),
+        bound.gather(1, place).squeeze(1),
+        torch.where(lopsided, math.inf, share.gather(1, place).squeeze(1)),
+        (~known).sum(1),
     )
+    return [Agreement(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _worse(a: Agreement, b: Agreement) -> Agreement:
@@ -329,22 +340,22 @@ def rounding(
         ]
     except (RuntimeError, NotImplementedError):
         return None
-    before, after = (y - exact for y in results)
-    return Rounding(
-        str(dtype).removeprefix("torch."),
-        _largest(results[0] - results[1]),
-        _largest(before),
-        _rms(before),
-        _largest(after),
-        _rms(after),
-    )
+    before, after = (y.reshape(1, -1) for y in results)
+    return roundings(before, after, exact.reshape(1, -1), dtype)[0]
 
 
-def _largest(tensor: torch.Tensor) -> float:
-    finite = tensor[torch.isfinite(tensor)]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+def roundings(before: torch.Tensor, after: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> list[Rounding]:
+    """Of several layers' results in `dtype`, as float64, and from float64: each (layers, results of one layer)."""
+    errors = [before - exact, after - exact]
+    columns = [_largest(before - after)] + [column for error in errors for column in (_largest(error), _rms(error))]
+    name = str(dtype).removeprefix("torch.")
+    return [Rounding(name, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def _rms(tensor: torch.Tensor) -> float:
-    finite = tensor[torch.isfinite(tensor)]
-    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+def _largest(errors: torch.Tensor) -> torch.Tensor:
+    return torch.where(torch.isfinite(errors), errors.abs(), 0).amax(1)
+
+
+def _rms(errors: torch.Tensor) -> torch.Tensor:
+    finite = torch.isfinite(errors)
+    return (torch.where(finite, errors, 0).square().sum(1) / finite.sum(1).clamp(min=1)).sqrt()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import FileIO
-from typing import cast
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,48 +21,123 @@ from convinspect.formats.zip.limits import PIECE, Incomplete, inflated, is_bomb,
 from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
 
+if TYPE_CHECKING:
+    from convinspect.arrays.gathered import PieceFiles
+
 Fetch = Callable[[int, memoryview], None]
 """(position, buffer): fills the buffer with the storage's bytes from that position."""
 
 DAMAGED = "download or copy the file again"
 
+AHEAD = 1 << 16
+"""Bytes that are read at once where storages are smaller: neighbours' headers and data come with them."""
+_MOST_OPEN = 16
+_File: TypeAlias = FileIO | BufferedReader
+
 
 @contextmanager
-def opened(storage: Storage) -> Iterator[Fetch]:
+def opened(storage: Storage, sums: bool = False) -> Iterator[Fetch]:
     """Open the storage's file, and yield a function that reads its bytes.
+
+    Args:
+        storage: What to read.
+        sums: Of one in pieces, compare the CRC-32 of each that is read from its beginning to its end. Of all others
+            the caller knows the CRC-32.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (the function raises it too).
         RefusedFile: The record claims an impossible offset, or unpacks to far more than weights do.
     """
+    if storage.pieces is not None:
+        # Imported here, as what one format alone needs.
+        from convinspect.arrays.gathered import gathered
+
+        with gathered(storage.pieces, sums) as whole:
+            yield whole.fetch
+        return
+    with _opened(storage.file) as file:
+        yield _fetch_of(file, storage)
+
+
+class Files:
+    """Files that stay open while many of their storages are read one after the other, by one thread.
+
+    Opening a file and reading a header cost more than a small tensor's bytes.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Path, int, bool], _File] = {}
+        self._of_pieces: dict[int, PieceFiles] = {}
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for file in self._open.values():
+            file.close()
+        for files in self._of_pieces.values():
+            files.close()
+        self._open.clear()
+        self._of_pieces.clear()
+
+    def fetch(self, storage: Storage, size: int, side: int = 0) -> Fetch:
+        """As `opened` yields it, valid until the next call for the same side.
+
+        Args:
+            storage: What is read.
+            size: How many bytes of it; few are read together with what follows them in the file.
+            side: Storages that are read in turn have a handle each.
+
+        Raises:
+            As `opened`.
+        """
+        if storage.pieces is not None:
+            from convinspect.arrays.gathered import Gathered, PieceFiles
+
+            return Gathered(storage.pieces, self._of_pieces.setdefault(side, PieceFiles())).fetch
+        key = (storage.file, side, size < AHEAD)
+        file = self._open.get(key)
+        if file is None:
+            if len(self._open) >= _MOST_OPEN:
+                for other in [other for other in self._open if other[1] == side]:
+                    self._open.pop(other).close()
+            file = self._open[key] = _opened(storage.file, AHEAD if size < AHEAD else 0)
+        return _fetch_of(file, storage)
+
+
+def _opened(path: Path, ahead: int = 0) -> _File:
     try:
-        file = FileIO(storage.file)
+        file = FileIO(path)
     except OSError as error:
-        raise NotThere(f"the file cannot be opened: {error.strerror}", path=storage.file) from None
-    with file:
-        start = _data_start(file, storage)
-        if storage.packed_nbytes is None:
-            yield _stored(file, storage, start)
-        else:
-            yield _inflated(file, storage, start, storage.packed_nbytes)
+        raise NotThere(f"the file cannot be opened: {error.strerror}", path=path) from None
+    return BufferedReader(file, ahead) if ahead else file
+
+
+def _fetch_of(file: _File, storage: Storage) -> Fetch:
+    start = _data_start(file, storage)
+    if storage.packed_nbytes is None:
+        return _stored(file, storage, start)
+    return _inflated(file, storage, start, storage.packed_nbytes)
 
 
 def data_start(storage: Storage) -> int:
-    """Offset in the file of the first byte of a storage that is not deflated.
+    """Offset in the file of the first byte of a storage that is not deflated and not in pieces.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: The file has no zip header at the claimed offset.
     """
-    try:
-        with FileIO(storage.file) as file:
-            return _data_start(file, storage)
-    except OSError as error:
-        raise NotThere(f"the file cannot be opened: {error.strerror}", path=storage.file) from None
+    assert storage.pieces is None, "numbers in pieces have no one beginning"
+    with _opened(storage.file) as file:
+        return _data_start(file, storage)
 
 
-def _data_start(file: FileIO, storage: Storage) -> int:
+def _data_start(file: _File, storage: Storage) -> int:
     """Offset of the data, after the record's local header if it has one."""
     start = cast(int, storage.start)
     if not storage.local_header:
@@ -73,14 +149,14 @@ def _data_start(file: FileIO, storage: Storage) -> int:
     return start + header.length
 
 
-def _seek(file: FileIO, position: int, storage: Storage) -> None:
+def _seek(file: _File, position: int, storage: Storage) -> None:
     try:
         file.seek(position)
     except (OSError, OverflowError, ValueError):
         raise RefusedFile(f"record {storage.key} claims to lie at byte {position}", path=storage.file) from None
 
 
-def _stored(file: FileIO, storage: Storage, start: int) -> Fetch:
+def _stored(file: _File, storage: Storage, start: int) -> Fetch:
     def fetch(begin: int, into: memoryview) -> None:
         _seek(file, start + begin, storage)
         done = 0
@@ -101,7 +177,7 @@ def _ended(storage: Storage, count: int) -> BrokenFile:
     )
 
 
-def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
+def _inflated(file: _File, storage: Storage, start: int, packed: int) -> Fetch:
     if is_bomb(packed, storage.nbytes):
         raise RefusedFile(
             f"record {storage.key} of {packed:,} bytes would unpack to {storage.nbytes:,}",
@@ -129,7 +205,7 @@ def _inflated(file: FileIO, storage: Storage, start: int, packed: int) -> Fetch:
     return fetch
 
 
-def _inflate(file: FileIO, storage: Storage, start: int, packed: int) -> Iterator[bytes]:
+def _inflate(file: _File, storage: Storage, start: int, packed: int) -> Iterator[bytes]:
     """The unpacked bytes in pieces, never more than the storage claims."""
     _seek(file, start, storage)
     try:
@@ -140,7 +216,7 @@ def _inflate(file: FileIO, storage: Storage, start: int, packed: int) -> Iterato
         raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
 
 
-def _chunks(file: FileIO, size: int) -> Iterator[bytes]:
+def _chunks(file: _File, size: int) -> Iterator[bytes]:
     while size and (chunk := file.read(min(PIECE, size))):
         yield chunk
         size -= len(chunk)
@@ -164,7 +240,8 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
         )
     if begin + size > storage.available:
         present = max(0, storage.available - begin)
-        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in the file", DAMAGED, storage.file)
+        home = "the file" if storage.pieces is None else "the folder's files"
+        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in {home}", DAMAGED, storage.file)
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:

@@ -39,3 +39,17 @@ def map_threads(work: Callable[[T], R], things: Iterable[T], workers: int) -> It
     finally:
         with suppress(RuntimeError):
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_turns(things: Iterable[T], size: Callable[[T], int], least: int) -> Iterator[list[T]]:
+    """The things in order, some at a time: as many as together have `least` of size."""
+    turn: list[T] = []
+    taken = 0
+    for thing in things:
+        turn.append(thing)
+        taken += size(thing)
+        if taken >= least:
+            yield turn
+            turn, taken = [], 0
+    if turn:
+        yield turn

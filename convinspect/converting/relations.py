@@ -101,14 +101,15 @@ def relate_tensors(a: Tensor, b: Tensor) -> Relation:
     """The relation of two tensors' shapes, where float4 may be packed two to a byte on one side."""
     found = relate(a.shape, b.shape)
     if found.how is How.DIFFERENT and a.shape and b.shape and a.shape[:-1] == b.shape[:-1]:
-        if a.dtype == _PACKED and b.shape[-1] == 2 * a.shape[-1]:
+        if a.dtype == PACKED and b.shape[-1] == 2 * a.shape[-1]:
             return Relation(How.UNPACK)
-        if b.dtype == _PACKED and a.shape[-1] == 2 * b.shape[-1]:
+        if b.dtype == PACKED and a.shape[-1] == 2 * b.shape[-1]:
             return Relation(How.PACK)
     return found
 
 
-_PACKED = "float4_e2m1fn_x2"
+PACKED = "float4_e2m1fn_x2"
+"""PyTorch's dtype of two float4 numbers in a byte."""
 
 
 def _wide(shape: Shape) -> Shape:

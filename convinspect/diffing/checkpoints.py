@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Refusal
-from convinspect.converting.relations import PURE, How, Order, Relation, by_agreement, call, relate_tensors
+from convinspect.converting.relations import PACKED, PURE, How, Order, Relation, by_agreement, call, relate_tensors
 from convinspect.converting.reshape import out_in
 from convinspect.diffing import others
 from convinspect.diffing.conversion import ByLayer, conversion_of
@@ -253,8 +253,18 @@ def loading_effect(difference: Difference, layer: str | None, refusal: Refusal |
         return difference._replace(obstacle="has no numbers in A, only its shape (meta)")
     if not _can_be_copied(a, b):
         kind = Kind.DTYPE_DIFFERS if difference.kind == Kind.SAME else difference.kind
-        return difference._replace(kind=kind, obstacle=f"is {_described(a, b)} in A and {_described(b, a)} in B")
+        said = f"is {_described(a, b)} in A and {_described(b, a)} in B"
+        return difference._replace(kind=kind, obstacle=said, call=_as_bytes(a, b))
     return difference
+
+
+def _as_bytes(a: Tensor, b: Tensor) -> str:
+    """PyTorch's call that sees packed float4 as bytes or bytes as float4, which it does not copy; "" for all others."""
+    plain = a.shape == b.shape and a.layout == b.layout == "strided" and not (is_wrapped(a) or is_wrapped(b))
+    return f".view(torch.{b.dtype})" if plain and {a.dtype, b.dtype} in _SAME_BYTES else ""
+
+
+_SAME_BYTES = ({PACKED, "uint8"}, {PACKED, "int8"})
 
 
 def _unloadable_shape(difference: Difference, a: Tensor, b: Tensor, refusal: Refusal | None) -> Difference:

@@ -327,13 +327,15 @@ def _answer_shape(
         return Answer(item, Fix.NONE, EMPTIED, shape)
     if edit_to(tensor, wanted) is None and (id(tensor) in refusals or not is_flattened(shape, wanted)):
         return _by_hand(item, tensor, wanted)
+    if id(tensor) in refusals and wanted == shape[::-1] != shape:
+        return _by_hand(item, tensor, wanted, ", if it is the same matrix transposed")
     if id(tensor) in refusals:
         return Answer(item, Fix.LIKE, refusals[id(tensor)], shape, layer.name)
     return Answer(item, Fix.CONVERT, f"{layer.kind} → {aim_of(layer, shape, wanted).to}", shape, layer.name)
 
 
-def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
-    """The answer to a shape that no kind of layer explains."""
+def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape, doubt: str = "") -> Answer:
+    """The answer to a shape that no kind of layer explains; `doubt` is said of what the shape alone suggests."""
     relation = relate(tensor.shape, wanted)
     line = call(relation, tensor.shape, wanted) if tensor.layout == "strided" and not is_wrapped(tensor) else ""
     if not line:
@@ -341,7 +343,7 @@ def _by_hand(item: LoadErrorItem, tensor: Tensor, wanted: Shape) -> Answer:
             item, Fix.NONE, "no reshaping fixes it" if relation.how is How.DIFFERENT else _UNORDERED, tensor.shape
         )
     sure = "" if not relation.ambiguous else f", or {plural(len(relation.orders) - 1, 'other order')} of axes"
-    return Answer(item, Fix.PYTORCH, f"{line.removeprefix('.')}{sure}", tensor.shape, call=line, key=tensor.key)
+    return Answer(item, Fix.PYTORCH, f"{line.removeprefix('.')}{sure}{doubt}", tensor.shape, call=line, key=tensor.key)
 
 
 _UNORDERED = "as many numbers, but no order of axes makes it"

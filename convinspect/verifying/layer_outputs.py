@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.arrays.threads import map_threads
 from convinspect.converting.patches import patch_assumptions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.arrays.forms import Form
+    from convinspect.arrays.stacked import Bench, Stack
     from convinspect.ranks.group import Group
 
 MOST_WORKERS = 8
@@ -36,7 +37,8 @@ class Checked(NamedTuple):
 
 
 def run_layers(checked: list[Checked], options: VerifyOptions, group: Group | None = None) -> list[LayerCheck]:
-    """Add outputs to the checks. Layers run in parallel, one thread each, as many as fit in `WORKING_BYTES`.
+    """Add outputs to the checks: of plain layers many at once, of others one by one. Both run in parallel, one thread
+    each, as many as fit in `WORKING_BYTES`.
 
     Args:
         checked: The layers.
@@ -54,19 +56,24 @@ def run_layers(checked: list[Checked], options: VerifyOptions, group: Group | No
         return run_by_ranks(group, checked, lambda some: run_layers(some, options))
     from convinspect.arrays.devices import full_float32, threads
 
-    largest = max(layer.before.nbytes for layer in checked)
-    workers = min(os.cpu_count() or 1, MOST_WORKERS, max(1, WORKING_BYTES // max(1, 4 * largest)))
-    if options.device != "cpu":
-        workers = 1
     # A chunk takes less time than waking a second thread of PyTorch does.
     with threads(1), full_float32():
-        return list(map_threads(lambda layer: _run(layer, options), checked, workers))
+        found = _run_alike(checked, options)
+        rest = [layer for number, layer in enumerate(checked) if number not in found]
+        largest = max((layer.before.nbytes for layer in rest), default=0)
+        workers = _workers(WORKING_BYTES // max(1, 4 * largest), options)
+        others = map_threads(lambda layer: _run(layer, options), rest, workers)
+        return [found[number] if number in found else next(others) for number in range(len(checked))]
+
+
+def _workers(most: int, options: VerifyOptions) -> int:
+    return min(os.cpu_count() or 1, MOST_WORKERS, max(1, most)) if options.device == "cpu" else 1
 
 
 def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
     """The check of one layer with its outputs, and gradients when asked for."""
     check, before, after = layer
-    if after is None or not may_change(before.kind, before.pointwise) or not may_change(check.after, after.pointwise):
+    if after is None or not _is_run(layer):
         return check
     obstacle = _obstacle(before, after)
     if obstacle:
@@ -84,6 +91,112 @@ def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
     if channels[0] != channels[1]:
         return check.with_cause(because(Why.CHANNELS, before=channels[0], after=channels[1]))
     return _measure(check, forms, parameters, channels[0], options.dtype or before.weight.dtype, options)
+
+
+# ----------------------------------------------------------------------------------- layers that are run as one
+
+
+def _run_alike(checked: list[Checked], options: VerifyOptions) -> dict[int, LayerCheck]:
+    """The checks, with their outputs, of those layers that can be run with others of their kind; by number."""
+    if options.device != "cpu" or options.grad or options.sizes:
+        return {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, layer in enumerate(checked):
+        kind = _kind_of(layer, options)
+        if kind is not None:
+            groups.setdefault(kind, []).append(number)
+    jobs = list(_jobs(groups, checked, options))
+    from convinspect.arrays.stacked import Bench
+
+    spare: list[Bench] = []
+
+    def work(job: _Job) -> dict[int, LayerCheck]:
+        bench = spare.pop() if spare else Bench()
+        try:
+            return _run_job(job, checked, bench)
+        finally:
+            spare.append(bench)
+
+    try:
+        done = map_threads(work, jobs, _workers(len(jobs), options))
+        return {number: check for each in done for number, check in each.items()}
+    finally:
+        for bench in spare:
+            bench.files.close()
+
+
+class _Job(NamedTuple):
+    """Layers that are run as one: their numbers, and what they are."""
+
+    numbers: list[int]
+    stack: Stack
+
+
+def _kind_of(layer: Checked, options: VerifyOptions) -> tuple[Any, ...] | None:
+    """What layers have in common that can be run as one; None for a layer that is run by itself, or not at all."""
+    from convinspect.arrays.stacked import is_plain
+
+    check, before, after = layer
+    plain = after is not None and check.cause is None and check.weights_equal and not before.norm and not after.norm
+    if not plain or not _is_run(layer):
+        return None
+    assert after is not None
+    weight, bias, shape = before.weight, before.bias, after.weight.shape
+    if len(weight.shape) < 2 or weight.shape[0] != shape[0] or weight.numel != after.weight.numel:
+        return None
+    if bias is not None and (
+        bias.shape != weight.shape[:1] or not before.tensors.keys() <= _PLAIN or not is_plain(bias)
+    ):
+        return None
+    if not is_plain(weight) or _obstacle(before, after):
+        return None
+    forms = _forms(before, after, check)
+    if any(form.in_out or form.groups != 1 or form.patch for form in forms):
+        return None
+    return (*forms, weight.shape, shape, weight.dtype, None if bias is None else bias.dtype)
+
+
+_PLAIN = frozenset(("weight", "bias"))
+
+
+def _jobs(
+    groups: Mapping[tuple[Any, ...], list[int]], checked: list[Checked], options: VerifyOptions
+) -> Iterator[_Job]:
+    from convinspect.arrays.error_bound import Inputs, inputs_for
+    from convinspect.arrays.stacked import Stack, together
+    from convinspect.arrays.to_torch import torch_dtype
+
+    for (one, other, shape, after, dtype, _), numbers in groups.items():
+        own = torch_dtype(options.dtype or dtype)
+        xs = inputs_for(shape[1], own, Inputs(seed=options.seed))
+        step = together(checked[numbers[0]].before.weight)
+        for start in range(0, len(numbers), step):
+            some = numbers[start : start + step]
+            layers = [checked[number].before for number in some]
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            yield _Job(some, Stack((one, other), weights, biases, after, xs, own))
+
+
+def _run_job(job: _Job, checked: list[Checked], bench: Bench) -> dict[int, LayerCheck]:
+    """The checks by number; none where they are better run one by one, to tell of which the results differ in shape."""
+    import torch
+
+    from convinspect.arrays.error_bound import OtherShape
+    from convinspect.arrays.stacked import run_stack
+
+    try:
+        with torch.no_grad():
+            found = run_stack(job.stack, bench)
+    except OtherShape:
+        return {}
+    checks = {}
+    for number, (outputs, rounding) in zip(job.numbers, found, strict=True):
+        check = replace(checked[number].check, outputs=outputs, rounding=rounding)
+        checks[number] = check.with_cause(_beyond(check))
+    return checks
+
+
+# ---------------------------------------------------------------------------------------- layers by themselves
 
 
 class _Parameters(NamedTuple):
@@ -141,6 +254,12 @@ def _beyond(check: LayerCheck) -> Cause | None:
 
 
 # ---------------------------------------------------------------------------------------- why it is not run
+
+
+def _is_run(layer: Checked) -> bool:
+    """Whether it is a layer that a conversion changes, before and after."""
+    check, before, after = layer
+    return after is not None and may_change(before.kind, before.pointwise) and may_change(check.after, after.pointwise)
 
 
 def _obstacle(before: Layer, after: Layer) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
+from convinspect.errors import ConvInspectError
 from convinspect.formats.pieces import SHARDING, begins_in
 from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
@@ -106,7 +109,7 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
                                          " compared",))  # fmt: skip
-    objects, objects_after = (read_objects(checkpoint.path) for checkpoint in (before, after))
+    objects, objects_after = (_objects(checkpoint.path) for checkpoint in (before, after))
     if objects is None or objects_after is None:
         return Findings(metadata)
     if renamed:
@@ -119,6 +122,14 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
     gone = tuple(f"{path}.state." if path else "state." for path in emptied_optimizers(before, after))
     changed = {name: cause for name, cause in findings.changed.items() if not (gone and name.startswith(gone))}
     return Findings({**metadata, **changed}, notes=findings.notes)
+
+
+def _objects(path: Path) -> Objects | None:
+    """As `read_objects`; its errors name the file."""
+    try:
+        return read_objects(path)
+    except ConvInspectError as error:
+        raise error.at(path) from None
 
 
 def emptied_optimizers(before: Checkpoint, after: Checkpoint) -> frozenset[str]:

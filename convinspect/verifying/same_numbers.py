@@ -78,4 +78,4 @@ def same_order(before: Tensor, after: Tensor) -> bool:
     """Whether two matrices hold the same sequence of numbers, row by row."""
     flat = [tensor._replace(shape=(tensor.numel,), stride=(1,)) for tensor in (before, after)]
     in_rows = all(tensor.stride[:2] == (tensor.shape[1], 1) for tensor in (before, after))
-    return in_rows and same_bits(*flat)
+    return in_rows and same_bits(flat[0], flat[1])

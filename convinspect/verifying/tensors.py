@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.equality import as_matrix, difference, same_bits
-from convinspect.arrays.threads import map_threads
+from convinspect.arrays.storage import Files
+from convinspect.arrays.threads import in_turns, map_threads
 from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from convinspect.ranks.group import Group
 
 _LARGE = 64 << 20
+_TURN = 4 << 20
+"""Bytes that a thread compares at least before it takes more."""
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +156,22 @@ def _outcomes(
 ) -> dict[str, _Outcome]:
     """What became of each tensor that both checkpoints have, in order."""
 
-    def outcome(pair: tuple[str, Tensor, Tensor]) -> tuple[str, _Outcome]:
-        name, before, after = pair
+    def outcomes(pairs: list[tuple[str, Tensor, Tensor]]) -> list[tuple[str, _Outcome]]:
+        with Files() as files:
+            return [outcome(files, *pair) for pair in pairs]
+
+    def outcome(files: Files, name: str, before: Tensor, after: Tensor) -> tuple[str, _Outcome]:
         try:
-            return name, _compare(before, after, transposed.of(name), tensors)
+            return name, _compare(before, after, transposed.of(name), tensors, files)
         except CannotShow:
             return name, _by_type(before, after)
         finally:
             progress(before.nbytes)
 
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
-    workers = min(os.cpu_count() or 1, 4) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
-    return dict(map_threads(outcome, common, workers))
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
+    turns = in_turns(common, lambda pair: pair[1].nbytes, _TURN)
+    return dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
 
 
 def _meant(names: Mapping[Fate, list[str]], transposed: Transposed, asked: Collection[str] | None) -> list[str]:
@@ -226,7 +235,7 @@ def _same_stored(before: Tensor, after: Tensor) -> bool | None:
         Tensor(tensor.key, "uint8", (storage.nbytes,), (1,), 0, storage)
         for tensor, storage in ((before, before.storage), (after, after.storage))
     ]
-    return same_bits(*stored) and _same_parts(before, after)
+    return same_bits(stored[0], stored[1]) and _same_parts(before, after)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -240,7 +249,9 @@ def _type_text(tensor: Tensor) -> str:
 # ------------------------------------------------------------------------------------------------ one pair
 
 
-def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]) -> _Outcome:
+def _compare(
+    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor], files: Files
+) -> _Outcome:
     """What became of one tensor.
 
     Args:
@@ -248,21 +259,23 @@ def _compare(before: Tensor, after: Tensor, transposed: tuple[bool, bool], tenso
         after: The tensor with the same name after.
         transposed: Whether it is stored as (in, out), before and after.
         tensors: All tensors of the first checkpoint, among which the origin of wrong numbers is searched.
+        files: What they are read from stays open in it.
     """
     if before.dtype != after.dtype:
         return _dtype_changed(before, after)
     if before.layout == after.layout == "quantized":
-        return _compare_quantized(before, after, transposed, tensors)
+        return _compare_quantized(before, after, transposed, tensors, files)
     if before.layout == after.layout and before.layout in ("conjugated", "negated"):
-        return _compare(before._replace(layout="strided"), after._replace(layout="strided"), transposed, tensors)
+        plain = before._replace(layout="strided"), after._replace(layout="strided")
+        return _compare(*plain, transposed, tensors, files)
     if before.layout == after.layout == "wrapped" and before.parts and after.parts:
         return _compare_wrapped(before, after)
     of_parts = before.layout == after.layout not in ("strided", LAYOUT)
     if before.parts and after.parts and before.shape == after.shape and of_parts:
         return _SAME if _same_parts(before, after) else _changed(Why.SPARSE_PARTS, layout=before.layout)
     if before.shape == after.shape:
-        return _compare_alike(before, after, transposed, tensors)
-    return _compare_reshaped(before, after, transposed, tensors)
+        return _compare_alike(before, after, transposed, tensors, files)
+    return _compare_reshaped(before, after, transposed, tensors, files)
 
 
 def _compare_wrapped(before: Tensor, after: Tensor) -> _Outcome:
@@ -289,7 +302,7 @@ _STORED_AS = {"quint8": "uint8", "qint8": "int8", "qint32": "int32"}
 
 
 def _compare_quantized(
-    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
+    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor], files: Files
 ) -> _Outcome:
     """As `_compare`, for the integers that two quantized tensors store, and their scales."""
     if before.dtype not in _STORED_AS:
@@ -300,7 +313,7 @@ def _compare_quantized(
         return _changed(Why.QUANTIZER_PARTS)
     stored = _STORED_AS[before.dtype]
     integers = [tensor._replace(layout="strided", dtype=stored, parts=(), quantizer="") for tensor in (before, after)]
-    return _compare(integers[0], integers[1], transposed, tensors)
+    return _compare(integers[0], integers[1], transposed, tensors, files)
 
 
 def _same_parts(before: Tensor, after: Tensor) -> bool:
@@ -309,11 +322,11 @@ def _same_parts(before: Tensor, after: Tensor) -> bool:
 
 
 def _compare_alike(
-    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
+    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor], files: Files
 ) -> _Outcome:
     """As `_compare`, for tensors of one shape and dtype."""
     square = len(before.shape) == 2 and before.shape[0] == before.shape[1]
-    if same_bits(before, after):
+    if same_bits(before, after, files):
         if transposed[0] != transposed[1] and square and not same_bits(before, as_matrix(before, transposed=True)):
             return _Outcome(Fate.LEFT, because(Why.LEFT_IN_OUT if transposed[0] else Why.LEFT_OUT_IN))
         return _SAME
@@ -323,7 +336,7 @@ def _compare_alike(
 
 
 def _compare_reshaped(
-    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor]
+    before: Tensor, after: Tensor, transposed: tuple[bool, bool], tensors: Mapping[str, Tensor], files: Files
 ) -> _Outcome:
     """As `_compare`, for tensors of one dtype and different shapes."""
     if same_magnitudes(before, after):
@@ -335,7 +348,7 @@ def _compare_reshaped(
             return _Outcome(Fate.CONVERTED, last=True)
         return _reshaped(before, after) or _wrong_patches(before, after, tensors)
     a, b = as_matrix(before, transposed[0]), as_matrix(after, transposed[1])
-    if a.shape == b.shape and same_bits(a, b):
+    if a.shape == b.shape and same_bits(a, b, files):
         return _CONVERTED
     if not a.numel:
         return _changed(Why.SHAPE, before=before.shape, after=after.shape)

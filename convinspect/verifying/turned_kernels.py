@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from convinspect.arrays.equality import as_matrix, same_bits
+from convinspect.arrays.storage import Files
 from convinspect.errors import CannotShow
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, EXTRA_DIMS
-from convinspect.records import Layer
+from convinspect.records import Layer, Tensor
 from convinspect.verifying.turned import Turned
 
 
@@ -32,7 +33,8 @@ def find_turned_kernels(
         for layer in layers
         if (after := layers_after.get(layer.name)) is not None and (pair := _matrix_and_kernel(layer, after))
     ]
-    found = [(matrix, kernel) for matrix, kernel in pairs if _is_exchanged(matrix, kernel)]
+    with Files() as files:
+        found = [(matrix, kernel) for matrix, kernel in pairs if _is_exchanged(matrix, kernel, files)]
     if not found:
         return Turned()
     named = chosen or ()
@@ -42,6 +44,15 @@ def find_turned_kernels(
     shown = any(kernel.kind in CONV_TRANSPOSES and _is_turned(matrix, kernel) for matrix, kernel in pairs)
     names = [matrix.name for matrix, _ in found]
     return Turned(frozenset(names), frozenset() if shown else frozenset(name for name in names if name not in named))
+
+
+_LARGE = 1 << 16
+"""Bytes of a matrix of which a corner is looked at first: nearly all were not exchanged, and it tells so."""
+_CORNER = 2
+
+
+def _corner(matrix: Tensor) -> Tensor:
+    return matrix._replace(shape=(_CORNER, _CORNER))
 
 
 def _matrix_and_kernel(one: Layer, other: Layer) -> tuple[Layer, Layer] | None:
@@ -80,7 +91,7 @@ def _as_transposed(layer: Layer) -> Layer:
     return layer._replace(kind=kind, in_width=wide_in, out_width=wide_out)
 
 
-def _is_exchanged(matrix: Layer, kernel: Layer) -> bool:
+def _is_exchanged(matrix: Layer, kernel: Layer, files: Files) -> bool:
     """Whether a kernel in doubt holds a Linear's numbers with rows and columns exchanged, and not as they are."""
     first, second = kernel.weight.shape[:2]
     settled = kernel.kind not in CONVOLUTIONS or kernel.evidence == "module" or kernel.low_rank
@@ -90,8 +101,13 @@ def _is_exchanged(matrix: Layer, kernel: Layer) -> bool:
         return False
     if matrix.weight.dtype != kernel.weight.dtype or 1 in (first, second):
         return False
+    straight, turned = (as_matrix(kernel.weight, transposed) for transposed in (False, True))
     try:
-        straight = first == second and same_bits(as_matrix(kernel.weight, transposed=False), matrix.weight)
-        return not straight and same_bits(as_matrix(kernel.weight, transposed=True), matrix.weight)
+        plain = {matrix.weight.layout, turned.layout} == {"strided"}
+        if plain and turned.nbytes > _LARGE and not same_bits(_corner(turned), _corner(matrix.weight), files):
+            return False
+        if first == second and same_bits(straight, matrix.weight, files):
+            return False
+        return same_bits(turned, matrix.weight, files)
     except CannotShow:
         return False
