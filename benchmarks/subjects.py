@@ -13,6 +13,7 @@ from measuring import Route, convinspect, python, run
 from patches import patches_compared
 from starting import starts_compared
 from tables import Table
+from verified import verified_in_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,4 +151,5 @@ SUBJECTS = [
     Subject("checking", "Checking a file", _SERIES, _checking, verdicts_compared, _SCANNERS, holes=True),
     Subject("swapping", "Swapping layers of a live model", ("tensors",), _swapping, swaps_compared, ("torchao",)),
     Subject("patches", "Patch embeddings", (), lambda files: [], patches_compared),
+    Subject("verified", "Verifying, in pairs", (), lambda files: [], verified_in_pairs),
 ]

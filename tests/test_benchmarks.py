@@ -52,6 +52,15 @@ def test_starting_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert all(0.1 < float(row[1]) < 50 for row in table.rows)
 
 
+def test_verify_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    verified = importlib.import_module("verified")
+    making = importlib.import_module("making")
+    (table,) = verified.verified_in_pairs(tmp_path, 1, [making.Point("tensors", "8 tensors", 8, 4)])
+    assert [row[0] for row in table.rows] == ["8 tensors", "8 tensors, loop on one thread"]
+    assert all(float(cell) > 0 for row in table.rows for cell in row[1:3])
+
+
 def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     patches = importlib.import_module("patches")
