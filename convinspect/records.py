@@ -22,6 +22,7 @@ from convinspect.text import one_line, plural, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.formats.torch.distributed_pieces import ChunkedTensor
     from convinspect.keys.others import Other
     from convinspect.layouts import Layout
 
@@ -49,12 +50,14 @@ class Storage(NamedTuple):
         key: The storage's name in that file; equal keys in one file are the same bytes.
         nbytes: Size that the file's header claims, in bytes.
         available: How many of these bytes the file really holds; less than `nbytes` when it was cut short.
-        start: Offset in bytes from the start of `file` to the data; when `local_header` is set, to the zip
-            local header that the data follow. None when the bytes are not in the file (shapes only).
+        start: Offset in bytes from the start of `file` to the data, or to their zip header when `local_header` is set.
+            None when the bytes are not in the file (shapes only).
         local_header: `start` points at a zip local header, not at the data.
         packed_nbytes: Size of the deflated zip member in bytes, or None when it is stored as it is.
         crc: The zip member's CRC-32, or None where the container keeps none (0 means "not computed").
         byteorder: "little" or "big".
+        pieces: Of a distributed checkpoint, in which chunks the numbers lie; `file` is then its `.metadata`, and
+            positions are those in the whole tensor, row by row.
     """
 
     file: Path
@@ -66,6 +69,7 @@ class Storage(NamedTuple):
     packed_nbytes: int | None = None
     crc: int | None = None
     byteorder: str = "little"
+    pieces: ChunkedTensor | None = None
 
 
 class Tensor(NamedTuple):
@@ -238,11 +242,7 @@ class Container(Enum):
         return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
 
     def label(self, shards: int = 0) -> str:
-        """What users are shown.
-
-        Args:
-            shards: Into how many files the checkpoint is split; 0 when it is not.
-        """
+        """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
         return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
 
 

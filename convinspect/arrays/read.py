@@ -83,7 +83,7 @@ def read_tensor(tensor: Tensor) -> Array:
     storage, itemsize = _checked(tensor)
     if tensor.numel == 0:
         return np.empty(tensor.shape, numpy_dtype(tensor.dtype, sys.byteorder))
-    with opened(storage) as fetch:
+    with opened(storage, sums=True) as fetch:
         if dense(tensor):
             raw = fetch_bytes(fetch, storage, tensor.offset * itemsize, tensor.numel * itemsize)
             return _strided(_values(raw, tensor), tensor.shape, tensor.stride)
@@ -114,7 +114,7 @@ def read_blocks(tensor: Tensor, elements: int = 1 << 17) -> Iterator[Array]:
     storage, itemsize = _checked(tensor)
     if tensor.numel == 0:
         return
-    with opened(storage) as fetch:
+    with opened(storage, sums=True) as fetch:
         if dense(tensor):
             yield from _stream(fetch, storage, tensor, elements * itemsize)
         else:
@@ -229,14 +229,7 @@ def _checked(tensor: Tensor) -> tuple[Storage, int]:
     where, storage = f"tensor {tensor.key}", tensor.storage
     if tensor.layout != "strided":
         raise CannotShow(f"{where} has the layout {tensor.layout}, of which only the shape can be shown")
-    if storage is None:
-        from convinspect.formats.torch.distributed import TO_ONE_FILE
-
-        # Of all that is listed with plain numbers, a distributed checkpoint alone has none at hand.
-        raise CannotShow(
-            f"the numbers of {where} are not in this file, only its shape", f"{TO_ONE_FILE} FOLDER model.pt"
-        )
-    if storage.start is None:
+    if storage is None or storage.start is None:
         raise CannotShow(f"the numbers of {where} are not in this file, only its shape")
     if len(tensor.shape) > MOST_AXES:
         raise CannotShow(f"{where} has {len(tensor.shape)} dimensions; at most {MOST_AXES} can be shown")

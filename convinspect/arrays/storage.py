@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from convinspect.errors import BrokenFile, NotThere, RefusedFile
 from convinspect.formats.zip.limits import PIECE, Incomplete, inflated, is_bomb, is_impossible
 from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
+
+if TYPE_CHECKING:
+    from convinspect.arrays.gathered import PieceFiles
 
 Fetch = Callable[[int, memoryview], None]
 """(position, buffer): fills the buffer with the storage's bytes from that position."""
@@ -33,14 +36,26 @@ _File: TypeAlias = FileIO | BufferedReader
 
 
 @contextmanager
-def opened(storage: Storage) -> Iterator[Fetch]:
+def opened(storage: Storage, sums: bool = False) -> Iterator[Fetch]:
     """Open the storage's file, and yield a function that reads its bytes.
+
+    Args:
+        storage: What to read.
+        sums: Of one in pieces, compare the CRC-32 of each that is read from its beginning to its end. Of all others
+            the caller knows the CRC-32.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: A zip header or bytes are missing, or the bytes cannot be unpacked (the function raises it too).
         RefusedFile: The record claims an impossible offset, or unpacks to far more than weights do.
     """
+    if storage.pieces is not None:
+        # Imported here, as what one format alone needs.
+        from convinspect.arrays.gathered import gathered
+
+        with gathered(storage.pieces, sums) as whole:
+            yield whole.fetch
+        return
     with _opened(storage.file) as file:
         yield _fetch_of(file, storage)
 
@@ -53,6 +68,7 @@ class Files:
 
     def __init__(self) -> None:
         self._open: dict[tuple[Path, int, bool], _File] = {}
+        self._of_pieces: dict[int, PieceFiles] = {}
 
     def __enter__(self) -> Files:
         return self
@@ -64,7 +80,10 @@ class Files:
         """Close all of them."""
         for file in self._open.values():
             file.close()
+        for files in self._of_pieces.values():
+            files.close()
         self._open.clear()
+        self._of_pieces.clear()
 
     def fetch(self, storage: Storage, size: int, side: int = 0) -> Fetch:
         """As `opened` yields it, valid until the next call for the same side.
@@ -77,6 +96,10 @@ class Files:
         Raises:
             As `opened`.
         """
+        if storage.pieces is not None:
+            from convinspect.arrays.gathered import Gathered, PieceFiles
+
+            return Gathered(storage.pieces, self._of_pieces.setdefault(side, PieceFiles())).fetch
         key = (storage.file, side, size < AHEAD)
         file = self._open.get(key)
         if file is None:
@@ -103,12 +126,13 @@ def _fetch_of(file: _File, storage: Storage) -> Fetch:
 
 
 def data_start(storage: Storage) -> int:
-    """Offset in the file of the first byte of a storage that is not deflated.
+    """Offset in the file of the first byte of a storage that is not deflated and not in pieces.
 
     Raises:
         NotThere: The file cannot be opened.
         BrokenFile: The file has no zip header at the claimed offset.
     """
+    assert storage.pieces is None, "numbers in pieces have no one beginning"
     with _opened(storage.file) as file:
         return _data_start(file, storage)
 
@@ -216,7 +240,8 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
         )
     if begin + size > storage.available:
         present = max(0, storage.available - begin)
-        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in the file", DAMAGED, storage.file)
+        home = "the file" if storage.pieces is None else "the folder's files"
+        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in {home}", DAMAGED, storage.file)
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:

@@ -82,6 +82,8 @@ _CODES = (
          " save_distributed, and no whole ones.", "open the folder with all shards"),
     Code("piece-missing", "error", "Pieces of a tensor overlap, leave numbers out or contradict each other.",
          "get all shards of one save into the same folder"),
+    Code("piece-differs", "error", "A piece of a distributed checkpoint is something else than its .metadata says:"
+         " another shape, dtype or part.", RESAVE),
     Code("pieces-as-safetensors", "error", "The tensors of a distributed checkpoint lie as safetensors files, which"
          " torch.distributed.checkpoint does not load, though FileSystemWriter writes them.", "take the bytes from"
          " there on, which are a safetensors file, or save it again without serialization_format"),

@@ -13,20 +13,18 @@ from convinspect.checking.containers import scan_file
 from convinspect.checking.findings import Finding, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
-from convinspect.checking.piece_files import scan_piece_file
+from convinspect.checking.piece_files import Item, items_of, scan_piece_file
 from convinspect.dtypes import nbytes_of
-from convinspect.errors import ConvInspectError, NotACheckpoint, NotThere
+from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
-from convinspect.formats.pickle.values import Call
 from convinspect.formats.roots import main_root, without_tensors
 from convinspect.formats.torch import distributed
 from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
-from convinspect.formats.torch.tensors import pairs_of
-from convinspect.formats.torch.tree import state_of
+from convinspect.formats.torch.distributed_pieces import is_metadata, pieces_in
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.text import plural
@@ -342,20 +340,22 @@ def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
 
 
 def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
-    by_file: dict[str, dict[tuple[int, int], str]] = {}
-    for index, info in pairs_of(state_of(seen.tree).get("storage_data")) or ():
-        fields = state_of(info) if isinstance(info, Call) else {}
-        name, start, size = fields.get("relative_path"), fields.get("offset"), fields.get("length")
-        if not (isinstance(name, str) and type(start) is int and type(size) is int and min(start, size) >= 0):
-            raise NotACheckpoint("its .metadata does not say where the pieces lie", "save it again", folder)
-        by_file.setdefault(name, {})[start, size] = str(state_of(index).get("fqn", ""))
-    yield from _note_others(folder, {distributed.METADATA, *by_file})
-    for name, spans in by_file.items():
-        sharded.check_inside(name)
+    """Scan the files of a distributed checkpoint, if its `.metadata` could be read."""
+    if seen.walk is None or not is_metadata(seen.walk.value):
+        return
+    listed = pieces_in(seen.walk, folder)
+    for problem in distributed.problems_of_tensors(listed):
+        yield finding("piece-missing", folder / distributed.METADATA, problem.what, remedy=problem.remedy)
+    by_file: dict[Path, dict[tuple[int, int], list[Item]]] = {}
+    for item in items_of(listed):
+        by_file.setdefault(item.place.file, {}).setdefault((item.place.offset, item.place.length), []).append(item)
+    yield from _note_others(folder, {distributed.METADATA, *(file.name for file in by_file)})
+    for path, items in by_file.items():
         try:
-            with File(folder / name) as file:
-                yield from _scan_mode(file.path)
-                yield from scan_piece_file(file, spans, values)
+            with File(path) as file:
+                yield from _scan_mode(path)
+                yield from scan_piece_file(file, items, values)
         except NotThere as error:
-            message = f"{name}: {error.problem} ({len(spans):,} pieces)"
+            name = path.relative_to(folder).as_posix()
+            message = f"{name}: {error.problem} ({len(items):,} pieces)"
             yield finding("shard-missing", folder, message, subject=name)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
-from convinspect.formats.torch.distributed import TO_ONE_FILE, holds_safetensors
+from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
@@ -254,7 +253,7 @@ def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = Fa
         drop_optimizer: Its optimizer state is to be left out.
 
     Raises:
-        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint.
+        CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint that becomes none.
         BrokenFile: It is damaged.
     """
     if checkpoint.problems:
@@ -264,28 +263,22 @@ def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = Fa
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             Wording(Option("state_dict"), " writes its plain state_dict instead"),
         )
-    if checkpoint.container is Container.DISTRIBUTED:
-        check_distributed(checkpoint, resave, drop_optimizer)
+    if checkpoint.container is Container.DISTRIBUTED and not resave:
+        check_distributed(checkpoint, drop_optimizer)
 
 
-def check_distributed(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool) -> None:
-    """Refuse what a distributed checkpoint cannot become.
+def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
+    """Refuse what no distributed checkpoint is made of.
 
     Raises:
-        CannotConvert: It is to become one file, or to lose some of it, or PyTorch does not load it itself.
+        CannotConvert: It is to lose some of it, or PyTorch does not load it itself.
     """
-    problem = "a distributed checkpoint's shapes are spread over its files"
     if holds_safetensors(checkpoint.path):
-        problem = f"{problem}, and its numbers are safetensors within them"
-        raise CannotConvert(problem, "`convinspect check` tells where each begins, to be cut out and converted")
+        problem = "its numbers are safetensors within its files, and PyTorch would load no folder of that kind"
+        raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")
     if drop_optimizer:
         remedy = "torch.distributed.checkpoint.load takes the weights alone too, where no optimizer is asked for"
         raise CannotConvert("optimizer state cannot be left out of a distributed checkpoint", remedy)
-    if resave:
-        # PyTorch asks for the folder, also where the file in it was named.
-        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-        remedy = f"{TO_ONE_FILE} {quote(str(folder))} model.pt; or convert it to a folder"
-        raise CannotConvert(f"{problem}, and it is not made one file here", remedy)
 
 
 def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:

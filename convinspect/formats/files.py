@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from _thread import allocate_lock
@@ -89,6 +90,29 @@ class File:
             offset, size = offset + len(piece), size - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_into(self, offset: int, into: memoryview) -> int:
+        """Fill the buffer with the bytes from `offset`; fewer only where the file ends.
+
+        Returns:
+            How many bytes were read.
+
+        Raises:
+            BrokenFile: The operating system reports an error.
+        """
+        done, most = 0, max(0, min(len(into), self.size - offset))
+        try:
+            while done < most and (count := read_at_into(self._handle, into[done:most], self.start + offset + done)):
+                done += count
+        except OSError as error:
+            raise unreadable(error, self.path) from None
+        return done
+
+    def within(self, start: int, size: int) -> File:
+        """A file inside this one, read through the same handle, which closes with this one."""
+        inner = copy.copy(self)
+        inner.start, inner.size = self.start + start, size
+        return inner
+
     def part(self, offset: int) -> Read:
         """A `Read` with its offset 0 at `offset` of this file."""
         return lambda at, size: self.read(offset + at, size)
@@ -128,6 +152,15 @@ def read_at(handle: int, size: int, offset: int) -> bytes:
 
 def _a_folder(path: Path) -> NotThere:
     return NotThere("it is a folder, not a file", path=path)
+
+
+def read_at_into(handle: int, into: memoryview, offset: int) -> int:
+    """As `read_at`, into a buffer; the number of bytes read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(handle, [into], offset)
+    piece = read_at(handle, len(into), offset)
+    into[: len(piece)] = piece
+    return len(piece)
 
 
 def _not_found(path: Path) -> NotThere:

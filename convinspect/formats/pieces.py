@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,23 @@ _MOST_COMPARED = 300
 Where = tuple[int, ...]
 
 
+class Box(NamedTuple):
+    """Where in a tensor a part of it begins, and the part's shape."""
+
+    begin: Where
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> Where:
+        """The first index beyond it, in each dimension."""
+        return tuple(map(add, self.begin, self.shape))
+
+    @property
+    def numel(self) -> int:
+        """Elements in it."""
+        return math.prod(self.shape)
+
+
 class Piece(NamedTuple):
     """A part of a tensor, and where in the whole it begins."""
 
@@ -40,9 +58,9 @@ class Piece(NamedTuple):
     tensor: Tensor
 
     @property
-    def end(self) -> Where:
-        """The first index beyond it, in each dimension."""
-        return tuple(map(sum, zip(self.begin, self.tensor.shape, strict=True)))
+    def box(self) -> Box:
+        """The same without what it holds."""
+        return Box(self.begin, self.tensor.shape)
 
 
 def names_of_pieces(names: Sequence[str]) -> tuple[str, ...]:
@@ -173,7 +191,7 @@ def _joined(pieces: Sequence[Piece]) -> Tensor:
 
 def _whole(pieces: Sequence[Piece]) -> tuple[int, ...]:
     dims = min(len(piece.begin) for piece in pieces)
-    return tuple(max(piece.end[axis] for piece in pieces) for axis in range(dims))
+    return tuple(max(piece.box.end[axis] for piece in pieces) for axis in range(dims))
 
 
 def _faults(pieces: Sequence[Piece]) -> list[Problem]:
@@ -181,26 +199,42 @@ def _faults(pieces: Sequence[Piece]) -> list[Problem]:
     key = pieces[0].tensor.key
     if len({(piece.tensor.dtype, len(piece.begin)) for piece in pieces}) > 1:
         return [Problem(f"pieces of {key!r} differ in dtype or number of dimensions", "save it again")]
-    filled = sorted(piece for piece in pieces if piece.tensor.numel)
-    if len(filled) <= _MOST_COMPARED or sum(size > 1 for size in _whole(pieces)) < 2:
+    wrong = no_whole(key, [piece.box for piece in pieces], _whole(pieces), "get the other shards too")
+    return [] if wrong is None else [wrong]
+
+
+def no_whole(key: str, boxes: Sequence[Box], shape: tuple[int, ...], gaps: str = "save it again") -> Problem | None:
+    """Why boxes do not make a tensor of this shape, each number once; None where they do.
+
+    Args:
+        key: The tensor's.
+        boxes: Of as many dimensions.
+        shape: The tensor's.
+        gaps: What to do about numbers that are in no box.
+    """
+    filled = sorted(box for box in boxes if box.numel)
+    if len(filled) == 1 and filled[0].shape == shape and not any(filled[0].begin):
+        return None
+    for box in filled:
+        if len(box.shape) != len(shape) or any(end > size for end, size in zip(box.end, shape, strict=True)):
+            return Problem(f"a piece of {key!r} ends at {list(box.end)}, outside its shape {shape}", "save it again")
+    if len(filled) <= _MOST_COMPARED or sum(size > 1 for size in shape) < 2:
         for before, after in _neighbours(filled):
             corners = zip(before.begin, before.end, after.begin, after.end, strict=True)
             if all(begin < other_end and other < end for begin, end, other, other_end in corners):
                 places = f"{list(before.begin)} and {list(after.begin)}"
-                return [Problem(f"pieces of {key!r} overlap, those that begin at {places}", "save it again")]
-    missing = math.prod(_whole(pieces)) - sum(piece.tensor.numel for piece in filled)
-    if missing:
-        return [Problem(f"pieces of {key!r} leave {missing:,} of its numbers out", "get the other shards too")]
-    return []
+                return Problem(f"pieces of {key!r} overlap, those that begin at {places}", "save it again")
+    missing = math.prod(shape) - sum(box.numel for box in filled)
+    return Problem(f"pieces of {key!r} leave {missing:,} of its numbers out", gaps) if missing else None
 
 
-def _neighbours(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
+def _neighbours(boxes: Sequence[Box]) -> Iterator[tuple[Box, Box]]:
     """Pairs that may overlap: in order, each with those that begin before it ends in the first dimension."""
-    for at, piece in enumerate(pieces):
-        for other in pieces[at + 1 :]:
-            if other.begin[:1] >= piece.end[:1]:
+    for at, box in enumerate(boxes):
+        for other in boxes[at + 1 :]:
+            if other.begin[:1] >= box.end[:1]:
                 break
-            yield piece, other
+            yield box, other
 
 
 def axis_of(tensor: Tensor) -> int | None:

@@ -17,6 +17,7 @@ from itertools import islice
 from convinspect.errors import CannotConvert
 from convinspect.keys.adapters import bare_names, tails
 from convinspect.keys.rules import new_keys
+from convinspect.keys.weight_norms import norm_tails, with_old_norms
 from convinspect.keys.wrappers import levels
 
 _DEEPEST = 8
@@ -83,7 +84,8 @@ def pair_keys(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[s
     found = _paired(keys, names)
     if not (found.only_a and found.only_b):
         return found
-    bare = (bare_names(names[0]), bare_names(names[1]))
+    spelled = with_old_norms(*names)
+    bare = (bare_names(spelled[0]), bare_names(spelled[1]))
     if bare == (list(names[0]), list(names[1])):
         return found
     without = _paired(keys, bare)
@@ -219,7 +221,7 @@ def _prefixes(keys: tuple[Sequence[str], Sequence[str]], pairs: Iterable[tuple[s
             continue
         if key.endswith(name) and partner.endswith(name):
             counts[between(key.removesuffix(name), partner.removesuffix(name))] += 1
-        elif (ends := tails(key, partner)) is not None:
+        elif (ends := tails(key, partner) or norm_tails(key, partner)) is not None:
             fronts = between(key.removesuffix(ends[0]), partner.removesuffix(ends[1]))
             inner = "" if key == ends[0] or partner == ends[1] else "*."
             counts[f"{fronts[0]}{inner}{ends[0]}", f"{fronts[1]}{inner}{ends[1]}"] += 1

@@ -7,7 +7,6 @@ lies behind it in its file moves, by a multiple of a file system's block, and `.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from shlex import quote
 
@@ -18,22 +17,29 @@ from convinspect.formats.pickle.machine import Walk, reader, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed import METADATA, TO_ONE_FILE
 from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place, is_metadata, pieces_in
-from convinspect.records import Edit, Tensor, Version
+from convinspect.records import Edit, Version
 from convinspect.text import first_few
-from convinspect.writing.boxes import Box, Steps, after_steps, steps_of, stride_after
+from convinspect.writing.boxes import Box, Shape, Steps, after_steps, steps_of, stride_after
 from convinspect.writing.carried import folder_of
-from convinspect.writing.distributed_items import AGAIN, facts, listed_names, shifted, stored, with_names
+from convinspect.writing.distributed_items import (
+    AGAIN,
+    Stored,
+    facts,
+    listed_names,
+    reshaped,
+    shifted,
+    stored,
+    with_names,
+)
 from convinspect.writing.distributed_metadata import Change, Edits, Moved, edited
 from convinspect.writing.distributed_parts import (
     Part,
     lists_of_names,
     names_in_optimizers,
     names_of_others,
-    owners,
     parts_by_file,
 )
 from convinspect.writing.pieces import Piece, Range, size_of
-from convinspect.writing.rewrite import Changes, pieces_for
 
 
 class Rewritten(Mapping[Path, list[Piece]]):
@@ -82,7 +88,7 @@ class Rewritten(Mapping[Path, list[Piece]]):
         self._shapes = {key: _change(self._tensors.get(key), steps, folder) for key, steps in self._steps.items()}
         self._by_file = parts_by_file(pieces, self._steps, lists_of_names(pieces, self._parameters))
         self._grown: dict[Path, dict[int, int]] = {}
-        self._wanted: dict[tuple[Path, int], tuple[object, ...]] = {}
+        self._facts: dict[tuple[Path, int], int] = {}
         self._new_metadata: bytes | None = None
 
     def __iter__(self) -> Iterator[Path]:
@@ -133,25 +139,23 @@ class Rewritten(Mapping[Path, list[Piece]]):
         place, tensor, chunk = part.place, part.tensor, part.chunk
         with File(place.file, place.offset, place.length) as file:
             if tensor is None or chunk is None:
+                names = (self._parameters.get(name, name) for name in listed_names(file, part.key))
+                self._facts[place.file, place.offset] = hash(tuple(names))
                 pieces = with_names(file, part.key, self._parameters)
             else:
-                pieces = pieces_for(file, Changes((self._edit(stored(file, tensor, chunk), tensor, chunk),)))
-            self._wanted[place.file, place.offset] = self._after(part, file)
+                found = stored(file, tensor, chunk.shape)
+                shape, stride = self._view(found, tensor, chunk)
+                self._facts[place.file, place.offset] = facts(found, shape, stride)
+                pieces = reshaped(file, found, shape, stride)
         return [shifted(piece, place.offset) for piece in pieces]
 
-    def _after(self, part: Part, file: File) -> tuple[object, ...]:
-        """What `file`, the part as it was, is to say once it is edited."""
-        if part.tensor is None or part.chunk is None:
-            return tuple(self._parameters.get(name, name) for name in listed_names(file, part.key))
-        edit = self._edit(stored(file, part.tensor, part.chunk), part.tensor, part.chunk)
-        return facts(edit.tensor, edit)
-
-    def _edit(self, stored: Tensor, tensor: ChunkedTensor, chunk: Chunk) -> Edit:
-        stride = stride_after(stored.stride, Box(chunk.begin, chunk.shape), self._steps[tensor.key])
+    def _view(self, found: Stored, tensor: ChunkedTensor, chunk: Chunk) -> tuple[Shape, Shape]:
+        """A chunk's new shape and strides."""
+        stride = stride_after(found.tensor.stride, Box(chunk.begin, chunk.shape), self._steps[tensor.key])
         if stride is None:
             problem = f"tensor {tensor.key!r}: its numbers would have to move within its chunks"
             raise CannotConvert(problem, to_one_file(self.folder))
-        return Edit(stored, self._shapes[tensor.key].boxes[chunk.begin].shape, stride)
+        return self._shapes[tensor.key].boxes[chunk.begin].shape, stride
 
     def _metadata(self) -> bytes:
         if self._new_metadata is None:
@@ -176,29 +180,30 @@ class Rewritten(Mapping[Path, list[Piece]]):
         Raises:
             BrokenFile: It is not what it should be.
         """
-        data, tree = _read(folder)
-        pieces = pieces_in(tree, folder)
-        _checked(folder, pieces.places())
-        if data != self._metadata():
+        if len(self) and (folder / METADATA).read_bytes() != self._metadata():
             raise _differs(METADATA)
-        new = {(key, begin): (place, tensor, chunk) for key, begin, place, tensor, chunk in owners(pieces)}
-        for part in chain.from_iterable(self._by_file.values()):
-            key, chunk, old = self.new_keys.get(part.key, part.key), part.chunk, part.place
-            begin = None if chunk is None else self._shapes[part.key].boxes[chunk.begin].begin
-            place, new_tensor, new_chunk = new.get((key, begin), (None, None, None))
-            if place is None:
-                raise _differs(key)
-            if (old.file, old.offset) not in self._wanted:
-                # Another process wrote it.
-                with File(old.file, old.offset, old.length) as old_file:
-                    self._wanted[old.file, old.offset] = self._after(part, old_file)
-            with File(place.file, place.offset, place.length) as file:
-                if new_tensor is None or new_chunk is None:
-                    found: tuple[object, ...] = tuple(listed_names(file, key))
-                else:
-                    found = facts(stored(file, new_tensor, new_chunk))
-            if found != self._wanted[old.file, old.offset]:
-                raise _differs(key)
+        for path, parts in self._by_file.items():
+            grown, new, by = self.grown(path), folder / path.relative_to(self.folder), 0
+            for part in parts:
+                more = grown.get(part.place.offset, 0)
+                self._check_part(part, Place(new, part.place.offset + by, part.place.length + more))
+                by += more
+            if new.stat().st_size != self.versions[path][2] + by:
+                raise _differs(new.name)
+
+    def _check_part(self, part: Part, place: Place) -> None:
+        tensor, chunk, old = part.tensor, part.chunk, part.place
+        if (old.file, old.offset) not in self._facts:
+            # Another process wrote it.
+            self._part(part)
+        with File(place.file, place.offset, place.length) as file:
+            if tensor is None or chunk is None:
+                told = hash(listed_names(file, part.key))
+            else:
+                found = stored(file, tensor, self._shapes[part.key].boxes[chunk.begin].shape)
+                told = facts(found, found.tensor.shape, found.tensor.stride)
+        if told != self._facts[old.file, old.offset]:
+            raise _differs(self.new_keys.get(part.key, part.key))
 
 
 def pieces_by_file(

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import reader, walk
-from convinspect.formats.torch.archive import read_torch_zip
-from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor
+from convinspect.formats.torch.distributed_pieces import ChunkedTensor
+from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Tensor
 from convinspect.writing.pickle import edited
 from convinspect.writing.pickle_keys import pushed_strings
 from convinspect.writing.pieces import Piece, Range
+from convinspect.writing.rewrite import with_other_tuples
 from convinspect.writing.zip import pieces_with_record
 
 AGAIN = "copy all of the folder again, or save it again"
 _PICKLE = "data.pkl"
 
 
-def stored(part: File, tensor: ChunkedTensor, chunk: Chunk) -> Tensor:
-    """A chunk's tensor, as its own `torch.save` file describes it.
+class Stored(NamedTuple):
+    """A chunk as its own `torch.save` file describes it.
+
+    Attributes:
+        archive: That file.
+        data: Its pickle.
+        tensor: The chunk, as the pickle describes it.
+    """
+
+    archive: Archive
+    data: bytes
+    tensor: Tensor
+
+
+def stored(part: File, tensor: ChunkedTensor, shape: tuple[int, ...]) -> Stored:
+    """Read a chunk's own `torch.save` file.
+
+    Args:
+        part: That file.
+        tensor: The tensor that it is a chunk of.
+        shape: The chunk's shape, as `.metadata` says.
 
     Raises:
         BrokenFile: It is no such file, or holds another tensor than `.metadata` says.
@@ -32,22 +53,44 @@ def stored(part: File, tensor: ChunkedTensor, chunk: Chunk) -> Tensor:
     if not is_zip(part.read(0, 4)):
         raise BrokenFile(f"{what} is no torch.save file", AGAIN, part.path)
     try:
-        tensors = [one for root in read_torch_zip(part).roots for one in root.tensors]
+        archive = Archive(part)
+        data = archive.read(_PICKLE)
+        found = _tensor_in(data)
     except ConvInspectError as error:
         raise BrokenFile(f"{what}: {error.problem}", error.remedy, part.path) from None
-    if len(tensors) != 1 or (tensors[0].shape, tensors[0].dtype) != (chunk.shape, tensor.dtype):
-        found = f"{tensors[0].dtype} {tensors[0].shape}" if len(tensors) == 1 else f"{len(tensors)} tensors"
-        problem = f"{what} is {found}, and .metadata says {tensor.dtype} {chunk.shape}"
+    if found is None or (found.shape, found.dtype) != (shape, tensor.dtype):
+        other = "no tensor" if found is None else f"{found.dtype} {found.shape}"
+        problem = f"{what} is {other}, and .metadata says {tensor.dtype} {shape}"
         raise BrokenFile(problem, AGAIN, part.path)
-    return tensors[0]
+    return Stored(archive, data, found)
 
 
-def facts(tensor: Tensor, edit: Edit | None = None) -> tuple[object, ...]:
-    """All that a chunk's file says of its tensor, after an edit."""
-    shape, stride = (tensor.shape, tensor.stride) if edit is None else (edit.shape, edit.stride)
-    storage = tensor.storage
-    kept = None if storage is None else (storage.key, storage.nbytes, storage.available, storage.crc)
-    return shape, stride, tensor.dtype, tensor.offset, kept, tensor.layout, tensor.requires_grad
+# Chunks of one shape and dtype have the same pickle, which names no tensor.
+@lru_cache(1024)
+def _tensor_in(data: bytes) -> Tensor | None:
+    return tensor_of(walk(reader(data), 0, len(data)).value, "", no_storage)
+
+
+@lru_cache(1024)
+def _reshaped(data: bytes, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    tensor = _tensor_in(data)
+    assert tensor is not None
+    return with_other_tuples(data, 0, (Edit(tensor, shape, stride),))
+
+
+def reshaped(part: File, chunk: Stored, shape: tuple[int, ...], stride: tuple[int, ...]) -> list[Piece]:
+    """The pieces of a chunk's file with another shape and strides, as offsets in the part."""
+    return pieces_with_record(part, chunk.archive, _PICKLE, _reshaped(chunk.data, shape, stride))
+
+
+def facts(chunk: Stored, shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """A number for all that a chunk's file says once it has this shape and these strides; others have another."""
+    tensor = chunk.tensor
+    key = "" if tensor.storage is None else tensor.storage.key
+    record = chunk.archive.records.get(f"data/{key}")
+    kept = None if record is None else (record.size, record.packed, record.crc)
+    of_tensor = tensor.dtype, tensor.offset, tensor.layout, tensor.requires_grad, tensor.subclass
+    return hash((shape, stride, of_tensor, key, kept))
 
 
 def listed_names(part: File, key: str) -> tuple[str, ...]:

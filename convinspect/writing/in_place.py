@@ -7,11 +7,11 @@ A kill or a power cut at any moment leaves the old files, the new ones, or files
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from convinspect.errors import CannotWrite, ChangedMeanwhile
+from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import reading_own_edit
 from convinspect.records import Version
@@ -20,7 +20,7 @@ from convinspect.writing.journal import Entry, entry_of, write_journal
 from convinspect.writing.leases import leased
 from convinspect.writing.patches import patch_of
 from convinspect.writing.pieces import Piece
-from convinspect.writing.recover import can_lock, locked, naming_refusals, remove, restore, write_at
+from convinspect.writing.recover import can_lock, check_ours, locked, naming_refusals, remove, restore, write_at
 
 _TOO_MUCH = "too much of it would lie elsewhere"
 _NO_ROOM = "its header outgrows its room, and this file system cannot make room within a file"
@@ -28,6 +28,8 @@ _OPEN = "it is open, here or in another program"
 _MAY_BE_OPEN = "its numbers would move, and this file system does not tell whether another program has it open"
 _LINKS = "it has further hard links, which keep the old content"
 _NOT_WRITABLE = "it may not be written to"
+_OTHER_HANDLES = 64
+"""Files that a process may have open besides those that it edits."""
 _NO_LOCKS = "this system cannot lock a file against other edits"
 
 
@@ -59,14 +61,30 @@ def edit_in_place(
     """
     try:
         with ExitStack() as stack:
+            _check_number(files)
             handles = {path: stack.enter_context(_opened(path)) for path in files}
             check_unchanged(versions)
             entries = _entries(journal.parent, files, handles)
             if entries:
-                _carry_out(journal, entries, handles, check)
+                _carry_out(journal, entries, handles, versions, check)
     except _Cannot as reason:
         return str(reason)
     return ""
+
+
+def _check_number(files: Sized) -> None:
+    """Check that all files can be open at once.
+
+    Raises:
+        _Cannot: They cannot.
+    """
+    try:
+        import resource
+    except ImportError:
+        raise _Cannot(_NO_LOCKS) from None
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most != resource.RLIM_INFINITY and len(files) > most - _OTHER_HANDLES:
+        raise _Cannot(f"it has {len(files):,} files, of which this system lets {most:,} be open at once")
 
 
 @contextmanager
@@ -107,11 +125,16 @@ def _entries(folder: Path, files: Mapping[Path, Sequence[Piece]], handles: Mappi
 
 
 def _carry_out(
-    journal: Path, entries: Mapping[Path, Entry], handles: Mapping[Path, int], check: Callable[[], None]
+    journal: Path,
+    entries: Mapping[Path, Entry],
+    handles: Mapping[Path, int],
+    versions: Mapping[Path, Version],
+    check: Callable[[], None],
 ) -> None:
     """Edit the files under a journal; on any failure they get their old bytes back.
 
     Raises:
+        ChangedMeanwhile: Another program has written to one, or given its name to another file.
         _Cannot: Somebody has a file open, or the file system cannot make room in it.
         ConvInspectError: What `check` raises, or the disk refuses.
     """
@@ -121,8 +144,10 @@ def _carry_out(
             # Where nothing tells, a reader still finds its numbers if they stay where they are.
             if alone is False or (alone is None and entry.patch.shift is not None):
                 raise _Cannot(_OPEN if alone is False else _MAY_BE_OPEN)
+        # From here on nobody else can write to them.
+        check_unchanged(versions)
         try:
-            write_journal(journal, entries.values())
+            write_journal(journal, entries.values(), _mode(handles))
         except CannotWrite as error:
             raise CannotWrite(error.problem, error.remedy, _named(entries, journal)) from None
         try:
@@ -134,12 +159,38 @@ def _carry_out(
                 check()
             _check_in_place(handles)
         except BaseException:
-            for path, entry in entries.items():
-                restore(handles[path], entry, path, journal)
-            remove(journal)
-            _check_in_place(handles)
+            _undo(journal, entries, handles)
             raise
     remove(journal)
+
+
+def _undo(journal: Path, entries: Mapping[Path, Entry], handles: Mapping[Path, int]) -> None:
+    """Give the files their old bytes back, but for one that is another program's by now.
+
+    Raises:
+        ChangedMeanwhile: One is.
+        CannotWrite: The disk refuses; the journal then stays.
+    """
+    others = []
+    for path, entry in entries.items():
+        try:
+            check_ours(handles[path], entry, path, journal)
+        except BrokenFile:
+            others.append(path)
+        else:
+            restore(handles[path], entry, path, journal)
+    remove(journal)
+    if others:
+        raise _changed(others[0])
+    _check_in_place(handles)
+
+
+def _mode(handles: Mapping[Path, int]) -> int:
+    """The rights of who may read all of the files, since a journal holds some of their bytes."""
+    mode = 0o666
+    for handle in handles.values():
+        mode &= os.fstat(handle).st_mode
+    return mode
 
 
 def _apply(handle: int, entry: Entry, path: Path) -> None:
@@ -179,7 +230,11 @@ def _check_in_place(handles: Mapping[Path, int]) -> None:
         except OSError:
             same = False
         if not same:
-            raise ChangedMeanwhile("it changed while it was edited", "look at it, and try again", path)
+            raise _changed(path)
+
+
+def _changed(path: Path) -> ChangedMeanwhile:
+    return ChangedMeanwhile("it changed while it was edited", "look at it, and try again", path)
 
 
 def _named(entries: Mapping[Path, Entry], journal: Path) -> Path:

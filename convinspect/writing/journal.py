@@ -85,8 +85,13 @@ def _sampled(patch: Patch) -> list[tuple[int, int]]:
     return sorted(places)
 
 
-def write_journal(place: Path, entries: Iterable[Entry]) -> None:
+def write_journal(place: Path, entries: Iterable[Entry], mode: int = 0o600) -> None:
     """Write a journal, synced and read back.
+
+    Args:
+        place: Where.
+        entries: What it says of each file.
+        mode: Its rights.
 
     Raises:
         CannotWrite: It cannot be written, or there is one.
@@ -100,6 +105,7 @@ def write_journal(place: Path, entries: Iterable[Entry]) -> None:
             raise BrokenFile("the journal is not what was written", "try again, or write elsewhere", written)
 
     with new_file(place, check) as temporary, open(temporary, "xb") as file:
+        os.chmod(temporary, mode)
         runs = (run.data for entry in entries for run in (*entry.patch.old, *entry.patch.new))
         for part in (_MAGIC, len(text).to_bytes(_LENGTH, "little"), text, *runs):
             digest.update(part)

@@ -116,7 +116,7 @@ def _zip(file: File, changes: Changes) -> list[Piece]:
         for (path, key), edits in moves_in(changes.edits).items()
     }
     if not changes.restructure:
-        return pieces_with_record(file, archive, _PICKLE, _with_other_tuples(data, 0, changes.edits), [], moving)
+        return pieces_with_record(file, archive, _PICKLE, with_other_tuples(data, 0, changes.edits), [], moving)
     # The file was listed already, which refuses pickles that need too much work for their size.
     pickle = changes.pickle or Pickle(walk(reader(data), 0, len(data), len(data)))
     new, dropped = _edited(data, pickle, changes)
@@ -140,7 +140,7 @@ def _legacy(file: File, changes: Changes) -> list[Piece]:
     if structure:
         new, dropped = _edited(data, pickle, changes)
     else:
-        new, dropped = _with_other_tuples(data, start, changes.edits), set()
+        new, dropped = with_other_tuples(data, start, changes.edits), set()
     pieces: list[Piece] = [Range(0, start), new]
     if not dropped:
         return [*pieces, *_with_numbers(end, moving, file.size)]
@@ -197,7 +197,8 @@ def _edited(data: bytes, pickle: Pickle, changes: Changes) -> tuple[bytes, set[s
     return new, pickle_keys.storages(root) - pickle_keys.storages(root, emptied) if cuts else set()
 
 
-def _with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
+def with_other_tuples(data: bytes, base: int, edits: Sequence[Edit]) -> bytes:
+    """A pickle, whose first byte is at `base`, with tensors' sizes and strides changed."""
     return pickle_edit.edited(data, _tuples_in(data, base, edits))
 
 

@@ -130,8 +130,9 @@ def _edit_folder(
     """Edit files of a folder without a copy, under one journal; why that cannot be done, or "" once it is."""
     folder = Path(os.path.realpath(target if target.is_dir() else target.parent))
     for path in pieces:
-        if path.is_symlink() or folder not in Path(os.path.realpath(path)).parents:
-            return "its files are links to others"
+        # Who opens a file alone looks for a journal beside it.
+        if Path(os.path.realpath(path)) != folder / path.name:
+            return "its files are links to others, or lie in further folders"
     files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
     return edit_in_place(journal_of(folder), files, versions, check)
 

@@ -215,9 +215,12 @@ class _Loader:
         """
         import torch
 
+        from convinspect.arrays.gathered import in_one_run
         from convinspect.arrays.read import read_tensor
 
         storage = tensor.storage
+        if storage is not None and storage.pieces is not None and tensor.numel:
+            storage = in_one_run(storage)
         if tensor.layout == "meta":
             return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
         if tensor.layout == LAYOUT:
@@ -234,7 +237,8 @@ class _Loader:
             raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
         if not tensor.whole or not tensor.numel:
             return as_torch(read_tensor(tensor), tensor.dtype)
-        raw = self._mapped(storage) if storage.packed_nbytes is None and storage.byteorder == "little" else None
+        mappable = storage.packed_nbytes is None and storage.byteorder == "little" and storage.pieces is None
+        raw = self._mapped(storage) if mappable else None
         if raw is not None and raw.data_ptr() % dtype.itemsize == 0:
             numbers = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, load_file
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from convinspect.checking.scan import check
+from convinspect.checkpoint import open_checkpoint
 from support.program import assert_one_line, listed, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,8 +49,13 @@ def test_it_is_said_what_they_are_and_where_the_numbers_begin(tmp_path: Path, si
     assert all(torch.equal(numbers[key], one) for key, one in weights.items())
     assert listed(folder)["conv"]["kind"] == "Conv1d"
     assert "nor dcp_to_torch_save reads" in run("shapes", folder, "--width", 300).stdout
+    checkpoint = open_checkpoint(folder)
+    assert all(torch.equal(torch.from_numpy(checkpoint.read(key)), one) for key, one in weights.items())
     refused = run("convert", folder, "-o", tmp_path / "b", "--to", "linear")
-    assert_one_line(refused, "safetensors within them", "`convinspect check` tells where each begins")
+    assert_one_line(refused, "safetensors within its files", "end the target in .safetensors")
+    done = run("convert", folder, "-o", tmp_path / "b.safetensors", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load_file(tmp_path / "b.safetensors")["fc.weight"], weights["fc.weight"])
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint._extension import StreamTransformExtension
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -21,8 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils.serialization import config as serialization
 
-from convinspect import convert
-from convinspect.checkpoint import open_checkpoint
+from convinspect import convert, verify
 from convinspect.errors import ConvInspectError
 from support.program import assert_one_line, run
 
@@ -435,7 +435,14 @@ def test_numbers_that_would_have_to_move(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_one_file_in_place_of_a_folder(tmp_path: Path) -> None:
     LAYOUTS["plain"](str(tmp_path / "a"))
-    assert open_checkpoint(tmp_path / "a").container.value == "distributed checkpoint"
-    _refused(tmp_path / "a", "dcp_to_torch", target="b.pt")
+    before = loaded(tmp_path / "a")
+    for name in ("b.pt", "b.safetensors"):
+        done = run("convert", tmp_path / "a", "-o", tmp_path / name, "--to", "linear", "--from", "any")
+        assert done.returncode == 0, done.stderr
+        after = torch.load(tmp_path / name) if name == "b.pt" else load_file(tmp_path / name)
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[key], one.reshape(after[key].shape)) for key, one in before.items())
+        assert after["0.weight"].shape == (5, 3)
+        assert verify(tmp_path / "a", tmp_path / name).strength == "layer"

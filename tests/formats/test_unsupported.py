@@ -254,20 +254,17 @@ def test_pieces_of_one_size_are_no_whole_file(tmp_path: Path, sizes: list[tuple[
 
 
 @pytest.mark.parametrize(
-    "words", [["weights"], ["compare", "--layer", "0"], ["explain"], ["convert", "--to", "linear"]]
+    "words",
+    [["weights"], ["compare", "--layer", "0", "--repeats", "3"], ["explain", "0"], ["convert", "--to", "linear"]],
 )
-def test_the_command_for_a_distributed_checkpoint_works(tmp_path: Path, words: list[str]) -> None:
+def test_commands_take_a_distributed_checkpoint(tmp_path: Path, words: list[str]) -> None:
     model = nn.Sequential(nn.Conv1d(6, 4, 1))
     save_distributed(model.state_dict(), checkpoint_id=tmp_path / "d c p", no_dist=True)
-    more = ["-o", str(tmp_path / "b.pt")] if words[0] == "convert" else ["0"] if words[0] == "explain" else []
+    more = ["-o", str(tmp_path / "b.pt")] if words[0] == "convert" else []
     result = run(words[0], tmp_path / "d c p", *words[1:], *more)
-    assert result.returncode == 2
-    _, _, command = result.stderr.strip().partition("write it as one file first: ")
-    assert command.endswith("model.pt"), result.stderr
+    assert result.returncode == 0, result.stderr
     if words[0] == "convert":
-        typed = [sys.executable if word == "python" else word for word in shlex.split(command)]
-        subprocess.run(typed, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-        assert torch.equal(torch.load(tmp_path / "model.pt")["0.weight"], model.state_dict()["0.weight"])
+        assert torch.equal(torch.load(tmp_path / "b.pt")["0.weight"], model.state_dict()["0.weight"].squeeze(-1))
 
 
 def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:

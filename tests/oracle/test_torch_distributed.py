@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from convinspect import convert, verify
+from convinspect.checkpoint import open_checkpoint
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
 from support.processes import NATIVE, PIECES, WHOLE, gathered, model, write_all
 from support.program import assert_one_line, run
@@ -38,16 +38,34 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", [*NATIVE, "asynchronous", "fsdp1 sharded"])
-def test_a_distributed_folder_is_listed_whole(folder: Path, tmp_path: Path, name: str) -> None:
-    assert said(folder / name) == true(model())
+@pytest.mark.parametrize("name", [*NATIVE, "asynchronous", "fsdp1 sharded", "columns"])
+def test_a_distributed_folder_is_read_whole(folder: Path, tmp_path: Path, name: str) -> None:
+    front = "model." if name == "columns" else ""
+    before = {front + key: one for key, one in model().state_dict().items()}
+    assert front or said(folder / name) == true(model())
+    assert_same_numbers(numbers(folder / name), before)
+    assert_same_numbers(numbers(folder / name / ".metadata"), before)
     assert run("check", folder / name).returncode == 0
-    refused = run("convert", folder / name, "-o", tmp_path / "b.pt", "--to", "linear")
-    assert_one_line(refused, f"dcp_to_torch {quote(str(folder / name))} model.pt")
-    within = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.pt", "--to", "linear")
-    assert_one_line(within, f"dcp_to_torch {quote(str(folder / name))} model.pt")
     dcp_to_torch_save(folder / name, tmp_path / "one.pt")
-    assert_same_numbers(numbers(tmp_path / "one.pt"), model().state_dict())
+    assert verify(folder / name, tmp_path / "one.pt", root="model" if front else None).equal
+    done = run("convert", folder / name / ".metadata", "-o", tmp_path / "b.safetensors", "--to", "linear")
+    assert done.returncode == 0, done.stderr
+    after = load_file(tmp_path / "b.safetensors")
+    assert after[f"{front}0.weight"].shape == (4, 6)
+    assert_same_numbers({key: after[key].reshape(one.shape) for key, one in before.items()}, before)
+    assert verify(folder / name, tmp_path / "b.safetensors").equal
+
+
+def test_the_state_of_training_is_read(folder: Path) -> None:
+    path = folder / "with an optimizer"
+    listed = FileSystemReader(str(path)).read_metadata().state_dict_metadata
+    truth = {key: torch.zeros(one.size) for key, one in listed.items() if isinstance(one, TensorStorageMetadata)}
+    load(truth, checkpoint_id=path, no_dist=True)
+    found: dict[str, torch.Tensor] = {}
+    for root in (None, "optimizer"):
+        opened = open_checkpoint(path, root)
+        found |= {opened[name].key: torch.from_numpy(opened.read(name)) for name in opened}
+    assert_same_numbers(found, truth)
 
 
 SHARDED = [*NATIVE, "asynchronous", "fsdp1 sharded", "columns", "with an optimizer"]

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import convinspect
-from convinspect.errors import BrokenFile, CannotWrite, NotThere
+from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
 from convinspect.formats.journal import journal_of
 from convinspect.writing import in_place, recover
 from convinspect.writing.file_ranges import Shift, shift
@@ -328,7 +328,7 @@ def interrupted(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(in_place, "_check_in_place", cut)
-        patch.setattr(in_place, "restore", cut)
+        patch.setattr(in_place, "_undo", cut)
         with pytest.raises(PowerCut):
             convinspect.convert(path, in_place=True, **(options or {"to": "linear"}))
     return old
@@ -475,6 +475,47 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
     done = run("recover", path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
     assert contents(there) == now
+
+
+def saved_over(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def saved_anew(path: Path, data: bytes) -> None:
+    path.with_name("new").write_bytes(data)
+    os.replace(path.with_name("new"), path)
+
+
+@pytest.mark.parametrize("save", [saved_over, saved_anew])
+def test_what_another_program_writes_meanwhile_stays(
+    there: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Path, bytes], None]
+) -> None:
+    """A training run that saves its next state, in the same file or as a new one, does not lose it."""
+    path, later = there / "linear.pt", (there / "conv.pt").read_bytes()
+
+    def meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        save(path, later)
+        raise RuntimeError("what a check finds then")
+
+    monkeypatch.setattr(in_place, "_check_in_place", meanwhile)
+    with pytest.raises(ChangedMeanwhile):
+        convinspect.convert(path, to="conv2d", in_place=True)
+    assert path.read_bytes() == later
+    assert not list(there.glob(".*convinspect*"))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_journal_tells_nobody_more(there: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    (there / "conv.pt").chmod(mode)
+    interrupted(there / "conv.pt", monkeypatch)
+    assert journal_of(there / "conv.pt").stat().st_mode & 0o777 == mode
+
+
+def test_more_files_than_may_be_open(there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]) -> None:
+    monkeypatch.setattr(in_place, "_OTHER_HANDLES", 10**9)
+    assert "at once" in reason(there / "shards")
+    assert contents(there / "shards") == results[CASES["a folder of shards"]]
 
 
 def test_two_edits_at_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -671,7 +712,7 @@ def test_a_shift_that_a_power_cut_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(in_place, "shift", cut_short)
         # Whatever is done after a power cut.
-        patch.setattr(in_place, "restore", cut)
+        patch.setattr(in_place, "_undo", cut)
         with pytest.raises(PowerCut):
             convinspect.convert(path, in_place=True, **arguments_of(case))
     convinspect.recover(path)

@@ -230,7 +230,7 @@ class Machine(State):
                     elif code == ")":
                         stack.append(none)
                         starts.append(at)
-                    elif code == "R":
+                    elif code in _CALLING:
                         args = stack.pop()
                         starts.pop()
                         stack[-1] = Call(stack[-1], args)
@@ -259,6 +259,12 @@ class Machine(State):
                         starts.append(at)
                     elif code == "\x94":
                         memo.put(len(memo), stack[-1])
+                    elif code == "b" and type(stack[-2]) is Call:
+                        # One to each object of a distributed checkpoint's .metadata, which has many.
+                        starts.pop()
+                        value = stack.pop()
+                        stack[-1].states = stack[-1].states or []
+                        stack[-1].states.append(value)
                     elif code == ".":
                         stack[-1]
                         return at + 1
@@ -274,5 +280,6 @@ _PUT = frozenset("qrp")
 _GET = frozenset("hjg")
 _LITERAL = frozenset("JKM\x8aUBC\x8e\x96X\x8c\x8dG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}
+_CALLING = frozenset("R\x81")
 _SHORT_TUPLE = {"\x85": 1, "\x86": 2, "\x87": 3}
 _NO_EFFECT = frozenset("\x80\x95\x98")

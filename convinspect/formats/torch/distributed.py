@@ -1,35 +1,45 @@
 """A distributed checkpoint (`torch.distributed.checkpoint`): a folder whose `.metadata` pickle lists the tensors.
 
-Only shapes and dtypes are read; the numbers are distributed over the `*.distcp` files. The classes are those of
-PyTorch's `torch/distributed/checkpoint/metadata.py`.
+A listing reads `.metadata` alone, and asks the system for the sizes of the files in which the numbers are distributed;
+`arrays/gathered.py` reads these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
+from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint
-from convinspect.formats.files import File
+from convinspect.formats.files import File, version_of
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
-from convinspect.formats.safetensors import is_safetensors
+from convinspect.formats.pieces import no_whole
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
-from convinspect.formats.torch.distributed_pieces import PACKAGE, PickledObject, is_metadata, pieces_in
+from convinspect.formats.torch.distributed_items import TO_ONE_FILE as TO_ONE_FILE
+from convinspect.formats.torch.distributed_items import begins_safetensors
+from convinspect.formats.torch.distributed_pieces import (
+    ChunkedTensor,
+    PickledObject,
+    Pieces,
+    boxes_of,
+    is_metadata,
+    pieces_in,
+)
 from convinspect.formats.torch.distributed_roots import optimizer_of, split
-from convinspect.formats.torch.tensors import function_name, pairs_of
-from convinspect.formats.torch.tree import state_of
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
-from convinspect.records import Container, Contents, Tensor, contiguous
+from convinspect.records import Container, Contents, Problem, Storage, Tensor, contiguous
 
 METADATA = ".metadata"
-TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
-"""What to do to get at the numbers; the folder and a new file's name follow."""
-_NOT_READ = "shapes only: the numbers of a distributed checkpoint are not read"
+_ALONE = "shapes only: no file with its numbers (*.distcp) is beside .metadata"
 _AS_SAFETENSORS = (
-    "shapes only: the numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which neither"
-    " torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
+    "its numbers lie as safetensors within each *.distcp (SerializationFormat.SAFETENSORS), which are read here, and"
+    " which neither torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
 )
+_MOST_PROBLEMS = 100
 
 
 def is_distributed(path: Path) -> bool:
@@ -53,22 +63,28 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
     folder = path if path.is_dir() else path.parent
-    nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+    found = {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
+    nbytes = sum(status.st_size for status in found.values())
     tree = pickle.tree if pickle is not None else _walked(folder, nbytes)
     if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
     pieces = pieces_in(tree, folder)
-    tensors = [Tensor(one.key, one.dtype, one.shape, contiguous(one.shape)) for one in pieces.tensors]
+    files = _ends(pieces)
+    there = {file: status for file in files if (status := found.get(file) or _status(file)) is not None}
+    sizes = {file: status.st_size for file, status in there.items()}
+    metadata = folder / METADATA
+    tensors = [_tensor(one, metadata, sizes) for one in pieces.tensors]
     return Contents(
         path,
         Container.DISTRIBUTED,
         tuple(split(tensors, tuple(_others(pieces.objects, tensors)), (one.key for one in pieces.objects))),
         nbytes,
-        (),
-        (_AS_SAFETENSORS,) if _as_safetensors(folder, tree) else (_NOT_READ,),
+        tuple(islice(_problems(pieces, files, sizes), _MOST_PROBLEMS)) if there else (),
+        tuple(_notes(pieces, there)),
         {},
         tuple(name for name in foreign_globals(tree) if classify_global(name, DISTRIBUTED).kind != "admitted"),
-        pickles={folder / METADATA: Pickle(tree)} if keep_pickle else {},
+        {file: version_of(status) for file, status in there.items()},
+        pickles={metadata: Pickle(tree)} if keep_pickle else {},
     )
 
 
@@ -78,35 +94,74 @@ def _walked(folder: Path, nbytes: int) -> Walk:
         return walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
 
 
+def _ends(pieces: Pieces) -> dict[Path, int]:
+    """Where the last item ends in each file that is named."""
+    ends: dict[Path, int] = {}
+    for file, offset, length, *_ in pieces.places():
+        ends[file] = max(ends.get(file, 0), offset + length)
+    return ends
+
+
+def _status(file: Path) -> os.stat_result | None:
+    """The status of a file that does not lie in the folder itself; None where it is not there."""
+    try:
+        return file.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def _problems(pieces: Pieces, ends: Mapping[Path, int], sizes: Mapping[Path, int]) -> Iterator[Problem]:
+    """What is wrong with the files, as far as their sizes tell, and with what is said of the pieces."""
+    for file, end in ends.items():
+        if file not in sizes:
+            yield Problem(f"{file.name}, which holds some of it, is not there", "copy the whole folder")
+        elif sizes[file] < end:
+            missing = f"{end - sizes[file]:,} bytes are missing at the end of {file.name}"
+            yield Problem(missing, "copy the folder again")
+    yield from problems_of_tensors(pieces)
+
+
+def problems_of_tensors(pieces: Pieces) -> Iterator[Problem]:
+    """Tensors whose pieces do not make them, or of which it is not said where all of them lie."""
+    for tensor in pieces.tensors:
+        chunks = tensor.chunks
+        if len(chunks) != 1 or chunks[0].shape != tensor.shape or any(chunks[0].begin):
+            wrong = no_whole(tensor.key, boxes_of(tensor), tensor.shape)
+            if wrong is not None:
+                yield wrong
+                continue
+        if None in [chunk.place for chunk in chunks]:
+            yield Problem(f".metadata does not say where all of {tensor.key!r} lies", "save it again")
+
+
+def _notes(pieces: Pieces, there: Collection[Path]) -> Iterator[str]:
+    if not there and any(tensor.chunks for tensor in pieces.tensors):
+        yield _ALONE
+    elif _as_safetensors(pieces):
+        yield _AS_SAFETENSORS
+    through = {word: None for place in pieces.places() for word in place.transforms}
+    if through:
+        yield f"shapes only: its bytes went through {', '.join(through)}, which PyTorch alone undoes"
+
+
 def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
     folder = path if path.is_dir() else path.parent
-    return _as_safetensors(folder, _walked(folder, sum(entry.stat().st_size for entry in folder.iterdir())))
+    nbytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    return _as_safetensors(pieces_in(_walked(folder, nbytes), folder))
 
 
-def begins_safetensors(file: File, start: int) -> bool:
-    """Whether a whole safetensors file can begin at this place of a `*.distcp`."""
-    head = file.read(start, min(64, max(file.size - start, 0)))
-    return is_safetensors(head) and 8 + int.from_bytes(head[:8], "little") <= file.size - start
-
-
-def _as_safetensors(folder: Path, tree: Walk) -> bool:
+def _as_safetensors(pieces: Pieces) -> bool:
     """Whether the first tensor's piece is a safetensors file, as `SerializationFormat.SAFETENSORS` has it written."""
-    pairs = pairs_of(state_of(tree.value).get("state_dict_metadata")) or ()
-    listed = {key: node for key, node in pairs if isinstance(key, str)}
-    for index, info in pairs_of(state_of(tree.value).get("storage_data")) or ():
-        fields, key = state_of(info), state_of(index).get("fqn")
-        name, start = fields.get("relative_path"), fields.get("offset")
-        if not isinstance(key, str) or function_name(listed.get(key)) != f"{PACKAGE}TensorStorageMetadata":
-            continue
-        if not isinstance(name, str) or Path(name).name != name or type(start) is not int or start < 0:
-            return False
-        try:
-            with File(folder / name) as file:
-                return begins_safetensors(file, start)
-        except ConvInspectError:
-            return False
-    return False
+    places = (chunk.place for tensor in pieces.tensors for chunk in tensor.chunks)
+    place = next((place for place in places if place is not None), None)
+    if place is None:
+        return False
+    try:
+        with File(place.file) as file:
+            return begins_safetensors(file, place.offset)
+    except ConvInspectError:
+        return False
 
 
 def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iterator[Other]:
@@ -129,3 +184,23 @@ def _others(objects: Sequence[PickledObject], tensors: Sequence[Tensor]) -> Iter
         if name not in seen:
             seen.add(name)
             yield Other(name, Value.OBJECT, UNREAD)
+
+
+def _tensor(pieces: ChunkedTensor, metadata: Path, sizes: Mapping[Path, int]) -> Tensor:
+    """The whole tensor. Its numbers are gathered from its pieces when they are asked for, row by row.
+
+    Args:
+        pieces: Where they lie.
+        metadata: The folder's `.metadata`.
+        sizes: Bytes of the files that are there.
+    """
+    key, dtype, shape, chunks, _ = pieces
+    nbytes = nbytes_of(dtype, math.prod(shape))
+    held, there = 0, False
+    for chunk in chunks:
+        if chunk.place is not None and (size := sizes.get(chunk.place.file)) is not None:
+            there = True
+            # What PyTorch compresses is never read here; what it does not takes the bytes of its numbers at least.
+            held += nbytes if chunk.place.transforms else max(0, min(chunk.place.length, size - chunk.place.offset))
+    storage = Storage(metadata, key, nbytes, min(nbytes, held), 0 if there else None, pieces=pieces)
+    return Tensor(key, dtype, shape, contiguous(shape), 0, storage)

@@ -16,6 +16,7 @@ from convinspect.dtypes import ITEMSIZE
 from convinspect.errors import BrokenFile, RefusedFile
 from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
+from convinspect.formats.pieces import Box
 from convinspect.formats.sharded import check_inside
 from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
 from convinspect.records import Span
@@ -114,6 +115,11 @@ class Pieces(NamedTuple):
         return [place for place in (*chunks, *(one.place for one in self.objects)) if place is not None]
 
 
+def boxes_of(tensor: ChunkedTensor) -> list[Box]:
+    """Where its chunks lie in it. One that is named twice, as several processes may, is one."""
+    return list(dict.fromkeys(Box(chunk.begin, chunk.shape) for chunk in tensor.chunks))
+
+
 class _Found(NamedTuple):
     place: Place
     index_span: Span | None
@@ -164,12 +170,15 @@ def pieces_in(tree: Walk, folder: Path, spans: bool = False) -> Pieces:
     return Pieces(tuple(tensors), tuple(objects))
 
 
-def _fields(node: Any) -> dict[str, Any]:
+def _fields(node: Any) -> dict[Any, Any]:
     """The fields of a dataclass's instance; empty for all else. An object may be asked for often, so they are few."""
     states = node.states if type(node) is Call else ()
     if len(states) != 1 or type(states[0]) is not Dict or len(states[0].pairs) > _MOST_FIELDS:
         return {}
-    return {name: value for name, value in states[0].pairs if type(name) is str}
+    try:
+        return dict(states[0].pairs)
+    except TypeError:
+        return {}
 
 
 def _index(tree: Walk, folder: Path, spans: bool) -> _Index:
@@ -246,16 +255,20 @@ def _size(node: Any) -> tuple[int, ...] | None:
         numbers = inner.items if inner is not None else plain(node)
     except TypeError:
         return None
-    if not isinstance(numbers, (tuple, list)) or len(numbers) > 64 or not all(map(_is_count, numbers)):
+    if not isinstance(numbers, (tuple, list)) or len(numbers) > 64:
         return None
+    # A loop of its own: sizes are most of what is read.
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < _LARGEST:
+            return None
     return tuple(numbers)
 
 
 def _tuple_in(node: Any) -> Tuple | None:
     """The tuple that a `torch.Size` is made of."""
-    if type(node) is not Call or function_name(node) != "torch.Size":
+    if type(node) is not Call or type(node.function) is not Global or node.function.qualified != "torch.Size":
         return None
-    items = arguments(node)
+    items = node.args.items if type(node.args) is Tuple else ()
     return items[0] if len(items) == 1 and type(items[0]) is Tuple else None
 
 
