@@ -131,7 +131,9 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            # A rank that gives up has signals ignored, until its end.
+            if signal.getsignal(number) is _leave:
+                signal.signal(number, handler)
 
 
 def _leave(number: int, _: object) -> NoReturn:

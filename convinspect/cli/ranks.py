@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -14,7 +15,7 @@ from convinspect.cli.commands import SUMMARIES
 from convinspect.cli.complaints import NO_MEMORY, refused
 from convinspect.errors import ConvInspectError
 from convinspect.ranks.group import Group, OtherRankFailed
-from convinspect.ranks.place import place_of_process
+from convinspect.ranks.place import Place, place_of_process
 from convinspect.report.flags import as_flag
 
 SHARING = ("convert", "verify")
@@ -22,6 +23,8 @@ SHARING = ("convert", "verify")
 
 _SECONDS_AFTER_A_SIGNAL = 3.0
 """How long a process that is to end asks the others why; torchrun waits for 30."""
+
+_EARLY = "stopped before the ranks were connected, as torchrun does when one has ended; nothing was done"
 
 
 def run_as_rank(command: Callable[[], None]) -> None:
@@ -67,7 +70,9 @@ def joined() -> Iterator[Group | None]:
         stopped = not isinstance(error, Exception)
         failure = group.fail(error, _SECONDS_AFTER_A_SIGNAL if stopped else None)
         if group.alive:
-            _leave_at_once(error)
+            if not group.connected and _first_to_say():
+                print(f"error: {_EARLY}", file=sys.__stderr__)
+            _leave_at_once(error, place)
         if failure is None or failure.rank == group.rank or (not failure.line and stopped):
             raise
         if not group.speaks:
@@ -91,8 +96,22 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}, a bug of convinspect; please report it with the lines above"
 
 
-def _leave_at_once(error: BaseException) -> None:
+def _first_to_say() -> bool:
+    """Whether no other rank on this machine has said it: one of them makes a file where torchrun keeps theirs."""
+    try:
+        folder = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent.parent
+        os.close(os.open(folder / "convinspect", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    except (KeyError, OSError):
+        return True
+    return True
+
+
+def _leave_at_once(error: BaseException, place: Place) -> None:
     """End without the interpreter's own end, which a thread that is inside PyTorch may hold up."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130)
+    for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
+    os._exit(0 if place.local else code)

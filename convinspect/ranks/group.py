@@ -8,6 +8,7 @@ with their own work, and one that has died is noticed by its closed connections,
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Group:
         """The first failure of any rank, once it is known here."""
         self.speaks = place.rank == 0
         """Whether this rank says what has failed: rank 0, or another where a rank has died."""
+        self.connected = False
+        """Whether the ranks can tell each other anything yet; before that nothing is written."""
         self._place = place
         self._said = said
         self._changed = threading.Condition()
@@ -115,14 +118,18 @@ class Group:
 
         Args:
             error: Why. An `OtherRankFailed` tells nothing new.
-            seconds: How long to wait until all know; by default until they do, or are known to have died.
+            seconds: How long to wait until all know, not at all where the ranks are not connected yet; by default until
+                they do, or are known to have died.
         """
+        if not self.connected and seconds is not None:
+            return None
         if self.failure is None:
             line = "" if isinstance(error, OtherRankFailed) else self._said(error)
             with self._changed:
                 self._own = self._own or Failure(self.rank, self._where(), line)
                 self._changed.notify_all()
         self._thread.join(seconds)
+        _end_undisturbed()
         return self.failure
 
     def finish(self) -> None:
@@ -145,7 +152,7 @@ class Group:
         store = None
         try:
             # That a rank has gone is said here, in a line.
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
             import torch.distributed as dist
             from torch.distributed.distributed_c10d import PrefixStore
             from torch.distributed.rendezvous import rendezvous
@@ -154,6 +161,7 @@ class Group:
             # Apart from what another program, started with the same variables, may keep there.
             store = PrefixStore("convinspect", store)
             dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+            self.connected = True
             pause = 0.005
             while self._meet_once(dist, pause):
                 pause = min(_SLOWEST, pause * 1.2)
@@ -198,3 +206,12 @@ class Group:
             self.speaks = speaks
             self.failure = Failure(None, "", line)
             self._changed.notify_all()
+
+
+def _end_undisturbed() -> None:
+    """Ignore signals to end, since this process does end: torchrun sends one as soon as another rank has ended, when
+    what was written is still to be removed.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        with suppress(AttributeError, ValueError):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

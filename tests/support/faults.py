@@ -90,7 +90,7 @@ class Program:
                 "OMP_NUM_THREADS": "1",
                 "PYTHONIOENCODING": "utf-8",
                 # As a rank sets it before it imports PyTorch.
-                "TORCH_CPP_LOG_LEVEL": "ERROR",
+                "TORCH_CPP_LOG_LEVEL": "FATAL",
             },
         )
 
