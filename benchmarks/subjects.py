@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import peers
+from any_size import sizes_compared
 from hard_cases import checked, swaps_compared, verdicts_compared
 from making import Axis, Files, Point
 from measuring import Route, convinspect, python, run
@@ -149,5 +150,6 @@ SUBJECTS = [
     Subject("diffing", "Telling the two files apart", _SERIES, _diffing),
     Subject("checking", "Checking a file", _SERIES, _checking, verdicts_compared, _SCANNERS, holes=True),
     Subject("swapping", "Swapping layers of a live model", ("tensors",), _swapping, swaps_compared, ("torchao",)),
+    Subject("any-size", "Files of any size", (), lambda files: [], sizes_compared),
     Subject("patches", "Patch embeddings", (), lambda files: [], patches_compared),
 ]

@@ -65,6 +65,20 @@ def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_files_of_any_size_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    sizes = importlib.import_module("any_size")
+    for name, value in {"ROUNDS": 2, "BYTES": 10**6, "SPARSE": 10**8}.items():
+        monkeypatch.setattr(sizes, name, value)
+    # Starting PyTorch's processes takes long.
+    monkeypatch.setattr(sizes, "_pieces", lambda folder, size: [])
+    (table,) = sizes.sizes_compared(tmp_path)
+    assert len(table.rows) in (4, 5)
+    assert all(len(row) == len(table.head) for row in table.rows)
+    assert "failed" not in str(table.rows)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(measuring: ModuleType) -> None:
     slow = measuring.Route("slow", measuring.python("import time; time.sleep(60)"))
     wrong = measuring.Route("wrong", measuring.python("raise ValueError('no such thing')"))

@@ -99,6 +99,7 @@ class ErrorReport:
         unread: Lines of the text that look like complaints and were not understood.
         stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
         headless: The beginning of the error is missing.
+        endless: The end of a table is missing, it seems.
         checkpoint: The checkpoint at hand.
     """
 
@@ -111,6 +112,7 @@ class ErrorReport:
     unread: tuple[str, ...] = ()
     stops: str = ""
     headless: bool = False
+    endless: bool = False
     checkpoint: Checkpoint = field(kw_only=True, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -150,7 +152,7 @@ class ErrorReport:
     def hidden(self) -> bool:
         """There may be other troubles than those that were read, so that nothing can be promised."""
         doubtful = any(answer.item.folded or answer.fix == Fix.WHICH for answer in self.answers)
-        return bool(self.unread or self.stops or self.headless or doubtful)
+        return bool(self.unread or self.stops or self.headless or self.endless or doubtful)
 
     @property
     def unseen(self) -> bool:
@@ -204,7 +206,7 @@ def suggest_fixes(checkpoint: Checkpoint, error: LoadError) -> ErrorReport:
     renames = any(answer.fix == Fix.RENAME for answer in answers)
     rules, prefixes = (partners.rules, partners.prefixes) if renames or partners.rules is None else ((), ())
     root = checkpoint.root.path if outer else ""
-    said = (error.unread, error.stops, error.headless)
+    said = (error.unread, error.stops, error.headless, error.endless)
     return ErrorReport(tuple(answers), steps, rules, prefixes, extra, root, *said, checkpoint=checkpoint)
 
 

@@ -145,6 +145,8 @@ def _why_hidden(report: ErrorReport) -> str:
             "A does not have this fault" if report.clear else f"after {changes} this fault is gone" if changes else ""
         )
         return f"{report.stops} stops at the first fault; {then or 'there may be others'}"
+    if report.endless:
+        return "the table ends without its notes, and rows may be missing; give the text down to its end"
     if report.headless:
         return "the text begins in the middle of the error; give it from its first line on"
     return "the text names several keys as one, or only their last part"
@@ -207,6 +209,7 @@ def error_payload(report: ErrorReport) -> dict[str, Any]:
         "not_understood": list(report.unread),
         "stops_at_first": report.stops or None,
         "begins_in_the_middle": report.headless,
+        "ends_in_the_middle": report.endless,
         "numbers_missing": missing_payload(report.missing),
     }
 

@@ -50,9 +50,7 @@ def run_by_ranks(
 def _place(tensor: Tensor) -> tuple[str, int]:
     """Where a tensor, or the first of its pieces, lies."""
     storage = (tensor.parts[0] if tensor.parts else tensor).storage
-    if storage is None:
-        return "", 0
-    for chunk in () if storage.pieces is None else storage.pieces.chunks:
-        if chunk.place is not None:
-            return str(chunk.place.file), chunk.place.offset
-    return str(storage.file), storage.start or 0
+    if storage is not None and storage.pieces is not None:
+        places = (chunk.place for chunk in storage.pieces.chunks if chunk.place is not None)
+        return next(((str(place.file), place.offset) for place in places), ("", 0))
+    return ("", 0) if storage is None else (str(storage.file), storage.start or 0)

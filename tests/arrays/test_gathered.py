@@ -441,15 +441,9 @@ def test_damaged_numbers_are_seen_by_their_sum(tmp_path: Path) -> None:
 
 def test_a_piece_that_is_another_object(tmp_path: Path) -> None:
     folder = one_tensor(tmp_path)
-    (file,) = folder.glob("*.distcp")
     buffer = io.BytesIO()
     torch.save(["no tensor"], buffer)
-    stored = FileSystemReader(folder).read_metadata()
-    info = stored.storage_data[MetadataIndex("b", torch.Size([0]))]
-    info.offset, info.length = file.stat().st_size, len(buffer.getvalue())
-    (folder / ".metadata").write_bytes(pickle.dumps(stored))
-    with file.open("ab") as end:
-        end.write(buffer.getvalue())
+    _behind(folder, buffer.getvalue(), (3,))
     assert "it holds no tensor" in the_line(folder, "b")
 
 
@@ -466,6 +460,30 @@ def test_claims_of_sizes_are_not_believed(tmp_path: Path) -> None:
         open_checkpoint(folder).read("b")
 
 
+def _behind(folder: Path, raw: bytes, shape: tuple[int, ...]) -> None:
+    """Put bytes behind all others, as the one piece of `b`."""
+    (file,) = folder.glob("*.distcp")
+    stored = FileSystemReader(folder).read_metadata()
+    entry = stored.state_dict_metadata["b"]
+    entry.size = entry.chunks[0].sizes = torch.Size(shape)  # type: ignore[union-attr]
+    info = stored.storage_data[MetadataIndex("b", torch.Size([0]))]
+    info.offset, info.length = file.stat().st_size, len(raw)
+    (folder / ".metadata").write_bytes(pickle.dumps(stored))
+    with file.open("ab") as end:
+        end.write(raw)
+
+
+def test_an_expanded_piece_is_no_room_for_numbers(tmp_path: Path) -> None:
+    """Few bytes that claim to be many numbers: PyTorch's writer copies such a tensor."""
+    folder, buffer = one_tensor(tmp_path), io.BytesIO()
+    torch.save(torch.ones(1).expand(1 << 40), buffer)
+    _behind(folder, buffer.getvalue(), (1 << 40,))
+    tensor = open_checkpoint(folder)["b"]
+    for asked in (tensor, tensor._replace(shape=(10,))):
+        with pytest.raises(ConvInspectError):
+            read_tensor(asked)
+
+
 def test_deflated_pieces_are_refused(tmp_path: Path) -> None:
     folder = one_tensor(tmp_path)
     buffer = io.BytesIO()
@@ -474,13 +492,7 @@ def test_deflated_pieces_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    (file,) = folder.glob("*.distcp")
-    stored = FileSystemReader(folder).read_metadata()
-    info = stored.storage_data[MetadataIndex("b", torch.Size([0]))]
-    info.offset, info.length = file.stat().st_size, len(packed.getvalue())
-    (folder / ".metadata").write_bytes(pickle.dumps(stored))
-    with file.open("ab") as end:
-        end.write(packed.getvalue())
+    _behind(folder, packed.getvalue(), (3,))
     assert "deflated" in the_line(folder, "b")
 
 

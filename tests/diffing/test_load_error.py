@@ -370,6 +370,7 @@ def test_json_is_as_documented(tmp_path: Path) -> None:
         "not_understood": [],
         "stops_at_first": None,
         "begins_in_the_middle": False,
+        "ends_in_the_middle": False,
         "numbers_missing": None,
     }  # fmt: skip
     csv = command(tmp_path, "diff", "a.pt", "--error", "-", "--format", "csv", stdin=text).stdout

@@ -78,6 +78,7 @@ class Found:
         end: Where it ends.
         items: What it says.
         stops: The loader that stops at the first thing, or "".
+        endless: A table without the notes that its loader writes below: rows may have been cut off.
         doubtful: Where names stand that were not read, since something else may have been written into them.
         headed: See `Form`.
     """
@@ -87,6 +88,7 @@ class Found:
     items: tuple[LoadErrorItem, ...] = ()
     stops: str = ""
     doubtful: tuple[int, ...] = ()
+    endless: bool = False
     headed: bool = False
 
 
@@ -253,7 +255,8 @@ def find_rows(table: Rows, stream: Stream) -> Iterator[Found]:
         if items:
             # After transformers' table notes follow, and not a row that was cut off within its name.
             cut = table.folded and _ROW_BEGUN.fullmatch(stream.text, end, stream.border(start)) is not None
-            yield Found(start, end, tuple(items), doubtful=(end,) if cut else ())
+            endless = table.folded and not stream.text.startswith("Notes:", end)
+            yield Found(start, end, tuple(items), doubtful=(end,) if cut else (), endless=endless)
 
 
 _ROW_BEGUN = re.compile(r"(?!Notes)\w[\w.,{}-]*")

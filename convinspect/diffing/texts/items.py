@@ -48,6 +48,7 @@ class LoadError:
         items: Each thing once, in the order of the text.
         unread: Lines that look like complaints of a loader and were not understood.
         stops: The loader that wrote it, if it stops at the first thing that it does not like; "" of one that tells all.
+        endless: A table ends without the notes that its loader writes below it, so that rows may be missing.
         headless: It begins in the middle: what such an error begins with is not there.
     """
 
@@ -55,6 +56,7 @@ class LoadError:
     unread: tuple[str, ...] = ()
     stops: str = ""
     headless: bool = False
+    endless: bool = False
 
     def __repr__(self) -> str:
         return (

@@ -90,7 +90,11 @@ def _read(lines: Iterable[Raw], needs: str, whole: bool = False, ended: bool = F
     items = tuple(dict.fromkeys(item for one in found for item in one.items))
     stops = next((one.stops for one in found if one.stops), "")
     headless = _headless(found, [*headings, *others, *firsts])
-    return _Reading(LoadError(items, (), stops, headless), stream, unread_lines(stream, headings, found))
+    return _Reading(
+        LoadError(items, (), stops, headless, any(one.endless for one in found)),
+        stream,
+        unread_lines(stream, headings, found),
+    )
 
 
 def _said_from(text: str) -> int:
