@@ -23,11 +23,14 @@ _SECONDS, _MEGABYTES, _SHARE = 0.02, 2.0, 0.2
 
 
 class Cost(NamedTuple):
-    """Of one process: seconds, the largest resident set in MB (10**6 bytes), and what its exit code says."""
+    """Of one process: seconds, the largest resident set in MB (10**6 bytes), what its exit code says, and seconds of
+    processor time.
+    """
 
     seconds: float
     megabytes: float
     word: str = ""
+    processor: float = 0.0
 
 
 class Missing(NamedTuple):
@@ -85,7 +88,8 @@ def run(route: Route, limit: float = threading.TIMEOUT_MAX, processor: bool = Fa
             _, status, usage = os.wait4(process.pid, 0)
         finally:
             watch.cancel()
-        seconds = usage.ru_utime + usage.ru_stime if processor else time.perf_counter() - started
+        used = usage.ru_utime + usage.ru_stime
+        seconds = used if processor else time.perf_counter() - started
         process.returncode = code = os.waitstatus_to_exitcode(status)
         if time.perf_counter() - started > limit:
             return Missing(f"> {limit:g} s", more=True)
@@ -95,7 +99,7 @@ def run(route: Route, limit: float = threading.TIMEOUT_MAX, processor: bool = Fa
             seconds = float(_last_line(said))
     # Linux counts the resident set in KiB, macOS in bytes.
     megabytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    return Cost(seconds, megabytes, route.words[code])
+    return Cost(seconds, megabytes, route.words[code], used)
 
 
 def _last_line(file: IO[bytes]) -> str:

@@ -14,6 +14,7 @@ from measuring import Route, convinspect, python, run
 from patches import patches_compared
 from starting import starts_compared
 from tables import Table
+from verified import verified_in_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,4 +153,5 @@ SUBJECTS = [
     Subject("swapping", "Swapping layers of a live model", ("tensors",), _swapping, swaps_compared, ("torchao",)),
     Subject("any-size", "Files of any size", (), lambda files: [], sizes_compared),
     Subject("patches", "Patch embeddings", (), lambda files: [], patches_compared),
+    Subject("verified", "Verifying, in pairs", (), lambda files: [], verified_in_pairs),
 ]

@@ -9,6 +9,17 @@ from convinspect.records import contiguous
 Shape: TypeAlias = tuple[int, ...]
 
 
+def is_channels_last(shape: Shape, stride: Shape) -> bool | None:
+    """Whether a tensor (O, I, H, W) or (O, I, D, H, W) is channels-last; None if its strides do not show it."""
+    dims = len(shape)
+    if dims not in (4, 5):
+        return None
+    order = (0, *range(2, dims), 1)
+    steps = dict(zip(order, contiguous([shape[axis] for axis in order]), strict=True))
+    last, rows = tuple(steps[axis] for axis in range(dims)), contiguous(shape)
+    return None if last == rows or stride not in (last, rows) else stride == last
+
+
 def view_stride(shape: Shape, stride: Shape, wanted: Shape) -> Shape | None:
     """Strides under which a tensor is seen in another shape without a number being moved, as `Tensor.view` finds them
     (`computeStride` in PyTorch's ATen/TensorUtils.cpp); None where there are none.

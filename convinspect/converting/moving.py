@@ -7,7 +7,10 @@ format with strides another header is enough; row by row they have to move, kern
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import permuted, viewed
@@ -104,21 +107,39 @@ def check_apart(checkpoint: Checkpoint, edits: Iterable[Edit]) -> None:
     for place, edit in moving.items():
         assert place is not None
         storages.setdefault(place[:2], []).append(edit)
+    ranges = {place: _Ranges(some) for place, some in storages.items()}
     for root in checkpoint.roots:
         for tensor in root.tensors:
             place = bytes_of(tensor)
-            for edit in storages.get(place[:2], ()) if place is not None else ():
-                if alike.get(id(tensor)) != (edit.shape, edit.moved) and _overlap(tensor, edit.tensor):
+            found = ranges.get(place[:2]) if place is not None else None
+            for edit in found.sharing(tensor) if found is not None else ():
+                if alike.get(id(tensor)) != (edit.shape, edit.moved):
                     what = f"the numbers of {edit.tensor.key} would move, which {tensor.key} reads too"
                     remedy = Wording("it has to change with it; ", Option("state_dict"), " writes separate tensors")
                     raise CannotConvert(what, remedy)
 
 
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one storage share a byte, as far as their first and last ones tell."""
-    ranges = []
-    for tensor in (a, b):
-        size = ITEMSIZE.get(tensor.dtype, 1)
-        last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
-        ranges.append((tensor.offset * size, (tensor.offset + last + 1) * size))
-    return ranges[0][0] < ranges[1][1] and ranges[1][0] < ranges[0][1]
+class _Ranges:
+    """Edits of tensors of one storage, found by the bytes from their first to their last.
+
+    A file may have a hundred thousand views of one storage, so that each is not compared with all.
+    """
+
+    def __init__(self, edits: list[Edit]) -> None:
+        self.edits = sorted(((*_reach(edit.tensor), number, edit) for number, edit in enumerate(edits)))
+        self.begins = [begin for begin, *_ in self.edits]
+        self.ends = list(accumulate((end for _, end, *_ in self.edits), max))
+
+    def sharing(self, tensor: Tensor) -> list[Edit]:
+        """Edits of tensors that share a byte with this one, as far as first and last bytes tell; in the order given."""
+        begin, end = _reach(tensor)
+        # From the first range on of which it, or one before it, ends behind the tensor's first byte.
+        some = self.edits[bisect_right(self.ends, begin) : bisect_left(self.begins, end)]
+        return [edit for _, edit in sorted((number, edit) for _, last, number, edit in some if last > begin)]
+
+
+def _reach(tensor: Tensor) -> tuple[int, int]:
+    """The bytes of its storage from a tensor's first on, and where the last ends."""
+    size = ITEMSIZE.get(tensor.dtype, 1)
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
+    return int(tensor.offset * size), math.ceil((tensor.offset + last + 1) * size)

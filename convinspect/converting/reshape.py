@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from convinspect.arrays.views import is_channels_last
 from convinspect.layouts import Maker, pointwise_shape, torch_order
 from convinspect.records import Edit, Layer, Tensor, contiguous
 
@@ -69,13 +70,7 @@ def out_in(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 def channels_last(tensor: Tensor | Edit) -> bool | None:
     """Whether a tensor (O, I, H, W) or (O, I, D, H, W) is, or will be, channels-last; None if no strides show it."""
-    dims = len(tensor.shape)
-    if dims not in (4, 5):
-        return None
-    order = (0, *range(2, dims), 1)
-    steps = dict(zip(order, contiguous([tensor.shape[axis] for axis in order]), strict=True))
-    last, rows = tuple(steps[axis] for axis in range(dims)), contiguous(tensor.shape)
-    return None if last == rows or tensor.stride not in (last, rows) else tensor.stride == last
+    return is_channels_last(tensor.shape, tensor.stride)
 
 
 def channels_last_stays(layers: Iterable[Layer], edits: Iterable[Edit], dims: int) -> bool:

@@ -7,9 +7,11 @@ lies behind it in its file moves, by a multiple of a file system's block, and `.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 
+from convinspect.arrays.views import is_channels_last
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, NotACheckpoint
 from convinspect.formats.files import File, version_of
@@ -40,6 +42,9 @@ from convinspect.writing.distributed_parts import (
     parts_by_file,
 )
 from convinspect.writing.pieces import Piece, Range, size_of
+
+_MOST_KERNELS = 32
+"""Kernels whose memory format is asked for, where a Linear becomes a convolution."""
 
 
 class Rewritten(Mapping[Path, list[Piece]]):
@@ -87,6 +92,7 @@ class Rewritten(Mapping[Path, list[Piece]]):
         self._tensors = {tensor.key: tensor for tensor in pieces.tensors if tensor.key in self._steps}
         self._shapes = {key: _change(self._tensors.get(key), steps, folder) for key, steps in self._steps.items()}
         self._by_file = parts_by_file(pieces, self._steps, lists_of_names(pieces, self._parameters))
+        self._all, self._last = pieces.tensors, dict[int, bool]()
         self._grown: dict[Path, dict[int, int]] = {}
         self._facts: dict[tuple[Path, int], int] = {}
         self._new_metadata: bytes | None = None
@@ -155,7 +161,24 @@ class Rewritten(Mapping[Path, list[Piece]]):
         if stride is None:
             problem = f"tensor {tensor.key!r}: its numbers would have to move within its chunks"
             raise CannotConvert(problem, to_one_file(self.folder))
-        return self._shapes[tensor.key].boxes[chunk.begin].shape, stride
+        shape = self._shapes[tensor.key].boxes[chunk.begin].shape
+        if len(chunk.shape) == 2 and stride[:2] == (shape[1], 1) and set(shape[2:]) == {1}:
+            last = self._channels_last(len(shape))
+            stride = (*stride[:2], *(shape[1:2] * len(shape[2:]))) if last else stride
+        return shape, stride
+
+    def _channels_last(self, dims: int) -> bool:
+        """Whether the kernels of so many dimensions that stay as they are, or the first of many, are channels-last."""
+        if dims not in self._last:
+            staying = (one for one in self._all if len(one.shape) == dims and one.key not in self._steps and one.chunks)
+            found: set[bool | None] = set()
+            for tensor in islice(staying, _MOST_KERNELS):
+                chunk = tensor.chunks[0]
+                if chunk.place is not None and not chunk.place.transforms:
+                    with File(chunk.place.file, chunk.place.offset, chunk.place.length) as file:
+                        found.add(is_channels_last(chunk.shape, stored(file, tensor, chunk.shape).tensor.stride))
+            self._last[dims] = found - {None} == {True}
+        return self._last[dims]
 
     def _metadata(self) -> bytes:
         if self._new_metadata is None:

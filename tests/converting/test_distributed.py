@@ -71,6 +71,11 @@ def state(flat: bool = False, steps: int = 1) -> dict[str, Any]:
     return {"model": weights, "optim": of_optimizer, "epoch": 3}
 
 
+def _channels_last() -> dict[str, Any]:
+    made: Any = model()
+    return dict(made.to(memory_format=torch.channels_last).state_dict())
+
+
 TO_LINEAR: dict[str, Any] = {"to": "linear", "from_": ["any"]}
 
 LAYOUTS: dict[str, Callable[[str], None]] = {
@@ -82,6 +87,7 @@ LAYOUTS: dict[str, Callable[[str], None]] = {
     "with an optimizer": lambda path: save(state(), checkpoint_id=path, no_dist=True),
     "with a flat optimizer": lambda path: save(state(flat=True), checkpoint_id=path, no_dist=True),
     "within an application": lambda path: save({"app": state()}, checkpoint_id=path, no_dist=True),
+    "channels-last": lambda path: save(_channels_last(), checkpoint_id=path, no_dist=True),
     "beside an average": lambda path: save(
         {"model": model().state_dict(), "ema": model().state_dict()}, checkpoint_id=path, no_dist=True
     ),

@@ -177,6 +177,7 @@ def test_what_has_neither_tensors_nor_arrays(tmp_path: Path) -> None:
     assert not any("no tensors" in note for note in check(tmp_path / "s.pt").notes)
 
 
+@pytest.mark.unlike_windows
 @pytest.mark.skipif(shutil.which("zip") is None, reason="needs zip")
 def test_the_command_for_an_unpacked_file_packs_it(tmp_path: Path) -> None:
     folder = tmp_path / "two words"
