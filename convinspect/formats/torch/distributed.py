@@ -123,13 +123,18 @@ def _problems(pieces: Pieces, ends: Mapping[Path, int], sizes: Mapping[Path, int
 
 def problems_of_tensors(pieces: Pieces) -> Iterator[Problem]:
     """Tensors whose pieces do not make them, or of which it is not said where all of them lie."""
+    # Layers of a model are cut alike, so few ways are looked at.
+    seen: set[object] = set()
     for tensor in pieces.tensors:
         chunks = tensor.chunks
         if len(chunks) != 1 or chunks[0].shape != tensor.shape or any(chunks[0].begin):
-            wrong = no_whole(tensor.key, boxes_of(tensor), tensor.shape)
-            if wrong is not None:
-                yield wrong
-                continue
+            cut = (tensor.shape, *[chunk[:2] for chunk in chunks])
+            if cut not in seen:
+                wrong = no_whole(tensor.key, boxes_of(tensor), tensor.shape)
+                if wrong is not None:
+                    yield wrong
+                    continue
+                seen.add(cut)
         if None in [chunk.place for chunk in chunks]:
             yield Problem(f".metadata does not say where all of {tensor.key!r} lies", "save it again")
 
