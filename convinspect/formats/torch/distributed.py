@@ -19,7 +19,6 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
-from convinspect.formats.torch.distributed_items import TO_ONE_FILE as TO_ONE_FILE
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
     ChunkedTensor,
