@@ -310,7 +310,7 @@ def test_a_folder_that_is_copied_keeps_its_modes(there: Path) -> None:
 
 
 def test_the_folder_that_one_stands_in(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """"." has no name, and was reported as a dry run."""
+    """Its path, a dot, has no name: it was reported as a dry run."""
     monkeypatch.chdir(there / "shards")
     done = run("convert", ".", "--in-place", "--to", "linear")
     assert done.stdout.startswith(". → .\n"), done
