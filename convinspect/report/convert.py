@@ -50,7 +50,8 @@ def plan_table(job: Job, on_screen: bool = False) -> Table:
     folder = None if job.beside is None else job.checkpoint.folder
     given = folder or job.checkpoint.path
     source = given.name or str(given)
-    written = None if job.target is None else job.target.name
+    # "." has no name.
+    written = None if job.target is None else job.target.name or str(job.target)
     lines = _lines(job, written is not None)
     if on_screen and len(lines) > FOLD_FROM:
         lines = _folded(lines)
@@ -59,7 +60,7 @@ def plan_table(job: Job, on_screen: bool = False) -> Table:
     return Table(
         (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
         [cells for cells, _ in lines],
-        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
+        title=f"{source}: plan, nothing was written" if written is None else f"{source} → {written}",
         lead=counts if on_screen else (),
         summary=() if on_screen else counts,
         notes=tuple(_notes(job)),
