@@ -55,7 +55,8 @@ def plan_table(job: Job, every_row: bool = False) -> Table:
     folder = None if job.beside is None else job.checkpoint.folder
     given = folder or job.checkpoint.path
     source = given.name or str(given)
-    written = None if job.target is None else job.target.name
+    # "." has no name.
+    written = None if job.target is None else job.target.name or str(job.target)
     lines = _lines(job, written is not None)
     shown = lines if every_row else _folded(lines)
     notes = _notes(job)
@@ -65,7 +66,7 @@ def plan_table(job: Job, every_row: bool = False) -> Table:
     return Table(
         (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if shown else (),
         [line.cells for line in shown],
-        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
+        title=f"{source}: plan, nothing was written" if written is None else f"{source} → {written}",
         lead=(_summary(job, written is not None),),
         notes=tuple(notes),
         raw=[line.raw for line in shown],
