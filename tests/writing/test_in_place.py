@@ -112,7 +112,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer.step()
     save_file(model.state_dict(), trainer / "model.safetensors")
     torch.save(optimizer.state_dict(), trainer / "optimizer.pt")
-    save_distributed(state(1), checkpoint_id=folder / "distributed", no_dist=True)
+    few = dict(list(state(1).items())[:12])
+    save_distributed(few, checkpoint_id=folder / "distributed", no_dist=True)
     return folder
 
 
