@@ -100,7 +100,8 @@ def locked(path: Path) -> Iterator[int]:
     try:
         import fcntl
     except ImportError:
-        raise CannotWrite("this system cannot lock it against other edits", "do it on the other one", path) from None
+        problem = "this system cannot lock a file against other edits"
+        raise CannotWrite(problem, "do it on the system that edited it", path) from None
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -132,6 +132,9 @@ def test_a_distributed_checkpoint(program: Program, tmp_path: Path, one_file: bo
     assert [(rank.code, rank.stderr) for rank in done] == [(0, "")] * 3
     assert run("convert", first, "-o", tmp_path / "alone", "--to", "linear").returncode == 0
     assert all_bytes(there) == all_bytes(tmp_path / "alone")
+    verified = run_ranks(program, "verify", first, there, "--format", "json")
+    assert [rank.code for rank in verified] == [0, 0]
+    assert json.loads(verified[0].stdout) == json.loads(run("verify", first, there, "--format", "json").stdout)
     loaded = {name: torch.zeros(tensor.shape[:2]) for name, tensor in state.items()}
     dcp.load(loaded, checkpoint_id=there, no_dist=True)
     for name, tensor in state.items():

@@ -33,8 +33,10 @@ if sys.platform != "linux":
 
 from support.disks import mounted_disk
 from support.faults import Program, mounted
-from support.program import run
+from support.like_windows import VARIABLE, like_windows
+from support.program import assert_one_line, run
 
+pytestmark = pytest.mark.unlike_windows
 KILLS = int(os.environ.get("KILLS", "16"))
 KINDS = ("ext4", "xfs", "btrfs", "tmpfs")
 
@@ -305,6 +307,25 @@ def test_other_systems_copy(
         monkeypatch.delattr(os, "pwrite")
     assert reason(there / "conv.pt")
     assert contents(there / "conv.pt") == results[CASES["a zip"]]
+
+
+def test_without_locks_it_copies_and_leaves_an_interrupted_edit_alone(
+    there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]
+) -> None:
+    """Of an edit on another system, as on a disk that both share: it is told, and neither read nor undone."""
+    interrupted(there / "conv.pt", monkeypatch)
+    left = contents(there)
+    monkeypatch.setenv(VARIABLE, "1")
+    assert_one_line(run("recover", there / "conv.pt"), "cannot lock", "the system that edited it")
+    assert_one_line(run("recover", there / "linear.pt"), "nothing to recover")
+    assert_one_line(run("shapes", there / "conv.pt"), "convinspect recover")
+    assert_one_line(run("convert", there / "conv.pt", "--in-place", "--to", "linear"), "cannot lock")
+    assert contents(there) == left
+    with like_windows():
+        for name in ("conv.safetensors", "shards"):
+            assert "cannot lock" in reason(there / name)
+    assert contents(there / "conv.safetensors") == results[CASES["a safetensors"]]
+    assert contents(there / "shards") == results[CASES["a folder of shards"]]
 
 
 # ------------------------------------------------------------------------------------------------- interruptions
