@@ -53,6 +53,9 @@ def recover(path: Path) -> Recovered:
     files = [_place(journal, entry) for entry in entries]
     with ExitStack() as stack:
         handles = [stack.enter_context(locked(file)) for file in files]
+        # It may have been that of an edit that was under way, and has ended since.
+        if not os.path.lexists(journal) or read_journal(journal) != entries:
+            raise _under_way(path)
         for handle, entry, file in zip(handles, entries, files, strict=True):
             check_ours(handle, entry, file, journal)
         for handle, entry, file in zip(handles, entries, files, strict=True):
