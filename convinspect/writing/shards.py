@@ -216,7 +216,7 @@ def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:
     """
     if not os.path.lexists(target):
         return
-    another = Wording("give another ", Option("target", None))
+    another = Wording("give a new folder with ", Option("target", None))
     if not os.path.isdir(target):
         raise CannotWrite("it is a file, and a folder is to be written", another, target)
     found = (
