@@ -28,7 +28,7 @@ from convinspect import verify
 from convinspect.arrays import gathered
 from convinspect.arrays.equality import same_bits
 from convinspect.arrays.read import read_blocks, read_tensor
-from convinspect.arrays.storage import opened
+from convinspect.arrays.storage import Files, opened
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile, CannotShow, ConvInspectError
 from support.program import assert_one_line, run
@@ -231,6 +231,36 @@ def test_a_listing_opens_metadata_and_one_piece(
     open_checkpoint(saved[0])
     assert asked[0] == ".metadata"
     assert len(asked) <= 2
+
+
+def test_pieces_are_looked_for_once_however_many_blocks_are_read(
+    saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(saved[0])
+    located: list[str] = []
+    real = gathered.item_of
+
+    def noted(file: Any, tensor: Any, chunk: Any) -> Any:
+        located.append(tensor.key)
+        return real(file, tensor, chunk)
+
+    monkeypatch.setattr(gathered, "item_of", noted)
+    tensors = [t for t in checkpoint.tensors.values() if t.storage is not None and t.storage.pieces and t.nbytes > 8]
+    with Files() as files:
+        for tensor in tensors:
+            assert tensor.storage is not None
+            assert tensor.storage.pieces is not None
+            raw = bytearray(tensor.nbytes)
+            for begin in range(0, len(raw), 8):
+                files.fetch(tensor.storage, len(raw))(begin, memoryview(raw)[begin : begin + 8])
+            assert len(located) <= len(tensor.storage.pieces.chunks)
+            located.clear()
+            with opened(tensor.storage) as fetch:
+                again = bytearray(len(raw))
+                fetch(0, memoryview(again))
+            assert again == raw
+            located.clear()
+    assert len(tensors) > 3
 
 
 # --- as safetensors
