@@ -147,6 +147,9 @@ InPlace = Annotated[
 Copy = Annotated[
     bool, typer.Option("--copy", help="With --in-place: write a whole new file, which replaces the source at the end.")
 ]
+Everything = Annotated[
+    bool, typer.Option("--all", "-a", help="List every layer, also where many are left for one reason.")
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite TARGET when it exists; a folder only if nothing in it is lost.")
 ]
@@ -177,6 +180,7 @@ def convert(
     in_channels: InChannels = None,
     patch_order: PatchOrderOption = None,
     copy: Copy = False,
+    everything: Everything = False,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
 ) -> None:
@@ -228,10 +232,10 @@ def convert(
         patches, patch, in_channels, None if patch_order is None else patch_order.value,
         copy,
     )  # fmt: skip
-    _run(path, output, options, Sink(fmt, width, None, ""))
+    _run(path, output, options, Sink(fmt, width, None, ""), everything)
 
 
-def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
+def _run(path: Path, output: Path | None, options: Options, sink: Sink, everything: bool) -> None:
     """Run the conversion, and show what was done, or what a real run would do."""
     from convinspect.converting.job import open_source, prepare
     from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
@@ -244,8 +248,7 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink) -> None:
             nbytes = job.nbytes_to_copy // (1 if group is None else group.size)
             with reading_progress(nbytes, "writing") as advance:
                 job = job.write(advance, group)
-    on_screen = sink.fmt is Format.table and sys.stdout.isatty()
-    sink.show(plan_table(job, on_screen), plan_payload(job))
+    sink.show(plan_table(job, everything or sink.for_machines), plan_payload(job))
     for line in code_lines(job) if sink.fmt is Format.table else ():
         print(safe(line))
     for line in note_lines(job):

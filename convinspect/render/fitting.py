@@ -133,7 +133,7 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
         (width < STACKED_BELOW and _crowded(table.columns, name, needed, floors, width))
         or _left_out(table.columns, floors, width)
     ):
-        return _stacked(table, name, needed, width, full)
+        return _stacked(table, name, width, full)
     return _chosen(table, needed, floors, width, full)
 
 
@@ -178,34 +178,64 @@ def _left_out(columns: Sequence[Column], floors: list[int], width: int) -> list[
     return [i for i, column in enumerate(columns) if column.never_hidden and i not in kept]
 
 
-def _stacked(table: Table, name: int, needed: list[int], width: int, full: int) -> Table:
+def _stacked(table: Table, name: int, width: int, full: int) -> Table:
     """The table as one column: each name, and what stands beside it on the next line; below that, what must not be
-    left out and has no room there.
+    left out and has no room there. A note that nothing stands beside has that line to itself.
     """
     others = [i for i in range(len(table.columns)) if i != name]
     room = width - INDENT
-    beside, wanted = _kept(table, others), [needed[i] for i in others]
-    too_much = _left_out(beside.columns, _stacked_floors(beside, wanted, room), room)
-    alone = [i for i, column in enumerate(beside.columns) if too_much and column.never_hidden and column.wrap]
-    alone = alone[len(alone) == len(others) :]
-    spilled = [mapped(partial(wrapped_cell, width=room), by_column(beside)[i]) for i in alone]
-    titles = [beside.columns[i].title for i in alone]
-    wanted = [natural for i, natural in enumerate(wanted) if i not in alone]
-    beside = _kept(beside, [i for i in range(len(others)) if i not in alone])
-    beside = _chosen(beside, wanted, _stacked_floors(beside, wanted, room), room, full)
+    notes = _lone_notes(table.columns, table.rows, name)
+    among = [row for row, note in zip(table.rows, notes, strict=True) if note is None]
+    beside, titles, below = _under_names(_kept(table._replace(rows=among), others), room, full)
+    lines = [next(below) if note is None else cell_lines(wrapped_cell(note, room)) for note in notes]
     column = table.columns[name]
-    rows = (_row_lines(beside.columns, row, widths(beside)) for row in beside.rows)
-    lines = [[line for line in row if plain(line).strip()] for row in rows]
-    for texts_below in spilled:
-        for line, cell in zip(lines, texts_below, strict=True):
-            line += cell_lines(cell) if plain(cell) else ()
     short = mapped(partial(_elided_cell, width=width), by_column(table)[name])
     cells = [_joined(first, rest, column.style) for first, rest in zip(short, lines, strict=True)]
-    shown = next(_row_lines(beside.columns, tuple(each.title for each in beside.columns), widths(beside)))
-    title = f"\n{' ' * INDENT}".join((column.title, plain(shown).rstrip(" "), *titles))
+    title = f"\n{' ' * INDENT}".join((column.title, *titles))
     return beside._replace(
         columns=(column._replace(title=title, justify="left", style=""),), rows=[(cell,) for cell in cells]
     )
+
+
+def _lone_notes(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], name: int) -> list[Cell | None]:
+    """Of each row the only cell beside its name that says something, if it is one that may be wrapped; else None."""
+    said = [[i for i, cell in enumerate(row) if i != name and plain(cell)] for row in rows]
+    notes = [row[i[0]] if len(i) == 1 and columns[i[0]].wrap else None for row, i in zip(rows, said, strict=True)]
+    return notes if None in notes else [None] * len(notes)
+
+
+def _under_names(beside: Table, room: int, full: int) -> tuple[Table, list[str], Iterator[list[Cell]]]:
+    """The columns beside the names, fitted; what stands over them, and the lines of each row."""
+    wanted = widths(beside)
+    alone = _spilled(beside.columns, _stacked_floors(beside, wanted, room), room)
+    spilled = [
+        [wrapped_cell(pieces(cell, beside.columns[i].style), room) for cell in by_column(beside)[i]] for i in alone
+    ]
+    titles = [beside.columns[i].title for i in alone]
+    wanted = [natural for i, natural in enumerate(wanted) if i not in alone]
+    beside = _kept(beside, [i for i in range(len(beside.columns)) if i not in alone])
+    beside = _chosen(beside, wanted, _stacked_floors(beside, wanted, room), room, full)
+    shown = next(_row_lines(beside.columns, tuple(each.title for each in beside.columns), widths(beside)))
+    rows = (_row_lines(beside.columns, row, widths(beside)) for row in beside.rows)
+    below = zip(rows, *spilled, strict=True)
+    lines = ([line for line in (*row, *(line for cell in more for line in cell_lines(cell))) if plain(line).strip()]
+             for row, *more in below)  # fmt: skip
+    return beside, [plain(shown).rstrip(" "), *titles], lines
+
+
+def _spilled(columns: Sequence[Column], floors: list[int], room: int) -> list[int]:
+    """Columns that get lines of their own: where one that must not be left out would be, those of notes, and where
+    there is no room still, all that must not be left out.
+    """
+    if not _left_out(columns, floors, room):
+        return []
+    notes = [i for i, column in enumerate(columns) if column.never_hidden and column.wrap]
+    notes = notes[len(notes) == len(columns) :]
+    rest = [i for i in range(len(columns)) if i not in notes]
+    if not _left_out([columns[i] for i in rest], [floors[i] for i in rest], room):
+        return notes
+    needed = [i for i in rest if columns[i].never_hidden]
+    return sorted([*notes, *needed[len(needed) == len(rest) :]])
 
 
 def _stacked_floors(table: Table, needed: list[int], width: int) -> list[int]:

@@ -37,8 +37,8 @@ class Column(NamedTuple):
         key: Machine name for CSV, Markdown and JSON; if "", the title.
         min_width: Least width in cells after wrapping or shortening.
         legend: Notes of the table that explain the column's words, and are dropped with it.
-        never_hidden: Where it does not fit, rows get a line for the name and another for the rest; one of these columns
-            that may be wrapped goes on lines of its own below that.
+        never_hidden: Where it does not fit, rows get a line for the name and another for the rest; such columns that
+            may be wrapped go on lines of their own below that, and all of them do where there is no room still.
     """
 
     title: str

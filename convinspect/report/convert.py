@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
+from convinspect.converting.remaining import Remaining
 from convinspect.errors import Option, Wording
 from convinspect.formats.journal import journal_of
 from convinspect.kinds import shown_kind
@@ -20,6 +21,7 @@ from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.causes import by_cause
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
+from convinspect.report.pytorch_lines import lines_of
 from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
@@ -27,43 +29,49 @@ _COLUMNS = (
     Column("layer", style=NAME, priority=100, elide=True, key="name"),
     Column("from", priority=60, key="from"),
     Column("to", priority=60, key="to"),
-    Column("old shape", priority=80, style=QUIET, key="old_shape"),
-    Column("new shape", priority=90, key="new_shape"),
-    Column("notes", priority=95, wrap=True, key="notes", min_width=20),
+    Column("old shape", priority=80, style=QUIET, key="old_shape", never_hidden=True),
+    Column("new shape", priority=90, key="new_shape", never_hidden=True),
+    Column("notes", priority=95, wrap=True, key="notes", min_width=14, never_hidden=True),
 )
 
 
 FOLD_FROM = 40
-"""Of more rows than this, a screen shows one for repeated blocks and one for each reason."""
-
-_Line: TypeAlias = tuple[tuple[Cell, ...], tuple[object, ...]]
-"""A row's cells, and its machine values."""
+"""Of more rows than this there is one for repeated blocks, too; of layers that are left, from fewer rows on."""
 
 
-def plan_table(job: Job, on_screen: bool = False) -> Table:
-    """Every layer that changes, and every one that is refused, with the reason.
+class _Line(NamedTuple):
+    """A row's cells, its machine values, and whether it is of a layer that is left."""
+
+    cells: tuple[Cell, ...]
+    raw: tuple[object, ...]
+    left: bool = False
+
+
+def plan_table(job: Job, every_row: bool = False) -> Table:
+    """The counts, every layer that changes, and every one that is refused, with the reason.
 
     Args:
         job: A conversion that was written, or a dry run.
-        on_screen: The counts come first, and of many rows those that say the same are one; otherwise all are there.
+        every_row: Each layer and tensor by itself; otherwise, of many, those that say the same are one row.
     """
     folder = None if job.beside is None else job.checkpoint.folder
     given = folder or job.checkpoint.path
     source = given.name or str(given)
-    written = None if job.target is None else job.target.name
+    # "." has no name.
+    written = None if job.target is None else job.target.name or str(job.target)
     lines = _lines(job, written is not None)
-    if on_screen and len(lines) > FOLD_FROM:
-        lines = _folded(lines)
-    width = _distinct_width([str(raw[0]) for _, raw in lines])
-    counts = (_summary(job, written is not None),)
+    shown = lines if every_row else _folded(lines)
+    notes = _notes(job)
+    if len(shown) < len(lines):
+        notes.append("a row for repeated blocks or for each reason; --all lists every layer")
+    width = _distinct_width([str(line.raw[0]) for line in shown])
     return Table(
-        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if lines else (),
-        [cells for cells, _ in lines],
-        title=f"{source} → {written}" if written else f"{source}: plan, nothing was written",
-        lead=counts if on_screen else (),
-        summary=() if on_screen else counts,
-        notes=tuple(_notes(job)),
-        raw=[raw for _, raw in lines],
+        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if shown else (),
+        [line.cells for line in shown],
+        title=f"{source}: plan, nothing was written" if written is None else f"{source} → {written}",
+        lead=(_summary(job, written is not None),),
+        notes=tuple(notes),
+        raw=[line.raw for line in shown],
     )
 
 
@@ -76,35 +84,45 @@ def _lines(job: Job, written: bool) -> list[_Line]:
         texts = (*conversion.assumed, *conversion.warnings, *more)
         name = conversion.layer.name or "(root)"
         raw = (name, conversion.layer.kind, conversion.to, conversion.old_shape, conversion.new_shape, "; ".join(texts))
-        lines.append((_converted(conversion, more), raw))
+        lines.append(_Line(_converted(conversion, more), raw))
     # What nobody asked for by name is left as a matter of course.
     asked = bool(job.options.layer) or job.options.like is not None
     for refusal in job.plan.refusals:
         reason, name = flagged(refusal.reason), refusal.name or "(root)"
         style = BAD if asked and not refusal.done else QUIET
-        lines.append((_quiet(name, Styled(reason, style)), (name, "", "", "", "", reason)))
+        lines.append(_Line(_quiet(name, Styled(reason, style)), (name, "", "", "", "", reason), True))
     if not written:
         lines += [_follows(*follower) for follower in _following(job)]
-    lines += [(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
+    lines += [_Line(_quiet(old, Styled(f"renamed {new}")), (old, "", "", "", "", f"renamed {new}"))
               for old, new in names.items()]  # fmt: skip
     return lines
 
 
 def _folded(lines: Sequence[_Line]) -> list[_Line]:
-    """One line for repeated blocks, and one for all that the same is said of, but for their shapes and names."""
-    names = [str(raw[0]) for _, raw in lines]
-    causes = [_cause(name, raw) for name, (_, raw) in zip(names, lines, strict=True)]
-    folded = []
-    for name, places in by_cause(names, causes):
-        cells, raw = lines[places[0]]
-        if len(places) > 1:
-            shapes = {lines[place][1][3:5] for place in places}
-            both = cells[3:5] if len(shapes) == 1 else tuple(f"{plain(cell)}, …" for cell in cells[3:5] if plain(cell))
-            both = both or ("", "")
-            note = (Styled(f"×{count(len(places))}"), *((Styled(", "), *pieces(cells[5])) if plain(cells[5]) else ()))
-            cells = (name, *cells[1:3], *both, note)
-        folded.append((cells, (name, *raw[1:])))
-    return folded
+    """One line for all layers that are left for one reason; of very many, one for repeated blocks that change too."""
+    names = [str(line.raw[0]) for line in lines]
+    many = len(lines) > FOLD_FROM
+    causes = [
+        _cause(name, line.raw) if many or line.left else (place,)
+        for place, (name, line) in enumerate(zip(names, lines, strict=True))
+    ]
+    return [_one(name, [lines[place] for place in places]) for name, places in by_cause(names, causes)]
+
+
+def _one(name: str, alike: Sequence[_Line]) -> _Line:
+    """The line for all of these, which say the same but for their names and shapes."""
+    first = alike[0]
+    if len(alike) == 1:
+        return first
+    shapes = {line.raw[3:5] for line in alike}
+    both = (
+        first.cells[3:5]
+        if len(shapes) == 1
+        else tuple(f"{text}, …" if text else "" for text in map(plain, first.cells[3:5]))
+    )
+    said = pieces(first.cells[5])
+    note = (Styled(f"×{count(len(alike))}"), *((Styled(", "), *said) if plain(first.cells[5]) else ()))
+    return first._replace(cells=(name, *first.cells[1:3], *both, note), raw=(name, *first.raw[1:]))
 
 
 def _cause(name: str, raw: tuple[object, ...]) -> tuple[object, ...]:
@@ -125,9 +143,9 @@ def _following(job: Job) -> list[tuple[str, Edit, str]]:
     return [(f"{where.get(id(edit.tensor), '')}.{edit.tensor.key}".strip("."), edit, what) for edit, what in edits]
 
 
-def _follows(name: str, edit: Edit, what: str) -> tuple[tuple[Cell, ...], tuple[object, ...]]:
+def _follows(name: str, edit: Edit, what: str) -> _Line:
     old, new = edit.tensor.shape, edit.shape
-    return (name, "", "", shape(old), shape(new), Styled(what, QUIET)), (name, "", "", old, new, what)
+    return _Line((name, "", "", shape(old), shape(new), Styled(what, QUIET)), (name, "", "", old, new, what))
 
 
 def _renamed(job: Job) -> list[tuple[str, str]]:
@@ -299,8 +317,17 @@ def code_lines(job: Job) -> list[str]:
         left = [refusal for refusal in job.plan.refusals if not (refusal.done or refusal.fits)]
         differs = selection.only_here or selection.only_there or left
         still = f"The result and {job.options.like_name} still differ as said above, so it will still not load there."
-        lines += ["", still] if differs else []
+        lines += _remaining_lines(selection.remaining) if selection.remaining else ["", still] if differs else []
     return lines
+
+
+def _remaining_lines(left: Remaining) -> list[str]:
+    """What is to be done, in order, for the result to load where the checkpoint of `like` does."""
+    before = "the --rename that `convinspect diff` gives, and then " if left.rename else ""
+    first = f"The result loads there after {before}these lines of PyTorch"
+    if not left.sure:
+        first = f"The shapes are those there after {before}these lines of PyTorch (`convinspect diff` says if it loads)"
+    return ["", f"{first}, on its state_dict `sd`:", *(f"  {line}" for line in lines_of(left.calls))]
 
 
 def _square_lines(job: Job) -> list[str]:

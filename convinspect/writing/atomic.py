@@ -66,10 +66,15 @@ def new_file(target: Path, check: Check) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, check: Check, replace: bool = False) -> Iterator[Path]:
-    """The same for a folder, which exists when the block starts; it replaces an empty folder, or with `replace` any."""
+    """The same for a folder, which exists when the block starts; it replaces an empty folder, or with `replace` any.
+
+    With `replace`, what is in it takes over modes and owners by name, and so does the folder.
+    """
     with _beside(target) as (temporary, place):
         temporary.mkdir()
         yield temporary
+        if replace:
+            _hand_on_all(place, temporary)
         sync_files(temporary.rglob("*"))
         sync(temporary)
         check(temporary)
@@ -222,6 +227,15 @@ def _hand_on(old: os.stat_result, new: Path) -> None:
             os.chown(new, owner, group)
     with suppress(OSError):
         os.chmod(new, stat.S_IMODE(old.st_mode) & 0o777)
+
+
+def _hand_on_all(old: Path, new: Path) -> None:
+    """The same for a folder, and for each file or folder in it that the old one has under its name; not for links."""
+    for path in (*new.rglob("*"), new):
+        with suppress(OSError):
+            before = os.lstat(old / path.relative_to(new))
+            if stat.S_IFMT(before.st_mode) == stat.S_IFMT(os.lstat(path).st_mode) != stat.S_IFLNK:
+                _hand_on(before, path)
 
 
 def _take_name(temporary: Path, target: Path, replacing: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,8 @@ _SUM = 32
 _LENGTH = 8
 _SAMPLE = 4096
 _SAMPLES = 16
+_MOST = 2**61
+"""No file has as many bytes, and sums of some such numbers are still places that the system takes."""
 
 
 class Sample(NamedTuple):
@@ -136,7 +139,8 @@ def read_journal(place: Path) -> tuple[Entry, ...]:
         BrokenFile: It is none, or it is damaged.
     """
     try:
-        data = place.read_bytes()
+        # A pipe of this name would never end.
+        data = place.read_bytes() if stat.S_ISREG(os.stat(place).st_mode) else b""
     except OSError as error:
         raise unreadable(error, place) from None
     body, digest = data[:-_SUM], data[-_SUM:]
@@ -149,9 +153,9 @@ def read_journal(place: Path) -> tuple[Entry, ...]:
         for one in json.loads(body[start:end])["files"]:
             entry, at = _from_json(one, body, at)
             entries.append(entry)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _malformed(place) from None
-    if at != len(body) or not entries:
+    if at != len(body) or not entries or len({entry.name for entry in entries}) < len(entries):
         raise _malformed(place)
     return tuple(entries)
 
@@ -166,11 +170,11 @@ def _from_json(one: Mapping[str, Any], data: bytes, at: int) -> tuple[Entry, int
 
     Raises:
         ValueError: Something in it is impossible.
-        KeyError: Something is missing.
+        LookupError: Something is missing.
         TypeError: Something has another type.
     """
     name = PurePosixPath(one["name"])
-    if name.is_absolute() or ".." in name.parts or not name.parts:
+    if name.is_absolute() or ".." in name.parts or not name.parts or b"\0" in os.fsencode(name):
         raise ValueError(one["name"])
     runs: list[list[Run]] = []
     for places in (one["old"], one["new"]):
@@ -181,15 +185,21 @@ def _from_json(one: Mapping[str, Any], data: bytes, at: int) -> tuple[Entry, int
         if any(before.end > after.at for before, after in pairwise(found)):
             raise ValueError("runs overlap")
         runs.append(found)
-    shift = None if one["shift"] is None else Shift(_size(one["shift"][0]), int(one["shift"][1]))
+    shift = None if one["shift"] is None else Shift(_size(one["shift"][0]), _number(one["shift"][1], -_MOST, _MOST))
     extents = one["extents"]
     patch = Patch(_size(one["size"]), _size(one["new_size"]), shift, tuple(runs[1]), tuple(runs[0]))
     samples = tuple(Sample(_size(start), _size(size), str(digest)) for start, size, digest in one["samples"])
     known = None if extents is None else tuple(Extent(*map(_size, extent)) for extent in extents)
-    return Entry(str(name), patch, samples, _size(one["modified"]), _size(one["inode"]), known), at
+    # Before 1970 it is negative; some file systems number files with all 64 bits.
+    modified, inode = _number(one["modified"], -(2**63), 2**63), _number(one["inode"], 0, 2**64)
+    return Entry(str(name), patch, samples, modified, inode, known), at
 
 
 def _size(number: Any) -> int:
-    if type(number) is not int or not 0 <= number < 2**63:
+    return _number(number, 0, _MOST)
+
+
+def _number(number: Any, least: int, end: int) -> int:
+    if type(number) is not int or not least <= number < end:
         raise ValueError(number)
     return number

@@ -53,6 +53,9 @@ def recover(path: Path) -> Recovered:
     files = [_place(journal, entry) for entry in entries]
     with ExitStack() as stack:
         handles = [stack.enter_context(locked(file)) for file in files]
+        # It may have been that of an edit that was under way, and has ended since.
+        if not os.path.lexists(journal) or read_journal(journal) != entries:
+            raise _under_way(path)
         for handle, entry, file in zip(handles, entries, files, strict=True):
             check_ours(handle, entry, file, journal)
         for handle, entry, file in zip(handles, entries, files, strict=True):
@@ -100,7 +103,8 @@ def locked(path: Path) -> Iterator[int]:
     try:
         import fcntl
     except ImportError:
-        raise CannotWrite("this system cannot lock it against other edits", "do it on the other one", path) from None
+        problem = "this system cannot lock a file against other edits"
+        raise CannotWrite(problem, "do it on the system that edited it", path) from None
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

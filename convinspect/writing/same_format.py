@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -83,6 +84,7 @@ def save_edits(
         return ""
     if whole:
         with (
+            _saying_why(reason),
             reporting_changes(versions),
             new_file(target, lambda new: approve(new, expected, versions)) as temporary,
         ):
@@ -97,8 +99,24 @@ def save_edits(
     def check(new: Path) -> None:
         approve(new / opened, expected, all_versions, beside=beside.optimizers)
 
-    save_folder(checkpoint, changes, target, progress, check, beside, force, group)
+    with _saying_why(reason):
+        save_folder(checkpoint, changes, target, progress, check, beside, force, group)
     return reason
+
+
+@contextmanager
+def _saying_why(reason: str) -> Iterator[None]:
+    """Where no copy can be written either, say why there must be one.
+
+    Args:
+        reason: Why the source cannot be edited in place; "" where that was not asked for.
+    """
+    try:
+        yield
+    except CannotWrite as error:
+        if reason:
+            error.problem = Wording(f"it must be copied ({reason}), and ", error.problem)
+        raise
 
 
 def _edit_in_place(
@@ -179,7 +197,8 @@ def _save_distributed(
         reason = _edit_folder(files.folder, files, {**files.versions, **checkpoint.versions}, check_edited)
         if not reason:
             return ""
-    save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
+    with _saying_why(reason):
+        save_distributed(checkpoint, changes, target, progress, check, beside, force, group)
     return reason
 
 

@@ -18,7 +18,7 @@ from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Container, Edit, Tensor, Version, contiguous
 from convinspect.writing.atomic import check_room
-from convinspect.writing.carried import Carried, copy_item
+from convinspect.writing.carried import Carried, copy_item, folder_of
 from convinspect.writing.clones import nbytes_shared
 from convinspect.writing.new_folder import Found, NewFile, write_new_folder
 from convinspect.writing.pieces import Piece, copy_whole, write_pieces
@@ -216,7 +216,7 @@ def _check_replaced(target: Path, names: Collection[str], force: bool) -> None:
     """
     if not os.path.lexists(target):
         return
-    another = Wording("give another ", Option("target", None))
+    another = Wording("give a new folder with ", Option("target", None))
     if not os.path.isdir(target):
         raise CannotWrite("it is a file, and a folder is to be written", another, target)
     found = (
@@ -277,9 +277,11 @@ def own_names(checkpoint: Checkpoint) -> list[str]:
     """File names of a checkpoint's index and shards, or of its only file, in its folder."""
     path = checkpoint.path
     if checkpoint.container is Container.DISTRIBUTED:
-        from convinspect.writing.distributed import pieces_by_file
+        from convinspect.formats.torch.distributed import METADATA
 
-        return list(pieces_by_file(checkpoint).names)
+        # Files that are not there are a problem, with which nothing is written.
+        own = folder_of(path)
+        return [*(file.relative_to(own).as_posix() for file in checkpoint.versions if file.name != METADATA), METADATA]
     folder = path if path.is_dir() else path.parent
     shards = {
         os.path.relpath(tensor.storage.file, folder)

@@ -268,8 +268,9 @@ def test_folders(tmp_path: Path) -> None:
     assert set(listed(tmp_path)) == set(B)
 
 
+@pytest.mark.unlike_windows
 @pytest.mark.parametrize("depth", ["", "sub"])
-def test_what_is_no_file(tmp_path: Path, depth: str) -> None:
+def test_a_pipe_is_no_file(tmp_path: Path, depth: str) -> None:
     pipe = tmp_path / depth / "pipe.pt"
     pipe.parent.mkdir(exist_ok=True)
     os.mkfifo(pipe)

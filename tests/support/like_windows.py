@@ -25,8 +25,10 @@ VARIABLE = "CONVINSPECT_TESTS_LIKE_WINDOWS"
 MISSING = (
     *("pread", "preadv", "pwrite", "pwritev", "fork", "forkpty", "copy_file_range", "posix_fallocate", "sendfile"),
     *("posix_fadvise", "splice", "O_DIRECTORY", "link", "chown", "fchown", "statvfs", "fstatvfs", "fchmod"),
+    *("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_NOATIME", "mkfifo", "memfd_create"),
 )
 """Names that `os` lacks. Those that tests and their tools need themselves are left, such as `getuid`."""
+MISSING_MODULES = ("fcntl", "resource", "pwd", "grp", "termios")
 
 Call = Callable[..., Any]
 
@@ -42,7 +44,8 @@ def take_away(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, name, _removing(getattr(os, name)))
     for name in MISSING:
         patch.delattr(os, name, raising=False)
-    patch.setitem(sys.modules, "fcntl", None)
+    for name in MISSING_MODULES:
+        patch.setitem(sys.modules, name, None)
 
 
 @contextmanager

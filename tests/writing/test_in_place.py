@@ -33,8 +33,10 @@ if sys.platform != "linux":
 
 from support.disks import mounted_disk
 from support.faults import Program, mounted
-from support.program import run
+from support.like_windows import VARIABLE, like_windows
+from support.program import assert_one_line, run
 
+pytestmark = pytest.mark.unlike_windows
 KILLS = int(os.environ.get("KILLS", "16"))
 KINDS = ("ext4", "xfs", "btrfs", "tmpfs")
 
@@ -112,7 +114,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer.step()
     save_file(model.state_dict(), trainer / "model.safetensors")
     torch.save(optimizer.state_dict(), trainer / "optimizer.pt")
-    save_distributed(state(1), checkpoint_id=folder / "distributed", no_dist=True)
+    few = dict(list(state(1).items())[:12])
+    save_distributed(few, checkpoint_id=folder / "distributed", no_dist=True)
     return folder
 
 
@@ -294,6 +297,40 @@ def test_shards_that_are_links_are_copied(there: Path, results: dict[Case, Bytes
     assert contents(there / "shards") == results[CASES["a folder of shards"]]
 
 
+def test_a_folder_that_is_copied_keeps_its_modes(there: Path) -> None:
+    folder = there / "trainer"
+    (folder / "notes").mkdir()
+    (folder / "notes/key.txt").write_text("secret")
+    modes = {"": 0o700, "model.safetensors": 0o600, "optimizer.pt": 0o640, "notes": 0o750, "notes/key.txt": 0o400}
+    for name, mode in modes.items():
+        (folder / name).chmod(mode)
+    before = inodes(folder)
+    convinspect.convert(folder, to="linear", in_place=True, copy=True)
+    assert not inodes(folder) & before
+    assert {name: (folder / name).stat().st_mode & 0o777 for name in modes} == modes
+
+
+def test_the_folder_that_one_stands_in(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path, a dot, has no name: it was reported as a dry run."""
+    monkeypatch.chdir(there / "shards")
+    done = run("convert", ".", "--in-place", "--to", "linear")
+    assert done.stdout.startswith(". → .\n"), done
+
+
+def test_a_copy_that_cannot_be_made_says_why_one_is_needed(there: Path) -> None:
+    """A clone of a repository has a folder that no copy takes along."""
+    (there / "shards/.git").mkdir()
+    (there / "shards/.git/HEAD").write_text("")
+    shard = there / "shards/model-00002-of-00003.safetensors"
+    shard.rename(there / "blob")
+    shard.symlink_to(there / "blob")
+    done = run("convert", there / "shards", "--in-place", "--to", "linear")
+    assert done.returncode == 2
+    assert "must be copied (its files are links" in done.stderr
+    assert "'.git/HEAD'" in done.stderr
+    assert "a new folder with -o" in done.stderr
+
+
 @pytest.mark.parametrize("missing", ["fcntl", "pwrite"])
 def test_other_systems_copy(
     there: Path, monkeypatch: pytest.MonkeyPatch, missing: str, results: dict[Case, Bytes]
@@ -304,6 +341,25 @@ def test_other_systems_copy(
         monkeypatch.delattr(os, "pwrite")
     assert reason(there / "conv.pt")
     assert contents(there / "conv.pt") == results[CASES["a zip"]]
+
+
+def test_without_locks_it_copies_and_leaves_an_interrupted_edit_alone(
+    there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]
+) -> None:
+    """Of an edit on another system, as on a disk that both share: it is told, and neither read nor undone."""
+    interrupted(there / "conv.pt", monkeypatch)
+    left = contents(there)
+    monkeypatch.setenv(VARIABLE, "1")
+    assert_one_line(run("recover", there / "conv.pt"), "cannot lock", "the system that edited it")
+    assert_one_line(run("recover", there / "linear.pt"), "nothing to recover")
+    assert_one_line(run("shapes", there / "conv.pt"), "convinspect recover")
+    assert_one_line(run("convert", there / "conv.pt", "--in-place", "--to", "linear"), "cannot lock")
+    assert contents(there) == left
+    with like_windows():
+        for name in ("conv.safetensors", "shards"):
+            assert "cannot lock" in reason(there / name)
+    assert contents(there / "conv.safetensors") == results[CASES["a safetensors"]]
+    assert contents(there / "shards") == results[CASES["a folder of shards"]]
 
 
 # ------------------------------------------------------------------------------------------------- interruptions
@@ -477,6 +533,49 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
     assert contents(there) == now
 
 
+ENTRY: dict[str, Any] = {
+    "name": "conv.pt", "size": 10, "new_size": 10, "shift": None, "old": [], "new": [], "samples": [], "modified": 0,
+    "inode": 0, "extents": None,
+}  # fmt: skip
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], ...]] = {
+    "a name with NUL": ({"name": "conv.pt\0"},),
+    "a name that cannot be": ({"name": "\ud800"},),
+    "half a shift": ({"shift": [1]},),
+    "an endless shift": ({"shift": [0, float("inf")]},),
+    "a shift beyond all files": ({"shift": [0, 10**30]},),
+    "a place beyond all files": ({"samples": [[2**63 - 1, 10, "x"]]},),
+    "a file twice": ({}, {}),
+}
+
+
+@pytest.mark.parametrize("what", [*IMPOSSIBLE, "a pipe"])
+def test_an_impossible_journal_is_refused(there: Path, what: str) -> None:
+    """One that was made by hand, with a right checksum."""
+    from hashlib import sha256
+
+    journal = journal_of(there / "conv.pt")
+    if what == "a pipe":
+        os.mkfifo(journal)
+    else:
+        text = json.dumps({"files": [ENTRY | entry for entry in IMPOSSIBLE[what]]}).encode()
+        data = b"convinspect undo 1\n" + len(text).to_bytes(8, "little") + text
+        journal.write_bytes(data + sha256(data).digest())
+    now = (there / "conv.pt").read_bytes()
+    done = run("recover", there / "conv.pt")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
+    assert "damaged" in done.stderr
+    assert (there / "conv.pt").read_bytes() == now
+
+
+def test_times_before_1970(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(there / "conv.pt", (-(10**9), -(10**9)))
+    old = interrupted(there / "conv.pt", monkeypatch)
+    convinspect.recover(there / "conv.pt")
+    assert contents(there / "conv.pt") == old
+    assert (there / "conv.pt").stat().st_mtime == -(10**9)
+    assert not reason(there / "conv.pt")
+
+
 def saved_over(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
@@ -503,6 +602,26 @@ def test_what_another_program_writes_meanwhile_stays(
         convinspect.convert(path, to="conv2d", in_place=True)
     assert path.read_bytes() == later
     assert not list(there.glob(".*convinspect*"))
+
+
+def test_an_edit_that_has_just_ended_is_not_undone(
+    there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]
+) -> None:
+    """Its journal was there when `recover` looked, and its file unlocked when `recover` locked it."""
+    path = there / "conv.pt"
+    interrupted(path, monkeypatch)
+    lock = recover.locked
+
+    @contextmanager
+    def ended(file: Path) -> Iterator[int]:
+        with lock(file) as handle:
+            journal_of(path).unlink(missing_ok=True)
+            yield handle
+
+    monkeypatch.setattr(recover, "locked", ended)
+    with pytest.raises(CannotWrite, match="under way"):
+        convinspect.recover(path)
+    assert contents(path) == results[CASES["a zip"]]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
@@ -592,7 +711,8 @@ def test_a_disk_without_room_for_the_journal(there: Path, tmp_path: Path) -> Non
 def assert_survived(path: Path, old: Bytes, new: Bytes) -> str:
     """After a kill: the old file, the new one, or one with a journal, which gives the old one back."""
     own = journal_of(path)
-    partial = list(path.parent.glob(".*.partial"))
+    # The journal is written beside its place, which for a folder is within it.
+    partial = list((path if path.is_dir() else path.parent).glob(".*.partial"))
     assert len(partial) <= 1
     for one in partial:
         shutil.rmtree(one)
@@ -634,6 +754,7 @@ def test_killed_before_every_step(
         assert not journal or survived != "new"
         came.append("journal" if journal else survived)
     order = ["old", "journal", "new"]
+    print(f"{kind}, {case.name}: {steps} calls")
     assert came == sorted(came, key=order.index)
     assert came[0] == "old"
     assert KILLS < 100 or set(came) == set(order)
