@@ -88,7 +88,9 @@ def _memo_of(data: bytes, key: str, steps: int) -> int:
     behind = [(op.name, arg) for op, arg, _ in pickletools.genops(data)]
     at = behind.index(("BINUNICODE", key))
     puts = [arg for name, arg in behind[at:] if name in ("BINPUT", "LONG_BINPUT")]
-    return int(puts[steps])
+    number = puts[steps]
+    assert isinstance(number, int)
+    return number
 
 
 def _fetching(key: str, steps: int) -> Callable[[bytes], bytes]:
