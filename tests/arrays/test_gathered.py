@@ -31,6 +31,7 @@ from convinspect.arrays.read import read_blocks, read_tensor
 from convinspect.arrays.storage import Files, opened
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile, CannotShow, ConvInspectError
+from convinspect.formats.torch import distributed_items
 from support.program import assert_one_line, run
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -238,7 +239,7 @@ def test_pieces_are_looked_for_once_however_many_blocks_are_read(
 ) -> None:
     checkpoint = open_checkpoint(saved[0])
     located: list[str] = []
-    real = gathered.item_of
+    real = distributed_items.item_of
 
     def noted(file: Any, tensor: Any, chunk: Any) -> Any:
         located.append(tensor.key)
