@@ -447,10 +447,10 @@ def test_progress_is_told_of_all_bytes(tmp_path: Path) -> None:
     assert sum(told) == 2 * sum(value.numel() * 4 for value in state.values())
 
 
-def test_shapes_without_numbers_are_said_not_to_be_compared() -> None:
+def test_values_that_are_not_read_are_said_not_to_be_compared() -> None:
     result = run("diff", FIXTURES / "distributed", FIXTURES / "distributed", "--values")
     assert result.returncode == 1
-    assert "only its shape was compared" in result.stdout
+    assert "only its type was compared" in result.stdout
     assert run("diff", FIXTURES / "distributed", FIXTURES / "distributed").returncode == 0
 
 
