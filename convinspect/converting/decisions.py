@@ -60,6 +60,7 @@ class Refusal:
         maybe_turned: A square matrix of which no shape tells whether it is stored transposed, as others in the file.
         fits: Its shape is the wanted one, so that it loads as it is.
         moves: Nothing speaks against its other shape but that numbers would have to move, or that there are others.
+        calls: Names of its tensors, each with PyTorch's call that gives it the wanted shape; () where one has none.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Refusal:
     maybe_turned: bool = False
     fits: bool = False
     moves: bool = False
+    calls: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def _decide_like(
         if edit is None:
             mismatch = f"{names[tensor.key]} is {tensor.shape} here and {wanted.shape} there"
             why = _why_no_edit(names[tensor.key], tensor, wanted)
-            return Refusal(layer.name, f"{mismatch}: {why}", moves=True)
+            return Refusal(layer.name, f"{mismatch}: {why}", moves=True, calls=_calls(layer, names, other))
         edits.append(edit)
     if not edits:
         return None
@@ -146,6 +146,16 @@ def _in_one_order(layer: Layer, counterpart: Layer | None) -> Layer:
     if layer.layout is None or is_turned(layer) or counterpart is None or is_turned(counterpart):
         return layer
     return layer._replace(layout=None)
+
+
+def _calls(layer: Layer, names: Mapping[str, str], other: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
+    """Names of all its tensors that differ in shape, each with PyTorch's call that mends it; () where one has none."""
+    calls = []
+    for tensor in layer.tensors.values():
+        wanted = other.get(names[tensor.key])
+        if wanted is not None and wanted.shape != tensor.shape:
+            calls.append((names[tensor.key], call(relate_tensors(tensor, wanted), tensor.shape, wanted.shape)))
+    return tuple(calls) if all(line for _, line in calls) else ()
 
 
 def _why_no_edit(name: str, tensor: Tensor, wanted: Tensor) -> str:

@@ -10,6 +10,7 @@ from convinspect.converting.eligibility import REWRITTEN, Writing
 from convinspect.converting.like import plan_like
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Request, chosen_layers, plan
+from convinspect.converting.remaining import Remaining, remaining
 from convinspect.converting.rename import Renaming
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.layers.find import find_layers
@@ -27,6 +28,7 @@ class Selection:
         only_here: With `like`: names of tensors that only the source has.
         only_there: With `like`: names of tensors that only the other checkpoint has.
         notes: What else a user should know.
+        remaining: With `like`: what is left to do in PyTorch; None where that is nothing, or does not suffice.
     """
 
     layers: tuple[Layer, ...]
@@ -35,6 +37,7 @@ class Selection:
     only_here: tuple[str, ...] = ()
     only_there: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    remaining: Remaining | None = None
 
 
 def select_layers(
@@ -102,15 +105,18 @@ def _selection_like(
     if options.from_:
         may_change = frozenset(layer.name for layer in layers if layer.name in chosen and layer.kind in options.kinds)
     here = dict.fromkeys(names.values())
+    planned = plan_like(
+        layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square, options.last
+    )
+    prefixes = _other_prefixes(names, renamed, other, options.like_name)
     return Selection(
         layers,
         chosen,
-        plan_like(
-            layers, names, other.tensors, find_layers(other), may_change, writing, options.turn_square, options.last
-        ),
+        planned,
         tuple(name for name in here if name not in other.tensors),
         tuple(name for name in other.tensors if name not in here),
-        _other_prefixes(names, renamed, other, options.like_name),
+        prefixes,
+        remaining(checkpoint, other, names, planned, bool(prefixes)),
     )
 
 

@@ -135,8 +135,13 @@ class ErrorReport:
     @property
     def loads_by_hand(self) -> bool:
         """It loads once it is converted as far as it can be and lines of PyTorch did the rest; False without any."""
+        return self.mended_by_hand and not (self.hidden or self.unseen)
+
+    @property
+    def mended_by_hand(self) -> bool:
+        """Lines of PyTorch do all that nothing else does, of what was read; False without any."""
         lines = sum(answer.fix == Fix.PYTORCH for answer in self.answers)
-        return not (self.hidden or self.unseen) and lines > 0 and lines == len(self.obstacles)
+        return lines > 0 and lines == len(self.obstacles)
 
     @property
     def same(self) -> bool:
@@ -164,7 +169,7 @@ class ErrorReport:
     @property
     def verdict(self) -> Verdict:
         """Whether the checkpoint at hand would load, as far as the error tells."""
-        if self.obstacles:
+        if self.obstacles and not (self.mended_by_hand and (self.hidden or self.unseen)):
             return Verdict.DOES_NOT_LOAD
         if self.hidden or self.unseen:
             return Verdict.UNDECIDED

@@ -27,7 +27,8 @@ def journal_of(path: Path) -> Path:
 
 def _shortened(name: str) -> str:
     """A file's name, such that one with the suffix can be made; file systems allow about 255 bytes in all."""
-    data = os.fsencode(name)
+    # An index may give a name that no file can have.
+    data = name.encode("utf-8", "surrogatepass")
     if len(data) <= _LONGEST_NAME:
         return name
     # Imported here, as no other file needs it.

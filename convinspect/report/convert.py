@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from convinspect.converting.job import Job
 from convinspect.converting.plan import Conversion
+from convinspect.converting.remaining import Remaining
 from convinspect.errors import Option, Wording
 from convinspect.formats.journal import journal_of
 from convinspect.kinds import shown_kind
@@ -20,6 +21,7 @@ from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.causes import by_cause
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
+from convinspect.report.pytorch_lines import lines_of
 from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
@@ -315,8 +317,17 @@ def code_lines(job: Job) -> list[str]:
         left = [refusal for refusal in job.plan.refusals if not (refusal.done or refusal.fits)]
         differs = selection.only_here or selection.only_there or left
         still = f"The result and {job.options.like_name} still differ as said above, so it will still not load there."
-        lines += ["", still] if differs else []
+        lines += _remaining_lines(selection.remaining) if selection.remaining else ["", still] if differs else []
     return lines
+
+
+def _remaining_lines(left: Remaining) -> list[str]:
+    """What is to be done, in order, for the result to load where the checkpoint of `like` does."""
+    before = "the --rename that `convinspect diff` gives, and then " if left.rename else ""
+    first = f"The result loads there after {before}these lines of PyTorch"
+    if not left.sure:
+        first = f"The shapes are those there after {before}these lines of PyTorch (`convinspect diff` says if it loads)"
+    return ["", f"{first}, on its state_dict `sd`:", *(f"  {line}" for line in lines_of(left.calls))]
 
 
 def _square_lines(job: Job) -> list[str]:

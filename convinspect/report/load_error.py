@@ -115,15 +115,17 @@ def _changes(report: ErrorReport) -> str:
 def _verdict(report: ErrorReport) -> Cell:
     if all(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers):
         return obstacle_cell("The error is about another checkpoint", report.obstacles)
-    if report.obstacles and not report.loads_by_hand:
+    if report.obstacles and not report.mended_by_hand:
         return obstacle_cell("A will still not load", report.obstacles)
     if report.hidden:
         return (Styled("Whether A will load is not certain", WARN), Styled(f": {_why_hidden(report)}"))
     if report.same:
         return (Styled("A would load strictly without changes", GOOD), Styled(": it has none of these faults"))
     changes = _changes(report)
+    if report.mended_by_hand:
+        changes = f"{f'{changes} and ' * bool(changes)}the PyTorch below"
     if report.loads_by_hand:
-        return Styled(f"A will load after {f'{changes} and ' * bool(changes)}the PyTorch below", WARN)
+        return Styled(f"A will load after {changes}", WARN)
     if report.root:
         after = f"After {changes}, pass" if changes else "Pass"
         weights = "".join(f'["{part}"]' for part in report.root.split("."))

@@ -93,7 +93,8 @@ def test_a_plan_names_what_is_renamed_and_what_is_so_already(
         return " ".join(ended.out.split())
 
     assert "a.weight renamed a.kernel" in told("--rename", "a.weight=a.kernel")
-    assert "b renamed c 2 tensors to rename" in " ".join(told("--rename", "b=c").replace("·", "").split())
+    said = told("--rename", "b=c")
+    assert said.index("2 tensors to rename") < said.index("b renamed c")
     plan = told("--to", "linear", "--layer", "a", "--layer", "b")
     assert "1 layer to convert · 1 already so" in plan
     assert "b already Linear" in plan

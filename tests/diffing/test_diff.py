@@ -447,10 +447,12 @@ def test_progress_is_told_of_all_bytes(tmp_path: Path) -> None:
     assert sum(told) == 2 * sum(value.numel() * 4 for value in state.values())
 
 
-def test_values_that_are_not_read_are_said_not_to_be_compared() -> None:
+def test_what_a_distributed_checkpoint_pickles_is_said_not_to_be_compared() -> None:
+    """Its tensors are compared, and the number of the step, which PyTorch pickles, by its type alone."""
     result = run("diff", FIXTURES / "distributed", FIXTURES / "distributed", "--values")
     assert result.returncode == 1
-    assert "only its type was compared" in result.stdout
+    assert "pickled value: only its type was compared" in result.stdout
+    assert "4 same · 1 not compared" in result.stdout
     assert run("diff", FIXTURES / "distributed", FIXTURES / "distributed").returncode == 0
 
 

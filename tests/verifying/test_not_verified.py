@@ -112,14 +112,20 @@ def test_a_copy_and_a_state_that_were_not_compared_count_too(tmp_path: Path) -> 
     assert (found.verdict, found.unproved) == ("not verified", ("ema.p.weight",))
 
 
-def test_distributed_folders_are_not_equal_by_their_shapes(tmp_path: Path) -> None:
+def test_distributed_folders_are_compared_by_their_numbers(tmp_path: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    conv, other = nn.Conv1d(6, 4, 1), nn.Linear(6, 4)
+    same = nn.Linear(6, 4)
+    with torch.no_grad():
+        same.weight.copy_(conv.weight.squeeze(-1))
+        same.bias.copy_(conv.bias)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, model in {"a": nn.Sequential(nn.Conv1d(6, 4, 1)), "b": nn.Sequential(nn.Linear(6, 4))}.items():
-            save(dict(model.state_dict()), checkpoint_id=tmp_path / name)
-    assert report_of(tmp_path / "a", tmp_path / "b").verdict == "not verified"
+        for name, layer in {"a": conv, "same": same, "other": other}.items():
+            save(dict(nn.Sequential(layer).state_dict()), checkpoint_id=tmp_path / name)
+    assert report_of(tmp_path / "a", tmp_path / "same").verdict == "equal"
+    assert report_of(tmp_path / "a", tmp_path / "other").verdict == "different"
 
 
 # ------------------------------------------------------------------------------------------------ metadata
