@@ -138,13 +138,16 @@ class Gathered:
         files: Where the files are opened; the caller closes them.
         sums: Compare the pieces' CRC-32s, where all of them is read in order.
 
+    Attributes:
+        tensor: As given.
+
     Raises:
         BrokenFile: Its chunks do not make the whole.
         CannotShow: Several of its elements share a byte, or PyTorch alone undoes what was done to its bytes.
     """
 
     def __init__(self, tensor: ChunkedTensor, files: PieceFiles, sums: bool = False) -> None:
-        self._tensor, self._files, self._sums = tensor, files, sums
+        self.tensor, self._files, self._sums = tensor, files, sums
         self._runs: dict[tuple[int, ...], _Run] = {}
         self._chunks = chunks_of(tensor)
         for place in (chunk.place for chunk in self._chunks if chunk.place is not None):
@@ -194,7 +197,7 @@ class Gathered:
 
     def _located(self, chunk: Chunk) -> Tensor:
         assert chunk.place is not None
-        return item_of(self._files.at(chunk.place.file), self._tensor, chunk)
+        return item_of(self._files.at(chunk.place.file), self.tensor, chunk)
 
 
 @contextmanager

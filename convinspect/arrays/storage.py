@@ -23,7 +23,7 @@ from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
 
 if TYPE_CHECKING:
-    from convinspect.arrays.gathered import PieceFiles
+    from convinspect.arrays.gathered import Gathered, PieceFiles
     from convinspect.formats.torch.distributed_pieces import ChunkedTensor
 
 Fetch = Callable[[int, memoryview], None]
@@ -71,6 +71,7 @@ class Files:
     def __init__(self) -> None:
         self._open: dict[tuple[Path, int, bool], _File] = {}
         self._of_pieces: dict[int, PieceFiles] = {}
+        self._last: dict[int, Gathered] = {}
 
     def __enter__(self) -> Files:
         return self
@@ -86,6 +87,7 @@ class Files:
             files.close()
         self._open.clear()
         self._of_pieces.clear()
+        self._last.clear()
 
     def fetch(self, storage: Storage, size: int, side: int = 0) -> Fetch:
         """As `opened` yields it, valid until the next call for the same side.
@@ -99,9 +101,7 @@ class Files:
             As `opened`.
         """
         if storage.pieces is not None:
-            from convinspect.arrays.gathered import Gathered, PieceFiles
-
-            return Gathered(storage.pieces, self._of_pieces.setdefault(side, PieceFiles())).fetch
+            return self._gathered(storage.pieces, side)
         key = (storage.file, side, size < AHEAD)
         file = self._open.get(key)
         if file is None:
@@ -110,6 +110,15 @@ class Files:
                     self._open.pop(other).close()
             file = self._open[key] = _opened(storage.file, AHEAD if size < AHEAD else 0)
         return _fetch_of(file, storage)
+
+    def _gathered(self, pieces: ChunkedTensor, side: int) -> Fetch:
+        """Reads a tensor in pieces. Where it is the one before, its pieces are not looked for again."""
+        from convinspect.arrays.gathered import Gathered, PieceFiles
+
+        last = self._last.get(side)
+        if last is None or last.tensor is not pieces:
+            last = self._last[side] = Gathered(pieces, self._of_pieces.setdefault(side, PieceFiles()))
+        return last.fetch
 
 
 def _opened(path: Path, ahead: int = 0) -> _File:

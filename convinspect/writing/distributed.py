@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from shlex import quote
 
 from convinspect.arrays.views import is_channels_last
 from convinspect.checkpoint import Checkpoint
@@ -17,7 +16,8 @@ from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, NotA
 from convinspect.formats.files import File, version_of
 from convinspect.formats.pickle.machine import Walk, reader, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE
-from convinspect.formats.torch.distributed import METADATA, TO_ONE_FILE
+from convinspect.formats.torch.distributed import METADATA
+from convinspect.formats.torch.distributed_items import to_one_file
 from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place, is_metadata, pieces_in
 from convinspect.records import Edit, Version
 from convinspect.text import first_few
@@ -267,11 +267,6 @@ def whole_edits(checkpoint: Checkpoint, edits: Iterable[Edit]) -> list[Edit]:
         return edit._replace(tensor=tensor, key=None if edit.key is None else front + edit.key)
 
     return list(map(whole, edits))
-
-
-def to_one_file(folder: Path) -> str:
-    """The way out of what cannot be done in this form."""
-    return f"{TO_ONE_FILE} {quote(str(folder))} model.pt"
 
 
 def _front(checkpoint: Checkpoint) -> str:

@@ -187,10 +187,11 @@ class Machine(State):
                     if left < 0:
                         raise too_much()
                     if code in _PUT:
-                        if arg == len(slots) and not memo.others:
+                        # MEMOIZE, which has no argument, takes the next number.
+                        if (arg is None or arg == len(slots)) and not memo.others:
                             slots.append(stack[-1])
                         else:
-                            memo.put(arg, stack[-1])
+                            memo.put(len(memo) if arg is None else arg, stack[-1])
                     elif code in _GET:
                         value = slots[arg] if 0 <= arg < len(slots) else memo.others[arg]
                         stack.append(value.memorised(arg) if type(value) is Call else value)
@@ -257,8 +258,6 @@ class Machine(State):
                     elif code == "}":
                         stack.append(Dict())
                         starts.append(at)
-                    elif code == "\x94":
-                        memo.put(len(memo), stack[-1])
                     elif code == "b" and type(stack[-2]) is Call:
                         # One to each object of a distributed checkpoint's .metadata, which has many.
                         starts.pop()
@@ -276,7 +275,7 @@ class Machine(State):
             self.stack, self.starts, self.left, self.position = stack, starts, left, at
 
 
-_PUT = frozenset("qrp")
+_PUT = frozenset("qrp\x94")
 _GET = frozenset("hjg")
 _LITERAL = frozenset("JKM\x8aUBC\x8e\x96X\x8c\x8dG")
 _CONSTANT: dict[str, Any] = {"N": None, "\x88": True, "\x89": False}

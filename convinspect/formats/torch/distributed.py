@@ -19,7 +19,6 @@ from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
-from convinspect.formats.torch.distributed_items import TO_ONE_FILE as TO_ONE_FILE
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
     ChunkedTensor,
@@ -123,13 +122,18 @@ def _problems(pieces: Pieces, ends: Mapping[Path, int], sizes: Mapping[Path, int
 
 def problems_of_tensors(pieces: Pieces) -> Iterator[Problem]:
     """Tensors whose pieces do not make them, or of which it is not said where all of them lie."""
+    # Layers of a model are cut alike, so few ways are looked at.
+    seen: set[object] = set()
     for tensor in pieces.tensors:
         chunks = tensor.chunks
         if len(chunks) != 1 or chunks[0].shape != tensor.shape or any(chunks[0].begin):
-            wrong = no_whole(tensor.key, boxes_of(tensor), tensor.shape)
-            if wrong is not None:
-                yield wrong
-                continue
+            cut = (tensor.shape, *[chunk[:2] for chunk in chunks])
+            if cut not in seen:
+                wrong = no_whole(tensor.key, boxes_of(tensor), tensor.shape)
+                if wrong is not None:
+                    yield wrong
+                    continue
+                seen.add(cut)
         if None in [chunk.place for chunk in chunks]:
             yield Problem(f".metadata does not say where all of {tensor.key!r} lies", "save it again")
 

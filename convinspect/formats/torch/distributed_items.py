@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
     from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place
 
-TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
-"""What to do to get at the numbers by PyTorch alone; the folder and a new file's name follow."""
+_TO_ONE_FILE = "write it as one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
 _DAMAGED = "copy the folder again"
 _AGAIN = "save it again"
 
 
 def to_one_file(folder: Path) -> str:
     """What to do to get at the numbers by PyTorch alone."""
-    return f"{TO_ONE_FILE} {quote(str(folder))} model.pt"
+    return f"{_TO_ONE_FILE} {quote(str(folder))} model.pt"
 
 
 def begins_safetensors(file: File, start: int) -> bool:
