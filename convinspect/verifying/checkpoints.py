@@ -70,6 +70,9 @@ def compare_checkpoints(
         NotThere: A name matches no layer.
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
+    two_files = before.path != after.path
+    # First, since the memory that both trees take is used again by the layers.
+    objects = compare_objects(before, after, bool(options.rename)) if two_files else Findings()
     found = find_layers(before)
     named = exactly_named(found, options.layer)
     layers = [_with_positions(as_linear(layer) if layer.name in named else layer, before) for layer in found]
@@ -84,7 +87,6 @@ def compare_checkpoints(
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
     pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen), group)
     pairs = moved(pairs, before.tensors, after.tensors, *seen)
-    two_files = before.path != after.path
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
     apart = parts_apart(before, after) if two_files else []
@@ -93,21 +95,15 @@ def compare_checkpoints(
     checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
     checked = [_of_kernel(layer, kernels) for layer in checked] if kernels.names else checked
     checked = [_of_reshaped(layer, chosen or ()) if layer.check.reshaped else layer for layer in checked]
-    shown = [
-        layer
-        for layer in checked
-        if layer.check.cause or layer.check.reshaped or chosen is None or layer.before.name in chosen
-    ]
     ready()
-    checks = run_layers(shown, options, group)
+    checks = run_layers(_shown(checked, chosen), options, group)
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed, group), compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
         planned = plan_of(layers, after, pairs, transposed)
         parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]
-        parts += [compare_objects(before, after, bool(options.rename))]
-        parts += [compare_ties(before, after), compare_tags(before, after), note_lost_state(before, after)]
+        parts += [objects, compare_ties(before, after), compare_tags(before, after), note_lost_state(before, after)]
     findings = merged(parts)
     return Report(
         str(before.path),
@@ -175,6 +171,15 @@ def _check_layers(
             checked.append(Checked(check, *seen))
             excused |= correct
     return checked, excused
+
+
+def _shown(checked: list[Checked], chosen: Collection[str] | None) -> list[Checked]:
+    """The layers that the user asked for, and those of which there is something to say."""
+    return [
+        layer
+        for layer in checked
+        if layer.check.cause or layer.check.reshaped or chosen is None or layer.before.name in chosen
+    ]
 
 
 def _of_tensors(pairs: Pairs, excused: Collection[str]) -> Findings:

@@ -100,8 +100,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
     last = join_key(before.name, "weight") in pairs.last
     of_patches = None if after is None else patch_assumptions(before, after, last)
     assumptions = assumed(before) if of_patches is None else of_patches
-    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions, last=last)
-    check = replace(check, before_shown=shown_kind(before.kind, before.tags))
+    shown = shown_kind(before.kind, before.tags)
+    check = LayerCheck(before.name, before.kind, "", False, assumed=assumptions, before_shown=shown, last=last)
     if after is None:
         return check.with_cause(because(Why.GONE)), frozenset()
     known = of_patches is not None and any(one.patch and one.evidence == "module" for one in (before, after))
@@ -134,8 +134,8 @@ def check_layer(before: Layer, after: Layer | None, pairs: Pairs) -> tuple[Layer
         or _tensor_cause(before, pairs.changed, wrong)
         or _bias_cause(lost, added)
     )
-    unread = {*pairs.unread, *pairs.unproved} if pairs.unproved or pairs.unread else ()
-    compared = not (reshaped and any(name in unread for name in keys_of(before).values()))
+    unread = reshaped and any(name in pairs.unread or name in pairs.unproved for name in keys_of(before).values())
+    compared = not unread
     equal = compared and not (wrong or lost or added)
     check = replace(check, weights_equal=equal, cause=cause, compared=compared)
     return check.with_note("same, the channels of each patch last" if last else ""), excused

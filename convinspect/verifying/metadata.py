@@ -16,6 +16,7 @@ from convinspect.text import first_few, plural, quoted
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.findings import Findings
 from convinspect.verifying.objects import differences
+from convinspect.verifying.same_pickles import same_but_sizes
 
 _MOST_OBJECTS = 20
 """Objects beside the tensors that are named when they differ; the rest are counted."""
@@ -109,6 +110,8 @@ def compare_objects(before: Checkpoint, after: Checkpoint, renamed: bool) -> Fin
     if before.root.path != after.root.path or _keeping(before) != _keeping(after):
         return Findings(metadata, notes=("the files are of different kinds, so objects beside the tensors were not"
                                          " compared",))  # fmt: skip
+    if not (renamed or before.root.modules) and same_but_sizes(before, after):
+        return Findings(metadata)
     objects, objects_after = (_objects(checkpoint.path) for checkpoint in (before, after))
     if objects is None or objects_after is None:
         return Findings(metadata)
@@ -227,7 +230,7 @@ def compare_tags(before: Checkpoint, after: Checkpoint) -> Findings:
     common = [(tensor, after.tensors[name]) for name, tensor in before.tensors.items() if name in after.tensors]
     notes = []
     for tag in ("device", "requires_grad"):
-        pairs = [(getattr(old, tag), getattr(new, tag)) for old, new in common]
+        pairs = ((getattr(old, tag), getattr(new, tag)) for old, new in common)
         # None: the format does not record it.
         differing = [pair for pair in pairs if None not in pair and pair[0] != pair[1]]
         if differing:

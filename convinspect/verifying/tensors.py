@@ -58,7 +58,7 @@ class Pairs:
     changed: dict[str, Cause] = field(default_factory=dict)
     missing: dict[str, None] = field(default_factory=dict)
     unexpected: dict[str, None] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
+    unread: dict[str, None] = field(default_factory=dict)
     maybe_left: list[str] = field(default_factory=list)
     unproved: dict[str, None] = field(default_factory=dict)
     last: frozenset[str] = frozenset()
@@ -140,7 +140,7 @@ def pair_up(
         | {name: changed[name] for name in forgotten},
         missing={name: None for name in before if name not in after},
         unexpected={name: None for name in after if name not in before},
-        unread=names[Fate.UNREAD],
+        unread=dict.fromkeys(names[Fate.UNREAD]),
         maybe_left=maybe_left,
         unproved=dict.fromkeys(names[Fate.UNPROVED]),
         last=frozenset(name for name, outcome in outcomes.items() if outcome.last),

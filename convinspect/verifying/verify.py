@@ -19,6 +19,7 @@ from convinspect.converting.options import Options
 from convinspect.converting.rename import renaming
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
+from convinspect.formats.files import check_unchanged
 from convinspect.records import Edit
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report
@@ -74,6 +75,8 @@ def verify(
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         ready = loading.join if loading else lambda: None
         report = compare_checkpoints(*pair, options, progress, ready, group)
+        # What was compared first may be another file's by now.
+        check_unchanged({**pair[0].versions, **pair[1].versions})
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))

@@ -207,6 +207,11 @@ def field(number: int, content: bytes | int) -> bytes:
 
 NODE = field(1, b"x") + field(2, b"Placeholder")
 GRAPH = field(1, NODE) + field(1, NODE) + field(4, field(1, 1087))
+META_INFO = field(2, field(1, field(1, b"AddV2"))) + field(4, b"serve") + field(5, b"2.21.0")
+SIGNATURE = field(1, b"serving_default") + field(2, field(3, b"tensorflow/serving/predict"))
+WRITTEN = field(1, META_INFO) + field(2, GRAPH) + field(3, field(1, b"save/Const:0")) + field(5, SIGNATURE)
+"""The fields of a MetaGraphDef as TensorFlow 2.21 writes it, by `tf.saved_model.save` with field 7 beside them."""
+SUMS = b"".join(field(number, 2**63 - number) for number in range(1, 6))
 META_GRAPH = field(1, field(4, b"serve")) + field(2, GRAPH)
 PROTOBUFS = {
     "onnx": (field(1, 7) + field(2, b"pytorch") + field(7, bytes(500)) + field(8, field(2, 17)), kinds.ONNX),
@@ -214,9 +219,26 @@ PROTOBUFS = {
     "onnx without a version": (field(7, bytes(500)) + field(8, field(2, 17)), kinds.ONNX),
     "core ml network": (field(1, 4) + field(2, bytes(300)) + field(500, bytes(9)), kinds.CORE_ML),
     "core ml program": (field(1, 7) + field(2, bytes(300)) + field(502, bytes(9)), kinds.CORE_ML),
+    "saved model of tensorflow 2.21": (field(1, 1) + field(2, WRITTEN), kinds.SAVED_MODEL),
+    "saved model with objects": (field(1, 1) + field(2, WRITTEN + field(7, field(1, b""))), kinds.SAVED_MODEL),
+    "fingerprint.pb": (SUMS + field(6, field(1, 4)) + field(7, b"1177218569751"), kinds.FINGERPRINT),
+    "fingerprint.pb of 2.12": (SUMS + field(6, field(1, 1)), kinds.FINGERPRINT),
     "saved model": (field(1, 1) + field(2, META_GRAPH), kinds.SAVED_MODEL),
     "frozen graph": (GRAPH, kinds.FROZEN_GRAPH),
 }
+
+
+TABLE_END = bytes(38) + bytes.fromhex("57fb808b247547db")
+
+
+def test_the_index_of_a_tensorflow_checkpoint(tmp_path: Path) -> None:
+    """Its table begins with an empty key, as TensorFlow 2.21 writes it; other tables of LevelDB do not."""
+    path = tmp_path / "variables.index"
+    path.write_bytes(bytes.fromhex("00000608011a02080100011377080112081202080312020804") + TABLE_END)
+    assert said(path).problem == f"it is {kinds.TF_INDEX.what}"
+    assert check_problem(path) == said(path).problem
+    path.write_bytes(b"\0\x0b\6some_key" + bytes(30) + TABLE_END)
+    assert said(path).problem == f"it is {kinds.UNKNOWN.what}"
 
 
 @pytest.mark.parametrize("name", PROTOBUFS)

@@ -139,7 +139,7 @@ def test_a_file_that_another_process_cuts_short_is_no_signal(
     torch.save(state, tmp_path / "before.pt")
     torch.save(converted(state), tmp_path / "after.pt")
     if when == "bits":
-        monkeypatch.setattr(equality, "_equal", cutting(tmp_path / which, equality._equal, 2))
+        monkeypatch.setattr(equality, "_same_stored", cutting(tmp_path / which, equality._same_stored, 2))
     else:
         monkeypatch.setattr(checkpoints, "run_layers", cutting(tmp_path / which, layer_outputs.run_layers, 1))
     ended = run_in_process(monkeypatch, capsys, "verify", tmp_path / "before.pt", tmp_path / "after.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,8 +15,8 @@ from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.skipped import why_unwritten
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
-from convinspect.formats.zip.ends import bytes_gone
-from convinspect.formats.zip.structures import STORED, first_name, read_local
+from convinspect.formats.zip.ends import bytes_gone, find_directory, read_directory
+from convinspect.formats.zip.structures import STORED, entries_in, first_name, read_local, record_of
 from convinspect.records import Container, Contents, Module, Problem, Root, Storage
 
 _ALIGNMENT = 64
@@ -108,6 +109,24 @@ def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
         return walk(archive.file.part(start), 0, end, storages)
     data = archive.read("data.pkl")
     return known or walk(reader(data), 0, len(data), storages)
+
+
+def first_pickle(file: File) -> bytes | None:
+    """The bytes of `data.pkl` where it is the zip's first record, as torch.save writes it; None where it is not, or is
+    packed or damaged. Of the directory only its first entry is read.
+
+    Raises:
+        RefusedFile: The directory is far too large.
+    """
+    ends = find_directory(file)
+    entry = None if ends is None else next(entries_in(read_directory(file, ends)), None)
+    if entry is None or not entry.name.endswith(b"/data.pkl"):
+        return None
+    record, local = record_of(entry), read_local(file, record_of(entry).offset)
+    if record.method != STORED or local is None or local.name != entry.name:
+        return None
+    data = file.read(local.payload, record.size)
+    return data if len(data) == record.size and record.crc in (0, zlib.crc32(data)) else None
 
 
 def _sources(archive: Archive) -> Iterator[tuple[str, str]]:

@@ -44,6 +44,7 @@ def _kind_of(head: bytes, file: File) -> Kind:
         kind_of_compressed(file.read(0, _COMPRESSED), file.path.name)
         or _kind_of_text(head)
         or (kinds.MESSAGE_PACK if _is_message_pack(head) else None)
+        or (kinds.TF_INDEX if _is_tensorflow_index(head, file) else None)
         or kind_of_protobuf(file)
         or kinds.UNKNOWN
     )
@@ -64,6 +65,15 @@ def _lfs_pointer(head: bytes) -> Kind:
     size = re.search(rb"^size (\d{1,19})", head, re.MULTILINE)
     real = f" of {int(size.group(1)):,} bytes" if size else ""
     return kinds.LFS._replace(what=kinds.LFS.what.replace("the real file", f"the real file{real}"))
+
+
+_TABLE_END = bytes.fromhex("57fb808b247547db")
+"""The last bytes of a table of LevelDB (its doc/table_format.md)."""
+
+
+def _is_tensorflow_index(head: bytes, file: File) -> bool:
+    """True for a table whose first key is empty (tensor_bundle.h of TensorFlow); keys of LevelDB itself never are."""
+    return head.startswith(b"\0\0") and file.read(max(file.size - 8, 0), 8) == _TABLE_END
 
 
 def _is_message_pack(head: bytes) -> bool:

@@ -107,8 +107,14 @@ DISTCP = Kind(
 ONNX = Kind("an ONNX model, not a PyTorch checkpoint", "open it with a viewer for ONNX, such as netron")
 CORE_ML = Kind("a Core ML model", "open it with coremltools")
 SAVED_MODEL = Kind("the graph of a TensorFlow SavedModel", "load its folder with tf.saved_model.load")
+FINGERPRINT = Kind(
+    "the fingerprint of a TensorFlow SavedModel, which has no weights", "load its folder with tf.saved_model.load"
+)
+TF_INDEX = Kind(
+    "the index of a TensorFlow checkpoint", "give its path without .index to tf.train.load_checkpoint, which loads it"
+)
 FROZEN_GRAPH = Kind("a frozen TensorFlow graph", "open it with TensorFlow, or a viewer such as netron")
-PROTOBUFS = (ONNX, CORE_ML, SAVED_MODEL, FROZEN_GRAPH)
+PROTOBUFS = (ONNX, CORE_ML, SAVED_MODEL, FINGERPRINT, FROZEN_GRAPH)
 """Told apart by the numbers and kinds of a protobuf message's fields."""
 
 JOBLIB = Kind(

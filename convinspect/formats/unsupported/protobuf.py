@@ -1,7 +1,7 @@
 """Tells kinds of protobuf files apart by the numbers of a message's fields. Only tags and lengths are read.
 
 The encoding is that of https://protobuf.dev/programming-guides/encoding/. The numbers are those of `onnx.proto`
-(ModelProto), Core ML's `Model.proto`, and TensorFlow's `saved_model.proto` and `graph.proto`.
+(ModelProto), Core ML's `Model.proto`, and TensorFlow's `saved_model.proto`, `fingerprint.proto` and `graph.proto`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from convinspect.formats.files import File
-from convinspect.formats.unsupported.kinds import CORE_ML, FROZEN_GRAPH, ONNX, SAVED_MODEL, Kind
+from convinspect.formats.unsupported.kinds import CORE_ML, FINGERPRINT, FROZEN_GRAPH, ONNX, SAVED_MODEL, Kind
 
 _VARINT, _FIXED64, _MESSAGE, _FIXED32 = 0, 1, 2, 5
 _MOST_FIELDS = 10_000
@@ -37,8 +37,10 @@ def kind_of_protobuf(file: File) -> Kind | None:
     versioned = (1, _VARINT) in wires
     if versioned and (2, _MESSAGE) in wires and any(number in _CORE_ML_TYPES for number in numbers):
         return CORE_ML
-    if numbers <= _ONNX and (7, _MESSAGE) in wires and (versioned or (whole and (8, _MESSAGE) in wires)):
+    if wires <= _ONNX and (7, _MESSAGE) in wires and (versioned or (whole and (8, _MESSAGE) in wires)):
         return ONNX
+    if whole and _SUMS <= wires <= _SUMS | {(7, _MESSAGE)}:
+        return FINGERPRINT
     if wires == {(1, _VARINT), (2, _MESSAGE)} and _holds(file, fields[1], {1, 2}):
         return SAVED_MODEL
     if (
@@ -51,7 +53,9 @@ def kind_of_protobuf(file: File) -> Kind | None:
     return None
 
 
-_ONNX = {*range(1, 9), 14, 20, 25, 26}
+_ONNX = {(1, _VARINT), (5, _VARINT), *((number, _MESSAGE) for number in (2, 3, 4, 6, 7, 8, 14, 20, 25, 26))}
+_SUMS = {(number, _VARINT) for number in range(1, 6)} | {(6, _MESSAGE)}
+"""A fingerprint's five checksums, and the version of the format; newer ones have a uuid in field 7."""
 
 
 def _holds(file: File, field: _Field, numbers: set[int]) -> bool:
