@@ -359,6 +359,18 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
     assert "shard-missing" in run("check", folder, "--format", "json").stdout
 
 
+def test_the_file_of_a_piece_is_missing(tmp_path: Path) -> None:
+    """Either piece of the tensor takes more in its file than its numbers; their sum says nothing."""
+    weights = {"w": cut(torch.randn(64, 64), boxes((64, 64), [[32], []]))}
+    save(weights, storage_writer=FileSystemWriter(tmp_path / "a", single_file_per_rank=False), no_dist=True)
+    lost, last = sorted((tmp_path / "a").glob("*.distcp"))
+    lost.unlink()
+    assert f"{lost.name}, which holds some of it, is not there" in the_line(tmp_path / "a")
+    last.unlink()
+    (tmp_path / "a/another.distcp").touch()
+    assert f"only its shape: {lost.name} is not there" in the_line(tmp_path / "a")
+
+
 def test_a_file_that_is_cut(tmp_path: Path) -> None:
     folder = one_tensor(tmp_path)
     (file,) = folder.glob("*.distcp")
@@ -374,7 +386,7 @@ def test_metadata_alone(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert not checkpoint.problems
     assert "no file with its numbers" in checkpoint.notes[0]
-    assert "only its shape" in the_line(folder)
+    assert "only its shape: __0_0.distcp is not there" in the_line(folder)
 
 
 def other_shape(stored: Metadata) -> None:
