@@ -224,13 +224,22 @@ def _reach(tensor: Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
 
 
+def _where_not(storage: Storage | None) -> str:
+    """Where a tensor's numbers were looked for in vain."""
+    if storage is None or storage.pieces is None:
+        return "not in this file, only its shape"
+    files = (chunk.place.file.name for chunk in storage.pieces.chunks if chunk.place is not None)
+    name = next(files, None)
+    return "not here, only its shape" + (f": {name} is not there" if name is not None else "")
+
+
 def _checked(tensor: Tensor) -> tuple[Storage, int]:
     """The storage and the bytes of one element, of a tensor that can be read."""
     where, storage = f"tensor {tensor.key}", tensor.storage
     if tensor.layout != "strided":
         raise CannotShow(f"{where} has the layout {tensor.layout}, of which only the shape can be shown")
     if storage is None or storage.start is None:
-        raise CannotShow(f"the numbers of {where} are not in this file, only its shape")
+        raise CannotShow(f"the numbers of {where} are {_where_not(storage)}")
     if len(tensor.shape) > MOST_AXES:
         raise CannotShow(f"{where} has {len(tensor.shape)} dimensions; at most {MOST_AXES} can be shown")
     numbers = (tensor.offset, *tensor.shape, *tensor.stride)

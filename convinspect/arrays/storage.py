@@ -6,6 +6,7 @@ a signal, and its pages do not count as memory of this process.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -250,8 +251,16 @@ def check_range(storage: Storage, where: str, begin: int, size: int) -> None:
         )
     if begin + size > storage.available:
         present = max(0, storage.available - begin)
-        home = "the file" if storage.pieces is None else "the folder's files"
-        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in {home}", DAMAGED, storage.file)
+        if storage.pieces is not None:
+            raise BrokenFile(f"{where}: {_lost(storage.pieces)}", "copy the whole folder", storage.file)
+        raise BrokenFile(f"{where}: only {present} of its {size} bytes are in the file", DAMAGED, storage.file)
+
+
+def _lost(pieces: ChunkedTensor) -> str:
+    """What is missing of a tensor whose pieces are not all there; their files hold more than its bytes."""
+    files = (chunk.place.file for chunk in pieces.chunks if chunk.place is not None)
+    name = next((file.name for file in files if not os.path.exists(file)), None)
+    return "not all of it is in the folder's files" if name is None else f"{name}, which holds some of it, is not there"
 
 
 def fetch_bytes(fetch: Fetch, storage: Storage, begin: int, size: int) -> npt.NDArray[np.uint8]:

@@ -52,6 +52,10 @@ class File:
             if os.path.isdir(path):
                 raise _a_folder(path) from None
             raise NotThere("it may not be read", "ask its owner, or copy it elsewhere", path) from None
+        except BlockingIOError:
+            # A lease, which an edit in place takes too.
+            problem = "another program keeps it from being opened, as an edit in place does"
+            raise NotThere(problem, "wait until that has ended", path) from None
         except (OSError, ValueError) as error:
             raise NotThere(f"it cannot be opened ({_reason(error)})", path=path) from None
         status = os.fstat(self._handle)

@@ -28,9 +28,10 @@ from convinspect import verify
 from convinspect.arrays import gathered
 from convinspect.arrays.equality import same_bits
 from convinspect.arrays.read import read_blocks, read_tensor
-from convinspect.arrays.storage import opened
+from convinspect.arrays.storage import Files, opened
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile, CannotShow, ConvInspectError
+from convinspect.formats.torch import distributed_items
 from support.program import assert_one_line, run
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -233,6 +234,36 @@ def test_a_listing_opens_metadata_and_one_piece(
     assert len(asked) <= 2
 
 
+def test_pieces_are_looked_for_once_however_many_blocks_are_read(
+    saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(saved[0])
+    located: list[str] = []
+    real = distributed_items.item_of
+
+    def noted(file: Any, tensor: Any, chunk: Any) -> Any:
+        located.append(tensor.key)
+        return real(file, tensor, chunk)
+
+    monkeypatch.setattr(gathered, "item_of", noted)
+    tensors = [t for t in checkpoint.tensors.values() if t.storage is not None and t.storage.pieces and t.nbytes > 8]
+    with Files() as files:
+        for tensor in tensors:
+            assert tensor.storage is not None
+            assert tensor.storage.pieces is not None
+            raw = bytearray(tensor.nbytes)
+            for begin in range(0, len(raw), 8):
+                files.fetch(tensor.storage, len(raw))(begin, memoryview(raw)[begin : begin + 8])
+            assert len(located) <= len(tensor.storage.pieces.chunks)
+            located.clear()
+            with opened(tensor.storage) as fetch:
+                again = bytearray(len(raw))
+                fetch(0, memoryview(again))
+            assert again == raw
+            located.clear()
+    assert len(tensors) > 3
+
+
 # --- as safetensors
 
 
@@ -328,6 +359,18 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
     assert "shard-missing" in run("check", folder, "--format", "json").stdout
 
 
+def test_the_file_of_a_piece_is_missing(tmp_path: Path) -> None:
+    """Either piece of the tensor takes more in its file than its numbers; their sum says nothing."""
+    weights = {"w": cut(torch.randn(64, 64), boxes((64, 64), [[32], []]))}
+    save(weights, storage_writer=FileSystemWriter(tmp_path / "a", single_file_per_rank=False), no_dist=True)
+    lost, last = sorted((tmp_path / "a").glob("*.distcp"))
+    lost.unlink()
+    assert f"{lost.name}, which holds some of it, is not there" in the_line(tmp_path / "a")
+    last.unlink()
+    (tmp_path / "a/another.distcp").touch()
+    assert f"only its shape: {lost.name} is not there" in the_line(tmp_path / "a")
+
+
 def test_a_file_that_is_cut(tmp_path: Path) -> None:
     folder = one_tensor(tmp_path)
     (file,) = folder.glob("*.distcp")
@@ -343,7 +386,7 @@ def test_metadata_alone(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert not checkpoint.problems
     assert "no file with its numbers" in checkpoint.notes[0]
-    assert "only its shape" in the_line(folder)
+    assert "only its shape: __0_0.distcp is not there" in the_line(folder)
 
 
 def other_shape(stored: Metadata) -> None:

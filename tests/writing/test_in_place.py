@@ -533,6 +533,22 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
     assert contents(there) == now
 
 
+def test_what_is_being_edited_is_not_opened(there: Path) -> None:
+    """The lease of an edit, before its journal is there."""
+    from convinspect.writing.leases import leased
+
+    handle = os.open(there / "conv.pt", os.O_RDWR)
+    try:
+        with leased(handle, there) as alone:
+            if not alone:
+                pytest.skip("this file system has no leases")
+            done = run("shapes", there / "conv.pt")
+    finally:
+        os.close(handle)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
+    assert "as an edit in place does; wait until" in done.stderr
+
+
 ENTRY: dict[str, Any] = {
     "name": "conv.pt", "size": 10, "new_size": 10, "shift": None, "old": [], "new": [], "samples": [], "modified": 0,
     "inode": 0, "extents": None,
