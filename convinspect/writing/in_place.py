@@ -7,7 +7,7 @@ A kill or a power cut at any moment leaves the old files, the new ones, or files
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from convinspect.records import Version
 from convinspect.writing.file_ranges import cannot_shift, extents, shift
 from convinspect.writing.journal import Entry, entry_of, write_journal
 from convinspect.writing.leases import leased
+from convinspect.writing.open_files import many_open
 from convinspect.writing.patches import patch_of
 from convinspect.writing.pieces import Piece
 from convinspect.writing.recover import can_lock, check_ours, locked, naming_refusals, remove, restore, write_at
@@ -28,8 +29,6 @@ _OPEN = "it is open, here or in another program"
 _MAY_BE_OPEN = "its numbers would move, and this file system does not tell whether another program has it open"
 _LINKS = "it has further hard links, which keep the old content"
 _NOT_WRITABLE = "it may not be written to"
-_OTHER_HANDLES = 64
-"""Files that a process may have open besides those that it edits."""
 _NO_LOCKS = "this system cannot lock a file against other edits"
 
 
@@ -61,7 +60,9 @@ def edit_in_place(
     """
     try:
         with ExitStack() as stack:
-            _check_number(files)
+            limit = stack.enter_context(many_open(len(files)))
+            if limit is not None:
+                raise _Cannot(f"it has {len(files):,} files, of which this system lets {limit:,} be open at once")
             handles = {path: stack.enter_context(_opened(path)) for path in files}
             check_unchanged(versions)
             entries = _entries(journal.parent, files, handles)
@@ -70,21 +71,6 @@ def edit_in_place(
     except _Cannot as reason:
         return str(reason)
     return ""
-
-
-def _check_number(files: Sized) -> None:
-    """Check that all files can be open at once.
-
-    Raises:
-        _Cannot: They cannot.
-    """
-    try:
-        import resource
-    except ImportError:
-        raise _Cannot(_NO_LOCKS) from None
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if most != resource.RLIM_INFINITY and len(files) > most - _OTHER_HANDLES:
-        raise _Cannot(f"it has {len(files):,} files, of which this system lets {most:,} be open at once")
 
 
 @contextmanager

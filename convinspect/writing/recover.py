@@ -14,6 +14,7 @@ from convinspect.formats.journal import journal_of, journals_of
 from convinspect.writing.atomic import sync
 from convinspect.writing.file_ranges import END, Shift, extents, moved_from, shift
 from convinspect.writing.journal import Entry, digest_of, read_journal
+from convinspect.writing.open_files import many_open
 from convinspect.writing.patches import Patch, Run, old_places
 
 
@@ -52,6 +53,7 @@ def recover(path: Path) -> Recovered:
     entries = read_journal(journal)
     files = [_place(journal, entry) for entry in entries]
     with ExitStack() as stack:
+        stack.enter_context(many_open(len(files)))
         handles = [stack.enter_context(locked(file)) for file in files]
         # It may have been that of an edit that was under way, and has ended since.
         if not os.path.lexists(journal) or read_journal(journal) != entries:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 import convinspect
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
 from convinspect.formats.journal import journal_of
-from convinspect.writing import in_place, recover
+from convinspect.writing import in_place, open_files, recover
 from convinspect.writing.file_ranges import Shift, shift
 
 if sys.platform != "linux":
@@ -655,10 +656,39 @@ def test_a_journal_tells_nobody_more(there: Path, monkeypatch: pytest.MonkeyPatc
     assert journal_of(there / "conv.pt").stat().st_mode & 0o777 == mode
 
 
-def test_more_files_than_may_be_open(there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]) -> None:
-    monkeypatch.setattr(in_place, "_OTHER_HANDLES", 10**9)
-    assert "at once" in reason(there / "shards")
+@pytest.mark.parametrize("hard", [True, False])
+def test_more_files_than_are_usually_open(
+    request: pytest.FixtureRequest,
+    there: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    results: dict[Case, Bytes],
+    hard: bool,
+) -> None:
+    """The limit is raised meanwhile, for the edit and for its undoing; where it cannot be, the folder is copied."""
+    few_files_open(request)
+    monkeypatch.setattr(open_files, "OTHERS", 510)
+    if hard:
+        monkeypatch.setattr(open_files, "raise_limit", refused)
+    old, limit = contents(there / "shards"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert ("at once" in reason(there / "shards")) == hard
     assert contents(there / "shards") == results[CASES["a folder of shards"]]
+    if not hard:
+        convinspect.convert(there / "shards", layer="*", to="conv1d", in_place=True)
+        assert interrupted(there / "shards", monkeypatch) == old
+        convinspect.recover(there / "shards")
+        assert contents(there / "shards") == old
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == limit
+
+
+def few_files_open(request: pytest.FixtureRequest) -> None:
+    """A limit of 512 open files until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before))
+
+
+def refused(*_: object) -> bool:
+    return False
 
 
 def test_two_edits_at_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
