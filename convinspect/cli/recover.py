@@ -19,8 +19,9 @@ def recover(
     """Undo a convert --in-place that was interrupted: the file is as it was before.
 
     While a file is changed in place, the bytes that are written over lie in a journal beside it, called
-    .NAME.convinspect-undo. If the edit is killed, or the power fails, the journal stays, and no command reads the file
-    until its old bytes are restored. This may be interrupted and repeated, too.
+    .NAME.convinspect-undo, or for a folder .convinspect-undo in it. If the edit is killed, or the power fails, the
+    journal stays, and no command reads the file until its old bytes are restored. This may be interrupted and repeated,
+    too.
 
     [bold]Examples[/bold]
 

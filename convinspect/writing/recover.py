@@ -48,7 +48,7 @@ def recover(path: Path) -> Recovered:
     """
     journal = next(filter(os.path.lexists, journals_of(path)), None)
     if journal is None:
-        raise NotThere("no edit of it in place was interrupted, so there is nothing to recover", path=path)
+        raise NotThere("no edit of it in place was interrupted, so there is nothing to recover", _inside(path), path)
     entries = read_journal(journal)
     files = [_place(journal, entry) for entry in entries]
     with ExitStack() as stack:
@@ -63,6 +63,12 @@ def recover(path: Path) -> Recovered:
         # Still locked, so that no new edit begins under the old journal.
         remove(journal)
     return Recovered(path, tuple(files), sum(len(run.data) for entry in entries for run in entry.patch.old))
+
+
+def _inside(path: Path) -> str:
+    """What to do if it is a folder in which the edit of one file was interrupted; "" if it is none."""
+    journal = next(iter(sorted(path.glob(f".?*{journal_of(path).name}"))), None) if path.is_dir() else None
+    return "" if journal is None else f"that of a file in it was: give {path / read_journal(journal)[0].name}"
 
 
 def _place(journal: Path, entry: Entry) -> Path:

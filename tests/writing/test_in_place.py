@@ -451,6 +451,14 @@ def test_recover_gives_the_old_bytes_back(there: Path, monkeypatch: pytest.Monke
         convinspect.recover(path)
 
 
+def test_a_folder_with_a_file_to_recover_names_it(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(there / "shards/model-00002-of-00003.safetensors", monkeypatch)
+    for folder, named in (("shards", True), ("trainer", False)):
+        done = run("recover", there / folder)
+        assert done.returncode == 2
+        assert (f"give {there / 'shards/model-00002-of-00003.safetensors'}" in done.stderr) == named, done.stderr
+
+
 def test_the_next_edit_recovers_by_itself(
     there: Path, monkeypatch: pytest.MonkeyPatch, results: dict[Case, Bytes]
 ) -> None:
