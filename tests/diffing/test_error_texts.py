@@ -311,6 +311,57 @@ def test_a_list_without_an_end_may_have_been_cut_off_in_a_name(sentence: str) ->
     assert read_text(f"{sentence}\n").items
 
 
+_MISSING_KEY = "RuntimeError: Missing key in checkpoint state_dict: layers.0.norm.weight."
+_NOT_USED = (
+    "During parameter transfer to E loading from /a, the object could not use the parameters loaded with the key: a.b"
+)
+
+
+@pytest.mark.parametrize("sentence", [_MISSING_KEY, _NOT_USED])
+@pytest.mark.parametrize(
+    "stamp", ["[2026-03-01 12:00:00,123] [ERROR] [engine.py:10:load] ", "ERROR:root:", "[12:00:00] "]
+)
+@pytest.mark.parametrize(
+    "end", ["{other}done", "{stamp}[train.sh] \n{other}done", "{stamp}[train.sh] \n{stamp}done"],
+)  # fmt: skip
+def test_another_record_is_not_the_rest_of_a_name(sentence: str, stamp: str, end: str) -> None:
+    """The line that ends with the name is as long as others that a console broke, and all have a logger's prefix."""
+    half = len(sentence) // 2
+    pieces = [*(f"word {n}" for n in range(30)), "x" * (len(sentence) - half), sentence[:half], sentence[half:]]
+    lines = [*(stamp + piece for piece in pieces), end.format(stamp=stamp, other="2026-03-01 12:00:00 INFO "), ""]
+    assert {item.key for item in read_text("\n".join(lines)).items} <= {"layers.0.norm.weight", "a.b"}
+
+
+@pytest.mark.parametrize(
+    "said_last", [_MISSING_KEY, "ValueError: Missing 2 parameters: layers.0.bias,layers.1.weight."]
+)
+def test_a_list_that_its_loader_ends_with_a_full_stop_has_one(said_last: str) -> None:
+    keys = {"layers.0.norm.weight", "layers.0.bias", "layers.1.weight"}
+    assert {item.key for item in read_text(f"{said_last}\n").items} <= keys
+    assert read_text(f"{said_last}\n").items
+    # As long as the lines of a console that broke them.
+    found = read_text(f"{'x' * len(said_last)}\n{said_last}\ndone\n")
+    assert {item.key for item in found.items} <= keys
+    assert not read_text(f"{said_last[:-4]}\n").items
+
+
+@pytest.mark.parametrize("rest", ["ma.decay, head.weight", "ma.decay, head.extra_long_name,", "ma.decay, b, c"])
+@pytest.mark.parametrize("prefix", ["[E1129 12:00:00 load.py:10 7] ", ""])
+def test_half_a_prefix_is_no_blank_line_within_a_list(rest: str, prefix: str) -> None:
+    """A console broke lines behind their prefix, so that nothing is left of some once it is taken off."""
+    lines = [prefix + "The model and loaded state dict do not match exactly", prefix]
+    lines += [prefix + "unexpected key in source state_dict: e", prefix, rest, prefix, prefix]
+    found = read_text("\n".join(f"2026-03-01T12:00:00.123Z {line}" for line in lines))
+    assert "e" not in {item.key for item in found.items}
+
+
+def test_a_blank_line_and_a_sentence_end_a_list() -> None:
+    text = "unexpected key in source state_dict: ema.decay, e\n\nmissing keys in source state_dict: scale\n\n"
+    found = read_text(f"The model and loaded state dict do not match exactly\n\n{text}")
+    assert [item.key for item in found.items] == ["ema.decay", "e", "scale"]
+    assert promises(found)
+
+
 def test_texts_broken_at_random_are_read_or_nothing_is_promised() -> None:
     counts, wrong = run(400, seed=3)
     assert not wrong

@@ -23,6 +23,7 @@ _PLACES = {
     "{maybe}": r"[\[{(](?P<keys>(?:'[^']+'(?:,'[^']+')*,?)?)[\]})]",
     "{bare}": r"(?P<keys>[^()]{1,100000}?)",
     "{plain}": r"(?P<plain>)",
+    "{stopped}": r"(?P<plain>)(?P<stopped>)",
     "{count}": r"(?P<count>\d{1,9})",
     "{class}": r"[\w.\[\],<>]{1,300}?",
     "{some}": r".{0,600}?",
@@ -30,7 +31,8 @@ _PLACES = {
 """What stands for the parts of a sentence that differ.
 
 `{quoted}` is a list of names in double quotes, `{single}` one in single quotes and brackets, `{bare}` one without
-quotes before words that end it, `{plain}` one that ends with its line.
+quotes before words that end it, `{plain}` one that ends with its line, `{stopped}` one with a full stop
+before that end.
 """
 
 
@@ -94,7 +96,7 @@ class Found:
 
 _LONGEST = 4_000
 """Characters of one sentence without a list."""
-_LISTS = ("{quoted}", "{single}", "{maybe}", "{bare}", "{plain}")
+_LISTS = ("{quoted}", "{single}", "{maybe}", "{bare}", "{plain}", "{stopped}")
 
 
 @cache
@@ -167,6 +169,8 @@ def _list(trouble: Trouble, match: re.Match[str], stream: Stream, whole: bool) -
         if end > match.endpos:
             # The same sentence begins again before the list ends.
             return None
+        # Without its full stop it was cut off, or another line was taken for the rest of a name.
+        sure = sure and ("stopped" not in groups or stream.text[end - 1 : end] == ".")
         spans = _names(stream.text, match.end(), end, _BARE)
         sure = sure and all(_SURE.fullmatch(stream.text, *span) for span in spans)
         counted = "count" not in groups or len(spans) == int(match["count"])

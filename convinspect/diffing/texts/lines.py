@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Line(NamedTuple):
         indented: It began with a tab or with four spaces.
         mixed: Several processes wrote the text, so that the next line need not be its continuation.
         border: The first line of another process than the one before it.
+        hollow: A prefix with nothing behind it stands before it: a blank line, or the half of a prefix that was broken.
     """
 
     text: str
@@ -30,6 +32,7 @@ class Line(NamedTuple):
     indented: bool = False
     mixed: bool = False
     border: bool = False
+    hollow: bool = False
 
     @property
     def begins(self) -> bool:
@@ -81,6 +84,7 @@ _AFTER_RECORD = re.compile(
     r"|[\w./-]{1,120}\.py:\d{1,6}:?(?=\s))"
 )
 """What stands between the time and the record itself: the logger, the place in the source, no name in a table."""
+_WORD = re.compile(r"\w+")
 _QUOTED = re.compile(r"(?:>\s?)+|E(?:\s{2,}|$)|(?:wandb|stderr|stdout)\s?[:|]\s|\[(?:stderr|stdout)\]:?\s?")
 """Marks of mail and Markdown, of pytest, of programs that run others."""
 
@@ -144,16 +148,18 @@ class _Bare(NamedTuple):
     Attributes:
         text: Without white space around it.
         process: See `Raw`.
-        record: See `Line`.
+        record: What the prefix of a log's record looks like; "" where none begins.
         apart: See `Line`.
         indented: See `Line`.
+        hollow: See `Line`.
     """
 
     text: str
     process: tuple[str, ...]
-    record: bool
+    record: str
     apart: bool
     indented: bool
+    hollow: bool
 
 
 def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
@@ -163,6 +169,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
     ended = False
     # Each process has blank lines of its own.
     blanks: set[tuple[str, ...]] = set()
+    hollow: set[tuple[str, ...]] = set()
     for raw, outer in lines:
         line = _unframed(raw)
         if line is None:
@@ -177,11 +184,14 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
         if not inner or RULE.fullmatch(inner):
             if not inner and not record and not _half_a_frame(raw):
                 blanks.add(process)
+            elif not inner and record:
+                hollow.add(process)
             ended = ended or not inner
             continue
         indented = not record and line[:1].isspace() and (line[0] == "\t" or line[:4].isspace())
-        found.append(_Bare(inner, process, record, process in blanks, indented))
+        found.append(_Bare(inner, process, record, process in blanks, indented, process in hollow))
         blanks.discard(process)
+        hollow.discard(process)
         ended = False
     return found, ended
 
@@ -207,10 +217,10 @@ def _unframed(raw: str) -> str | None:
     return line[: column.start()] if column and line[: column.start()].endswith(" ") else line
 
 
-def _unmarked(line: str) -> tuple[str, tuple[str, ...], bool]:
-    """A line without its prefixes; the process that wrote it, and whether a record begins."""
+def _unmarked(line: str) -> tuple[str, tuple[str, ...], str]:
+    """A line without its prefixes; the process that wrote it, and what a record's prefix looks like, "" without one."""
     process: tuple[str, ...] = ()
-    record = False
+    record = ""
     for _ in range(12):
         inner = line.lstrip()
         tag = _TAG.match(inner)
@@ -224,8 +234,13 @@ def _unmarked(line: str) -> tuple[str, tuple[str, ...], bool]:
         mark = _RECORD.match(inner) or (_AFTER_RECORD.match(inner) if record else None)
         if mark is None or not mark.end():
             break
-        record, line = True, inner[mark.end() :]
+        record, line = record or _kind(mark[0]), inner[mark.end() :]
     return line, process, record
+
+
+def _kind(mark: str) -> str:
+    """What a time or a level looks like, whichever it is."""
+    return "".join(_WORD.sub("a", mark).split())
 
 
 def _without_common_marks(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
@@ -325,16 +340,20 @@ def _in_order(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
 
 def _as_lines(lines: list[_Bare], mixed: bool) -> list[Line]:
     # Where all lines have a prefix, it does not tell where a record begins: a long one may have been broken before.
-    marked = sum(line.record for line in lines) >= _NEARLY_ALL * len(lines)
+    # Another logger's does.
+    kinds = Counter(line.record for line in lines if line.record)
+    marked = kinds.total() >= _NEARLY_ALL * len(lines)
+    usual = max(kinds, key=kinds.__getitem__) if marked and kinds else ""
     before = (None, *(line.process for line in lines))
     return [
         Line(
             line.text,
-            line.record and not marked,
+            line.record not in ("", usual),
             line.apart,
             line.indented,
             mixed,
             line.process != last,
+            line.hollow,
         )
         for line, last in zip(lines, before, strict=False)
     ]

@@ -47,7 +47,7 @@ _TORCH = (
     # torch.distributed.checkpoint
     Form(_SIZE, r"Size mismatch between saved {checkpoint} and current: {model} for {plain}",
          stops="torch.distributed.checkpoint"),
-    Form(_MISSING, r"Missing key in checkpoint state_dict: {plain}", stops="torch.distributed.checkpoint"),
+    Form(_MISSING, r"Missing key in checkpoint state_dict: {stopped}", stops="torch.distributed.checkpoint"),
 )  # fmt: skip
 
 _HUGGING_FACE = (
@@ -84,8 +84,8 @@ _OTHERS = (
     Form(_UNEXPECTED, r"unexpected key in source state_dict: {plain}", headed=True),
     Form(_MISSING, r"missing keys in source state_dict: {plain}", headed=True),
     # MLX
-    Form(_MISSING, r"Missing {count} parameters: {plain}", stops="MLX"),
-    Form(_UNEXPECTED, r"Received {count} parameters not in model: {plain}", stops="MLX"),
+    Form(_MISSING, r"Missing {count} parameters: {stopped}", stops="MLX"),
+    Form(_UNEXPECTED, r"Received {count} parameters not in model: {stopped}", stops="MLX"),
     Form(_SIZE, r"Expected shape {model} but received shape {checkpoint} for parameter {plain}", stops="MLX"),
     # tinygrad
     Form(

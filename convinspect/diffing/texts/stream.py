@@ -155,16 +155,19 @@ class Stream:
         if (here.endswith(",") and following.begins) or FRAME.search(following.text) is not None:
             # The rest was cut off, or a frame is left over.
             return None
+        listed = all(word.endswith(",") for word in words[:-1])
         if following.apart and (following.record or len(words) > 1):
-            return False
+            # A list may go on below a blank line: the half of a prefix that a console broke looks like one.
+            return None if listed and len(words) > 1 else False
         if any(_SYMBOLS.fullmatch(word) for word in words) or not words[0][0].isalpha():
             # A frame or a number that was left over, perhaps.
             return None
-        if any(not word.endswith(",") for word in words[:-1]):
+        if not listed:
             return False if _SENTENCE.match(words[0]) else None
         if here.endswith(","):
             return True
         if _ORDINARY.fullmatch(words[0].rstrip(",")) is None:
             return None
-        # A console that breaks lines fills more than one.
-        return True if self.full > 1 and len(here) == self.width and not following.begins else None
+        # A console that breaks lines fills more than one, and makes no blank ones.
+        broken = self.full > 1 and len(here) == self.width
+        return True if broken and not following.begins and not following.hollow else None
