@@ -26,7 +26,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from convinspect.writing import file_ranges, in_place, recover
+from convinspect.writing.in_place import edit as in_place
+from convinspect.writing.in_place import file_ranges, recover
 from support.imports import import_all_modules
 from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS

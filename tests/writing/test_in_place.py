@@ -26,8 +26,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 import convinspect
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
 from convinspect.formats.journal import journal_of
-from convinspect.writing import in_place, open_files, recover
-from convinspect.writing.file_ranges import Shift, shift
+from convinspect.writing.in_place import edit as in_place
+from convinspect.writing.in_place import open_files, recover
+from convinspect.writing.in_place.file_ranges import Shift, shift
 
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
@@ -271,7 +272,7 @@ def test_a_reader_keeps_the_old_content(there: Path, results: dict[Case, Bytes],
 
 def test_without_leases_only_what_stays_is_edited(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on some network file systems and on macOS: whether somebody reads is not known."""
-    from convinspect.writing import leases
+    from convinspect.writing.in_place import leases
 
     monkeypatch.setattr(leases, "_take", lambda handle: None)
     assert not reason(there / "conv.pt")
@@ -544,7 +545,7 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
 
 def test_what_is_being_edited_is_not_opened(there: Path) -> None:
     """The lease of an edit, before its journal is there."""
-    from convinspect.writing.leases import leased
+    from convinspect.writing.in_place.leases import leased
 
     handle = os.open(there / "conv.pt", os.O_RDWR)
     try:
@@ -716,7 +717,7 @@ def test_two_edits_at_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_asked_to_end_it_gives_the_old_bytes_back(program: Program, there: Path, name: str, signal: int) -> None:
     path = there / name
     old = contents(path)
-    faults = (("before", "convinspect.writing.in_place.write_at", 1, "end", "", str(signal)),)
+    faults = (("before", "convinspect.writing.in_place.edit.write_at", 1, "end", "", str(signal)),)
     to = "linear" if name == "conv.pt" else "conv2d"
     done = program.run("convert", path, "--in-place", "--to", to, faults=faults)
     assert done.code == 128 + signal
