@@ -19,8 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -363,22 +362,3 @@ def serve() -> None:
     for line in sys.stdin:
         waiting = [_begin(run) for run in json.loads(line)]
         print(json.dumps([asdict(wait()) for wait in waiting]), flush=True)
-
-
-# ---------------------------------------------------------------------------------------------- small disks
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """A memory file system on `folder`.
-
-    Raises:
-        PermissionError: This system does not let us.
-    """
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        raise PermissionError("no file system may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

@@ -33,8 +33,8 @@ from convinspect.writing.in_place.file_ranges import Shift, shift
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
 
-from support.disks import mounted_disk
-from support.faults import Program, mounted
+from support.disks import memory_disk, mounted_disk
+from support.faults import Program
 from support.like_windows import VARIABLE, like_windows
 from support.program import assert_one_line, run
 
@@ -161,19 +161,14 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A file system of each kind, and its name."""
     folder = tmp_path_factory.mktemp("disks") / request.param
     folder.mkdir()
-    make = memory_disk(folder) if request.param == "tmpfs" else mounted_disk(folder, request.param, 320 << 20)
+    make = (
+        memory_disk(folder, "size=64m") if request.param == "tmpfs" else mounted_disk(folder, request.param, 320 << 20)
+    )
     try:
         with make as place:
             yield request.param, place
     except PermissionError as error:
         pytest.skip(str(error))
-
-
-@contextmanager
-def memory_disk(folder: Path) -> Iterator[Path]:
-    """A file system in memory, as `mounted_disk` gives others."""
-    with mounted(folder, "size=64m"):
-        yield folder
 
 
 # ------------------------------------------------------------------------------------------------- what is written
@@ -748,7 +743,7 @@ def test_a_disk_without_room_for_the_journal(there: Path, tmp_path: Path) -> Non
     folder = tmp_path / "small"
     folder.mkdir()
     try:
-        with mounted(folder, "size=640k"):
+        with memory_disk(folder, "size=640k"):
             path = Path(shutil.copy(there / "conv.pt", folder))
             old = contents(path)
             (folder / "full").write_bytes(b"\0" * (640 * 1024 - path.stat().st_size // 4096 * 4096 - 16384))
