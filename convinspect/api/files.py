@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from convinspect.checking.findings import Report as CheckReport
     from convinspect.diffing.differences import DiffReport
     from convinspect.diffing.fixes import ErrorReport
-    from convinspect.writing.recover import Recovered
+    from convinspect.writing.in_place.recover import Recovered
 
 
 @overload
@@ -88,7 +88,7 @@ def recover(path: str | Path) -> Recovered:
     Raises:
         ConvInspectError: No edit of it was interrupted, one is still under way, or it was changed since.
     """
-    from convinspect.writing.recover import recover as undo
+    from convinspect.writing.in_place.recover import recover as undo
 
     return undo(path_of(path))
 

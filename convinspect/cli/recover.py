@@ -27,7 +27,7 @@ def recover(
 
       convinspect recover model.safetensors
     """
-    from convinspect.writing.recover import recover as undo
+    from convinspect.writing.in_place.recover import recover as undo
 
     done = undo(path)
     for file in done.files:

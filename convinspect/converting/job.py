@@ -36,8 +36,8 @@ from convinspect.layers.select import exactly_named
 from convinspect.records import Container, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.carried import folder_of
+from convinspect.writing.in_place.recover import is_interrupted, recover
 from convinspect.writing.left_behind import losses, old_names, unfused
-from convinspect.writing.recover import is_interrupted, recover
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
 from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of

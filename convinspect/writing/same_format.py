@@ -17,7 +17,7 @@ from convinspect.formats.journal import journal_of
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
-from convinspect.writing.in_place import edit_in_place
+from convinspect.writing.in_place.edit import edit_in_place
 from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.pieces import Piece
 from convinspect.writing.rewrite import Changes, pieces_for, write_file
@@ -167,7 +167,7 @@ def _save_distributed(
 ) -> str:
     """As `save_edits`, of a distributed checkpoint."""
     from convinspect.formats.torch.distributed import METADATA
-    from convinspect.writing.distributed import pieces_by_file, whole_edits
+    from convinspect.writing.distributed.files import pieces_by_file, whole_edits
 
     edits = whole_edits(checkpoint, changes.edits)
 

@@ -27,7 +27,7 @@ from convinspect.writing.rewrite import Changes, pieces_for, write_file
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
     from convinspect.ranks.group import Group
-    from convinspect.writing.distributed import Rewritten
+    from convinspect.writing.distributed.files import Rewritten
 
 Progress = Callable[[int], None]
 
@@ -171,7 +171,7 @@ def save_distributed(
 ) -> None:
     """As `save_folder`, of a distributed checkpoint; `check` is told the new keys by key, too."""
     from convinspect.formats.torch.distributed import METADATA
-    from convinspect.writing.distributed import pieces_by_file
+    from convinspect.writing.distributed.files import pieces_by_file
 
     files = pieces_by_file(checkpoint, changes.edits, changes.others, changes.parameters)
     carried = beside.carried or Carried(files.folder)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,12 +25,7 @@ from convinspect import convert, verify
 from convinspect.errors import ConvInspectError
 from support.program import assert_one_line, run
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def model(kind: str = "conv") -> nn.Sequential:

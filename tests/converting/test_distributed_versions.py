@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from convinspect import convert, verify
 from convinspect.checkpoint import open_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def model(kind: str = "conv") -> nn.Sequential:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,7 @@ PIECES = FIXTURES / "parallel" / "pieces"
 FIRST, SECOND = (f"shard-0000{at}-model-00001-of-00001.safetensors" for at in (1, 2))
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture

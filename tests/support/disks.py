@@ -47,6 +47,21 @@ def mounted_disk(folder: Path, kind: str, nbytes: int, *options: str) -> Iterato
 
 
 @contextmanager
+def memory_disk(folder: Path, option: str) -> Iterator[Path]:
+    """A memory file system on `folder`, which it gives.
+
+    Args:
+        folder: An empty folder.
+        option: As `mount -o` takes it, such as "size=64m".
+
+    Raises:
+        PermissionError: This system does not let us.
+    """
+    with _mounted(folder, "-t", "tmpfs", "-o", option, "tmpfs"):
+        yield folder
+
+
+@contextmanager
 def overlaid(folder: Path) -> Iterator[Path]:
     """An overlay of two folders, as containers have it.
 

@@ -19,14 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from convinspect.writing import file_ranges, in_place, recover
+from convinspect.writing.in_place import edit as in_place
+from convinspect.writing.in_place import file_ranges, recover
 from support.imports import import_all_modules
 from support.in_process import call_main
 from support.paths import ROOT, STNKD, TESTS
@@ -362,22 +362,3 @@ def serve() -> None:
     for line in sys.stdin:
         waiting = [_begin(run) for run in json.loads(line)]
         print(json.dumps([asdict(wait()) for wait in waiting]), flush=True)
-
-
-# ---------------------------------------------------------------------------------------------- small disks
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """A memory file system on `folder`.
-
-    Raises:
-        PermissionError: This system does not let us.
-    """
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        raise PermissionError("no file system may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

@@ -22,8 +22,7 @@ from support.conversions import converted
 if sys.platform != "linux":
     pytest.skip("these file systems are Linux's", allow_module_level=True)
 
-from support.disks import mounted_disk, overlaid, shared_bytes
-from support.faults import mounted
+from support.disks import memory_disk, mounted_disk, overlaid, shared_bytes
 
 pytestmark = pytest.mark.unlike_windows
 MB = 1 << 20
@@ -58,7 +57,7 @@ def copying(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
             with mounted_disk(folder, "ext4", 32 * MB) as place:
                 yield place
         else:
-            with mounted(folder, "size=16m"):
+            with memory_disk(folder, "size=16m"):
                 if request.param == "tmpfs":
                     yield folder
                 else:

@@ -28,7 +28,8 @@ from support.conversions import load
 if sys.platform != "linux":
     pytest.skip("these faults are made as Linux has them", allow_module_level=True)
 
-from support.faults import NOBODY, Ended, Program, Run, mounted
+from support.disks import memory_disk
+from support.faults import NOBODY, Ended, Program, Run
 from support.program import run
 
 pytestmark = pytest.mark.unlike_windows
@@ -300,7 +301,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     try:
-        with mounted(folder, "size=256k"):
+        with memory_disk(folder, "size=256k"):
             yield folder
     except PermissionError as error:
         pytest.skip(str(error))
@@ -430,7 +431,7 @@ def test_a_disk_that_may_not_be_written_to(program: Program, there: Path, tmp_pa
     folder, case = tmp_path / "fixed", CASES[name]
     folder.mkdir()
     try:
-        with mounted(folder, "ro"):
+        with memory_disk(folder, "ro"):
             done = program.run("convert", there / case.source, "-o", folder / case.target, *case.options)
     except PermissionError as error:
         pytest.skip(str(error))

@@ -26,14 +26,15 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 import convinspect
 from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
 from convinspect.formats.journal import journal_of
-from convinspect.writing import in_place, open_files, recover
-from convinspect.writing.file_ranges import Shift, shift
+from convinspect.writing.in_place import edit as in_place
+from convinspect.writing.in_place import open_files, recover
+from convinspect.writing.in_place.file_ranges import Shift, shift
 
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
 
-from support.disks import mounted_disk
-from support.faults import Program, mounted
+from support.disks import memory_disk, mounted_disk
+from support.faults import Program
 from support.like_windows import VARIABLE, like_windows
 from support.program import assert_one_line, run
 
@@ -160,19 +161,14 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A file system of each kind, and its name."""
     folder = tmp_path_factory.mktemp("disks") / request.param
     folder.mkdir()
-    make = memory_disk(folder) if request.param == "tmpfs" else mounted_disk(folder, request.param, 320 << 20)
+    make = (
+        memory_disk(folder, "size=64m") if request.param == "tmpfs" else mounted_disk(folder, request.param, 320 << 20)
+    )
     try:
         with make as place:
             yield request.param, place
     except PermissionError as error:
         pytest.skip(str(error))
-
-
-@contextmanager
-def memory_disk(folder: Path) -> Iterator[Path]:
-    """A file system in memory, as `mounted_disk` gives others."""
-    with mounted(folder, "size=64m"):
-        yield folder
 
 
 # ------------------------------------------------------------------------------------------------- what is written
@@ -271,7 +267,7 @@ def test_a_reader_keeps_the_old_content(there: Path, results: dict[Case, Bytes],
 
 def test_without_leases_only_what_stays_is_edited(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on some network file systems and on macOS: whether somebody reads is not known."""
-    from convinspect.writing import leases
+    from convinspect.writing.in_place import leases
 
     monkeypatch.setattr(leases, "_take", lambda handle: None)
     assert not reason(there / "conv.pt")
@@ -544,7 +540,7 @@ def test_a_damaged_or_hostile_journal_is_refused(there: Path, monkeypatch: pytes
 
 def test_what_is_being_edited_is_not_opened(there: Path) -> None:
     """The lease of an edit, before its journal is there."""
-    from convinspect.writing.leases import leased
+    from convinspect.writing.in_place.leases import leased
 
     handle = os.open(there / "conv.pt", os.O_RDWR)
     try:
@@ -716,7 +712,7 @@ def test_two_edits_at_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_asked_to_end_it_gives_the_old_bytes_back(program: Program, there: Path, name: str, signal: int) -> None:
     path = there / name
     old = contents(path)
-    faults = (("before", "convinspect.writing.in_place.write_at", 1, "end", "", str(signal)),)
+    faults = (("before", "convinspect.writing.in_place.edit.write_at", 1, "end", "", str(signal)),)
     to = "linear" if name == "conv.pt" else "conv2d"
     done = program.run("convert", path, "--in-place", "--to", to, faults=faults)
     assert done.code == 128 + signal
@@ -747,7 +743,7 @@ def test_a_disk_without_room_for_the_journal(there: Path, tmp_path: Path) -> Non
     folder = tmp_path / "small"
     folder.mkdir()
     try:
-        with mounted(folder, "size=640k"):
+        with memory_disk(folder, "size=640k"):
             path = Path(shutil.copy(there / "conv.pt", folder))
             old = contents(path)
             (folder / "full").write_bytes(b"\0" * (640 * 1024 - path.stat().st_size // 4096 * 4096 - 16384))

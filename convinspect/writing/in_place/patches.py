@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from convinspect.formats.files import File
-from convinspect.writing.file_ranges import Shift
+from convinspect.writing.in_place.file_ranges import Shift
 from convinspect.writing.pieces import BLOCK, Made, Piece, Range, size_of
 
 MOST_BYTES = 32 << 20

@@ -12,10 +12,10 @@ from convinspect.errors import BrokenFile, CannotWrite, NotThere
 from convinspect.formats.files import read_at
 from convinspect.formats.journal import journal_of, journals_of
 from convinspect.writing.atomic import sync
-from convinspect.writing.file_ranges import END, Shift, extents, moved_from, shift
-from convinspect.writing.journal import Entry, digest_of, read_journal
-from convinspect.writing.open_files import many_open
-from convinspect.writing.patches import Patch, Run, old_places
+from convinspect.writing.in_place.file_ranges import END, Shift, extents, moved_from, shift
+from convinspect.writing.in_place.journal import Entry, digest_of, read_journal
+from convinspect.writing.in_place.open_files import many_open
+from convinspect.writing.in_place.patches import Patch, Run, old_places
 
 
 class Recovered(NamedTuple):

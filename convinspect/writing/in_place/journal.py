@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from convinspect.errors import BrokenFile, unreadable
 from convinspect.formats.files import File
 from convinspect.writing.atomic import new_file
-from convinspect.writing.file_ranges import Extent, Shift
-from convinspect.writing.patches import Patch, Run
+from convinspect.writing.in_place.file_ranges import Extent, Shift
+from convinspect.writing.in_place.patches import Patch, Run
 
 _MAGIC = b"convinspect undo 1\n"
 _SUM = 32

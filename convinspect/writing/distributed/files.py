@@ -21,9 +21,9 @@ from convinspect.formats.torch.distributed_items import to_one_file
 from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Place, is_metadata, pieces_in
 from convinspect.records import Edit, Version
 from convinspect.text import first_few
-from convinspect.writing.boxes import Box, Shape, Steps, after_steps, steps_of, stride_after
 from convinspect.writing.carried import folder_of
-from convinspect.writing.distributed_items import (
+from convinspect.writing.distributed.boxes import Box, Shape, Steps, after_steps, steps_of, stride_after
+from convinspect.writing.distributed.items import (
     AGAIN,
     Stored,
     facts,
@@ -33,8 +33,8 @@ from convinspect.writing.distributed_items import (
     stored,
     with_names,
 )
-from convinspect.writing.distributed_metadata import Change, Edits, Moved, edited
-from convinspect.writing.distributed_parts import (
+from convinspect.writing.distributed.metadata import Change, Edits, Moved, edited
+from convinspect.writing.distributed.parts import (
     Part,
     lists_of_names,
     names_in_optimizers,

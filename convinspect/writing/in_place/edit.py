@@ -15,13 +15,21 @@ from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import reading_own_edit
 from convinspect.records import Version
-from convinspect.writing.file_ranges import cannot_shift, extents, shift
-from convinspect.writing.journal import Entry, entry_of, write_journal
-from convinspect.writing.leases import leased
-from convinspect.writing.open_files import many_open
-from convinspect.writing.patches import patch_of
+from convinspect.writing.in_place.file_ranges import cannot_shift, extents, shift
+from convinspect.writing.in_place.journal import Entry, entry_of, write_journal
+from convinspect.writing.in_place.leases import leased
+from convinspect.writing.in_place.open_files import many_open
+from convinspect.writing.in_place.patches import patch_of
+from convinspect.writing.in_place.recover import (
+    can_lock,
+    check_ours,
+    locked,
+    naming_refusals,
+    remove,
+    restore,
+    write_at,
+)
 from convinspect.writing.pieces import Piece
-from convinspect.writing.recover import can_lock, check_ours, locked, naming_refusals, remove, restore, write_at
 
 _TOO_MUCH = "too much of it would lie elsewhere"
 _NO_ROOM = "its header outgrows its room, and this file system cannot make room within a file"

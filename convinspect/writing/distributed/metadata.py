@@ -18,7 +18,7 @@ from convinspect.formats.torch.distributed_pieces import PACKAGE
 from convinspect.formats.torch.tensors import function_name, plain
 from convinspect.records import Span
 from convinspect.writing import pickle as pickle_edit
-from convinspect.writing.boxes import Box, Shape
+from convinspect.writing.distributed.boxes import Box, Shape
 from convinspect.writing.pickle import Splices
 from convinspect.writing.rewrite import number_opcode, tuple_opcodes
 

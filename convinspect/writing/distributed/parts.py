@@ -13,7 +13,7 @@ from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
 from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Pieces, Place
 from convinspect.formats.torch.distributed_roots import optimizer_of
-from convinspect.writing.distributed_items import AGAIN, listed_names
+from convinspect.writing.distributed.items import AGAIN, listed_names
 
 
 class Part(NamedTuple):
