@@ -115,6 +115,18 @@ def test_the_rest_of_a_line_that_was_broken_belongs_to_the_outer_process() -> No
     assert rows <= {("size mismatch", "a", (4, 1), (4,)), ("size mismatch", "b", (5, 1), (5,))}
 
 
+@pytest.mark.parametrize("mark", ["(Worker pid=7) ", "[default0]:", "node-{} » "])
+def test_processes_within_one_are_not_mixed_by_a_line_of_the_outer_one(mark: str) -> None:
+    pieces = ["size mismatch for {}: copying a", "param with shape torch.Size([{}, 1]) from checkpoint,",
+              "the shape in current model is torch.Size([{}])."]  # fmt: skip
+    first = ["[rank0]: " + piece.format(said) for piece, said in zip(pieces, ("a", 4, 4), strict=True)]
+    second = ["[rank1]: " + piece.format(said) for piece, said in zip(pieces, ("b", 5, 5), strict=True)]
+    lines = ["loading a.pt", first[0], second[0], *first[1:], *second[1:], "done"]
+    text = "".join(f"{mark.format(node)}{line}\n" for line in lines for node in (0, 1, 0)[: 1 + 2 * ("{" in mark)])
+    rows = {said(item) for item in read_text(text).items}
+    assert rows <= {("size mismatch", "a", (4, 1), (4,)), ("size mismatch", "b", (5, 1), (5,))}
+
+
 def test_nothing_is_said_across_the_lines_of_two_processes() -> None:
     text = (
         "[rank0]: size mismatch for a: copying a param\n[rank1]: with shape torch.Size([4]) from checkpoint, the shape "

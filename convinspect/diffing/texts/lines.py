@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -334,7 +334,8 @@ def _in_order(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
     known = {line.process for line in lines}
     if len(known) < 2:
         return lines, False
-    outer = {process: _outermost(process, known) for process in known}
+    within = Counter(process[:end] for process in known for end in range(1, len(process)))
+    outer = {process: _outermost(process, known, within) for process in known}
     return sorted((line._replace(process=outer[line.process]) for line in lines), key=lambda line: line.process), True
 
 
@@ -359,6 +360,12 @@ def _as_lines(lines: list[_Bare], mixed: bool) -> list[Line]:
     ]
 
 
-def _outermost(process: tuple[str, ...], known: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """The process as the least of its lines tell it: the rest of a line that was broken has the outer marks alone."""
-    return next((process[:end] for end in range(1, len(process)) if process[:end] in known), process)
+def _outermost(
+    process: tuple[str, ...], known: Collection[tuple[str, ...]], within: Mapping[tuple[str, ...], int]
+) -> tuple[str, ...]:
+    """The process as the least of its lines tell it: the rest of a line that was broken has the outer marks alone.
+
+    Where several are within that one, whose rest it is is not known, and they are kept apart.
+    """
+    begins = (process[:end] for end in range(1, len(process)))
+    return next((begun for begun in begins if begun in known and within[begun] == 1), process)
