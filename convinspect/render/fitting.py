@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 from convinspect.render.cells import cell_width, elide, longest_number, safe, widest
 from convinspect.render.table import (
@@ -134,7 +135,21 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
         or _left_out(table.columns, floors, width)
     ):
         return _stacked(table, name, width, full)
-    return _chosen(table, needed, floors, width, full)
+    chosen = _chosen(table, needed, floors, width, full)
+    if name is not None and (column := table.columns[name]) in chosen.columns:
+        shown = by_column(chosen)[chosen.columns.index(column)]
+        if _distinct(shown) < _distinct(by_column(table)[name]):
+            return _stacked(table, name, width, full)
+    return chosen
+
+
+_MOST_COMPARED = 1000
+"""Names that are compared with each other, of those that a table begins with."""
+
+
+def _distinct(names: Iterable[Cell]) -> int:
+    """How many different names there are."""
+    return len(set(map(plain, islice(names, _MOST_COMPARED))))
 
 
 def _chosen(table: Table, needed: list[int], floors: list[int], width: int, full: int) -> Table:
@@ -189,7 +204,11 @@ def _stacked(table: Table, name: int, width: int, full: int) -> Table:
     beside, titles, below = _under_names(_kept(table._replace(rows=among), others), room, full)
     lines = [next(below) if note is None else cell_lines(wrapped_cell(note, room)) for note in notes]
     column = table.columns[name]
-    short = mapped(partial(_elided_cell, width=width), by_column(table)[name])
+    names = by_column(table)[name]
+    short = mapped(partial(_elided_cell, width=width), names)
+    if _distinct(short) < _distinct(names):
+        # Two that differ where they are cut short would look the same.
+        short = mapped(partial(wrapped_cell, width=width), names)
     cells = [_joined(first, rest, column.style) for first, rest in zip(short, lines, strict=True)]
     title = f"\n{' ' * INDENT}".join((column.title, *titles))
     return beside._replace(
