@@ -31,12 +31,13 @@ from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
+from convinspect.formats.journal import is_interrupted
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Container, Edit, Layer, Root
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.carried import folder_of
-from convinspect.writing.in_place.recover import is_interrupted, recover
+from convinspect.writing.in_place.recover import recover
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside

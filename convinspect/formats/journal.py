@@ -47,15 +47,24 @@ def journals_of(path: Path) -> tuple[Path, ...]:
     return (own,) if own.parent == place else (own, journal_of(place.parent))
 
 
+def is_interrupted(path: Path) -> bool:
+    """Whether an edit of a file or folder in place was interrupted, or is under way."""
+    return any(map(os.path.lexists, journals_of(path)))
+
+
+def way_back(path: Path) -> str:
+    """What to do about an interrupted edit."""
+    return f"to get it back as it was: convinspect recover {quote(named(path))}"
+
+
 def check_no_journal(path: Path) -> None:
     """Check that no edit of a file or folder was interrupted.
 
     Raises:
         BrokenFile: One was, or is under way.
     """
-    if any(map(os.path.lexists, journals_of(path))) and not _OWN_EDIT.get():
-        problem = "an edit of it in place was interrupted, or is under way"
-        raise BrokenFile(problem, f"to get it back as it was: convinspect recover {quote(named(path))}", path)
+    if is_interrupted(path) and not _OWN_EDIT.get():
+        raise BrokenFile("an edit of it in place was interrupted, or is under way", way_back(path), path)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -81,16 +81,14 @@ def save_folder(
     names = [*own_names(checkpoint), *beside.optimizers]
     carried = beside.carried or Carried(source)
     _check_replaced(target, {*names, *carried.names}, force)
-    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
+    right, keys = _right_totals(checkpoint, beside), _new_keys(changes)
     versions = {**checkpoint.versions, **carried.versions}
     _check_room(target, checkpoint.nbytes_on_disk + carried.nbytes, versions, group)
     files = []
-    for name in names:
-        old = source / name
+    for name, old, of_file in _changes_by_file(checkpoint, changes, beside):
         if name.endswith(".json"):
             files.append(NewFile(name, 0, partial(_write_index, old, keys, right, progress), last=True))
             continue
-        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
         nbytes = versions[old][2] if old in versions else 0
         write = partial(write_file, old, of_file) if of_file else partial(copy_whole, old)
         files.append(NewFile(name, nbytes, partial(write, progress=progress)))
@@ -136,18 +134,24 @@ def pieces_of_files(checkpoint: Checkpoint, changes: Changes, beside: Beside) ->
     Raises:
         ConvInspectError: A file cannot be read, or its format cannot be changed.
     """
-    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    right, keys, by_file = _right_totals(checkpoint, beside), _new_keys(changes), _by_file(changes.edits)
+    right, keys = _right_totals(checkpoint, beside), _new_keys(changes)
     pieces: dict[Path, list[Piece]] = {}
-    for name in [*own_names(checkpoint), *beside.optimizers]:
-        old = source / name
-        of_file = _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
+    for name, old, of_file in _changes_by_file(checkpoint, changes, beside):
         if name.endswith(".json"):
             pieces[old] = [edited_index(old.read_bytes(), keys, right)]
         elif of_file:
             with File(old) as file:
                 pieces[old] = pieces_for(file, of_file)
     return pieces
+
+
+def _changes_by_file(checkpoint: Checkpoint, changes: Changes, beside: Beside) -> Iterator[tuple[str, Path, Changes]]:
+    """Each file of a checkpoint in several files, by name and path, with what of the changes is about it."""
+    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    by_file = _by_file(changes.edits)
+    for name in [*own_names(checkpoint), *beside.optimizers]:
+        old = source / name
+        yield name, old, _of_file(name, changes, beside.optimizers, by_file.get(old, ()), checkpoint.pickles.get(old))
 
 
 def _right_totals(checkpoint: Checkpoint, beside: Beside) -> tuple[int, int]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from shlex import quote
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording, named
-from convinspect.formats.journal import journals_of
+from convinspect.formats.journal import is_interrupted, way_back
 from convinspect.records import Container
 
 _WRITERS = {
@@ -55,9 +54,9 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
             target,
         ),
         (
-            not in_place and any(map(os.path.lexists, journals_of(target))),
+            not in_place and is_interrupted(target),
             "an edit of the target in place was interrupted, or is under way",
-            f"to get it back as it was: convinspect recover {quote(named(target))}",
+            way_back(target),
             target,
         ),
         *_rules_of_kind(source, target, in_place, force, same),

@@ -46,6 +46,11 @@ class Patch(NamedTuple):
     old: tuple[Run, ...]
 
     @property
+    def shifted_size(self) -> int:
+        """Bytes that it has after the shift."""
+        return self.size + (0 if self.shift is None else self.shift.by)
+
+    @property
     def idle(self) -> bool:
         """Nothing changes."""
         return self.shift is None and not self.new and self.size == self.new_size

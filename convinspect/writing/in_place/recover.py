@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +30,6 @@ class Recovered(NamedTuple):
     path: Path
     files: tuple[Path, ...]
     nbytes: int
-
-
-def is_interrupted(path: Path) -> bool:
-    """Whether an edit of a file or folder in place was interrupted, or is under way."""
-    return any(map(os.path.lexists, journals_of(path)))
 
 
 def recover(path: Path) -> Recovered:
@@ -123,26 +118,16 @@ def locked(path: Path) -> Iterator[int]:
     except OSError as error:
         raise CannotWrite(f"it cannot be written ({error.strerror or error})", "make it writable first", path) from None
     try:
-        with suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _under_way(path) from None
+        except OSError:
             # Not every file system has locks.
-            if not _locked(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                raise _under_way(path)
+            pass
         yield handle
     finally:
         os.close(handle)
-
-
-def _locked(flock: Callable[[int, int], None], handle: int, how: int) -> bool:
-    """Whether a file could be locked; False if another edit has it.
-
-    Raises:
-        OSError: The file system has no locks.
-    """
-    try:
-        flock(handle, how)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _under_way(path: Path) -> CannotWrite:
@@ -198,8 +183,8 @@ def _foreign(path: Path, journal: Path) -> BrokenFile:
 
 
 def _size_fits(size: int, patch: Patch) -> bool:
-    shifted = patch.size + (0 if patch.shift is None else patch.shift.by)
-    return size == patch.size or min(shifted, patch.new_size) <= size <= max(shifted, patch.new_size)
+    sizes = patch.shifted_size, patch.new_size
+    return size == patch.size or min(sizes) <= size <= max(sizes)
 
 
 def _places(old: int, patch: Patch, cut: int) -> tuple[int, ...]:
@@ -245,8 +230,7 @@ def _is_mixed(handle: int, run: Run, patch: Patch) -> bool:
         return True
     # Room that was made held nothing, so that anything may be there.
     old = bytearray(now)
-    shifted = patch.size + (0 if patch.shift is None else patch.shift.by)
-    for start, end in old_places(run.at, min(run.end, shifted), patch.shift):
+    for start, end in old_places(run.at, min(run.end, patch.shifted_size), patch.shift):
         place = (start if patch.shift is None else patch.shift.new_place(start)) - run.at - start
         for lost in patch.old:
             left, right = max(start, lost.at), min(end, lost.end)
@@ -292,7 +276,7 @@ def _shift_back(handle: int, patch: Patch, cut: int) -> None:
     if cut != END:
         # What moved in part is moved as a whole first.
         shift(handle, Shift(cut + by, by))
-    os.ftruncate(handle, patch.size + by)
+    os.ftruncate(handle, patch.shifted_size)
     shift(handle, Shift(at, -by))
 
 
