@@ -41,7 +41,7 @@ from convinspect.writing.in_place.recover import recover
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
-from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
+from convinspect.writing.target import check_target, is_only_read, named_alike, wants_other_format, writer_of
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
@@ -259,6 +259,8 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     source = folder_of(checkpoint.path) if distributed else checkpoint.folder or checkpoint.path
     target = None if options.dry_run else source if options.in_place else output
     other_format = output is not None and wants_other_format(checkpoint, output)
+    # Without a target, what is planned is what a new file of another format would hold.
+    other_format = other_format or (output is None and not options.in_place and is_only_read(checkpoint.container))
     resaved = options.state_dict or options.fuse or options.expand or other_format
     check_options(options, resaved)
     company = company_of(checkpoint, options, output, resaved)
@@ -266,7 +268,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_optimizer(checkpoint, options, resaved, company.stuck)
     check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
-    check_layout(checkpoint, resaved, writer)
+    check_layout(checkpoint, resaved, writer, options.like is not None)
     if options.model is not None:
         checkpoint = described_by_code(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)

@@ -86,11 +86,11 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file, pickle)
+    from convinspect.formats.torch.plain_pickle import is_pickle, read_plain_pickle
     from convinspect.formats.unsupported.heads import unsupported_file_error
-    from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
 
     if is_pickle(file):
-        raise other_pickle(file)
+        return read_plain_pickle(file, pickle)
     raise unsupported_file_error(file)
 
 

@@ -153,10 +153,15 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
-    if checkpoint.container is Container.DISTRIBUTED:
+    if checkpoint.container is Container.DISTRIBUTED or is_only_read(checkpoint.container):
         return wanted is not None
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
     return wanted is not None and (wanted != writer or checkpoint.shards > 0)
+
+
+def is_only_read(container: Container) -> bool:
+    """Whether no file of its kind is written: tensors from it go into a new file of another."""
+    return container is Container.PICKLE
 
 
 def named_alike(source: Path, target: Path) -> bool:
