@@ -58,6 +58,7 @@ class Storage(NamedTuple):
         byteorder: "little" or "big".
         pieces: Of a distributed checkpoint, in which chunks the numbers lie; `file` is then its `.metadata`, and
             positions are those in the whole tensor, row by row.
+        skipped: Of a deflated zip member, how many of its unpacked bytes come before the data.
     """
 
     file: Path
@@ -70,6 +71,7 @@ class Storage(NamedTuple):
     crc: int | None = None
     byteorder: str = "little"
     pieces: ChunkedTensor | None = None
+    skipped: int = 0
 
 
 class Tensor(NamedTuple):
@@ -230,6 +232,8 @@ class Container(Enum):
     EXPORTED = "torch.export (.pt2)"
     SAFETENSORS = "safetensors"
     DISTRIBUTED = "distributed checkpoint"
+    NUMPY_ARCHIVE = "NumPy archive (.npz)"
+    NUMPY_ARRAY = "NumPy array (.npy)"
 
     @property
     def torch_save(self) -> bool:
@@ -240,6 +244,11 @@ class Container(Enum):
     def holds_code(self) -> bool:
         """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
         return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether `convert` gives it another header; the tensors of the others are written in another format."""
+        return self not in (Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
 
     def label(self, shards: int = 0) -> str:
         """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
