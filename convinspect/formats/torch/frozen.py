@@ -17,8 +17,9 @@ from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Tuple
 from convinspect.formats.torch.calls import OTHER, PADS, TRANSPOSED, TRANSPOSED_BY, Call, merged, same_kind, with_pad
 from convinspect.formats.torch.native import is_native, stored_in
+from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.script import CONVOLUTIONS, bounded
-from convinspect.formats.torch.tensors import function_name, tensor_of
+from convinspect.formats.torch.tensors import tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.records import Module, Problem, Root, Storage, Tensor
 

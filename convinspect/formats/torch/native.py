@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from convinspect.formats.pickle.values import Call, Tuple
-from convinspect.formats.torch.tensors import arguments, function_name
+from convinspect.formats.torch.nodes import arguments, function_name
 
 _SCRIPT_OBJECT, _CLASSES = "torch.ScriptObject", "__torch__.torch.classes."
 _LISTS = ("torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag")

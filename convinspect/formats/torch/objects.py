@@ -14,7 +14,8 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.legacy import is_legacy, pickles
-from convinspect.formats.torch.tensors import no_storage, pairs_of, tensor_of
+from convinspect.formats.torch.nodes import pairs_of
+from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 
