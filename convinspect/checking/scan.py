@@ -10,10 +10,12 @@ from typing import TypeAlias
 
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
-from convinspect.checking.findings import Finding, Note, Report, Scan, finding
+from convinspect.checking.findings import Finding, Item, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
-from convinspect.checking.piece_files import Item, items_of, scan_piece_file
+from convinspect.checking.piece_files import Item as Piece
+from convinspect.checking.piece_files import items_of, scan_piece_file
+from convinspect.checking.unpacked import scan_unpacked
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
@@ -22,7 +24,7 @@ from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root, without_tensors
-from convinspect.formats.torch import distributed
+from convinspect.formats.torch import distributed, unpacked
 from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
 from convinspect.formats.torch.distributed_pieces import is_metadata, pieces_in
 from convinspect.formats.zip.structures import is_zip
@@ -84,6 +86,8 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     check_no_journal(path)
     if distributed.is_distributed(path):
         return (yield from _scan_distributed(path, values))
+    if unpacked.is_unpacked(path):
+        return (yield from _scan_unpacked(path, values))
     if path.is_dir():
         return (yield from _scan_folder(path, values))
     with File(path) as file:
@@ -108,7 +112,7 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         if is_zip(file.read(0, 64)) and (part := of_distributed(file)) is not None:
             raise part
         yield from _scan_mode(path)
-        pickle, failure, codes = yield from _scan_opened(file)
+        pickle, failure, codes = yield from _scan_opened(scan_file(file), file.path)
     if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.
         return None
@@ -118,11 +122,23 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
             yield finding("piece", path, problem.what)
         # What is said of a part alone is no damage; what is, was found above in its bytes.
         contents = contents._replace(problems=())
-    if not any(root.tensors or root.others for root in contents.roots):
-        yield Note(without_tensors(contents.foreign).problem)
     if failure is not None:
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
+    yield from _scan_contents(contents, codes, values)
+    return contents
+
+
+def _scan_contents(contents: Contents, codes: Set[str], values: bool) -> Iterator[Item]:
+    """Scan what was listed.
+
+    Args:
+        contents: What was opened.
+        codes: Codes of the findings in its bytes.
+        values: Look at the numbers too.
+    """
+    if not any(root.tensors or root.others for root in contents.roots):
+        yield Note(without_tensors(contents.foreign).problem)
     yield from _scan_tensors(contents, codes)
     if contents.container is Container.SAFETENSORS:
         yield from scan_not_loaded(contents)
@@ -130,12 +146,32 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         from convinspect.checking.nonfinite import scan_values
 
         yield from scan_values(contents)
-    return contents
 
 
-def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
-    """Scan an opened file; returns the object's pickle, why the file cannot be scanned, and the findings' codes."""
-    scan, codes = scan_file(file), set[str]()
+def _scan_unpacked(path: Path, values: bool) -> Scan[_Kind]:
+    """Scan an unpacked file of torch.save."""
+    folder = path if path.is_dir() else path.parent
+    yield from _scan_mode(folder)
+    pickle, failure, codes = yield from _scan_opened(scan_unpacked(folder), None)
+    if failure is not None:
+        raise failure
+    if "unreadable" in codes:
+        return Container.TORCH_UNPACKED, 0
+    contents = read_contents(path, pickle=pickle)
+    yield from _scan_contents(contents, codes, values)
+    return contents.container, 0
+
+
+def _scan_opened(
+    scan: Scan[Pickle | None], path: Path | None
+) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
+    """Run a scan; returns the object's pickle, why it cannot be scanned, and the codes of the findings in a file.
+
+    Args:
+        scan: Of a file or folder.
+        path: The file; None for all files.
+    """
+    codes = set[str]()
     while True:
         try:
             item = next(scan)
@@ -143,7 +179,7 @@ def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | Non
             return end.value, None, codes
         except ConvInspectError as error:
             return None, error, codes
-        if isinstance(item, Finding) and item.path == file.path:
+        if isinstance(item, Finding) and path in (None, item.path):
             codes.add(item.code)
         yield item
 
@@ -346,7 +382,7 @@ def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
     listed = pieces_in(seen.walk, folder)
     for problem in distributed.problems_of_tensors(listed):
         yield finding("piece-missing", folder / distributed.METADATA, problem.what, remedy=problem.remedy)
-    by_file: dict[Path, dict[tuple[int, int], list[Item]]] = {}
+    by_file: dict[Path, dict[tuple[int, int], list[Piece]]] = {}
     for item in items_of(listed):
         by_file.setdefault(item.place.file, {}).setdefault((item.place.offset, item.place.length), []).append(item)
     yield from _note_others(folder, {distributed.METADATA, *(file.name for file in by_file)})

@@ -54,6 +54,11 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
 
         if distributed.is_distributed(path):
             return distributed.read_distributed(path, pickle, keep_pickles)
+    if is_folder or path.name == "data.pkl":
+        from convinspect.formats.torch import unpacked
+
+        if unpacked.is_unpacked(path):
+            return unpacked.read_unpacked(path, pickle, keep_pickles)
     if is_folder:
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:

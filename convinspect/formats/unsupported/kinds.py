@@ -131,12 +131,8 @@ PICKLED_ARRAYS_SAVED = Kind(
 PLAIN_PICKLE = Kind(
     "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
 )
-UNPACKED = Kind(
-    "the pickle of an unpacked torch.save file, whose numbers are in the folder data beside it",
-    "pack its folder again: cd {parent} && zip -0 -r {folder}.pt {folder}",
-)
-PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, UNPACKED, PLAIN_PICKLE)
-"""Told apart by the names that they ask for, and by what lies beside them."""
+PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
+"""Told apart by the names that they ask for."""
 
 
 class Compression(NamedTuple):
