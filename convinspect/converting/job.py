@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
+    check_archive,
     check_layout,
     check_optimizer,
     check_options,
@@ -261,6 +262,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     other_format = output is not None and wants_other_format(checkpoint, output)
     resaved = options.state_dict or options.fuse or options.expand or other_format
     check_options(options, resaved)
+    check_archive(checkpoint, options.in_place)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)

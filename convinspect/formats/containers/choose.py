@@ -13,6 +13,13 @@ from convinspect.formats.containers.member import Inside
 from convinspect.formats.containers.members import listed
 from convinspect.formats.files import File
 from convinspect.formats.sharded import is_shard
+from convinspect.formats.torch.exported import is_exported
+from convinspect.formats.unsupported.compressed import compression_of
+from convinspect.formats.unsupported.tar import is_tar
+from convinspect.formats.unsupported.zips import known_zip
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.ends import find_directory
+from convinspect.formats.zip.structures import is_zip
 from convinspect.formats.sources import INSIDE
 from convinspect.text import first_few
 
@@ -23,6 +30,24 @@ _SUFFIXES = (
 )
 """Names of checkpoints, from those that are most likely the model's."""
 _SHOWN = 4
+_HEAD = 1 << 14
+
+
+def checkpoint_within(file: File) -> Path | None:
+    """As `checkpoint_in`, of any file: None also for a zip that is a checkpoint itself.
+
+    Raises:
+        As `checkpoint_in`.
+    """
+    head = file.read(0, _HEAD)
+    if not is_zip(head):
+        return checkpoint_in(file) if is_tar(head[:1024]) or compression_of(head) is not None else None
+    if find_directory(file) is None:
+        return None
+    archive = Archive(file)
+    if "data.pkl" in archive.records or is_exported(archive) or known_zip(archive.names()) is not None:
+        return None
+    return checkpoint_in(file)
 
 
 def checkpoint_in(file: File) -> Path | None:

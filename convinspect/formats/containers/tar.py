@@ -72,6 +72,17 @@ def is_header(head: bytes) -> bool:
     return len(head) == BLOCK and told == sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
 
 
+def header_with_size(head: bytes, size: int) -> bytes | None:
+    """A header with another size, as the rest of it is written; None if the size is not in the header itself."""
+    field, told = head[124:136], _size(head)
+    digits = f"{size:011o}".encode()
+    if told is None or field[0] & 0x80 or len(digits) > 11 or not is_header(head):
+        return None
+    new = head[:124] + digits + field[11:] + head[136:]
+    total = sum(new[:148]) + 8 * ord(" ") + sum(new[156:])
+    return new[:148] + f"{total:06o}".encode() + head[154:156] + new[156:]
+
+
 def clean(name: str) -> str:
     """A member's name as it is called: `./weights.ckpt` is `weights.ckpt`, as is `/weights.ckpt`."""
     while name.startswith(("./", "/")):
