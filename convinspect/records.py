@@ -86,8 +86,9 @@ class Tensor(NamedTuple):
         requires_grad: As stored.
         device: The device tag as stored, such as "cuda:0".
         subclass: Name of the Tensor subclass that wraps it, when there is one.
-        shape_span: Where the pickle pushes the size tuple.
-        stride_span: Where the pickle pushes the stride tuple.
+        spans_at: Offset in the pickle stream from which `spans` count.
+        spans: Where the pickle pushes the size tuple and the stride tuple: begin and end of each, in bytes. Tensors
+            that are written alike share them, so that a listing keeps one number for each instead of four.
         parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
             part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: scheme, scale, zero point; torchao's settings, by line.
@@ -103,13 +104,23 @@ class Tensor(NamedTuple):
     requires_grad: bool | None = None
     device: str | None = None
     subclass: str | None = None
-    shape_span: Span | None = None
-    stride_span: Span | None = None
+    spans_at: int = 0
+    spans: tuple[int, int, int, int] | None = None
     parts: tuple[Tensor, ...] = ()
     quantizer: str = ""
 
     def __repr__(self) -> str:
         return f"Tensor({quoted(self.key)}, {one_line(self.dtype)}, {one_line(str(self.shape))})"
+
+    @property
+    def shape_span(self) -> Span | None:
+        """Where the pickle pushes the size tuple."""
+        return None if self.spans is None else Span(self.spans_at + self.spans[0], self.spans_at + self.spans[1])
+
+    @property
+    def stride_span(self) -> Span | None:
+        """Where the pickle pushes the stride tuple."""
+        return None if self.spans is None else Span(self.spans_at + self.spans[2], self.spans_at + self.spans[3])
 
     @property
     def numel(self) -> int:
@@ -169,7 +180,7 @@ class Edit(NamedTuple):
     @property
     def moves_bytes(self) -> bool:
         """Whether its format has no way to say it but to move the numbers."""
-        by_strides = self.tensor.stride_span is not None
+        by_strides = self.tensor.spans is not None
         return self.transposed and not by_strides if self.moved is None else not (by_strides and self.moved.by_strides)
 
 
