@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convinspect.errors import BrokenFile, NotThere, RefusedFile
+from convinspect.formats.files import File, Stream
+from convinspect.formats.sources import is_plain
 from convinspect.formats.zip.limits import PIECE, Incomplete, inflated, is_bomb, is_impossible
 from convinspect.formats.zip.structures import LOCAL_SIZE, parse_local
 from convinspect.records import Storage
@@ -122,6 +124,9 @@ class Files:
 
 
 def _opened(path: Path, ahead: int = 0) -> _File:
+    if not is_plain(path):
+        # A member's bytes may be in memory or far away: they are fetched ahead in any case.
+        return BufferedReader(Stream(File(path)), max(ahead, AHEAD))
     try:
         file = FileIO(path)
     except OSError as error:

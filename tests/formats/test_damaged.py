@@ -125,10 +125,10 @@ def test_an_archive_stored_inside_does_not_stand_in_for_the_one_that_is_cut(tmp_
 
 
 def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect.formats import files
+    from convinspect.formats import sources
 
     taken = 0
-    original = files.read_at
+    original = sources.read_at
 
     def counting(handle: int, size: int, offset: int) -> bytes:
         nonlocal taken
@@ -136,7 +136,7 @@ def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeyp
         taken += len(found)
         return found
 
-    monkeypatch.setattr(files, "read_at", counting)
+    monkeypatch.setattr(sources, "read_at", counting)
     header = json.dumps(
         {"c.weight": {"dtype": "F32", "shape": [5_000_000, 1000, 1], "data_offsets": [0, 20_000_000_000]}}
     )

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint
-from convinspect.formats.files import File, version_of
+from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
+from convinspect.formats.sources import version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
