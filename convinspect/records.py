@@ -10,13 +10,14 @@ so whoever means this very tensor asks for `id(tensor)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
+from convinspect.dtypes import contiguous as contiguous  # which goes with a `Tensor`'s shape
 from convinspect.dtypes import nbytes_of, reach
 from convinspect.text import one_line, plural, quoted
 
@@ -396,13 +397,3 @@ class Layer(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of all of the layer's tensors."""
         return sum([tensor.nbytes for tensor in self.tensors.values()])
-
-
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides of a shape, in elements, as PyTorch gives them."""
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(strides[::-1])
