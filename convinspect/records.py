@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from convinspect.containers import Container as Container  # whoever has `Contents` asks it for these
 from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
 from convinspect.dtypes import contiguous as contiguous  # which goes with a `Tensor`'s shape
 from convinspect.dtypes import nbytes_of, reach
-from convinspect.text import one_line, plural, quoted
+from convinspect.text import one_line, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -59,6 +59,7 @@ class Storage(NamedTuple):
         byteorder: "little" or "big".
         pieces: Of a distributed checkpoint, in which chunks the numbers lie; `file` is then its `.metadata`, and
             positions are those in the whole tensor, row by row.
+        skipped: Of a deflated zip member, how many of its unpacked bytes come before the data.
     """
 
     file: Path
@@ -71,6 +72,7 @@ class Storage(NamedTuple):
     crc: int | None = None
     byteorder: str = "little"
     pieces: ChunkedTensor | None = None
+    skipped: int = 0
 
 
 class Tensor(NamedTuple):
@@ -231,31 +233,6 @@ class Root(NamedTuple):
     keyed_by: tuple[str, ...] | None = None
     group_keys: frozenset[str] = frozenset()
     lost_state: bool = False
-
-
-class Container(Enum):
-    """What keeps a checkpoint's tensors; the values are what users are shown."""
-
-    TORCH_ZIP = "torch.save (zip)"
-    TORCH_LEGACY = "torch.save (before 1.6)"
-    TORCH_SCRIPT = "TorchScript"
-    EXPORTED = "torch.export (.pt2)"
-    SAFETENSORS = "safetensors"
-    DISTRIBUTED = "distributed checkpoint"
-
-    @property
-    def torch_save(self) -> bool:
-        """Whether `torch.save` wrote it, now or before PyTorch 1.6."""
-        return self in (Container.TORCH_ZIP, Container.TORCH_LEGACY)
-
-    @property
-    def holds_code(self) -> bool:
-        """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
-        return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
-
-    def label(self, shards: int = 0) -> str:
-        """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
-        return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
 
 
 Version: TypeAlias = tuple[int, ...]

@@ -244,6 +244,21 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         raise CannotConvert(problem, "give the model it was saved from")
 
 
+def check_format(checkpoint: Checkpoint, resave: bool) -> None:
+    """Refuse to write a format that is only read.
+
+    Args:
+        checkpoint: The source.
+        resave: Its weights are saved as a plain state_dict, in another format.
+
+    Raises:
+        CannotConvert: It would keep its format.
+    """
+    if not checkpoint.container.rewritten and not resave:
+        remedy = Wording("end ", TARGET, " in .safetensors or .pt, and its tensors are written as a plain state_dict")
+        raise CannotConvert(f"no {checkpoint.container.value} is written here, anew or in place", remedy)
+
+
 def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:
     """Refuse files that record shapes in more than one place, and damaged files.
 

@@ -86,6 +86,11 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file, pickle)
+    if head.startswith(b"\x93"):
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_array(head):
+            return arrays.read_array(file)
     from convinspect.formats.unsupported.heads import unsupported_file_error
     from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
 
@@ -109,6 +114,11 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents:
     archive = Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)
+    if "data.pkl" not in archive.records:
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_archive(archive.names()):
+            return arrays.read_archive(file, archive)
     return torch_zip.read_archive(file, archive, pickle)
 
 
