@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.torch.distributed import holds_safetensors
-from convinspect.writing.archived import archive_of, is_rewritten
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
+from convinspect.writing.archived import archive_of, is_rewritten
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -257,6 +257,21 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         names = ", ".join(list(checkpoint.modules)[1:4])
         problem = Wording(Option("model", None), f" {model!r} has other layers than the file ({names}, …)")
         raise CannotConvert(problem, "give the model it was saved from")
+
+
+def check_format(checkpoint: Checkpoint, resave: bool) -> None:
+    """Refuse to write a format that is only read.
+
+    Args:
+        checkpoint: The source.
+        resave: Its weights are saved as a plain state_dict, in another format.
+
+    Raises:
+        CannotConvert: It would keep its format.
+    """
+    if not checkpoint.container.rewritten and not resave:
+        remedy = Wording("end ", TARGET, " in .safetensors or .pt, and its tensors are written as a plain state_dict")
+        raise CannotConvert(f"no {checkpoint.container.value} is written here, anew or in place", remedy)
 
 
 def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:

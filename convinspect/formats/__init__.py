@@ -91,6 +91,11 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents | Path:
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file, pickle)
+    if head.startswith(b"\x93"):
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_array(head):
+            return arrays.read_array(file)
     from convinspect.formats.unsupported.heads import unsupported_file_error
     from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
 
@@ -119,6 +124,10 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)
     if "data.pkl" not in archive.records:
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_archive(archive.names()):
+            return arrays.read_archive(file, archive)
         from convinspect.formats.containers.choose import checkpoint_in
         from convinspect.formats.unsupported.zips import known_zip
 

@@ -195,8 +195,8 @@ def note_lost_state(*checkpoints: Checkpoint) -> Findings:
     lost = [(one, root) for one in checkpoints for root in one.roots if root.lost_state]
     return Findings(
         notes=tuple(
-            f"{short_name(one.path)}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its parameters"
-            " by numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an error"
+            f"{short_name(one.path)}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its"
+            " parameters by numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an error"
             for one, root in lost
         )
     )

@@ -298,17 +298,17 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
     The key alone will not do: if several roots are opened as one, the same tensor has another key.
     """
     file = None if tensor.storage is None else tensor.storage.file
-    return (file, tensor.key) if tensor.shape_span is None else (file, tensor.shape_span.start)
+    return (file, tensor.key) if tensor.spans is None else (file, tensor.spans_at + tensor.spans[0])
 
 
 def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
     renamed = tensor if name is None else tensor._replace(key=name)
-    if name is not None and tensor.storage is not None and tensor.shape_span is None:
+    if name is not None and tensor.storage is not None and tensor.spans is None:
         # safetensors knows bytes by their tensor's name.
         renamed = renamed._replace(storage=tensor.storage._replace(key=name))
     if edit is None:
         return renamed
-    stride = contiguous(edit.shape) if tensor.shape_span is None else edit.stride
+    stride = contiguous(edit.shape) if tensor.spans is None else edit.stride
     return renamed._replace(shape=edit.shape, stride=stride)
 
 

@@ -153,7 +153,7 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
-    if checkpoint.container is Container.DISTRIBUTED:
+    if checkpoint.container is Container.DISTRIBUTED or not checkpoint.container.rewritten:
         return wanted is not None
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
     return wanted is not None and (wanted != writer or checkpoint.shards > 0)

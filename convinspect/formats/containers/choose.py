@@ -13,6 +13,7 @@ from convinspect.formats.containers.member import Inside
 from convinspect.formats.containers.members import listed
 from convinspect.formats.files import File
 from convinspect.formats.sharded import is_shard
+from convinspect.formats.sources import INSIDE
 from convinspect.formats.torch.exported import is_exported
 from convinspect.formats.unsupported.compressed import compression_of
 from convinspect.formats.unsupported.tar import is_tar
@@ -20,7 +21,6 @@ from convinspect.formats.unsupported.zips import known_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.structures import is_zip
-from convinspect.formats.sources import INSIDE
 from convinspect.text import first_few
 
 _SUFFIXES = (
