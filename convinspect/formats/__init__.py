@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
-from convinspect.formats import pieces, sharded
+from convinspect.formats import pieces, sharded, sources
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
@@ -17,6 +17,17 @@ from convinspect.records import Contents
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.formats.sources import Source
+
+
+def _open_within(path: Path) -> Source:
+    # Imported here, since most paths lead to files.
+    from convinspect.formats.containers.members import open_member
+
+    return open_member(path)
+
+
+sources.open_within = _open_within
 
 
 def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:

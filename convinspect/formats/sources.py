@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -160,12 +161,11 @@ def open_source(path: Path) -> Source:
     Raises:
         ConvInspectError: There is no such file, or it may not be read.
     """
-    if is_plain(path):
-        return LocalFile(path)
-    # Imported here, since most paths are plain.
-    from convinspect.formats.containers.members import open_member
+    return LocalFile(path) if is_plain(path) or open_within is None else open_within(path)
 
-    return open_member(path)
+
+open_within: Callable[[Path], Source] | None = None
+"""Opens a member of an archive. Who reads archives reads files, so that it cannot be imported here."""
 
 
 def is_plain(path: Path) -> bool:

@@ -196,7 +196,8 @@ def note_lost_state(*checkpoints: Checkpoint) -> Findings:
     return Findings(
         notes=tuple(
             f"{short_name(one.path)}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its"
-            " parameters by numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an error"
+            " parameters by numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an"
+            " error"
             for one, root in lost
         )
     )
