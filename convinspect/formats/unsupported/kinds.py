@@ -160,6 +160,8 @@ COMPRESSIONS = (
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
+ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")
+"""Has no magic of its own: two bytes whose sum is a multiple of 31, and whatever follows unpacks."""
 
 ZIPS = (
     Named(
