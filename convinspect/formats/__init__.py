@@ -130,8 +130,10 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
     from convinspect.formats.zip.archive import Archive
     from convinspect.formats.zip.ends import find_directory
 
-    if (part := torch_zip.of_distributed(file)) is not None:
-        raise part
+    if file.path.suffix == ".distcp":
+        from convinspect.formats.torch.distributed_file import read_part
+
+        return read_part(file)
     if find_directory(file) is None:
         from convinspect.formats.torch.truncated import read_cut_zip
 

@@ -194,7 +194,7 @@ FOLDERS = (
     Named(
         r".*\.distcp",
         "a distributed checkpoint without its .metadata, which says what its files hold",
-        "copy .metadata too: names that begin with a dot are easily left behind",
+        "copy .metadata too (names with a dot in front are easily left behind), or give {name} to see the pieces in it",
     ),
     Named(r"saved_model\.pb", "a TensorFlow SavedModel", "load it with tf.saved_model.load"),
     Named(
