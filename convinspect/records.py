@@ -275,6 +275,7 @@ class Contents(NamedTuple):
         unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
         unloadable: Why the format's own library does not load the file, as a line; "" where it does.
         folder: The folder that was opened, where one was, whose index or only file `path` may be; else None.
+        within: What holds the file, where it lies in an archive, with its article: "a tar archive"; else "".
     """
 
     path: Path
@@ -292,11 +293,13 @@ class Contents(NamedTuple):
     unwritten: str = ""
     unloadable: str = ""
     folder: Path | None = None
+    within: str = ""
 
     @property
     def format(self) -> str:
-        """The container's name, and the number of shards, as users are shown them."""
-        return self.container.label(self.shards)
+        """The container's name, the number of shards, and what it lies in, as users are shown them."""
+        label = self.container.label(self.shards)
+        return f"{label}, in {self.within}" if self.within else label
 
 
 class Layer(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
+    check_archive,
     check_format,
     check_layout,
     check_optimizer,
@@ -268,6 +269,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     resaved = options.state_dict or options.fuse or options.expand or other_format
     check_format(checkpoint, resaved)
     check_options(options, resaved)
+    check_archive(checkpoint, options.in_place)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)

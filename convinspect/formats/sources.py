@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,10 +33,12 @@ class Source(Protocol):
     Attributes:
         size: Their number.
         version: Differs between versions of the file that they come from.
+        within: What holds them, with its article ("a tar archive"); "" if they are a file of their own.
     """
 
     size: int
     version: Version
+    within: str
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, at least one unless the source ends there.
@@ -63,6 +66,8 @@ class LocalFile:
     Raises:
         NotThere: No such file, or it may not be read.
     """
+
+    within = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,6 +106,8 @@ class InMemory:
         version: Of the file that they come from.
     """
 
+    within = ""
+
     def __init__(self, data: bytes, version: Version) -> None:
         self._data = memoryview(data)
         self.size, self.version = len(data), version
@@ -127,10 +134,11 @@ class Within:
         outer: The other source.
         start: Offset in it of the first byte.
         size: Number of bytes; fewer where the other ends.
+        within: As of `Source`.
     """
 
-    def __init__(self, outer: Source, start: int, size: int) -> None:
-        self._outer, self._start = outer, start
+    def __init__(self, outer: Source, start: int, size: int, within: str) -> None:
+        self._outer, self._start, self.within = outer, start, within
         self.size, self.version = max(0, min(size, outer.size - start)), outer.version
 
     def read(self, offset: int, size: int) -> bytes:
@@ -153,7 +161,11 @@ def open_source(path: Path) -> Source:
     Raises:
         ConvInspectError: There is no such file, or it may not be read.
     """
-    return LocalFile(path)
+    return LocalFile(path) if is_plain(path) or open_within is None else open_within(path)
+
+
+open_within: Callable[[Path], Source] | None = None
+"""Opens a member of an archive. Who reads archives reads files, so that it cannot be imported here."""
 
 
 def is_plain(path: Path) -> bool:
@@ -180,6 +192,20 @@ def outermost(path: Path) -> Path:
             return Path(text[:at])
         at = text.find(INSIDE, at + 1)
     return path
+
+
+def short_name(path: Path) -> str:
+    """The name of what a path names, without its folder: `model.nemo!weights.ckpt`."""
+    outer = path if is_plain(path) else outermost(path)
+    return outer.name + os.fspath(path)[len(os.fspath(outer)) :]
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a file lies in, within the same archive where it lies in one."""
+    text = os.fspath(path)
+    outer, inside, name = text.rpartition(INSIDE)
+    at_top = inside and "/" not in name and not is_plain(path)
+    return Path(outer + INSIDE) if at_top else path.parent
 
 
 def version_of(status: os.stat_result) -> Version:

@@ -22,6 +22,7 @@ from convinspect.converting.rename import renaming
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
 from convinspect.formats.files import check_unchanged
+from convinspect.formats.sources import short_name
 from convinspect.records import Edit, Version
 from convinspect.verifying.checkpoints import Compared, compare_stored
 from convinspect.verifying.findings import Report
@@ -146,7 +147,7 @@ def _compared(
         compared = compared._replace(shown=[])
     else:
         run = partial(run_by_ranks, compared.shown, options, group)
-    unwritten = [f"{one.path.name}: {one.unwritten}" for one in (before, after) if one.unwritten]
+    unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
     return _Done(
         compared,
         run,
@@ -157,7 +158,7 @@ def _compared(
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:
-    return sorted((path.name, version[2]) for path, version in checkpoint.versions.items())
+    return sorted((short_name(path), version[2]) for path, version in checkpoint.versions.items())
 
 
 def _with_optimizers(before: Checkpoint, after: Checkpoint) -> tuple[tuple[Checkpoint, Checkpoint], tuple[str, ...]]:

@@ -9,12 +9,10 @@ import lzma
 import pickle
 import re
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,21 +173,6 @@ def test_what_has_neither_tensors_nor_arrays(tmp_path: Path) -> None:
     assert "it holds no tensors" in check(tmp_path / "w.pt").notes
     saved(tmp_path / "s.pt")
     assert not any("no tensors" in note for note in check(tmp_path / "s.pt").notes)
-
-
-@pytest.mark.unlike_windows
-@pytest.mark.skipif(shutil.which("zip") is None, reason="needs zip")
-def test_the_command_for_an_unpacked_file_packs_it(tmp_path: Path) -> None:
-    folder = tmp_path / "two words"
-    with zipfile.ZipFile(saved(tmp_path / "w.pt")) as archive:
-        archive.extractall(folder)
-    for path in (folder / "w", folder / "w" / "data.pkl"):
-        error = said(path)
-        assert "an unpacked torch.save file" in error.problem
-        subprocess.run(error.remedy.partition(": ")[2], shell=True, check=True, capture_output=True)
-        packed = torch.load(folder / "w.pt", mmap=True)
-        assert all(torch.equal(packed[name], STATE[name]) for name in STATE)
-        (folder / "w.pt").unlink()
 
 
 # --- protobufs, without the libraries that write them

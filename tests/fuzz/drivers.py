@@ -238,6 +238,27 @@ def distributed(random: Random, folder: Path) -> Path:
     return random.choice((path, path / ".metadata"))
 
 
+def unpacked(random: Random, folder: Path) -> Path:
+    """An unpacked file of torch.save whose pickles or files are changed, or gone."""
+    path = folder / "unpacked"
+    for record in random.choice(_archives()).records:
+        name = record.name.decode("utf-8", "replace").partition("/")[2]
+        if not name or name.endswith("/") or ".." in name:
+            continue
+        data = record.data
+        if name.endswith(".pkl"):
+            data = pickle_mutations.mutated(random, data, streams())
+        elif name.endswith(".py"):
+            data = _source(random, data)
+        elif random.random() < 0.1:
+            data = random.choice((b"", data[:-1], data * 2))
+        if random.random() < 0.97:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    path.mkdir(exist_ok=True)
+    return random.choice((path, path, path / "data.pkl" if (path / "data.pkl").exists() else path))
+
+
 _STARTS = (
     *(
         b"\x08",
@@ -288,4 +309,5 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "unpacked": unpacked,
 }

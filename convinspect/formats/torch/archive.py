@@ -77,7 +77,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
         file.path,
         Container.TORCH_SCRIPT if script else Container.TORCH_ZIP,
         roots,
-        file.size,
+        archive.nbytes,
         problems,
         notes,
         foreign=foreign_globals(tree),
@@ -96,7 +96,7 @@ def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
     record = archive.records["data.pkl"]
     # The limit grows with the payload: a vocabulary of hundreds of thousands of words may be pickled together with its
     # embedding, for example.
-    storages = len(archive.records) + max(0, archive.file.size - record.size) // _PAYLOAD_PER_STORAGE
+    storages = len(archive.records) + max(0, archive.nbytes - record.size) // _PAYLOAD_PER_STORAGE
     is_large = record.method == STORED and record.size > _LARGE_PICKLE
     known = None if pickle is None or pickle.tree.end > record.size else pickle.tree
     if known is not None and known.steps > most_steps(storages):
@@ -138,7 +138,7 @@ def _sources(archive: Archive) -> Iterator[tuple[str, str]]:
 
 def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[Root, ...]:
     """Add the hyperparameters from the archive's code: constants of each class, or arguments of its operator."""
-    constants = torchscript.class_constants(_sources(archive), archive.file.size)
+    constants = torchscript.class_constants(_sources(archive), archive.nbytes)
     return tuple(
         root._replace(modules={name: _known(module, constants) for name, module in root.modules.items()})
         for root in roots

@@ -131,12 +131,8 @@ PICKLED_ARRAYS_SAVED = Kind(
 PLAIN_PICKLE = Kind(
     "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
 )
-UNPACKED = Kind(
-    "the pickle of an unpacked torch.save file, whose numbers are in the folder data beside it",
-    "pack its folder again: cd {parent} && zip -0 -r {folder}.pt {folder}",
-)
-PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, UNPACKED, PLAIN_PICKLE)
-"""Told apart by the names that they ask for, and by what lies beside them."""
+PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
+"""Told apart by the names that they ask for."""
 
 
 class Compression(NamedTuple):
@@ -164,6 +160,8 @@ COMPRESSIONS = (
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
+ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")
+"""Has no magic of its own: two bytes whose sum is a multiple of 31, and whatever follows unpacks."""
 
 ZIPS = (
     Named(
