@@ -110,5 +110,5 @@ def _readable(inside: Inside) -> list[str]:
     return [
         name
         for name, member in inside.members.items()
-        if not member.unreadable and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not member.unreadable and not any(part.startswith(("._", "__MACOSX")) for part in name.split("/"))
     ]
