@@ -25,6 +25,8 @@ WRITTEN_BY = {
     Container.EXPORTED: "`torch.export.save` (`.pt2`)",
     Container.SAFETENSORS: "`safetensors`, of any library",
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
+    Container.DISTRIBUTED_PART: "the same, one of its files (`*.distcp`) by itself: the pieces in it",
+    Container.TORCH_UNPACKED: "the same, unzipped: a folder with `data.pkl` and `data/0`, `data/1`, …",
     Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",
     Container.NUMPY_ARRAY: "`numpy.save`",
 }
@@ -86,7 +88,7 @@ def _named(table: Iterable[kinds.Named]) -> Iterator[tuple[str, str, str]]:
 
 
 def _remedy(text: str) -> str:
-    return text.replace("{name}", "FILE").replace("{parent}", "PARENT").replace("{folder}", "FOLDER")
+    return text.replace("{name}", "FILE")
 
 
 if __name__ == "__main__":
