@@ -34,6 +34,9 @@ SEVERAL = (
     ("an index (`*.index.json`) and its shards", "transformers, diffusers, accelerate"),
     ("numbered shards without an index (`model-00001-of-00003.safetensors`)", "the same, of which the index was lost"),
     ("shards of which each holds a part of each tensor", "`HuggingFaceStorageWriter` (`DCP_SHARDING_INFO`)"),
+    ("any of them in a tar archive, compressed or not", "NeMo (`.nemo`), `tar`"),
+    ("any of them in a zip archive", "ESPnet, TorchServe (`.mar`), diffusers (`.dduf`), `zip`"),
+    ("any file of them compressed with gzip, bzip2, xz or zlib", "`gzip`, `bzip2`, `xz`"),
 )
 
 

@@ -146,10 +146,9 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
 
         if arrays.is_archive(archive.names()):
             return arrays.read_archive(file, archive)
-        from convinspect.formats.containers.choose import checkpoint_in
-        from convinspect.formats.unsupported.zips import known_zip
+        from convinspect.formats.containers.choose import checkpoint_in_zip
 
-        if known_zip(archive.names()) is None and (member := checkpoint_in(file)) is not None:
+        if (member := checkpoint_in_zip(file, archive)) is not None:
             return member
     return torch_zip.read_archive(file, archive, pickle)
 

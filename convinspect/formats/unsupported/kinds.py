@@ -89,7 +89,10 @@ OLDEST = Kind(
     "a checkpoint of PyTorch 0.1.9 or older, in the tar format of that time",
     "where you trust it, torch.load it with weights_only=False and torch.save it again",
 )
-TAR = Kind("a tar archive", "unpack it (tar -xf {name}) and open the checkpoint inside")
+TAR = Kind(
+    "a tar archive with nothing in it that is named as a checkpoint",
+    "see what it holds (tar -tf {name}), and give one of its files as {name}!FILE",
+)
 JSON = Kind("a JSON text, not a checkpoint", "a shard index must be named *.index.json")
 TEXT = Kind("a text file, not a checkpoint", WEIGHTS)
 MESSAGE_PACK = Kind(
