@@ -13,7 +13,7 @@ from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.layouts import Maker
 from convinspect.records import Container
 from convinspect.text import plural
-from convinspect.writing.target import is_only_read
+from convinspect.writing.archived import archive_of, is_rewritten
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -40,6 +40,20 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
         remedy = Wording("give one with ", TARGET, ", or use ", Option("in_place"), " or ", Option("dry_run"))
         raise CannotWrite("there is no target", remedy, source)
     return output
+
+
+def check_archive(checkpoint: Checkpoint, in_place: bool) -> None:
+    """Check that a checkpoint in an archive is not to be edited where it lies.
+
+    Raises:
+        CannotWrite: It is.
+    """
+    archive = archive_of(checkpoint.path) if in_place else None
+    if archive is None:
+        return
+    ways = [f"NEW{archive.suffix} for the whole archive, "] if is_rewritten(checkpoint.path) else []
+    remedy = Wording("write a new file with ", Option("target", None), ": ", *ways, "NEW.pt for the checkpoint alone")
+    raise CannotWrite("a checkpoint in an archive cannot be edited in place", remedy, archive)
 
 
 def check_options(options: Options, resave: bool) -> None:
@@ -246,6 +260,21 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         raise CannotConvert(problem, "give the model it was saved from")
 
 
+def check_format(checkpoint: Checkpoint, resave: bool) -> None:
+    """Refuse to write a format that is only read.
+
+    Args:
+        checkpoint: The source.
+        resave: Its weights are saved as a plain state_dict, in another format.
+
+    Raises:
+        CannotConvert: It would keep its format.
+    """
+    if not checkpoint.container.rewritten and not resave:
+        remedy = Wording("end ", TARGET, " in .safetensors or .pt, and its tensors are written as a plain state_dict")
+        raise CannotConvert(f"no {checkpoint.container.value} is written here, anew or in place", remedy)
+
+
 def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:
     """Refuse files that record shapes in more than one place, and damaged files.
 
@@ -260,9 +289,6 @@ def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = Fa
     """
     if checkpoint.problems:
         raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    if not resave and is_only_read(checkpoint.container):
-        remedy = Wording("write a new file, ending in .safetensors or .pt, with ", Option("target", None))
-        raise CannotConvert(f"{checkpoint.container.value} files are read, and not written", remedy)
     if not resave and checkpoint.holds_modules:
         raise CannotConvert(
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
@@ -299,7 +325,7 @@ def check_layout(checkpoint: Checkpoint, resave: bool, writer: str, like: bool =
         CannotConvert: Its layout is known from the file's metadata, which would be lost.
     """
     layout = checkpoint.layout
-    if resave and layout is not None and layout.maker is Maker.PADDLE and is_only_read(checkpoint.container):
+    if resave and layout is not None and layout.maker is Maker.PADDLE and not checkpoint.container.rewritten:
         _check_paddle(checkpoint, writer, like)
         return
     if not resave or layout is None or not any(len(tensor.shape) > 2 for tensor in checkpoint.tensors.values()):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
+    check_archive,
+    check_format,
     check_layout,
     check_optimizer,
     check_options,
@@ -41,7 +43,7 @@ from convinspect.writing.in_place.recover import recover
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
-from convinspect.writing.target import check_target, is_only_read, named_alike, wants_other_format, writer_of
+from convinspect.writing.target import check_target, named_alike, wants_other_format, writer_of
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
@@ -258,11 +260,16 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     distributed = checkpoint.container is Container.DISTRIBUTED
     source = folder_of(checkpoint.path) if distributed else checkpoint.folder or checkpoint.path
     target = None if options.dry_run else source if options.in_place else output
-    other_format = output is not None and wants_other_format(checkpoint, output)
-    # Without a target, what is planned is what a new file of another format would hold.
-    other_format = other_format or (output is None and not options.in_place and is_only_read(checkpoint.container))
+    # A dry run without a target is one of what can be written.
+    other_format = (
+        options.dry_run and not checkpoint.container.rewritten
+        if output is None
+        else wants_other_format(checkpoint, output)
+    )
     resaved = options.state_dict or options.fuse or options.expand or other_format
+    check_format(checkpoint, resaved)
     check_options(options, resaved)
+    check_archive(checkpoint, options.in_place)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)

@@ -13,7 +13,6 @@ from convinspect.formats.roots import main_root
 from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
-from convinspect.writing.target import is_only_read
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -98,9 +97,11 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         folder = path if path.is_dir() else path.parent
         return folder.parent / f"{folder.resolve().name}_converted{number}"
     suffix = path.suffix
-    if a.container is Container.SAFETENSORS:
+    if not a.container.rewritten:
+        suffix = ".safetensors"
+    elif a.container is Container.SAFETENSORS:
         suffix = ".safetensors" if suffix in _OF_TORCH else suffix
-    elif suffix == ".safetensors" or is_only_read(a.container) or (a.holds_modules and suffix not in _OF_TORCH):
+    elif suffix == ".safetensors" or (a.holds_modules and suffix not in _OF_TORCH):
         suffix = ".pt"
     return path.with_name(f"{path.name.removesuffix(path.suffix)}_converted{number}{suffix}")
 

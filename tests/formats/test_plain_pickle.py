@@ -227,8 +227,8 @@ def test_it_is_not_written_itself(tmp_path: Path, words: list[str], monkeypatch:
     before = Path("model.pkl").read_bytes()
     done = run("convert", "model.pkl", "--to", "linear", *words)
     assert done.returncode == 2
-    remedy = "write a new file, ending in .safetensors or .pt, with -o"
-    assert done.stderr == f"error: model.pkl: pickle files are read, and not written; {remedy}\n"
+    remedy = "end -o in .safetensors or .pt, and its tensors are written as a plain state_dict"
+    assert done.stderr == f"error: model.pkl: no pickle is written here, anew or in place; {remedy}\n"
     assert (Path("model.pkl").read_bytes(), len(list(tmp_path.iterdir()))) == (before, 1)
 
 
@@ -245,7 +245,7 @@ def test_diff_offers_a_command_that_works(tmp_path: Path) -> None:
     (command,) = re.findall(r"convinspect (convert .*)", lines)
     done = run(*command.split())
     assert not done.returncode, done.stderr
-    assert run("diff", tmp_path / "m_converted.pt", tmp_path / "new.pt").returncode == 0
+    assert run("diff", tmp_path / "m_converted.safetensors", tmp_path / "new.pt").returncode == 0
 
 
 # --- check
