@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from convinspect.checking.arrays import is_pickled, scan_array
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
@@ -14,6 +15,8 @@ from convinspect.checking.required_records import scan_required
 from convinspect.checking.zip import Record, scan_zip, unpacked, whole_record
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
+from convinspect.formats.numpy_files.arrays import SUFFIX, is_array, record_read
+from convinspect.formats.numpy_files.header import MAGIC
 from convinspect.formats.pickle.machine import Read, most_steps, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
@@ -64,6 +67,9 @@ def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset
         yield from scan_safetensors(file)
     elif is_legacy(file):
         return (yield from _scan_legacy(file, within))
+    elif is_array(head):
+        yield from scan_array(Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start))
+        yield Note(NO_CHECKSUMS)
     else:
         yield from _scan_unknown(file, within)
     return None
@@ -108,10 +114,10 @@ def _scan_pickles(
         stream = yield from _stream(file, record, within)
         if stream is not None:
             stream = stream._replace(ordinary=ordinary)
-            stream = _scripted(stream) if is_script else stream
+            stream = scripted(stream) if is_script else stream
             pickle = yield from scan_pickle(stream, 0, allowed)
             seen[record.name.removesuffix(".pkl")] = pickle
-            yield from _scan_end(stream, pickle)
+            yield from scan_end(stream, pickle)
     return seen
 
 
@@ -141,7 +147,8 @@ def _stream(file: File, record: Record, within: str) -> Scan[Stream | None]:
     return Stream(reader(data), len(data), file.path, name, None)
 
 
-def _scripted(stream: Stream) -> Stream:
+def scripted(stream: Stream) -> Stream:
+    """The stream of a pickle of TorchScript, in which other names are ordinary."""
     return stream._replace(ordinary=stream.ordinary | RESTORED, prefixes=SCRIPTED)
 
 
@@ -150,7 +157,7 @@ def _part(file: File, start: int, length: int) -> Read:
     return lambda offset, size: file.read(start + offset, min(size, length - offset))
 
 
-def _scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
+def scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
     """Report a pickle that is malformed, so that what follows is unknown, or that ends early, with unread bytes."""
     if pickle.error is not None:
         error = pickle.error
@@ -168,7 +175,10 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
     if record.name.endswith(".py") and record.name.startswith("code/"):
         stream = yield from _stream(file, record, within)
         if stream is not None:
-            yield from _scan_source(stream)
+            yield from scan_source(stream)
+        return
+    if record.name.endswith(SUFFIX):
+        yield from _scan_array(file, record, within)
         return
     claims_pickle = record.name.endswith((".pt", ".pkl", "_pkl"))
     if not entry.size or (entry.method != STORED and not claims_pickle):
@@ -176,7 +186,7 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
     stream = yield from _stream(file, record, within)
     if stream is None or not stream.size:
         return
-    stream = _scripted(stream) if is_script else stream
+    stream = scripted(stream) if is_script else stream
     head = stream.read(0, 4)
     if head.startswith(_MACHINE_CODE) or record.name.endswith(_LIBRARIES):
         yield finding("native-code", file.path, "it is machine code", stream.place(0, stream.size))
@@ -184,13 +194,30 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
         yield from _scan_inner(file, record, stream, name + _NEST, claims_pickle)
     elif claims_pickle:
         pickle = yield from scan_pickle(stream, 0, stream.size // SMALL_STORAGE)
-        yield from _scan_end(stream, pickle)
+        yield from scan_end(stream, pickle)
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
         yield from scan_bytes(stream)
 
 
-def _scan_source(stream: Stream) -> Iterator[Finding]:
+def _scan_array(file: File, record: Record, within: str) -> Scan[None]:
+    """Scan a record that is an array, unless its bytes are known to be damaged already."""
+    entry = record.entry
+    if not record.sound:
+        return
+    read = record_read(file, entry, record.payload)
+    if not is_array(read(0, len(MAGIC))):
+        return
+    in_file = file.start + record.payload if entry.method == STORED else None
+    stream: Stream | None = Stream(read, entry.size, file.path, within + entry.name, in_file)
+    if in_file is None and is_pickled(read):
+        stream = yield from _stream(file, record, within)
+    if stream is not None:
+        yield from scan_array(stream)
+
+
+def scan_source(stream: Stream) -> Iterator[Finding]:
+    """Scan source text of TorchScript for calls that save or open files."""
     source = stream.read(0, stream.size)
     try:
         source.decode()
@@ -295,7 +322,7 @@ def _scan_legacy(file: File, within: str) -> Scan[Pickle | None]:
     yield Note(NO_CHECKSUMS)
     if end is None or not isinstance(parts[4].tree, list):
         if parts[-1].error is not None:
-            yield from _scan_end(stream, parts[-1])
+            yield from scan_end(stream, parts[-1])
         return None
     storages = parts[3].storages
     keys = [key for key in parts[4].tree if isinstance(key, str) and key in storages]

@@ -13,6 +13,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.files import File
 from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
 from convinspect.formats.roots import main_root
+from convinspect.formats.sources import folder_of
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
@@ -25,6 +26,11 @@ ReadFile: TypeAlias = Callable[[Path], Contents]
 SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
 _NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
 _LARGEST_INDEX = 200_000_000
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file's name has its number among several: `model-00001-of-00002.safetensors`."""
+    return _NUMBERED.match(name) is not None
 
 
 def is_index(path: Path, head: bytes) -> bool:
@@ -45,7 +51,7 @@ def read_index(path: Path, read_file: ReadFile) -> Contents:
     shards = list(dict.fromkeys(weight_map.values()))
     for shard in shards:
         check_inside(shard)
-    return _combined(path, path.parent, shards, read_file, weight_map, total)
+    return _combined(path, folder_of(path), shards, read_file, weight_map, total)
 
 
 def parse_index(path: Path) -> tuple[dict[str, str], int | None]:

@@ -7,13 +7,15 @@ HQQ (`W_q`), torchao (`_weight_qdata`), optimum-quanto (`weight._data`), MLX (`s
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from struct import calcsize, unpack
 
 from convinspect.dtypes import NUMBERS
+from convinspect.errors import ConvInspectError
+from convinspect.formats.files import File
 from convinspect.kinds import QUANTIZED
 from convinspect.records import Layer, Tensor
 
@@ -127,11 +129,11 @@ def _groups_of_config(path: Path) -> frozenset[int]:
     import json
 
     try:
-        with open(path, "rb") as file:
-            config = json.loads(file.read(_MOST_BYTES * 1024))
+        with File(path) as file:
+            config = json.loads(file.read(0, _MOST_BYTES * 1024))
         chosen = config["quantization"]
         groups = [chosen["group_size"], *(each["group_size"] for each in chosen.values() if isinstance(each, dict))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ConvInspectError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return frozenset()
     return frozenset(group for group in groups if type(group) is int)
 
@@ -154,7 +156,7 @@ def _recorded(shape: Tensor | None) -> int | None:
     raw = None if shape is None or code is None else _bytes_of(shape)
     if raw is None or shape is None:
         return None
-    sizes = list(unpack(f"<{shape.numel}{code}", raw))
+    sizes = list(struct.unpack(f"<{shape.numel}{code}", raw))
     return _product(sizes)
 
 
@@ -181,13 +183,11 @@ def _bytes_of(tensor: Tensor) -> bytes | None:
     if not tensor.whole or tensor.layout != "strided" or storage.byteorder != "little" or tensor.stride != (1,):
         return None
     try:
-        with open(storage.file, "rb") as file:
+        with File(storage.file) as file:
             start = storage.start
             if storage.local_header:
-                file.seek(start + 26)
-                start += 30 + sum(unpack("<HH", file.read(calcsize("<HH"))))
-            file.seek(start + tensor.offset * (size // tensor.numel))
-            raw = file.read(size)
-    except (OSError, ValueError):
+                start += 30 + sum(struct.unpack("<HH", file.read(start + 26, struct.calcsize("<HH"))))
+            raw = file.read(start + tensor.offset * (size // tensor.numel), size)
+    except (ConvInspectError, struct.error):
         return None
     return raw if len(raw) == size else None

@@ -97,7 +97,9 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         folder = path if path.is_dir() else path.parent
         return folder.parent / f"{folder.resolve().name}_converted{number}"
     suffix = path.suffix
-    if a.container is Container.SAFETENSORS:
+    if not a.container.rewritten:
+        suffix = ".safetensors"
+    elif a.container is Container.SAFETENSORS:
         suffix = ".safetensors" if suffix in _OF_TORCH else suffix
     elif suffix == ".safetensors" or (a.holds_modules and suffix not in _OF_TORCH):
         suffix = ".pt"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import unreadable
-from convinspect.formats.files import version_of
+from convinspect.formats.sources import version_of
 from convinspect.records import Version
 from convinspect.writing.pieces import copy_whole
 

@@ -5,14 +5,14 @@ writing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from convinspect.errors import ChangedMeanwhile, unreadable
-from convinspect.formats.files import read_at
+from convinspect.errors import ChangedMeanwhile
+from convinspect.formats.files import File
+from convinspect.formats.sources import is_plain
 from convinspect.writing.clones import block_size, clone, shares_blocks, whole_blocks
 
 BLOCK = 4096
@@ -53,7 +53,8 @@ def size_of(piece: Piece) -> int:
 
 def to_be_written(source: Path, folder: Path, pieces: Iterable[Piece]) -> int:
     """Bytes of room that a new file of these pieces in a folder needs: all, or those that it does not share."""
-    block = os.statvfs(folder).f_bsize if hasattr(os, "statvfs") and shares_blocks(source, folder) else 0
+    shares = hasattr(os, "statvfs") and is_plain(source) and shares_blocks(source, folder)
+    block = os.statvfs(folder).f_bsize if shares else 0
     at = needed = 0
     for piece in pieces:
         size = size_of(piece)
@@ -77,8 +78,11 @@ def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: 
         BrokenFile: The source cannot be read.
         OSError: The target cannot be written.
     """
-    with _source(source) as reader, open(target, "wb", buffering=0) as writer:
-        between = _Between(source, reader, writer.fileno(), progress, block_size(writer.fileno()))
+    with File(source) as file, open(target, "wb", buffering=0) as writer:
+        reader = file.range_of()
+        by_kernel = reader is not None and hasattr(os, "copy_file_range")
+        shared = block_size(writer.fileno()) if reader is not None else 0
+        between = _Between(file, *(reader or (-1, 0)), writer.fileno(), progress, shared, by_kernel)
         for piece in pieces:
             if isinstance(piece, Range):
                 _copy(between, piece)
@@ -88,18 +92,6 @@ def write_pieces(source: Path, pieces: Iterable[Piece], target: Path, progress: 
                     progress(len(block))
             else:
                 _write_all(writer.fileno(), piece)
-
-
-@contextmanager
-def _source(path: Path) -> Iterator[int]:
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise unreadable(error, path) from None
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _write_all(handle: int, data: bytes | memoryview) -> None:
@@ -114,29 +106,32 @@ class _Between:
 
     Attributes:
         source: The file that they are of.
-        reader: Its handle.
+        reader: The handle of a file that holds its bytes.
+        base: Offset of the first of them in that file.
         writer: The new file's handle.
         progress: As of `write_pieces`.
         block: Bytes of a block that both files can share; 0 once the file system has refused.
         by_kernel: Whether the kernel copies; no longer once it has refused.
     """
 
-    source: Path
+    source: File
     reader: int
+    base: int
     writer: int
     progress: Callable[[int], None]
     block: int
-    by_kernel: bool = field(default_factory=lambda: hasattr(os, "copy_file_range"))
+    by_kernel: bool
 
 
 def _copy(between: _Between, piece: Range) -> None:
     """Add a range to the end of the new file: share whole blocks if both files can, and copy the rest."""
     to = os.lseek(between.writer, 0, os.SEEK_CUR)
-    at, last = whole_blocks(piece.start, piece.end, to, between.block)
+    base = between.base
+    at, last = (place - base for place in whole_blocks(piece.start + base, piece.end + base, to, between.block))
     _copy_bytes(between, piece.start, at)
     while at < last:
         size = min(last - at, _AT_ONCE)
-        if not clone(between.reader, between.writer, at, size, at - piece.start + to):
+        if not clone(between.reader, between.writer, at + base, size, at - piece.start + to):
             between.block = 0
             break
         at += size
@@ -151,11 +146,12 @@ def _copy_bytes(between: _Between, at: int, end: int) -> None:
     Some file systems then share whole blocks, too: those that begin at a block in both files.
     """
     while at < end:
-        size = min(end - at, -at % BLOCK or _AT_ONCE)
-        done = _copied_by_kernel(between.reader, between.writer, size, at) if between.by_kernel else 0
+        place = at + between.base
+        size = min(end - at, -place % BLOCK or _AT_ONCE)
+        done = _copied_by_kernel(between.reader, between.writer, size, place) if between.by_kernel else 0
         if not done:
             between.by_kernel = False
-            data = _read(between.reader, min(end - at, _READ_AT_ONCE), at, between.source)
+            data = _read(between.source, min(end - at, _READ_AT_ONCE), at)
             _write_all(between.writer, data)
             done = len(data)
         at += done
@@ -173,13 +169,10 @@ def _copied_by_kernel(reader: int, writer: int, size: int, at: int) -> int:
         return 0
 
 
-def _read(reader: int, size: int, at: int, source: Path) -> bytes:
-    try:
-        data = read_at(reader, size, at)
-    except OSError as error:
-        raise unreadable(error, source) from None
+def _read(source: File, size: int, at: int) -> bytes:
+    data = source.read(at, size)
     if not data:
-        raise ChangedMeanwhile("it became shorter while it was copied", "try again", source)
+        raise ChangedMeanwhile("it became shorter while it was copied", "try again", source.path)
     return data
 
 

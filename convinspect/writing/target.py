@@ -9,6 +9,7 @@ from typing import TypeAlias
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording, named
 from convinspect.formats.journal import is_interrupted, way_back
+from convinspect.formats.sources import outermost
 from convinspect.records import Container
 
 _WRITERS = {
@@ -145,7 +146,8 @@ def is_empty(folder: Path) -> bool:
 
 def _foreign(source: Path, target: Path) -> str | None:
     """The format that the target's suffix stands for, if convert does not write it; None if the source has it too."""
-    if _writer(target) is not None or target.suffix.lower() == source.suffix.lower():
+    alike = target.suffix.lower() in (source.suffix.lower(), outermost(source).suffix.lower())
+    if _writer(target) is not None or alike:
         return None
     return _FOREIGN.get(target.suffix.lower())
 
@@ -153,7 +155,7 @@ def _foreign(source: Path, target: Path) -> str | None:
 def wants_other_format(checkpoint: Checkpoint, target: Path) -> bool:
     """Whether the target's suffix asks for another format than the source's."""
     wanted = _writer(target)
-    if checkpoint.container is Container.DISTRIBUTED:
+    if checkpoint.container is Container.DISTRIBUTED or not checkpoint.container.rewritten:
         return wanted is not None
     writer = "safetensors" if checkpoint.container is Container.SAFETENSORS else "torch"
     return wanted is not None and (wanted != writer or checkpoint.shards > 0)

@@ -125,10 +125,10 @@ def test_an_archive_stored_inside_does_not_stand_in_for_the_one_that_is_cut(tmp_
 
 
 def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convinspect.formats import files
+    from convinspect.formats import sources
 
     taken = 0
-    original = files.read_at
+    original = sources.read_at
 
     def counting(handle: int, size: int, offset: int) -> bytes:
         nonlocal taken
@@ -136,7 +136,7 @@ def test_huge_sparse_files_are_listed_from_their_headers(tmp_path: Path, monkeyp
         taken += len(found)
         return found
 
-    monkeypatch.setattr(files, "read_at", counting)
+    monkeypatch.setattr(sources, "read_at", counting)
     header = json.dumps(
         {"c.weight": {"dtype": "F32", "shape": [5_000_000, 1000, 1], "data_offsets": [0, 20_000_000_000]}}
     )
@@ -212,7 +212,7 @@ DATA = b"\0" * 64
         (["out/a/data.pkl", "out/a/data/0"], "its records lie in the folder 'out/a/', and PyTorch looks for them one "
          "folder deep; unpack it, and pack 'a' alone"),
         (["a/data.pkl", "b/data/0"], "its records lie in several folders, and only 'a/data.pkl' in its place"),
-        (["w.npy", "b.npy"], "it is a NumPy archive (.npz); open it with numpy.load"),
+        (["w.npy", "b.npy"], "array 'w': it does not begin as an array of NumPy does"),
         (["[Content_Types].xml", "word/document.xml"], "it is a Microsoft Office document; give the file that holds"),
         (["[Content_Types].xml", "xl/printerSettings1.bin"], "it is a Microsoft Office document"),
         (["mimetype", "META-INF/container.xml"], "it is a document (OpenDocument or EPUB); give the file that holds"),

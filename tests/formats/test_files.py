@@ -14,8 +14,9 @@ import pytest
 
 from convinspect import formats
 from convinspect.errors import BrokenFile, ConvInspectError, NotThere
-from convinspect.formats import files
-from convinspect.formats.files import File, cut_short, read_at
+from convinspect.formats import sources
+from convinspect.formats.files import File, cut_short
+from convinspect.formats.sources import read_at
 
 
 def test_reads_give_what_is_there_and_no_more(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_reads_give_what_is_there_and_no_more(tmp_path: Path) -> None:
 def test_a_system_that_gives_less_at_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux gives at most 2 GB at once, a network file system often less."""
     (tmp_path / "a").write_bytes(b"0123456789")
-    monkeypatch.setattr(files, "read_at", lambda handle, size, offset: read_at(handle, min(size, 3), offset))
+    monkeypatch.setattr(sources, "read_at", lambda handle, size, offset: read_at(handle, min(size, 3), offset))
     with File(tmp_path / "a") as file:
         assert file.read(1, 8) == b"12345678"
 
@@ -78,7 +79,7 @@ def test_bytes_that_the_disk_does_not_give_are_one_error(tmp_path: Path, monkeyp
         raise OSError(errno.EIO, "Input/output error")
 
     (tmp_path / "a").write_bytes(b"0123456789")
-    monkeypatch.setattr(files, "read_at", failing)
+    monkeypatch.setattr(sources, "read_at", failing)
     with File(tmp_path / "a") as file, pytest.raises(BrokenFile, match="Input/output error") as caught:
         file.read(0, 1)
     assert caught.value.path == tmp_path / "a"

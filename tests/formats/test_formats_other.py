@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
-from convinspect.formats import files, read_contents
+from convinspect.formats import read_contents, sources
 from convinspect.records import Module, Tensor
 from support.program import run
 
@@ -459,14 +459,14 @@ def test_gigabytes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         path.write_bytes(head.replace(b"J" + small, b"J" + large)[:-8] + numel.to_bytes(8, "little"))
         os.truncate(path, len(head) + numel * 4)
     counted = 0
-    original = files.read_at
+    original = sources.read_at
 
     def counting(handle: int, size: int, offset: int) -> bytes:
         nonlocal counted
         counted += size
         return original(handle, size, offset)
 
-    monkeypatch.setattr(files, "read_at", counting)
+    monkeypatch.setattr(sources, "read_at", counting)
     contents = read_contents(path)
     assert contents.roots[0].tensors[0].nbytes == numel * 4
     assert contents.problems == ()

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile
-from convinspect.formats.files import check_unchanged, version_of
+from convinspect.errors import BrokenFile, CannotWrite, ChangedMeanwhile, NotThere
+from convinspect.formats import sources
+from convinspect.formats.files import check_unchanged
+from convinspect.formats.sources import version_of
 from convinspect.writing import pieces as writing
 from convinspect.writing.atomic import (
     check_room,
@@ -132,12 +134,12 @@ def test_a_source_that_ends_too_early_is_said_to_have_changed(tmp_path: Path) ->
 
 
 def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BrokenFile, match="cannot be read") as caught:
+    with pytest.raises(NotThere, match="no such file") as missing:
         write_pieces(tmp_path / "gone", [b""], tmp_path / "b", lambda done: None)
-    assert caught.value.path == tmp_path / "gone"
+    assert missing.value.path == tmp_path / "gone"
     (tmp_path / "a").write_bytes(b"0123456789")
     monkeypatch.setattr(os, "copy_file_range", refusing(errno.EIO), raising=False)
-    monkeypatch.setattr(writing, "read_at", refusing(errno.EIO))
+    monkeypatch.setattr(sources, "read_at", refusing(errno.EIO))
     with pytest.raises(BrokenFile, match="Input/output error") as caught:
         write_pieces(tmp_path / "a", [Range(0, 10)], tmp_path / "b", lambda done: None)
     assert caught.value.path == tmp_path / "a"

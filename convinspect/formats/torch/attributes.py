@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from convinspect.formats.pickle.values import Call, Tuple
-from convinspect.formats.torch.tensors import arguments, class_name, function_name, pairs_of, plain
+from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of, plain
 
 _NORMS = {
     "torch.nn.utils.spectral_norm.SpectralNorm": "spectral_norm",

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotACheckpoint
-from convinspect.formats.files import File, version_of
+from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
+from convinspect.formats.sources import version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
@@ -64,7 +65,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     folder = path if path.is_dir() else path.parent
     found = {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
     nbytes = sum(status.st_size for status in found.values())
-    tree = pickle.tree if pickle is not None else _walked(folder, nbytes)
+    tree = pickle.tree if pickle is not None else walked_metadata(folder, nbytes)
     if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
     pieces = pieces_in(tree, folder)
@@ -87,7 +88,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     )
 
 
-def _walked(folder: Path, nbytes: int) -> Walk:
+def walked_metadata(folder: Path, nbytes: int) -> Walk:
     with File(folder / METADATA) as file:
         # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
         return walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
@@ -152,7 +153,7 @@ def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
     folder = path if path.is_dir() else path.parent
     nbytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-    return _as_safetensors(pieces_in(_walked(folder, nbytes), folder))
+    return _as_safetensors(pieces_in(walked_metadata(folder, nbytes), folder))
 
 
 def _as_safetensors(pieces: Pieces) -> bool:

@@ -18,7 +18,7 @@ from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.pieces import Box
 from convinspect.formats.sharded import check_inside
-from convinspect.formats.torch.tensors import arguments, function_name, pairs_of, plain
+from convinspect.formats.torch.nodes import arguments, function_name, pairs_of, plain
 from convinspect.records import Span
 
 PACKAGE = "torch.distributed.checkpoint.metadata."

@@ -17,8 +17,9 @@ from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Tuple
 from convinspect.formats.torch.calls import OTHER, PADS, TRANSPOSED, TRANSPOSED_BY, Call, merged, same_kind, with_pad
 from convinspect.formats.torch.native import is_native, stored_in
+from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.script import CONVOLUTIONS, bounded
-from convinspect.formats.torch.tensors import function_name, tensor_of
+from convinspect.formats.torch.tensors import tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.records import Module, Problem, Root, Storage, Tensor
 
@@ -133,8 +134,9 @@ def _constants(archive: Archive, byteorder: str) -> tuple[dict[int, Tensor], lis
     for number, item in enumerate(value.items if isinstance(value, Tuple) else ()):
         if is_native(item):
             # An LSTM's object holds those of its matrices, and is no single layer.
-            own = "_packed_params" if "PackedParams" in (function_name(item) or "") else "param"
-            held = [tensor_of(part, key, storage_of) for key, part in stored_in(f"c{number}.{own}", item)]
+            name = function_name(item) or ""
+            own = "._packed_params" if "LinearPackedParams" in name else "" if "PackedParams" in name else ".param"
+            held = [tensor_of(part, key, storage_of) for key, part in stored_in(f"c{number}{own}", item)]
             packed += [tensor for tensor in held if tensor is not None]
             continue
         tensor = tensor_of(item, f"c{number}", storage_of)

@@ -14,7 +14,8 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.legacy import is_legacy, pickles
-from convinspect.formats.torch.tensors import no_storage, pairs_of, tensor_of
+from convinspect.formats.torch.nodes import pairs_of
+from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
 
@@ -39,7 +40,8 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
     Raises:
         ConvInspectError: The file cannot be read.
     """
-    if path.is_dir():
+    if path.is_dir() or path.suffix == ".distcp":
+        # Of a distributed checkpoint a file has pieces, each like a file of its own.
         return None
     with File(path) as file:
         if is_zip(file.read(0, 64)):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from convinspect.formats.pickle.values import Blob, Call, Dict, Global, Persistent, Set, Tuple
-from convinspect.formats.torch.tensors import arguments, class_name, function_name, pairs_of
+from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of
 from convinspect.keys.others import Other, Value
 from convinspect.records import Root, Tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from convinspect.formats.torch.tensors import pairs_of
+from convinspect.formats.torch.nodes import pairs_of
 from convinspect.keys.others import Other
 from convinspect.records import Tensor
 

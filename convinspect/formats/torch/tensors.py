@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, PlainTensor, Tuple, Usual
+from convinspect.formats.pickle.values import Call, Dict, Global, PlainTensor, Tuple, Usual
+from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of
 from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
-from convinspect.records import Span, Storage, Tensor
+from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
@@ -50,41 +51,6 @@ _FROM_TYPE = {
 }
 _PARAMETER_TYPES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
 _LARGEST = 2**63 - 1
-_DEEPEST_NAME = 16
-
-
-def function_name(node: Any) -> str | None:
-    """Qualified name of the function that a call record calls; None if it has no plain name."""
-    if not isinstance(node, Call):
-        return None
-    function = node.function
-    if type(function) is Global:
-        return function.qualified
-    if isinstance(function, Persistent):
-        # Before PyTorch 1.6 a module's class was wrapped as ('module', class, file name, source text).
-        parts = function.id.items if isinstance(function.id, Tuple) else []
-        function = parts[1] if len(parts) > 1 and parts[0] == "module" else None
-    return class_name(function)
-
-
-def class_name(node: Any) -> str | None:
-    """Qualified name of a class or function; None if the pickle does not name it."""
-    inner: list[str] = []
-    # Below protocol 4 a class inside a class is pickled as `getattr(outer, 'Inner')`.
-    while isinstance(node, Call) and len(inner) < _DEEPEST_NAME:
-        args = arguments(node)
-        if getattr(node.function, "qualified", "") != "builtins.getattr" or len(args) != 2:
-            return None
-        if not isinstance(args[1], str):
-            return None
-        inner.insert(0, args[1])
-        node = args[0]
-    return ".".join([node.qualified, *inner]) if isinstance(node, Global) else None
-
-
-def arguments(node: Call) -> Sequence[Any]:
-    """The call's positional arguments."""
-    return node.args.items if isinstance(node.args, Tuple) else ()
 
 
 def no_storage(key: str, nbytes: int) -> Storage:
@@ -162,9 +128,14 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
         device,
         None,
-        packed.span(2),
-        packed.span(3),
+        *_spans(packed, 2),
     )
+
+
+def _spans(packed: Tuple, size: int) -> tuple[int, tuple[int, int, int, int]]:
+    """Where the size, item `size` of the arguments, and the stride behind it are pushed, as a `Tensor` has it."""
+    (at, size_end), (stride_at, stride_end) = packed.span(size), packed.span(size + 1)
+    return at, (0, size_end - at, stride_at - at, stride_end - at)
 
 
 def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None:
@@ -175,10 +146,10 @@ def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None
         told = usual.told = _told(usual)
     if not told:
         return None
-    dtype, shape, steps, offset, nbytes, trains, device, size_at, size_end, stride_at, stride_end = told
+    dtype, shape, steps, offset, nbytes, trains, device, spans = told
     return _new(Tensor, (
         key, dtype, shape, steps, offset, storage_of(plain.storage[2], nbytes), "strided", trains, device, None,
-        _new(Span, (at + size_at, at + size_end)), _new(Span, (at + stride_at, at + stride_end)), (), "",
+        at, spans, (), "",
     ))  # fmt: skip
 
 
@@ -192,7 +163,7 @@ def _told(usual: Usual) -> tuple[Any, ...]:
     size_at, stride_at, _ = usual.after
     spans = (size_at, size_at + usual.size.length, stride_at, stride_at + usual.stride.length)
     nbytes = storage_nbytes(str(dtype), usual.numel)
-    return (dtype, shape, steps, usual.offset, nbytes, usual.trains, usual.place, *spans)
+    return (dtype, shape, steps, usual.offset, nbytes, usual.trains, usual.place, spans)
 
 
 _new = tuple.__new__
@@ -306,7 +277,7 @@ def _without_storage(node: Call, key: str, first: int, layout: str) -> Tensor:
     dtype, size, stride = packed.items[first : first + 3]
     shape = _numbers(size)
     return Tensor(key, _dtype(dtype), shape, _numbers(stride)[: len(shape)], 0, None, layout, None, "meta", None,
-                  packed.span(first + 1), packed.span(first + 2))  # fmt: skip
+                  *_spans(packed, first + 1))  # fmt: skip
 
 
 def _dtype(node: Any) -> str:
@@ -333,57 +304,3 @@ def _number(item: Any) -> int:
     if type(item) is not int or not 0 <= item <= _LARGEST:
         raise TypeError("not a size")
     return item
-
-
-def plain(node: Any, depth: int = 0) -> Any:
-    """A number, string, boolean, None or tuple of these, as Python values; otherwise raises TypeError."""
-    if node is None or isinstance(node, (bool, int, float, str)):
-        return node
-    if depth < 4:
-        if isinstance(node, Call) and function_name(node) in _LISTS:
-            node = next(iter(arguments(node)), node)
-        if isinstance(node, (list, Tuple)):
-            items = node if isinstance(node, list) else node.items
-            if len(items) <= 64:
-                return tuple(plain(item, depth + 1) for item in items)
-    raise TypeError("not a plain value")
-
-
-_LISTS = {
-    "torch.Size",
-    "torch.jit._pickle.build_intlist",
-    "torch.jit._pickle.build_doublelist",
-    "torch.jit._pickle.build_boollist",
-}
-
-
-def pairs_of(node: Any) -> list[tuple[Any, Any]] | None:
-    """Items of a mapping in stored order; None for anything else.
-
-    As in Python, a repeated key keeps its first position and its last value.
-    """
-    if isinstance(node, Dict):
-        pairs = node.pairs
-    elif isinstance(node, Call):
-        pairs = [*_given_pairs(node), *node.pairs]
-        if not pairs and function_name(node) not in _MAPPINGS:
-            return None
-    else:
-        return None
-    named = {key: value for key, value in pairs if isinstance(key, (str, int))}
-    if len(named) == len(pairs):
-        return pairs
-    return list(named.items()) + [pair for pair in pairs if not isinstance(pair[0], (str, int))]
-
-
-_MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
-
-
-def _given_pairs(node: Call) -> list[tuple[Any, Any]]:
-    """Items that are arguments of the call: Python 2 pickled `OrderedDict([[key, value], …])`."""
-    args = arguments(node)
-    if function_name(node) not in _MAPPINGS or not args or not isinstance(args[-1], (list, Tuple)):
-        return []
-    entries = args[-1] if isinstance(args[-1], list) else args[-1].items
-    items = [entry if isinstance(entry, list) else getattr(entry, "items", []) for entry in entries]
-    return [(item[0], item[1]) for item in items if isinstance(item, (list, tuple)) and len(item) == 2]

@@ -16,9 +16,10 @@ from convinspect.formats.pickle.values import Call, Dict, Set, Tuple
 from convinspect.formats.torch.attributes import built_class, plain_attributes, plain_or_none, state_dicts
 from convinspect.formats.torch.attributes import state_of as state_of
 from convinspect.formats.torch.native import convolution_state, is_native, stored_in
+from convinspect.formats.torch.nodes import arguments, function_name, pairs_of
 from convinspect.formats.torch.others import is_nested, other_of, others_beside, without_tensors
 from convinspect.formats.torch.param_groups import Groups, flattened, groups_of
-from convinspect.formats.torch.tensors import StorageOf, arguments, function_name, pairs_of, tensor_of
+from convinspect.formats.torch.tensors import StorageOf, tensor_of
 from convinspect.keys.others import Other, Value
 from convinspect.records import Module, Root, Tensor
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WEIGHTS = "give the file that holds the weights"
-READS = "convinspect reads torch.save, TorchScript, .pt2 and safetensors files"
+READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors and NumPy"
 
 
 class Kind(NamedTuple):
@@ -69,7 +69,6 @@ MAGICS = (
     Magic(b"\x89HDF\r\n", "an HDF5 file, as Keras writes", "open it with h5py or Keras"),
     Magic(b"MATLAB 7.3 MAT-file", "a MATLAB file", "open it with h5py"),
     Magic(b"MATLAB 5.0 MAT-file", "a MATLAB file", "open it with scipy.io.loadmat"),
-    Magic(b"\x93NUMPY", "a NumPy array (.npy)", "open it with numpy.load"),
     Magic(b"PAR1", "a Parquet table", WEIGHTS),
     Magic(b"ARROW1", "an Arrow table", WEIGHTS),
     Magic(b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
@@ -90,7 +89,10 @@ OLDEST = Kind(
     "a checkpoint of PyTorch 0.1.9 or older, in the tar format of that time",
     "where you trust it, torch.load it with weights_only=False and torch.save it again",
 )
-TAR = Kind("a tar archive", "unpack it (tar -xf {name}) and open the checkpoint inside")
+TAR = Kind(
+    "a tar archive with nothing in it that is named as a checkpoint",
+    "see what it holds (tar -tf {name}), and give one of its files as {name}!FILE",
+)
 JSON = Kind("a JSON text, not a checkpoint", "a shard index must be named *.index.json")
 TEXT = Kind("a text file, not a checkpoint", WEIGHTS)
 MESSAGE_PACK = Kind(
@@ -140,12 +142,8 @@ PICKLED_ARRAYS_SAVED = Kind(
 PLAIN_PICKLE = Kind(
     "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
 )
-UNPACKED = Kind(
-    "the pickle of an unpacked torch.save file, whose numbers are in the folder data beside it",
-    "pack its folder again: cd {parent} && zip -0 -r {folder}.pt {folder}",
-)
-PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, UNPACKED, PLAIN_PICKLE)
-"""Told apart by the names that they ask for, and by what lies beside them."""
+PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
+"""Told apart by the names that they ask for."""
 
 
 class Compression(NamedTuple):
@@ -173,6 +171,8 @@ COMPRESSIONS = (
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
+ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")
+"""Has no magic of its own: two bytes whose sum is a multiple of 31, and whatever follows unpacks."""
 
 ZIPS = (
     Named(
@@ -190,7 +190,6 @@ ZIPS = (
         "a TorchScript archive of PyTorch 1.3 or older",
         "load and save it once with PyTorch 1.4 or newer",
     ),
-    Named(r".*\.np[yz]", "a NumPy archive (.npz)", "open it with numpy.load"),
     Named(r"(?:.*/)?model\.weights\.h5", "a Keras archive", "open it with Keras"),
     Named(r"\[Content_Types\]\.xml", "a Microsoft Office document", WEIGHTS),
     Named(r"mimetype", "a document (OpenDocument or EPUB)", WEIGHTS),
@@ -207,7 +206,7 @@ FOLDERS = (
     Named(
         r".*\.distcp",
         "a distributed checkpoint without its .metadata, which says what its files hold",
-        "copy .metadata too: names that begin with a dot are easily left behind",
+        "copy .metadata too (names with a dot in front are easily left behind), or give {name} to see the pieces in it",
     ),
     Named(r"saved_model\.pb", "a TensorFlow SavedModel", "load it with tf.saved_model.load"),
     Named(

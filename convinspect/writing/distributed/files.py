@@ -13,8 +13,9 @@ from pathlib import Path
 from convinspect.arrays.views import is_channels_last
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, CannotConvert, ChangedMeanwhile, NotACheckpoint
-from convinspect.formats.files import File, version_of
+from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, reader, walk
+from convinspect.formats.sources import version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed import METADATA
 from convinspect.formats.torch.distributed_items import to_one_file

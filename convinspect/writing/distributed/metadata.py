@@ -15,7 +15,7 @@ from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.pickle.opcodes import instructions
 from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.distributed_pieces import PACKAGE
-from convinspect.formats.torch.tensors import function_name, plain
+from convinspect.formats.torch.nodes import function_name, plain
 from convinspect.records import Span
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing.distributed.boxes import Box, Shape

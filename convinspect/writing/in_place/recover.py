@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import BrokenFile, CannotWrite, NotThere
-from convinspect.formats.files import read_at
 from convinspect.formats.journal import journal_of, journals_of
+from convinspect.formats.sources import read_at
 from convinspect.writing.atomic import sync
 from convinspect.writing.in_place.file_ranges import END, Shift, extents, moved_from, shift
 from convinspect.writing.in_place.journal import Entry, digest_of, read_journal
