@@ -25,6 +25,7 @@ WRITTEN_BY = {
     Container.EXPORTED: "`torch.export.save` (`.pt2`)",
     Container.SAFETENSORS: "`safetensors`, of any library",
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
+    Container.DISTRIBUTED_PART: "the same, one of its files (`*.distcp`) by itself: the pieces in it",
     Container.TORCH_UNPACKED: "the same, unzipped: a folder with `data.pkl` and `data/0`, `data/1`, …",
     Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",
     Container.NUMPY_ARRAY: "`numpy.save`",
@@ -33,6 +34,9 @@ SEVERAL = (
     ("an index (`*.index.json`) and its shards", "transformers, diffusers, accelerate"),
     ("numbered shards without an index (`model-00001-of-00003.safetensors`)", "the same, of which the index was lost"),
     ("shards of which each holds a part of each tensor", "`HuggingFaceStorageWriter` (`DCP_SHARDING_INFO`)"),
+    ("any of them in a tar archive, compressed or not", "NeMo (`.nemo`), `tar`"),
+    ("any of them in a zip archive", "ESPnet, TorchServe (`.mar`), diffusers (`.dduf`), `zip`"),
+    ("any file of them compressed with gzip, bzip2, xz or zlib", "`gzip`, `bzip2`, `xz`"),
 )
 
 
@@ -71,7 +75,8 @@ def _magics() -> Iterator[tuple[str, ...]]:
 
 def _contents() -> Iterator[tuple[str, str]]:
     texts = (kinds.LFS, kinds.HTML, kinds.OPENVINO, kinds.XML, kinds.KERAS_INDEX, kinds.JSON, kinds.TEXT)
-    others = (kinds.MESSAGE_PACK, kinds.TAR, kinds.OLDEST, kinds.DISTCP, kinds.TF_INDEX, kinds.UNKNOWN)
+    tensorflow = (kinds.TF_INDEX, kinds.TF_PART, kinds.TF_PART_ALONE)
+    others = (kinds.MESSAGE_PACK, kinds.TAR, kinds.OLDEST, kinds.DISTCP, *tensorflow, kinds.UNKNOWN)
     for kind in (*texts, *kinds.PROTOBUFS, *kinds.PICKLES, *others):
         yield kind.what, _remedy(kind.remedy)
 

@@ -15,7 +15,7 @@ from convinspect.checking.findings import Finding, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.checking.piece_files import Item as Piece
-from convinspect.checking.piece_files import items_of, scan_piece_file
+from convinspect.checking.piece_files import items_of, scan_part, scan_piece_file
 from convinspect.checking.unpacked import scan_unpacked
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
@@ -27,9 +27,9 @@ from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root
 from convinspect.formats.sources import is_plain, short_name
 from convinspect.formats.torch import distributed, unpacked
-from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
+from convinspect.formats.torch.archive import SMALL_STORAGE
+from convinspect.formats.torch.distributed_file import is_part
 from convinspect.formats.torch.distributed_pieces import is_metadata, pieces_in
-from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Tensor
 from convinspect.text import first_few, plural
 
@@ -125,10 +125,9 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
     """
     check_no_journal(path)
     with File(path) as file:
-        if is_zip(file.read(0, 64)) and (part := of_distributed(file)) is not None:
-            raise part
         yield from _scan_mode(path)
-        pickle, failure, codes = yield from _scan_opened(scan_file(file), file.path)
+        scan = scan_part(file, values) if is_part(file) else scan_file(file)
+        pickle, failure, codes = yield from _scan_opened(scan, file.path)
     if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.
         return None
@@ -137,6 +136,9 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
         for problem in () if of_several else contents.problems[-1:]:
             yield finding("piece", path, problem.what)
         # What is said of a part alone is no damage; what is, was found above in its bytes.
+        contents = contents._replace(problems=())
+    if contents.container is Container.DISTRIBUTED_PART:
+        # All of them were found in its pieces.
         contents = contents._replace(problems=())
     if failure is not None:
         codes |= {"unreadable"}

@@ -23,6 +23,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import convinspect
+from convinspect.arrays.read import read_tensor
 from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
@@ -66,8 +67,8 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "xz": lz
 @pytest.mark.parametrize("name", COMPRESS)
 def test_the_command_for_a_compressed_file_unpacks_it(tmp_path: Path, name: str) -> None:
     kind = next(kind for kind in kinds.COMPRESSIONS if kind.name == name)
-    content = saved(tmp_path / "w.pt").read_bytes()
-    for where in ("model.pt" + kind.suffix, "odd name.nemo"):
+    content = b"1,2,3\n" * 999
+    for where in ("table.csv" + kind.suffix, "odd name.nemo"):
         (tmp_path / where).write_bytes(COMPRESS[name](content))
         error = said(tmp_path / where)
         assert isinstance(error, NotACheckpoint)
@@ -83,7 +84,9 @@ def test_the_command_for_a_compressed_file_unpacks_it(tmp_path: Path, name: str)
 def test_a_compressed_tar_is_a_tar(tmp_path: Path, name: str) -> None:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(saved(tmp_path / "w.pt"), "model_weights.ckpt")
+        info = tarfile.TarInfo("notes.txt")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"notes"))
     path = tmp_path / "model.nemo"
     path.write_bytes(COMPRESS[name](archive.getvalue()))
     error = said(path)
@@ -91,7 +94,7 @@ def test_a_compressed_tar_is_a_tar(tmp_path: Path, name: str) -> None:
     command = re.search(r"\((tar .*?)\)", error.remedy)
     assert command is not None
     subprocess.run(command[1], shell=True, check=True, cwd=tmp_path)
-    assert (tmp_path / "model_weights.ckpt").read_bytes() == (tmp_path / "w.pt").read_bytes()
+    assert (tmp_path / "notes.txt").read_bytes() == b"notes"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +227,31 @@ def test_the_index_of_a_tensorflow_checkpoint(tmp_path: Path) -> None:
     assert said(path).problem == f"it is {kinds.UNKNOWN.what}"
 
 
+@pytest.mark.parametrize(
+    "content", [b"\0" * 4096, b"\x1f\x8b\x08\0" * 20, struct.pack("<64f", *range(64)), b"\x81\xa5model"]
+)
+@pytest.mark.parametrize("index", [True, False])
+def test_the_values_of_a_tensorflow_checkpoint_are_known_by_their_name(
+    tmp_path: Path, content: bytes, index: bool
+) -> None:
+    """They are numbers without anything before them, whatever these begin with."""
+    path = tmp_path / "model.ckpt-3.data-00000-of-00001"
+    path.write_bytes(content)
+    if index:
+        (tmp_path / "model.ckpt-3.index").touch()
+    kind = kinds.TF_PART if index else kinds.TF_PART_ALONE
+    assert said(path).problem == f"it is {kind.what}"
+    assert check_problem(path) == said(path).problem
+
+
+def test_a_page_in_place_of_the_values_of_a_tensorflow_checkpoint_is_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "model.data-00000-of-00001"
+    path.write_bytes(b"<!DOCTYPE html><html>")
+    assert said(path).problem == f"it is {kinds.HTML.what}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    assert "git-lfs" in said(path).problem
+
+
 @pytest.mark.parametrize("name", PROTOBUFS)
 def test_protobufs_are_told_apart(tmp_path: Path, name: str) -> None:
     content, kind = PROTOBUFS[name]
@@ -255,8 +283,10 @@ def test_pieces_of_one_size_are_no_whole_file(tmp_path: Path, sizes: list[tuple[
     state = {f"{number}.weight": torch.rand(size) for number, size in enumerate(sizes)}
     save_distributed(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
     (piece,) = (tmp_path / "dcp").glob("*.distcp")
-    assert said(piece).problem == check_problem(piece)
-    assert kinds.DISTCP.what in said(piece).problem
+    (tmp_path / "dcp" / ".metadata").unlink()
+    (root,) = read_contents(piece).roots
+    assert [tensor.shape for tensor in root.tensors] == sizes
+    assert [list(read_tensor(tensor).ravel()) for tensor in root.tensors] == [list(t.ravel()) for t in state.values()]
 
 
 @pytest.mark.parametrize(
@@ -273,10 +303,8 @@ def test_commands_take_a_distributed_checkpoint(tmp_path: Path, words: list[str]
         assert torch.equal(torch.load(tmp_path / "b.pt")["0.weight"], model.state_dict()["0.weight"].squeeze(-1))
 
 
-def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+def test_a_distributed_checkpoint_without_metadata(tmp_path: Path) -> None:
     save_distributed(STATE, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    assert "a part of a distributed checkpoint" in said(tmp_path / "dcp" / "__0_0.distcp").problem
-    assert said(tmp_path / "dcp" / "__0_0.distcp").problem == check_problem(tmp_path / "dcp" / "__0_0.distcp")
     (tmp_path / "dcp" / ".metadata").unlink()
     error = said(tmp_path / "dcp")
     assert "without its .metadata" in error.problem

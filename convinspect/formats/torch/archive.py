@@ -198,20 +198,8 @@ def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def of_distributed(file: File) -> NotACheckpoint | None:
-    """The error for a part of a distributed checkpoint, of which the zip's directory lists the last piece at best."""
-    if file.path.suffix != ".distcp":
-        return None
-    # One torch.save file for each piece of a tensor, one after the other.
-    from convinspect.formats.unsupported.kinds import DISTCP
-
-    return NotACheckpoint(f"it is {DISTCP.what}", DISTCP.remedy)
-
-
 def headless(file: File) -> ConvInspectError:
     """The error for a zip without the directory at its end. The pickle at its start tells how much is missing."""
-    if (part := of_distributed(file)) is not None:
-        return part
     expected = None
     with suppress(ConvInspectError):
         expected = _expected_size(file)

@@ -89,7 +89,10 @@ OLDEST = Kind(
     "a checkpoint of PyTorch 0.1.9 or older, in the tar format of that time",
     "where you trust it, torch.load it with weights_only=False and torch.save it again",
 )
-TAR = Kind("a tar archive", "unpack it (tar -xf {name}) and open the checkpoint inside")
+TAR = Kind(
+    "a tar archive with nothing in it that is named as a checkpoint",
+    "see what it holds (tar -tf {name}), and give one of its files as {name}!FILE",
+)
 JSON = Kind("a JSON text, not a checkpoint", "a shard index must be named *.index.json")
 TEXT = Kind("a text file, not a checkpoint", WEIGHTS)
 MESSAGE_PACK = Kind(
@@ -111,6 +114,14 @@ FINGERPRINT = Kind(
 )
 TF_INDEX = Kind(
     "the index of a TensorFlow checkpoint", "give its path without .index to tf.train.load_checkpoint, which loads it"
+)
+TF_PART = Kind(
+    "a file with the values of a TensorFlow checkpoint, whose .index says what lies where",
+    "give its path without .data-… to tf.train.load_checkpoint, which loads it",
+)
+TF_PART_ALONE = Kind(
+    "a file with the values of a TensorFlow checkpoint without its .index, which says what lies where",
+    "copy the .index too, and give the path of both without their ends to tf.train.load_checkpoint",
 )
 FROZEN_GRAPH = Kind("a frozen TensorFlow graph", "open it with TensorFlow, or a viewer such as netron")
 PROTOBUFS = (ONNX, CORE_ML, SAVED_MODEL, FINGERPRINT, FROZEN_GRAPH)
@@ -190,15 +201,16 @@ PACKAGES = (
 )
 """Kinds of archives that may contain weights."""
 
+TF_PART_NAME = r"(.*)\.data-\d{5}-of-\d{5}"
 FOLDERS = (
     Named(
         r".*\.distcp",
         "a distributed checkpoint without its .metadata, which says what its files hold",
-        "copy .metadata too: names that begin with a dot are easily left behind",
+        "copy .metadata too (names with a dot in front are easily left behind), or give {name} to see the pieces in it",
     ),
     Named(r"saved_model\.pb", "a TensorFlow SavedModel", "load it with tf.saved_model.load"),
     Named(
-        r".*\.data-\d{5}-of-\d{5}",
+        TF_PART_NAME,
         "a TensorFlow checkpoint",
         "load it with tf.train.load_checkpoint",
     ),

@@ -21,6 +21,7 @@ from support.hostile.containers import (
     safetensors_file,
     zip_file,
 )
+from support.hostile.distcp import DISTCP, distcp
 from support.hostile.distributed import described_tensor, distributed, distributed_key
 from support.hostile.large import LARGE
 from support.hostile.legacy import legacy_claim, legacy_part, legacy_sources, legacy_with
@@ -167,6 +168,7 @@ HOSTILE: dict[str, Builder] = {
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
     **NUMPY,
+    **{f"distcp_{name}": partial(distcp, content=content) for name, content in DISTCP.items()},
     **{f"unpacked_bomb_{name}": partial(in_unpacked, make=make) for name, make in BOMBS.items()},
     **{f"unpacked_key_{name}": partial(unpacked_key, key=key) for name, key in KEYS.items()},
     **{
