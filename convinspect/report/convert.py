@@ -21,7 +21,6 @@ from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.causes import by_cause
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
-from convinspect.report.pytorch_lines import lines_of
 from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
@@ -328,6 +327,9 @@ def code_lines(job: Job, width: int | None = None) -> list[str]:
 
 def _remaining_lines(left: Remaining) -> list[str]:
     """What is to be done, in order, for the result to load where the checkpoint of `like` does."""
+    # Imported here, as what few conversions need.
+    from convinspect.report.pytorch_lines import lines_of
+
     before = "the --rename that `convinspect diff` gives, and then " if left.rename else ""
     first = f"The result loads there after {before}these lines of PyTorch"
     if not left.sure:
