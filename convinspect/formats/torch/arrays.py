@@ -64,8 +64,11 @@ def is_array(name: str) -> bool:
 def is_of_numbers(node: Call) -> bool:
     """Whether a call rebuilds an array that is listed as a tensor."""
     name = function_name(node) or ""
-    parts = _parts(name, node) if is_array(name) else None
-    return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    try:
+        parts = _parts(name, node) if is_array(name) else None
+        return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    except (IndexError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None:
