@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import BrokenFile
 from convinspect.formats.numpy_dtypes import EXTENSIONS, ArrayDtype, array_dtype, extension_dtype, told
 from convinspect.formats.pickle.values import Call, Dict, Global, OutOfBand, Tuple
-from convinspect.formats.torch.byte_storages import Strings
+from convinspect.formats.torch.byte_storages import ARRAY, Strings
 from convinspect.formats.torch.nodes import arguments, function_name
 from convinspect.formats.torch.storage_ids import number
 from convinspect.records import Tensor, contiguous
@@ -108,7 +108,7 @@ def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None
     strings.arrays += 1
     storage = strings.storage(octets, nbytes, dtype.byteorder)
     layout = "strided" if storage is not None or not nbytes else "compressed" if octets is not None else "out-of-band"
-    return Tensor(key, dtype.name, shape, stride, 0, storage, layout)
+    return Tensor(key, dtype.name, shape, stride, 0, storage, layout, subclass=ARRAY if strings.marked else None)
 
 
 def _parts(name: str, node: Call) -> _Parts | None:

@@ -16,6 +16,7 @@ from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.arrays import NAMES
 from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings
+from convinspect.formats.torch.nested_arrays import joined
 from convinspect.formats.torch.tree import find_roots
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
@@ -75,6 +76,8 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
+    if strings.arrays:
+        roots = joined(roots)
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
