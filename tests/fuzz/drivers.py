@@ -16,7 +16,7 @@ from random import Random
 import json_mutations
 import pickle_mutations
 import zip_mutations
-from array_drivers import arrays
+from array_drivers import arrays, joblib
 from pickle_mutations import number, text
 
 from support.paths import FIXTURES
@@ -333,6 +333,7 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "joblib": joblib,
     "unpacked": unpacked,
     "distcp": distcp,
 }
