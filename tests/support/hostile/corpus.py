@@ -26,6 +26,7 @@ from support.hostile.distributed import described_tensor, distributed, distribut
 from support.hostile.joblib_streams import JOBLIB, joblib_file
 from support.hostile.large import LARGE
 from support.hostile.legacy import legacy_claim, legacy_part, legacy_sources, legacy_with
+from support.hostile.nested import NESTED
 from support.hostile.opcodes import Builder, Value, beside_a_layer, get, integer, pickled, put, text
 from support.hostile.others import (
     archive_in,
@@ -170,6 +171,7 @@ HOSTILE: dict[str, Builder] = {
     "index_shard_by_link": shard_by_link,
     **NUMPY,
     **{f"joblib_{name}": partial(joblib_file, make=make) for name, make in JOBLIB.items()},
+    **{f"nested_{name}": build for name, build in NESTED.items()},
     **{f"distcp_{name}": partial(distcp, content=content) for name, content in DISTCP.items()},
     **{f"unpacked_bomb_{name}": partial(in_unpacked, make=make) for name, make in BOMBS.items()},
     **{f"unpacked_key_{name}": partial(unpacked_key, key=key) for name, key in KEYS.items()},
