@@ -12,7 +12,8 @@ from _thread import allocate_lock
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from convinspect.errors import NotThere, named, unreadable
+from convinspect.errors import NotThere, unreadable
+from convinspect.remote.addresses import Address
 
 if TYPE_CHECKING:
     from convinspect.records import Version
@@ -153,12 +154,17 @@ def open_source(path: Path) -> Source:
     Raises:
         ConvInspectError: There is no such file, or it may not be read.
     """
+    if isinstance(path, Address):
+        # Imported here, as all that only addresses need.
+        from convinspect.remote.fetching import RemoteSource
+
+        return RemoteSource(path)
     return LocalFile(path)
 
 
 def is_plain(path: Path) -> bool:
     """Whether a path can only name a file of this machine, one that exists included."""
-    return INSIDE not in os.fspath(path) or os.path.lexists(path)
+    return not isinstance(path, Address) and (INSIDE not in os.fspath(path) or os.path.lexists(path))
 
 
 def version_at(path: Path) -> Version:
@@ -167,7 +173,12 @@ def version_at(path: Path) -> Version:
     Raises:
         FileNotFoundError: It is no longer there.
         OSError: It cannot be looked at.
+        ConvInspectError: Nor can what lies at an address.
     """
+    if isinstance(path, Address):
+        from convinspect.remote.fetching import version_at
+
+        return version_at(path)
     return version_of(os.stat(path if is_plain(path) else outermost(path)))
 
 
@@ -207,17 +218,10 @@ def read_at_into(handle: int, into: memoryview, offset: int) -> int:
 
 
 def _opened(path: Path) -> int:
-    from shlex import quote
-
     try:
         return os.open(path, _FLAGS)
     except FileNotFoundError:
-        address = named(path)
-        if "://" not in address:
-            raise NotThere("there is no such file", path=path) from None
-        how = f": curl -LO {quote(address)}" if address.startswith("http") else ""
-        problem = "it is an address, and only files on this machine are read"
-        raise NotThere(problem, f"fetch it first{how}", path) from None
+        raise NotThere("there is no such file", path=path) from None
     except IsADirectoryError:
         raise _a_folder(path) from None
     except PermissionError:
