@@ -1,8 +1,9 @@
-"""dtypes by PyTorch's names, and how many bytes their elements take."""
+"""dtypes by PyTorch's names, how many bytes their elements take, and how far apart these lie."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from operator import mul
 
@@ -48,3 +49,13 @@ def reach(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, dtype: s
         return 0
     last: int = offset + 1 + sum(map(mul, shape, stride)) - sum(stride)
     return last * ITEMSIZE.get(dtype, 0)
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides of a shape, in elements, as PyTorch gives them."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(strides[::-1])

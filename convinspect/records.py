@@ -10,15 +10,16 @@ so whoever means this very tensor asks for `id(tensor)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from convinspect.containers import Container as Container  # whoever has `Contents` asks it for these
 from convinspect.doubts import Doubt as Doubt  # whoever has a `Layer` asks it for these
+from convinspect.dtypes import contiguous as contiguous  # which goes with a `Tensor`'s shape
 from convinspect.dtypes import nbytes_of, reach
-from convinspect.text import one_line, plural, quoted
+from convinspect.text import one_line, quoted
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -58,6 +59,7 @@ class Storage(NamedTuple):
         byteorder: "little" or "big".
         pieces: Of a distributed checkpoint, in which chunks the numbers lie; `file` is then its `.metadata`, and
             positions are those in the whole tensor, row by row.
+        skipped: Of a deflated zip member, how many of its unpacked bytes come before the data.
     """
 
     file: Path
@@ -70,6 +72,7 @@ class Storage(NamedTuple):
     crc: int | None = None
     byteorder: str = "little"
     pieces: ChunkedTensor | None = None
+    skipped: int = 0
 
 
 class Tensor(NamedTuple):
@@ -86,8 +89,9 @@ class Tensor(NamedTuple):
         requires_grad: As stored.
         device: The device tag as stored, such as "cuda:0".
         subclass: Name of the Tensor subclass that wraps it, when there is one.
-        shape_span: Where the pickle pushes the size tuple.
-        stride_span: Where the pickle pushes the stride tuple.
+        spans_at: Offset in the pickle stream from which `spans` count.
+        spans: Where the pickle pushes the size tuple and the stride tuple: begin and end of each, in bytes. Tensors
+            that are written alike share them, so that a listing keeps one number for each instead of four.
         parts: The tensors that a sparse one is made of (indices, values), that a subclass keeps (a DTensor's local
             part), or a quantized one's scales and zero points where these are tensors.
         quantizer: How a quantized one is to be read, as text: scheme, scale, zero point; torchao's settings, by line.
@@ -103,13 +107,23 @@ class Tensor(NamedTuple):
     requires_grad: bool | None = None
     device: str | None = None
     subclass: str | None = None
-    shape_span: Span | None = None
-    stride_span: Span | None = None
+    spans_at: int = 0
+    spans: tuple[int, int, int, int] | None = None
     parts: tuple[Tensor, ...] = ()
     quantizer: str = ""
 
     def __repr__(self) -> str:
         return f"Tensor({quoted(self.key)}, {one_line(self.dtype)}, {one_line(str(self.shape))})"
+
+    @property
+    def shape_span(self) -> Span | None:
+        """Where the pickle pushes the size tuple."""
+        return None if self.spans is None else Span(self.spans_at + self.spans[0], self.spans_at + self.spans[1])
+
+    @property
+    def stride_span(self) -> Span | None:
+        """Where the pickle pushes the stride tuple."""
+        return None if self.spans is None else Span(self.spans_at + self.spans[2], self.spans_at + self.spans[3])
 
     @property
     def numel(self) -> int:
@@ -169,7 +183,7 @@ class Edit(NamedTuple):
     @property
     def moves_bytes(self) -> bool:
         """Whether its format has no way to say it but to move the numbers."""
-        by_strides = self.tensor.stride_span is not None
+        by_strides = self.tensor.spans is not None
         return self.transposed and not by_strides if self.moved is None else not (by_strides and self.moved.by_strides)
 
 
@@ -221,31 +235,6 @@ class Root(NamedTuple):
     lost_state: bool = False
 
 
-class Container(Enum):
-    """What keeps a checkpoint's tensors; the values are what users are shown."""
-
-    TORCH_ZIP = "torch.save (zip)"
-    TORCH_LEGACY = "torch.save (before 1.6)"
-    TORCH_SCRIPT = "TorchScript"
-    EXPORTED = "torch.export (.pt2)"
-    SAFETENSORS = "safetensors"
-    DISTRIBUTED = "distributed checkpoint"
-
-    @property
-    def torch_save(self) -> bool:
-        """Whether `torch.save` wrote it, now or before PyTorch 1.6."""
-        return self in (Container.TORCH_ZIP, Container.TORCH_LEGACY)
-
-    @property
-    def holds_code(self) -> bool:
-        """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
-        return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
-
-    def label(self, shards: int = 0) -> str:
-        """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
-        return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
-
-
 Version: TypeAlias = tuple[int, ...]
 """What of a file's status changes when it is written to or replaced."""
 
@@ -286,6 +275,7 @@ class Contents(NamedTuple):
         unwritten: Why all its numbers may be missing, as a line; "" where nothing shows that.
         unloadable: Why the format's own library does not load the file, as a line; "" where it does.
         folder: The folder that was opened, where one was, whose index or only file `path` may be; else None.
+        within: What holds the file, where it lies in an archive, with its article: "a tar archive"; else "".
     """
 
     path: Path
@@ -303,11 +293,13 @@ class Contents(NamedTuple):
     unwritten: str = ""
     unloadable: str = ""
     folder: Path | None = None
+    within: str = ""
 
     @property
     def format(self) -> str:
-        """The container's name, and the number of shards, as users are shown them."""
-        return self.container.label(self.shards)
+        """The container's name, the number of shards, and what it lies in, as users are shown them."""
+        label = self.container.label(self.shards)
+        return f"{label}, in {self.within}" if self.within else label
 
 
 class Layer(NamedTuple):
@@ -385,13 +377,3 @@ class Layer(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of all of the layer's tensors."""
         return sum([tensor.nbytes for tensor in self.tensors.values()])
-
-
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides of a shape, in elements, as PyTorch gives them."""
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(strides[::-1])

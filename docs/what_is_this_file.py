@@ -25,6 +25,8 @@ WRITTEN_BY = {
     Container.EXPORTED: "`torch.export.save` (`.pt2`)",
     Container.SAFETENSORS: "`safetensors`, of any library",
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
+    Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",
+    Container.NUMPY_ARRAY: "`numpy.save`",
 }
 SEVERAL = (
     ("an index (`*.index.json`) and its shards", "transformers, diffusers, accelerate"),

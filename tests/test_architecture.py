@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 
 # From the ground up: a package or root module may import from its own line and from those above it here.
 ORDER = [
-    {"errors", "text", "kinds", "dtypes", "layouts", "doubts"},
+    {"errors", "text", "kinds", "dtypes", "layouts", "doubts", "containers"},
     {"records", "keys", "render", "ranks"},
     {"remote"},
     {"formats", "modules"},

@@ -205,6 +205,7 @@ def _inflated(file: _File, storage: Storage, start: int, packed: int) -> Fetch:
 
     def fetch(begin: int, into: memoryview) -> None:
         nonlocal pieces, position, left
+        begin += storage.skipped
         if position < 0 or begin < position:
             pieces, position, left = _inflate(file, storage, start, packed), 0, memoryview(b"")
         done = 0
@@ -212,7 +213,7 @@ def _inflated(file: _File, storage: Storage, start: int, packed: int) -> Fetch:
             if not left:
                 left = memoryview(next(pieces, b""))
                 if not left:
-                    raise _ended(storage, position)
+                    raise _ended(storage, max(0, position - storage.skipped))
             skipped = min(begin - position, len(left)) if position < begin else 0
             taken = min(len(left) - skipped, len(into) - done)
             into[done : done + taken] = left[skipped : skipped + taken]
@@ -225,7 +226,7 @@ def _inflate(file: _File, storage: Storage, start: int, packed: int) -> Iterator
     """The unpacked bytes in pieces, never more than the storage claims."""
     _seek(file, start, storage)
     try:
-        yield from inflated(_chunks(file, packed), storage.nbytes)
+        yield from inflated(_chunks(file, packed), storage.skipped + storage.nbytes)
     except Incomplete:
         return  # The caller reports how many bytes are available.
     except zlib.error:

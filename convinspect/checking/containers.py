@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from convinspect.checking.arrays import is_pickled, scan_array
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
@@ -14,6 +15,8 @@ from convinspect.checking.required_records import scan_required
 from convinspect.checking.zip import Record, scan_zip, unpacked, whole_record
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
+from convinspect.formats.numpy_files.arrays import SUFFIX, is_array, record_read
+from convinspect.formats.numpy_files.header import MAGIC
 from convinspect.formats.pickle.machine import Read, most_steps, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
@@ -64,6 +67,9 @@ def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset
         yield from scan_safetensors(file)
     elif is_legacy(file):
         return (yield from _scan_legacy(file, within))
+    elif is_array(head):
+        yield from scan_array(Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start))
+        yield Note(NO_CHECKSUMS)
     else:
         yield from _scan_unknown(file, within)
     return None
@@ -170,6 +176,9 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
         if stream is not None:
             yield from _scan_source(stream)
         return
+    if record.name.endswith(SUFFIX):
+        yield from _scan_array(file, record, within)
+        return
     claims_pickle = record.name.endswith((".pt", ".pkl", "_pkl"))
     if not entry.size or (entry.method != STORED and not claims_pickle):
         return
@@ -188,6 +197,22 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
         yield from scan_bytes(stream)
+
+
+def _scan_array(file: File, record: Record, within: str) -> Scan[None]:
+    """Scan a record that is an array, unless its bytes are known to be damaged already."""
+    entry = record.entry
+    if not record.sound:
+        return
+    read = record_read(file, entry, record.payload)
+    if not is_array(read(0, len(MAGIC))):
+        return
+    in_file = file.start + record.payload if entry.method == STORED else None
+    stream: Stream | None = Stream(read, entry.size, file.path, within + entry.name, in_file)
+    if in_file is None and is_pickled(read):
+        stream = yield from _stream(file, record, within)
+    if stream is not None:
+        yield from scan_array(stream)
 
 
 def _scan_source(stream: Stream) -> Iterator[Finding]:

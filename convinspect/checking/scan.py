@@ -17,17 +17,19 @@ from convinspect.checking.piece_files import Item, items_of, scan_piece_file
 from convinspect.dtypes import nbytes_of
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
+from convinspect.formats.containers.choose import checkpoint_within, others_in
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root, without_tensors
+from convinspect.formats.sources import is_plain, short_name
 from convinspect.formats.torch import distributed
 from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
 from convinspect.formats.torch.distributed_pieces import is_metadata, pieces_in
 from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Container, Contents, Root, Tensor
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
 _SHOWN = 6
@@ -88,10 +90,24 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
         return (yield from _scan_folder(path, values))
     with File(path) as file:
         head = file.read(0, 64)
+        member = checkpoint_within(file)
+    if member is not None:
+        return (yield from _scan_member(path, member, values))
     if sharded.is_index(path, head):
         return (yield from _scan_index(path, values))
     contents = yield from _scan_single(path, values)
     return contents.container if contents is not None else None, 0
+
+
+def _scan_member(path: Path, member: Path, values: bool) -> Scan[_Kind]:
+    """Scan the checkpoint in an archive, and say what else is in there."""
+    yield from _scan_mode(path)
+    yield Note(f"looked at {short_name(member)}")
+    with File(path) as file:
+        others = others_in(file, member)
+    if others:
+        yield Note(f"not looked at, though in the same archive: {first_few(others, _SHOWN)}")
+    return (yield from _scan_path(member, values))
 
 
 def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Contents | None]:
@@ -149,6 +165,9 @@ def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | Non
 
 
 def _scan_mode(path: Path) -> Iterator[Finding]:
+    if not is_plain(path):
+        # The archive's own mode was looked at, or is none of a file.
+        return
     mode = path.stat().st_mode
     if os.name == "posix" and mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
         what = "the folder" if stat.S_ISDIR(mode) else "the file"

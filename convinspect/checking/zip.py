@@ -90,8 +90,8 @@ def _at(file: File, offset: int, within: str, length: int | None = None) -> Plac
 
 def _scan_names(file: File, entries: Sequence[Entry], within: str) -> Iterator[Item]:
     counts = Counter(entry.name for entry in entries)
-    # PyTorch finds records regardless of upper and lower case.
-    lowered = Counter(entry.name.lower() for entry in entries)
+    # PyTorch finds records regardless of upper and lower case; NumPy does not, and W and w are two arrays.
+    lowered = Counter(entry.name.lower() for entry in entries if not entry.name.endswith(".npy"))
     seen: set[str] = set()
     for name, number in counts.items():
         place = Place(within + name)

@@ -11,6 +11,7 @@ import typer
 
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
+from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -68,7 +69,7 @@ def diff(
     check_options(path, other, error, values)
     check_output(output, fmt, path)
     a = open_whole(path, root)
-    sink = Sink(fmt, width, output, f"convinspect diff {path.name}")
+    sink = Sink(fmt, width, output, f"convinspect diff {short_name(path)}")
     if other is None:
         same = _show_answers(api.diff(a, error=_error(error)), everything, fold, sink)
     else:

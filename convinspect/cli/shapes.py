@@ -18,6 +18,7 @@ from convinspect.cli.options import (
     naming,
 )
 from convinspect.cli.output import Sink, check_output, end_with_problems
+from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
 
 
@@ -79,7 +80,7 @@ def shapes(
     layers = find_layers(checkpoint)
     with naming(path):
         shown = select(layers, layer or (), kind or (), pointwise, everything)
-    sink = Sink(fmt, width, output, f"convinspect shapes {path.name}")
+    sink = Sink(fmt, width, output, f"convinspect shapes {short_name(path)}")
     if sink.wants_payload:
         sink.show(None, listing_payload(checkpoint, layers, shown))
     else:

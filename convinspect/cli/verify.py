@@ -12,6 +12,7 @@ from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
 from convinspect.cli.sharing import sharing_ranks
+from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
 
 BeforeArgument = Annotated[
@@ -119,9 +120,9 @@ def verify(
         total = before.nbytes_on_disk + (0 if opened is None else opened.nbytes_on_disk)
         with reading_progress(total // (1 if group is None else group.size), "comparing") as advance:
             report = compare(before, opened, options, advance, group)
-    names = (path.name, "converted in memory" if after is None else after.name)
+    names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
-    Sink(fmt, width, output, f"convinspect verify {path.name}").show(
+    Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(
         verdict_table(report, names, on_screen), verdict_payload(report)
     )
     if not report.equal:

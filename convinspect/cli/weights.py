@@ -20,6 +20,7 @@ from convinspect.cli.options import (
 )
 from convinspect.cli.output import Sink, check_output, end_with_problems, reading_progress
 from convinspect.errors import CannotShow, ConvInspectError, NotThere
+from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -82,7 +83,7 @@ def weights(
     given = _check_part(part, stats)
     checkpoint = open_checkpoint(path, root)
     named = [*(layers or ()), *(layer or ())]
-    sink = Sink(fmt, width, output, f"convinspect weights {path.name}")
+    sink = Sink(fmt, width, output, f"convinspect weights {short_name(path)}")
     with naming(path):
         chosen, lacking = _choose(checkpoint, named)
         # Named layers are shown with their numbers; without names, many layers are shown as an overview.

@@ -12,6 +12,7 @@ from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
+from convinspect.writing.archived import archive_of, is_rewritten
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -38,6 +39,20 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
         remedy = Wording("give one with ", TARGET, ", or use ", Option("in_place"), " or ", Option("dry_run"))
         raise CannotWrite("there is no target", remedy, source)
     return output
+
+
+def check_archive(checkpoint: Checkpoint, in_place: bool) -> None:
+    """Check that a checkpoint in an archive is not to be edited where it lies.
+
+    Raises:
+        CannotWrite: It is.
+    """
+    archive = archive_of(checkpoint.path) if in_place else None
+    if archive is None:
+        return
+    ways = [f"NEW{archive.suffix} for the whole archive, "] if is_rewritten(checkpoint.path) else []
+    remedy = Wording("write a new file with ", Option("target", None), ": ", *ways, "NEW.pt for the checkpoint alone")
+    raise CannotWrite("a checkpoint in an archive cannot be edited in place", remedy, archive)
 
 
 def check_options(options: Options, resave: bool) -> None:
@@ -242,6 +257,21 @@ def check_model(checkpoint: Checkpoint, model: str) -> None:
         names = ", ".join(list(checkpoint.modules)[1:4])
         problem = Wording(Option("model", None), f" {model!r} has other layers than the file ({names}, …)")
         raise CannotConvert(problem, "give the model it was saved from")
+
+
+def check_format(checkpoint: Checkpoint, resave: bool) -> None:
+    """Refuse to write a format that is only read.
+
+    Args:
+        checkpoint: The source.
+        resave: Its weights are saved as a plain state_dict, in another format.
+
+    Raises:
+        CannotConvert: It would keep its format.
+    """
+    if not checkpoint.container.rewritten and not resave:
+        remedy = Wording("end ", TARGET, " in .safetensors or .pt, and its tensors are written as a plain state_dict")
+        raise CannotConvert(f"no {checkpoint.container.value} is written here, anew or in place", remedy)
 
 
 def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
+    check_archive,
+    check_format,
     check_layout,
     check_optimizer,
     check_options,
@@ -259,9 +261,16 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     distributed = checkpoint.container is Container.DISTRIBUTED
     source = folder_of(checkpoint.path) if distributed else checkpoint.folder or checkpoint.path
     target = None if options.dry_run else source if options.in_place else output
-    other_format = output is not None and wants_other_format(checkpoint, output)
+    # A dry run without a target is one of what can be written.
+    other_format = (
+        options.dry_run and not checkpoint.container.rewritten
+        if output is None
+        else wants_other_format(checkpoint, output)
+    )
     resaved = options.state_dict or options.fuse or options.expand or other_format
+    check_format(checkpoint, resaved)
     check_options(options, resaved)
+    check_archive(checkpoint, options.in_place)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)

@@ -313,7 +313,7 @@ def _with_strides_of(conversion: Conversion, names: Mapping[str, str], other: Ma
         if out_in(edit.shape) is None:
             return edit
         # A format without strides tells nothing of them.
-        return edit if wanted.stride_span is None else edit._replace(stride=wanted.stride)
+        return edit if wanted.spans is None else edit._replace(stride=wanted.stride)
 
     return replace(conversion, edits=tuple(map(edit_with_strides, conversion.edits)))
 

@@ -13,6 +13,7 @@ from convinspect.converting.plan import Plan, Refusal, Request, plan
 from convinspect.converting.reshape import edit_to
 from convinspect.converting.selection import other_checkpoint, requested
 from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.formats.sources import short_name
 from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of, shown_kind
 from convinspect.layers.find import find_layers
@@ -224,7 +225,7 @@ def _unlike(
         remedies.append(Wording(f"{plural(len(planned.refusals), 'layer')} that {differ} not chosen"))
     remedy = _joined(remedies)
     if not any(name in other.tensors for name in here):
-        hint = remedy or f"`convinspect diff` compares {checkpoint.path.name} and {options.like_name}"
+        hint = remedy or f"`convinspect diff` compares {short_name(checkpoint.path)} and {options.like_name}"
         return Fruitless(f"no tensor has the name of one in {options.like_name}", hint)
     return Fruitless(f"what is in both has the shapes of {options.like_name} already", remedy, already=not remedy)
 

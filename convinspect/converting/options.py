@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.formats.sources import short_name
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, TARGETS, TRANSFORMERS_CONV1D
 from convinspect.text import dimensions
 
@@ -73,7 +74,7 @@ class Options:
         """The file name of the checkpoint in `like`; "" if `like` is None."""
         if self.like is None:
             return ""
-        return self.like.path.name if isinstance(self.like, Checkpoint) else self.like.name
+        return short_name(self.like.path) if isinstance(self.like, Checkpoint) else short_name(self.like)
 
     @property
     def expand(self) -> bool:

@@ -66,4 +66,4 @@ def _back(edit: Edit, is_last: bool) -> Edit | None:
 
 def _is_lost(edit: Edit, back: Edit | None) -> bool:
     tensor = edit.tensor
-    return tensor.stride_span is not None and back is not None and back.stride != tensor.stride
+    return tensor.spans is not None and back is not None and back.stride != tensor.stride

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
-from convinspect.formats import pieces, sharded
+from convinspect.formats import pieces, sharded, sources
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
@@ -17,6 +17,17 @@ from convinspect.records import Contents
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.formats.sources import Source
+
+
+def _open_within(path: Path) -> Source:
+    # Imported here, since most paths lead to files.
+    from convinspect.formats.containers.members import open_member
+
+    return open_member(path)
+
+
+sources.open_within = _open_within
 
 
 def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:
@@ -59,21 +70,26 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
     with File(path) as file:
         head = file.read(0, 64)
         versions = {path: file.version}
+        within = file.source.within
     if sharded.is_index(path, head):
         contents = sharded.read_index(path, read_file)
-        return contents._replace(versions={**versions, **contents.versions})
+        return contents._replace(versions={**versions, **contents.versions}, within=within)
     contents = _read_file(path, keep_pickles, pickle)
+    contents = contents if contents.within else contents._replace(within=within)
     return pieces.alone(contents) if pieces.is_piece(contents) else contents
 
 
 def _read_file(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> Contents:
     with File(path) as file:
         contents = _read_opened(file, pickle)
-        pickles = contents.pickles if keep_pickles else {}
-        return contents._replace(versions={path: file.version}, pickles=pickles)
+        if isinstance(contents, Contents):
+            pickles = contents.pickles if keep_pickles else {}
+            return contents._replace(versions={path: file.version}, pickles=pickles)
+    return _read_any(contents, keep_pickles, pickle)
 
 
-def _read_opened(file: File, pickle: Pickle | None) -> Contents:
+def _read_opened(file: File, pickle: Pickle | None) -> Contents | Path:
+    """What is in a file, or where its checkpoint lies, if it is an archive that holds one."""
     head = file.read(0, 64)
     if is_safetensors(head):
         return read_safetensors(file)
@@ -86,15 +102,24 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents:
 
     if legacy.is_legacy(file):
         return legacy.read_torch_legacy(file, pickle)
+    if head.startswith(b"\x93"):
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_array(head):
+            return arrays.read_array(file)
     from convinspect.formats.unsupported.heads import unsupported_file_error
     from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
 
     if is_pickle(file):
         raise other_pickle(file)
+    from convinspect.formats.containers.choose import checkpoint_in
+
+    if (member := checkpoint_in(file)) is not None:
+        return member
     raise unsupported_file_error(file)
 
 
-def _read_zip(file: File, pickle: Pickle | None) -> Contents:
+def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
     from convinspect.formats.torch import archive as torch_zip
     from convinspect.formats.torch import exported
     from convinspect.formats.zip.archive import Archive
@@ -109,6 +134,16 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents:
     archive = Archive(file)
     if exported.is_exported(archive):
         return exported.read_exported(file, archive)
+    if "data.pkl" not in archive.records:
+        from convinspect.formats.numpy_files import arrays
+
+        if arrays.is_archive(archive.names()):
+            return arrays.read_archive(file, archive)
+        from convinspect.formats.containers.choose import checkpoint_in
+        from convinspect.formats.unsupported.zips import known_zip
+
+        if known_zip(archive.names()) is None and (member := checkpoint_in(file)) is not None:
+            return member
     return torch_zip.read_archive(file, archive, pickle)
 
 

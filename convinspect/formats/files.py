@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from convinspect.errors import ChangedMeanwhile, CutShort, unreadable
-from convinspect.formats.sources import open_source, version_at
+from convinspect.formats.sources import Source, open_source, version_at
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,15 +30,24 @@ class File:
         NotThere: No such file, or it may not be read.
 
     Attributes:
+        source: Where its bytes come from.
         version: Identifies the version of the file that was opened.
     """
 
     def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
-        self.path = path
-        self._source = open_source(path)
-        self.start = start
-        self.version: Version = self._source.version
-        self.size = self._source.size - start if size is None else size
+        self._begin(path, open_source(path), start, size)
+
+    @classmethod
+    def over(cls, path: Path, source: Source) -> File:
+        """A file of this path whose source is open already."""
+        file = cls.__new__(cls)
+        file._begin(path, source, 0, None)
+        return file
+
+    def _begin(self, path: Path, source: Source, start: int, size: int | None) -> None:
+        self.path, self.source, self.start = path, source, start
+        self.version: Version = self.source.version
+        self.size = self.source.size - start if size is None else size
 
     def __enter__(self) -> File:
         return self
@@ -48,7 +57,7 @@ class File:
 
     def close(self) -> None:
         """Close it, and all that is `within` it."""
-        self._source.close()
+        self.source.close()
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer only where the file ends.
@@ -61,7 +70,7 @@ class File:
             return b""
         pieces = []
         while size > 0:
-            piece = self._source.read(self.start + offset, size)
+            piece = self.source.read(self.start + offset, size)
             if not piece:
                 break
             pieces.append(piece)
@@ -78,13 +87,13 @@ class File:
             BrokenFile: The operating system reports an error.
         """
         done, most = 0, max(0, min(len(into), self.size - offset))
-        while done < most and (count := self._source.read_into(self.start + offset + done, into[done:most])):
+        while done < most and (count := self.source.read_into(self.start + offset + done, into[done:most])):
             done += count
         return done
 
     def range_of(self) -> tuple[int, int] | None:
         """An open file's handle, and the offset in it at which this one's bytes lie together; None without one."""
-        found = self._source.range_of()
+        found = self.source.range_of()
         return None if found is None else (found[0], found[1] + self.start)
 
     def within(self, start: int, size: int) -> File:

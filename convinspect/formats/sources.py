@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from convinspect.errors import NotThere, unreadable
-from convinspect.remote.addresses import Address
+from convinspect.remote.addresses import Address, path_of
 
 if TYPE_CHECKING:
     from convinspect.records import Version
+
+T = TypeVar("T")
 
 INSIDE = "!"
 """Stands between an archive's path and the name of its member."""
@@ -33,10 +37,12 @@ class Source(Protocol):
     Attributes:
         size: Their number.
         version: Differs between versions of the file that they come from.
+        within: What holds them, with its article ("a tar archive"); "" if they are a file of their own.
     """
 
     size: int
     version: Version
+    within: str
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`, at least one unless the source ends there.
@@ -64,6 +70,8 @@ class LocalFile:
     Raises:
         NotThere: No such file, or it may not be read.
     """
+
+    within = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -102,6 +110,8 @@ class InMemory:
         version: Of the file that they come from.
     """
 
+    within = ""
+
     def __init__(self, data: bytes, version: Version) -> None:
         self._data = memoryview(data)
         self.size, self.version = len(data), version
@@ -128,10 +138,11 @@ class Within:
         outer: The other source.
         start: Offset in it of the first byte.
         size: Number of bytes; fewer where the other ends.
+        within: As of `Source`.
     """
 
-    def __init__(self, outer: Source, start: int, size: int) -> None:
-        self._outer, self._start = outer, start
+    def __init__(self, outer: Source, start: int, size: int, within: str) -> None:
+        self._outer, self._start, self.within = outer, start, within
         self.size, self.version = max(0, min(size, outer.size - start)), outer.version
 
     def read(self, offset: int, size: int) -> bytes:
@@ -154,12 +165,21 @@ def open_source(path: Path) -> Source:
     Raises:
         ConvInspectError: There is no such file, or it may not be read.
     """
-    if isinstance(path, Address):
-        # Imported here, as all that only addresses need.
-        from convinspect.remote.fetching import RemoteSource
+    if not is_plain(path):
+        if open_within is not None and outermost(path) != path:
+            return open_within(path)
+        if isinstance(path, Address):
+            # Imported here, as all that only addresses need.
+            from convinspect.remote.fetching import RemoteSource
 
-        return RemoteSource(path)
+            return RemoteSource(path)
+        if open_within is not None:
+            return open_within(path)
     return LocalFile(path)
+
+
+open_within: Callable[[Path], Source] | None = None
+"""Opens a member of an archive. Who reads archives reads files, so that it cannot be imported here."""
 
 
 def is_plain(path: Path) -> bool:
@@ -176,14 +196,16 @@ def version_at(path: Path) -> Version:
         ConvInspectError: Nor can what lies at an address.
     """
     if isinstance(path, Address):
-        from convinspect.remote.fetching import version_at
+        from convinspect.remote.fetching import version_at as version_there
 
-        return version_at(path)
+        return version_there(path.outermost(INSIDE))
     return version_of(os.stat(path if is_plain(path) else outermost(path)))
 
 
 def outermost(path: Path) -> Path:
-    """The file of this machine that a path leads into; the path itself if there is none."""
+    """The file that a path leads into, of this machine or at an address; the path itself if there is none."""
+    if isinstance(path, Address):
+        return path.outermost(INSIDE)
     text = os.fspath(path)
     at = text.find(INSIDE)
     while at > 0:
@@ -191,6 +213,39 @@ def outermost(path: Path) -> Path:
             return Path(text[:at])
         at = text.find(INSIDE, at + 1)
     return path
+
+
+def short_name(path: Path) -> str:
+    """The name of what a path names, without its folder: `model.nemo!weights.ckpt`."""
+    outer = path if is_plain(path) else outermost(path)
+    return outer.name + os.fspath(path)[len(os.fspath(outer)) :]
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a file lies in, within the same archive where it lies in one."""
+    text = os.fspath(path)
+    outer, inside, name = text.rpartition(INSIDE)
+    at_top = inside and "/" not in name and not is_plain(path)
+    return path_of(outer + INSIDE) if at_top else path.parent
+
+
+def read_each(paths: Sequence[Path], read: Callable[[Path], T], sizes: Sequence[int]) -> list[Callable[[], T]]:
+    """Read several files: those of this machine as each is asked for, those at addresses all at the same time.
+
+    Args:
+        paths: The files.
+        read: Reads one.
+        sizes: How many of the first bytes of each are likely to be needed; 0 where nothing is known of it.
+
+    Returns:
+        What gives the result for each file, or raises what reading it raised.
+    """
+    addresses = [path for path in paths if isinstance(path, Address)]
+    if len(addresses) < len(paths) or not paths:
+        return [partial(read, path) for path in paths]
+    from convinspect.remote.fetching import all_at_once
+
+    return all_at_once(addresses, read, sizes)
 
 
 def version_of(status: os.stat_result) -> Version:

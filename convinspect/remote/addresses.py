@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from convinspect.errors import named
+from convinspect.remote.secrets import without_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+ONLY_HERE = ("it is an address, and only files on this machine are written", "write it here, and upload it then")
+"""What is said of an address that is to be written: the problem, and what to do."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)")
 _QUERIED = ("http", "https")
 """Schemes whose addresses may end in `?name=value`, and whose names of files are quoted."""
-_LOGIN = re.compile(r"(?<=://)[^/@?#]*@")
-_VALUE = re.compile(r"(?<=[?&;])([^=&;]*)=([^&;]*)")
-_HARMLESS = re.compile(r"true|false|yes|no|\d{1,4}", re.IGNORECASE)
 
 
 def scheme_of(text: str) -> str:
@@ -56,6 +56,16 @@ class Address(type(Path())):  # type: ignore[misc]
             return self.typed.rstrip("/"), ""
         text, mark, query = self.typed.partition("?")
         return text.partition("#")[0].rstrip("/"), mark + query
+
+    def outermost(self, inside: str) -> Address:
+        """The address up to where a path into the file begins, if one follows.
+
+        Args:
+            inside: What stands between both. A login may hold it too.
+        """
+        path = self.typed.find("/", self.typed.find("://") + 3)
+        at = self.typed.find(inside, path) if path >= 0 else -1
+        return self if at < 0 else _address(self.typed[:at], self.scheme)
 
     @property
     def name(self) -> str:
@@ -108,7 +118,8 @@ class Address(type(Path())):  # type: ignore[misc]
         begin = os.fspath(other).rstrip("/") + "/"
         if not isinstance(other, Address) or not self.typed.startswith(begin):
             raise ValueError(f"{self.shown} is not below {other}")
-        return Path(self._text_and_query()[0].removeprefix(begin))
+        rest = self._text_and_query()[0].removeprefix(begin)
+        return Path(unquote(rest) if self.scheme in _QUERIED else rest)
 
     def resolve(self, strict: bool = False) -> Self:
         return self
@@ -176,12 +187,10 @@ def path_of(text: str | Path) -> Path:
     scheme = scheme_of(typed)
     if not scheme or (isinstance(text, Path) and os.path.lexists(text)):
         return Path(text)
+    return _address(typed, scheme)
+
+
+def _address(typed: str, scheme: str) -> Address:
     address = Address(typed)
     address.typed, address.scheme = typed, scheme
     return address
-
-
-def without_secrets(text: str) -> str:
-    """A text, such as an address or what a library says, without logins and without most values of queries."""
-    text = _LOGIN.sub("***@", text)
-    return _VALUE.sub(lambda match: match[0] if _HARMLESS.fullmatch(match[2]) else f"{match[1]}=***", text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from convinspect.errors import PACKAGES, BrokenFile, ChangedMeanwhile, ConvInspectError, NotInstalled, NotThere, named
-from convinspect.remote.addresses import without_secrets
+from convinspect.remote.secrets import without_secrets
 
 if TYPE_CHECKING:
     from convinspect.remote.addresses import Address
@@ -117,8 +118,8 @@ def of_connection(error: OSError, path: Address, host: str) -> ConvInspectError:
         return NotThere(f"the certificate of {host} is not trusted", remedy, path)
     if isinstance(inner, socket.gaierror) or "DNS" in type(error).__name__:
         return NotThere(f"there is no host {host}", "see whether the address is right, and the network is up", path)
-    reason = getattr(inner, "strerror", None) or "no connection"
-    return NotThere(f"{host} cannot be reached ({_first_line(str(reason))})", _AGAIN, path)
+    reason = os.strerror(inner.errno) if inner.errno else "no connection"
+    return NotThere(f"{host} cannot be reached ({reason})", _AGAIN, path)
 
 
 def _not_installed(error: BaseException, scheme: str) -> NotInstalled | None:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from convinspect.errors import ChangedMeanwhile, ConvInspectError
+from convinspect.errors import ChangedMeanwhile
 from convinspect.remote import failures
 from convinspect.remote.cache import Cache
 from convinspect.remote.stores import Holder, holder_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from convinspect.remote.addresses import Address
     from convinspect.remote.facts import Version
 
@@ -176,7 +178,7 @@ class RemoteSource:
     def __init__(self, path: Address) -> None:
         self._file = _FILES.at(path)
         self._file.begin()
-        self.size, self.version = self._file.size, self._file.version
+        self.size, self.version, self.within = self._file.size, self._file.version, ""
         self._next, self._ahead = -1, self._file.floor
 
     def read(self, offset: int, size: int) -> bytes:
@@ -209,18 +211,21 @@ def version_at(path: Address) -> Version:
     return file.version_now()
 
 
-def fetch_beginnings(sizes: Mapping[Address, int]) -> None:
-    """Fetch the first bytes of many files at the same time. What fails is left to who opens the file.
+def all_at_once(paths: Sequence[Address], read: Callable[[Path], T], sizes: Sequence[int]) -> list[Callable[[], T]]:
+    """Read several files at the same time.
 
     Args:
-        sizes: How many bytes of each file are likely to be needed; 0 where nothing is known of it.
+        paths: The files.
+        read: Reads one.
+        sizes: How many of the first bytes of each are likely to be needed; 0 where nothing is known of it.
+
+    Returns:
+        What gives the result for each file, or raises what reading it raised.
     """
 
-    def begin(path: Address) -> None:
-        try:
-            _FILES.at(path).begin(sizes[path])
-        except ConvInspectError:
-            return
+    def read_one(path: Address, size: int) -> T:
+        _FILES.at(path).begin(size)
+        return read(path)
 
-    with ThreadPoolExecutor(min(_AT_ONCE, len(sizes) or 1)) as pool:
-        list(pool.map(begin, sizes))
+    with ThreadPoolExecutor(min(_AT_ONCE, len(paths) or 1)) as pool:
+        return [pool.submit(read_one, path, size).result for path, size in zip(paths, sizes, strict=True)]

@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from convinspect.errors import NotThere
 from convinspect.remote.stores import Entry, entries_of
@@ -37,7 +37,8 @@ def is_folder(path: Address) -> bool:
     Raises:
         ConvInspectError: It cannot be asked for.
     """
-    if path.scheme in _SERVERS or path.suffix.lower() in _FILES or path.name == ".metadata":
+    is_named_so = path.suffix.lower() in _FILES or path.name == ".metadata" or "!" in path.typed
+    if path.scheme in _SERVERS or is_named_so:
         return False
     known = _folders.get(path)
     if known is None or time.monotonic() - known[0] > _KEPT:
@@ -92,12 +93,9 @@ def status(path: Address) -> os.stat_result:
 
 
 def _entries(path: Path) -> list[Entry]:
-    from convinspect.remote.addresses import Address
-
-    assert isinstance(path, Address)
     known = _listed.get(path)
     if known is None or time.monotonic() - known[0] > _KEPT:
-        known = (time.monotonic(), entries_of(path))
+        known = (time.monotonic(), entries_of(cast("Address", path)))
         _remember(_listed, path, known)
     return known[1]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from convinspect.checking.findings import CODES, MOST_LISTED, Finding, Report, worst
 from convinspect.formats.pickle.safe_globals import TAKEN_FROM
+from convinspect.formats.sources import short_name
 from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
@@ -31,9 +32,9 @@ def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | 
         reports: Reports, one for each path.
         kept: Whether the tables are saved to a file. Otherwise "unreadable" findings, which go to stderr, are left out.
     """
-    names = Counter(report.path.name for report in reports)
+    names = Counter(short_name(report.path) for report in reports)
     shown: list[Table | Block] = [
-        _table(report, report.path.name if names[report.path.name] == 1 else str(report.path), kept)
+        _table(report, short_name(report.path) if names[short_name(report.path)] == 1 else str(report.path), kept)
         for report in reports
         if _rows(report, kept) or report.exit_code < 2
     ]
@@ -73,7 +74,7 @@ def _row(finding: Finding, report: Report) -> tuple[Cell, ...]:
 def place_of(finding: Finding, report: Report) -> str:
     """File (if it is not the one that was given), record and byte."""
     place = finding.place
-    parts = [finding.path.name] if finding.path != report.path else []
+    parts = [short_name(finding.path)] if finding.path != report.path else []
     parts += [place.record] if place.record else []
     if place.offset is not None:
         parts.append(f"byte {count(place.offset)}")

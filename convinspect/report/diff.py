@@ -9,6 +9,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.relations import How, Relation
 from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind
 from convinspect.diffing.missing_numbers import EMPTIED, EMPTIED_SHAPE
+from convinspect.formats.sources import short_name
 from convinspect.layers.folding import fold_names
 from convinspect.records import Tensor
 from convinspect.render.cells import count, shape
@@ -113,7 +114,7 @@ def _cause(difference: Difference) -> Hashable:
 
 def _title(checkpoint: Checkpoint) -> str:
     root = checkpoint.root.path
-    return checkpoint.path.name + (f" ({root})" if root else "")
+    return short_name(checkpoint.path) + (f" ({root})" if root else "")
 
 
 def _signature(difference: Difference, place: int, folded: bool) -> tuple[object, ...]:
@@ -285,7 +286,9 @@ def notes(report: DiffReport) -> Iterable[str]:
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
         yield "same: key, shape and dtype; --values compares the numbers too"
-    yield from dict.fromkeys(f"{one.path.name}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten)
+    yield from dict.fromkeys(
+        f"{short_name(one.path)}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten
+    )
     stray = [
         each.name for each in report.remarkable if each.other_a is not None and each.other_a.stray and each.other_b
     ]

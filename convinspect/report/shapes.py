@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.formats.sources import short_name
 from convinspect.kinds import LISTED, shown_kind
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
@@ -59,7 +60,7 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
     return Table(
         _columns(checkpoint),
         _rows(folds, counted),
-        title=f"{checkpoint.path.name} · {checkpoint.format}{_root_of(checkpoint)}",
+        title=f"{short_name(checkpoint.path)} · {checkpoint.format}{_root_of(checkpoint)}",
         summary=_totals_lines(checkpoint, layers),
         notes=tuple(footnotes(checkpoint, layers, shown, everything)),
         raw=LazyRows(_raw, folds, counted),

@@ -10,6 +10,7 @@ from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
+from convinspect.formats.sources import short_name
 from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer
@@ -118,7 +119,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
-        title=f"{checkpoint.path.name} · kernels of {plural(len(layers), 'layer')}",
+        title=f"{short_name(checkpoint.path)} · kernels of {plural(len(layers), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],

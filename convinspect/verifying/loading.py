@@ -12,6 +12,7 @@ from convinspect.arrays.read import read_tensor
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotShow, Option, Wording
+from convinspect.formats.sources import short_name
 from convinspect.formats.torch.objects import plain_values, read_objects
 from convinspect.kinds import CONV_TRANSPOSES, TARGETS
 from convinspect.modules import PatchLinear, swap_patches, swap_pointwise
@@ -55,7 +56,9 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> Loading:
     notes = []
     if checkpoint.container is Container.SAFETENSORS:
         ties = {key: tie for key in own if key not in state and (tie := _tie(own, key, state)) is not None}
-        notes = [f"{key} is not in {checkpoint.path.name}: the model ties it to {tie}" for key, tie in ties.items()]
+        notes = [
+            f"{key} is not in {short_name(checkpoint.path)}: the model ties it to {tie}" for key, tie in ties.items()
+        ]
         state |= {key: state[tie] for key, tie in ties.items()}
     try:
         model.load_state_dict(state, strict=True)

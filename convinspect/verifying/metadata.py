@@ -8,6 +8,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.converting.training_state import parts_of
 from convinspect.errors import ConvInspectError
 from convinspect.formats.pieces import SHARDING, begins_in
+from convinspect.formats.sources import short_name
 from convinspect.formats.torch.objects import Objects, read_objects
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
@@ -194,8 +195,9 @@ def note_lost_state(*checkpoints: Checkpoint) -> Findings:
     lost = [(one, root) for one in checkpoints for root in one.roots if root.lost_state]
     return Findings(
         notes=tuple(
-            f"{one.path.name}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its parameters by"
-            " numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an error"
+            f"{short_name(one.path)}: the state of the optimizer at {root.path!r} is keyed by text ('0'), its"
+            " parameters by numbers (0), as dcp_to_torch_save leaves them: load_state_dict finds none of it, without an"
+            " error"
             for one, root in lost
         )
     )

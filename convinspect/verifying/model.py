@@ -21,6 +21,7 @@ from torch import nn
 from convinspect.arrays.error_bound import own_blocks
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, Option, Wording
+from convinspect.formats.sources import short_name
 from convinspect.modules.user_code import built
 from convinspect.verifying.loading import Loading, load_strictly, swap_layers, under_own_names
 from convinspect.verifying.model_runs import GRADIENT, RunOptions, in_dtype, run_model, seeded
@@ -77,12 +78,12 @@ def try_models(
         raise CannotConvert(f"AFTER has other names than {options.model}", remedy)
     first, loading = _loaded(options, options.model, stored if own and stored is not None else before)
     if loading.problem:
-        raise CannotConvert(f"{before.path.name} does not load into {options.model}: {loading.problem}")
+        raise CannotConvert(f"{short_name(before.path)} does not load into {options.model}: {loading.problem}")
     spec = options.model_after or options.model
     second, loading_after = _loaded(options, spec, after, {} if options.model_after else kinds)
     if loading_after.problem:
         into = options.model_after or f"{options.model} with its layers swapped"
-        return ModelCheck({}, f"{after.path.name} does not load strictly into {into}: {loading_after.problem}")
+        return ModelCheck({}, f"{short_name(after.path)} does not load strictly into {into}: {loading_after.problem}")
     check = _run_both(first, second, options)
     return replace(check, notes=tuple(dict.fromkeys((*check.notes, *loading.notes, *loading_after.notes))))
 

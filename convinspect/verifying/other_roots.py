@@ -13,6 +13,7 @@ from convinspect.converting.moving import channels_last_edit
 from convinspect.converting.plan import Conversion, Plan
 from convinspect.converting.training_state import in_root, own_copies, parts_of, roots_beside
 from convinspect.errors import CannotConvert, CannotShow
+from convinspect.formats.sources import short_name
 from convinspect.keys.wrappers import clean_names
 from convinspect.kinds import may_change
 from convinspect.records import Edit, Layer, Moved, Root, Tensor
@@ -207,7 +208,7 @@ def compare_roots(
             gone = f"all state of the optimizer at {root.path!r} ({size}) is gone, left out on purpose or lost"
             parts.append(Findings(notes=(f"{gone}: a resumed run starts with empty state",)))
         elif len(after.roots) == 1:
-            where = f"{after.path.name}, a plain state_dict"
+            where = f"{short_name(after.path)}, a plain state_dict"
             parts.append(
                 Findings(notes=(f"root {root.path} ({plural(len(root.tensors), 'tensor')}) is not in {where}",))
             )

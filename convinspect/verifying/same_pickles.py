@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import groupby
+from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import ConvInspectError
@@ -53,40 +54,48 @@ def same_but_sizes(before: Checkpoint, after: Checkpoint) -> bool:
     return False
 
 
-def _places(checkpoint: Checkpoint) -> list[tuple[Span, Span]]:
+_Place: TypeAlias = tuple[int, tuple[int, int, int, int]]
+"""A tensor's `spans_at` and `spans`."""
+
+
+def _places(checkpoint: Checkpoint) -> list[_Place]:
     """Where the pickle has each tensor's size and stride, in stored order."""
     places = [
-        (tensor.shape_span, tensor.stride_span)
+        (tensor.spans_at, tensor.spans)
         for root in checkpoint.roots
         for tensor in root.tensors
-        if tensor.shape_span is not None and tensor.stride_span is not None
+        if tensor.spans is not None
     ]
     # A tensor that stands in two places of the tree is described once.
     return [place for place, _ in groupby(sorted(places))]
 
 
-def _changed(
-    data: bytes, data_after: bytes, places: list[tuple[Span, Span]], places_after: list[tuple[Span, Span]]
-) -> set[int] | None:
+def _changed(data: bytes, data_after: bytes, places: list[_Place], places_after: list[_Place]) -> set[int] | None:
     """The memo's numbers of all that holds a size or stride which changed; None where anything else may have."""
     found: set[int] = set()
     at = at_after = 0
-    for (size, stride), (size_after, stride_after) in zip(places, places_after, strict=True):
-        if not at <= size.start < stride.start or not at_after <= size_after.start < stride_after.start:
+    for (first, spans), (first_after, spans_after) in zip(places, places_after, strict=True):
+        size_at, size_end, stride_at, stride_end = spans
+        size_at_after, size_end_after, stride_at_after, stride_end_after = spans_after
+        if not at - first <= size_at < stride_at or not at_after - first_after <= size_at_after < stride_at_after:
             return None
-        if data[at : stride.end] == data_after[at_after : stride_after.end]:
-            at, at_after = stride.end, stride_after.end
-            continue
-        same = (
-            data[at : size.start] == data_after[at_after : size_after.start]
-            and data[size.end : stride.start] == data_after[size_after.end : stride_after.start]
-        )
-        numbers = _memorised(data, size, stride) if same else None
-        if numbers is None or _memorised(data_after, size_after, stride_after) is None:
-            return None
-        found |= numbers
-        at, at_after = stride.end, stride_after.end
+        end, end_after = first + stride_end, first_after + stride_end_after
+        if data[at:end] != data_after[at_after:end_after]:
+            same = (
+                data[at : first + size_at] == data_after[at_after : first_after + size_at_after]
+                and data[first + size_end : first + stride_at]
+                == data_after[first_after + size_end_after : first_after + stride_at_after]
+            )
+            numbers = _memorised(data, *_spans(first, spans)) if same else None
+            if numbers is None or _memorised(data_after, *_spans(first_after, spans_after)) is None:
+                return None
+            found |= numbers
+        at, at_after = end, end_after
     return found if data[at:] == data_after[at_after:] else None
+
+
+def _spans(first: int, spans: tuple[int, int, int, int]) -> tuple[Span, Span]:
+    return Span(first + spans[0], first + spans[1]), Span(first + spans[2], first + spans[3])
 
 
 def _memorised(data: bytes, size: Span, stride: Span) -> set[int] | None:

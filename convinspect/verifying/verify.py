@@ -20,6 +20,7 @@ from convinspect.converting.rename import renaming
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
 from convinspect.formats.files import check_unchanged
+from convinspect.formats.sources import short_name
 from convinspect.records import Edit
 from convinspect.verifying.checkpoints import compare_checkpoints
 from convinspect.verifying.findings import Report
@@ -83,7 +84,7 @@ def verify(
         raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, stored.path) from None
     except ConvInspectError as error:
         raise error.at(stored.path) from None
-    unwritten = [f"{one.path.name}: {one.unwritten}" for one in (before, after) if one.unwritten]
+    unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
     report = replace(report, notes=(*notes, *dict.fromkeys(unwritten), *report.notes))
     if options.model is None or (group is not None and group.rank):
         return report
@@ -91,7 +92,7 @@ def verify(
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:
-    return sorted((path.name, version[2]) for path, version in checkpoint.versions.items())
+    return sorted((short_name(path), version[2]) for path, version in checkpoint.versions.items())
 
 
 def _with_optimizers(before: Checkpoint, after: Checkpoint) -> tuple[tuple[Checkpoint, Checkpoint], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 from convinspect.checkpoint import Checkpoint
 from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
-from convinspect.text import first_few, plural
+from convinspect.text import first_few, one_line, plural
 from convinspect.writing.pickle_keys import moved_paths
 
 
@@ -130,6 +130,9 @@ def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept
     attributes = sorted(plain_attributes(checkpoint.root))
     if attributes:
         lines.append(f"plain attributes of the model are no part of a state_dict: {first_few(attributes)}")
+    if checkpoint.root.others and not checkpoint.container.rewritten:
+        named = first_few([one_line(other.key) for other in checkpoint.root.others])
+        lines.append(f"no plain numbers, and so not in the new file: {named}")
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:

@@ -20,6 +20,7 @@ from convinspect.formats.zip.structures import is_zip
 from convinspect.records import Edit, Span, Tensor
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing import pickle_keys
+from convinspect.writing.archived import wrapped
 from convinspect.writing.atomic import check_room
 from convinspect.writing.moving import Place, made, moved_pieces, moves_in
 from convinspect.writing.pieces import Piece, Range, size_of, to_be_written, write_pieces
@@ -67,7 +68,9 @@ class Changes:
         }
 
 
-def write_file(source: Path, changes: Changes, target: Path, progress: Callable[[int], None]) -> None:
+def write_file(
+    source: Path, changes: Changes, target: Path, progress: Callable[[int], None], in_archive: bool = False
+) -> None:
     """Write a file that has these changes and no others.
 
     Args:
@@ -75,6 +78,7 @@ def write_file(source: Path, changes: Changes, target: Path, progress: Callable[
         changes: What to change.
         target: The new file.
         progress: Called now and then with the number of bytes that were written since the last call.
+        in_archive: Write the archive that the source lies in, with the new file in it.
 
     Raises:
         ConvInspectError: The source cannot be read, its format cannot be changed, or the disk has no room.
@@ -82,6 +86,8 @@ def write_file(source: Path, changes: Changes, target: Path, progress: Callable[
     """
     with File(source) as file:
         pieces = pieces_for(file, changes)
+        if in_archive:
+            source, pieces = wrapped(source, pieces)
         check_room(target, sum(map(size_of, pieces)), lambda: to_be_written(source, target.parent, pieces))
         write_pieces(source, pieces, target, progress)
 

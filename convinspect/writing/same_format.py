@@ -14,7 +14,9 @@ from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import journal_of
+from convinspect.formats.sources import outermost
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
+from convinspect.writing.archived import wraps
 from convinspect.writing.atomic import new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
 from convinspect.writing.in_place.edit import edit_in_place
@@ -83,12 +85,15 @@ def save_edits(
     if in_place and not reason:
         return ""
     if whole:
+        in_archive = wraps(source, target)
+        # Of an archive the same member is looked at, which need not be its only checkpoint.
+        member = os.fspath(source)[len(os.fspath(outermost(source))) :] if in_archive else ""
         with (
             _saying_why(reason),
             reporting_changes(versions),
-            new_file(target, lambda new: approve(new, expected, versions)) as temporary,
+            new_file(target, lambda new: approve(Path(f"{new}{member}"), expected, versions)) as temporary,
         ):
-            write_file(source, changes, temporary, progress)
+            write_file(source, changes, temporary, progress, in_archive)
         return reason
     if reason and not target.is_dir():
         remedy = Wording("give a new folder with ", Option("target", None))
@@ -293,17 +298,17 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
     The key alone will not do: if several roots are opened as one, the same tensor has another key.
     """
     file = None if tensor.storage is None else tensor.storage.file
-    return (file, tensor.key) if tensor.shape_span is None else (file, tensor.shape_span.start)
+    return (file, tensor.key) if tensor.spans is None else (file, tensor.spans_at + tensor.spans[0])
 
 
 def _after(tensor: Tensor, edit: Edit | None, name: str | None) -> Tensor:
     renamed = tensor if name is None else tensor._replace(key=name)
-    if name is not None and tensor.storage is not None and tensor.shape_span is None:
+    if name is not None and tensor.storage is not None and tensor.spans is None:
         # safetensors knows bytes by their tensor's name.
         renamed = renamed._replace(storage=tensor.storage._replace(key=name))
     if edit is None:
         return renamed
-    stride = contiguous(edit.shape) if tensor.shape_span is None else edit.stride
+    stride = contiguous(edit.shape) if tensor.spans is None else edit.stride
     return renamed._replace(shape=edit.shape, stride=stride)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from convinspect.arrays.to_torch import as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
+from convinspect.formats.files import File
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.safetensors import RESERVED
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
@@ -30,6 +31,7 @@ from convinspect.writing.target import writer_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
 
@@ -203,7 +205,7 @@ class _Loader:
     """Loads tensors as views of their storages, each of which is loaded once, so that ties stay ties."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, np.memmap[Any, Any]] = {}
+        self._files: dict[Path, npt.NDArray[np.uint8] | None] = {}
         self._storages: dict[tuple[object, ...], torch.Tensor] = {}
         """By file and key: mapped bytes. By file, key and dtype: numbers that had to be read and converted."""
 
@@ -245,9 +247,8 @@ class _Loader:
             numbers = self._read(tensor, storage, dtype)
         return numbers.as_strided(tensor.shape, tensor.stride, tensor.offset)
 
-    def _mapped(self, storage: Storage) -> torch.Tensor:
-        """The storage's bytes, mapped and never written to."""
-        import numpy as np
+    def _mapped(self, storage: Storage) -> torch.Tensor | None:
+        """The storage's bytes, mapped and never written to; None if they are in no file of this machine."""
         import torch
 
         from convinspect.arrays.storage import data_start
@@ -256,9 +257,12 @@ class _Loader:
         if place not in self._storages:
             # One mapping per file for all of its storages: each mapping holds a file open, and open files are limited.
             if storage.file not in self._files:
-                self._files[storage.file] = np.memmap(storage.file, np.uint8, "r")
+                self._files[storage.file] = _mapped_file(storage.file)
+            whole = self._files[storage.file]
+            if whole is None:
+                return None
             start = data_start(storage)
-            raw = self._files[storage.file][start : start + storage.nbytes]
+            raw = whole[start : start + storage.nbytes]
             with warnings.catch_warnings():
                 # PyTorch cannot mark a tensor as read-only and warns; nothing here writes to it.
                 warnings.simplefilter("ignore")
@@ -311,6 +315,22 @@ def _save_torch(
     except RuntimeError:
         # PyTorch's zip writer turns a failing write into this, without the system's reason.
         raise CannotWrite("PyTorch could not write all of it", "see whether the disk is full", target) from None
+
+
+def _mapped_file(path: Path) -> npt.NDArray[np.uint8] | None:
+    """All bytes of a file, mapped; None if they are in no file of this machine."""
+    import mmap
+
+    import numpy as np
+
+    with File(path) as file:
+        place = file.range_of()
+        if place is None or not file.size:
+            return None
+        handle, start = place
+        # The mapping has a handle of its own.
+        whole = np.frombuffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ), np.uint8)
+        return whole[start : start + file.size]
 
 
 def _save_safetensors(state: Mapping[str, torch.Tensor], target: Path, metadata: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -72,6 +72,13 @@ class Sums(NamedTuple):
     size: int
 
 
+class Content(NamedTuple):
+    """The new bytes of a record, whose ranges are of the archive's file, and their CRC-32."""
+
+    pieces: Sequence[Piece]
+    crc: int
+
+
 class Numbers(NamedTuple):
     """The edits of tensors in a record whose numbers change places, and the record's new checksum."""
 
@@ -83,7 +90,7 @@ def pieces_with_record(
     file: File,
     archive: Archive,
     name: str,
-    data: bytes,
+    data: bytes | Content,
     gone: Collection[str] = (),
     moving: Mapping[str, Numbers] | None = None,
 ) -> list[Piece]:
@@ -93,7 +100,7 @@ def pieces_with_record(
         file: The archive's file.
         archive: Its records.
         name: A record below the archive's folder.
-        data: Its new bytes, unpacked.
+        data: Its new bytes, unpacked; pieces only of a record that is not compressed.
         gone: Records below the archive's folder to leave out of the new file.
         moving: Records below the archive's folder that keep their size, and in which numbers change places.
 
@@ -107,11 +114,14 @@ def pieces_with_record(
     left_out = {archive.records[record].offset for record in gone}
     moves = {archive.records[record].offset: (archive.records[record], it) for record, it in (moving or {}).items()}
     edited = archive.records[name]
-    packed = data if edited.method == STORED else _deflated(data)
+    content = data if isinstance(data, Content) else Content([data], zlib.crc32(data))
+    if isinstance(data, bytes) and edited.method != STORED:
+        content = content._replace(pieces=[_deflated(data)])
     alignment = _alignment(file, archive)
     # Where much is left out, the rest may as well lie close together.
     step = alignment if left_out else _step(alignment)
-    sums = Sums(zlib.crc32(data) if edited.has_sum else 0, len(packed), len(data))
+    size = sum(map(size_of, data.pieces)) if isinstance(data, Content) else len(data)
+    sums = Sums(content.crc if edited.has_sum else 0, sum(map(size_of, content.pieces)), size)
     starts = [*sorted(entry.offset for entry in entries), ends.start]
     pieces: list[Piece] = [Range(0, starts[0])]
     places: dict[int, int] = {}
@@ -120,7 +130,7 @@ def pieces_with_record(
         if start in left_out:
             continue
         if start == edited.offset:
-            moved = _edited_record(file, edited, end, packed, sums)
+            moved = _edited_record(file, edited, end, content.pieces, sums)
         elif start in moves:
             moved = _record_with_numbers(file, moves[start], end, _moved_header(file, start, at, alignment, step)[0])
         else:
@@ -184,7 +194,7 @@ def _overwrite(data: bytearray, at: int, new: bytes) -> None:
 # --- records
 
 
-def _edited_record(file: File, record: Record, end: int, packed: bytes, sums: Sums) -> list[Piece]:
+def _edited_record(file: File, record: Record, end: int, packed: Sequence[Piece], sums: Sums) -> list[Piece]:
     """The record with new bytes; `end` is the start of the next record."""
     local = _local(file, record.offset)
     old_end = local.payload + record.packed
@@ -198,7 +208,7 @@ def _edited_record(file: File, record: Record, end: int, packed: bytes, sums: Su
         raise _unsafe("has an unusual data descriptor")
     else:
         gap = build_descriptor(*sums, wide=len(gap) == DESCRIPTOR64_SIZE)
-    return [build_local(header, local.name, local.extra), packed, gap]
+    return [build_local(header, local.name, local.extra), *packed, gap]
 
 
 def _record_with_numbers(file: File, moves: tuple[Record, Numbers], end: int, header: bytes) -> list[Piece]:

@@ -212,7 +212,7 @@ DATA = b"\0" * 64
         (["out/a/data.pkl", "out/a/data/0"], "its records lie in the folder 'out/a/', and PyTorch looks for them one "
          "folder deep; unpack it, and pack 'a' alone"),
         (["a/data.pkl", "b/data/0"], "its records lie in several folders, and only 'a/data.pkl' in its place"),
-        (["w.npy", "b.npy"], "it is a NumPy archive (.npz); open it with numpy.load"),
+        (["w.npy", "b.npy"], "array 'w': it does not begin as an array of NumPy does"),
         (["[Content_Types].xml", "word/document.xml"], "it is a Microsoft Office document; give the file that holds"),
         (["[Content_Types].xml", "xl/printerSettings1.bin"], "it is a Microsoft Office document"),
         (["mimetype", "META-INF/container.xml"], "it is a document (OpenDocument or EPUB); give the file that holds"),

@@ -16,6 +16,7 @@ from random import Random
 import json_mutations
 import pickle_mutations
 import zip_mutations
+from array_drivers import arrays
 from pickle_mutations import number, text
 
 from support.paths import FIXTURES
@@ -286,4 +287,5 @@ DRIVERS: dict[str, Driver] = {
     "wrapper": wrapper,
     "distributed": distributed,
     "stranger": stranger,
+    "arrays": arrays,
 }

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from convinspect.checkpoint import open_checkpoint
+from convinspect.layers.find import find_layers
 from convinspect.layouts import torch_shape
 from support.makers import facts, layers_at
 from support.program import run
@@ -84,12 +86,21 @@ def test_keras_runs_what_was_converted(tmp_path: Path, dims: int, bias: bool) ->
     assert back.read_bytes() == source.read_bytes()
 
 
+def test_an_archive_of_weights_by_path(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    arrays = arrays_of(model)
+    np.savez_compressed(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    checkpoint = open_checkpoint(tmp_path / "m.npz")
+    (layer,) = find_layers(checkpoint)
+    assert (layer.kind, layer.in_width, layer.out_width) == ("Linear", 6, 4)
+    assert all(np.array_equal(checkpoint.read(name), array) for name, array in arrays.items())
+
+
 def test_files_of_keras_that_are_not_read_are_named(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     model.save_weights(tmp_path / "m.weights.h5")
     model.save(tmp_path / "m.keras")
-    np.savez(tmp_path / "m.npz", *arrays_of(model).values())
-    said = {"m.weights.h5": "HDF5 file, as Keras writes", "m.keras": "Keras archive", "m.npz": "NumPy archive"}
+    said = {"m.weights.h5": "HDF5 file, as Keras writes", "m.keras": "Keras archive"}
     for name, text in said.items():
         done = run("shapes", tmp_path / name)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

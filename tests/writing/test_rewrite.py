@@ -47,7 +47,7 @@ def test_one_tensor_under_two_names_cannot_get_two_shapes(tmp_path: Path) -> Non
 def test_a_size_that_is_not_in_the_pickle_cannot_change(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
-    unknown = tensor._replace(shape_span=None)
+    unknown = tensor._replace(spans=None)
     refused(tmp_path / "a.pt", [flat(unknown)], "its size is not written in the pickle")
     with File(tmp_path / "a.pt") as file:
         assert pieces_for(file, Changes((Edit(unknown, tensor.shape, tensor.stride),))), (

@@ -15,7 +15,7 @@ from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, PlainTensor, Tuple, Usual
 from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of
 from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
-from convinspect.records import Span, Storage, Tensor
+from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
@@ -128,9 +128,14 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
         device,
         None,
-        packed.span(2),
-        packed.span(3),
+        *_spans(packed, 2),
     )
+
+
+def _spans(packed: Tuple, size: int) -> tuple[int, tuple[int, int, int, int]]:
+    """Where the size, item `size` of the arguments, and the stride behind it are pushed, as a `Tensor` has it."""
+    (at, size_end), (stride_at, stride_end) = packed.span(size), packed.span(size + 1)
+    return at, (0, size_end - at, stride_at - at, stride_end - at)
 
 
 def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None:
@@ -141,10 +146,10 @@ def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None
         told = usual.told = _told(usual)
     if not told:
         return None
-    dtype, shape, steps, offset, nbytes, trains, device, size_at, size_end, stride_at, stride_end = told
+    dtype, shape, steps, offset, nbytes, trains, device, spans = told
     return _new(Tensor, (
         key, dtype, shape, steps, offset, storage_of(plain.storage[2], nbytes), "strided", trains, device, None,
-        _new(Span, (at + size_at, at + size_end)), _new(Span, (at + stride_at, at + stride_end)), (), "",
+        at, spans, (), "",
     ))  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def _told(usual: Usual) -> tuple[Any, ...]:
     size_at, stride_at, _ = usual.after
     spans = (size_at, size_at + usual.size.length, stride_at, stride_at + usual.stride.length)
     nbytes = storage_nbytes(str(dtype), usual.numel)
-    return (dtype, shape, steps, usual.offset, nbytes, usual.trains, usual.place, *spans)
+    return (dtype, shape, steps, usual.offset, nbytes, usual.trains, usual.place, spans)
 
 
 _new = tuple.__new__
@@ -272,7 +277,7 @@ def _without_storage(node: Call, key: str, first: int, layout: str) -> Tensor:
     dtype, size, stride = packed.items[first : first + 3]
     shape = _numbers(size)
     return Tensor(key, _dtype(dtype), shape, _numbers(stride)[: len(shape)], 0, None, layout, None, "meta", None,
-                  packed.span(first + 1), packed.span(first + 2))  # fmt: skip
+                  *_spans(packed, first + 1))  # fmt: skip
 
 
 def _dtype(node: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, Compression, Kind
+from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, ZLIB, Compression, Kind
 from convinspect.formats.unsupported.pickles import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 
@@ -23,10 +23,10 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
     if begins_pickle(_unzlib(head)):
         # No program unpacks a bare zlib stream, which joblib writes where it is told to compress.
         return JOBLIB
-    found = next((one for one in COMPRESSIONS if head.startswith(one.magic)), None)
+    found = compression_of(head)
     if found is None:
         return None
-    inside = _first_bytes(found, head)
+    inside = first_bytes(found, head)
     if is_tar(inside):
         what = f"a tar archive, {found.name}-compressed"
         return Kind(what, f"unpack it ({found.tar} {quote(name)}) and open the checkpoint inside")
@@ -36,7 +36,12 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
     return Kind(f"{found.name}-compressed", f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}")
 
 
-def _first_bytes(compression: Compression, head: bytes) -> bytes:
+def compression_of(head: bytes) -> Compression | None:
+    """The compression of a whole file, by its first bytes."""
+    return next((one for one in COMPRESSIONS if head.startswith(one.magic)), None) or (ZLIB if _unzlib(head) else None)
+
+
+def first_bytes(compression: Compression, head: bytes) -> bytes:
     """The first bytes that come out; empty where the standard library has no means, or the file is damaged."""
     import bz2
     import lzma
@@ -47,6 +52,8 @@ def _first_bytes(compression: Compression, head: bytes) -> bytes:
             return zlib.decompressobj(wbits=31).decompress(head, _INSIDE)
         if compression.name == "xz":
             return lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(head, _INSIDE)
+        if compression.name == "zlib":
+            return _unzlib(head)
         if compression.name == "bzip2":
             return bz2.BZ2Decompressor().decompress(head, _INSIDE)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, MemoryError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WEIGHTS = "give the file that holds the weights"
-READS = "convinspect reads torch.save, TorchScript, .pt2 and safetensors files"
+READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors and NumPy"
 
 
 class Kind(NamedTuple):
@@ -69,7 +69,6 @@ MAGICS = (
     Magic(b"\x89HDF\r\n", "an HDF5 file, as Keras writes", "open it with h5py or Keras"),
     Magic(b"MATLAB 7.3 MAT-file", "a MATLAB file", "open it with h5py"),
     Magic(b"MATLAB 5.0 MAT-file", "a MATLAB file", "open it with scipy.io.loadmat"),
-    Magic(b"\x93NUMPY", "a NumPy array (.npy)", "open it with numpy.load"),
     Magic(b"PAR1", "a Parquet table", WEIGHTS),
     Magic(b"ARROW1", "an Arrow table", WEIGHTS),
     Magic(b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
@@ -165,6 +164,8 @@ COMPRESSIONS = (
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
+ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")
+"""Has no magic of its own: two bytes whose sum is a multiple of 31, and whatever follows unpacks."""
 
 ZIPS = (
     Named(
@@ -182,7 +183,6 @@ ZIPS = (
         "a TorchScript archive of PyTorch 1.3 or older",
         "load and save it once with PyTorch 1.4 or newer",
     ),
-    Named(r".*\.np[yz]", "a NumPy archive (.npz)", "open it with numpy.load"),
     Named(r"(?:.*/)?model\.weights\.h5", "a Keras archive", "open it with Keras"),
     Named(r"\[Content_Types\]\.xml", "a Microsoft Office document", WEIGHTS),
     Named(r"mimetype", "a document (OpenDocument or EPUB)", WEIGHTS),

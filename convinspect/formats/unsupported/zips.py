@@ -50,9 +50,14 @@ def other_zip(names: Collection[str]) -> ConvInspectError:
     )
 
 
+def known_zip(names: Collection[str]) -> Kind | None:
+    """The kind of zip whose records are no checkpoints whatever they are called, judged by their names."""
+    return _first(ZIPS, names)
+
+
 def of_kind(names: Collection[str]) -> NotACheckpoint | None:
     """The error that says what a zip is, judged by its records' names; None if they do not tell."""
-    known = _first(ZIPS, names)
+    known = known_zip(names)
     weights = next((name for name in names if PurePosixPath(name).suffix in _WEIGHTS), None)
     if known is None and weights is not None:
         return NotACheckpoint(f"it is a zip archive that holds {weights[:_LONGEST]!r}", "unpack it and open that file")

@@ -123,8 +123,14 @@ class Archive:
             raise _incomplete(name, len(data), record)
         return data
 
-    def _checked_payload(self, name: str, record: Record) -> int:
-        """Offset of a record's first byte, of one that is what the directory says and shares no bytes with others."""
+    def _checked_payload(self, name: str, record: Record, apart: bool = False) -> int:
+        """Offset of a record's first byte, of one that is what the directory says.
+
+        Args:
+            name: Of the record.
+            record: What the directory says of it.
+            apart: It is to share no bytes with others even where it is stored as it is.
+        """
         if record.flags & ENCRYPTED:
             raise _damaged(name, "it is encrypted, which PyTorch cannot read")
         local = read_local(self.file, record.offset)
@@ -132,9 +138,17 @@ class Archive:
             raise _damaged(name, "no header")
         if _text(local.name, record.flags, "replace") != self._whole_name(name):
             raise _damaged(name, f"its header names {local.name.decode('utf-8', 'replace')!r}")
-        if record.method != STORED and local.payload + record.packed > self._end_of(record):
+        if (record.method != STORED or apart) and local.payload + record.packed > self._end_of(record):
             raise _damaged(name, "it shares bytes with another record")
         return local.payload
+
+    def apart(self, name: str) -> int:
+        """Offset of a record's first byte, of one that is what the directory says and shares no bytes with others.
+
+        Raises:
+            BrokenFile: It is not, or does.
+        """
+        return self._checked_payload(name, self.records[name], apart=True)
 
     def _end_of(self, record: Record) -> int:
         """Where the next record begins, or the directory: many records over the same bytes would unpack without end."""
@@ -177,7 +191,7 @@ class Archive:
         packed_nbytes = None if method == STORED else packed
         # Half of what calling the class takes, of which there is one to a tensor.
         return tuple.__new__(
-            Storage, (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None)
+            Storage, (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None, 0)
         )
 
     def storage_alignment(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from support.hostile.arrays import NUMPY
 from support.hostile.calls import BOMBS, bomb
 from support.hostile.claims import CLAIMS
 from support.hostile.containers import (
@@ -164,6 +165,7 @@ HOSTILE: dict[str, Builder] = {
     "safetensors_header_of_4_gb": sparse_safetensors,
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
+    **NUMPY,
     **{f"claims_{name}": build for name, build in CLAIMS.items()},
     "distributed_key_of_5_000_digits": partial(distributed_key, key=integer(10**5_000)),
     "distributed_key_is_none": partial(distributed_key, key=b"N"),

@@ -42,11 +42,11 @@ def tar_file(tmp_path: Path, suffix: str = ".pth.tar", mode: str = "w") -> Path:
 
 
 def npz_file(tmp_path: Path) -> Path:
-    """NumPy's archive, a zip as torch's is."""
-    path = tmp_path / "weights.npz"
-    array = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (24,), }".ljust(117)
+    """An archive of arrays of NumPy that are texts."""
+    path = tmp_path / "names.npz"
+    array = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<U6', 'fortran_order': False, 'shape': (4,), }".ljust(117)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("weight.npy", array + b"\n" + PAYLOAD)
+        archive.writestr("names.npy", array + b"\n" + PAYLOAD)
     return path
 
 

@@ -1,0 +1,39 @@
+"""What a checkpoint's tensors can be kept in."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from convinspect.text import plural
+
+
+class Container(Enum):
+    """What keeps a checkpoint's tensors; the values are what users are shown."""
+
+    TORCH_ZIP = "torch.save (zip)"
+    TORCH_LEGACY = "torch.save (before 1.6)"
+    TORCH_SCRIPT = "TorchScript"
+    EXPORTED = "torch.export (.pt2)"
+    SAFETENSORS = "safetensors"
+    DISTRIBUTED = "distributed checkpoint"
+    NUMPY_ARCHIVE = "NumPy archive (.npz)"
+    NUMPY_ARRAY = "NumPy array (.npy)"
+
+    @property
+    def torch_save(self) -> bool:
+        """Whether `torch.save` wrote it, now or before PyTorch 1.6."""
+        return self in (Container.TORCH_ZIP, Container.TORCH_LEGACY)
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
+        return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether `convert` gives it another header; the tensors of the others are written in another format."""
+        return self not in (Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
+
+    def label(self, shards: int = 0) -> str:
+        """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
+        return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value

@@ -1,0 +1,115 @@
+"""Which member of an archive is the checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from shlex import quote
+
+from convinspect.errors import BrokenFile, NotACheckpoint, named
+from convinspect.formats.companions import is_companion
+from convinspect.formats.containers.member import Inside
+from convinspect.formats.containers.members import listed
+from convinspect.formats.files import File
+from convinspect.formats.sharded import is_shard
+from convinspect.formats.sources import INSIDE
+from convinspect.formats.torch.exported import is_exported
+from convinspect.formats.unsupported.compressed import compression_of
+from convinspect.formats.unsupported.tar import is_tar
+from convinspect.formats.unsupported.zips import known_zip
+from convinspect.formats.zip.archive import Archive
+from convinspect.formats.zip.ends import find_directory
+from convinspect.formats.zip.structures import is_zip
+from convinspect.remote.addresses import path_of
+from convinspect.text import first_few
+
+_SUFFIXES = (
+    (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pth.tar", ".pt.tar"),
+    (".pdparams", ".pkl", ".pickle", ".joblib", ".npz", ".npy"),
+    (".nemo", ".mar", ".tar", ".zip", ".gz", ".tgz", ".xz", ".bz2"),
+)
+"""Names of checkpoints, from those that are most likely the model's."""
+_SHOWN = 4
+_HEAD = 1 << 14
+
+
+def checkpoint_within(file: File) -> Path | None:
+    """As `checkpoint_in`, of any file: None also for a zip that is a checkpoint itself.
+
+    Raises:
+        As `checkpoint_in`.
+    """
+    head = file.read(0, _HEAD)
+    if not is_zip(head):
+        return checkpoint_in(file) if is_tar(head[:1024]) or compression_of(head) is not None else None
+    if find_directory(file) is None:
+        return None
+    archive = Archive(file)
+    if "data.pkl" in archive.records or is_exported(archive) or known_zip(archive.names()) is not None:
+        return None
+    return checkpoint_in(file)
+
+
+def checkpoint_in(file: File) -> Path | None:
+    """The one checkpoint in an archive or a compressed file, as a path into it.
+
+    Returns:
+        None if the file is neither, or holds nothing whose name is that of a checkpoint.
+
+    Raises:
+        NotACheckpoint: It holds several.
+        ConvInspectError: It is malformed or hostile.
+    """
+    inside = listed(file)
+    if inside is None:
+        return None
+    found = _likeliest(inside)
+    if not found and inside.problem:
+        raise BrokenFile(f"it is {inside.kind}, and {inside.problem}", "download or copy it again", file.path)
+    if len(found) > 1:
+        paths = [quote(f"{named(file.path)}{INSIDE}{name}") for name in found]
+        problem = f"it is {inside.kind} that holds {len(found):,} checkpoints"
+        raise NotACheckpoint(problem, f"give one of them: {first_few(paths, _SHOWN)}", file.path)
+    return path_of(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
+
+
+def others_in(file: File, chosen: Path) -> list[str]:
+    """Names of an archive's other members that may be checkpoints too."""
+    inside = listed(file)
+    name = os.fspath(chosen)[len(os.fspath(file.path)) + 1 :]
+    return [] if inside is None else [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one != name]
+
+
+def _likeliest(inside: Inside) -> list[str]:
+    """The members of the likeliest kind that there is any of."""
+    if len(inside.members) == 1:
+        # Of a compressed file, whatever it is called.
+        only = next(iter(inside.members))
+        return [only] if inside.members[only].compression not in ("", "deflate") else _by_suffix(inside)
+    return _by_suffix(inside)
+
+
+def _by_suffix(inside: Inside) -> list[str]:
+    for suffixes in _SUFFIXES:
+        found = _named(inside, suffixes)
+        indexes = [name for name in _readable(inside) if name.endswith(".index.json")]
+        if len(found) > 1 and indexes and all(is_shard(PurePosixPath(name).name) for name in found):
+            return indexes
+        if found:
+            # What a training run keeps beside its weights is not meant.
+            return [name for name in found if not is_companion(PurePosixPath(name).name)] or found
+    return []
+
+
+def _named(inside: Inside, suffixes: Sequence[str]) -> list[str]:
+    return [name for name in _readable(inside) if name.lower().endswith(tuple(suffixes))]
+
+
+def _readable(inside: Inside) -> list[str]:
+    """Names of the members that can be read, without what archivers add of their own."""
+    return [
+        name
+        for name, member in inside.members.items()
+        if not member.unreadable and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    ]

@@ -1,0 +1,168 @@
+"""Paths into archives: `OUTER!MEMBER` names a file in an archive, and that may be an archive too."""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+from pathlib import Path
+from shlex import quote
+from typing import TypeVar
+
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile, named
+from convinspect.formats.containers import tar
+from convinspect.formats.containers.member import Inside, Member
+from convinspect.formats.files import File
+from convinspect.formats.sources import INSIDE, Source, Within, open_source, outermost
+from convinspect.formats.unsupported.tar import is_tar
+from convinspect.formats.zip.structures import decode_name, is_zip, read_local
+from convinspect.records import Version
+from convinspect.remote.addresses import path_of
+from convinspect.text import closest
+
+DEEPEST = 4
+"""Archives within each other at most."""
+_MOST_KEPT = 8
+_HEAD = 1 << 14
+_T = TypeVar("_T")
+
+_listed: dict[tuple[Path, Version], Inside] = {}
+_unpacked: dict[tuple[Path, Version], Source] = {}
+_keeping = allocate_lock()
+"""What was found out last, by path and version: every tensor of a member is read through its path."""
+
+
+def open_member(path: Path) -> Source:
+    """Open what a path into an archive names.
+
+    Raises:
+        NotThere: There is no such file, or no such member.
+        ConvInspectError: The archive cannot be read, or it is none.
+    """
+    outer = outermost(path)
+    if outer == path:
+        raise NotThere("there is no such file", path=path)
+    rest = os.fspath(path)[len(os.fspath(outer)) + 1 :]
+    file = File.over(outer, open_source(outer))
+    try:
+        for _ in range(DEEPEST):
+            inside = listed(file)
+            if inside is None:
+                raise NotACheckpoint("it is no archive, so that nothing can be in it", path=file.path)
+            name, rest = _split(rest, inside, file.path)
+            file = _opened(file, name, inside)
+            if not rest:
+                return file.source
+    except ConvInspectError as error:
+        file.close()
+        raise error.at(path) from None
+    file.close()
+    raise RefusedFile(f"its archives nest more than {DEEPEST} deep", "unpack the outer ones first", outer)
+
+
+def listed(file: File) -> Inside | None:
+    """What is in an archive or a compressed file; None if it is neither.
+
+    Raises:
+        ConvInspectError: Its directory is malformed or hostile.
+    """
+    key = (file.path, file.version)
+    if (known := _listed.get(key)) is not None:
+        return known
+    found = _list(file)
+    if found is not None:
+        _keep(_listed, key, found)
+    return found
+
+
+def _keep(kept: dict[tuple[Path, Version], _T], key: tuple[Path, Version], value: _T) -> None:
+    with _keeping:
+        while len(kept) >= _MOST_KEPT:
+            kept.pop(next(iter(kept)))
+        kept[key] = value
+
+
+def _list(file: File) -> Inside | None:
+    head = file.read(0, _HEAD)
+    if is_tar(head[:1024]):
+        return tar.members_of(file)
+    if is_zip(head):
+        from convinspect.formats.containers.zips import members_of
+
+        return members_of(file)
+    return _compressed(file, head)
+
+
+def _compressed(file: File, head: bytes) -> Inside | None:
+    """A compressed tar archive, or another compressed file as an archive of one member: its name lacks the suffix."""
+    from convinspect.formats.unsupported.compressed import compression_of, first_bytes
+
+    found = compression_of(head)
+    if found is None:
+        return None
+    from convinspect.formats.containers.packed import UNPACKERS, unpacked
+
+    article = "an" if found.name[0] in "lx" else "a"
+    member = Member(0, -1, file.size, found.name)
+    if is_tar(first_bytes(found, head)) and found.name in UNPACKERS:
+        source = unpacked(file, 0, member, file.path.name, f"{found.tar} {_quoted(file.path)}")
+        inside = tar.members_of(File.over(file.path, source))
+        return inside._replace(
+            kind=f"{article} {found.name}-compressed tar archive", unpacks=found.tar, unpacked=source
+        )
+    name, suffix, command = file.path.name.rpartition(INSIDE)[2], found.suffix, found.command
+    name = name[: -len(suffix)] if name.endswith(suffix) and name != suffix else f"{name}.unpacked"
+    unreadable = "" if found.name in UNPACKERS else f"it is {found.name}-compressed, which is not unpacked here"
+    return Inside(f"{article} {found.name}-compressed file", {name: member._replace(unreadable=unreadable)}, command)
+
+
+def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:
+    """The name of the member that the rest of a path begins with, and what follows it."""
+    end = len(rest)
+    while end > 0:
+        for name in (rest[:end], tar.clean(rest[:end])):
+            if name in inside.members:
+                return name, rest[end + 1 :]
+        end = rest.rfind(INSIDE, 0, end)
+    near = closest(rest, list(inside.members)) if inside.members else ""
+    raise NotThere(f"it holds no {rest!r}", near, path)
+
+
+def _opened(file: File, name: str, inside: Inside) -> File:
+    """A member as a file, whose source holds the archive's."""
+    member = inside.members[name]
+    path = path_of(f"{os.fspath(file.path)}{INSIDE}{name}")
+    command = f"{inside.unpacks} {_quoted(file.path)}"
+    if inside.unpacked is not None:
+        file.close()
+        file = File.over(file.path, inside.unpacked)
+    if member.unreadable:
+        raise NotACheckpoint(member.unreadable, f"unpack it first: {command}", path)
+    start = _start(file, name, member)
+    if not member.compression:
+        if start + member.size > file.size:
+            gone = start + member.size - file.size
+            raise BrokenFile(f"the archive ends {gone:,} bytes before its end", "download or copy it again", path)
+        return File.over(path, Within(file.source, start, member.size, inside.kind))
+    key = (path, file.version)
+    source = _unpacked.get(key)
+    if source is None:
+        from convinspect.formats.containers.packed import unpacked
+
+        source = unpacked(file, start, member, name, command)
+        _keep(_unpacked, key, source)
+    file.close()
+    return File.over(path, Within(source, 0, source.size, inside.kind))
+
+
+def _quoted(path: Path) -> str:
+    return quote(named(outermost(path)))
+
+
+def _start(file: File, name: str, member: Member) -> int:
+    """Offset of a member's first byte, packed or not."""
+    if not member.local_header:
+        return member.start
+    local = read_local(file, member.start)
+    if local is None or tar.clean(decode_name(local.name, local.header.flags)) != name:
+        raise BrokenFile(f"the archive has no header of {name!r} where its directory says", "download it again")
+    return local.payload
