@@ -16,6 +16,8 @@ class Container(Enum):
     EXPORTED = "torch.export (.pt2)"
     SAFETENSORS = "safetensors"
     DISTRIBUTED = "distributed checkpoint"
+    DISTRIBUTED_PART = "file of a distributed checkpoint"
+    TORCH_UNPACKED = "torch.save (unpacked)"
     NUMPY_ARCHIVE = "NumPy archive (.npz)"
     NUMPY_ARRAY = "NumPy array (.npy)"
 
@@ -32,8 +34,16 @@ class Container(Enum):
     @property
     def rewritten(self) -> bool:
         """Whether `convert` gives it another header; the tensors of the others are written in another format."""
-        return self not in (Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
+        return self not in _READ_ALONE
 
     def label(self, shards: int = 0) -> str:
         """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
         return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
+
+
+_READ_ALONE = (
+    Container.DISTRIBUTED_PART,
+    Container.TORCH_UNPACKED,
+    Container.NUMPY_ARCHIVE,
+    Container.NUMPY_ARRAY,
+)

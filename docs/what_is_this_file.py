@@ -25,6 +25,8 @@ WRITTEN_BY = {
     Container.EXPORTED: "`torch.export.save` (`.pt2`)",
     Container.SAFETENSORS: "`safetensors`, of any library",
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
+    Container.DISTRIBUTED_PART: "the same, one of its files (`*.distcp`) by itself: the pieces in it",
+    Container.TORCH_UNPACKED: "the same, unzipped: a folder with `data.pkl` and `data/0`, `data/1`, …",
     Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",
     Container.NUMPY_ARRAY: "`numpy.save`",
 }
@@ -32,6 +34,9 @@ SEVERAL = (
     ("an index (`*.index.json`) and its shards", "transformers, diffusers, accelerate"),
     ("numbered shards without an index (`model-00001-of-00003.safetensors`)", "the same, of which the index was lost"),
     ("shards of which each holds a part of each tensor", "`HuggingFaceStorageWriter` (`DCP_SHARDING_INFO`)"),
+    ("any of them in a tar archive, compressed or not", "NeMo (`.nemo`), `tar`"),
+    ("any of them in a zip archive", "ESPnet, TorchServe (`.mar`), diffusers (`.dduf`), `zip`"),
+    ("any file of them compressed with gzip, bzip2, xz or zlib", "`gzip`, `bzip2`, `xz`"),
 )
 
 
@@ -86,7 +91,7 @@ def _named(table: Iterable[kinds.Named]) -> Iterator[tuple[str, str, str]]:
 
 
 def _remedy(text: str) -> str:
-    return text.replace("{name}", "FILE").replace("{parent}", "PARENT").replace("{folder}", "FOLDER")
+    return text.replace("{name}", "FILE")
 
 
 if __name__ == "__main__":

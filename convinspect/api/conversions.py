@@ -170,7 +170,7 @@ def verify(
     from convinspect.report.verify import names_of, verdict_table
     from convinspect.verifying.findings import Report
     from convinspect.verifying.options import VerifyOptions
-    from convinspect.verifying.verify import verify as compare
+    from convinspect.verifying.verify import verify_opened
 
     check_at_least(0, seed=seed)
     check_at_least(1, batch=batch, length=length)
@@ -180,5 +180,5 @@ def verify(
         several(layer), several(rename), bits, grad, model, model_after, tuple(map(str, inputs)), device, dtype,
         seed, batch, length,
     )  # fmt: skip
-    first = opened(before, root)
-    return compare(first, None if after is None else opened_alike(after, root), options, progress or silent)
+    both = [opened(before, root), None if after is None else opened_alike(after, root)]
+    return verify_opened(both, options, progress or silent)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convinspect.kinds import is_in_out
 
-Operation = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+# PyTorch is imported where something is run: forms are compared before it is loaded.
+
+Operation: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Form:
 
 def operation(form: Form) -> Operation:
     """The layer as a function of x (N, C, L), weight as stored and bias, giving (N, O, L')."""
+    from torch.nn import functional
+
     if form.last:
         return lambda x, w, b: functional.linear(_rows_last(x, form.patch), w, b).mT
     if form.kind == "Linear":
@@ -88,6 +92,8 @@ def _rows_last(x: torch.Tensor, patch: tuple[int, ...]) -> torch.Tensor:
 
 
 def _transposed_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    import torch
+
     rows = x.mT.reshape(-1, w.shape[0])
     y = rows @ w if b is None else torch.addmm(b, rows, w)
     return y.reshape(x.shape[0], x.shape[2], w.shape[1]).mT

@@ -6,7 +6,6 @@ and a large layer is run some rows at a time: read, checked, raised to float64 a
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,12 @@ from typing import NamedTuple
 
 import torch
 
+from convinspect.arrays.columns import ROWS
 from convinspect.arrays.error_bound import Agreement, Bounding, OtherShape, Rounding, agreements, roundings
 from convinspect.arrays.forms import Form, operation
-from convinspect.arrays.read import ML_DTYPES, NUMPY
 from convinspect.arrays.storage import Files, compare_crc
 from convinspect.arrays.to_torch import torch_dtype
-from convinspect.dtypes import FLOATING
-from convinspect.records import Tensor, contiguous
-
-_ROWS = 1 << 17
-"""Weights that are run at once: 1 MB in float64, so that all passes over them stay in the cache."""
-_READABLE = FLOATING & (NUMPY | ML_DTYPES)
+from convinspect.records import Tensor
 
 
 class Stack(NamedTuple):
@@ -33,7 +27,7 @@ class Stack(NamedTuple):
     Attributes:
         forms: Before and after; neither has groups, patches or a weight stored as (in, out).
         weights: Before, each (O, I, 1, …), for all of which `is_plain`.
-        biases: (O,), likewise; or None.
+        biases: (O,), likewise; none where the layers have none.
         after: The weights' shape after.
         xs: Inputs (N, C, L) in float64.
         dtype: In which rounding is measured.
@@ -41,27 +35,10 @@ class Stack(NamedTuple):
 
     forms: tuple[Form, Form]
     weights: Sequence[Tensor]
-    biases: Sequence[Tensor | None]
+    biases: Sequence[Tensor]
     after: tuple[int, ...]
     xs: Sequence[torch.Tensor]
     dtype: torch.dtype
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether the elements lie one after the other, uncompressed, in floating-point numbers of this machine."""
-    storage = tensor.storage
-    if storage is None or storage.start is None or storage.packed_nbytes is not None or tensor.layout != "strided":
-        return False
-    if tensor.dtype not in _READABLE or storage.byteorder != sys.byteorder or not tensor.numel:
-        return False
-    if tensor.stride != contiguous(tensor.shape) or tensor.offset < 0 or min(tensor.shape) < 1:
-        return False
-    return tensor.offset * torch_dtype(tensor.dtype).itemsize + tensor.nbytes <= min(storage.nbytes, storage.available)
-
-
-def together(weight: Tensor) -> int:
-    """How many layers with such a weight are run at once."""
-    return max(1, _ROWS // weight.numel)
 
 
 @dataclass(slots=True)
@@ -106,7 +83,7 @@ class _Run:
 
     def __init__(self, stack: Stack, bench: Bench) -> None:
         self.bench, self.after, self.xs = bench, stack.after[1:], stack.xs
-        self.layers, self.dtype = len(stack.weights), stack.dtype
+        self.layers, self.outputs, self.dtype = len(stack.weights), stack.weights[0].shape[0], stack.dtype
         self.operations = [operation(form) for form in stack.forms]
         self.bounding = Bounding(stack.forms[0], stack.xs)
         self.rounds = stack.dtype.is_floating_point
@@ -130,7 +107,8 @@ class _Run:
         before = self.operations[0](x, weight, bias)
         after = self.operations[1](x, weight.reshape(len(weight), *self.after), bias)
         if before.shape != after.shape:
-            raise OtherShape(tuple(before.shape), tuple(after.shape))
+            # As of one layer, which all of them are like.
+            raise OtherShape(*((len(y), self.outputs, y.shape[2]) for y in (before, after)))
         return before, after
 
     def _rounded(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
@@ -154,8 +132,8 @@ def _strips(stack: Stack, bench: Bench) -> Iterator[tuple[torch.Tensor, torch.Te
     """Weights (rows, I, 1, …) and biases (rows,) as stored: rows of all layers, or some rows of one."""
     first = stack.weights[0]
     outputs, layers = first.shape[0], len(stack.weights)
-    step = outputs if layers > 1 else max(1, _ROWS * outputs // first.numel)
-    biases = [bias for bias in stack.biases if bias is not None]
+    step = outputs if layers > 1 else max(1, ROWS * outputs // first.numel)
+    biases = stack.biases
     bias = _Readings("bias", biases, bench).next(biases[0].shape[0]).flatten() if biases else None
     readings = _Readings("weight", stack.weights, bench)
     for start in range(0, outputs, step):

@@ -114,10 +114,10 @@ def _scan_pickles(
         stream = yield from _stream(file, record, within)
         if stream is not None:
             stream = stream._replace(ordinary=ordinary)
-            stream = _scripted(stream) if is_script else stream
+            stream = scripted(stream) if is_script else stream
             pickle = yield from scan_pickle(stream, 0, allowed)
             seen[record.name.removesuffix(".pkl")] = pickle
-            yield from _scan_end(stream, pickle)
+            yield from scan_end(stream, pickle)
     return seen
 
 
@@ -147,7 +147,8 @@ def _stream(file: File, record: Record, within: str) -> Scan[Stream | None]:
     return Stream(reader(data), len(data), file.path, name, None)
 
 
-def _scripted(stream: Stream) -> Stream:
+def scripted(stream: Stream) -> Stream:
+    """The stream of a pickle of TorchScript, in which other names are ordinary."""
     return stream._replace(ordinary=stream.ordinary | RESTORED, prefixes=SCRIPTED)
 
 
@@ -156,7 +157,7 @@ def _part(file: File, start: int, length: int) -> Read:
     return lambda offset, size: file.read(start + offset, min(size, length - offset))
 
 
-def _scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
+def scan_end(stream: Stream, pickle: Seen) -> Iterator[Finding]:
     """Report a pickle that is malformed, so that what follows is unknown, or that ends early, with unread bytes."""
     if pickle.error is not None:
         error = pickle.error
@@ -174,7 +175,7 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
     if record.name.endswith(".py") and record.name.startswith("code/"):
         stream = yield from _stream(file, record, within)
         if stream is not None:
-            yield from _scan_source(stream)
+            yield from scan_source(stream)
         return
     if record.name.endswith(SUFFIX):
         yield from _scan_array(file, record, within)
@@ -185,7 +186,7 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
     stream = yield from _stream(file, record, within)
     if stream is None or not stream.size:
         return
-    stream = _scripted(stream) if is_script else stream
+    stream = scripted(stream) if is_script else stream
     head = stream.read(0, 4)
     if head.startswith(_MACHINE_CODE) or record.name.endswith(_LIBRARIES):
         yield finding("native-code", file.path, "it is machine code", stream.place(0, stream.size))
@@ -193,7 +194,7 @@ def _scan_other_record(file: File, record: Record, within: str, is_script: bool)
         yield from _scan_inner(file, record, stream, name + _NEST, claims_pickle)
     elif claims_pickle:
         pickle = yield from scan_pickle(stream, 0, stream.size // SMALL_STORAGE)
-        yield from _scan_end(stream, pickle)
+        yield from scan_end(stream, pickle)
     elif head[0] in _MAY_BEGIN_PICKLES:
         # Numbers may begin like anything; but torch.export keeps some weights as pickles under any name.
         yield from scan_bytes(stream)
@@ -215,7 +216,8 @@ def _scan_array(file: File, record: Record, within: str) -> Scan[None]:
         yield from scan_array(stream)
 
 
-def _scan_source(stream: Stream) -> Iterator[Finding]:
+def scan_source(stream: Stream) -> Iterator[Finding]:
+    """Scan source text of TorchScript for calls that save or open files."""
     source = stream.read(0, stream.size)
     try:
         source.decode()
@@ -320,7 +322,7 @@ def _scan_legacy(file: File, within: str) -> Scan[Pickle | None]:
     yield Note(NO_CHECKSUMS)
     if end is None or not isinstance(parts[4].tree, list):
         if parts[-1].error is not None:
-            yield from _scan_end(stream, parts[-1])
+            yield from scan_end(stream, parts[-1])
         return None
     storages = parts[3].storages
     keys = [key for key in parts[4].tree if isinstance(key, str) and key in storages]

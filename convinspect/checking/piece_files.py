@@ -11,6 +11,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
 from convinspect.formats.torch.archive import read_torch_zip
+from convinspect.formats.torch.distributed_file import PARTS, listed_beside, parts_of
 from convinspect.formats.torch.distributed_items import begins_safetensors, item_of
 from convinspect.formats.torch.distributed_pieces import Chunk, ChunkedTensor, Pieces
 from convinspect.formats.torch.distributed_pieces import Place as Where
@@ -37,6 +38,33 @@ def items_of(pieces: Pieces) -> Iterator[Item]:
             if chunk.place is not None:
                 yield Item(chunk.place, tensor, chunk)
     yield from (Item(one.place) for one in pieces.objects if one.place is not None)
+
+
+def scan_part(file: File, values: bool) -> Scan[None]:
+    """Scan one of the checkpoint's `*.distcp` by itself, with what the `.metadata` beside it says, if it is there.
+
+    Args:
+        file: It.
+        values: Look at the numbers too.
+    """
+    listed, _ = listed_beside(file.path)
+    items: dict[tuple[int, int], list[Item]] = {}
+    if listed is not None:
+        for item in items_of(listed):
+            if item.place.file.name == file.path.name:
+                items.setdefault((item.place.offset, item.place.length), []).append(item)
+        every = [item for some in items.values() for item in some]
+        if any(one.tensor and one.chunk and one.tensor.shape != one.chunk.shape for one in every):
+            yield finding("piece", file.path, PARTS)
+    else:
+        for part in parts_of(file):
+            if not part.whole:
+                place = Place("", part.start, part.size, part.start)
+                yield finding("storage-short", file.path, "it is cut short or malformed from there on", place)
+                file = file.within(0, part.start)
+            elif part.kind == "zip":
+                items[part.start, part.size] = [Item(Where(file.path, part.start, part.size))]
+    yield from scan_piece_file(file, items, values)
 
 
 def scan_piece_file(file: File, items: Mapping[tuple[int, int], Sequence[Item]], values: bool) -> Scan[None]:

@@ -10,11 +10,13 @@ from typing import TypeAlias
 
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
+from convinspect.checking.contents import scan_contents
 from convinspect.checking.findings import Finding, Note, Report, Scan, finding
-from convinspect.checking.json_header import parsed, scan_not_loaded, second_place
+from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
-from convinspect.checking.piece_files import Item, items_of, scan_piece_file
-from convinspect.dtypes import nbytes_of
+from convinspect.checking.piece_files import Item as Piece
+from convinspect.checking.piece_files import items_of, scan_part, scan_piece_file
+from convinspect.checking.unpacked import scan_unpacked
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.containers.choose import checkpoint_within, others_in
@@ -22,13 +24,13 @@ from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
-from convinspect.formats.roots import main_root, without_tensors
+from convinspect.formats.roots import main_root
 from convinspect.formats.sources import is_plain, short_name
-from convinspect.formats.torch import distributed
-from convinspect.formats.torch.archive import SMALL_STORAGE, of_distributed
+from convinspect.formats.torch import distributed, unpacked
+from convinspect.formats.torch.archive import SMALL_STORAGE
+from convinspect.formats.torch.distributed_file import is_part
 from convinspect.formats.torch.distributed_pieces import is_metadata, pieces_in
-from convinspect.formats.zip.structures import is_zip
-from convinspect.records import Container, Contents, Root, Tensor
+from convinspect.records import Container, Contents, Tensor
 from convinspect.text import first_few, plural
 
 _MAY_HOLD_PICKLES = sharded.SUFFIXES | {".pkl", ".pickle", ".distcp"}
@@ -86,6 +88,8 @@ def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     check_no_journal(path)
     if distributed.is_distributed(path):
         return (yield from _scan_distributed(path, values))
+    if unpacked.is_unpacked(path):
+        return (yield from _scan_unpacked(path, values))
     if path.is_dir():
         return (yield from _scan_folder(path, values))
     with File(path) as file:
@@ -121,10 +125,9 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
     """
     check_no_journal(path)
     with File(path) as file:
-        if is_zip(file.read(0, 64)) and (part := of_distributed(file)) is not None:
-            raise part
         yield from _scan_mode(path)
-        pickle, failure, codes = yield from _scan_opened(file)
+        scan = scan_part(file, values) if is_part(file) else scan_file(file)
+        pickle, failure, codes = yield from _scan_opened(scan, file.path)
     if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.
         return None
@@ -134,24 +137,40 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
             yield finding("piece", path, problem.what)
         # What is said of a part alone is no damage; what is, was found above in its bytes.
         contents = contents._replace(problems=())
-    if not any(root.tensors or root.others for root in contents.roots):
-        yield Note(without_tensors(contents.foreign).problem)
+    if contents.container is Container.DISTRIBUTED_PART:
+        # All of them were found in its pieces.
+        contents = contents._replace(problems=())
     if failure is not None:
         codes |= {"unreadable"}
         yield finding("unreadable", path, failure.problem, remedy=failure.remedy)
-    yield from _scan_tensors(contents, codes)
-    if contents.container is Container.SAFETENSORS:
-        yield from scan_not_loaded(contents)
-    if values:
-        from convinspect.checking.nonfinite import scan_values
-
-        yield from scan_values(contents)
+    yield from scan_contents(contents, codes, values)
     return contents
 
 
-def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
-    """Scan an opened file; returns the object's pickle, why the file cannot be scanned, and the findings' codes."""
-    scan, codes = scan_file(file), set[str]()
+def _scan_unpacked(path: Path, values: bool) -> Scan[_Kind]:
+    """Scan an unpacked file of torch.save."""
+    folder = path if path.is_dir() else path.parent
+    yield from _scan_mode(folder)
+    pickle, failure, codes = yield from _scan_opened(scan_unpacked(folder), None)
+    if failure is not None:
+        raise failure
+    if "unreadable" in codes:
+        return Container.TORCH_UNPACKED, 0
+    contents = read_contents(path, pickle=pickle)
+    yield from scan_contents(contents, codes, values)
+    return contents.container, 0
+
+
+def _scan_opened(
+    scan: Scan[Pickle | None], path: Path | None
+) -> Scan[tuple[Pickle | None, ConvInspectError | None, set[str]]]:
+    """Run a scan; returns the object's pickle, why it cannot be scanned, and the codes of the findings in a file.
+
+    Args:
+        scan: Of a file or folder.
+        path: The file; None for all files.
+    """
+    codes = set[str]()
     while True:
         try:
             item = next(scan)
@@ -159,7 +178,7 @@ def _scan_opened(file: File) -> Scan[tuple[Pickle | None, ConvInspectError | Non
             return end.value, None, codes
         except ConvInspectError as error:
             return None, error, codes
-        if isinstance(item, Finding) and item.path == file.path:
+        if isinstance(item, Finding) and path in (None, item.path):
             codes.add(item.code)
         yield item
 
@@ -173,61 +192,6 @@ def _scan_mode(path: Path) -> Iterator[Finding]:
         what = "the folder" if stat.S_ISDIR(mode) else "the file"
         message = f"anyone on this machine may change {what} (mode {stat.S_IMODE(mode):o})"
         yield finding("world-writable", path, message)
-
-
-def _scan_tensors(contents: Contents, codes: Set[str]) -> Iterator[Finding]:
-    """Compare tensors with the storages that they are views of.
-
-    Args:
-        contents: The opened file.
-        codes: Codes of the findings in the file's bytes.
-    """
-    for root in contents.roots:
-        for tensor in root.tensors:
-            storage = tensor.storage
-            if storage is None or storage.start is None or not tensor.numel:
-                continue
-            reach = _reach(tensor)
-            if reach > storage.nbytes:
-                message = (
-                    f"tensor {tensor.key!r} reaches to byte {reach:,} of storage {storage.key!r},"
-                    f" which has {storage.nbytes:,}"
-                )
-                yield finding("storage-short", contents.path, message, subject=tensor.key)
-        yield from _scan_empty(contents.path, root)
-        if root.lost_state:
-            message = f"the state of the optimizer at {root.path!r} is keyed by text, its parameters by numbers"
-            yield finding("lost-state", contents.path, message, subject=root.path)
-    # What a reader says of missing bytes was found above for a zip, record by record.
-    if not codes & {"storage-short", "record-outside", "unreadable"}:
-        for problem in contents.problems:
-            yield finding("storage-short", contents.path, problem.what)
-
-
-def _scan_empty(path: Path, root: Root) -> Iterator[Finding]:
-    """Weights without numbers, all of a root in one finding: ZeRO-3 leaves none out."""
-    if root.role == "optimizer":
-        return
-    weights = [tensor for tensor in root.tensors if "weight" in tensor.key.rpartition(".")[2]]
-    empty = [tensor.key for tensor in weights if tensor.shape == (0,)]
-    # Modules of other libraries may have a weight of no numbers by design (e3nn's tensor products), among others that
-    # have some; a layer with a bias has a weight.
-    keys = {tensor.key for tensor in root.tensors} if empty else set()
-    if 2 * len(empty) > len(weights) or any(_bias_beside(key) in keys for key in empty):
-        what = f"{plural(len(empty), 'weight')} of {len(root.tensors):,} tensors"
-        message = f"{what}: no numbers, shape (0,); the first is {empty[0]!r}"
-        yield finding("empty-weight", path, message, subject=empty[0])
-
-
-def _bias_beside(key: str) -> str:
-    parent, dot, _ = key.rpartition(".")
-    return f"{parent}{dot}bias"
-
-
-def _reach(tensor: Tensor) -> int:
-    """Number of bytes from the storage's start to the end of the tensor's last element."""
-    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
-    return nbytes_of(tensor.dtype, last + 1)
 
 
 # --- folders and shards
@@ -365,7 +329,7 @@ def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
     listed = pieces_in(seen.walk, folder)
     for problem in distributed.problems_of_tensors(listed):
         yield finding("piece-missing", folder / distributed.METADATA, problem.what, remedy=problem.remedy)
-    by_file: dict[Path, dict[tuple[int, int], list[Item]]] = {}
+    by_file: dict[Path, dict[tuple[int, int], list[Piece]]] = {}
     for item in items_of(listed):
         by_file.setdefault(item.place.file, {}).setdefault((item.place.offset, item.place.length), []).append(item)
     yield from _note_others(folder, {distributed.METADATA, *(file.name for file in by_file)})

@@ -21,7 +21,7 @@ import typer
 from convinspect import __version__
 from convinspect.cli.commands import SUMMARIES, LazyGroup
 from convinspect.cli.complaints import NO_MEMORY, refused
-from convinspect.cli.output import ReaderLeft
+from convinspect.cli.output import ReaderLeft, reading_progress
 from convinspect.cli.sharing import under_torchrun
 from convinspect.cli.usage import UsageError, usage_line
 from convinspect.errors import ConvInspectError, not_installed
@@ -71,6 +71,11 @@ def _main() -> None:
     gc.disable()
     # Nor are they looked for at the end, which with PyTorch loaded takes a twentieth of `verify`.
     atexit.register(gc.freeze)
+    if sys.stderr.isatty():
+        # Only there a bar can be seen.
+        from convinspect.formats import sources
+
+        sources.watching = reading_progress
     try:
         with _signals_as_exceptions():
             # Not standalone: Typer would draw boxes around usage errors.

@@ -108,18 +108,17 @@ def verify(
     from convinspect.checkpoint import open_alike, open_whole
     from convinspect.report.verify import verdict_payload, verdict_table
     from convinspect.verifying.options import VerifyOptions
-    from convinspect.verifying.verify import verify as compare
+    from convinspect.verifying.verify import verify_opened
 
     options = VerifyOptions(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
     with sharing_ranks() as group:
-        before = open_whole(path, root)
-        opened = None if after is None else open_alike(after, root)
-        total = before.nbytes_on_disk + (0 if opened is None else opened.nbytes_on_disk)
+        opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
+        total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
         with reading_progress(total // (1 if group is None else group.size), "comparing") as advance:
-            report = compare(before, opened, options, advance, group)
+            report = verify_opened(opened, options, advance, group)
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(

@@ -65,6 +65,11 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
 
         if distributed.is_distributed(path):
             return distributed.read_distributed(path, pickle, keep_pickles)
+    if is_folder or path.name == "data.pkl":
+        from convinspect.formats.torch import unpacked
+
+        if unpacked.is_unpacked(path):
+            return unpacked.read_unpacked(path, pickle, keep_pickles)
     if is_folder:
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:
@@ -125,8 +130,10 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
     from convinspect.formats.zip.archive import Archive
     from convinspect.formats.zip.ends import find_directory
 
-    if (part := torch_zip.of_distributed(file)) is not None:
-        raise part
+    if file.path.suffix == ".distcp":
+        from convinspect.formats.torch.distributed_file import read_part
+
+        return read_part(file)
     if find_directory(file) is None:
         from convinspect.formats.torch.truncated import read_cut_zip
 
@@ -139,10 +146,9 @@ def _read_zip(file: File, pickle: Pickle | None) -> Contents | Path:
 
         if arrays.is_archive(archive.names()):
             return arrays.read_archive(file, archive)
-        from convinspect.formats.containers.choose import checkpoint_in
-        from convinspect.formats.unsupported.zips import known_zip
+        from convinspect.formats.containers.choose import checkpoint_in_zip
 
-        if known_zip(archive.names()) is None and (member := checkpoint_in(file)) is not None:
+        if (member := checkpoint_in_zip(file, archive)) is not None:
             return member
     return torch_zip.read_archive(file, archive, pickle)
 

@@ -10,6 +10,7 @@ import os
 import stat
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -62,6 +63,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release what it holds."""
+
+
+def _unwatched(nbytes: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda done: None)
+
+
+watching: Callable[[int, str], AbstractContextManager[Callable[[int], None]]] = _unwatched
+"""Called before much is read at once, with the number of bytes and a word; what it yields is told of each step. A
+command line shows a bar here."""
 
 
 class LocalFile:

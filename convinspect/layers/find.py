@@ -45,6 +45,7 @@ def find_layers(
 def grouped(tensors: Mapping[str, Tensor]) -> list[Group]:
     """Tensors by module path. Tensors of a parametrization, and those below a weight, belong to the weight's module."""
     groups: dict[str, dict[str, Tensor]] = {}
+    leaves: dict[str, str] = {}
     for key, tensor in tensors.items():
         if _PARAMETRIZATIONS in key or "weight." in key or _PACKED in key:
             name, leaf = _split(key, tensors)
@@ -53,6 +54,8 @@ def grouped(tensors: Mapping[str, Tensor]) -> list[Group]:
         if not name and leaf != key:
             # A name that starts with a dot: "" stands for no module, so that ".weight" is not the root's "weight".
             leaf = key
+        # One text for all, where each has its own of fifty bytes.
+        leaf = leaves.setdefault(leaf, leaf)
         parts = groups.get(name)
         if parts is None:
             groups[name] = {leaf: tensor}

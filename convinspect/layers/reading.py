@@ -40,7 +40,7 @@ def read_weight(layer: Layer, module: Module | None, context: Context) -> Layer:
     if layer.weight.shape == (0,):
         return _empty(layer, module)
     if is_quantized(layer) or is_scaled_from_above(layer.name, layer.weight, context):
-        return quantized(layer)
+        return with_channels(quantized(layer), module)
     known = by_class(layer, module) if module is not None else None
     if known is not None:
         return with_assumptions(known)
@@ -63,6 +63,22 @@ def _empty(layer: Layer, module: Module | None) -> Layer:
     kind = "BatchNorm" if STATISTICS & set(layer.tensors) else "Empty"
     notes = (*layer.notes, _EMPTY, *([f"its class is {module.class_name}"] if module is not None else []))
     return layer._replace(kind=kind, evidence="ambiguous", tags=(*layer.tags, "empty"), notes=notes)
+
+
+def with_channels(layer: Layer, module: Module | None) -> Layer:
+    """A quantized convolution with its channels and settings, where its module records them."""
+    said = module.attributes if module is not None else {}
+    wide_in, wide_out, groups = (said.get(name) for name in ("in_channels", "out_channels", "groups"))
+    kernel, stride, padding, dilation = (said.get(name) for name in ("kernel_size", "stride", "padding", "dilation"))
+    known = all(type(one) is int for one in (wide_in, wide_out, groups))
+    if (
+        not known
+        or not isinstance(kernel, tuple)
+        or not all(isinstance(one, tuple) for one in (stride, padding, dilation))
+    ):
+        return layer
+    layer = layer._replace(evidence="module", in_width=wide_in, out_width=wide_out, groups=groups)
+    return layer._replace(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
 
 
 def with_assumptions(layer: Layer) -> Layer:

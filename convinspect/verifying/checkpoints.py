@@ -1,13 +1,13 @@
-"""Two checkpoints, before and after a conversion → whether they hold the same model, how far that is proved, why not.
+"""Two checkpoints, before and after a conversion → what their stored bits say of whether they hold the same model.
 
-Stored bits first, then each converted layer's outputs. `verify` adds the whole model's.
+`verify` adds each converted layer's outputs, and the whole model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import (
@@ -26,8 +26,8 @@ from convinspect.records import Layer, Tensor
 from convinspect.text import first_few, plural
 from convinspect.verifying.causes import Why, because
 from convinspect.verifying.findings import Findings, Report, merged
-from convinspect.verifying.layer_outputs import Checked, run_layers
-from convinspect.verifying.layers import check_layer, keys_of, unsure_of_shape
+from convinspect.verifying.layer_outputs import Checked
+from convinspect.verifying.layers import LayerCheck, check_layer, keys_of, unsure_of_shape
 from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties, note_lost_state
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.other_roots import (
@@ -48,23 +48,55 @@ if TYPE_CHECKING:
     from convinspect.ranks.group import Group
 
 
-def compare_checkpoints(
+class Compared(NamedTuple):
+    """What two checkpoints' stored bits say.
+
+    Attributes:
+        paths: What was opened, before and after.
+        shown: The layers that the report lists, which may be run.
+        findings: What else was found.
+        unchanged: Number of tensors that are the same to the bit and in shape.
+        kinds: All layers that were converted, with their kind after.
+    """
+
+    paths: tuple[str, str]
+    shown: list[Checked]
+    findings: Findings
+    unchanged: int
+    kinds: Mapping[str, str]
+
+    def report(self, checks: Sequence[LayerCheck]) -> Report:
+        """The report, with the checks of the layers that were shown."""
+        findings = self.findings
+        return Report(
+            *self.paths,
+            tuple(checks),
+            findings.missing,
+            findings.unexpected,
+            findings.changed,
+            self.unchanged,
+            findings.unread,
+            findings.notes,
+            kinds=self.kinds,
+            unproved=findings.unproved,
+        )
+
+
+def compare_stored(
     before: Checkpoint,
     after: Checkpoint,
     options: VerifyOptions,
     progress: Callable[[int], None] = lambda done: None,
-    ready: Callable[[], object] = lambda: None,
     group: Group | None = None,
-) -> Report:
-    """Compare two checkpoints: bits first, then outputs of each converted layer.
+) -> Compared:
+    """Compare all that two checkpoints store.
 
     Args:
         before: The first checkpoint, under the names of the second.
         after: The second. With the path of `before` it was converted in memory, and only its layers are compared.
         options: How to compare; options about a whole model are left to the caller.
         progress: Called with the number of bytes that were compared.
-        ready: Called before layers are run, to wait for PyTorch.
-        group: The ranks that do so together: each compares and runs a part, and has the whole report.
+        group: The ranks that do so together: each compares a part, and has the whole result.
 
     Raises:
         NotThere: A name matches no layer.
@@ -95,8 +127,6 @@ def compare_checkpoints(
     checked = [_of_turned(layer, turned) for layer in checked] if turned.names else checked
     checked = [_of_kernel(layer, kernels) for layer in checked] if kernels.names else checked
     checked = [_of_reshaped(layer, chosen or ()) if layer.check.reshaped else layer for layer in checked]
-    ready()
-    checks = run_layers(_shown(checked, chosen), options, group)
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
         parts += [copies.findings, compare_roots(before, after, edits, transposed, group), compare_keys(before, after)]
@@ -104,20 +134,9 @@ def compare_checkpoints(
         planned = plan_of(layers, after, pairs, transposed)
         parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]
         parts += [objects, compare_ties(before, after), compare_tags(before, after), note_lost_state(before, after)]
-    findings = merged(parts)
-    return Report(
-        str(before.path),
-        str(after.path),
-        tuple(checks),
-        findings.missing,
-        findings.unexpected,
-        findings.changed,
-        len(pairs.same),
-        findings.unread,
-        findings.notes,
-        kinds={layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before},
-        unproved=findings.unproved,
-    )
+    kinds = {layer.before.name: layer.check.after for layer in checked if layer.check.after != layer.check.before}
+    paths = str(before.path), str(after.path)
+    return Compared(paths, _shown(checked, chosen), merged(parts), len(pairs.same), kinds)
 
 
 def _in_torch_order(checkpoint: Checkpoint, layers: Iterable[Layer]) -> Mapping[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ from convinspect.arrays.threads import map_threads
 from convinspect.converting.patches import patch_assumptions
 from convinspect.errors import BrokenFile, CannotShow
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, is_in_out, may_change
-from convinspect.records import Layer
+from convinspect.records import Layer, Tensor
 from convinspect.verifying.causes import Cause, Why, because
 from convinspect.verifying.layers import LayerCheck, groups_written_out
 from convinspect.verifying.options import VerifyOptions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from convinspect.arrays.forms import Form
-    from convinspect.arrays.stacked import Bench, Stack
+    from convinspect.arrays.stacked import Bench
     from convinspect.ranks.group import Group
 
 MOST_WORKERS = 8
@@ -36,34 +36,88 @@ class Checked(NamedTuple):
     after: Layer | None
 
 
-def run_layers(checked: list[Checked], options: VerifyOptions, group: Group | None = None) -> list[LayerCheck]:
-    """Add outputs to the checks: of plain layers many at once, of others one by one. Both run in parallel, one thread
-    each, as many as fit in `WORKING_BYTES`.
+class _Job(NamedTuple):
+    """Plain layers that are run as one.
 
-    Args:
-        checked: The layers.
-        options: How to run them.
-        group: The ranks that do so together.
+    Attributes:
+        numbers: Which of the layers they are.
+        forms: Before and after.
+        weights: Before.
+        biases: Likewise; none where the layers have none.
+        after: The weights' shape after.
+    """
+
+    numbers: Sequence[int]
+    forms: tuple[Form, Form]
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    after: tuple[int, ...]
+
+
+class Runs(NamedTuple):
+    """What is to be run, once nothing else of both checkpoints is needed.
+
+    Attributes:
+        checks: Of all layers, in order, without outputs.
+        jobs: Layers that are run with others of their kind.
+        single: Layers that are run one by one, by their number.
+    """
+
+    checks: list[LayerCheck]
+    jobs: list[_Job]
+    single: dict[int, Checked]
+
+
+def runs_of(checked: Sequence[Checked], options: VerifyOptions) -> Runs:
+    """Which of the layers are run, and how; PyTorch is not needed for that."""
+    checks = [layer.check for layer in checked]
+    if options.bits:
+        return Runs(checks, [], {})
+    jobs = list(_jobs(checked, options))
+    together = {number for job in jobs for number in job.numbers}
+    single = {at: layer for at, layer in enumerate(checked) if at not in together and _is_run(layer)}
+    return Runs(checks, jobs, single)
+
+
+def run(runs: Runs, options: VerifyOptions) -> list[LayerCheck]:
+    """The checks with outputs: of plain layers many at once, of others one by one. Both run in parallel, one thread
+    each, as many as fit in `WORKING_BYTES`.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
     """
-    if options.bits or not checked:
-        return [layer.check for layer in checked]
-    if group is not None:
-        from convinspect.verifying.shares import run_by_ranks
-
-        return run_by_ranks(group, checked, lambda some: run_layers(some, options))
+    checks, jobs, single = runs
+    if not (jobs or single):
+        return checks
     from convinspect.arrays.devices import full_float32, threads
 
     # A chunk takes less time than waking a second thread of PyTorch does.
     with threads(1), full_float32():
-        found = _run_alike(checked, options)
-        rest = [layer for number, layer in enumerate(checked) if number not in found]
-        largest = max((layer.before.nbytes for layer in rest), default=0)
+        if jobs:
+            _run_jobs(jobs, checks, options)
+        largest = max((layer.before.nbytes for layer in single.values()), default=0)
         workers = _workers(WORKING_BYTES // max(1, 4 * largest), options)
-        others = map_threads(lambda layer: _run(layer, options), rest, workers)
-        return [found[number] if number in found else next(others) for number in range(len(checked))]
+        others = map_threads(lambda layer: _run(layer, options), single.values(), workers)
+        for number, check in zip(single, others, strict=True):
+            checks[number] = check
+    return checks
+
+
+def run_by_ranks(checked: Sequence[Checked], options: VerifyOptions, group: Group) -> list[LayerCheck]:
+    """As `run`, each layer on one of the ranks.
+
+    Raises:
+        ConvInspectError: Bytes are missing or damaged.
+        OtherRankFailed: A rank has failed, or died.
+    """
+    if options.bits or not checked:
+        return [layer.check for layer in checked]
+    from convinspect.ranks.shares import done_by_ranks
+
+    def work(some: Sequence[Checked]) -> list[LayerCheck]:
+        return run(runs_of(some, options), options)
+
+    return done_by_ranks(group, checked, lambda layer: layer.before.nbytes, work)
 
 
 def _workers(most: int, options: VerifyOptions) -> int:
@@ -96,45 +150,30 @@ def _run(layer: Checked, options: VerifyOptions) -> LayerCheck:
 # ----------------------------------------------------------------------------------- layers that are run as one
 
 
-def _run_alike(checked: list[Checked], options: VerifyOptions) -> dict[int, LayerCheck]:
-    """The checks, with their outputs, of those layers that can be run with others of their kind; by number."""
-    if options.device != "cpu" or options.grad or options.sizes:
-        return {}
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, layer in enumerate(checked):
-        kind = _kind_of(layer, options)
-        if kind is not None:
-            groups.setdefault(kind, []).append(number)
-    jobs = list(_jobs(groups, checked, options))
+def _run_jobs(jobs: Sequence[_Job], checks: list[LayerCheck], options: VerifyOptions) -> None:
+    """Put the checks with their outputs in place of those without."""
     from convinspect.arrays.stacked import Bench
 
     spare: list[Bench] = []
 
-    def work(job: _Job) -> dict[int, LayerCheck]:
+    def work(job: _Job) -> None:
         bench = spare.pop() if spare else Bench()
         try:
-            return _run_job(job, checked, bench)
+            _run_job(job, checks, options, bench)
         finally:
             spare.append(bench)
 
     try:
-        done = map_threads(work, jobs, _workers(len(jobs), options))
-        return {number: check for each in done for number, check in each.items()}
+        for _ in map_threads(work, jobs, _workers(len(jobs), options)):
+            pass
     finally:
         for bench in spare:
             bench.files.close()
 
 
-class _Job(NamedTuple):
-    """Layers that are run as one: their numbers, and what they are."""
-
-    numbers: list[int]
-    stack: Stack
-
-
-def _kind_of(layer: Checked, options: VerifyOptions) -> tuple[Any, ...] | None:
+def _kind_of(layer: Checked) -> tuple[Any, ...] | None:
     """What layers have in common that can be run as one; None for a layer that is run by itself, or not at all."""
-    from convinspect.arrays.stacked import is_plain
+    from convinspect.arrays.columns import is_plain
 
     check, before, after = layer
     plain = after is not None and check.cause is None and check.weights_equal and not before.norm and not after.norm
@@ -159,41 +198,48 @@ def _kind_of(layer: Checked, options: VerifyOptions) -> tuple[Any, ...] | None:
 _PLAIN = frozenset(("weight", "bias"))
 
 
-def _jobs(
-    groups: Mapping[tuple[Any, ...], list[int]], checked: list[Checked], options: VerifyOptions
-) -> Iterator[_Job]:
-    from convinspect.arrays.error_bound import Inputs, inputs_for
-    from convinspect.arrays.stacked import Stack, together
-    from convinspect.arrays.to_torch import torch_dtype
+def _jobs(checked: Sequence[Checked], options: VerifyOptions) -> Iterator[_Job]:
+    """The layers that can be run with others of their kind."""
+    if options.device != "cpu" or options.grad or options.sizes:
+        return
+    from convinspect.arrays.columns import Alike, together
 
-    for (one, other, shape, after, dtype, _), numbers in groups.items():
-        own = torch_dtype(options.dtype or dtype)
-        xs = inputs_for(shape[1], own, Inputs(seed=options.seed))
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, layer in enumerate(checked):
+        kind = _kind_of(layer)
+        if kind is not None:
+            groups.setdefault(kind, []).append(number)
+    for (one, other, _, after, *_), numbers in groups.items():
         step = together(checked[numbers[0]].before.weight)
         for start in range(0, len(numbers), step):
             some = numbers[start : start + step]
-            layers = [checked[number].before for number in some]
-            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-            yield _Job(some, Stack((one, other), weights, biases, after, xs, own))
+            weights = Alike([checked[number].before.weight for number in some])
+            biases = [bias for number in some if (bias := checked[number].before.bias) is not None]
+            yield _Job(some, (one, other), weights, Alike(biases) if biases else (), after)
 
 
-def _run_job(job: _Job, checked: list[Checked], bench: Bench) -> dict[int, LayerCheck]:
-    """The checks by number; none where they are better run one by one, to tell of which the results differ in shape."""
+def _run_job(job: _Job, checks: list[LayerCheck], options: VerifyOptions, bench: Bench) -> None:
+    """Put the checks with their outputs in place of those without."""
     import torch
 
-    from convinspect.arrays.error_bound import OtherShape
-    from convinspect.arrays.stacked import run_stack
+    from convinspect.arrays.error_bound import Inputs, OtherShape, inputs_for
+    from convinspect.arrays.stacked import Stack, run_stack
+    from convinspect.arrays.to_torch import torch_dtype
 
+    first = job.weights[0]
+    own = torch_dtype(options.dtype or first.dtype)
+    xs = inputs_for(first.shape[1], own, Inputs(seed=options.seed))
     try:
         with torch.no_grad():
-            found = run_stack(job.stack, bench)
-    except OtherShape:
-        return {}
-    checks = {}
+            found = run_stack(Stack(job.forms, job.weights, job.biases, job.after, xs, own), bench)
+    except OtherShape as error:
+        cause = because(Why.RESULT_SHAPES, before=error.before, after=error.after)
+        for number in job.numbers:
+            checks[number] = checks[number].with_cause(cause)
+        return
     for number, (outputs, rounding) in zip(job.numbers, found, strict=True):
-        check = replace(checked[number].check, outputs=outputs, rounding=rounding)
+        check = replace(checks[number], outputs=outputs, rounding=rounding)
         checks[number] = check.with_cause(_beyond(check))
-    return checks
 
 
 # ---------------------------------------------------------------------------------------- layers by themselves

@@ -1,8 +1,8 @@
-"""Comparing by several ranks: each takes tensors, or layers, that lie one after another in the first checkpoint."""
+"""Comparing by several ranks: each takes tensors that lie one after another in the first checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from convinspect.ranks.shares import done_by_ranks
@@ -10,8 +10,6 @@ from convinspect.records import Tensor
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
-    from convinspect.verifying.layer_outputs import Checked
-    from convinspect.verifying.layers import LayerCheck
 
 R = TypeVar("R")
 Compared = tuple[str, Tensor, Tensor]
@@ -34,17 +32,6 @@ def compared_by_ranks(
     stored = sorted(common, key=lambda pair: _place(pair[1]))
     found = dict(done_by_ranks(group, stored, lambda pair: pair[1].nbytes, lambda some: work(list(some)).items()))
     return {name: found[name] for name, _, _ in common}
-
-
-def run_by_ranks(
-    group: Group, layers: Sequence[Checked], work: Callable[[list[Checked]], Iterable[LayerCheck]]
-) -> list[LayerCheck]:
-    """The checks of layers, in order, each run on one rank.
-
-    Raises:
-        OtherRankFailed: A rank has failed, or died.
-    """
-    return done_by_ranks(group, layers, lambda layer: layer.before.nbytes, lambda some: work(list(some)))
 
 
 def _place(tensor: Tensor) -> tuple[str, int]:

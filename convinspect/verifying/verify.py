@@ -6,11 +6,13 @@ the strength it reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Writing
@@ -21,15 +23,22 @@ from convinspect.converting.selection import Selection, select_layers
 from convinspect.errors import CannotConvert, CannotShow, ConvInspectError, Option, Wording
 from convinspect.formats.files import check_unchanged
 from convinspect.formats.sources import short_name
-from convinspect.records import Edit
-from convinspect.verifying.checkpoints import compare_checkpoints
+from convinspect.records import Edit, Version
+from convinspect.verifying.checkpoints import Compared, compare_stored
 from convinspect.verifying.findings import Report
+from convinspect.verifying.layer_outputs import run as run_layers
+from convinspect.verifying.layer_outputs import run_by_ranks, runs_of
+from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
 from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
     from convinspect.verifying.model import ModelCheck
+
+
+_MANY = 20_000
+"""Tensors of a checkpoint of so many that PyTorch is loaded once their records are gone, not beside them."""
 
 
 def verify(
@@ -39,11 +48,22 @@ def verify(
     progress: Callable[[int], None] = lambda done: None,
     group: Group | None = None,
 ) -> Report:
+    """As `verify_opened`, of checkpoints that the caller keeps."""
+    return verify_opened([before, after], options, progress, group)
+
+
+def verify_opened(
+    opened: list[Checkpoint | None],
+    options: VerifyOptions,
+    progress: Callable[[int], None] = lambda done: None,
+    group: Group | None = None,
+) -> Report:
     """Check that a conversion changed shapes and nothing else.
 
     Args:
-        before: The checkpoint before its conversion.
-        after: The checkpoint after; None to convert `before` in memory, all that can become a Linear.
+        opened: The checkpoint before its conversion, and the one after, or None to convert the first in memory, all
+            that can become a Linear. They are taken out of the list: where nothing else holds them, their memory is
+            free for running layers.
         options: How they are compared, under the names of the command's options.
         progress: Called with the number of bytes that were compared.
         group: The ranks that do so together, each a part of the tensors and layers; rank 0 alone runs a whole model.
@@ -59,36 +79,82 @@ def verify(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     options.check()
+    paths = [one.path for one in opened if one is not None]
     if group is not None:
         from convinspect.ranks.agreement import agree, checking
 
-        agree(group, [_sizes(one) for one in (before, after) if one is not None], before.path)
+        agree(group, [_sizes(one) for one in opened if one is not None], paths[0])
         progress = checking(group, progress)
-    loading = None if options.bits else _prepare_torch(options)
-    stored = before
+    few = all(one is None or len(one) < _MANY for one in opened)
+    loading = None if options.bits else _prepare_torch(options, meanwhile=few)
     try:
-        before = _renamed(stored, options.rename) if options.rename else stored
-        if after is None:
-            after, notes = _as_linear(before, options.layer)
-            pair = before, after
-        else:
-            pair, notes = _with_optimizers(before, after)
+        done = _compared(opened, options, progress, group)
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
-        ready = loading.join if loading else lambda: None
-        report = compare_checkpoints(*pair, options, progress, ready, group)
+        if loading is not None:
+            loading.join()
+        report = done.compared.report(done.run())
         # What was compared first may be another file's by now.
-        check_unchanged({**pair[0].versions, **pair[1].versions})
+        check_unchanged(done.versions)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         remedy = Wording("try another ", Option("device", None), " or size, or ", Option("bits"))
-        raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, stored.path) from None
+        raise CannotShow(f"PyTorch cannot run it ({reason[:200]})", remedy, paths[0]) from None
     except ConvInspectError as error:
-        raise error.at(stored.path) from None
-    unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
-    report = replace(report, notes=(*notes, *dict.fromkeys(unwritten), *report.notes))
-    if options.model is None or (group is not None and group.rank):
+        raise error.at(paths[0]) from None
+    report = replace(report, notes=(*done.notes, *report.notes))
+    if done.kept is None or (group is not None and group.rank):
         return report
-    return replace(report, model=_run_model(options, before, after, stored, report))
+    return replace(report, model=_run_model(options, *done.kept, report))
+
+
+class _Done(NamedTuple):
+    """What is left of two checkpoints once all that they store was compared.
+
+    Attributes:
+        compared: What was found.
+        run: Runs the layers, and gives their checks.
+        versions: The files that were read, as they were then.
+        notes: On what was not compared.
+        kept: Where a whole model is run: the checkpoints before and after, and the first under its original names.
+    """
+
+    compared: Compared
+    run: Callable[[], list[LayerCheck]]
+    versions: Mapping[Path, Version]
+    notes: tuple[str, ...]
+    kept: tuple[Checkpoint, Checkpoint, Checkpoint] | None
+
+
+def _compared(
+    opened: list[Checkpoint | None],
+    options: VerifyOptions,
+    progress: Callable[[int], None],
+    group: Group | None,
+) -> _Done:
+    """Compare all that is stored, and keep no more than is needed from then on."""
+    stored, after = opened
+    assert stored is not None
+    opened.clear()
+    before = _renamed(stored, options.rename) if options.rename else stored
+    if after is None:
+        after, notes = _as_linear(before, options.layer)
+        pair = before, after
+    else:
+        pair, notes = _with_optimizers(before, after)
+    compared = compare_stored(*pair, options, progress, group)
+    if group is None:
+        run = partial(run_layers, runs_of(compared.shown, options), options)
+        compared = compared._replace(shown=[])
+    else:
+        run = partial(run_by_ranks, compared.shown, options, group)
+    unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
+    return _Done(
+        compared,
+        run,
+        {**pair[0].versions, **pair[1].versions},
+        (*notes, *dict.fromkeys(unwritten)),
+        None if options.model is None else (before, after, stored),
+    )
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:
@@ -149,8 +215,8 @@ def _of_patches(checkpoint: Checkpoint, selection: Selection) -> tuple[Edit, ...
     return select_layers(checkpoint, options, writing=Writing(plain=True)).plan.edits
 
 
-def _prepare_torch(options: VerifyOptions) -> Thread | None:
-    """Check the device and dtype, and begin to load PyTorch.
+def _prepare_torch(options: VerifyOptions, meanwhile: bool) -> Thread | None:
+    """Check the device and dtype, and begin to load PyTorch where that is to be done meanwhile.
 
     Raises:
         CannotShow: There is no such device or dtype.
@@ -160,7 +226,7 @@ def _prepare_torch(options: VerifyOptions) -> Thread | None:
 
         check_dtype(options.dtype)
     if options.device == "cpu":
-        return _load_torch_meanwhile()
+        return _load_torch_meanwhile() if meanwhile else None
     from convinspect.arrays.devices import check_device, check_dtype_on
 
     check_device(options.device)

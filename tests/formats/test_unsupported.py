@@ -9,11 +9,9 @@ import lzma
 import pickle
 import re
 import shlex
-import shutil
 import struct
 import subprocess
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
+from convinspect.arrays.read import read_tensor
 from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
@@ -65,8 +64,8 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "xz": lz
 @pytest.mark.parametrize("name", COMPRESS)
 def test_the_command_for_a_compressed_file_unpacks_it(tmp_path: Path, name: str) -> None:
     kind = next(kind for kind in kinds.COMPRESSIONS if kind.name == name)
-    content = saved(tmp_path / "w.pt").read_bytes()
-    for where in ("model.pt" + kind.suffix, "odd name.nemo"):
+    content = b"1,2,3\n" * 999
+    for where in ("table.csv" + kind.suffix, "odd name.nemo"):
         (tmp_path / where).write_bytes(COMPRESS[name](content))
         error = said(tmp_path / where)
         assert isinstance(error, NotACheckpoint)
@@ -82,7 +81,9 @@ def test_the_command_for_a_compressed_file_unpacks_it(tmp_path: Path, name: str)
 def test_a_compressed_tar_is_a_tar(tmp_path: Path, name: str) -> None:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(saved(tmp_path / "w.pt"), "model_weights.ckpt")
+        info = tarfile.TarInfo("notes.txt")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"notes"))
     path = tmp_path / "model.nemo"
     path.write_bytes(COMPRESS[name](archive.getvalue()))
     error = said(path)
@@ -90,7 +91,7 @@ def test_a_compressed_tar_is_a_tar(tmp_path: Path, name: str) -> None:
     command = re.search(r"\((tar .*?)\)", error.remedy)
     assert command is not None
     subprocess.run(command[1], shell=True, check=True, cwd=tmp_path)
-    assert (tmp_path / "model_weights.ckpt").read_bytes() == (tmp_path / "w.pt").read_bytes()
+    assert (tmp_path / "notes.txt").read_bytes() == b"notes"
 
 
 @pytest.mark.parametrize(
@@ -174,21 +175,6 @@ def test_what_has_neither_tensors_nor_arrays(tmp_path: Path) -> None:
     assert not any("no tensors" in note for note in check(tmp_path / "s.pt").notes)
 
 
-@pytest.mark.unlike_windows
-@pytest.mark.skipif(shutil.which("zip") is None, reason="needs zip")
-def test_the_command_for_an_unpacked_file_packs_it(tmp_path: Path) -> None:
-    folder = tmp_path / "two words"
-    with zipfile.ZipFile(saved(tmp_path / "w.pt")) as archive:
-        archive.extractall(folder)
-    for path in (folder / "w", folder / "w" / "data.pkl"):
-        error = said(path)
-        assert "an unpacked torch.save file" in error.problem
-        subprocess.run(error.remedy.partition(": ")[2], shell=True, check=True, capture_output=True)
-        packed = torch.load(folder / "w.pt", mmap=True)
-        assert all(torch.equal(packed[name], STATE[name]) for name in STATE)
-        (folder / "w.pt").unlink()
-
-
 # --- protobufs, without the libraries that write them
 
 
@@ -269,8 +255,10 @@ def test_pieces_of_one_size_are_no_whole_file(tmp_path: Path, sizes: list[tuple[
     state = {f"{number}.weight": torch.rand(size) for number, size in enumerate(sizes)}
     save_distributed(state, checkpoint_id=tmp_path / "dcp", no_dist=True)
     (piece,) = (tmp_path / "dcp").glob("*.distcp")
-    assert said(piece).problem == check_problem(piece)
-    assert kinds.DISTCP.what in said(piece).problem
+    (tmp_path / "dcp" / ".metadata").unlink()
+    (root,) = read_contents(piece).roots
+    assert [tensor.shape for tensor in root.tensors] == sizes
+    assert [list(read_tensor(tensor).ravel()) for tensor in root.tensors] == [list(t.ravel()) for t in state.values()]
 
 
 @pytest.mark.parametrize(
@@ -287,10 +275,8 @@ def test_commands_take_a_distributed_checkpoint(tmp_path: Path, words: list[str]
         assert torch.equal(torch.load(tmp_path / "b.pt")["0.weight"], model.state_dict()["0.weight"].squeeze(-1))
 
 
-def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+def test_a_distributed_checkpoint_without_metadata(tmp_path: Path) -> None:
     save_distributed(STATE, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    assert "a part of a distributed checkpoint" in said(tmp_path / "dcp" / "__0_0.distcp").problem
-    assert said(tmp_path / "dcp" / "__0_0.distcp").problem == check_problem(tmp_path / "dcp" / "__0_0.distcp")
     (tmp_path / "dcp" / ".metadata").unlink()
     error = said(tmp_path / "dcp")
     assert "without its .metadata" in error.problem

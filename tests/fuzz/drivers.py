@@ -238,6 +238,51 @@ def distributed(random: Random, folder: Path) -> Path:
     return random.choice((path, path / ".metadata"))
 
 
+@lru_cache(maxsize=1)
+def _distcp() -> bytes:
+    return b"".join(path.read_bytes() for path in sorted((FIXTURES / "distributed").glob("*.distcp")))
+
+
+def distcp(random: Random, folder: Path) -> Path:
+    """A file of a distributed checkpoint by itself: pieces changed, in any order, cut, or with others between them."""
+    whole = _distcp()
+    starts = [0, *(at for at in range(1, len(whole)) if whole.startswith(b"PK\5\6", at - 22))]
+    pieces = [whole[start:end] for start, end in zip(starts, [*starts[1:], len(whole)], strict=True)]
+    pieces = random.choices([piece for piece in pieces if piece], k=random.choice((1, 2, 5)))
+    for at, piece in enumerate(pieces):
+        if random.random() < 0.4 and piece[:2] == b"PK":
+            pieces[at] = zip_mutations.mutated(random, zip_mutations.opened(piece))
+    if random.random() < 0.2:
+        pieces.insert(random.randrange(len(pieces) + 1), random.choice((*zips(), *_safetensors(), bytes(9))))
+    content = b"".join(pieces)
+    if random.random() < 0.3:
+        content = content[: random.randint(0, len(content))]
+    if random.random() < 0.3:
+        (folder / ".metadata").write_bytes(pickle_mutations.mutated(random, _metadata(), streams()))
+    return _file(folder, content, "__0_0.distcp")
+
+
+def unpacked(random: Random, folder: Path) -> Path:
+    """An unpacked file of torch.save whose pickles or files are changed, or gone."""
+    path = folder / "unpacked"
+    for record in random.choice(_archives()).records:
+        name = record.name.decode("utf-8", "replace").partition("/")[2]
+        if not name or name.endswith("/") or ".." in name:
+            continue
+        data = record.data
+        if name.endswith(".pkl"):
+            data = pickle_mutations.mutated(random, data, streams())
+        elif name.endswith(".py"):
+            data = _source(random, data)
+        elif random.random() < 0.1:
+            data = random.choice((b"", data[:-1], data * 2))
+        if random.random() < 0.97:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    path.mkdir(exist_ok=True)
+    return random.choice((path, path, path / "data.pkl" if (path / "data.pkl").exists() else path))
+
+
 _STARTS = (
     *(
         b"\x08",
@@ -288,4 +333,6 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "unpacked": unpacked,
+    "distcp": distcp,
 }

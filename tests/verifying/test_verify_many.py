@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from convinspect.arrays import equality, stacked, storage
-from convinspect.checkpoint import open_checkpoint
+import convinspect
+from convinspect.arrays import columns, equality, stacked, storage
+from convinspect.arrays.error_bound import OtherShape
+from convinspect.arrays.forms import Form
+from convinspect.arrays.read import read_tensor
+from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile
-from convinspect.verifying import checkpoints, layer_outputs
+from convinspect.verifying import layer_outputs
+from convinspect.verifying import verify as verifying
 from convinspect.verifying.findings import Report
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
@@ -60,10 +67,11 @@ def report(folder: Path, before: State, after: State | None) -> Report:
 def test_layers_that_run_as_one_end_as_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int
 ) -> None:
-    monkeypatch.setattr(stacked, "_ROWS", rows)
+    for module in (stacked, columns):
+        monkeypatch.setattr(module, "ROWS", rows)
     state = layers(dtype)
     together = report(tmp_path, state, converted(state))
-    monkeypatch.setattr(layer_outputs, "_run_alike", lambda checked, options: {})
+    monkeypatch.setattr(layer_outputs, "_jobs", lambda checked, options: ())
     alone = report(tmp_path, state, converted(state))
     assert together.equal
     assert len(together.layers) == len(alone.layers) == 14
@@ -141,7 +149,7 @@ def test_a_file_that_another_process_cuts_short_is_no_signal(
     if when == "bits":
         monkeypatch.setattr(equality, "_same_stored", cutting(tmp_path / which, equality._same_stored, 2))
     else:
-        monkeypatch.setattr(checkpoints, "run_layers", cutting(tmp_path / which, layer_outputs.run_layers, 1))
+        monkeypatch.setattr(verifying, "run_layers", cutting(tmp_path / which, layer_outputs.run, 1))
     ended = run_in_process(monkeypatch, capsys, "verify", tmp_path / "before.pt", tmp_path / "after.pt")
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 1
@@ -184,3 +192,79 @@ def test_two_views_of_one_file_are_read_in_turn(tmp_path: Path) -> None:
     with storage.Files() as files:
         assert equality.same_bits(tensors["a"], tensors["b"], files)
         assert equality.same_bits(tensors["b"], tensors["a"], files)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("many", [True, False])
+def test_checkpoints_are_let_go_before_layers_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str, many: bool
+) -> None:
+    """Where neither PyTorch nor the caller needs them, records of very many tensors do not stand beside PyTorch."""
+    paths = [tmp_path / f"{name}{suffix}" for name in ("before", "after")]
+    state = layers(torch.float32)
+    for path, tensors in zip(paths, (state, converted(state)), strict=True):
+        if suffix == ".pt":
+            torch.save(tensors, path)
+        else:
+            save_file(tensors, path)
+    opened: list[weakref.ref[Checkpoint]] = []
+    init, alive = Checkpoint.__init__, list[bool]()
+
+    def noted(self: Checkpoint, *arguments: Any) -> None:
+        init(self, *arguments)
+        opened.append(weakref.ref(self))
+
+    def run(*arguments: Any) -> Any:
+        alive.extend(one() is not None for one in opened)
+        return layer_outputs.run(*arguments)
+
+    monkeypatch.setattr(Checkpoint, "__init__", noted)
+    monkeypatch.setattr(verifying, "run_layers", run)
+    if many:
+        monkeypatch.setattr(verifying, "_MANY", 1)
+    assert run_in_process(monkeypatch, capsys, "verify", *paths).code == 0
+    assert convinspect.verify(*paths).strength == "layer"
+    assert alive == [False, False] * 3
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_plain_tensors_in_columns_are_as_before(tmp_path: Path, suffix: str) -> None:
+    """Kept as columns, a tensor reads the same bytes from the same place, and an error names the same record."""
+    tensors = {f"a.{n}.weight": torch.randn(4, 3) for n in range(5)}
+    base = torch.randn(7, 4, 3)
+    if suffix == ".pt":
+        torch.save({**tensors, **{f"b.{n}.weight": base[n] for n in range(7)}}, tmp_path / "a.pt")
+    else:
+        save_file(tensors, tmp_path / "a.safetensors")
+    listed = list(open_checkpoint(tmp_path / f"a{suffix}").tensors.values())
+    assert all(map(columns.is_plain, listed))
+    alike = columns.Alike(listed)
+    assert len(alike) == len(listed)
+    for number, (tensor, kept) in enumerate(zip(listed, alike, strict=True)):
+        assert kept.storage == tensor.storage
+        assert (kept.dtype, kept.shape, kept.stride, kept.offset) == (
+            tensor.dtype,
+            tensor.shape,
+            tensor.stride,
+            tensor.offset,
+        )
+        assert alike[number] == kept
+        assert np.array_equal(read_tensor(kept), read_tensor(tensor))
+
+
+@pytest.mark.parametrize("rows", [1 << 17, 2])
+def test_results_of_other_shapes_are_told_as_of_one_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    for module in (stacked, columns):
+        monkeypatch.setattr(module, "ROWS", rows)
+    state = {f"{n}.weight": torch.randn(4, 3, 1) for n in range(1 if rows == 2 else 5)}
+    torch.save(state, tmp_path / "a.pt")
+    weights = columns.Alike(list(open_checkpoint(tmp_path / "a.pt").tensors.values()))
+    xs = [torch.randn(2, 3, 6, dtype=torch.float64)]
+    forms = Form("Conv1d", padding=(1,)), Form("Linear")
+    with pytest.raises(OtherShape) as raised:
+        stacked.run_stack(stacked.Stack(forms, weights, (), (4, 3), xs, torch.float32), stacked.Bench())
+    one = state["0.weight"].double()
+    assert raised.value.before == tuple(nn.functional.conv1d(xs[0], one, padding=1).shape)
+    assert raised.value.after == tuple(nn.functional.linear(xs[0].mT, one.squeeze(-1)).mT.shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from shlex import quote
 
-from convinspect.errors import BrokenFile, NotACheckpoint, named
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, named
 from convinspect.formats.companions import is_companion
 from convinspect.formats.containers.member import Inside
 from convinspect.formats.containers.members import listed
@@ -45,10 +45,25 @@ def checkpoint_within(file: File) -> Path | None:
         return checkpoint_in(file) if is_tar(head[:1024]) or compression_of(head) is not None else None
     if find_directory(file) is None:
         return None
-    archive = Archive(file)
-    if "data.pkl" in archive.records or is_exported(archive) or known_zip(archive.names()) is not None:
+    try:
+        archive = Archive(file)
+    except ConvInspectError:
+        # Whoever reads it says why.
         return None
-    return checkpoint_in(file)
+    if "data.pkl" in archive.records or is_exported(archive):
+        return None
+    return checkpoint_in_zip(file, archive)
+
+
+def checkpoint_in_zip(file: File, archive: Archive) -> Path | None:
+    """As `checkpoint_in`, of a zip that is no checkpoint itself: None also for one of a known kind.
+
+    Raises:
+        As `checkpoint_in`.
+    """
+    # What is named as a checkpoint is a damaged one, not an archive of some.
+    is_named = file.path.name.lower().endswith(_SUFFIXES[0])
+    return None if is_named or known_zip(archive.names()) is not None else checkpoint_in(file)
 
 
 def checkpoint_in(file: File) -> Path | None:
@@ -111,5 +126,5 @@ def _readable(inside: Inside) -> list[str]:
     return [
         name
         for name, member in inside.members.items()
-        if not member.unreadable and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not member.unreadable and not any(part.startswith(("._", "__MACOSX")) for part in name.split("/"))
     ]

@@ -12,7 +12,9 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.containers import tar
 from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
+from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.sources import INSIDE, Source, Within, open_source, outermost
+from convinspect.formats.unsupported.pickles import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
 from convinspect.records import Version
@@ -102,8 +104,11 @@ def _compressed(file: File, head: bytes) -> Inside | None:
     from convinspect.formats.containers.packed import UNPACKERS, unpacked
 
     article = "an" if found.name[0] in "lx" else "a"
-    member = Member(0, -1, file.size, found.name)
-    if is_tar(first_bytes(found, head)) and found.name in UNPACKERS:
+    member, beginning = Member(0, -1, file.size, found.name), first_bytes(found, head)
+    if not _may_be_a_checkpoint(beginning) or found.name not in UNPACKERS:
+        # All of it would be unpacked in vain.
+        return None
+    if is_tar(beginning):
         source = unpacked(file, 0, member, file.path.name, f"{found.tar} {_quoted(file.path)}")
         inside = tar.members_of(File.over(file.path, source))
         return inside._replace(
@@ -111,8 +116,13 @@ def _compressed(file: File, head: bytes) -> Inside | None:
         )
     name, suffix, command = file.path.name.rpartition(INSIDE)[2], found.suffix, found.command
     name = name[: -len(suffix)] if name.endswith(suffix) and name != suffix else f"{name}.unpacked"
-    unreadable = "" if found.name in UNPACKERS else f"it is {found.name}-compressed, which is not unpacked here"
-    return Inside(f"{article} {found.name}-compressed file", {name: member._replace(unreadable=unreadable)}, command)
+    return Inside(f"{article} {found.name}-compressed file", {name: member}, command)
+
+
+def _may_be_a_checkpoint(head: bytes) -> bool:
+    is_one = is_zip(head) or is_safetensors(head) or head.startswith(b"\x93NUMPY")
+    # A pickle of a protocol before 2 has no mark of its own; it begins with one of these instructions.
+    return is_one or is_tar(head) or begins_pickle(head) or head[:1] in (b"(", b"c", b"}", b"]", b"L")
 
 
 def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:

@@ -7,10 +7,10 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Protocol
 
 from convinspect.errors import BrokenFile, CannotWrite, RefusedFile
+from convinspect.formats import sources
 from convinspect.formats.containers.member import Member
 from convinspect.formats.files import File
 from convinspect.formats.sources import InMemory, Source, read_at, read_at_into
@@ -23,10 +23,6 @@ MOST_UNPACKED = 16 << 30
 """Bytes of an unpacked file at most."""
 _XZ_MEMORY = 1 << 28
 """Bytes of memory that unpacking an xz file may take, as its header demands: 256 MiB."""
-
-Watcher = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
-watcher: Watcher = lambda nbytes, what: nullcontext(lambda done: None)  # noqa: E731
-"""Called with the number of packed bytes and a word, before a file is unpacked; what it yields is told each step."""
 
 
 class _Unpacker(Protocol):
@@ -109,7 +105,7 @@ def unpacked(file: File, start: int, member: Member, name: str, command: str) ->
     most = min(max(LARGEST_RATIO * member.packed, IN_MEMORY), MOST_UNPACKED)
     if member.size > most:
         raise _too_large(name, most, command)
-    with watcher(member.packed, "unpacking") as advance:
+    with sources.watching(member.packed, "unpacking") as advance:
         packed = _told(pieces_of(file, start, member.packed), advance)
         source, crc = _collected(_unpacked(packed, member.compression, name), most, file.version, name, command)
     if member.size >= 0 and source.size != member.size:

@@ -77,7 +77,7 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
         file.path,
         Container.TORCH_SCRIPT if script else Container.TORCH_ZIP,
         roots,
-        file.size,
+        archive.nbytes,
         problems,
         notes,
         foreign=foreign_globals(tree),
@@ -96,7 +96,7 @@ def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
     record = archive.records["data.pkl"]
     # The limit grows with the payload: a vocabulary of hundreds of thousands of words may be pickled together with its
     # embedding, for example.
-    storages = len(archive.records) + max(0, archive.file.size - record.size) // _PAYLOAD_PER_STORAGE
+    storages = len(archive.records) + max(0, archive.nbytes - record.size) // _PAYLOAD_PER_STORAGE
     is_large = record.method == STORED and record.size > _LARGE_PICKLE
     known = None if pickle is None or pickle.tree.end > record.size else pickle.tree
     if known is not None and known.steps > most_steps(storages):
@@ -138,7 +138,7 @@ def _sources(archive: Archive) -> Iterator[tuple[str, str]]:
 
 def _with_script_constants(roots: tuple[Root, ...], archive: Archive) -> tuple[Root, ...]:
     """Add the hyperparameters from the archive's code: constants of each class, or arguments of its operator."""
-    constants = torchscript.class_constants(_sources(archive), archive.file.size)
+    constants = torchscript.class_constants(_sources(archive), archive.nbytes)
     return tuple(
         root._replace(modules={name: _known(module, constants) for name, module in root.modules.items()})
         for root in roots
@@ -198,20 +198,8 @@ def module_notes(roots: tuple[Root, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def of_distributed(file: File) -> NotACheckpoint | None:
-    """The error for a part of a distributed checkpoint, of which the zip's directory lists the last piece at best."""
-    if file.path.suffix != ".distcp":
-        return None
-    # One torch.save file for each piece of a tensor, one after the other.
-    from convinspect.formats.unsupported.kinds import DISTCP
-
-    return NotACheckpoint(f"it is {DISTCP.what}", DISTCP.remedy)
-
-
 def headless(file: File) -> ConvInspectError:
     """The error for a zip without the directory at its end. The pickle at its start tells how much is missing."""
-    if (part := of_distributed(file)) is not None:
-        return part
     expected = None
     with suppress(ConvInspectError):
         expected = _expected_size(file)

@@ -65,7 +65,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     folder = path if path.is_dir() else path.parent
     found = {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
     nbytes = sum(status.st_size for status in found.values())
-    tree = pickle.tree if pickle is not None else _walked(folder, nbytes)
+    tree = pickle.tree if pickle is not None else walked_metadata(folder, nbytes)
     if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
     pieces = pieces_in(tree, folder)
@@ -88,7 +88,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     )
 
 
-def _walked(folder: Path, nbytes: int) -> Walk:
+def walked_metadata(folder: Path, nbytes: int) -> Walk:
     with File(folder / METADATA) as file:
         # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
         return walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
@@ -153,7 +153,7 @@ def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
     folder = path if path.is_dir() else path.parent
     nbytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-    return _as_safetensors(pieces_in(_walked(folder, nbytes), folder))
+    return _as_safetensors(pieces_in(walked_metadata(folder, nbytes), folder))
 
 
 def _as_safetensors(pieces: Pieces) -> bool:

@@ -97,6 +97,18 @@ def _found(file: File, tensor: ChunkedTensor, chunk: Chunk, place: Place) -> Ten
 
 
 def _in_zip(part: File, key: str) -> Tensor:
+    tensor = in_zip(part, key)
+    if tensor is None:
+        raise BrokenFile("it holds no tensor", _AGAIN)
+    return tensor
+
+
+def in_zip(part: File, key: str) -> Tensor | None:
+    """The tensor that is all of a `torch.save` file; None where that is something else.
+
+    Raises:
+        BrokenFile: It is malformed.
+    """
     archive = Archive(part)
     if "data.pkl" not in archive.records:
         raise BrokenFile("it is a zip without a pickle", _DAMAGED)
@@ -105,10 +117,7 @@ def _in_zip(part: File, key: str) -> Tensor:
     def storage_of(name: str, nbytes: int) -> Storage:
         return archive.storage(f"data/{name}", nbytes, byteorder, name)
 
-    tensor = tensor_of(walked(archive).value, key, storage_of)
-    if tensor is None:
-        raise BrokenFile("it holds no tensor", _AGAIN)
-    return tensor
+    return tensor_of(walked(archive).value, key, storage_of)
 
 
 @lru_cache(maxsize=8)

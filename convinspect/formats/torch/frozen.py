@@ -134,8 +134,9 @@ def _constants(archive: Archive, byteorder: str) -> tuple[dict[int, Tensor], lis
     for number, item in enumerate(value.items if isinstance(value, Tuple) else ()):
         if is_native(item):
             # An LSTM's object holds those of its matrices, and is no single layer.
-            own = "_packed_params" if "PackedParams" in (function_name(item) or "") else "param"
-            held = [tensor_of(part, key, storage_of) for key, part in stored_in(f"c{number}.{own}", item)]
+            name = function_name(item) or ""
+            own = "._packed_params" if "LinearPackedParams" in name else "" if "PackedParams" in name else ".param"
+            held = [tensor_of(part, key, storage_of) for key, part in stored_in(f"c{number}{own}", item)]
             packed += [tensor for tensor in held if tensor is not None]
             continue
         tensor = tensor_of(item, f"c{number}", storage_of)

@@ -7,6 +7,7 @@ store `(weight, bias)`, quantized LSTM and GRU a tuple of lists and further such
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,13 @@ _FIELDS = (
 """Of `_ConvNd.__getstate__` in `torch/ao/nn/quantized/modules/conv.py`; scale, zero point and mode follow."""
 
 
+_PACKED = re.compile(r"\.quantized\.Conv[23]dPackedParamsBase$")
+"""Classes that PyTorch's C++ registers. Convolutions of one dimension are of those of two, and transposed ones have a
+flag."""
+_OF_CONVOLUTION = ("config", "weight", "bias")
+"""What its state holds, in this order: `serialize_conv` in PyTorch's `native/quantized/cpu/conv_serialization.h`."""
+
+
 def is_native(node: Any) -> bool:
     """Whether the node is one of PyTorch's C++ objects."""
     name = function_name(node) or ""
@@ -30,7 +38,12 @@ def is_native(node: Any) -> bool:
 
 
 def stored_in(key: str, node: Call) -> list[tuple[str, Any]]:
-    """The calls in a C++ object's state, which may rebuild tensors, with names: `KEY.0`, `KEY.1`, …."""
+    """The calls in a C++ object's state, which may rebuild tensors, with names: `KEY.0`, `KEY.1`, ….
+
+    What packs a convolution for `torch.ops.quantized` has `KEY.weight`, `KEY.bias`, and in `KEY.config` its stride,
+    padding, dilation and groups as numbers.
+    """
+    names = _OF_CONVOLUTION if _PACKED.search(function_name(node) or "") else ()
     calls: list[tuple[str, Any]] = []
     todo: list[tuple[Any, int]] = [(node, 0)]
     while todo and len(calls) < _MOST:
@@ -39,7 +52,8 @@ def stored_in(key: str, node: Call) -> list[tuple[str, Any]]:
         if len(inner) < _LONGEST:
             todo += [(item, depth + 1) for item in reversed(inner)]
         if isinstance(part, Call) and not inner and not is_native(part):
-            calls.append((f"{key}.{len(calls)}", part))
+            number = len(calls)
+            calls.append((f"{key}.{names[number] if number < len(names) else number}", part))
     return calls
 
 

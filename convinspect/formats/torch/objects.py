@@ -40,7 +40,8 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
     Raises:
         ConvInspectError: The file cannot be read.
     """
-    if path.is_dir():
+    if path.is_dir() or path.suffix == ".distcp":
+        # Of a distributed checkpoint a file has pieces, each like a file of its own.
         return None
     with File(path) as file:
         if is_zip(file.read(0, 64)):

@@ -27,8 +27,8 @@ def read_cut_zip(file: File) -> Contents:
         CutShort: It is truncated within the pickle, or does not begin with one.
     """
     problem = headless(file)
-    first = _record_at(file, 0)
-    name = _name(first)
+    first = record_at(file, 0)
+    name = name_of(first)
     if isinstance(problem, NotACheckpoint) or first is None or not name.endswith("data.pkl"):
         raise problem
     try:
@@ -36,7 +36,7 @@ def read_cut_zip(file: File) -> Contents:
     except ConvInspectError:
         raise problem from None
     folder = name.removesuffix("data.pkl")
-    places = _places(file, f"{folder}data/", first.payload + tree.end, _sizes(tree))
+    places = places_in(file, f"{folder}data/", first.payload + tree.end, sizes_of(tree))
     order = "big" if _byteorder(file, first.payload + tree.end) == b"big" else "little"
 
     def storage_of(key: str, nbytes: int) -> Storage:
@@ -62,17 +62,17 @@ def read_cut_zip(file: File) -> Contents:
     )
 
 
-def _record_at(file: File, near: int) -> Local | None:
+def record_at(file: File, near: int) -> Local | None:
     """The record with the first local header from offset `near`."""
     gap = file.read(near, _PADDING + len(LOCAL_SIGNATURE)).find(LOCAL_SIGNATURE)
     return read_local(file, near + gap) if gap >= 0 else None
 
 
-def _name(record: Local | None) -> str:
+def name_of(record: Local | None) -> str:
     return record.name.decode("utf-8", "replace") if record is not None else ""
 
 
-def _sizes(tree: Walk) -> dict[str, int]:
+def sizes_of(tree: Walk) -> dict[str, int]:
     """Bytes of each storage that the pickle names."""
     sizes: dict[str, int] = {}
     for parts in tree.persistent:
@@ -82,14 +82,14 @@ def _sizes(tree: Walk) -> dict[str, int]:
     return sizes
 
 
-def _places(file: File, folder: str, position: int, sizes: dict[str, int]) -> dict[str, Local]:
+def places_in(file: File, folder: str, position: int, sizes: dict[str, int]) -> dict[str, Local]:
     """The record of each storage, by key. The storages' sizes lead from each record to the next."""
     places: dict[str, Local] = {}
     for _ in range(len(sizes) + 16):
-        record = _record_at(file, position)
+        record = record_at(file, position)
         if record is None:
             break
-        name = _name(record)
+        name = name_of(record)
         key = name.removeprefix(folder)
         position = record.payload
         if name.startswith(folder) and key in sizes and key not in places:
@@ -100,7 +100,7 @@ def _places(file: File, folder: str, position: int, sizes: dict[str, int]) -> di
 
 def _byteorder(file: File, position: int) -> bytes:
     for _ in range(4):
-        record = _record_at(file, position)
+        record = record_at(file, position)
         if record is None:
             break
         if record.name.endswith(b"byteorder"):

@@ -35,6 +35,8 @@ def _kind_of(head: bytes, file: File) -> Kind:
         return Kind(what, f"{_AGAIN}, and watch the disk's free space")
     if head.startswith(b"version https://git-lfs"):
         return _lfs_pointer(head)
+    if file.path.suffix == ".distcp":
+        return kinds.DISTCP
     for magic in kinds.MAGICS:
         if head[magic.at :].startswith(magic.magic):
             return Kind(magic.what, magic.remedy)

@@ -89,7 +89,10 @@ OLDEST = Kind(
     "a checkpoint of PyTorch 0.1.9 or older, in the tar format of that time",
     "where you trust it, torch.load it with weights_only=False and torch.save it again",
 )
-TAR = Kind("a tar archive", "unpack it (tar -xf {name}) and open the checkpoint inside")
+TAR = Kind(
+    "a tar archive with nothing in it that is named as a checkpoint",
+    "see what it holds (tar -tf {name}), and give one of its files as {name}!FILE",
+)
 JSON = Kind("a JSON text, not a checkpoint", "a shard index must be named *.index.json")
 TEXT = Kind("a text file, not a checkpoint", WEIGHTS)
 MESSAGE_PACK = Kind(
@@ -131,12 +134,8 @@ PICKLED_ARRAYS_SAVED = Kind(
 PLAIN_PICKLE = Kind(
     "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
 )
-UNPACKED = Kind(
-    "the pickle of an unpacked torch.save file, whose numbers are in the folder data beside it",
-    "pack its folder again: cd {parent} && zip -0 -r {folder}.pt {folder}",
-)
-PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, UNPACKED, PLAIN_PICKLE)
-"""Told apart by the names that they ask for, and by what lies beside them."""
+PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
+"""Told apart by the names that they ask for."""
 
 
 class Compression(NamedTuple):
@@ -198,7 +197,7 @@ FOLDERS = (
     Named(
         r".*\.distcp",
         "a distributed checkpoint without its .metadata, which says what its files hold",
-        "copy .metadata too: names that begin with a dot are easily left behind",
+        "copy .metadata too (names with a dot in front are easily left behind), or give {name} to see the pieces in it",
     ),
     Named(r"saved_model\.pb", "a TensorFlow SavedModel", "load it with tf.saved_model.load"),
     Named(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from shlex import quote
 
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Machine, walk
 from convinspect.formats.pickle.values import Call, Dict, Tuple
-from convinspect.formats.unsupported.kinds import JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, UNPACKED, Kind
+from convinspect.formats.unsupported.kinds import JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, Kind
 
 _RAW_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
 """joblib writes an array's bytes right behind the instruction that builds this, in the middle of its pickle."""
@@ -56,8 +55,6 @@ def other_pickle(file: File) -> ConvInspectError:
 def _kind_of(file: File, names: Collection[str]) -> Kind:
     if _RAW_ARRAY in names:
         return JOBLIB
-    if file.path.name == "data.pkl" and (file.path.parent / "data").is_dir():
-        return UNPACKED
     if names and all(name.startswith(("numpy.", "collections.", "_codecs.")) for name in names):
         return PICKLED_ARRAYS
     return PLAIN_PICKLE
@@ -73,6 +70,4 @@ def _error(file: File, kind: Kind, asked: str) -> NotACheckpoint:
     what = kind.what
     if kind is PLAIN_PICKLE:
         what = what.replace(",", f"{asked},", 1)
-    folder = file.path.absolute().parent
-    remedy = kind.remedy.replace("{parent}", quote(str(folder.parent))).replace("{folder}", quote(folder.name))
-    return NotACheckpoint(f"it is {what}", remedy, file.path)
+    return NotACheckpoint(f"it is {what}", kind.remedy, file.path)

@@ -60,7 +60,8 @@ def of_kind(names: Collection[str]) -> NotACheckpoint | None:
     known = known_zip(names)
     weights = next((name for name in names if PurePosixPath(name).suffix in _WEIGHTS), None)
     if known is None and weights is not None:
-        return NotACheckpoint(f"it is a zip archive that holds {weights[:_LONGEST]!r}", "unpack it and open that file")
+        what = f"it is a zip archive that holds {weights[:_LONGEST]!r}"
+        return NotACheckpoint(what, "give that file as this path, an exclamation mark and its name")
     kind = known or _first(PACKAGES, names)
     return NotACheckpoint(f"it is {kind.what}", kind.remedy) if kind is not None else None
 

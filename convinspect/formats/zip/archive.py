@@ -78,6 +78,11 @@ class Archive:
         if self.folder:
             self._outside = {name for name, (whole_name, _) in zip(names, named, strict=True) if name == whole_name}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the archive."""
+        return self.file.size
+
     def names(self) -> list[str]:
         """Whole names of all records."""
         return [self._whole_name(name) for name in self.records]

@@ -21,6 +21,7 @@ from support.hostile.containers import (
     safetensors_file,
     zip_file,
 )
+from support.hostile.distcp import DISTCP, distcp
 from support.hostile.distributed import described_tensor, distributed, distributed_key
 from support.hostile.large import LARGE
 from support.hostile.legacy import legacy_claim, legacy_part, legacy_sources, legacy_with
@@ -48,6 +49,7 @@ from support.hostile.safetensors import (
     sparse_safetensors,
 )
 from support.hostile.streams import BROKEN, STREAMS
+from support.hostile.unpacked import KEYS, in_unpacked, unpacked_key, unpacked_link
 from support.hostile.values import LARGE_VALUES, SHAPES, VALUES
 from support.hostile.zips import ZIPS
 
@@ -166,6 +168,12 @@ HOSTILE: dict[str, Builder] = {
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
     **NUMPY,
+    **{f"distcp_{name}": partial(distcp, content=content) for name, content in DISTCP.items()},
+    **{f"unpacked_bomb_{name}": partial(in_unpacked, make=make) for name, make in BOMBS.items()},
+    **{f"unpacked_key_{name}": partial(unpacked_key, key=key) for name, key in KEYS.items()},
+    **{
+        f"unpacked_link_{name}": partial(unpacked_link, name=name) for name in ("storage", "pickle", "folder", "itself")
+    },
     **{f"claims_{name}": build for name, build in CLAIMS.items()},
     "distributed_key_of_5_000_digits": partial(distributed_key, key=integer(10**5_000)),
     "distributed_key_is_none": partial(distributed_key, key=b"N"),

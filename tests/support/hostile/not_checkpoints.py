@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from support.hostile.containers import plain_file
-from support.hostile.opcodes import PAYLOAD, dict_of, integer, pickled, text
+from support.hostile.opcodes import PAYLOAD
 
 LFS_SIZE = 1_234_567_890
 LFS_POINTER = (
@@ -31,11 +31,11 @@ HDF5_FILE = b"\x89HDF\r\n\x1a\n" + bytes(8) + b"\x00\x08\x08\x00\x04\x00\x10\x00
 
 
 def tar_file(tmp_path: Path, suffix: str = ".pth.tar", mode: str = "w") -> Path:
-    """A real tar with a checkpoint inside."""
+    """A real tar without a checkpoint inside."""
     path = tmp_path / f"model{suffix}"
-    content = pickled(dict_of((text("conv.weight"), integer(1))))
+    content = b"no weights here"
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        member = tarfile.TarInfo("model/weights.pth")
+        member = tarfile.TarInfo("model/notes.txt")
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
     return path

@@ -1,0 +1,296 @@
+"""Checkpoints in archives and compressed files: found, chosen, read where they lie; `OUTER!MEMBER` names one."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as save_safetensors
+
+import convinspect
+from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
+from convinspect.formats.containers import members, packed
+from convinspect.formats.files import File, check_unchanged
+from convinspect.formats.sources import Source
+
+MODEL = torch.nn.Sequential(torch.nn.Conv1d(3, 6, 1), torch.nn.Linear(6, 2))
+STATE = {key: value.detach().clone() for key, value in MODEL.state_dict().items()}
+CONFIG = b"name: model\n"
+
+
+def zip_of_torch(old: bool = False) -> bytes:
+    out = io.BytesIO()
+    torch.save(STATE, out, _use_new_zipfile_serialization=not old)
+    return out.getvalue()
+
+
+TORCH, OLD, SAFETENSORS = zip_of_torch(), zip_of_torch(old=True), save_safetensors(STATE)
+
+
+def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+HOLDERS: dict[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
+    "NeMo": ("m.nemo", tar_of, "a tar archive"),
+    "tar.gz": ("m.tar.gz", lambda files: tar_of(files, "w:gz"), "a gzip-compressed tar archive"),
+    "tar.xz": ("m.tar.xz", lambda files: tar_of(files, "w:xz"), "an xz-compressed tar archive"),
+    "tar.bz2": ("m.tbz", lambda files: tar_of(files, "w:bz2"), "a bzip2-compressed tar archive"),
+    "ESPnet": ("m.zip", zip_of, "a zip archive"),
+    "TorchServe": ("m.mar", lambda files: zip_of(files, zipfile.ZIP_DEFLATED), "a zip archive"),
+}  # fmt: skip
+
+
+def check_numbers(checkpoint: convinspect.Checkpoint) -> None:
+    assert sorted(checkpoint) == sorted(STATE)
+    for name, tensor in STATE.items():
+        assert np.array_equal(checkpoint.read(name), tensor.numpy())
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("inner", ["w.ckpt", "w.pth", "exp/w.safetensors"])
+def test_the_one_checkpoint_in_an_archive_is_opened(tmp_path: Path, holder: str, inner: str) -> None:
+    name, make, kind = HOLDERS[holder]
+    data = {"w.ckpt": TORCH, "w.pth": OLD}.get(inner, SAFETENSORS)
+    (tmp_path / name).write_bytes(make({"model_config.yaml": CONFIG, inner: data}))
+    checkpoint = convinspect.open(tmp_path / name)
+    check_numbers(checkpoint)
+    assert checkpoint.format.endswith(f", in {kind}")
+    assert str(checkpoint.path) == f"{tmp_path / name}!{inner}"
+    named = convinspect.open(checkpoint.path)
+    check_numbers(named)
+    assert named.format == checkpoint.format
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack", "word"),
+    [
+        (".gz", gzip.compress, "a gzip"),
+        (".bz2", bz2.compress, "a bzip2"),
+        (".xz", lzma.compress, "an xz"),
+        (".z", zlib.compress, "a zlib"),
+    ],
+)
+@pytest.mark.parametrize("data", [TORCH, OLD, SAFETENSORS], ids=["zip", "legacy", "safetensors"])
+def test_a_compressed_checkpoint(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes], word: str, data: bytes
+) -> None:
+    path = tmp_path / f"w.bin{suffix}"
+    path.write_bytes(pack(data))
+    checkpoint = convinspect.open(path)
+    check_numbers(checkpoint)
+    assert str(checkpoint.path) == f"{path}!w.bin"
+    assert checkpoint.format.endswith(f"in {word}-compressed file")
+
+
+def test_streams_one_after_the_other_and_padding(tmp_path: Path) -> None:
+    half = len(SAFETENSORS) // 2
+    for name, pack in (("a.gz", gzip.compress), ("a.bz2", bz2.compress), ("a.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack(SAFETENSORS[:half]) + pack(SAFETENSORS[half:]) + bytes(512))
+        check_numbers(convinspect.open(tmp_path / name))
+
+
+def test_several_are_listed_and_one_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "all.tar"
+    path.write_bytes(tar_of({"./a.pt": TORCH, "b/c.safetensors": SAFETENSORS, "readme.txt": CONFIG}))
+    with pytest.raises(NotACheckpoint, match="holds 2 checkpoints") as caught:
+        convinspect.open(path)
+    assert f"{path}!a.pt" in caught.value.remedy
+    assert f"{path}!b/c.safetensors" in caught.value.remedy
+    for name in ("a.pt", "./a.pt", "b/c.safetensors"):
+        check_numbers(convinspect.open(f"{path}!{name}"))
+    with pytest.raises(NotThere, match=r"holds no 'c\.safetensors'") as missing:
+        convinspect.open(f"{path}!c.safetensors")
+    assert "b/c.safetensors" in missing.value.remedy
+
+
+def test_what_lies_beside_the_weights_is_not_taken_for_them(tmp_path: Path) -> None:
+    files = {"optimizer.pt": TORCH, "__MACOSX/._model.pt": b"x", "stats.npz": b"x", "model.pt": SAFETENSORS}
+    (tmp_path / "a.zip").write_bytes(zip_of(files))
+    checkpoint = convinspect.open(tmp_path / "a.zip")
+    assert checkpoint.path.name == "a.zip!model.pt"
+    report = convinspect.check(tmp_path / "a.zip")
+    assert any("optimizer.pt" in note for note in report.notes)
+
+
+def test_shards_in_an_archive_are_read_as_one(tmp_path: Path) -> None:
+    first = {key: value for key, value in STATE.items() if key.startswith("0")}
+    second = {key: value for key, value in STATE.items() if key.startswith("1")}
+    names = ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]
+    index = {"metadata": {}, "weight_map": {**dict.fromkeys(first, names[0]), **dict.fromkeys(second, names[1])}}
+    for folder in ("", "deep/er/"):
+        files = {
+            f"{folder}m.safetensors.index.json": json_of(index),
+            f"{folder}{names[0]}": save_safetensors(first),
+            f"{folder}{names[1]}": save_safetensors(second),
+        }
+        for name, data in (("s.tar", tar_of(files)), ("s.zip", zip_of(files, zipfile.ZIP_DEFLATED))):
+            (tmp_path / name).write_bytes(data)
+            checkpoint = convinspect.open(tmp_path / name)
+            assert checkpoint.shards == 2
+            check_numbers(checkpoint)
+
+
+def json_of(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_archives_within_archives_up_to_a_depth(tmp_path: Path) -> None:
+    data, name = TORCH, "w.ckpt"
+    for depth in range(members.DEEPEST + 1):
+        path = tmp_path / f"{depth}.zip"
+        data = zip_of({name: data}) if depth % 2 else tar_of({name: data})
+        name = f"{depth}.zip" if depth % 2 else f"{depth}.tar"
+        path.write_bytes(data)
+        if depth < members.DEEPEST:
+            check_numbers(convinspect.open(path))
+        else:
+            with pytest.raises(RefusedFile, match=f"more than {members.DEEPEST} deep"):
+                convinspect.open(path)
+
+
+def test_a_file_whose_name_has_the_mark_is_that_file(tmp_path: Path) -> None:
+    folder = tmp_path / "run!3"
+    folder.mkdir()
+    (folder / "w!1.pt").write_bytes(TORCH)
+    check_numbers(convinspect.open(folder / "w!1.pt"))
+    (folder / "m!.nemo").write_bytes(tar_of({"w!2.ckpt": TORCH}))
+    checkpoint = convinspect.open(folder / "m!.nemo")
+    check_numbers(checkpoint)
+    check_numbers(convinspect.open(checkpoint.path))
+    with pytest.raises(NotThere, match="no such file"):
+        convinspect.open(tmp_path / "none!w.pt")
+    (tmp_path / "a.txt").write_bytes(CONFIG)
+    with pytest.raises(NotACheckpoint, match="no archive"):
+        convinspect.open(tmp_path / "a.txt!w.pt")
+
+
+def test_an_archive_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(tar_of({"w.ckpt": TORCH}))
+    checkpoint = convinspect.open(path)
+    check_unchanged(checkpoint.versions)
+    path.write_bytes(tar_of({"w.ckpt": TORCH, "more": b"x" * 5000}))
+    with pytest.raises(ConvInspectError, match="changed while it was read"):
+        checkpoint.read("0.weight")
+    check_numbers(convinspect.open(path))
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.85])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_an_archive_that_was_cut_short_says_so(tmp_path: Path, holder: str, keep: float) -> None:
+    name, make, _ = HOLDERS[holder]
+    noise = np.random.default_rng(0)
+    whole = make({"w.ckpt": noise.bytes(9000), "model.pt": TORCH + noise.bytes(40_000), "z": CONFIG})
+    (tmp_path / name).write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(ConvInspectError) as caught:
+        convinspect.open(f"{tmp_path / name}!model.pt").read("0.weight")
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_a_damaged_member_is_noticed(tmp_path: Path) -> None:
+    data = bytearray(zip_of({"model.pt": TORCH}, zipfile.ZIP_DEFLATED))
+    at = data.index(b"model.pt") + 400
+    data[at] ^= 0x55
+    (tmp_path / "m.mar").write_bytes(data)
+    with pytest.raises(BrokenFile, match=r"model\.pt (cannot be unpacked|is damaged|unpacks to)"):
+        convinspect.open(tmp_path / "m.mar")
+
+
+# --- limits
+
+
+def test_bombs_are_refused_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "IN_MEMORY", 1 << 20)
+    bomb = SAFETENSORS[:8] + b'{"' + bytes(40 << 20)
+    for name, data in (
+        ("a.gz", gzip.compress(bomb)),
+        ("a.xz", lzma.compress(bomb)),
+        ("a.bz2", bz2.compress(bomb)),
+        ("a.tgz", tar_of({"w.pt": bomb}, "w:gz")),
+        ("a.mar", zip_of({"w.pt": bomb}, zipfile.ZIP_DEFLATED)),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RefusedFile, match=r"unpacks to more than [\d,]+ bytes") as caught:
+            convinspect.open(tmp_path / name)
+        assert name in caught.value.remedy
+
+
+def test_a_large_one_goes_to_a_temporary_file_and_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "IN_MEMORY", 1000)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    calls = []
+    original = packed.unpacked
+
+    def counting(*args: Any) -> Source:
+        calls.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(packed, "unpacked", counting)
+    (tmp_path / "m.mar").write_bytes(zip_of({"model.pt": TORCH}, zipfile.ZIP_DEFLATED))
+    checkpoint = convinspect.open(tmp_path / "m.mar")
+    check_numbers(checkpoint)
+    with File(checkpoint.path) as file:
+        assert file.range_of() is not None
+    assert len(calls) == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_no_checkpoint_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "unpacked", lambda *args: pytest.fail("unpacked"))
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(b"1,2,3\n" * 1000))
+    with pytest.raises(NotACheckpoint, match="gzip-compressed") as caught:
+        convinspect.open(tmp_path / "table.csv.gz")
+    assert "gzip -dc" in caught.value.remedy
+
+
+def test_encrypted_and_unknown_methods_are_named(tmp_path: Path) -> None:
+    data = bytearray(zip_of({"model.pt": TORCH, "b.pt": TORCH}))
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 8] |= 1
+    (tmp_path / "m.zip").write_bytes(data)
+    check_numbers(convinspect.open(tmp_path / "m.zip"))
+    with pytest.raises(NotACheckpoint, match="encrypted"):
+        convinspect.open(tmp_path / "m.zip!b.pt")
+    (tmp_path / "x.zip").write_bytes(zip_of({"model.pt": TORCH}, zipfile.ZIP_LZMA))
+    with pytest.raises(NotACheckpoint, match="method 14"):
+        convinspect.open(tmp_path / "x.zip!model.pt")
+
+
+@pytest.mark.parametrize("name", ["../w.pt", "/etc/w.pt", "a/../../w.pt"])
+def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "m.tar").write_bytes(tar_of({name: TORCH}))
+    checkpoint = convinspect.open(tmp_path / "inner" / "m.tar")
+    check_numbers(checkpoint)
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["inner", "m.tar"]
