@@ -90,10 +90,19 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
         raise CannotShow(f"--format {fmt.value} and --output {output.name} disagree", "leave out --format")
     if output.name.endswith(".index.json"):
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
-    if isinstance(output, Address):
-        raise CannotWrite(*ONLY_HERE, output)
+    check_here(output)
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise CannotWrite("it is the file that was opened", "choose another name", output)
+
+
+def check_here(output: Path | None) -> None:
+    """Check that what is to be written is no address.
+
+    Raises:
+        CannotWrite: It is one.
+    """
+    if isinstance(output, Address):
+        raise CannotWrite(*ONLY_HERE, output)
 
 
 def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:

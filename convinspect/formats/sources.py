@@ -239,6 +239,18 @@ def folder_of(path: Path) -> Path:
     return path_of(outer + INSIDE) if at_top else path.parent
 
 
+def statuses_in(folder: Path) -> dict[Path, os.stat_result]:
+    """The files of a folder with their statuses.
+
+    Raises:
+        OSError: It cannot be listed.
+        ConvInspectError: Nor can one that lies elsewhere.
+    """
+    if isinstance(folder, Address):
+        return {path: path.stat() for path in folder.iterdir() if path.is_file()}
+    return {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
+
+
 def read_each(paths: Sequence[Path], read: Callable[[Path], T], sizes: Sequence[int]) -> list[Callable[[], T]]:
     """Read several files: those of this machine as each is asked for, those at addresses all at the same time.
 

@@ -85,8 +85,8 @@ class Address(type(Path())):  # type: ignore[misc]
     @property
     def parent(self) -> Path:
         text = self._text_and_query()[0]
-        above = text.rpartition("/")[0]
-        return self if above.endswith("/") or "://" not in above else path_of(above)
+        head, separator, rest = text.partition("://")
+        return path_of(f"{head}{separator}{rest.rpartition('/')[0]}") if "/" in rest else self
 
     @property
     def parents(self) -> tuple[Path, ...]:

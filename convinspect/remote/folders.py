@@ -15,6 +15,7 @@ from convinspect.remote.stores import is_folder as is_folder_there
 
 if TYPE_CHECKING:
     from convinspect.remote.addresses import Address
+    from convinspect.remote.facts import Version
 
 T = TypeVar("T")
 
@@ -82,14 +83,20 @@ def status(path: Address) -> os.stat_result:
         ConvInspectError: It cannot be asked for.
     """
     if is_folder(path):
-        return os.stat_result((stat.S_IFDIR | 0o755, *[0] * 9))
+        return _status(stat.S_IFDIR | 0o755, (0, 0, 0, 0))
     listed = None if path.scheme in _SERVERS else _listed.get(path.parent)
-    size = next((entry.size for entry in (listed[1] if listed else ()) if entry.name == path.name), None)
-    if size is None:
+    facts = next((entry.facts for entry in (listed[1] if listed else ()) if entry.name == path.name), None)
+    if facts is None:
         from convinspect.remote.fetching import RemoteSource
 
-        size = RemoteSource(path).size
-    return os.stat_result((stat.S_IFREG | 0o644, 0, 0, 1, 0, 0, size, 0, 0, 0))
+        return _status(stat.S_IFREG | 0o644, RemoteSource(path).version)
+    return _status(stat.S_IFREG | 0o644, facts.version)
+
+
+def _status(mode: int, version: Version) -> os.stat_result:
+    """A status of which the parts that tell versions apart are these."""
+    device, number, size, changed = version
+    return os.stat_result((mode, number, device, 1, 0, 0, size, 0, 0, 0), {"st_mtime_ns": changed})
 
 
 def _entries(path: Path) -> list[Entry]:

@@ -140,7 +140,7 @@ class HttpFile:
         except aiohttp.TooManyRedirects:
             raise failures.redirected(path, f"ever new addresses, more than {_MOST_REDIRECTS}") from None
         except aiohttp.RedirectClientError as error:
-            raise failures.redirected(path, str(getattr(error, "url", "nowhere"))) from None
+            raise failures.redirected(path, str(error.args[0] if error.args else "")) from None
         except aiohttp.InvalidURL:
             raise failures.no_address(path) from None
         except aiohttp.ClientConnectorError as error:

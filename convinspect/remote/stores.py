@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -42,12 +43,12 @@ class Entry(NamedTuple):
     Attributes:
         name: What it is called there.
         is_folder: Whether it is a folder itself.
-        size: In bytes.
+        facts: Its size and version.
     """
 
     name: str
     is_folder: bool
-    size: int
+    facts: Facts
 
 
 class StoredFile:
@@ -88,10 +89,14 @@ class StoredFile:
         info = _called(self._path, self._fs, "info", self._name)
         if info.get("type") == "directory":
             raise IsADirectoryError
-        size = info.get("size")
-        if type(size) is not int:
+        if type(info.get("size")) is not int:
             raise failures.other_bytes(self._path, "nobody says how many there are")
-        return Facts(size, version_from(size, next((info[key] for key in _MARKS if info.get(key)), "")))
+        return _facts_of(info)
+
+
+def _facts_of(info: Mapping[str, Any]) -> Facts:
+    size = int(info.get("size") or 0)
+    return Facts(size, version_from(size, next((info[key] for key in _MARKS if info.get(key)), "")))
 
 
 def holder_of(path: Address) -> Holder:
@@ -126,7 +131,7 @@ def entries_of(path: Address) -> list[Entry]:
     own = name.rstrip("/")
     rows = [(str(entry["name"]).rstrip("/"), entry) for entry in listed]
     return [
-        Entry(whole.rpartition("/")[2], entry.get("type") == "directory", int(entry.get("size") or 0))
+        Entry(whole.rpartition("/")[2], entry.get("type") == "directory", _facts_of(entry))
         for whole, entry in rows
         if whole.lstrip("/") != own.lstrip("/")
     ]

@@ -102,12 +102,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_path(data.folder / unquote(urlsplit(self.path).path).lstrip("/"))
 
-    def send_path(self, path: Path, total: int | None = None) -> None:
+    def send_path(self, path: Path, total: int | None = None, more: dict[str, str] | None = None) -> None:
         """Send a file as a server should.
 
         Args:
             path: The file.
             total: What to say of its size.
+            more: Other headers.
         """
         if not path.is_file():
             self.send_bytes(404, b"not here")
@@ -123,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             status = 206
             if self.headers.get("If-Range") not in (None, etag_of(path)):
                 status, start, end = 200, 0, size
-        headers = {"ETag": etag_of(path)}
+        headers = {"ETag": etag_of(path), **(more or {})}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size if total is None else total}"
         with open(path, "rb") as file:
@@ -168,6 +169,16 @@ def etag_of(path: Path) -> str:
     return f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that leave."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def serving(folder: Path, handler: type[Handler] = Handler, **options: object) -> Iterator[Server]:
     """A server of a folder's files, until the context ends.
@@ -179,8 +190,7 @@ def serving(folder: Path, handler: type[Handler] = Handler, **options: object) -
     """
     data = Server(folder, **options)  # type: ignore[arg-type]
     own = type("Own", (handler,), {"server_data": data})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), own)
-    server.daemon_threads = True
+    server = _Quiet(("127.0.0.1", 0), own)
     data.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -242,6 +252,10 @@ class HubHandler(Handler):
             return
         if not path.is_file():
             self.send_bytes(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if path.suffix == ".json":
+            # What is small lies in the repository itself.
+            self.send_path(path, more={"X-Repo-Commit": COMMIT})
             return
         linked = {"X-Repo-Commit": COMMIT, "X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": etag_of(path)}
         where = f"{self.server_data.address}/cdn/{repository}/{name}"
