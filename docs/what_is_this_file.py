@@ -75,7 +75,8 @@ def _magics() -> Iterator[tuple[str, ...]]:
 
 def _contents() -> Iterator[tuple[str, str]]:
     texts = (kinds.LFS, kinds.HTML, kinds.OPENVINO, kinds.XML, kinds.KERAS_INDEX, kinds.JSON, kinds.TEXT)
-    others = (kinds.MESSAGE_PACK, kinds.TAR, kinds.OLDEST, kinds.DISTCP, kinds.TF_INDEX, kinds.UNKNOWN)
+    tensorflow = (kinds.TF_INDEX, kinds.TF_PART, kinds.TF_PART_ALONE)
+    others = (kinds.MESSAGE_PACK, kinds.TAR, kinds.OLDEST, kinds.DISTCP, *tensorflow, kinds.UNKNOWN)
     for kind in (*texts, *kinds.PROTOBUFS, *kinds.PICKLES, *others):
         yield kind.what, _remedy(kind.remedy)
 

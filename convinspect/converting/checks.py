@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
-from convinspect.formats.torch.distributed import holds_safetensors
+from convinspect.formats.sources import is_plain
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.records import Container
 from convinspect.text import plural
-from convinspect.writing.archived import archive_of, is_rewritten
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
@@ -47,7 +46,11 @@ def check_archive(checkpoint: Checkpoint, in_place: bool) -> None:
     Raises:
         CannotWrite: It is.
     """
-    archive = archive_of(checkpoint.path) if in_place else None
+    if not in_place or is_plain(checkpoint.path):
+        return
+    from convinspect.writing.archived import archive_of, is_rewritten
+
+    archive = archive_of(checkpoint.path)
     if archive is None:
         return
     ways = [f"NEW{archive.suffix} for the whole archive, "] if is_rewritten(checkpoint.path) else []
@@ -303,6 +306,8 @@ def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
     Raises:
         CannotConvert: It is to lose some of it, or PyTorch does not load it itself.
     """
+    from convinspect.formats.torch.distributed import holds_safetensors
+
     if holds_safetensors(checkpoint.path):
         problem = "its numbers are safetensors within its files, and PyTorch would load no folder of that kind"
         raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")

@@ -40,7 +40,6 @@ from convinspect.records import Container, Edit, Layer, Root
 from convinspect.remote.addresses import path_of
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.carried import folder_of
-from convinspect.writing.in_place.recover import recover
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.shards import Beside
@@ -240,6 +239,8 @@ def open_source(path: Path, output: Path | None, options: Options, alone: bool =
     """
     check_paths(path, output, options)
     if alone and options.in_place and not options.dry_run and is_interrupted(path):
+        from convinspect.writing.in_place.recover import recover
+
         recover(path)
     resaved = options.state_dict or options.fuse or options.expand
     other_format = output is not None and not named_alike(path, output)

@@ -14,7 +14,6 @@ from convinspect.converting.reshape import edit_to
 from convinspect.converting.selection import other_checkpoint, requested
 from convinspect.errors import CannotConvert, Option, Wording
 from convinspect.formats.sources import short_name
-from convinspect.keys.pairing import pair_keys
 from convinspect.kinds import option_of, shown_kind
 from convinspect.layers.find import find_layers
 from convinspect.layers.numberless import GATHER, emptied_line
@@ -234,6 +233,9 @@ def _renamed(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[Wo
     """The options that give tensors the names of the other checkpoint, if few rules do it for more than have them."""
     tensors = list(here.values()), list(there.values())
     stored = [tensor.key for tensor in tensors[0]], [tensor.key for tensor in tensors[1]]
+    # Imported here, as what few conversions need.
+    from convinspect.keys.pairing import pair_keys
+
     pairing = pair_keys(stored, (list(here), list(there)))
     if not pairing.rules:
         return []

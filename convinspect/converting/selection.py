@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from convinspect.checkpoint import Checkpoint, open_like
 from convinspect.converting.eligibility import REWRITTEN, Writing
-from convinspect.converting.like import plan_like
 from convinspect.converting.options import Options
 from convinspect.converting.plan import Plan, Request, chosen_layers, plan
 from convinspect.converting.remaining import Remaining, remaining
@@ -99,6 +98,9 @@ def _selection_like(
     checkpoint: Checkpoint, options: Options, renamed: Renaming, layers: tuple[Layer, ...], writing: Writing
 ) -> Selection:
     """The plan for the shapes of another checkpoint, and the names that only one of the two has."""
+    # Imported here, as what few conversions need.
+    from convinspect.converting.like import plan_like
+
     other = other_checkpoint(options)
     names = renamed.names(checkpoint)
     may_change = chosen = chosen_layers(layers, options.layer, options.exclude)

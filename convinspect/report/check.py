@@ -113,11 +113,14 @@ def _looked_at(report: Report) -> Iterator[str]:
         yield f"looked at: {' · '.join(parts)}"
 
 
+_OF_NUMPY = (Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
+
+
 def _beyond(report: Report) -> str:
     beyond = report.looked["names"] - report.looked["admitted"]
     if beyond:
         return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
-    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED)
+    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, *_OF_NUMPY)
     return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
 
 

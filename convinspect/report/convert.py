@@ -21,7 +21,6 @@ from convinspect.report.afterwards import afterwards_lines, afterwards_payload
 from convinspect.report.causes import by_cause
 from convinspect.report.code_changes import advice, advice_lines, called
 from convinspect.report.flags import flagged
-from convinspect.report.pytorch_lines import lines_of
 from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
@@ -306,9 +305,14 @@ def plan_payload(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def code_lines(job: Job) -> list[str]:
-    """Changes that the model's code needs, and whether the result will load where the checkpoint of `like` does."""
-    lines = list(advice_lines(job.plan, job.names))
+def code_lines(job: Job, width: int | None = None) -> list[str]:
+    """Changes that the model's code needs, and whether the result will load where the checkpoint of `like` does.
+
+    Args:
+        job: What was done.
+        width: Cells of a line of what changes; None for lines of any length.
+    """
+    lines = list(advice_lines(job.plan, job.names, width))
     if job.fused:
         names = ", ".join(called(layer, job.names).name or "(root)" for layer in job.fused)
         lines += ["", f"Plain weights now: {names}; drop the wrapper in the model's code."]
@@ -323,6 +327,9 @@ def code_lines(job: Job) -> list[str]:
 
 def _remaining_lines(left: Remaining) -> list[str]:
     """What is to be done, in order, for the result to load where the checkpoint of `like` does."""
+    # Imported here, as what few conversions need.
+    from convinspect.report.pytorch_lines import lines_of
+
     before = "the --rename that `convinspect diff` gives, and then " if left.rename else ""
     first = f"The result loads there after {before}these lines of PyTorch"
     if not left.sure:

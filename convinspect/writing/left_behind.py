@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.torch.objects import Objects, beside, parameter_names, read_objects, versions
 from convinspect.records import Edit, Layer, Root
 from convinspect.text import first_few, one_line, plural
-from convinspect.writing.pickle_keys import moved_paths
+
+if TYPE_CHECKING:
+    from convinspect.formats.torch.objects import Objects
+
+# What reads pickles is imported where it is needed, since other files are converted faster without it.
 
 
 def losses(checkpoint: Checkpoint, writer: str, names: Iterable[Edit]) -> list[str]:
@@ -43,12 +46,17 @@ def kept_versions(checkpoint: Checkpoint, names: Iterable[Edit]) -> dict[str, di
 
 
 def _objects(checkpoint: Checkpoint) -> Objects | None:
+    from convinspect.formats.torch.objects import read_objects
+
     return read_objects(checkpoint.path, checkpoint.pickles.get(checkpoint.path))
 
 
 def _versions(
     checkpoint: Checkpoint, objects: Objects | None, names: Iterable[Edit]
 ) -> dict[str, dict[str, Any]] | None:
+    from convinspect.formats.torch.objects import versions
+    from convinspect.writing.pickle_keys import moved_paths
+
     kept = None if objects is None else versions(objects, checkpoint.root.path)
     if kept is None:
         return None
@@ -70,6 +78,8 @@ def old_names(checkpoint: Checkpoint, names: Iterable[Edit]) -> list[str]:
     gone = {edit.tensor.key for edit in names}
     if not gone or not any(root.role == "optimizer" for root in checkpoint.roots):
         return []
+    from convinspect.formats.torch.objects import parameter_names
+
     objects = _objects(checkpoint)
     # An optimizer's state may be keyed by them too.
     keyed = {name for root in checkpoint.roots for name in root.keyed_by or ()}
@@ -120,6 +130,8 @@ def plain_attributes(root: Root) -> frozenset[str]:
 
 def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept: bool) -> list[str]:
     """Other roots and other objects than tensors that are not in the new file."""
+    from convinspect.formats.torch.objects import beside, versions
+
     path = checkpoint.root.path
     lines = [f"only {path} is in the new file, as a plain state_dict"] if path else []
     lines += [

@@ -131,3 +131,10 @@ def _sum(storage: Storage, edits: list[Edit]) -> int:
                 for made_block in piece.blocks():
                     crc = zlib.crc32(made_block, crc)
     return crc
+
+
+def start_of(tensor: Tensor) -> int:
+    """Where in its file the storage of a tensor begins that is stored as it is."""
+    assert tensor.storage is not None
+    assert tensor.storage.start is not None
+    return tensor.storage.start

@@ -14,12 +14,10 @@ from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import journal_of
-from convinspect.formats.sources import outermost
+from convinspect.formats.sources import is_plain, outermost
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
-from convinspect.writing.archived import wraps
 from convinspect.writing.atomic import new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
-from convinspect.writing.in_place.edit import edit_in_place
 from convinspect.writing.moving import Place, new_sums
 from convinspect.writing.pieces import Piece
 from convinspect.writing.rewrite import Changes, pieces_for, write_file
@@ -85,7 +83,7 @@ def save_edits(
     if in_place and not reason:
         return ""
     if whole:
-        in_archive = wraps(source, target)
+        in_archive = _wraps(source, target)
         # Of an archive the same member is looked at, which need not be its only checkpoint.
         member = os.fspath(source)[len(os.fspath(outermost(source))) :] if in_archive else ""
         with (
@@ -144,7 +142,7 @@ def _edit_in_place(
     place = Path(os.path.realpath(source))
     with File(source) as file:
         pieces = pieces_for(file, changes)
-    return edit_in_place(journal_of(place), {place: pieces}, checkpoint.versions, check)
+    return _edited(journal_of(place), {place: pieces}, checkpoint.versions, check)
 
 
 def _edit_folder(
@@ -157,7 +155,27 @@ def _edit_folder(
         if Path(os.path.realpath(path)) != folder / path.name:
             return "its files are links to others, or lie in further folders"
     files = {Path(os.path.realpath(path)): new for path, new in pieces.items()}
-    return edit_in_place(journal_of(folder), files, versions, check)
+    return _edited(journal_of(folder), files, versions, check)
+
+
+def _edited(
+    journal: Path,
+    files: Mapping[Path, Sequence[Piece]],
+    versions: Mapping[Path, Version],
+    check: Callable[[], None],
+) -> str:
+    # Imported here, as what a new file does without.
+    from convinspect.writing.in_place.edit import edit_in_place
+
+    return edit_in_place(journal, files, versions, check)
+
+
+def _wraps(source: Path, target: Path) -> bool:
+    if is_plain(source):
+        return False
+    from convinspect.writing.archived import wraps
+
+    return wraps(source, target)
 
 
 def _save_distributed(

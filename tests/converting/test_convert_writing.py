@@ -260,11 +260,11 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
 
 def test_a_wrong_result_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check after writing can fail: an edit that the header does not get is noticed."""
-    from convinspect.writing import rewrite
+    from convinspect.writing import torch_save
 
     torch.save({"c.weight": torch.randn(4, 6, 1), "d.weight": torch.randn(4, 6, 1)}, tmp_path / "a.pt")
-    original = rewrite._tuples
-    monkeypatch.setattr(rewrite, "_tuples", lambda *given: original(*given)[:-2])
+    original = torch_save._tuples
+    monkeypatch.setattr(torch_save, "_tuples", lambda *given: original(*given)[:-2])
     with pytest.raises(ConvInspectError, match="discarded"):
         converted(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

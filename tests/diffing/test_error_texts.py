@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from convinspect.diffing.texts.items import LoadError, LoadErrorItem
 from convinspect.diffing.texts.peeling import peeled
 from convinspect.diffing.texts.reading import read_text
+from support.breaking import box, boxed_and_prefixed, broken_and_logged, logged_and_broken, prefixed_and_broken
 from support.error_texts import run
 
 TEXTS = sorted((Path(__file__).resolve().parent.parent / "error_texts").glob("*.txt"))
@@ -355,6 +357,86 @@ def test_a_list_that_its_loader_ends_with_a_full_stop_has_one(said_last: str) ->
     found = read_text(f"{'x' * len(said_last)}\n{said_last}\ndone\n")
     assert {item.key for item in found.items} <= keys
     assert not read_text(f"{said_last[:-4]}\n").items
+
+
+_UNENDED = (
+    "unexpected key in source state_dict: ema.decay, {}", "missing keys in source state_dict: {}",
+    _NOT_USED.removesuffix("a.b") + "{}",
+    "Loading adapter weights from state_dict led to missing keys in the model: {}",
+    "ValueError: Expected shape (8, 6) but received shape (8, 6, 1) for parameter {}",
+    "ValueError: Size mismatch between saved torch.Size([8, 6]) and current: torch.Size([9, 6]) for {}",
+)  # fmt: skip
+"""Sentences with names that end with their line."""
+
+
+@pytest.mark.parametrize("sentence", _UNENDED)
+@pytest.mark.parametrize("word", ["done", "Killed", "train.sh", "Saving...", "main.py, done", "slurm-3.out", "a_b"])
+@pytest.mark.parametrize("mark", ["", "ERROR:root:", "[train.sh] ", "[rank0]: "])
+def test_a_word_below_a_name_that_ends_at_the_consoles_edge_is_none_of_it(sentence: str, word: str, mark: str) -> None:
+    line = sentence.format("head.scale")
+    lines = ["loading a.pth", "x" * len(line), line, word]
+    found = read_text("".join(f"{mark}{said}\n" for said in lines))
+    assert {item.key for item in found.items} <= {"ema.decay", "head.scale"}
+    assert found.unread or {item.key for item in found.items} >= {"head.scale"}
+
+
+@pytest.mark.parametrize("sentence", _UNENDED)
+@pytest.mark.parametrize("mark", ["", "ERROR:root:", "[train.sh] "])
+def test_the_rest_of_a_name_that_a_console_broke_is_read(sentence: str, mark: str) -> None:
+    line = sentence.format("head.extra_long_name.weight")
+    first, rest = line[:-14], line[-14:]
+    lines = ["loading a.pth", "x" * len(first), "y", first, rest, ""]
+    found = read_text("".join(f"{mark}{said}\n" for said in lines))
+    assert {item.key for item in found.items} - {"ema.decay"} == {"head.extra_long_name.weight"}
+
+
+_FRAMES = ((boxed_and_prefixed, broken_and_logged, box), (boxed_and_prefixed, box, logged_and_broken),
+           (broken_and_logged, box, prefixed_and_broken))  # fmt: skip
+
+
+@pytest.mark.parametrize("ways", _FRAMES, ids=lambda ways: " ".join(how.__name__ for how in ways))
+@pytest.mark.parametrize("sentence", _UNENDED)
+def test_the_side_of_a_frame_that_a_console_broke_is_no_blank_line(
+    sentence: str, ways: tuple[Callable[[str, int], str], ...]
+) -> None:
+    text = "loading a.pth\n\n" + sentence.format("head.extra_long_name.weight") + "\n\nmissing b.weight\n"
+    for seed in range(40):
+        broken = text
+        for place, how in enumerate(ways):
+            broken = how(broken, 3 * seed + place)
+        assert {item.key for item in read_text(broken).items} <= {"ema.decay", "head.extra_long_name.weight"}
+
+
+@pytest.mark.parametrize("escape", ["^[", "\x1b"])
+@pytest.mark.parametrize("stamp", ["[2026-03-01 12:00:00,123] [ERROR] [engine.py:10:load] ", "ERROR:root:"])
+def test_a_record_whose_first_line_was_half_a_colour_begins_below_it(escape: str, stamp: str) -> None:
+    line = "missing keys in source state_dict: head.sca"
+    lines = ["x" * len(line), "y" * len(line), line, "", f"2026/03/01 12:00:00 - mmengine - INFO {escape}"]
+    found = read_text("".join(f"{stamp}{said}\n" for said in [*lines, "[1;31m-" + f"{escape}[0m le", ""]))
+    assert {item.key for item in found.items} <= {"head.sca"}
+
+
+@pytest.mark.parametrize("mark", ["[rank{}]: ", "(gpu {}) ", "node-{} » ", "worker {}: ", "[proc_{}] "])
+def test_processes_that_wrote_a_line_each_are_told_by_the_word_before_their_number(mark: str) -> None:
+    said_first = "Loading adapter weights from state_dict led to unexpected keys found in the model: norm.extra_la"
+    text = "\n".join(mark.format(number) + said_first for number in range(3))
+    found = read_text(text)
+    assert not found.items
+    assert found.unread
+
+
+@pytest.mark.parametrize("sentence", _UNENDED)
+@pytest.mark.parametrize("below", ["2026-03-01 12:00:00 INFO done", "\nKilled", "\n2026-03-01 12:00:00 INFO done"])
+def test_what_stands_below_a_list_that_was_cut_off_is_none_of_its_names(sentence: str, below: str) -> None:
+    begun = sentence.format("").removesuffix("ema.decay, ")
+    assert {item.key for item in read_text(f"loading a.pt\n{begun}\n{below}\n").items} == set()
+
+
+def test_a_name_at_the_consoles_edge_may_have_lost_its_rest() -> None:
+    line = "Hot swapping the adapter did not succeed, unexpected keys found: head.extra_long_nam"
+    found = read_text(f"{'x' * len(line)}\n{line}\nLoading other things that stand between\n")
+    assert not found.items
+    assert found.unread
 
 
 @pytest.mark.parametrize("rest", ["ma.decay, head.weight", "ma.decay, head.extra_long_name,", "ma.decay, b, c"])

@@ -224,6 +224,31 @@ def test_the_index_of_a_tensorflow_checkpoint(tmp_path: Path) -> None:
     assert said(path).problem == f"it is {kinds.UNKNOWN.what}"
 
 
+@pytest.mark.parametrize(
+    "content", [b"\0" * 4096, b"\x1f\x8b\x08\0" * 20, struct.pack("<64f", *range(64)), b"\x81\xa5model"]
+)
+@pytest.mark.parametrize("index", [True, False])
+def test_the_values_of_a_tensorflow_checkpoint_are_known_by_their_name(
+    tmp_path: Path, content: bytes, index: bool
+) -> None:
+    """They are numbers without anything before them, whatever these begin with."""
+    path = tmp_path / "model.ckpt-3.data-00000-of-00001"
+    path.write_bytes(content)
+    if index:
+        (tmp_path / "model.ckpt-3.index").touch()
+    kind = kinds.TF_PART if index else kinds.TF_PART_ALONE
+    assert said(path).problem == f"it is {kind.what}"
+    assert check_problem(path) == said(path).problem
+
+
+def test_a_page_in_place_of_the_values_of_a_tensorflow_checkpoint_is_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "model.data-00000-of-00001"
+    path.write_bytes(b"<!DOCTYPE html><html>")
+    assert said(path).problem == f"it is {kinds.HTML.what}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    assert "git-lfs" in said(path).problem
+
+
 @pytest.mark.parametrize("name", PROTOBUFS)
 def test_protobufs_are_told_apart(tmp_path: Path, name: str) -> None:
     content, kind = PROTOBUFS[name]

@@ -15,7 +15,8 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
 from convinspect.records import Edit, Tensor
-from convinspect.writing.rewrite import Changes, pieces_for, tuple_opcodes
+from convinspect.writing.rewrite import Changes, pieces_for
+from convinspect.writing.torch_save import tuple_opcodes
 from support.paths import FIXTURES
 
 

@@ -170,11 +170,13 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
     # Each process has blank lines of its own.
     blanks: set[tuple[str, ...]] = set()
     hollow: set[tuple[str, ...]] = set()
+    above, here = "", ""
     for raw, outer in lines:
+        above, here = here, raw
         line = _unframed(raw)
         if line is None:
             bars = raw.strip()
-            if not bars or (not bars.strip(_FRAME + " \t") and not _half_a_frame(bars)):
+            if not bars.strip(_FRAME + " \t") and not rest_of_a_frame(raw, above):
                 blanks.add(outer or process)
             ended = ended or not bars
             continue
@@ -182,7 +184,7 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
         process = outer + tags or process
         inner = line.strip()
         if not inner or RULE.fullmatch(inner):
-            if not inner and not record and not _half_a_frame(raw):
+            if not inner and not record and not rest_of_a_frame(raw, above):
                 blanks.add(process)
             elif not inner and record:
                 hollow.add(process)
@@ -196,9 +198,15 @@ def _bare_lines(lines: Iterable[Raw]) -> tuple[list[_Bare], bool]:
     return found, ended
 
 
-def _half_a_frame(line: str) -> bool:
-    """Whether it is the rest of a framed line that a console broke, and no blank one."""
-    return len(FRAME.findall(line)) == 1
+def rest_of_a_frame(line: str, above: str) -> bool:
+    """Whether a line with nothing but the sides of frames is the rest of one that a console broke, and no blank one."""
+    return _odd_sides(line) or _odd_sides(above)
+
+
+def _odd_sides(line: str) -> bool:
+    """Whether a frame that is on one side of a line is not on the other."""
+    sides = FRAME.findall(line)
+    return any(sides.count(side) % 2 for side in sides)
 
 
 def _unframed(raw: str) -> str | None:
@@ -258,7 +266,7 @@ def _without_common_marks(lines: list[_Bare]) -> tuple[list[_Bare], bool]:
                 break
         else:
             break
-    kept = [line for line in lines if line.text]
+    kept = _full(lines)
     return _inherited(kept) if some else kept, bool(lines) and not lines[-1].text
 
 
@@ -302,7 +310,22 @@ def _without_broken_colours(lines: list[_Bare]) -> list[_Bare]:
         elif colour is not None and colour.end() > len(begun[0]):
             whole[place] = text[: begun.start()].rstrip()
             whole[place + 1] = whole[place + 1][colour.end() - len(begun[0]) :].lstrip()
-    return [line._replace(text=text) for text, line in zip(whole, lines, strict=True) if text]
+    return _full([line._replace(text=text) for text, line in zip(whole, lines, strict=True)])
+
+
+def _full(lines: list[_Bare]) -> list[_Bare]:
+    """Lines without those of which nothing is left; what began with one of these begins below it."""
+    found: list[_Bare] = []
+    gone: dict[tuple[str, ...], _Bare] = {}
+    for line in lines:
+        before = gone.pop(line.process, None)
+        if before is not None:
+            line = line._replace(record=line.record or before.record, apart=line.apart or before.apart, hollow=True)
+        if line.text:
+            found.append(line)
+        else:
+            gone[line.process] = line
+    return found
 
 
 def _without_source(lines: list[_Bare]) -> list[_Bare]:

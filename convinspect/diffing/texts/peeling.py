@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from convinspect.diffing.texts.lines import FRAME, FRAME_CODE, FRAME_TITLE, RULE, Raw, unescaped, visible
+from convinspect.diffing.texts.lines import (
+    FRAME,
+    FRAME_CODE,
+    FRAME_TITLE,
+    RULE,
+    Raw,
+    rest_of_a_frame,
+    unescaped,
+    visible,
+)
 
 _NEARLY_ALL = 0.9
 _FEWEST = 3
@@ -203,13 +212,17 @@ def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> lis
     for place in sorted(range(len(columns)), key=lambda place: len(set(columns[place]))):
         text, spans = marks[0]
         joined = place - 1 in times and _WITHIN_TIME.fullmatch(text, spans[place - 1][1], spans[place][0]) is not None
-        if _goes_up(columns[place], columns[place - 1] if joined else None, found):
+        # Of three processes that wrote a line each the numbers go up, too.
+        named = len(set(columns[place])) > 1 and _PROCESS.search(text, 0, spans[place][0]) is not None
+        if not named and _goes_up(columns[place], columns[place - 1] if joined else None, found):
             times.add(place)
         else:
             found = [(*process, str(number)) for process, number in zip(found, columns[place], strict=True)]
     return [process[len(known) :] for process, known in zip(found, outer, strict=True)]
 
 
+_PROCESS = re.compile(r"(?:rank|gpu|device|node|worker|process|proc)[ =:_\[-]?$", re.IGNORECASE)
+"""What stands before the number of a process."""
 _WITHIN_TIME = re.compile(r"[:.,T/-]")
 
 
@@ -234,8 +247,12 @@ def _unframed(lines: list[Raw]) -> list[Raw] | None:
     if framed < _FEWEST or framed + rules < _NEARLY_ALL * len(full):
         return None
     found = []
+    above, here = "", ""
     for text, process in lines:
+        above, here = here, text
         inner = text.strip()
+        if not FRAME.sub("", inner).strip() and rest_of_a_frame(text, above):
+            continue
         if FRAME.match(inner):
             if FRAME_CODE.match(inner[1:].lstrip()):
                 return None

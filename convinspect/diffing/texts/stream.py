@@ -23,6 +23,15 @@ _SPACED = re.compile(r"[\w.,:/@*-]+")
 """A name with spaces in it."""
 _SENTENCE = re.compile(r"[A-Z][a-z]|(?:missing|unexpected|these|size)$")
 """What the first word of a line is that no broken name begins."""
+_LAST_PART = re.compile(r"[._]")
+_LAST_PARTS = frozenset(
+    {
+        "weight", "bias", "scale", "gamma", "beta", "mean", "var", "std", "tracked", "g", "v", "alpha", "embedding",
+        "embeddings", "buffer", "mask", "decay", "freq", "freqs", "kernel", "A", "B", "zeros", "qweight", "scales",
+        "qzeros",
+    }
+)  # fmt: skip
+"""What names of tensors end with, behind their last dot or underscore."""
 _SYMBOLS = re.compile(r"[\W_]+")
 
 _FOLDED = re.compile(r"\w[\w.,{}-]*")
@@ -39,7 +48,7 @@ class Stream:
         lines: The lines themselves.
         at_start: The same as `starts`.
         width: Characters in the longest line.
-        full: Lines of so many characters.
+        full: Different lines of so many characters.
         ends: The text ends with a line's end, so that nothing was cut off within one.
         lone: Where a line begins that is a number alone: it may be that of a line.
         borders: Where the lines of another process begin, and the end: nothing is said across these.
@@ -66,7 +75,7 @@ class Stream:
         begins = list(accumulate(map(len, words), initial=0))[:-1]
         text = "".join(words)
         borders = [start for start, line in zip(starts, lines, strict=True) if line.border] + [len(text)]
-        full = lengths.count(width)
+        full = len({line.text for line in lines if len(line.text) == width})
         lone = frozenset(start for start, line in zip(starts, lines, strict=True) if line.text.isdecimal())
         return cls(text, begins, starts, lines, frozenset(starts), width, full, ends, lone, borders)
 
@@ -136,6 +145,9 @@ class Stream:
             Whether that is certain, and the place.
         """
         line = self.line_at(start)
+        if start in self.at_start and (self.lines[line].begins or self.lines[line].hollow):
+            # The names were cut off.
+            return False, self.end_of(line)
         while line + 1 < len(self.lines):
             goes_on = self._goes_on(line)
             if goes_on is None:
@@ -162,12 +174,22 @@ class Stream:
         if any(_SYMBOLS.fullmatch(word) for word in words) or not words[0][0].isalpha():
             # A frame or a number that was left over, perhaps.
             return None
+        # A console that breaks lines fills more than one.
+        broken = self.full > 1 and len(here) == self.width
         if not listed:
-            return False if _SENTENCE.match(words[0]) else None
+            return False if _SENTENCE.match(words[0]) and not broken else None
         if here.endswith(","):
             return True
         if _ORDINARY.fullmatch(words[0].rstrip(",")) is None:
             return None
-        # A console that breaks lines fills more than one, and makes no blank ones.
-        broken = self.full > 1 and len(here) == self.width
-        return True if broken and not following.begins and not following.hollow else None
+        # A console makes no blank ones.
+        sure = broken and not following.begins and not following.hollow and self._names_follow(line + 1)
+        return True if sure else None
+
+    def _names_follow(self, line: int) -> bool:
+        """Whether a line below one that is as long as a console is wide goes on with names, and is no other word."""
+        text = self.lines[line].text
+        begun = max(self.text.rfind(mark, 0, self.starts[line]) for mark in ",:._") + 1
+        names = self.text[begun : self.end_of(line)].rstrip(".").split(",")
+        known = any(_LAST_PART.split(name)[-1] in _LAST_PARTS for name in names)
+        return known or len(text) == self.width

@@ -12,6 +12,7 @@ from convinspect.formats.companions import is_companion
 from convinspect.formats.containers.member import Inside
 from convinspect.formats.containers.members import listed
 from convinspect.formats.files import File
+from convinspect.formats.numpy_files.arrays import is_archive
 from convinspect.formats.sharded import is_shard
 from convinspect.formats.sources import INSIDE
 from convinspect.formats.torch.exported import is_exported
@@ -50,7 +51,7 @@ def checkpoint_within(file: File) -> Path | None:
     except ConvInspectError:
         # Whoever reads it says why.
         return None
-    if "data.pkl" in archive.records or is_exported(archive):
+    if "data.pkl" in archive.records or is_exported(archive) or is_archive(archive.names()):
         return None
     return checkpoint_in_zip(file, archive)
 

@@ -151,7 +151,8 @@ def _opened(file: File, name: str, inside: Inside) -> File:
     if not member.compression:
         if start + member.size > file.size:
             gone = start + member.size - file.size
-            raise BrokenFile(f"the archive ends {gone:,} bytes before its end", "download or copy it again", path)
+            what = f"the archive ends {gone:,} bytes before this file does"
+            raise BrokenFile(what, "download or copy it again", path)
         return File.over(path, Within(file.source, start, member.size, inside.kind))
     key = (path, file.version)
     source = _unpacked.get(key)

@@ -18,6 +18,7 @@ _COMPRESSED = 1 << 14
 """Bytes of a compressed file that hold more than a header's worth of what is in it."""
 _TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
 """The records of the first `torch.save`. Depending on the tool, any of them comes first."""
+_LFS = b"version https://git-lfs"
 _AGAIN = "download it again"
 
 
@@ -30,10 +31,13 @@ def unsupported_file_error(file: File) -> NotACheckpoint:
 def _kind_of(head: bytes, file: File) -> Kind:
     if not head:
         return Kind("empty (0 bytes)", _AGAIN)
+    part = _part_of_tensorflow(file)
+    if part is not None:
+        return _lfs_pointer(head) if head.startswith(_LFS) else _kind_of_text(head) or part
     if not head.strip(b"\0"):
         what = f"unwritten: its first {len(head):,} bytes are all zero"
         return Kind(what, f"{_AGAIN}, and watch the disk's free space")
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(_LFS):
         return _lfs_pointer(head)
     if file.path.suffix == ".distcp":
         return kinds.DISTCP
@@ -76,6 +80,14 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")
 def _is_tensorflow_index(head: bytes, file: File) -> bool:
     """True for a table whose first key is empty (tensor_bundle.h of TensorFlow); keys of LevelDB itself never are."""
     return head.startswith(b"\0\0") and file.read(max(file.size - 8, 0), 8) == _TABLE_END
+
+
+def _part_of_tensorflow(file: File) -> Kind | None:
+    """What a file of the values of a TensorFlow checkpoint is: numbers alone, so that only its name tells it."""
+    named = re.fullmatch(kinds.TF_PART_NAME, file.path.name)
+    if named is None:
+        return None
+    return kinds.TF_PART if file.path.with_name(f"{named[1]}.index").exists() else kinds.TF_PART_ALONE
 
 
 def _is_message_pack(head: bytes) -> bool:

@@ -115,6 +115,14 @@ FINGERPRINT = Kind(
 TF_INDEX = Kind(
     "the index of a TensorFlow checkpoint", "give its path without .index to tf.train.load_checkpoint, which loads it"
 )
+TF_PART = Kind(
+    "a file with the values of a TensorFlow checkpoint, whose .index says what lies where",
+    "give its path without .data-… to tf.train.load_checkpoint, which loads it",
+)
+TF_PART_ALONE = Kind(
+    "a file with the values of a TensorFlow checkpoint without its .index, which says what lies where",
+    "copy the .index too, and give the path of both without their ends to tf.train.load_checkpoint",
+)
 FROZEN_GRAPH = Kind("a frozen TensorFlow graph", "open it with TensorFlow, or a viewer such as netron")
 PROTOBUFS = (ONNX, CORE_ML, SAVED_MODEL, FINGERPRINT, FROZEN_GRAPH)
 """Told apart by the numbers and kinds of a protobuf message's fields."""
@@ -193,6 +201,7 @@ PACKAGES = (
 )
 """Kinds of archives that may contain weights."""
 
+TF_PART_NAME = r"(.*)\.data-\d{5}-of-\d{5}"
 FOLDERS = (
     Named(
         r".*\.distcp",
@@ -201,7 +210,7 @@ FOLDERS = (
     ),
     Named(r"saved_model\.pb", "a TensorFlow SavedModel", "load it with tf.saved_model.load"),
     Named(
-        r".*\.data-\d{5}-of-\d{5}",
+        TF_PART_NAME,
         "a TensorFlow checkpoint",
         "load it with tf.train.load_checkpoint",
     ),

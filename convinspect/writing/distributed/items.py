@@ -17,7 +17,7 @@ from convinspect.records import Edit, Tensor
 from convinspect.writing.pickle import edited
 from convinspect.writing.pickle_keys import pushed_strings
 from convinspect.writing.pieces import Piece, Range
-from convinspect.writing.rewrite import with_other_tuples
+from convinspect.writing.torch_save import with_other_tuples
 from convinspect.writing.zip import pieces_with_record
 
 AGAIN = "copy all of the folder again, or save it again"

@@ -20,7 +20,7 @@ from convinspect.records import Span
 from convinspect.writing import pickle as pickle_edit
 from convinspect.writing.distributed.boxes import Box, Shape
 from convinspect.writing.pickle import Splices
-from convinspect.writing.rewrite import number_opcode, tuple_opcodes
+from convinspect.writing.torch_save import number_opcode, tuple_opcodes
 
 _AGAIN = "save it again"
 
