@@ -270,7 +270,8 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
     """Open a saved model without running anything in it; only headers are read.
 
     Args:
-        path: A file (`torch.save` of any age, TorchScript, `.pt2`, safetensors, shard index) or a folder of shards.
+        path: A file (`torch.save` of any age, TorchScript, `.pt2`, safetensors, shard index), a folder of shards, or
+            an archive that holds one checkpoint; `ARCHIVE!MEMBER` names one of several.
         root: Which dictionary of tensors in it, as dotted keys; "." for all; by default the model's.
 
     Raises:

@@ -277,7 +277,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_optimizer(checkpoint, options, resaved, company.stuck)
     check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
-    check_layout(checkpoint, resaved, writer)
+    check_layout(checkpoint, resaved, writer, options.like is not None)
     if options.model is not None:
         checkpoint = described_by_code(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)

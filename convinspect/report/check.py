@@ -120,7 +120,7 @@ def _beyond(report: Report) -> str:
     beyond = report.looked["names"] - report.looked["admitted"]
     if beyond:
         return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
-    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, *_OF_NUMPY)
+    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, Container.PICKLE, *_OF_NUMPY)
     return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
 
 

@@ -14,7 +14,7 @@ from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.sources import INSIDE, Source, Within, open_source, outermost
-from convinspect.formats.unsupported.pickles import begins_pickle
+from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
 from convinspect.records import Version

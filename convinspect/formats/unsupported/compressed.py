@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from shlex import quote
 
+from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, ZLIB, Compression, Kind
-from convinspect.formats.unsupported.pickles import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 
 _INSIDE = 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WEIGHTS = "give the file that holds the weights"
-READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors and NumPy"
+READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors, NumPy and pickle"
 
 
 class Kind(NamedTuple):
@@ -132,15 +132,14 @@ JOBLIB = Kind(
     "where you trust it, load it with joblib.load, and write its arrays with safetensors.numpy.save_file",
 )
 PICKLED_ARRAYS = Kind(
-    "a plain pickle of NumPy arrays",
-    "where you trust it, load it with pickle.load, and write its arrays with safetensors.numpy.save_file",
+    "a plain pickle of NumPy arrays, of which none is of plain numbers", "where you trust it, load it with pickle.load"
 )
 PICKLED_ARRAYS_SAVED = Kind(
     "a torch.save file of NumPy arrays, without tensors",
     "where you trust it, torch.load it with weights_only=False, and write its arrays with safetensors.numpy.save_file",
 )
 PLAIN_PICKLE = Kind(
-    "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
+    "a plain pickle, without tensors or arrays of numbers", "where you trust it, load it and torch.save its state_dict"
 )
 PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
 """Told apart by the names that they ask for."""
