@@ -6,21 +6,14 @@ from convinspect.checking.findings import Scan, finding
 from convinspect.checking.pickles import Stream, scan_pickle
 from convinspect.errors import ConvInspectError
 from convinspect.formats.pickle.joblib_arrays import WRAPPER, JoblibMachine, place_in, without_gaps
+from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch.archive import SMALL_STORAGE
 
-_MARK = WRAPPER.rpartition(".")[2].encode()
-_PIECE = 1 << 20
 _NAMES = frozenset({WRAPPER, f"sklearn.externals.{WRAPPER}"})
 
 
-def is_of_joblib(stream: Stream) -> bool:
-    """Whether the name of joblib's wrapper of arrays stands anywhere in a pickle."""
-    overlap = len(_MARK) - 1
-    return any(_MARK in stream.read(max(0, at - overlap), _PIECE + overlap) for at in range(0, stream.size, _PIECE))
-
-
-def scan_joblib(stream: Stream) -> Scan[None]:
-    """Scan such a pickle, and the pickles of its arrays of Python objects."""
+def scan_joblib(stream: Stream) -> Scan[Pickle | None]:
+    """Scan such a pickle, and those of its arrays of Python objects; returns it, or None where it is malformed."""
     storages = stream.size // SMALL_STORAGE
     machine, error = JoblibMachine(storages), None
     try:
@@ -37,7 +30,9 @@ def scan_joblib(stream: Stream) -> Scan[None]:
             yield from scan_pickle(stream._replace(ordinary=ordinary), gap.start, storages)
     if error is not None:
         yield finding("unreadable", stream.path, error.problem, stream.place(0), remedy=error.remedy)
-    elif end < stream.size:
+        return None
+    if end < stream.size:
         left = stream.size - end
         message = f"{left:,} bytes follow its pickle"
         yield finding("trailing-bytes", stream.path, message, stream.place(end, left))
+    return Pickle(machine.result(end))

@@ -46,6 +46,17 @@ def has_wrapper(names: Any) -> bool:
     return any(name.endswith(WRAPPER) for name in names)
 
 
+_MARK = WRAPPER.rpartition(".")[2].encode()
+_PIECE = 1 << 20
+
+
+def is_of_joblib(read: Read, size: int) -> bool:
+    """Whether the name of joblib's wrapper of arrays stands anywhere in so many bytes of a stream."""
+    overlap = len(_MARK) - 1
+    starts = range(0, size, _PIECE)
+    return any(_MARK in read(max(0, at - overlap), min(_PIECE, size - at) + min(at, overlap)) for at in starts)
+
+
 class JoblibMachine(Machine):
     """The pickle machine, for streams in which arrays stand between instructions.
 

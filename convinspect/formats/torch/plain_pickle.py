@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper
+from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper, is_of_joblib
 from convinspect.formats.pickle.machine import Machine, Walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Tuple
@@ -53,8 +53,8 @@ def is_pickle(file: File) -> bool:
     return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
 
 
-_MARK, _HEAD = b"NumpyArrayWrapper", 1 << 12
-"""What most of joblib's files have in so many bytes, though the first array may come later."""
+_HEAD = 1 << 12
+"""Bytes in which most of joblib's files have their first array, though it may come later."""
 
 
 def walked_plain(file: File) -> Walk:
@@ -64,7 +64,7 @@ def walked_plain(file: File) -> Walk:
         ConvInspectError: It is malformed or hostile.
     """
     storages = file.size // SMALL_STORAGE
-    if _MARK not in file.read(0, _HEAD):
+    if not is_of_joblib(file.read, min(file.size, _HEAD)):
         machine = Machine(storages)
         try:
             tree = machine.result(machine.carry_out(file.read, 0, file.size))
@@ -94,7 +94,7 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     try:
         tree = pickle.tree if pickle is not None else walked_plain(file)
     except ConvInspectError:
-        if _MARK in file.read(0, _HEAD):
+        if is_of_joblib(file.read, file.size):
             raise
         raise other_pickle(file) from None
     if tree.persistent:
@@ -116,6 +116,13 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
         pickles={file.path: Pickle(tree)},
         layout=layout,
     )
+
+
+def listed_in(file: File, tree: Walk) -> tuple[tuple[Root, ...], tuple[str, ...]]:
+    """The roots in a plain pickle that lies in a file, and what is to be said of its arrays."""
+    strings = Strings(file.path, file.read, file.start)
+    roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
+    return roots, notes_on_arrays(strings)
 
 
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
