@@ -8,6 +8,7 @@ from pathlib import Path
 
 import peers
 from any_size import sizes_compared
+from archives import archives_in_pairs
 from hard_cases import checked, swaps_compared, verdicts_compared
 from making import Axis, Files, Point
 from measuring import Route, convinspect, python, run
@@ -153,5 +154,6 @@ SUBJECTS = [
     Subject("swapping", "Swapping layers of a live model", ("tensors",), _swapping, swaps_compared, ("torchao",)),
     Subject("any-size", "Files of any size", (), lambda files: [], sizes_compared),
     Subject("patches", "Patch embeddings", (), lambda files: [], patches_compared),
+    Subject("archives", "A checkpoint in an archive", (), lambda files: [], archives_in_pairs),
     Subject("verified", "Verifying, in pairs", (), lambda files: [], verified_in_pairs),
 ]

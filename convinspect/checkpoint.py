@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.dtypes import NUMBERS
-from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere, path_of
+from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.files import check_unchanged
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Container, Contents, Module, Root, Tensor, bytes_of
+from convinspect.remote.addresses import path_of
 from convinspect.text import closest, plural
 
 if TYPE_CHECKING:
@@ -269,7 +270,8 @@ def open_checkpoint(path: str | Path, root: str | None = None) -> Checkpoint:
     """Open a saved model without running anything in it; only headers are read.
 
     Args:
-        path: A file (`torch.save` of any age, TorchScript, `.pt2`, safetensors, shard index) or a folder of shards.
+        path: A file (`torch.save` of any age, TorchScript, `.pt2`, safetensors, shard index), a folder of shards, or
+            an archive that holds one checkpoint; `ARCHIVE!MEMBER` names one of several.
         root: Which dictionary of tensors in it, as dotted keys; "." for all; by default the model's.
 
     Raises:

@@ -18,6 +18,8 @@ class Container(Enum):
     DISTRIBUTED = "distributed checkpoint"
     DISTRIBUTED_PART = "file of a distributed checkpoint"
     TORCH_UNPACKED = "torch.save (unpacked)"
+    PICKLE = "pickle"
+    JOBLIB = "joblib"
     NUMPY_ARCHIVE = "NumPy archive (.npz)"
     NUMPY_ARRAY = "NumPy array (.npy)"
 
@@ -44,6 +46,8 @@ class Container(Enum):
 _READ_ALONE = (
     Container.DISTRIBUTED_PART,
     Container.TORCH_UNPACKED,
+    Container.PICKLE,
+    Container.JOBLIB,
     Container.NUMPY_ARCHIVE,
     Container.NUMPY_ARRAY,
 )

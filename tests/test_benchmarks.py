@@ -100,6 +100,16 @@ def test_files_of_any_size_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tm
     assert not list(tmp_path.iterdir())
 
 
+def test_archives_are_listed_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    archives, making = importlib.import_module("archives"), importlib.import_module("making")
+    (table,) = archives.archives_in_pairs(tmp_path, 1, making.Point("size", "small", 4, 8))
+    assert [row[0] for row in table.rows] == [".nemo", ".zip"]
+    assert all(len(row) == len(table.head) for row in table.rows)
+    assert "failed" not in str(table.rows)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(measuring: ModuleType) -> None:
     slow = measuring.Route("slow", measuring.python("import time; time.sleep(60)"))
     wrong = measuring.Route("wrong", measuring.python("raise ValueError('no such thing')"))

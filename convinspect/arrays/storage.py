@@ -1,4 +1,4 @@
-"""Random access to the bytes of a storage, stored or deflated, in a zip member or anywhere in a file.
+"""Random access to the bytes of a storage, stored, deflated or written as text, in a zip member or anywhere in a file.
 
 Files are read, never mapped into memory. If a file is truncated while it is open, reading raises an error instead of
 a signal, and its pages do not count as memory of this process.
@@ -194,12 +194,19 @@ def _ended(storage: Storage, count: int) -> BrokenFile:
 
 
 def _inflated(file: _File, storage: Storage, start: int, packed: int) -> Fetch:
+    if storage.encoding:
+        return _unpacking(storage, lambda: _decode(file, storage, start, packed))
     if is_bomb(packed, storage.nbytes):
         raise RefusedFile(
             f"record {storage.key} of {packed:,} bytes would unpack to {storage.nbytes:,}",
             "do not load it elsewhere either",
             storage.file,
         )
+    return _unpacking(storage, lambda: _inflate(file, storage, start, packed))
+
+
+def _unpacking(storage: Storage, unpack: Callable[[], Iterator[bytes]]) -> Fetch:
+    """Reads what can only be unpacked from its beginning on."""
     pieces: Iterator[bytes] = iter(())
     position, left = -1, memoryview(b"")
 
@@ -207,7 +214,7 @@ def _inflated(file: _File, storage: Storage, start: int, packed: int) -> Fetch:
         nonlocal pieces, position, left
         begin += storage.skipped
         if position < 0 or begin < position:
-            pieces, position, left = _inflate(file, storage, start, packed), 0, memoryview(b"")
+            pieces, position, left = unpack(), 0, memoryview(b"")
         done = 0
         while done < len(into):
             if not left:
@@ -231,6 +238,18 @@ def _inflate(file: _File, storage: Storage, start: int, packed: int) -> Iterator
         return  # The caller reports how many bytes are available.
     except zlib.error:
         raise BrokenFile(f"record {storage.key} is damaged: it cannot be unpacked", DAMAGED, storage.file) from None
+
+
+def _decode(file: _File, storage: Storage, start: int, packed: int) -> Iterator[bytes]:
+    """The bytes that a pickle wrote as a text, in pieces."""
+    from convinspect.formats.pickle.byte_strings import decoded
+
+    _seek(file, start, storage)
+    try:
+        yield from filter(None, decoded(_chunks(file, packed), storage.encoding, storage.nbytes))
+    except UnicodeError:
+        problem = f"record {storage.key} is damaged: its text is none of bytes"
+        raise BrokenFile(problem, DAMAGED, storage.file) from None
 
 
 def _chunks(file: _File, size: int) -> Iterator[bytes]:

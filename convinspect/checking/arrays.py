@@ -14,6 +14,16 @@ from convinspect.formats.torch.archive import SMALL_STORAGE
 _ONLY_TRUSTED = "numpy.load runs the pickles of its arrays of Python objects where it is given allow_pickle=True"
 
 
+_ORDINARY = frozenset(
+    {
+        "numpy.ndarray",
+        "numpy.dtype",
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    }
+)
+"""Names of what rebuilds the array that such a pickle is."""
+
+
 def is_pickled(read: Read) -> bool:
     """Whether an array's elements are Python objects, in a pickle behind its header."""
     try:
@@ -31,7 +41,8 @@ def scan_array(stream: Stream) -> Scan[None]:
         return
     if header.pickled:
         yield Note(_ONLY_TRUSTED)
-        seen = yield from scan_pickle(stream, header.size, stream.size // SMALL_STORAGE)
+        objects = stream._replace(ordinary=_ORDINARY)
+        seen = yield from scan_pickle(objects, header.size, stream.size // SMALL_STORAGE)
         if seen.error is not None:
             yield finding("unreadable", stream.path, seen.error.problem, stream.place(header.size))
     elif header.dtype is not None:

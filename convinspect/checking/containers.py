@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from convinspect.checking.arrays import is_pickled, scan_array
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
+from convinspect.checking.joblib_files import is_of_joblib, scan_joblib
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
 from convinspect.checking.offsets import scan_offsets
 from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
@@ -23,7 +24,7 @@ from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
-from convinspect.formats.unsupported.pickles import is_pickle
+from convinspect.formats.torch.plain_pickle import ORDINARY, is_pickle
 from convinspect.formats.zip.ends import read_ends
 from convinspect.formats.zip.limits import LARGEST_UNPACKED
 from convinspect.formats.zip.structures import LOCAL_SIGNATURE, STORED, is_zip, read_local
@@ -71,7 +72,7 @@ def scan_file(file: File, within: str = "", ordinary: frozenset[str] = frozenset
         yield from scan_array(Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start))
         yield Note(NO_CHECKSUMS)
     else:
-        yield from _scan_unknown(file, within)
+        return (yield from _scan_unknown(file, within))
     return None
 
 
@@ -351,14 +352,25 @@ def _legacy_pickle(parts: Sequence[Seen]) -> Pickle | None:
     return Pickle(walks[3], walks[2].end, walks[4])
 
 
-def _scan_unknown(file: File, within: str) -> Scan[None]:
-    """Scan a file that is not a checkpoint: torch.load would unpickle it anyway, so its names are reported."""
+def _scan_unknown(file: File, within: str) -> Scan[Pickle | None]:
+    """Scan a plain pickle, or a file that is not a checkpoint: torch.load would unpickle it anyway, so its names are
+    reported.
+    """
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     if is_pickle(file):
-        yield from scan_pickle(stream, 0, file.size // SMALL_STORAGE)
-        return
+        plain = stream._replace(plain=True, ordinary=ORDINARY)
+        if is_of_joblib(plain):
+            yield Note(NO_CHECKSUMS)
+            yield from scan_joblib(plain)
+            return None
+        seen = yield from scan_pickle(plain, 0, file.size // SMALL_STORAGE)
+        if seen.error is None:
+            yield Note(NO_CHECKSUMS)
+            yield from scan_end(stream, seen)
+        return None if seen.walk is None else Pickle(seen.walk)
     # Any text may begin like a pickle of protocol 0; one that names what is known to do harm is no accident.
     trial = Collector()
     trial.run(scan_pickle(stream._replace(size=min(stream.size, 1 << 20)), 0))
     if any(finding.code == "global-executes" for finding in trial.findings):
         yield from trial.items()
+    return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickletools
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from convinspect.checking.built import nodes, storage_strings
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Asked, Finding, Item, Looked, Place, Scan, finding
 from convinspect.dtypes import storage_nbytes
@@ -17,8 +18,9 @@ from convinspect.formats import collector_paused
 from convinspect.formats.pickle.machine import Machine, Read, Walk, reader
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.safe_globals import classify_global
-from convinspect.formats.pickle.values import Blob, Call, Dict, Persistent, Set, Tuple
-from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.pickle.values import Blob
+from convinspect.formats.torch.byte_storages import LOADS
+from convinspect.formats.torch.storage_ids import storage_dtype
 from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.layout import Entry, entries_of, extent_of
 from convinspect.formats.zip.limits import LARGEST_UNPACKED, inflated, pieces_of
@@ -76,6 +78,8 @@ class Stream(NamedTuple):
         in_file: Where in the file the first of them lies; None when they are compressed there.
         ordinary: Names that are ordinary here beyond those that safe loading admits.
         prefixes: What such names may begin with.
+        plain: It is a pickle that `torch.save` did not write, so that no safe loading reads it.
+        moved: Where in the bytes of the file an offset is, if some of these are left out here.
     """
 
     read: Read
@@ -85,9 +89,12 @@ class Stream(NamedTuple):
     in_file: int | None = 0
     ordinary: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
+    plain: bool = False
+    moved: Callable[[int], int] | None = None
 
     def place(self, offset: int, length: int | None = None) -> Place:
         """A place in these bytes."""
+        offset = offset if self.moved is None else self.moved(offset)
         return Place(self.record, offset, length, None if self.in_file is None else self.in_file + offset)
 
 
@@ -135,11 +142,12 @@ def scan_pickle(stream: Stream, start: int, storages: int = 0, depth: int = 0) -
     except ConvInspectError as raised:
         # Without its traceback, which would keep all that was built.
         error = BrokenFile(raised.problem, raised.remedy)
-    yield from _scan_names(machine, stream)
+    known = storage_strings(machine, stream.read, stream.path) if stream.plain else frozenset()
+    yield from _scan_names(machine, stream._replace(ordinary=stream.ordinary | {LOADS}) if known else stream)
     yield from _scan_instructions(machine, stream, start, depth)
     storage_sizes = dict(_storages(machine.persistent))
     if depth < _DEEPEST and _may_hold_pickles(stream, start, machine.position + _PIECE if end is None else end):
-        yield from _scan_strings(machine, stream, depth)
+        yield from _scan_strings(machine, stream, depth, known)
     result = machine.result(end) if end is not None else None
     return Seen(result, storage_sizes, error, tuple(machine.globals))
 
@@ -163,7 +171,7 @@ def _scan_instructions(machine: Machine, stream: Stream, start: int, depth: int)
     for code, at in machine.rare.items():
         if code in _INSTRUCTIONS:
             yield finding("odd-instruction", stream.path, _INSTRUCTIONS[code], stream.place(at, 1))
-        elif code in _REFUSED and not stream.prefixes:
+        elif code in _REFUSED and not (stream.prefixes or stream.plain):
             yield finding("refused-instruction", stream.path, _REFUSED[code], stream.place(at, 1))
     # TorchScript and .metadata are not read by safe loading, nor is what lies in a string.
     if stream.prefixes or stream.ordinary or depth:
@@ -201,10 +209,10 @@ def _may_hold_pickles(stream: Stream, start: int, end: int) -> bool:
     return any(map(_INSIDE.search, pieces))
 
 
-def _scan_strings(machine: Machine, stream: Stream, depth: int) -> Scan[None]:
-    """The strings that are pickles or archives themselves; something may load them."""
+def _scan_strings(machine: Machine, stream: Stream, depth: int, known: Set[int]) -> Scan[None]:
+    """The strings that are pickles or archives themselves; something may load them. `known` were looked at before."""
     left = LARGEST_UNPACKED
-    for number, value in enumerate(_strings(machine)):
+    for number, value in enumerate(_strings(machine, known)):
         if number >= _MOST_STRINGS or left < 0:
             message = "it holds more pickles within pickles than can be looked at"
             yield finding("unreadable", stream.path, message, Place(stream.record))
@@ -217,17 +225,19 @@ def _scan_strings(machine: Machine, stream: Stream, depth: int) -> Scan[None]:
             at = _find(stream, value)
             read, size = reader(value), len(value)
         inner = stream._replace(
-            read=read, size=size, prefixes=(), record=_within(stream.record), in_file=_plus(stream.in_file, at)
+            read=read,
+            size=size,
+            prefixes=(),
+            plain=False,
+            record=_within(stream.record),
+            in_file=None if at is None else stream.place(at).in_file,
+            moved=None,
         )
         yield from scan_bytes(inner, depth + 1)
 
 
 def _within(record: str) -> str:
     return f"{record} (a string in it)" if record else "(a string in it)"
-
-
-def _plus(base: int | None, at: int | None) -> int | None:
-    return None if base is None or at is None else base + at
 
 
 def _part(read: Read, start: int) -> Read:
@@ -296,27 +306,17 @@ def _unpacked(source: Source, entry: Entry) -> bytes | None:
     return data if len(data) == entry.size and zlib.crc32(data) == entry.crc else None
 
 
-def _strings(machine: Machine) -> Iterator[bytes | Blob]:
+def _strings(machine: Machine, known: Set[int]) -> Iterator[bytes | Blob]:
     """Bytes in all that the pickle built, those also that it wrote as text, that may be a pickle themselves."""
-    below_marks = (value for stack, _, _ in machine.marks for value in stack)
-    todo: list[Any] = [*machine.stack, *machine.memo.values(), *below_marks]
-    seen: set[int] = set()
     yielded: set[bytes] = set()
-    while todo:
-        node = todo.pop()
+    for node in nodes(machine):
         if isinstance(node, (str, bytes, bytearray)):
             value = _octets(node)
-            if value is not None and value not in yielded:
+            if value is not None and value not in yielded and id(node) not in known:
                 yielded.add(value)
                 yield value
-            continue
-        if not isinstance(node, (Dict, Call, Tuple, Set, Persistent, Blob, list)) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, Blob):
+        elif isinstance(node, Blob) and id(node) not in known:
             yield node
-        else:
-            todo += _PARTS[type(node)](node)
 
 
 def _octets(node: str | bytes | bytearray) -> bytes | None:
@@ -329,18 +329,3 @@ def _octets(node: str | bytes | bytearray) -> bytes | None:
         except UnicodeEncodeError:
             return None
     return bytes(node) if _INSIDE.match(node) else None
-
-
-def _of_call(node: Call) -> list[Any]:
-    parts = [node.function, node.args, node.kwargs, *node.states, *node.items]
-    return parts + [part for pair in node.pairs for part in pair]
-
-
-_PARTS: dict[type, Callable[[Any], list[Any]]] = {
-    Dict: lambda node: [part for pair in node.pairs for part in pair],
-    Call: _of_call,
-    Tuple: lambda node: list(node.items),
-    Set: lambda node: node.items,
-    Persistent: lambda node: [node.id],
-    list: lambda node: node,
-}

@@ -249,7 +249,7 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink, everythi
             with reading_progress(nbytes, "writing") as advance:
                 job = job.write(advance, group)
     sink.show(plan_table(job, everything or sink.for_machines), plan_payload(job))
-    for line in code_lines(job) if sink.fmt is Format.table else ():
+    for line in code_lines(job, sink.space.width) if sink.fmt is Format.table else ():
         print(safe(line))
     for line in note_lines(job):
         print(f"note: {safe(line)}", file=sys.stderr)

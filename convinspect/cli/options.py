@@ -25,7 +25,7 @@ PathArgument = Annotated[
     typer.Argument(
         metavar="PATH",
         readable=False,
-        help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, …",
+        help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, … or ARCHIVE!MEMBER.",
     ),
 ]
 RootOption = Annotated[

@@ -10,6 +10,7 @@ from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.sources import is_plain
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
+from convinspect.layouts import Maker
 from convinspect.records import Container
 from convinspect.text import plural
 
@@ -316,21 +317,40 @@ def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
         raise CannotConvert("optimizer state cannot be left out of a distributed checkpoint", remedy)
 
 
-def check_layout(checkpoint: Checkpoint, resave: bool, writer: str) -> None:
+def check_layout(checkpoint: Checkpoint, resave: bool, writer: str, like: bool = False) -> None:
     """Refuse to save weights where their layout would no longer be recorded.
 
     Args:
         checkpoint: The source.
         resave: It is not written with another header alone.
         writer: What writes it then: "torch" or "safetensors".
+        like: It is given another checkpoint's shapes.
 
     Raises:
         CannotConvert: Its layout is known from the file's metadata, which would be lost.
     """
     layout = checkpoint.layout
+    if resave and layout is not None and layout.maker is Maker.PADDLE and not checkpoint.container.rewritten:
+        _check_paddle(checkpoint, writer, like)
+        return
     if not resave or layout is None or not any(len(tensor.shape) > 2 for tensor in checkpoint.tensors.values()):
         # A Linear and an Embedding lie as PyTorch's do.
         return
     if writer == "torch" or not checkpoint.metadata:
         problem = f"its weights are in {layout.maker.value}'s layout, which the new file would not record"
         raise CannotConvert(problem, Wording("write .safetensors, without ", Option("state_dict")))
+
+
+def _check_paddle(checkpoint: Checkpoint, writer: str, like: bool) -> None:
+    """Refuse a new file of Paddle's weights that would show by nothing that they are Paddle's.
+
+    Raises:
+        CannotConvert: It has no place for that, and no name in it tells.
+    """
+    told = writer == "safetensors" or like or any(name.endswith("._mean") for name in checkpoint.tensors)
+    if not told and any(len(tensor.shape) == 2 for tensor in checkpoint.tensors.values()):
+        problem = "its matrices are (in, out), Paddle's layout, which the new file would not record"
+        remedy = Wording(
+            "write .safetensors, which records it, or give a checkpoint of PyTorch with ", Option("like", None)
+        )
+        raise CannotConvert(problem, remedy)

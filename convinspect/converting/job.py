@@ -32,11 +32,12 @@ from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
-from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
+from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.formats.journal import is_interrupted
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Container, Edit, Layer, Root
+from convinspect.remote.addresses import path_of
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.carried import folder_of
 from convinspect.writing.left_behind import losses, old_names, unfused
@@ -276,7 +277,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_optimizer(checkpoint, options, resaved, company.stuck)
     check_source(checkpoint, resaved, options.drop_optimizer)
     writer = writer_of(output) if resaved and output is not None else "torch"
-    check_layout(checkpoint, resaved, writer)
+    check_layout(checkpoint, resaved, writer, options.like is not None)
     if options.model is not None:
         checkpoint = described_by_code(checkpoint, options.model)
     renamed = renaming(checkpoint, options.rename)

@@ -112,11 +112,11 @@ def _read_opened(file: File, pickle: Pickle | None) -> Contents | Path:
 
         if arrays.is_array(head):
             return arrays.read_array(file)
+    from convinspect.formats.torch.plain_pickle import is_pickle, read_plain_pickle
     from convinspect.formats.unsupported.heads import unsupported_file_error
-    from convinspect.formats.unsupported.pickles import is_pickle, other_pickle
 
     if is_pickle(file):
-        raise other_pickle(file)
+        return read_plain_pickle(file, pickle)
     from convinspect.formats.containers.choose import checkpoint_in
 
     if (member := checkpoint_in(file)) is not None:

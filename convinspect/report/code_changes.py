@@ -10,6 +10,7 @@ from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, KINDS, MULTIPLIED, 
 from convinspect.layers.folding import fold
 from convinspect.layouts import Maker, torch_shape
 from convinspect.records import Layer
+from convinspect.render.cells import safe, wrap
 from convinspect.report.patch_code import patch_advice
 
 _SPATIAL = {
@@ -69,10 +70,24 @@ def _is_pointwise(conversion: Conversion) -> bool:
     return conversion.layer.layout is not None or all(out_in(shape) is not None for shape in shapes)
 
 
-def advice_lines(plan: Plan, names: Mapping[str, str]) -> Sequence[str]:
-    """`advice` with a heading, or [] if nothing changed."""
-    lines = advice(plan, names)
-    return ["", "In the model's code:", *(f"  {line}" for line in lines)] if lines else []
+def advice_lines(plan: Plan, names: Mapping[str, str], width: int | None = None) -> Sequence[str]:
+    """`advice` with a heading, or [] if nothing changed.
+
+    Args:
+        plan: As of `advice`.
+        names: As of `advice`.
+        width: Cells of a line; None for lines of any length.
+    """
+    lines = [line for said in advice(plan, names) for line in _indented(safe(said), width)]
+    return ["", "In the model's code:", *lines] if lines else []
+
+
+def _indented(line: str, width: int | None) -> list[str]:
+    """A line, or several if it is too long, of which those after the first stand further to the right."""
+    text = line.lstrip()
+    begins = " " * (2 + len(line) - len(text))
+    spans = [(0, len(text))] if width is None else wrap(text, width - len(begins) - 4)
+    return [f"{begins}{'    ' if start else ''}{text[start:end]}" for start, end in spans]
 
 
 def called(layer: Layer, names: Mapping[str, str]) -> Layer:

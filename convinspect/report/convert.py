@@ -305,9 +305,14 @@ def plan_payload(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def code_lines(job: Job) -> list[str]:
-    """Changes that the model's code needs, and whether the result will load where the checkpoint of `like` does."""
-    lines = list(advice_lines(job.plan, job.names))
+def code_lines(job: Job, width: int | None = None) -> list[str]:
+    """Changes that the model's code needs, and whether the result will load where the checkpoint of `like` does.
+
+    Args:
+        job: What was done.
+        width: Cells of a line of what changes; None for lines of any length.
+    """
+    lines = list(advice_lines(job.plan, job.names, width))
     if job.fused:
         names = ", ".join(called(layer, job.names).name or "(root)" for layer in job.fused)
         lines += ["", f"Plain weights now: {names}; drop the wrapper in the model's code."]

@@ -9,7 +9,8 @@ from typing import Any
 from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.pickle.values import Batch, Call, Dict, Persistent, Set, Tuple
 from convinspect.formats.torch.objects import node_at
-from convinspect.formats.torch.tensors import no_storage, storage_dtype, tensor_of
+from convinspect.formats.torch.storage_ids import storage_dtype
+from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.torch.tree import state_of
 from convinspect.records import Span
 

@@ -22,6 +22,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.safetensors import RESERVED
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
+from convinspect.layouts import Maker
 from convinspect.records import Edit, Layer, Storage, Tensor
 from convinspect.writing.atomic import check_room, new_file, reporting_changes
 from convinspect.writing.child_process import run_in_child
@@ -92,8 +93,16 @@ def _written(
         _flag(checkpoint, new_keys, state)
         _save_torch(state, temporary, kept_versions(checkpoint, names))
     else:
-        _save_safetensors(state, temporary, checkpoint.metadata)
+        _save_safetensors(state, temporary, _metadata(checkpoint, edits))
     return [[key, _name(tensor), list(tensor.shape)] for key, tensor in state.items()]
+
+
+def _metadata(checkpoint: Checkpoint, edits: Iterable[Edit]) -> Mapping[str, str]:
+    """What a safetensors file records of the source: its own metadata, or that its weights lie as Paddle's do."""
+    layout = checkpoint.layout
+    if checkpoint.metadata or layout is None or layout.maker is not Maker.PADDLE:
+        return checkpoint.metadata
+    return {} if any(edit.transposed or edit.moved for edit in edits) else {"format": "pd"}
 
 
 def _nbytes(state: Mapping[str, torch.Tensor], writer: str) -> int:

@@ -199,16 +199,29 @@ def _edited_record(file: File, record: Record, end: int, packed: Sequence[Piece]
     local = _local(file, record.offset)
     old_end = local.payload + record.packed
     gap = file.read(old_end, end - old_end)
-    header = local.header
+    header, extra = local.header, local.extra
     if not record.flags & OPEN_ENDED:
         if (header.packed, header.size) == (FULL, FULL):
-            raise _unsafe("keeps a small record as a large one")
-        header = header._replace(**sums._asdict())
+            header, extra = header._replace(crc=sums.crc), _with_sizes(extra, sums)
+        elif max(sums.packed, sums.size) >= FULL:
+            raise _unsafe("has a record that would grow past what its header can say")
+        else:
+            header = header._replace(**sums._asdict())
     elif not has_descriptor_signature(gap) or len(gap) not in (DESCRIPTOR_SIZE, DESCRIPTOR64_SIZE):
         raise _unsafe("has an unusual data descriptor")
     else:
         gap = build_descriptor(*sums, wide=len(gap) == DESCRIPTOR64_SIZE)
-    return [build_local(header, local.name, local.extra), *packed, gap]
+    return [build_local(header, local.name, extra), *packed, gap]
+
+
+def _with_sizes(extra: bytes, sums: Sums) -> bytes:
+    """Extra fields of a local header, whose zip64 field has both sizes [4.5.3], with other sizes."""
+    fields = _whole_fields(extra)
+    at = next((at for at, (kind, content) in enumerate(fields) if kind == ZIP64_FIELD and len(content) >= 16), None)
+    if at is None:
+        raise _unsafe("lacks the sizes of a large record")
+    fields[at] = (ZIP64_FIELD, build_place(sums.size) + build_place(sums.packed) + fields[at][1][16:])
+    return build_fields(fields)
 
 
 def _record_with_numbers(file: File, moves: tuple[Record, Numbers], end: int, header: bytes) -> list[Piece]:
@@ -333,9 +346,15 @@ def _moved_entry(old: _Entry, offset: int, sums: Sums | None) -> bytes:
     if header.offset == FULL:
         sizes = sizes[: -len(build_place(0))]
     if sums is not None:
-        if sizes:
-            raise _unsafe("keeps a small record as a large one")
-        header = header._replace(**sums._asdict())
+        # Those sizes that do not fit in the header are in the zip64 field, in this order.
+        wide_sizes = [(header.size == FULL, sums.size), (header.packed == FULL, sums.packed)]
+        if len(sizes) != len(build_place(0)) * sum(is_wide for is_wide, _ in wide_sizes):
+            raise _unsafe("keeps the sizes of a record in a way of its own")
+        if any(size >= FULL and not is_wide for is_wide, size in wide_sizes):
+            raise _unsafe("has a record that would grow past what its directory can say")
+        sizes = b"".join(build_place(size) for is_wide, size in wide_sizes if is_wide)
+        packed, size = (FULL if is_wide else size for is_wide, size in reversed(wide_sizes))
+        header = header._replace(crc=sums.crc, packed=packed, size=size)
     wide = sizes + (build_place(offset) if offset >= FULL else b"")
     others = [field for field in fields if field[0] != ZIP64_FIELD]
     extra = build_fields([(ZIP64_FIELD, wide), *others] if wide else others)

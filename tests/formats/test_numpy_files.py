@@ -164,6 +164,17 @@ def test_what_wrote_arrays_of_objects_is_looked_at(tmp_path: Path) -> None:
     assert "global-executes" in [found.code for found in check(tmp_path / "z.npy").findings]
 
 
+def test_checked_without_a_finding(tmp_path: Path) -> None:
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "x.npz", **ARRAYS, **OTHERS)
+        report = check(tmp_path / "x.npz")
+        assert (report.container, report.findings) == (Container.NUMPY_ARCHIVE, ())
+        assert report.looked["records"] == len(ARRAYS) + len(OTHERS)
+        assert report.looked["pickles"] == 1
+    np.save(tmp_path / "x.npy", ARRAYS["fc.weight"])
+    assert check(tmp_path / "x.npy").exit_code == 0
+
+
 def test_names_that_differ_in_case_alone_are_two_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", W=np.ones((2, 2)), w=np.ones(2))
     assert not check(tmp_path / "x.npz").findings

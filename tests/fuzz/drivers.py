@@ -16,7 +16,8 @@ from random import Random
 import json_mutations
 import pickle_mutations
 import zip_mutations
-from array_drivers import arrays
+from array_drivers import arrays, joblib
+from nested_driver import nested
 from pickle_mutations import number, text
 
 from support.paths import FIXTURES
@@ -321,6 +322,12 @@ def stranger(random: Random, folder: Path) -> Path:
     )
 
 
+@lru_cache(maxsize=1)
+def _small() -> list[bytes]:
+    """Fixtures of every kind of one file, of which none is large."""
+    return [data for data in (*zips(), *_old(), *_safetensors()) if len(data) < 40_000]
+
+
 DRIVERS: dict[str, Driver] = {
     "walker": walker,
     "zip": zip_container,
@@ -333,6 +340,8 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "joblib": joblib,
     "unpacked": unpacked,
     "distcp": distcp,
+    "nested": lambda random, folder: nested(random, folder, _small()),
 }

@@ -101,6 +101,18 @@ def advised(path: Path, *words: object) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("width", [40, 50, 59, 80])
+def test_no_line_is_longer_than_the_screen_is_wide(tmp_path: Path, width: int) -> None:
+    state = {f"model.encoder.blocks.{n}.attention.output_projection.weight": torch.zeros(8, 6, 1) for n in (0, 1, 2)}
+    torch.save(state, tmp_path / "a.pt")
+    words = ["convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--to", "linear", "--dry-run"]
+    whole = run(*words).stdout.partition("In the model's code:\n")[2]
+    narrow = run(*words, "--width", width).stdout.partition("In the model's code:\n")[2]
+    assert "".join(narrow.split()) == "".join(whole.split())
+    assert max(map(len, narrow.splitlines())) <= width
+    assert len(whole.splitlines()) == 2
+
+
 def test_layers_go_by_their_new_names(tmp_path: Path) -> None:
     model = nn.ModuleDict({"conv": nn.Conv1d(4, 6, 1), "blocks": nn.Sequential(*[nn.Conv1d(6, 6, 1) for _ in "abc"])})
     torch.save({f"module.{key}": value for key, value in model.state_dict().items()}, tmp_path / "a.pt")

@@ -12,6 +12,7 @@ from convinspect.formats.companions import is_companion
 from convinspect.formats.containers.member import Inside
 from convinspect.formats.containers.members import listed
 from convinspect.formats.files import File
+from convinspect.formats.numpy_files.arrays import is_archive
 from convinspect.formats.sharded import is_shard
 from convinspect.formats.sources import INSIDE
 from convinspect.formats.torch.exported import is_exported
@@ -21,6 +22,7 @@ from convinspect.formats.unsupported.zips import known_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.structures import is_zip
+from convinspect.remote.addresses import path_of
 from convinspect.text import first_few
 
 _SUFFIXES = (
@@ -49,7 +51,7 @@ def checkpoint_within(file: File) -> Path | None:
     except ConvInspectError:
         # Whoever reads it says why.
         return None
-    if "data.pkl" in archive.records or is_exported(archive):
+    if "data.pkl" in archive.records or is_exported(archive) or is_archive(archive.names()):
         return None
     return checkpoint_in_zip(file, archive)
 
@@ -85,7 +87,7 @@ def checkpoint_in(file: File) -> Path | None:
         paths = [quote(f"{named(file.path)}{INSIDE}{name}") for name in found]
         problem = f"it is {inside.kind} that holds {len(found):,} checkpoints"
         raise NotACheckpoint(problem, f"give one of them: {first_few(paths, _SHOWN)}", file.path)
-    return Path(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
+    return path_of(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
 
 
 def others_in(file: File, chosen: Path) -> list[str]:

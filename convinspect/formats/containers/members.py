@@ -14,10 +14,11 @@ from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.sources import INSIDE, Source, Within, open_source, outermost
-from convinspect.formats.unsupported.pickles import begins_pickle
+from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
 from convinspect.records import Version
+from convinspect.remote.addresses import path_of
 from convinspect.text import closest
 
 DEEPEST = 4
@@ -139,7 +140,7 @@ def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:
 def _opened(file: File, name: str, inside: Inside) -> File:
     """A member as a file, whose source holds the archive's."""
     member = inside.members[name]
-    path = Path(f"{os.fspath(file.path)}{INSIDE}{name}")
+    path = path_of(f"{os.fspath(file.path)}{INSIDE}{name}")
     command = f"{inside.unpacks} {_quoted(file.path)}"
     if inside.unpacked is not None:
         file.close()
@@ -150,7 +151,8 @@ def _opened(file: File, name: str, inside: Inside) -> File:
     if not member.compression:
         if start + member.size > file.size:
             gone = start + member.size - file.size
-            raise BrokenFile(f"the archive ends {gone:,} bytes before its end", "download or copy it again", path)
+            what = f"the archive ends {gone:,} bytes before this file does"
+            raise BrokenFile(what, "download or copy it again", path)
         return File.over(path, Within(file.source, start, member.size, inside.kind))
     key = (path, file.version)
     source = _unpacked.get(key)

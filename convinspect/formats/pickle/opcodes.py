@@ -2,8 +2,8 @@
 
 Which instructions there are, and how their arguments are written, is what the standard library's own table says,
 `pickletools.opcodes` (a test holds the two equal). The encodings that make up nearly all of a checkpoint are read here,
-from the bytes in place; all others are left to the table's own readers, save that of GLOBAL's two names: until Python
-3.13 it takes no letters beyond ASCII, which unpickling does take.
+from the bytes in place; all others are left to the table's own readers, save those of GLOBAL's two names (until Python
+3.13) and of STRING: they take no letters beyond ASCII, which unpickling does take.
 
 Long runs of one number instruction are decoded at once: a checkpoint may hold the order of a data set's samples or
 every loss of a training, millions of numbers in lists, none of which says anything of a tensor.
@@ -11,6 +11,7 @@ every loss of a training, millions of numbers in lists, none of which says anyth
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +92,7 @@ def _read(data: bytes, at: int) -> tuple[Any, int]:
     stream = BytesIO(data)
     stream.seek(at + 1)
     try:
-        read = _two_lines if data[at] in _WITH_TWO_LINES else _readers()[data[at]]
+        read = _two_lines if data[at] in _WITH_TWO_LINES else _quoted if data[at] == _STRING else _readers()[data[at]]
         return read(stream), stream.tell()
     except (ValueError, OverflowError, MemoryError):
         # All readers that miss something have read all there is.
@@ -110,6 +111,22 @@ def _two_lines(stream: BytesIO) -> str:
     return f"{str(first[:-1], 'utf-8')} {str(second[:-1], 'utf-8')}"
 
 
+def _quoted(stream: BytesIO) -> str:
+    """A string of Python 2 in its quotes, each byte of it a character: the table's reader takes none beyond ASCII.
+
+    Raises:
+        ValueError: It does not end, has no quotes, or an escape that is none.
+    """
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ValueError("a line does not end")
+    text = line[:-1]
+    if text[:1] not in (b'"', b"'") or text[-1:] != text[:1]:
+        raise ValueError("no string in quotes")
+    return str(codecs.escape_decode(text[1:-1])[0], "latin-1")
+
+
+_STRING = ord("S")
 _CODES = [chr(byte) for byte in range(256)]
 _WITHOUT_ARGUMENT = b"\x97\x98N\x88\x89]ael)t\x85\x86\x87}dsu\x8f\x90\x9102(1\x94\x93Rbo\x81\x92Q"
 _WITH_BYTE = b"Khq\x82\x80"

@@ -13,7 +13,7 @@ from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
-from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.torch.storage_ids import storage_dtype
 from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Container, Contents, Problem, Storage
 

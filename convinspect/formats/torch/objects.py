@@ -13,8 +13,10 @@ from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.torch.archive import walked
+from convinspect.formats.torch.arrays import is_of_numbers
 from convinspect.formats.torch.legacy import is_legacy, pickles
-from convinspect.formats.torch.nodes import pairs_of
+from convinspect.formats.torch.nodes import function_name, pairs_of
+from convinspect.formats.torch.plain_pickle import is_pickle, walked_plain
 from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -31,7 +33,7 @@ class Objects(NamedTuple):
 
 
 def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
-    """The tree of a `torch.save` file, zip or legacy; None for formats that store no objects besides tensors.
+    """The tree of a pickle, alone or in a `torch.save` file; None for formats that store no objects besides tensors.
 
     Args:
         path: The file.
@@ -50,9 +52,12 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
                 return None
             tree = walked(archive) if pickle is None else pickle.tree
             return Objects(tree.value, reader(archive.read("data.pkl")))
-        if not is_legacy(file):
+        if is_legacy(file):
+            return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
+        if not is_pickle(file):
             return None
-        return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
+        tree = walked_plain(file) if pickle is None else pickle.tree
+        return Objects(tree.value, _stream_of(path))
 
 
 def _stream_of(path: Path) -> Read:
@@ -64,12 +69,15 @@ def _stream_of(path: Path) -> Read:
 
 
 def is_tensor(node: Any) -> bool:
+    """Whether a call rebuilds a tensor."""
     if not isinstance(node, Call):
         return False
+    name = function_name(node) or ""
     try:
-        return tensor_of(node, "", no_storage) is not None
-    except ConvInspectError:
-        return False
+        return tensor_of(node, "", no_storage) is not None or is_of_numbers(node)
+    except (ConvInspectError, TypeError, ValueError, IndexError, AttributeError):
+        # Of a storage within a byte string it says so only where the strings are at hand.
+        return name.startswith("torch._utils._rebuild_")
 
 
 def is_dict(node: Any) -> bool:

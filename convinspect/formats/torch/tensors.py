@@ -12,22 +12,16 @@ from typing import Any, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
-from convinspect.formats.pickle.values import Call, Dict, Global, PlainTensor, Tuple, Usual
+from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, PlainTensor, Tuple, Usual
+from convinspect.formats.torch.arrays import array_of, is_array
+from convinspect.formats.torch.byte_storages import LOADS, strings_of
 from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of
+from convinspect.formats.torch.storage_ids import LARGEST, STORAGE_DTYPES, number, storage_id
 from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
 from convinspect.records import Storage, Tensor
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
-
-_STORAGE_DTYPES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
-    "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128", "QUInt8Storage": "quint8", "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
-    "UntypedStorage": "uint8",
-}  # fmt: skip
 
 _USUAL = "torch._utils._rebuild_tensor_v2"
 _PLAIN = {
@@ -49,8 +43,15 @@ _FROM_TYPE = {
     "torch._tensor._rebuild_from_type_v2",
     "torch.tensor._rebuild_from_type",
 }
+_SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
+_FROM_ARRAY = {
+    "torch._utils._rebuild_device_tensor_from_numpy",
+    "torch._utils._rebuild_xla_tensor",
+    "torch._utils._rebuild_mlc_tensor",
+    "torch._utils._rebuild_ort_tensor",
+    "torch._utils._rebuild_hpu_tensor",
+}
 _PARAMETER_TYPES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
-_LARGEST = 2**63 - 1
 
 
 def no_storage(key: str, nbytes: int) -> Storage:
@@ -91,7 +92,7 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
         return inner and inner._replace(requires_grad=trainable)
     if name in _FROM_TYPE:
         return _from_type(args, key, storage_of)
-    if name == "torch._utils._rebuild_sparse_tensor":
+    if name in _SPARSE:
         return _sparse(args, key, storage_of)
     if name == "torch._utils._rebuild_meta_tensor_no_storage":
         return _without_storage(node, key, 0, "meta")
@@ -105,14 +106,49 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
             requires_grad=trainable,
             device=device[0] if device and isinstance(device[0], str) else tensor.device,
         )
+    if is_array(name):
+        strings = strings_of(storage_of)
+        return None if strings is None else array_of(name, node, key, strings)
+    if name in _FROM_ARRAY:
+        return _from_array(args, key, storage_of)
+    if name == "builtins.tuple":
+        return _named_array(args, key, storage_of)
     return None
+
+
+def _named_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
+    """`tuple((name, array))`, as `paddle.save` writes a tensor that is not a state_dict's alone."""
+    strings = strings_of(storage_of)
+    pair = args[0].items if strings is not None and len(args) == 1 and isinstance(args[0], Tuple) else ()
+    if strings is None or len(pair) != 2 or not isinstance(pair[0], str) or not is_array(function_name(pair[1]) or ""):
+        return None
+    tensor = tensor_of(pair[1], key, storage_of)
+    strings.paddle |= tensor is not None
+    return tensor
+
+
+def _from_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
+    """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`, as XLA's tensors are pickled."""
+    tensor, strings = tensor_of(args[0], key, storage_of), strings_of(storage_of)
+    if tensor is None:
+        return None
+    dtype, device, trains = _dtype(args[1]), args[2], args[3]
+    if strings is not None and dtype != tensor.dtype:
+        strings.cast[key] = dtype
+    return tensor._replace(
+        device=device if isinstance(device, str) else None,
+        requires_grad=trains if isinstance(trains, bool) else None,
+    )
 
 
 def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
     """`_rebuild_tensor…(storage, storage_offset, size, stride, …)`."""
     packed = node.args
     args = packed.items
-    kind, storage_key, device, numel, first = _storage_id(args[0])
+    place = args[0]
+    if type(place) is Call:
+        place, storage_of = _nested(place, storage_of)
+    kind, storage_key, device, numel, first = storage_id(place)
     dtype = _dtype(args[6]) if name.endswith("_v3") else kind
     shape, stride = _numbers(args[2]), _numbers(args[3])
     if len(shape) != len(stride):
@@ -122,7 +158,7 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         dtype,
         shape,
         stride,
-        _number(args[1]) + first,
+        number(args[1]) + first,
         storage_of(storage_key, storage_nbytes(kind, numel)),
         "quantized" if name.endswith("_rebuild_qtensor") else _view_bits(args[-1]),
         args[4] if len(args) > 4 and isinstance(args[4], bool) else None,
@@ -130,6 +166,15 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
         None,
         *_spans(packed, 2),
     )
+
+
+def _nested(node: Call, storage_of: StorageOf) -> tuple[Persistent, StorageOf]:
+    """A storage that is pickled as a byte string: its persistent id, and what gives it."""
+    strings = strings_of(storage_of)
+    if strings is None or function_name(node) != LOADS:
+        raise ValueError("not a storage")
+    found, storage = strings.nested(node)
+    return found, lambda key, nbytes: storage
 
 
 def _spans(packed: Tuple, size: int) -> tuple[int, tuple[int, int, int, int]]:
@@ -156,7 +201,7 @@ def _plain(plain: PlainTensor, key: str, storage_of: StorageOf) -> Tensor | None
 def _told(usual: Usual) -> tuple[Any, ...]:
     """The same of all tensors whose instructions say the same; () where `_strided` has to see to each."""
     kind, shape, steps = usual.kind, usual.size.values, usual.stride.values
-    dtype = _STORAGE_DTYPES.get(kind.name) if type(kind) is Global else None
+    dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Global else None
     named = dtype is not None and usual.word == "storage" and type(usual.place) is str
     if not named or len(shape) != len(steps) or min(usual.numel, usual.offset, *shape, *steps) < 0:
         return ()
@@ -184,30 +229,6 @@ def _view_bits(metadata: Any) -> str:
         return "strided"
     bits = dict(metadata.pairs)
     return "negated" if bits.get("neg") else "conjugated" if bits.get("conj") else "strided"
-
-
-def _storage_id(node: Any) -> tuple[str, str, str, int, int]:
-    """`('storage', type, key, location, numel[, view])` → dtype, key, device, elements, first element.
-
-    A view (before PyTorch 1.6 only) is (key, offset, size), with offset and size in elements.
-    """
-    parts = node.id.items
-    if parts[0] != "storage":
-        raise ValueError("not a storage")
-    dtype = _STORAGE_DTYPES[parts[1].name]
-    view = parts[5] if len(parts) > 5 else None
-    first = _number(view.items[1]) if isinstance(view, Tuple) else 0
-    if not isinstance(parts[2], str) or not isinstance(parts[3], str):
-        raise TypeError("storage key and location are strings")
-    return dtype, parts[2], parts[3], _number(parts[4]), first
-
-
-def storage_dtype(parts: Sequence[Any]) -> str | None:
-    """dtype of the storage that a persistent id names; None if it names something else."""
-    named = len(parts) >= 5 and parts[0] == "storage" and isinstance(parts[1], Global)
-    if not named or not isinstance(parts[2], str) or type(parts[4]) is not int or not 0 <= parts[4] <= _LARGEST:
-        return None
-    return _STORAGE_DTYPES.get(parts[1].name)
 
 
 def _from_type(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
@@ -294,13 +315,7 @@ def _numbers(node: Any) -> tuple[int, ...]:
     if len(items) > 64:
         raise ValueError("more dimensions than a tensor can have")
     for item in items:
-        if type(item) is not int or not 0 <= item <= _LARGEST:
+        if type(item) is not int or not 0 <= item <= LARGEST:
             raise TypeError("not a size")
     # For a tuple this returns the same object, without a copy.
     return tuple(items)
-
-
-def _number(item: Any) -> int:
-    if type(item) is not int or not 0 <= item <= _LARGEST:
-        raise TypeError("not a size")
-    return item

@@ -11,7 +11,7 @@ from convinspect.errors import ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, headless, module_notes
-from convinspect.formats.torch.tensors import storage_dtype
+from convinspect.formats.torch.storage_ids import storage_dtype
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.structures import LOCAL_SIGNATURE, Local, read_local
 from convinspect.records import Container, Contents, Problem, Storage

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WEIGHTS = "give the file that holds the weights"
-READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors and NumPy"
+READS = "convinspect reads files of torch.save, torch.jit.save, torch.export, safetensors, NumPy and pickle"
 
 
 class Kind(NamedTuple):
@@ -132,15 +132,14 @@ JOBLIB = Kind(
     "where you trust it, load it with joblib.load, and write its arrays with safetensors.numpy.save_file",
 )
 PICKLED_ARRAYS = Kind(
-    "a plain pickle of NumPy arrays",
-    "where you trust it, load it with pickle.load, and write its arrays with safetensors.numpy.save_file",
+    "a plain pickle of NumPy arrays, of which none is of plain numbers", "where you trust it, load it with pickle.load"
 )
 PICKLED_ARRAYS_SAVED = Kind(
     "a torch.save file of NumPy arrays, without tensors",
     "where you trust it, torch.load it with weights_only=False, and write its arrays with safetensors.numpy.save_file",
 )
 PLAIN_PICKLE = Kind(
-    "a plain pickle, not written by torch.save", "where you trust it, load it and torch.save its state_dict"
+    "a plain pickle, without tensors or arrays of numbers", "where you trust it, load it and torch.save its state_dict"
 )
 PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
 """Told apart by the names that they ask for."""
@@ -169,6 +168,7 @@ COMPRESSIONS = (
     Compression(b"\xfd7zXZ", "xz", "xz -dc", ".xz", "tar -xJf"),
     Compression(b"BZh", "bzip2", "bzip2 -dc", ".bz2", "tar -xjf"),
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
+    Compression(b"]\x00\x00", "lzma", "xz -dc --format=lzma", ".lzma", "tar --lzma -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
 ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")

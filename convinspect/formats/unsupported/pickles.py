@@ -6,33 +6,11 @@ from collections.abc import Collection
 
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.pickle.machine import Machine, walk
-from convinspect.formats.pickle.values import Call, Dict, Tuple
+from convinspect.formats.pickle.machine import Machine
 from convinspect.formats.unsupported.kinds import JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, Kind
 
 _RAW_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
 """joblib writes an array's bytes right behind the instruction that builds this, in the middle of its pickle."""
-
-
-def begins_pickle(head: bytes) -> bool:
-    """True for the first two bytes of a pickle of protocol 2 or later."""
-    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
-
-
-def is_pickle(file: File) -> bool:
-    """True when the file is a pickle, by its first bytes or, of protocol 0 or 1, by being one up to its last byte.
-
-    A text may begin as a pickle of protocol 0 does, and may even be one; a container or a call makes the difference.
-    """
-    if begins_pickle(file.read(0, 2)):
-        return True
-    if file.read(file.size - 1, 1) != b".":
-        return False
-    try:
-        tree = walk(file.read, 0, file.size)
-    except ConvInspectError:
-        return False
-    return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
 
 
 def other_pickle(file: File) -> ConvInspectError:

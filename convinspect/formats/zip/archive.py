@@ -196,7 +196,8 @@ class Archive:
         packed_nbytes = None if method == STORED else packed
         # Half of what calling the class takes, of which there is one to a tensor.
         return tuple.__new__(
-            Storage, (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None, 0)
+            Storage,
+            (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None, 0, ""),
         )
 
     def storage_alignment(self) -> int:

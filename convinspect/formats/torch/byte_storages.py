@@ -1,0 +1,161 @@
+"""Storages that lie in a pickle's byte strings: NumPy arrays' numbers, and storages that `pickle.dump` was given.
+
+`torch.storage._load_from_bytes(b"…")` is how a storage pickles itself: the bytes are a `torch.save` stream of the time
+before PyTorch 1.6, which holds that storage alone. Its pickles are walked as all others, and none is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from convinspect.dtypes import storage_nbytes
+from convinspect.errors import BrokenFile, ConvInspectError
+from convinspect.formats.pickle.byte_strings import Octets, behind, first_bytes, first_place, octets_of
+from convinspect.formats.pickle.machine import Read, Walk, reader, walk
+from convinspect.formats.pickle.opcodes import Undecodable, instructions
+from convinspect.formats.pickle.values import Persistent, Tuple
+from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
+from convinspect.records import Storage
+
+LOADS = "torch.storage._load_from_bytes"
+MAGIC = 0x1950A86A20F9469CFC6C
+"""What a `torch.save` stream of the time before PyTorch 1.6 begins with."""
+_HEAD = 1 << 12
+"""Bytes that hold the five pickles of a stream with one storage several times."""
+_MOST_SEARCHED = 1 << 26
+"""Bytes of a pickle in which a string of one byte is looked for."""
+_COUNT = 8
+"""Bytes of the number of elements that stands before them."""
+
+
+class Strings:
+    """The byte strings of a pickle, as storages of the file that it lies in.
+
+    Args:
+        path: The file.
+        read: Gives the pickle's stream.
+        start: Offset of the stream in the file; None where the stream is compressed, so that its strings have no place.
+
+    Attributes:
+        left: Why arrays are no tensors, by their keys.
+        cast: Keys of arrays that PyTorch would turn into another dtype, and that dtype.
+        arrays: How many arrays are tensors.
+        paddle: Whether some array is in a pair with a parameter's name, as `paddle.save` writes tensors.
+    """
+
+    def __init__(self, path: Path, read: Read, start: int | None = 0) -> None:
+        self.path, self.read, self.start = path, read, start
+        self.left: dict[str, str] = {}
+        self.cast: dict[str, str] = {}
+        self.arrays = 0
+        self.paddle = False
+        self._singles: dict[bytes | str, Octets] = {}
+        self._nested: dict[int, tuple[Persistent, Storage]] = {}
+
+    def octets(self, value: Any, at: int) -> Octets | None:
+        """As `octets_of`, of this pickle."""
+        found = octets_of(self.read, value, at)
+        if found is None and isinstance(value, (bytes, str)) and len(value) == 1:
+            # Python has one object for each, so that it may have been written elsewhere.
+            found = self._single(value)
+        return found
+
+    def _single(self, value: bytes | str) -> Octets | None:
+        """The first place where a string of one byte was written."""
+        if value not in self._singles:
+            stream = self.read(0, _MOST_SEARCHED)
+            with suppress(Undecodable):
+                for _, argument, at in instructions(stream):
+                    if isinstance(argument, (bytes, str)) and len(argument) == 1:
+                        found = octets_of(self.read, argument, at)
+                        if found is not None:
+                            self._singles.setdefault(argument, found)
+        return self._singles.get(value)
+
+    def storage(self, octets: Octets | None, nbytes: int, byteorder: str = "little") -> Storage | None:
+        """The storage of so many bytes that begins where a string does; None where they have no place in the file."""
+        if octets is None or self.start is None:
+            return None
+        start = self.start + octets.start
+        packed = octets.packed if octets.encoding else None
+        available = nbytes if octets.encoding else min(nbytes, octets.packed)
+        return Storage(
+            self.path, f"at byte {start}", nbytes, available, start,
+            packed_nbytes=packed, byteorder=byteorder, encoding=octets.encoding,
+        )  # fmt: skip
+
+    def nested(self, node: Any) -> tuple[Persistent, Storage]:
+        """The persistent id in a stream that `_load_from_bytes` would load, and its storage.
+
+        Where the pickle is compressed, the storage has no bytes in the file.
+
+        Raises:
+            BrokenFile: It is no stream of one storage.
+        """
+        octets = self.octets(node.args.items[0], first_place(self.read, node.args))
+        if octets is None:
+            raise ValueError("no byte string")
+        found = self._nested.get(octets.start)
+        if found is None:
+            found = self._nested[octets.start] = self._in(octets)
+        return found
+
+    def _in(self, octets: Octets) -> tuple[Persistent, Storage]:
+        try:
+            head = first_bytes(self.read, octets, _HEAD)
+            found, end = _one_storage(head)
+            rest = behind(self.read, octets, end)
+        except (ConvInspectError, UnicodeError):
+            raise ValueError("no stream of one storage") from None
+        parts = found.id.items
+        nbytes = storage_nbytes(storage_dtype(parts) or "uint8", parts[4])
+        if int.from_bytes(head[end - _COUNT : end], "little") != parts[4] or not rest.may_have(nbytes):
+            raise BrokenFile(
+                f"a storage of {nbytes:,} bytes is pickled as {rest.packed:,} of them",
+                "get the file again, or save it again",
+            )
+        return found, self.storage(rest, nbytes) or Storage(self.path, f"at byte {rest.start}", nbytes, 0, None)
+
+
+def _one_storage(head: bytes) -> tuple[Persistent, int]:
+    """The object of a stream whose object is a storage, and where its numbers begin.
+
+    Raises:
+        ConvInspectError: It is no such stream.
+    """
+    read, position = reader(head), 0
+    walks = []
+    for _ in range(5):
+        walks.append(walk(read, position, len(head)))
+        position = walks[-1].end
+    if any(not name.startswith("torch.") or name.rpartition(".")[2] not in STORAGE_DTYPES for name in _names(walks)):
+        raise BrokenFile("a stream that names more than a storage")
+    magic, _, _, found, keys = (walked.value for walked in walks)
+    named = isinstance(found, Persistent) and isinstance(found.id, Tuple) and storage_dtype(found.id.items) is not None
+    if magic != MAGIC or not named or not isinstance(keys, list) or len(keys) != 1:
+        raise BrokenFile("a stream that holds no storage")
+    return found, position + _COUNT
+
+
+def _names(walks: Iterable[Walk]) -> Iterator[str]:
+    return (name for walked in walks for name in walked.globals)
+
+
+class InStrings:
+    """Gives storages by their keys, as the function does that it is made of, and knows where byte strings lie."""
+
+    def __init__(self, storage_of: Any, strings: Strings) -> None:
+        self.storage_of, self.strings = storage_of, strings
+
+    def __call__(self, key: str, nbytes: int) -> Storage:
+        """The storage of a key."""
+        found: Storage = self.storage_of(key, nbytes)
+        return found
+
+
+def strings_of(storage_of: Any) -> Strings | None:
+    """Where byte strings lie, where whoever gives the storages knows that."""
+    return storage_of.strings if isinstance(storage_of, InStrings) else None

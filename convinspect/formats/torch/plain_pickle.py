@@ -1,0 +1,140 @@
+"""Pickles that `torch.save` did not write: `pickle.dump` and its like, of tensors, of modules, of NumPy arrays.
+
+A storage of PyTorch is in them as a byte string that holds a `torch.save` stream, an array as the byte string of its
+numbers; so all numbers lie in the file itself, and only the pickle is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from convinspect.errors import ConvInspectError
+from convinspect.formats.files import File
+from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper
+from convinspect.formats.pickle.machine import Machine, Walk
+from convinspect.formats.pickle.record import Pickle
+from convinspect.formats.pickle.values import Call, Dict, Tuple
+from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
+from convinspect.formats.torch.arrays import NAMES
+from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings
+from convinspect.formats.torch.tree import find_roots
+from convinspect.layouts import KnownFrom, Layout, Maker
+from convinspect.records import Container, Contents, Root, Storage
+from convinspect.text import first_few, plural
+
+_PADDLE = "StructuredToParameterName@@"
+"""A key that `paddle.save` puts beside the tensors of a state_dict."""
+
+
+ORDINARY = NAMES | {"builtins.bytes", "builtins.tuple"}
+"""Names of what arrays are rebuilt by in such a pickle, and of a pair with a name around them as Paddle writes it."""
+_PLAIN = ORDINARY | {LOADS, "builtins.bytearray", "_codecs.encode"}
+"""With what storages are rebuilt by."""
+
+
+def begins_pickle(head: bytes) -> bool:
+    """True for the first two bytes of a pickle of protocol 2 or later."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+
+
+def is_pickle(file: File) -> bool:
+    """True when the file is a pickle, by its first bytes or, of protocol 0 or 1, by being one up to its last byte.
+
+    A text may begin as a pickle of protocol 0 does, and may even be one; a container or a call makes the difference.
+    """
+    if begins_pickle(file.read(0, 2)):
+        return True
+    if file.read(file.size - 1, 1) != b".":
+        return False
+    try:
+        tree = walked_plain(file)
+    except ConvInspectError:
+        return False
+    return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
+
+
+_MARK, _HEAD = b"NumpyArrayWrapper", 1 << 12
+"""What most of joblib's files have in so many bytes, though the first array may come later."""
+
+
+def walked_plain(file: File) -> Walk:
+    """The pickle in a file, in which arrays may stand between instructions, as joblib writes them.
+
+    Raises:
+        ConvInspectError: It is malformed or hostile.
+    """
+    storages = file.size // SMALL_STORAGE
+    if _MARK not in file.read(0, _HEAD):
+        machine = Machine(storages)
+        try:
+            tree = machine.result(machine.carry_out(file.read, 0, file.size))
+        except ConvInspectError:
+            if not has_wrapper(machine.globals):
+                raise
+        else:
+            if not has_wrapper(machine.globals):
+                return tree
+    # An array's numbers may even have ended it, as instructions.
+    machine = JoblibMachine(storages)
+    return machine.result(machine.carry_out(file.read, 0, file.size))
+
+
+def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
+    """List a pickle that `torch.save` did not write.
+
+    Args:
+        file: The file, for which `is_pickle` holds.
+        pickle: Its pickle, if it was read before.
+
+    Raises:
+        ConvInspectError: It is malformed, or holds neither tensors nor arrays.
+    """
+    from convinspect.formats.unsupported.pickles import other_pickle
+
+    try:
+        tree = pickle.tree if pickle is not None else walked_plain(file)
+    except ConvInspectError:
+        if _MARK in file.read(0, _HEAD):
+            raise
+        raise other_pickle(file) from None
+    if tree.persistent:
+        # Its storages are elsewhere, as those of an archive's data.pkl, and pickle.load refuses it.
+        raise other_pickle(file)
+    strings = Strings(file.path, file.read, file.start)
+    roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
+    if not any(root.tensors or root.others for root in roots):
+        raise other_pickle(file)
+    layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
+    return Contents(
+        file.path,
+        Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,
+        roots,
+        file.size,
+        (),
+        (*module_notes(roots), *notes_on_arrays(strings), *_notes_behind(file.size - tree.end)),
+        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
+        pickles={file.path: Pickle(tree)},
+        layout=layout,
+    )
+
+
+def _notes_behind(nbytes: int) -> tuple[str, ...]:
+    return (f"{nbytes:,} bytes follow its pickle, which pickle.load does not read",) if nbytes else ()
+
+
+def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:
+    return strings.paddle or any(other.key == _PADDLE for root in roots for other in root.others)
+
+
+def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
+    """Lines that say which tensors are arrays, and which arrays are none."""
+    notes = []
+    if strings.arrays:
+        notes.append("its tensors are NumPy arrays")
+    if strings.cast:
+        which = ", ".join(dict.fromkeys(strings.cast.values()))
+        notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
+    if strings.left:
+        keys = [f"{key} ({what})" for key, what in strings.left.items()]
+        notes.append(f"{plural(len(keys), 'array')} of no plain numbers, left out: {first_few(keys, 3)}")
+    return tuple(notes)
