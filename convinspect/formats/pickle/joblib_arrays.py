@@ -106,12 +106,9 @@ class JoblibMachine(Machine):
         if len(sizes) > _MOST_AXES or not all(type(one) is int and 0 <= one < 1 << 62 for one in sizes):
             raise broken(self.position, "an array's shape is none")
         if itemsize is None:
-            inner = Machine(self._storages)
-            after = inner.carry_out(read, position, end)
+            after = self._of_objects(read, position, end)
             self.gaps.append(Gap(position, after, is_pickle=True))
             data: Any = None
-            for name, span in inner.globals.items():
-                self.globals.setdefault(name, span)
         else:
             first = position
             if fields.get("numpy_array_alignment_bytes") is not None:
@@ -129,6 +126,17 @@ class JoblibMachine(Machine):
         array.states = [Tuple((1, Tuple(sizes, -1, -1), dtype, reversed_, data), -1, -1, (position,) * 5)]
         self.stack[-1] = array
         return after
+
+    def _of_objects(self, read: Read, position: int, end: int) -> int:
+        """Walk the pickle of an array of Python objects, for the names that it asks for; the offset behind it."""
+        inner = Machine(self._storages)
+        inner.left = self.left
+        try:
+            return inner.carry_out(read, position, end)
+        finally:
+            self.left = inner.left
+            for name, span in inner.globals.items():
+                self.globals.setdefault(name, span)
 
 
 def _made_by(node: Call) -> str:

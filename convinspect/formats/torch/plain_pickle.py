@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper
+from convinspect.formats.pickle.machine import Machine, Walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
@@ -46,10 +47,36 @@ def is_pickle(file: File) -> bool:
     if file.read(file.size - 1, 1) != b".":
         return False
     try:
-        tree = walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = walked_plain(file)
     except ConvInspectError:
         return False
     return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
+
+
+_MARK, _HEAD = b"NumpyArrayWrapper", 1 << 12
+"""What most of joblib's files have in so many bytes, though the first array may come later."""
+
+
+def walked_plain(file: File) -> Walk:
+    """The pickle in a file, in which arrays may stand between instructions, as joblib writes them.
+
+    Raises:
+        ConvInspectError: It is malformed or hostile.
+    """
+    storages = file.size // SMALL_STORAGE
+    if _MARK not in file.read(0, _HEAD):
+        machine = Machine(storages)
+        try:
+            tree = machine.result(machine.carry_out(file.read, 0, file.size))
+        except ConvInspectError:
+            if not has_wrapper(machine.globals):
+                raise
+        else:
+            if not has_wrapper(machine.globals):
+                return tree
+    # An array's numbers may even have ended it, as instructions.
+    machine = JoblibMachine(storages)
+    return machine.result(machine.carry_out(file.read, 0, file.size))
 
 
 def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
@@ -65,8 +92,10 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     from convinspect.formats.unsupported.pickles import other_pickle
 
     try:
-        tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = pickle.tree if pickle is not None else walked_plain(file)
     except ConvInspectError:
+        if _MARK in file.read(0, _HEAD):
+            raise
         raise other_pickle(file) from None
     if tree.persistent:
         # Its storages are elsewhere, as those of an archive's data.pkl, and pickle.load refuses it.
@@ -78,12 +107,12 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
-        Container.PICKLE,
+        Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,
         roots,
         file.size,
         (),
         (*module_notes(roots), *notes_on_arrays(strings), *_notes_behind(file.size - tree.end)),
-        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN),
+        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
         pickles={file.path: Pickle(tree)},
         layout=layout,
     )

@@ -38,7 +38,11 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
 
 def compression_of(head: bytes) -> Compression | None:
     """The compression of a whole file, by its first bytes."""
-    return next((one for one in COMPRESSIONS if head.startswith(one.magic)), None) or (ZLIB if _unzlib(head) else None)
+    found = next((one for one in COMPRESSIONS if head.startswith(one.magic)), None)
+    if found is not None and found.name == "lzma" and not first_bytes(found, head):
+        # Its beginning is no magic number, and something else may have it.
+        found = None
+    return found or (ZLIB if _unzlib(head) else None)
 
 
 def first_bytes(compression: Compression, head: bytes) -> bytes:
@@ -50,7 +54,7 @@ def first_bytes(compression: Compression, head: bytes) -> bytes:
     try:
         if compression.name == "gzip":
             return zlib.decompressobj(wbits=31).decompress(head, _INSIDE)
-        if compression.name == "xz":
+        if compression.name in ("xz", "lzma"):
             return lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(head, _INSIDE)
         if compression.name == "zlib":
             return _unzlib(head)

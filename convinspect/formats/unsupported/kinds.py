@@ -168,6 +168,7 @@ COMPRESSIONS = (
     Compression(b"\xfd7zXZ", "xz", "xz -dc", ".xz", "tar -xJf"),
     Compression(b"BZh", "bzip2", "bzip2 -dc", ".bz2", "tar -xjf"),
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
+    Compression(b"]\x00\x00", "lzma", "xz -dc --format=lzma", ".lzma", "tar --lzma -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
 ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")
