@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.dtypes import NUMBERS
-from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere, path_of
+from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.files import check_unchanged
 from convinspect.formats.roots import main_root, root_at
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Container, Contents, Module, Root, Tensor, bytes_of
+from convinspect.remote.addresses import path_of
 from convinspect.text import closest, plural
 
 if TYPE_CHECKING:

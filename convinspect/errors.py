@@ -71,28 +71,10 @@ def _spelled(parts: Iterable[str | Option], spell: Callable[[Option], str]) -> s
     return "".join(part if isinstance(part, str) else spell(part) for part in parts)
 
 
-class _Address(type(Path())):  # type: ignore[misc]
-    """A path that keeps the text it was made of, since `Path` leaves slashes and dots out of an address."""
-
-    typed: str
-
-
-def path_of(text: str | Path) -> Path:
-    """The path that a text names; of an address, messages give the text itself."""
-    if isinstance(text, Path):
-        return text
-    if "://" not in text:
-        return Path(text)
-    path: _Address = _Address(text)
-    path.typed = text
-    return path
-
-
 def named(path: Path) -> str:
-    """A path as it was typed: of an address, `Path` keeps only one of the slashes behind `https:`."""
-    # What was made of an address, such as its parent, has no such text.
-    if (typed := getattr(path, "typed", None)) is not None:
-        return str(typed)
+    """A path as it was typed, without what is secret in an address; of one, `Path` keeps only one of the slashes."""
+    if (shown := getattr(path, "shown", None)) is not None:
+        return str(shown)
     text = path.as_posix()
     scheme, slash, rest = text.partition(":/")
     # A scheme of one letter is a drive.
@@ -177,7 +159,10 @@ class NotInstalled(ConvInspectError):
         super().__init__(f"{user} needs {name}, which is not installed", f"python -m pip install {package}")
 
 
-PACKAGES = {"torch": "PyTorch", "safetensors": "safetensors", "ml_dtypes": "ml-dtypes"}
+PACKAGES = {
+    "torch": "PyTorch", "safetensors": "safetensors", "ml_dtypes": "ml-dtypes", "fsspec": "fsspec",
+    "aiohttp": "aiohttp", "huggingface_hub": "huggingface_hub", "s3fs": "s3fs", "gcsfs": "gcsfs",
+}  # fmt: skip
 """Packages that only some commands and functions need, with their names."""
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.servers import Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before PyTorch is imported, and for every program that the tests start.
@@ -51,3 +56,45 @@ def unmeasured() -> dict[str, str]:
     keeps files of its own.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of HTTP with the fixtures' files, for which nobody waits long."""
+    pytest.importorskip("aiohttp")
+    from convinspect.remote import http
+    from support.paths import FIXTURES
+    from support.servers import serving
+
+    monkeypatch.setattr(http, "_PAUSE", 0.01)
+    with serving(FIXTURES) as found:
+        yield found
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A Hub of the repositories in a new folder, which huggingface_hub is pointed at."""
+    pytest.importorskip("aiohttp")
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from convinspect.remote import fetching, folders, stores
+    from support.servers import HubHandler, serving
+
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub", HubHandler) as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.address)
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        template = f"{found.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Its functions ask the one that was made when it was imported.
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", found.address)
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+        stores._hub.cache_clear()
+        # Each test has a Hub of its own under the same addresses.
+        folders._listed.clear()
+        folders._folders.clear()
+        monkeypatch.setattr(fetching, "_FILES", fetching._Files())
+        yield found
+    stores._hub.cache_clear()
+    huggingface_hub.HfFileSystem.clear_instance_cache()

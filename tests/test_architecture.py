@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 ORDER = [
     {"errors", "text", "kinds", "dtypes", "layouts", "doubts", "containers"},
     {"records", "keys", "render", "ranks"},
+    {"remote"},
     {"formats", "modules"},
     {"pointwise", "arrays"},
     {"checkpoint", "checking"},

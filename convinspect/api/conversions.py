@@ -19,7 +19,8 @@ from convinspect.api.calls import (
     silent,
 )
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import naming, path_of
+from convinspect.errors import naming
+from convinspect.remote.addresses import path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:

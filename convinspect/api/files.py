@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, overload
 
 from convinspect.api.calls import Progress, Source, opened, opened_alike, saying_what_to_install, silent
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import naming, path_of
+from convinspect.errors import naming
+from convinspect.remote.addresses import path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:

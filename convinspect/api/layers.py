@@ -15,7 +15,7 @@ from convinspect.api.calls import (
     several,
     silent,
 )
-from convinspect.errors import path_of
+from convinspect.remote.addresses import path_of
 from convinspect.report.notebook import show_in_notebooks
 
 if TYPE_CHECKING:

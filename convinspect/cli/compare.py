@@ -19,7 +19,7 @@ from convinspect.cli.options import (
     WidthOption,
     layer_option,
 )
-from convinspect.cli.output import Sink
+from convinspect.cli.output import Sink, check_here
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension
@@ -109,6 +109,7 @@ def compare(
     from convinspect.comparing.compare import Options
     from convinspect.comparing.compare import compare as measure
 
+    check_here(output)
     names = tuple(name.strip() for name in dtypes.split(","))
     options = Options(
         tuple(layer or ()), patches, patch, in_channels, out_channels, batch,

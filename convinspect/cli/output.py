@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.errors import BrokenFile, CannotShow, CannotWrite
+from convinspect.remote.addresses import ONLY_HERE, Address
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
@@ -88,8 +90,19 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
         raise CannotShow(f"--format {fmt.value} and --output {output.name} disagree", "leave out --format")
     if output.name.endswith(".index.json"):
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
-    if output.exists() and source.exists() and output.samefile(source):
+    check_here(output)
+    if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise CannotWrite("it is the file that was opened", "choose another name", output)
+
+
+def check_here(output: Path | None) -> None:
+    """Check that what is to be written is no address.
+
+    Raises:
+        CannotWrite: It is one.
+    """
+    if isinstance(output, Address):
+        raise CannotWrite(*ONLY_HERE, output)
 
 
 def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from convinspect.errors import path_of
+from convinspect.remote.addresses import path_of
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _CONVERTER = "get_runtime_param"

@@ -11,10 +11,11 @@ from pathlib import Path
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.options import Options
 from convinspect.converting.training_state import WAYS_OUT
-from convinspect.errors import CannotConvert, ConvInspectError, Option, Wording
+from convinspect.errors import CannotConvert, ConvInspectError, Option, Wording, named
 from convinspect.formats.companions import is_companion, states_in
 from convinspect.formats.sharded import SUFFIXES
 from convinspect.records import Container
+from convinspect.remote.addresses import Address
 from convinspect.text import first_few
 from convinspect.writing.beside import Stuck, with_optimizers
 from convinspect.writing.carried import Carried, carried_along, folder_of
@@ -89,6 +90,8 @@ def notes_on(company: Company, options: Options) -> tuple[str, ...]:
     if options.in_place:
         return ()
     lines = []
+    if isinstance(carried.folder, Address):
+        lines.append(f"only the weights were fetched; what else belongs to them stays at {named(carried.folder)}")
     if company.stuck and options.keep_optimizer:
         there = {name.partition("/")[0] for name in carried.names}
         kept = [stuck.name for stuck in company.stuck if stuck.name in there]

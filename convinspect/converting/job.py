@@ -32,11 +32,12 @@ from convinspect.converting.rename import Renaming, renaming, together
 from convinspect.converting.selection import Selection, select_layers
 from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
-from convinspect.errors import CannotConvert, Option, Wording, naming, path_of
+from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.formats.journal import is_interrupted
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Container, Edit, Layer, Root
+from convinspect.remote.addresses import path_of
 from convinspect.text import first_few, plural, quoted
 from convinspect.writing.carried import folder_of
 from convinspect.writing.left_behind import losses, old_names, unfused

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import unreadable
+from convinspect.remote.addresses import Address
 
 _OPTIMIZER = re.compile(r"optim(izer)?(_\d+)?\.(pt|pth|bin|ckpt)")
 _OTHER = re.compile(
@@ -44,6 +45,9 @@ def states_in(folder: Path) -> States:
         BrokenFile: It cannot be listed.
     """
     files, pieces = [], []
+    if isinstance(folder, Address):
+        # Of what lies elsewhere only what was asked for is fetched.
+        return States()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import BrokenFile
+from convinspect.formats.sources import read_each
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version, contiguous
 from convinspect.text import plural
 
@@ -148,8 +149,9 @@ def read_pieces(folder: Path, names: Sequence[str], read_file: Callable[[Path], 
     problems: list[Problem] = _gaps(names)
     metadata: dict[str, str] = {}
     size = 0
-    for name in names:
-        contents = read_file(folder / name)
+    reads = read_each([folder / name for name in names], read_file, [0] * len(names))
+    for name, read in zip(names, reads, strict=True):
+        contents = read()
         begins = _begins(contents) if is_piece(contents) else {}
         size, versions = size + contents.nbytes_on_disk, {**versions, **contents.versions}
         metadata |= contents.metadata

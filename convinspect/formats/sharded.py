@@ -13,7 +13,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.files import File
 from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
 from convinspect.formats.roots import main_root
-from convinspect.formats.sources import folder_of
+from convinspect.formats.sources import folder_of, is_plain, read_each
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
 
@@ -26,6 +26,8 @@ ReadFile: TypeAlias = Callable[[Path], Contents]
 SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
 _NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
 _LARGEST_INDEX = 200_000_000
+_AROUND_ENTRIES, _BESIDE_KEY = 80, 88
+"""Bytes of a safetensors header: its length and metadata, and what an entry takes beside the tensor's name."""
 
 
 def is_shard(name: str) -> bool:
@@ -127,14 +129,14 @@ def _combined(
     missing: set[str] = set()
     size, container, layout, unwritten, unloadable = 0, Container.SAFETENSORS, None, "", ""
     named = Counter(weight_map.values())
-    for shard in shards:
+    for shard, read_shard in zip(shards, _reads(folder, shards, read_file, weight_map), strict=True):
         try:
-            contents = of_an_index(read_file(folder / shard))
+            contents = of_an_index(read_shard())
             held = main_root(contents.roots)
             shard_tensors = {tensor.key: tensor for tensor in held.tensors}
         except ConvInspectError as error:
             what, remedy = f": {error.problem}", error.remedy
-            if isinstance(error, NotThere) and not os.path.exists(folder / shard):
+            if isinstance(error, NotThere) and is_plain(folder / shard) and not os.path.exists(folder / shard):
                 missing.add(shard)
                 what, remedy = " is not there", "download it too"
             problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
@@ -166,6 +168,17 @@ def _combined(
         path, container, (root,), size, tuple(problems), tuple(notes), _together(metadata), tuple(foreign), versions,
         len(shards), pickles, layout, unwritten, unloadable,
     )  # fmt: skip
+
+
+def _reads(
+    folder: Path, shards: Sequence[str], read_file: ReadFile, weight_map: Mapping[str, str]
+) -> list[Callable[[], Contents]]:
+    """What reads each shard. Of one that lies elsewhere as many bytes are fetched as its header is likely to have."""
+    sizes = dict.fromkeys(shards, 0)
+    for key, shard in weight_map.items():
+        if shard.endswith(".safetensors"):
+            sizes[shard] = (sizes[shard] or _AROUND_ENTRIES) + len(key) + _BESIDE_KEY
+    return read_each([folder / shard for shard in shards], read_file, list(sizes.values()))
 
 
 def _other_total(

@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from convinspect.errors import NotThere, named, unreadable
+from convinspect.errors import NotThere, unreadable
+from convinspect.remote.addresses import Address, path_of
 
 if TYPE_CHECKING:
     from convinspect.records import Version
+
+T = TypeVar("T")
 
 INSIDE = "!"
 """Stands between an archive's path and the name of its member."""
@@ -171,7 +175,17 @@ def open_source(path: Path) -> Source:
     Raises:
         ConvInspectError: There is no such file, or it may not be read.
     """
-    return LocalFile(path) if is_plain(path) or open_within is None else open_within(path)
+    if not is_plain(path):
+        if open_within is not None and outermost(path) != path:
+            return open_within(path)
+        if isinstance(path, Address):
+            # Imported here, as all that only addresses need.
+            from convinspect.remote.fetching import RemoteSource
+
+            return RemoteSource(path)
+        if open_within is not None:
+            return open_within(path)
+    return LocalFile(path)
 
 
 open_within: Callable[[Path], Source] | None = None
@@ -180,7 +194,7 @@ open_within: Callable[[Path], Source] | None = None
 
 def is_plain(path: Path) -> bool:
     """Whether a path can only name a file of this machine, one that exists included."""
-    return INSIDE not in os.fspath(path) or os.path.lexists(path)
+    return not isinstance(path, Address) and (INSIDE not in os.fspath(path) or os.path.lexists(path))
 
 
 def version_at(path: Path) -> Version:
@@ -189,12 +203,19 @@ def version_at(path: Path) -> Version:
     Raises:
         FileNotFoundError: It is no longer there.
         OSError: It cannot be looked at.
+        ConvInspectError: Nor can what lies at an address.
     """
+    if isinstance(path, Address):
+        from convinspect.remote.fetching import version_at as version_there
+
+        return version_there(path.outermost(INSIDE))
     return version_of(os.stat(path if is_plain(path) else outermost(path)))
 
 
 def outermost(path: Path) -> Path:
-    """The file of this machine that a path leads into; the path itself if there is none."""
+    """The file that a path leads into, of this machine or at an address; the path itself if there is none."""
+    if isinstance(path, Address):
+        return path.outermost(INSIDE)
     text = os.fspath(path)
     at = text.find(INSIDE)
     while at > 0:
@@ -215,7 +236,38 @@ def folder_of(path: Path) -> Path:
     text = os.fspath(path)
     outer, inside, name = text.rpartition(INSIDE)
     at_top = inside and "/" not in name and not is_plain(path)
-    return Path(outer + INSIDE) if at_top else path.parent
+    return path_of(outer + INSIDE) if at_top else path.parent
+
+
+def statuses_in(folder: Path) -> dict[Path, os.stat_result]:
+    """The files of a folder with their statuses.
+
+    Raises:
+        OSError: It cannot be listed.
+        ConvInspectError: Nor can one that lies elsewhere.
+    """
+    if isinstance(folder, Address):
+        return {path: path.stat() for path in folder.iterdir() if path.is_file()}
+    return {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
+
+
+def read_each(paths: Sequence[Path], read: Callable[[Path], T], sizes: Sequence[int]) -> list[Callable[[], T]]:
+    """Read several files: those of this machine as each is asked for, those at addresses all at the same time.
+
+    Args:
+        paths: The files.
+        read: Reads one.
+        sizes: How many of the first bytes of each are likely to be needed; 0 where nothing is known of it.
+
+    Returns:
+        What gives the result for each file, or raises what reading it raised.
+    """
+    addresses = [path for path in paths if isinstance(path, Address)]
+    if len(addresses) < len(paths) or not paths:
+        return [partial(read, path) for path in paths]
+    from convinspect.remote.fetching import all_at_once
+
+    return all_at_once(addresses, read, sizes)
 
 
 def version_of(status: os.stat_result) -> Version:
@@ -243,17 +295,10 @@ def read_at_into(handle: int, into: memoryview, offset: int) -> int:
 
 
 def _opened(path: Path) -> int:
-    from shlex import quote
-
     try:
         return os.open(path, _FLAGS)
     except FileNotFoundError:
-        address = named(path)
-        if "://" not in address:
-            raise NotThere("there is no such file", path=path) from None
-        how = f": curl -LO {quote(address)}" if address.startswith("http") else ""
-        problem = "it is an address, and only files on this machine are read"
-        raise NotThere(problem, f"fetch it first{how}", path) from None
+        raise NotThere("there is no such file", path=path) from None
     except IsADirectoryError:
         raise _a_folder(path) from None
     except PermissionError:

@@ -13,6 +13,7 @@ from convinspect.formats.roots import main_root
 from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
+from convinspect.remote.addresses import Address
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -95,7 +96,11 @@ def _target(a: Checkpoint, number: str = "") -> Path:
     path = a.path
     if path.name.endswith(".index.json") or path.is_dir():
         folder = path if path.is_dir() else path.parent
-        return folder.parent / f"{folder.resolve().name}_converted{number}"
+        above = Path() if isinstance(folder, Address) else folder.parent
+        return above / f"{folder.resolve().name}_converted{number}"
+    if isinstance(path, Address):
+        # What is written is written here.
+        path = Path(path.name)
     suffix = path.suffix
     if not a.container.rewritten:
         suffix = ".safetensors"

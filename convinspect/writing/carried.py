@@ -11,6 +11,7 @@ from typing import NamedTuple
 from convinspect.errors import unreadable
 from convinspect.formats.sources import version_of
 from convinspect.records import Version
+from convinspect.remote.addresses import Address
 from convinspect.writing.pieces import copy_whole
 
 _ANOTHER_CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -73,6 +74,8 @@ def folder_of(path: Path) -> Path:
 def carried_along(folder: Path, written: Collection[str], without: Collection[str], target: Path | None) -> Carried:
     """List what a folder holds beside the files that a conversion writes; no file is opened.
 
+    Of a folder that lies elsewhere that is nothing: what was asked for is fetched, and no more.
+
     Args:
         folder: The folder.
         written: Paths in it of the files that are written anew, with slashes.
@@ -82,6 +85,8 @@ def carried_along(folder: Path, written: Collection[str], without: Collection[st
     Raises:
         BrokenFile: A folder in it cannot be listed.
     """
+    if isinstance(folder, Address):
+        return Carried(folder)
     inside = os.path.realpath(folder)
     passed = {os.path.join(inside, *name.split("/")) for name in written}
     if target is not None:

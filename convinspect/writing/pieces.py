@@ -178,4 +178,6 @@ def _read(source: File, size: int, at: int) -> bytes:
 
 def copy_whole(source: Path, target: Path, progress: Callable[[int], None]) -> None:
     """Copy a file exactly, by `write_pieces`; its mode follows the umask."""
-    write_pieces(source, [Range(0, os.stat(source).st_size)], target, progress)
+    with File(source) as file:
+        size = file.size
+    write_pieces(source, [Range(0, size)], target, progress)

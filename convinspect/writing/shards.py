@@ -17,6 +17,7 @@ from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.pieces import LAYOUT
 from convinspect.formats.sharded import totals
 from convinspect.records import Container, Edit, Tensor, Version, contiguous
+from convinspect.remote.addresses import Address
 from convinspect.writing.atomic import check_room
 from convinspect.writing.carried import Carried, copy_item, folder_of
 from convinspect.writing.clones import nbytes_shared
@@ -96,7 +97,9 @@ def save_folder(
 
 
 def _write_index(old: Path, keys: Mapping[str, str], right: tuple[int, int], progress: Progress, new: Path) -> None:
-    write_pieces(old, [edited_index(old.read_bytes(), keys, right)], new, progress)
+    with File(old) as file:
+        text = file.read(0, file.size)
+    write_pieces(old, [edited_index(text, keys, right)], new, progress)
 
 
 def _copies(carried: Carried, progress: Progress) -> list[NewFile]:
@@ -288,14 +291,19 @@ def own_names(checkpoint: Checkpoint) -> list[str]:
         return [*(file.relative_to(own).as_posix() for file in checkpoint.versions if file.name != METADATA), METADATA]
     folder = path if path.is_dir() else path.parent
     shards = {
-        os.path.relpath(tensor.storage.file, folder)
+        _name_in(folder, tensor.storage.file)
         for root in checkpoint.roots
         for whole in root.tensors
         for tensor in stored(whole)
         if tensor.storage is not None
     }
-    indexes = [index.name for index in folder.glob("*.index.json")] if path.is_dir() else [path.name]
+    names = sorted(entry.name for entry in folder.iterdir()) if path.is_dir() else []
+    indexes = [name for name in names if name.endswith(".index.json")] if path.is_dir() else [path.name]
     return list(dict.fromkeys([*indexes, *sorted(shards)]))
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix() if isinstance(file, Address) else os.path.relpath(file, folder)
 
 
 def edited_index(text: bytes, names: Mapping[str, str], right: tuple[int, int]) -> bytes:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotWrite, Option, Wording, named
+from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.journal import is_interrupted, way_back
 from convinspect.formats.sources import outermost
 from convinspect.records import Container
+from convinspect.remote.addresses import ONLY_HERE, Address
 
 _WRITERS = {
     ".safetensors": "safetensors",
@@ -49,6 +50,12 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
     # The first broken rule is reported: problems of both files come before problems of the target alone.
     rules: tuple[Rule, ...] = (
         (
+            in_place and isinstance(source, Address),
+            "it lies elsewhere, and is only read there",
+            Wording("give a ", Option("target", None), " on this machine"),
+            source,
+        ),
+        (
             same and not in_place,
             "the target is the source itself",
             Wording("use ", Option("in_place"), ", or ", _ANOTHER),
@@ -62,9 +69,8 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         ),
         *_rules_of_kind(source, target, in_place, force, same),
         (
-            "://" in named(target) and not os.path.isdir(target.parent),
-            "it is an address, and only files on this machine are written",
-            "write it here, and upload it then",
+            isinstance(target, Address),
+            *ONLY_HERE,
             target,
         ),
         (
@@ -80,7 +86,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
 
 
 def _rules_of_kind(source: Path, target: Path, in_place: bool, force: bool, same: bool) -> tuple[Rule, ...]:
-    sharded = os.path.isdir(source) or source.name.endswith((".index.json", ".metadata"))
+    sharded = source.is_dir() or source.name.endswith((".index.json", ".metadata"))
     if sharded and in_place:
         return ()
     if sharded and writes_folder(target):
@@ -90,7 +96,7 @@ def _rules_of_kind(source: Path, target: Path, in_place: bool, force: bool, same
 
 def _rules_of_a_folder(source: Path, target: Path, force: bool) -> tuple[Rule, ...]:
     exists, folder = os.path.exists(target), os.path.isdir(target)
-    foreign = _foreign(source, target) if os.path.isdir(source) else None
+    foreign = _foreign(source, target) if source.is_dir() else None
     return (
         (folder and _holds(target, source), "the target holds the source", _ANOTHER, target),
         (exists and not folder, "it is a file, and a folder is to be written", _ANOTHER, target),

@@ -166,6 +166,17 @@ def test_times_that_begin_again_are_no_processes() -> None:
     assert {said(item) for item in found.items} == right(head)
 
 
+@pytest.mark.parametrize(
+    "stamp", ["[2026.11.29 12:00:{:02}] (train) => ", "2026-11-29T12:00:{:02}.5Z F ", "12:00:{:02} | "]
+)
+def test_a_time_of_day_that_goes_back_tells_no_processes(stamp: str) -> None:
+    """The machines whose lines were gathered do not agree on the time."""
+    said_last = ["Missing key(s) in state_dict:", '"scale".', "word", "Unexpected key(s) in state_dict:", '"b.c".', ""]
+    lines = [f"word {n}" for n in range(56)] + said_last
+    found = read_text("\n".join(stamp.format(n % 60 if n % 7 else (n + 3) % 60) + line for n, line in enumerate(lines)))
+    assert {said(item)[:2] for item in found.items} == {("missing", "scale"), ("unexpected", "b.c")}
+
+
 def test_the_rest_of_a_name_below_a_loggers_mark_belongs_to_its_beginning() -> None:
     """A launcher's mark stood before the line that the console broke, a logger's before each piece."""
     said_first = "[rank0]: ValueError: Expected shape (8, 6) but received shape (8, 6, 1) for parameter layers.0.weigh"

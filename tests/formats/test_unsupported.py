@@ -11,7 +11,6 @@ import re
 import shlex
 import struct
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,14 +22,12 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-import convinspect
 from convinspect.arrays.read import read_tensor
 from convinspect.checking.scan import check
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.unsupported import kinds
-from support.paths import STNKD
 from support.program import run
 
 STATE = nn.Sequential(nn.Conv1d(3, 6, 1), nn.Linear(6, 4)).state_dict()
@@ -341,51 +338,6 @@ def test_the_index_of_a_keras_model(tmp_path: Path) -> None:
 
 
 # --- what is no file here
-
-
-@pytest.mark.parametrize(
-    "address", ["https://host/a/w.pt?download=true", "hf://owner/repo/model.safetensors", "s3://b/w.pt"]
-)
-def test_an_address_is_said_to_be_one(address: str) -> None:
-    with pytest.raises(NotThere, match="address") as raised:
-        read_contents(Path(address))
-    assert str(raised.value).startswith(f"{address}: ")
-    result = subprocess.run(
-        [sys.executable, "-m", "convinspect", "check", address], capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 2
-    assert address in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-ODD = "https://host//a/./b//w.pt"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["shapes", ODD], ["check", ODD], ["weights", ODD], ["diff", ODD, STNKD], ["diff", STNKD, ODD],
-     ["verify", STNKD, ODD], ["convert", ODD, "-o", "x.pt", "--to", "linear"],
-     ["convert", STNKD, "-n", "--like", ODD],
-     ["convert", STNKD, "-o", ODD, "--to", "linear"], ["compare", ODD, "--layer", "x"], ["explain", ODD, "x"]],
-    ids=str,
-)  # fmt: skip
-def test_an_address_is_given_as_it_was_typed(words: list[object]) -> None:
-    result = run(*words)
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {ODD}: it is an address, and only files on this machine are ")
-
-
-def test_an_address_is_given_as_python_has_it() -> None:
-    for function in (
-        convinspect.open,
-        lambda path: convinspect.diff(STNKD, path),
-        lambda path: convinspect.verify(STNKD, path),
-        lambda path: convinspect.convert(path, to="linear", dry_run=True),
-        lambda path: convinspect.convert(STNKD, like=path, dry_run=True),
-    ):
-        with pytest.raises(NotThere) as raised:
-            function(ODD)
-        assert str(raised.value).startswith(f"{ODD}: it is an address")
 
 
 @pytest.mark.parametrize("name", ["C:/w.pt", "no/such.pt", "a:b/w.pt"])

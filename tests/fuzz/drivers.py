@@ -16,7 +16,7 @@ from random import Random
 import json_mutations
 import pickle_mutations
 import zip_mutations
-from array_drivers import arrays
+from array_drivers import arrays, joblib
 from nested_driver import nested
 from pickle_mutations import number, text
 
@@ -340,6 +340,7 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "joblib": joblib,
     "unpacked": unpacked,
     "distcp": distcp,
     "nested": lambda random, folder: nested(random, folder, _small()),

@@ -7,9 +7,17 @@ import pkgutil
 
 import convinspect
 
+_OPTIONAL = ("aiohttp", "huggingface_hub", "s3fs")
+"""Packages that only addresses need."""
+
 
 def import_all_modules() -> None:
-    """Import the package's modules, and with them PyTorch."""
+    """Import the package's modules, and with them PyTorch; but those whose optional package is not installed."""
     for module in pkgutil.walk_packages(convinspect.__path__, "convinspect."):
-        if not module.name.endswith("__main__"):
+        if module.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name not in _OPTIONAL:
+                raise

@@ -199,7 +199,7 @@ def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> lis
     """What tells the processes that wrote the lines: numbers of their prefixes that go up and down.
 
     Those that only go up, in all that one process wrote, are times and counters; so are those that begin again where
-    the number before them goes up, as seconds and their fractions do.
+    the number before them goes up, as seconds and their fractions do. A time of day tells none, whatever it does.
 
     Args:
         marks: A line's prefix each, with as many numbers as the others have.
@@ -207,9 +207,10 @@ def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> lis
     """
     found = list(outer)
     columns = list(zip(*([int(text[a : min(b, a + 18)]) for a, b in spans] for text, spans in marks), strict=True))
-    times: set[int] = set()
+    clocks = [match.span() for match in _CLOCK.finditer(marks[0][0])] if marks else []
+    times = {place for place in range(len(columns)) if any(a <= marks[0][1][place][0] < b for a, b in clocks)}
     # There are fewer processes than values of a counter that each of them has.
-    for place in sorted(range(len(columns)), key=lambda place: len(set(columns[place]))):
+    for place in sorted(set(range(len(columns))) - times, key=lambda place: len(set(columns[place]))):
         text, spans = marks[0]
         joined = place - 1 in times and _WITHIN_TIME.fullmatch(text, spans[place - 1][1], spans[place][0]) is not None
         # Of three processes that wrote a line each the numbers go up, too.
@@ -223,6 +224,8 @@ def _processes(marks: Sequence[Marked], outer: Sequence[tuple[str, ...]]) -> lis
 
 _PROCESS = re.compile(r"(?:rank|gpu|device|node|worker|process|proc)[ =:_\[-]?$", re.IGNORECASE)
 """What stands before the number of a process."""
+_CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?:[.,]\d{1,9})?")
+"""A time of day, whose numbers also go down: lines of several machines are not quite in order."""
 _WITHIN_TIME = re.compile(r"[:.,T/-]")
 
 

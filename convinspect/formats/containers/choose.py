@@ -22,6 +22,7 @@ from convinspect.formats.unsupported.zips import known_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
 from convinspect.formats.zip.structures import is_zip
+from convinspect.remote.addresses import path_of
 from convinspect.text import first_few
 
 _SUFFIXES = (
@@ -86,7 +87,7 @@ def checkpoint_in(file: File) -> Path | None:
         paths = [quote(f"{named(file.path)}{INSIDE}{name}") for name in found]
         problem = f"it is {inside.kind} that holds {len(found):,} checkpoints"
         raise NotACheckpoint(problem, f"give one of them: {first_few(paths, _SHOWN)}", file.path)
-    return Path(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
+    return path_of(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
 
 
 def others_in(file: File, chosen: Path) -> list[str]:

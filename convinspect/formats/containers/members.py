@@ -18,6 +18,7 @@ from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
 from convinspect.records import Version
+from convinspect.remote.addresses import path_of
 from convinspect.text import closest
 
 DEEPEST = 4
@@ -139,7 +140,7 @@ def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:
 def _opened(file: File, name: str, inside: Inside) -> File:
     """A member as a file, whose source holds the archive's."""
     member = inside.members[name]
-    path = Path(f"{os.fspath(file.path)}{INSIDE}{name}")
+    path = path_of(f"{os.fspath(file.path)}{INSIDE}{name}")
     command = f"{inside.unpacks} {_quoted(file.path)}"
     if inside.unpacked is not None:
         file.close()

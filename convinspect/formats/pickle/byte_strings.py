@@ -11,6 +11,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from convinspect.formats.pickle.joblib_arrays import RawBytes
 from convinspect.formats.pickle.machine import Read
 from convinspect.formats.pickle.values import Blob, Call, Global, Tuple
 
@@ -66,6 +67,8 @@ def octets_of(read: Read, value: Any, at: int, depth: int = 0) -> Octets | None:
     """
     if isinstance(value, Call):
         return _of_call(read, value, at, depth) if depth < _DEEPEST else None
+    if type(value) is RawBytes:
+        return Octets(value.start, value.length, "", value.length)
     found = _written_at(read, at)
     if isinstance(value, Blob):
         if found is None or found.start != value.start:

@@ -18,7 +18,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
-from convinspect.formats.sources import version_of
+from convinspect.formats.sources import statuses_in, version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
@@ -63,7 +63,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
     folder = path if path.is_dir() else path.parent
-    found = {Path(entry.path): entry.stat() for entry in os.scandir(folder) if entry.is_file()}
+    found = statuses_in(folder)
     nbytes = sum(status.st_size for status in found.values())
     tree = pickle.tree if pickle is not None else walked_metadata(folder, nbytes)
     if not is_metadata(tree.value):
@@ -152,7 +152,7 @@ def _notes(pieces: Pieces, there: Collection[Path]) -> Iterator[str]:
 def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
     folder = path if path.is_dir() else path.parent
-    nbytes = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    nbytes = sum(status.st_size for status in statuses_in(folder).values())
     return _as_safetensors(pieces_in(walked_metadata(folder, nbytes), folder))
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, reader, walk
+from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
-from convinspect.formats.torch.archive import SMALL_STORAGE, walked
+from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.arrays import is_of_numbers
 from convinspect.formats.torch.legacy import is_legacy, pickles
 from convinspect.formats.torch.nodes import function_name, pairs_of
-from convinspect.formats.torch.plain_pickle import is_pickle
+from convinspect.formats.torch.plain_pickle import is_pickle, walked_plain
 from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -66,7 +66,7 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
             return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
         if not is_pickle(file):
             return None
-        tree = walk(file.read, 0, file.size, file.size // SMALL_STORAGE) if pickle is None else pickle.tree
+        tree = walked_plain(file) if pickle is None else pickle.tree
         return Objects(tree.value, _stream_of(path), True)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper, is_of_joblib
+from convinspect.formats.pickle.machine import Machine, Walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
@@ -47,10 +48,36 @@ def is_pickle(file: File) -> bool:
     if file.read(file.size - 1, 1) != b".":
         return False
     try:
-        tree = walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = walked_plain(file)
     except ConvInspectError:
         return False
     return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
+
+
+_HEAD = 1 << 12
+"""Bytes in which most of joblib's files have their first array, though it may come later."""
+
+
+def walked_plain(file: File) -> Walk:
+    """The pickle in a file, in which arrays may stand between instructions, as joblib writes them.
+
+    Raises:
+        ConvInspectError: It is malformed or hostile.
+    """
+    storages = file.size // SMALL_STORAGE
+    if not is_of_joblib(file.read, min(file.size, _HEAD)):
+        machine = Machine(storages)
+        try:
+            tree = machine.result(machine.carry_out(file.read, 0, file.size))
+        except ConvInspectError:
+            if not has_wrapper(machine.globals):
+                raise
+        else:
+            if not has_wrapper(machine.globals):
+                return tree
+    # An array's numbers may even have ended it, as instructions.
+    machine = JoblibMachine(storages)
+    return machine.result(machine.carry_out(file.read, 0, file.size))
 
 
 def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
@@ -66,8 +93,10 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     from convinspect.formats.unsupported.pickles import other_pickle
 
     try:
-        tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = pickle.tree if pickle is not None else walked_plain(file)
     except ConvInspectError:
+        if is_of_joblib(file.read, file.size):
+            raise
         raise other_pickle(file) from None
     if tree.persistent:
         # Its storages are elsewhere, as those of an archive's data.pkl, and pickle.load refuses it.
@@ -81,15 +110,22 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
-        Container.PICKLE,
+        Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,
         roots,
         file.size,
         (),
         (*module_notes(roots), *notes_on_arrays(strings), *_notes_behind(file.size - tree.end)),
-        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN),
+        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
         pickles={file.path: Pickle(tree)},
         layout=layout,
     )
+
+
+def listed_in(file: File, tree: Walk) -> tuple[tuple[Root, ...], tuple[str, ...]]:
+    """The roots in a plain pickle that lies in a file, and what is to be said of its arrays."""
+    strings = Strings(file.path, file.read, file.start)
+    roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
+    return roots, notes_on_arrays(strings)
 
 
 def _notes_behind(nbytes: int) -> tuple[str, ...]:

@@ -1,0 +1,168 @@
+"""joblib's files: written by joblib, and read by it for comparison; and such streams by hand."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from convinspect.arrays.read import read_tensor
+from convinspect.checking.scan import check
+from convinspect.checkpoint import open_checkpoint
+from convinspect.formats import read_contents
+from convinspect.records import Container
+from support.hostile.calls import bomb
+from support.hostile.joblib_streams import dtype, stream, wrapper
+from support.hostile.opcodes import PAYLOAD, integer, integers, pickled, text
+from support.in_process import call_main
+
+_RANDOM = np.random.default_rng(3)
+ARRAYS: dict[str, Any] = {
+    "conv.weight": _RANDOM.standard_normal((8, 4, 1)).astype("f4"),
+    "conv.bias": np.arange(8, dtype="f8"),
+    "fc.weight": np.asfortranarray(_RANDOM.standard_normal((3, 8)).astype(">f8")),
+    "turned": _RANDOM.standard_normal((3, 8, 2)).transpose(2, 0, 1),
+    "truths": np.array([[True], [False]]),
+    "bytes": np.arange(250, dtype="u1").astype("u1"),
+    "empty": np.zeros((0, 3), "f4"),
+    "scalar": np.array(3, "i8"),
+}
+OTHERS: dict[str, Any] = {
+    "words": np.array(["ab", "c"]),
+    "objects": np.array([{"a": 1}, None], dtype=object),
+    "records": np.zeros(3, [("a", "f4"), ("o", "O")]),
+    "plain_records": np.zeros(3, [("a", "f4"), ("b", "i8")]),
+    "day": np.array("2020-01-01", "M8[D]"),
+    "epoch": 5,
+}
+
+
+def equal_to_joblibs(path: Path) -> None:
+    """Every array of numbers is the one that joblib loads."""
+    joblib = pytest.importorskip("joblib")
+    loaded = joblib.load(path)
+    checkpoint = open_checkpoint(path)
+    listed = {tensor.key: tensor for tensor in checkpoint.root.tensors}
+    assert {*ARRAYS} <= {*listed}
+    for key in ARRAYS:
+        array, tensor = loaded[key], listed[key]
+        read = read_tensor(tensor)
+        assert tensor.shape == array.shape, key
+        assert np.array_equal(read, array), key
+        assert str(read.dtype) == array.dtype.name, key
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_plain_files(tmp_path: Path, protocol: int) -> None:
+    joblib = pytest.importorskip("joblib")
+    path = tmp_path / "model.joblib"
+    joblib.dump({**ARRAYS, **OTHERS}, path, protocol=protocol)
+    equal_to_joblibs(path)
+    contents = read_contents(path)
+    assert contents.container is Container.JOBLIB
+    assert not contents.problems
+    report = check(path)
+    assert not [found for found in report.findings if found.level == "error"]
+    assert report.exit_code < 2
+
+
+@pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "lzma", "xz"])
+def test_compressed_files(tmp_path: Path, method: str) -> None:
+    joblib = pytest.importorskip("joblib")
+    path = tmp_path / "model.joblib"
+    joblib.dump({**ARRAYS, **OTHERS}, path, compress=(method, 3))
+    equal_to_joblibs(path)
+    assert call_main("shapes", path)[0] == 0
+    assert call_main("check", path)[0] in (0, 1)
+    assert call_main("convert", path, "-o", tmp_path / "x.pt")[0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("options", [(), ("--to", "linear")])
+def test_converted_to_plain_state_dicts(tmp_path: Path, suffix: str, options: tuple[str, ...]) -> None:
+    joblib = pytest.importorskip("joblib")
+    path, target = tmp_path / "model.joblib", tmp_path / f"model{suffix}"
+    joblib.dump(ARRAYS, path)
+    code, _, err = call_main("convert", path, "-o", target, *options)
+    assert code == 0, err
+    assert call_main("verify", path, target)[0] == 0
+    new = open_checkpoint(target)
+    assert all(np.array_equal(new.read(name).ravel(), array.ravel()) for name, array in ARRAYS.items())
+    if suffix == ".pt":
+        assert set(torch.load(target, weights_only=True)) == set(ARRAYS)
+    code, _, err = call_main("convert", path, "--to", "linear", "--in-place")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_lists_and_models_beside_the_arrays(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    joblib.dump(
+        {"model": {"fc.weight": ARRAYS["fc.weight"], "fc.bias": np.ones(3)}, "history": [1.0] * 500}, tmp_path / "a"
+    )
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert list(checkpoint) == ["fc.weight", "fc.bias"]
+
+
+def test_numbers_that_look_like_instructions(tmp_path: Path) -> None:
+    """STOP, or a whole pickle, among an array's numbers is none of the file's."""
+    for raw in (b"." * 24, pickled(bomb(tmp_path / "marker"))):
+        path = tmp_path / "model.joblib"
+        value = wrapper(integer(len(raw)), of=dtype("u1"), padding=None, raw=raw)
+        path.write_bytes(stream(value))
+        checkpoint = open_checkpoint(path)
+        assert list(checkpoint) == ["conv.weight", "fc.weight"]
+        assert checkpoint.read("fc.weight").tobytes() == raw
+        assert checkpoint.read("conv.weight").tobytes() == PAYLOAD
+        assert "global-executes" not in [found.code for found in check(path).findings]
+
+
+def test_objects_that_would_do_harm_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.joblib"
+    path.write_bytes(stream(wrapper(integers(1), of=dtype("O8"), raw=pickled(bomb(tmp_path / "marker")))))
+    assert list(open_checkpoint(path)) == ["conv.weight"]
+    report = check(path)
+    assert "global-executes" in [found.code for found in report.findings]
+    assert not (tmp_path / "marker").exists()
+
+
+def test_where_a_name_stands_is_told_behind_arrays_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.joblib"
+    path.write_bytes(stream(bomb(tmp_path / "marker")))
+    (found,) = [found for found in check(path).findings if found.code == "global-executes"]
+    at = found.place.in_file
+    assert at is not None
+    assert path.read_bytes()[at:].startswith(b"cos\nsystem\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (wrapper(integer(2**60)), "truncated"),
+        (wrapper(integers(-4, 6)), "shape"),
+        (wrapper(integers(400, 600)), "truncated"),
+        (wrapper(of=b"N"), "wrapper is malformed"),
+        (wrapper(text("4")), "shape"),
+    ],
+)
+def test_wrappers_that_lie_are_one_line(tmp_path: Path, value: bytes, said: str) -> None:
+    path = tmp_path / "model.joblib"
+    path.write_bytes(stream(value))
+    code, _, err = call_main("shapes", path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
+    assert call_main("check", path)[0] == 2
+
+
+def test_an_older_wrapper_without_padding(tmp_path: Path) -> None:
+    """joblib before 1.2, and scikit-learn's own copy of it."""
+    path = tmp_path / "model.joblib"
+    content = stream(wrapper(integers(4, 6), padding=None, raw=PAYLOAD))
+    for written in (content, content.replace(b"cjoblib.", b"csklearn.externals.joblib.")):
+        path.write_bytes(written)
+        checkpoint = open_checkpoint(path)
+        assert [checkpoint[name].shape for name in checkpoint] == [(4, 6, 1), (4, 6)]
+        assert checkpoint.read("fc.weight").tobytes() == struct.pack("<24f", *range(24))
