@@ -11,9 +11,8 @@ import codecs
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from convinspect.formats.pickle.joblib_arrays import RawBytes
 from convinspect.formats.pickle.machine import Read
-from convinspect.formats.pickle.values import Blob, Call, Global, Tuple
+from convinspect.formats.pickle.values import Blob, Call, Global, RawBytes, Tuple
 
 UTF8, LINE, QUOTED = "utf-8", "raw_unicode_escape", "unicode_escape"
 """How bytes are written as text, by the names of Python's codecs."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import CutShort
 from convinspect.formats.pickle.machine import Machine, Read
 from convinspect.formats.pickle.opcodes import Undecodable, broken, instructions, undecodable
-from convinspect.formats.pickle.values import EMPTY, Blob, Call, Dict, Global, Tuple
+from convinspect.formats.pickle.values import EMPTY, Call, Dict, Global, RawBytes, Tuple
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 """Also as scikit-learn had it within itself."""
@@ -25,12 +25,6 @@ _MOST_AXES = 64
 _HAS_OBJECTS = 1
 """The flag of NumPy's dtypes that have Python objects in them (`NPY_ITEM_HASOBJECT`)."""
 _AGAIN = "get the file again, or save it again"
-
-
-class RawBytes(Blob):
-    """Bytes that stand in the stream without an instruction that pushes them."""
-
-    __slots__ = ()
 
 
 class Gap(NamedTuple):
