@@ -19,6 +19,7 @@ from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.values import Persistent, Tuple
 from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
 from convinspect.records import Storage
+from convinspect.text import first_few, plural
 
 ARRAY = "numpy.ndarray"
 LOADS = "torch.storage._load_from_bytes"
@@ -173,3 +174,17 @@ class InStrings:
 def strings_of(storage_of: Any) -> Strings | None:
     """Where byte strings lie, where whoever gives the storages knows that."""
     return storage_of.strings if isinstance(storage_of, InStrings) else None
+
+
+def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
+    """Lines that say which tensors are arrays, and which arrays are none."""
+    notes = []
+    if strings.arrays:
+        notes.append("its tensors are NumPy arrays")
+    if strings.cast:
+        which = ", ".join(dict.fromkeys(strings.cast.values()))
+        notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
+    if strings.left:
+        keys = [f"{key} ({what})" for key, what in strings.left.items()]
+        notes.append(f"{plural(len(keys), 'array')} of no plain numbers, left out: {first_few(keys, 3)}")
+    return tuple(notes)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from convinspect.formats.pickle.machine import Walk
 from convinspect.formats.torch.arrays import is_array
-from convinspect.formats.torch.byte_storages import ARRAY, Strings
+from convinspect.formats.torch.byte_storages import ARRAY, Strings, notes_on_arrays
 from convinspect.formats.torch.byte_storages import InStrings as InStrings
-from convinspect.formats.torch.plain_pickle import notes_on_arrays
 from convinspect.formats.torch.tensors import is_from_array
 from convinspect.keys.others import Other, Value
 from convinspect.records import Root, Tensor
