@@ -18,6 +18,7 @@ import pickle_mutations
 import zip_mutations
 from array_drivers import arrays, joblib
 from nested_driver import nested
+from pickle_driver import plain
 from pickle_mutations import number, text
 
 from support.paths import FIXTURES
@@ -341,6 +342,7 @@ DRIVERS: dict[str, Driver] = {
     "stranger": stranger,
     "arrays": arrays,
     "joblib": joblib,
+    "plain": plain,
     "unpacked": unpacked,
     "distcp": distcp,
     "nested": lambda random, folder: nested(random, folder, _small()),

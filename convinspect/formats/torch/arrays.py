@@ -115,7 +115,7 @@ def _parts(name: str, node: Call) -> _Parts | None:
     args = arguments(node)
     if name.endswith("_frombuffer"):
         return _from_buffer(node, args)
-    state = args[2] if name.startswith("jax.") else next((state for state in node.states), None)
+    state = args[2] if name.startswith("jax.") else next(reversed(node.states), None)
     if not isinstance(state, Tuple) or len(state.items) not in (4, 5):
         # Subclasses may have more, and the very first NumPy had no version in it.
         return None

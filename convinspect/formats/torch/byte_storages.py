@@ -29,6 +29,7 @@ _HEAD = 1 << 12
 """Bytes that hold the five pickles of a stream with one storage several times."""
 _MOST_SEARCHED = 1 << 26
 """Bytes of a pickle in which a string of one byte is looked for."""
+_AGAIN = "get the file again, or save it again"
 _COUNT = 8
 """Bytes of the number of elements that stands before them."""
 
@@ -127,11 +128,11 @@ class Strings:
             raise ValueError("no stream of one storage") from None
         parts = found.id.items
         nbytes = storage_nbytes(storage_dtype(parts) or "uint8", parts[4])
-        if int.from_bytes(head[end - _COUNT : end], "little") != parts[4] or not rest.may_have(nbytes):
-            raise BrokenFile(
-                f"a storage of {nbytes:,} bytes is pickled as {rest.packed:,} of them",
-                "get the file again, or save it again",
-            )
+        count = int.from_bytes(head[end - _COUNT : end], "little")
+        if count != parts[4]:
+            raise BrokenFile(f"a storage of {parts[4]:,} elements is pickled with {count:,} of them", _AGAIN)
+        if not rest.may_have(nbytes):
+            raise BrokenFile(f"a storage of {nbytes:,} bytes is pickled with {rest.packed:,} of them", _AGAIN)
         return found, self.storage(rest, nbytes) or Storage(self.path, f"string of {rest.start}", nbytes, 0, None)
 
 

@@ -75,8 +75,9 @@ def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
     try:
         return _rebuilt(name, node, key, storage_of)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        writer = "NumPy" if is_array(name) else "PyTorch"
         raise BrokenFile(
-            f"tensor {key!r}: the pickle describes it in a way that PyTorch never writes",
+            f"tensor {key!r}: the pickle describes it in a way that {writer} never writes",
             "get the file again, or save it again",
         ) from None
 

@@ -40,6 +40,7 @@ from support.hostile.others import (
     tar_with_pickles,
     zip_in_zip,
 )
+from support.hostile.plain_pickles import PICKLES, plain_pickle
 from support.hostile.safetensors import (
     INDEXES,
     LENGTHS,
@@ -171,6 +172,7 @@ HOSTILE: dict[str, Builder] = {
     "index_shard_by_link": shard_by_link,
     **NUMPY,
     **{f"joblib_{name}": partial(joblib_file, make=make) for name, make in JOBLIB.items()},
+    **{f"pickle_{name}": partial(plain_pickle, make=make) for name, make in PICKLES.items()},
     **{f"nested_{name}": build for name, build in NESTED.items()},
     **{f"distcp_{name}": partial(distcp, content=content) for name, content in DISTCP.items()},
     **{f"unpacked_bomb_{name}": partial(in_unpacked, make=make) for name, make in BOMBS.items()},
