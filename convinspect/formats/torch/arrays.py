@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import BrokenFile
 from convinspect.formats.numpy_dtypes import EXTENSIONS, ArrayDtype, array_dtype, extension_dtype, told
 from convinspect.formats.pickle.values import Call, Dict, Global, OutOfBand, Tuple
-from convinspect.formats.torch.byte_storages import Strings
+from convinspect.formats.torch.byte_storages import ARRAY, Strings
 from convinspect.formats.torch.nodes import arguments, function_name
 from convinspect.formats.torch.storage_ids import number
 from convinspect.records import Tensor, contiguous
@@ -64,8 +64,11 @@ def is_array(name: str) -> bool:
 def is_of_numbers(node: Call) -> bool:
     """Whether a call rebuilds an array that is listed as a tensor."""
     name = function_name(node) or ""
-    parts = _parts(name, node) if is_array(name) else None
-    return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    try:
+        parts = _parts(name, node) if is_array(name) else None
+        return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    except (IndexError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None:
@@ -105,7 +108,7 @@ def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None
     strings.arrays += 1
     storage = strings.storage(octets, nbytes, dtype.byteorder)
     layout = "strided" if storage is not None or not nbytes else "compressed" if octets is not None else "out-of-band"
-    return Tensor(key, dtype.name, shape, stride, 0, storage, layout)
+    return Tensor(key, dtype.name, shape, stride, 0, storage, layout, subclass=ARRAY if strings.marked else None)
 
 
 def _parts(name: str, node: Call) -> _Parts | None:

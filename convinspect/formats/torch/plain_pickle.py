@@ -16,11 +16,11 @@ from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.arrays import NAMES
-from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings
+from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings, notes_on_arrays
+from convinspect.formats.torch.nested_arrays import joined
 from convinspect.formats.torch.tree import find_roots
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
-from convinspect.text import first_few, plural
 
 _PADDLE = "StructuredToParameterName@@"
 """A key that `paddle.save` puts beside the tensors of a state_dict."""
@@ -104,6 +104,8 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
+    if strings.arrays:
+        roots = joined(roots)
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
@@ -131,17 +133,3 @@ def _notes_behind(nbytes: int) -> tuple[str, ...]:
 
 def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:
     return strings.paddle or any(other.key == _PADDLE for root in roots for other in root.others)
-
-
-def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
-    """Lines that say which tensors are arrays, and which arrays are none."""
-    notes = []
-    if strings.arrays:
-        notes.append("its tensors are NumPy arrays")
-    if strings.cast:
-        which = ", ".join(dict.fromkeys(strings.cast.values()))
-        notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
-    if strings.left:
-        keys = [f"{key} ({what})" for key, what in strings.left.items()]
-        notes.append(f"{plural(len(keys), 'array')} of no plain numbers, left out: {first_few(keys, 3)}")
-    return tuple(notes)

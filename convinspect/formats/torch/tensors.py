@@ -138,7 +138,13 @@ def _from_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor 
     return tensor._replace(
         device=device if isinstance(device, str) else None,
         requires_grad=trains if isinstance(trains, bool) else None,
+        subclass=None,
     )
+
+
+def is_from_array(name: str) -> bool:
+    """Whether a function of this name rebuilds a tensor from a NumPy array."""
+    return name in _FROM_ARRAY
 
 
 def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
