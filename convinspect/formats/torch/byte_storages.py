@@ -17,6 +17,7 @@ from convinspect.formats.pickle.byte_strings import Octets, behind, first_bytes,
 from convinspect.formats.pickle.machine import Read, Walk, reader, walk
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.values import Persistent, Tuple
+from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
 from convinspect.records import Storage
 from convinspect.text import first_few, plural
@@ -103,6 +104,10 @@ class Strings:
             packed_nbytes=packed, byteorder=byteorder, encoding=octets.encoding,
         )  # fmt: skip
 
+    def loads(self, node: Any) -> bool:
+        """Whether a call loads a storage of a byte string."""
+        return function_name(node) == LOADS
+
     def nested(self, node: Any) -> tuple[Persistent, Storage]:
         """The persistent id in a stream that `_load_from_bytes` would load, and its storage.
 
@@ -170,11 +175,6 @@ class InStrings:
         """The storage of a key."""
         found: Storage = self.storage_of(key, nbytes)
         return found
-
-
-def strings_of(storage_of: Any) -> Strings | None:
-    """Where byte strings lie, where whoever gives the storages knows that."""
-    return storage_of.strings if isinstance(storage_of, InStrings) else None
 
 
 def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
