@@ -25,7 +25,7 @@ pytest.importorskip("aiohttp")
 FILES = (
     "pointnet_stnkd.pt", "pointnet_stnkd.safetensors", "pointnet_stnkd_legacy.pt", "pointnet_stnkd_script.pt",
     "pointnet_stnkd_module.pt", "pointnet_stnkd.pt2", "dtypes.pt", "legacy_views.pt", "big_endian.pt",
-    "sharded/model.safetensors.index.json", "sharded_bin/pytorch_model.bin.index.json",
+    "sharded/model.safetensors.index.json", "sharded_bin/pytorch_model.bin.index.json", "distributed/.metadata",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def test_commands_say_the_same_of_a_file_elsewhere(server: Server, name: str) ->
         assert (b.code, b.out.replace(there, here), b.err.replace(there, here)) == a
     assert call_main("diff", here, there).code == 0
     assert call_main("verify", there, here, "--bits").code == 0
+    assert call_main("check", there).code == call_main("check", here).code
 
 
 def test_a_small_file_takes_one_request(server: Server) -> None:
