@@ -102,7 +102,8 @@ class Address(type(Path())):  # type: ignore[misc]
             # Imported here, as all that only addresses need.
             from urllib.parse import quote
 
-            below = quote(below)
+            # An index may give a name that is no text.
+            below = quote(below, errors="surrogatepass")
         return path_of(f"{self._text_and_query()[0]}/{below}")
 
     def with_name(self, name: str) -> Path:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHORT, _LONG = 4096, 1 << 16
-"""Bytes that are fetched at least: of safetensors, whose header says how long it is, and of all else, where headers of
-one file lie close together."""
+_FLOORS, _LONG = {".safetensors": 4096, ".json": 1 << 20}, 1 << 16
+"""Bytes that are fetched at least: of safetensors, whose header says how long it is; of an index, which is read as a
+whole; and of all else, where headers of one file lie close together."""
 _MOST_AHEAD = 1 << 19
 """Bytes that are fetched at once where small pieces are read one after the other."""
 _LARGE, _PART, _PARTS = 1 << 18, 1 << 22, 4
@@ -56,7 +56,7 @@ class RemoteFile:
         self._holder: Holder | None = None
         self._lock = Lock()
         self._asked = self.used = time.monotonic()
-        self.floor = _SHORT if path.suffix == ".safetensors" else _LONG
+        self.floor = _FLOORS.get(path.suffix, _LONG)
         self.size = -1
         self.version: Version = ()
 
