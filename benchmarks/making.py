@@ -76,6 +76,14 @@ class Files:
             _must(convinspect("convert", self.torch, "-o", path, "--to", "linear"))
         return path
 
+    @property
+    def converted_safetensors(self) -> Path:
+        """`safetensors`, its pointwise layers converted to Linear."""
+        path = self.target("converted.safetensors")
+        if not path.exists():
+            _must(convinspect("convert", self.safetensors, "-o", path, "--to", "linear"))
+        return path
+
     def target(self, name: str) -> Path:
         """Where a route may write."""
         return self.made.setdefault(name, self.folder / name)

@@ -63,10 +63,7 @@ torch.save(found, sys.argv[2])
 """
 
 # As a careful user would write it: both files mapped, all numbers compared, both operators run once.
-VERIFY = """
-import sys, torch
-from torch.nn import functional as F
-a, b = (torch.load(p, mmap=True, weights_only=True) for p in sys.argv[1:3])
+_VERIFY = """
 with torch.no_grad():
     for key, before in a.items():
         after = b[key]
@@ -77,6 +74,23 @@ with torch.no_grad():
             y, z = F.conv1d(x, before, bias), F.linear(x.mT, after, bias).mT
             assert torch.allclose(y, z, atol=1e-3)
 """
+VERIFY = (
+    """
+import sys, torch
+from torch.nn import functional as F
+a, b = (torch.load(p, mmap=True, weights_only=True) for p in sys.argv[1:3])
+"""
+    + _VERIFY
+)
+VERIFY_SAFETENSORS = (
+    """
+import sys, torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+a, b = (load_file(p) for p in sys.argv[1:3])
+"""
+    + _VERIFY
+)
 
 EQUAL = """
 import sys, torch

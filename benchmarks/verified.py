@@ -1,4 +1,4 @@
-"""`verify` beside a bare loop in pairs of runs, at 2 GB and at 100,000 tensors: both ratios of one run.
+"""`verify` beside a bare loop in pairs of runs, at 2 GB and at 100,000 tensors of both formats: all ratios of one run.
 
 python benchmarks/verified.py [--pairs 5] [--folder DIR]
 """
@@ -51,11 +51,18 @@ def verified_in_pairs(folder: Path, pairs: int = PAIRS, points: Sequence[Point] 
 
 
 def _rows(files: Files, pairs: int) -> list[list[str]]:
-    both = (files.torch, files.converted)
+    rows = _rows_of((files.torch, files.converted), peers.VERIFY, files.point.label, pairs)
+    if files.point.axis == "tensors":
+        both = (files.safetensors, files.converted_safetensors)
+        rows += _rows_of(both, peers.VERIFY_SAFETENSORS, f"{files.point.label}, safetensors", pairs)
+    return rows
+
+
+def _rows_of(both: tuple[Path, Path], loop: str, label: str, pairs: int) -> list[list[str]]:
     ours = Route("ours", convinspect("verify", *both))
     loops = {
-        files.point.label: Route("loop", python(peers.VERIFY, *both)),
-        f"{files.point.label}, loop on one thread": Route("loop", python(_ONE_THREAD + peers.VERIFY, *both)),
+        label: Route("loop", python(loop, *both)),
+        f"{label}, loop on one thread": Route("loop", python(_ONE_THREAD + loop, *both)),
     }
     # Once before, so that modules are compiled and libraries in the page cache.
     rounds = [[run(route) for route in (ours, *loops.values())] for _ in range(pairs + 1)][1:]

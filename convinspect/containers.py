@@ -19,6 +19,7 @@ class Container(Enum):
     DISTRIBUTED_PART = "file of a distributed checkpoint"
     TORCH_UNPACKED = "torch.save (unpacked)"
     PICKLE = "pickle"
+    JOBLIB = "joblib"
     NUMPY_ARCHIVE = "NumPy archive (.npz)"
     NUMPY_ARRAY = "NumPy array (.npy)"
 
@@ -46,6 +47,7 @@ _READ_ALONE = (
     Container.DISTRIBUTED_PART,
     Container.TORCH_UNPACKED,
     Container.PICKLE,
+    Container.JOBLIB,
     Container.NUMPY_ARCHIVE,
     Container.NUMPY_ARRAY,
 )

@@ -35,7 +35,7 @@ class KnownFrom(Enum):
     """Where a layout is known from; the values are parts of sentences for people."""
 
     METADATA = "as the file's metadata says"
-    WRITTEN = "as the file says, which its own library wrote"
+    WRITTEN = "as its own library's marks in the file say"
     NAMES = "as the tensors' names say"
     CLASS = "as the layer's class says"
     SHAPES = "since only so are the kernels as long in every direction"

@@ -28,6 +28,7 @@ WRITTEN_BY = {
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
     Container.DISTRIBUTED_PART: "the same, one of its files (`*.distcp`) by itself: the pieces in it",
     Container.TORCH_UNPACKED: "the same, unzipped: a folder with `data.pkl` and `data/0`, `data/1`, …",
+    Container.JOBLIB: "`joblib.dump`, plain, or compressed with zlib, gzip, bzip2, lzma or xz",
     Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",
     Container.NUMPY_ARRAY: "`numpy.save`",
 }

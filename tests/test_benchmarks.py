@@ -57,15 +57,19 @@ def test_verify_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     verified = importlib.import_module("verified")
     making, measuring = importlib.import_module("making"), importlib.import_module("measuring")
     # The first round of three, before modules are compiled, does not count.
-    costs = iter([measuring.Cost(9, 9, "", 9)] * 3 + [measuring.Cost(n, 100 * n, "", 2 * n * n) for n in (1, 2, 4)])
+    rounds = [[measuring.Cost(n, 100 * n * k, "", 2 * n * n) for n in (1, 2, 4)] for k in (1, 3)]
+    costs = iter([cost for each in rounds for cost in ([measuring.Cost(9, 9, "", 9)] * 3 + each)])
     monkeypatch.setattr(verified, "run", lambda route: next(costs))
     monkeypatch.setattr(making.Files, "_made", lambda self, name: tmp_path / name)
     monkeypatch.setattr(making.Files, "converted", tmp_path / "converted.pt")
+    monkeypatch.setattr(making.Files, "converted_safetensors", tmp_path / "converted.safetensors")
     (table,) = verified.verified_in_pairs(tmp_path, 1, [making.Point("tensors", "8 tensors", 8, 4)])
     rows = {row[0]: (row[1], row[2], row[-1]) for row in table.rows}
     assert rows == {
         "8 tensors": ("0.50", "0.25", "100 MB"),
         "8 tensors, loop on one thread": ("0.25", "0.06", "100 MB"),
+        "8 tensors, safetensors": ("0.50", "0.25", "300 MB"),
+        "8 tensors, safetensors, loop on one thread": ("0.25", "0.06", "300 MB"),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from convinspect.checking.arrays import is_pickled, scan_array
 from convinspect.checking.collecting import Collector
 from convinspect.checking.findings import Finding, Looked, Note, Place, Progress, Scan, finding
+from convinspect.checking.joblib_files import scan_joblib
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
 from convinspect.checking.offsets import scan_offsets
 from convinspect.checking.pickles import Seen, Stream, scan_bytes, scan_pickle
@@ -17,6 +18,7 @@ from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.numpy_files.arrays import SUFFIX, is_array, record_read
 from convinspect.formats.numpy_files.header import MAGIC
+from convinspect.formats.pickle.joblib_arrays import is_of_joblib
 from convinspect.formats.pickle.machine import Read, most_steps, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
@@ -365,7 +367,11 @@ def _scan_unknown(file: File, within: str) -> Scan[Pickle | None]:
     """
     stream = Stream(file.read, file.size, file.path, within.removesuffix(_NEST), file.start)
     if is_pickle(file):
-        seen = yield from scan_pickle(stream._replace(plain=True, ordinary=ORDINARY), 0, file.size // SMALL_STORAGE)
+        plain = stream._replace(plain=True, ordinary=ORDINARY)
+        if is_of_joblib(file.read, file.size):
+            yield Note(NO_CHECKSUMS)
+            return (yield from scan_joblib(plain))
+        seen = yield from scan_pickle(plain, 0, file.size // SMALL_STORAGE)
         if seen.error is None:
             yield Note(NO_CHECKSUMS)
             yield from scan_end(stream, seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,7 @@ class Stream(NamedTuple):
         ordinary: Names that are ordinary here beyond those that safe loading admits.
         prefixes: What such names may begin with.
         plain: It is a pickle that `torch.save` did not write, so that no safe loading reads it.
+        moved: Where in the bytes of the file an offset is, if some of these are left out here.
     """
 
     read: Read
@@ -89,9 +90,11 @@ class Stream(NamedTuple):
     ordinary: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     plain: bool = False
+    moved: Callable[[int], int] | None = None
 
     def place(self, offset: int, length: int | None = None) -> Place:
         """A place in these bytes."""
+        offset = offset if self.moved is None else self.moved(offset)
         return Place(self.record, offset, length, None if self.in_file is None else self.in_file + offset)
 
 
@@ -227,17 +230,14 @@ def _scan_strings(machine: Machine, stream: Stream, depth: int, known: Set[int])
             prefixes=(),
             plain=False,
             record=_within(stream.record),
-            in_file=_plus(stream.in_file, at),
+            in_file=None if at is None else stream.place(at).in_file,
+            moved=None,
         )
         yield from scan_bytes(inner, depth + 1)
 
 
 def _within(record: str) -> str:
     return f"{record} (a string in it)" if record else "(a string in it)"
-
-
-def _plus(base: int | None, at: int | None) -> int | None:
-    return None if base is None or at is None else base + at
 
 
 def _part(read: Read, start: int) -> Read:

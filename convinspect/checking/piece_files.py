@@ -40,13 +40,8 @@ def items_of(pieces: Pieces) -> Iterator[Item]:
     yield from (Item(one.place) for one in pieces.objects if one.place is not None)
 
 
-def scan_part(file: File, values: bool) -> Scan[None]:
-    """Scan one of the checkpoint's `*.distcp` by itself, with what the `.metadata` beside it says, if it is there.
-
-    Args:
-        file: It.
-        values: Look at the numbers too.
-    """
+def scan_part(file: File) -> Scan[None]:
+    """Scan one of the checkpoint's `*.distcp` by itself, with what the `.metadata` beside it says, if it is there."""
     listed, _ = listed_beside(file.path)
     items: dict[tuple[int, int], list[Item]] = {}
     if listed is not None:
@@ -64,7 +59,8 @@ def scan_part(file: File, values: bool) -> Scan[None]:
                 file = file.within(0, part.start)
             elif part.kind == "zip":
                 items[part.start, part.size] = [Item(Where(file.path, part.start, part.size))]
-    yield from scan_piece_file(file, items, values)
+    # Its numbers are looked at once it is listed.
+    yield from scan_piece_file(file, items, values=False)
 
 
 def scan_piece_file(file: File, items: Mapping[tuple[int, int], Sequence[Item]], values: bool) -> Scan[None]:

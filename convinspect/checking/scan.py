@@ -136,7 +136,7 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
     check_no_journal(path)
     with File(path) as file:
         yield from _scan_mode(path)
-        scan = scan_part(file, values) if is_part(file) else scan_file(file)
+        scan = scan_part(file) if is_part(file) else scan_file(file)
         pickle, failure, codes = yield from _scan_opened(scan, file.path)
     if "unreadable" in codes:
         # To list it would walk the same pickle to the same end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from importlib import import_module
 from typing import Any
 
@@ -31,8 +32,10 @@ class QuickCommand(TyperCommand):
     """A command that starts without pydantic and shows its help without Markdown."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        convert_quickly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        parameters = self.get_params(ctx)
+        convert_quickly(parameters)
+        takes_format = any("--format" in parameter.opts for parameter in parameters)
+        return super().parse_args(ctx, with_format(args) if takes_format else args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         if HAS_RICH:
@@ -53,7 +56,7 @@ class LazyGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         convert_quickly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, as_meant(args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         if HAS_RICH:
@@ -63,6 +66,30 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in SUMMARIES else command, rest
+
+
+def as_meant(args: list[str]) -> list[str]:
+    """A command line as hands type it by habit, spelled out: `help`, `version`, and a file without a command."""
+    if not args:
+        return args
+    first, rest = args[0], args[1:]
+    if first == "help":
+        return [*rest[:1], "--help"]
+    if first == "version":
+        return ["--version"]
+    if first in SUMMARIES or first.startswith("-"):
+        return args
+    is_path = os.path.lexists(first) or any(mark in first for mark in "./\\!")
+    return ["shapes", *args] if is_path else args
+
+
+def with_format(args: list[str]) -> list[str]:
+    """`--json` spelled out as `--format json`."""
+    end = args.index("--") if "--" in args else len(args)
+    return [word for at, arg in enumerate(args) for word in (_JSON if arg == "--json" and at < end else (arg,))]
+
+
+_JSON = ("--format", "json")
 
 
 def load(name: str) -> Any:

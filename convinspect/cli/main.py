@@ -33,7 +33,7 @@ app = typer.Typer(
     name="convinspect",
     cls=LazyGroup,
     help="See and change the pointwise layers of a saved PyTorch model, without running the model.",
-    epilog="Start with:  convinspect shapes model.pt",
+    epilog="Start with:  convinspect model.pt  (the same as convinspect shapes model.pt)",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -50,7 +50,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     pass

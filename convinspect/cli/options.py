@@ -41,7 +41,7 @@ LayerOption = Annotated[list[str] | None, layer_option("Only these layers.")]
 FoldOption = Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result; --json is short for json.")]
 WidthOption = Annotated[
     int | None, typer.Option("--width", min=40, metavar="N", help="Lay out for N columns instead of the terminal's.")
 ]

@@ -114,14 +114,15 @@ def _looked_at(report: Report) -> Iterator[str]:
         yield f"looked at: {' · '.join(parts)}"
 
 
-_OF_NUMPY = (Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
+_NOT_LOADED = (Container.PICKLE, Container.JOBLIB, Container.NUMPY_ARCHIVE, Container.NUMPY_ARRAY)
+"""What torch.load does not read, so that it is of no use to say what that admits."""
 
 
 def _beyond(report: Report) -> str:
     beyond = report.looked["names"] - report.looked["admitted"]
     if beyond:
         return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
-    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, Container.PICKLE, *_OF_NUMPY)
+    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, *_NOT_LOADED)
     return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
 
 

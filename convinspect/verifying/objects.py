@@ -44,11 +44,10 @@ def differences(before: Objects, after: Objects, most: int) -> tuple[list[Differ
         The first differences; the number of all; and the first place where the attributes differ that `state_dict()`
         gives its OrderedDict (`_metadata`, each module's version), or None.
     """
-    reads = (before.read, after.read)
     first: list[Difference] = []
     attributed: list[_Attributed] = []
     number = 0
-    for item in _walk([("", before.tree, after.tree)], reads):
+    for item in _walk([("", before.tree, after.tree)], before, after):
         if isinstance(item, _Attributed):
             attributed.append(item)
             continue
@@ -58,7 +57,7 @@ def differences(before: Objects, after: Objects, most: int) -> tuple[list[Differ
     for place, a, b in attributed:
         states = [node.states if isinstance(node, Call) else [] for node in (a, b)]
         parts = _in_order("", *states) if len(states[0]) == len(states[1]) else None
-        if parts is None or any(isinstance(item, Difference) for item in _walk(parts, reads)):
+        if parts is None or any(isinstance(item, Difference) for item in _walk(parts, before, after)):
             return first, number, place
     return first, number, None
 
@@ -71,9 +70,10 @@ class _Attributed(NamedTuple):
     b: Any
 
 
-def _walk(pairs: Iterable[tuple[str, Any, Any]], reads: tuple[Read, Read]) -> Iterator[Difference | _Attributed]:
+def _walk(pairs: Iterable[tuple[str, Any, Any]], before: Objects, after: Objects) -> Iterator[Difference | _Attributed]:
     """The differences below these pairs, and the dictionaries with attributes, which are left to the caller."""
     todo = list(pairs)
+    alone = before.alone and after.alone
     seen: set[tuple[int, int]] = set()
     # `_arguments` makes sets that nothing else refers to. They are kept here, since a freed set's id could be given to
     # another node, which would then count as seen.
@@ -87,9 +87,9 @@ def _walk(pairs: Iterable[tuple[str, Any, Any]], reads: tuple[Read, Read]) -> It
         seen.add((id(a), id(b)))
         if isinstance(a, Set) or isinstance(b, Set):
             made.append((a, b))
-        if is_tensor(a) and is_tensor(b):
+        if (is_tensor(a) and is_tensor(b)) or (alone and before.is_tensor(a) and before.is_tensor(b)):
             continue
-        what = _differs(a, b) or _blobs_differ(a, b, *reads)
+        what = _differs(a, b) or _blobs_differ(a, b, before.read, after.read)
         if what is not None:
             yield Difference(path or "the top", what)
             continue

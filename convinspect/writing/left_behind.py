@@ -148,7 +148,9 @@ def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
     if objects is not None:
-        left = beside(objects, path, [root.path for root in checkpoint.roots])
+        # Arrays in what torch.save wrote are objects, or tensors where there are no others.
+        listed = {f"{path}.{tensor.key}" if path else tensor.key for tensor in checkpoint.root.tensors}
+        left = [key for key in beside(objects, path, [root.path for root in checkpoint.roots]) if key not in listed]
         if left:
             lines.append(f"{first_few(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, path) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from convinspect.errors import CannotWrite
+from convinspect.errors import CannotWrite, Option, Wording
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, reader, walk
 from convinspect.formats.pickle.record import Pickle
@@ -145,7 +145,8 @@ def _tuples(edits: Sequence[Edit], read: Read, marked: bool = False) -> list[tup
             raise CannotWrite(f"tensor {tensor.key!r} is a {tensor.subclass}, whose parts would keep their shape")
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
-                raise CannotWrite(f"tensor {tensor.key!r}: its size is not written in the pickle")
+                remedy = Wording(Option("state_dict"), " writes a plain state_dict instead")
+                raise CannotWrite(f"tensor {tensor.key!r}: its pickle, as of an array, has no size to change", remedy)
             new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)), marked)
             if tuples.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")

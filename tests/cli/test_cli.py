@@ -284,6 +284,37 @@ def test_a_command_line_that_cannot_be_understood_is_one_line(words: str, said: 
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("habit", "spelled_out"),
+    [
+        ([STNKD], ["shapes", STNKD]),
+        ([STNKD, "--pointwise", "--format", "csv"], ["shapes", STNKD, "--pointwise", "--format", "csv"]),
+        ([FIXTURES / "sharded"], ["shapes", FIXTURES / "sharded"]),
+        (["nowhere/at.all"], ["shapes", "nowhere/at.all"]),
+        (["help"], ["--help"]),
+        (["help", "convert"], ["convert", "--help"]),
+        (["version"], ["--version"]),
+        (["-V"], ["--version"]),
+        (["shapes", STNKD, "--json"], ["shapes", STNKD, "--format", "json"]),
+        (["check", "--json", STNKD], ["check", STNKD, "--format", "json"]),
+    ],
+)
+def test_what_hands_type_by_habit(habit: list[str | Path], spelled_out: list[str | Path]) -> None:
+    env = {"COLUMNS": "80"}
+    typed, meant = (run(*map(str, words), env=env) for words in (habit, spelled_out))
+    assert (typed.returncode, typed.stdout, typed.stderr) == (meant.returncode, meant.stdout, meant.stderr)
+    assert typed.stdout or typed.returncode == 2
+
+
+def test_a_command_counts_before_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "check").write_bytes(STNKD.read_bytes())
+    (tmp_path / "model").write_bytes(STNKD.read_bytes())
+    assert run("check").returncode == 2
+    assert run("model").stdout == run("shapes", "model").stdout
+    assert run("shapes", "--", "--json").stderr == "error: --json: there is no such file\n"
+
+
 def test_layer_names_complete_from_the_file() -> None:
     words = f"convinspect shapes {STNKD} --layer conv"
     completed = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"})

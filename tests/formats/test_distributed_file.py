@@ -83,6 +83,9 @@ def test_by_number_and_place_without_metadata(file: Path) -> None:
     report = check(file)
     assert not report.findings
     assert report.looked["records"] > 0
+    assert check(file, values=True).looked["tensors"] == len(
+        [one for one in FLAT.values() if one.is_floating_point() and one.numel()]
+    )
     target = file.with_name("saved.safetensors")
     assert call_main("convert", file, "-o", target)[0] == 0
     rescued = load_file(target)

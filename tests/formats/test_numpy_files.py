@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -93,6 +94,25 @@ def test_arrays_that_are_no_numbers_are_named(tmp_path: Path, name: str) -> None
     np.savez(tmp_path / "x.npz", **{name: OTHERS[name]})
     with pytest.raises(NotACheckpoint, match="without arrays of plain numbers"):
         open_checkpoint(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("protocol", ["now", 2])
+def test_a_dictionary_of_arrays_saved_as_one_array(tmp_path: Path, protocol: Any) -> None:
+    """As `caffe-tensorflow` and many a script of that time keep weights."""
+    state = {"conv": {"weight": ARRAYS["conv.weight"], "bias": ARRAYS["conv.bias"]}, "fc.weight": ARRAYS["fc.weight"]}
+    path = tmp_path / "weights.npy"
+    np.save(path, np.array(state, dtype=object))
+    if protocol != "now":
+        content = path.read_bytes()
+        path.write_bytes(content[: content.index(b"\n") + 1] + pickle.dumps(np.array(state, dtype=object), protocol))
+    loaded = np.load(path, allow_pickle=True).item()
+    tensors = {tensor.key: tensor for tensor in read_contents(path).roots[0].tensors}
+    assert np.array_equal(read_tensor(tensors["conv.weight"]), loaded["conv"]["weight"])
+    assert np.array_equal(read_tensor(tensors["conv.bias"]), loaded["conv"]["bias"])
+    assert np.array_equal(read_tensor(tensors["fc.weight"]), loaded["fc.weight"])
+    assert call_main("convert", path, "-o", tmp_path / "x.pt")[0] == 0
+    assert call_main("verify", path, tmp_path / "x.pt")[0] == 0
+    assert check(path).exit_code < 2
 
 
 def test_a_header_of_python_2_with_long_sizes(tmp_path: Path) -> None:

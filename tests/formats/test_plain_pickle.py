@@ -391,3 +391,18 @@ def test_a_cut_pickle_is_one_line(tmp_path: Path, protocol: int, cut: float) -> 
 def test_the_listing_as_json(tmp_path: Path) -> None:
     found = json.loads(run("shapes", pickled(tmp_path / "m.pkl", MODEL, 4), "--format", "json").stdout)
     assert found["format"] == "pickle"
+
+
+def test_of_two_states_the_last_counts(tmp_path: Path) -> None:
+    class Twice:
+        def __reduce__(self) -> Any:
+            return np.arange(3.0).__reduce__()
+
+    stream = pickle.dumps([Twice()], 2)
+    state = pickle.dumps((1, (2,), np.dtype("f8"), False, np.ones(2).tobytes()), 2)[2:-1]
+    at = stream.rindex(b"b") + 1
+    twice = stream[:at] + state + b"b" + stream[at:]
+    np.testing.assert_array_equal(pickle.loads(twice)[0], [1, 1])
+    (tmp_path / "m.pkl").write_bytes(twice)
+    (tensor,) = read_contents(tmp_path / "m.pkl").roots[0].tensors
+    np.testing.assert_array_equal(read_tensor(tensor), [1, 1])

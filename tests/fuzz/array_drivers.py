@@ -1,10 +1,11 @@
-"""Drivers of arrays in NumPy's own format: headers that say anything, alone and in archives."""
+"""Drivers of arrays: in NumPy's own format, whose headers say anything, and in joblib's pickles."""
 
 from __future__ import annotations
 
 import io
 import re
 import struct
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -12,6 +13,9 @@ from random import Random
 import numpy as np
 import pickle_mutations
 import zip_mutations
+
+from support.hostile.joblib_streams import dtype, wrapper
+from support.hostile.opcodes import PAYLOAD, dict_of, integer, integers, named, pickled, text
 
 _ARRAYS = {
     "conv.weight": np.arange(24, dtype="f4").reshape(4, 6, 1),
@@ -103,4 +107,33 @@ def arrays(random: Random, folder: Path) -> Path:
     path.write_bytes(
         zip_mutations.written(archive) if random.random() < 0.6 else zip_mutations.mutated(random, archive)
     )
+    return path
+
+
+_SHAPES = (integers(4, 6), integers(4, 6, 1), integers(), integer(24), integer(2**62), integers(-1), text("4"), b"N")
+_TYPES = ("f4", "f8", "u1", "U3", "O8", "V8", "V0", "f", "", "<f4", "S5", "c8", "f99", "\x1b[31m")
+_RAW = (b"\x03\xff\xff\xff" + PAYLOAD, PAYLOAD, b"", b"\xff" * 300, b"." * 96, bytes(97), pickled(b"N"))
+
+
+def joblib(random: Random, folder: Path) -> Path:
+    """joblib's pickles: wrappers that say anything, with any bytes behind them, between sound ones."""
+    values = []
+    for number in range(random.choice((1, 2, 4))):
+        if random.random() < 0.4:
+            made = wrapper(random.choice(_SHAPES[:2]))
+        else:
+            of = random.choice((dtype(random.choice(_TYPES)), b"N", named("numpy", "float32"), dtype("f4", b"N")))
+            padding = random.choice((None, integer(16), integer(0), integer(-1), b"N"))
+            order = random.choice((text("C"), text("F"), b"N", integer(1)))
+            made = wrapper(random.choice(_SHAPES), of, order, padding, random.choice(_RAW))
+        values.append((text(f"layer{number}.weight"), made))
+    content = pickled(dict_of(*values))
+    if random.random() < 0.4:
+        at = random.randrange(len(content))
+        new = random.choice((b"", random.randbytes(1), pickle_mutations.instruction(random)))
+        content = content[:at] + new + content[at + random.choice((0, 1, 4)) :]
+    if random.random() < 0.2:
+        content = content[: random.randint(0, len(content))]
+    path = folder / "model.joblib"
+    path.write_bytes(zlib.compress(content) if random.random() < 0.1 else content)
     return path

@@ -16,8 +16,9 @@ from random import Random
 import json_mutations
 import pickle_mutations
 import zip_mutations
-from array_drivers import arrays
+from array_drivers import arrays, joblib
 from nested_driver import nested
+from pickle_driver import plain
 from pickle_mutations import number, text
 
 from support.paths import FIXTURES
@@ -340,6 +341,8 @@ DRIVERS: dict[str, Driver] = {
     "distributed": distributed,
     "stranger": stranger,
     "arrays": arrays,
+    "joblib": joblib,
+    "plain": plain,
     "unpacked": unpacked,
     "distcp": distcp,
     "nested": lambda random, folder: nested(random, folder, _small()),

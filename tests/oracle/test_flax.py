@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
+from support.program import run
 
 
 def test_flax_runs_what_was_converted(tmp_path: Path) -> None:
@@ -30,3 +31,23 @@ def test_flax_runs_what_was_converted(tmp_path: Path) -> None:
         )
         loaded = util.unflatten_dict(load_file(tmp_path / f"l{kind}.safetensors"), sep=".")
         assert np.allclose(conv.apply(variables, shaped), dense.apply(loaded, shaped), atol=1e-6)
+
+
+def test_flax_runs_what_was_converted_from_an_archive_of_numpy(tmp_path: Path) -> None:
+    """As many a model of Flax is published: the variables by path, in a `.npz`."""
+    nn = pytest.importorskip("flax.linen")
+    jax = pytest.importorskip("jax")
+    util = pytest.importorskip("flax.traverse_util")
+
+    x = jax.random.normal(jax.random.PRNGKey(1), (2, 5, 5, 6))
+    conv, dense = nn.Conv(4, (1, 1)), nn.Dense(4)
+    variables = conv.init(jax.random.PRNGKey(0), x)
+    arrays = {name: np.asarray(array) for name, array in util.flatten_dict(variables, sep="/").items()}
+    for number, save in enumerate((np.savez, np.savez_compressed)):
+        path, target = tmp_path / f"{number}.npz", tmp_path / f"{number}.safetensors"
+        save(path, **arrays)  # type: ignore[arg-type]
+        # In a process of its own, since JAX has threads, and a plain state_dict is written by a child.
+        done = run("convert", path, "-o", target, "--to", "linear", "--from", "conv2d", fresh=True)
+        assert done.returncode == 0, done.stderr
+        loaded = util.unflatten_dict(load_file(target), sep="/")
+        assert np.allclose(conv.apply(variables, x), dense.apply(loaded, x), atol=1e-6)

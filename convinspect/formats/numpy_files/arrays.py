@@ -50,6 +50,8 @@ def read_array(file: File) -> Contents:
     header = read_header(file.read)
     name = file.path.name
     key = name.removesuffix(SUFFIX) or name
+    if header.pickled and (objects := _objects(file, header)) is not None:
+        return objects
     if header.dtype is None:
         remedy = "load it with numpy.load, and save arrays of plain numbers"
         if header.pickled:
@@ -65,6 +67,44 @@ def read_array(file: File) -> Contents:
         problems.append(Problem(error.problem, error.remedy))
     root = Root("", "model", (_tensor(key, header, storage),))
     return Contents(file.path, Container.NUMPY_ARRAY, (root,), file.size, tuple(problems), (_NAMED_BY_FILE,))
+
+
+def _objects(file: File, header: ArrayHeader) -> Contents | None:
+    """What an array of Python objects holds, if it is a single object with arrays of numbers in it, as
+    `numpy.save(path, {"fc": {"weight": …}})` writes it.
+
+    Raises:
+        ConvInspectError: Its pickle is malformed or hostile.
+    """
+    # Imported here, since few arrays are of objects.
+    from convinspect.formats.pickle.machine import walk
+    from convinspect.formats.pickle.record import Pickle
+    from convinspect.formats.pickle.values import Call, Tuple
+    from convinspect.formats.roots import root_at
+    from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
+    from convinspect.formats.torch.plain_pickle import ORDINARY, listed_in
+
+    tree = walk(file.read, header.size, file.size, file.size // SMALL_STORAGE)
+    state = tree.value.states[-1] if isinstance(tree.value, Call) and tree.value.states else None
+    objects = state.items[-1] if isinstance(state, Tuple) and state.items else None
+    if header.shape != () or not isinstance(objects, list) or len(objects) != 1:
+        return None
+    tree = tree._replace(value=objects[0])
+    roots, notes = listed_in(file, tree)
+    if not any(root.tensors for root in roots):
+        return None
+    # Its dictionaries are layers, each within the one of all.
+    whole = root_at(roots, ".")
+    return Contents(
+        file.path,
+        Container.NUMPY_ARRAY,
+        (whole,),
+        file.size,
+        (),
+        ("its tensors lie in the pickle of one Python object, which numpy.load takes with allow_pickle=True", *notes),
+        foreign=tuple(name for name in foreign_globals(tree) if name not in ORDINARY),
+        pickles={file.path: Pickle(tree)},
+    )
 
 
 def read_archive(file: File, archive: Archive) -> Contents:

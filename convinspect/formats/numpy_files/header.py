@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.errors import BrokenFile, CutShort, RefusedFile
@@ -79,10 +80,15 @@ def read_header(read: Read) -> ArrayHeader:
     if len(text) < length:
         raise CutShort(f"{len(text):,} of the {length:,} bytes of its header are there", _AGAIN)
     try:
-        fields = _parsed(text.decode("utf-8" if major == 3 else "latin-1"))
+        return _of_text(text.decode("utf-8" if major == 3 else "latin-1"), begin + length)
     except UnicodeDecodeError:
         raise _malformed("it is no text") from None
-    return _checked(fields, begin + length)
+
+
+@lru_cache(maxsize=512)
+def _of_text(text: str, size: int) -> ArrayHeader:
+    """The header of a text; remembered, since an archive of thousands of arrays has few that differ."""
+    return _checked(_parsed(text), size)
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -91,7 +97,8 @@ def _parsed(text: str) -> dict[str, Any]:
     import ast
     import warnings
 
-    for attempt in (text, _LONG.sub(r"\1", text)):
+    for old in (False, True):
+        attempt = _LONG.sub(r"\1", text) if old else text
         try:
             with warnings.catch_warnings():
                 # An escape that Python does not know is none of the user's code.

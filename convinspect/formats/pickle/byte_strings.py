@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from convinspect.formats.pickle.machine import Read
-from convinspect.formats.pickle.values import Blob, Call, Global, Tuple
+from convinspect.formats.pickle.values import Blob, Call, Global, RawBytes, Tuple
 
 UTF8, LINE, QUOTED = "utf-8", "raw_unicode_escape", "unicode_escape"
 """How bytes are written as text, by the names of Python's codecs."""
@@ -66,6 +66,8 @@ def octets_of(read: Read, value: Any, at: int, depth: int = 0) -> Octets | None:
     """
     if isinstance(value, Call):
         return _of_call(read, value, at, depth) if depth < _DEEPEST else None
+    if type(value) is RawBytes:
+        return Octets(value.start, value.length, "", value.length)
     found = _written_at(read, at)
     if isinstance(value, Blob):
         if found is None or found.start != value.start:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import CutShort
 from convinspect.formats.pickle.machine import Machine, Read
 from convinspect.formats.pickle.opcodes import Undecodable, broken, instructions, undecodable
-from convinspect.formats.pickle.values import EMPTY, Blob, Call, Dict, Global, Tuple
+from convinspect.formats.pickle.values import EMPTY, Call, Dict, Global, RawBytes, Tuple
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 """Also as scikit-learn had it within itself."""
@@ -25,12 +25,6 @@ _MOST_AXES = 64
 _HAS_OBJECTS = 1
 """The flag of NumPy's dtypes that have Python objects in them (`NPY_ITEM_HASOBJECT`)."""
 _AGAIN = "get the file again, or save it again"
-
-
-class RawBytes(Blob):
-    """Bytes that stand in the stream without an instruction that pushes them."""
-
-    __slots__ = ()
 
 
 class Gap(NamedTuple):
@@ -44,6 +38,17 @@ class Gap(NamedTuple):
 def has_wrapper(names: Any) -> bool:
     """Whether a pickle that asks for these names is one of joblib with arrays in it."""
     return any(name.endswith(WRAPPER) for name in names)
+
+
+_MARK = WRAPPER.rpartition(".")[2].encode()
+_PIECE = 1 << 20
+
+
+def is_of_joblib(read: Read, size: int) -> bool:
+    """Whether the name of joblib's wrapper of arrays stands anywhere in so many bytes of a stream."""
+    overlap = len(_MARK) - 1
+    starts = range(0, size, _PIECE)
+    return any(_MARK in read(max(0, at - overlap), min(_PIECE, size - at) + min(at, overlap)) for at in starts)
 
 
 class JoblibMachine(Machine):
@@ -106,12 +111,9 @@ class JoblibMachine(Machine):
         if len(sizes) > _MOST_AXES or not all(type(one) is int and 0 <= one < 1 << 62 for one in sizes):
             raise broken(self.position, "an array's shape is none")
         if itemsize is None:
-            inner = Machine(self._storages)
-            after = inner.carry_out(read, position, end)
+            after = self._of_objects(read, position, end)
             self.gaps.append(Gap(position, after, is_pickle=True))
             data: Any = None
-            for name, span in inner.globals.items():
-                self.globals.setdefault(name, span)
         else:
             first = position
             if fields.get("numpy_array_alignment_bytes") is not None:
@@ -129,6 +131,17 @@ class JoblibMachine(Machine):
         array.states = [Tuple((1, Tuple(sizes, -1, -1), dtype, reversed_, data), -1, -1, (position,) * 5)]
         self.stack[-1] = array
         return after
+
+    def _of_objects(self, read: Read, position: int, end: int) -> int:
+        """Walk the pickle of an array of Python objects, for the names that it asks for; the offset behind it."""
+        inner = Machine(self._storages)
+        inner.left = self.left
+        try:
+            return inner.carry_out(read, position, end)
+        finally:
+            self.left = inner.left
+            for name, span in inner.globals.items():
+                self.globals.setdefault(name, span)
 
 
 def _made_by(node: Call) -> str:

@@ -278,6 +278,12 @@ class Blob:
         return f"Blob(start={self.start}, length={self.length})"
 
 
+class RawBytes(Blob):
+    """Bytes that stand in the stream without an instruction that pushes them, as joblib's arrays do."""
+
+    __slots__ = ()
+
+
 class OutOfBand:
     """What has no value here: a protocol 5 buffer, an extension registry code, or a number beyond all use."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import ConvInspectError, CutShort, NotACheckpoint
 from convinspect.formats.files import File, cut_short
@@ -13,11 +13,15 @@ from convinspect.formats.pickle.machine import Walk, most_steps, reader, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.torch import script as torchscript
 from convinspect.formats.torch.skipped import why_unwritten
+from convinspect.formats.torch.tensors import StorageOf
 from convinspect.formats.torch.tree import find_roots
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import bytes_gone, find_directory, read_directory
 from convinspect.formats.zip.structures import STORED, entries_in, first_name, read_local, record_of
 from convinspect.records import Container, Contents, Module, Problem, Root, Storage
+
+if TYPE_CHECKING:
+    from convinspect.formats.torch.byte_storages import Strings
 
 _ALIGNMENT = 64
 _PAYLOAD_PER_STORAGE = 6_400
@@ -61,8 +65,8 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
     tree = walked(archive, pickle)
     byteorder = archive.byteorder()
     script = any(name.startswith("code/") for name in archive.records)
-    roots = find_roots(tree, archive.storages(byteorder))
-    notes, lost = module_notes(roots), tuple[Problem, ...]()
+    roots, of_arrays, are_arrays = roots_of(tree, archive.storages(byteorder), lambda: _strings(file, archive))
+    notes, lost = (*module_notes(roots), *of_arrays), tuple[Problem, ...]()
     if script:
         # Imported here, since most checkpoints are not TorchScript and open faster without it.
         from convinspect.formats.torch import frozen
@@ -80,10 +84,48 @@ def read_archive(file: File, archive: Archive, pickle: Pickle | None = None) -> 
         archive.nbytes,
         problems,
         notes,
-        foreign=foreign_globals(tree),
+        foreign=foreign_globals(tree, are_arrays),
         pickles={file.path: Pickle(tree)},
         unwritten=why_unwritten(archive.records, roots),
     )
+
+
+def roots_of(
+    tree: Walk, storage_of: StorageOf, strings: Callable[[], Strings]
+) -> tuple[tuple[Root, ...], tuple[str, ...], bool]:
+    """The roots of a pickle of `torch.save`, lines about arrays in it, and whether its tensors are arrays.
+
+    Args:
+        tree: The pickle.
+        storage_of: Gives its storages.
+        strings: Tells where its byte strings lie.
+
+    Raises:
+        ConvInspectError: As of `find_roots`.
+    """
+    if not any(name.startswith(_OF_ARRAYS) for name in tree.globals):
+        return find_roots(tree, storage_of), (), False
+    from convinspect.formats.torch import saved_arrays
+
+    if not saved_arrays.holds_arrays(tree):
+        return find_roots(tree, storage_of), (), False
+    with_arrays = saved_arrays.InStrings(storage_of, strings())
+    return saved_arrays.settled(find_roots(tree, with_arrays), with_arrays.strings)
+
+
+def _strings(file: File, archive: Archive) -> Strings:
+    """Where the byte strings of an archive's pickle lie."""
+    from convinspect.formats.torch.byte_storages import Strings
+
+    record = archive.records["data.pkl"]
+    if record.method == STORED:
+        start = archive.payload("data.pkl")
+        return Strings(file.path, file.part(start), file.start + start, marked=True)
+    packed = archive.storage("data.pkl", record.size, "little")
+    return Strings(file.path, reader(archive.read("data.pkl")), None, marked=True, packed=packed)
+
+
+_OF_ARRAYS = ("numpy.", "jax.", "torch._utils._rebuild_")
 
 
 def walked(archive: Archive, pickle: Pickle | None = None) -> Walk:
@@ -150,14 +192,23 @@ def _known(module: Module, constants: Mapping[str, dict[str, Any]]) -> Module:
     return module._replace(class_name=torchscript.class_name(module.class_name), attributes=attributes)
 
 
-def foreign_globals(tree: Walk) -> tuple[str, ...]:
-    """Names in the pickle other than those of tensors and torch's own modules, in stored order."""
+def foreign_globals(tree: Walk, arrays: bool = False) -> tuple[str, ...]:
+    """Names in the pickle other than those of tensors and torch's own modules, in stored order.
+
+    Args:
+        tree: The pickle.
+        arrays: Its tensors are NumPy arrays, so that what rebuilds these is none.
+    """
     unusual = [name for name in tree.globals if name not in USUAL_GLOBALS]
     if not unusual:
         return ()
     from convinspect.formats.pickle.safe_globals import classify_global
 
     plain = (*PLAIN_GLOBALS, "__torch__.")
+    if arrays:
+        from convinspect.formats.torch.arrays import NAMES
+
+        unusual = [name for name in unusual if name not in NAMES and name != "_codecs.encode"]
     return tuple(
         name
         for name in unusual

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from convinspect.errors import BrokenFile
 from convinspect.formats.numpy_dtypes import EXTENSIONS, ArrayDtype, array_dtype, extension_dtype, told
 from convinspect.formats.pickle.values import Call, Dict, Global, OutOfBand, Tuple
-from convinspect.formats.torch.byte_storages import Strings
+from convinspect.formats.torch.byte_storages import ARRAY, Strings
 from convinspect.formats.torch.nodes import arguments, function_name
 from convinspect.formats.torch.storage_ids import number
 from convinspect.records import Tensor, contiguous
@@ -64,8 +64,11 @@ def is_array(name: str) -> bool:
 def is_of_numbers(node: Call) -> bool:
     """Whether a call rebuilds an array that is listed as a tensor."""
     name = function_name(node) or ""
-    parts = _parts(name, node) if is_array(name) else None
-    return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    try:
+        parts = _parts(name, node) if is_array(name) else None
+        return parts is not None and not isinstance(dtype_of(parts.dtype), str)
+    except (IndexError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None:
@@ -105,14 +108,14 @@ def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None
     strings.arrays += 1
     storage = strings.storage(octets, nbytes, dtype.byteorder)
     layout = "strided" if storage is not None or not nbytes else "compressed" if octets is not None else "out-of-band"
-    return Tensor(key, dtype.name, shape, stride, 0, storage, layout)
+    return Tensor(key, dtype.name, shape, stride, 0, storage, layout, subclass=ARRAY if strings.marked else None)
 
 
 def _parts(name: str, node: Call) -> _Parts | None:
     args = arguments(node)
     if name.endswith("_frombuffer"):
         return _from_buffer(node, args)
-    state = args[2] if name.startswith("jax.") else next((state for state in node.states), None)
+    state = args[2] if name.startswith("jax.") else next(reversed(node.states), None)
     if not isinstance(state, Tuple) or len(state.items) not in (4, 5):
         # Subclasses may have more, and the very first NumPy had no version in it.
         return None

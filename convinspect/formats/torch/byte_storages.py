@@ -17,9 +17,12 @@ from convinspect.formats.pickle.byte_strings import Octets, behind, first_bytes,
 from convinspect.formats.pickle.machine import Read, Walk, reader, walk
 from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.values import Persistent, Tuple
+from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
 from convinspect.records import Storage
+from convinspect.text import first_few, plural
 
+ARRAY = "numpy.ndarray"
 LOADS = "torch.storage._load_from_bytes"
 MAGIC = 0x1950A86A20F9469CFC6C
 """What a `torch.save` stream of the time before PyTorch 1.6 begins with."""
@@ -27,6 +30,7 @@ _HEAD = 1 << 12
 """Bytes that hold the five pickles of a stream with one storage several times."""
 _MOST_SEARCHED = 1 << 26
 """Bytes of a pickle in which a string of one byte is looked for."""
+_AGAIN = "get the file again, or save it again"
 _COUNT = 8
 """Bytes of the number of elements that stands before them."""
 
@@ -38,6 +42,8 @@ class Strings:
         path: The file.
         read: Gives the pickle's stream.
         start: Offset of the stream in the file; None where the stream is compressed, so that its strings have no place.
+        marked: Arrays have `ARRAY` for their subclass.
+        packed: The zip record that a compressed stream is, as a storage.
 
     Attributes:
         left: Why arrays are no tensors, by their keys.
@@ -46,13 +52,16 @@ class Strings:
         paddle: Whether some array is in a pair with a parameter's name, as `paddle.save` writes tensors.
     """
 
-    def __init__(self, path: Path, read: Read, start: int | None = 0) -> None:
-        self.path, self.read, self.start = path, read, start
+    def __init__(
+        self, path: Path, read: Read, start: int | None = 0, marked: bool = False, packed: Storage | None = None
+    ) -> None:
+        self.path, self.read, self.start, self.marked, self.packed = path, read, start, marked, packed
         self.left: dict[str, str] = {}
         self.cast: dict[str, str] = {}
         self.arrays = 0
         self.paddle = False
-        self._singles: dict[bytes | str, Octets] = {}
+        self._singles: dict[bytes | str, Octets] | None = None
+        self._numbers: dict[int, int] = {}
         self._nested: dict[int, tuple[Persistent, Storage]] = {}
 
     def octets(self, value: Any, at: int) -> Octets | None:
@@ -65,27 +74,39 @@ class Strings:
 
     def _single(self, value: bytes | str) -> Octets | None:
         """The first place where a string of one byte was written."""
-        if value not in self._singles:
-            stream = self.read(0, _MOST_SEARCHED)
+        if self._singles is None:
+            self._singles = {}
             with suppress(Undecodable):
-                for _, argument, at in instructions(stream):
-                    if isinstance(argument, (bytes, str)) and len(argument) == 1:
+                for _, argument, at in instructions(self.read(0, _MOST_SEARCHED)):
+                    single = isinstance(argument, (bytes, str)) and len(argument) == 1
+                    if single and argument not in self._singles:
                         found = octets_of(self.read, argument, at)
                         if found is not None:
-                            self._singles.setdefault(argument, found)
+                            self._singles[argument] = found
         return self._singles.get(value)
 
     def storage(self, octets: Octets | None, nbytes: int, byteorder: str = "little") -> Storage | None:
         """The storage of so many bytes that begins where a string does; None where they have no place in the file."""
-        if octets is None or self.start is None:
+        if octets is None:
             return None
-        start = self.start + octets.start
+        # By number, which stays the same where the strings are moved.
+        key = f"string {self._numbers.setdefault(octets.start, len(self._numbers))}"
+        if self.start is None:
+            if self.packed is None or octets.encoding:
+                return None
+            return self.packed._replace(
+                key=key, nbytes=nbytes, available=nbytes, crc=None, byteorder=byteorder, skipped=octets.start
+            )
         packed = octets.packed if octets.encoding else None
         available = nbytes if octets.encoding else min(nbytes, octets.packed)
         return Storage(
-            self.path, f"at byte {start}", nbytes, available, start,
+            self.path, key, nbytes, available, self.start + octets.start,
             packed_nbytes=packed, byteorder=byteorder, encoding=octets.encoding,
         )  # fmt: skip
+
+    def loads(self, node: Any) -> bool:
+        """Whether a call loads a storage of a byte string."""
+        return function_name(node) == LOADS
 
     def nested(self, node: Any) -> tuple[Persistent, Storage]:
         """The persistent id in a stream that `_load_from_bytes` would load, and its storage.
@@ -112,12 +133,12 @@ class Strings:
             raise ValueError("no stream of one storage") from None
         parts = found.id.items
         nbytes = storage_nbytes(storage_dtype(parts) or "uint8", parts[4])
-        if int.from_bytes(head[end - _COUNT : end], "little") != parts[4] or not rest.may_have(nbytes):
-            raise BrokenFile(
-                f"a storage of {nbytes:,} bytes is pickled as {rest.packed:,} of them",
-                "get the file again, or save it again",
-            )
-        return found, self.storage(rest, nbytes) or Storage(self.path, f"at byte {rest.start}", nbytes, 0, None)
+        count = int.from_bytes(head[end - _COUNT : end], "little")
+        if count != parts[4]:
+            raise BrokenFile(f"a storage of {parts[4]:,} elements is pickled with {count:,} of them", _AGAIN)
+        if not rest.may_have(nbytes):
+            raise BrokenFile(f"a storage of {nbytes:,} bytes is pickled with {rest.packed:,} of them", _AGAIN)
+        return found, self.storage(rest, nbytes) or Storage(self.path, f"string of {rest.start}", nbytes, 0, None)
 
 
 def _one_storage(head: bytes) -> tuple[Persistent, int]:
@@ -156,6 +177,15 @@ class InStrings:
         return found
 
 
-def strings_of(storage_of: Any) -> Strings | None:
-    """Where byte strings lie, where whoever gives the storages knows that."""
-    return storage_of.strings if isinstance(storage_of, InStrings) else None
+def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
+    """Lines that say which tensors are arrays, and which arrays are none."""
+    notes = []
+    if strings.arrays:
+        notes.append("its tensors are NumPy arrays")
+    if strings.cast:
+        which = ", ".join(dict.fromkeys(strings.cast.values()))
+        notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
+    if strings.left:
+        keys = [f"{key} ({what})" for key, what in strings.left.items()]
+        notes.append(f"{plural(len(keys), 'array')} of no plain numbers, left out: {first_few(keys, 3)}")
+    return tuple(notes)

@@ -109,7 +109,7 @@ def listed_beside(path: Path) -> tuple[Pieces | None, str]:
         nbytes = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
         tree = walked_metadata(folder, nbytes)
         listed = pieces_in(tree, folder) if is_metadata(tree.value) else None
-    except NotThere:
+    except (NotThere, FileNotFoundError, NotADirectoryError):
         return None, "no .metadata is beside it"
     except (ConvInspectError, OSError):
         return None, "the .metadata beside it cannot be read"

@@ -7,16 +7,20 @@ little-endian whatever the system was (`THPStorage_writeFileRaw` in PyTorch's to
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from convinspect.dtypes import storage_nbytes
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.sources import is_spared
-from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
+from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes, roots_of
 from convinspect.formats.torch.storage_ids import storage_dtype
-from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Container, Contents, Problem, Storage
+
+if TYPE_CHECKING:
+    from convinspect.formats.torch.byte_storages import Strings
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -52,7 +56,7 @@ def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
         storage = storages.get(key)
         return storage if storage is not None else Storage(file.path, key, nbytes, 0, None)
 
-    roots = find_roots(tree, storage_of)
+    roots, notes, are_arrays = roots_of(tree, storage_of, lambda: _strings(file))
     problems = []
     if end > file.size:
         gone = [tensor.key for root in roots for tensor in root.tensors if not tensor.whole]
@@ -66,10 +70,16 @@ def read_torch_legacy(file: File, pickle: Pickle | None = None) -> Contents:
         roots,
         file.size,
         tuple(problems),
-        module_notes(roots),
-        foreign=foreign_globals(tree),
+        (*module_notes(roots), *notes),
+        foreign=foreign_globals(tree, are_arrays),
         pickles={file.path: pickle},
     )
+
+
+def _strings(file: File) -> Strings:
+    from convinspect.formats.torch.byte_storages import Strings
+
+    return Strings(file.path, file.read, file.start, marked=True)
 
 
 def pickles(file: File) -> Pickle:

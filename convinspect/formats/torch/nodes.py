@@ -8,6 +8,8 @@ from typing import Any
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, Tuple
 
 _DEEPEST_NAME = 16
+_MAKE_CLASSES = ("cloudpickle._make_skeleton_class", "dill._dill._create_type")
+"""What is called with a class's name and attributes, where the class itself is in the pickle."""
 
 
 def function_name(node: Any) -> str | None:
@@ -30,7 +32,11 @@ def class_name(node: Any) -> str | None:
     # Below protocol 4 a class inside a class is pickled as `getattr(outer, 'Inner')`.
     while isinstance(node, Call) and len(inner) < _DEEPEST_NAME:
         args = arguments(node)
-        if getattr(node.function, "qualified", "") != "builtins.getattr" or len(args) != 2:
+        called = getattr(node.function, "qualified", "")
+        if called.endswith(_MAKE_CLASSES) and len(args) > 3 and isinstance(args[1], str):
+            module = dict(pair for pair in pairs_of(args[3]) or () if pair[0] == "__module__").get("__module__")
+            return ".".join([module, args[1], *inner] if isinstance(module, str) else [args[1], *inner])
+        if called != "builtins.getattr" or len(args) != 2:
             return None
         if not isinstance(args[1], str):
             return None
@@ -85,12 +91,16 @@ def pairs_of(node: Any) -> list[tuple[Any, Any]] | None:
     return list(named.items()) + [pair for pair in pairs if not isinstance(pair[0], (str, int))]
 
 
-_MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
+_MAPPINGS = {
+    "collections.OrderedDict", "collections.defaultdict", "builtins.dict", "flax.core.frozen_dict.FrozenDict",
+}  # fmt: skip
 
 
 def _given_pairs(node: Call) -> list[tuple[Any, Any]]:
-    """Items that are arguments of the call: Python 2 pickled `OrderedDict([[key, value], …])`."""
+    """Items that are arguments of the call: Python 2 pickled `OrderedDict([[key, value], …])`, Flax a dictionary."""
     args = arguments(node)
+    if args and isinstance(args[-1], Dict) and function_name(node) in _MAPPINGS:
+        return args[-1].pairs
     if function_name(node) not in _MAPPINGS or not args or not isinstance(args[-1], (list, Tuple)):
         return []
     entries = args[-1] if isinstance(args[-1], list) else args[-1].items

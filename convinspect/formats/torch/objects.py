@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, reader, walk
+from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
-from convinspect.formats.torch.archive import SMALL_STORAGE, walked
+from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.arrays import is_of_numbers
 from convinspect.formats.torch.legacy import is_legacy, pickles
 from convinspect.formats.torch.nodes import function_name, pairs_of
-from convinspect.formats.torch.plain_pickle import is_pickle
+from convinspect.formats.torch.plain_pickle import is_pickle, walked_plain
 from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -26,10 +26,20 @@ _DEEPEST = 4
 
 
 class Objects(NamedTuple):
-    """A file's tree, and a reader of the stream that it was built from."""
+    """A file's tree, a reader of the stream that it was built from, and whether it is a pickle of its own.
+
+    In such a pickle arrays are tensors too, and storages lie in byte strings.
+    """
 
     tree: Any
     read: Read
+    alone: bool = False
+
+    def is_tensor(self, node: Any) -> bool:
+        """Whether a node is listed as a tensor."""
+        if not self.alone or not isinstance(node, Call):
+            return is_tensor(node)
+        return is_of_numbers(node) or (function_name(node) or "").startswith("torch._utils._rebuild_")
 
 
 def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
@@ -56,8 +66,8 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
             return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
         if not is_pickle(file):
             return None
-        tree = walk(file.read, 0, file.size, file.size // SMALL_STORAGE) if pickle is None else pickle.tree
-        return Objects(tree.value, _stream_of(path))
+        tree = walked_plain(file) if pickle is None else pickle.tree
+        return Objects(tree.value, _stream_of(path), True)
 
 
 def _stream_of(path: Path) -> Read:
@@ -72,12 +82,10 @@ def is_tensor(node: Any) -> bool:
     """Whether a call rebuilds a tensor."""
     if not isinstance(node, Call):
         return False
-    name = function_name(node) or ""
     try:
-        return tensor_of(node, "", no_storage) is not None or is_of_numbers(node)
-    except (ConvInspectError, TypeError, ValueError, IndexError, AttributeError):
-        # Of a storage within a byte string it says so only where the strings are at hand.
-        return name.startswith("torch._utils._rebuild_")
+        return tensor_of(node, "", no_storage) is not None
+    except ConvInspectError:
+        return False
 
 
 def is_dict(node: Any) -> bool:
@@ -111,7 +119,7 @@ def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]
             place = f"{path}.{key}" if path else str(key)
             if place == root or root.startswith(f"{place}."):
                 inner = (place, value)
-            elif not (is_tensor(value) or any(prefix.startswith(f"{place}.") for prefix in prefixes)):
+            elif not (objects.is_tensor(value) or any(prefix.startswith(f"{place}.") for prefix in prefixes)):
                 keys.append(place)
         if inner is None:
             break

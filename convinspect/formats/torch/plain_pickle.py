@@ -10,16 +10,17 @@ from collections.abc import Iterable
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper, is_of_joblib
+from convinspect.formats.pickle.machine import Machine, Walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Tuple
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes
 from convinspect.formats.torch.arrays import NAMES
-from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings
+from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings, notes_on_arrays
+from convinspect.formats.torch.nested_arrays import joined
 from convinspect.formats.torch.tree import find_roots
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
-from convinspect.text import first_few, plural
 
 _PADDLE = "StructuredToParameterName@@"
 """A key that `paddle.save` puts beside the tensors of a state_dict."""
@@ -46,10 +47,36 @@ def is_pickle(file: File) -> bool:
     if file.read(file.size - 1, 1) != b".":
         return False
     try:
-        tree = walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = walked_plain(file)
     except ConvInspectError:
         return False
     return tree.end == file.size and isinstance(tree.value, (list, Dict, Tuple, Call))
+
+
+_HEAD = 1 << 12
+"""Bytes in which most of joblib's files have their first array, though it may come later."""
+
+
+def walked_plain(file: File) -> Walk:
+    """The pickle in a file, in which arrays may stand between instructions, as joblib writes them.
+
+    Raises:
+        ConvInspectError: It is malformed or hostile.
+    """
+    storages = file.size // SMALL_STORAGE
+    if not is_of_joblib(file.read, min(file.size, _HEAD)):
+        machine = Machine(storages)
+        try:
+            tree = machine.result(machine.carry_out(file.read, 0, file.size))
+        except ConvInspectError:
+            if not has_wrapper(machine.globals):
+                raise
+        else:
+            if not has_wrapper(machine.globals):
+                return tree
+    # An array's numbers may even have ended it, as instructions.
+    machine = JoblibMachine(storages)
+    return machine.result(machine.carry_out(file.read, 0, file.size))
 
 
 def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
@@ -65,8 +92,10 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     from convinspect.formats.unsupported.pickles import other_pickle
 
     try:
-        tree = pickle.tree if pickle is not None else walk(file.read, 0, file.size, file.size // SMALL_STORAGE)
+        tree = pickle.tree if pickle is not None else walked_plain(file)
     except ConvInspectError:
+        if is_of_joblib(file.read, file.size):
+            raise
         raise other_pickle(file) from None
     if tree.persistent:
         # Its storages are elsewhere, as those of an archive's data.pkl, and pickle.load refuses it.
@@ -75,18 +104,27 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
+    if strings.arrays:
+        roots = joined(roots)
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
-        Container.PICKLE,
+        Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,
         roots,
         file.size,
         (),
         (*module_notes(roots), *notes_on_arrays(strings), *_notes_behind(file.size - tree.end)),
-        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN),
+        foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
         pickles={file.path: Pickle(tree)},
         layout=layout,
     )
+
+
+def listed_in(file: File, tree: Walk) -> tuple[tuple[Root, ...], tuple[str, ...]]:
+    """The roots in a plain pickle that lies in a file, and what is to be said of its arrays."""
+    strings = Strings(file.path, file.read, file.start)
+    roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
+    return roots, notes_on_arrays(strings)
 
 
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
@@ -95,17 +133,3 @@ def _notes_behind(nbytes: int) -> tuple[str, ...]:
 
 def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:
     return strings.paddle or any(other.key == _PADDLE for root in roots for other in root.others)
-
-
-def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
-    """Lines that say which tensors are arrays, and which arrays are none."""
-    notes = []
-    if strings.arrays:
-        notes.append("its tensors are NumPy arrays")
-    if strings.cast:
-        which = ", ".join(dict.fromkeys(strings.cast.values()))
-        notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
-    if strings.left:
-        keys = [f"{key} ({what})" for key, what in strings.left.items()]
-        notes.append(f"{plural(len(keys), 'array')} of no plain numbers, left out: {first_few(keys, 3)}")
-    return tuple(notes)

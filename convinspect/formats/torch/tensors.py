@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convinspect.dtypes import ITEMSIZE, storage_nbytes
 from convinspect.errors import BrokenFile
 from convinspect.formats.pickle.values import Call, Dict, Global, Persistent, PlainTensor, Tuple, Usual
-from convinspect.formats.torch.arrays import array_of, is_array
-from convinspect.formats.torch.byte_storages import LOADS, strings_of
 from convinspect.formats.torch.nodes import arguments, class_name, function_name, pairs_of
 from convinspect.formats.torch.storage_ids import LARGEST, STORAGE_DTYPES, number, storage_id
 from convinspect.formats.torch.wrappers import is_dtensor, is_torchao, settings_text
 from convinspect.records import Storage, Tensor
+
+if TYPE_CHECKING:
+    from convinspect.formats.torch.byte_storages import Strings
 
 StorageOf: TypeAlias = Callable[[str, int], Storage]
 """(key, size in bytes) → the storage of that key in the file being read."""
@@ -43,6 +44,7 @@ _FROM_TYPE = {
     "torch._tensor._rebuild_from_type_v2",
     "torch.tensor._rebuild_from_type",
 }
+_ARRAYS = ("numpy.", "jax.")
 _SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
 _FROM_ARRAY = {
     "torch._utils._rebuild_device_tensor_from_numpy",
@@ -75,8 +77,9 @@ def tensor_of(node: Any, key: str, storage_of: StorageOf) -> Tensor | None:
     try:
         return _rebuilt(name, node, key, storage_of)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        writer = "NumPy" if name.startswith(_ARRAYS) else "PyTorch"
         raise BrokenFile(
-            f"tensor {key!r}: the pickle describes it in a way that PyTorch never writes",
+            f"tensor {key!r}: the pickle describes it in a way that {writer} never writes",
             "get the file again, or save it again",
         ) from None
 
@@ -106,9 +109,8 @@ def _rebuilt(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor |
             requires_grad=trainable,
             device=device[0] if device and isinstance(device[0], str) else tensor.device,
         )
-    if is_array(name):
-        strings = strings_of(storage_of)
-        return None if strings is None else array_of(name, node, key, strings)
+    if name.startswith(_ARRAYS):
+        return _array(name, node, key, storage_of)
     if name in _FROM_ARRAY:
         return _from_array(args, key, storage_of)
     if name == "builtins.tuple":
@@ -120,11 +122,28 @@ def _named_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor
     """`tuple((name, array))`, as `paddle.save` writes a tensor that is not a state_dict's alone."""
     strings = strings_of(storage_of)
     pair = args[0].items if strings is not None and len(args) == 1 and isinstance(args[0], Tuple) else ()
-    if strings is None or len(pair) != 2 or not isinstance(pair[0], str) or not is_array(function_name(pair[1]) or ""):
+    if strings is None or len(pair) != 2 or not isinstance(pair[0], str):
+        return None
+    if not (function_name(pair[1]) or "").startswith(_ARRAYS):
         return None
     tensor = tensor_of(pair[1], key, storage_of)
     strings.paddle |= tensor is not None
     return tensor
+
+
+def strings_of(storage_of: StorageOf) -> Strings | None:
+    """Where the pickle's byte strings lie, where whoever gives the storages knows that."""
+    strings: Strings | None = getattr(storage_of, "strings", None)
+    return strings
+
+
+def _array(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor | None:
+    """A NumPy array, where the pickle's byte strings are at hand."""
+    # Imported here, since most files have none and are listed faster without.
+    from convinspect.formats.torch.arrays import array_of, is_array
+
+    strings = strings_of(storage_of)
+    return array_of(name, node, key, strings) if strings is not None and is_array(name) else None
 
 
 def _from_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor | None:
@@ -138,7 +157,13 @@ def _from_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor 
     return tensor._replace(
         device=device if isinstance(device, str) else None,
         requires_grad=trains if isinstance(trains, bool) else None,
+        subclass=None,
     )
+
+
+def is_from_array(name: str) -> bool:
+    """Whether a function of this name rebuilds a tensor from a NumPy array."""
+    return name in _FROM_ARRAY
 
 
 def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
@@ -171,7 +196,7 @@ def _strided(name: str, node: Call, key: str, storage_of: StorageOf) -> Tensor:
 def _nested(node: Call, storage_of: StorageOf) -> tuple[Persistent, StorageOf]:
     """A storage that is pickled as a byte string: its persistent id, and what gives it."""
     strings = strings_of(storage_of)
-    if strings is None or function_name(node) != LOADS:
+    if strings is None or not strings.loads(node):
         raise ValueError("not a storage")
     found, storage = strings.nested(node)
     return found, lambda key, nbytes: storage

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from convinspect.formats.torch.plain_pickle import begins_pickle
-from convinspect.formats.unsupported.kinds import COMPRESSIONS, JOBLIB, ZLIB, Compression, Kind
+from convinspect.formats.unsupported.kinds import COMPRESSIONS, ZLIB, Compression, Kind
 from convinspect.formats.unsupported.tar import is_tar
 
 _INSIDE = 1024
@@ -20,9 +19,6 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
         head: Its first bytes, some thousands.
         name: Its name, for the command that unpacks it.
     """
-    if begins_pickle(_unzlib(head)):
-        # No program unpacks a bare zlib stream, which joblib writes where it is told to compress.
-        return JOBLIB
     found = compression_of(head)
     if found is None:
         return None
@@ -30,15 +26,17 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
     if is_tar(inside):
         what = f"a tar archive, {found.name}-compressed"
         return Kind(what, f"unpack it ({found.tar} {quote(name)}) and open the checkpoint inside")
-    if b"joblib" in inside:
-        return JOBLIB
     unpacked = name.removesuffix(found.suffix) if name.endswith(found.suffix) else f"{name}.unpacked"
     return Kind(f"{found.name}-compressed", f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}")
 
 
 def compression_of(head: bytes) -> Compression | None:
     """The compression of a whole file, by its first bytes."""
-    return next((one for one in COMPRESSIONS if head.startswith(one.magic)), None) or (ZLIB if _unzlib(head) else None)
+    found = next((one for one in COMPRESSIONS if head.startswith(one.magic)), None)
+    if found is not None and found.name == "lzma" and not first_bytes(found, head):
+        # Its beginning is no magic number, and something else may have it.
+        found = None
+    return found or (ZLIB if _unzlib(head) else None)
 
 
 def first_bytes(compression: Compression, head: bytes) -> bytes:
@@ -50,7 +48,7 @@ def first_bytes(compression: Compression, head: bytes) -> bytes:
     try:
         if compression.name == "gzip":
             return zlib.decompressobj(wbits=31).decompress(head, _INSIDE)
-        if compression.name == "xz":
+        if compression.name in ("xz", "lzma"):
             return lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(head, _INSIDE)
         if compression.name == "zlib":
             return _unzlib(head)

@@ -127,9 +127,9 @@ FROZEN_GRAPH = Kind("a frozen TensorFlow graph", "open it with TensorFlow, or a 
 PROTOBUFS = (ONNX, CORE_ML, SAVED_MODEL, FINGERPRINT, FROZEN_GRAPH)
 """Told apart by the numbers and kinds of a protobuf message's fields."""
 
-JOBLIB = Kind(
-    "a joblib file, which has NumPy arrays between its pickle's instructions",
-    "where you trust it, load it with joblib.load, and write its arrays with safetensors.numpy.save_file",
+OLD_JOBLIB = Kind(
+    "a file of joblib before 0.10, whose arrays lie in files beside it",
+    "where you trust it, load it with joblib.load and joblib.dump it again, or give one of these files (.npy)",
 )
 PICKLED_ARRAYS = Kind(
     "a plain pickle of NumPy arrays, of which none is of plain numbers", "where you trust it, load it with pickle.load"
@@ -141,7 +141,7 @@ PICKLED_ARRAYS_SAVED = Kind(
 PLAIN_PICKLE = Kind(
     "a plain pickle, without tensors or arrays of numbers", "where you trust it, load it and torch.save its state_dict"
 )
-PICKLES = (JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
+PICKLES = (OLD_JOBLIB, PICKLED_ARRAYS, PICKLED_ARRAYS_SAVED, PLAIN_PICKLE)
 """Told apart by the names that they ask for."""
 
 
@@ -168,6 +168,7 @@ COMPRESSIONS = (
     Compression(b"\xfd7zXZ", "xz", "xz -dc", ".xz", "tar -xJf"),
     Compression(b"BZh", "bzip2", "bzip2 -dc", ".bz2", "tar -xjf"),
     Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", ".zst", "tar --zstd -xf"),
+    Compression(b"]\x00\x00", "lzma", "xz -dc --format=lzma", ".lzma", "tar --lzma -xf"),
     Compression(b"\x04\x22\x4d\x18", "lz4", "lz4 -dc", ".lz4", "tar -I lz4 -xf"),
 )
 ZLIB = Compression(b"\x78", "zlib", "zlib-flate -uncompress <", ".z", "")

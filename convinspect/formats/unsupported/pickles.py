@@ -7,10 +7,10 @@ from collections.abc import Collection
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, RefusedFile
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Machine
-from convinspect.formats.unsupported.kinds import JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, Kind
+from convinspect.formats.unsupported.kinds import OLD_JOBLIB, PICKLED_ARRAYS, PLAIN_PICKLE, Kind
 
-_RAW_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
-"""joblib writes an array's bytes right behind the instruction that builds this, in the middle of its pickle."""
+_ARRAY_BESIDE = "joblib.numpy_pickle.NDArrayWrapper"
+"""What joblib had in place of an array whose bytes are in a file of their own."""
 
 
 def other_pickle(file: File) -> ConvInspectError:
@@ -19,11 +19,9 @@ def other_pickle(file: File) -> ConvInspectError:
     try:
         machine.carry_out(file.read, 0, file.size)
     except CutShort:
-        if _RAW_ARRAY not in machine.globals:
-            return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
+        return cut_short(file.size, None, ", in the middle of a pickle").at(file.path)
     except BrokenFile as error:
-        if _RAW_ARRAY not in machine.globals:
-            return error.at(file.path)
+        return error.at(file.path)
     except RefusedFile:
         return _error(file, PLAIN_PICKLE, "")
     names = [name for name in machine.globals if not name.startswith("builtins.")]
@@ -31,8 +29,8 @@ def other_pickle(file: File) -> ConvInspectError:
 
 
 def _kind_of(file: File, names: Collection[str]) -> Kind:
-    if _RAW_ARRAY in names:
-        return JOBLIB
+    if any(name.endswith(_ARRAY_BESIDE) for name in names):
+        return OLD_JOBLIB
     if names and all(name.startswith(("numpy.", "collections.", "_codecs.")) for name in names):
         return PICKLED_ARRAYS
     return PLAIN_PICKLE

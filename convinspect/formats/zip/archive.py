@@ -171,6 +171,10 @@ class Archive:
             raise _damaged(name, "no header")
         return local.payload
 
+    def stored_at(self, name: str) -> int | None:
+        """As `payload`; None where the record is compressed."""
+        return self.payload(name) if self.records[name].method == STORED else None
+
     def storage(self, name: str, nbytes: int, byteorder: str, key: str | None = None) -> Storage:
         """The storage in record `name`, without reading it.
 

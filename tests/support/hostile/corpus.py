@@ -23,6 +23,7 @@ from support.hostile.containers import (
 )
 from support.hostile.distcp import DISTCP, distcp
 from support.hostile.distributed import described_tensor, distributed, distributed_key
+from support.hostile.joblib_streams import JOBLIB, joblib_file
 from support.hostile.large import LARGE
 from support.hostile.legacy import legacy_claim, legacy_part, legacy_sources, legacy_with
 from support.hostile.nested import NESTED
@@ -39,6 +40,7 @@ from support.hostile.others import (
     tar_with_pickles,
     zip_in_zip,
 )
+from support.hostile.plain_pickles import PICKLES, plain_pickle
 from support.hostile.safetensors import (
     INDEXES,
     LENGTHS,
@@ -169,6 +171,8 @@ HOSTILE: dict[str, Builder] = {
     **{f"index_{name}": partial(shard_index, index=index) for name, index in INDEXES.items()},
     "index_shard_by_link": shard_by_link,
     **NUMPY,
+    **{f"joblib_{name}": partial(joblib_file, make=make) for name, make in JOBLIB.items()},
+    **{f"pickle_{name}": partial(plain_pickle, make=make) for name, make in PICKLES.items()},
     **{f"nested_{name}": build for name, build in NESTED.items()},
     **{f"distcp_{name}": partial(distcp, content=content) for name, content in DISTCP.items()},
     **{f"unpacked_bomb_{name}": partial(in_unpacked, make=make) for name, make in BOMBS.items()},

@@ -1,0 +1,54 @@
+"""NumPy arrays in what `torch.save` wrote: in its pickle, beside the storages of its tensors.
+
+A dictionary of arrays is listed as one of tensors. An array among tensors stays an object, since `load_state_dict`
+takes none; and where there are tensors, what is of arrays alone (the state of a random generator) is no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convinspect.formats.pickle.machine import Walk
+from convinspect.formats.torch.arrays import is_array
+from convinspect.formats.torch.byte_storages import ARRAY, Strings, notes_on_arrays
+from convinspect.formats.torch.byte_storages import InStrings as InStrings
+from convinspect.formats.torch.tensors import is_from_array
+from convinspect.keys.others import Other, Value
+from convinspect.records import Root, Tensor
+
+
+def holds_arrays(tree: Walk) -> bool:
+    """Whether a pickle asks for what rebuilds arrays."""
+    return any(is_array(name) or is_from_array(name) for name in tree.globals)
+
+
+def settled(roots: Sequence[Root], strings: Strings) -> tuple[tuple[Root, ...], tuple[str, ...], bool]:
+    """The roots with those arrays alone that are tensors, lines that say so, and whether these are all.
+
+    Args:
+        roots: As found.
+        strings: What gave their arrays.
+    """
+    real = any(tensor.subclass != ARRAY for root in roots for tensor in root.tensors)
+    found = [_settled(root, real) for root in roots]
+    plain = tuple(root._replace(tensors=tuple(map(_unmarked, root.tensors))) for root in found)
+    strings.arrays = 0 if real else strings.arrays
+    if real:
+        strings.left.clear()
+    return plain, notes_on_arrays(strings), bool(strings.arrays)
+
+
+def _unmarked(tensor: Tensor) -> Tensor:
+    return tensor._replace(subclass=None) if tensor.subclass == ARRAY else tensor
+
+
+def _settled(root: Root, real: bool) -> Root:
+    """A root without arrays among its tensors, or one of arrays alone, which is no model where others hold tensors."""
+    arrays = [tensor for tensor in root.tensors if tensor.subclass == ARRAY]
+    if not arrays:
+        return root
+    if len(arrays) < len(root.tensors):
+        objects = tuple(Other(tensor.key, Value.OBJECT, "NumPy array") for tensor in arrays)
+        kept = tuple(tensor for tensor in root.tensors if tensor.subclass != ARRAY)
+        return root._replace(tensors=kept, others=(*root.others, *objects))
+    return root._replace(role="other") if real and root.role == "model" else root
