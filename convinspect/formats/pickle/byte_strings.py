@@ -187,6 +187,11 @@ def _taken(read: Read, octets: Octets, count: int) -> int:
     """Bytes of a text in which `count` characters are written."""
     decode = codecs.getincrementaldecoder(octets.encoding)().decode
     written = read(octets.start, min(octets.packed, count * _MOST_PER_BYTE[octets.encoding]))
+    if octets.encoding == UTF8:
+        text = decode(written)
+        if len(text) < count:
+            raise UnicodeError("fewer characters than asked for")
+        return len(text[:count].encode())
     for taken in range(len(written)):
         if not count:
             return taken
