@@ -14,6 +14,7 @@ import pytest
 
 from support import program
 from support.paths import ROOT
+from support.servers import serving
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +31,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return found
 
 
+SERVER = "http://127.0.0.1:8000"
+"""Where a server of the fixtures is on these pages."""
 MEASURED = ("verify", "compare")
 """Commands whose figures are the machine's: rounding differs with its libraries, time with everything."""
 
@@ -75,7 +78,14 @@ def test_console_blocks_show_what_the_command_prints(reader: Path, page: str, co
             run(shlex.split(earlier), reader)
         elif earlier == command:
             (reader / written).unlink(missing_ok=True)
-    result = run(words, reader)
+    if SERVER in command:
+        pytest.importorskip("aiohttp")
+        with serving(reader / "fixtures") as server:
+            result = run([word.replace(SERVER, server.address) for word in words], reader)
+            result.stdout = result.stdout.replace(server.address, SERVER)
+            result.stderr = result.stderr.replace(server.address, SERVER)
+    else:
+        result = run(words, reader)
     shown = (result.stdout + result.stderr).rstrip()
     if words[1] in MEASURED:
         assert without_figures(shown) == without_figures(output.rstrip())

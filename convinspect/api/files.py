@@ -95,12 +95,13 @@ def recover(path: str | Path) -> Recovered:
 
 
 @saying_what_to_install
-def check(path: Source, *, values: bool = False, progress: Progress | None = None) -> CheckReport:
+def check(path: Source, *, values: bool = False, full: bool = False, progress: Progress | None = None) -> CheckReport:
     """Is this file whole, and what would loading it elsewhere call? Nothing in it is run.
 
     Args:
         path: A file or folder of any kind.
         values: Also read every number, and look for NaN and infinities.
+        full: Of an address fetch all, its numbers too, and compare every checksum; else what describes them alone.
         progress: Called with the number of bytes that were read.
 
     Returns:
@@ -116,4 +117,4 @@ def check(path: Source, *, values: bool = False, progress: Progress | None = Non
     from convinspect.report.check import check_tables
 
     show_in_notebooks(Report, lambda report: check_tables([report], kept=True))
-    return scan(path.path if isinstance(path, Checkpoint) else path_of(path), values, progress or silent)
+    return scan(path.path if isinstance(path, Checkpoint) else path_of(path), values, progress or silent, full)

@@ -22,6 +22,7 @@ from convinspect.checking.findings import (
     Scan,
     T,
 )
+from convinspect.errors import Option, Wording
 from convinspect.records import Container
 
 LOOKED = ("records", "crcs", "bytes", "pickles", "names", "admitted", "tensors")
@@ -87,6 +88,14 @@ class Collector:
 
         unlisted = {code: number - MOST_LISTED for code, number in self._numbers.items() if number > MOST_LISTED}
         more = [f"{code}: {number:,} more such findings are only counted" for code, number in unlisted.items()]
+        if spared := self._looked["spared"]:
+            more.append(
+                Wording(
+                    f"{spared:,} bytes of numbers were not fetched, and so not compared with their checksums; ",
+                    Option("full"),
+                    " fetches all",
+                )
+            )
         looked = {what: self._looked[what] for what in LOOKED}
         looked["names"], looked["admitted"] = len(self._names), sum(self._names.values())
         findings = tuple(sorted(self.findings, key=rank))

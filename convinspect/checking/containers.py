@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from convinspect.checking.arrays import is_pickled, scan_array
 from convinspect.checking.collecting import Collector
-from convinspect.checking.findings import Finding, Note, Place, Progress, Scan, finding
+from convinspect.checking.findings import Finding, Looked, Note, Place, Progress, Scan, finding
 from convinspect.checking.joblib_files import scan_joblib
 from convinspect.checking.json_header import NO_CHECKSUMS, scan_safetensors
 from convinspect.checking.offsets import scan_offsets
@@ -23,6 +23,7 @@ from convinspect.formats.pickle.machine import Read, most_steps, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import RESTORED, SCRIPTED
 from convinspect.formats.safetensors import is_safetensors
+from convinspect.formats.sources import is_spared
 from convinspect.formats.torch.archive import SMALL_STORAGE, headless
 from convinspect.formats.torch.legacy import is_legacy
 from convinspect.formats.torch.plain_pickle import ORDINARY, is_pickle
@@ -86,10 +87,15 @@ def _scan_records(file: File, records: Sequence[Record], within: str, ordinary: 
     seen = yield from _scan_pickles(file, records, within, ordinary, is_script)
     storages = {f"{folder}/{key}" for folder, pickle in seen.items() for key in pickle.storages}
     for record in records:
-        if record.name not in storages and not (record.name.endswith(".pkl") and "/" not in record.name):
+        if (
+            record.fetched
+            and record.name not in storages
+            and not (record.name.endswith(".pkl") and "/" not in record.name)
+        ):
             yield from _scan_other_record(file, record, within, is_script)
     yield from _scan_storages(file, records, seen, within)
-    yield from scan_offsets(file, records, seen, within)
+    if all(record.fetched for record in records):
+        yield from scan_offsets(file, records, seen, within)
     yield from scan_required(file, records, seen, within)
     yield from _scan_byteorder(file, records, within)
     if "data.pkl" in names and not is_script:
@@ -322,6 +328,8 @@ def _scan_legacy(file: File, within: str) -> Scan[Pickle | None]:
             parts.append(part)
             end = part.end
     yield Note(NO_CHECKSUMS)
+    if is_spared(file.path) and len(parts) > 3:
+        yield Looked("spared", sum(parts[3].storages.values()))
     if end is None or not isinstance(parts[4].tree, list):
         if parts[-1].error is not None:
             yield from scan_end(stream, parts[-1])

@@ -188,9 +188,11 @@ class Held(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """A number of records, CRC-32s, bytes, pickles or tensors that were scanned."""
+    """A number of records, CRC-32s, bytes, pickles or tensors that were scanned; "spared" are bytes that were not
+    fetched.
+    """
 
-    what: Literal["records", "crcs", "bytes", "pickles", "tensors"]
+    what: Literal["records", "crcs", "bytes", "pickles", "tensors", "spared"]
     number: int = 1
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
 from convinspect.checking.contents import scan_contents
-from convinspect.checking.findings import Finding, Held, Note, Report, Scan, finding
+from convinspect.checking.findings import Finding, Held, Looked, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.checking.piece_files import Item as Piece
@@ -25,7 +25,7 @@ from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root
-from convinspect.formats.sources import folder_of, is_plain, short_name
+from convinspect.formats.sources import fetching, folder_of, is_plain, is_spared, short_name, statuses_in
 from convinspect.formats.torch import distributed, unpacked
 from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed_file import is_part
@@ -40,14 +40,22 @@ _Kind: TypeAlias = tuple[Container | None, int]
 """What keeps the tensors, and into how many shards they are split; None where it cannot be listed, 0 for one file."""
 
 
-def check(path: Path, values: bool = False, advance: Callable[[int], None] = lambda nbytes: None) -> Report:
+def check(
+    path: Path, values: bool = False, advance: Callable[[int], None] = lambda nbytes: None, full: bool = False
+) -> Report:
     """Scan a file or folder. Nothing in it is run, and what cannot be read is a finding, not an error.
 
     Args:
         path: A checkpoint of any kind.
         values: Also read every number and look for NaN and infinities.
         advance: Called with the number of bytes after each read.
+        full: Fetch all bytes of a file that lies elsewhere, of which else no numbers are fetched.
     """
+    with fetching(full or values):
+        return _checked(path, values, advance)
+
+
+def _checked(path: Path, values: bool, advance: Callable[[int], None]) -> Report:
     collector = Collector(advance)
     container, shards = None, 0
     try:
@@ -62,8 +70,10 @@ def check(path: Path, values: bool = False, advance: Callable[[int], None] = lam
     return collector.report(path, container, shards)
 
 
-def work_of(path: Path, values: bool = False) -> int:
+def work_of(path: Path, values: bool = False, full: bool = False) -> int:
     """About how many bytes `check` reads, for a progress bar: with `values` the numbers are read a second time."""
+    if not (full or values) and is_spared(path):
+        return 0
     return _size_of(path) * (2 if values else 1)
 
 
@@ -318,7 +328,7 @@ def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
     for place in (folder, metadata):
         yield from _scan_mode(place)
     with File(metadata) as file:
-        nbytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+        nbytes = sum(status.st_size for status in statuses_in(folder).values()) or distributed.UNLISTED
         stream = Stream(file.read, file.size, metadata, ordinary=DISTRIBUTED)
         seen = yield from scan_pickle(stream, 0, nbytes // SMALL_STORAGE)
     yield from _scan_pieces(folder, seen, values)
@@ -341,7 +351,10 @@ def _scan_pieces(folder: Path, seen: Seen, values: bool) -> Scan[None]:
         try:
             with File(path) as file:
                 yield from _scan_mode(path)
-                yield from scan_piece_file(file, items, values)
+                if is_spared(path):
+                    yield Looked("spared", file.size)
+                else:
+                    yield from scan_piece_file(file, items, values)
         except NotThere as error:
             name = path.relative_to(folder).as_posix()
             message = f"{name}: {error.problem} ({len(items):,} pieces)"

@@ -11,12 +11,16 @@ from typing import NamedTuple
 from convinspect.checking.findings import RESAVE, Finding, Item, Looked, Place, Progress, Scan, finding
 from convinspect.errors import BrokenFile
 from convinspect.formats.files import File
+from convinspect.formats.sources import is_spared
 from convinspect.formats.zip.ends import Ends, read_ends
 from convinspect.formats.zip.layout import Entry, Extent, entries_of, extent_of
 from convinspect.formats.zip.limits import PIECE, inflated, is_bomb, pieces_of
 from convinspect.formats.zip.structures import DEFLATED, STORED
 
 _MANY_NAMED = 3
+_DESCRIBING = (".pkl", ".pt", ".py", ".json", ".npy")
+_MUCH = 1 << 20
+"""Bytes of any other record that are not fetched where only headers are."""
 _STORAGE = re.compile(r"([^/]+/)?data/\d+")
 
 
@@ -29,6 +33,7 @@ class Record(NamedTuple):
         payload: Offset of its first byte.
         sound: Whether its bytes are in the file and unpack to the size and CRC-32 that the directory records.
         unsummed: Whether its CRC-32 was not computed: the recorded one is 0, and that of its bytes is not.
+        fetched: Whether its header and bytes were looked at; where not, `payload` is the header's offset.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Record(NamedTuple):
     payload: int
     sound: bool
     unsummed: bool = False
+    fetched: bool = True
 
 
 def whole_record(file: File, record: Record, within: str) -> Place:
@@ -64,19 +70,35 @@ def scan_zip(file: File, within: str = "") -> Scan[list[Record]]:
     for clause in (*ends.wrong, *([wrong] if wrong else [])):
         yield finding("end-records", file.path, clause, _at(file, ends.end, within))
     yield from _scan_names(file, entries, within)
-    extents = [extent_of(file, entry) for entry in entries]
-    records: list[Record] = []
-    for entry, extent in zip(entries, extents, strict=True):
+    spared = [entry for entry in entries if _is_spared(entry)] if is_spared(file.path) else []
+    records = [Record(entry.name, entry, entry.offset, True, fetched=False) for entry in spared]
+    if spared:
+        yield Looked("spared", sum(entry.packed for entry in spared))
+        yield Looked("records", len(spared))
+        entries = [entry for entry in entries if not _is_spared(entry)]
+    extents: list[Extent | None] = []
+    for entry in entries:
+        # One after the other, as they lie in the file: from elsewhere they come along with the bytes before.
+        extent = extent_of(file, entry)
+        extents.append(extent)
         record = yield from _scan_record(file, entry, extent, within)
         if record is not None:
             records.append(record)
-    yield from _scan_gaps(file, ends, [extent for extent in extents if extent is not None], within)
-    yield from _scan_missing_sums(file, records, within)
+    if not spared:
+        yield from _scan_gaps(file, ends, [extent for extent in extents if extent is not None], within)
+        yield from _scan_missing_sums(file, records, within)
     yield Looked("records", len(entries))
-    folder = common_folder([entry.name for entry in entries])
+    folder = common_folder([entry.name for entry in (*entries, *spared)])
     # Archivers write an entry for each folder, which has no bytes.
     kept = (record for record in records if not (record.name.endswith("/") and not record.entry.size))
     return [record._replace(name=record.name.removeprefix(folder)) for record in kept]
+
+
+def _is_spared(entry: Entry) -> bool:
+    """Whether a record's bytes are numbers, which need not be fetched to see what the archive holds."""
+    if entry.method != STORED or entry.name.endswith(_DESCRIBING):
+        return False
+    return bool(_STORAGE.fullmatch(entry.name)) or entry.size >= _MUCH
 
 
 def common_folder(names: Sequence[str]) -> str:
@@ -130,6 +152,9 @@ def _scan_record(file: File, entry: Entry, extent: Extent | None, within: str) -
         message = f"{available:,} of its {entry.packed:,} bytes are in the file"
         yield finding("record-outside", file.path, message, place)
         return Record(entry.name, entry, extent.payload, False)
+    if entry.name.endswith(".npy") and is_spared(file.path) and entry.size >= _MUCH:
+        yield Looked("spared", entry.packed)
+        return Record(entry.name, entry, extent.payload, True)
     crc = yield from _scan_bytes(file, entry, extent, place)
     return Record(entry.name, entry, extent.payload, crc is not None, bool(crc) and not entry.crc)
 

@@ -37,6 +37,9 @@ def check(
         list[Path], typer.Argument(metavar="PATH…", readable=False, help="Checkpoints of any kind: files or folders.")
     ],
     values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Of an address fetch all, its numbers too, and compare every checksum.")
+    ] = False,
     fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
     width: WidthOption = None,
     output: Annotated[
@@ -50,7 +53,8 @@ def check(
 
     Every checksum, header, offset and length is compared with the others, which torch.load does not do. Every name that
     the pickles ask for is compared with what torch.load(weights_only=True) admits; the others are listed with their
-    place. Nothing in the file is run. A name may be harmless or not: no list can call a file safe.
+    place. Of an address no numbers are fetched without --full. Nothing in the file is run. A name
+    may be harmless or not: no list can call a file safe.
 
     [bold]Examples[/bold]
 
@@ -72,8 +76,8 @@ def check(
         check_output(output, Format.json if fmt is CheckFormat.json else Format.table, path)
     if output is not None and fmt is CheckFormat.sarif and output.suffix.lower() not in (".sarif", ".json"):
         raise CannotShow(f"--format sarif and --output {output.name} disagree", "end it in .sarif")
-    with reading_progress(sum(work_of(path, values) for path in paths), "checking") as advance:
-        reports = [check_path(path, values, advance) for path in paths]
+    with reading_progress(sum(work_of(path, values, full) for path in paths), "checking") as advance:
+        reports = [check_path(path, values, advance, full) for path in paths]
     _show(reports, fmt, width, output)
     _print_unreadable(reports)
     if worst(reports):

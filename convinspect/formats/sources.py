@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -182,7 +183,7 @@ def open_source(path: Path) -> Source:
             # Imported here, as all that only addresses need.
             from convinspect.remote.fetching import RemoteSource
 
-            return RemoteSource(path)
+            return RemoteSource(path, _ALL.get())
         if open_within is not None:
             return open_within(path)
     return LocalFile(path)
@@ -190,6 +191,24 @@ def open_source(path: Path) -> Source:
 
 open_within: Callable[[Path], Source] | None = None
 """Opens a member of an archive. Who reads archives reads files, so that it cannot be imported here."""
+
+
+_ALL: ContextVar[bool] = ContextVar("fetch all", default=False)
+
+
+@contextmanager
+def fetching(everything: bool) -> Iterator[None]:
+    """Fetch all that can be compared of files that lie elsewhere, or no more than what describes them."""
+    token = _ALL.set(everything)
+    try:
+        yield
+    finally:
+        _ALL.reset(token)
+
+
+def is_spared(path: Path) -> bool:
+    """Whether of this file no more is to be fetched than what describes its tensors."""
+    return isinstance(path, Address) and not _ALL.get()
 
 
 def is_plain(path: Path) -> bool:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 from convinspect.errors import named
 from convinspect.remote.secrets import without_secrets
@@ -72,7 +71,7 @@ class Address(type(Path())):  # type: ignore[misc]
         text = self._text_and_query()[0]
         head, _, rest = text.partition("://")
         last = (rest or head).rpartition("/")[2]
-        return unquote(last) if self.scheme in _QUERIED else last
+        return _unquoted(last) if self.scheme in _QUERIED else last
 
     @property
     def suffix(self) -> str:
@@ -99,7 +98,12 @@ class Address(type(Path())):  # type: ignore[misc]
 
     def __truediv__(self, name: str | os.PathLike[str]) -> Path:
         below = os.fspath(name)
-        below = quote(below) if self.scheme in _QUERIED else below
+        if self.scheme in _QUERIED:
+            # Imported here, as all that only addresses need.
+            from urllib.parse import quote
+
+            # An index may give a name that is no text.
+            below = quote(below, errors="surrogatepass")
         return path_of(f"{self._text_and_query()[0]}/{below}")
 
     def with_name(self, name: str) -> Path:
@@ -119,7 +123,7 @@ class Address(type(Path())):  # type: ignore[misc]
         if not isinstance(other, Address) or not self.typed.startswith(begin):
             raise ValueError(f"{self.shown} is not below {other}")
         rest = self._text_and_query()[0].removeprefix(begin)
-        return Path(unquote(rest) if self.scheme in _QUERIED else rest)
+        return Path(_unquoted(rest) if self.scheme in _QUERIED else rest)
 
     def resolve(self, strict: bool = False) -> Self:
         return self
@@ -176,6 +180,12 @@ class Address(type(Path())):  # type: ignore[misc]
         from convinspect.remote.folders import status
 
         return status(self)
+
+
+def _unquoted(text: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(text)
 
 
 def path_of(text: str | Path) -> Path:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHORT, _LONG = 4096, 1 << 16
-"""Bytes that are fetched at least: of safetensors, whose header says how long it is, and of all else, where headers of
-one file lie close together."""
+_FLOORS, _LONG = {".safetensors": 4096, ".json": 1 << 20}, 1 << 16
+"""Bytes that are fetched at least: of safetensors, whose header says how long it is; of an index, which is read as a
+whole; and of all else, where headers of one file lie close together."""
 _MOST_AHEAD = 1 << 19
 """Bytes that are fetched at once where small pieces are read one after the other."""
 _LARGE, _PART, _PARTS = 1 << 18, 1 << 22, 4
@@ -56,7 +56,7 @@ class RemoteFile:
         self._holder: Holder | None = None
         self._lock = Lock()
         self._asked = self.used = time.monotonic()
-        self.floor = _SHORT if path.suffix == ".safetensors" else _LONG
+        self.floor = _FLOORS.get(path.suffix, _LONG)
         self.size = -1
         self.version: Version = ()
 
@@ -171,20 +171,30 @@ _FILES = _Files()
 class RemoteSource:
     """What one reader reads of a file. Where it reads small pieces one after the other, more and more come along.
 
+    Args:
+        path: The file.
+        everything: All of it is going to be read.
+
     Raises:
         ConvInspectError: It cannot be read.
     """
 
-    def __init__(self, path: Address) -> None:
+    def __init__(self, path: Address, everything: bool = False) -> None:
+        # Then all that is fetched is used, in whatever order headers and bytes are looked at.
+        self._least = 2 * _PART if everything else 0
         self._file = _FILES.at(path)
         self._file.begin()
+        if self._file.version_now() != self._file.version:
+            # What was fetched of another version is of no use to who opens it anew.
+            self._file = _FILES.at(path)
+            self._file.begin()
         self.size, self.version, self.within = self._file.size, self._file.version, ""
         self._next, self._ahead = -1, self._file.floor
 
     def read(self, offset: int, size: int) -> bytes:
         if size < _LARGE:
             self._ahead = min(2 * self._ahead, _MOST_AHEAD) if offset == self._next else self._file.floor
-        data = self._file.read(offset, size, self._ahead if size < _LARGE else 0)
+        data = self._file.read(offset, size, max(self._least, self._ahead if size < _LARGE else 0))
         self._next = offset + len(data)
         return data
 

@@ -66,13 +66,13 @@ def is_file(path: Address) -> bool:
 
 
 def entries(path: Address) -> Iterator[Path]:
-    """What lies in a folder.
+    """What lies in a folder; nothing where servers do not tell.
 
     Raises:
-        OSError: It is no folder that can be listed.
+        ConvInspectError: It cannot be asked for.
     """
     if path.scheme in _SERVERS:
-        raise NotADirectoryError(f"{path} cannot be listed")
+        return iter(())
     return iter([path / entry.name for entry in _entries(path)])
 
 

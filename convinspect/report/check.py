@@ -13,6 +13,7 @@ from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
+from convinspect.report.flags import flagged
 
 _COLUMNS = (
     Column("level", priority=80, foldable=True, key="level"),
@@ -59,7 +60,7 @@ def _table(report: Report, name: str, kept: bool) -> Table:
         notes=(
             *([f"{count(left)} more findings are not shown; {_WHERE}"] if left > 0 else []),
             *_advice(rows),
-            *report.notes,
+            *map(flagged, report.notes),
         ),
         raw=[(finding.level, finding.code, place_of(finding, report), finding.message) for finding in rows],
     )
@@ -163,7 +164,7 @@ def check_payload(reports: Sequence[Report]) -> dict[str, Any]:
                 "exit_code": report.exit_code,
                 "findings": [finding_payload(finding) for finding in report.findings],
                 "looked_at": dict(report.looked),
-                "notes": list(report.notes),
+                "notes": [flagged(note) for note in report.notes],
             }
             for report in reports
         ],

@@ -17,7 +17,8 @@ from convinspect.writing.clones import block_size, clone, shares_blocks, whole_b
 
 BLOCK = 4096
 """Bytes of a block in most file systems. Payloads move by whole ones, where a header no longer fits its room."""
-_AT_ONCE, _READ_AT_ONCE = 1 << 30, 1 << 22
+_AT_ONCE, _READ_AT_ONCE, _FETCHED_AT_ONCE = 1 << 30, 1 << 22, 1 << 24
+"""Bytes that are copied by the kernel, through a buffer, and from elsewhere, where parts of them come together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ def _copy_bytes(between: _Between, at: int, end: int) -> None:
         done = _copied_by_kernel(between.reader, between.writer, size, place) if between.by_kernel else 0
         if not done:
             between.by_kernel = False
-            data = _read(between.source, min(end - at, _READ_AT_ONCE), at)
+            most = _READ_AT_ONCE if between.reader >= 0 else _FETCHED_AT_ONCE
+            data = _read(between.source, min(end - at, most), at)
             _write_all(between.writer, data)
             done = len(data)
         at += done

@@ -6,6 +6,7 @@ Each is started in threads of the test's process, on a port that the system choo
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -110,7 +111,8 @@ class Handler(BaseHTTPRequestHandler):
             total: What to say of its size.
             more: Other headers.
         """
-        if not path.is_file():
+        # A path may be none that a file can have.
+        if not os.path.isfile(path):
             self.send_bytes(404, b"not here")
             return
         size = path.stat().st_size

@@ -40,6 +40,8 @@ _AS_SAFETENSORS = (
     " which neither torch.distributed.checkpoint.load nor dcp_to_torch_save reads"
 )
 _MOST_PROBLEMS = 100
+UNLISTED = 1 << 40
+"""Bytes that a folder may have which cannot be listed."""
 
 
 def is_distributed(path: Path) -> bool:
@@ -72,6 +74,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     files = _ends(pieces)
     there = {file: status for file in files if (status := found.get(file) or _status(file)) is not None}
     sizes = {file: status.st_size for file, status in there.items()}
+    nbytes = nbytes or sum(sizes.values()) + (folder / METADATA).stat().st_size
     metadata = folder / METADATA
     tensors = [_tensor(one, metadata, sizes) for one in pieces.tensors]
     return Contents(
@@ -91,7 +94,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
 def walked_metadata(folder: Path, nbytes: int) -> Walk:
     with File(folder / METADATA) as file:
         # The pickle lists the pieces of each tensor by rank, so the limit grows with all files of the folder.
-        return walk(file.read, 0, file.size, nbytes // SMALL_STORAGE)
+        return walk(file.read, 0, file.size, (nbytes or UNLISTED) // SMALL_STORAGE)
 
 
 def _ends(pieces: Pieces) -> dict[Path, int]:

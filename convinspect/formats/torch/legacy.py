@@ -14,6 +14,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, CutShort, RefusedFi
 from convinspect.formats.files import File, cut_short
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
+from convinspect.formats.sources import is_spared
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, module_notes, roots_of
 from convinspect.formats.torch.storage_ids import storage_dtype
 from convinspect.records import Container, Contents, Problem, Storage
@@ -100,7 +101,7 @@ def place_storages(file: File, pickle: Pickle) -> tuple[dict[str, Storage], int]
     if keys is None or not isinstance(keys.value, list):
         raise BrokenFile("its list of storage keys is malformed", "save it again")
     storages: dict[str, Storage] = {}
-    position = keys.end
+    position, spared = keys.end, is_spared(file.path)
     for key in keys.value:
         if not isinstance(key, str) or key not in sizes or key in storages:
             raise RefusedFile(
@@ -108,7 +109,8 @@ def place_storages(file: File, pickle: Pickle) -> tuple[dict[str, Storage], int]
                 "save it again with a current PyTorch",
             )
         numel, itemsize = sizes[key]
-        claimed = file.read(position, 8)
+        # Each lies behind the numbers of the one before, and only tells again what the pickle says.
+        claimed = b"" if spared else file.read(position, 8)
         length = int.from_bytes(claimed, "little")
         if len(claimed) == 8 and length != numel:
             raise BrokenFile(

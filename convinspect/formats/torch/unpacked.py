@@ -24,8 +24,11 @@ _DEEPEST = 12
 
 def is_unpacked(path: Path) -> bool:
     """True for such a folder, or for the `data.pkl` in one."""
-    folder = path if path.is_dir() else path.parent
-    if path.name != PICKLE and not (folder / PICKLE).is_file():
+    is_folder = path.is_dir()
+    if not is_folder and path.name != PICKLE:
+        return False
+    folder = path if is_folder else path.parent
+    if is_folder and not (folder / PICKLE).is_file():
         return False
     return any((folder / name).is_file() for name in _BESIDE)
 
