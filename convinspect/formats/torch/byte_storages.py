@@ -30,6 +30,8 @@ _HEAD = 1 << 12
 """Bytes that hold the five pickles of a stream with one storage several times."""
 _MOST_SEARCHED = 1 << 26
 """Bytes of a pickle in which a string of one byte is looked for."""
+_BEFORE_NUMBERS = 4
+"""The pickle of the object is the fourth in a `torch.save` stream of that time."""
 _AGAIN = "get the file again, or save it again"
 _COUNT = 8
 """Bytes of the number of elements that stands before them."""
@@ -61,15 +63,15 @@ class Strings:
         self.arrays = 0
         self.paddle = False
         self._singles: dict[bytes | str, Octets] | None = None
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int | tuple[int, str], int] = {}
         self._nested: dict[int, tuple[Persistent, Storage]] = {}
 
     def octets(self, value: Any, at: int) -> Octets | None:
         """As `octets_of`, of this pickle."""
         found = octets_of(self.read, value, at)
-        if found is None and isinstance(value, (bytes, str)) and len(value) == 1:
+        if found is None and isinstance(value, (bytes, str)) and len(value) <= 1:
             # Python has one object for each, so that it may have been written elsewhere.
-            found = self._single(value)
+            found = self._single(value) if value else Octets(at, 0, "", 0)
         return found
 
     def _single(self, value: bytes | str) -> Octets | None:
@@ -77,7 +79,7 @@ class Strings:
         if self._singles is None:
             self._singles = {}
             with suppress(Undecodable):
-                for _, argument, at in instructions(self.read(0, _MOST_SEARCHED)):
+                for argument, at in _pushed(self.read(0, _MOST_SEARCHED)):
                     single = isinstance(argument, (bytes, str)) and len(argument) == 1
                     if single and argument not in self._singles:
                         found = octets_of(self.read, argument, at)
@@ -85,12 +87,23 @@ class Strings:
                             self._singles[argument] = found
         return self._singles.get(value)
 
-    def storage(self, octets: Octets | None, nbytes: int, byteorder: str = "little") -> Storage | None:
-        """The storage of so many bytes that begins where a string does; None where they have no place in the file."""
+    def storage(
+        self, octets: Octets | None, nbytes: int, byteorder: str = "little", at: int | None = None
+    ) -> Storage | None:
+        """The storage of so many bytes that begins where a string does; None where they have no place in the file.
+
+        Args:
+            octets: The string.
+            nbytes: How many.
+            byteorder: That of an element.
+            at: Where the string was pushed. Strings of at most one byte are the same storage only where this is the
+                same, since Python has one object for all that are equal.
+        """
         if octets is None:
             return None
+        place = (at, "pushed") if nbytes <= 1 and at is not None else octets.start
         # By number, which stays the same where the strings are moved.
-        key = f"string {self._numbers.setdefault(octets.start, len(self._numbers))}"
+        key = f"string {self._numbers.setdefault(place, len(self._numbers))}"
         if self.start is None:
             if self.packed is None or octets.encoding:
                 return None
@@ -139,6 +152,19 @@ class Strings:
         if not rest.may_have(nbytes):
             raise BrokenFile(f"a storage of {nbytes:,} bytes is pickled with {rest.packed:,} of them", _AGAIN)
         return found, self.storage(rest, nbytes) or Storage(self.path, f"string of {rest.start}", nbytes, 0, None)
+
+
+def _pushed(data: bytes) -> Iterator[tuple[Any, int]]:
+    """What the instructions of the first pickles in a stream say, and where.
+
+    Raises:
+        Undecodable: At what is no instruction.
+    """
+    end = 0
+    for _ in range(_BEFORE_NUMBERS):
+        for _, argument, at in instructions(data, end):
+            yield argument, at
+            end = at + 1
 
 
 def _one_storage(head: bytes) -> tuple[Persistent, int]:
