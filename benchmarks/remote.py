@@ -135,7 +135,7 @@ def measure_zip(folder: Path) -> None:
         for words, most in ((("shapes", address), 10**6), (("weights", address, "head"), layer + 10**6)):
             server.forget()
             began = time.perf_counter()
-            memory = run_command(*words, "--format", "json")
+            memory = run_command(*words)
             took = time.perf_counter() - began
             print(
                 f"2 GB .pt, {words[0]}: {len(server.asked)} requests, {server.sent:,} bytes (bound {most:,}),", end=" "

@@ -38,9 +38,15 @@ class Container(Enum):
         """Whether `convert` gives it another header; the tensors of the others are written in another format."""
         return self not in _READ_ALONE
 
-    def label(self, shards: int = 0) -> str:
-        """What users are shown; `shards` is into how many files the checkpoint is split, 0 when it is not."""
-        return f"{self.value}, {plural(shards, 'shard')}" if shards else self.value
+    def label(self, shards: int = 0, within: str = "") -> str:
+        """What users are shown.
+
+        Args:
+            shards: Into how many files the checkpoint is split, 0 when it is not.
+            within: What holds the file, where it lies in an archive, with its article; else "".
+        """
+        parts = [self.value, *([plural(shards, "shard")] if shards else []), *([f"in {within}"] if within else [])]
+        return ", ".join(parts)
 
 
 _READ_ALONE = (

@@ -300,8 +300,7 @@ class Contents(NamedTuple):
     @property
     def format(self) -> str:
         """The container's name, the number of shards, and what it lies in, as users are shown them."""
-        label = self.container.label(self.shards)
-        return f"{label}, in {self.within}" if self.within else label
+        return self.container.label(self.shards, self.within)
 
 
 class Layer(NamedTuple):

@@ -12,6 +12,7 @@ from convinspect.checking.findings import (
     MOST_LISTED,
     Asked,
     Finding,
+    Held,
     Item,
     Level,
     Looked,
@@ -41,6 +42,7 @@ class Collector:
         self._looked: Counter[str] = Counter()
         self._numbers: Counter[str] = Counter()
         self._names: dict[str, bool] = {}
+        self._within = ""
 
     def run(self, scan: Scan[T]) -> T:
         """Run a scan, and return its result."""
@@ -58,6 +60,8 @@ class Collector:
             self._numbers[item.code] += 1
             if self._numbers[item.code] <= MOST_LISTED:
                 self.findings.append(item)
+        elif isinstance(item, Held):
+            self._within = item.kind
         elif isinstance(item, Progress):
             self._advance(item.nbytes)
         elif isinstance(item, Looked):
@@ -95,4 +99,4 @@ class Collector:
         looked = {what: self._looked[what] for what in LOOKED}
         looked["names"], looked["admitted"] = len(self._names), sum(self._names.values())
         findings = tuple(sorted(self.findings, key=rank))
-        return Report(path, container, findings, (*self._notes, *more), looked, unlisted, shards)
+        return Report(path, container, findings, (*self._notes, *more), looked, unlisted, shards, self._within)

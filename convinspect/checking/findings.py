@@ -181,6 +181,12 @@ class Note(NamedTuple):
     line: str
 
 
+class Held(NamedTuple):
+    """What holds the checkpoint that is scanned, with its article: "a tar archive"."""
+
+    kind: str
+
+
 class Looked(NamedTuple):
     """A number of records, CRC-32s, bytes, pickles or tensors that were scanned; "spared" are bytes that were not
     fetched.
@@ -203,7 +209,7 @@ class Progress(NamedTuple):
     nbytes: int
 
 
-Item: TypeAlias = Finding | Note | Looked | Asked | Progress
+Item: TypeAlias = Finding | Note | Held | Looked | Asked | Progress
 """What scans yield."""
 T = TypeVar("T")
 Scan: TypeAlias = Generator[Item, None, T]
@@ -222,6 +228,7 @@ class Report:
         looked: What was scanned, by name: "records", "crcs", "bytes", "pickles", "names", "admitted", "tensors".
         unlisted: Number of findings of a code beyond those that are listed.
         shards: Number of files into which the checkpoint is split; 0 if it is not split.
+        within: What holds the checkpoint, where it lies in an archive, with its article; else "".
     """
 
     path: Path
@@ -231,6 +238,7 @@ class Report:
     looked: dict[str, int]
     unlisted: dict[str, int] = field(default_factory=dict)
     shards: int = 0
+    within: str = ""
 
     def __repr__(self) -> str:
         number = plural(len(self.findings) + sum(self.unlisted.values()), "finding")
@@ -239,7 +247,7 @@ class Report:
     @property
     def format(self) -> str:
         """Name of the container for display; "" if it is not known."""
-        return "" if self.container is None else self.container.label(self.shards)
+        return "" if self.container is None else self.container.label(self.shards, self.within)
 
     @property
     def exit_code(self) -> int:

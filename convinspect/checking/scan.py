@@ -11,7 +11,7 @@ from typing import TypeAlias
 from convinspect.checking.collecting import Collector
 from convinspect.checking.containers import scan_file
 from convinspect.checking.contents import scan_contents
-from convinspect.checking.findings import Finding, Looked, Note, Report, Scan, finding
+from convinspect.checking.findings import Finding, Held, Looked, Note, Report, Scan, finding
 from convinspect.checking.json_header import parsed, second_place
 from convinspect.checking.pickles import Seen, Stream, scan_pickle
 from convinspect.checking.piece_files import Item as Piece
@@ -25,7 +25,7 @@ from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
 from convinspect.formats.roots import main_root
-from convinspect.formats.sources import fetching, is_plain, is_spared, short_name, statuses_in
+from convinspect.formats.sources import fetching, folder_of, is_plain, is_spared, short_name, statuses_in
 from convinspect.formats.torch import distributed, unpacked
 from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed_file import is_part
@@ -119,6 +119,8 @@ def _scan_member(path: Path, member: Path, values: bool) -> Scan[_Kind]:
     yield Note(f"looked at {short_name(member)}")
     with File(path) as file:
         others = others_in(file, member)
+    with File(member) as inner:
+        yield Held(inner.source.within)
     if others:
         yield Note(f"not looked at, though in the same archive: {first_few(others, _SHOWN)}")
     return (yield from _scan_path(member, values))
@@ -236,7 +238,9 @@ def _scan_shards_of_tensors(path: Path, shards: Sequence[str], values: bool) -> 
 
 
 def _note_others(folder: Path, scanned: Set[str]) -> Iterator[Note]:
-    """Note files of a folder that may be checkpoints too, and were not scanned."""
+    """Note files of a folder that may be checkpoints too, and were not scanned; none where it cannot be listed."""
+    if not folder.is_dir():
+        return
     others = sorted(
         path.name
         for path in folder.iterdir()
@@ -267,7 +271,7 @@ def _scan_shards(
     path: Path, shards: Sequence[str], weight_map: Mapping[str, str], total: object, values: bool
 ) -> Scan[_Kind]:
     """Scan every shard, then compare all with each other and with the index."""
-    folder = path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else folder_of(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     container = Container.SAFETENSORS
     for shard in shards:

@@ -16,6 +16,7 @@ from convinspect.formats.roots import main_root
 from convinspect.formats.sources import folder_of, is_plain, read_each
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
+from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -139,7 +140,7 @@ def _combined(
             if isinstance(error, NotThere) and is_plain(folder / shard) and not os.path.exists(folder / shard):
                 missing.add(shard)
                 what, remedy = " is not there", "download it too"
-            problems.append(Problem(f"shard {shard}{what} ({named[shard]:,} tensors)", remedy))
+            problems.append(Problem(f"shard {shard}{what} ({plural(named[shard], 'tensor')})", remedy))
             continue
         read.add(shard)
         metadata.append(contents.metadata)

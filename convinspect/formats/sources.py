@@ -281,7 +281,7 @@ def read_each(paths: Sequence[Path], read: Callable[[Path], T], sizes: Sequence[
     Returns:
         What gives the result for each file, or raises what reading it raised.
     """
-    addresses = [path for path in paths if isinstance(path, Address)]
+    addresses = [path for path in paths if isinstance(path, Address) and outermost(path) == path]
     if len(addresses) < len(paths) or not paths:
         return [partial(read, path) for path in paths]
     from convinspect.remote.fetching import all_at_once

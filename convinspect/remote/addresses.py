@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convinspect.errors import named
-from convinspect.remote.secrets import without_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 ONLY_HERE = ("it is an address, and only files on this machine are written", "write it here, and upload it then")
 """What is said of an address that is to be written: the problem, and what to do."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)")
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)"
 _QUERIED = ("http", "https")
 """Schemes whose addresses may end in `?name=value`, and whose names of files are quoted."""
 
 
 def scheme_of(text: str) -> str:
     """The scheme that an address begins with, in lower case; "" where the text is none."""
-    match = _SCHEME.match(text) if "://" in text else None
+    # Compiled where it is needed, since most paths are no addresses.
+    match = re.match(_SCHEME, text) if "://" in text else None
     return match[1].lower() if match else ""
 
 
@@ -47,6 +47,8 @@ class Address(type(Path())):  # type: ignore[misc]
     @property
     def shown(self) -> str:
         """The text without what may be secret: who logs in, and most values of a query."""
+        from convinspect.remote.secrets import without_secrets
+
         return without_secrets(self.typed)
 
     def _text_and_query(self) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from convinspect.converting.plan import Conversion
 from convinspect.converting.remaining import Remaining
 from convinspect.errors import Option, Wording
 from convinspect.formats.journal import journal_of
+from convinspect.formats.sources import short_name
 from convinspect.kinds import shown_kind
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
@@ -55,7 +56,7 @@ def plan_table(job: Job, every_row: bool = False) -> Table:
     """
     folder = None if job.beside is None else job.checkpoint.folder
     given = folder or job.checkpoint.path
-    source = given.name or str(given)
+    source = short_name(given) or str(given)
     # "." has no name.
     written = None if job.target is None else job.target.name or str(job.target)
     lines = _lines(job, written is not None)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.formats.containers.choose import ARCHIVES
 from convinspect.formats.journal import is_interrupted, way_back
 from convinspect.formats.sources import outermost
 from convinspect.records import Container
@@ -58,7 +59,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         (
             same and not in_place,
             "the target is the source itself",
-            Wording("use ", Option("in_place"), ", or ", _ANOTHER),
+            _ANOTHER if source.suffix.lower() in ARCHIVES else Wording("use ", Option("in_place"), ", or ", _ANOTHER),
             target,
         ),
         (

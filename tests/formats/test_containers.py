@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -118,11 +120,13 @@ def test_streams_one_after_the_other_and_padding(tmp_path: Path) -> None:
 
 def test_several_are_listed_and_one_is_given(tmp_path: Path) -> None:
     path = tmp_path / "all.tar"
-    path.write_bytes(tar_of({"./a.pt": TORCH, "b/c.safetensors": SAFETENSORS, "readme.txt": CONFIG}))
-    with pytest.raises(NotACheckpoint, match="holds 2 checkpoints") as caught:
+    files = {"./a.pt": TORCH, "b/c.safetensors": SAFETENSORS, "readme.txt": CONFIG, "d.npz": b""}
+    path.write_bytes(tar_of(files))
+    with pytest.raises(NotACheckpoint, match="holds 3 checkpoints") as caught:
         convinspect.open(path)
     assert f"{path}!a.pt" in caught.value.remedy
     assert f"{path}!b/c.safetensors" in caught.value.remedy
+    assert f"{path}!d.npz" in caught.value.remedy
     for name in ("a.pt", "./a.pt", "b/c.safetensors"):
         check_numbers(convinspect.open(f"{path}!{name}"))
     with pytest.raises(NotThere, match=r"holds no 'c\.safetensors'") as missing:
@@ -155,6 +159,9 @@ def test_shards_in_an_archive_are_read_as_one(tmp_path: Path) -> None:
             checkpoint = convinspect.open(tmp_path / name)
             assert checkpoint.shards == 2
             check_numbers(checkpoint)
+            report = convinspect.check(tmp_path / name)
+            assert (report.exit_code, report.format) == (0, checkpoint.format)
+            assert convinspect.check(checkpoint.path).exit_code == 0
 
 
 def json_of(value: object) -> bytes:
@@ -283,6 +290,11 @@ def test_encrypted_and_unknown_methods_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotACheckpoint, match="encrypted"):
         convinspect.open(tmp_path / "m.zip!b.pt")
     (tmp_path / "x.zip").write_bytes(zip_of({"model.pt": TORCH}, zipfile.ZIP_LZMA))
+    with pytest.raises(NotACheckpoint, match=r"whose 'model\.pt' cannot be read") as caught:
+        convinspect.open(tmp_path / "x.zip")
+    command = caught.value.remedy.removeprefix("unpack it first: ").replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    check_numbers(convinspect.open(tmp_path / "model.pt"))
     with pytest.raises(NotACheckpoint, match="method 14"):
         convinspect.open(tmp_path / "x.zip!model.pt")
 

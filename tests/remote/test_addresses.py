@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,15 @@ def test_nothing_is_written_to_an_address(words: list[object]) -> None:
 def test_an_address_is_not_edited_in_place() -> None:
     with pytest.raises(CannotWrite, match="only read there"):
         convinspect.convert("https://host/w.pt", to="linear", in_place=True)
+
+
+def test_files_of_this_machine_need_nothing_of_it() -> None:
+    script = (
+        "import sys; sys.argv = ['convinspect', 'shapes', sys.argv[1]]\n"
+        "from convinspect.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, STNKD], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {"fsspec", "aiohttp", "convinspect.remote.fetching", "convinspect.remote.secrets"}

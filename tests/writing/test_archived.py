@@ -138,6 +138,9 @@ def test_an_archive_is_not_edited_in_place(tmp_path: Path) -> None:
     source = tmp_path / "m.nemo"
     source.write_bytes(tar_of({"w.ckpt": WEIGHTS["w.ckpt"]}, tarfile.GNU_FORMAT))
     before = source.read_bytes()
+    with pytest.raises(CannotWrite, match="the target is the source itself") as itself:
+        convinspect.convert(source, source, to="linear")
+    assert "in_place" not in str(itself.value)
     for path in (source, f"{source}!w.ckpt"):
         with pytest.raises(CannotWrite, match="cannot be edited in place") as caught:
             convinspect.convert(path, in_place=True, to="linear")

@@ -10,7 +10,7 @@ from shlex import quote
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, named
 from convinspect.formats.companions import is_companion
 from convinspect.formats.containers.member import Inside
-from convinspect.formats.containers.members import listed
+from convinspect.formats.containers.members import command_for, listed
 from convinspect.formats.files import File
 from convinspect.formats.numpy_files.arrays import is_archive
 from convinspect.formats.sharded import is_shard
@@ -25,10 +25,13 @@ from convinspect.formats.zip.structures import is_zip
 from convinspect.remote.addresses import path_of
 from convinspect.text import first_few
 
+ARCHIVES = (".nemo", ".mar", ".tar", ".zip", ".gz", ".tgz", ".xz", ".bz2", ".dduf")
+"""Names of files that hold others."""
+
 _SUFFIXES = (
     (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pth.tar", ".pt.tar"),
     (".pdparams", ".pkl", ".pickle", ".joblib", ".npz", ".npy"),
-    (".nemo", ".mar", ".tar", ".zip", ".gz", ".tgz", ".xz", ".bz2"),
+    ARCHIVES,
 )
 """Names of checkpoints, from those that are most likely the model's."""
 _SHOWN = 4
@@ -84,9 +87,15 @@ def checkpoint_in(file: File) -> Path | None:
     if not found and inside.problem:
         raise BrokenFile(f"it is {inside.kind}, and {inside.problem}", "download or copy it again", file.path)
     if len(found) > 1:
+        # All are shown, whatever their kind: which one is meant is for the user to say.
+        found += [name for name in _named(inside, (*_SUFFIXES[0], *_SUFFIXES[1])) if name not in found]
         paths = [quote(f"{named(file.path)}{INSIDE}{name}") for name in found]
         problem = f"it is {inside.kind} that holds {len(found):,} checkpoints"
         raise NotACheckpoint(problem, f"give one of them: {first_few(paths, _SHOWN)}", file.path)
+    if not found and (why := _unreadable(inside)):
+        raise NotACheckpoint(
+            f"it is {inside.kind}, {why}", f"unpack it first: {command_for(inside, file.path)}", file.path
+        )
     return path_of(f"{os.fspath(file.path)}{INSIDE}{found[0]}") if found else None
 
 
@@ -116,6 +125,13 @@ def _by_suffix(inside: Inside) -> list[str]:
             # What a training run keeps beside its weights is not meant.
             return [name for name in found if not is_companion(PurePosixPath(name).name)] or found
     return []
+
+
+def _unreadable(inside: Inside) -> str:
+    """Why the first member whose name is that of a checkpoint cannot be read, as the end of a sentence."""
+    suffixes = (*_SUFFIXES[0], *_SUFFIXES[1])
+    lost = ((name, one.unreadable) for name, one in inside.members.items() if one.unreadable)
+    return next((f"whose {name!r} cannot be read: {why}" for name, why in lost if name.lower().endswith(suffixes)), "")
 
 
 def _named(inside: Inside, suffixes: Sequence[str]) -> list[str]:

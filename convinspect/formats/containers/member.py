@@ -37,7 +37,7 @@ class Inside(NamedTuple):
     Attributes:
         kind: What holds them, with its article: "a tar archive".
         members: By name, in stored order.
-        unpacks: A command that unpacks it, without the file's name.
+        unpacks: A command that unpacks it, in which {} stands for its path.
         problem: What is wrong with the archive itself, as a sentence about it; "" if nothing is.
         unpacked: Where the members lie, if the archive as a whole is compressed; else None.
     """

@@ -111,11 +111,11 @@ def _compressed(file: File, head: bytes) -> Inside | None:
     if is_tar(beginning):
         source = unpacked(file, 0, member, file.path.name, f"{found.tar} {_quoted(file.path)}")
         inside = tar.members_of(File.over(file.path, source))
-        return inside._replace(
-            kind=f"{article} {found.name}-compressed tar archive", unpacks=found.tar, unpacked=source
-        )
-    name, suffix, command = file.path.name.rpartition(INSIDE)[2], found.suffix, found.command
+        kind = f"{article} {found.name}-compressed tar archive"
+        return inside._replace(kind=kind, unpacks=f"{found.tar} {{}}", unpacked=source)
+    name, suffix = file.path.name.rpartition(INSIDE)[2], found.suffix
     name = name[: -len(suffix)] if name.endswith(suffix) and name != suffix else f"{name}.unpacked"
+    command = f"{found.command} {{}} > {quote(name)}"
     return Inside(f"{article} {found.name}-compressed file", {name: member}, command)
 
 
@@ -141,7 +141,7 @@ def _opened(file: File, name: str, inside: Inside) -> File:
     """A member as a file, whose source holds the archive's."""
     member = inside.members[name]
     path = path_of(f"{os.fspath(file.path)}{INSIDE}{name}")
-    command = f"{inside.unpacks} {_quoted(file.path)}"
+    command = command_for(inside, file.path)
     if inside.unpacked is not None:
         file.close()
         file = File.over(file.path, inside.unpacked)
@@ -163,6 +163,11 @@ def _opened(file: File, name: str, inside: Inside) -> File:
         _keep(_unpacked, key, source)
     file.close()
     return File.over(path, Within(source, 0, source.size, inside.kind))
+
+
+def command_for(inside: Inside, path: Path) -> str:
+    """A command that unpacks an archive, or the outermost one that it lies in."""
+    return inside.unpacks.replace("{}", _quoted(path))
 
 
 def _quoted(path: Path) -> str:

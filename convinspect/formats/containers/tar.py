@@ -63,7 +63,7 @@ def members_of(file: File) -> Inside:
         at += -(-told // BLOCK) * BLOCK
         if len(members) > MOST_MEMBERS:
             raise RefusedFile(f"the tar archive has more than {MOST_MEMBERS:,} members", _HOSTILE)
-    return Inside("a tar archive", members, "tar -xf", problem)
+    return Inside("a tar archive", members, "tar -xf {}", problem)
 
 
 def is_header(head: bytes) -> bool:

@@ -17,7 +17,10 @@ def members_of(file: File) -> Inside:
     """
     archive = Archive(file)
     named = zip(archive.names(), archive.records.values(), strict=True)
-    return Inside("a zip archive", {clean(name): _member(record) for name, record in named}, "unzip")
+    # `unzip` knows fewer methods of compression than Python, which asks for no password.
+    is_encrypted = any(record.flags & ENCRYPTED for record in archive.records.values())
+    command = "unzip {}" if is_encrypted else "python -m zipfile -e {} ."
+    return Inside("a zip archive", {clean(name): _member(record) for name, record in named}, command)
 
 
 def _member(record: Record) -> Member:
