@@ -19,7 +19,7 @@ from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.values import Persistent, Tuple
 from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
-from convinspect.records import Storage
+from convinspect.records import Storage, Tensor
 from convinspect.text import first_few, plural
 
 ARRAY = "numpy.ndarray"
@@ -52,6 +52,7 @@ class Strings:
         cast: Keys of arrays that PyTorch would turn into another dtype, and that dtype.
         arrays: How many arrays are tensors.
         paddle: Whether some array is in a pair with a parameter's name, as `paddle.save` writes tensors.
+        widened: How many arrays of uint16 are Paddle's bfloat16.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Strings:
         self.cast: dict[str, str] = {}
         self.arrays = 0
         self.paddle = False
+        self.widened = 0
         self._singles: dict[bytes | str, Octets] | None = None
         self._numbers: dict[int | tuple[int, str], int] = {}
         self._nested: dict[int, tuple[Persistent, Storage]] = {}
@@ -116,6 +118,13 @@ class Strings:
             self.path, key, nbytes, available, self.start + octets.start,
             packed_nbytes=packed, byteorder=byteorder, encoding=octets.encoding,
         )  # fmt: skip
+
+    def as_paddle_reads(self, tensor: Tensor) -> Tensor:
+        """A tensor of Paddle's, which keeps bfloat16 as uint16 and has no tensors of that (paddle/framework/io.py)."""
+        if tensor.dtype != "uint16":
+            return tensor
+        self.widened += 1
+        return tensor._replace(dtype="bfloat16")
 
     def loads(self, node: Any) -> bool:
         """Whether a call loads a storage of a byte string."""
@@ -208,6 +217,9 @@ def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
     notes = []
     if strings.arrays:
         notes.append("its tensors are NumPy arrays")
+    if strings.widened:
+        are = "is" if strings.widened == 1 else "are"
+        notes.append(f"{strings.widened:,} of them {are} bfloat16, which Paddle keeps as uint16")
     if strings.cast:
         which = ", ".join(dict.fromkeys(strings.cast.values()))
         notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")
