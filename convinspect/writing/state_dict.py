@@ -272,6 +272,9 @@ class _Loader:
                 return None
             start = data_start(storage)
             raw = whole[start : start + storage.nbytes]
+            if storage.nbytes == 1:
+                # A pickle has equal bytes of different arrays once, and torch.save would take them for one storage.
+                raw = raw.copy()
             with warnings.catch_warnings():
                 # PyTorch cannot mark a tensor as read-only and warns; nothing here writes to it.
                 warnings.simplefilter("ignore")

@@ -118,6 +118,43 @@ def test_arrays_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     assert not contents.foreign
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("by", ["pickle", "torch", "legacy"])
+def test_arrays_whose_bytes_are_one_object_of_python(tmp_path: Path, by: str, protocol: int) -> None:
+    """Python has one empty byte string, and one of each single byte; arrays of them share nothing."""
+    fixed = np.zeros(0, "f4")
+    fixed.setflags(write=False)
+    value = {
+        "a.weight": np.ones((2, 3), "f4"),
+        "e": np.zeros((0, 3), "f4"),
+        "g": np.zeros(0),
+        "fixed": fixed,
+        "fixed2": fixed.reshape(0, 2),
+        "yes": np.array(True),
+        "also": np.array(True),
+        "one": np.array([1], "i1"),
+        "other": np.array([[1]], "u1"),
+    }
+    value["same"] = value["yes"]
+    path = tmp_path / "m.pkl"
+    if by == "pickle":
+        pickled(path, value, protocol)
+    elif protocol < 2:
+        pytest.skip("torch.save writes no such protocol")
+    else:
+        zipped = by == "torch"
+        torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    contents = read_contents(path)
+    check_numbers(contents, value)
+    checkpoint = Checkpoint(contents)
+    assert [key for key in value if checkpoint.tie(key)] == ["yes", "same"]
+    target = tmp_path / "new.pt"
+    assert not run("convert", path, "-o", target, "--state-dict").returncode
+    new = torch.load(target, weights_only=True)
+    places = {new[key].untyped_storage().data_ptr() for key in ("yes", "also", "one", "other", "same")}
+    assert len(places) == 4
+
+
 def test_parameters_keep_what_they_say(tmp_path: Path) -> None:
     path = pickled(tmp_path / "m.pkl", dict(MODEL.named_parameters()), 4)
     (root,) = read_contents(path).roots

@@ -82,7 +82,22 @@ def test_arrays_among_tensors_stay_objects(saved: Any) -> None:
     assert [tensor.key for tensor in model.tensors] == list(WEIGHTS)
     assert [(other.key, other.what) for other in model.others] == [("mean", "NumPy array")]
     assert (others.role, [tensor.key for tensor in others.tensors]) == ("other", ["rng.1", "seen"])
-    assert not contents.notes
+    (note,) = contents.notes
+    assert note == ("1 NumPy array beside the tensors is not listed: state_dict.mean (load_state_dict takes no arrays)")
+
+
+def test_arrays_that_stay_objects_are_named(saved: Any, tmp_path: Path) -> None:
+    path = saved({**WEIGHTS, "arr.weight": np.ones((3, 4), "f4"), "arr.bias": np.ones(3, "f4")}, protocol=4)
+    done = run("shapes", path)
+    told = "2 NumPy arrays beside the tensors are not listed: arr.weight, arr.bias (load_state_dict takes no arrays)"
+    assert told in " ".join(done.stdout.split())
+    done = run("convert", path, "-o", tmp_path / "new.safetensors")
+    assert "arr.weight, arr.bias beside the tensors: not in the new file" in " ".join(done.stderr.split())
+    assert set(load_file(tmp_path / "new.safetensors")) == set(WEIGHTS)
+
+
+def test_arrays_of_a_random_generator_are_no_news(saved: Any) -> None:
+    assert not read_contents(saved({"model": WEIGHTS, "rng": np.random.get_state()})).notes
 
 
 def test_a_file_that_has_both_is_converted_as_before(saved: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from torch import nn
 
 from convinspect.arrays.read import read_tensor
@@ -63,6 +64,34 @@ def test_paddle_without_a_place_for_its_layout(tmp_path: Path) -> None:
     done = run("convert", path, "-o", tmp_path / "m.pt")
     assert done.returncode == 2
     assert "its matrices are (in, out), Paddle's layout, which the new file would not record" in done.stderr
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("nested", [False, True])
+def test_paddle_bfloat16(tmp_path: Path, paddle_model: Any, protocol: int, nested: bool) -> None:
+    """Paddle keeps it as uint16, and takes each uint16 for it."""
+    paddle: Any = pytest.importorskip("paddle")
+    path, target = tmp_path / "m.pdparams", tmp_path / "m.safetensors"
+    paddle_model[0].to(dtype="bfloat16")
+    state = dict(paddle_model.state_dict())
+    value = {"model": state, "counts": np.arange(3, dtype="u2")} if nested else state
+    paddle.save(value, str(path), protocol=protocol)
+    loaded = paddle.load(str(path))
+    theirs = {key: one for key, one in (loaded["model"] if nested else loaded).items() if key in state}
+    dtypes = {key: str(one.dtype).removeprefix("paddle.") for key, one in theirs.items()}
+    assert "bfloat16" in dtypes.values()
+    check(path, {key: one.astype("float32").numpy() for key, one in theirs.items()}, "model" if nested else None)
+    contents = read_contents(path)
+    found = {tensor.key: tensor.dtype for root in contents.roots for tensor in root.tensors}
+    assert {key: found[key] for key in dtypes} == dtypes
+    assert found.get("counts") == ("uint16" if nested else None)
+    assert "2 of them are bfloat16, which Paddle keeps as uint16" in contents.notes
+    done = run("convert", path, "-o", target, *(["--root", "model"] if nested else []))
+    assert not done.returncode, done.stderr
+    written = load_torch(target)
+    for key, one in theirs.items():
+        assert str(written[key].dtype) == f"torch.{dtypes[key]}"
+        np.testing.assert_array_equal(written[key].float().numpy(), one.astype("float32").numpy())
 
 
 class Net(nn.Module):

@@ -106,7 +106,7 @@ def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None
             "get the file again, or save it again",
         )
     strings.arrays += 1
-    storage = strings.storage(octets, nbytes, dtype.byteorder)
+    storage = strings.storage(octets, nbytes, dtype.byteorder, parts.at)
     layout = "strided" if storage is not None or not nbytes else "compressed" if octets is not None else "out-of-band"
     return Tensor(key, dtype.name, shape, stride, 0, storage, layout, subclass=ARRAY if strings.marked else None)
 

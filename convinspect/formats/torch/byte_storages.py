@@ -19,7 +19,7 @@ from convinspect.formats.pickle.opcodes import Undecodable, instructions
 from convinspect.formats.pickle.values import Persistent, Tuple
 from convinspect.formats.torch.nodes import function_name
 from convinspect.formats.torch.storage_ids import STORAGE_DTYPES, storage_dtype
-from convinspect.records import Storage
+from convinspect.records import Storage, Tensor
 from convinspect.text import first_few, plural
 
 ARRAY = "numpy.ndarray"
@@ -30,6 +30,8 @@ _HEAD = 1 << 12
 """Bytes that hold the five pickles of a stream with one storage several times."""
 _MOST_SEARCHED = 1 << 26
 """Bytes of a pickle in which a string of one byte is looked for."""
+_BEFORE_NUMBERS = 4
+"""The pickle of the object is the fourth in a `torch.save` stream of that time."""
 _AGAIN = "get the file again, or save it again"
 _COUNT = 8
 """Bytes of the number of elements that stands before them."""
@@ -50,6 +52,7 @@ class Strings:
         cast: Keys of arrays that PyTorch would turn into another dtype, and that dtype.
         arrays: How many arrays are tensors.
         paddle: Whether some array is in a pair with a parameter's name, as `paddle.save` writes tensors.
+        widened: How many arrays of uint16 are Paddle's bfloat16.
     """
 
     def __init__(
@@ -60,16 +63,17 @@ class Strings:
         self.cast: dict[str, str] = {}
         self.arrays = 0
         self.paddle = False
+        self.widened = 0
         self._singles: dict[bytes | str, Octets] | None = None
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int | tuple[int, str], int] = {}
         self._nested: dict[int, tuple[Persistent, Storage]] = {}
 
     def octets(self, value: Any, at: int) -> Octets | None:
         """As `octets_of`, of this pickle."""
         found = octets_of(self.read, value, at)
-        if found is None and isinstance(value, (bytes, str)) and len(value) == 1:
+        if found is None and isinstance(value, (bytes, str)) and len(value) <= 1:
             # Python has one object for each, so that it may have been written elsewhere.
-            found = self._single(value)
+            found = self._single(value) if value else Octets(at, 0, "", 0)
         return found
 
     def _single(self, value: bytes | str) -> Octets | None:
@@ -77,7 +81,7 @@ class Strings:
         if self._singles is None:
             self._singles = {}
             with suppress(Undecodable):
-                for _, argument, at in instructions(self.read(0, _MOST_SEARCHED)):
+                for argument, at in _pushed(self.read(0, _MOST_SEARCHED)):
                     single = isinstance(argument, (bytes, str)) and len(argument) == 1
                     if single and argument not in self._singles:
                         found = octets_of(self.read, argument, at)
@@ -85,12 +89,23 @@ class Strings:
                             self._singles[argument] = found
         return self._singles.get(value)
 
-    def storage(self, octets: Octets | None, nbytes: int, byteorder: str = "little") -> Storage | None:
-        """The storage of so many bytes that begins where a string does; None where they have no place in the file."""
+    def storage(
+        self, octets: Octets | None, nbytes: int, byteorder: str = "little", at: int | None = None
+    ) -> Storage | None:
+        """The storage of so many bytes that begins where a string does; None where they have no place in the file.
+
+        Args:
+            octets: The string.
+            nbytes: How many.
+            byteorder: That of an element.
+            at: Where the string was pushed. Strings of at most one byte are the same storage only where this is the
+                same, since Python has one object for all that are equal.
+        """
         if octets is None:
             return None
+        place = (at, "pushed") if nbytes <= 1 and at is not None else octets.start
         # By number, which stays the same where the strings are moved.
-        key = f"string {self._numbers.setdefault(octets.start, len(self._numbers))}"
+        key = f"string {self._numbers.setdefault(place, len(self._numbers))}"
         if self.start is None:
             if self.packed is None or octets.encoding:
                 return None
@@ -103,6 +118,13 @@ class Strings:
             self.path, key, nbytes, available, self.start + octets.start,
             packed_nbytes=packed, byteorder=byteorder, encoding=octets.encoding,
         )  # fmt: skip
+
+    def as_paddle_reads(self, tensor: Tensor) -> Tensor:
+        """A tensor of Paddle's, which keeps bfloat16 as uint16 and has no tensors of that (paddle/framework/io.py)."""
+        if tensor.dtype != "uint16":
+            return tensor
+        self.widened += 1
+        return tensor._replace(dtype="bfloat16")
 
     def loads(self, node: Any) -> bool:
         """Whether a call loads a storage of a byte string."""
@@ -139,6 +161,19 @@ class Strings:
         if not rest.may_have(nbytes):
             raise BrokenFile(f"a storage of {nbytes:,} bytes is pickled with {rest.packed:,} of them", _AGAIN)
         return found, self.storage(rest, nbytes) or Storage(self.path, f"string of {rest.start}", nbytes, 0, None)
+
+
+def _pushed(data: bytes) -> Iterator[tuple[Any, int]]:
+    """What the instructions of the first pickles in a stream say, and where.
+
+    Raises:
+        Undecodable: At what is no instruction.
+    """
+    end = 0
+    for _ in range(_BEFORE_NUMBERS):
+        for _, argument, at in instructions(data, end):
+            yield argument, at
+            end = at + 1
 
 
 def _one_storage(head: bytes) -> tuple[Persistent, int]:
@@ -182,6 +217,9 @@ def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
     notes = []
     if strings.arrays:
         notes.append("its tensors are NumPy arrays")
+    if strings.widened:
+        are = "is" if strings.widened == 1 else "are"
+        notes.append(f"{strings.widened:,} of them {are} bfloat16, which Paddle keeps as uint16")
     if strings.cast:
         which = ", ".join(dict.fromkeys(strings.cast.values()))
         notes.append(f"{first_few(list(strings.cast), 3)}: PyTorch turns the array into {which} when it loads it")

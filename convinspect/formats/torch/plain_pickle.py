@@ -105,7 +105,7 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
     if strings.arrays:
-        roots = joined(roots)
+        roots = joined(tuple(_as_paddle_reads(root, strings) for root in roots))
     layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
     return Contents(
         file.path,
@@ -131,5 +131,16 @@ def _notes_behind(nbytes: int) -> tuple[str, ...]:
     return (f"{nbytes:,} bytes follow its pickle, which pickle.load does not read",) if nbytes else ()
 
 
+def _as_paddle_reads(root: Root, strings: Strings) -> Root:
+    """A root with its bfloat16 tensors, if Paddle wrote it as a state_dict."""
+    if not _of_paddle(root):
+        return root
+    return root._replace(tensors=tuple(map(strings.as_paddle_reads, root.tensors)))
+
+
+def _of_paddle(root: Root) -> bool:
+    return any(other.key == _PADDLE for other in root.others)
+
+
 def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:
-    return strings.paddle or any(other.key == _PADDLE for root in roots for other in root.others)
+    return strings.paddle or any(map(_of_paddle, roots))

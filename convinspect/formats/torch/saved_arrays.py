@@ -15,6 +15,7 @@ from convinspect.formats.torch.byte_storages import InStrings as InStrings
 from convinspect.formats.torch.tensors import is_from_array
 from convinspect.keys.others import Other, Value
 from convinspect.records import Root, Tensor
+from convinspect.text import first_few, plural
 
 
 def holds_arrays(tree: Walk) -> bool:
@@ -35,7 +36,25 @@ def settled(roots: Sequence[Root], strings: Strings) -> tuple[tuple[Root, ...], 
     strings.arrays = 0 if real else strings.arrays
     if real:
         strings.left.clear()
-    return plain, notes_on_arrays(strings), bool(strings.arrays)
+    return plain, (*_notes_on_objects(roots, found), *notes_on_arrays(strings)), bool(strings.arrays)
+
+
+def _notes_on_objects(roots: Sequence[Root], found: Sequence[Root]) -> tuple[str, ...]:
+    """A line that names the arrays which stay objects in a model, as they would be missing without a word."""
+    left = [
+        f"{root.path}.{tensor.key}" if root.path else tensor.key
+        for root, kept in zip(roots, found, strict=True)
+        if root.role != "optimizer" and len(kept.tensors) < len(root.tensors)
+        for tensor in root.tensors
+        if tensor.subclass == ARRAY
+    ]
+    if not left:
+        return ()
+    are = "is" if len(left) == 1 else "are"
+    return (
+        f"{plural(len(left), 'NumPy array')} beside the tensors {are} not listed: {first_few(left, 3)}"
+        " (load_state_dict takes no arrays)",
+    )
 
 
 def _unmarked(tensor: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def _named_array(args: Sequence[Any], key: str, storage_of: StorageOf) -> Tensor
         return None
     tensor = tensor_of(pair[1], key, storage_of)
     strings.paddle |= tensor is not None
-    return tensor
+    return tensor and strings.as_paddle_reads(tensor)
 
 
 def strings_of(storage_of: StorageOf) -> Strings | None:
