@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -104,20 +104,19 @@ def _paired(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[str
     only_a = tuple([(name, place) for place, name in enumerate(bare[0]) if name not in paired])
     only_b = tuple([(name, place) for place, name in enumerate(bare[1]) if name not in paired])
     found = Pairing(pairs, only_a, only_b, prefixes, rules)
-    return _with_renamed(found, keys) if only_a and only_b and rules is not None else found
+    return _with_renamed(found, keys) if only_a and only_b else found
 
 
 def _with_renamed(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> Pairing:
     """The pairing, with further pairs that its rules make: a module may have a wrapper's name, such as `module`."""
-    more = _renamed_to_each_other(pairing, keys)
-    if not more and pairing.prefixes and not any(prefix.rule in (pairing.rules or ()) for prefix in pairing.prefixes):
-        # A key that is as the prefix, `module`, leaves no rule for all; the way back may have one.
-        back = _turned(pairing, keys)
-        names = {place: name for name, place in pairing.only_a}
-        more = [(names[j], j, i) for _, i, j in _renamed_to_each_other(back, (keys[1], keys[0]))]
+    there = _renamed_to_each_other(pairing, keys)
+    # A key that is as the prefix, `module`, may leave a rule for all in one direction alone.
+    back = _renamed_to_each_other(_turned(pairing, keys), (keys[1], keys[0])) if pairing.prefixes else []
+    names = {place: name for name, place in pairing.only_a}
+    more = _once_each({(i, j) for _, i, j in there} | {(j, i) for _, i, j in back}, names)
     if not more:
         return pairing
-    here, there = {i for _, i, _ in more}, {j for _, _, j in more}
+    taken, given = {i for _, i, _ in more}, {j for _, _, j in more}
     changed = sum(keys[0][i] != keys[1][j] for _, i, j in more)
     prefixes = pairing.prefixes
     if len(prefixes) == 1:
@@ -127,17 +126,25 @@ def _with_renamed(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -
         pairing,
         pairs=pairs,
         rules=_rules(prefixes, keys, pairs),
-        only_a=tuple(one for one in pairing.only_a if one[1] not in here),
-        only_b=tuple(one for one in pairing.only_b if one[1] not in there),
+        only_a=tuple(one for one in pairing.only_a if one[1] not in taken),
+        only_b=tuple(one for one in pairing.only_b if one[1] not in given),
         prefixes=prefixes,
     )
 
 
 def _renamed_to_each_other(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> list[tuple[str, int, int]]:
     """Pairs of keys that each side alone has, and of which the rules make one of the other."""
+    if pairing.rules is None:
+        return []
     alone = {keys[1][place]: place for _, place in pairing.only_b}
-    renamed = new_keys(keys[0], pairing.rules or ()) if pairing.rules else keys[0]
+    renamed = new_keys(keys[0], pairing.rules) if pairing.rules else keys[0]
     return [(name, i, alone[renamed[i]]) for name, i in pairing.only_a if renamed[i] in alone]
+
+
+def _once_each(places: Collection[tuple[int, int]], names: Mapping[int, str]) -> list[tuple[str, int, int]]:
+    """The pairs of which neither key is in another pair, in order."""
+    firsts, seconds = Counter(i for i, _ in places), Counter(j for _, j in places)
+    return [(names[i], i, j) for i, j in sorted(places) if firsts[i] == seconds[j] == 1]
 
 
 def _turned(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> Pairing:
