@@ -109,9 +109,12 @@ def _paired(keys: tuple[Sequence[str], Sequence[str]], names: tuple[Sequence[str
 
 def _with_renamed(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> Pairing:
     """The pairing, with further pairs that its rules make: a module may have a wrapper's name, such as `module`."""
-    alone = {keys[1][place]: place for _, place in pairing.only_b}
-    renamed = new_keys(keys[0], pairing.rules or ()) if pairing.rules else keys[0]
-    more = [(name, i, alone[renamed[i]]) for name, i in pairing.only_a if renamed[i] in alone]
+    more = _renamed_to_each_other(pairing, keys)
+    if not more and pairing.prefixes and not any(prefix.rule in (pairing.rules or ()) for prefix in pairing.prefixes):
+        # A key that is as the prefix, `module`, leaves no rule for all; the way back may have one.
+        back = _turned(pairing, keys)
+        names = {place: name for name, place in pairing.only_a}
+        more = [(names[j], j, i) for _, i, j in _renamed_to_each_other(back, (keys[1], keys[0]))]
     if not more:
         return pairing
     here, there = {i for _, i, _ in more}, {j for _, _, j in more}
@@ -119,13 +122,30 @@ def _with_renamed(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -
     prefixes = pairing.prefixes
     if len(prefixes) == 1:
         prefixes = (replace(prefixes[0], keys=prefixes[0].keys + changed),)
+    pairs = tuple(sorted((*pairing.pairs, *more), key=lambda pair: pair[1]))
     return replace(
         pairing,
-        pairs=tuple(sorted((*pairing.pairs, *more), key=lambda pair: pair[1])),
+        pairs=pairs,
+        rules=_rules(prefixes, keys, pairs),
         only_a=tuple(one for one in pairing.only_a if one[1] not in here),
         only_b=tuple(one for one in pairing.only_b if one[1] not in there),
         prefixes=prefixes,
     )
+
+
+def _renamed_to_each_other(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> list[tuple[str, int, int]]:
+    """Pairs of keys that each side alone has, and of which the rules make one of the other."""
+    alone = {keys[1][place]: place for _, place in pairing.only_b}
+    renamed = new_keys(keys[0], pairing.rules or ()) if pairing.rules else keys[0]
+    return [(name, i, alone[renamed[i]]) for name, i in pairing.only_a if renamed[i] in alone]
+
+
+def _turned(pairing: Pairing, keys: tuple[Sequence[str], Sequence[str]]) -> Pairing:
+    """The pairing of the second list with the first."""
+    pairs = tuple((name, j, i) for name, i, j in pairing.pairs)
+    prefixes = tuple(Prefix(prefix.b, prefix.a, prefix.keys) for prefix in pairing.prefixes)
+    rules = _rules(prefixes, (keys[1], keys[0]), pairs)
+    return Pairing(pairs, pairing.only_b, pairing.only_a, prefixes, rules)
 
 
 # ------------------------------------------------------------------------------------------------- a common root
