@@ -301,6 +301,28 @@ def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = Fa
         check_distributed(checkpoint, drop_optimizer)
 
 
+def saved_as_arrays(checkpoint: Checkpoint, options: Options) -> bool:
+    """Whether shapes are to change of tensors that `torch.save` wrote as arrays, whose pickle has no sizes to edit.
+
+    Raises:
+        CannotConvert: They are to change in place.
+    """
+    changes = options.to is not None or options.like is not None
+    if not changes or checkpoint.container not in (Container.TORCH_ZIP, Container.TORCH_LEGACY):
+        return False
+    tensors = checkpoint.root.tensors
+    if not tensors or any(tensor.spans is not None or tensor.subclass is not None for tensor in tensors):
+        return False
+    if any(tensor.layout not in ("strided", "compressed") for tensor in tensors):
+        return False
+    if options.in_place:
+        raise CannotConvert(
+            "its tensors are NumPy arrays, whose shapes cannot be edited in place",
+            Wording("give ", TARGET, ", and they are written as a plain state_dict"),
+        )
+    return True
+
+
 def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
     """Refuse what no distributed checkpoint is made of.
 

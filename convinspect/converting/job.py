@@ -17,6 +17,7 @@ from convinspect.converting.checks import (
     check_options,
     check_source,
     described_by_code,
+    saved_as_arrays,
     target_of,
 )
 from convinspect.converting.eligibility import Writing
@@ -248,6 +249,11 @@ def open_source(path: Path, output: Path | None, options: Options, alone: bool =
     return (open_for_change if needed else open_checkpoint)(path, options.root)
 
 
+_ARRAYS = (
+    "its tensors are NumPy arrays, whose shapes cannot be edited in the file: they are saved as a plain state_dict"
+)
+
+
 def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None) -> Job:
     """Plan a conversion, and write nothing.
 
@@ -268,7 +274,9 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         if output is None
         else wants_other_format(checkpoint, output)
     )
-    resaved = options.state_dict or options.fuse or options.expand or other_format
+    anew = options.state_dict or options.fuse or options.expand or other_format
+    as_arrays = not anew and saved_as_arrays(checkpoint, options)
+    resaved = anew or as_arrays
     check_format(checkpoint, resaved)
     check_options(options, resaved)
     check_archive(checkpoint, options.in_place)
@@ -294,6 +302,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     check_stuck(company, options, bool(selection.plan.edits or renamed))
     behind = left_behind(company) if selection.plan.edits else None
     notes = (
+        *((_ARRAYS,) if as_arrays else ()),
         *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),

@@ -150,7 +150,7 @@ def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept
     if objects is not None:
         # Arrays in what torch.save wrote are objects, or tensors where there are no others.
         listed = {f"{path}.{tensor.key}" if path else tensor.key for tensor in checkpoint.root.tensors}
-        left = [key for key in beside(objects, path, [root.path for root in checkpoint.roots]) if key not in listed]
+        left = beside(objects, path, [root.path for root in checkpoint.roots], listed)
         if left:
             lines.append(f"{first_few(left)} beside the tensors: not in the new file")
         if not versions_kept and versions(objects, path) is not None:

@@ -146,7 +146,9 @@ def _tuples(edits: Sequence[Edit], read: Read, marked: bool = False) -> list[tup
         for span, numbers in ((tensor.shape_span, edit.shape), (tensor.stride_span, edit.stride)):
             if span is None:
                 remedy = Wording(Option("state_dict"), " writes a plain state_dict instead")
-                raise CannotWrite(f"tensor {tensor.key!r}: its pickle, as of an array, has no size to change", remedy)
+                raise CannotWrite(
+                    f"tensor {tensor.key!r}: its pickle, as of a NumPy array, has no size to edit", remedy
+                )
             new = tuple_opcodes(numbers, _as_longs(read(span.start, 3)), marked)
             if tuples.setdefault(span.start, (span, new)) != (span, new):
                 raise CannotWrite(f"tensor {tensor.key!r} is stored once for two names that would differ")

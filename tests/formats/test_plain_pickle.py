@@ -155,6 +155,25 @@ def test_arrays_whose_bytes_are_one_object_of_python(tmp_path: Path, by: str, pr
     assert len(places) == 4
 
 
+def test_arrays_of_modules_are_not_said_to_be_left_out(tmp_path: Path) -> None:
+    """Flax keeps a dictionary for each module."""
+    one = np.ones((2, 3), "f4")
+    params: dict[str, Any] = {
+        "Conv_0": {"kernel": one, "bias": one[0].copy()},
+        "block.0": {"Dense_0": {"kernel": one, "about": "text"}, "Dense_1": {"kernel": one}},
+    }
+    target = tmp_path / "new.safetensors"
+    for value, where in ((params, ""), ({"params": {**params, "set": {"lr": 1}}, "step": 3}, "params.")):
+        done = run("convert", pickled(tmp_path / "m.pkl", value, 4), "-o", target, "--force")
+        assert not done.returncode, done.stderr
+        assert set(load_file(target)) == {
+            f"{name}.kernel" for name in ("Conv_0", "block.0.Dense_0", "block.0.Dense_1")
+        } | {"Conv_0.bias"}
+        (line,) = re.findall("note: (.*) beside the tensors: not in the new file", done.stderr)
+        expected = {f"{where}block.0.Dense_0.about"} | ({"step", "params.set"} if where else set())
+        assert set(line.split(", ")) == expected
+
+
 def test_parameters_keep_what_they_say(tmp_path: Path) -> None:
     path = pickled(tmp_path / "m.pkl", dict(MODEL.named_parameters()), 4)
     (root,) = read_contents(path).roots

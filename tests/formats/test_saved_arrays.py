@@ -69,9 +69,30 @@ def test_its_tensors_are_written_as_a_state_dict(saved: Any, tmp_path: Path, suf
 
 
 def test_its_header_is_not_edited(saved: Any, tmp_path: Path) -> None:
-    done = run("convert", saved(ARRAYS), "-o", tmp_path / "new.pt", "--to", "linear")
+    """An array's pickle has no size of it that could change, so that a new file is a plain state_dict."""
+    path, target = saved(ARRAYS, protocol=4), tmp_path / "new.pt"
+    told = (
+        "its tensors are NumPy arrays, whose shapes cannot be edited in the file: they are saved as a plain state_dict"
+    )
+    for arguments in (["--dry-run"], ["-o", target]):
+        done = run("convert", path, "--to", "linear", *arguments)
+        assert not done.returncode, done.stderr
+        assert told in " ".join((done.stdout + done.stderr).split())
+    new = torch.load(target, weights_only=True)
+    assert new["conv.weight"].shape == (6, 4)
+    np.testing.assert_array_equal(new["conv.weight"].numpy(), ARRAYS["conv.weight"].squeeze(-1))
+    np.testing.assert_array_equal(new["columns"].numpy(), ARRAYS["columns"])
+    before = path.read_bytes()
+    for arguments in (["--in-place"], ["--in-place", "--dry-run"]):
+        done = run("convert", path, "--to", "linear", *arguments)
+        assert done.returncode == 2
+        assert "its tensors are NumPy arrays, whose shapes cannot be edited in place" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_nothing_is_saved_where_no_array_changes(saved: Any, tmp_path: Path) -> None:
+    done = run("convert", saved({"a": np.ones((2, 3, 5))}, protocol=4), "-o", tmp_path / "new.pt", "--to", "linear")
     assert done.returncode == 2
-    assert "--state-dict writes a plain state_dict instead" in done.stderr
     assert not (tmp_path / "new.pt").exists()
 
 
@@ -105,7 +126,7 @@ def test_a_file_that_has_both_is_converted_as_before(saved: Any, tmp_path: Path)
     path = saved(value)
     done = run("convert", path, "-o", tmp_path / "new.pt", "--to", "linear", "--layer", "conv")
     if done.returncode:
-        assert "compressed" in done.stderr or "size to change" in done.stderr
+        assert "compressed" in done.stderr or "size to edit" in done.stderr
         return
     new = torch.load(tmp_path / "new.pt", weights_only=False)
     assert new["state_dict"]["conv.weight"].shape == (6, 4)
@@ -144,12 +165,19 @@ def test_tensors_that_are_kept_as_arrays(
         def __reduce__(self) -> tuple[Any, ...]:
             return rebuild, (self.tensor.float().numpy(), dtype, "xla:0", True)
 
-    contents = read_contents(saved({"model": {key: OnXla(tensor) for key, tensor in WEIGHTS.items()}}))
+    path = saved({"model": {key: OnXla(tensor) for key, tensor in WEIGHTS.items()}})
+    contents = read_contents(path)
     (root,) = contents.roots
     for tensor in root.tensors:
         assert (tensor.device, tensor.requires_grad, tensor.dtype) == ("xla:0", True, "float32")
         if tensor.layout == "compressed":
             continue
         np.testing.assert_array_equal(read_tensor(tensor), WEIGHTS[tensor.key].numpy())
+    if all(tensor.layout != "compressed" for tensor in root.tensors):
+        target = path.parent / "new.pt"
+        done = run("convert", path, "-o", target, "--to", "linear")
+        assert not done.returncode, done.stderr
+        new = torch.load(target, weights_only=True)
+        assert new["conv.weight"].shape == (6, 4)
     told = "conv.weight, conv.bias: PyTorch turns the array into bfloat16 when it loads it"
     assert (told in contents.notes) == (dtype == torch.bfloat16)

@@ -49,7 +49,7 @@ def test_a_size_that_is_not_in_the_pickle_cannot_change(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(4, 6, 1)}, tmp_path / "a.pt")
     (tensor,) = open_checkpoint(tmp_path / "a.pt").root.tensors
     unknown = tensor._replace(spans=None)
-    refused(tmp_path / "a.pt", [flat(unknown)], "has no size to change")
+    refused(tmp_path / "a.pt", [flat(unknown)], "has no size to edit")
     with File(tmp_path / "a.pt") as file:
         assert pieces_for(file, Changes((Edit(unknown, tensor.shape, tensor.stride),))), (
             "nothing changes, so nothing is looked for"

@@ -100,17 +100,18 @@ def pairs(node: Any) -> list[tuple[Any, Any]]:
     return pairs_of(node) or []
 
 
-def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]:
+def beside(objects: Objects, root: str, others: Iterable[str] = (), listed: Iterable[str] = ()) -> list[str]:
     """Dotted keys of the entries besides the tensors of a root, such as epochs and settings.
 
-    Only the root's dictionary and those that enclose it are searched.
+    Only the root's dictionary, those that enclose it, and those in it that hold some of its tensors are searched.
 
     Args:
         objects: The file's tree.
         root: Path of the root.
         others: Paths of other roots, which are not listed.
+        listed: Dotted keys of the root's tensors, which may lie in dictionaries within its own.
     """
-    keys: list[str] = []
+    found: list[tuple[str, Any]] = []
     node, path = objects.tree, ""
     prefixes = [f"{other_root}." for other_root in others]
     while is_dict(node):
@@ -120,11 +121,26 @@ def beside(objects: Objects, root: str, others: Iterable[str] = ()) -> list[str]
             if place == root or root.startswith(f"{place}."):
                 inner = (place, value)
             elif not (objects.is_tensor(value) or any(prefix.startswith(f"{place}.") for prefix in prefixes)):
-                keys.append(place)
+                found.append((place, value))
         if inner is None:
             break
         path, node = inner
-    return keys
+    return _without(found, set(listed), objects)
+
+
+def _without(found: list[tuple[str, Any]], listed: set[str], objects: Objects) -> list[str]:
+    """The keys that are not of tensors; of a dictionary that holds some of these, those of what else is in it."""
+    dictionaries = any(is_dict(node) for _, node in found)
+    holders = {key[:at] for key in listed for at, sign in enumerate(key) if sign == "."} if dictionaries else set()
+    left, todo = [], found[::-1]
+    while todo:
+        key, node = todo.pop()
+        if key in holders and is_dict(node):
+            inner = [(f"{key}.{name}", value) for name, value in pairs(node) if not objects.is_tensor(value)]
+            todo += reversed(inner)
+        elif key not in listed:
+            left.append(key)
+    return left
 
 
 def parameter_names(objects: Objects) -> set[str]:
