@@ -47,6 +47,9 @@ def array_dtype(text: str, order: str = "") -> ArrayDtype | None:
     if kind in "?b":
         return ArrayDtype("bool", 1) if text.lstrip("<>|=") in ("?", "b1") else None
     size = int(match[3] or 0)
+    if (kind, size) == ("f", 1):
+        # Of the dtypes of ml_dtypes only this one is a float to NumPy, which writes it and cannot read it.
+        return ArrayDtype("float8_e5m2", 1)
     if size not in _SIZES[kind]:
         return None
     big = (order or match[1]) == ">" and size > 1

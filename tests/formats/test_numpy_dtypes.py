@@ -25,6 +25,12 @@ def test_a_dtype_of_numbers_is_that_of_pytorch(code: str, order: str) -> None:
     assert array_dtype(dtype.str[1:], dtype.str[0]) == found
 
 
+def test_one_float_of_8_bits_has_a_name_in_numpy() -> None:
+    named = [name for name in sorted(EXTENSIONS) if np.dtype(getattr(ml_dtypes, name)).str[1:] == "f1"]
+    assert named == ["float8_e5m2"]
+    assert array_dtype("<f1") == array_dtype("|f1") == extension_dtype("float8_e5m2", 1)
+
+
 @pytest.mark.parametrize("name", sorted(EXTENSIONS))
 def test_a_dtype_of_ml_dtypes_is_that_of_pytorch(name: str) -> None:
     found = extension_dtype(name, np.dtype(getattr(ml_dtypes, name)).itemsize)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,15 @@ def test_arrays_that_are_no_numbers_are_named(tmp_path: Path, name: str) -> None
     np.savez(tmp_path / "x.npz", **{name: OTHERS[name]})
     with pytest.raises(NotACheckpoint, match="without arrays of plain numbers"):
         open_checkpoint(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_floats_of_8_bits_that_numpy_writes_and_cannot_read(tmp_path: Path, save: Any) -> None:
+    array = np.arange(12, dtype="f4").reshape(3, 4).astype(ml_dtypes.float8_e5m2)
+    save(tmp_path / "x.npz", **{"fc.weight": array})
+    checkpoint = open_checkpoint(tmp_path / "x.npz")
+    assert checkpoint["fc.weight"].dtype == "float8_e5m2"
+    assert np.array_equal(checkpoint.read("fc.weight").astype("f4"), array.astype("f4"))
 
 
 @pytest.mark.parametrize("protocol", ["now", 2])
