@@ -313,7 +313,8 @@ def saved_as_arrays(checkpoint: Checkpoint, options: Options) -> bool:
     tensors = checkpoint.root.tensors
     if not tensors or any(tensor.spans is not None or tensor.subclass is not None for tensor in tensors):
         return False
-    if any(tensor.layout not in ("strided", "compressed") for tensor in tensors):
+    # Tensors without numbers were described by somebody, not read from a pickle.
+    if any(tensor.storage is None or tensor.layout not in ("strided", "compressed") for tensor in tensors):
         return False
     if options.in_place:
         raise CannotConvert(

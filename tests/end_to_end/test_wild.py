@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -147,11 +148,23 @@ def tensors_in(node: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from tensors_in(value, f"{path}.{key}" if path else str(key))
 
 
+def arrays_in(node: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every array of numbers in dictionaries of what was loaded, by dotted path, as a tensor."""
+    if isinstance(node, np.ndarray) and node.dtype != object:
+        yield path, torch.from_numpy(node)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from arrays_in(value, f"{path}.{key}" if path else str(key))
+
+
 def assert_same_tensors(checkpoint: Checkpoint, loaded: Any) -> None:
-    """All tensors of all roots are those of PyTorch, to the bit."""
-    expected = dict(tensors_in(loaded))
-    found = {}
+    """All tensors of all roots are those of PyTorch, to the bit; roots beside the model's may be of arrays."""
+    expected, found = dict(tensors_in(loaded)), {}
+    arrays = dict(arrays_in(loaded))
     for root in checkpoint.roots:
+        if root.role == "other":
+            keys = (f"{root.path}.{tensor.key}" for tensor in root.tensors)
+            expected |= {key: arrays[key] for key in keys if key in arrays}
         opened = open_checkpoint(checkpoint.path, root.path or ".")
         for name, tensor in opened.tensors.items():
             found[f"{root.path}.{tensor.key}" if root.path else tensor.key] = (opened, name)
