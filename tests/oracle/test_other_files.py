@@ -20,21 +20,6 @@ from convinspect.formats import read_contents
 ARRAYS = {"weight": np.arange(24.0, dtype=np.float32).reshape(4, 6), "bias": np.zeros(4, np.float32)}
 
 
-def joblib_plain(joblib: Any, folder: Path) -> Path:
-    joblib.dump(ARRAYS, folder / "model.joblib")
-    return folder / "model.joblib"
-
-
-def joblib_compressed(joblib: Any, folder: Path) -> Path:
-    joblib.dump(ARRAYS, folder / "model.joblib", compress=3)
-    return folder / "model.joblib"
-
-
-def joblib_gzip(joblib: Any, folder: Path) -> Path:
-    joblib.dump(ARRAYS["weight"], folder / "model.joblib.gz", compress=("gzip", 3))
-    return folder / "model.joblib.gz"
-
-
 def onnx_model(onnx: Any, folder: Path) -> Path:
     helper, number = onnx.helper, onnx.TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, number, [1]) for name in "xy"]
@@ -130,9 +115,6 @@ def executorch_program(exir: Any, folder: Path) -> Path:
 
 Build = Callable[[Any, Path], Path]
 FILES: list[tuple[str, Build, str]] = [
-    ("joblib", joblib_plain, "a joblib file"),
-    ("joblib", joblib_compressed, "a joblib file"),
-    ("joblib", joblib_gzip, "a joblib file"),
     ("onnx", onnx_model, "an ONNX model"),
     ("onnx", onnx_with_numbers, "an ONNX model"),
     ("onnx", onnx_functions, "an ONNX model"),
