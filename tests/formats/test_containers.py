@@ -299,6 +299,18 @@ def test_encrypted_and_unknown_methods_are_named(tmp_path: Path) -> None:
         convinspect.open(tmp_path / "x.zip!model.pt")
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_link_in_an_archive_is_named_and_the_archive_closed_once(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "m.tar"
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        link = tarfile.TarInfo("latest.pt")
+        link.type, link.linkname = tarfile.SYMTYPE, "w.pt"
+        archive.addfile(link)
+    for given in (path, f"{path}!latest.pt"):
+        with pytest.raises(NotACheckpoint, match="it is a link"):
+            convinspect.open(given)
+
+
 @pytest.mark.parametrize("name", ["../w.pt", "/etc/w.pt", "a/../../w.pt"])
 def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "inner").mkdir()

@@ -138,22 +138,22 @@ def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:
 
 
 def _opened(file: File, name: str, inside: Inside) -> File:
-    """A member as a file, whose source holds the archive's."""
+    """A member as a file, whose source holds the archive's. Where it raises, the archive is left open."""
     member = inside.members[name]
     path = path_of(f"{os.fspath(file.path)}{INSIDE}{name}")
     command = command_for(inside, file.path)
-    if inside.unpacked is not None:
-        file.close()
-        file = File.over(file.path, inside.unpacked)
     if member.unreadable:
         raise NotACheckpoint(member.unreadable, f"unpack it first: {command}", path)
     start = _start(file, name, member)
     if not member.compression:
-        if start + member.size > file.size:
-            gone = start + member.size - file.size
+        outer = inside.unpacked or file.source
+        if start + member.size > outer.size:
+            gone = start + member.size - outer.size
             what = f"the archive ends {gone:,} bytes before this file does"
             raise BrokenFile(what, "download or copy it again", path)
-        return File.over(path, Within(file.source, start, member.size, inside.kind))
+        if inside.unpacked is not None:
+            file.close()
+        return File.over(path, Within(outer, start, member.size, inside.kind))
     key = (path, file.version)
     source = _unpacked.get(key)
     if source is None:
