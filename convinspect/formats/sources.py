@@ -244,6 +244,11 @@ def outermost(path: Path) -> Path:
     return path
 
 
+def member_of(path: Path) -> str:
+    """The name of what a path into an archive names, and of the archives between; "" of any other path."""
+    return os.fspath(path)[len(os.fspath(outermost(path))) + 1 :]
+
+
 def short_name(path: Path) -> str:
     """The name of what a path names, without its folder: `model.nemo!weights.ckpt`."""
     outer = path if is_plain(path) else outermost(path)

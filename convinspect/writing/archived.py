@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from convinspect.formats.containers.member import Member
 from convinspect.formats.containers.members import listed
 from convinspect.formats.containers.tar import BLOCK, header_with_size
 from convinspect.formats.files import File
-from convinspect.formats.sources import INSIDE, is_plain, outermost
+from convinspect.formats.sources import INSIDE, is_plain, member_of, outermost
 from convinspect.formats.zip.archive import Archive
 from convinspect.writing.pieces import Piece, Range, size_of
 from convinspect.writing.zip import Content, pieces_with_record
@@ -37,11 +36,15 @@ def wraps(source: Path, target: Path) -> bool:
 
 def is_rewritten(source: Path) -> bool:
     """Whether the archive that a checkpoint lies in is one that can be written again."""
-    outer = outermost(source)
-    with File(outer) as file:
-        inside = listed(file)
-        member = None if inside is None else inside.members.get(os.fspath(source)[len(os.fspath(outer)) + 1 :])
-        return inside is not None and member is not None and inside.unpacked is None and not member.compression
+    with File(outermost(source)) as file:
+        return _plain_member(file, member_of(source)) is not None
+
+
+def _plain_member(file: File, name: str) -> Member | None:
+    """The member of this name; None if it is compressed, or lies in an archive within this one."""
+    inside = listed(file)
+    member = None if inside is None or inside.unpacked is not None else inside.members.get(name)
+    return None if member is None or member.compression else member
 
 
 def wrapped(source: Path, pieces: Sequence[Piece]) -> tuple[Path, list[Piece]]:
@@ -57,12 +60,10 @@ def wrapped(source: Path, pieces: Sequence[Piece]) -> tuple[Path, list[Piece]]:
     Raises:
         CannotWrite: The archive is compressed, lies in another, or keeps sizes in a way that is not edited.
     """
-    outer = outermost(source)
-    name = os.fspath(source)[len(os.fspath(outer)) + 1 :]
+    outer, name = outermost(source), member_of(source)
     with File(outer) as file:
-        inside = listed(file)
-        member = None if inside is None else inside.members.get(name)
-        if inside is None or member is None or inside.unpacked is not None or member.compression:
+        member = _plain_member(file, name)
+        if member is None:
             what = "lies in an archive within another" if INSIDE in name else "is compressed in its archive"
             raise CannotWrite(f"the checkpoint {what}, which is not written again here", _ALONE)
         if member.local_header:

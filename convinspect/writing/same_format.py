@@ -14,7 +14,7 @@ from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import journal_of
-from convinspect.formats.sources import is_plain, outermost
+from convinspect.formats.sources import INSIDE, is_plain, member_of
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import new_file, reporting_changes
 from convinspect.writing.beside import roots_beside
@@ -85,7 +85,7 @@ def save_edits(
     if whole:
         in_archive = _wraps(source, target)
         # Of an archive the same member is looked at, which need not be its only checkpoint.
-        member = os.fspath(source)[len(os.fspath(outermost(source))) :] if in_archive else ""
+        member = f"{INSIDE}{member_of(source)}" if in_archive else ""
         with (
             _saying_why(reason),
             reporting_changes(versions),

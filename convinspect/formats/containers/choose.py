@@ -16,8 +16,6 @@ from convinspect.formats.numpy_files.arrays import is_archive
 from convinspect.formats.sharded import is_shard
 from convinspect.formats.sources import INSIDE
 from convinspect.formats.torch.exported import is_exported
-from convinspect.formats.unsupported.compressed import compression_of
-from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.unsupported.zips import known_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
@@ -35,7 +33,6 @@ _SUFFIXES = (
 )
 """Names of checkpoints, from those that are most likely the model's."""
 _SHOWN = 4
-_HEAD = 1 << 14
 
 
 def checkpoint_within(file: File) -> Path | None:
@@ -44,9 +41,8 @@ def checkpoint_within(file: File) -> Path | None:
     Raises:
         As `checkpoint_in`.
     """
-    head = file.read(0, _HEAD)
-    if not is_zip(head):
-        return checkpoint_in(file) if is_tar(head[:1024]) or compression_of(head) is not None else None
+    if not is_zip(file.read(0, 64)):
+        return checkpoint_in(file)
     if find_directory(file) is None:
         return None
     try:
@@ -102,7 +98,7 @@ def checkpoint_in(file: File) -> Path | None:
 def others_in(file: File, chosen: Path) -> list[str]:
     """Names of an archive's other members that may be checkpoints too."""
     inside = listed(file)
-    name = os.fspath(chosen)[len(os.fspath(file.path)) + 1 :]
+    name = os.fspath(chosen).removeprefix(f"{os.fspath(file.path)}{INSIDE}")
     return [] if inside is None else [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one != name]
 
 

@@ -13,7 +13,7 @@ from convinspect.formats.containers import tar
 from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
 from convinspect.formats.safetensors import is_safetensors
-from convinspect.formats.sources import INSIDE, Source, Within, open_source, outermost
+from convinspect.formats.sources import INSIDE, Source, Within, member_of, open_source, outermost
 from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
@@ -43,7 +43,7 @@ def open_member(path: Path) -> Source:
     outer = outermost(path)
     if outer == path:
         raise NotThere("there is no such file", path=path)
-    rest = os.fspath(path)[len(os.fspath(outer)) + 1 :]
+    rest = member_of(path)
     file = File.over(outer, open_source(outer))
     try:
         for _ in range(DEEPEST):

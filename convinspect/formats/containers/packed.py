@@ -62,6 +62,8 @@ UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
     "lzma": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
 }
 """Compressions that the standard library unpacks, by name."""
+DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+"""What these raise for bytes that are damaged, or ask for too much memory."""
 
 
 class _Temporary:
@@ -140,7 +142,7 @@ def _unpacked(packed: Iterable[bytes], compression: str, name: str) -> Iterator[
                     yield piece
                 if len(piece) < PIECE and not unpacker.eof:
                     break
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except DAMAGED as error:
         raise BrokenFile(f"{name} cannot be unpacked ({error})", "download or copy it again") from None
     if not unpacker.eof:
         raise BrokenFile(f"{name} is truncated: its compressed bytes end too early", "download or copy it again")

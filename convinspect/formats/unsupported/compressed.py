@@ -8,8 +8,6 @@ from convinspect.formats.unsupported.kinds import COMPRESSIONS, ZLIB, Compressio
 from convinspect.formats.unsupported.tar import is_tar
 
 _INSIDE = 1024
-_XZ_MEMORY = 1 << 28
-"""Bytes of memory that unpacking the first bytes of an xz file may take, as its header demands: 256 MiB."""
 
 
 def kind_of_compressed(head: bytes, name: str) -> Kind | None:
@@ -36,36 +34,18 @@ def compression_of(head: bytes) -> Compression | None:
     if found is not None and found.name == "lzma" and not first_bytes(found, head):
         # Its beginning is no magic number, and something else may have it.
         found = None
-    return found or (ZLIB if _unzlib(head) else None)
+    # RFC 1950: no magic number, but two bytes whose sum is a multiple of 31.
+    may_be_zlib = len(head) >= 2 and head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0
+    return found or (ZLIB if may_be_zlib and first_bytes(ZLIB, head) else None)
 
 
 def first_bytes(compression: Compression, head: bytes) -> bytes:
     """The first bytes that come out; empty where the standard library has no means, or the file is damaged."""
-    import bz2
-    import lzma
-    import zlib
+    # Imported here, since few files are compressed and others open faster without what unpacks them.
+    from convinspect.formats.containers.packed import DAMAGED, UNPACKERS
 
+    make = UNPACKERS.get(compression.name)
     try:
-        if compression.name == "gzip":
-            return zlib.decompressobj(wbits=31).decompress(head, _INSIDE)
-        if compression.name in ("xz", "lzma"):
-            return lzma.LZMADecompressor(memlimit=_XZ_MEMORY).decompress(head, _INSIDE)
-        if compression.name == "zlib":
-            return _unzlib(head)
-        if compression.name == "bzip2":
-            return bz2.BZ2Decompressor().decompress(head, _INSIDE)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, MemoryError):
-        pass
-    return b""
-
-
-def _unzlib(head: bytes) -> bytes:
-    """The first bytes of a zlib stream (RFC 1950); empty for anything else."""
-    import zlib
-
-    if len(head) < 2 or head[0] != 0x78 or int.from_bytes(head[:2], "big") % 31:
-        return b""
-    try:
-        return zlib.decompressobj().decompress(head, _INSIDE)
-    except zlib.error:
+        return b"" if make is None else make().decompress(head, _INSIDE)
+    except (*DAMAGED, MemoryError):
         return b""
