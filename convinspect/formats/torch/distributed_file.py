@@ -7,13 +7,13 @@ say, and called by their number and place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import CannotShow, ConvInspectError, NotACheckpoint, NotThere
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import walk
+from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pieces import alone
 from convinspect.formats.safetensors import read_safetensors
 from convinspect.formats.torch.archive import SMALL_STORAGE, missing_records
@@ -226,8 +226,24 @@ def _start_by(tail: bytes, end: int) -> int | None:
     return begins if 0 <= begins < end else None
 
 
-def _length(part: File) -> int | None:
-    """Bytes of the zip at the beginning of a part, by its pickle and its records; None where it is cut or malformed."""
+class _Beginning(NamedTuple):
+    """What a zip tells without its directory: its pickle, where that ends, and the storages whose records are there.
+
+    Attributes:
+        tree: The pickle.
+        end: Offset behind it.
+        sizes: Bytes of each storage that it names.
+        places: Where the bytes of those begin whose record is there.
+    """
+
+    tree: Walk
+    end: int
+    sizes: dict[str, int]
+    places: dict[str, int]
+
+
+def _beginning(part: File) -> _Beginning | None:
+    """What the zip at the beginning of a part tells; None where it begins with no pickle, or a malformed one."""
     first = record_at(part, 0)
     if first is None or not name_of(first).endswith("data.pkl"):
         return None
@@ -236,9 +252,17 @@ def _length(part: File) -> int | None:
         sizes = sizes_of(tree)
     except ConvInspectError:
         return None
-    folder = name_of(first).removesuffix("data.pkl")
-    places = places_in(part, f"{folder}data/", first.payload + tree.end, sizes)
-    last = max([first.payload + tree.end, *(record.payload + sizes[key] for key, record in places.items())])
+    end, folder = first.payload + tree.end, name_of(first).removesuffix("data.pkl")
+    records = places_in(part, f"{folder}data/", end, sizes)
+    return _Beginning(tree, end, sizes, {key: record.payload for key, record in records.items()})
+
+
+def _length(part: File) -> int | None:
+    """Bytes of the zip at the beginning of a part, by its pickle and its records; None where it is cut or malformed."""
+    found = _beginning(part)
+    if found is None:
+        return None
+    last = max([found.end, *(place + found.sizes[key] for key, place in found.places.items())])
     window = part.read(last, _DIRECTORY)
     at = window.find(END_SIGNATURE)
     while at >= 0:
@@ -266,25 +290,15 @@ def _tensor(file: File, number: int, part: Part) -> Tensor | None:
 
 def _in_cut(part: File, key: str) -> Tensor | None:
     """The tensor in the last piece of a file that is cut short, as far as it is described."""
-    first = record_at(part, 0)
-    if first is None or not name_of(first).endswith("data.pkl"):
+    found = _beginning(part)
+    if found is None:
         return None
-    try:
-        tree = walk(part.part(first.payload), 0, part.size - first.payload, part.size // SMALL_STORAGE)
-        sizes = sizes_of(tree)
-    except ConvInspectError:
-        return None
-    folder = name_of(first).removesuffix("data.pkl")
-    places: Mapping[str, int] = {
-        one: record.payload
-        for one, record in places_in(part, f"{folder}data/", first.payload + tree.end, sizes).items()
-    }
 
     def storage_of(name: str, nbytes: int) -> Storage:
-        place = places.get(name)
+        place = found.places.get(name)
         if place is None:
             return Storage(part.path, name, nbytes, 0, None)
         available = max(0, min(nbytes, part.size - place))
         return Storage(part.path, name, nbytes, available, part.start + place)
 
-    return tensor_of(tree.value, key, storage_of)
+    return tensor_of(found.tree.value, key, storage_of)
