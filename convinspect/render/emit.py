@@ -156,11 +156,13 @@ def _is_unicode(out: TextIO) -> bool:
 
 def _write(parts: Iterable[str], out: TextIO) -> None:
     """Write many small parts as few large ones, with characters that the encoding of `out` has."""
-    unicode = _is_unicode(out)
     parts = iter(parts)
     while chunk := "".join(islice(parts, _LINES_AT_ONCE)):
-        out.write(chunk if unicode else _encodable(chunk, out.encoding))
+        out.write(encodable(chunk, out))
 
 
-def _encodable(text: str, encoding: str) -> str:
-    return text.translate(_PLAIN_GLYPHS).encode(encoding, "backslashreplace").decode(encoding)
+def encodable(text: str, out: TextIO) -> str:
+    """`text` in characters that the encoding of `out` has."""
+    if _is_unicode(out):
+        return text
+    return text.translate(_PLAIN_GLYPHS).encode(out.encoding, "backslashreplace").decode(out.encoding)
