@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from importlib import import_module
 from typing import Any
@@ -39,7 +38,8 @@ class QuickCommand(TyperCommand):
         from convinspect.cli.described import describe
         from convinspect.cli.help import command_help, help_width, show_help
 
-        return _in_colour(ctx, show_help(command_help(describe(inspect.unwrap(self.callback)), help_width())))
+        assert self.callback is not None
+        return _in_colour(ctx, show_help(command_help(describe(self.callback), help_width())))
 
 
 class LazyGroup(TyperGroup):

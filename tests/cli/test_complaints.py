@@ -37,7 +37,7 @@ def test_a_command_line_that_is_wrong_is_red_too() -> None:
 
 def test_a_warning_is_yellow_and_a_note_blue(tmp_path: Path) -> None:
     torch.save({"k.weight": torch.zeros(2, 3, 3), "k.bias": torch.zeros(2)}, tmp_path / "wide.pt")
-    words = ("convert", tmp_path / "wide.pt", "--to", "linear", "--dry-run")
+    words: tuple[object, ...] = ("convert", tmp_path / "wide.pt", "--to", "linear", "--dry-run")
     shown = on_terminal("-m", "convinspect", *words, piped="stdout")
     assert shown.startswith("\x1b[1;33mwarning:\x1b[0m nothing can be converted")
     assert run(*words).stderr.startswith("warning: nothing can be converted")

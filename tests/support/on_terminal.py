@@ -31,8 +31,10 @@ def on_terminal(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     plain = {name: value for name, value in os.environ.items() if name not in _ABOUT_COLOUR}
     variables = {**plain, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **(env or {})}
-    streams = {name: subprocess.DEVNULL if name == piped else theirs for name in ("stdin", "stdout", "stderr")}
-    with subprocess.Popen([program, *map(str, words)], env=variables, start_new_session=True, **streams) as process:
+    out, err = (subprocess.DEVNULL if piped == name else theirs for name in ("stdout", "stderr"))
+    with subprocess.Popen(
+        [program, *map(str, words)], env=variables, start_new_session=True, stdin=theirs, stdout=out, stderr=err
+    ) as process:
         os.close(theirs)
         written = b""
         while True:
