@@ -7,11 +7,11 @@ from typing import Any
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.kinds import MULTIPLIED
+from convinspect.layers.parameters import notes_on_packed
 from convinspect.layers.reading import may_be_transposed
 from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count
-from convinspect.report.parameters import notes_on_packed
 from convinspect.report.tensorless import notes_on_tensorless
 from convinspect.text import plural
 

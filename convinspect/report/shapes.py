@@ -11,6 +11,7 @@ from convinspect.formats.sources import short_name
 from convinspect.kinds import LISTED, shown_kind
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
+from convinspect.layers.parameters import counted_in, packed_more, parameters_of
 from convinspect.layouts import axis_names, torch_shape
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
@@ -18,7 +19,6 @@ from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.footnotes import LEGEND, footnotes
-from convinspect.report.parameters import counted_in, packed_more, parameters_of
 from convinspect.report.tensorless import without_shapes
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
