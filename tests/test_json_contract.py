@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -102,14 +102,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def calls(command: str, made: Path) -> list[list[object]]:
+def calls(command: str, made: Path) -> list[Sequence[object]]:
     """Calls of a command, on many files and with the options that change what it writes."""
     every = [*FILES, *FOLDERS, *sorted(made.glob("*.pt")), made / "kernels.npz"]
     linear = made / "linear.pt"
     if command in ("diff", "verify") and not linear.exists():
         call_main("convert", STNKD, "-o", linear, "--to", "linear")
     error = FIXTURES / "pointnet_stnkd_load_error.txt"
-    every_call: dict[str, list[list[object]]] = {
+    every_call: dict[str, list[Any]] = {
         "shapes": [[path, *more] for path in every for more in ([], ["--all"])],
         "weights": [*([path, "*", "--rows", ":2", "--cols", ":2"] for path in every), [STNKD], [made / "complex.pt"]],
         "weights-stats": [[path, "--stats"] for path in every],
@@ -142,7 +142,7 @@ def calls(command: str, made: Path) -> list[list[object]]:
     return every_call[command]
 
 
-def call_json(command: str, call: list[object]) -> Ended:
+def call_json(command: str, call: Sequence[object]) -> Ended:
     """One call of a command; `explain` only writes JSON to a file."""
     if command != "explain":
         return call_main(command, *call, "--format", "json")
