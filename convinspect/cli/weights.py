@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.listing import LimitOption, Sort, SortOption, first, say_how_many_more
 from convinspect.cli.options import (
@@ -22,7 +22,6 @@ from convinspect.cli.options import (
 from convinspect.cli.output import Sink, check_output, end_with_problems, reading_progress
 from convinspect.errors import CannotShow, ConvInspectError, NotThere
 from convinspect.formats.sources import short_name
-from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
     from convinspect.report.flags import as_flag
 
     for error in failed[:-1]:
-        print(f"error: {safe(error.at(checkpoint.path).line(as_flag))}", file=sys.stderr)
+        say("error", error.at(checkpoint.path).line(as_flag))
     if failed:
         raise failed[-1]
 
