@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.remote.addresses import ONLY_HERE, Address, path_of
 from convinspect.render.cells import safe
 from convinspect.render.style import css
 
@@ -41,6 +46,54 @@ _PAGE = """<!doctype html>
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 
 
+@dataclass(frozen=True)
+class Page:
+    """A report as one self-contained HTML page.
+
+    Attributes:
+        title: Of the window.
+        html: The page as text. It asks for nothing from elsewhere, and opens from a disk.
+    """
+
+    title: str
+    html: str = field(repr=False)
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the page to a file, whole or not at all.
+
+        Args:
+            path: The file.
+            force: Overwrite a file that exists.
+
+        Returns:
+            The path.
+
+        Raises:
+            CannotWrite: It exists already, or is an address.
+            CannotShow: It cannot be written.
+        """
+        from convinspect.render.picture import save_text
+
+        target = path_of(path)
+        if isinstance(target, Address):
+            raise CannotWrite(*ONLY_HERE, target)
+        check_new(target, force)
+        save_text(target, [self.html])
+        return target
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Check that a file is not overwritten by mistake.
+
+    Raises:
+        CannotWrite: It exists, and that it may be overwritten was not said.
+    """
+    if os.path.lexists(path) and not force:
+        raise CannotWrite(
+            "it exists already", Wording("choose another name, or overwrite it with ", Option("force")), path
+        )
+
+
 def document(data: dict[str, Any], title: str) -> str:
     """The page as text.
 
@@ -54,9 +107,7 @@ def document(data: dict[str, Any], title: str) -> str:
         f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(styles)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return _PAGE.format(
-        policy=policy, title=escape(safe(title)), styles=styles, data=embedded(data), script=script
-    )
+    return _PAGE.format(policy=policy, title=escape(safe(title)), styles=styles, data=embedded(data), script=script)
 
 
 def embedded(data: object) -> str:

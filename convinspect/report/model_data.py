@@ -14,7 +14,7 @@ from convinspect.arrays.stats import Stats
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import ConvInspectError
 from convinspect.formats.sources import short_name
-from convinspect.kinds import LISTED, shown_kind
+from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED, shown_kind
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.parameters import counted_in, parameters_of
 from convinspect.layers.tree import Node
@@ -22,7 +22,7 @@ from convinspect.layouts import axis_names
 from convinspect.records import Layer
 from convinspect.render.cells import count, elide, safe, shape, size
 from convinspect.report.commands import can_be_converted, quoted, way_command, way_words
-from convinspect.report.flags import flagged
+from convinspect.report.flags import as_flag, flagged
 from convinspect.report.footnotes import footnotes, layer_name
 from convinspect.report.shapes import tags_of, totals
 from convinspect.summarizing.numbers import Numbers, Picture
@@ -90,18 +90,21 @@ def model_data(summary: Summary) -> dict[str, Any]:
             for way, number in summary.possible.together
             if can_be_converted(checkpoint)
         ],
-        "refused": short(flagged(summary.possible.refused)) if _has_convertible(summary) else "",
+        "refused": _refused(summary),
         "tree": _tree(summary.tree, {id(layer): place for place, layer in enumerate(shown)}),
     }
 
 
-def _has_convertible(summary: Summary) -> bool:
-    return any(layer.pointwise or layer.patch for layer in summary.layers)
+def _refused(summary: Summary) -> str:
+    """Why nothing of the file can be converted, where it has something that could be; else ""."""
+    error = summary.possible.refused
+    asked = any(layer.pointwise or layer.patch for layer in summary.layers)
+    return short(error.line(as_flag)) if error is not None and asked else ""
 
 
 def _together(way: Way, number: int) -> str:
-    what = "over patches " if way.patches else "pointwise " if way.origin.startswith("Conv") and way.origin != "Conv1D" \
-        else ""  # fmt: skip
+    convolution = way.origin in (*CONVOLUTIONS, *CONV_TRANSPOSES)
+    what = "" if not convolution else "patch " if way.patches else "pointwise "
     return f"{count(number)} {what}{way.origin} → {way.to}"
 
 
@@ -132,9 +135,13 @@ def _notes(summary: Summary) -> list[str]:
     checkpoint, layers, room = summary.checkpoint, summary.layers, summary.room
     lines = [*footnotes(checkpoint, layers, layers, True), *lines_on_numbers(checkpoint, layers)]
     if not room.all_rows(layers):
-        lines.append(f"the first {count(room.rows)} of {count(len(layers))} modules have a row: more make the page too large")
+        lines.append(
+            f"the first {count(room.rows)} of {count(len(layers))} modules have a row: more make the page too large"
+        )
     if summary.values and len(room.numbers) < room.rows:
-        lines.append(f"numbers of the {plural(len(room.numbers), 'largest module')} are shown: more make the page too large")
+        lines.append(
+            f"numbers of the {plural(len(room.numbers), 'largest module')} are shown: more make the page too large"
+        )
     if not summary.values:
         lines.append("only headers were read, so that no numbers are shown")
     return list(dict.fromkeys(map(short, lines)))[:60]
@@ -145,7 +152,9 @@ def _front_coded(names: Sequence[str]) -> list[Any]:
     coded: list[Any] = []
     before = ""
     for name in names:
-        same = next((at for at, (x, y) in enumerate(zip(before, name, strict=False)) if x != y), min(len(before), len(name)))
+        same = next(
+            (at for at, (x, y) in enumerate(zip(before, name, strict=False)) if x != y), min(len(before), len(name))
+        )
         # JavaScript counts characters beyond the 16-bit range as two.
         same = sum(1 + (ord(c) > 0xFFFF) for c in name[:same])
         coded += [same, name.encode("utf-16-le", "surrogatepass")[2 * same :].decode("utf-16-le", "surrogatepass")]
@@ -197,8 +206,12 @@ def _facts(layer: Layer) -> Iterable[tuple[str, str]]:
     if layer.norm:
         yield "norm", layer.norm.replace("_", " ")
     yield "known from", _EVIDENCE.get(layer.evidence, layer.evidence)
-    yield "tensors", ", ".join(
-        f"{leaf or 'tensor'} {shape(tensor.shape)} {tensor.dtype}" for leaf, tensor in list(layer.tensors.items())[:8]
+    yield (
+        "tensors",
+        ", ".join(
+            f"{leaf or 'tensor'} {shape(tensor.shape)} {tensor.dtype}"
+            for leaf, tensor in list(layer.tensors.items())[:8]
+        ),
     )
     yield "bytes", size(layer.nbytes)
     if layer.tied_to:
@@ -217,7 +230,7 @@ def _numbers(found: Numbers | ConvInspectError | None, texts: Texts) -> Any:
     if found is None:
         return None
     if isinstance(found, ConvInspectError):
-        return texts.place(flagged(found.line()))
+        return texts.place(found.line(as_flag))
     return [
         *_stats(found.stats),
         list(found.stats.histogram),
@@ -307,5 +320,3 @@ def _node(node: Node, places: dict[int, int], depth: int) -> list[Any]:
         short(node.name, 120), node.parameters, node.nbytes, short(node.kind, 60), node.repeats, row,
         1 if pointwise else 2 if patch else 0, children,
     ]  # fmt: skip
-
-

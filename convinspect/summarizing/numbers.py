@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from convinspect.summarizing.shapes import Grid, View, grid_of, view_of
 from convinspect.summarizing.squares import Squares, Watched
 
 _WHOLE = 32 << 20
-"""Bytes of a weight with gaps, or in pieces, up to which all of it is read at once; of a longer one there is no picture."""
+"""Bytes up to which a weight with gaps, or in pieces, is read whole; a longer one has no picture."""
 _LONGEST = 4 << 20
 """Elements of a row up to which rows are taken."""
 _SMALL, _LARGE = 1e-15, 1e15
@@ -69,9 +69,7 @@ class Numbers(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def numbers_of_layers(
-    layers: Iterable[tuple[Layer, int]], threads: int = 2
-) -> Iterator[Numbers | ConvInspectError]:
+def numbers_of_layers(layers: Iterable[tuple[Layer, int]], threads: int = 2) -> Iterator[Numbers | ConvInspectError]:
     """The numbers of each layer's effective weight, in order; an error for a layer whose weight cannot be read.
 
     Args:
@@ -118,9 +116,7 @@ def _notes(layer: Layer) -> tuple[str, ...]:
     return ()
 
 
-def _summed(
-    layer: Layer, source: Tensor | Array, view: View | None, cells: int, notes: tuple[str, ...]
-) -> Numbers:
+def _summed(layer: Layer, source: Tensor | Array, view: View | None, cells: int, notes: tuple[str, ...]) -> Numbers:
     """The numbers of a source in the order of `view`."""
     numel = layer.weight.numel
     if view is None or not numel or not cells or view.unit > _LONGEST:
@@ -160,6 +156,3 @@ def _picture(source: Tensor | Array, view: View, grid: Grid, squares: Squares) -
     if strip:
         return Picture(shown.reshape(1, -1), 1, grid.high, 1, view.out, 1, exact)
     return Picture(shown, grid.high, grid.wide, view.out, view.columns, view.taps, exact)
-
-
-Progress = Callable[[int], None]

@@ -43,13 +43,13 @@ class Possible(NamedTuple):
         ways: By a layer's identity (`id`).
         reasons: Why a pointwise layer, or one that cuts patches, does not become a Linear, by its identity.
         together: Ways that several layers go together, each with their number: one command, which names none.
-        refused: Why nothing in the file can be converted; "" where something can.
+        refused: Why nothing in the file can be converted; None where something can.
     """
 
     ways: dict[int, tuple[Way, ...]]
     reasons: dict[int, str]
     together: tuple[tuple[Way, int], ...] = ()
-    refused: str = ""
+    refused: ConvInspectError | None = None
 
 
 def possible(checkpoint: Checkpoint, layers: Sequence[Layer]) -> Possible:
@@ -71,13 +71,11 @@ def possible(checkpoint: Checkpoint, layers: Sequence[Layer]) -> Possible:
         _ask(checkpoint, patches, "Linear", found, patches=True)
         together += _together(checkpoint, pointwise, patches)
     except ConvInspectError as error:
-        return Possible({}, {}, (), error.line())
+        return Possible({}, {}, (), error)
     return found._replace(together=tuple(together))
 
 
-def _ask(
-    checkpoint: Checkpoint, layers: Sequence[Layer], to: str, found: Possible, patches: bool = False
-) -> None:
+def _ask(checkpoint: Checkpoint, layers: Sequence[Layer], to: str, found: Possible, patches: bool = False) -> None:
     """Add what these layers become, each named by itself."""
     asked = [layer for layer in layers if layer.kind != to]
     entangled = [layer for layer in asked if layer.tied_to or layer.low_rank]

@@ -1,4 +1,4 @@
-"""How much of a model fits in a page of a few megabytes: which layers get their numbers, and pictures of how many cells."""
+"""How much of a model fits in a page of a few megabytes: which layers get numbers, and pictures of how many cells."""
 
 from __future__ import annotations
 
