@@ -275,20 +275,25 @@ def _chart(norms: Array) -> list[Any]:
 
 
 def _picture(picture: Picture) -> list[Any]:
-    """Rows, columns, what a cell stands for, the largest magnitude, and a byte for each cell.
+    """Rows, columns, what a cell stands for, the least and the largest value, and a byte for each cell.
 
-    Of numbers 128 is zero, and 1 to 255 are minus to plus the largest magnitude; of magnitudes 1 is zero and 255 the
-    largest. 0 is what is not finite.
+    Of numbers 128 is zero, and 1 to 255 are minus to plus the largest magnitude; of magnitudes 1 is the least and 255
+    the largest. 0 is what is not finite.
     """
     values = picture.values
     finite = np.isfinite(values)
     top = float(np.abs(values[finite]).max(initial=0.0))
-    parts = values / top if top else np.zeros_like(values)
-    parts = np.where(finite, parts, 0.0)
-    codes = 128 + np.rint(127 * parts) if picture.exact else 1 + np.rint(254 * parts)
+    least = -top if picture.exact else float(values[finite].min(initial=top))
+    if least == top:
+        least = 0.0
+    known = np.where(finite, values, 0.0)
+    if picture.exact:
+        codes = 128 + np.rint(127 * (known / top if top else known))
+    else:
+        codes = 1 + np.rint(254 * ((known - least) / (top - least) if top else known))
     return [
         *values.shape, picture.high, picture.wide, picture.out, picture.across, picture.taps, int(picture.exact),
-        figure(top), _bytes(np.where(finite, codes, 0)),
+        figure(least), figure(top), _bytes(np.where(finite, codes, 0)),
     ]  # fmt: skip
 
 

@@ -124,6 +124,12 @@ def grid_of(view: View, cells: int) -> Grid:
     across = max(1, min(columns, cells // down))
     high, wide = -(-out // down), -(-columns // across)
     if wide > 1 and view.before == 1:
-        # Whole kernels in each cell.
-        wide = -(-wide // view.taps) * view.taps
+        wide = _whole_kernels(wide, view.taps)
     return Grid(-(-out // high), -(-columns // wide), high, wide)
+
+
+def _whole_kernels(wide: int, taps: int) -> int:
+    """Columns of a cell, so that no cell has parts of two kernels: at least `wide`."""
+    if wide >= taps:
+        return -(-wide // taps) * taps
+    return next(part for part in range(wide, taps + 1) if taps % part == 0)

@@ -15,8 +15,9 @@ function layerDetail(layer, model, plain = false) {
   const panel = make("div", { class: "detail" });
   const known = facts([["kind", layer.kind], ...layer.facts()]);
   const notes = layer.notes().map((note) => make("p", { class: "note", text: note }));
-  panel.append(section("Layer", known, ...notes));
-  panel.append(...numberParts(layer, model));
+  const about = section("Layer", known, ...notes);
+  const numbers = numberParts(layer, model);
+  panel.append(...(plain ? [...numbers, about] : [about, ...numbers]));
   if (!plain) {
     const ways = wayParts(layer, model);
     if (ways) panel.append(ways);
@@ -50,13 +51,14 @@ function numberParts(layer, model) {
   stats.classList.add("columns");
   const spread = numbers.histogram.length ? histogram(numbers.histogram, numbers.min, numbers.max) : null;
   const notes = numbers.notes.map((note) => make("p", { class: "note", text: note }));
-  parts.push(section("Distribution", spread, stats, ...notes));
-  if (numbers.norms) parts.push(section("Norm of each output channel", norms(numbers.norms), deadLine(numbers.dead)));
+  const charts = make("div", { class: "charts" }, section("Distribution", spread, stats, ...notes));
+  if (numbers.norms) charts.append(section("Norm of each output channel", norms(numbers.norms), deadLine(numbers.dead)));
+  parts.push(charts);
   return parts;
 }
 
 function deadLine(dead) {
-  if (!dead) return make("p", { class: "quiet", text: "no dead channel: no row is all zeros" });
+  if (!dead) return make("p", { class: "quiet", text: "no dead channels: no row is all zeros" });
   const [number, first] = dead;
   const more = number > first.length ? ", …" : "";
   return make("p", { class: "bad" }, make("strong", { text: `${plural(number, "dead channel")}` }),

@@ -34,16 +34,17 @@ function ramp(exact) {
 
 /** What a picture is made of, by name. */
 function readPicture(data) {
-  const [rows, columns, high, wide, out, across, taps, exact, top, coded] = data;
-  return { rows, columns, high, wide, out, across, taps, exact: Boolean(exact), top, codes: bytes(coded) };
+  const [rows, columns, high, wide, out, across, taps, exact, least, top, coded] = data;
+  return { rows, columns, high, wide, out, across, taps, exact: Boolean(exact), least, top, codes: bytes(coded) };
 }
 
 /** The value of a cell, as text. */
 function cellValue(picture, row, column) {
   const code = picture.codes[row * picture.columns + column];
   if (code === 0) return "not finite";
-  const part = picture.exact ? (code - 128) / 127 : (code - 1) / 254;
-  return figure(Number((part * picture.top).toPrecision(3)));
+  const value = picture.exact ? ((code - 128) / 127) * picture.top
+    : picture.least + ((code - 1) / 254) * (picture.top - picture.least);
+  return figure(Number(value.toPrecision(3)));
 }
 
 /** "out 3", "in 4–7": what a cell stands for. */
@@ -52,6 +53,9 @@ function span(at, each, size, name) {
   return `${name} ${count(at * each)}${last > at * each ? `–${count(last)}` : ""}`;
 }
 
+const WIDEST = 420; // Pixels of a heatmap.
+const HIGHEST = 300;
+
 /** A heatmap with its legend. */
 function heatmap(data, names) {
   const picture = readPicture(data);
@@ -59,10 +63,9 @@ function heatmap(data, names) {
     width: picture.columns, height: picture.rows, class: "heat", role: "img",
     "aria-label": `Heatmap of ${count(picture.out)} × ${count(picture.across)} numbers, largest ${figure(picture.top)}`,
   });
-  const ratio = Math.min(Math.max(picture.columns / picture.rows, 1 / 2), 32);
-  const wide = Math.min(picture.columns * 22, 420 * Math.min(1, ratio) + 40);
-  canvas.style.aspectRatio = `${ratio}`;
-  canvas.style.width = `min(100%, ${Math.max(wide, Math.min(420, ratio * 24))}px)`;
+  const cell = Math.min(22, WIDEST / picture.columns, HIGHEST / picture.rows);
+  canvas.style.width = `min(100%, ${Math.round(Math.max(cell * picture.columns, Math.min(22 * picture.columns, 200)))}px)`;
+  canvas.style.height = `${Math.round(Math.max(cell * picture.rows, 22))}px`;
   const under = make("p", { class: "under", "aria-hidden": "true" });
   const usual = picture.exact
     ? "each cell is a number"
@@ -86,7 +89,7 @@ function heatmap(data, names) {
     fill(scale, Uint8Array.from({ length: 255 }, (_, i) => i + 1), colours);
   });
   const legend = make("p", { class: "legend" },
-    make("span", { text: picture.exact ? figure(picture.top === null ? null : -picture.top) : "0" }), scale,
+    make("span", { text: figure(picture.least) }), scale,
     make("span", { text: figure(picture.top) }));
   return make("div", { class: "heatmap" }, canvas, legend, under);
 }
@@ -140,13 +143,13 @@ function norms(data) {
   const high = bytes(highs);
   const low = each > 1 ? bytes(lows) : null;
   const step = width / high.length;
-  const bars = [...high].map((value, i) => {
+  const bars = [...high].flatMap((value, i) => {
     const upper = (value / 255) * 84;
     const lower = low ? (low[i] / 255) * 84 : 0;
-    return draw("rect", {
-      x: i * step, y: 88 - upper, width: Math.max(step - (step > 3 ? 1 : 0), 0.6), height: Math.max(upper - lower, 1),
-      class: value === 0 ? "dead" : null,
-    });
+    const box = { x: i * step, width: Math.max(step - (step > 3 ? 1 : 0), 0.6) };
+    if (value === 0) return [draw("rect", { ...box, y: 84, height: 4, class: "dead" })];
+    const range = draw("rect", { ...box, y: 88 - upper, height: Math.max(upper - lower, 1) });
+    return low ? [draw("rect", { ...box, y: 88 - lower, height: lower, class: "below" }), range] : [range];
   });
   const base = draw("line", { x1: 0, x2: width, y1: 88.5, y2: 88.5, class: "base" });
   const label = `Norms of ${plural(channels, "output channel")}, from ${figure(least)} to ${figure(top)}`;

@@ -165,7 +165,7 @@ function showTwo(page, models, diff) {
     if (row) goTo(table, tools, row);
   }));
   page.append(
-    make("h1", { text: "Two checkpoints" }),
+    make("h1", { text: `${models[0].file} and ${models[1].file}` }),
     verdictPart(diff),
     make("div", { class: "pair" }, ...models.map((model, i) => modelHeader(model, "h2", "AB"[i]))),
     make("section", {}, make("h2", { text: "Differences" }), tools.element, table.box),

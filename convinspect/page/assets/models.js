@@ -62,7 +62,7 @@ function modelHeader(model, level, letter = "") {
   const parts = [model.format, model.root ? `root ${model.root}` : "", `${size(model.totals.disk_nbytes)} on disk`];
   return make("header", { class: "model" },
     make(level, {}, letter ? make("span", { class: "letter", text: letter }) : null, model.file),
-    make("p", { class: "quiet path", text: model.path }),
+    model.path === model.file ? null : make("p", { class: "quiet path", text: model.path }),
     make("p", { text: parts.filter(Boolean).join(" · ") }),
     totalTiles(model), ...callouts(model));
 }

@@ -98,6 +98,7 @@ class Table {
     this.waiting = 0;
     if (!this.places) return;
     if (!this.rowHeight) this.measure();
+    this.span();
     const opened = [...this.opened.keys()].map((row) => [this.places.get(row), row])
       .filter(([at]) => at !== undefined).sort(([a], [b]) => a - b);
     const [from, to] = this.all ? [0, Math.min(this.shown.length, MOST_PRINTED)] : this.inView(opened);
@@ -114,6 +115,12 @@ class Table {
     this.spacer(this.above, from * this.rowHeight + extra(0, from));
     this.spacer(this.below, this.all ? 0 : (count - to) * this.rowHeight + extra(to, count));
     this.place(wanted);
+  }
+
+  /** Lets what goes across all columns do so for those that this width shows: more would make room for themselves. */
+  span() {
+    const columns = this.titles.filter((cell) => cell.offsetParent !== null).length || this.columns.length;
+    for (const row of [this.above, this.below, ...this.opened.values()]) row.firstChild.colSpan = columns;
   }
 
   spacer(row, height) {
