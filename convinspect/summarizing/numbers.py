@@ -23,7 +23,7 @@ from convinspect.summarizing.squares import Squares, Watched
 _WHOLE = 32 << 20
 """Bytes up to which a weight with gaps, or in pieces, is read whole; a longer one has no picture."""
 _LONGEST = 4 << 20
-"""Elements of a row up to which rows are taken."""
+"""Elements of a row up to which there is a picture, and output channels up to which each has a norm."""
 _SMALL, _LARGE = 1e-15, 1e15
 """Largest magnitudes between which squares stay within float32 as far as it matters."""
 
@@ -121,6 +121,7 @@ def _summed(layer: Layer, source: Tensor | Array, view: View | None, cells: int,
     numel = layer.weight.numel
     if view is None or not numel or not cells or view.unit > _LONGEST:
         return Numbers(stats.of(source), notes=notes)
+    view = view._replace(channels=view.channels and view.out <= _LONGEST)
     grid = grid_of(view, cells)
     squares = Squares(view, grid)
     dtype = numpy_dtype(source.dtype, sys.byteorder) if isinstance(source, Tensor) else source.dtype

@@ -19,16 +19,16 @@ class Squares:
     """Sums over rows of a weight.
 
     Attributes:
-        channels: (out,) sums of squares.
-        alive: (out,) whether any number is not 0, which is exact.
+        channels: (out,) sums of squares; of what has no channels, nothing.
+        alive: (out,) whether any number is not 0, which is exact; likewise.
         cells: (rows, columns) sums of squares.
         exponent: The power of 2 that numbers were divided by.
     """
 
     def __init__(self, view: View, grid: Grid, exponent: int = 0) -> None:
         self.view, self.grid, self.exponent = view, grid, exponent
-        self.channels = np.zeros(view.out)
-        self.alive = np.zeros(view.out, bool)
+        self.channels = np.zeros(view.out if view.channels else 0)
+        self.alive = np.zeros(view.out if view.channels else 0, bool)
         self.cells = np.zeros((grid.rows, grid.columns))
         self._at = 0
 
@@ -57,6 +57,8 @@ class Squares:
             by_row = sums.sum(axis=1, dtype=np.float64)
             starts, cells = _runs(first, len(x), self.grid.high)
             self.cells[cells] += np.add.reduceat(sums, starts, axis=0, dtype=np.float64)
+        if not self.view.channels:
+            return
         self.channels[first : self._at] = by_row
         alive = self.alive[first : self._at]
         np.not_equal(by_row, 0, out=alive)
@@ -89,16 +91,19 @@ class Squares:
     def _add_slices(self, x: Array) -> None:
         first, self._at = self._at, self._at + len(x)
         sums = np.square(x[:, :, 0]) if x.shape[2] == 1 else np.einsum("noa,noa->no", x, x)
-        by_channel = sums.sum(axis=0, dtype=np.float64)
+        if self.view.channels:
+            self._add_channels(x, sums.sum(axis=0, dtype=np.float64))
+        starts, cells = _runs(first, len(x), self.grid.wide)
+        by_cell = np.add.reduceat(sums, starts, axis=0, dtype=np.float64)
+        by_cell = np.add.reduceat(by_cell, np.arange(0, self.view.out, self.grid.high), axis=1)
+        self.cells[:, cells] += by_cell.T
+
+    def _add_channels(self, x: Array, by_channel: Array) -> None:
         self.channels += by_channel
         self.alive |= by_channel != 0
         if not self.alive.all():
             quiet = np.flatnonzero(~self.alive)
             self.alive[quiet] = x[:, quiet].any(axis=(0, 2))
-        starts, cells = _runs(first, len(x), self.grid.wide)
-        by_cell = np.add.reduceat(sums, starts, axis=0, dtype=np.float64)
-        by_cell = np.add.reduceat(by_cell, np.arange(0, self.view.out, self.grid.high), axis=1)
-        self.cells[:, cells] += by_cell.T
 
     def root_mean_squares(self) -> Array:
         """(rows, columns), in the numbers' own scale."""

@@ -109,10 +109,9 @@ function heights(counts) {
 
 /** A histogram of one line's height, for a row of a table. */
 function sparkline(counts) {
-  const bars = heights(counts).map((height, i) => draw("rect", {
-    x: i * 4, y: 16 - Math.max(height * 16, height ? 1 : 0), width: 3, height: Math.max(height * 16, height ? 1 : 0),
-  }));
-  return draw("svg", { class: "spark", viewBox: `0 0 ${counts.length * 4 - 1} 16`, "aria-hidden": "true" }, ...bars);
+  const bars = heights(counts).map((height, i) => (height ? `M${i * 4} 16v${-Math.max(16 * height, 1).toFixed(1)}h3V16z` : ""));
+  return draw("svg", { class: "spark", viewBox: `0 0 ${counts.length * 4 - 1} 16`, "aria-hidden": "true" },
+    draw("path", { d: bars.join("") }));
 }
 
 /** A histogram with its range. */

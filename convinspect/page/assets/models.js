@@ -70,7 +70,7 @@ function modelHeader(model, level, letter = "") {
 function tile(label, value, more = "", kind = "") {
   return make("div", { class: "tile" }, make("dt", { text: label }),
     make("dd", {}, make("span", { class: `value ${kind}`, text: value }),
-      more ? make("span", { class: "more", text: more }) : null));
+      more ? make("span", { class: "extra", text: more }) : null));
 }
 
 function totalTiles(model) {
