@@ -77,9 +77,9 @@ def showing(rows: Annotated[str, typer.Option("--rows", "-r", metavar="A:B", hel
 
 
 def test_another_meaning_value_or_letter_would_be_found() -> None:
-    assert disagreements(map(describe, (listing, listing))) == []
-    assert len(disagreements(map(describe, (listing, drawing)))) == 1
-    assert len(disagreements(map(describe, (listing, showing)))) == 1
+    assert disagreements([describe(listing), describe(listing)]) == []
+    assert len(disagreements([describe(listing), describe(drawing)])) == 1
+    assert len(disagreements([describe(listing), describe(showing)])) == 1
 
 
 def test_every_option_is_in_the_table_once() -> None:
