@@ -58,7 +58,7 @@ Lengths = Annotated[
 def compare(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", readable=False, help="A checkpoint; without it, well-known layers."),
+        typer.Argument(metavar="MODEL", readable=False, help="A checkpoint; without it, well-known layers."),
     ] = None,
     layer: Annotated[list[str] | None, layer_option("Default: all pointwise Conv1d, or all that cut patches.")] = None,
     patches: Patches = False,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress
@@ -61,7 +61,7 @@ class Origin(str, Enum):
 
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", readable=False, help="The checkpoint to convert.")]
-To = Annotated[Target | None, typer.Option("--to", help="What the layers become.")]
+To = Annotated[Target | None, typer.Option("--to", metavar="KIND", help="What the layers become.")]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -70,7 +70,9 @@ Output = Annotated[
 ]
 From = Annotated[
     list[Origin] | None,
-    typer.Option("--from", help="Kinds to convert; by default Conv1d to Linear and Linear to convolutions."),
+    typer.Option(
+        "--from", metavar="KIND", help="Kinds to convert; by default Conv1d to Linear and Linear to convolutions."
+    ),
 ]
 LayerGlobs = Annotated[
     list[str] | None,
@@ -101,7 +103,10 @@ Patch = Annotated[
     ),
 ]
 InChannels = Annotated[
-    int | None, typer.Option("--in-channels", min=1, help="With --patch: refuse what gives other channels than these.")
+    int | None,
+    typer.Option(
+        "--in-channels", min=1, metavar="N", help="With --patch: refuse what gives other channels than these."
+    ),
 ]
 PatchOrderOption = Annotated[
     PatchOrder | None,
@@ -252,6 +257,6 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink, everythi
     for line in code_lines(job, sink.space.width) if sink.fmt is Format.table else ():
         print(safe(line))
     for line in note_lines(job):
-        print(f"note: {safe(line)}", file=sys.stderr)
+        say("note", line)
     for line in warning_lines(job):
-        print(f"warning: {safe(line)}", file=sys.stderr)
+        say("warning", line)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def diff(
     path: Annotated[Path, typer.Argument(metavar="A", readable=False, help="The checkpoint that is to be loaded.")],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[B]", readable=False, help="One that loads where A should.")
+        Path | None, typer.Argument(metavar="B", readable=False, help="One that loads where A should.")
     ] = None,
     error: Annotated[
         Path | None,
@@ -42,7 +42,7 @@ def diff(
     width: WidthOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Say why a checkpoint will not load where another does, and whether converting helps. Exit code 0: same, 1: not.
+    """Say why a checkpoint will not load where another does, and whether converting helps.
 
     Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side has are removed; what
     was removed is reported, since load_state_dict removes nothing. What differs in rank only is the same numbers, and
@@ -51,6 +51,8 @@ def diff(
 
     Without B, --error takes the text of an error (PyTorch's, transformers', …), with any text around it, broken by a
     console or not, and answers it line by line.
+
+    Exit code 0: the same, 1: not.
 
     [bold]Examples[/bold]
 

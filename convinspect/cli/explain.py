@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import RootOption, WidthOption
 from convinspect.cli.output import Sink, check_here
 from convinspect.errors import CannotShow, NotThere
-from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class Names(str, Enum):
 def explain(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="[PATH]", readable=False, help="A checkpoint; without it, a small layer of 3 → 6."),
+        typer.Argument(metavar="PATH", readable=False, help="A checkpoint; without it, a small layer of 3 → 6."),
     ] = None,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="One of its layers.", autocompletion=complete_layers)
+        str | None, typer.Argument(metavar="LAYER", help="One of its layers.", autocompletion=complete_layers)
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data, or patches.")] = 4,
     row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row or patch, from 1.")] = None,
@@ -108,7 +108,7 @@ def explain(
     notation = None if names is None or patches else names.value
     _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:
-        print(f"note: {safe(checkpoint.unwritten)}", file=sys.stderr)
+        say("note", checkpoint.unwritten)
 
 
 def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool]) -> Example:

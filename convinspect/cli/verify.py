@@ -21,7 +21,7 @@ BeforeArgument = Annotated[
 AfterArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[AFTER]", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
+        metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
     ),
 ]
 LayersOption = Annotated[
@@ -87,13 +87,15 @@ def verify(
     width: WidthOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.
+    """Check that a conversion changed shapes and nothing else.
 
     Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
     every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
     inputs, in float64, within the bound that rounding analysis gives. model: with --model, the whole model is loaded
     strictly and run, before and after. Outputs in float32 differ by rounding; this is reported, and is not a fault.
     Under torchrun the ranks share the tensors and layers.
+
+    Exit code 0: equal, 1: something differs.
 
     [bold]Examples[/bold]
 
