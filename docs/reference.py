@@ -29,7 +29,31 @@ def descriptions() -> list[Description]:
 def reference() -> str:
     """The page, in Markdown."""
     parts = ["# Commands\n\nMade by `docs/reference.py` from the commands themselves; do not edit.\n"]
-    return "\n".join([*parts, *map(_section, descriptions())])
+    commands = descriptions()
+    return "\n".join([*parts, _table_of_options(commands), *map(_section, commands)])
+
+
+def _table_of_options(commands: list[Description]) -> str:
+    """Every option once: what it means in every command that has it; the sections below say the rest."""
+    lines = [
+        "## Options",
+        "",
+        "An option means the same in every command that has it.",
+        "",
+        "| | | in |",
+        "|---|---|---|",
+    ]
+    having: dict[str, list[tuple[str, Parameter]]] = {}
+    for command in commands:
+        for option in command.options:
+            having.setdefault(option.names[0], []).append((command.name, option))
+    for _, found in sorted(having.items()):
+        option = found[0][1]
+        users = "all" if len(found) == len(commands) else ", ".join(name for name, _ in found)
+        says = f"{option.meaning}." if len(found) > 1 else option.text
+        value = max((each.value for _, each in found), key=len)
+        lines.append(f"| `{_cell(_typed(option._replace(value=value)))}` | {_cell(says)} | {users} |")
+    return "\n".join([*lines, ""])
 
 
 def _section(command: Description) -> str:

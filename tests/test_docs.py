@@ -66,6 +66,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like a reader's checkout, where commands may write files, which later ones of the page may read."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "fixtures", folder / "fixtures")
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "json.schema.json", folder / "docs")
     return folder
 
 
