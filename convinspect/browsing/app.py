@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.reactive import Reactive
 
 from convinspect.browsing.bars import Bar, Keys, Message
 from convinspect.browsing.facts import Line, layer_lines, module_lines
@@ -57,10 +56,11 @@ class Browser(App[None]):
         Binding("escape", "everything", "show all"),
         Binding("tab", "focus_next", "pane", show=False),
     ]
-    # The terminal's own colours, so that light and dark ones both look as their owner set them.
-    theme = Reactive("ansi-dark")  # type: ignore[misc]
 
     def __init__(self, model: Model) -> None:
+        # The terminal's own colours, so that light and dark ones both look as their owner set them. Before all else,
+        # since the style sheet is made of it.
+        self.set_reactive(App.theme, "ansi-dark")
         super().__init__()
         self.model = model
         self.outline = Outline(model)
