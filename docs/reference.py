@@ -1,6 +1,7 @@
 """Writes what is said of the commands, from the commands themselves: `python docs/reference.py`.
 
-The page `docs/cli.md`, and `tests/cli/help.txt`: the help of every command, as the tests expect it.
+The page `docs/cli.md`, the man page `docs/convinspect.1`, and `tests/cli/help.txt`: the help of every command, as the
+tests expect it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 from convinspect.cli.commands import SUMMARIES
-from convinspect.cli.described import HELP, Description, Parameter, describe
-from convinspect.cli.help import command_help, program_help
+from convinspect.cli.described import EXIT_CODES, HELP, Description, Parameter, describe
+from convinspect.cli.help import PROGRAM_OPTIONS, command_help, program_help
 from convinspect.cli.main import app
+from man_page import man_page
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 80
@@ -30,7 +32,8 @@ def reference() -> str:
     """The page, in Markdown."""
     parts = ["# Commands\n\nMade by `docs/reference.py` from the commands themselves; do not edit.\n"]
     commands = descriptions()
-    return "\n".join([*parts, _table_of_options(commands), *map(_section, commands)])
+    codes = ["## Exit codes", "", "| | |", "|---|---|", *(f"| {code} | {said} |" for code, said in EXIT_CODES), ""]
+    return "\n".join([*parts, _table_of_options(commands), *map(_section, commands), *codes])
 
 
 def _table_of_options(commands: list[Description]) -> str:
@@ -79,7 +82,7 @@ def _cell(text: str) -> str:
 
 def helps() -> str:
     """The help of the program and of every command."""
-    pages = [("-h", _plain(program_help(app.info.help or "", SUMMARIES, COLUMNS)))]
+    pages = [("-h", _plain(program_help(_about(), SUMMARIES, COLUMNS)))]
     pages += [(f"{command.name} -h", _plain(command_help(command, COLUMNS))) for command in descriptions()]
     return "\n".join(f"$ convinspect {words}\n{text}" for words, text in pages)
 
@@ -88,7 +91,17 @@ def _plain(parts: Iterable[tuple[str, str]]) -> str:
     return "".join(part for part, _ in parts)
 
 
-WRITTEN = {"docs/cli.md": reference, "tests/cli/help.txt": helps}
+def manual() -> str:
+    """The man page."""
+    return man_page(_about(), descriptions(), PROGRAM_OPTIONS)
+
+
+def _about() -> str:
+    """What the program does, in one sentence."""
+    return app.info.help or ""
+
+
+WRITTEN = {"docs/cli.md": reference, "docs/convinspect.1": manual, "tests/cli/help.txt": helps}
 """Files, and what writes each."""
 
 if __name__ == "__main__":

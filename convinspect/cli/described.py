@@ -98,6 +98,16 @@ HELP = Parameter(("--help", "-h"), "", "Show this text and stop.", (), False, Fa
 """The option that every command has."""
 
 
+EXIT_CODES = (
+    (0, "Done; of diff, verify, check and compare also: nothing was found."),
+    (1, "A difference or a fault was found."),
+    (2, "Something that the user can fix; one line on standard error says what."),
+    (3, "A bug of convinspect."),
+    (130, "Interrupted."),
+)
+"""What the program ends with; 128 + n if signal n ended it."""
+
+
 def _parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
     defaults = inspect.signature(function).parameters
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
