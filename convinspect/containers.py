@@ -34,6 +34,11 @@ class Container(Enum):
         return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
 
     @property
+    def keeps_order(self) -> bool:
+        """Whether its tensors lie in an order that means something: that of the modules' definition, as a rule."""
+        return self not in _UNORDERED
+
+    @property
     def rewritten(self) -> bool:
         """Whether `convert` gives it another header; the tensors of the others are written in another format."""
         return self not in _READ_ALONE
@@ -57,3 +62,11 @@ _READ_ALONE = (
     Container.NUMPY_ARCHIVE,
     Container.NUMPY_ARRAY,
 )
+
+_UNORDERED = (
+    Container.SAFETENSORS,
+    Container.DISTRIBUTED,
+    Container.DISTRIBUTED_PART,
+    Container.NUMPY_ARCHIVE,
+)
+"""Their writers sort by size, by name as text, or not at all."""

@@ -1,75 +1,111 @@
-"""Writes the reference of the command line from the commands themselves: `python docs/reference.py`."""
+"""Writes what is said of the commands, from the commands themselves: `python docs/reference.py`.
+
+The page `docs/cli.md`, the man page `docs/convinspect.1`, and `tests/cli/help.txt`: the help of every command, as the
+tests expect it.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from convinspect.cli.commands import SUMMARIES, full_help
+from convinspect.cli.commands import SUMMARIES
+from convinspect.cli.described import EXIT_CODES, HELP, Description, Parameter, describe
+from convinspect.cli.help import PROGRAM_OPTIONS, command_help, program_help
+from convinspect.cli.main import app
+from man_page import man_page
 
 ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = 80
+"""Width of the help that the tests expect."""
+
+
+def descriptions() -> list[Description]:
+    """Every command, in the order of `--help`."""
+    return [describe(getattr(import_module(f"convinspect.cli.{name}"), name)) for name in SUMMARIES]
 
 
 def reference() -> str:
     """The page, in Markdown."""
     parts = ["# Commands\n\nMade by `docs/reference.py` from the commands themselves; do not edit.\n"]
-    for name in SUMMARIES:
-        command = getattr(import_module(f"convinspect.cli.{name}"), name)
-        parts.append(_section(command, full_help(command.__doc__)))
-    return "\n".join(parts)
+    commands = descriptions()
+    codes = ["## Exit codes", "", "| | |", "|---|---|", *(f"| {code} | {said} |" for code, said in EXIT_CODES), ""]
+    return "\n".join([*parts, _table_of_options(commands), *map(_section, commands), *codes])
 
 
-def _section(command: Callable[..., Any], text: str) -> str:
-    about, _, examples = text.partition("[bold]Examples[/bold]")
-    parameters = list(_parameters(command))
-    places = [name for name, _, option in parameters if not option]
+def _table_of_options(commands: list[Description]) -> str:
+    """Every option once: what it means in every command that has it; the sections below say the rest."""
     lines = [
-        f"## convinspect {command.__name__}",
+        "## Options",
         "",
-        " ".join([f"`convinspect {command.__name__}", *places, "…`"]),
+        "An option means the same in every command that has it.",
         "",
+        "| | | in |",
+        "|---|---|---|",
     ]
-    lines += [about.strip(), ""]
-    shown = re.findall(r"convinspect [^\n]*?(?=\s+convinspect |\s*$)", examples)
-    lines += ["```sh", *(one.strip() for one in shown), "```", "", "| | |", "|---|---|"]
-    lines += [f"| `{_cell(name)}` | {_cell(said)} |" for name, said, _ in parameters]
+    having: dict[str, list[tuple[str, Parameter]]] = {}
+    for command in commands:
+        for option in command.options:
+            having.setdefault(option.names[0], []).append((command.name, option))
+    for _, found in sorted(having.items()):
+        option = found[0][1]
+        users = "all" if len(found) == len(commands) else ", ".join(name for name, _ in found)
+        says = f"{option.meaning}." if len(found) > 1 else option.text
+        value = max((each.value for _, each in found), key=len)
+        lines.append(f"| `{_cell(_typed(option._replace(value=value)))}` | {_cell(says)} | {users} |")
     return "\n".join([*lines, ""])
 
 
-def _parameters(command: Callable[..., Any]) -> Iterator[tuple[str, str, bool]]:
-    """As typed on the command line, what help says of it, and whether it is an option."""
-    for name, hint in typing.get_type_hints(command, include_extras=True).items():
-        if name == "return":
-            continue
-        kind, info = typing.get_args(hint)[:2]
-        declared = [one for one in (getattr(info, "default", None), *(info.param_decls or ())) if isinstance(one, str)]
-        if type(info).__name__ == "ArgumentInfo":
-            yield info.metavar or name.upper(), info.help or "", False
-            continue
-        names = ", ".join(sorted(declared, key=len, reverse=True))
-        value = info.metavar or _value_of(kind)
-        yield f"{names} {value}".strip(), info.help or "", True
+def _section(command: Description) -> str:
+    lines = [f"## convinspect {command.name}", "", f"`{command.usage}`", ""]
+    for paragraph in command.paragraphs:
+        lines += [paragraph, ""]
+    lines += ["```sh", *command.examples, "```", "", "| | |", "|---|---|"]
+    shown = [parameter for parameter in command.parameters if parameter is not HELP]
+    lines += [f"| `{_cell(_typed(parameter))}` | {_cell(parameter.text)} |" for parameter in shown]
+    return "\n".join([*lines, ""])
 
 
-def _value_of(kind: Any) -> str:
-    """What stands behind an option: the choices, or its type; nothing behind a flag."""
-    inner = [one for one in (kind, *typing.get_args(kind)) if isinstance(one, type) and one is not type(None)]
-    found = next((one for one in inner if one is not list), None)
-    if found is not None and issubclass(found, Enum):
-        return "|".join(str(one.value) for one in found)
-    return "" if found is bool or found is None else found.__name__.upper()
+def _typed(parameter: Parameter) -> str:
+    """A parameter as it is typed: "--output, -o FILE", "[LAYER]..."."""
+    if not parameter.is_option:
+        return parameter.usage
+    return f"{', '.join(parameter.names)} {parameter.value}".rstrip()
 
 
 def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
+def helps() -> str:
+    """The help of the program and of every command."""
+    pages = [("-h", _plain(program_help(_about(), SUMMARIES, COLUMNS)))]
+    pages += [(f"{command.name} -h", _plain(command_help(command, COLUMNS))) for command in descriptions()]
+    return "\n".join(f"$ convinspect {words}\n{text}" for words, text in pages)
+
+
+def _plain(parts: Iterable[tuple[str, str]]) -> str:
+    return "".join(part for part, _ in parts)
+
+
+def manual() -> str:
+    """The man page."""
+    return man_page(_about(), descriptions(), PROGRAM_OPTIONS)
+
+
+def _about() -> str:
+    """What the program does, in one sentence."""
+    return app.info.help or ""
+
+
+WRITTEN = {"docs/cli.md": reference, "docs/convinspect.1": manual, "tests/cli/help.txt": helps}
+"""Files, and what writes each."""
+
 if __name__ == "__main__":
-    page = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "cli.md"
-    page.write_text(reference(), encoding="utf-8")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    for name, write in WRITTEN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(write(), encoding="utf-8")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convinspect.cli.complaints import say
 from convinspect.cli.options import WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.errors import CannotShow, named
-from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
@@ -34,17 +34,21 @@ class CheckFormat(str, Enum):
 
 def check(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH…", readable=False, help="Checkpoints of any kind: files or folders.")
+        list[Path], typer.Argument(metavar="PATH", readable=False, help="Checkpoints of any kind: files or folders.")
     ],
-    values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
+    values: Annotated[bool, typer.Option("--values", help="Read every number too: NaN and Inf are found.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Of an address fetch all, its numbers too, and compare every checksum.")
     ] = False,
-    fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
+    fmt: Annotated[
+        CheckFormat, typer.Option("--format", help="How to write the result; --json is short for json.")
+    ] = CheckFormat.table,
     width: WidthOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="As .sarif, .json, .txt, .md, .html, .svg or .png."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file: .sarif, .json, .txt, .md, .html, .svg or .png."
+        ),
     ] = None,
 ) -> None:
     """Is this file whole, and what would loading it elsewhere call?
@@ -108,4 +112,4 @@ def _print_unreadable(reports: Sequence[Report]) -> None:
     for finding in (finding for report in reports for finding in report.findings if finding.code == "unreadable"):
         record = f"{finding.place.record}: " if finding.place.record else ""
         remedy = f"; {finding.remedy}" if finding.remedy else ""
-        print(f"error: {safe(f'{named(finding.path)}: {record}{finding.message}{remedy}')}", file=sys.stderr)
+        say("error", f"{named(finding.path)}: {record}{finding.message}{remedy}")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import HAS_RICH, TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from convinspect.cli.help import import_drawing
 from convinspect.cli.parameters import convert_quickly
 
 SUMMARIES = {
     "shapes": "List the convolution and Linear layers of a saved model, with their kernel shapes.",
+    "browse": "Explore a saved model in the terminal: its modules, shapes, numbers, and what could be converted.",
     "weights": "Show the kernels themselves: a matrix of output × input channels.",
-    "diff": "Say why a checkpoint will not load where another does, and whether converting helps. "
-    "Exit code 0: same, 1: not.",
+    "diff": "Say why a checkpoint will not load where another does, and whether converting helps.",
     "convert": "Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.",
-    "verify": "Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.",
+    "verify": "Check that a conversion changed shapes and nothing else.",
     "recover": "Undo a convert --in-place that was interrupted: the file is as it was before.",
     "check": "Is this file whole, and what would loading it elsewhere call?",
     "compare": "Measure a convolution against Linear on this machine: speed, precision, gradients.",
@@ -29,7 +27,7 @@ SUMMARIES = {
 
 
 class QuickCommand(TyperCommand):
-    """A command that starts without pydantic and shows its help without Markdown."""
+    """A command that starts without pydantic and draws its help itself."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         parameters = self.get_params(ctx)
@@ -37,10 +35,12 @@ class QuickCommand(TyperCommand):
         takes_format = any("--format" in parameter.opts for parameter in parameters)
         return super().parse_args(ctx, with_format(args) if takes_format else args)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        if HAS_RICH:
-            import_drawing()
-        super().format_help(ctx, formatter)
+    def get_help(self, ctx: Any) -> str:
+        from convinspect.cli.described import describe
+        from convinspect.cli.help import command_help, help_width, show_help
+
+        assert self.callback is not None
+        return _in_colour(ctx, show_help(command_help(describe(self.callback), help_width())))
 
 
 class LazyGroup(TyperGroup):
@@ -58,14 +58,20 @@ class LazyGroup(TyperGroup):
         convert_quickly(self.get_params(ctx))
         return super().parse_args(ctx, as_meant(args))
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        if HAS_RICH:
-            import_drawing()
-        super().format_help(ctx, formatter)
+    def get_help(self, ctx: Any) -> str:
+        from convinspect.cli.help import help_width, program_help, show_help
+
+        return _in_colour(ctx, show_help(program_help(self.help or "", SUMMARIES, help_width())))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in SUMMARIES else command, rest
+
+
+def _in_colour(ctx: Any, text: str) -> str:
+    """Leave colours in the text: it has them where they are wanted, and Typer would remove them from a pipe."""
+    ctx.color = "\x1b[" in text
+    return text
 
 
 def as_meant(args: list[str]) -> list[str]:
@@ -96,11 +102,6 @@ def load(name: str) -> Any:
     """A command with all its options: the function `name` in the module `name`."""
     function = getattr(import_module(f"convinspect.cli.{name}"), name)
     # Typer turns an app with a single command into that command.
-    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name, cls=QuickCommand, help=full_help(function.__doc__))(function)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, cls=QuickCommand)(function)
     return typer.main.get_command(single)
-
-
-def full_help(docstring: str | None) -> str:
-    """A command's docstring with each paragraph on one line, so that it wraps to the terminal's width."""
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring or "").split("\n\n"))

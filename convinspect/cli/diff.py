@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import FoldOption, FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def diff(
     path: Annotated[Path, typer.Argument(metavar="A", readable=False, help="The checkpoint that is to be loaded.")],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[B]", readable=False, help="One that loads where A should.")
+        Path | None, typer.Argument(metavar="B", readable=False, help="One that loads where A should.")
     ] = None,
     error: Annotated[
         Path | None,
@@ -33,16 +33,18 @@ def diff(
         ),
     ] = None,
     values: Annotated[
-        bool, typer.Option("--values", help="Compare the numbers too: largest absolute and relative difference.")
+        bool, typer.Option("--values", help="Read every number too: largest absolute and relative difference.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="List every key, and what is the same too.")] = False,
-    fold: Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="List everything: every key, and what is the same too.")
+    ] = False,
+    fold: FoldOption = False,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Say why a checkpoint will not load where another does, and whether converting helps. Exit code 0: same, 1: not.
+    """Say why a checkpoint will not load where another does, and whether converting helps.
 
     Keys are paired after wrappers' prefixes (module., _orig_mod.) and a root that only one side has are removed; what
     was removed is reported, since load_state_dict removes nothing. What differs in rank only is the same numbers, and
@@ -51,6 +53,8 @@ def diff(
 
     Without B, --error takes the text of an error (PyTorch's, transformers', …), with any text around it, broken by a
     console or not, and answers it line by line.
+
+    Exit code 0: the same, 1: not.
 
     [bold]Examples[/bold]
 

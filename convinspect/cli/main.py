@@ -20,12 +20,11 @@ import typer
 
 from convinspect import __version__
 from convinspect.cli.commands import SUMMARIES, LazyGroup
-from convinspect.cli.complaints import NO_MEMORY, refused
+from convinspect.cli.complaints import NO_MEMORY, refused, say
 from convinspect.cli.output import ReaderLeft, reading_progress
 from convinspect.cli.sharing import under_torchrun
-from convinspect.cli.usage import UsageError, usage_line
+from convinspect.cli.usage import UsageError, is_help, usage_line
 from convinspect.errors import ConvInspectError, not_installed
-from convinspect.render.cells import safe
 
 _REPORT_TO = "https://github.com/convinspect/convinspect/issues"
 
@@ -33,9 +32,8 @@ app = typer.Typer(
     name="convinspect",
     cls=LazyGroup,
     help="See and change the pointwise layers of a saved PyTorch model, without running the model.",
-    epilog="Start with:  convinspect model.pt  (the same as convinspect shapes model.pt)",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -81,33 +79,34 @@ def _main() -> None:
             # Not standalone: Typer would draw boxes around usage errors.
             sys.exit(app(prog_name="convinspect", standalone_mode=False) or 0)
     except UsageError as error:
-        line = usage_line(error)
-        if line:
-            _complain(line)
+        if is_help(error):
+            print(error)
+        else:
+            say("error", usage_line(error))
         sys.exit(2)
     except typer.Abort:
         sys.exit(1)
     except ConvInspectError as error:
         from convinspect.report.flags import as_flag
 
-        _complain(error.line(as_flag))
+        say("error", error.line(as_flag))
         sys.exit(2)
     except ModuleNotFoundError as error:
         command = next((word for word in sys.argv[1:] if word in SUMMARIES), "this")
         missing = not_installed(error, command)
         if missing is None:
             _report_bug()
-        _complain(str(missing))
+        say("error", str(missing))
         sys.exit(2)
     except (ReaderLeft, BrokenPipeError):
         _forget_output()
         sys.exit(0)
     except OSError as error:
-        _complain(refused(error))
+        say("error", refused(error))
         _forget_output()
         sys.exit(2)
     except MemoryError:
-        _complain(NO_MEMORY)
+        say("error", NO_MEMORY)
         sys.exit(2)
     except Exception:
         _report_bug()
@@ -118,7 +117,7 @@ def _main() -> None:
 def _report_bug() -> NoReturn:
     """Print the traceback of the current exception, and exit."""
     traceback.print_exc()
-    _complain(f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
+    say("error", f"this is a bug of convinspect {__version__}; please report it with the lines above at {_REPORT_TO}")
     sys.exit(3)
 
 
@@ -148,7 +147,3 @@ def _leave(number: int, _: object) -> NoReturn:
 def _forget_output() -> None:
     """Discard buffered output so that exit does not raise again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _complain(text: str) -> None:
-    print(f"error: {safe(text)}", file=sys.stderr)

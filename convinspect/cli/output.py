@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from convinspect.cli.complaints import say
 from convinspect.errors import BrokenFile, CannotShow, CannotWrite
 from convinspect.remote.addresses import ONLY_HERE, Address
-from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> N
         return
     sys.stdout.flush()
     for problem in problems[:-1]:
-        print(f"error: {safe(f'{checkpoint.path}: {problem}')}", file=sys.stderr)
+        say("error", f"{checkpoint.path}: {problem}")
     raise BrokenFile(problems[-1], path=checkpoint.path)
 
 

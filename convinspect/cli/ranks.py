@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from convinspect.cli.commands import SUMMARIES
-from convinspect.cli.complaints import NO_MEMORY, refused
+from convinspect.cli.complaints import NO_MEMORY, refused, say
 from convinspect.errors import ConvInspectError
 from convinspect.ranks.group import Group, OtherRankFailed
 from convinspect.ranks.place import Place, place_of_process
@@ -71,7 +71,7 @@ def joined() -> Iterator[Group | None]:
         failure = group.fail(error, _SECONDS_AFTER_A_SIGNAL if stopped else None)
         if group.alive:
             if not group.connected and _first_to_say():
-                print(f"error: {_EARLY}", file=sys.__stderr__)
+                say("error", _EARLY, sys.__stderr__)
             _leave_at_once(error, place)
         if failure is None or failure.rank == group.rank or (not failure.line and stopped):
             raise

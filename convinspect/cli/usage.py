@@ -11,10 +11,13 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line; it gives the class no public name."""
 
 
+def is_help(error: Any) -> bool:
+    """Whether nothing was typed, so that the help is to be shown, which is the error's text."""
+    return type(error).__name__ == "NoArgsIsHelpError"
+
+
 def usage_line(error: Any) -> str:
-    """What is wrong and what to do, in one line; "" if the help was shown instead."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return ""
+    """What is wrong and what to do, in one line."""
     near = _near(error)
     context = error.ctx
     remedy = f"did you mean {near}?" if near else f"see {context.command_path if context else 'convinspect'} -h"

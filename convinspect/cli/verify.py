@@ -8,8 +8,15 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import (
+    DeviceOption,
+    FormatOption,
+    OutputOption,
+    RootOption,
+    SeedOption,
+    WidthOption,
+    layer_option,
+)
 from convinspect.cli.output import Sink, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
@@ -21,22 +28,19 @@ BeforeArgument = Annotated[
 AfterArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[AFTER]", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
+        metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
     ),
 ]
-LayersOption = Annotated[
-    list[str] | None,
-    typer.Option("--layer", "-l", metavar="GLOB", help="Run only these layers.", autocompletion=complete_layers),
-]
+LayersOption = Annotated[list[str] | None, layer_option("; the others are not run")]
 RenameOption = Annotated[
     list[str] | None,
-    typer.Option("--rename", metavar="OLD=NEW", help="Names that the conversion changed, as given to convert."),
+    typer.Option("--rename", metavar="OLD=NEW", help="Other names, as given to convert."),
 ]
 BitsOption = Annotated[bool, typer.Option("--bits", help="Compare the stored bits only, without PyTorch.")]
 GradOption = Annotated[bool, typer.Option("--grad", help="Also compare the gradients of input, weight and bias.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code: also run the whole model."),
+    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to run the whole model too."),
 ]
 ModelAfterOption = Annotated[
     str | None,
@@ -46,20 +50,16 @@ ModelAfterOption = Annotated[
 ]
 InputOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--input", "-i", metavar="SHAPE|FILE", help="The model's input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."
-    ),
+    typer.Option("--input", "-i", metavar="SHAPE|FILE", help="The input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
 DtypeOption = Annotated[
     str,
-    typer.Option("--dtype", metavar="NAME", help="The dtype in which rounding is measured; the file's own by default."),
+    typer.Option("--dtype", metavar="NAME", help="The dtype to measure in; by default the file's own."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default."
+        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; by default 2 × 1 and 1 × 2."
     ),
 ]
 LengthOption = Annotated[
@@ -87,13 +87,15 @@ def verify(
     width: WidthOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Check that a conversion changed shapes and nothing else. Exit code 0: equal, 1: something differs.
+    """Check that a conversion changed shapes and nothing else.
 
     Three strengths, and the report names the one it reached. bits: every number of every tensor is the same to the bit,
     every other tensor, key and object is unchanged. layer: each converted layer is run before and after on random
     inputs, in float64, within the bound that rounding analysis gives. model: with --model, the whole model is loaded
     strictly and run, before and after. Outputs in float32 differ by rounding; this is reported, and is not a fault.
     Under torchrun the ranks share the tensors and layers.
+
+    Exit code 0: equal, 1: something differs.
 
     [bold]Examples[/bold]
 

@@ -12,7 +12,7 @@ _Entry: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]
 """Parts of a name, and which layers have it."""
 
 # "01" is not folded, since the fold would not show its zero; longer numbers are not block numbers.
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _DEEPEST = 64
 """Positions beyond are left alone: no honest name has so many parts, and each costs a look at every layer."""
 
@@ -40,7 +40,7 @@ def fold(layers: Sequence[Layer]) -> list[Fold]:
     One number position is folded at a time, from the last to the first, so that each fold is a full product of its
     sets: no name stands for a layer that does not exist.
     """
-    found = fold_names([layer.name for layer in layers], [_signature(layer) for layer in layers])
+    found = fold_names([layer.name for layer in layers], [signature(layer) for layer in layers])
     return [Fold(name, tuple(layers[index] for index in members)) for name, members in found]
 
 
@@ -61,7 +61,7 @@ def fold_names(names: Sequence[str], signatures: Sequence[Hashable]) -> list[tup
 def _folded_at(folds: list[_Entry], position: int, signatures: Sequence[Hashable]) -> list[_Entry]:
     groups: dict[Hashable, list[_Entry]] = {}
     for index, (parts, members) in enumerate(folds):
-        if position < len(parts) and _NUMBER.fullmatch(parts[position]):
+        if position < len(parts) and NUMBER.fullmatch(parts[position]):
             same = (parts[:position], parts[position + 1 :], signatures[members[0]])
             groups.setdefault(same, []).append((parts, members))
         else:
@@ -69,7 +69,8 @@ def _folded_at(folds: list[_Entry], position: int, signatures: Sequence[Hashable
     return [_merged(entries, position) for entries in groups.values()]
 
 
-def _signature(layer: Layer) -> Hashable:
+def signature(layer: Layer) -> Hashable:
+    """What layers have in common that are shown as one: kind, shapes, dtypes, settings and tags."""
     parts = tuple((leaf, tensor.shape, tensor.dtype) for leaf, tensor in layer.tensors.items())
     settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return (layer.kind, layer.evidence, parts, settings, layer.tags)
@@ -79,11 +80,11 @@ def _merged(entries: list[_Entry], position: int) -> _Entry:
     if len(entries) == 1:
         return entries[0]
     parts = list(entries[0][0])
-    parts[position] = "{" + _ranges([int(entry[0][position]) for entry in entries]) + "}"
+    parts[position] = "{" + ranges([int(entry[0][position]) for entry in entries]) + "}"
     return tuple(parts), tuple(index for _, members in entries for index in members)
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """`0, 1, 2, 5` → `0–2,5`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):

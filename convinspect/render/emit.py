@@ -10,6 +10,7 @@ from typing import NamedTuple, TextIO, TypeAlias
 
 from convinspect.render.format import Format
 from convinspect.render.plain_table import ColorSupport, block_lines, lines
+from convinspect.render.style import Depth
 from convinspect.render.table import Block, Table, plain
 
 _LINES_AT_ONCE = 500
@@ -55,9 +56,28 @@ def wants_color(out: TextIO) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def color_depth() -> Depth:
+    """How many colours the terminal has, as it says itself in COLORTERM and TERM; 256 where it says neither.
+
+    Windows' terminals set no TERM, and show all colours since 2016.
+    """
+    if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
+        return Depth.TRUE
+    term = os.environ.get("TERM", "").lower()
+    if term.endswith("-direct"):
+        return Depth.TRUE
+    if term in _BASIC_TERMINALS or term.endswith("-16color"):
+        return Depth.BASIC
+    return Depth.INDEXED
+
+
+_BASIC_TERMINALS = {"xterm", "xterm-color", "linux", "screen", "tmux", "rxvt", "vt100", "vt220", "ansi", "cygwin"}
+"""Terminals whose entry in terminfo has 8 or 16 colours, or none; those with 256 say so in their name."""
+
+
 def _ink(out: TextIO, color: bool | None) -> ColorSupport:
     wanted = wants_color(out) if color is None else color
-    return ColorSupport(wanted, os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"))
+    return ColorSupport(wanted, color_depth())
 
 
 def emit(
@@ -145,9 +165,9 @@ def text_lines(shown: Sequence[Shown], width: int | None, support: ColorSupport)
         if i:
             yield ""
         if isinstance(part, Table):
-            yield from lines(part, width, support.color, support.truecolor)
+            yield from lines(part, width, support.color, support.depth)
         else:
-            yield from block_lines(part, support.color, support.truecolor)
+            yield from block_lines(part, support.color, support.depth)
 
 
 def _is_unicode(out: TextIO) -> bool:
@@ -156,11 +176,13 @@ def _is_unicode(out: TextIO) -> bool:
 
 def _write(parts: Iterable[str], out: TextIO) -> None:
     """Write many small parts as few large ones, with characters that the encoding of `out` has."""
-    unicode = _is_unicode(out)
     parts = iter(parts)
     while chunk := "".join(islice(parts, _LINES_AT_ONCE)):
-        out.write(chunk if unicode else _encodable(chunk, out.encoding))
+        out.write(encodable(chunk, out))
 
 
-def _encodable(text: str, encoding: str) -> str:
-    return text.translate(_PLAIN_GLYPHS).encode(encoding, "backslashreplace").decode(encoding)
+def encodable(text: str, out: TextIO) -> str:
+    """`text` in characters that the encoding of `out` has."""
+    if _is_unicode(out):
+        return text
+    return text.translate(_PLAIN_GLYPHS).encode(out.encoding, "backslashreplace").decode(out.encoding)

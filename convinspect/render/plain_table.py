@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from convinspect.render.cells import cell_width, is_narrow
 from convinspect.render.fitting import fit
-from convinspect.render.style import HEAD, QUIET, paint, sgr
+from convinspect.render.style import HEAD, QUIET, Depth, paint, sgr
 from convinspect.render.table import (
     GAP,
     Block,
@@ -39,14 +39,14 @@ class ColorSupport(NamedTuple):
 
     Attributes:
         color: Whether to write escape sequences.
-        truecolor: "#rrggbb" can be shown unchanged; False picks the nearest of 256 colours.
+        depth: How many colours there are; others become the nearest of these.
     """
 
     color: bool = False
-    truecolor: bool = True
+    depth: Depth = Depth.TRUE
 
 
-def lines(table: Table, width: int | None = None, color: bool = False, truecolor: bool = True) -> Iterator[str]:
+def lines(table: Table, width: int | None = None, color: bool = False, depth: Depth = Depth.TRUE) -> Iterator[str]:
     """The table as lines of text without line ends, the same text as from `rich_table.render` except for trailing
     blanks. Widths are computed before the first line; the lines are made on demand.
 
@@ -54,9 +54,9 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
         table: Any table.
         width: In cells; None for what the table needs.
         color: Add escape sequences.
-        truecolor: See `ColorSupport`.
+        depth: See `ColorSupport`.
     """
-    support = ColorSupport(color, truecolor)
+    support = ColorSupport(color, depth)
     table = fit(table, width)
     above, below = above_and_below(table)
     yield from _loose(above, support)
@@ -68,9 +68,9 @@ def lines(table: Table, width: int | None = None, color: bool = False, truecolor
     yield from _loose(below, support)
 
 
-def block_lines(block: Block, color: bool = False, truecolor: bool = True) -> Iterator[str]:
+def block_lines(block: Block, color: bool = False, depth: Depth = Depth.TRUE) -> Iterator[str]:
     """A block as lines of text."""
-    support = ColorSupport(color, truecolor)
+    support = ColorSupport(color, depth)
     for line in block_cells(block):
         yield draw(line, support)
 
@@ -86,7 +86,7 @@ def draw(cell: Cell, support: ColorSupport, style: str = "") -> str:
     """One line of a cell as text, with escape sequences if they are wanted."""
     if not support.color:
         return plain(cell)
-    return "".join(paint(piece.text, piece.style, support.truecolor) for piece in pieces(cell, style))
+    return "".join(paint(piece.text, piece.style, support.depth) for piece in pieces(cell, style))
 
 
 def _loose(cells: Iterable[Cell], support: ColorSupport) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _simple(cells: Cells) -> bool:
 def _format(column: Column, width: int, support: ColorSupport) -> str:
     """The `%` format for one cell of a column."""
     field = f"%{'' if column.justify == 'right' else '-'}{width}s"
-    code = sgr(column.style, support.truecolor) if support.color else ""
+    code = sgr(column.style, support.depth) if support.color else ""
     return f"{code}{field}\x1b[0m" if code else field
 
 

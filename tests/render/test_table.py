@@ -33,7 +33,7 @@ from convinspect.render.format import Format
 from convinspect.render.heatmap import heatmap
 from convinspect.render.matrix import MatrixView, machine_table, matrix_table, sparkline
 from convinspect.render.picture import save
-from convinspect.render.style import GOOD, NAME, QUIET, WARN, sgr
+from convinspect.render.style import GOOD, NAME, QUIET, WARN, Depth, sgr
 from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces, plain
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -404,13 +404,13 @@ def test_256_colours_are_those_that_rich_chooses() -> None:
     for color in product(parts, repeat=3):
         style = "#{:02x}{:02x}{:02x}".format(*color)
         number = Color.parse(style).downgrade(ColorSystem.EIGHT_BIT).number
-        assert sgr(style, truecolor=False) == f"\x1b[38;5;{number}m", style
+        assert sgr(style, Depth.INDEXED) == f"\x1b[38;5;{number}m", style
 
 
 def test_styles_are_understood_or_refused() -> None:
     assert sgr("bold cyan") == "\x1b[1;36m"
     assert sgr("#102030 on color(9)") == "\x1b[38;2;16;32;48;48;5;9m"
-    assert sgr("#ff0000", truecolor=False) == "\x1b[38;5;196m"
+    assert sgr("#ff0000", Depth.INDEXED) == "\x1b[38;5;196m"
     assert sgr("") == ""
     with pytest.raises(ValueError, match="unknown style"):
         sgr("loud")

@@ -39,9 +39,14 @@ def packed_more(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[int, i
     if not packed:
         return 0, 0
     counted = counted_in(checkpoint)
-    known = [(logical_parameters(layer), layer) for layer in packed]
-    more = sum(logical - _stored(layer, counted) for logical, layer in known if logical is not None)
-    return more, sum(logical is None for logical, _ in known)
+    known = [beyond_stored(layer, counted) for layer in packed]
+    return sum(more for more in known if more is not None), known.count(None)
+
+
+def beyond_stored(layer: Layer, counted: set[int]) -> int | None:
+    """Parameters that a packed layer stands for beyond its stored elements; None where the packing does not tell."""
+    logical = logical_parameters(layer)
+    return None if logical is None else logical - _stored(layer, counted)
 
 
 def notes_on_packed(checkpoint: Checkpoint, layers: Sequence[Layer]) -> Iterator[str]:
