@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from drivers import DRIVERS
+from drivers import DRIVERS, JUDGES
 from outcomes import confine, fault_of
 
 
@@ -65,7 +65,7 @@ def fuzz(names: Sequence[str], seed: int, seconds: float, kept: Path | None, onl
                 break
             folder = Path(temporary) / "input"
             path, random = made(name, seed, number, folder)
-            ended, fault = fault_of(path, random)
+            ended, fault = JUDGES.get(name, fault_of)(path, random)
             tally.tried[name] += 1
             tally.ended[name, ended] += 1
             if fault:
