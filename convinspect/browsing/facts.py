@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from convinspect.browsing.becoming import Prospects
 from convinspect.browsing.model import Model
 from convinspect.errors import spelled
 from convinspect.kinds import shown_kind
 from convinspect.layers.tree import Node, walk
 from convinspect.records import Layer, Tensor
 from convinspect.render.cells import count, safe, shape, size, wrap
-from convinspect.render.style import BAD, GOOD, HEAD, NAME, QUIET, WARN
+from convinspect.render.style import GOOD, HEAD, NAME, QUIET, WARN
 from convinspect.render.table import Styled
 from convinspect.report.flags import as_flag
 from convinspect.report.shapes import tags_of
 from convinspect.text import plural
+
+if TYPE_CHECKING:
+    from convinspect.browsing.becoming import Prospects
 
 Line = tuple[Styled, ...]
 
@@ -117,11 +120,6 @@ def _tensor_lines(layer: Layer, width: int) -> list[Line]:
 def _described(tensor: Tensor) -> str:
     cut = "" if tensor.whole else ", cut"
     return f"{shape(tensor.shape)} {tensor.dtype}, {size(tensor.nbytes)}{cut}"
-
-
-def problem_lines(problems: Sequence[str], width: int) -> list[Line]:
-    """What is wrong with the file."""
-    return [line for problem in problems for line in _paragraph(problem, width, BAD)]
 
 
 def _fact(label: str, text: str, width: int, style: str = "") -> list[Line]:
