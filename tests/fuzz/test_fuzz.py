@@ -34,6 +34,15 @@ def test_changed_files_end_as_a_listing_or_an_error(tmp_path: Path, driver: str)
     assert " 0 kinds of fault" in done.stdout
 
 
+def test_several_processes_are_counted_together(tmp_path: Path) -> None:
+    run = Path(__file__).with_name("run.py")
+    options = ["--number", "1", "--seed", "3", "--driver", "stranger", "--driver", "plain", "--jobs", "2"]
+    done = subprocess.run([sys.executable, run, *options], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[0] == "seeds 3 to 4"
+    assert "stranger: 2 inputs" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("4 inputs, 0 kinds of fault")
+
+
 def test_a_wrong_listing_and_a_step_aside_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge of servers that can find nothing would be worth nothing."""
     from random import Random
