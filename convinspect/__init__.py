@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         diff,
         explain,
         find_layers,
+        module_tree,
         open,
         recover,
         select,
+        sort_layers,
         verify,
     )
 
@@ -42,10 +44,12 @@ __all__ = [
     "diff",
     "explain",
     "find_layers",
+    "module_tree",
     "modules",
     "open",
     "recover",
     "select",
+    "sort_layers",
     "verify",
 ]
 

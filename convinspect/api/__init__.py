@@ -3,6 +3,8 @@
     open        a checkpoint, of which nothing is run
     find_layers its layers
     select      those that are meant
+    sort_layers the same in the order of a listing
+    module_tree its modules as a tree, with sums of what lies under each
     diff        how two checkpoints differ, or what a load_state_dict error asks for
     convert     a checkpoint with pointwise convolutions as Linear or back, other names, another format
     verify      whether a conversion changed shapes and nothing else
@@ -24,7 +26,9 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.checkpoint import open_checkpoint as open
 from convinspect.errors import ConvInspectError
 from convinspect.layers.find import find_layers
+from convinspect.layers.order import sort_layers
 from convinspect.layers.select import select
+from convinspect.layers.tree import module_tree
 from convinspect.records import Layer, Tensor
 from convinspect.report.notebook import checkpoint_table, layer_table, show_in_notebooks
 
@@ -39,9 +43,11 @@ __all__ = [
     "diff",
     "explain",
     "find_layers",
+    "module_tree",
     "open",
     "recover",
     "select",
+    "sort_layers",
     "verify",
 ]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
+from convinspect.cli.listing import LimitOption, Sort, SortOption, first, say_how_many_more
 from convinspect.cli.options import (
     FormatOption,
     OutputOption,
@@ -40,9 +41,9 @@ def weights(
             metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
         ),
     ] = None,
-    layer: Annotated[list[str] | None, layer_option("The same as LAYER.")] = None,
+    layer: Annotated[list[str] | None, layer_option("; the same as LAYER")] = None,
     kernel: Annotated[
-        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only the kernel of output channel J.")
+        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J.")
     ] = None,
     rows: Annotated[
         str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")
@@ -53,6 +54,8 @@ def weights(
     ] = None,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Draw each matrix in coloured cells.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Min, max, mean, std, … and a histogram per layer.")] = False,
+    sort: SortOption = None,
+    limit: LimitOption = None,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
@@ -73,6 +76,8 @@ def weights(
 
       convinspect weights model.pt 'encoder.*' --stats
 
+      convinspect weights model.pt --stats --sort params --limit 10
+
       convinspect weights model.safetensors conv1 --heatmap --output conv1.svg
     """
     from convinspect.checkpoint import open_checkpoint
@@ -84,14 +89,47 @@ def weights(
     named = [*(layers or ()), *(layer or ())]
     sink = Sink(fmt, width, output, f"convinspect weights {short_name(path)}")
     with naming(path):
-        chosen, lacking = _choose(checkpoint, named)
+        found, lacking = _choose(checkpoint, named)
+        chosen, beyond = _first(checkpoint, found, sort, limit)
+        lacking = (*lacking, *beyond.notes)
         # Named layers are shown with their numbers; without names, many layers are shown as an overview.
-        if stats or (not named and not given and len(chosen) > _FEW):
+        if stats or (not named and not given and len(found) > _FEW):
             hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
-            _show_stats(checkpoint, chosen, (*lacking, *hint), sink)
+            _show_stats(checkpoint, chosen, (*lacking, *hint), sink, beyond.counted)
         else:
-            _show_kernels(checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink, lacking)
+            _show_kernels(
+                checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink, lacking, beyond.counted
+            )
+    say_how_many_more(sink, beyond.rows, limit)
     end_with_problems(checkpoint)
+
+
+class _Beyond(NamedTuple):
+    """The layers that `--limit` leaves out.
+
+    Attributes:
+        rows: How many; 0 without a limit.
+        notes: A line that says so, if there are any.
+        counted: How many, for JSON; nothing without a limit.
+    """
+
+    rows: int
+    notes: tuple[str, ...]
+    counted: dict[str, int]
+
+
+def _first(
+    checkpoint: Checkpoint, found: list[Layer], sort: Sort | None, limit: int | None
+) -> tuple[list[Layer], _Beyond]:
+    """The layers to show, in order, and what is left out of them."""
+    from convinspect.layers.order import sort_layers
+    from convinspect.report.footnotes import note_on_more
+
+    chosen, beyond = first(sort_layers(checkpoint, found, None if sort is None else sort.value), limit)
+    if limit is None:
+        return list(chosen), _Beyond(0, (), {})
+    notes = (note_on_more(len(beyond), limit),) if beyond else ()
+    return list(chosen), _Beyond(len(beyond), notes, {"not_shown": len(beyond)})
 
 
 def _check_part(part: Mapping[str, object], stats: bool) -> bool:
@@ -138,6 +176,7 @@ def _show_kernels(
     heatmap: bool,
     sink: Sink,
     lacking: tuple[str, ...],
+    counted: Mapping[str, int],
 ) -> None:
     from dataclasses import replace
 
@@ -179,7 +218,7 @@ def _show_kernels(
             else:
                 things.append(view.shown_matrix(shown, sink.space, sink.color, sliced))
     if things:
-        sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads})
+        sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads, **counted})
     _report(checkpoint, failed)
 
 
@@ -193,7 +232,9 @@ def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
         raise failed[-1]
 
 
-def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], lines: tuple[str, ...], sink: Sink) -> None:
+def _show_stats(
+    checkpoint: Checkpoint, chosen: list[Layer], lines: tuple[str, ...], sink: Sink, counted: Mapping[str, int]
+) -> None:
     from convinspect.arrays import stats
     from convinspect.report import weights as view
 
@@ -208,5 +249,6 @@ def _show_stats(checkpoint: Checkpoint, chosen: list[Layer], lines: tuple[str, .
             advance(layer.weight.nbytes)
     if shown:
         notes = view.assumed_dims([layer for layer, _ in shown])
-        sink.show(view.stats_table(checkpoint, shown, (*notes, *lines)), view.stats_payload(checkpoint, shown))
+        payload = {**view.stats_payload(checkpoint, shown), **counted}
+        sink.show(view.stats_table(checkpoint, shown, (*notes, *lines)), payload)
     _report(checkpoint, failed)

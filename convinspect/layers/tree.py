@@ -9,7 +9,7 @@ from typing import NamedTuple
 from convinspect.checkpoint import Checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import NUMBER, ranges, signature
-from convinspect.layers.order import listed
+from convinspect.layers.order import Order, sort_layers
 from convinspect.layers.packing import is_packed
 from convinspect.layers.parameters import beyond_stored, counted_in
 from convinspect.records import Layer, Tensor
@@ -55,6 +55,7 @@ def module_tree(
     *,
     fold: bool = True,
     depth: int | None = None,
+    sort: Order | None = None,
 ) -> Node:
     """The modules of a checkpoint as a tree. Its root's sums are the totals of `shapes`.
 
@@ -67,18 +68,34 @@ def module_tree(
         shown: Those that are to be seen; modules without any are left out, but counted. None: all.
         fold: Show neighbours that differ in nothing but a number for a name as one: `{0–11}`.
         depth: Leave out what lies deeper than so many levels below the root; it is counted.
+        sort: The order of children, as of `sort_layers`; by "params" and "size" of all that lies under them.
 
     Returns:
         The root, whose name is "". Nodes nest at most `DEEPEST` + 1 deep.
+
+    Raises:
+        CannotShow: There is no such order.
     """
     every = find_layers(checkpoint) if layers is None else layers
-    drafts = _drafts(listed(checkpoint, every), checkpoint)
+    by_sums = sort in ("params", "size")
+    drafts = _drafts(sort_layers(checkpoint, every, None if by_sums else sort), checkpoint)
     if fold:
         _fold(drafts)
     drafts = [draft for draft in drafts if not draft.absorbed]
     _add_up(drafts, checkpoint)
+    _sort(drafts, sort)
     seen = None if shown is None else {id(layer) for layer in shown}
     return _frozen(drafts[0], "", seen, DEEPEST if depth is None else depth)[0]
+
+
+def first_nodes(root: Node, most: int) -> Node:
+    """The tree without what comes after its first `most` nodes, parents first; the root stays."""
+    kept = {id(node) for (_, node), _ in zip(walk(root), range(most), strict=False)}
+    return _only(root, kept)
+
+
+def _only(node: Node, kept: set[int]) -> Node:
+    return node._replace(children=tuple(_only(child, kept) for child in node.children if id(child) in kept))
 
 
 def walk(node: Node) -> Iterator[tuple[int, Node]]:
@@ -197,6 +214,16 @@ def _add_up(drafts: Sequence[_Draft], checkpoint: Checkpoint) -> None:
         parameters = [(draft, tensor) for draft, tensor in places if id(tensor) in counted]
         for draft in _holders(draft for draft, _ in parameters):
             draft.parameters += prod(parameters[0][1].shape)
+
+
+def _sort(drafts: Sequence[_Draft], by: Order | None) -> None:
+    """Put the largest children first, where that is asked for."""
+    if by == "params":
+        for draft in drafts:
+            draft.children = dict(sorted(draft.children.items(), key=lambda item: -item[1].parameters))
+    elif by == "size":
+        for draft in drafts:
+            draft.children = dict(sorted(draft.children.items(), key=lambda item: -item[1].nbytes))
 
 
 def _holders(drafts: Iterator[_Draft]) -> list[_Draft]:

@@ -15,8 +15,8 @@ from convinspect.render.cells import count
 from convinspect.report.tensorless import notes_on_tensorless
 from convinspect.text import plural
 
-_ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
-_ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
+ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
+ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
 _ASSUMED_DIRECTION = (
     "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
 )
@@ -38,7 +38,7 @@ _EXPLAINED = {
     "cut": "cut: the file ends before the layer's last byte",
 }
 
-LEGEND = (_ASSUMED, _ASSUMED_GROUPS, _ASSUMED_DIRECTION, _PATCH, _ASSUMED_PATCH, *_EXPLAINED.values())
+LEGEND = (ASSUMED, ASSUMED_GROUPS, _ASSUMED_DIRECTION, _PATCH, _ASSUMED_PATCH, *_EXPLAINED.values())
 """Every meaning of a word in the notes column, for a legend of the whole table."""
 
 
@@ -47,7 +47,13 @@ def layer_name(layer: Layer) -> str:
     return layer.name or "(root)"
 
 
-def footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], everything: bool) -> list[str]:
+def footnotes(
+    checkpoint: Checkpoint,
+    layers: Sequence[Layer],
+    shown: Sequence[Layer],
+    everything: bool,
+    beyond: Sequence[Layer] = (),
+) -> list[str]:
     """All lines below the table, in order.
 
     Args:
@@ -55,6 +61,7 @@ def footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[L
         layers: All of its layers.
         shown: Those with a row.
         everything: Whether all kinds were asked for, so that no note on omitted ones is needed.
+        beyond: Those that have no row for there being too many.
     """
     return [
         *([] if shown else ["no layer to show"]),
@@ -62,10 +69,15 @@ def footnotes(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[L
         *notes_on_packed(checkpoint, layers),
         *notes_on_tensorless(checkpoint),
         *_notes_on_names(checkpoint),
-        *([] if everything else _notes_on_left_out(layers, shown)),
+        *([] if everything else _notes_on_left_out(layers, [*shown, *beyond])),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
         *checkpoint.notes,
     ]
+
+
+def note_on_more(rows: int, limit: int) -> str:
+    """How many rows `--limit` leaves out."""
+    return f"{plural(rows, 'more row')} not shown; --limit {limit} leaves {'it' if rows == 1 else 'them'} out"
 
 
 def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
@@ -74,7 +86,7 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
     yield from _notes_on_layouts(shown)
     if "assumed" in used:
         pointwise_alone = all(layer.pointwise for layer in shown if "assumed" in layer.tags)
-        yield _ASSUMED if pointwise_alone else _ASSUMED_GROUPS
+        yield ASSUMED if pointwise_alone else ASSUMED_GROUPS
         if any(map(may_be_transposed, shown)):
             yield _ASSUMED_DIRECTION
     if any(layer.patch for layer in shown):

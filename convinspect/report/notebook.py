@@ -35,12 +35,12 @@ def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
 def checkpoint_table(checkpoint: Any) -> Tables:
     """As `convinspect shapes`."""
     from convinspect.layers.find import find_layers
-    from convinspect.layers.folding import unfolded
+    from convinspect.layers.order import sort_rows
     from convinspect.layers.select import select
     from convinspect.report.shapes import listing_table
 
     layers = find_layers(checkpoint)
-    return listing_table(checkpoint, layers, unfolded(select(layers)), everything=False)
+    return listing_table(checkpoint, layers, sort_rows(checkpoint, select(layers)), everything=False)
 
 
 def layer_table(layer: Any) -> Tables:

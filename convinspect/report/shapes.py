@@ -18,7 +18,7 @@ from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.report.footnotes import LEGEND, footnotes
+from convinspect.report.footnotes import LEGEND, footnotes, note_on_more
 from convinspect.report.tensorless import without_shapes
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
@@ -46,7 +46,13 @@ _COLUMNS = (
 )
 
 
-def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequence[Fold], everything: bool) -> Table:
+def listing_table(
+    checkpoint: Checkpoint,
+    layers: Sequence[Layer],
+    folds: Sequence[Fold],
+    everything: bool,
+    beyond: Sequence[Fold] = (),
+) -> Table:
     """The table of `shapes`.
 
     Args:
@@ -54,15 +60,20 @@ def listing_table(checkpoint: Checkpoint, layers: Sequence[Layer], folds: Sequen
         layers: All of its layers, for the totals.
         folds: The rows.
         everything: Whether all kinds were asked for, so that no note on omitted ones is needed.
+        beyond: Rows that are left out, since there are too many.
     """
     shown = [layer for fold in folds for layer in fold.layers]
+    more = [layer for fold in beyond for layer in fold.layers]
     counted = counted_in(checkpoint)
     return Table(
         _columns(checkpoint),
         _rows(folds, counted),
-        title=f"{short_name(checkpoint.path)} · {checkpoint.format}{_root_of(checkpoint)}",
-        summary=_totals_lines(checkpoint, layers),
-        notes=tuple(footnotes(checkpoint, layers, shown, everything)),
+        title=title_of(checkpoint),
+        summary=totals_lines(checkpoint, layers),
+        notes=(
+            *([note_on_more(len(beyond), len(folds))] if beyond else []),
+            *footnotes(checkpoint, layers, shown, everything, more),
+        ),
         raw=LazyRows(_raw, folds, counted),
         more=("evidence", "pointwise"),
     )
@@ -88,8 +99,10 @@ def _counting_numbers() -> tuple[Column, ...]:
     )
 
 
-def _root_of(checkpoint: Checkpoint) -> str:
-    return f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
+def title_of(checkpoint: Checkpoint) -> str:
+    """What was opened, in what it is kept, and which part of it is meant."""
+    root = f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
+    return f"{short_name(checkpoint.path)} · {checkpoint.format}{root}"
 
 
 def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:
@@ -114,7 +127,7 @@ def _row(fold: Fold, arrow: str, counted: set[int]) -> tuple[Cell, ...]:
         parameters_of(fold.layers, counted),
         sum([each.nbytes for each in fold.layers]),
     )
-    return (fold.name or "(root)", *facts, _tag_cell(tags_of(layer), len(fold.layers)))
+    return (fold.name or "(root)", *facts, tag_cell(tags_of(layer), len(fold.layers)))
 
 
 # A large file has few different layers, so their cells are cached.
@@ -157,7 +170,8 @@ def tags_of(layer: Layer) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _tag_cell(tags: tuple[str, ...], repeats: int) -> Cell:
+def tag_cell(tags: tuple[str, ...], repeats: int) -> Cell:
+    """Tags in their colours, after how many times a row stands for."""
     words = ([f"×{repeats}"] if repeats > 1 else []) + list(tags)
     pieces: list[Styled] = []
     for word in words:
@@ -210,7 +224,8 @@ def totals(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, int]:
     }
 
 
-def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell, ...]:
+def totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell, ...]:
+    """The sums of the whole file, as the lines under its layers."""
     sums = totals(checkpoint, layers)
     pointwise = Styled(f"{count(sums['pointwise'])} pointwise", GOOD if sums["pointwise"] else "")
     stored = (
@@ -232,14 +247,24 @@ def _totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell
     )
 
 
-def listing_payload(checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer]) -> dict[str, Any]:
-    """The JSON of `shapes`; keys that do not apply to a kind are absent, None is "not recorded"."""
+def listing_payload(
+    checkpoint: Checkpoint, layers: Sequence[Layer], shown: Sequence[Layer], beyond: int | None = None
+) -> dict[str, Any]:
+    """The JSON of `shapes`; keys that do not apply to a kind are absent, None is "not recorded".
+
+    Args:
+        checkpoint: The checkpoint.
+        layers: All of its layers, for the totals.
+        shown: Those to list.
+        beyond: How many more are left out since there are too many; None where no number is too many.
+    """
     return {
         "path": str(checkpoint.path),
         "format": checkpoint.format,
         "root": checkpoint.root.path,
         "roots": [{"path": root.path, "role": root.role, "tensors": len(root.tensors)} for root in checkpoint.roots],
         "layers": [layer_payload(layer) for layer in shown],
+        **({"not_shown": beyond} if beyond is not None else {}),
         "totals": totals(checkpoint, layers),
         **({"without_shapes": lost} if (lost := without_shapes(checkpoint)) else {}),
         "problems": list(checkpoint.problems),
