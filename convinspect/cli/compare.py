@@ -19,7 +19,7 @@ from convinspect.cli.options import (
     WidthOption,
     layer_option,
 )
-from convinspect.cli.output import Sink, check_here
+from convinspect.cli.output import Sink, check_here, check_pixels
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension
@@ -136,6 +136,7 @@ def compare(
     from convinspect.comparing.compare import compare as measure
 
     check_here(output)
+    check_pixels(output)
     names = tuple(name.strip() for name in dtypes.split(","))
     options = Options(
         tuple(layer or ()), patches, patch, in_channels, out_channels, batch,
