@@ -15,8 +15,8 @@ ABOUT = """# What is this file?
 
 Made by `docs/what_is_this_file.py` from the tables in the code; do not edit.
 
-The content of a file decides what it is, not its name. `convinspect FILE` says what it is, and every other command says the same.
-Nothing in a file is run. What is read of each kind is in [formats.md](formats.md).
+The content of a file decides what it is, not its name. `convinspect FILE` says what it is, and every other command says
+the same. Nothing in a file is run. What is read of each kind is in [formats.md](formats.md).
 """
 WRITTEN_BY = {
     Container.TORCH_ZIP: "`torch.save` since PyTorch 1.6: a state_dict, a training checkpoint, a whole module",
