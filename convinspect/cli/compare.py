@@ -20,7 +20,7 @@ from convinspect.cli.options import (
     layer_option,
     path_argument,
 )
-from convinspect.cli.output import Sink, check_here
+from convinspect.cli.output import Sink, check_here, check_pixels
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension
@@ -137,6 +137,7 @@ def compare(
     from convinspect.comparing.compare import compare as measure
 
     check_here(output)
+    check_pixels(output)
     names = tuple(name.strip() for name in dtypes.split(","))
     options = Options(
         tuple(layer or ()), patches, patch, in_channels, out_channels, batch,

@@ -11,13 +11,8 @@ import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import (
-    RootOption,
-    SeedOption,
-    WidthOption,
-    path_argument,
-)
-from convinspect.cli.output import Sink, check_here
+from convinspect.cli.options import RootOption, SeedOption, WidthOption, path_argument
+from convinspect.cli.output import Sink, check_here, check_pixels
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
 
@@ -111,6 +106,7 @@ def explain(
       convinspect explain -o pointwise.html
     """
     check_here(output)
+    check_pixels(output)
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint

@@ -18,7 +18,7 @@ from convinspect.cli.options import (
     layer_option,
     path_argument,
 )
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
@@ -113,6 +113,8 @@ def verify(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
+    for source in (path, after or path):
+        check_output(output, fmt, source)
     with sharing_ranks() as group:
         opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
         total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
