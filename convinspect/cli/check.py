@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.complaints import say
-from convinspect.cli.options import WidthOption
+from convinspect.cli.options import (
+    WidthOption,
+    path_argument,
+)
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.errors import CannotShow, named
 from convinspect.render.format import Format
@@ -33,18 +36,20 @@ class CheckFormat(str, Enum):
 
 
 def check(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", readable=False, help="Checkpoints of any kind: files or folders.")
-    ],
-    values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
+    paths: Annotated[list[Path], path_argument("PATH", "Checkpoints of any kind: files or folders.")],
+    values: Annotated[bool, typer.Option("--values", help="Read every number too: NaN and Inf are found.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Of an address fetch all, its numbers too, and compare every checksum.")
     ] = False,
-    fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
+    fmt: Annotated[
+        CheckFormat, typer.Option("--format", help="How to write the result; --json is short for json.")
+    ] = CheckFormat.table,
     width: WidthOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="As .sarif, .json, .txt, .md, .html, .svg or .png."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file: .sarif, .json, .txt, .md, .html, .svg or .png."
+        ),
     ] = None,
 ) -> None:
     """Is this file whole, and what would loading it elsewhere call?

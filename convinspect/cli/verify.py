@@ -8,35 +8,36 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.options import (
+    DeviceOption,
+    FormatOption,
+    OutputOption,
+    RootOption,
+    SeedOption,
+    WidthOption,
+    layer_option,
+    path_argument,
+)
+from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
 
-BeforeArgument = Annotated[
-    Path, typer.Argument(metavar="BEFORE", readable=False, help="The checkpoint before its conversion.")
-]
+BeforeArgument = Annotated[Path, path_argument("BEFORE", "The checkpoint before its conversion.")]
 AfterArgument = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
-    ),
+    path_argument("AFTER", "The checkpoint after; without it BEFORE is converted in memory."),
 ]
-LayersOption = Annotated[
-    list[str] | None,
-    typer.Option("--layer", "-l", metavar="GLOB", help="Run only these layers.", autocompletion=complete_layers),
-]
+LayersOption = Annotated[list[str] | None, layer_option("; the others are not run")]
 RenameOption = Annotated[
     list[str] | None,
-    typer.Option("--rename", metavar="OLD=NEW", help="Names that the conversion changed, as given to convert."),
+    typer.Option("--rename", metavar="OLD=NEW", help="Other names, as given to convert."),
 ]
 BitsOption = Annotated[bool, typer.Option("--bits", help="Compare the stored bits only, without PyTorch.")]
 GradOption = Annotated[bool, typer.Option("--grad", help="Also compare the gradients of input, weight and bias.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code: also run the whole model."),
+    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to run the whole model too."),
 ]
 ModelAfterOption = Annotated[
     str | None,
@@ -46,20 +47,16 @@ ModelAfterOption = Annotated[
 ]
 InputOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--input", "-i", metavar="SHAPE|FILE", help="The model's input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."
-    ),
+    typer.Option("--input", "-i", metavar="SHAPE|FILE", help="The input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
 DtypeOption = Annotated[
     str,
-    typer.Option("--dtype", metavar="NAME", help="The dtype in which rounding is measured; the file's own by default."),
+    typer.Option("--dtype", metavar="NAME", help="The dtype to measure in; by default the file's own."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default."
+        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; by default 2 × 1 and 1 × 2."
     ),
 ]
 LengthOption = Annotated[
@@ -116,6 +113,8 @@ def verify(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
+    for source in (path, after or path):
+        check_output(output, fmt, source)
     with sharing_ranks() as group:
         opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
         total = sum(0 if one is None else one.nbytes_on_disk for one in opened)

@@ -41,9 +41,9 @@ def weights(
             metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
         ),
     ] = None,
-    layer: Annotated[list[str] | None, layer_option("The same as LAYER.")] = None,
+    layer: Annotated[list[str] | None, layer_option("; the same as LAYER")] = None,
     kernel: Annotated[
-        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only the kernel of output channel J.")
+        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J.")
     ] = None,
     rows: Annotated[
         str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")
@@ -211,7 +211,7 @@ def _show_kernels(
                 continue
             shown = view.matrix_view(layer, matrix, notes if matrix is matrices[-1] else (), precision)
             if heatmap and not sink.for_machines:
-                things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
+                things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color, sink.pictured))
             elif sink.for_machines:
                 several = len(matrices) > 1 or len(chosen) > 1
                 things.append(machine_table(view.labelled(shown, layer, matrix) if several else shown))
