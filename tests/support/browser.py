@@ -41,15 +41,20 @@ def chromium(profile: Path) -> Iterator[Chrome]:
         driver.quit()
 
 
+def _log(browser: Chrome, name: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = browser.get_log(name)  # type: ignore[no-untyped-call]
+    return entries
+
+
 def said(browser: Chrome) -> list[str]:
     """What the console says since it was last asked, but for advice on how tests look at a canvas."""
-    every = [entry["message"] for entry in browser.get_log("browser")]
+    every = [entry["message"] for entry in _log(browser, "browser")]
     return [text for text in every if "willReadFrequently" not in text]
 
 
 def asked_for(browser: Chrome) -> dict[str, str]:
     """Addresses that were asked for since this was last asked, each with why the browser refused it; "" where not."""
-    events: list[Any] = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    events: list[Any] = [json.loads(entry["message"])["message"] for entry in _log(browser, "performance")]
     named: dict[str, list[Any]] = {}
     for event in events:
         named.setdefault(event["method"], []).append(event["params"])

@@ -21,9 +21,14 @@ function columnsOf(model) {
   return columns;
 }
 
+/** A name, of which the beginning is left out where there is no room: names differ most at their ends. */
 function nameCell(name, under) {
+  const dot = name.lastIndexOf(".", name.length - 2);
+  const tail = dot > 0 && name.length - dot <= 24 ? name.slice(dot) : "";
   return make("span", { class: "namebox" }, make("span", { class: "twist", "aria-hidden": "true" }),
-    make("span", { class: "names" }, make("span", { class: "nametext", text: name, title: name }),
+    make("span", { class: "names" },
+      make("span", { class: "nametext", title: name }, make("span", { text: name.slice(0, name.length - tail.length) }),
+        tail ? make("span", { text: tail }) : null),
       make("span", { class: "under", text: under })));
 }
 

@@ -79,7 +79,8 @@ def test_norms_and_cells_are_those_of_torch(tmp_path: Path, name: str, cells: in
 def cells_of(matrix: torch.Tensor, high: int, wide: int) -> torch.Tensor:
     """The root of the mean square of each cell."""
     rows = [
-        torch.stack([part.square().mean().sqrt() for part in band.split(wide, dim=1)]) for band in matrix.split(high)
+        torch.stack([part.square().mean().sqrt() for part in torch.split(band, wide, dim=1)])
+        for band in torch.split(matrix, high)
     ]
     return torch.stack(rows)
 
