@@ -18,8 +18,9 @@ from convinspect.cli.options import (
     SeedOption,
     WidthOption,
     layer_option,
+    path_argument,
 )
-from convinspect.cli.output import Sink, check_here
+from convinspect.cli.output import Sink, check_here, check_pixels
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension
@@ -79,7 +80,7 @@ Lengths = Annotated[
 def compare(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", readable=False, help="A checkpoint; without it, well-known layers."),
+        path_argument("MODEL", "A checkpoint; without it, well-known layers."),
     ] = None,
     layer: Annotated[
         list[str] | None, layer_option("; by default all pointwise Conv1d, or all that cut patches")
@@ -136,6 +137,7 @@ def compare(
     from convinspect.comparing.compare import compare as measure
 
     check_here(output)
+    check_pixels(output)
     names = tuple(name.strip() for name in dtypes.split(","))
     options = Options(
         tuple(layer or ()), patches, patch, in_channels, out_channels, batch,

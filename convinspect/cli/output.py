@@ -58,7 +58,12 @@ class Sink(NamedTuple):
 
         if self.output is None:
             return wants_color(sys.stdout)
-        return self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
+        return self.pictured
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the result becomes a picture or a page, which has more than characters."""
+        return self.output is not None and self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
 
     def show(self, thing: object, payload: object) -> None:
         """Write the result: `payload` as JSON, `thing` in every other form."""
@@ -91,8 +96,21 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
     if output.name.endswith(".index.json"):
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
     check_here(output)
+    check_pixels(output)
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise CannotWrite("it is the file that was opened", "choose another name", output)
+
+
+def check_pixels(output: Path | None) -> None:
+    """Check that a picture in pixels can be made.
+
+    Raises:
+        CannotShow: There is no Pillow for a name in `.png` or `.gif`.
+    """
+    if output is not None and output.suffix.lower() in (".png", ".gif"):
+        from convinspect.render.raster import check_pillow
+
+        check_pillow()
 
 
 def check_here(output: Path | None) -> None:

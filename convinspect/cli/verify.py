@@ -16,20 +16,17 @@ from convinspect.cli.options import (
     SeedOption,
     WidthOption,
     layer_option,
+    path_argument,
 )
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
 
-BeforeArgument = Annotated[
-    Path, typer.Argument(metavar="BEFORE", readable=False, help="The checkpoint before its conversion.")
-]
+BeforeArgument = Annotated[Path, path_argument("BEFORE", "The checkpoint before its conversion.")]
 AfterArgument = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
-    ),
+    path_argument("AFTER", "The checkpoint after; without it BEFORE is converted in memory."),
 ]
 LayersOption = Annotated[list[str] | None, layer_option("; the others are not run")]
 RenameOption = Annotated[
@@ -116,6 +113,8 @@ def verify(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
+    for source in (path, after or path):
+        check_output(output, fmt, source)
     with sharing_ranks() as group:
         opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
         total = sum(0 if one is None else one.nbytes_on_disk for one in opened)

@@ -212,7 +212,7 @@ def _show_kernels(
                 continue
             shown = view.matrix_view(layer, matrix, notes if matrix is matrices[-1] else (), precision)
             if heatmap and not sink.for_machines:
-                things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color))
+                things.append(view.shown_heatmap(matrix, shown, sink.space, sink.color, sink.pictured))
             elif sink.for_machines:
                 several = len(matrices) > 1 or len(chosen) > 1
                 things.append(machine_table(view.labelled(shown, layer, matrix) if several else shown))

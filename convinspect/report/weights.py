@@ -16,10 +16,10 @@ from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer, Tensor
 from convinspect.render.cells import count, shape
-from convinspect.render.emit import TerminalSize
-from convinspect.render.heatmap import heatmap
+from convinspect.render.emit import TerminalSize, color_depth
+from convinspect.render.heatmap import Names, heatmap
 from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
-from convinspect.render.style import BAD, NAME, QUIET
+from convinspect.render.style import BAD, NAME, QUIET, Depth
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.footnotes import layer_name
 from convinspect.text import first_few, plural
@@ -81,8 +81,15 @@ def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
     return replace(view, row_names=[f"{front} {name}" for name in view.row_names])
 
 
-def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: bool) -> Block:
+def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: bool, pictured: bool = False) -> Block:
     """The matrix in coloured cells.
+
+    Args:
+        matrix: The numbers.
+        view: Its title and notes.
+        space: Of the terminal.
+        color: Whether it has colours.
+        pictured: It is for a picture, in true cells.
 
     Raises:
         CannotShow: The numbers are complex.
@@ -90,7 +97,17 @@ def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: 
     if matrix.values.dtype.kind == "c":
         raise CannotShow("a heatmap shows real numbers, and these are complex", "drop --heatmap")
     values = matrix.values.astype("float64")
-    return heatmap(values, space.width or 100, space.height or 60, color, view.title, view.notes)
+    names = Names(view.row_names, view.column_names)
+    notes = (f"rows {_reach(view.row_names)}, columns {_reach(view.column_names)}", *view.notes)
+    depth = Depth.TRUE if pictured else color_depth()
+    return heatmap(values, space.width or 100, space.height or 60, color, view.title, notes, depth, names, pictured)
+
+
+def _reach(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    word, blank, _ = names[0].rpartition(" ")
+    return f"{names[0]} to {names[-1].removeprefix(word + blank)}"
 
 
 _HISTOGRAM = "histogram: from min to max, heights go with the square root of the count"

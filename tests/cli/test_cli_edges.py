@@ -120,12 +120,41 @@ def test_a_linear_named_like_a_position_stays_a_linear(tmp_path: Path) -> None:
     assert [layer["kind"] for layer in found] == ["Linear", "Embedding"]
 
 
-def test_names_that_a_shell_would_obey_are_not_completed(tmp_path: Path) -> None:
-    names = ("a;id", "a$(x)", "ab")
+def test_names_that_a_shell_would_obey_are_taken_as_they_are(tmp_path: Path) -> None:
+    """bash itself says what the words that it is offered mean; what zsh would run is not offered."""
+    names = [
+        "a;id",
+        "a$(x)",
+        "ab",
+        "a'b",
+        'a"b',
+        "a\\b",
+        "a*",
+        "a b",
+        "a`id`",
+        "a&b",
+        "a<b",
+        "a~",
+        "a#b",
+        "a!b",
+        "a{1,2}",
+    ]
     torch.save({f"{name}.weight": torch.zeros(2, 3, 1) for name in names}, tmp_path / "a.pt")
     words = f"convinspect weights {tmp_path / 'a.pt'} a"
     done = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"})
-    assert done.stdout.split() == ["ab"]
+    line = done.stdout.replace("\n", " ")
+    taken = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True)
+    assert sorted(taken.stdout.splitlines()) == sorted(names)
+    done = run(env={"_CONVINSPECT_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words})
+    for name in names:
+        assert (name in done.stdout) == set("\"'`$\\").isdisjoint(name), name
+
+
+def test_a_name_with_a_line_end_is_not_completed(tmp_path: Path) -> None:
+    torch.save({f"{name}.weight": torch.zeros(2, 3, 1) for name in ("a\nid", "ab", "a\x1b[31m")}, tmp_path / "a.pt")
+    words = f"convinspect weights {tmp_path / 'a.pt'} a"
+    done = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"})
+    assert done.stdout.split("\n") == ["ab", ""]
 
 
 def test_the_models_own_class_is_named_inside_a_wrapper() -> None:
