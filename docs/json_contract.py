@@ -133,6 +133,20 @@ COMMON: dict[str, Schema] = {
                   several(ref("numbers"))],
         "description": "A number, or lists of numbers to any depth. A complex one is a text as Python writes it.",
     },
+    "module": record({
+        "name": text("The last part of its path; `\"\"` is the root, `{0–11}` stands for twelve modules."),
+        "path": text("From the root, with its parents folded as they are."),
+        "kind": text("Its layer's kind, or its class where the file records it; else `\"\"`."),
+        "repeats": integer("How many modules of its parent it stands for."),
+        "layers": names("Its own layers; where it or a module above it is folded, those of all that it stands for."),
+        "weight?": record({"shape": SHAPE, "dtype": text("PyTorch's name.")}, "Of its first layer."),
+        "pointwise?": flag("Whether its layer is a convolution with a kernel of one position."),
+        "parameters": integer("Of all that lies under it, shown or not; ties count once."),
+        "share": maybe(number("Its part of the root's parameters, from 0 to 1; null where there are none.")),
+        "nbytes": integer("Bytes of all tensors under it; ties count once."),
+        "tensors": integer("How many tensors lie under it."),
+        "children": several(ref("module"), "The modules in it that are shown."),
+    }, "A module, or what stands in the place of several alike."),
     "format": {
         "type": "string",
         "pattern": rf"^({FORMATS})(, [\d,]+ shards?)?(, in .+)?$",
@@ -216,7 +230,9 @@ SHAPES = record({
         "role": one_of(("model", "ema", "optimizer", "other"), "What it is."),
         "tensors": integer("How many it has."),
     }), "All dictionaries of tensors in the file."),
-    "layers": several(ref("layer"), "Those that were asked for."),
+    "layers": several(ref("layer"), "Those that were asked for, in the order of the listing."),
+    "not_shown?": integer("With `--limit`: how many more layers there are; with `--tree`, modules."),
+    "tree?": ref("module", "With `--tree`: all modules, from the root on."),
     "totals": record({
         "layers": integer("Convolutions and Linear of the whole root, whatever was asked for."),
         "pointwise": integer("Of these, with a kernel of one position."),
@@ -265,7 +281,8 @@ WEIGHTS = record({
                 "values": ref("numbers", "Its numbers."),
             }), "Of a layer that is neither a convolution nor Linear: its tensors."),
         }),
-    ]}, "Those that were asked for."),
+    ]}, "Those that were asked for, in the order of the listing."),
+    "not_shown?": integer("With `--limit`: how many more layers there are."),
 })  # fmt: skip
 WEIGHTS_STATS = record({
     "path": text("As given."),
@@ -281,7 +298,8 @@ WEIGHTS_STATS = record({
         "nan": integer("How many are NaN."),
         "inf": integer("How many are infinite."),
         "histogram": several(integer(), "16 counts from min to max; none where no value is finite."),
-    }), "Those that were asked for."),
+    }), "Those that were asked for, in the order of the listing."),
+    "not_shown?": integer("With `--limit`: how many more layers there are."),
 })  # fmt: skip
 
 CONVERT = record({
@@ -598,7 +616,8 @@ def _rows(one: Schema, before: str, defs: Mapping[str, Schema]) -> Iterator[tupl
         absent = "" if key in needed else " (may be absent)"
         about = held.get("description") or (defs[_name(held)].get("description", "") if "$ref" in held else "")
         yield f"`{before}{key}`", f"{_type(held)}{absent}", about.replace("|", "\\|")
-        for inner, mark in _records(held, defs):
+        # A module holds modules: their keys are those above.
+        for inner, mark in _records(held, defs) if not f"{before}{key}".endswith("children") else ():
             yield from _rows(inner, f"{before}{key}{mark}.", defs)
 
 

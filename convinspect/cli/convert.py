@@ -11,7 +11,7 @@ import typer
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import FormatOption, RootOption, WidthOption
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.output import Sink, reading_progress, wrote
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
 from convinspect.render.cells import safe
@@ -260,3 +260,5 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink, everythi
         say("note", line)
     for line in warning_lines(job):
         say("warning", line)
+    if job.target is not None:
+        wrote(job.target)

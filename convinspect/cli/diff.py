@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import ForceOption, FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
@@ -41,6 +41,7 @@ def diff(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Say why a checkpoint will not load where another does, and whether converting helps.
 
@@ -69,13 +70,12 @@ def diff(
     from convinspect.diffing.options import check_options
 
     check_options(path, other, error, values)
-    check_output(output, fmt, path)
+    check_output(output, fmt, [path, other], force)
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {short_name(path)}")
     if other is None:
         same = _show_answers(api.diff(a, error=_error(error)), everything, fold, sink)
     else:
-        check_output(output, fmt, other)
         b = open_alike(other, root)
         total = sum(tensor.nbytes for side in (a, b) for tensor in side.values()) if values else 0
         with reading_progress(total, "comparing") as advance:
@@ -120,9 +120,9 @@ def _show(table: Table, make: Callable[[], object], typed: list[str], sink: Sink
         for line in typed:
             print(safe(line))
     elif typed and ".md" in (f".{sink.fmt.value}", sink.output and sink.output.suffix.lower()):
-        sink.show([table, Block(tuple(typed[1:]))], payload)
+        sink.show([table, Block(tuple(typed[1:]))], payload, table.lead[:1])
     else:
-        sink.show(table._replace(summary=(*table.summary, *typed)), payload)
+        sink.show(table._replace(summary=(*table.summary, *typed)), payload, table.lead[:1])
 
 
 def _error(source: Path | None) -> str | Path:

@@ -51,3 +51,4 @@ OutputOption = Annotated[
         "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE when it exists.")]

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, OutputOption, RootOption, WidthOption
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.options import ForceOption, FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
@@ -86,6 +86,7 @@ def verify(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Check that a conversion changed shapes and nothing else.
 
@@ -108,7 +109,7 @@ def verify(
       convinspect verify big.safetensors converted.safetensors --bits
     """
     from convinspect.checkpoint import open_alike, open_whole
-    from convinspect.report.verify import verdict_payload, verdict_table
+    from convinspect.report.verify import verdict_lines, verdict_payload, verdict_table
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify_opened
 
@@ -116,6 +117,7 @@ def verify(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
+    check_output(output, fmt, [path, after], force)
     with sharing_ranks() as group:
         opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
         total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
@@ -124,7 +126,7 @@ def verify(
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(
-        verdict_table(report, names, on_screen), verdict_payload(report)
+        verdict_table(report, names, on_screen), verdict_payload(report), verdict_lines(report)
     )
     if not report.equal:
         raise typer.Exit(1)

@@ -475,7 +475,8 @@ def test_names_that_may_be_another_models_are_said_to_stay(tmp_path: Path) -> No
     torch.save(content, tmp_path / "a.pt")
     done = run("convert", tmp_path / "a.pt", "-o", tmp_path / "b.pt", "--rename", "0=conv", "--root", "generator")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "note: the optimizer keeps the old names: 0.bias, 0.weight\n"
+    said = "note: the optimizer keeps the old names: 0.bias, 0.weight"
+    assert done.stderr == f"{said}\nwrote {tmp_path / 'b.pt'}\n"
     after = reload(tmp_path / "b.pt")
     assert list(after["generator"]) == ["conv.weight", "conv.bias"]
     assert same(after["generator_optimizer"], content["generator_optimizer"])
