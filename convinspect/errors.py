@@ -162,6 +162,7 @@ class NotInstalled(ConvInspectError):
 PACKAGES = {
     "torch": "PyTorch", "safetensors": "safetensors", "ml_dtypes": "ml-dtypes", "fsspec": "fsspec",
     "aiohttp": "aiohttp", "huggingface_hub": "huggingface_hub", "s3fs": "s3fs", "gcsfs": "gcsfs",
+    "textual": "textual",
 }  # fmt: skip
 """Packages that only some commands and functions need, with their names."""
 

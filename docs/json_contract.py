@@ -133,20 +133,6 @@ COMMON: dict[str, Schema] = {
                   several(ref("numbers"))],
         "description": "A number, or lists of numbers to any depth. A complex one is a text as Python writes it.",
     },
-    "module": record({
-        "name": text("The last part of its path; `\"\"` is the root, `{0–11}` stands for twelve modules."),
-        "path": text("From the root, with its parents folded as they are."),
-        "kind": text("Its layer's kind, or its class where the file records it; else `\"\"`."),
-        "repeats": integer("How many modules of its parent it stands for."),
-        "layers": names("Its own layers; where it or a module above it is folded, those of all that it stands for."),
-        "weight?": record({"shape": SHAPE, "dtype": text("PyTorch's name.")}, "Of its first layer."),
-        "pointwise?": flag("Whether its layer is a convolution with a kernel of one position."),
-        "parameters": integer("Of all that lies under it, shown or not; ties count once."),
-        "share": maybe(number("Its part of the root's parameters, from 0 to 1; null where there are none.")),
-        "nbytes": integer("Bytes of all tensors under it; ties count once."),
-        "tensors": integer("How many tensors lie under it."),
-        "children": several(ref("module"), "The modules in it that are shown."),
-    }, "A module, or what stands in the place of several alike."),
     "format": {
         "type": "string",
         "pattern": rf"^({FORMATS})(, [\d,]+ shards?)?(, in .+)?$",
@@ -221,6 +207,21 @@ LAYER = record({
 }, together=[("in_channels", "out_channels", "kernel_size", "patch", "stride", "padding", "dilation", "groups"),
              ("in_features", "out_features")])  # fmt: skip
 
+NODE = record({
+    "name": text("The last part of its path; `{0–11}` for repeated ones."),
+    "path": text("From the root, with repeated parents as `{0–11}`; `\"\"` is the root."),
+    "kind": text("The layer's kind, or the module's class; `\"\"` where neither is known."),
+    "repeats": integer("How many modules are folded into it."),
+    "layers": names("Names of its own layers."),
+    "weight?": record({"shape": SHAPE, "dtype": text("PyTorch's name.")}, "Of the first layer."),
+    "pointwise?": flag("As in `layers`."),
+    "parameters": integer("Of all that lies under it, also what is not listed."),
+    "share": maybe(number("Its part of all parameters, 0 to 1; null where there are none.")),
+    "nbytes": integer("Bytes of all that lies under it."),
+    "tensors": integer("Tensors under it."),
+    "children": several(ref("module"), "The modules in it, each such an object."),
+}, together=[("weight", "pointwise")])  # fmt: skip
+
 SHAPES = record({
     "path": text("As given."),
     "format": ref("format", "What keeps the tensors."),
@@ -230,9 +231,7 @@ SHAPES = record({
         "role": one_of(("model", "ema", "optimizer", "other"), "What it is."),
         "tensors": integer("How many it has."),
     }), "All dictionaries of tensors in the file."),
-    "layers": several(ref("layer"), "Those that were asked for, in the order of the listing."),
-    "not_shown?": integer("With `--limit`: how many more layers there are; with `--tree`, modules."),
-    "tree?": ref("module", "With `--tree`: all modules, from the root on."),
+    "layers": several(ref("layer"), "Those that were asked for."),
     "totals": record({
         "layers": integer("Convolutions and Linear of the whole root, whatever was asked for."),
         "pointwise": integer("Of these, with a kernel of one position."),
@@ -244,6 +243,8 @@ SHAPES = record({
         "storage_nbytes": integer("Bytes of their storages."),
         "disk_nbytes": integer("Size of the file, or of all shards."),
     }),
+    "not_shown?": integer("With `--limit`: how many layers more there are."),
+    "tree?": ref("module", "With `--tree`: the modules, beginning with the root."),
     "without_shapes?": record({
         "uninitialized?": names("Keys of lazy layers."),
         "nested?": names("Keys of nested tensors."),
@@ -281,8 +282,8 @@ WEIGHTS = record({
                 "values": ref("numbers", "Its numbers."),
             }), "Of a layer that is neither a convolution nor Linear: its tensors."),
         }),
-    ]}, "Those that were asked for, in the order of the listing."),
-    "not_shown?": integer("With `--limit`: how many more layers there are."),
+    ]}, "Those that were asked for."),
+    "not_shown?": integer("With `--limit`: how many layers more there are."),
 })  # fmt: skip
 WEIGHTS_STATS = record({
     "path": text("As given."),
@@ -298,8 +299,8 @@ WEIGHTS_STATS = record({
         "nan": integer("How many are NaN."),
         "inf": integer("How many are infinite."),
         "histogram": several(integer(), "16 counts from min to max; none where no value is finite."),
-    }), "Those that were asked for, in the order of the listing."),
-    "not_shown?": integer("With `--limit`: how many more layers there are."),
+    }), "Those that were asked for."),
+    "not_shown?": integer("With `--limit`: how many layers more there are."),
 })  # fmt: skip
 
 CONVERT = record({
@@ -571,6 +572,8 @@ EXPLAIN = record({
     "largest_difference?": number("Of the two results."),
 }, together=[("image", "patch", "grid", "linear_result", "largest_difference")])  # fmt: skip
 
+RECURSIVE = ("numbers", "module")
+"""What holds more of its own kind, so that a table shows it once."""
 COMMANDS: dict[str, tuple[str, Schema]] = {
     "shapes": ("shapes", SHAPES),
     "weights": ("weights LAYER", WEIGHTS),
@@ -594,7 +597,7 @@ def schema() -> Schema:
         "title": "What convinspect writes with --format json",
         "description": "Each command's is under its name in $defs. Keys are only ever added.",
         "anyOf": [ref(name) for name in COMMANDS],
-        "$defs": {**commands, "layer": LAYER, **COMMON},
+        "$defs": {**commands, "layer": LAYER, "module": NODE, **COMMON},
     }
 
 
@@ -616,8 +619,7 @@ def _rows(one: Schema, before: str, defs: Mapping[str, Schema]) -> Iterator[tupl
         absent = "" if key in needed else " (may be absent)"
         about = held.get("description") or (defs[_name(held)].get("description", "") if "$ref" in held else "")
         yield f"`{before}{key}`", f"{_type(held)}{absent}", about.replace("|", "\\|")
-        # A module holds modules: their keys are those above.
-        for inner, mark in _records(held, defs) if not f"{before}{key}".endswith("children") else ():
+        for inner, mark in _records(held, defs):
             yield from _rows(inner, f"{before}{key}{mark}.", defs)
 
 
@@ -629,9 +631,9 @@ def _records(held: Schema, defs: Mapping[str, Schema]) -> Iterator[tuple[Schema,
         yield held, ""
     for part in held.get("anyOf", ()):
         yield from ((inner, mark) for inner, mark in _records(part, defs) if "$ref" not in part)
-        if "$ref" in part:
-            yield from _records(defs[_name(part)], defs) if _name(part) != "numbers" else ()
-    if "items" in held and _name(held["items"]) != "numbers":
+        if "$ref" in part and _name(part) not in RECURSIVE:
+            yield from _records(defs[_name(part)], defs)
+    if "items" in held and _name(held["items"]) not in RECURSIVE:
         yield from ((inner, f"[]{mark}") for inner, mark in _records(held["items"], defs))
     if isinstance(held.get("additionalProperties"), dict):
         yield from ((inner, f".*{mark}") for inner, mark in _records(held["additionalProperties"], defs))

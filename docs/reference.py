@@ -1,6 +1,7 @@
 """Writes what is said of the commands, from the commands themselves: `python docs/reference.py`.
 
-The page `docs/cli.md`, and `tests/cli/help.txt`: the help of every command, as the tests expect it.
+The page `docs/cli.md`, the man page `docs/convinspect.1`, and `tests/cli/help.txt`: the help of every command, as the
+tests expect it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 from convinspect.cli.commands import SUMMARIES
-from convinspect.cli.described import HELP, Description, Parameter, describe
-from convinspect.cli.help import command_help, program_help
+from convinspect.cli.described import EXIT_CODES, HELP, Description, Parameter, describe
+from convinspect.cli.help import PROGRAM_OPTIONS, command_help, program_help
 from convinspect.cli.main import app
+from man_page import man_page
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 80
@@ -29,7 +31,32 @@ def descriptions() -> list[Description]:
 def reference() -> str:
     """The page, in Markdown."""
     parts = ["# Commands\n\nMade by `docs/reference.py` from the commands themselves; do not edit.\n"]
-    return "\n".join([*parts, *map(_section, descriptions())])
+    commands = descriptions()
+    codes = ["## Exit codes", "", "| | |", "|---|---|", *(f"| {code} | {said} |" for code, said in EXIT_CODES), ""]
+    return "\n".join([*parts, _table_of_options(commands), *map(_section, commands), *codes])
+
+
+def _table_of_options(commands: list[Description]) -> str:
+    """Every option once: what it means in every command that has it; the sections below say the rest."""
+    lines = [
+        "## Options",
+        "",
+        "An option means the same in every command that has it.",
+        "",
+        "| | | in |",
+        "|---|---|---|",
+    ]
+    having: dict[str, list[tuple[str, Parameter]]] = {}
+    for command in commands:
+        for option in command.options:
+            having.setdefault(option.names[0], []).append((command.name, option))
+    for _, found in sorted(having.items()):
+        option = found[0][1]
+        users = "all" if len(found) == len(commands) else ", ".join(name for name, _ in found)
+        says = f"{option.meaning}." if len(found) > 1 else option.text
+        value = max((each.value for _, each in found), key=len)
+        lines.append(f"| `{_cell(_typed(option._replace(value=value)))}` | {_cell(says)} | {users} |")
+    return "\n".join([*lines, ""])
 
 
 def _section(command: Description) -> str:
@@ -55,7 +82,7 @@ def _cell(text: str) -> str:
 
 def helps() -> str:
     """The help of the program and of every command."""
-    pages = [("-h", _plain(program_help(app.info.help or "", SUMMARIES, COLUMNS)))]
+    pages = [("-h", _plain(program_help(_about(), SUMMARIES, COLUMNS)))]
     pages += [(f"{command.name} -h", _plain(command_help(command, COLUMNS))) for command in descriptions()]
     return "\n".join(f"$ convinspect {words}\n{text}" for words, text in pages)
 
@@ -64,7 +91,17 @@ def _plain(parts: Iterable[tuple[str, str]]) -> str:
     return "".join(part for part, _ in parts)
 
 
-WRITTEN = {"docs/cli.md": reference, "tests/cli/help.txt": helps}
+def manual() -> str:
+    """The man page."""
+    return man_page(_about(), descriptions(), PROGRAM_OPTIONS)
+
+
+def _about() -> str:
+    """What the program does, in one sentence."""
+    return app.info.help or ""
+
+
+WRITTEN = {"docs/cli.md": reference, "docs/convinspect.1": manual, "tests/cli/help.txt": helps}
 """Files, and what writes each."""
 
 if __name__ == "__main__":

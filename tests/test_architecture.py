@@ -21,6 +21,7 @@ ORDER = [
     {"converting"},
     {"verifying", "diffing", "comparing", "explaining"},
     {"report"},
+    {"browsing"},
     {"api"},
     {"cli"},
 ]
@@ -113,7 +114,7 @@ def test_heavy_and_foreign_packages_stay_where_they_belong(path: Path) -> None:
     every, top = imports(path), imports(path, top_only=True)
     assert not any(name.split(".")[0] == "click" for name in every)
     assert dotted(path) in LIVE or not any(name.split(".")[0] in ("torch", "safetensors") for name in top)
-    if part_of(path) not in ("render", "report", "cli"):
+    if part_of(path) not in ("render", "report", "browsing", "cli"):
         assert not any(name.split(".")[0] in ("rich", "typer") for name in every)
     assert not any(name.split(".")[0] in ("pickle", "_pickle", "dill", "cloudpickle", "joblib") for name in every)
 

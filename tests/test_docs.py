@@ -143,11 +143,41 @@ def test_what_is_said_of_the_commands_is_what_they_say(tmp_path: Path) -> None:
         assert written == (ROOT / name).read_text(encoding="utf-8"), f"run docs/reference.py: {name} is not up to date"
 
 
-def test_pages_name_only_files_that_exist() -> None:
-    for page in PAGES:
-        for target in re.findall(
-            r"\]\(([^)#\s]+)\)|srcset=\"([^\"]+)\"|src=\"([^\"]+)\"", page.read_text(encoding="utf-8")
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "fixtures" / "README.md"]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name in a page: its headings, as GitHub makes anchors of them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Links and pictures of a page that lead to no file or heading of this repository."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for link in re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"\s]+)", text):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not link.startswith("http") and (
+            not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target))
         ):
-            name = next(part for part in target if part)
-            if not name.startswith("http"):
-                assert (page.parent / name).exists(), f"{page.name} names {name}"
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text('# A `b(1)`, c\n[d](#a-b1-c) [e](#f) [g](none.md) [h](page.md#i) <img src="j.svg">\n')
+    assert broken_links(page) == ["#f", "none.md", "page.md#i", "j.svg"]
+
+
+def test_the_front_page_is_short() -> None:
+    for page in PAGES[:2]:
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 220

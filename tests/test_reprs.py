@@ -81,7 +81,7 @@ def records(folder: Path) -> dict[str, tuple[Any, str]]:
             "<example of layer 'conv1': Conv1d (16, 8, 1), 4 rows of data>",
         ),
         "explain patches": (
-            convinspect.explain(patches=True, rows=1),
+            convinspect.explain(patches=True, samples=1),
             "<example of layer 'patch_embed': Conv2d (3, 2, 2, 2), 1 patch>",
         ),
         "swaps": (swaps, "<swaps: 1 layer replaced, 0 left>"),

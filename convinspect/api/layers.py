@@ -96,7 +96,7 @@ def explain(
     path: Source | None = None,
     layer: str | None = None,
     *,
-    rows: int = 4,
+    samples: int = 4,
     seed: int = 0,
     input: str | Path | torch.Tensor | None = None,
     patches: bool = False,
@@ -107,10 +107,10 @@ def explain(
     Args:
         path: A checkpoint; without it, a small built-in layer of 3 → 6.
         layer: Which of its layers.
-        rows: How many rows of data are drawn.
+        samples: How many rows of data are drawn, or patches.
         seed: Of the data that are drawn for a file's layer.
         input: Your own data, (n, in), or of patches an image, (C, …): a tensor, or a .csv, .npy or .pt file.
-        patches: The layer is a convolution over patches: `rows` of them are cut from an image.
+        patches: The layer is a convolution over patches: `samples` of them are cut from an image.
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
 
     Returns:
@@ -126,8 +126,8 @@ def explain(
     from convinspect.explaining.explain import explain as compute
     from convinspect.report.explain_steps import overview
 
-    check_at_least(1, rows=rows)
+    check_at_least(1, samples=samples)
     check_at_least(0, seed=seed)
     show_in_notebooks(Example, overview)
-    options = Options(layer, rows, seed, path_of(input) if isinstance(input, str) else input, patches)
+    options = Options(layer, samples, seed, path_of(input) if isinstance(input, str) else input, patches)
     return compute(None if path is None else opened(path, root, damaged=True), options)

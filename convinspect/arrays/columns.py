@@ -14,7 +14,7 @@ from convinspect.records import Storage, Tensor, contiguous
 
 _READABLE = FLOATING & (NUMPY | ML_DTYPES)
 ROWS = 1 << 17
-"""Weights that are run at once: 1 MB in float64, so that all passes over them stay in the cache."""
+"""Weights of small layers that are run at once: 1 MB in float64, so that all passes over them stay in the cache."""
 _LARGEST = 2**63 - 1
 _NONE = -1
 """Where a column has no number."""
@@ -46,9 +46,10 @@ class Alike(Sequence[Tensor]):
 
     Args:
         tensors: At least one.
+        summed: Whether reading one as a whole checks its record's CRC-32.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], summed: bool = True) -> None:
         storages = [tensor.storage for tensor in tensors if tensor.storage is not None]
         first = tensors[0]
         self._shape, self._dtype, self._stride = first.shape, first.dtype, first.stride
@@ -60,7 +61,8 @@ class Alike(Sequence[Tensor]):
         self._offsets = array("Q", (tensor.offset for tensor in tensors))
         self._sizes = array("Q", (storage.nbytes for storage in storages))
         self._starts = array("Q", (storage.start or 0 for storage in storages))
-        self._sums = array("q", (_NONE if storage.crc is None else storage.crc for storage in storages))
+        sums = (storage.crc if summed else None for storage in storages)
+        self._sums = array("q", (_NONE if crc is None else crc for crc in sums))
 
     def __len__(self) -> int:
         return len(self._starts)

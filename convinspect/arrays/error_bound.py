@@ -151,22 +151,23 @@ class Bounding:
 
     def __init__(self, form: Form, xs: Sequence[torch.Tensor]) -> None:
         self.form, self.xs = form, [x.abs() for x in xs]
-        # Where it is one matrix at each position, a single product over all positions is the cheapest way.
-        self.rows = torch.cat([x.mT.reshape(-1, x.shape[1]) for x in self.xs]) if form.plain and not form.last else None
+        # Where it is one matrix at each position, a product with rows is the cheapest way. One for each input: for
+        # two rows the matrix is read as it lies, for four it is packed first, which takes longer than all else.
+        plain = form.plain and not form.last
+        self.rows = [x.mT.contiguous() for x in self.xs] if plain else None
 
     def sizes(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: torch.Tensor | None = None
+        self, weight: torch.Tensor, bias: torch.Tensor | None, into: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """One (N, O, L') for each input, by weight as stored and bias (O,). `scratch` is memory for the weight's
-        absolute values.
+        """One (N, O, L') for each input, by weight as stored and bias (O,). `into` is memory for the weight's
+        absolute values; it may be the weight.
         """
         bias = None if bias is None else bias.abs()
-        weight = weight.abs() if scratch is None else torch.abs(weight, out=scratch.view(weight.shape))
+        weight = weight.abs() if into is None else torch.abs(weight, out=into)
         if self.rows is None:
             return [operation(self.form)(x, weight, bias) for x in self.xs]
-        product = functional.linear(self.rows, _matrix(self.form, weight), bias)
-        parts = torch.split(product, [x.shape[0] * x.shape[2] for x in self.xs])
-        return [part.reshape(x.shape[0], x.shape[2], -1).mT for part, x in zip(parts, self.xs, strict=True)]
+        matrix = _matrix(self.form, weight)
+        return [functional.linear(rows, matrix, bias).mT for rows in self.rows]
 
 
 def _agreement_of(results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], terms: int) -> Agreement:

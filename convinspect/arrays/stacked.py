@@ -13,12 +13,16 @@ from typing import NamedTuple
 
 import torch
 
-from convinspect.arrays.columns import ROWS
 from convinspect.arrays.error_bound import Agreement, Bounding, OtherShape, Rounding, agreements, roundings
 from convinspect.arrays.forms import Form, operation
 from convinspect.arrays.storage import Files, compare_crc
 from convinspect.arrays.to_torch import torch_dtype
 from convinspect.records import Tensor
+
+STRIP = 1 << 19
+"""Weights of a large layer that are run at once: 4 MB in float64. In smaller strips, operators end so soon that threads
+wait for the interpreter lock most of the time.
+"""
 
 
 class Stack(NamedTuple):
@@ -96,8 +100,8 @@ class _Run:
         wide = self.bench.numbers("wide", weight.numel(), torch.float64).view(weight.shape).copy_(weight)
         wide_bias = None if bias is None else bias.double()
         both = [self._both(x, wide, wide_bias) for x in self.xs]
-        scratch = self.bench.numbers("absolute", weight.numel(), torch.float64)
-        sizes = self.bounding.sizes(wide, wide_bias, scratch)
+        # Both have been run: their absolute values may take the weights' place, which is in the cache.
+        sizes = self.bounding.sizes(wide, wide_bias, into=wide)
         columns = [self._by_layer(column) for column in (*zip(*both, strict=True), sizes)]
         return (*columns, self._by_layer([both[-1][0]]), *self._rounded(weight, bias))
 
@@ -132,7 +136,7 @@ def _strips(stack: Stack, bench: Bench) -> Iterator[tuple[torch.Tensor, torch.Te
     """Weights (rows, I, 1, …) and biases (rows,) as stored: rows of all layers, or some rows of one."""
     first = stack.weights[0]
     outputs, layers = first.shape[0], len(stack.weights)
-    step = outputs if layers > 1 else max(1, ROWS * outputs // first.numel)
+    step = outputs if layers > 1 else max(1, STRIP * outputs // first.numel)
     biases = stack.biases
     bias = _Readings("bias", biases, bench).next(biases[0].shape[0]).flatten() if biases else None
     readings = _Readings("weight", stack.weights, bench)

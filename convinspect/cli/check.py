@@ -36,15 +36,19 @@ def check(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH", readable=False, help="Checkpoints of any kind: files or folders.")
     ],
-    values: Annotated[bool, typer.Option("--values", help="Also read every number, and look for NaN and Inf.")] = False,
+    values: Annotated[bool, typer.Option("--values", help="Read every number too: NaN and Inf are found.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Of an address fetch all, its numbers too, and compare every checksum.")
     ] = False,
-    fmt: Annotated[CheckFormat, typer.Option("--format", help="How to write the result.")] = CheckFormat.table,
+    fmt: Annotated[
+        CheckFormat, typer.Option("--format", help="How to write the result; --json is short for json.")
+    ] = CheckFormat.table,
     width: WidthOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="As .sarif, .json, .txt, .md, .html, .svg or .png."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file: .sarif, .json, .txt, .md, .html, .svg or .png."
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from convinspect.cli.parameters import convert_quickly
 
 SUMMARIES = {
     "shapes": "List the convolution and Linear layers of a saved model, with their kernel shapes.",
+    "browse": "Explore a saved model in the terminal: its modules, shapes, numbers, and what could be converted.",
     "weights": "Show the kernels themselves: a matrix of output × input channels.",
     "diff": "Say why a checkpoint will not load where another does, and whether converting helps.",
     "convert": "Turn kernel-size-1 convolutions into Linear, or back, inside a checkpoint.",

@@ -29,21 +29,42 @@ if TYPE_CHECKING:
     from convinspect.comparing.compare import Comparison
 
 Patches = Annotated[
-    bool, typer.Option("--patches", help="Convolutions that cut patches (stride = kernel size) instead.")
+    bool,
+    typer.Option("--patches", help="Convolutions that cut patches (stride = kernel size), instead of pointwise ones."),
 ]
 Patch = Annotated[
     str | None,
-    typer.Option("--patch", metavar="16x16", help="The kernel of one; with MODEL, that in whose place a Linear is."),
+    typer.Option(
+        "--patch",
+        metavar="16x16",
+        help="Kernel size of the convolution over patches; with MODEL, of that in whose place a Linear is.",
+    ),
 ]
 InChannels = Annotated[
     int | None,
-    typer.Option("--in-channels", min=1, max=2**31 - 1, metavar="N", help="Of one that is in no file; default 3."),
+    typer.Option(
+        "--in-channels",
+        min=1,
+        max=2**31 - 1,
+        metavar="N",
+        help="Input channels of the convolution over patches, if it is in no file; by default 3.",
+    ),
 ]
 OutChannels = Annotated[
-    int | None, typer.Option("--out-channels", min=1, max=2**31 - 1, metavar="N", help="Likewise; default 768.")
+    int | None,
+    typer.Option(
+        "--out-channels",
+        min=1,
+        max=2**31 - 1,
+        metavar="N",
+        help="Output channels of the convolution over patches; by default 768.",
+    ),
 ]
 Batch = Annotated[
-    int | None, typer.Option("--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size; default 8, or as above.")
+    int | None,
+    typer.Option(
+        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; by default 8, or as above."
+    ),
 ]
 Lengths = Annotated[
     str | None,
@@ -51,7 +72,7 @@ Lengths = Annotated[
         "--length",
         "--lengths",
         metavar="L,…",
-        help="Length, or patches of an example; several for a sweep: 1,20,1000. Default 1024, or as above.",
+        help="Length of a layer's input, or its patches; several for a sweep: 1,20,1000. By default 1024, or as above.",
     ),
 ]
 
@@ -61,7 +82,9 @@ def compare(
         Path | None,
         typer.Argument(metavar="MODEL", readable=False, help="A checkpoint; without it, well-known layers."),
     ] = None,
-    layer: Annotated[list[str] | None, layer_option("Default: all pointwise Conv1d, or all that cut patches.")] = None,
+    layer: Annotated[
+        list[str] | None, layer_option("; by default all pointwise Conv1d, or all that cut patches")
+    ] = None,
     patches: Patches = False,
     patch: Patch = None,
     in_channels: InChannels = None,
@@ -69,7 +92,10 @@ def compare(
     batch: Batch = None,
     lengths: Lengths = None,
     dtypes: Annotated[
-        str, typer.Option("--dtype", "--dtypes", metavar="NAME,…", help="dtype, or several: float32,bfloat16.")
+        str,
+        typer.Option(
+            "--dtype", "--dtypes", metavar="NAME,…", help="The dtype to measure in; or several: float32,bfloat16."
+        ),
     ] = "float32",
     device: DeviceOption = "cpu",
     threads: Annotated[
@@ -101,9 +127,9 @@ def compare(
 
       convinspect compare model.pt --layer 'encoder.*' --batch 1 --length 4096
 
-      convinspect compare --lengths 1,20,1000 --dtypes float32,bfloat16 -o plot.svg
+      convinspect compare --length 1,20,1000 --dtype float32,bfloat16 -o plot.svg
 
-      convinspect compare --patches --dtypes float32,bfloat16
+      convinspect compare --patches --dtype float32,bfloat16
 
       convinspect compare --patch 2x14x14 --out-channels 1152 --batch 4096 --device cuda
     """

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.complaints import say
-from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import FormatOption, RootOption, WidthOption
+from convinspect.cli.options import FormatOption, LayerOption, ModelOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, reading_progress, wrote
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
@@ -65,7 +64,10 @@ To = Annotated[Target | None, typer.Option("--to", metavar="KIND", help="What th
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="TARGET", help="The new file, whose suffix says the format; or a new folder."
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write to this file, whose suffix says the format, or to this new folder.",
     ),
 ]
 From = Annotated[
@@ -73,10 +75,6 @@ From = Annotated[
     typer.Option(
         "--from", metavar="KIND", help="Kinds to convert; by default Conv1d to Linear and Linear to convolutions."
     ),
-]
-LayerGlobs = Annotated[
-    list[str] | None,
-    typer.Option("--layer", "-l", metavar="GLOB", help="Only these layers.", autocompletion=complete_layers),
 ]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not these layers.")]
 Like = Annotated[
@@ -93,19 +91,24 @@ Patches = Annotated[
     bool,
     typer.Option(
         "--patches",
-        help="With --to linear: take convolutions that cut patches (stride = kernel size), not those of kernel size 1.",
+        help="Convolutions that cut patches (stride = kernel size), not those of kernel size 1; with --to linear.",
     ),
 ]
 Patch = Annotated[
     str | None,
     typer.Option(
-        "--patch", metavar="16x16", help="With --to conv2d and the like: the kernel that a Linear over patches gets."
+        "--patch",
+        metavar="16x16",
+        help="Kernel size of the convolution over patches, which a Linear over patches becomes.",
     ),
 ]
 InChannels = Annotated[
     int | None,
     typer.Option(
-        "--in-channels", min=1, metavar="N", help="With --patch: refuse what gives other channels than these."
+        "--in-channels",
+        min=1,
+        metavar="N",
+        help="Input channels of the convolution over patches; with --patch: refuse others.",
     ),
 ]
 PatchOrderOption = Annotated[
@@ -125,12 +128,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would b
 GroupsOption = Annotated[
     Groups | None,
     typer.Option("--groups", help="Write grouped convolutions as Linear over all channels, mostly zeros."),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to learn stride, padding, groups."
-    ),
 ]
 StateDict = Annotated[
     bool, typer.Option("--state-dict", help="Write the plain state_dict of a whole model, TorchScript or .pt2.")
@@ -153,10 +150,10 @@ Copy = Annotated[
     bool, typer.Option("--copy", help="With --in-place: write a whole new file, which replaces the source at the end.")
 ]
 Everything = Annotated[
-    bool, typer.Option("--all", "-a", help="List every layer, also where many are left for one reason.")
+    bool, typer.Option("--all", "-a", help="List everything: every layer, also where many are left for one reason.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite TARGET when it exists; a folder only if nothing in it is lost.")
+    bool, typer.Option("--force", help="Overwrite FILE when it exists; a folder only if nothing in it is lost.")
 ]
 
 
@@ -165,13 +162,13 @@ def convert(
     to: To = None,
     output: Output = None,
     origin: From = None,
-    layer: LayerGlobs = None,
+    layer: LayerOption = None,
     exclude: Exclude = None,
     like: Like = None,
     rename: Rename = None,
     dry_run: DryRun = False,
     groups: GroupsOption = None,
-    model: Model = None,
+    model: ModelOption = None,
     state_dict: StateDict = False,
     fuse: Fuse = False,
     keep_optimizer: KeepOptimizer = False,

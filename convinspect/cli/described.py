@@ -6,6 +6,7 @@ Typer describes commands too, but in other words in each of its versions.
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -22,7 +23,7 @@ class Parameter(NamedTuple):
     """An option or an argument of a command.
 
     Attributes:
-        names: As typed, the long ones first: ("--output", "-o"). An argument has one, such as "PATH".
+        names: As typed, the long one first: ("--output", "-o"). An argument has one, such as "PATH".
         value: What an option's value is called: "GLOB", "table|json"; "" for a flag and for an argument.
         help: What the command's author says of it.
         limits: What its values may be, as sentences: "At least 40.", "Default: 4.".
@@ -45,6 +46,11 @@ class Parameter(NamedTuple):
     def text(self) -> str:
         """All that is said of it."""
         return " ".join((self.help, *self.limits)).strip()
+
+    @property
+    def meaning(self) -> str:
+        """The first clause of its help, which is the same wherever a command has this option."""
+        return re.split(r"[:;,.](?=\s|$)", self.help, maxsplit=1)[0]
 
     @property
     def usage(self) -> str:
@@ -92,6 +98,16 @@ HELP = Parameter(("--help", "-h"), "", "Show this text and stop.", (), False, Fa
 """The option that every command has."""
 
 
+EXIT_CODES = (
+    (0, "Done; of diff, verify, check and compare also: nothing was found."),
+    (1, "A difference or a fault was found."),
+    (2, "Something that the user can fix; one line on standard error says what."),
+    (3, "A bug of convinspect."),
+    (130, "Interrupted."),
+)
+"""What the program ends with; 128 + n if signal n ended it."""
+
+
 def _parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
     defaults = inspect.signature(function).parameters
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
@@ -110,7 +126,8 @@ def _parameter(name: str, kind: Any, info: Any, default: object) -> Parameter:
     if type(info).__name__ == "ArgumentInfo":
         return Parameter((info.metavar or name.upper(),), "", info.help or "", (), required, repeated)
     declared = [part for part in (info.default, *(info.param_decls or ())) if isinstance(part, str)]
-    names = tuple(sorted(declared, key=len, reverse=True))
+    # Another long name is an old spelling, which is taken and not shown.
+    names = tuple([name for name in declared if name.startswith("--")][:1] + [n for n in declared if n[1] != "-"])
     choices = [str(choice.value) for choice in scalar] if issubclass(scalar, Enum) else []
     short = len("|".join(choices)) <= _SHORT
     value = (
@@ -133,4 +150,6 @@ def _bounds(least: float | None, most: float | None) -> list[str]:
 
 def _default(value: object) -> list[str]:
     shown = value.value if isinstance(value, Enum) else value
-    return [] if shown in (None, False, "") or isinstance(shown, (list, tuple)) else [f"Default: {shown}."]
+    if shown is None or shown is False or shown == "" or isinstance(shown, (list, tuple)):
+        return []
+    return [f"Default: {shown}."]

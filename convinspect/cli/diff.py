@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import ForceOption, FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import FoldOption, ForceOption, FormatOption, OutputOption, RootOption, WidthOption
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
@@ -33,10 +33,12 @@ def diff(
         ),
     ] = None,
     values: Annotated[
-        bool, typer.Option("--values", help="Compare the numbers too: largest absolute and relative difference.")
+        bool, typer.Option("--values", help="Read every number too: largest absolute and relative difference.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="List every key, and what is the same too.")] = False,
-    fold: Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="List everything: every key, and what is the same too.")
+    ] = False,
+    fold: FoldOption = False,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,

@@ -11,7 +11,7 @@ import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import ForceOption, RootOption, WidthOption
+from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption
 from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
@@ -43,33 +43,42 @@ def explain(
     layer: Annotated[
         str | None, typer.Argument(metavar="LAYER", help="One of its layers.", autocompletion=complete_layers)
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=10_000, metavar="N", help="Rows of data, or patches.")] = 4,
+    samples: Annotated[
+        int,
+        typer.Option("--samples", "--rows", min=1, max=10_000, metavar="N", help="How many rows of data, or patches."),
+    ] = 4,
     row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row or patch, from 1.")] = None,
-    kernel: Annotated[int | None, typer.Option("--kernel", metavar="J", help="Only this kernel, from 1.")] = None,
+    kernel: Annotated[int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, from 1.")] = None,
     names: Annotated[
         Names | None,
         typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
     ] = None,
     patches: Annotated[
         bool,
-        typer.Option("--patches", help="Draw a convolution over patches beside the Linear on them."),
+        typer.Option(
+            "--patches",
+            help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
+        ),
     ] = False,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the data drawn for a file's layer.")
-    ] = 0,
+    seed: SeedOption = 0,
     given: Annotated[
         Path | None,
         typer.Option(
-            "--input", "-i", metavar="FILE", help="Your data, n × in, or an image, C × H × W: .csv, .npy or .pt."
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="The input: your data, n × in, or an image, C × H × W: .csv, .npy, .pt.",
         ),
     ] = None,
     root: RootOption = None,
     width: WidthOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .gif, .png, .txt or .json."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file: .svg, .html, .gif, .png, .txt or .json."
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
@@ -105,7 +114,7 @@ def explain(
     checkpoint = None if path is None else open_checkpoint(path, root)
     if patches and names in (Names.conv1d, Names.linear):
         raise CannotShow(f"--patches draws both forms side by side, and --as {names.value} one", "leave out --as")
-    example = _example(checkpoint, layer, (rows, seed, given, patches))
+    example = _example(checkpoint, layer, (samples, seed, given, patches))
     notation = None if names is None or patches else names.value
     _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from convinspect.cli.complaints import say
 from convinspect.cli.output import Sink
 
 T = TypeVar("T")
@@ -44,4 +45,4 @@ def say_how_many_more(sink: Sink, beyond: int, limit: int | None) -> None:
     suffix = sink.output.suffix.lower() if sink.output is not None else f".{sink.fmt.value}"
     if beyond and limit is not None and suffix == ".csv":
         sys.stdout.flush()
-        print(f"note: {note_on_more(beyond, limit)}", file=sys.stderr)
+        say("note", note_on_more(beyond, limit))

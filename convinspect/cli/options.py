@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,12 +11,14 @@ from convinspect.cli.completion import complete_layers, complete_roots
 from convinspect.errors import naming as naming
 from convinspect.render.format import Format
 
-if TYPE_CHECKING:
-    pass
 
+def layer_option(more: str) -> Any:
+    """The option `--layer`.
 
-def layer_option(text: str) -> Any:
-    """The option `--layer`; each command has its own help text for it."""
+    Args:
+        more: What its help says after "Only these layers".
+    """
+    text = f"Only these layers{more}."
     return typer.Option("--layer", "-l", metavar="GLOB", help=text, autocompletion=complete_layers)
 
 
@@ -37,10 +39,18 @@ RootOption = Annotated[
         autocompletion=complete_roots,
     ),
 ]
-LayerOption = Annotated[list[str] | None, layer_option("Only these layers.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to learn stride, padding, groups."
+    ),
+]
+LayerOption = Annotated[list[str] | None, layer_option("")]
 FoldOption = Annotated[bool, typer.Option("--fold", help="One row for repeated blocks, as encoder.{0–11}.conv.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Seed of the random numbers.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result; --json is short for json.")]
 WidthOption = Annotated[
     int | None, typer.Option("--width", min=40, metavar="N", help="Lay out for N columns instead of the terminal's.")
@@ -48,7 +58,7 @@ WidthOption = Annotated[
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", help="Keep it as .svg, .html, .png, .md, .txt, .csv or .json instead."
+        "--output", "-o", metavar="FILE", help="Write to this file: .svg, .html, .png, .md, .txt, .csv or .json."
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE when it exists.")]

@@ -14,6 +14,7 @@ from convinspect.cli.options import (
     ForceOption,
     FormatOption,
     LayerOption,
+    ModelOption,
     OutputOption,
     PathArgument,
     RootOption,
@@ -42,7 +43,7 @@ def shapes(
         ),
     ] = None,
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Only convolutions of kernel size 1.")] = False,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Every tensor's owner, whatever its kind.")] = False,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="List everything: every tensor's owner.")] = False,
     fold: FoldOption = False,
     tree: Annotated[bool, typer.Option("--tree", help="Modules as a tree, repeats folded, with their sums.")] = False,
     depth: Annotated[
@@ -50,12 +51,7 @@ def shapes(
     ] = None,
     sort: SortOption = None,
     limit: LimitOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to learn stride, padding, groups."
-        ),
-    ] = None,
+    model: ModelOption = None,
     root: RootOption = None,
     fmt: FormatOption = Format.table,
     width: WidthOption = None,

@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import ForceOption, FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import (
+    DeviceOption,
+    ForceOption,
+    FormatOption,
+    OutputOption,
+    RootOption,
+    SeedOption,
+    WidthOption,
+    layer_option,
+)
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
@@ -24,19 +32,16 @@ AfterArgument = Annotated[
         metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
     ),
 ]
-LayersOption = Annotated[
-    list[str] | None,
-    typer.Option("--layer", "-l", metavar="GLOB", help="Run only these layers.", autocompletion=complete_layers),
-]
+LayersOption = Annotated[list[str] | None, layer_option("; the others are not run")]
 RenameOption = Annotated[
     list[str] | None,
-    typer.Option("--rename", metavar="OLD=NEW", help="Names that the conversion changed, as given to convert."),
+    typer.Option("--rename", metavar="OLD=NEW", help="Other names, as given to convert."),
 ]
 BitsOption = Annotated[bool, typer.Option("--bits", help="Compare the stored bits only, without PyTorch.")]
 GradOption = Annotated[bool, typer.Option("--grad", help="Also compare the gradients of input, weight and bias.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code: also run the whole model."),
+    typer.Option("--model", metavar="PACKAGE.MODULE:CLASS", help="Your model's code, to run the whole model too."),
 ]
 ModelAfterOption = Annotated[
     str | None,
@@ -46,20 +51,16 @@ ModelAfterOption = Annotated[
 ]
 InputOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--input", "-i", metavar="SHAPE|FILE", help="The model's input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."
-    ),
+    typer.Option("--input", "-i", metavar="SHAPE|FILE", help="The input: 2x64x1024, 2x16:int64:1000, x.npy, x.pt."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run, such as cuda.")]
 DtypeOption = Annotated[
     str,
-    typer.Option("--dtype", metavar="NAME", help="The dtype in which rounding is measured; the file's own by default."),
+    typer.Option("--dtype", metavar="NAME", help="The dtype to measure in; by default the file's own."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random inputs.")]
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; 2 × 1 and 1 × 2 by default."
+        "--batch", min=1, max=2**31 - 1, metavar="N", help="Batch size of a layer's input; by default 2 × 1 and 1 × 2."
     ),
 ]
 LengthOption = Annotated[

@@ -42,9 +42,9 @@ def weights(
             metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
         ),
     ] = None,
-    layer: Annotated[list[str] | None, layer_option("The same as LAYER.")] = None,
+    layer: Annotated[list[str] | None, layer_option("; the same as LAYER")] = None,
     kernel: Annotated[
-        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only the kernel of output channel J.")
+        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J.")
     ] = None,
     rows: Annotated[
         str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")

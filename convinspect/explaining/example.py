@@ -179,7 +179,7 @@ def example(
     if x.shape[0] < weight.shape[2]:
         raise CannotShow(
             f"the data have {x.shape[0]} rows, and a kernel of {name} sees {weight.shape[2]} at once",
-            Wording("give more ", Option("rows", None)),
+            Wording("give more ", Option("samples", None)),
         )
     f: Any = functional.conv1d(x.T.unsqueeze(0), weight, bias)[0].T
     y = functional.linear(x, weight[:, :, 0], bias) if weight.shape[2] == 1 else None

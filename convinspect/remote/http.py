@@ -131,7 +131,9 @@ class HttpFile:
         limits = aiohttp.ClientTimeout(total=_LONGEST, sock_connect=PATIENCE, sock_read=PATIENCE)
         path = self._path
         try:
-            async with session.get(url, headers=headers, timeout=limits, max_redirects=_MOST_REDIRECTS) as response:
+            asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MOST_REDIRECTS)
+            # An answer of 1xx, after which nothing comes, is no silence to aiohttp.
+            async with await asyncio.wait_for(asking, 2 * PATIENCE) as response:
                 if moved is not None and response.status in (401, 403, 404, 410):
                     raise _Passing(failures.of_status(path, response.status))
                 return await self._checked(response, start, size)

@@ -60,11 +60,13 @@ def test_a_wide_terminal_makes_no_lines_that_are_hard_to_read(monkeypatch: pytes
 
 
 def parameters_of(command: Any) -> Iterator[tuple[str, ...]]:
-    """The names of what Typer takes, arguments by their metavar."""
+    """The names of what Typer takes, arguments by their metavar; of long names the first, others are old spellings."""
     for parameter in command.params:
         if not getattr(parameter, "hidden", False):
             is_option = parameter.param_type_name == "option"
-            yield tuple(sorted(parameter.opts)) if is_option else (parameter.metavar,)
+            longer = [name for name in parameter.opts if name.startswith("--")]
+            shown = [name for name in parameter.opts if name not in longer[1:]]
+            yield tuple(sorted(shown)) if is_option else (parameter.metavar,)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -50,3 +50,42 @@ def test_every_command_does_nothing_but_read_the_file(tmp_path: Path, unmeasured
     done = subprocess.run(script, capture_output=True, text=True, timeout=600, env=unmeasured)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout[-4000:] + done.stderr[-2000:]
     assert done.stderr.endswith(" files\n"), done.stderr[-2000:]
+
+
+def test_every_command_asks_the_given_server_and_nothing_else(tmp_path: Path, unmeasured: dict[str, str]) -> None:
+    """Files at an address, too: no other connection, no name looked up, and no file of this machine opened."""
+    pytest.importorskip("aiohttp")
+    script = [sys.executable, str(TESTS / "support" / "auditing.py"), str(tmp_path), "0", "30", "served"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=600, env=unmeasured)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.stderr.endswith(" files\n"), done.stderr[-2000:]
+
+
+SERVED = f"""
+import socket, sys, threading
+from pathlib import Path
+sys.path.insert(0, {str(TESTS)!r})
+from support import auditing
+socket.getaddrinfo("127.0.0.1", 7)
+watch = auditing.Watch()
+sys.addaudithook(watch)
+watch.folder, watch.port = Path(sys.argv[1]), 7
+open(Path(sys.argv[1]) / "own").close()
+for place in (("127.0.0.1", 7), ("127.0.0.1", 8), ("127.0.0.2", 7)):
+    with socket.socket() as one:
+        one.settimeout(0.2)
+        try:
+            one.connect(place)
+        except OSError:
+            pass
+socket.getaddrinfo("127.0.0.1", 7)
+watch.folder = None
+print(*sorted(watch.seen), sep="\\n")
+"""
+
+
+def test_other_servers_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "own").touch()
+    done = subprocess.run([sys.executable, "-c", SERVED, tmp_path], capture_output=True, text=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["open", "socket.connect", "socket.connect"]
+    assert "('127.0.0.1', 7)" not in done.stdout, done.stderr

@@ -20,6 +20,7 @@ from array_drivers import arrays, joblib
 from nested_driver import nested
 from pickle_driver import plain
 from pickle_mutations import number, text
+from server_driver import fault_of_server, servers
 
 from support.paths import FIXTURES
 
@@ -346,4 +347,7 @@ DRIVERS: dict[str, Driver] = {
     "unpacked": unpacked,
     "distcp": distcp,
     "nested": lambda random, folder: nested(random, folder, _small()),
+    "servers": servers,
 }
+JUDGES = {"servers": fault_of_server}
+"""Who says what opening the file of a driver ended as, where it is not `fault_of`."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
 
-from drivers import DRIVERS
+from drivers import DRIVERS, JUDGES
 from outcomes import confine, fault_of
 
 
@@ -65,7 +67,7 @@ def fuzz(names: Sequence[str], seed: int, seconds: float, kept: Path | None, onl
                 break
             folder = Path(temporary) / "input"
             path, random = made(name, seed, number, folder)
-            ended, fault = fault_of(path, random)
+            ended, fault = JUDGES.get(name, fault_of)(path, random)
             tally.tried[name] += 1
             tally.ended[name, ended] += 1
             if fault:
@@ -96,13 +98,42 @@ def main() -> int:
     parser.add_argument("--driver", action="append", choices=sorted(DRIVERS), help="only these")
     parser.add_argument("--number", type=int, default=None, help="only this input, as a fault names it")
     parser.add_argument("--failures", type=Path, default=None, help="folder for inputs that fail")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with the next seed (1)")
     options = parser.parse_args()
     seed = int(time.time()) if options.seed is None else options.seed
     if options.failures is not None:
         options.failures.mkdir(parents=True, exist_ok=True)
-    print(f"seed {seed}", flush=True)
+    names, seconds = options.driver or list(DRIVERS), options.minutes * 60
+    print(f"seed {seed}" if options.jobs == 1 else f"seeds {seed} to {seed + options.jobs - 1}", flush=True)
+    if options.jobs == 1:
+        tallies = [_confined(names, seed, seconds, options.failures, options.number)]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.jobs, context) as pool:
+            seeds = range(seed, seed + options.jobs)
+            parts = [pool.submit(_confined, names, own, seconds, options.failures, options.number) for own in seeds]
+            tallies = [part.result() for part in parts]
+    return _told(_together(tallies))
+
+
+def _confined(names: Sequence[str], seed: int, seconds: float, kept: Path | None, only: int | None) -> Tally:
+    """As `fuzz`, in a process whose time and memory are limited."""
     confine()
-    tally = fuzz(options.driver or list(DRIVERS), seed, options.minutes * 60, options.failures, options.number)
+    return fuzz(names, seed, seconds, kept, only)
+
+
+def _together(tallies: Sequence[Tally]) -> Tally:
+    """The sum of several runs."""
+    whole = Tally()
+    for tally in tallies:
+        whole.tried += tally.tried
+        whole.ended += tally.ended
+        whole.faults += tally.faults
+    return whole
+
+
+def _told(tally: Tally) -> int:
+    """Print what came of a run; 1 when anything failed."""
     for name, tried in tally.tried.items():
         ends = ", ".join(f"{end} {n:,}" for (who, end), n in tally.ended.most_common() if who == name)
         print(f"{name}: {tried:,} inputs: {ends}")

@@ -6,8 +6,10 @@ import resource
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from convinspect.arrays.stats import of
 from convinspect.checkpoint import Checkpoint, open_checkpoint
@@ -34,6 +36,9 @@ CEILING = 2_000_000_000
 
 _READ_AT_MOST = 1 << 22
 
+Ended: TypeAlias = tuple[str, str]
+"""How opening a file ended ("listed", or the error's class), and what was wrong with that ("" when nothing)."""
+
 
 class TooSlow(BaseException):
     """The input took more time than it may; no handler of ours catches it."""
@@ -56,16 +61,20 @@ def size_of(path: Path) -> int:
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def fault_of(path: Path, random: Random) -> tuple[str, str]:
-    """How opening `path` ended ("listed", or the error's class), and what was wrong with that ("" when nothing)."""
-    size = size_of(path)
+def fault_of(path: Path, random: Random) -> Ended:
+    """What opening `path` ended as."""
+    return judged(lambda: _looked_at(path, random), size_of(path))
+
+
+def judged(work: Callable[[], str], size: int) -> Ended:
+    """What a piece of work ended as, and whether it took more than it may for a file of `size` bytes."""
     seconds = SECONDS + SECONDS_PER_KB * size / 1000
     before = reset_peak()
     started = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, seconds)
     ended, fault = "fault", ""
     try:
-        ended = _looked_at(path, random)
+        ended = work()
     except TooSlow:
         fault = f"more than {seconds:.1f} s for {size:,} bytes\n{traceback.format_exc()}"
     except ConvInspectError as error:

@@ -156,7 +156,7 @@ def test_weights_and_explain_use_the_right_axes(tmp_path: Path) -> None:
     assert torch.equal(torch.tensor(shown["weight"]), stored.permute(0, 2, 1))
     from convinspect import explain
 
-    example = explain(path, "c", rows=5)
+    example = explain(path, "c", samples=5)
     bias = torch.from_numpy(open_checkpoint(path).read("c.bias").copy()).double()
     x = torch.tensor(example.x, dtype=torch.float64)
     expected = nn.functional.conv1d(x.T[None], stored.double().permute(0, 2, 1), bias)[0].T

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -325,6 +326,20 @@ def test_a_silent_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(http, "PATIENCE", 0.2)
     server.latency = 1.5
     assert outcome(f"{server.address}/w.pt").problem == "its server did not answer within 0.2 seconds"
+
+
+def test_a_server_that_promises_an_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convinspect.remote import http
+
+    def promise(handler: Handler) -> bool:
+        handler.send_response_only(100)
+        handler.end_headers()
+        time.sleep(1)
+        return True
+
+    monkeypatch.setattr(http, "PATIENCE", 0.1)
+    server.fault = promise
+    assert outcome(f"{server.address}/w.pt").problem == "its server did not answer within 0.1 seconds"
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 206\r\nContent-Length: many\r\n\r\n"])

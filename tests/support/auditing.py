@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.cells import cell_len
 
@@ -19,6 +22,7 @@ from support.hostile import HOSTILE, LARGE
 from support.imports import import_all_modules
 from support.in_process import build_commands_once, call_main
 from support.paths import FIXTURES
+from support.servers import Server, serving
 
 BENIGN = (
     *("pointnet_stnkd.pt", "pointnet_stnkd_module.pt", "pointnet_stnkd_legacy.pt", "pointnet_stnkd_script.pt"),
@@ -41,23 +45,40 @@ QUIET = {
 shards."""
 
 
+_FETCHING = ("socket.__new__", "_thread.start_new_thread", "_thread.start_joinable_thread")
+_SERVING = ("(process_request_thread)", "(serve_forever)")
+"""Ends of the names of the threads that serve the files to this very process."""
+
+
 class Watch:
     """The audit hook, which stays for good but speaks only while a command is under way."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
         """Where the file lies; None between commands."""
+        self.port = 0
+        """Of the server on this machine that has the file; then no file of this machine may be opened."""
         self.seen: set[str] = set()
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self.folder is None or event in QUIET:
+        if self.folder is None or event in QUIET or threading.current_thread().name.endswith(_SERVING):
             return
         folder, self.folder = self.folder, None
         try:
-            if not _is_harmless(event, arguments, folder):
-                self.seen.add(f"{event} {arguments[:1]!r}"[:200])
+            is_harmless = _asks(event, arguments, self.port) if self.port else _is_harmless(event, arguments, folder)
+            if not is_harmless:
+                self.seen.add(f"{event} {arguments[: 2 if self.port else 1]!r}"[:200])
         finally:
             self.folder = folder
+
+
+def _asks(event: str, arguments: tuple[object, ...], port: int) -> bool:
+    """Whether it is what asking the server at this port takes, or reading what it sent."""
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        place = arguments[1] if event == "socket.connect" else tuple(arguments[:2])
+        return place == ("127.0.0.1", port)
+    # Threads that fetch, and their sockets.
+    return event in _FETCHING or (event != "open" and _is_harmless(event, arguments, Path()))
 
 
 def _is_harmless(event: str, arguments: tuple[object, ...], folder: Path) -> bool:
@@ -78,14 +99,19 @@ def _below(path: object, folder: Path) -> bool:
     return isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(f"{folder}{os.sep}")
 
 
-def _run(options: tuple[str, ...], path: Path) -> set[str]:
+def _run(options: tuple[str, ...], path: str | Path) -> set[str]:
     """Run a command; its exit code and last line, when it ended as none should."""
     code, _, errors = call_main(*(option.replace("{path}", str(path)) for option in options))
     return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors[-900:]!r}"}
 
 
-def _warm_up() -> None:
+def _warm_up(server: Server | None = None) -> None:
     """Sound files of every kind, and one of no kind, load what our own code needs."""
+    if server is not None:
+        for name in (*BENIGN[:3], "none.pt"):
+            (server.folder / name).write_bytes((FIXTURES / name).read_bytes() if name != "none.pt" else b"")
+            for options in COMMANDS:
+                _run(options, f"{server.address}/{name}")
     # Typer evaluates our own annotations each time that it builds a command.
     build_commands_once()
     for name in BENIGN:
@@ -99,16 +125,25 @@ def _warm_up() -> None:
         b"a".decode(codec)
 
 
-def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path]) -> set[str]:
-    """Every command on every file; what was done beyond reading it, and each that ended in a traceback, as lines."""
-    _warm_up()
+def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path], server: Server | None = None) -> set[str]:
+    """Every command on every file; what was done beyond reading it, and each that ended in a traceback, as lines.
+
+    Args:
+        folder: Where the files are built.
+        names: Of the files.
+        build: Builds one.
+        server: Of that folder, where the files are to be read from.
+    """
+    _warm_up(server)
     watch = Watch()
     sys.addaudithook(watch)
     lines: set[str] = set()
     for number, name in enumerate(names):
         place = folder / str(number)
         place.mkdir()
-        path = build(name, place)
+        path: str | Path = build(name, place)
+        if server is not None:
+            path, watch.port = f"{server.address}/{Path(path).relative_to(folder)}", urlsplit(server.address).port or 0
         for options in COMMANDS:
             watch.folder = place
             try:
@@ -125,8 +160,12 @@ if __name__ == "__main__":
     where = Path(sys.argv[1]).resolve()
     marker = where / "marker"
     part, parts = (int(word) for word in sys.argv[2:4])
-    chosen = sorted(HOSTILE.keys() - LARGE.keys())[part::parts]
-    lines = audit(where, chosen, lambda name, place: HOSTILE[name](place, marker))
+    is_served = sys.argv[4:] == ["served"]
+    # What has very many members takes long enough here, too.
+    left = {name for name in HOSTILE if is_served and "_many_" in name}
+    chosen = sorted(HOSTILE.keys() - LARGE.keys() - left)[part::parts]
+    with serving(where) if is_served else nullcontext() as own:
+        lines = audit(where, chosen, lambda name, place: HOSTILE[name](place, marker), own)
     print("\n".join(sorted(lines)), end="")
     print(f"{len(chosen)} files", file=sys.stderr)
     sys.exit(1 if lines or marker.exists() else 0)

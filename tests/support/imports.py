@@ -7,8 +7,8 @@ import pkgutil
 
 import convinspect
 
-_OPTIONAL = ("aiohttp", "huggingface_hub", "s3fs")
-"""Packages that only addresses need."""
+_OPTIONAL = ("aiohttp", "huggingface_hub", "s3fs", "textual")
+"""Packages that only addresses and the explorer need."""
 
 
 def import_all_modules() -> None:

@@ -67,8 +67,8 @@ def report(folder: Path, before: State, after: State | None) -> Report:
 def test_layers_that_run_as_one_end_as_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int
 ) -> None:
-    for module in (stacked, columns):
-        monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(columns, "ROWS", rows)
+    monkeypatch.setattr(stacked, "STRIP", rows)
     state = layers(dtype)
     together = report(tmp_path, state, converted(state))
     monkeypatch.setattr(layer_outputs, "_jobs", lambda checked, options: ())
@@ -256,8 +256,8 @@ def test_plain_tensors_in_columns_are_as_before(tmp_path: Path, suffix: str) -> 
 def test_results_of_other_shapes_are_told_as_of_one_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    for module in (stacked, columns):
-        monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(columns, "ROWS", rows)
+    monkeypatch.setattr(stacked, "STRIP", rows)
     state = {f"{n}.weight": torch.randn(4, 3, 1) for n in range(1 if rows == 2 else 5)}
     torch.save(state, tmp_path / "a.pt")
     weights = columns.Alike(list(open_checkpoint(tmp_path / "a.pt").tensors.values()))
