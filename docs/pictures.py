@@ -14,18 +14,21 @@ from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
 from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
+from convinspect.render.style import Scheme
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus, frame, row_focus
 from convinspect.report.explain_steps import COMFORT, drawer
 from convinspect.report.shapes import listing_table
 from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
 
+# The first has both, and shows that of the reader.
+_SCHEMES: tuple[tuple[str, Scheme], ...] = (("", "auto"), ("-light", "light"))
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
 
 
 def make(folder: Path) -> list[Path]:
-    """Write every picture to `folder`, for dark and for light backgrounds; the moving one needs Pillow."""
+    """Write every picture to `folder`; the moving ones need Pillow."""
     checkpoint = open_checkpoint(FIXTURE)
     layers = find_layers(checkpoint)
     table = listing_table(checkpoint, layers, unfolded(select(layers)), everything=False)
@@ -41,7 +44,7 @@ def make(folder: Path) -> list[Path]:
         ),
         "heatmap": (
             "convinspect weights pointnet_stnkd.pt conv1 --heatmap",
-            shown_heatmap(matrix, view, TerminalSize(72, 24), True),
+            shown_heatmap(matrix, view, TerminalSize(72, 24), True, True),
             72,
         ),
         "explain": ("convinspect explain --row 2", explained(2), 118),
@@ -49,9 +52,9 @@ def make(folder: Path) -> list[Path]:
     }
     written = []
     for name, (title, thing, width) in pictures.items():
-        for suffix, light in (("", False), ("-light", True)):
+        for suffix, scheme in _SCHEMES:
             path = folder / f"{name}{suffix}.svg"
-            save(thing, path, title, width, light)
+            save(thing, path, title, width, scheme)
             written.append(path)
     moving = {
         "explain": ("convinspect explain --animate", stepped(), 118),

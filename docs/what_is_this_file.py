@@ -15,11 +15,11 @@ ABOUT = """# What is this file?
 
 Made by `docs/what_is_this_file.py` from the tables in the code; do not edit.
 
-The content of a file decides what it is, not its name. `convinspect shapes FILE` says it, and every other command says
-the same. Nothing in a file is run.
+The content of a file decides what it is, not its name. `convinspect FILE` says what it is, and every other command says
+the same. Nothing in a file is run. What is read of each kind is in [formats.md](formats.md).
 """
 WRITTEN_BY = {
-    Container.TORCH_ZIP: "`torch.save` since PyTorch 1.6: a state_dict, a checkpoint of a training, a whole module",
+    Container.TORCH_ZIP: "`torch.save` since PyTorch 1.6: a state_dict, a training checkpoint, a whole module",
     Container.TORCH_LEGACY: "`torch.save` before PyTorch 1.6, and since with `_use_new_zipfile_serialization=False`",
     Container.TORCH_SCRIPT: "`torch.jit.save`, also frozen, and for the lite interpreter (`.ptl`)",
     Container.EXPORTED: "`torch.export.save` (`.pt2`)",
@@ -46,7 +46,7 @@ def page() -> str:
     """The page, in Markdown."""
     sections = [
         ("What is read", ("kind", "written by"), _read()),
-        ("Whose axes are told apart", ("maker",), [(maker.value,) for maker in Maker]),
+        ("Whose order of axes is known", ("maker",), [(maker.value,) for maker in Maker]),
         ("Known by bytes at a fixed place", ("at", "bytes", "what", "what to do"), _magics()),
         ("Known by what is in it", ("what", "what to do"), _contents()),
         ("Compressed as a whole", ("what", "what to do", "with a tar inside"), _compressed()),

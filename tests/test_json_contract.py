@@ -138,8 +138,8 @@ def calls(command: str, made: Path) -> list[Sequence[object]]:
         ],
         "check": [*([path, "--values"] for path in every), [error], [*FILES[:9]], [f"file://{STNKD}"]],
         "compare": [
-            [STNKD, "--layer", "conv1", "--lengths", "1", "--batch", "1", "--repeats", "3"],
-            [made / "patch.pt", "--layer", "conv", "--patches", "--lengths", "2", "--batch", "1", "--repeats", "3"],
+            [STNKD, "--layer", "conv1", "--length", "1", "--batch", "1", "--repeats", "3"],
+            [made / "patch.pt", "--layer", "conv", "--patches", "--length", "2", "--batch", "1", "--repeats", "3"],
         ],
         "explain": [[], [STNKD, "conv1"], ["--patches"], [STNKD, "fc1"]],
     }  # fmt: skip

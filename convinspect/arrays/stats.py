@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from convinspect.arrays.effective import effective_weight
+from convinspect.arrays.quantized import dequantized, is_quantized
 from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
 from convinspect.arrays.threads import map_threads
 from convinspect.errors import ConvInspectError
@@ -123,7 +124,9 @@ def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | Con
 
 def _of_layer(layer: Layer) -> Stats | ConvInspectError:
     try:
-        return of(effective_weight(layer) if layer.norm else layer.weight)
+        if layer.norm:
+            return of(effective_weight(layer))
+        return of(dequantized(layer.weight) if is_quantized(layer.weight) else layer.weight)
     except ConvInspectError as error:
         return error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.complaints import say
-from convinspect.cli.options import ForceOption, WidthOption
+from convinspect.cli.options import ForceOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.errors import CannotShow, named
 from convinspect.render.format import Format
@@ -33,9 +33,7 @@ class CheckFormat(str, Enum):
 
 
 def check(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", readable=False, help="Checkpoints of any kind: files or folders.")
-    ],
+    paths: Annotated[list[Path], path_argument("PATH", "Checkpoints of any kind: files or folders.")],
     values: Annotated[bool, typer.Option("--values", help="Read every number too: NaN and Inf are found.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Of an address fetch all, its numbers too, and compare every checksum.")

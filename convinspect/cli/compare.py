@@ -19,6 +19,7 @@ from convinspect.cli.options import (
     SeedOption,
     WidthOption,
     layer_option,
+    path_argument,
 )
 from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow
@@ -80,7 +81,7 @@ Lengths = Annotated[
 def compare(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", readable=False, help="A checkpoint; without it, well-known layers."),
+        path_argument("MODEL", "A checkpoint; without it, well-known layers."),
     ] = None,
     layer: Annotated[
         list[str] | None, layer_option("; by default all pointwise Conv1d, or all that cut patches")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.complaints import say
-from convinspect.cli.options import FormatOption, LayerOption, ModelOption, RootOption, WidthOption
+from convinspect.cli.options import (
+    FormatOption,
+    LayerOption,
+    ModelOption,
+    RootOption,
+    WidthOption,
+    path_argument,
+)
 from convinspect.cli.output import Sink, reading_progress, wrote
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
@@ -59,7 +66,7 @@ class Origin(str, Enum):
     any = "any"
 
 
-Source = Annotated[Path, typer.Argument(metavar="SOURCE", readable=False, help="The checkpoint to convert.")]
+Source = Annotated[Path, path_argument("SOURCE", "The checkpoint to convert.")]
 To = Annotated[Target | None, typer.Option("--to", metavar="KIND", help="What the layers become.")]
 Output = Annotated[
     Path | None,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convinspect.cli.options import FoldOption, ForceOption, FormatOption, OutputOption, RootOption, WidthOption
+from convinspect.cli.options import (
+    FoldOption,
+    ForceOption,
+    FormatOption,
+    OutputOption,
+    RootOption,
+    WidthOption,
+    path_argument,
+)
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
@@ -22,10 +30,8 @@ if TYPE_CHECKING:
 
 
 def diff(
-    path: Annotated[Path, typer.Argument(metavar="A", readable=False, help="The checkpoint that is to be loaded.")],
-    other: Annotated[
-        Path | None, typer.Argument(metavar="B", readable=False, help="One that loads where A should.")
-    ] = None,
+    path: Annotated[Path, path_argument("A", "The checkpoint that is to be loaded.")],
+    other: Annotated[Path | None, path_argument("B", "One that loads where A should.")] = None,
     error: Annotated[
         Path | None,
         typer.Option(

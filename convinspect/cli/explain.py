@@ -11,7 +11,7 @@ import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption
+from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
@@ -38,7 +38,7 @@ class Names(str, Enum):
 def explain(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="PATH", readable=False, help="A checkpoint; without it, a small layer of 3 → 6."),
+        path_argument("PATH", "A checkpoint; without it, a small layer of 3 → 6."),
     ] = None,
     layer: Annotated[
         str | None, typer.Argument(metavar="LAYER", help="One of its layers.", autocompletion=complete_layers)

@@ -56,6 +56,10 @@ def _common(
 
 def main() -> None:
     """Run the command line and exit with its exit code."""
+    if os.environ.get("_CONVINSPECT_COMPLETE") == "complete_bash":
+        from convinspect.cli.shells import complete_in_bash
+
+        complete_in_bash(_main)
     if not under_torchrun():
         _main()
         return
@@ -69,6 +73,10 @@ def _main() -> None:
     gc.disable()
     # Nor are they looked for at the end, which with PyTorch loaded takes a twentieth of `verify`.
     atexit.register(gc.freeze)
+    if sys.argv[1:2] in (["--install-completion"], ["--show-completion"]):
+        from convinspect.cli.shells import mend_zsh_script
+
+        mend_zsh_script()
     if sys.stderr.isatty():
         # Only there a bar can be seen.
         from convinspect.formats import sources

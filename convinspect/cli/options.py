@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from convinspect.cli.completion import complete_layers, complete_roots
+from convinspect.cli.completion import complete_layers, complete_members, complete_roots
 from convinspect.errors import naming as naming
 from convinspect.render.format import Format
 
@@ -22,12 +22,20 @@ def layer_option(more: str) -> Any:
     return typer.Option("--layer", "-l", metavar="GLOB", help=text, autocompletion=complete_layers)
 
 
+def path_argument(name: str, text: str) -> Any:
+    """An argument that is a checkpoint.
+
+    Args:
+        name: As the help calls it.
+        text: What the help says of it.
+    """
+    return typer.Argument(metavar=name, readable=False, help=text, autocompletion=complete_members)
+
+
 PathArgument = Annotated[
     Path,
-    typer.Argument(
-        metavar="PATH",
-        readable=False,
-        help="A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, … or ARCHIVE!MEMBER.",
+    path_argument(
+        "PATH", "A checkpoint: .pt, .pth, .ckpt, .safetensors, .pt2, a shard index or folder, … or ARCHIVE!MEMBER."
     ),
 ]
 RootOption = Annotated[

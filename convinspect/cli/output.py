@@ -60,7 +60,12 @@ class Sink(NamedTuple):
 
         if self.output is None:
             return wants_color(sys.stdout)
-        return self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
+        return self.pictured
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the result becomes a picture or a page, which has more than characters."""
+        return self.output is not None and self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
 
     def show(self, thing: object, payload: object, verdict: Sequence[Cell] = ()) -> None:
         """Write the result: `payload` as JSON, `thing` in every other form.
@@ -122,7 +127,7 @@ def check_output(output: Path | None, fmt: Format, sources: Sequence[Path | None
         force: An existing file may be overwritten.
 
     Raises:
-        CannotShow: The suffix and `--format` ask for different things.
+        CannotShow: The suffix and `--format` ask for different things, or there is no Pillow for a picture in pixels.
         CannotWrite: It exists, it would replace what was opened, or the index of a checkpoint, or it is an address.
     """
     if output is None:
@@ -134,6 +139,10 @@ def check_output(output: Path | None, fmt: Format, sources: Sequence[Path | None
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
     if isinstance(output, Address):
         raise CannotWrite(*ONLY_HERE, output)
+    if suffix in (".png", ".gif"):
+        from convinspect.render.raster import check_pillow
+
+        check_pillow()
     if not os.path.exists(output):
         return
     if any(os.path.samefile(output, source) for source in sources if source is not None and os.path.exists(source)):

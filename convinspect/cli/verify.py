@@ -17,20 +17,17 @@ from convinspect.cli.options import (
     SeedOption,
     WidthOption,
     layer_option,
+    path_argument,
 )
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.formats.sources import short_name
 from convinspect.render.format import Format
 
-BeforeArgument = Annotated[
-    Path, typer.Argument(metavar="BEFORE", readable=False, help="The checkpoint before its conversion.")
-]
+BeforeArgument = Annotated[Path, path_argument("BEFORE", "The checkpoint before its conversion.")]
 AfterArgument = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="AFTER", readable=False, help="The checkpoint after; without it BEFORE is converted in memory."
-    ),
+    path_argument("AFTER", "The checkpoint after; without it BEFORE is converted in memory."),
 ]
 LayersOption = Annotated[list[str] | None, layer_option("; the others are not run")]
 RenameOption = Annotated[

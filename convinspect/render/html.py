@@ -1,64 +1,156 @@
-"""Tables and blocks as an HTML fragment for a notebook's cell."""
+"""Tables and blocks as HTML: a fragment for a notebook's cell, or a page of its own. Both look alike, in the colours
+that the reader asks for, and load nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from convinspect.render.cells import count
 from convinspect.render.fitting import fit
+from convinspect.render.grids import cells, size_of
 from convinspect.render.plain_table import block_cells
-from convinspect.render.style import HEAD
-from convinspect.render.svg import FONTS
-from convinspect.render.table import Block, Cell, Column, Styled, Table, above_and_below, pieces
+from convinspect.render.style import HEAD, PALETTE, Scheme, css, look, tables_css
+from convinspect.render.table import (
+    Block,
+    Cell,
+    Column,
+    Grid,
+    Styled,
+    Table,
+    above_and_below,
+    cell_lines,
+    pieces,
+    plain,
+    widths,
+)
 
 MOST_ROWS = 500
 """Most rows of a table in a notebook, which stores what it shows in its file."""
+FIRST_ROWS = 50
+"""Rows that a notebook shows before it is asked for more."""
 
-_ATTRIBUTES = {"bold": "font-weight: bold", "dim": "opacity: 0.65", "italic": "font-style: italic",
-               "underline": "text-decoration: underline"}  # fmt: skip
-# Readable on white and on black, since a notebook may be either.
-_COLOURS = {"red": "#d64545", "green": "#2e8b57", "yellow": "#b07d10", "blue": "#4080d0", "magenta": "#b050b0",
-            "cyan": "#1c8ca8", "black": "#000000", "white": "#ffffff"}  # fmt: skip
+# Said twice, it goes before what a notebook says of all tables.
+_SCOPE = ".convinspect.convinspect"
+_WIDTH = 840
+"""Pixels that a heatmap may take, if its cells are not 2 already."""
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>@TITLE@</title>
+<style>
+@CSS@body { margin: 0; background: var(--paper); }
+.convinspect { padding: 1.5em; }
+</style>
+<body>
+<main class="convinspect">
+"""
 
 
 def html_of(things: Iterable[Table | Block]) -> str:
-    """Tables and blocks, one below the other. Text is escaped, and needs no style sheet."""
-    parts = (part for thing in things for part in _part(thing))
-    return f'<div style="font-family: {escape(FONTS)}">\n{"".join(parts)}</div>\n'
+    """Tables and blocks, one below the other, for a notebook's cell, with their style sheet. Text is escaped.
+
+    Of a table 50 rows are shown, more when asked for, and 500 at most.
+    """
+    things = list(things)
+    drawn = any(isinstance(thing, Block) and thing.grid is not None for thing in things)
+    parts = (part for thing in things for part in (_block(thing) if isinstance(thing, Block) else _folded(thing)))
+    sheet = css("auto", _SCOPE, cells=drawn) + tables_css(_SCOPE) + f"{_SCOPE} {{ padding: .4em .8em; }}\n"
+    return f'<div class="convinspect">\n<style>\n{sheet}</style>\n{"".join(parts)}</div>\n'
 
 
-def _part(thing: Table | Block) -> Iterator[str]:
-    if isinstance(thing, Block):
-        # Blanks place drawings side by side, so a narrow cell must not wrap the lines.
-        yield f"{_lines(block_cells(thing), 'pre; overflow-x: auto')}\n"
+def html_page(things: Sequence[Table | Block], title: str, width: int | None, scheme: Scheme) -> Iterator[str]:
+    """A page of tables and blocks, in parts.
+
+    Args:
+        things: One below the other.
+        title: Of the page.
+        width: Cells to fit tables in; None for all that they hold.
+        scheme: Whose colours.
+    """
+    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
+    for thing in things:
+        yield from _block(thing) if isinstance(thing, Block) else _whole(fit(thing, width))
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _block(block: Block) -> Iterator[str]:
+    lines = block_cells(block)
+    if block.grid is None:
+        # Blanks place drawings side by side, so a narrow page must not wrap the lines.
+        yield f"{_lines(lines, drawn_class(lines))}\n"
         return
-    left = len(thing.rows) - MOST_ROWS
+    head = 2 if block.title else 0
+    yield f"{_lines(lines[: head - 1])}\n" if head else ""
+    yield from _grid(block.grid, block.title)
+    yield f"{_lines(lines[head + 1 :])}\n"
+
+
+def drawn_class(lines: Iterable[Cell]) -> str:
+    """The class of lines that are drawn: those of letters meet only where these stand close together."""
+    return "drawn tight" if any("│" in plain(line) for line in lines) else "drawn"
+
+
+def _grid(grid: Grid, title: str) -> Iterator[str]:
+    rows, columns, side = size_of(grid, _WIDTH)
+    label = escape(f"heatmap of {title}" if title else "heatmap", quote=True)
+    yield f'<svg viewBox="-.05 -.05 {columns + 0.1:g} {rows + 0.1:g}" role="img" aria-label="{label}"'
+    yield f' style="display: block; width: {columns * side}px; max-width: 100%; outline: 1px solid var(--rule)">\n'
+    yield from cells(grid, 'style="fill: var(--@); stroke: var(--@)"')
+    yield "</svg>\n"
+
+
+def _folded(table: Table) -> Iterator[str]:
+    """The first rows, and the others when they are asked for."""
+    left = len(table.rows) - MOST_ROWS
     if left > 0:
-        thing = thing._replace(rows=thing.rows[:MOST_ROWS], raw=(), notes=(*thing.notes, f"and {left:,} more rows"))
-    table = fit(thing, None)
+        # Beside what the table says itself of its rows.
+        notes = (*table.notes, f"… {count(left)} more rows are left out here")
+        table = table._replace(rows=table.rows[:MOST_ROWS], raw=(), notes=notes)
+    yield from _whole(fit(table, None), FIRST_ROWS)
+
+
+def _whole(table: Table, first: int | None = None) -> Iterator[str]:
     above, below = above_and_below(table)
     yield f"{_lines(above)}\n" if above else ""
-    yield from _table(table) if table.columns else ()
+    if table.columns:
+        sizes = widths(table)
+        # To fold a few would take as much room as they do.
+        split = len(table.rows) if first is None or len(table.rows) <= first * 1.2 else first
+        yield from _rows(table, table.rows[:split], sizes)
+        if split < len(table.rows):
+            yield f"<details><summary>… {count(len(table.rows) - split)} more</summary>\n"
+            yield from _rows(table, table.rows[split:], sizes)
+            yield "</details>\n"
     yield f"{_lines(below)}\n" if below else ""
 
 
-def _table(table: Table) -> Iterator[str]:
-    titles = (_cell("th", Styled(column.title, HEAD), column) for column in table.columns)
-    yield f"<table>\n<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>\n"
-    for row in table.rows:
-        cells = (_cell("td", cell, column) for cell, column in zip(row, table.columns, strict=True))
-        yield f"<tr>{''.join(cells)}</tr>\n"
-    yield "</tbody>\n</table>\n"
+def _rows(table: Table, rows: Sequence[tuple[Cell, ...]], sizes: Sequence[int]) -> Iterator[str]:
+    titles = (
+        f'<th scope="col"{_class(column)} style="min-width: {size}ch">{_text(Styled(column.title, HEAD))}</th>'
+        for column, size in zip(table.columns, sizes, strict=True)
+    )
+    yield f'<div class="wide"><table>\n<thead><tr>{"".join(titles)}</tr></thead>\n<tbody>\n'
+    for row in rows:
+        filled = (
+            f"<td{_class(column)}>{_text(cell, column.style)}</td>"
+            for cell, column in zip(row, table.columns, strict=True)
+        )
+        yield f"<tr>{''.join(filled)}</tr>\n"
+    yield "</tbody>\n</table></div>\n"
 
 
-def _cell(tag: str, cell: Cell, column: Column) -> str:
-    style = "" if tag == "th" else column.style
-    return f'<{tag} style="text-align: {column.justify}; white-space: pre">{_text(cell, style)}</{tag}>'
+def _class(column: Column) -> str:
+    return ' class="right"' if column.justify == "right" else ""
 
 
-def _lines(cells: Iterable[Cell], space: str = "pre-wrap") -> str:
-    text = "\n".join(map(_text, cells))
-    return f'<pre style="font-family: inherit; white-space: {space}">{text}</pre>'
+def _lines(lines: Iterable[Cell], kind: str = "") -> str:
+    text = "\n".join("".join(map(_piece, pieces(line))).rstrip(" ") for cell in lines for line in cell_lines(cell))
+    return f"<pre{f' class={kind!r}' if kind else ''}>{text.strip(chr(10))}</pre>"
 
 
 def _text(cell: Cell, style: str = "") -> str:
@@ -66,21 +158,29 @@ def _text(cell: Cell, style: str = "") -> str:
 
 
 def _piece(piece: Styled) -> str:
-    css = _css(piece.style)
-    return f'<span style="{css}">{escape(piece.text)}</span>' if css else escape(piece.text)
+    return span(piece.text, piece.style)
 
 
-def _css(style: str) -> str:
-    """A style in Rich's spelling as CSS; what CSS has no plain word for (reverse) is left out."""
+def span(text: str, style: str) -> str:
+    """Text in a style, escaped; needs the sheets of `css` and `tables_css`."""
+    seen = look(style)
+    ink, paper, shown = seen.ink, seen.paper, text
+    if text and not text.strip("█") and not paper:
+        # Not as letters, between which some fonts leave gaps.
+        ink, paper, shown = "ink", ink, " " * len(text)
+    classes = [name for name in ("bold", "italic", "underline") if getattr(seen, name)]
     rules = []
-    what = "color"
-    for word in style.split():
-        colour = word if word.startswith("#") else _COLOURS.get(word.removeprefix("bright_"))
-        if word == "on":
-            what = "background-color"
-        elif word in _ATTRIBUTES:
-            rules.append(_ATTRIBUTES[word])
-        elif colour:
-            rules.append(f"{what}: {colour}")
-            what = "color"
-    return "; ".join(rules)
+    if ink in PALETTE and ink != "paper":
+        classes += [ink] if ink != "ink" else []
+    else:
+        rules.append(f"color: {_value(ink)}")
+    if paper:
+        rules.append(f"background: {_value(paper)}")
+    attributes = (f' class="{" ".join(classes)}"' if classes else "") + (
+        f' style="{"; ".join(rules)}"' if rules else ""
+    )
+    return f"<span{attributes}>{escape(shown)}</span>" if attributes else escape(shown)
+
+
+def _value(name: str) -> str:
+    return name if name.startswith("#") else f"var(--{name})"

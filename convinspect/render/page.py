@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from convinspect.render.cells import safe
+from convinspect.render.html import drawn_class, span
 from convinspect.render.plain_table import block_cells
-from convinspect.render.table import Block, pieces, plain
+from convinspect.render.style import css, look, tables_css
+from convinspect.render.table import Block, Styled, pieces
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -15,20 +17,13 @@ _HEAD = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>@TITLE@</title>
 <style>
-body { font: 15px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; margin: 2em; }
-body { background: #fff; color: #1c1c1c; }
-pre { font: inherit; line-height: @LINE@; overflow-x: auto; }
+@CSS@body { margin: 0; background: var(--paper); }
+.convinspect { padding: 1.5em; }
 pre[hidden] { display: none; }
-button { font: inherit; padding: .3em .9em; margin-right: .4em; }
-.bold { font-weight: bold; }
-.dim { opacity: .6; }
-.cyan { color: #00707a; }
-.active { color: #000; font-weight: bold; }
-@media (prefers-color-scheme: dark) {
-  body { background: #15181c; color: #dcdfe4; }
-  .cyan { color: #56c2cc; }
-}
+button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--edge); border-radius: .3em; }
+button { padding: .3em .9em; margin-right: .4em; }
 </style>
+<main class="convinspect">
 <h1 style="font-size:1.1em">@TITLE@</h1>
 <p><button id="back">◀ back</button><button id="next">next ▶</button><button id="play">play</button>
 <span id="place"></span></p>
@@ -55,6 +50,7 @@ document.onkeydown = (event) => {
 };
 show(0);
 </script>
+</main>
 </html>
 """
 
@@ -66,17 +62,16 @@ def page(steps: Sequence[Block], title: str) -> Iterator[str]:
         steps: One after another.
         title: Above them.
     """
-    # Lines that are drawn with letters meet only where these stand close together.
-    drawn = any("│" in plain(line) for step in steps for line in step.lines)
-    yield _HEAD.replace("@TITLE@", escape(safe(title))).replace("@LINE@", "1.16" if drawn else "inherit")
+    kind = drawn_class(line for step in steps for line in step.lines)
+    yield _HEAD.replace("@TITLE@", escape(safe(title))).replace("@CSS@", css(cells=False) + tables_css(".convinspect"))
     for number, step in enumerate(steps):
-        lines = ("".join(_span(piece.text, piece.style) for piece in pieces(line)) for line in block_cells(step))
+        lines = ("".join(_span(piece) for piece in pieces(line)) for line in block_cells(step))
         # Without scripts all steps are shown, one below the other.
-        yield f'<pre id="step{number + 1}">' + "\n".join(line.rstrip() for line in lines) + "</pre>\n"
+        yield f'<pre id="step{number + 1}" class="{kind}">' + "\n".join(line.rstrip() for line in lines) + "</pre>\n"
     yield _SCRIPT
 
 
-def _span(text: str, style: str) -> str:
-    _, marked, paper = style.partition(" on ")
-    words = f'class="active" style="background: {paper}"' if marked else f'class="{style}"'
-    return f"<span {words}>{escape(text)}</span>" if style else escape(text)
+def _span(piece: Styled) -> str:
+    """What is marked has a class for it, too."""
+    drawn = span(piece.text, piece.style)
+    return drawn.replace('class="', 'class="active ', 1) if look(piece.style).paper else drawn

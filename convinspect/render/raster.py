@@ -1,25 +1,28 @@
-"""Drawn lines as pixels, with Pillow (extra `images`): PNG, and GIF for steps."""
+"""Drawings as pixels, with Pillow (extra `images`): PNG, and GIF for steps."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, elide
-from convinspect.render.marks import BOXES, Mark, Rgb, marks, strokes
+from convinspect.render.drawing import Drawing
+from convinspect.render.grids import name_of, size_of
+from convinspect.render.marks import BOXES, Mark, marks, strokes
+from convinspect.render.style import colour_of
 from convinspect.render.svg import DOTS
+from convinspect.render.table import Grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
-    from rich.segment import Segment
-    from rich.terminal_theme import TerminalTheme
 
-    Lines = Sequence[Iterable[Segment]]
+Tone = Literal["light", "dark"]
+"""Pixels have the colours of one scheme."""
 
 # Pixels; twice what a page shows, so that screens of high density show it sharp.
 _FONT_SIZE = 28
@@ -27,6 +30,8 @@ _CELL = 17
 _LINE = 38
 _MARGIN = 40
 _BAR = 80
+_CROSSED = 8
+"""Side from which on a cell has room for a cross."""
 _MOST_PIXELS = 16_384
 """Of either side; many programs show no larger picture."""
 
@@ -40,38 +45,52 @@ _FACES = [
 ]
 
 
-def png(lines: Lines, columns: int, title: str, theme: TerminalTheme) -> bytes:
-    """A PNG of lines of Rich segments.
+def check_pillow() -> None:
+    """Check that pixels can be drawn, before there is anything to draw.
+
+    Raises:
+        CannotShow: There is no Pillow.
+    """
+    try:
+        import PIL.ImageDraw  # noqa: F401
+    except ImportError:
+        raise CannotShow(
+            "pictures in .png and .gif need Pillow", "pip install pillow, or end the name in .svg"
+        ) from None
+
+
+def png(drawn: Drawing, title: str, tone: Tone) -> bytes:
+    """A PNG of a drawing.
 
     Args:
-        lines: From top to bottom, without line ends.
-        columns: Width in cells.
+        drawn: What to draw.
         title: In the bar at the top.
-        theme: Colours for foreground, background and the sixteen named ones.
+        tone: Whose colours.
 
     Raises:
         CannotShow: Pillow or a font of one width is missing, or the picture would be too large.
     """
     out = io.BytesIO()
-    next(_drawn([lines], columns, title, theme)).save(out, "PNG", optimize=True)
+    image = next(_drawn([drawn], title, tone))
+    # Of a large one it takes seconds, to save a tenth.
+    image.save(out, "PNG", optimize=image.width * image.height < 2_000_000)
     return out.getvalue()
 
 
-def gif(steps: Sequence[Lines], columns: int, title: str, theme: TerminalTheme, seconds: float) -> bytes:
+def gif(steps: Sequence[Drawing], title: str, tone: Tone, seconds: float) -> bytes:
     """A GIF that shows one step after another in a loop; the last one stays three times as long.
 
     Args:
         steps: Each as for `png`.
-        columns: Width in cells.
         title: In the bar at the top.
-        theme: As for `png`.
+        tone: As for `png`.
         seconds: That each step stays.
 
     Raises:
         CannotShow: As for `png`.
     """
     # Half the size, and one set of colours for all steps, or the edges of letters would flicker.
-    small = (image.reduce(2) for image in _drawn(steps, columns, title, theme))
+    small = (image.reduce(2) for image in _drawn(steps, title, tone))
     first = next(small).quantize(64)
     # Not before the first step is drawn, which is what reports that Pillow is missing.
     from PIL.Image import Dither
@@ -83,57 +102,101 @@ def gif(steps: Sequence[Lines], columns: int, title: str, theme: TerminalTheme, 
     return out.getvalue()
 
 
-def _drawn(steps: Sequence[Lines], columns: int, title: str, theme: TerminalTheme) -> Iterator[Image]:
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError:
-        raise CannotShow(
-            "pictures in .png and .gif need Pillow", "pip install pillow, or end the name in .svg"
-        ) from None
+def _size(drawn: Drawing) -> tuple[int, int]:
+    """Width and height in pixels, without margins."""
+    wide, high = drawn.columns * _CELL, 0
+    for part in drawn.parts:
+        if isinstance(part, Grid):
+            rows, columns, side = _grid_size(part, drawn)
+            wide, high = max(wide, columns * side), high + rows * side
+        else:
+            high += _LINE
+    return wide, high
+
+
+def _grid_size(grid: Grid, drawn: Drawing) -> tuple[int, int, int]:
+    """Rows, columns, and pixels of a cell: twice what an SVG has."""
+    rows, columns, side = size_of(grid, drawn.columns * _CELL / 2)
+    return rows, columns, 2 * side
+
+
+def _drawn(steps: Sequence[Drawing], title: str, tone: Tone) -> Iterator[Image]:
+    check_pillow()
+    from PIL import Image, ImageDraw
+
     faces = _faces()
-    size = columns * _CELL + 2 * _MARGIN, max(map(len, steps)) * _LINE + _BAR + _MARGIN
+    sizes = [_size(step) for step in steps]
+    size = max(wide for wide, _ in sizes) + 2 * _MARGIN, max(high for _, high in sizes) + _BAR + _MARGIN
     if max(size) > _MOST_PIXELS:
         raise CannotShow(f"a picture of {size[0]:,} × {size[1]:,} pixels is too large", "end the name in .svg or .html")
-    ink, paper = theme.foreground_color, theme.background_color
-    for lines in steps:
-        image = Image.new("RGB", size, paper)
+    for step in steps:
+        image = Image.new("RGB", size, _colour("paper", tone))
         draw = ImageDraw.Draw(image)
-        dim = _between(ink, paper)
         for x in (48, 84, 120):
-            draw.ellipse((x - 10, 30, x + 10, 50), fill=_between(dim, paper))
-        words = elide(title, max(columns - DOTS, 8))
+            draw.ellipse((x - 10, 30, x + 10, 50), fill=_colour("rule", tone))
+        words = elide(title, max(step.columns - DOTS, 8))
         left = (size[0] - cell_width(words) * _CELL) // 2
-        _text(draw, words, (left, 22), dim, faces[0])
-        for n, line in enumerate(lines):
-            for mark in marks(line, theme):
-                _mark(draw, mark, _BAR + n * _LINE, faces)
+        _text(draw, words, (left, 22), _colour("quiet", tone), faces[0])
+        top = _BAR
+        for part in step.parts:
+            if isinstance(part, Grid):
+                rows, _, side = _grid_size(part, step)
+                _grid(image, draw, part, top, side, tone)
+                top += rows * side
+                continue
+            for mark in marks(part):
+                _mark(draw, mark, top, faces, tone)
+            top += _LINE
         yield image
 
 
-def _between(first: Rgb, second: Rgb) -> Rgb:
-    return (first[0] + second[0]) // 2, (first[1] + second[1]) // 2, (first[2] + second[2]) // 2
+def _grid(image: Image, draw: ImageDraw, grid: Grid, top: int, side: int, tone: Tone) -> None:
+    from PIL.Image import Resampling
+
+    rows, columns = len(grid.steps), len(grid.steps[0])
+    colours = {step: _rgb(_colour(name_of(step), tone)) for row in grid.steps for step in set(row)}
+    small = image.resize((columns, rows))
+    small.putdata([colours[step] for row in grid.steps for step in row])
+    image.paste(small.resize((columns * side, rows * side), Resampling.NEAREST), (_MARGIN, top))
+    if None not in colours or side < _CROSSED:
+        return
+    for y, row in enumerate(grid.steps):
+        for x in (x for x, step in enumerate(row) if step is None):
+            left, upper = _MARGIN + x * side, top + y * side
+            right, lower = left + side - 1, upper + side - 1
+            for line in ((left, upper, right, lower), (left, lower, right, upper)):
+                draw.line(line, fill=_colour("paper", tone), width=max(side // 8, 1))
 
 
-def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, FreeTypeFont]) -> None:
-    pen, left = mark.pen, _MARGIN + mark.column * _CELL
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _colour(name: str, tone: Tone) -> str:
+    return colour_of(name)[tone == "dark"]
+
+
+def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, FreeTypeFont], tone: Tone) -> None:
+    look, left = mark.look, _MARGIN + mark.column * _CELL
+    ink = _colour(look.ink, tone)
     right = left + mark.cells * _CELL
-    if pen.paper:
-        draw.rectangle((left, top, right - 1, top + _LINE - 1), fill=pen.paper)
+    if look.paper:
+        draw.rectangle((left, top, right - 1, top + _LINE - 1), fill=_colour(look.paper, tone))
     if mark.kind == "rule":
-        draw.rectangle((left, top + _LINE // 2, right - 1, top + _LINE // 2 + 1), fill=pen.ink)
+        draw.rectangle((left, top + _LINE // 2, right - 1, top + _LINE // 2 + 1), fill=ink)
     elif mark.kind == "box":
         start, end = BOXES[mark.text[0]]
-        draw.rectangle((left, top + round(start * _LINE), right - 1, top + round(end * _LINE) - 1), fill=pen.ink)
+        draw.rectangle((left, top + round(start * _LINE), right - 1, top + round(end * _LINE) - 1), fill=ink)
     elif mark.kind == "line":
         for x, y, wide, high in strokes(mark, left, right, top, top + _LINE, 2):
-            draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=pen.ink)
+            draw.rectangle((x, y, x + wide - 1, y + high - 1), fill=ink)
     elif mark.kind == "text":
-        _text(draw, mark.text, (left, top), pen.ink, faces[pen.bold])
-        if pen.underline:
-            draw.rectangle((left, top + _LINE - 5, right - 1, top + _LINE - 4), fill=pen.ink)
+        _text(draw, mark.text, (left, top), ink, faces[look.bold])
+        if look.underline:
+            draw.rectangle((left, top + _LINE - 5, right - 1, top + _LINE - 4), fill=ink)
 
 
-def _text(draw: ImageDraw, text: str, place: tuple[int, int], ink: Rgb, face: FreeTypeFont) -> None:
+def _text(draw: ImageDraw, text: str, place: tuple[int, int], ink: str, face: FreeTypeFont) -> None:
     """Each character in its own cell, so that columns meet whatever the font's own width is."""
     left, top = place
     for character in text:

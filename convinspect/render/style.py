@@ -101,8 +101,8 @@ _DARK = _Scale(
     ("#2c2e30", "#862721", "#cc3529", "#fb784f", "#ffd6a8"),
 )
 # Of the 6 × 6 × 6 cube, by hand: the colour nearest to each shade is grey, or the same for several, or not in order.
-_INDEXED_BELOW = (235, 19, 20, 25, 27, 33, 75, 117, 189)
-_INDEXED_ABOVE = (235, 52, 88, 124, 160, 203, 209, 216, 223)
+_INDEXED_BELOW = (234, 18, 19, 25, 27, 33, 75, 117, 189)
+_INDEXED_ABOVE = (234, 52, 88, 124, 160, 203, 209, 216, 223)
 
 
 def cell(step: int) -> Colour:
@@ -133,7 +133,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def css(scheme: Scheme = "auto", scope: str = ":root") -> str:
+def css(scheme: Scheme = "auto", scope: str = ":root", cells: bool = True) -> str:
     """The palette as CSS variables: `--paper`, `--ink`, …, and `--font`, the typeface.
 
     A heatmap's cells are `--cell-16n` (most negative) to `--cell-1n`, `--cell-0`, `--cell-1` to `--cell-16`.
@@ -141,8 +141,9 @@ def css(scheme: Scheme = "auto", scope: str = ":root") -> str:
     Args:
         scheme: "auto" follows the reader; it also follows a notebook (JupyterLab, VS Code, Colab) that says otherwise.
         scope: CSS selector of what has these variables.
+        cells: Whether there is a heatmap, whose colours are most of the text.
     """
-    light, dark = _variables(0), _variables(1)
+    light, dark = _variables(0, cells), _variables(1, cells)
     common = f"{scope} {{ --font: {TYPEFACE}; color-scheme: {'light dark' if scheme == 'auto' else scheme}; }}\n"
     if scheme != "auto":
         return common + f"{scope} {{ {light if scheme == 'light' else dark} }}\n"
@@ -171,8 +172,9 @@ def cell_name(step: int) -> str:
     return f"cell-{abs(step)}{'n' if step < 0 else ''}"
 
 
-def _variables(which: int) -> str:
-    colours = {**PALETTE, **{cell_name(step): cell(step) for step in range(-STEPS, STEPS + 1)}}
+def _variables(which: int, cells: bool) -> str:
+    steps = range(-STEPS, STEPS + 1) if cells else ()
+    colours = {**PALETTE, **{cell_name(step): cell(step) for step in steps}}
     return " ".join(f"--{name}: {colour[which]};" for name, colour in colours.items())
 
 
@@ -181,12 +183,14 @@ _TABLES = """\
 @ table { border-collapse: collapse; margin: .6em 0; font: inherit; color: inherit; }
 @ th, @ td { padding: .15em .8em; text-align: left; vertical-align: top; white-space: pre; border: 0; max-width: none; }
 @ th { font-weight: bold; border-bottom: 1px solid var(--rule); background: var(--panel); }
-@ tbody tr, @ tbody tr:nth-child(even) { background: none; }
-@ tbody tr:hover { background: var(--panel); }
+@ tbody tr, @ tbody tr:nth-child(n) { background: none; }
+@ tbody tr:nth-child(n):hover { background: var(--panel); }
 @ .right { text-align: right; }
 @ pre { font: inherit; color: inherit; background: none; margin: .6em 0; padding: 0; border: 0; white-space: pre-wrap; }
-@ .drawn { white-space: pre; overflow-x: auto; line-height: 1.2; }
+@ .drawn { white-space: pre; overflow-x: auto; }
+@ .tight { line-height: 1.16; }
 @ .wide { overflow-x: auto; }
+@ summary { cursor: pointer; color: var(--name); }
 @ .bold { font-weight: bold; }
 @ .italic { font-style: italic; }
 @ .underline { text-decoration: underline; }

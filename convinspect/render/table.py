@@ -85,12 +85,32 @@ class Table(NamedTuple):
     lead: tuple[Cell, ...] = ()
 
 
+class Grid(NamedTuple):
+    """Cells of a heatmap, which pictures draw as rectangles, between a block's title and its lines.
+
+    Attributes:
+        steps: Rows of colours, as `style.cell` numbers them; None is a value that is not finite.
+        titles: What each cell says under the pointer, or ().
+    """
+
+    steps: Sequence[Sequence[int | None]]
+    titles: Sequence[Sequence[str]] = ()
+
+
+MOST_TITLES = 4096
+"""Cells of a grid that may have titles: 64 × 64 of them are 300 kB."""
+
+
 class Block(NamedTuple):
-    """Lines to be shown unchanged (a heatmap), with a title above and dimmed notes below."""
+    """Lines to be shown unchanged, with a title above and dimmed notes below.
+
+    A heatmap that is made for a picture has its cells in `grid`, and no lines in their place.
+    """
 
     lines: tuple[Cell, ...]
     title: str = ""
     notes: tuple[Cell, ...] = ()
+    grid: Grid | None = None
 
 
 Cells: TypeAlias = Sequence[Cell]

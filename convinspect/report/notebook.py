@@ -23,10 +23,11 @@ def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
     """
 
     def _repr_html_(self: object) -> str:
+        from convinspect.render.emit import as_shown
         from convinspect.render.html import html_of
 
         drawn = draw(self)
-        return html_of([drawn] if isinstance(drawn, (Table, Block)) else drawn)
+        return html_of(as_shown(drawn))
 
     record._repr_html_ = _repr_html_  # type: ignore[attr-defined]
 

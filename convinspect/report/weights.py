@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
+from convinspect.arrays.quantized import is_quantized, quantizer_of
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.formats.sources import short_name
 from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
-from convinspect.records import Doubt, Layer
+from convinspect.records import Doubt, Layer, Tensor
 from convinspect.render.cells import count, shape
-from convinspect.render.emit import TerminalSize
-from convinspect.render.heatmap import heatmap
+from convinspect.render.emit import TerminalSize, color_depth
+from convinspect.render.heatmap import Names, heatmap
 from convinspect.render.matrix import MatrixView, matrix_table, number, scale, sparkline
-from convinspect.render.style import BAD, NAME, QUIET
+from convinspect.render.style import BAD, NAME, QUIET, Depth
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.footnotes import layer_name
 from convinspect.text import first_few, plural
@@ -80,8 +81,15 @@ def labelled(view: MatrixView, layer: Layer, matrix: Matrix) -> MatrixView:
     return replace(view, row_names=[f"{front} {name}" for name in view.row_names])
 
 
-def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: bool) -> Block:
+def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: bool, pictured: bool = False) -> Block:
     """The matrix in coloured cells.
+
+    Args:
+        matrix: The numbers.
+        view: Its title and notes.
+        space: Of the terminal.
+        color: Whether it has colours.
+        pictured: It is for a picture, in true cells.
 
     Raises:
         CannotShow: The numbers are complex.
@@ -89,7 +97,17 @@ def shown_heatmap(matrix: Matrix, view: MatrixView, space: TerminalSize, color: 
     if matrix.values.dtype.kind == "c":
         raise CannotShow("a heatmap shows real numbers, and these are complex", "drop --heatmap")
     values = matrix.values.astype("float64")
-    return heatmap(values, space.width or 100, space.height or 60, color, view.title, view.notes)
+    names = Names(view.row_names, view.column_names)
+    notes = (f"rows {_reach(view.row_names)}, columns {_reach(view.column_names)}", *view.notes)
+    depth = Depth.TRUE if pictured else color_depth()
+    return heatmap(values, space.width or 100, space.height or 60, color, view.title, notes, depth, names, pictured)
+
+
+def _reach(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    word, blank, _ = names[0].rpartition(" ")
+    return f"{names[0]} to {names[-1].removeprefix(word + blank)}"
 
 
 _HISTOGRAM = "histogram: from min to max, heights go with the square root of the count"
@@ -116,6 +134,8 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     lines = [_HISTOGRAM]
     if normed:
         lines.append("weight-normed, spectral-normed and pruned layers: of the effective kernel")
+    if any(is_quantized(layer.weight) for layer, _ in layers):
+        lines.append("quantized layers: of the numbers that their integers stand for, (integer − zero point) · scale")
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
@@ -195,7 +215,17 @@ def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
         "columns": list(columns),
         "weight": weight,
         "bias": bias,
+        **_quantizer_payload(kernel.layer.weight),
     }
+
+
+def _quantizer_payload(weight: Tensor) -> dict[str, Any]:
+    """Of a quantized weight, whose numbers are shown dequantized, how its integers are read."""
+    if not is_quantized(weight):
+        return {}
+    scheme, scale, zero_point, axis = quantizer_of(weight)
+    found = {"scheme": scheme, "axis": axis, "scale": scale.tolist(), "zero_point": zero_point.tolist()}
+    return {"quantizer": found}
 
 
 def tensors_payload(layer: Layer, matrices: Sequence[Matrix]) -> dict[str, Any]:

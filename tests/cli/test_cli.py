@@ -230,7 +230,13 @@ def test_heatmap_and_taps(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.randn(4, 6, 3)}, tmp_path / "wide.safetensors")
     shown = run("weights", tmp_path / "wide.safetensors", "conv").stdout
     assert all(f"tap {tap} of 3" in shown for tap in range(3))
-    drawn = run("weights", tmp_path / "wide.safetensors", "conv", "--heatmap", env={"FORCE_COLOR": "1"}).stdout
+    drawn = run(
+        "weights",
+        tmp_path / "wide.safetensors",
+        "conv",
+        "--heatmap",
+        env={"FORCE_COLOR": "1", "TERM": "xterm-256color"},
+    ).stdout
     assert "▀" in drawn
 
 

@@ -120,12 +120,41 @@ def test_a_linear_named_like_a_position_stays_a_linear(tmp_path: Path) -> None:
     assert [layer["kind"] for layer in found] == ["Linear", "Embedding"]
 
 
-def test_names_that_a_shell_would_obey_are_not_completed(tmp_path: Path) -> None:
-    names = ("a;id", "a$(x)", "ab")
+def test_names_that_a_shell_would_obey_are_taken_as_they_are(tmp_path: Path) -> None:
+    """bash itself says what the words that it is offered mean; what zsh would run is not offered."""
+    names = [
+        "a;id",
+        "a$(x)",
+        "ab",
+        "a'b",
+        'a"b',
+        "a\\b",
+        "a*",
+        "a b",
+        "a`id`",
+        "a&b",
+        "a<b",
+        "a~",
+        "a#b",
+        "a!b",
+        "a{1,2}",
+    ]
     torch.save({f"{name}.weight": torch.zeros(2, 3, 1) for name in names}, tmp_path / "a.pt")
     words = f"convinspect weights {tmp_path / 'a.pt'} a"
     done = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"})
-    assert done.stdout.split() == ["ab"]
+    line = done.stdout.replace("\n", " ")
+    taken = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True)
+    assert sorted(taken.stdout.splitlines()) == sorted(names)
+    done = run(env={"_CONVINSPECT_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words})
+    for name in names:
+        assert (name in done.stdout) == set("\"'`$\\").isdisjoint(name), name
+
+
+def test_a_name_with_a_line_end_is_not_completed(tmp_path: Path) -> None:
+    torch.save({f"{name}.weight": torch.zeros(2, 3, 1) for name in ("a\nid", "ab", "a\x1b[31m")}, tmp_path / "a.pt")
+    words = f"convinspect weights {tmp_path / 'a.pt'} a"
+    done = run(env={"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"})
+    assert done.stdout.split("\n") == ["ab", ""]
 
 
 def test_the_models_own_class_is_named_inside_a_wrapper() -> None:
@@ -137,7 +166,9 @@ def test_weights_of_quantized_layers_alone_are_called_what_they_are(tmp_path: Pa
     model = nn.Sequential(nn.Linear(4, 4))
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
     torch.jit.script(quantized).save(tmp_path / "q.pt")
-    said = run("weights", tmp_path / "q.pt")
-    assert_one_line(said, "its convolutions and Linear are quantized")
+    assert "dequantized from qint8" in run("weights", tmp_path / "q.pt").stdout
+    gptq = {"fc.qweight": torch.zeros(8, 16, dtype=torch.int32), "fc.qzeros": torch.zeros(1, 2, dtype=torch.int32)}
+    torch.save(gptq | {"fc.scales": torch.zeros(1, 16)}, tmp_path / "gptq.pt")
+    assert_one_line(run("weights", tmp_path / "gptq.pt"), "its convolutions and Linear are quantized")
     torch.save(nn.BatchNorm1d(4).state_dict(), tmp_path / "norm.pt")
     assert_one_line(run("weights", tmp_path / "norm.pt"), "no convolution and no Linear")

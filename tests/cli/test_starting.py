@@ -241,3 +241,9 @@ def test_the_oldest_and_the_newest_typer_will_do(tmp_path: Path, which: str) -> 
         env={**env, "_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "convinspect con", "COMP_CWORD": "1"}
     )
     assert completed.stdout.split() == ["convert"]
+    line = {"_TYPER_COMPLETE_ARGS": f"convinspect weights {STNKD} fc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    for shell in ("zsh", "fish"):
+        completed = run(env={**env, **line, "_CONVINSPECT_COMPLETE": f"complete_{shell}"})
+        assert re.findall(r"fc\d", completed.stdout) == ["fc1", "fc2", "fc3"]
+    script = run("--show-completion", "zsh", env={**env, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}).stdout
+    assert script.count('&& _convinspect_completion "$@"') == 1

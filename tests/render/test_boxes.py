@@ -11,11 +11,12 @@ import pytest
 from convinspect.render.boxes import Group, Row, Window, boxed, ruled
 from convinspect.render.emit import emit
 from convinspect.render.format import Format
-from convinspect.render.marks import Mark, Pen, strokes
+from convinspect.render.marks import Mark, strokes
 from convinspect.render.picture import save
+from convinspect.render.style import Look
 from convinspect.render.table import Block, Styled, plain
 
-PEN = Pen((0, 0, 0), None, False, False, False)
+LOOK = Look()
 
 
 def plane(window: Window | None) -> str:
@@ -66,7 +67,7 @@ def test_rows_are_ruled_between_groups() -> None:
 )
 def test_arms_reach_the_edges_of_their_cell(text: str, arms: str) -> None:
     """Whatever the font: neighbours meet."""
-    mark = Mark("line", text, 0, len(text), PEN)
+    mark = Mark("line", text, 0, len(text), LOOK)
     reached = set()
     for x, y, wide, high in strokes(mark, 10, 19, 40, 59, 1):
         assert 10 <= x < x + wide <= 19

@@ -12,12 +12,14 @@ import pytest
 
 from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
+from convinspect.render.style import Scheme
 from convinspect.report.explain import cell_focus, frame
 from support.program import run
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
+SCHEMES: tuple[tuple[Scheme, tuple[int, int, int]], ...] = (("auto", (22, 24, 29)), ("light", (255, 255, 255)))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
@@ -113,8 +115,8 @@ def test_png_shows_the_marked_cell(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     made = built_in(4)
     block = frame(made, cell_focus(2, 3), False, 118, [], (2, 2))
-    for light, paper in ((False, (22, 24, 29)), (True, (255, 255, 255))):
-        save(block, tmp_path / "x.png", "title", 118, light)
+    for scheme, paper in SCHEMES:
+        save(block, tmp_path / "x.png", "title", 118, scheme)
         with image.open(tmp_path / "x.png") as picture:
             assert picture.size == (118 * 17 + 80, len(block.lines) * 38 + 2 * 38 + 120)
             assert picture.getpixel((2, picture.size[1] - 2)) == paper

@@ -50,7 +50,7 @@ def test_styles_are_seen(tmp_path: Path, style: str) -> None:
 
 def test_rules_and_boxes_fill_their_cells(tmp_path: Path) -> None:
     """A full box is one rectangle of its colour; a rule is as wide as its cells."""
-    save(Block((Styled("████", "rgb(1,2,3)"), Styled("────", "rgb(4,5,6)"))), tmp_path / "a.png", title="t")
+    save(Block((Styled("████", "#010203"), Styled("────", "#040506"))), tmp_path / "a.png", title="t")
     picture = pixels(tmp_path / "a.png")
     counted = {colour: number for number, colour in picture.getcolors(1 << 24)}
     assert counted[1, 2, 3] == 4 * raster._CELL * raster._LINE
