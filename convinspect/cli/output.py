@@ -137,8 +137,7 @@ def check_output(output: Path | None, fmt: Format, sources: Sequence[Path | None
         raise CannotShow(f"--format {fmt.value} and --output {output.name} disagree", "leave out --format")
     if output.name.endswith(".index.json"):
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
-    if isinstance(output, Address):
-        raise CannotWrite(*ONLY_HERE, output)
+    check_here(output)
     if suffix in (".png", ".gif"):
         from convinspect.render.raster import check_pillow
 
@@ -152,6 +151,16 @@ def check_output(output: Path | None, fmt: Format, sources: Sequence[Path | None
     if not force:
         another = Wording("use ", Option("force"), " to overwrite it, or choose another name")
         raise CannotWrite("the file exists", another, output)
+
+
+def check_here(output: Path) -> None:
+    """Check that what is to be written is no address.
+
+    Raises:
+        CannotWrite: It is one.
+    """
+    if isinstance(output, Address):
+        raise CannotWrite(*ONLY_HERE, output)
 
 
 def end_with_problems(checkpoint: Checkpoint, layers: Iterable[Layer] = ()) -> None:
