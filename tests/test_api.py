@@ -24,19 +24,19 @@ from support.program import run
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
 
-SHOWING = {"format", "width", "output", "all", "fold", "help"}
+SHOWING = {"format", "width", "output", "force", "all", "fold", "help"}
 """Options that say how a result is shown; a function returns it."""
-SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}}
+SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}, "report": {"force"}}
 PYTHON_ONLY = {"progress"}
 RENAMED = {
     "diff": {"path": "a", "other": "b"},
-    "convert": {"path": "source", "output": "target"},
+    "convert": {"path": "source", "output": "target", "force": "force"},
     "verify": {"path": "before"},
     "check": {"paths": "path"},
 }
-"""Arguments that have another name here; in `convert` --output is what is written, not how it is shown."""
+"""Arguments that have another name here; in `convert` --output and --force are of what is written."""
 
-FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain"]
+FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain", "report"]
 
 
 def names_of(command: Any) -> set[str]:
