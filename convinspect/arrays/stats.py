@@ -95,18 +95,19 @@ class _Sums:
     exponent: int = 0
 
 
-def of(source: Source) -> Stats:
+def of(source: Source, dtype: np.dtype[Any] | None = None) -> Stats:
     """The statistics of one tensor.
 
     Args:
         source: A tensor of a file, an array, or 1-D arrays of one dtype that are its blocks. They are read
             twice, so they must be in a list or the like.
+        dtype: Of the blocks, where the first of them is not to be asked for it.
 
     Raises:
         What `read_tensor` raises.
     """
     with np.errstate(all="ignore"):
-        dtype = _dtype(source)
+        dtype = _dtype(source) if dtype is None else dtype
         if dtype.itemsize <= 2:
             return _counted(source, dtype)
         if isinstance(source, Tensor) and source.nbytes <= AT_ONCE:

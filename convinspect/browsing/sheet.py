@@ -86,7 +86,9 @@ class SheetView(ScrollView, can_focus=True):
         elif self._has_table:
             self._measure(sheet)
             columns = len(sheet.column_names)
-            self.virtual_size = Size(self._names + columns * self._cell, len(sheet.row_names) + 1)
+            # Columns are whole at the left, so the last ones need room for one more at the right.
+            width = self._names + (columns + 1) * self._cell if self._exceeds(columns) else 0
+            self.virtual_size = Size(width, len(sheet.row_names) + 1)
         else:
             self._picture = picture_lines(sheet, self.size.width - 2, self.size.height, self._depth)
             self.virtual_size = Size(self.size.width - 2, len(self._picture))
@@ -112,6 +114,10 @@ class SheetView(ScrollView, can_focus=True):
         names = (*sheet.column_names[:1], *sheet.column_names[-1:])
         self._cell = max(map(len, (*texts, *names))) + 2
         self._names = max(map(len, (*sheet.row_names[:1], *sheet.row_names[-1:])))
+
+    def _exceeds(self, columns: int) -> bool:
+        """Whether so many columns are more than there is room for."""
+        return self._names + columns * self._cell > self.size.width
 
     def _table_line(self, sheet: Sheet, y: int) -> list[Segment]:
         """The name of a row and its numbers from the first column on the screen."""

@@ -10,10 +10,13 @@ from pathlib import Path
 from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
+from convinspect.formats.sources import INSIDE, member_of
 from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
 from convinspect.remote.addresses import Address
+from convinspect.summarizing.possible import Way
+from convinspect.writing.archived import archive_of, is_rewritten
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -53,6 +56,19 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
         commands.append(_command(a, source, target, [*words, *(_renames(rules) if last else [])]))
         source = target
     return commands
+
+
+def way_command(a: Checkpoint, way: Way) -> str:
+    """The command that converts all layers of a kind."""
+    return step_commands(a, [Step(way.to, way.kinds, (), 1, way.patches)], ())[0]
+
+
+def way_words(a: Checkpoint, way: Way) -> tuple[str, str, str]:
+    """What a layer becomes, and the command that makes it so: what stands before the layer's quoted name, and after."""
+    name = "LAYER0NAME"
+    head, _, tail = step_commands(a, [Step(way.to, way.kinds, (name,), 1, way.patches)], ())[0].rpartition(name)
+    what = f"{way.to} over patches" if way.patches else way.to
+    return what, head, tail
 
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:
@@ -98,10 +114,17 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         folder = path if path.is_dir() else path.parent
         above = Path() if isinstance(folder, Address) else folder.parent
         return above / f"{folder.resolve().name}_converted{number}"
+    archive = archive_of(path)
+    whole = archive is not None and a.container.rewritten and not a.holds_modules and is_rewritten(path)
+    if archive is not None:
+        # Around a checkpoint that keeps its format its archive is written too; else the checkpoint alone.
+        path = archive if whole else archive.with_name(member_of(path).rpartition(INSIDE)[2].rpartition("/")[2])
     if isinstance(path, Address):
         # What is written is written here.
         path = Path(path.name)
     suffix = path.suffix
+    if whole:
+        return path.with_name(f"{path.stem}_converted{number}{suffix}")
     if not a.container.rewritten:
         suffix = ".safetensors"
     elif a.container is Container.SAFETENSORS:
