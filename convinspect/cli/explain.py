@@ -11,8 +11,8 @@ import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import RootOption, SeedOption, WidthOption, path_argument
-from convinspect.cli.output import Sink, check_here, check_pixels
+from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption, path_argument
+from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow, NotThere
 from convinspect.render.format import Format
 
@@ -80,6 +80,7 @@ def explain(
             "--output", "-o", metavar="FILE", help="Write to this file: .svg, .html, .gif, .png, .txt or .json."
         ),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
 
@@ -105,8 +106,7 @@ def explain(
 
       convinspect explain -o pointwise.html
     """
-    check_here(output)
-    check_pixels(output)
+    check_output(output, Format.table, [path, given], force)
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint
@@ -153,7 +153,7 @@ def _show(
     draw = drawer(example, linear, columns)
     playing = (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty())
     if output is not None and output.suffix.lower() in (".html", ".gif"):
-        _save_steps(example, draw, output, sink.title, names == "both")
+        _save_steps(example, draw, sink, names == "both")
     elif playing and names == "both":
         raise CannotShow("both layouts do not fit one step", "leave out --as both, or keep a page with -o x.html")
     elif playing:
@@ -165,15 +165,17 @@ def _show(
         sink.show(frames(example, draw, row, kernel, names == "both", columns), explain_payload(example))
 
 
-def _save_steps(example: Example, draw: DrawStep, output: Path, title: str, both: bool) -> None:
+def _save_steps(example: Example, draw: DrawStep, sink: Sink, both: bool) -> None:
     """Write all steps to a file: as frames of a GIF, or on a page."""
     from convinspect.cli.player import MOST_PICTURES
     from convinspect.render.page import page
-    from convinspect.render.picture import save_steps, save_text
+    from convinspect.render.picture import save_steps
     from convinspect.report.explain_steps import steps
 
-    if output.suffix.lower() == ".gif":
-        save_steps(steps(example, draw, MOST_PICTURES, both), output, title)
+    assert sink.output is not None
+    if sink.output.suffix.lower() == ".gif":
+        save_steps(steps(example, draw, MOST_PICTURES, both), sink.output, sink.title)
+        sink.say_written()
     else:
         blocks = steps(example, draw, _PAGE_STEPS, both)
-        save_text(output, page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))
+        sink.keep(page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))
