@@ -114,7 +114,7 @@ def _cause(difference: Difference) -> Hashable:
 
 def _title(checkpoint: Checkpoint) -> str:
     root = checkpoint.root.path
-    return short_name(checkpoint.path) + (f" ({root})" if root else "")
+    return checkpoint.title + (f" ({root})" if root else "")
 
 
 def _signature(difference: Difference, place: int, folded: bool) -> tuple[object, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.diffing.fixes import Answer, ErrorReport, Fix
-from convinspect.formats.sources import short_name
 from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
@@ -59,7 +58,7 @@ def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
     return Table(
         (*((Column("keys", "right", priority=97, key="keys"),) if counted else ()), *_COLUMNS),
         [_row(name, alike, counted) for name, alike in members],
-        title=f"A: {short_name(report.checkpoint.path)} · load_state_dict error",
+        title=f"A: {report.checkpoint.title} · load_state_dict error",
         lead=(with_missing(_verdict(report), report.missing), *_prefixes(report)),
         notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
         raw=[() if counted else _raw(name, alike[0]) for name, alike in members],

@@ -11,7 +11,6 @@ from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.arrays.quantized import is_quantized, quantizer_of
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.formats.sources import short_name
 from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer, Tensor
@@ -139,7 +138,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
-        title=f"{short_name(checkpoint.path)} · kernels of {plural(len(layers), 'layer')}",
+        title=f"{checkpoint.title} · kernels of {plural(len(layers), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],
