@@ -18,7 +18,7 @@ from convinspect.render.cells import safe
 def report(
     path: PathArgument,
     other: Annotated[
-        Path | None, typer.Argument(metavar="[B]", readable=False, help="A second checkpoint, shown beside it.")
+        Path | None, typer.Argument(metavar="B", readable=False, help="A second checkpoint, shown beside it.")
     ] = None,
     values: Annotated[
         bool | None,
