@@ -13,7 +13,6 @@ from convinspect.errors import BrokenFile, ConvInspectError, NoSuchTensor, NotTh
 from convinspect.formats import read_contents
 from convinspect.formats.files import check_unchanged
 from convinspect.formats.roots import main_root, root_at
-from convinspect.formats.sources import short_name
 from convinspect.keys.wrappers import clean_name, clean_names, is_path
 from convinspect.records import Container, Contents, Module, Root, Tensor, bytes_of
 from convinspect.remote.addresses import path_of
@@ -176,13 +175,6 @@ class Checkpoint(Mapping[str, Tensor]):
         if isinstance(name, str) and clean_name(name) in self.tensors:
             return clean_name(name)
         raise NoSuchTensor(f"there is no tensor {name!r}", closest(str(name), list(self.tensors)), self.path)
-
-    @property
-    def title(self) -> str:
-        """The name of what was opened, a file or a folder, without the folder that it lies in."""
-        opened = self.path if self.folder is None else self.folder
-        # "." has no name.
-        return short_name(opened) or short_name(opened.absolute())
 
     def described_by(self, modules: Mapping[str, Module], parameters: frozenset[str] | None) -> Checkpoint:
         """The same checkpoint, with what a model's code tells of it.
