@@ -14,17 +14,26 @@ from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import RootOption, SeedOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_here, check_pixels
 from convinspect.errors import CannotShow, NotThere
+from convinspect.explaining.words import Words
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.explaining.example import Example
+    from convinspect.explaining.words import Language
     from convinspect.report.explain_steps import DrawStep
 
 _PAGE_STEPS = 400
 """Most steps on a page."""
 _TERMINAL_LINES = 24
 """Lines of a terminal whose height is unknown."""
+
+
+class Lang(str, Enum):
+    """Languages that the drawing is in."""
+
+    en = "en"
+    zh = "zh"
 
 
 class Names(str, Enum):
@@ -60,6 +69,9 @@ def explain(
             help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
         ),
     ] = False,
+    lang: Annotated[
+        Lang, typer.Option("--lang", help="Language of what is printed and drawn: English or Chinese.")
+    ] = Lang.en,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
     seed: SeedOption = 0,
@@ -101,12 +113,14 @@ def explain(
 
       convinspect explain vit.pt patch_embed.proj --patches
 
+      convinspect explain --lang zh
+
       convinspect explain --step
 
       convinspect explain -o pointwise.html
     """
     check_here(output)
-    check_pixels(output)
+    check_pixels(output, chinese=lang is Lang.zh)
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint
@@ -114,14 +128,16 @@ def explain(
     checkpoint = None if path is None else open_checkpoint(path, root)
     if patches and names in (Names.conv1d, Names.linear):
         raise CannotShow(f"--patches draws both forms side by side, and --as {names.value} one", "leave out --as")
-    example = _example(checkpoint, layer, (samples, seed, given, patches))
+    example = _example(checkpoint, layer, (samples, seed, given, patches, lang.value))
     notation = None if names is None or patches else names.value
     _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:
         say("note", checkpoint.unwritten)
 
 
-def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool]) -> Example:
+def _example(
+    checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool, Language]
+) -> Example:
     from convinspect.explaining.explain import Options
     from convinspect.explaining.explain import explain as compute
 
@@ -168,7 +184,7 @@ def _show(
 def _save_steps(example: Example, draw: DrawStep, output: Path, title: str, both: bool) -> None:
     """Write all steps to a file: as frames of a GIF, or on a page."""
     from convinspect.cli.player import MOST_PICTURES
-    from convinspect.render.page import page
+    from convinspect.render.page import Labels, page
     from convinspect.render.picture import save_steps, save_text
     from convinspect.report.explain_steps import steps
 
@@ -176,4 +192,10 @@ def _save_steps(example: Example, draw: DrawStep, output: Path, title: str, both
         save_steps(steps(example, draw, MOST_PICTURES, both), output, title)
     else:
         blocks = steps(example, draw, _PAGE_STEPS, both)
-        save_text(output, page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))
+        say = Words(example.lang)
+        # The place's numbers are put in by the page.
+        labels = say("◀ back"), say("next ▶"), say("play"), say("{at} of {count}", at="{at}", count="{count}")
+        save_text(
+            output,
+            page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}", example.lang, Labels(*labels)),
+        )

@@ -101,16 +101,20 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
         raise CannotWrite("it is the file that was opened", "choose another name", output)
 
 
-def check_pixels(output: Path | None) -> None:
+def check_pixels(output: Path | None, chinese: bool = False) -> None:
     """Check that a picture in pixels can be made.
 
+    Args:
+        output: The file that is wanted.
+        chinese: Whether it will have Chinese characters.
+
     Raises:
-        CannotShow: There is no Pillow for a name in `.png` or `.gif`.
+        CannotShow: There is no Pillow for a name in `.png` or `.gif`, or no font with these characters.
     """
     if output is not None and output.suffix.lower() in (".png", ".gif"):
-        from convinspect.render.raster import check_pillow
+        from convinspect.render.raster import check_pillow, check_wide_face
 
-        check_pillow()
+        (check_wide_face if chinese else check_pillow)()
 
 
 def check_here(output: Path | None) -> None:
