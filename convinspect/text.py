@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
@@ -87,3 +88,20 @@ def closest(name: str, names: Sequence[str]) -> str:
     if not near:
         near = list(names[:3])
     return "the closest are: " + ", ".join(near[:3]) if near else "the checkpoint has no layers"
+
+
+def to_noise(value: float, noise: float) -> str:
+    """A figure with no more digits than its noise leaves, and three at most: "1.24" ± 0.03, "1.2" ± 0.4, "100" ± 40.
+
+    Args:
+        value: The figure.
+        noise: Half the width of where it may lie, in its unit; 0 if that is not known.
+    """
+    if not (math.isfinite(value) and math.isfinite(noise)):
+        return f"{value:.0f}"
+    place = max(
+        (math.floor(math.log10(abs(part))) - less for part, less in ((value, 2), (noise, 0)) if part), default=0
+    )
+    # What the noise swallows whole keeps its first digit: "0" would say more.
+    place = min(place, math.floor(math.log10(abs(value)))) if value else place
+    return f"{round(value, -place):.{max(-place, 0)}f}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from convinspect.checking.findings import CODES, Level
+from convinspect.comparing.claims import Cause as ClaimCause
 from convinspect.comparing.claims import Verdict as ClaimVerdict
 from convinspect.converting.afterwards import Topic
 from convinspect.converting.relations import How
@@ -165,6 +166,7 @@ COMMON: dict[str, Schema] = {
     "time": record({
         "median": number("Seconds."),
         "spread": number("Half of the range of the middle half of the timings, in seconds."),
+        "settled": flag("That range is no wider than the median; else the machine was busy: the figure says little."),
     }),
     "worst": record({
         "max_abs_diff": number("The largest difference of the two."),
@@ -549,6 +551,7 @@ COMPARE = record({
         "claim": text("What is said."),
         "verdict": one_of(get_args(ClaimVerdict), "What was measured."),
         "figures": names("Sentences with the figures."),
+        "cause": maybe(one_of(get_args(ClaimCause), "Why it is not told; null where it is.")),
     })),
     "differs": flag("A layer's two forms differ in float64 by more than rounding; then the exit code is 1."),
     "not_run": several(record({

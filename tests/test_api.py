@@ -26,7 +26,7 @@ STNKD = FIXTURES / "pointnet_stnkd.pt"
 
 SHOWING = {"format", "width", "output", "all", "fold", "help"}
 """Options that say how a result is shown; a function returns it."""
-SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}}
+SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}, "report": {"force"}}
 PYTHON_ONLY = {"progress"}
 RENAMED = {
     "diff": {"path": "a", "other": "b"},
@@ -36,7 +36,7 @@ RENAMED = {
 }
 """Arguments that have another name here; in `convert` --output is what is written, not how it is shown."""
 
-FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain"]
+FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain", "report"]
 
 
 def names_of(command: Any) -> set[str]:

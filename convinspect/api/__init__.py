@@ -12,6 +12,7 @@
     explain     what one layer computes on a few rows of data
     recover     a file whose conversion in place was interrupted
     check       whether a file is whole, and what loading it elsewhere would call
+    report      a checkpoint, or two, as one HTML page to look at
 
 A command's options are keyword arguments of the same names (`--state-dict` is `state_dict`, `--from` is `from_`). What
 can be fixed by the caller is a `ConvInspectError`.
@@ -22,6 +23,7 @@ from __future__ import annotations
 from convinspect.api.conversions import convert, verify
 from convinspect.api.files import check, diff, recover
 from convinspect.api.layers import compare, explain
+from convinspect.api.pages import report
 from convinspect.checkpoint import Checkpoint
 from convinspect.checkpoint import open_checkpoint as open
 from convinspect.errors import ConvInspectError
@@ -46,6 +48,7 @@ __all__ = [
     "module_tree",
     "open",
     "recover",
+    "report",
     "select",
     "sort_layers",
     "verify",

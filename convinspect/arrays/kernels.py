@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from convinspect.arrays.effective import effective_bias, effective_weight, spectral_reading
-from convinspect.arrays.read import Array, read_tensor
+from convinspect.arrays.quantized import is_quantized, numbers_of, said_of
+from convinspect.arrays.read import Array
 from convinspect.errors import BrokenFile, CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layouts import axis_names, in_torch_order, is_turned
@@ -95,7 +96,8 @@ _HOW = {
 
 def is_kernel(layer: Layer) -> bool:
     """True for convolutions and Linear: kinds whose weight is a matrix of output and input channels."""
-    return bool(layer.kernel_size) or layer.in_width is not None
+    named = bool(layer.kernel_size) or layer.in_width is not None
+    return named or (is_quantized(layer.weight) and len(layer.weight.shape) > 1)
 
 
 def load_kernel(layer: Layer) -> Kernel:
@@ -112,8 +114,10 @@ def load_kernel(layer: Layer) -> Kernel:
         )
     stored = layer
     layer = in_torch_order(layer)
-    weight = effective_weight(layer)
+    weight = numbers_of(layer.weight) if layer.norm is None else effective_weight(layer)
     notes = [_HOW[layer.norm], *dim_notes(layer)] if layer.norm else []
+    if is_quantized(layer.weight):
+        notes.append(said_of(layer.weight))
     if layer.kind == TRANSFORMERS_CONV1D:
         weight = weight.T
         notes.append("stored transposed, as (in, out)")
@@ -208,7 +212,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
     lengths = {tensor.shape[0] for tensor in vectors.values()}
     if len(lengths) == 1 and len(vectors) == sum(len(tensor.shape) > 0 for tensor in layer.tensors.values()):
         chosen = indices(choice.rows, lengths.pop(), "rows")
-        columns_of = [read_tensor(tensor)[chosen.start : chosen.stop] for tensor in vectors.values()]
+        columns_of = [numbers_of(tensor)[chosen.start : chosen.stop] for tensor in vectors.values()]
         names = [leaf or "value" for leaf in vectors]
         yield Matrix("", np.stack(columns_of, axis=1), [str(i) for i in chosen], names)
         return
@@ -221,7 +225,7 @@ def other_tensors(layer: Layer, choice: Choice) -> Iterator[Matrix]:
 
 def _taps_of(leaf: str, tensor: Tensor, choice: Choice) -> Iterator[Matrix]:
     """A quantized convolution's integers as a kernel's numbers are shown: one (out × in) matrix per tap."""
-    values = read_tensor(tensor)
+    values = numbers_of(tensor)
     down, across = indices(choice.rows, values.shape[0], "rows"), indices(choice.columns, values.shape[1], "cols")
     size = "×".join(map(str, values.shape[2:]))
     block = values[down.start : down.stop, across.start : across.stop]
@@ -239,7 +243,7 @@ def _by_tap(kernel: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
 
 def _plain_matrix(leaf: str, tensor: Tensor, choice: Choice) -> Matrix:
     """Any tensor as a matrix: the first dimension down, all others across."""
-    values = read_tensor(tensor)
+    values = numbers_of(tensor)
     flat = values.reshape(len(values), math.prod(values.shape[1:])) if values.ndim else values.reshape(1, 1)
     down, across = indices(choice.rows, flat.shape[0], "rows"), indices(choice.columns, flat.shape[1], "cols")
     title = f"{leaf} {tensor.shape}" if leaf else ""

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from convinspect.arrays.effective import effective_weight
+from convinspect.arrays.quantized import dequantized, is_quantized
 from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
 from convinspect.arrays.threads import map_threads
 from convinspect.errors import ConvInspectError
@@ -94,18 +95,19 @@ class _Sums:
     exponent: int = 0
 
 
-def of(source: Source) -> Stats:
+def of(source: Source, dtype: np.dtype[Any] | None = None) -> Stats:
     """The statistics of one tensor.
 
     Args:
         source: A tensor of a file, an array, or 1-D arrays of one dtype that are its blocks. They are read
             twice, so they must be in a list or the like.
+        dtype: Of the blocks, where the first of them is not to be asked for it.
 
     Raises:
         What `read_tensor` raises.
     """
     with np.errstate(all="ignore"):
-        dtype = _dtype(source)
+        dtype = _dtype(source) if dtype is None else dtype
         if dtype.itemsize <= 2:
             return _counted(source, dtype)
         if isinstance(source, Tensor) and source.nbytes <= AT_ONCE:
@@ -123,7 +125,9 @@ def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | Con
 
 def _of_layer(layer: Layer) -> Stats | ConvInspectError:
     try:
-        return of(effective_weight(layer) if layer.norm else layer.weight)
+        if layer.norm:
+            return of(effective_weight(layer))
+        return of(dequantized(layer.weight) if is_quantized(layer.weight) else layer.weight)
     except ConvInspectError as error:
         return error
 

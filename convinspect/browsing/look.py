@@ -8,9 +8,13 @@ CSS = """
 Screen { layers: base; overflow: hidden; }
 Bar, Keys { height: 1; width: 1fr; }
 Message { height: auto; max-height: 4; width: 1fr; }
-Rows, Page { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; overflow-x: hidden; }
-Rows { scrollbar-color: ansi_bright_black; scrollbar-background: ansi_default; }
-Page { scrollbar-color: ansi_bright_black; scrollbar-background: ansi_default; }
+Rows, Page, SheetView {
+    scrollbar-size: 1 1;
+    scrollbar-color: ansi_bright_black; scrollbar-color-hover: ansi_cyan; scrollbar-color-active: ansi_cyan;
+    scrollbar-background: ansi_default; scrollbar-background-hover: ansi_default;
+    scrollbar-background-active: ansi_default; scrollbar-corner-color: ansi_default;
+}
+Rows, Page { overflow-x: hidden; }
 #panes { layout: vertical; height: 1fr; }
 #tree { height: 3fr; width: 1fr; }
 #facts { height: 2fr; width: 1fr; border-top: solid ansi_bright_black; }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convinspect.arrays import kernels, stats
+from convinspect.arrays.quantized import is_quantized
 from convinspect.arrays.read import Array, read_blocks, read_tensor
 from convinspect.arrays.stats import Stats
 from convinspect.checkpoint import Checkpoint
@@ -107,7 +108,7 @@ def read_numbers(checkpoint: Checkpoint, layer: Layer, stopped: Callable[[], boo
 
 def _whole(layer: Layer, stopped: Callable[[], bool]) -> Numbers:
     notes: tuple[str, ...] = ()
-    if kernels.is_kernel(layer) and layer.kind not in QUANTIZED:
+    if kernels.is_kernel(layer) and (layer.kind not in QUANTIZED or is_quantized(layer.weight)):
         kernel = kernels.load_kernel(layer)
         found, notes, weight = list(kernels.matrices(kernel, kernels.Choice())), kernel.notes, kernel.weight
     else:

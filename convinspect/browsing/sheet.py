@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
@@ -13,17 +14,16 @@ from textual.strip import Strip
 
 from convinspect.browsing.views import Line, strip_of, style_of
 from convinspect.render.cells import wrap
-from convinspect.render.style import QUIET
-from convinspect.render.table import Styled
+from convinspect.render.style import QUIET, Depth, cell, cell_index, step_of
+from convinspect.render.table import Styled, pieces
 
 if TYPE_CHECKING:
     from convinspect.browsing.numbers import Sheet
 
 _LEAST = 4
 """Lines and cells of the smallest picture."""
-_LEGEND = 2
-"""Lines of a picture's legend, with the empty one above it."""
-_CHROME = 10
+_CHROME = 9
+"""Lines that a heatmap leaves free around the picture itself, and more do no harm."""
 _SAMPLE = 64
 """Rows and columns whose numbers tell how many digits are needed; figures of a larger magnitude take more room."""
 
@@ -86,17 +86,21 @@ class SheetView(ScrollView, can_focus=True):
         elif self._has_table:
             self._measure(sheet)
             columns = len(sheet.column_names)
-            self.virtual_size = Size(self._names + columns * self._cell, len(sheet.row_names) + 1)
+            # Columns are whole at the left, so the last ones need room for one more at the right.
+            width = self._names + (columns + 1) * self._cell if self._exceeds(columns) else 0
+            self.virtual_size = Size(width, len(sheet.row_names) + 1)
         else:
-            self._picture = picture_lines(sheet, self.size.width - 2, self.size.height, self._colors)
+            self._picture = picture_lines(sheet, self.size.width - 2, self.size.height, self._depth)
             self.virtual_size = Size(self.size.width - 2, len(self._picture))
         self.refresh()
 
     @property
-    def _colors(self) -> str:
-        """What the terminal can: "truecolor", "256", or "" where signs say more than eight colours would."""
+    def _depth(self) -> Depth | None:
+        """How many colours the terminal has; None where none are wanted."""
         system = self.app.console.color_system
-        return system if system in ("truecolor", "256") and not self.app.no_color else ""
+        if self.app.no_color or system is None:
+            return None
+        return {"truecolor": Depth.TRUE, "256": Depth.INDEXED}.get(system, Depth.BASIC)
 
     # ------------------------------------------------------------------------------------------------- numbers
 
@@ -110,6 +114,10 @@ class SheetView(ScrollView, can_focus=True):
         names = (*sheet.column_names[:1], *sheet.column_names[-1:])
         self._cell = max(map(len, (*texts, *names))) + 2
         self._names = max(map(len, (*sheet.row_names[:1], *sheet.row_names[-1:])))
+
+    def _exceeds(self, columns: int) -> bool:
+        """Whether so many columns are more than there is room for."""
+        return self._names + columns * self._cell > self.size.width
 
     def _table_line(self, sheet: Sheet, y: int) -> list[Segment]:
         """The name of a row and its numbers from the first column on the screen."""
@@ -144,28 +152,46 @@ class SheetView(ScrollView, can_focus=True):
         return strip_of(self._picture[y]).crop_extend(0, width, None)
 
 
-def picture_lines(sheet: Sheet, width: int, height: int, colors: str) -> list[Line]:
-    """The matrix as a picture that fits into so many cells and lines, with its scale."""
+def picture_lines(sheet: Sheet, width: int, height: int, depth: Depth | None) -> list[Line]:
+    """The matrix as a picture that fits into so many cells and lines, with its scale.
+
+    Args:
+        sheet: The matrix.
+        width: Cells.
+        height: Lines.
+        depth: How many colours there are; None for none.
+    """
     from convinspect.render.heatmap import heatmap
-    from convinspect.render.table import pieces
 
     width, height = max(width, _LEAST), max(height, _LEAST)
     rows, columns = sheet.shape
     if not rows or not columns:
         return [(Styled("no values", QUIET),)]
-    cells_a_line = 2 if colors else 1
-    room = max(height - _LEGEND, 1)
-    means = sheet.means(room * cells_a_line, width)
-    notes = _mean_note(sheet, means.shape, width)
-    if notes:
-        room = max(room - len(notes), 1)
-        means = sheet.means(room * cells_a_line, width)
-    # It leaves room for a title and a prompt, which are elsewhere here.
-    for spare in range(_CHROME, -1, -1):
-        block = heatmap(means, width, room + spare, bool(colors))
-        if len(block.lines) + len(notes) <= height:
-            break
-    return [*(pieces(line) for line in block.lines), *notes]
+    cells_a_line = 1 if depth in (None, Depth.BASIC) else 2
+    room = height
+    while True:
+        room -= 1
+        means = sheet.means(max(room, 1) * cells_a_line, width)
+        notes = _mean_note(sheet, means.shape, width)
+        # All lines are for the picture: its title and the prompt after it are elsewhere here.
+        block = heatmap(means, width, max(room, 1) + _CHROME, depth is not None, depth=depth or Depth.TRUE)
+        if len(block.lines) + len(notes) <= height or room <= 1:
+            return [*(for_rich(pieces(line), depth) for line in block.lines), *notes]
+
+
+def for_rich(line: Line, depth: Depth | None) -> Line:
+    """A line whose colours of cells are spelled as Rich knows them."""
+    return tuple(Styled(text, _rich_style(style, depth is Depth.INDEXED)) for text, style in line)
+
+
+@lru_cache(maxsize=4096)
+def _rich_style(style: str, indexed: bool) -> str:
+    words = style.split()
+    steps = [step_of(word) for word in words]
+    return " ".join(
+        word if step is None else f"color({cell_index(step)})" if indexed else cell(step).dark
+        for word, step in zip(words, steps, strict=True)
+    )
 
 
 def _mean_note(sheet: Sheet, shape: tuple[int, ...], width: int) -> list[Line]:

@@ -31,10 +31,9 @@ def style_of(text: str) -> Style:
     return Style.parse(text)
 
 
-def strip_of(line: Line, reverse: bool = False) -> Strip:
+def strip_of(line: Line) -> Strip:
     """A line as Textual draws it."""
-    more = Style(reverse=True) if reverse else Style.null()
-    return Strip([Segment(text, style_of(style) + more) for text, style in line if text])
+    return Strip([Segment(text, style_of(style)) for text, style in line if text])
 
 
 class Page(ScrollView, can_focus=True):
@@ -191,8 +190,8 @@ class Rows(ScrollView, can_focus=True):
         if number >= self._count:
             return Strip.blank(width)
         line = self._draw(number, self._width)
-        is_current = number == self.cursor
-        if is_current:
-            used = sum(cell_width(part.text) for part in line)
-            line = (*line, Styled(" " * (self._width - used)))
-        return strip_of(line, reverse=is_current).crop_extend(0, width, None)
+        if number == self.cursor:
+            # One bar without colours: reversed, each would be a patch of its own.
+            text = "".join(part.text for part in line)
+            line = (Styled(text + " " * (self._width - cell_width(text)), "reverse"),)
+        return strip_of(line).crop_extend(0, width, None)

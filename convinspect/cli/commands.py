@@ -20,6 +20,7 @@ SUMMARIES = {
     "verify": "Check that a conversion changed shapes and nothing else.",
     "recover": "Undo a convert --in-place that was interrupted: the file is as it was before.",
     "check": "Is this file whole, and what would loading it elsewhere call?",
+    "report": "Draw a model as one HTML page: its layers, module tree and kernels, and what could be converted.",
     "compare": "Measure a convolution against Linear on this machine: speed, precision, gradients.",
     "explain": "Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.",
 }

@@ -146,6 +146,7 @@ def _check_part(part: Mapping[str, object], stats: bool) -> bool:
 
 def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tuple[str, ...]]:
     """The named layers; else the pointwise ones; else all convolutions and Linear; and lines on numbers that lack."""
+    from convinspect.arrays.quantized import is_quantized
     from convinspect.kinds import QUANTIZED
     from convinspect.layers.find import find_layers
     from convinspect.layers.numberless import GATHER, emptied_line, lines_on_numbers
@@ -155,8 +156,8 @@ def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tupl
     if named:
         chosen = select(every, named)
         return chosen, lines_on_numbers(checkpoint, chosen)
-    whole = [layer for layer in select(every) if layer.kind not in QUANTIZED]
-    chosen = [layer for layer in whole if layer.in_width is not None or layer.kernel_size]
+    whole = [one for one in select(every) if one.kind not in QUANTIZED or is_quantized(one.weight)]
+    chosen = [one for one in whole if one.in_width is not None or one.kernel_size or is_quantized(one.weight)]
     chosen = [layer for layer in chosen if layer.pointwise] or chosen
     emptied = "" if chosen else emptied_line(every)
     if emptied:

@@ -10,8 +10,11 @@ from typing import Literal
 
 from convinspect.comparing.measure import Measured
 from convinspect.errors import Option, Wording
+from convinspect.text import first_few, to_noise
 
 Verdict = Literal["holds", "does not hold", "within noise", "not told"]
+Cause = Literal["busy", "not finite", "float64"]
+"""Why a claim is not told: the machine was busy, results are not finite, or there is only the reference itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,13 @@ class Claim:
         text: The claim.
         verdict: Whether it holds on this machine.
         figures: Sentences with the measurements; some may be a `Wording` that names options.
+        cause: Why it is not told; None where it is.
     """
 
     text: str
     verdict: Verdict
     figures: tuple[str, ...] = field(default_factory=tuple)
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,21 @@ def claims(layers: Sequence[Measured]) -> list[Claim]:
 
 def _faster(layers: Sequence[Measured], words: _Words) -> Claim:
     conv, linear, other = layers[0].forward
+    text = f"{words.linear} is faster than {words.convolution}"
+    busy = [layer.name for layer in layers if not layer.settled]
+    if busy:
+        said = f"the timings of {first_few(list(dict.fromkeys(busy)))} vary by more than their median"
+        return Claim(text, "not told", (said, "run it again when nothing else runs"), "busy")
 
     def span(name: str) -> str:
-        forward = _span(layer.forward[conv].over(layer.forward[name])[0] for layer in layers)
-        backward = _span(layer.backward[conv].over(layer.backward[name])[0] for layer in layers)
+        forward = _span([layer.forward[conv].over(layer.forward[name]) for layer in layers])
+        backward = _span([layer.backward[conv].over(layer.backward[name]) for layer in layers])
         return f"{forward} forward, {backward} with backward"
 
     ratios = [layer.forward[conv].over(layer.forward[linear]) for layer in layers]
     figures = (f"time of {words.conv} ÷ {words.linear}: {span(linear)}", f"{words.other}: {span(other)}")
     verdict = _verdict([(ratio - 1, noise) for ratio, noise in ratios])
-    return Claim(f"{words.linear} is faster than {words.convolution}", verdict, figures)
+    return Claim(text, verdict, figures)
 
 
 def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
@@ -81,22 +91,23 @@ def _verdict(excess: Sequence[tuple[float, float]]) -> Verdict:
     return "does not hold" if any(value < -noise for value, noise in excess) else "within noise"
 
 
-def _span(values: Iterable[float]) -> str:
+def _span(values: Sequence[tuple[float, float]]) -> str:
+    """The least and the largest of ratios, with the digits that the noise of each leaves."""
     ordered = sorted(values)
-    low, high = f"{ordered[0]:.2f}", f"{ordered[-1]:.2f}"
+    low, high = (to_noise(*ordered[place]) for place in (0, -1))
     return low if low == high else f"{low}–{high}"
 
 
 def _more_precise(layers: Sequence[Measured], words: _Words) -> Claim:
-    text, excess, ratios = f"{words.convolution} is more precise than {words.linear}", [], []
+    text, excess, ratios, noises = f"{words.convolution} is more precise than {words.linear}", [], [], []
     conv, linear = layers[0].errors
     layers = [layer for layer in layers if layer.dtype != "float64"]
     if not layers:
         remedy = Wording("float64 is what errors are measured against; give another ", Option("dtype", None))
-        return Claim(text, "not told", (remedy,))
+        return Claim(text, "not told", (remedy,), "float64")
     errors = [error for layer in layers for pairs in layer.errors.values() for pair in pairs for error in pair]
     if not all(map(math.isfinite, errors)):
-        return Claim(text, "not told", ("results are NaN or infinite, of which no error can be told",))
+        return Claim(text, "not told", ("results are NaN or infinite, of which no error can be told",), "not finite")
     for layer in layers:
         of_seeds = [
             second[1] / first[1] if first[1] else (math.inf if second[1] else 1.0)
@@ -104,10 +115,11 @@ def _more_precise(layers: Sequence[Measured], words: _Words) -> Claim:
         ]
         ratios.append(statistics.median(of_seeds))
         spread = max(of_seeds) - min(of_seeds) if math.isfinite(max(of_seeds)) else 0.0
-        excess.append((ratios[-1] - 1, max(spread, 0.01)))
+        noises.append(max(spread, 0.01))
+        excess.append((ratios[-1] - 1, noises[-1]))
     largest = [max(error for layer in layers for error, _ in layer.errors[name]) for name in (conv, linear)]
     figures = (
-        f"RMS error against float64 of {words.linear} ÷ {words.conv}: {_span(ratios)}",
+        f"RMS error against float64 of {words.linear} ÷ {words.conv}: {_span(list(zip(ratios, noises, strict=True)))}",
         f"largest errors: {words.conv} {largest[0]:.1e}, {words.linear} {largest[1]:.1e}",
     )
     return Claim(text, _verdict(excess), figures)
@@ -121,7 +133,8 @@ def _results_differ(layers: Sequence[Measured], words: _Words) -> Claim:
     if words.results:
         what, ratio = ("results", "difference ÷ largest result")
     if largest_share <= 1 and any(agreement.undecided for agreement in agreements):
-        return Claim(words.apart, "not told", (f"{what} are NaN or infinite, of which no difference can be told",))
+        said = f"{what} are NaN or infinite, of which no difference can be told"
+        return Claim(words.apart, "not told", (said,), "not finite")
     differences = {name: max((_relative(pair) for pair in _pairs(layers, name)), default=0.0) for name in names}
     signs = {"output": "y"} | _SIGNS
     figures = (

@@ -55,6 +55,14 @@ class Time:
     median: float
     spread: float
 
+    @property
+    def settled(self) -> bool:
+        """Whether it says anything: the middle half of the timings is no wider than their median is long.
+
+        Beyond that something else ran on the machine, and ratios of such times are of that and not of the layers.
+        """
+        return 2 * self.spread <= self.median
+
     def over(self, other: Time) -> tuple[float, float]:
         """The ratio of this median to the other's, and the noise of that ratio."""
         ratio = self.median / other.median
@@ -94,6 +102,11 @@ class Measured:
     outputs: tuple[float, float] = (0.0, 0.0)
     patch: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """All times of it are."""
+        return all(time.settled for time in (*self.forward.values(), *self.backward.values()))
 
     @property
     def differs(self) -> bool:

@@ -14,6 +14,7 @@ from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
 from convinspect.remote.addresses import Address
+from convinspect.summarizing.possible import Way
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -53,6 +54,19 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
         commands.append(_command(a, source, target, [*words, *(_renames(rules) if last else [])]))
         source = target
     return commands
+
+
+def way_command(a: Checkpoint, way: Way) -> str:
+    """The command that converts all layers of a kind."""
+    return step_commands(a, [Step(way.to, way.kinds, (), 1, way.patches)], ())[0]
+
+
+def way_words(a: Checkpoint, way: Way) -> tuple[str, str, str]:
+    """What a layer becomes, and the command that makes it so: what stands before the layer's quoted name, and after."""
+    name = "LAYER0NAME"
+    head, _, tail = step_commands(a, [Step(way.to, way.kinds, (name,), 1, way.patches)], ())[0].rpartition(name)
+    what = f"{way.to} over patches" if way.patches else way.to
+    return what, head, tail
 
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:

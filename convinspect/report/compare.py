@@ -10,13 +10,16 @@ from convinspect.render.plot import Panel
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.flags import flagged
-from convinspect.text import join_words, plural
+from convinspect.text import join_words, plural, to_noise
 
 if TYPE_CHECKING:
-    from convinspect.comparing.claims import Claim
+    from convinspect.comparing.claims import Cause, Claim
     from convinspect.comparing.compare import Comparison
     from convinspect.comparing.measure import Measured, NotRun, Time
 
+_CANNOT_TELL: dict[Cause | None, str] = {
+    "busy": "cannot tell: the machine was busy", "not finite": "cannot be told", "float64": "cannot be told",
+}  # fmt: skip
 _VERDICT_STYLES = {"holds": GOOD, "does not hold": BAD, "within noise": WARN, "not told": WARN}
 
 
@@ -94,25 +97,21 @@ def _time_table(title: str, layers: Sequence[Measured], backward: bool) -> Table
     return Table(columns, rows, title=title, notes=() if backward else (titles.note,))
 
 
-def _time(time: Time) -> str:
+def _time(time: Time) -> Cell:
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if time.median >= factor or unit == "µs":
-            return f"{_three(time.median / factor)} ±{_short(time.spread / factor)} {unit}"
+            median, spread = time.median / factor, time.spread / factor
+            text = f"{to_noise(median, spread)} ±{to_noise(spread, spread)} {unit}"
+            return text if time.settled else Styled(text, WARN)
     raise AssertionError
 
 
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
 def _ratio(time: Time, reference: Time) -> Cell:
+    if not (time.settled and reference.settled):
+        return Styled("busy", WARN)
     ratio, noise = time.over(reference)
     style = QUIET if abs(ratio - 1) <= noise else "bold"
-    return Styled(f"{ratio:.2f}", style)
+    return Styled(to_noise(ratio, noise), style)
 
 
 def _error_table(layers: Sequence[Measured]) -> Table:
@@ -147,7 +146,7 @@ def _apart_table(layers: Sequence[Measured]) -> Table:
 def _claims_block(comparison: Comparison) -> Block:
     lines: list[Cell] = []
     for claim in comparison.claims:
-        said = "cannot be told" if claim.verdict == "not told" else f"{claim.verdict} here"
+        said = _CANNOT_TELL.get(claim.cause, f"{claim.verdict} here")
         lines.append((Styled(f"“{claim.text}”: "), Styled(said, _VERDICT_STYLES[claim.verdict])))
         lines += [f"  {flagged(figure)}" for figure in claim.figures]
     return Block(tuple(lines), title="what is said of the two", notes=_about_lines(comparison))
@@ -200,7 +199,8 @@ def what_is_drawn(comparison: Comparison) -> str:
     setting, about = comparison.setting, comparison.circumstances
     conv, linear, _ = _titles(comparison.layers).drawn
     batch = f"batch {setting.batch}, " if setting.batch else ""
-    return f"{conv} and {linear}, forward, {batch}{plural(setting.threads, 'thread')}, {about['device']}"
+    busy = "" if all(layer.settled for layer in comparison.layers) else "; the machine was busy"
+    return f"{conv} and {linear}, forward, {batch}{plural(setting.threads, 'thread')}, {about['device']}{busy}"
 
 
 def flat_table(layers: Sequence[Measured]) -> Table:
@@ -265,7 +265,8 @@ def _layer_payload(layer: Measured) -> dict[str, Any]:
 
 
 def _claim_payload(claim: Claim) -> dict[str, Any]:
-    return {"claim": claim.text, "verdict": claim.verdict, "figures": list(map(flagged, claim.figures))}
+    figures = list(map(flagged, claim.figures))
+    return {"claim": claim.text, "verdict": claim.verdict, "figures": figures, "cause": claim.cause}
 
 
 def panels(layers: Sequence[Measured]) -> list[Panel]:
@@ -284,4 +285,6 @@ def panels(layers: Sequence[Measured]) -> list[Panel]:
 
 
 def _times_payload(times: Mapping[str, Time]) -> dict[str, Any]:
-    return {name: {"median": time.median, "spread": time.spread} for name, time in times.items()}
+    return {
+        name: {"median": time.median, "spread": time.spread, "settled": time.settled} for name, time in times.items()
+    }

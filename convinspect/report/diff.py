@@ -123,7 +123,7 @@ def _signature(difference: Difference, place: int, folded: bool) -> tuple[object
         return (place,)
     sides = tuple(None if it is None else (it.shape, it.dtype, it.layout) for it in (difference.a, difference.b))
     whats = tuple(None if it is None else it.what for it in (difference.other_a, difference.other_b))
-    return (difference.kind, sides, whats, _note(difference), difference.deviation)
+    return (difference.kind, sides, whats, note_of(difference), difference.deviation)
 
 
 def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
@@ -155,7 +155,7 @@ def _row(name: str, alike: Sequence[Difference], report: DiffReport, counted: bo
     cells += [Styled(first.kind.value, STYLES[first.kind]), name or "(root)", *shown]
     if report.compared:
         cells += _deviation_cells(first)
-    note = _note(first) if len(alike) == 1 else _common_note(first)
+    note = note_of(first) if len(alike) == 1 else _common_note(first)
     if len(alike) > 1 and not counted:
         note = f"×{len(alike)}, {note}" if note else f"×{len(alike)}"
     return (*cells, Styled(note, WARN if first.obstacle or first.unnoticed or first.maybe_turned else ""))
@@ -168,7 +168,7 @@ def _distance(difference: Difference) -> float:
 def _common_note(difference: Difference) -> str:
     """The note without what is true of this one alone."""
     reshape = difference.call if difference.call.startswith(".reshape") else ""
-    return _note(difference).replace(reshape, "reshape") if reshape else _note(difference)
+    return note_of(difference).replace(reshape, "reshape") if reshape else note_of(difference)
 
 
 def _side(tensor: Tensor | None, other: Tensor | None, shown: Tensor | None = None) -> str:
@@ -192,7 +192,8 @@ def _deviation_cells(difference: Difference) -> list[Cell]:
     return [*figures, f"{count(deviation.count)} of {count(deviation.total)}"]
 
 
-def _note(difference: Difference) -> str:
+def note_of(difference: Difference) -> str:
+    """What is to be said of a difference, beyond its kind and shapes; "" for nothing."""
     kind, deviation = difference.kind, difference.deviation
     notes = [difference.supplied] if difference.supplied else [_MEANING[kind]] if kind in _MEANING else []
     notes += _of_shapes(difference)
@@ -278,7 +279,7 @@ def _raw(name: str, difference: Difference, report: DiffReport, counted: bool) -
     values = (None, None, None) if deviation is None else (deviation.absolute, deviation.relative, deviation.count)
     shapes = [None if tensor is None else tensor.shape for tensor in sides]
     more = [None if tensor is None else getattr(tensor, field) for field in ("key", "dtype") for tensor in sides]
-    return (difference.kind, name, *shapes, *(values if report.compared else ()), _note(difference), *more)
+    return (difference.kind, name, *shapes, *(values if report.compared else ()), note_of(difference), *more)
 
 
 def notes(report: DiffReport) -> Iterable[str]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.arrays.effective import assumed_dim
 from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
+from convinspect.arrays.quantized import is_quantized, quantizer_of
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
 from convinspect.formats.sources import short_name
 from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
-from convinspect.records import Doubt, Layer
+from convinspect.records import Doubt, Layer, Tensor
 from convinspect.render.cells import count, shape
 from convinspect.render.emit import TerminalSize, color_depth
 from convinspect.render.heatmap import Names, heatmap
@@ -133,6 +134,8 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     lines = [_HISTOGRAM]
     if normed:
         lines.append("weight-normed, spectral-normed and pruned layers: of the effective kernel")
+    if any(is_quantized(layer.weight) for layer, _ in layers):
+        lines.append("quantized layers: of the numbers that their integers stand for, (integer − zero point) · scale")
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
@@ -212,7 +215,17 @@ def kernel_payload(kernel: Kernel, choice: Choice) -> dict[str, Any]:
         "columns": list(columns),
         "weight": weight,
         "bias": bias,
+        **_quantizer_payload(kernel.layer.weight),
     }
+
+
+def _quantizer_payload(weight: Tensor) -> dict[str, Any]:
+    """Of a quantized weight, whose numbers are shown dequantized, how its integers are read."""
+    if not is_quantized(weight):
+        return {}
+    scheme, scale, zero_point, axis = quantizer_of(weight)
+    found = {"scheme": scheme, "axis": axis, "scale": scale.tolist(), "zero_point": zero_point.tolist()}
+    return {"quantizer": found}
 
 
 def tensors_payload(layer: Layer, matrices: Sequence[Matrix]) -> dict[str, Any]:

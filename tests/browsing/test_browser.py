@@ -227,10 +227,11 @@ def test_taps_of_a_kernel_follow_each_other_and_the_table_scrolls(tmp_path: Path
         sheet = screen.query_one("#sheet", SheetView)
         assert "out 49" in sheet.text
         assert "in 0" in sheet.text
-        for _ in range(20):
-            await pilot.press("right")
-        await pilot.pause(0.05)
-        assert "in 0" not in sheet.text.replace("in 0 ", "in 0 ")[:12]
+        assert "in 59" not in sheet.text
+        sheet.scroll_to(sheet.max_scroll_x, 0, animate=False)
+        await pilot.pause()
+        assert "in 59" in sheet.text
+        assert "out 0" in sheet.text
 
     browse(path, steps)
 
@@ -318,6 +319,15 @@ def test_another_root_is_chosen_by_key() -> None:
         assert browser.model.checkpoint.root.role == "model"
 
     browse(FIXTURES / "lightning.ckpt", steps, size=(100, 30))
+
+
+def test_keys_in_the_last_line_can_be_clicked() -> None:
+    async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+        line = screen_text(browser).split("\n")[-1]
+        await pilot.click("#keys", offset=(line.index("? help") + 3, 0))
+        assert isinstance(browser.screen, Help)
+
+    browse(STNKD, steps)
 
 
 def test_help_names_every_key_that_does_something() -> None:
@@ -450,3 +460,28 @@ def test_an_error_of_ours_ends_it_and_is_handed_on(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(ZeroDivisionError):
         browse(STNKD, steps)
+
+
+def test_of_a_file_elsewhere_numbers_are_fetched_when_they_are_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    from safetensors.torch import save_file
+
+    from convinspect.remote.addresses import path_of
+    from support.servers import serving
+
+    save_file({f"fc{n}.weight": torch.randn(300, 400) for n in range(4)}, str(tmp_path / "m.safetensors"))
+    with serving(tmp_path) as server:
+
+        async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+            server.forget()
+            await pilot.press("down", "slash", "f", "c", "enter", "f", "escape", "escape", "home", "down", "c")
+            await pilot.pause(0.2)
+            assert server.asked == []
+            await pilot.press("enter")
+            screen = await read(browser, pilot)
+            assert screen.numbers is not None
+            assert 480_000 <= server.sent < 700_000
+
+        path = path_of(f"{server.address}/m.safetensors")
+        assert isinstance(path, Path)
+        browse(path, steps)

@@ -166,7 +166,9 @@ def test_weights_of_quantized_layers_alone_are_called_what_they_are(tmp_path: Pa
     model = nn.Sequential(nn.Linear(4, 4))
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
     torch.jit.script(quantized).save(tmp_path / "q.pt")
-    said = run("weights", tmp_path / "q.pt")
-    assert_one_line(said, "its convolutions and Linear are quantized")
+    assert "dequantized from qint8" in run("weights", tmp_path / "q.pt").stdout
+    gptq = {"fc.qweight": torch.zeros(8, 16, dtype=torch.int32), "fc.qzeros": torch.zeros(1, 2, dtype=torch.int32)}
+    torch.save(gptq | {"fc.scales": torch.zeros(1, 16)}, tmp_path / "gptq.pt")
+    assert_one_line(run("weights", tmp_path / "gptq.pt"), "its convolutions and Linear are quantized")
     torch.save(nn.BatchNorm1d(4).state_dict(), tmp_path / "norm.pt")
     assert_one_line(run("weights", tmp_path / "norm.pt"), "no convolution and no Linear")

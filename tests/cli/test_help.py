@@ -66,6 +66,7 @@ def parameters_of(command: Any) -> Iterator[tuple[str, ...]]:
             is_option = parameter.param_type_name == "option"
             longer = [name for name in parameter.opts if name.startswith("--")]
             shown = [name for name in parameter.opts if name not in longer[1:]]
+            shown = ["/".join([*shown, *parameter.secondary_opts])] if parameter.secondary_opts else shown
             yield tuple(sorted(shown)) if is_option else (parameter.metavar,)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,8 +19,12 @@ from convinspect.arrays.devices import full_float32
 from convinspect.arrays.error_bound import Agreement
 from convinspect.comparing import measure as measuring
 from convinspect.comparing.claims import claims
-from convinspect.comparing.measure import Measured, Setting, Time, measure
+from convinspect.comparing.compare import Comparison
+from convinspect.comparing.measure import Measured, Setting, Time, _time, circumstances, measure
 from convinspect.comparing.subjects import Subject, pointnet
+from convinspect.render.table import Block, Table, plain
+from convinspect.report.compare import comparison_payload, comparison_tables
+from convinspect.text import to_noise
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
 
@@ -58,7 +64,72 @@ def made(conv: float, linear: float, noise: float = 0.01, **other: Any) -> Measu
 def test_speed_is_judged_by_every_layer_and_beyond_noise(pairs: list[tuple[float, float]], verdict: str) -> None:
     claim = claims([made(*pair) for pair in pairs])[0]
     assert claim.verdict == verdict
-    assert claims([made(*pair, noise=3.0) for pair in pairs])[0].verdict == "within noise"
+    assert claims([made(*pair, noise=0.5) for pair in pairs])[0].verdict == "within noise"
+
+
+# Milliseconds of one call, seven timings each, as they were recorded: of a machine that ran four other programs, and of
+# one at rest.
+BUSY = (
+    (5.259, 7.359, 3.296, 0.609, 0.608, 0.432, 0.476),
+    (0.496, 0.63, 7.23, 5.885, 0.5, 4.539, 0.435),
+    (0.49, 0.511, 0.496, 7.341, 2.004, 5.909, 0.459),
+)
+SETTLED = (
+    (0.451, 0.447, 0.449, 0.446, 0.458, 0.447, 0.45),
+    (134.443, 145.419, 142.656, 75.62, 153.33, 115.501, 159.986),
+)
+
+
+def recorded(conv: tuple[float, ...], linear: tuple[float, ...]) -> Measured:
+    times = [_time([value * 1e-3 for value in values]) for values in (conv, linear, linear)]
+    one = made(1, 1)
+    forward = dict(zip(one.forward, times, strict=True))
+    return replace(one, forward=forward, backward=forward)
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_a_busy_machine_is_said_and_no_ratio_is_given(busy: tuple[float, ...]) -> None:
+    for pair in ((busy, SETTLED[0]), (SETTLED[0], busy), (busy, busy)):
+        layers = [recorded(SETTLED[0], SETTLED[0]), recorded(*pair)]
+        first, second, third = claims(layers)
+        assert (first.verdict, first.cause) == ("not told", "busy")
+        assert not re.search(r"\d", " ".join(map(str, first.figures)))
+        # What is not of time can be told all the same.
+        assert (second.cause, third.cause) == (None, None)
+        comparison = Comparison(layers, [first, second, third], Setting(), circumstances(Setting(), 0.0))
+        forward, *_, said = comparison_tables(comparison)
+        assert isinstance(forward, Table)
+        assert "cannot tell: the machine was busy" in "\n".join(
+            map(plain, said.lines if isinstance(said, Block) else ())
+        )
+        ratios = [list(map(plain, row[-2:])) for row in forward.rows]
+        assert ratios == [["1.00", "1.00"], ["busy", "busy"]]
+        payload = comparison_payload(comparison)
+        settled = [time["settled"] for layer in payload["layers"] for time in layer["forward"].values()]
+        assert settled[:3] == [True] * 3
+        assert not all(settled[3:])
+        assert payload["claims"][0]["cause"] == "busy"
+
+
+def test_a_quiet_machine_is_not_called_busy() -> None:
+    layers = [recorded(values, values) for values in SETTLED]
+    first = claims(layers)[0]
+    assert (first.verdict, first.cause) == ("within noise", None)
+    payload = comparison_payload(Comparison(layers, [first], Setting(), circumstances(Setting(), 0.0)))
+    assert all(time["settled"] for layer in payload["layers"] for time in layer["forward_backward"].values())
+    assert payload["claims"][0]["cause"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "text"),
+    [
+        (1.2444, 0.0312, "1.24"), (1.2444, 0.4, "1.2"), (1.2444, 3.0, "1"), (0.0123, 0.5, "0.01"), (102.0, 34.0, "100"),
+        (12.345, 0.0001, "12.3"), (1234.5, 0.5, "1230"), (0.9996, 0.002, "1.000"), (2.0, 0.0, "2.00"),
+        (0.0, 0.1, "0.0"), (float("inf"), 1.0, "inf"),
+    ],
+)  # fmt: skip
+def test_a_figure_has_no_more_digits_than_its_noise_leaves(value: float, noise: float, text: str) -> None:
+    assert to_noise(value, noise) == text
 
 
 @pytest.mark.parametrize(("rms", "verdict"), [(2e-7, "holds"), (1e-7, "within noise"), (5e-8, "does not hold")])
@@ -127,13 +198,15 @@ def test_pointnet_is_the_default_and_the_three_claims_end_it(tmp_path: Path) -> 
         "1 thread,",
     ):
         assert words in text
-    assert text.count(" here") == 3
+    assert text.count(" here") + text.count("cannot tell: the machine was busy") == 3
 
 
 def test_json_csv_and_plots(tmp_path: Path) -> None:
     found = json.loads(command(tmp_path, *QUICK, "--dtypes", "float32,bfloat16", "--format", "json").stdout)
     assert [(one["name"], one["dtype"]) for one in found["layers"][:2]] == [("conv1", "float32"), ("conv1", "bfloat16")]
-    assert {one["verdict"] for one in found["claims"]} <= {"holds", "does not hold", "within noise"}
+    told = [one for one in found["claims"] if one["cause"] != "busy"]
+    assert {one["verdict"] for one in told} <= {"holds", "does not hold", "within noise"}
+    assert len(told) >= 2
     sweep = [*QUICK[:2], *QUICK[4:], "--lengths", "1,8,64"]
     rows = list(csv.DictReader(command(tmp_path, *sweep, "--format", "csv").stdout.splitlines()))
     assert [row["length"] for row in rows] == ["1", "8", "64"] * 3
