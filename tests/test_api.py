@@ -24,17 +24,17 @@ from support.program import run
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
 
-SHOWING = {"format", "width", "output", "all", "fold", "help"}
+SHOWING = {"format", "width", "output", "force", "all", "fold", "help"}
 """Options that say how a result is shown; a function returns it."""
 SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}, "report": {"force"}}
 PYTHON_ONLY = {"progress"}
 RENAMED = {
     "diff": {"path": "a", "other": "b"},
-    "convert": {"path": "source", "output": "target"},
+    "convert": {"path": "source", "output": "target", "force": "force"},
     "verify": {"path": "before"},
     "check": {"paths": "path"},
 }
-"""Arguments that have another name here; in `convert` --output is what is written, not how it is shown."""
+"""Arguments that have another name here; in `convert` --output and --force are of what is written."""
 
 FUNCTIONS = ["diff", "convert", "verify", "recover", "check", "compare", "explain", "report"]
 
@@ -213,13 +213,14 @@ class Strict(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.open.append(tag)
         self.tags.add(tag)
-        assert [name for name, _ in attrs] in ([], ["style"])
+        assert {name for name, _ in attrs} <= {"class", "style", "scope"}
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if "style" not in self.open:
+            self.text += data
 
 
 def shown(record: Any, folder: Path) -> Strict:
@@ -230,7 +231,8 @@ def shown(record: Any, folder: Path) -> Strict:
     parser.feed(page.read_text(encoding="utf-8"))
     parser.close()
     assert not parser.open
-    assert parser.tags <= {"div", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"}
+    folded = {"details", "summary"}
+    assert parser.tags <= {"div", "style", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"} | folded
     return parser
 
 
@@ -282,7 +284,28 @@ def test_a_notebook_keeps_a_limited_number_of_rows(tmp_path: Path) -> None:
     torch.save({f"a{n}.weight": torch.ones(2, 2, 1) for n in range(700)}, tmp_path / "many.pt")
     page = shown(convinspect.open(tmp_path / "many.pt"), tmp_path)
     assert page.text.count("Conv1d") >= 500
-    assert "and 200 more rows" in page.text
+    assert "… 200 more rows are left out here" in page.text
+    # Of these, most are shown when they are asked for.
+    assert {"details", "summary"} <= page.tags
+    first, _, rest = page.text.partition("… 450 more")
+    assert (first.count("Conv1d"), "a49" in first, "a50" in first) == (50, True, False)
+    assert rest.count("Conv1d") >= 450
+    assert (tmp_path / "cell.html").stat().st_size < 250_000
+    assert "details" not in shown(convinspect.open(STNKD), tmp_path).tags
+
+
+def test_a_notebook_shows_a_listing_without_torch_in_the_colours_of_its_page() -> None:
+    code = (
+        "import sys, convinspect\n"
+        f"text = convinspect.open({str(STNKD)!r})._repr_html_()\n"
+        "assert not {'torch', 'numpy', 'rich'} & set(sys.modules), sorted(sys.modules)\n"
+        "print(text)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
+    for said in ("prefers-color-scheme: dark", "[data-jp-theme-light=false]", ".vscode-dark"):
+        assert said in done.stdout
+    table = done.stdout.partition("</style>")[2]
+    assert "#" not in table, "colours are those of the palette, by name"
 
 
 def test_a_comparison_is_measured_and_shown(tmp_path: Path) -> None:

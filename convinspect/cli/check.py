@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convinspect.cli.complaints import say
-from convinspect.cli.options import (
-    WidthOption,
-    path_argument,
-)
+from convinspect.cli.options import ForceOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_output, reading_progress
 from convinspect.errors import CannotShow, named
 from convinspect.render.format import Format
@@ -51,6 +48,7 @@ def check(
             "--output", "-o", metavar="FILE", help="Write to this file: .sarif, .json, .txt, .md, .html, .svg or .png."
         ),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Is this file whole, and what would loading it elsewhere call?
 
@@ -77,8 +75,7 @@ def check(
 
     if output is not None and output.suffix.lower() not in _SUFFIXES:
         raise CannotShow(f"check cannot be kept as {output.name}", f"end it in one of {', '.join(_SUFFIXES)}")
-    for path in paths:
-        check_output(output, Format.json if fmt is CheckFormat.json else Format.table, path)
+    check_output(output, Format.json if fmt is CheckFormat.json else Format.table, paths, force)
     if output is not None and fmt is CheckFormat.sarif and output.suffix.lower() not in (".sarif", ".json"):
         raise CannotShow(f"--format sarif and --output {output.name} disagree", "end it in .sarif")
     with reading_progress(sum(work_of(path, values, full) for path in paths), "checking") as advance:
@@ -91,20 +88,20 @@ def check(
 
 def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output: Path | None) -> None:
     from convinspect.render.data import json_text
-    from convinspect.render.picture import save_text
-    from convinspect.report.check import check_payload, check_tables
+    from convinspect.report.check import check_payload, check_tables, verdict_lines
     from convinspect.report.sarif import sarif_payload
 
     if fmt is CheckFormat.sarif or (output is not None and output.suffix.lower() == ".sarif"):
+        sink = Sink(Format.json, width, output, "")
         if output is not None:
-            save_text(output, json_text(sarif_payload(reports)))
+            sink.keep(json_text(sarif_payload(reports)), verdict_lines(reports))
         else:
-            Sink(Format.json, width, None, "").show(None, sarif_payload(reports))
+            sink.show(None, sarif_payload(reports))
         return
     tables = check_tables(reports, kept=output is not None)
     if tables or fmt is CheckFormat.json or output is not None:
         form = Format.json if fmt is CheckFormat.json else Format.table
-        Sink(form, width, output, "convinspect check").show(tables, check_payload(reports))
+        Sink(form, width, output, "convinspect check").show(tables, check_payload(reports), verdict_lines(reports))
 
 
 def _print_unreadable(reports: Sequence[Report]) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from convinspect.cli.options import (
     DeviceOption,
+    ForceOption,
     FormatOption,
     OutputOption,
     RootOption,
@@ -20,7 +21,7 @@ from convinspect.cli.options import (
     layer_option,
     path_argument,
 )
-from convinspect.cli.output import Sink, check_here, check_pixels
+from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow
 from convinspect.render.format import Format
 from convinspect.text import dimension
@@ -108,6 +109,7 @@ def compare(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Measure a convolution against Linear on this machine: speed, precision, gradients.
 
@@ -136,8 +138,7 @@ def compare(
     from convinspect.comparing.compare import Options
     from convinspect.comparing.compare import compare as measure
 
-    check_here(output)
-    check_pixels(output)
+    check_output(output, fmt, [path], force)
     names = tuple(name.strip() for name in dtypes.split(","))
     options = Options(
         tuple(layer or ()), patches, patch, in_channels, out_channels, batch,
@@ -165,27 +166,27 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _show(comparison: Comparison, sink: Sink) -> None:
     """Show tables or numbers, or, for several lengths and a picture as output, a plot of time against length."""
-    from convinspect.report.compare import comparison_payload, comparison_tables, flat_table
+    from convinspect.report.compare import comparison_payload, comparison_tables, flat_table, verdict_lines
 
+    verdict = verdict_lines(comparison)
     suffix = "" if sink.output is None else sink.output.suffix.lower()
     if sink.output is not None and suffix in (".svg", ".html") and len(comparison.setting.lengths) > 1:
-        _save_plot(comparison, sink.output)
+        _save_plot(comparison, sink)
     elif suffix == ".csv" or sink.fmt is Format.csv:
-        sink.show(flat_table(comparison.layers), comparison_payload(comparison))
+        sink.show(flat_table(comparison.layers), comparison_payload(comparison), verdict)
     else:
-        sink.show(comparison_tables(comparison), comparison_payload(comparison))
+        sink.show(comparison_tables(comparison), comparison_payload(comparison), verdict)
 
 
-def _save_plot(comparison: Comparison, output: Path) -> None:
-    from convinspect.render.picture import save_text
+def _save_plot(comparison: Comparison, sink: Sink) -> None:
     from convinspect.render.plot import plot
-    from convinspect.report.compare import panels, what_is_drawn
+    from convinspect.report.compare import panels, verdict_lines, what_is_drawn
 
     note = what_is_drawn(comparison)
     parts = list(plot(panels(comparison.layers), note))
-    if output.suffix.lower() == ".html":
+    if sink.output is not None and sink.output.suffix.lower() == ".html":
         parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>convinspect compare</title>\n', *parts]
-    save_text(output, parts)
+    sink.keep(parts, verdict_lines(comparison))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from convinspect.cli.options import (
     WidthOption,
     path_argument,
 )
-from convinspect.cli.output import Sink, reading_progress
+from convinspect.cli.output import Sink, reading_progress, wrote
 from convinspect.cli.sharing import sharing_ranks
 from convinspect.errors import naming
 from convinspect.render.cells import safe
@@ -264,3 +264,5 @@ def _run(path: Path, output: Path | None, options: Options, sink: Sink, everythi
         say("note", line)
     for line in warning_lines(job):
         say("warning", line)
+    if job.target is not None:
+        wrote(job.target)

@@ -11,6 +11,7 @@ import typer
 
 from convinspect.cli.options import (
     FoldOption,
+    ForceOption,
     FormatOption,
     OutputOption,
     RootOption,
@@ -48,6 +49,7 @@ def diff(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Say why a checkpoint will not load where another does, and whether converting helps.
 
@@ -76,13 +78,12 @@ def diff(
     from convinspect.diffing.options import check_options
 
     check_options(path, other, error, values)
-    check_output(output, fmt, path)
+    check_output(output, fmt, [path, other], force)
     a = open_whole(path, root)
     sink = Sink(fmt, width, output, f"convinspect diff {short_name(path)}")
     if other is None:
         same = _show_answers(api.diff(a, error=_error(error)), everything, fold, sink)
     else:
-        check_output(output, fmt, other)
         b = open_alike(other, root)
         total = sum(tensor.nbytes for side in (a, b) for tensor in side.values()) if values else 0
         with reading_progress(total, "comparing") as advance:
@@ -127,9 +128,9 @@ def _show(table: Table, make: Callable[[], object], typed: list[str], sink: Sink
         for line in typed:
             print(safe(line))
     elif typed and ".md" in (f".{sink.fmt.value}", sink.output and sink.output.suffix.lower()):
-        sink.show([table, Block(tuple(typed[1:]))], payload)
+        sink.show([table, Block(tuple(typed[1:]))], payload, table.lead[:1])
     else:
-        sink.show(table._replace(summary=(*table.summary, *typed)), payload)
+        sink.show(table._replace(summary=(*table.summary, *typed)), payload, table.lead[:1])
 
 
 def _error(source: Path | None) -> str | Path:

@@ -11,8 +11,8 @@ import typer
 
 from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
-from convinspect.cli.options import RootOption, SeedOption, WidthOption, path_argument
-from convinspect.cli.output import Sink, check_here, check_pixels
+from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption, path_argument
+from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow, NotThere
 from convinspect.explaining.words import Words
 from convinspect.render.format import Format
@@ -44,6 +44,15 @@ class Names(str, Enum):
     both = "both"
 
 
+PatchesOption = Annotated[
+    bool,
+    typer.Option(
+        "--patches",
+        help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
+    ),
+]
+
+
 def explain(
     path: Annotated[
         Path | None,
@@ -62,13 +71,7 @@ def explain(
         Names | None,
         typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
     ] = None,
-    patches: Annotated[
-        bool,
-        typer.Option(
-            "--patches",
-            help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
-        ),
-    ] = False,
+    patches: PatchesOption = False,
     lang: Annotated[
         Lang, typer.Option("--lang", help="Language of what is printed and drawn: English or Chinese.")
     ] = Lang.en,
@@ -92,6 +95,7 @@ def explain(
             "--output", "-o", metavar="FILE", help="Write to this file: .svg, .html, .gif, .png, .txt or .json."
         ),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
 
@@ -119,8 +123,8 @@ def explain(
 
       convinspect explain -o pointwise.html
     """
-    check_here(output)
-    check_pixels(output, chinese=lang is Lang.zh)
+    check_output(output, Format.table, [path, given], force)
+    _check_font(output, lang)
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint
@@ -133,6 +137,18 @@ def explain(
     _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:
         say("note", checkpoint.unwritten)
+
+
+def _check_font(output: Path | None, lang: Lang) -> None:
+    """Check that Chinese can be drawn in pixels, if it is to be.
+
+    Raises:
+        CannotShow: No font has its characters.
+    """
+    if lang is Lang.zh and output is not None and output.suffix.lower() in (".png", ".gif"):
+        from convinspect.render.raster import check_wide_face
+
+        check_wide_face()
 
 
 def _example(
@@ -169,7 +185,7 @@ def _show(
     draw = drawer(example, linear, columns)
     playing = (step or animate) and output is None and sys.stdout.isatty() and (animate or sys.stdin.isatty())
     if output is not None and output.suffix.lower() in (".html", ".gif"):
-        _save_steps(example, draw, output, sink.title, names == "both")
+        _save_steps(example, draw, sink, names == "both")
     elif playing and names == "both":
         raise CannotShow("both layouts do not fit one step", "leave out --as both, or keep a page with -o x.html")
     elif playing:
@@ -181,21 +197,21 @@ def _show(
         sink.show(frames(example, draw, row, kernel, names == "both", columns), explain_payload(example))
 
 
-def _save_steps(example: Example, draw: DrawStep, output: Path, title: str, both: bool) -> None:
+def _save_steps(example: Example, draw: DrawStep, sink: Sink, both: bool) -> None:
     """Write all steps to a file: as frames of a GIF, or on a page."""
     from convinspect.cli.player import MOST_PICTURES
     from convinspect.render.page import Labels, page
-    from convinspect.render.picture import save_steps, save_text
+    from convinspect.render.picture import save_steps
     from convinspect.report.explain_steps import steps
 
-    if output.suffix.lower() == ".gif":
-        save_steps(steps(example, draw, MOST_PICTURES, both), output, title)
+    assert sink.output is not None
+    if sink.output.suffix.lower() == ".gif":
+        save_steps(steps(example, draw, MOST_PICTURES, both), sink.output, sink.title)
+        sink.say_written()
     else:
         blocks = steps(example, draw, _PAGE_STEPS, both)
-        say = Words(example.lang)
+        word = Words(example.lang)
         # The place's numbers are put in by the page.
-        labels = say("◀ back"), say("next ▶"), say("play"), say("{at} of {count}", at="{at}", count="{count}")
-        save_text(
-            output,
-            page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}", example.lang, Labels(*labels)),
-        )
+        labels = word("◀ back"), word("next ▶"), word("play"), word("{at} of {count}", at="{at}", count="{count}")
+        title = f"{example.name}: {example.kind} {tuple(example.stored)}"
+        sink.keep(page(blocks, title, example.lang, Labels(*labels)))

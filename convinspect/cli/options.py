@@ -69,3 +69,4 @@ OutputOption = Annotated[
         "--output", "-o", metavar="FILE", help="Write to this file: .svg, .html, .png, .md, .txt, .csv or .json."
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE when it exists.")]

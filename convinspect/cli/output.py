@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.cli.complaints import say
-from convinspect.errors import BrokenFile, CannotShow, CannotWrite
+from convinspect.errors import BrokenFile, CannotShow, CannotWrite, Option, Wording
 from convinspect.remote.addresses import ONLY_HERE, Address
+from convinspect.render.cells import safe
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.records import Layer
     from convinspect.render.emit import TerminalSize
+    from convinspect.render.table import Cell
 
 
 class ReaderLeft(Exception):
@@ -65,8 +67,14 @@ class Sink(NamedTuple):
         """Whether the result becomes a picture or a page, which has more than characters."""
         return self.output is not None and self.output.suffix.lower() in (".svg", ".html", ".png", ".gif")
 
-    def show(self, thing: object, payload: object) -> None:
-        """Write the result: `payload` as JSON, `thing` in every other form."""
+    def show(self, thing: object, payload: object, verdict: Sequence[Cell] = ()) -> None:
+        """Write the result: `payload` as JSON, `thing` in every other form.
+
+        Args:
+            thing: Tables and blocks.
+            payload: The same for machines.
+            verdict: What the result comes to, which is printed too where the rest goes to a file.
+        """
         from convinspect.render.emit import emit
 
         if self.output is None:
@@ -79,14 +87,48 @@ class Sink(NamedTuple):
         from convinspect.render.picture import save
 
         save(thing, self.output, self.title, self.width, payload=payload)
+        self.say_written(verdict)
+
+    def keep(self, parts: Iterable[str], verdict: Sequence[Cell] = ()) -> None:
+        """Write text that is drawn already to the file that was asked for."""
+        from convinspect.render.picture import save_text
+
+        assert self.output is not None
+        save_text(self.output, parts)
+        self.say_written(verdict)
+
+    def say_written(self, verdict: Sequence[Cell] = ()) -> None:
+        """Print the verdict, if there is one, and on stderr what was written."""
+        from convinspect.render.emit import emit
+        from convinspect.render.table import Table
+
+        if verdict:
+            try:
+                emit(Table((), (), lead=tuple(verdict)), Format.table, sys.stdout)
+            except BrokenPipeError:
+                raise ReaderLeft from None
+        if self.output is not None:
+            wrote(self.output)
 
 
-def check_output(output: Path | None, fmt: Format, source: Path) -> None:
-    """Check `--output` against the other options before any work; an existing result is overwritten.
+def wrote(path: Path) -> None:
+    """Say on stderr that a file or folder was written."""
+    sys.stdout.flush()
+    print(f"wrote {safe(str(path))}", file=sys.stderr)
+
+
+def check_output(output: Path | None, fmt: Format, sources: Sequence[Path | None], force: bool) -> None:
+    """Check `--output` against the other options before any work.
+
+    Args:
+        output: The file to write, if any.
+        fmt: What `--format` says.
+        sources: What is opened; None is nothing.
+        force: An existing file may be overwritten.
 
     Raises:
-        CannotShow: The suffix and `--format` ask for different things.
-        CannotWrite: It would replace what was opened, or the index of a checkpoint.
+        CannotShow: The suffix and `--format` ask for different things, or there is no Pillow for a picture in pixels.
+        CannotWrite: It exists, it would replace what was opened, or the index of a checkpoint, or it is an address.
     """
     if output is None:
         return
@@ -96,28 +138,22 @@ def check_output(output: Path | None, fmt: Format, source: Path) -> None:
     if output.name.endswith(".index.json"):
         raise CannotWrite("a name in .index.json is that of a checkpoint's index", "choose another name", output)
     check_here(output)
-    check_pixels(output)
-    if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
+    if suffix in (".png", ".gif"):
+        from convinspect.render.raster import check_pillow
+
+        check_pillow()
+    if not os.path.exists(output):
+        return
+    if any(os.path.samefile(output, source) for source in sources if source is not None and os.path.exists(source)):
         raise CannotWrite("it is the file that was opened", "choose another name", output)
+    if os.path.isdir(output):
+        raise CannotWrite("it is a folder", "give the name of a file in it", output)
+    if not force:
+        another = Wording("use ", Option("force"), " to overwrite it, or choose another name")
+        raise CannotWrite("the file exists", another, output)
 
 
-def check_pixels(output: Path | None, chinese: bool = False) -> None:
-    """Check that a picture in pixels can be made.
-
-    Args:
-        output: The file that is wanted.
-        chinese: Whether it will have Chinese characters.
-
-    Raises:
-        CannotShow: There is no Pillow for a name in `.png` or `.gif`, or no font with these characters.
-    """
-    if output is not None and output.suffix.lower() in (".png", ".gif"):
-        from convinspect.render.raster import check_pillow, check_wide_face
-
-        (check_wide_face if chinese else check_pillow)()
-
-
-def check_here(output: Path | None) -> None:
+def check_here(output: Path) -> None:
     """Check that what is to be written is no address.
 
     Raises:

@@ -11,6 +11,7 @@ from convinspect.cli.completion import complete_kinds
 from convinspect.cli.listing import LimitOption, SortOption, first, say_how_many_more
 from convinspect.cli.options import (
     FoldOption,
+    ForceOption,
     FormatOption,
     LayerOption,
     ModelOption,
@@ -55,6 +56,7 @@ def shapes(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """List the convolution and Linear layers of a saved model, with their kernel shapes.
 
@@ -79,7 +81,7 @@ def shapes(
     from convinspect.layers.find import find_layers
     from convinspect.layers.select import select
 
-    check_output(output, fmt, path)
+    check_output(output, fmt, [path], force)
     checkpoint = _opened(path, root, model)
     layers = find_layers(checkpoint)
     with naming(path):

@@ -10,6 +10,7 @@ import typer
 
 from convinspect.cli.options import (
     DeviceOption,
+    ForceOption,
     FormatOption,
     OutputOption,
     RootOption,
@@ -83,6 +84,7 @@ def verify(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Check that a conversion changed shapes and nothing else.
 
@@ -105,7 +107,7 @@ def verify(
       convinspect verify big.safetensors converted.safetensors --bits
     """
     from convinspect.checkpoint import open_alike, open_whole
-    from convinspect.report.verify import verdict_payload, verdict_table
+    from convinspect.report.verify import verdict_lines, verdict_payload, verdict_table
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify_opened
 
@@ -113,8 +115,7 @@ def verify(
         tuple(layer or ()), tuple(rename or ()), bits, grad, model, model_after, tuple(inputs or ()), device, dtype,
         seed, batch, length,
     )  # fmt: skip
-    for source in (path, after or path):
-        check_output(output, fmt, source)
+    check_output(output, fmt, [path, after], force)
     with sharing_ranks() as group:
         opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
         total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
@@ -123,7 +124,7 @@ def verify(
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(
-        verdict_table(report, names, on_screen), verdict_payload(report)
+        verdict_table(report, names, on_screen), verdict_payload(report), verdict_lines(report)
     )
     if not report.equal:
         raise typer.Exit(1)

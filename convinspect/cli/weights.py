@@ -11,6 +11,7 @@ from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.listing import LimitOption, Sort, SortOption, first, say_how_many_more
 from convinspect.cli.options import (
+    ForceOption,
     FormatOption,
     OutputOption,
     PathArgument,
@@ -60,6 +61,7 @@ def weights(
     fmt: FormatOption = Format.table,
     width: WidthOption = None,
     output: OutputOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Show the kernels themselves: a matrix of output × input channels.
 
@@ -82,7 +84,7 @@ def weights(
     """
     from convinspect.checkpoint import open_checkpoint
 
-    check_output(output, fmt, path)
+    check_output(output, fmt, [path], force)
     part = {"--kernel": kernel, "--rows": rows, "--cols": columns, "--heatmap": heatmap or None}
     given = _check_part(part, stats)
     checkpoint = open_checkpoint(path, root)

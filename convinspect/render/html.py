@@ -136,12 +136,20 @@ def _rows(table: Table, rows: Sequence[tuple[Cell, ...]], sizes: Sequence[int]) 
     )
     yield f'<div class="wide"><table>\n<thead><tr>{"".join(titles)}</tr></thead>\n<tbody>\n'
     for row in rows:
-        filled = (
-            f"<td{_class(column)}>{_text(cell, column.style)}</td>"
-            for cell, column in zip(row, table.columns, strict=True)
-        )
+        filled = (_cell(cell, column) for cell, column in zip(row, table.columns, strict=True))
         yield f"<tr>{''.join(filled)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
+
+
+def _cell(cell: Cell, column: Column) -> str:
+    """Text of one style alone has its colour on the cell: notebooks keep what they show, so less is better."""
+    only = pieces(cell, column.style)
+    classes = ["right"] if column.justify == "right" else []
+    if len(only) == 1 and only[0].style and not look(only[0].style).paper:
+        names, rules = _attributes(only[0].style)
+        if not rules:
+            return f'<td class="{" ".join([*classes, *names])}">{escape(only[0].text)}</td>'
+    return f"<td{_class(column)}>{_text(cell, column.style)}</td>"
 
 
 def _class(column: Column) -> str:
@@ -163,11 +171,19 @@ def _piece(piece: Styled) -> str:
 
 def span(text: str, style: str) -> str:
     """Text in a style, escaped; needs the sheets of `css` and `tables_css`."""
+    block = bool(text) and not text.strip("█") and not look(style).paper
+    classes, rules = _attributes(style, block)
+    named = f' class="{" ".join(classes)}"' if classes else ""
+    attributes = named + (f' style="{"; ".join(rules)}"' if rules else "")
+    # Blocks are not letters, between which some fonts leave gaps.
+    shown = " " * len(text) if block else escape(text)
+    return f"<span{attributes}>{shown}</span>" if attributes else shown
+
+
+def _attributes(style: str, block: bool = False) -> tuple[list[str], list[str]]:
+    """Classes and CSS rules of a style; of a block, whose ink is its background."""
     seen = look(style)
-    ink, paper, shown = seen.ink, seen.paper, text
-    if text and not text.strip("█") and not paper:
-        # Not as letters, between which some fonts leave gaps.
-        ink, paper, shown = "ink", ink, " " * len(text)
+    ink, paper = ("ink", seen.ink) if block else (seen.ink, seen.paper)
     classes = [name for name in ("bold", "italic", "underline") if getattr(seen, name)]
     rules = []
     if ink in PALETTE and ink != "paper":
@@ -176,10 +192,7 @@ def span(text: str, style: str) -> str:
         rules.append(f"color: {_value(ink)}")
     if paper:
         rules.append(f"background: {_value(paper)}")
-    attributes = (f' class="{" ".join(classes)}"' if classes else "") + (
-        f' style="{"; ".join(rules)}"' if rules else ""
-    )
-    return f"<span{attributes}>{escape(shown)}</span>" if attributes else escape(shown)
+    return classes, rules
 
 
 def _value(name: str) -> str:

@@ -12,7 +12,7 @@ from convinspect.formats.sources import short_name
 from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.render.table import Block, Cell, Column, Styled, Table
+from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces
 from convinspect.report.flags import flagged
 
 _COLUMNS = (
@@ -42,6 +42,13 @@ def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | 
     if len(reports) > 1:
         shown.append(Block((_sum(reports),)))
     return shown
+
+
+def verdict_lines(reports: Sequence[Report]) -> tuple[Cell, ...]:
+    """What the check comes to: of a file, or of many together."""
+    if len(reports) > 1:
+        return (_sum(reports),)
+    return tuple((Styled(f"{short_name(report.path)}: "), *pieces(_verdict(report))) for report in reports)
 
 
 def _rows(report: Report, kept: bool) -> list[Finding]:

@@ -10,11 +10,13 @@ from pathlib import Path
 from convinspect.checkpoint import Checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
+from convinspect.formats.sources import INSIDE, member_of
 from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
 from convinspect.remote.addresses import Address
 from convinspect.summarizing.possible import Way
+from convinspect.writing.archived import archive_of, is_rewritten
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -112,10 +114,17 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         folder = path if path.is_dir() else path.parent
         above = Path() if isinstance(folder, Address) else folder.parent
         return above / f"{folder.resolve().name}_converted{number}"
+    archive = archive_of(path)
+    whole = archive is not None and a.container.rewritten and not a.holds_modules and is_rewritten(path)
+    if archive is not None:
+        # Around a checkpoint that keeps its format its archive is written too; else the checkpoint alone.
+        path = archive if whole else archive.with_name(member_of(path).rpartition(INSIDE)[2].rpartition("/")[2])
     if isinstance(path, Address):
         # What is written is written here.
         path = Path(path.name)
     suffix = path.suffix
+    if whole:
+        return path.with_name(f"{path.stem}_converted{number}{suffix}")
     if not a.container.rewritten:
         suffix = ".safetensors"
     elif a.container is Container.SAFETENSORS:

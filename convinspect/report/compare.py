@@ -143,11 +143,21 @@ def _apart_table(layers: Sequence[Measured]) -> Table:
     return Table(columns, rows, title="how far the outputs and the gradients of the two are apart at most")
 
 
+def verdict_lines(comparison: Comparison) -> tuple[Cell, ...]:
+    """Each claim, and whether it holds here."""
+    return tuple(
+        (
+            Styled(f"“{claim.text}”: "),
+            Styled(_CANNOT_TELL.get(claim.cause, f"{claim.verdict} here"), _VERDICT_STYLES[claim.verdict]),
+        )
+        for claim in comparison.claims
+    )
+
+
 def _claims_block(comparison: Comparison) -> Block:
     lines: list[Cell] = []
-    for claim in comparison.claims:
-        said = _CANNOT_TELL.get(claim.cause, f"{claim.verdict} here")
-        lines.append((Styled(f"“{claim.text}”: "), Styled(said, _VERDICT_STYLES[claim.verdict])))
+    for claim, verdict in zip(comparison.claims, verdict_lines(comparison), strict=True):
+        lines.append(verdict)
         lines += [f"  {flagged(figure)}" for figure in claim.figures]
     return Block(tuple(lines), title="what is said of the two", notes=_about_lines(comparison))
 

@@ -141,7 +141,7 @@ def verdict_table(report: Report, names: tuple[str, str], on_screen: bool = Fals
         names: The names of the two sides.
         on_screen: The verdict comes first.
     """
-    verdicts = tuple(_verdict_lines(report))
+    verdicts = verdict_lines(report)
     return Table(
         _COLUMNS if report.layers else (),
         [_row(check) for check in report.layers],
@@ -217,6 +217,11 @@ def _model_lines(report: Report) -> Iterable[Cell]:
     if equal:
         are = "is" if equal == 1 else "are"
         yield f"model: {plural(equal, 'output')} of whole numbers, text and the like {are} equal"
+
+
+def verdict_lines(report: Report) -> tuple[Cell, ...]:
+    """The verdict, and what it rests on."""
+    return tuple(_verdict_lines(report))
 
 
 def _verdict_lines(report: Report) -> Iterable[Cell]:

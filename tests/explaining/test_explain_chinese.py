@@ -101,7 +101,7 @@ def said_in(path: Path) -> set[str]:
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.id if isinstance(node.func, ast.Name) else ""
             is_words = isinstance(node.func, ast.Call) and getattr(node.func.func, "id", "") == "Words"
-            if (called in ("say", "Said") or is_words) and isinstance(node.args[0].value, str):
+            if (called in ("say", "word", "Said") or is_words) and isinstance(node.args[0].value, str):
                 found.add(node.args[0].value)
     return found
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -43,6 +45,18 @@ def test_the_suffix_says_what_is_in_the_result(tmp_path: Path, name: str, conten
         save_file(module.state_dict(), tmp_path / name)
     else:
         torch.save(module if content == "module" else module.state_dict(), tmp_path / name)
+    assert target(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "expected"), [("m.nemo", "w", "m_converted.nemo"), ("m.tar.gz", "w:gz", "weights_converted.ckpt")]
+)
+def test_an_archive_is_written_with_its_checkpoint_where_it_can_be(
+    tmp_path: Path, name: str, mode: Literal["w", "w:gz"], expected: str
+) -> None:
+    torch.save({"0.weight": torch.zeros(4, 3, 1)}, tmp_path / "weights.ckpt")
+    with tarfile.open(tmp_path / name, mode) as archive:
+        archive.add(tmp_path / "weights.ckpt", "inner/weights.ckpt")
     assert target(tmp_path / name) == expected
 
 

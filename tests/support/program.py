@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -68,6 +69,11 @@ def listed(path: Path, *options: object) -> dict[str, dict[str, object]]:
     result = run("shapes", path, "--format", "json", *options)
     assert result.returncode == 0, result.stderr
     return {layer["name"]: layer for layer in json.loads(result.stdout)["layers"]}
+
+
+def without_wrote(stderr: str) -> str:
+    """What the program said beside the line that names what it wrote."""
+    return re.sub("^wrote .*\n", "", stderr, count=1, flags=re.MULTILINE)
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
