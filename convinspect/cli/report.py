@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< HEAD
 from convinspect.cli.options import ForceOption, PathArgument, RootOption
 from convinspect.cli.output import check_output, end_with_problems, reading_progress, wrote
 from convinspect.errors import CannotShow
+=======
+from convinspect.cli.options import ForceOption, PathArgument, RootOption, path_argument
+from convinspect.cli.output import check_here, end_with_problems, reading_progress
+from convinspect.errors import CannotShow, CannotWrite
+>>>>>>> main
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
@@ -17,21 +23,21 @@ from convinspect.render.format import Format
 
 def report(
     path: PathArgument,
-    other: Annotated[
-        Path | None, typer.Argument(metavar="B", readable=False, help="A second checkpoint, shown beside it.")
-    ] = None,
+    other: Annotated[Path | None, path_argument("B", "A second checkpoint, shown beside it.")] = None,
     values: Annotated[
         bool | None,
         typer.Option(
             "--values/--no-values",
-            help="Read the numbers too; by default of files, and not of addresses.",
+            help="Read every number too; by default of files, and not of addresses.",
             show_default=False,
         ),
     ] = None,
     root: RootOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The page; MODEL.report.html in this folder by default."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file; by default MODEL.report.html in this folder."
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
