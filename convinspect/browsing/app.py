@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.worker import get_current_worker
 
 from convinspect.browsing.bars import Bar, Keys, Message
 from convinspect.browsing.facts import Line, layer_lines, module_lines
+from convinspect.browsing.kind_filters import filters, is_of
 from convinspect.browsing.look import CSS, HELP, KEYS
 from convinspect.browsing.matching import found
 from convinspect.browsing.model import Model, open_model
@@ -82,6 +85,12 @@ class Browser(App[None]):
     def on_mount(self) -> None:
         self.rows.focus()
         self._show_model()
+
+    def on_ready(self) -> None:
+        # A command is short and collects no reference cycles; this one goes on, and makes some with every key.
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
 
     @property
     def rows(self) -> Rows:
@@ -172,17 +181,24 @@ class Browser(App[None]):
         if self._resting is not None:
             self._resting.stop()
         if id(layer) not in self._prospects:
-            self._resting = self.set_timer(_PAUSE, lambda: self._show_prospects(layer))
+            self._resting = self.set_timer(_PAUSE, lambda: self._work_out(layer))
 
     def _facts_of(self, layer: Layer) -> Callable[[int], list[Line]]:
         return lambda width: layer_lines(self.model, layer, self._prospects.get(id(layer)), width)
 
+    def _work_out(self, layer: Layer) -> None:
+        """Work out what a layer could become, beside the screen: it takes a look at every layer of the model."""
+        if self.screen_stack:
+            self.run_worker(lambda: self._show_prospects(layer), thread=True, group="prospects", exclusive=True)
+
     def _show_prospects(self, layer: Layer) -> None:
-        if not self.screen_stack:
-            # It fired while the app was being left.
-            return
+        worker = get_current_worker()
         self.prospects_of(layer)
-        if self.current is layer:
+        if not worker.is_cancelled and self.is_running:
+            self.call_from_thread(self._show_again, layer)
+
+    def _show_again(self, layer: Layer) -> None:
+        if self.screen_stack and self.current is layer:
             self.pane.show(self._facts_of(layer), keep_place=True)
 
     def prospects_of(self, layer: Layer) -> Prospects:
@@ -198,8 +214,6 @@ class Browser(App[None]):
                 known = Prospects((), str(error))
             self._prospects[id(layer)] = known
         return known
-
-    # ------------------------------------------------------------------------------------------------- tree
 
     async def on_rows_chosen(self, event: Rows.Chosen) -> None:
         if event.rows is self.rows:
@@ -279,8 +293,9 @@ class Browser(App[None]):
         """Ask for a kind of layer."""
         from convinspect.browsing.dialogs import Choice
 
-        choices = ["", *self._filter_counts()]
-        counts = [f"all · {len(self.model.nodes):,}", *(f"{kind} · {n:,}" for kind, n in self._filter_counts().items())]
+        known = filters(self.model.layers)
+        choices = ["", *known]
+        counts = [f"all · {len(self.model.nodes):,}", *(f"{kind} · {number:,}" for kind, number in known.items())]
 
         def chosen(number: int | None) -> None:
             if number is not None:
@@ -289,15 +304,6 @@ class Browser(App[None]):
 
         current = choices.index(self._kind) if self._kind in choices else 0
         await self.push_screen(Choice("Show layers of one kind", counts, current), chosen)
-
-    def _filter_counts(self) -> dict[str, int]:
-        layers = self.model.layers
-        properties = {
-            "pointwise": sum(layer.pointwise for layer in layers),
-            "patch": sum(layer.patch for layer in layers),
-            "tied": sum(bool(layer.tied_to) for layer in layers),
-        }
-        return {**{name: number for name, number in properties.items() if number}, **self.model.kinds}
 
     def action_pointwise(self) -> None:
         """Show pointwise convolutions only, or all layers again."""
@@ -336,8 +342,6 @@ class Browser(App[None]):
             )
         else:
             self.say("")
-
-    # ------------------------------------------------------------------------------------------------- doing
 
     def action_copy(self) -> None:
         """Copy the command that converts the current layer."""
@@ -392,9 +396,3 @@ class Browser(App[None]):
         from convinspect.browsing.dialogs import Help
 
         await self.push_screen(Help(HELP))
-
-
-def is_of(layer: Layer, kind: str) -> bool:
-    """Whether a filter lets a layer through: a kind, or one of the properties that are filtered by."""
-    properties = {"pointwise": layer.pointwise, "patch": layer.patch, "tied": bool(layer.tied_to)}
-    return properties.get(kind, layer.kind == kind)

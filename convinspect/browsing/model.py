@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +31,6 @@ class Model:
     def layers(self) -> list[Layer]:
         """All layers, in the order of the tree."""
         return [layer for node in self.nodes for layer in node.layers]
-
-    @property
-    def kinds(self) -> Mapping[str, int]:
-        """How many layers are of each kind, in the order of their first."""
-        counts: dict[str, int] = {}
-        for layer in self.layers:
-            counts[layer.kind] = counts.get(layer.kind, 0) + 1
-        return counts
 
 
 def open_model(path: Path, root: str | None = None) -> Model:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from convinspect.cli.options import PathArgument, RootOption
+from convinspect.cli.options import ForceOption, PathArgument, RootOption, path_argument
 from convinspect.cli.output import check_here, end_with_problems, reading_progress
 from convinspect.errors import CannotShow, CannotWrite
 from convinspect.formats.sources import short_name
@@ -17,23 +17,23 @@ from convinspect.render.cells import safe
 
 def report(
     path: PathArgument,
-    other: Annotated[
-        Path | None, typer.Argument(metavar="[B]", readable=False, help="A second checkpoint, shown beside it.")
-    ] = None,
+    other: Annotated[Path | None, path_argument("B", "A second checkpoint, shown beside it.")] = None,
     values: Annotated[
         bool | None,
         typer.Option(
             "--values/--no-values",
-            help="Read the numbers too; by default of files, and not of addresses.",
+            help="Read every number too; by default of files, and not of addresses.",
             show_default=False,
         ),
     ] = None,
     root: RootOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The page; MODEL.report.html in this folder by default."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file; by default MODEL.report.html in this folder."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a page that exists.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Draw a model as one HTML page: its layers, module tree and kernels, and what could be converted.
 

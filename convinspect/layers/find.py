@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.keys import caffe2
 from convinspect.layers.context import Group, context_of
 from convinspect.layers.grouping import read_group
 from convinspect.layers.norms import with_norm_dims
@@ -46,8 +47,11 @@ def grouped(tensors: Mapping[str, Tensor]) -> list[Group]:
     """Tensors by module path. Tensors of a parametrization, and those below a weight, belong to the weight's module."""
     groups: dict[str, dict[str, Tensor]] = {}
     leaves: dict[str, str] = {}
+    of_caffe2 = caffe2.is_so_named(tensors)
     for key, tensor in tensors.items():
-        if _PARAMETRIZATIONS in key or "weight." in key or _PACKED in key:
+        if of_caffe2:
+            name, leaf = caffe2.split(key) or ("", key)
+        elif _PARAMETRIZATIONS in key or "weight." in key or _PACKED in key:
             name, leaf = _split(key, tensors)
         else:
             name, _, leaf = key.rpartition(".")

@@ -32,7 +32,10 @@ BAD = "bold red"
 NOT_FINITE = "bold reverse magenta"
 """NaN and infinity: neither red nor blue, which mean positive and negative."""
 
-TYPEFACE = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
+TYPEFACE = (
+    "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', 'Noto Sans Mono CJK SC', "
+    "'PingFang SC', 'Microsoft YaHei', monospace"
+)
 """The one `font-family` of every SVG and HTML: what the reader's system has, nothing is fetched."""
 
 Scheme: TypeAlias = Literal["auto", "light", "dark"]

@@ -19,6 +19,7 @@ from convinspect.formats.torch.arrays import NAMES
 from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings, notes_on_arrays
 from convinspect.formats.torch.nested_arrays import joined
 from convinspect.formats.torch.tree import find_roots
+from convinspect.keys import caffe2
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
 
@@ -113,7 +114,12 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
         roots,
         file.size,
         (),
-        (*module_notes(roots), *notes_on_arrays(strings), *_notes_behind(file.size - tree.end)),
+        (
+            *module_notes(roots),
+            *_notes_on_names(roots),
+            *notes_on_arrays(strings),
+            *_notes_behind(file.size - tree.end),
+        ),
         foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
         pickles={file.path: Pickle(tree)},
         layout=layout,
@@ -125,6 +131,10 @@ def listed_in(file: File, tree: Walk) -> tuple[tuple[Root, ...], tuple[str, ...]
     strings = Strings(file.path, file.read, file.start)
     roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
     return roots, notes_on_arrays(strings)
+
+
+def _notes_on_names(roots: tuple[Root, ...]) -> tuple[str, ...]:
+    return (caffe2.NAMED_SO,) if any(caffe2.is_so_named(one.key for one in root.tensors) for root in roots) else ()
 
 
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
