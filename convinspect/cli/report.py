@@ -7,15 +7,9 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from convinspect.cli.options import ForceOption, PathArgument, RootOption
+from convinspect.cli.options import ForceOption, PathArgument, RootOption, path_argument
 from convinspect.cli.output import check_output, end_with_problems, reading_progress, wrote
 from convinspect.errors import CannotShow
-=======
-from convinspect.cli.options import ForceOption, PathArgument, RootOption, path_argument
-from convinspect.cli.output import check_here, end_with_problems, reading_progress
-from convinspect.errors import CannotShow, CannotWrite
->>>>>>> main
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
 from convinspect.render.format import Format
