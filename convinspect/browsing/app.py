@@ -20,7 +20,7 @@ from convinspect.browsing.model import Model, open_model
 from convinspect.browsing.outline import Outline, Row
 from convinspect.browsing.tree_rows import head_texts, tree_line
 from convinspect.browsing.views import Page, Rows
-from convinspect.errors import ConvInspectError
+from convinspect.errors import ConvInspectError, spelled
 from convinspect.render.style import BAD, GOOD, HEAD, QUIET
 from convinspect.report.flags import as_flag
 from convinspect.text import plural
@@ -354,7 +354,11 @@ class Browser(App[None]):
         """Put the command that converts a layer into the clipboard, and show it."""
         prospects = self.prospects_of(layer)
         if not prospects.possible:
-            why = f": {prospects.why_not}" if prospects.why_not else ", which nothing else holds the numbers of"
+            why = (
+                f": {spelled(prospects.why_not, as_flag)}"
+                if prospects.why_not
+                else ", which nothing else holds the numbers of"
+            )
             self.say(f"{layer.name or '(root)'} stays {layer.kind}{why}", BAD)
             return
         command = prospects.possible[0].command
