@@ -130,8 +130,6 @@ class Browser(App[None]):
         """What ended it, where that was no key."""
         return self._exception
 
-    # ------------------------------------------------------------------------------------------------- what is shown
-
     def say(self, text: str, style: str = "") -> None:
         """Tell something in the line above the keys of the uppermost screen."""
         for screen in reversed(self.screen_stack):
@@ -261,8 +259,6 @@ class Browser(App[None]):
     def shown_layers(self) -> list[Layer]:
         """The layers that the search and the filter let through, in the order of the tree."""
         return [self.model.nodes[place].layers[0] for place in self._places()]
-
-    # ------------------------------------------------------------------------------------------------- finding
 
     async def action_search(self) -> None:
         """Ask for a part of a name; what is found is shown while it is typed."""
