@@ -151,6 +151,7 @@ def call_json(command: str, call: Sequence[object]) -> Ended:
     if command != "explain":
         return call_main(command, *call, "--format", "json")
     target = Path("explained.json")
+    target.unlink(missing_ok=True)
     ended = call_main(command, *call, "-o", target)
     return ended._replace(out=target.read_text(encoding="utf-8"))
 

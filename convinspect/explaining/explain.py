@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotShow, ConvInspectError, NotThere, Option, Wording
+from convinspect.errors import ConvInspectError, NotThere, Option, Wording
 from convinspect.explaining.data import read_rows
 from convinspect.explaining.example import Example, built_in, example, of_layer, real
 from convinspect.explaining.patches import built_in_patches, patches_of_layer
 from convinspect.explaining.words import Language
 from convinspect.layers.find import find_layers
-from convinspect.layers.select import select
+from convinspect.layers.select import select_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,9 @@ def _computed(checkpoint: Checkpoint | None, options: Options) -> Example:
     if options.layer is None:
         raise NotThere("no layer is named", Wording("name one with ", Option("layer", None)), checkpoint.path)
     try:
-        chosen = select(find_layers(checkpoint), [options.layer])
-        if len(chosen) > 1:
-            raise CannotShow(f"{options.layer!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
+        chosen = select_one(find_layers(checkpoint), options.layer)
         of = patches_of_layer if options.patches else of_layer
-        return of(chosen[0], data, options.rows, options.seed)
+        return of(chosen, data, options.rows, options.seed)
     except ConvInspectError as error:
         raise error.at(checkpoint.path) from None
 
