@@ -72,10 +72,15 @@ def html_page(things: Sequence[Table | Block], title: str, width: int | None, sc
         width: Cells to fit tables in; None for all that they hold.
         scheme: Whose colours.
     """
-    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
+    yield from page_head(title, scheme)
     for thing in things:
         yield from _block(thing) if isinstance(thing, Block) else _whole(fit(thing, width))
     yield "</main>\n</body>\n</html>\n"
+
+
+def page_head(title: str, scheme: Scheme = "auto") -> Iterator[str]:
+    """A page from its beginning to where its content starts, in `main`, with the style sheets."""
+    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
 
 
 def _block(block: Block) -> Iterator[str]:
