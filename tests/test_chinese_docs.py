@@ -50,9 +50,9 @@ def tables(text: str) -> list[list[int]]:
 
 
 def links(text: str) -> Counter[str]:
-    """Where links and pictures lead; a page and its translation are one place, as are their headings."""
+    """Where links and pictures lead; a page and its translation are one place, as are pictures."""
     found = re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"]+)", prose(text))
-    return Counter(target.replace(".zh-CN", "") for target in found)
+    return Counter(re.sub(r"\.zh-CN|-zh(?=-|\.)", "", target) for target in found)
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
