@@ -275,6 +275,12 @@ WEIGHTS = record({
             "columns": several(integer(), "The input channels that `weight` holds."),
             "weight": ref("numbers", "The numbers that a forward pass uses, in full precision."),
             "bias": maybe(ref("numbers", "One number for each row.")),
+            "quantizer?": record({
+                "scheme": text("PyTorch's name, as `per_channel_affine`."),
+                "axis": maybe(integer("Along which scales are given; null for one scale.")),
+                "scale": ref("numbers", "One, or one for each channel."),
+                "zero_point": ref("numbers", "One, or one for each channel."),
+            }, "Of a quantized weight, whose numbers are dequantized here."),
         }),
         record({
             **HEAD,

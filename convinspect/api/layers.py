@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convinspect.api.calls import (
     Source,
@@ -100,6 +100,7 @@ def explain(
     seed: int = 0,
     input: str | Path | torch.Tensor | None = None,
     patches: bool = False,
+    lang: Literal["en", "zh"] = "en",
     root: str | None = None,
 ) -> Example:
     """Run one layer on a few rows of data, to see how n rows of `in` columns become n rows of `out`.
@@ -111,6 +112,7 @@ def explain(
         seed: Of the data that are drawn for a file's layer.
         input: Your own data, (n, in), or of patches an image, (C, …): a tensor, or a .csv, .npy or .pt file.
         patches: The layer is a convolution over patches: `samples` of them are cut from an image.
+        lang: The language that a notebook draws it in: English or Chinese ("zh").
         root: Which dictionary of tensors in the file, as dotted keys; "." for all; by default the model's.
 
     Returns:
@@ -129,5 +131,5 @@ def explain(
     check_at_least(1, samples=samples)
     check_at_least(0, seed=seed)
     show_in_notebooks(Example, overview)
-    options = Options(layer, samples, seed, path_of(input) if isinstance(input, str) else input, patches)
+    options = Options(layer, samples, seed, path_of(input) if isinstance(input, str) else input, patches, lang)
     return compute(None if path is None else opened(path, root, damaged=True), options)

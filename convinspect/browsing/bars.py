@@ -82,6 +82,14 @@ class Key(NamedTuple):
     action: str
 
 
+_GAP = 2
+"""Cells between two keys."""
+
+
+def _width(key: Key) -> int:
+    return cell_width(f"{key.key} {key.does}") + _GAP
+
+
 class Keys(Widget):
     """The keys that work now, the most important ones first; what does not fit is left out, and `?` shows all."""
 
@@ -91,13 +99,16 @@ class Keys(Widget):
 
     @property
     def shown(self) -> list[Key]:
-        """Those that fit."""
-        fitting, used = [], 0
+        """Those that fit; where not all do, each with one word."""
+        if sum(map(_width, self._every)) - _GAP <= self.size.width:
+            return list(self._every)
+        fitting, used = [], -_GAP
         for each in self._every:
-            used += cell_width(f"{each.key} {each.does}  ")
-            if used > self.size.width + 2:
+            short = each._replace(does=each.does.partition(" ")[0])
+            used += _width(short)
+            if used > self.size.width:
                 break
-            fitting.append(each)
+            fitting.append(short)
         return fitting
 
     def render_line(self, y: int) -> Strip:
@@ -108,6 +119,6 @@ class Keys(Widget):
             segments += [
                 Segment(each.key, style_of(HEAD) + click),
                 Segment(f" {each.does}", style_of(QUIET) + click),
-                Segment("  "),
+                Segment(" " * _GAP),
             ]
         return Strip(segments).crop_extend(0, self.size.width, None)

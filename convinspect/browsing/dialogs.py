@@ -11,12 +11,14 @@ from textual.screen import ModalScreen
 
 from convinspect.browsing.bars import Bar
 from convinspect.browsing.views import Page, Rows
-from convinspect.render.cells import elide, safe
+from convinspect.render.cells import elide, safe, wrap
 from convinspect.render.style import HEAD, QUIET
 from convinspect.render.table import Styled
 
 _FRAME = 4
 """Lines of a dialog that are no choice."""
+_KEY = 10
+"""Cells of the column of keys."""
 
 
 class Choice(ModalScreen[int | None]):
@@ -87,10 +89,17 @@ class Help(ModalScreen[None]):
         page.focus()
 
     def _lines(self, width: int) -> list[tuple[Styled, ...]]:
-        return [
-            (Styled(f"{key:<12}", HEAD), Styled(elide(text, max(width - 12, 8)))) if text else (Styled(key, QUIET),)
-            for key, text in self._keys
-        ]
+        lines: list[tuple[Styled, ...]] = []
+        for key, text in self._keys:
+            if not text:
+                lines.append((Styled(key, QUIET),))
+                continue
+            parts = [text[start:end] for start, end in wrap(text, max(width - _KEY, 8))]
+            labels = [key, *[""] * (len(parts) - 1)]
+            lines += [
+                (Styled(label.ljust(_KEY), HEAD), Styled(part)) for label, part in zip(labels, parts, strict=True)
+            ]
+        return lines
 
     def action_leave(self) -> None:
         """Close it."""

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _KEYS = (
     Key("esc", "back", "screen.back"),
-    Key("v", "picture/table", "screen.view"),
-    Key("[ ]", "tap", "screen.sheet(1)"),
+    Key("v", "view as table", "screen.view"),
     Key("n p", "layer", "screen.layer(1)"),
-    Key("c", "copy command", "app.copy"),
+    Key("c", "copy command", "screen.copy"),
     Key("?", "help", "app.help"),
+    Key("[ ]", "tap", "screen.sheet(1)"),
     Key("q", "quit", "app.quit"),
 )
 

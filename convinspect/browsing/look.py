@@ -31,14 +31,14 @@ Help > Page { width: 90%; max-width: 76; height: 80%; }
 """
 
 KEYS = (
-    Key("q", "quit", "app.quit"),
     Key("/", "search", "app.search"),
     Key("⏎", "open", "app.enter"),
-    Key("f", "filter", "app.filter"),
     Key("c", "copy command", "app.copy"),
     Key("?", "help", "app.help"),
-    Key("r", "root", "app.root"),
+    Key("q", "quit", "app.quit"),
+    Key("f", "filter", "app.filter"),
     Key("p", "pointwise", "app.pointwise"),
+    Key("r", "root", "app.root"),
     Key("tab", "pane", "app.focus_next"),
 )
 

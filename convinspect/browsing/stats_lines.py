@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Line = tuple[Styled, ...]
 
+_WHOLE = len("histogram  from min to max")
+
 
 def stats_lines(numbers: Numbers, width: int) -> list[Line]:
     """Range, mean, counts and histogram, and how the numbers were come by."""
@@ -30,7 +32,8 @@ def stats_lines(numbers: Numbers, width: int) -> list[Line]:
     lines = _flowed(figures, width)
     if stats.histogram:
         bars = sparkline(stats.histogram)
-        lines.append((Styled("histogram ", QUIET), Styled(bars), Styled(" from min to max", QUIET)))
+        ends = " from min to max" if width >= _WHOLE + len(bars) else ""
+        lines.append((Styled("histogram ", QUIET), Styled(bars), Styled(ends, QUIET)))
     for note in numbers.notes:
         text = safe(str(note))
         lines += [(Styled(text[start:end], QUIET),) for start, end in wrap(text, max(width, 8))]

@@ -126,6 +126,9 @@ def _parameter(name: str, kind: Any, info: Any, default: object) -> Parameter:
     if type(info).__name__ == "ArgumentInfo":
         return Parameter((info.metavar or name.upper(),), "", info.help or "", (), required, repeated)
     declared = [part for part in (info.default, *(info.param_decls or ())) if isinstance(part, str)]
+    # As Typer writes a flag that can be switched off: "--values/--no-values".
+    opposites = [name.partition("/")[2] for name in declared if "/" in name]
+    declared = [name.partition("/")[0] for name in declared]
     # Another long name is an old spelling, which is taken and not shown.
     names = tuple([name for name in declared if name.startswith("--")][:1] + [n for n in declared if n[1] != "-"])
     choices = [str(choice.value) for choice in scalar] if issubclass(scalar, Enum) else []
@@ -134,6 +137,7 @@ def _parameter(name: str, kind: Any, info: Any, default: object) -> Parameter:
         "" if scalar is bool else info.metavar or ("|".join(choices) if choices and short else scalar.__name__.upper())
     )
     limits = [] if not choices or "|" in value or value in choices else [f"One of {', '.join(choices)}."]
+    limits += [f"Or {name}." for name in opposites]
     limits += [*_bounds(info.min, info.max), *(["Repeatable."] if repeated else []), *_default(default)]
     return Parameter(names, value, info.help or "", tuple(limits), required, repeated)
 

@@ -14,11 +14,13 @@ from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_output
 from convinspect.errors import CannotShow, NotThere
+from convinspect.explaining.words import Words
 from convinspect.render.format import Format
 
 if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.explaining.example import Example
+    from convinspect.explaining.words import Language
     from convinspect.report.explain_steps import DrawStep
 
 _PAGE_STEPS = 400
@@ -27,12 +29,28 @@ _TERMINAL_LINES = 24
 """Lines of a terminal whose height is unknown."""
 
 
+class Lang(str, Enum):
+    """Languages that the drawing is in."""
+
+    en = "en"
+    zh = "zh"
+
+
 class Names(str, Enum):
     """Which layer's notation to use."""
 
     conv1d = "conv1d"
     linear = "linear"
     both = "both"
+
+
+PatchesOption = Annotated[
+    bool,
+    typer.Option(
+        "--patches",
+        help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
+    ),
+]
 
 
 def explain(
@@ -53,13 +71,10 @@ def explain(
         Names | None,
         typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
     ] = None,
-    patches: Annotated[
-        bool,
-        typer.Option(
-            "--patches",
-            help="Convolutions that cut patches (stride = kernel size), drawn beside the Linear on the patches.",
-        ),
-    ] = False,
+    patches: PatchesOption = False,
+    lang: Annotated[
+        Lang, typer.Option("--lang", help="Language of what is printed and drawn: English or Chinese.")
+    ] = Lang.en,
     step: Annotated[bool, typer.Option("--step", help="Cell by cell, by the arrow keys.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Play all cells.")] = False,
     seed: SeedOption = 0,
@@ -102,11 +117,14 @@ def explain(
 
       convinspect explain vit.pt patch_embed.proj --patches
 
+      convinspect explain --lang zh
+
       convinspect explain --step
 
       convinspect explain -o pointwise.html
     """
     check_output(output, Format.table, [path, given], force)
+    _check_font(output, lang)
     if path is not None and layer is None:
         raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint
@@ -114,14 +132,28 @@ def explain(
     checkpoint = None if path is None else open_checkpoint(path, root)
     if patches and names in (Names.conv1d, Names.linear):
         raise CannotShow(f"--patches draws both forms side by side, and --as {names.value} one", "leave out --as")
-    example = _example(checkpoint, layer, (samples, seed, given, patches))
+    example = _example(checkpoint, layer, (samples, seed, given, patches, lang.value))
     notation = None if names is None or patches else names.value
     _show(example, (row, kernel), notation, (step, animate), (width, output))
     if checkpoint is not None and checkpoint.unwritten:
         say("note", checkpoint.unwritten)
 
 
-def _example(checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool]) -> Example:
+def _check_font(output: Path | None, lang: Lang) -> None:
+    """Check that Chinese can be drawn in pixels, if it is to be.
+
+    Raises:
+        CannotShow: No font has its characters.
+    """
+    if lang is Lang.zh and output is not None and output.suffix.lower() in (".png", ".gif"):
+        from convinspect.render.raster import check_wide_face
+
+        check_wide_face()
+
+
+def _example(
+    checkpoint: Checkpoint | None, layer: str | None, data: tuple[int, int, Path | None, bool, Language]
+) -> Example:
     from convinspect.explaining.explain import Options
     from convinspect.explaining.explain import explain as compute
 
@@ -168,7 +200,7 @@ def _show(
 def _save_steps(example: Example, draw: DrawStep, sink: Sink, both: bool) -> None:
     """Write all steps to a file: as frames of a GIF, or on a page."""
     from convinspect.cli.player import MOST_PICTURES
-    from convinspect.render.page import page
+    from convinspect.render.page import Labels, page
     from convinspect.render.picture import save_steps
     from convinspect.report.explain_steps import steps
 
@@ -178,4 +210,8 @@ def _save_steps(example: Example, draw: DrawStep, sink: Sink, both: bool) -> Non
         sink.say_written()
     else:
         blocks = steps(example, draw, _PAGE_STEPS, both)
-        sink.keep(page(blocks, f"{example.name}: {example.kind} {tuple(example.stored)}"))
+        word = Words(example.lang)
+        # The place's numbers are put in by the page.
+        labels = word("◀ back"), word("next ▶"), word("play"), word("{at} of {count}", at="{at}", count="{count}")
+        title = f"{example.name}: {example.kind} {tuple(example.stored)}"
+        sink.keep(page(blocks, title, example.lang, Labels(*labels)))

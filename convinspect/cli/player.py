@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from convinspect.explaining.words import Words
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus
 from convinspect.report.explain_steps import cell_at, cell_count
@@ -42,12 +43,13 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
     from convinspect.render.rich_table import render_block
 
     sum_of(example, *first)
+    keys = (Words(example.lang)(_KEYS),) if by_keys else ()
     index, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
     last = min(index + MOST_PICTURES, cell_count(example)) - 1
     with Live(console=Console(), auto_refresh=False, screen=by_keys) as live:
         while index >= 0:
             row, kernel = cell_at(example, index)
-            live.update(render_block(_fitted(draw(cell_focus(row, kernel), [kernel]), by_keys, height)), refresh=True)
+            live.update(render_block(_fitted(draw(cell_focus(row, kernel), [kernel]), keys, height)), refresh=True)
             if by_keys:
                 index, typed = moved(typer.getchar(), index, (len(example.f), len(example.w)), typed)
             else:
@@ -55,12 +57,12 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
                 index = index + 1 if index < last else -1
 
 
-def _fitted(block: Block, by_keys: bool, height: int) -> Block:
+def _fitted(block: Block, keys: tuple[str, ...], height: int) -> Block:
     """A step shortened to the terminal's height; the last line, with the result, is always kept."""
     # A title and a blank line above, the help on keys below.
     most = height - 3
     lines = block.lines if len(block.lines) <= most else (*block.lines[: most - 2], "…", block.lines[-1])
-    return block._replace(lines=lines, notes=(_KEYS,) if by_keys else ())
+    return block._replace(lines=lines, notes=keys)
 
 
 def moved(key: str, index: int, size: tuple[int, int], typed: str = "") -> tuple[int, str]:

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
+from convinspect.explaining.words import Language, Parts, Said
 from convinspect.kinds import CONVOLUTIONS, TRANSFORMERS_CONV1D
 from convinspect.text import one_line, plural, quoted, with_article
 
@@ -68,6 +69,7 @@ class Example:
         y: (n × out), computed by PyTorch's linear; None where a kernel has several taps.
         note: What the drawing leaves out, or "".
         image: Of a convolution over patches, what was cut into the rows of `x`; None for all others.
+        lang: The language that it is drawn in.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Example:
     y: Matrix | None = None
     note: str = ""
     image: Image | None = None
+    lang: Language = "en"
 
     def __repr__(self) -> str:
         layer = f"{quoted(self.name)}: {one_line(self.kind)} {one_line(str(self.stored))}"
@@ -276,7 +279,7 @@ def _unseen(layer: Layer) -> str:
     if layer.kind not in CONVOLUTIONS:
         return ""
     if layer.stride is None and layer.groups is None:
-        return "stride 1, padding 0 and groups 1 are assumed, which a state_dict does not record"
+        return Said("stride 1, padding 0 and groups 1 are assumed, which a state_dict does not record")
     said = []
     for what, value, usual in (("stride", layer.stride, 1), ("padding", layer.padding, 0),
                                ("dilation", layer.dilation, 1)):  # fmt: skip
@@ -286,7 +289,9 @@ def _unseen(layer: Layer) -> str:
     if not said:
         return ""
     listed = ", ".join(said[:-1]) + (" and " if said[:-1] else "") + said[-1]
-    return f"left out of the drawing: its {listed}; the layer itself gives other rows"
+    return Said(
+        "left out of the drawing: its {settings}; the layer itself gives other rows", settings=Parts(listed, said)
+    )
 
 
 def decimals(example: Example) -> int:

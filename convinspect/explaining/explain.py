@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import CannotShow, ConvInspectError, NotThere, Option, Wording
+from convinspect.errors import ConvInspectError, NotThere, Option, Wording
 from convinspect.explaining.data import read_rows
 from convinspect.explaining.example import Example, built_in, example, of_layer, real
 from convinspect.explaining.patches import built_in_patches, patches_of_layer
+from convinspect.explaining.words import Language
 from convinspect.layers.find import find_layers
-from convinspect.layers.select import select
+from convinspect.layers.select import select_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Options:
         seed: Seed of the random data for a checkpoint's layer.
         input: The data, (n, in), or of patches an image, (C, …): a tensor, or a file in a format of `read_rows`.
         patches: The layer is a convolution over patches, and the data are an image; `rows` is how many patches it has.
+        lang: The language of the drawing.
     """
 
     layer: str | None = None
@@ -33,6 +35,7 @@ class Options:
     seed: int = 0
     input: Path | torch.Tensor | None = None
     patches: bool = False
+    lang: Language = "en"
 
 
 def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
@@ -47,6 +50,10 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
         CannotShow: The layer cannot be explained, or the data do not fit it.
         ConvInspectError: Numbers cannot be read.
     """
+    return replace(_computed(checkpoint, options), lang=options.lang)
+
+
+def _computed(checkpoint: Checkpoint | None, options: Options) -> Example:
     data = read_rows(options.input) if isinstance(options.input, Path) else options.input
     data = None if data is None else real(data, "the data are")
     if checkpoint is None:
@@ -54,11 +61,9 @@ def explain(checkpoint: Checkpoint | None, options: Options) -> Example:
     if options.layer is None:
         raise NotThere("no layer is named", Wording("name one with ", Option("layer", None)), checkpoint.path)
     try:
-        chosen = select(find_layers(checkpoint), [options.layer])
-        if len(chosen) > 1:
-            raise CannotShow(f"{options.layer!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
+        chosen = select_one(find_layers(checkpoint), options.layer)
         of = patches_of_layer if options.patches else of_layer
-        return of(chosen[0], data, options.rows, options.seed)
+        return of(chosen, data, options.rows, options.seed)
     except ConvInspectError as error:
         raise error.at(checkpoint.path) from None
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from convinspect.errors import CannotShow, Option, Wording
 from convinspect.explaining.example import Example, Image, check_same, real, sizes_text
+from convinspect.explaining.words import Parts, Said
 from convinspect.kinds import CONVOLUTIONS
 from convinspect.layers.patches import grid_of
 from convinspect.text import with_article
@@ -110,10 +111,14 @@ def _check_layer(layer: Layer, name: str) -> None:
 
 
 def _assumed(layer: Layer) -> str:
-    settings = (("stride as the kernel's size", layer.stride), ("padding 0", layer.padding),
+    settings = ((Said("stride as the kernel's size"), layer.stride), ("padding 0", layer.padding),
                 ("dilation 1", layer.dilation), ("groups 1", layer.groups))  # fmt: skip
     unknown = [what for what, value in settings if value is None]
-    return f"assumed, since the file does not record it: {', '.join(unknown)}" if unknown else ""
+    return (
+        Said("assumed, since the file does not record it: {settings}", settings=Parts(", ".join(unknown), unknown))
+        if unknown
+        else ""
+    )
 
 
 def patch_example(

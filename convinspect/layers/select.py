@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from convinspect.errors import NotThere
+from convinspect.errors import CannotShow, NotThere, Option, Wording
 from convinspect.keys.wrappers import join_key
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED
 from convinspect.records import Doubt, Layer
-from convinspect.text import closest
+from convinspect.text import closest, first_few, plural
 
 
 def select(
@@ -78,10 +79,41 @@ def _named(layers: Sequence[Layer], patterns: list[str]) -> list[Layer]:
         # A name may contain glob characters, and then matches only itself.
         found = called.get(pattern) or [index for index, layer in enumerate(layers) if _matches(layer, pattern)]
         if not found:
-            names = [layer.name or "(root)" for layer in layers]
-            raise NotThere(f"no layer matches {pattern!r}", closest(pattern, names))
+            raise NotThere(f"no layer matches {pattern!r}", _what_would(layers, pattern))
         chosen.update(found)
     return [layers[index] for index in sorted(chosen)]
+
+
+def _what_would(layers: Sequence[Layer], pattern: str) -> str:
+    """What matches instead of a pattern that nothing does: the names that hold it, else those like it."""
+    holding = f"*{pattern}*"
+    found = [] if _GLOB.search(pattern) else [layer.name for layer in layers if _matches(layer, holding)]
+    if not found:
+        return _like(layers, pattern)
+    return Wording(Option("layer", holding), f" matches {plural(len(found), 'layer')}: {first_few(found, 3)}")
+
+
+def _like(layers: Sequence[Layer], name: str) -> str:
+    return closest(name, [layer.name or "(root)" for layer in layers])
+
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+def select_one(layers: Sequence[Layer], name: str) -> Layer:
+    """The one layer that a name or glob means.
+
+    Raises:
+        NotThere: It matches nothing.
+        CannotShow: It matches several.
+    """
+    try:
+        chosen = select(layers, [name])
+    except NotThere as error:
+        raise NotThere(error.problem, _like(layers, name)) from None
+    if len(chosen) > 1:
+        raise CannotShow(f"{name!r} means {len(chosen)} layers", f"name one, such as {chosen[0].name}")
+    return chosen[0]
 
 
 def exactly_named(layers: Iterable[Layer], names: Iterable[str]) -> frozenset[str]:

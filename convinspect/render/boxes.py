@@ -155,11 +155,11 @@ def ruled(
         text = _aligned(group.columns, sizes)
         # A blank behind the last number, as much of the group as the one before the first.
         spans.append(max(cell_width(text), cell_width(group.name) + 1) + bool(group.name))
-        tops.append(Styled(f"  {group.name}".ljust(spans[-1] + 1), NAME))
+        tops.append(Styled(f"  {group.name}" + " " * (spans[-1] - 1 - cell_width(group.name)), NAME))
         names.append(Styled(" " + text.ljust(spans[-1]), QUIET))
     lines += [tuple(tops), tuple(names)]
     for row in rows:
-        line = [Styled(f"{row.name:<{head}}", NAME)]
+        line = [Styled(row.name + " " * (head - cell_width(row.name)), NAME)]
         for part, style, sizes, span in zip(row.parts, row.styles, widths, spans, strict=True):
             line += [Styled("│", QUIET), Styled(_aligned(part, sizes).ljust(span), style)]
         lines.append(tuple(line))

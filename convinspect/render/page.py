@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from convinspect.render.cells import safe
 from convinspect.render.html import drawn_class, span
@@ -12,7 +13,7 @@ from convinspect.render.style import css, look, tables_css
 from convinspect.render.table import Block, Styled, pieces
 
 _HEAD = """<!doctype html>
-<html lang="en">
+<html lang="@LANG@">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>@TITLE@</title>
@@ -25,7 +26,7 @@ button { padding: .3em .9em; margin-right: .4em; }
 </style>
 <main class="convinspect">
 <h1 style="font-size:1.1em">@TITLE@</h1>
-<p><button id="back">◀ back</button><button id="next">next ▶</button><button id="play">play</button>
+<p><button id="back">@BACK@</button><button id="next">@NEXT@</button><button id="play">@PLAY@</button>
 <span id="place"></span></p>
 """
 
@@ -35,7 +36,7 @@ let at = 0, timer = null;
 function show(n) {
   at = Math.max(0, Math.min(steps.length - 1, n));
   steps.forEach((step, i) => { step.hidden = i !== at; });
-  document.getElementById("place").textContent = (at + 1) + " of " + steps.length;
+  document.getElementById("place").textContent = "@PLACE@".replace("{at}", at + 1).replace("{count}", steps.length);
 }
 function play() {
   if (timer) { clearInterval(timer); timer = null; return; }
@@ -55,20 +56,43 @@ show(0);
 """
 
 
-def page(steps: Sequence[Block], title: str) -> Iterator[str]:
+class Labels(NamedTuple):
+    """What the buttons are called, and where one is: of `place`, "{at}" and "{count}" are numbers."""
+
+    back: str = "◀ back"
+    next: str = "next ▶"
+    play: str = "play"
+    place: str = "{at} of {count}"
+
+
+ENGLISH = Labels()
+
+
+def page(steps: Sequence[Block], title: str, lang: str = "en", labels: Labels = ENGLISH) -> Iterator[str]:
     """The page, in parts.
 
     Args:
         steps: One after another.
         title: Above them.
+        lang: The language of its text, as HTML calls it.
+        labels: Of its buttons.
     """
+    named = {"LANG": lang, "BACK": labels.back, "NEXT": labels.next, "PLAY": labels.play, "PLACE": labels.place}
     kind = drawn_class(line for step in steps for line in step.lines)
-    yield _HEAD.replace("@TITLE@", escape(safe(title))).replace("@CSS@", css(cells=False) + tables_css(".convinspect"))
+    styles = css(cells=False) + tables_css(".convinspect")
+    # What comes from a file is put in last, so that nothing is looked for in it.
+    yield _filled(_HEAD, named).replace("@CSS@", styles).replace("@TITLE@", escape(safe(title)))
     for number, step in enumerate(steps):
         lines = ("".join(_span(piece) for piece in pieces(line)) for line in block_cells(step))
         # Without scripts all steps are shown, one below the other.
         yield f'<pre id="step{number + 1}" class="{kind}">' + "\n".join(line.rstrip() for line in lines) + "</pre>\n"
-    yield _SCRIPT
+    yield _filled(_SCRIPT, named)
+
+
+def _filled(template: str, named: Mapping[str, str]) -> str:
+    for name, text in named.items():
+        template = template.replace(f"@{name}@", text)
+    return template
 
 
 def _span(piece: Styled) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from textwrap import wrap
 
-from convinspect.render.cells import cell_width
+from convinspect.render.cells import cell_width, is_narrow
 from convinspect.render.style import HEAD, NAME, QUIET
 from convinspect.render.table import Cell, Styled, pieces
 
@@ -65,11 +66,14 @@ def panel(
     lines.append(
         (
             Styled(" " * head),
-            *(Styled(" " * gap + f"{name:>{wide}}", QUIET) for name, wide in zip(columns, widths, strict=True)),
+            *(
+                Styled(" " * (gap + wide - cell_width(name)) + name, QUIET)
+                for name, wide in zip(columns, widths, strict=True)
+            ),
         )
     )
     for i, (name, line) in enumerate(zip(names, grid, strict=True)):
-        cells = [Styled(f"{name:<{head}}", NAME)]
+        cells = [Styled(name + " " * (head - cell_width(name)), NAME)]
         for n, (text, wide) in enumerate(zip(line, widths, strict=True)):
             cells += [Styled(" " * gap), Styled(f"{text:>{wide}}", style(i, n))]
         lines.append(tuple(cells))
@@ -147,7 +151,20 @@ def beside(panels: Sequence[Panel]) -> list[Cell]:
 
 def prose(text: str, width: int) -> list[str]:
     """A sentence wrapped to lines of at most `width` cells."""
-    return wrap(text, max(width, 20), break_on_hyphens=False)
+    width = max(width, 20)
+    if is_narrow(text) or cell_width(text) == len(text):
+        return wrap(text, width, break_on_hyphens=False)
+    lines, line = [], ""
+    for word in _WORDS.findall(text):
+        if line and cell_width(line + word.rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += word
+    return [*lines, line.rstrip()]
+
+
+_WORDS = re.compile(r"[（“]*(?:[!-\u2fff]+|[^（“])[，。：；、）”]* *|[（“]+$")
+"""Text in Chinese has no blanks: a line may end anywhere, but not before a closing mark or after an opening one."""
 
 
 def flowing(panels: Sequence[Panel], width: int) -> list[Cell]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +45,13 @@ _FACES = [
     ("NotoSansMono-Regular.ttf", "NotoSansMono-Bold.ttf"),
     ("LiberationMono-Regular.ttf", "LiberationMono-Bold.ttf"),
 ]
+
+_WIDE_FACES = [
+    "NotoSansMonoCJKsc-Regular.otf", "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf",
+    "SourceHanSansSC-Regular.otf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf", "PingFang.ttc", "STHeiti Light.ttc", "msyh.ttc", "simhei.ttf",
+]  # fmt: skip
+"""Fonts with Chinese characters."""
 
 
 def check_pillow() -> None:
@@ -200,8 +209,10 @@ def _text(draw: ImageDraw, text: str, place: tuple[int, int], ink: str, face: Fr
     """Each character in its own cell, so that columns meet whatever the font's own width is."""
     left, top = place
     for character in text:
-        draw.text((left, top + 29), character, fill=ink, font=face, anchor="ls")
-        left += cell_width(character) * _CELL
+        cells = cell_width(character)
+        shown = face if cells < 2 else _wide_face() or face
+        draw.text((left, top + 29), character, fill=ink, font=shown, anchor="ls")
+        left += cells * _CELL
 
 
 def _faces() -> tuple[FreeTypeFont, FreeTypeFont]:
@@ -226,6 +237,31 @@ def _faces() -> tuple[FreeTypeFont, FreeTypeFont]:
     raise CannotShow(
         "no font of one width was found to draw with", "install DejaVu Sans Mono, or end the name in .svg or .html"
     )
+
+
+def check_wide_face() -> None:
+    """Check that Chinese can be drawn in pixels, before there is anything to draw.
+
+    Raises:
+        CannotShow: There is no Pillow, or no font with its characters.
+    """
+    check_pillow()
+    if _wide_face() is None:
+        raise CannotShow(
+            "no font with Chinese characters was found to draw with", "install Noto Sans CJK, or end the name in .svg"
+        )
+
+
+@cache
+def _wide_face() -> FreeTypeFont | None:
+    """A font whose characters take two cells, or None."""
+    from PIL import ImageFont
+
+    for name in _WIDE_FACES:
+        with suppress(OSError):
+            # Such letters are as high as wide: at the others' size they would touch.
+            return ImageFont.truetype(name, round(_FONT_SIZE * 0.92))
+    return None
 
 
 def _folders() -> list[Path]:

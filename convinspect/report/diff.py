@@ -17,6 +17,7 @@ from convinspect.render.style import BAD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.causes import beginnings, by_cause
 from convinspect.report.flags import flagged
+from convinspect.report.opened import opened_name
 from convinspect.report.verdict import STYLES, counts_cell, prefix_lines, verdict_cell
 from convinspect.text import first_few, plural
 
@@ -114,7 +115,7 @@ def _cause(difference: Difference) -> Hashable:
 
 def _title(checkpoint: Checkpoint) -> str:
     root = checkpoint.root.path
-    return short_name(checkpoint.path) + (f" ({root})" if root else "")
+    return opened_name(checkpoint) + (f" ({root})" if root else "")
 
 
 def _signature(difference: Difference, place: int, folded: bool) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convinspect.explaining.words import Words
 from convinspect.render.cells import cell_width, shape
 from convinspect.render.panels import (
     ACTIVE,
@@ -78,7 +79,9 @@ def frame(
         digits: Decimals of results, and of terms.
         height: Available lines, title included; None for no limit.
     """
-    title = f"row {focus.row} of {len(example.f)}: {'Y' if linear else 'f'}[{focus.row}, ·]"
+    say = Words(example.lang)
+    cell = f"{'Y' if linear else 'f'}[{focus.row}, ·]"
+    title = say("row {n} of {count}: {cell}", n=focus.row, count=len(example.f), cell=cell)
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
         # A screen that is too low for the panels has no room for a long sum either.
@@ -86,7 +89,7 @@ def frame(
         gaps = _left_out(example, focus, most)
         beside = gaps if cell_width(f"{title}{gaps}") <= width else ""
         below: list[Cell] = [] if beside else [(Styled(line, QUIET),) for line in prose(gaps.lstrip(" ·"), width)]
-        lines = [*flowing(panels, width), *below, "", *arithmetic(sums, focus, linear, width, digits, terms)]
+        lines = [*flowing(panels, width), *below, "", *arithmetic(sums, focus, linear, width, digits, terms, say)]
         if max(map(wide, panels)) <= width and (height is None or len(lines) + 2 <= height):
             break
     return Block(tuple(map(stripped, lines)), title=f"{title}{beside}")
@@ -94,28 +97,30 @@ def frame(
 
 def _left_out(example: Example, focus: Focus, most: int) -> str:
     """How many rows and columns the panels leave out, to be appended to the title; "" if none."""
+    say = Words(example.lang)
     window = range(focus.row, focus.row + example.taps)
     parts = []
     for what, count, wanted in (
-        ("rows of X", len(example.x), window),
-        ("columns of X", len(example.x[0]), ()),
-        ("kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
+        ("{count} rows of X", len(example.x), window),
+        ("{count} columns of X", len(example.x[0]), ()),
+        ("{count} kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
     ):
         hidden = count - sum(map(bool, some(count, most, wanted)))
         if hidden:
-            parts.append(f"{hidden:,} {what}")
-    return f" · left out: {', '.join(parts)}" if parts else ""
+            parts.append(say(what, count=f"{hidden:,}"))
+    return say(" · left out: {parts}", parts=say.listed(parts)) if parts else ""
 
 
 def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int) -> list[Panel]:
     """Data, kernels and result, about `most` rows and columns of each."""
+    say = Words(example.lang)
     window = range(focus.row, focus.row + example.taps)
     channels = some(len(example.x[0]), most)
     data = matrix_panel(
-        f"X, data ({len(example.x)} × {len(example.x[0])})",
+        say("X, data ({rows} × {columns})", rows=len(example.x), columns=len(example.x[0])),
         some(len(example.x), most, window),
         channels,
-        (lambda row: mark(f"row {row}", row in window), "x{}".format),
+        (lambda row: mark(say("row {n}", n=row), row in window), "x{}".format),
         lambda row, channel: value_text(example.x[row - 1][channel - 1]),
         active_where(lambda row, channel: row in window),
     )
@@ -124,28 +129,34 @@ def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int
     else:
         weights = _kernels_panel(example, focus, linear, most)
     letter = "Y" if linear else "f"
-    title = f"{letter}, result ({len(example.f)} × {len(example.w)})"
+    title = say("{letter}, result ({rows} × {columns})", letter=letter, rows=len(example.f), columns=len(example.w))
     places = some(len(example.f), most, [focus.row]), some(len(example.w), most, [focus.kernel])
-    return [data, weights, result_panel(example.f, focus, (title, "row", letter), places, digits)]
+    return [data, weights, result_panel(example.f, focus, (title, "row {n}", letter), places, digits, say)]
 
 
 def result_panel(
-    results: Matrix, focus: Focus, names: tuple[str, str, str], places: tuple[list[int], list[int]], digits: int
+    results: Matrix,
+    focus: Focus,
+    names: tuple[str, str, str],
+    places: tuple[list[int], list[int]],
+    digits: int,
+    say: Words,
 ) -> Panel:
     """The results computed so far, with dots for the others.
 
     Args:
         results: (n × out).
         focus: The step.
-        names: The title, what a row is called, and the letter for the results.
+        names: The title, what row n is called, and the letter for the results.
         places: The rows and the kernels that are shown, as `some` gives them.
         digits: Decimals.
+        say: What says sentences in the reader's language.
     """
     rows, kernels = places
     title, noun, letter = names
     return panel(
         title,
-        [f"{noun} {row}" if row else "⋮" for row in rows],
+        [say(noun, n=row) if row else "⋮" for row in rows],
         # A blank after each, where the closing bracket goes.
         [f"{letter}{kernel} " if kernel else "… " for kernel in kernels],
         [[result_text(results, focus, row, kernel, digits) for kernel in kernels] for row in rows],
@@ -175,7 +186,8 @@ def result_style(focus: Focus, row: int, kernel: int) -> str:
 
 def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> Panel:
     """All kernels of size 1, a row each, and their biases."""
-    ins, outs, bias = len(example.x[0]), len(example.w), example.b
+    say, ins, outs, bias = Words(example.lang), len(example.x[0]), len(example.w), example.b
+    row_name = "row {n}" if linear else "kernel {n}"
     columns = some(ins, most) if bias is None else [*some(ins, most), ins + 1]
 
     def number(kernel: int, column: int) -> str:
@@ -184,11 +196,13 @@ def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> P
         return weight_text(example.w[kernel - 1][column - 1][0])
 
     return matrix_panel(
-        f"A, weight ({outs} × {ins})" if linear else f"W, kernels {shape(example.stored)}",
+        say("A, weight ({rows} × {columns})", rows=outs, columns=ins)
+        if linear
+        else say("W, kernels {shape}", shape=shape(example.stored)),
         some(outs, most, [focus.kernel]),
         columns,
         (
-            lambda kernel: mark(f"{'row' if linear else 'kernel'} {kernel}", kernel == focus.kernel),
+            lambda kernel: mark(say(row_name, n=kernel), kernel == focus.kernel),
             lambda column: "b" if column > ins else f"w{column}",
         ),
         number,
@@ -198,13 +212,14 @@ def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> P
 
 def _taps_panel(example: Example, focus: Focus, channels: list[int]) -> Panel:
     """One kernel of size > 1: each of its taps meets one row of the window."""
-    weights = example.w[focus.kernel - 1]
-    bias = "" if example.b is None else f", b{focus.kernel} = {weight_text(example.b[focus.kernel - 1])}"
+    weights, say = example.w[focus.kernel - 1], Words(example.lang)
+    bias = "" if example.b is None else weight_text(example.b[focus.kernel - 1])
+    title = "kernel {n} of W {shape}, b{n} = {bias}" if bias else "kernel {n} of W {shape}"
     return matrix_panel(
-        f"kernel {focus.kernel} of W {shape(example.stored)}{bias}",
+        say(title, n=focus.kernel, shape=shape(example.stored), bias=bias),
         range(1, example.taps + 1),
         channels,
-        (lambda tap: mark(f"tap {tap}", True), "w{}".format),
+        (lambda tap: mark(say("tap {n}", n=tap), True), "w{}".format),
         lambda tap, channel: weight_text(weights[channel - 1][tap - 1]),
         active_where(lambda tap, channel: True),
     )
@@ -216,7 +231,7 @@ def mark(name: str, active: bool) -> str:
 
 
 def arithmetic(
-    sums: Sequence[Sum], focus: Focus, linear: bool, width: int, digits: tuple[int, int], terms: int
+    sums: Sequence[Sum], focus: Focus, linear: bool, width: int, digits: tuple[int, int], terms: int, say: Words
 ) -> list[Cell]:
     """The sums behind some results, that of the active one in full.
 
@@ -227,11 +242,12 @@ def arithmetic(
         width: Available width in cells.
         digits: Decimals of results, and of terms.
         terms: Most terms of a sum that are printed.
+        say: What says sentences in the reader's language.
     """
     lines: list[Cell] = []
     for cell in sums:
         if (cell.row, cell.kernel) == (focus.row, focus.kernel):
-            lines += _in_full(cell, linear, width, digits, terms)
+            lines += _in_full(cell, linear, width, digits, terms, say)
         else:
             lines.append(_in_short(cell, linear, width, digits[0]))
     return lines
@@ -252,7 +268,7 @@ def _name(cell: Sum, linear: bool) -> str:
     return f"{'Y' if linear else 'f'}[{cell.row},{cell.kernel}]"
 
 
-def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_terms: int) -> list[Cell]:
+def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_terms: int, say: Words) -> list[Cell]:
     """The arithmetic in full: symbols, numbers, products, running sum, result."""
     head, most = _name(cell, linear), digits[1]
     letter = "a" if linear else "w"
@@ -272,7 +288,7 @@ def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_
         cut = slice(first_terms, len(products) - (most_terms - 1 - first_terms))
         number = len(products[cut])
         middle = sum(round(product, most) for product in products[cut])
-        symbols[cut] = factors[cut] = [f"({number} more)"]
+        symbols[cut] = factors[cut] = [say("({count} more)", count=number)]
         texts[cut] = [fixed(middle, most)]
     symbols += [name for name, _, _ in end]
     factors += [text for _, text, _ in end]
@@ -289,7 +305,7 @@ def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_
         (indent, [_signed(text) for text in texts], " + "),
     ):
         lines += [(Styled(line),) for line in _filled(f"{start} = ", words, joint, width)]
-    lines += [(Styled(line, QUIET),) for line in _filled(f"{indent} running sum ", running, " → ", width)]
+    lines += [(Styled(line, QUIET),) for line in _filled(f"{indent} {say('running sum')} ", running, " → ", width)]
     lines.append((Styled(f"{indent} = "), Styled(fixed(cell.result, digits[0]), ACTIVE)))
     return lines
 
@@ -305,7 +321,7 @@ def _filled(start: str, words: Sequence[str], joint: str, width: int) -> list[st
         piece = word if n == 0 else joint + word
         if cell_width(line + piece) > width and line.strip() and line != start:
             lines.append(line)
-            line = " " * len(start) + piece.lstrip()
+            line = " " * cell_width(start) + piece.lstrip()
         else:
             line += piece
     return [*lines, line]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from convinspect.explaining.words import Words
 from convinspect.render.panels import (
     Panel,
     active_where,
@@ -38,6 +39,7 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
         width: Available width in cells.
         digits: Decimals of results.
     """
+    say = Words(example.lang)
     for most in range(9, 1, -1):
         conv1d = _conv1d_panels(example, focus, most, digits)
         linear = _linear_panels(example, focus, most, digits) if example.y is not None else []
@@ -45,9 +47,13 @@ def layouts(example: Example, focus: Focus, width: int, digits: int) -> Block:
             break
     lines = [*flowing(conv1d, width), *(["", *flowing(linear, width)] if linear else [])]
     outs, ins = len(example.w), len(example.w[0])
-    words = _window_words(example.taps) if example.y is None else [*_pointwise_words(outs, ins), same_words(example)]
-    lines += ["", *prose(" ".join(words), min(width, COLUMN))]
-    return Block(tuple(map(stripped, lines)), title="the two layouts")
+    words = (
+        _window_words(example.taps, say)
+        if example.y is None
+        else [*_pointwise_words(outs, ins, say), same_words(example)]
+    )
+    lines += ["", *prose(say.joined(words), min(width, COLUMN))]
+    return Block(tuple(map(stripped, lines)), title=say("the two layouts"))
 
 
 def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> list[Panel]:
@@ -59,32 +65,32 @@ def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> li
         most: About how many rows and columns of each panel to show.
         digits: Decimals of results.
     """
-    ins, outs = len(example.x[0]), len(example.w)
+    say, ins, outs = Words(example.lang), len(example.x[0]), len(example.w)
     channels, kernels = some(ins, most), some(outs, most, [focus.kernel])
     window = range(focus.row, focus.row + example.taps)
     weights = example.w[focus.kernel - 1]
     return [
         matrix_panel(
-            f"Conv1d takes (C, L) = ({ins}, {len(example.x)})",
+            say("Conv1d takes (C, L) = ({channels}, {length})", channels=ins, length=len(example.x)),
             channels,
             some(len(example.x), most, [focus.row]),
-            ("channel {}".format, str),
+            (lambda channel: say("channel {n}", n=channel), str),
             lambda channel, position: value_text(example.x[position - 1][channel - 1]),
             active_where(lambda channel, position: position in window),
         ),
         matrix_panel(
-            f"kernel {focus.kernel}, sliding along L",
+            say("kernel {n}, sliding along L", n=focus.kernel),
             channels,
             range(1, example.taps + 1),
-            ("channel {}".format, "tap {}".format),
+            (lambda channel: say("channel {n}", n=channel), lambda tap: say("tap {n}", n=tap)),
             lambda channel, tap: weight_text(weights[channel - 1][tap - 1]),
             active_where(lambda channel, tap: True),
         ),
         matrix_panel(
-            f"and gives (O, L) = ({outs}, {len(example.f)})",
+            say("and gives (O, L) = ({channels}, {length})", channels=outs, length=len(example.f)),
             kernels,
             some(len(example.f), most, [focus.row]),
-            ("kernel {}".format, str),
+            (lambda kernel: say("kernel {n}", n=kernel), str),
             lambda kernel, position: fixed(example.f[position - 1][kernel - 1], digits),
             active_where(lambda kernel, position: (kernel, position) == (focus.kernel, focus.row)),
         ),
@@ -93,20 +99,20 @@ def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> li
 
 def _linear_panels(example: Example, focus: Focus, most: int, digits: int) -> list[Panel]:
     """The same layer as a Linear has it, a position per row: data, one row of its weight, result."""
-    ins, outs = len(example.x[0]), len(example.w)
+    say, ins, outs = Words(example.lang), len(example.x[0]), len(example.w)
     positions, channels = some(len(example.x), most, [focus.row]), some(ins, most)
     weights, y = example.w[focus.kernel - 1], example.y or []
     return [
         matrix_panel(
-            f"Linear takes (L, C) = ({len(example.x)}, {ins})",
+            say("Linear takes (L, C) = ({length}, {channels})", length=len(example.x), channels=ins),
             positions,
             channels,
-            ("row {}".format, "x{}".format),
+            (lambda row: say("row {n}", n=row), "x{}".format),
             lambda row, channel: value_text(example.x[row - 1][channel - 1]),
             active_where(lambda row, channel: row == focus.row),
         ),
         matrix_panel(
-            f"row {focus.kernel} of A ({outs}, {ins})",
+            say("row {n} of A ({outs}, {ins})", n=focus.kernel, outs=outs, ins=ins),
             [1],
             channels,
             (lambda row: "", "a{}".format),
@@ -114,24 +120,25 @@ def _linear_panels(example: Example, focus: Focus, most: int, digits: int) -> li
             active_where(lambda row, channel: True),
         ),
         matrix_panel(
-            f"and gives (L, O) = ({len(y)}, {outs})",
+            say("and gives (L, O) = ({length}, {channels})", length=len(y), channels=outs),
             positions,
             some(outs, most, [focus.kernel]),
-            ("row {}".format, "Y{}".format),
+            (lambda row: say("row {n}", n=row), "Y{}".format),
             lambda row, kernel: fixed(y[row - 1][kernel - 1], digits),
             active_where(lambda row, kernel: (row, kernel) == (focus.row, focus.kernel)),
         ),
     ]
 
 
-def _pointwise_words(outs: int, ins: int) -> list[str]:
-    return [
-        f"Conv1d lays the data on their side: channels down, positions across. Its weight is ({outs}, {ins}, 1):",
-        f"{outs} kernels, each {ins} channels high and 1 position wide, sliding along L.",
-        f"Linear keeps one row per position, (L, C), and its weight is ({outs}, {ins}): Y = X·Aᵀ + b.",
+def _pointwise_words(outs: int, ins: int, say: Words) -> list[str]:
+    sentences = (
+        "Conv1d lays the data on their side: channels down, positions across. Its weight is ({outs}, {ins}, 1):",
+        "{outs} kernels, each {ins} channels high and 1 position wide, sliding along L.",
+        "Linear keeps one row per position, (L, C), and its weight is ({outs}, {ins}): Y = X·Aᵀ + b.",
         "A kernel 1 position wide sees one position at a time, so both compute the same numbers;",
         "the 1 at the end of (out, in, 1) is the kernel's width, and holds no number of its own.",
-    ]
+    )
+    return [say(sentence, outs=outs, ins=ins) for sentence in sentences]
 
 
 def difference(example: Example) -> float:
@@ -146,11 +153,13 @@ def same_words(example: Example) -> str:
     largest = difference(example)
     # Rounded, since the last bits differ between machines.
     within = 10.0 ** max(-15, math.ceil(math.log10(largest))) if largest else 1e-15
-    return f"Both were computed by PyTorch just now: the same to within {within:.0e}, which is rounding."
+    sentence = "Both were computed by PyTorch just now: the same to within {within}, which is rounding."
+    return Words(example.lang)(sentence, within=f"{within:.0e}")
 
 
-def _window_words(taps: int) -> list[str]:
-    return [
-        f"This kernel is {taps} positions wide: each result sees {taps} neighbouring rows at once.",
+def _window_words(taps: int, say: Words) -> list[str]:
+    sentences = (
+        "This kernel is {taps} positions wide: each result sees {taps} neighbouring rows at once.",
         "A Linear on one row cannot do that; only a kernel of size 1 is a Linear at each position.",
-    ]
+    )
+    return [say(sentence, taps=taps) for sentence in sentences]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from convinspect.explaining.words import Words
 from convinspect.render.cells import cell_width, shape
 from convinspect.render.panels import Panel, beside, even, flowing, prose, stripped, wide
 from convinspect.render.style import HEAD, QUIET
@@ -19,7 +20,6 @@ from convinspect.report.patch_panels import (
     result_grids,
     scene_of,
 )
-from convinspect.text import plural
 
 if TYPE_CHECKING:
     from convinspect.explaining.example import Example, Image, Sum
@@ -54,8 +54,11 @@ def patch_frame(
     ways = [(draw, most, 6) for most in range(9, 0, -1) for draw in (_lanes, _stages) if most > 3 or draw is _stages]
     if height is not None:
         ways += [*((_brief, 9, near) for near in (6, 3)), *((_brief, most, 1) for most in range(9, 0, -1))]
-    title = f"patch {focus.row} of {len(example.x)}: {_where(image, focus.row)}"
-    sums_in_full, in_brief = (arithmetic(sums, focus, True, width, digits, terms) for terms in (_TERMS, FEWER_TERMS))
+    say = Words(example.lang)
+    title = say("patch {n} of {count}: {place}", n=focus.row, count=len(example.x), place=_where(image, focus.row, say))
+    sums_in_full, in_brief = (
+        arithmetic(sums, focus, True, width, digits, terms, say) for terms in (_TERMS, FEWER_TERMS)
+    )
     for draw, most, near in ways:
         scene = scene_of(example, image, focus, digits[0], (most, near))
         gaps = _left_out(scene)
@@ -75,15 +78,17 @@ def _heads(text: str, width: int) -> list[Cell]:
     return [Styled(line, HEAD) for line in prose(text, width)]
 
 
-def _where(image: Image, row: int) -> str:
+def _where(image: Image, row: int, say: Words) -> str:
     """Which part of the image a patch is."""
     names = ("positions",) if image.dims == 1 else _AXES[-image.dims :]
     places = list(zip(image.place(row), image.patch, strict=True))[-image.dims :]
     parts = [
-        f"{name} {place * step + 1}–{(place + 1) * step}" if step > 1 else f"{name[:-1]} {place + 1}"
+        say(name + " {first}–{last}", first=place * step + 1, last=(place + 1) * step)
+        if step > 1
+        else say(name[:-1] + " {first}", first=place + 1)
         for name, (place, step) in zip(names, places, strict=True)
     ]
-    return f"{', '.join(parts)} of the {_NOUNS[image.dims]}"
+    return say("{place} of the " + _NOUNS[image.dims], place=say.listed(parts))
 
 
 def _left_out(scene: Scene) -> str:
@@ -94,8 +99,13 @@ def _left_out(scene: Scene) -> str:
         ("column of X", len(example.x[0]) - planes * sum(map(bool, scene.columns)), "columns of X"),
         ("kernel", len(example.w) - sum(map(bool, scene.kernels)), "kernels"),
     )
-    parts = [f"{count:,} {one if count == 1 else several}" for one, count, several in counts if count]
-    return f" · left out: {', '.join(parts)}" if parts else ""
+    say = Words(example.lang)
+    parts = [
+        say("{count} " + (one if count == 1 else several), count=f"{count:,}")
+        for one, count, several in counts
+        if count
+    ]
+    return say(" · left out: {parts}", parts=say.listed(parts)) if parts else ""
 
 
 def _lanes(scene: Scene, width: int) -> list[Cell]:
@@ -139,20 +149,26 @@ def _convolution(scene: Scene) -> list[tuple[str, list[Panel]]]:
     axes = ("T", "H", "W")[-dims:] if dims > 1 else ("L",)
     sizes = (len(image.values), *image.sizes[-dims:])
     patch = "×".join(map(str, image.patch[-dims:]))
-    taken = f"{example.kind} takes the {_NOUNS[dims]} (C, {', '.join(axes)}) = {shape(sizes)}; its window, {patch},"
+    say = Words(example.lang)
+    taken = "{kind} takes the " + _NOUNS[dims] + " (C, {axes}) = {sizes}; its window, {patch}, moves by its own size"
     results = (len(example.w), *image.grid[-dims:])
     divided = ", ".join(f"{axis}/{step}" for axis, step in zip(axes, image.patch[-dims:], strict=True))
     return [
-        (f"{taken} moves by its own size", image_panels(scene)),
-        (f"kernel {scene.focus.kernel} of W {shape(example.stored)}", kernel_panels(scene)),
-        (f"and gives (O, {divided}) = {shape(results)}", result_grids(scene)),
+        (say(taken, kind=example.kind, axes=", ".join(axes), sizes=shape(sizes), patch=patch), image_panels(scene)),
+        (say("kernel {n} of W {shape}", n=scene.focus.kernel, shape=shape(example.stored)), kernel_panels(scene)),
+        (say("and gives (O, {axes}) = {sizes}", axes=divided, sizes=shape(results)), result_grids(scene)),
     ]
 
 
-def cropped(image: Image) -> list[str]:
+def cropped(image: Image, say: Words) -> list[str]:
     """What of the image is in no patch, as sentences without a full stop."""
     left = [size - grid * step for size, grid, step in zip(image.sizes, image.grid, image.patch, strict=True)]
     named = zip(_AXES if image.dims > 1 else ("", "", "positions"), left, strict=True)
-    parts = [plural(count, name[:-1]) for name, count in named if count]
-    listed = " and ".join(f"the last {part}" for part in parts)
-    return [f"{listed} of the {_NOUNS[image.dims]} fill no patch, and neither form sees them"] if parts else []
+    parts = [
+        say("the last {count} " + (name if count > 1 else name[:-1]), count=f"{count:,}")
+        for name, count in named
+        if count
+    ]
+    listed = (" and " if say.lang == "en" else "和").join(parts)
+    sentence = "{parts} of the " + _NOUNS[image.dims] + " fill no patch, and neither form sees them"
+    return [say(sentence, parts=listed)] if parts else []

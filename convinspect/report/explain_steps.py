@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from convinspect.errors import CannotShow, Option, Wording
+from convinspect.explaining.words import Words
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.render.cells import shape
 from convinspect.render.panels import prose
@@ -99,18 +100,23 @@ def overview(example: Example) -> list[Block]:
 
 def moral(example: Example, width: int) -> Block:
     """One sentence on what the drawing shows, and what it leaves out."""
-    outs = len(example.w)
+    say, outs = Words(example.lang), len(example.w)
     kernels, columns = (plural(outs, noun) for noun in ("kernel", "column"))
-    met = "row of X" if example.taps == 1 else f"window of {example.taps} neighbouring rows"
+    sentence = "{kernels}, so {columns}: each row of X meets each kernel once and gives one number."
+    if example.taps > 1:
+        sentence = (
+            "{kernels}, so {columns}: each window of {taps} neighbouring rows meets each kernel once and gives one "
+            "number."
+        )
     if example.image is not None:
-        met = "patch"
-    lines = prose(f"{kernels}, so {columns}: each {met} meets each kernel once and gives one number.", width)
+        sentence = "{kernels}, so {columns}: each patch meets each kernel once and gives one number."
+    lines = prose(say(sentence, kernels=kernels, columns=columns, outs=f"{outs:,}", taps=example.taps), width)
     if example.image is not None:
         words = "Windows never overlap, so a patch is a row by itself, and the convolution is a Linear on these rows."
-        lines += prose(f"{words} {same_words(example)}", min(width, COLUMN))
-    notes = [example.note] if example.note else []
-    notes += cropped(example.image) if example.image is not None else []
-    return Block((*lines, *(line for note in notes for line in prose(f"{note}.", width))))
+        lines += prose(say.joined([say(words), same_words(example)]), min(width, COLUMN))
+    notes = [say.of(example.note)] if example.note else []
+    notes += cropped(example.image, say) if example.image is not None else []
+    return Block((*lines, *(line for note in notes for line in prose(say.ended(note), width))))
 
 
 def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block]:
@@ -119,7 +125,9 @@ def steps(example: Example, draw: DrawStep, most: int, both: bool) -> list[Block
 
     every = cell_count(example)
     shown = min(every, most)
-    left_out = (f"the first {shown:,} of {every:,} numbers",) if shown < every else ()
+    say = Words(example.lang)
+    some_of = say("the first {shown} of {count} numbers", shown=f"{shown:,}", count=f"{every:,}")
+    left_out = (some_of,) if shown < every else ()
     words = moral(example, COMFORT).lines
     blocks = []
     for i, j in (cell_at(example, index) for index in range(shown)):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convinspect.diffing.fixes import Answer, ErrorReport, Fix
-from convinspect.formats.sources import short_name
 from convinspect.layers.folding import fold_names
 from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, NAME, WARN
@@ -16,6 +15,7 @@ from convinspect.report.commands import can_be_converted, step_commands
 from convinspect.report.diff import BY_CAUSE, Listing
 from convinspect.report.diff_payload import checkpoint_payload, missing_payload, prefix_payload
 from convinspect.report.flags import flagged
+from convinspect.report.opened import opened_name
 from convinspect.report.pytorch_lines import by_hand_lines, lines_of
 from convinspect.report.verdict import command_lines, obstacle_cell, prefix_text, what_changes, with_missing
 from convinspect.text import plural
@@ -59,7 +59,7 @@ def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
     return Table(
         (*((Column("keys", "right", priority=97, key="keys"),) if counted else ()), *_COLUMNS),
         [_row(name, alike, counted) for name, alike in members],
-        title=f"A: {short_name(report.checkpoint.path)} · load_state_dict error",
+        title=f"A: {opened_name(report.checkpoint)} · load_state_dict error",
         lead=(with_missing(_verdict(report), report.missing), *_prefixes(report)),
         notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
         raw=[() if counted else _raw(name, alike[0]) for name, alike in members],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from convinspect.explaining.words import Words
 from convinspect.render.boxes import GAP, Group, Row, Window, boxed, ruled
 from convinspect.render.cells import cell_width
 from convinspect.render.panels import ACTIVE, Panel, even, prose, some, value_text, weight_text
@@ -107,8 +108,9 @@ def _fill(channel: int) -> str:
     return _CHANNELS[(channel - 1) % len(_CHANNELS)]
 
 
-def _plane_name(plane: _Plane, times: int, first: int = 0) -> str:
-    return f"channel {plane.channel}" + (f", t {first + plane.time}" if times > 1 else "")
+def _plane_name(scene: Scene, plane: _Plane, times: int, first: int = 0) -> str:
+    template = "channel {n}, t {t}" if times > 1 else "channel {n}"
+    return Words(scene.example.lang)(template, n=plane.channel, t=first + plane.time)
 
 
 def image_panels(scene: Scene) -> list[Panel]:
@@ -125,7 +127,7 @@ def image_panels(scene: Scene) -> list[Panel]:
             panels.append(even(["⋮"]))
             continue
         values = image.values[plane.channel - 1][first + plane.time - 1]
-        name = _plane_name(plane, image.sizes[0], first)
+        name = _plane_name(scene, plane, image.sizes[0], first)
         window = Window(scene.active, _fill(plane.channel))
         panels.append(boxed(name, (rows, columns), _numbers(values, value_text), window, _named(image)))
     return panels
@@ -141,7 +143,7 @@ def kernel_panels(scene: Scene) -> list[Panel]:
             continue
         first = _first_column(scene.image, plane)
         values = [[kernel[first + i * across + j][0] for j in range(across)] for i in range(high)]
-        name = _plane_name(plane, scene.image.patch[0])
+        name = _plane_name(scene, plane, scene.image.patch[0])
         places = [scene.places[0]], [scene.places[1]]
         window = Window((0, 0), _fill(plane.channel))
         panels.append(boxed(name, places, _numbers(values, weight_text), window, _named(scene.image)))
@@ -175,7 +177,7 @@ def _result_grid(scene: Scene, kernel: int) -> Panel:
         text = result_text(results, focus, row, kernel, scene.digits)
         return Styled(text, result_style(focus, row, kernel))
 
-    return boxed(f"kernel {kernel}", ([scene.patches[0]], [scene.patches[1]]), result)
+    return boxed(Words(scene.example.lang)("kernel {n}", n=kernel), ([scene.patches[0]], [scene.patches[1]]), result)
 
 
 def linear_panels(scene: Scene, width: int) -> list[Panel]:
@@ -183,17 +185,23 @@ def linear_panels(scene: Scene, width: int) -> list[Panel]:
     example = scene.example
     rows, columns, outs = len(example.x), len(example.x[0]), len(example.w)
     order = {1: "(c, l)", 2: "(c, h, w)", 3: "(c, t, h, w)"}[scene.image.dims]
+    say, width_of_x = Words(example.lang), f"{columns:,}"
     groups, numbers = _groups(scene), (_row_numbers(scene), _weight_numbers(scene))
     head, size = _sizes(groups, [*numbers[0], *numbers[1]])
     titles = (
-        f"Linear takes X ({rows:,} × {columns:,}), a row {order} per patch",
-        f"A ({outs:,} × {columns:,}), a row {order} per kernel",
-        f"and gives Y = X·Aᵀ + b ({rows:,} × {outs:,})",
+        say(
+            "Linear takes X ({rows} × {columns}), a row {order} per patch",
+            rows=f"{rows:,}",
+            columns=width_of_x,
+            order=order,
+        ),
+        say("A ({rows} × {columns}), a row {order} per kernel", rows=f"{outs:,}", columns=width_of_x, order=order),
+        say("and gives Y = X·Aᵀ + b ({rows} × {columns})", rows=f"{rows:,}", columns=f"{outs:,}"),
     )
     biased = [Group("", ("b",))] if example.b is not None else []
     room = min(width, max(48, head + sum(len(group.columns) * (size + 1) + 2 for group in groups)))
-    names = "", "patch", "Y"
-    results = result_panel(example.y or [], scene.focus, names, (scene.rows, scene.kernels), scene.digits)
+    names = "", "patch {n}", "Y"
+    results = result_panel(example.y or [], scene.focus, names, (scene.rows, scene.kernels), scene.digits, say)
     return [
         ruled(prose(titles[0], room), groups, numbers[0], head, size),
         ruled(prose(titles[1], room), [*_numbered(scene, groups), *biased], numbers[1], head, size),
@@ -223,7 +231,7 @@ def _groups(scene: Scene) -> list[Group]:
         names = [
             GAP if at is None else f"{at[0] + 1},{at[1] + 1}" if image.dims > 1 else str(at[1] + 1) for at in places
         ]
-        groups.append(Group(_plane_name(plane, image.patch[0]), names))
+        groups.append(Group(_plane_name(scene, plane, image.patch[0]), names))
     return groups
 
 
@@ -241,8 +249,9 @@ def _numbered(scene: Scene, groups: Sequence[Group]) -> list[Group]:
 
 def _row_numbers(scene: Scene) -> list[Row]:
     """The shown rows of X."""
+    say = Words(scene.example.lang)
     return [
-        _row(scene, (f"patch {row}", row == scene.focus.row), scene.example.x[row - 1], value_text)
+        _row(scene, (say("patch {n}", n=row), row == scene.focus.row), scene.example.x[row - 1], value_text)
         if row
         else _gap(scene)
         for row in scene.rows
@@ -251,11 +260,11 @@ def _row_numbers(scene: Scene) -> list[Row]:
 
 def _weight_numbers(scene: Scene) -> list[Row]:
     """The shown rows of A, with their biases."""
-    bias, rows = scene.example.b, []
+    bias, rows, say = scene.example.b, list[Row](), Words(scene.example.lang)
     for kernel in scene.kernels:
         active = kernel == scene.focus.kernel
         numbers = [tap for (tap,) in scene.example.w[kernel - 1]]
-        row = _row(scene, (f"kernel {kernel}", active), numbers, weight_text) if kernel else _gap(scene)
+        row = _row(scene, (say("kernel {n}", n=kernel), active), numbers, weight_text) if kernel else _gap(scene)
         if bias is not None:
             text = weight_text(bias[kernel - 1]) if kernel else GAP
             row = Row(row.name, (*row.parts, (text,)), (*row.styles, _BIAS if active else ""))

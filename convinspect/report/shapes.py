@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.formats.sources import short_name
 from convinspect.kinds import LISTED, shown_kind
 from convinspect.layers.folding import Fold, unfolded
 from convinspect.layers.packing import is_packed, logical_parameters
@@ -19,6 +18,7 @@ from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.report.footnotes import LEGEND, footnotes, note_on_more
+from convinspect.report.opened import opened_name
 from convinspect.report.tensorless import without_shapes
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
@@ -102,7 +102,7 @@ def _counting_numbers() -> tuple[Column, ...]:
 def title_of(checkpoint: Checkpoint) -> str:
     """What was opened, in what it is kept, and which part of it is meant."""
     root = f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
-    return f"{short_name(checkpoint.path)} · {checkpoint.format}{root}"
+    return f"{opened_name(checkpoint)} · {checkpoint.format}{root}"
 
 
 def _rows(folds: Sequence[Fold], counted: set[int]) -> list[tuple[Cell, ...]]:

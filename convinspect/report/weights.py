@@ -11,7 +11,6 @@ from convinspect.arrays.kernels import Choice, Kernel, Matrix, cut
 from convinspect.arrays.quantized import is_quantized, quantizer_of
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow
-from convinspect.formats.sources import short_name
 from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layouts import axis_names
 from convinspect.records import Doubt, Layer, Tensor
@@ -22,6 +21,7 @@ from convinspect.render.matrix import MatrixView, matrix_table, number, scale, s
 from convinspect.render.style import BAD, NAME, QUIET, Depth
 from convinspect.render.table import Block, Cell, Column, Styled, Table
 from convinspect.report.footnotes import layer_name
+from convinspect.report.opened import opened_name
 from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
-        title=f"{short_name(checkpoint.path)} · kernels of {plural(len(layers), 'layer')}",
+        title=f"{opened_name(checkpoint)} · kernels of {plural(len(layers), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],

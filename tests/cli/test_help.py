@@ -66,7 +66,6 @@ def parameters_of(command: Any) -> Iterator[tuple[str, ...]]:
             is_option = parameter.param_type_name == "option"
             longer = [name for name in parameter.opts if name.startswith("--")]
             shown = [name for name in parameter.opts if name not in longer[1:]]
-            shown = ["/".join([*shown, *parameter.secondary_opts])] if parameter.secondary_opts else shown
             yield tuple(sorted(shown)) if is_option else (parameter.metavar,)
 
 
@@ -105,6 +104,7 @@ def sample(
     number: Annotated[int, typer.Option("--number", min=3, max=7, help="A number.")] = 4,
     high: Annotated[int | None, typer.Option("--high", min=1000, max=2**63 - 1, metavar="N", help="A number.")] = None,
     low: Annotated[int | None, typer.Option("--low", max=5, metavar="N", help="A number.")] = None,
+    values: Annotated[bool | None, typer.Option("--values/--no-values", help="Numbers.")] = None,
     way: Annotated[Way, typer.Option("--way", help="A way.")] = Way.long,
     animals: Annotated[list[Animal] | None, typer.Option("--animal", metavar="NAME", help="Animals.")] = None,
     secret: Annotated[bool, typer.Option("--secret", hidden=True, help="Not shown.")] = False,
@@ -130,6 +130,7 @@ def test_bounds_choices_and_defaults_are_said_in_plain_words() -> None:
         ("--number", "INT", "A number. 3 to 7. Default: 4."),
         ("--high", "N", "A number. At least 1,000."),
         ("--low", "N", "A number. At most 5."),
+        ("--values", "", "Numbers. Or --no-values."),
         ("--way", "short|long", "A way. Default: long."),
         ("--animal", "NAME", "Animals. One of elephant, hippopotamus, rhinoceros. Repeatable."),
     ]

@@ -15,7 +15,7 @@ from torch import nn
 
 import convinspect
 from convinspect.errors import CannotShow
-from support.paths import STNKD
+from support.paths import FIXTURES, STNKD
 from support.program import assert_one_line, run
 
 
@@ -197,3 +197,25 @@ def test_an_order_that_is_none_is_one_line() -> None:
     done = run("shapes", STNKD, "--sort", "weight")
     assert done.returncode == 2
     assert_one_line(done)
+
+
+def test_a_folder_is_titled_as_the_folder(tmp_path: Path) -> None:
+    sharded = FIXTURES / "sharded"
+    assert run("shapes", sharded).stdout.startswith("sharded · safetensors, 2 shards\n")
+    assert run("shapes", ".", folder=sharded).stdout.startswith("sharded · safetensors, 2 shards\n")
+    assert run("weights", sharded, "--stats").stdout.startswith("sharded · kernels of ")
+    assert run("diff", sharded, FIXTURES / "sharded_bin").stdout.startswith("A: sharded · B: sharded_bin\n")
+    index = sharded / "model.safetensors.index.json"
+    assert run("shapes", index).stdout.startswith("model.safetensors.index.json · safetensors, 2 shards\n")
+    (tmp_path / "one").mkdir()
+    save_file({"a.weight": torch.zeros(2, 3, 1)}, tmp_path / "one" / "model.safetensors")
+    assert run("shapes", tmp_path / "one").stdout.startswith("one · safetensors\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["shapes"], ["weights"], ["verify", "--bits"], ["convert", "--to", "linear", "-n"], ["compare"]]
+)
+def test_part_of_a_name_is_answered_with_the_glob_that_matches(words: list[str]) -> None:
+    done = run(words[0], STNKD, *words[1:], "--layer", "onv")
+    assert_one_line(done, "no layer matches 'onv'; --layer '*onv*' matches 3 layers: conv1, conv2, conv3")
+    assert_one_line(run(words[0], STNKD, *words[1:], "--layer", "cnv1"), "the closest are: conv1")

@@ -18,7 +18,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import NotThere
 from convinspect.kinds import LISTED
 from convinspect.layers.find import find_layers
-from convinspect.layers.select import select
+from convinspect.layers.select import select, select_one
 from convinspect.records import Layer
 from support.saving import State, layer_of, layers_in, opened, zeros
 
@@ -385,6 +385,13 @@ def test_choosing_by_kind(choice: tuple[Layer, ...]) -> None:
 def test_what_is_not_there(choice: tuple[Layer, ...]) -> None:
     with pytest.raises(NotThere, match=r"no layer matches 'conv1'; the closest are: conv0"):
         select(choice, ["conv1"])
+    with pytest.raises(NotThere, match=r"no layer matches 'conv'; layer='\*conv\*' matches 2 layers: conv\[0\], conv0"):
+        select(choice, ["conv"])
+    assert len(select(choice, ["*conv*"])) == 2
+    with pytest.raises(NotThere, match=r"no layer matches '\*conv'; the closest are: conv\[0\]"):
+        select(choice, ["*conv"])
+    with pytest.raises(NotThere, match=r"no layer matches 'conv'; the closest are: conv\[0\]"):
+        select_one(choice, "conv")
     with pytest.raises(NotThere, match=r"no layer matches 'to\[x\]'; "):
         select(choice, ["conv0", "to[x]"])
     with pytest.raises(NotThere, match=r"no layer is of kind 'conv9d'; the kinds are: Conv1d, ConvTranspose1d, Norm"):
