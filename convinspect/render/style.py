@@ -194,6 +194,7 @@ _TABLES = """\
 @ .tight { line-height: 1.16; }
 @ .wide { overflow-x: auto; }
 @ summary { cursor: pointer; color: var(--name); }
+@ .two { display: inline-block; width: 2ch; text-align: center; }
 @ .bold { font-weight: bold; }
 @ .italic { font-style: italic; }
 @ .underline { text-decoration: underline; }
