@@ -70,11 +70,13 @@ def _listing(files: Files) -> list[Route]:
 
 def _showing(files: Files) -> list[Route]:
     ours, stats = "`convinspect weights` of a layer", "`convinspect weights --stats`"
+    page = files.target("page.html")
     return [
         Route(ours, convinspect("weights", files.torch, "convs.0")),
         Route("`torch.load(mmap=True)`, `print`", python(peers.SHOW, files.torch), ours),
         Route(stats, convinspect("weights", files.torch, "--stats")),
         Route("the same by PyTorch", python(peers.STATS, files.torch), stats, holds=1),
+        Route("`convinspect report`", convinspect("report", files.torch, "-o", page), stats, writes=page),
     ]
 
 

@@ -26,7 +26,7 @@ STNKD = FIXTURES / "pointnet_stnkd.pt"
 
 SHOWING = {"format", "width", "output", "force", "all", "fold", "help"}
 """Options that say how a result is shown; a function returns it."""
-SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}, "report": {"force"}}
+SHOWING_ONE = {"explain": {"row", "kernel", "as", "step", "animate"}}
 PYTHON_ONLY = {"progress"}
 RENAMED = {
     "diff": {"path": "a", "other": "b"},

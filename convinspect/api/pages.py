@@ -36,14 +36,14 @@ def report(
         progress: Called with the number of bytes that were read.
 
     Returns:
-        `.html`, the page as text, and `.save(path)`, which writes it.
+        `.html`, the page as text, `.save(path)`, which writes it, and of two checkpoints the `.verdict` of `diff`.
 
     Raises:
         ConvInspectError: One of them cannot be opened, or of two that one is damaged.
     """
     from convinspect.diffing.checkpoints import diff
     from convinspect.page.document import Page, document
-    from convinspect.report.page_data import DIFFERENCES, page_data, pair_data, title_of
+    from convinspect.report.page_data import DIFFERENCES, page_data, pair_data, title_of, verdict_text
     from convinspect.summarizing.room import PAGE
     from convinspect.summarizing.summary import summarize
 
@@ -61,7 +61,7 @@ def report(
     room = (PAGE - DIFFERENCES) // 2
     pair = summarize(a, numbers, room, told), summarize(b, numbers, room, told)
     title = title_of(*pair)
-    return Page(title, document(pair_data(*pair, differences), title))
+    return Page(title, document(pair_data(*pair, differences), title), verdict_text(differences))
 
 
 def _wanted(values: bool | None, *checkpoints: Checkpoint) -> bool:

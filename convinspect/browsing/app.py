@@ -20,7 +20,7 @@ from convinspect.browsing.model import Model, open_model
 from convinspect.browsing.outline import Outline, Row
 from convinspect.browsing.tree_rows import head_texts, tree_line
 from convinspect.browsing.views import Page, Rows
-from convinspect.errors import ConvInspectError
+from convinspect.errors import ConvInspectError, spelled
 from convinspect.render.style import BAD, GOOD, HEAD, QUIET
 from convinspect.report.flags import as_flag
 from convinspect.text import plural
@@ -129,8 +129,6 @@ class Browser(App[None]):
     def failure(self) -> Exception | None:
         """What ended it, where that was no key."""
         return self._exception
-
-    # ------------------------------------------------------------------------------------------------- what is shown
 
     def say(self, text: str, style: str = "") -> None:
         """Tell something in the line above the keys of the uppermost screen."""
@@ -262,8 +260,6 @@ class Browser(App[None]):
         """The layers that the search and the filter let through, in the order of the tree."""
         return [self.model.nodes[place].layers[0] for place in self._places()]
 
-    # ------------------------------------------------------------------------------------------------- finding
-
     async def action_search(self) -> None:
         """Ask for a part of a name; what is found is shown while it is typed."""
         from convinspect.browsing.search import SearchInput
@@ -354,7 +350,11 @@ class Browser(App[None]):
         """Put the command that converts a layer into the clipboard, and show it."""
         prospects = self.prospects_of(layer)
         if not prospects.possible:
-            why = f": {prospects.why_not}" if prospects.why_not else ", which nothing else holds the numbers of"
+            why = (
+                f": {spelled(prospects.why_not, as_flag)}"
+                if prospects.why_not
+                else ", which nothing else holds the numbers of"
+            )
             self.say(f"{layer.name or '(root)'} stays {layer.kind}{why}", BAD)
             return
         command = prospects.possible[0].command

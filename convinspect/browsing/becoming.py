@@ -61,7 +61,7 @@ def prospects(checkpoint: Checkpoint, layers: Sequence[Layer], layer: Layer) -> 
         try:
             planned = plan(layers, request)
         except ConvInspectError as error:
-            why = str(error)
+            why = error.problem
             continue
         made = next((each for each in planned.conversions if each.layer.name == layer.name), None)
         if made is None:

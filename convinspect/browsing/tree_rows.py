@@ -69,7 +69,7 @@ def head_texts(model: Model) -> tuple[str, ...]:
     layers = model.layers
     pointwise = sum(layer.pointwise for layer in layers)
     what = "number" if checkpoint.root.role == "optimizer" else "parameter"
-    name = short_name(checkpoint.path)
+    name = short_name(checkpoint.folder or checkpoint.path)
     root = f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
     sums = f"{plural(len(layers), 'layer')}, {count(pointwise)} pointwise"
     numbers = plural(model.tree.parameters, what)

@@ -81,7 +81,7 @@ def as_meant(args: list[str]) -> list[str]:
         return args
     first, rest = args[0], args[1:]
     if first == "help":
-        return [*rest[:1], "--help"]
+        return [*(word for word in rest[:1] if word not in ("help", "version")), "--help"]
     if first == "version":
         return ["--version"]
     if first in SUMMARIES or first.startswith("-"):

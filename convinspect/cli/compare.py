@@ -179,13 +179,14 @@ def _show(comparison: Comparison, sink: Sink) -> None:
 
 
 def _save_plot(comparison: Comparison, sink: Sink) -> None:
+    from convinspect.render.html import page_head
     from convinspect.render.plot import plot
     from convinspect.report.compare import panels, verdict_lines, what_is_drawn
 
     note = what_is_drawn(comparison)
     parts = list(plot(panels(comparison.layers), note))
     if sink.output is not None and sink.output.suffix.lower() == ".html":
-        parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>convinspect compare</title>\n', *parts]
+        parts = [*page_head("convinspect compare"), *parts, "</main>\n</body>\n</html>\n"]
     sink.keep(parts, verdict_lines(comparison))
 
 

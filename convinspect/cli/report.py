@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from convinspect.cli.options import ForceOption, PathArgument, RootOption, path_argument
-from convinspect.cli.output import check_here, end_with_problems, reading_progress
-from convinspect.errors import CannotShow, CannotWrite
+from convinspect.cli.output import check_output, end_with_problems, reading_progress, wrote
+from convinspect.errors import CannotShow
 from convinspect.formats.sources import short_name
 from convinspect.render.cells import safe
+from convinspect.render.format import Format
 
 
 def report(
@@ -53,11 +53,11 @@ def report(
     """
     from convinspect import api
     from convinspect.checkpoint import open_alike, open_checkpoint, open_whole
-    from convinspect.page.document import check_new
 
     target = output or _default(path, other)
-    _check(target, path, *([] if other is None else [other]))
-    check_new(target, force)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise CannotShow("a report is an HTML page", "end its name in .html", target)
+    check_output(target, Format.table, (path, other), force)
     a = open_checkpoint(path, root) if other is None else open_whole(path, root)
     b = None if other is None else open_alike(other, root)
     nbytes = sum(each.totals().nbytes for each in (a, b) if each is not None)
@@ -65,7 +65,9 @@ def report(
     with reading_progress(0 if values is False else nbytes if b is None else 2 * nbytes, "reading") as advance:
         page = api.report(a, b, values=values, progress=advance)
     page.save(target, force=force)
-    print(f"wrote {safe(str(target))}", file=sys.stderr)
+    if page.verdict:
+        print(safe(page.verdict))
+    wrote(target)
     end_with_problems(a)
 
 
@@ -74,18 +76,3 @@ def _default(path: Path, other: Path | None) -> Path:
     names = [short_name(each).rstrip("/\\").replace("!", "_").replace("/", "_") for each in (path, other) if each]
     stems = [Path(name).stem if Path(name).suffix else name for name in names]
     return Path(f"{'_'.join(stems) or 'model'}.report.html")
-
-
-def _check(target: Path, *sources: Path) -> None:
-    """Check the page's name before any work.
-
-    Raises:
-        CannotShow: Its suffix is that of no page.
-        CannotWrite: It is an address, or one of the files that were opened.
-    """
-    check_here(target)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise CannotShow("a report is an HTML page", "end its name in .html", target)
-    for source in sources:
-        if target.exists() and source.exists() and target.samefile(source):
-            raise CannotWrite("it is the file that was opened", "choose another name", target)

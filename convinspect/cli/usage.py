@@ -11,6 +11,10 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line; it gives the class no public name."""
 
 
+WORDS = ("help", "version")
+"""What is typed in place of a command, and is an option."""
+
+
 def is_help(error: Any) -> bool:
     """Whether nothing was typed, so that the help is to be shown, which is the error's text."""
     return type(error).__name__ == "NoArgsIsHelpError"
@@ -43,6 +47,8 @@ def _near(error: Any) -> str | None:
     typed, *names = re.findall(r"'([^']*)'", error.message) or [""]
     if hasattr(error, "possibilities"):
         typed, names = error.option_name, error.possibilities or []
+        if error.ctx is not None and any("--format" in option.opts for option in error.ctx.command.params):
+            names = [*names, "--json"]
     elif error.message.startswith("No such command") and error.ctx is not None:
-        names = error.ctx.command.list_commands(error.ctx)
+        names = [*error.ctx.command.list_commands(error.ctx), *WORDS]
     return next(iter(get_close_matches(typed, names, 1, 0.5)), None)

@@ -53,10 +53,12 @@ class Page:
     Attributes:
         title: Of the window.
         html: The page as text. It asks for nothing from elsewhere, and opens from a disk.
+        verdict: Of two checkpoints, whether the first loads where the second does; else "".
     """
 
     title: str
     html: str = field(repr=False)
+    verdict: str = ""
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the page to a file, whole or not at all.
@@ -90,7 +92,7 @@ def check_new(path: Path, force: bool) -> None:
     """
     if os.path.lexists(path) and not force:
         raise CannotWrite(
-            "it exists already", Wording("choose another name, or overwrite it with ", Option("force")), path
+            "the file exists", Wording("use ", Option("force"), " to overwrite it, or choose another name"), path
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from convinspect.render.cells import count
+from convinspect.render.cells import cell_width, count, is_narrow
 from convinspect.render.fitting import fit
 from convinspect.render.grids import cells, size_of
 from convinspect.render.plain_table import block_cells
@@ -72,10 +72,15 @@ def html_page(things: Sequence[Table | Block], title: str, width: int | None, sc
         width: Cells to fit tables in; None for all that they hold.
         scheme: Whose colours.
     """
-    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
+    yield from page_head(title, scheme)
     for thing in things:
         yield from _block(thing) if isinstance(thing, Block) else _whole(fit(thing, width))
     yield "</main>\n</body>\n</html>\n"
+
+
+def page_head(title: str, scheme: Scheme = "auto") -> Iterator[str]:
+    """A page from its beginning to where its content starts, in `main`, with the style sheets."""
+    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -176,8 +181,17 @@ def span(text: str, style: str) -> str:
     named = f' class="{" ".join(classes)}"' if classes else ""
     attributes = named + (f' style="{"; ".join(rules)}"' if rules else "")
     # Blocks are not letters, between which some fonts leave gaps.
-    shown = " " * len(text) if block else escape(text)
+    shown = " " * len(text) if block else _in_cells(text)
     return f"<span{attributes}>{shown}</span>" if attributes else shown
+
+
+def _in_cells(text: str) -> str:
+    """Text, escaped; what takes two cells on a terminal takes two here, whatever the font: columns stand below it."""
+    if is_narrow(text):
+        return escape(text)
+    return "".join(
+        f'<span class="two">{escape(letter)}</span>' if cell_width(letter) == 2 else escape(letter) for letter in text
+    )
 
 
 def _attributes(style: str, block: bool = False) -> tuple[list[str], list[str]]:

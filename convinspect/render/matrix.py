@@ -21,7 +21,8 @@ _LEVELS = (0.1, 0.3, 0.5, 0.75)
 _CHROME = 7
 """Lines around the rows: title, its blank, header, rule, blank, one note, and the next prompt."""
 
-_BARS = "▁▂▃▄▅▆▇█"
+_BARS = "▁▂▃▄▅▆▇"
+"""Not the full block, which would touch the row above."""
 
 Values: TypeAlias = Callable[[int, int], float] | Sequence[Sequence[float]]
 
@@ -180,7 +181,7 @@ def number_style(value: float, largest: float) -> str:
 
 
 def sparkline(counts: Sequence[float]) -> str:
-    """Counts as bars, one character each: " " for none, "▁" to "█" for the rest.
+    """Counts as bars, one character each: " " for none, "▁" to "▇" for the rest.
 
     Heights are proportional to the square root of the count, so that the tails of a bell curve stay visible next to
     its peak: a bar half as high means a quarter of the count.

@@ -7,9 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from convinspect.render.style import PALETTE, TYPEFACE
+
 _WIDE, _HIGH = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 26, 30, 40
-_COLORS = ("#2f6fb3", "#c2571a", "#5a8f3c")
+_LETTER = 6.7
+"""Width of a letter, in pixels."""
+# Told apart by their dashes, too.
+_LINES = (("below-3", "none"), ("above-3", "7 3"), ("good", "2 3"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +39,41 @@ def plot(panels: Sequence[Panel], note: str) -> Iterator[str]:
     """
     across = min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    wide, high = across * _WIDE, down * _HIGH + 44
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    starts = [_LEFT + sum(len(name) * _LETTER + 60 for name in names[:n]) for n in range(len(names) + 1)]
+    wide = round(max(across * _WIDE, starts[-1], _LEFT + len(note) * _LETTER + _RIGHT))
+    high = down * _HIGH + 44
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
-        ' font-family="sans-serif" font-size="11" fill="#333">\n'
+        ' class="plot ink" font-size="11" role="img">\n'
     )
-    yield f'<rect width="{wide}" height="{high}" fill="#fff"/>\n'
+    yield f"<title>{escape(note)}</title>\n<style>\n{_sheet()}</style>\n"
+    yield f'<rect width="{wide}" height="{high}" class="paper"/>\n'
     for number, panel in enumerate(panels):
         yield f'<g transform="translate({number % across * _WIDE} {number // across * _HIGH})">\n'
         yield from _panel(panel)
         yield "</g>\n"
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    for number, name in enumerate(names):
-        left = _LEFT + number * 150
-        yield f'<path d="M{left} {high - 30}h22" stroke="{_color(number)}" stroke-width="2.5"/>'
-        yield f'<text x="{left + 28}" y="{high - 26}">{escape(name)}</text>\n'
-    yield f'<text x="{_LEFT}" y="{high - 8}" fill="#777">{escape(note)}</text>\n</svg>\n'
+    for number, (name, left) in enumerate(zip(names, starts, strict=False)):
+        yield f'<path d="M{left:g} {high - 30}h22" {_line(number)}/>'
+        yield f'<text x="{left + 28:g}" y="{high - 26}">{escape(name)}</text>\n'
+    yield f'<text x="{_LEFT}" y="{high - 8}" class="quiet">{escape(note)}</text>\n</svg>\n'
 
 
-def _color(number: int) -> str:
-    return _COLORS[number % len(_COLORS)]
+def _sheet() -> str:
+    """The colours by name, in both schemes: written out, as in `svg`."""
+    names = ("paper", "ink", "quiet", "rule", *(name for name, _ in _LINES))
+    light, dark = (
+        " ".join(f".plot.{name}, .plot .{name} {{ fill: {PALETTE[name][which]}; }}" for name in names)
+        + "".join(f" .plot .{name}-line {{ stroke: {PALETTE[name][which]}; }}" for name in names)
+        for which in (0, 1)
+    )
+    font = f".plot {{ font-family: {TYPEFACE}; }}"
+    return f"{font}\n{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
+
+
+def _line(number: int) -> str:
+    name, dashes = _LINES[number % len(_LINES)]
+    return f'fill="none" class="{name}-line" stroke-width="2" stroke-dasharray="{dashes}"'
 
 
 def _panel(panel: Panel) -> Iterator[str]:
@@ -71,18 +91,24 @@ def _panel(panel: Panel) -> Iterator[str]:
     yield f'<text x="{_LEFT}" y="18" font-weight="bold">{escape(panel.title)}</text>\n'
     for decade in range(x_low, x_high + 1):
         x, bottom = place(10.0**decade, 10.0**y_low)
-        yield f'<path d="M{x:.1f} {_TOP}V{bottom:.1f}" stroke="#ddd"/>'
+        yield f'<path d="M{x:.1f} {_TOP}V{bottom:.1f}" class="rule-line"/>'
         yield f'<text x="{x:.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{10**decade:,}</text>\n'
     for decade in range(y_low, y_high + 1):
         left, y = place(10.0**x_low, 10.0**decade)
-        yield f'<path d="M{left:.1f} {y:.1f}H{_WIDE - _RIGHT}" stroke="#ddd"/>'
+        yield f'<path d="M{left:.1f} {y:.1f}H{_WIDE - _RIGHT}" class="rule-line"/>'
         yield f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{_seconds(decade)}</text>\n'
     yield f'<text x="{(_LEFT + _WIDE) / 2:.0f}" y="{_HIGH - 10}" text-anchor="middle">length</text>\n'
     for number, line in enumerate(panel.lines.values()):
         places = [place(x, y) for x, y in line]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        yield f'<path d="M{path}" fill="none" stroke="{_color(number)}" stroke-width="2"/>\n'
-        yield "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{_color(number)}"/>' for x, y in places) + "\n"
+        yield f'<path d="M{path}" {_line(number)}/>\n'
+        yield (
+            "".join(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="{_LINES[number % len(_LINES)][0]}"/>'
+                for x, y in places
+            )
+            + "\n"
+        )
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:

@@ -194,6 +194,7 @@ _TABLES = """\
 @ .tight { line-height: 1.16; }
 @ .wide { overflow-x: auto; }
 @ summary { cursor: pointer; color: var(--name); }
+@ .two { display: inline-block; width: 2ch; text-align: center; }
 @ .bold { font-weight: bold; }
 @ .italic { font-style: italic; }
 @ .underline { text-decoration: underline; }
@@ -270,7 +271,9 @@ def _colour(word: str, base: int, depth: Depth) -> str:
         return f"{base + 8};2;{red};{green};{blue}"
     if depth is Depth.INDEXED:
         return f"{base + 8};5;{_indexed(red, green, blue)}"
-    return str(base + _basic(red, green, blue))
+    number = _basic(red, green, blue, 0.6 if base == 30 else 0.5)
+    # Of the eight, terminals show red and blue too dark to read on black; the bright ones are read on white, too.
+    return str(base + number + (60 if base == 30 and number in (1, 4) else 0))
 
 
 def step_of(word: str) -> int | None:
@@ -302,12 +305,15 @@ def _cube(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _basic(red: int, green: int, blue: int) -> int:
-    """The colour of the eight with the same hue: 0 is black, 7 white."""
+def _basic(red: int, green: int, blue: int, share: float) -> int:
+    """The colour of the eight with the same hue: 0 is black, 7 white.
+
+    The lower the share from which a part counts, the lighter the colour: black text stands on it.
+    """
     high, low = max(red, green, blue), min(red, green, blue)
     if high - low < _GREY * 255:
         return 7 if high > 127 else 0
-    enough = low + 0.6 * (high - low)
+    enough = low + share * (high - low)
     return (red > enough) | (green > enough) << 1 | (blue > enough) << 2
 
 

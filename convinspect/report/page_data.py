@@ -38,6 +38,11 @@ def title_of(*summaries: Summary) -> str:
     return " · ".join(short_name(summary.checkpoint.path) for summary in summaries)
 
 
+def verdict_text(report: DiffReport) -> str:
+    """The verdict as a line."""
+    return plain(verdict_cell(report))
+
+
 def _made() -> str:
     return f"made by convinspect {__version__}; nothing in the file was run"
 

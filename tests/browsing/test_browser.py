@@ -304,6 +304,19 @@ def test_where_nothing_can_be_converted_the_reason_is_told() -> None:
     browse(FIXTURES / "pointnet_stnkd_module.pt", steps)
 
 
+def test_reasons_name_options_as_they_are_typed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.pt", {"dw.weight": torch.zeros(8, 1, 1), "dw.bias": torch.zeros(8)})
+
+    async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+        await pilot.press("c")
+        await pilot.pause(0.2)
+        told = status(browser) + browser.pane.text
+        assert "layer=" not in told
+        assert "groups=" not in told
+
+    browse(path, steps)
+
+
 def test_another_root_is_chosen_by_key() -> None:
     async def steps(browser: Browser, pilot: Pilot[None]) -> None:
         assert "r chooses another" in status(browser)

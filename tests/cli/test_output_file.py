@@ -24,11 +24,12 @@ CALLS: dict[str, list[object]] = {
     "compare": [STNKD, "--layer", "conv1", "--lengths", "1", "--batch", "1", "--repeats", "3"],
     "explain": [STNKD, "conv1"],
     "convert": [STNKD, "--to", "linear"],
+    "report": [STNKD],
 }
 
 
 def suffix(command: str) -> str:
-    return ".pt" if command == "convert" else ".json"
+    return {"convert": ".pt", "report": ".html"}.get(command, ".json")
 
 
 def test_every_command_that_writes_a_file_has_the_option_to_overwrite_it() -> None:

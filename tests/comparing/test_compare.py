@@ -214,7 +214,8 @@ def test_json_csv_and_plots(tmp_path: Path) -> None:
     for name in ("plot.svg", "plot.html"):
         assert command(tmp_path, *sweep, "-o", name).returncode == 0
         text = (tmp_path / name).read_text(encoding="utf-8")
-        root = ElementTree.fromstring(text[text.index("<svg") :])
+        root = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+        assert "prefers-color-scheme: dark" in text
         circles = root.findall(".//{http://www.w3.org/2000/svg}circle")
         assert len(circles) == 27
         assert all(0 <= float(one.get("cx", "-1")) <= 360 for one in circles)

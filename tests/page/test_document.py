@@ -85,7 +85,7 @@ def test_a_page_is_saved_once(tmp_path: Path) -> None:
     target = tmp_path / "x.html"
     assert page.save(target) == target
     assert target.read_text(encoding="utf-8") == page.html
-    with pytest.raises(CannotWrite, match="it exists already; choose another name, or overwrite it with force=True"):
+    with pytest.raises(CannotWrite, match="the file exists; use force=True to overwrite it"):
         page.save(target)
     Page("other", "new").save(str(target), force=True)
     assert target.read_text(encoding="utf-8") == "new"
@@ -107,6 +107,8 @@ def test_the_command_names_the_page_after_the_model(tmp_path: Path) -> None:
     assert len((tmp_path / "pointnet_stnkd.report.html").read_bytes()) < len(first)
     assert run("report", STNKD, FIXTURES / "ema.pt", folder=tmp_path).returncode == 0
     assert (tmp_path / "pointnet_stnkd_ema.report.html").exists()
+    same = run("report", STNKD, STNKD, "-o", "same.html", folder=tmp_path)
+    assert same.stdout == "A would load strictly without changes where B does\n", "the verdict is not hidden in a file"
     assert run("report", FIXTURES / "sharded", folder=tmp_path).returncode == 0
     assert (tmp_path / "sharded.report.html").exists()
 

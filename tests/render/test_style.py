@@ -123,14 +123,15 @@ def test_lopsided_scales_would_be_found() -> None:
 
 
 def test_styles_in_16_colours() -> None:
-    assert sgr("bold #000000 on #ffd84d", Depth.BASIC) == "\x1b[1;30;43m"
+    marked = [sgr(f"bold #000000 on {paper}", Depth.BASIC) for paper in ("#ffd84d", "#8ecbff", "#a6e3a1", "#f5b5d6")]
+    assert marked == [f"\x1b[1;30;{number}m" for number in (43, 46, 42, 45)]
     assert [sgr(f"color({n})", Depth.BASIC) for n in (67, 33, 138, 196)] == [
-        "\x1b[34m",
-        "\x1b[34m",
-        "\x1b[31m",
-        "\x1b[31m",
+        "\x1b[94m",
+        "\x1b[94m",
+        "\x1b[91m",
+        "\x1b[91m",
     ]
-    assert sgr("cell(-9)", Depth.BASIC) == "\x1b[34m"
+    assert sgr("cell(-9)", Depth.BASIC) == "\x1b[94m"
     assert sgr("cell(-16)", Depth.INDEXED) == "\x1b[38;5;189m"
     assert sgr("cell(0)", Depth.TRUE) == "\x1b[38;2;44;46;48m"
 

@@ -750,7 +750,7 @@ def test_a_heatmap_takes_any_real_dtype() -> None:
 
 
 def test_a_sparkline_shows_tails_and_gaps() -> None:
-    assert sparkline([0, 1, 100, 25, 0]) == " ▁█▄ "
+    assert sparkline([0, 1, 100, 25, 0]) == " ▁▇▄ "
     assert sparkline([]) == ""
     assert sparkline([0, 0]) == "  "
 

@@ -23,12 +23,10 @@ function columnsOf(model) {
 
 /** A name, of which the beginning is left out where there is no room: names differ most at their ends. */
 function nameCell(name, under) {
-  const dot = name.lastIndexOf(".", name.length - 2);
-  const tail = dot > 0 && name.length - dot <= 24 ? name.slice(dot) : "";
+  // The cell is laid out from the right, so that it is the left that is cut; its text is not.
+  const text = make("bdi", { dir: "ltr", text: name });
   return make("span", { class: "namebox" }, make("span", { class: "twist", "aria-hidden": "true" }),
-    make("span", { class: "names" },
-      make("span", { class: "nametext", title: name }, make("span", { text: name.slice(0, name.length - tail.length) }),
-        tail ? make("span", { text: tail }) : null),
+    make("span", { class: "names" }, make("span", { class: "nametext", title: name }, text),
       make("span", { class: "under", text: under })));
 }
 

@@ -84,7 +84,8 @@ function totalTiles(model) {
     totals.pointwise ? "good" : ""));
   const whole = model.dtypes.reduce((sum, [, nbytes]) => sum + nbytes, 0);
   const [first, ...others] = model.dtypes;
-  const rest = others.map(([dtype, nbytes]) => `${dtype} ${percent(nbytes, whole)}`).join(", ");
+  const named = others.slice(0, 3).map(([dtype, nbytes]) => `${dtype} ${percent(nbytes, whole)}`);
+  const rest = [...named, ...(others.length > 3 ? ["…"] : [])].join(", ");
   if (first) tiles.append(tile("Dtype", first[0], others.length ? `${percent(first[1], whole)}; ${rest}` : ""));
   if (totals.read) {
     const where = totals.dead ? `in ${plural(totals.dead_layers, "layer")}` : "no row is all zeros";

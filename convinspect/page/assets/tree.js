@@ -4,10 +4,15 @@
 const LEAST = 7; // Pixels of a side below which nothing is drawn inside.
 const MOST_RECTANGLES = 1500;
 
-/** A node of the data by name. */
-function readNode(data) {
-  const [name, parameters, nbytes, kind, repeats, row, sort, children] = data;
-  return { name, parameters, nbytes, kind, repeats, row, sort, children: children.map(readNode) };
+/** A node of the data by name. A module that is nothing but another one is shown as that: "blocks.{0–11}". */
+function readNode(data, top = true) {
+  const [name, parameters, nbytes, kind, repeats, row, sort, below] = data;
+  const children = below.map((child) => readNode(child, false));
+  const [only] = children;
+  if (!top && children.length === 1 && row < 0) {
+    return { ...only, name: `${name}.${only.name}`, repeats: repeats * only.repeats, parameters, nbytes };
+  }
+  return { name, parameters, nbytes, kind, repeats, row, sort, children };
 }
 
 /** Rectangles for numbers, largest first, in a box: [x, y, width, height] each. */
@@ -51,7 +56,15 @@ const SORTS = [
   ["embedding", "embeddings"], ["other", "all else"],
 ];
 
-function sortOf(node) {
+/** What a node is, or most of it. */
+function sortOf(node, weigh) {
+  if (node.children.length) {
+    if (!node.mostly) {
+      const most = node.children.reduce((a, b) => (weigh(b) > weigh(a) ? b : a));
+      node.mostly = sortOf(most, weigh);
+    }
+    return node.mostly;
+  }
   if (node.sort === 1) return "pointwise";
   if (node.sort === 2) return "patch";
   if (/conv/i.test(node.kind) && !/^Conv1D/.test(node.kind)) return "conv";
@@ -135,7 +148,7 @@ class Treemap {
     const room = width > 2 * LEAST && height - top > LEAST && depth < 8 && this.left > 0;
     const parts = room && node.children.length ? this.parts(node, 2, top, width - 4, height - top - 2) : [];
     if (!parts.length) {
-      const sort = node.children.length ? "other" : sortOf(node);
+      const sort = sortOf(node, (each) => this.weigh(each));
       this.seen.add(sort);
       element.classList.add("leaf", `s-${sort}`);
       return;
