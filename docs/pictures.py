@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
 from convinspect.explaining.example import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.explaining.patches import built_in_patches
+from convinspect.explaining.words import Language
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
@@ -47,8 +49,10 @@ def make(folder: Path) -> list[Path]:
             shown_heatmap(matrix, view, TerminalSize(72, 24), True, True),
             72,
         ),
-        "explain": ("convinspect explain --row 2", explained(2), 118),
-        "patches": ("convinspect explain --patches --row 2", patched(2), COMFORT),
+        "explain": ("convinspect explain --row 2", explained(2, "en"), 118),
+        "explain-zh": ("convinspect explain --row 2 --lang zh", explained(2, "zh"), 118),
+        "patches": ("convinspect explain --patches --row 2", patched(2, "en"), COMFORT),
+        "patches-zh": ("convinspect explain --patches --row 2 --lang zh", patched(2, "zh"), COMFORT),
     }
     written = []
     for name, (title, thing, width) in pictures.items():
@@ -77,17 +81,17 @@ def stepped() -> list[Block]:
     ]
 
 
-def explained(row: int) -> Block:
+def explained(row: int, lang: Language) -> Block:
     """One row of the built-in example with its six kernels."""
-    example = built_in(4)
+    example = replace(built_in(4), lang=lang)
     sums = [sum_of(example, row, kernel) for kernel in range(1, 7)]
     digits = decimals(example)
     return frame(example, row_focus(row, row), False, 118, sums, (digits, decimals_of_terms(sums, digits)))
 
 
-def patched(row: int) -> Block:
+def patched(row: int, lang: Language) -> Block:
     """One patch of the built-in image, as the convolution and as the Linear have it."""
-    return drawer(built_in_patches(None, 4), True, COMFORT)(row_focus(row, 1), [1, 2, 3])
+    return drawer(replace(built_in_patches(None, 4), lang=lang), True, COMFORT)(row_focus(row, 1), [1, 2, 3])
 
 
 def patched_steps() -> list[Block]:

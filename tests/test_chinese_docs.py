@@ -20,8 +20,12 @@ def english(page: Path) -> Path:
 
 
 def blocks(text: str) -> list[str]:
-    """Fenced blocks, whose comments alone are translated."""
-    return [re.sub(r"  # .*", "", block) for block in re.findall(r"^```\w+\n.*?^```", text, re.MULTILINE | re.DOTALL)]
+    """Fenced blocks, whose comments alone are translated, and what `explain` prints."""
+    found = re.findall(r"^```\w+\n.*?^```", text, re.MULTILINE | re.DOTALL)
+    return [_EXPLAINED.sub(r"\1", re.sub(r"  # .*", "", block)) for block in found]
+
+
+_EXPLAINED = re.compile(r"^(\$ convinspect explain .*?)(?: --lang zh)?\n(?:(?!```|\$ ).*\n)*", re.MULTILINE)
 
 
 def prose(text: str) -> str:
@@ -35,8 +39,8 @@ def headings(text: str) -> list[str]:
 
 
 def spans(text: str) -> Counter[str]:
-    """Each code span, in whatever order a sentence needs."""
-    return Counter(re.findall(r"`[^`]+`", prose(text)))
+    """Each code span, in whatever order a sentence needs; `explain` speaks the page's language."""
+    return Counter(span.replace("explain --lang zh", "explain") for span in re.findall(r"`[^`]+`", prose(text)))
 
 
 def tables(text: str) -> list[list[int]]:
@@ -46,9 +50,9 @@ def tables(text: str) -> list[list[int]]:
 
 
 def links(text: str) -> Counter[str]:
-    """Where links and pictures lead; a page and its translation are one place, as are their headings."""
+    """Where links and pictures lead; a page and its translation are one place, as are pictures."""
     found = re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"]+)", prose(text))
-    return Counter(target.replace(".zh-CN", "") for target in found)
+    return Counter(re.sub(r"\.zh-CN|-zh(?=-|\.)", "", target) for target in found)
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)

@@ -80,8 +80,10 @@ def _main() -> None:
     if sys.stderr.isatty():
         # Only there a bar can be seen.
         from convinspect.formats import sources
+        from convinspect.remote import waiting
 
         sources.watching = reading_progress
+        waiting.told = lambda where, seconds: say("note", f"{where}: its server asks to wait {seconds:.0f} seconds")
     try:
         with _signals_as_exceptions():
             # Not standalone: Typer would draw boxes around usage errors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from shlex import quote
@@ -23,13 +24,13 @@ _AGAIN = "see whether its server and the network are well, and try again"
 _MOST_TEXT = 160
 
 
-def of_status(path: Address, status: int, again_in: str = "") -> ConvInspectError:
+def of_status(path: Address, status: int, again_in: float | None = None) -> ConvInspectError:
     """The error for an answer of HTTP that is no success.
 
     Args:
         path: What was asked for.
         status: The answer's number.
-        again_in: Its header `Retry-After`.
+        again_in: Seconds for which it asks to be left alone, where it does.
     """
     login = _LOGINS.get(path.scheme, _LOGINS["http"])
     if status == 401:
@@ -39,11 +40,16 @@ def of_status(path: Address, status: int, again_in: str = "") -> ConvInspectErro
     if status in (404, 410):
         return NotThere(f"there is no such file ({status})", "see whether the address is right", path)
     if status == 429:
-        wait = f"wait {again_in} seconds" if again_in.isdigit() else "wait a while"
-        return BrokenFile("its server has had too many requests (429)", f"{wait}, and try again", path)
+        return BrokenFile("its server has had too many requests (429)", _after(again_in), path)
     if status >= 500:
-        return BrokenFile(f"its server failed ({status})", _AGAIN, path)
+        remedy = _AGAIN if again_in is None else _after(again_in)
+        return BrokenFile(f"its server failed ({status})", remedy, path)
     return BrokenFile(f"its server answers {status}", _AGAIN, path)
+
+
+def _after(seconds: float | None) -> str:
+    known = seconds is not None and math.isfinite(seconds)
+    return f"wait {math.ceil(seconds or 0):,} seconds, and try again" if known else "wait a while, and try again"
 
 
 def no_ranges(path: Address) -> ConvInspectError:
@@ -114,7 +120,7 @@ def of_connection(error: OSError, path: Address, host: str) -> ConvInspectError:
     """The error for a connection that could not be made."""
     inner = getattr(error, "os_error", error)
     if "certificate" in str(error).lower() or "ssl" in type(error).__name__.lower():
-        remedy = "see whether the address is right, and this machine's clock and certificates"
+        remedy = "see whether the address is right, or let SSL_CERT_FILE name the certificates that you trust"
         return NotThere(f"the certificate of {host} is not trusted", remedy, path)
     if isinstance(inner, socket.gaierror) or "DNS" in type(error).__name__:
         return NotThere(f"there is no host {host}", "see whether the address is right, and the network is up", path)

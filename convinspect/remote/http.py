@@ -16,7 +16,8 @@ import aiohttp
 import fsspec
 from fsspec.asyn import sync
 
-from convinspect.remote import failures
+from convinspect.errors import ConvInspectError
+from convinspect.remote import failures, waiting
 from convinspect.remote.facts import Facts, version_from
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ _LONGEST = 600.0
 """Seconds for one request in all."""
 _TRIES = 3
 _PAUSE = 0.3
+MOST_WAIT = 30.0
+"""Seconds that are waited in all for one file where its server asks for it (`Retry-After`)."""
 _PASSING = (500, 502, 503, 504)
 """Answers after which the same request may well succeed."""
 _SMALL = 1 << 20
 """Bytes of a whole file that is taken from a server without ranges."""
 _MOST_REDIRECTS = 10
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _EMPTY = re.compile(r"bytes \*/(\d+)")
 
 
@@ -50,7 +54,16 @@ class _Answer(NamedTuple):
 
 
 class _Passing(Exception):
-    """What may pass when the request is made again; its argument is the error to raise when it does not."""
+    """What may pass when the request is made again.
+
+    Args:
+        error: What to raise when it does not.
+        wait: Seconds that the server asks for; None where it asks for none.
+    """
+
+    def __init__(self, error: ConvInspectError, wait: float | None = None) -> None:
+        super().__init__()
+        self.error, self.wait = error, wait
 
 
 class HttpFile:
@@ -60,10 +73,14 @@ class HttpFile:
         path: The address, for messages.
         url: Where it is asked for.
         headers: What else is said to the server, such as who asks.
+        heard: Called with the commit that a server of the Hub says the file is of.
     """
 
-    def __init__(self, path: Address, url: str, headers: Mapping[str, str]) -> None:
-        self._path, self._url, self._headers = path, url, dict(headers)
+    def __init__(
+        self, path: Address, url: str, headers: Mapping[str, str], heard: Callable[[str], None] | None = None
+    ) -> None:
+        self._path, self._url, self._headers, self._heard = path, url, dict(headers), heard
+        self._waited = 0.0
         self._fs = fsspec.filesystem("https")
         self._facts: Facts | None = None
         self._tag = ""
@@ -107,16 +124,25 @@ class HttpFile:
             raise
 
     async def _asked(self, start: int, size: int) -> _Answer:
-        for again in reversed(range(_TRIES)):
+        left = _TRIES
+        while True:
             try:
                 return await self._ask(start, size)
             except _Passing as passing:
-                if not again:
-                    raise passing.args[0] from None
-                # What a redirect led to may have ended its life.
-                self._from = None
-                await asyncio.sleep(_PAUSE * (_TRIES - again))
-        raise AssertionError
+                error, wait = passing.error, passing.wait
+            # What a redirect led to may have ended its life.
+            self._from = None
+            if wait is None:
+                left -= 1
+                if not left:
+                    raise error from None
+                wait = _PAUSE * (_TRIES - left)
+            else:
+                self._waited += wait
+                if self._waited > MOST_WAIT:
+                    raise error from None
+                waiting.told(self._path.shown, wait)
+            await asyncio.sleep(wait)
 
     async def _ask(self, start: int, size: int) -> _Answer:
         session = await self._fs.set_session()
@@ -155,14 +181,17 @@ class HttpFile:
     async def _checked(self, response: aiohttp.ClientResponse, start: int, size: int) -> _Answer:
         path, status = self._path, response.status
         self._check_way(response)
-        if status in _PASSING:
-            raise _Passing(failures.of_status(path, status))
+        again_in = response.headers.get("Retry-After", "")
+        asked = waiting.seconds_in(again_in) if status in (429, 503) else None
+        if status in _PASSING or asked is not None:
+            wait = None if asked is None else max(_PAUSE, asked)
+            raise _Passing(failures.of_status(path, status, asked), wait)
         if status == 416 and (empty := _EMPTY.fullmatch(response.headers.get("Content-Range", ""))):
             return _Answer(b"", self._facts_of(response, int(empty[1])))
         if status == 200:
             return await self._whole(response, start, size)
         if status != 206:
-            raise failures.of_status(path, status, response.headers.get("Retry-After", ""))
+            raise failures.of_status(path, status)
         said = response.headers.get("Content-Range", "")
         match = _RANGE.fullmatch(said)
         if match is None:
@@ -207,6 +236,9 @@ class HttpFile:
 
     def _note(self, response: aiohttp.ClientResponse) -> None:
         """Remember what later requests say: which version is meant, and where a redirect led."""
+        first = response.history[0] if response.history else response
+        if self._heard is not None and _COMMIT.fullmatch(commit := first.headers.get("X-Repo-Commit", "")):
+            self._heard(commit)
         tag = response.headers.get("ETag", "")
         self._tag = tag if tag.startswith('"') else ""
         # Another host is asked without a login, which is for the first one.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,6 +23,8 @@ _MARKS = (
 )  # fmt: skip
 """What stores tell versions of a file apart by; the first that is there counts."""
 _HUB = Lock()
+_SAME_VERSION = 30.0
+"""Seconds without a question after which a repository's revision is looked up anew."""
 
 
 class Holder(Protocol):
@@ -165,10 +168,38 @@ def _of_hub(path: Address) -> Holder:
             raise IsADirectoryError
         from huggingface_hub import hf_hub_url
 
+        repository = (found.repo_type, found.repo_id, found.revision)
         url = hf_hub_url(
-            found.repo_id, found.path_in_repo, repo_type=found.repo_type, revision=found.revision, endpoint=fs.endpoint
+            found.repo_id,
+            found.path_in_repo,
+            repo_type=found.repo_type,
+            revision=_COMMITS.of(repository) or found.revision,
+            endpoint=fs.endpoint,
         )
-        return HttpFile(path, url, build_hf_headers(token=fs.token))
+        return HttpFile(path, url, build_hf_headers(token=fs.token), partial(_COMMITS.keep, repository))
+
+
+class _Commits:
+    """Of which commit the files of a repository are read: that of the first, so that a push in between mixes none."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[str, float]] = {}
+
+    def of(self, repository: tuple[Any, ...]) -> str | None:
+        """The commit that was read from a moment ago; None where nothing was."""
+        commit, asked = self._known.get(repository, (None, 0.0))
+        if commit is None or time.monotonic() - asked > _SAME_VERSION:
+            return None
+        self._known[repository] = (commit, time.monotonic())
+        return commit
+
+    def keep(self, repository: tuple[Any, ...], commit: str) -> None:
+        """Read from this commit for a while, unless another one was chosen a moment ago."""
+        if self.of(repository) is None:
+            self._known[repository] = (commit, time.monotonic())
+
+
+_COMMITS = _Commits()
 
 
 def _found(path: Address) -> tuple[Any, str]:

@@ -172,6 +172,7 @@ def fault_of_server(path: Path, random: Random) -> Ended:
     kinds = {lie.kind for lie in plan.lies}
     patience = _SHORTEST if kinds & {*TAKING} else _SHORT if kinds & LIES.keys() else _PATIENCE
     http.PATIENCE, http._LONGEST, http._PAUSE = patience, _TIMES * patience, 0.001
+    http.MOST_WAIT = 0.005
     CURRENT.watched = True
     try:
         ended, fault = judged(lambda: _compared(path, plan, random), size)

@@ -183,14 +183,17 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_an_answer_that_is_no_file(server: Server, status: int) -> None:
+def test_an_answer_that_is_no_file(server: Server, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convinspect.remote import http
+
+    monkeypatch.setattr(http, "MOST_WAIT", 5)
     server.fault = answering(status, b"<html>no</html>", Retry_After="7")
     assert outcome(f"{server.address}/w.pt").problem == STATUSES[status]
-    assert len(server.asked) == (3 if status in (500, 503) else 1)
+    assert len(server.asked) == (3 if status == 500 else 1)
     ended = call_main("shapes", f"{server.address}/w.pt")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
-    assert ("wait 7 seconds" in ended.err) == (status == 429)
+    assert ("wait 7 seconds" in ended.err) == (status in (429, 503))
 
 
 def test_a_failure_that_passes(server: Server) -> None:

@@ -12,7 +12,7 @@ import convinspect
 from convinspect.errors import ConvInspectError, NotThere
 from support.in_process import call_main
 from support.paths import FIXTURES
-from support.servers import Server
+from support.servers import COMMIT, Handler, Server
 
 pytest.importorskip("aiohttp")
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -119,3 +119,40 @@ def test_a_repository_is_converted_into_a_folder_here(hub: Server, tmp_path: Pat
     assert {path.name for path in there.iterdir()} <= {path.name for path in (FIXTURES / "sharded").iterdir()}
     assert call_main("verify", "hf://org/model", there).code == 0
     assert call_main("check", "hf://org/model").code == 0
+
+
+def test_a_push_in_between_mixes_no_versions(hub: Server, tmp_path: Path) -> None:
+    """The index names the commit, and the shards are asked of it; whoever asks later sees what was pushed."""
+    from safetensors.torch import load_file, save_file
+
+    from convinspect.remote import fetching, folders, stores
+
+    repository(hub, "org/pushed", *(FIXTURES / "sharded").iterdir())
+    before = {key: one for path in (FIXTURES / "sharded").glob("*.safetensors") for key, one in load_file(path).items()}
+    folder, first = hub.folder / "org/pushed", hub.folder / "org/first"
+    shutil.copytree(folder, first)
+
+    def push(handler: Handler) -> bool:
+        """Once the index was sent, `main` is another commit, whose shards have other numbers."""
+        revision, name = handler.path.partition("/resolve/")[2].partition("/")[::2]
+        if revision == "main" and name.endswith("index.json"):
+            handler.send_path(folder / name, more={"X-Repo-Commit": later if pushed else COMMIT})
+            if not pushed:
+                for path in folder.glob("*.safetensors"):
+                    save_file({key: one + 1 for key, one in load_file(path).items()}, path)
+            pushed.append(name)
+            return True
+        if revision in (COMMIT, later):
+            handler.path = handler.path.replace("org/pushed", "org/first" if revision == COMMIT else "org/pushed")
+        return False
+
+    later, pushed = "f" * 40, list[str]()
+    hub.fault = push
+    for added in range(2):
+        found = convinspect.open("hf://org/pushed/model.safetensors.index.json")
+        for key, one in before.items():
+            assert np.array_equal(found.read(key), one.numpy() + added), key
+        # As after half a minute.
+        stores._COMMITS._known.clear()
+        fetching._FILES._files.clear()
+        folders._listed.clear()

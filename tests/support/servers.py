@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,18 +183,23 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(folder: Path, handler: type[Handler] = Handler, **options: object) -> Iterator[Server]:
+def serving(
+    folder: Path, handler: type[Handler] = Handler, tls: ssl.SSLContext | None = None, **options: object
+) -> Iterator[Server]:
     """A server of a folder's files, until the context ends.
 
     Args:
         folder: The files.
         handler: What answers.
+        tls: With what connections are encrypted, if they are.
         options: As of `Server`.
     """
     data = Server(folder, **options)  # type: ignore[arg-type]
     own = type("Own", (handler,), {"server_data": data})
     server = _Quiet(("127.0.0.1", 0), own)
-    data.address = f"http://127.0.0.1:{server.server_port}"
+    data.address = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
