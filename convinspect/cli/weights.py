@@ -44,10 +44,10 @@ def weights(
     ] = None,
     layer: Annotated[list[str] | None, layer_option("; the same as LAYER")] = None,
     kernel: Annotated[
-        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J.")
+        int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J, from 0.")
     ] = None,
     rows: Annotated[
-        str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")
+        str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, from 0: 0:6, 3 or -4:.")
     ] = None,
     columns: Annotated[str | None, typer.Option("--cols", metavar="A:B", help="Only these input channels.")] = None,
     precision: Annotated[

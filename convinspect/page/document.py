@@ -60,6 +60,11 @@ class Page:
     html: str = field(repr=False)
     verdict: str = ""
 
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, for notebooks."""
+        frame = 'style="width: 100%; height: 720px; border: 1px solid; box-sizing: border-box"'
+        return f'<iframe title="{escape(safe(self.title))}" {frame} srcdoc="{escape(self.html)}"></iframe>'
+
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the page to a file, whole or not at all.
 

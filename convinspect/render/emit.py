@@ -17,8 +17,8 @@ _LINES_AT_ONCE = 500
 
 # For terminals and files whose encoding has no line drawing.
 _PLAIN_GLYPHS = str.maketrans(
-    {"─": "-", "…": "~", "→": ">", "×": "x", "·": "-", "–": "-", "—": "-", "⋯": "~", "⋮": ":", "▸": ">", "━": "=",
-     "│": "|", "┃": "|", **dict.fromkeys("┌┬┐├┼┤└┴┘┏┓┗┛", "+")}
+    {"─": "-", "…": "~", "→": ">", "×": "x", "·": ".", "–": "-", "—": "-", "⋯": "~", "⋮": ":", "▸": ">", "━": "=",
+     "≡": "%", "│": "|", "┃": "|", **dict.fromkeys("┌┬┐├┼┤└┴┘┏┓┗┛", "+")}
 )  # fmt: skip
 
 Shown: TypeAlias = Table | Block

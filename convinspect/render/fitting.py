@@ -206,7 +206,7 @@ def _stacked(table: Table, name: int, width: int, full: int) -> Table:
     column = table.columns[name]
     names = by_column(table)[name]
     short = mapped(partial(_elided_cell, width=width), names)
-    if _distinct(short) < _distinct(names):
+    if column.never_hidden or _distinct(short) < _distinct(names):
         # Two that differ where they are cut short would look the same.
         short = mapped(partial(wrapped_cell, width=width), names)
     cells = [_joined(first, rest, column.style) for first, rest in zip(short, lines, strict=True)]
@@ -264,7 +264,7 @@ def _stacked_floors(table: Table, needed: list[int], width: int) -> list[int]:
         min(natural, max(floor, width // 2)) if column.wrap else floor
         for column, floor, natural in zip(table.columns, floors, needed, strict=True)
     ]
-    notes = {i for i, column in enumerate(table.columns) if column.wrap}
+    notes = {i for i, column in enumerate(table.columns) if column.wrap or column.never_hidden}
     return roomy if notes <= set(_surviving(table.columns, roomy, width)) else floors
 
 

@@ -11,6 +11,9 @@ from convinspect.render.style import HEAD, QUIET
 GAP = 2
 """Blank cells between two columns."""
 
+WHOLE = 2**31
+"""As `Column.min_width`: cells are never shortened."""
+
 
 class Styled(NamedTuple):
     """Text in one style, in Rich's spelling ("bold cyan"); never parsed as markup."""

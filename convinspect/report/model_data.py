@@ -13,7 +13,6 @@ from convinspect.arrays.read import Array
 from convinspect.arrays.stats import Stats
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import ConvInspectError
-from convinspect.formats.sources import short_name
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED, shown_kind
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.parameters import counted_in, parameters_of
@@ -24,6 +23,7 @@ from convinspect.render.cells import count, elide, safe, shape, size
 from convinspect.report.commands import can_be_converted, quoted, way_command, way_words
 from convinspect.report.flags import as_flag, flagged
 from convinspect.report.footnotes import footnotes, layer_name
+from convinspect.report.opened import opened_name
 from convinspect.report.shapes import tags_of, totals
 from convinspect.summarizing.numbers import Numbers, Picture
 from convinspect.summarizing.possible import Way
@@ -35,20 +35,28 @@ _BINS = 96
 """Points of the chart of norms."""
 _LONGEST_TEXT = 600
 _MOST_NOTES = 6
-_MOST_NODES = 4000
+_MOST_NODES = 3000
+_TEXTS = 260_000
+"""Bytes of all texts of a checkpoint: of very many layers each may have notes of its own."""
+_LEFT_OUT = "(left out: the page would be too large)"
 _FEW_DEAD = 16
 
 
 class Texts:
-    """Texts that rows name by number, each kept once."""
+    """Texts that rows name by number, each kept once, and no more than there is room for."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
         self._places: dict[str, int] = {}
+        self._room = _TEXTS
 
     def place(self, text: str, longest: int = _LONGEST_TEXT) -> int:
         """The number of a text, which is made safe to show and cut to a length."""
         text = short(text, longest)
+        if text not in self._places:
+            nbytes = len(text.encode("utf-8", "replace"))
+            text = text if nbytes <= self._room else _LEFT_OUT
+            self._room -= nbytes if text is not _LEFT_OUT else 0
         place = self._places.setdefault(text, len(self.all))
         if place == len(self.all):
             self.all.append(text)
@@ -70,7 +78,7 @@ def model_data(summary: Summary) -> dict[str, Any]:
     rows = [_row(summary, place, layer, texts, ways, counted) for place, layer in enumerate(shown)]
     names = [short(layer_name(layer), LONGEST_NAME) for layer in shown]
     return {
-        "file": short(short_name(checkpoint.path)),
+        "file": short(opened_name(checkpoint)),
         "path": short(str(checkpoint.path)),
         "format": checkpoint.format,
         "root": short(checkpoint.root.path),
@@ -322,6 +330,6 @@ def _node(node: Node, places: dict[int, int], depth: int) -> list[Any]:
     pointwise = bool(node.layers) and node.layers[0].pointwise
     patch = bool(node.layers) and node.layers[0].patch
     return [
-        short(node.name, 120), node.parameters, node.nbytes, short(node.kind, 60), node.repeats, row,
+        short(node.name, 40), node.parameters, node.nbytes, short(node.kind, 60), node.repeats, row,
         1 if pointwise else 2 if patch else 0, children,
     ]  # fmt: skip

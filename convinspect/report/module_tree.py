@@ -11,17 +11,17 @@ from convinspect.layers.tree import Node
 from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.style import NAME, QUIET
-from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
 from convinspect.report.footnotes import ASSUMED, ASSUMED_GROUPS, LEGEND, footnotes, note_on_more
 from convinspect.report.shapes import tag_cell, tags_of, title_of, totals_lines
 
 _COLUMNS: tuple[Column, ...] = (
-    Column("module", style=NAME, priority=100, elide=True, key="name", min_width=36),
-    Column("kind", priority=90, key="kind"),
+    Column("module", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
+    Column("kind", priority=99, key="kind", never_hidden=True),
     Column("weight", priority=98, key="weight_shape", never_hidden=True),
-    Column("params", justify="right", priority=55, key="parameters"),
-    Column("share", justify="right", style=QUIET, priority=50, key="share"),
-    Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
+    Column("params", justify="right", priority=50, key="parameters"),
+    Column("share", justify="right", style=QUIET, priority=48, key="share"),
+    Column("size", justify="right", style=QUIET, priority=40, key="nbytes"),
     Column("notes", priority=97, wrap=True, key="notes", min_width=10, never_hidden=True, legend=LEGEND),
 )
 _MORE = ("path", "depth", "repeats", "pointwise")

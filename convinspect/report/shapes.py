@@ -16,7 +16,7 @@ from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.lazy_rows import LazyRows
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.render.table import Cell, Column, Styled, Table
+from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
 from convinspect.report.footnotes import LEGEND, footnotes, note_on_more
 from convinspect.report.opened import opened_name
 from convinspect.report.tensorless import without_shapes
@@ -25,15 +25,15 @@ _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed",
 _BAD_TAGS = {"incomplete", "cut", "empty"}
 
 _COLUMNS = (
-    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=36),
-    Column("kind", priority=90, foldable=True, key="kind"),
+    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
+    Column("kind", priority=99, key="kind", never_hidden=True),
     Column("weight", priority=98, key="weight_shape", never_hidden=True),
-    Column("in → out", justify="right", priority=25, key="in_out"),
-    Column("k", justify="right", style=QUIET, priority=30, foldable=True, key="kernel_size"),
-    Column("bias", style=QUIET, priority=40, foldable=True, key="bias"),
-    Column("dtype", style=QUIET, priority=50, foldable=True, key="dtype"),
-    Column("params", justify="right", priority=55, key="parameters"),
-    Column("size", justify="right", style=QUIET, priority=45, key="nbytes"),
+    Column("in → out", justify="right", priority=20, key="in_out"),
+    Column("k", justify="right", style=QUIET, priority=60, foldable=True, key="kernel_size"),
+    Column("bias", style=QUIET, priority=55, foldable=True, key="bias"),
+    Column("dtype", style=QUIET, priority=30, foldable=True, key="dtype"),
+    Column("params", justify="right", priority=50, key="parameters"),
+    Column("size", justify="right", style=QUIET, priority=40, key="nbytes"),
     Column(
         "notes",
         priority=97,

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from convinspect.records import Layer
 
-PAGE = 4_600_000
-"""Bytes of all data of a page."""
+PAGE = 4_200_000
+"""Bytes of the rows of a page, with their numbers and pictures; texts, the tree and scripts come on top of it."""
 LONGEST_NAME = 300
 """Characters of a name that are kept."""
-_ROW, _NUMBERS = 64, 330
+_ROW, _NUMBERS = 112, 330
 """Bytes of a row besides its name, and of a layer's statistics, histogram and norms."""
 _ENCODED = 1.36
 """Bytes of JSON for each cell, as base64."""

@@ -66,7 +66,7 @@ def summarize(
         checkpoint,
         layers,
         module_tree(checkpoint, every),
-        possible(checkpoint, every),
+        possible(checkpoint, layers[: room.rows]),
         room,
         numbers,
         values,

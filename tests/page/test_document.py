@@ -16,6 +16,7 @@ from convinspect.errors import CannotShow, CannotWrite
 from convinspect.page.document import Page, document, embedded
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
+from support.servers import serving
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
 EVIL = "</script><script>alert(1)</script><!--\u2028\u2029&amp;]]>"
@@ -78,6 +79,25 @@ def test_the_page_names_no_other_place() -> None:
     parts = Parts(html)
     assert not {"link", "img", "iframe", "base"} & {tag for tag, _ in parts.tags}
     assert not any("src" in attrs or "href" in attrs for _, attrs in parts.tags)
+
+
+def test_a_notebook_shows_it_in_a_frame() -> None:
+    page = Page(EVIL, document({"name": EVIL}, EVIL))
+    ((tag, attrs),) = Parts(page._repr_html_()).tags
+    assert (tag, attrs["srcdoc"]) == ("iframe", page.html)
+
+
+def test_of_an_address_headers_alone_are_read_unless_numbers_are_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with serving(FIXTURES) as server:
+        address = f"{server.address}/pointnet_stnkd.safetensors"
+        for words, read in (((), False), (("--values",), True)):
+            done = run("report", address, *words, "--force", folder=tmp_path)
+            assert (done.returncode, done.stderr) == (0, "wrote pointnet_stnkd.report.html\n")
+            html = (tmp_path / "pointnet_stnkd.report.html").read_text(encoding="utf-8")
+            parts = Parts(html)
+            data = json.loads(parts.texts[[attrs.get("id") for _, attrs in parts.tags].index("data")])
+            assert any(data["models"][0]["numbers"]) == read
 
 
 def test_a_page_is_saved_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from convinspect.render import heatmap as module
+from convinspect.render.emit import color_depth, encodable
 from convinspect.render.heatmap import Names, heatmap
 from convinspect.render.picture import save
 from convinspect.render.style import STEPS, Depth, cell_name
@@ -169,3 +171,24 @@ def test_pixels_have_the_same_cells(tmp_path: Path) -> None:
         seen = [picture.getpixel((40 + x * 48 + 24, 80 + 2 * 38 + y * 48 + 6)) for y in (0, 1) for x in (0, 1)]
     expected = [cell(-STEPS).dark, cell(0).dark, cell(STEPS).dark, PALETTE["strange"].dark]
     assert ["#{:02x}{:02x}{:02x}".format(*colour) for colour in seen] == expected
+
+
+def test_what_a_terminal_says_of_its_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        ("xterm", ""): Depth.BASIC, ("linux", ""): Depth.BASIC, ("xterm-16color", ""): Depth.BASIC,
+        ("xterm-256color", ""): Depth.INDEXED, ("", ""): Depth.INDEXED, ("tmux-256color", ""): Depth.INDEXED,
+        ("xterm-256color", "truecolor"): Depth.TRUE, ("xterm", "24bit"): Depth.TRUE, ("xterm-direct", ""): Depth.TRUE,
+    }  # fmt: skip
+    for (term, colorterm), depth in said.items():
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("COLORTERM", colorterm)
+        assert color_depth() is depth, (term, colorterm)
+
+
+def test_signs_stay_apart_where_the_encoding_is_ascii() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    block = heatmap([[-1.0, 0.0, 1.0]], 80, 24, depth=Depth.BASIC)
+    shown = "".join(encodable(plain(line), out) for line in block.lines[:1])
+    assert shown == "--..++"
+    bare = heatmap([[-1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0]], 14, 24, color=False)
+    assert encodable(plain(bare.lines[0]), out) == "%%==--  ++**##"

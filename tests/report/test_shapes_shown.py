@@ -222,14 +222,16 @@ def test_footnotes(folder: Path) -> None:
 def test_the_most_useful_columns_stay_longest(folder: Path) -> None:
     from convinspect.render.fitting import fit
 
-    best = ["name", "weight", "notes"]
-    for width, expected in ((80, ["name", "kind", "weight", "params", "notes"]), (70, best), (60, best)):
-        fitted = fit(table_of(open_checkpoint(FIXTURES / "gpt2_names.pt"), everything=False), width)
-        assert [column.title for column in fitted.columns] == expected
-    for width in (59, 50, 40, 30):
+    table = table_of(open_checkpoint(FIXTURES / "gpt2_names.pt"), everything=False)
+    for width, hidden in ((90, ["in → out", "size"]), (80, ["in → out", "params", "size"])):
+        fitted = fit(table, width)
+        assert [column.title for column in fitted.columns][:3] == ["name", "kind", "weight"]
+        assert f": {', '.join(hidden)};" in str(plain(fitted.notes[-1])).replace("\n", " ")
+    # The name, the kind and the notes have no room side by side.
+    for width in (70, 59, 50, 40, 30):
         (column,) = fit(table_of(open_checkpoint(FIXTURES / "gpt2_names.pt"), everything=False), width).columns
         assert column.title.startswith("name\n")
-        assert {"weight", "notes"} <= set(column.title.split())
+        assert {"kind", "weight", "notes"} <= set(column.title.split())
         assert any("ambiguous" in plain(note) for note in fitted.notes)
 
 

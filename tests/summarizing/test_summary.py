@@ -68,6 +68,15 @@ def test_a_page_is_never_larger_than_it_may_be(tmp_path: Path, nbytes: int) -> N
     assert (len(summary.numbers) < 800) == (nbytes < 500_000)
 
 
+def test_names_and_notes_of_any_length_fit(tmp_path: Path) -> None:
+    """The worst that a file can do: names that share nothing, and of which each is long in UTF-8."""
+    state = {f"{chr(0x4E00 + n)}{'漢' * 290}.weight": torch.ones(8, 6) for n in range(2600)}
+    torch.save(state, tmp_path / "long.pt")
+    summary = summarize(convinspect.open(tmp_path / "long.pt"))
+    assert len(document({"models": [model_data(summary)]}, "long").encode("utf-8")) < 5_000_000
+    assert 0 < summary.room.rows < 2600
+
+
 def test_large_kernels_share_what_room_there_is() -> None:
     layers = convinspect.find_layers(convinspect.open(FIXTURES / "pointnet_stnkd.pt"))
     few = room_for(layers)
