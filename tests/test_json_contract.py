@@ -20,6 +20,8 @@ from jsonschema.exceptions import best_match
 from support.in_process import Ended, call_main
 from support.paths import FIXTURES, ROOT, STNKD
 
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+
 CONTRACT = json.loads((ROOT / "docs" / "json.schema.json").read_text(encoding="utf-8"))
 COMMANDS = [part["$ref"].removeprefix("#/$defs/") for part in CONTRACT["anyOf"]]
 FILES = sorted(path for path in FIXTURES.rglob("*") if path.suffix in (".pt", ".pt2", ".safetensors", ".ckpt"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from convinspect.browsing.model import Model
 from convinspect.browsing.outline import Row
-from convinspect.formats.sources import short_name
 from convinspect.kinds import shown_kind
 from convinspect.records import Layer
 from convinspect.render.cells import cell_width, count, elide, safe, shape
 from convinspect.render.style import BAD, GOOD, HEAD, NAME, QUIET, WARN
 from convinspect.render.table import Styled
+from convinspect.report.opened import opened_name
 from convinspect.text import plural
 
 _KIND, _SHAPE, _PARAMS = 20, 18, 15
@@ -69,7 +69,7 @@ def head_texts(model: Model) -> tuple[str, ...]:
     layers = model.layers
     pointwise = sum(layer.pointwise for layer in layers)
     what = "number" if checkpoint.root.role == "optimizer" else "parameter"
-    name = short_name(checkpoint.folder or checkpoint.path)
+    name = opened_name(checkpoint)
     root = f" · root {checkpoint.root.path}" if checkpoint.root.path else ""
     sums = f"{plural(len(layers), 'layer')}, {count(pointwise)} pointwise"
     numbers = plural(model.tree.parameters, what)

@@ -47,7 +47,7 @@ def weights(
         int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, of output channel J, from 0.")
     ] = None,
     rows: Annotated[
-        str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, as in 0:6, 3 or -4:.")
+        str | None, typer.Option("--rows", metavar="A:B", help="Only these output channels, from 0: 0:6, 3 or -4:.")
     ] = None,
     columns: Annotated[str | None, typer.Option("--cols", metavar="A:B", help="Only these input channels.")] = None,
     precision: Annotated[

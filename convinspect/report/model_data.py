@@ -13,7 +13,6 @@ from convinspect.arrays.read import Array
 from convinspect.arrays.stats import Stats
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import ConvInspectError
-from convinspect.formats.sources import short_name
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED, shown_kind
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.parameters import counted_in, parameters_of
@@ -24,6 +23,7 @@ from convinspect.render.cells import count, elide, safe, shape, size
 from convinspect.report.commands import can_be_converted, quoted, way_command, way_words
 from convinspect.report.flags import as_flag, flagged
 from convinspect.report.footnotes import footnotes, layer_name
+from convinspect.report.opened import opened_name
 from convinspect.report.shapes import tags_of, totals
 from convinspect.summarizing.numbers import Numbers, Picture
 from convinspect.summarizing.possible import Way
@@ -78,7 +78,7 @@ def model_data(summary: Summary) -> dict[str, Any]:
     rows = [_row(summary, place, layer, texts, ways, counted) for place, layer in enumerate(shown)]
     names = [short(layer_name(layer), LONGEST_NAME) for layer in shown]
     return {
-        "file": short(short_name(checkpoint.path)),
+        "file": short(opened_name(checkpoint)),
         "path": short(str(checkpoint.path)),
         "format": checkpoint.format,
         "root": short(checkpoint.root.path),

@@ -6,13 +6,13 @@ from typing import Any
 
 from convinspect import __version__
 from convinspect.diffing.differences import Difference, DiffReport, Kind
-from convinspect.formats.sources import short_name
 from convinspect.render.cells import count, safe, shape
 from convinspect.render.style import BAD, GOOD, WARN
 from convinspect.render.table import Cell, Styled, plain
 from convinspect.report.diff import note_of, notes
 from convinspect.report.flags import flagged
 from convinspect.report.model_data import Texts, figure, model_data, short
+from convinspect.report.opened import opened_name
 from convinspect.report.verdict import STYLES, commands, counts_cell, prefix_lines, pytorch_lines, verdict_cell
 from convinspect.summarizing.room import LONGEST_NAME
 from convinspect.summarizing.summary import Summary
@@ -35,7 +35,7 @@ def pair_data(a: Summary, b: Summary, report: DiffReport) -> dict[str, Any]:
 
 def title_of(*summaries: Summary) -> str:
     """What the page is called."""
-    return " · ".join(short_name(summary.checkpoint.path) for summary in summaries)
+    return " · ".join(opened_name(summary.checkpoint) for summary in summaries)
 
 
 def verdict_text(report: DiffReport) -> str:
