@@ -13,7 +13,7 @@ from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count
 from convinspect.report.tensorless import notes_on_tensorless
-from convinspect.text import plural
+from convinspect.text import first_few, one_line, plural
 
 ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
@@ -71,6 +71,7 @@ def footnotes(
         *_notes_on_names(checkpoint),
         *([] if everything else _notes_on_left_out(layers, [*shown, *beyond])),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
+        *_notes_on_dangers(checkpoint),
         *checkpoint.notes,
     ]
 
@@ -126,18 +127,26 @@ def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Itera
 
 
 def _notes_on_foreign_names(checkpoint: Checkpoint) -> Iterator[str]:
-    """Other names in the pickle, and which of them are known to be harmful."""
-    from convinspect.formats.pickle.safe_globals import classify_global
-
+    """Other names in the pickle."""
     classes = {module.class_name for module in checkpoint.modules.values()}
     foreign = [name for name in checkpoint.foreign if name not in classes]
     if foreign:
         more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
         yield f"the pickle also names {', '.join(foreign[:8])}{more}; nothing of it was imported or run"
-    for name in foreign:
-        reason = classify_global(name).reason
-        if reason:
-            yield f"{name} {reason} where the file is loaded; see convinspect check"
+
+
+def _notes_on_dangers(checkpoint: Checkpoint) -> Iterator[str]:
+    """A line on what the pickle asks for that is known to be harmful."""
+    if not checkpoint.foreign:
+        return
+    # Imported here, as all that most checkpoints do not need.
+    from convinspect.formats.pickle.safe_globals import classify_global
+
+    classes = {module.class_name for module in checkpoint.modules.values()}
+    reasons = {name: classify_global(name).reason for name in checkpoint.foreign if name not in classes}
+    harmful = [f"{one_line(name, 60)} ({reason})" for name, reason in reasons.items() if reason]
+    if harmful:
+        yield f"loading its pickle may call {first_few(harmful, 3)}; convinspect check FILE shows where"
 
 
 def _others(checkpoint: Checkpoint) -> list[Any]:
