@@ -97,6 +97,7 @@ def _take_failure(collector: Collector, failure: Finding) -> None:
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     check_no_journal(path)
     if distributed.is_distributed(path):
+        distributed.check_has_folder(path)
         return (yield from _scan_distributed(path, values))
     if unpacked.is_unpacked(path):
         return (yield from _scan_unpacked(path, values))

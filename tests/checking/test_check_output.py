@@ -166,7 +166,7 @@ def test_uris_of_odd_names(tmp_path: Path) -> None:
 def test_a_result_can_be_kept(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"found.{suffix}"
     result = run("check", GONE, "-o", target)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (1, "net_gone.pt: 3 warnings\n")
     assert "Net" in target.read_text(encoding="utf-8")
 
 

@@ -384,6 +384,8 @@ _BOMB: list[bytes] = []
 
 def _garbage(random: Random, answer: Answer) -> None:
     """No HTTP, or nearly."""
+    # A garbled address may be that of another host, which is followed as any.
+    answer.headers.pop("Location", None)
     true = _written(answer)
     at = random.randrange(min(len(true), 200))
     answer.ends = True

@@ -412,7 +412,7 @@ def test_a_thousand_layers_scroll_smoothly(browser: Chrome, thousand: str) -> No
     browser.get(thousand)
     before = seconds_of_work(browser)
     browser.execute_async_script(
-        "const done = arguments[0]; let n = 0; function step() { scrollBy(0, 400); n += 1;"
+        "const done = arguments[0]; let n = 0; function step() { scrollBy(0, 200); n += 1;"
         " if (n < 60) requestAnimationFrame(step); else done(); } requestAnimationFrame(step);"
     )
     assert (seconds_of_work(browser) - before) / 60 < 1 / 60, "a frame takes less than there is for it"

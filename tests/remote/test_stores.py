@@ -151,3 +151,31 @@ def test_a_store_whose_package_is_missing_or_that_is_not_there(scheme: str) -> N
     assert "\n" not in str(raised.value)
     if scheme == "gs" and isinstance(raised.value, NotInstalled):
         assert raised.value.remedy == "python -m pip install gcsfs"
+
+
+def test_an_unpacked_folder_in_a_store(tmp_path: Path) -> None:
+    """Listed there as here, with its numbers; `check` and `shapes` agree."""
+    with zipfile.ZipFile(FIXTURES / "pointnet_stnkd.pt") as archive:
+        archive.extractall(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/unpacked", recursive=True)
+    here, there = convinspect.open(folder), convinspect.open("memory://unpacked")
+    assert (there.format, [*there]) == (here.format, [*here])
+    for key in here:
+        assert np.array_equal(here.read(key), there.read(key))
+    assert [call_main(word, "memory://unpacked").code for word in ("shapes", "check")] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["ck/.metadata", ".metadata"])
+@pytest.mark.parametrize("command", ["shapes", "check"])
+def test_a_distributed_checkpoint_in_an_archive_says_what_to_do(tmp_path: Path, name: str, command: str) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for path in (FIXTURES / "distributed").iterdir():
+            archive.write(path, name.replace(".metadata", path.name))
+    ended = call_main(command, f"{tmp_path}/d.zip!{name}")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith(
+        "it is the .metadata of a distributed checkpoint in an archive, and its pieces are other members; unpack the "
+        "archive, and give the folder\n"
+    )

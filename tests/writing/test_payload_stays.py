@@ -62,7 +62,7 @@ def grown_by(old: Path, new: Path) -> int:
     return new.stat().st_size - old.stat().st_size
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=WITH_FILES)
+@settings(max_examples=15, deadline=None, suppress_health_check=WITH_FILES)
 @given(layers=LAYERS, name=st.text("ab", max_size=70), blanks=st.integers(0, 2 * BLOCK + 9), to=st.booleans())
 def test_tensors_of_a_safetensors_file_stay(tmp_path: Path, layers: int, name: str, blanks: int, to: bool) -> None:
     """Whatever the header's padding: it takes up what becomes shorter, and gives what becomes longer."""
@@ -83,7 +83,7 @@ def test_tensors_of_a_safetensors_file_stay(tmp_path: Path, layers: int, name: s
     assert all(torch.equal(new.reshape(2, 3), weights[key].reshape(2, 3)) for key, new in load_file(target).items())
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=WITH_FILES)
+@settings(max_examples=15, deadline=None, suppress_health_check=WITH_FILES)
 @given(
     layers=LAYERS, name=st.text("ab", max_size=70), alignment=st.sampled_from([64, 64, 1, 512, 4096]), to=st.booleans()
 )

@@ -18,7 +18,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
-from convinspect.formats.sources import statuses_in, version_of
+from convinspect.formats.sources import is_plain, outermost, statuses_in, version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
@@ -49,6 +49,17 @@ def is_distributed(path: Path) -> bool:
     return (path / METADATA).is_file() if path.is_dir() else path.name == METADATA
 
 
+def check_has_folder(path: Path) -> None:
+    """Refuse a `.metadata` in an archive, whose pieces are other members.
+
+    Raises:
+        NotACheckpoint: It is one.
+    """
+    if not is_plain(path) and outermost(path) != path:
+        problem = "it is the .metadata of a distributed checkpoint in an archive, and its pieces are other members"
+        raise NotACheckpoint(problem, "unpack the archive, and give the folder", path)
+
+
 def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool = False) -> Contents:
     """List the tensors of a distributed checkpoint.
 
@@ -64,6 +75,7 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     # Imported here, since this large table is not needed to list most other files.
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
+    check_has_folder(path)
     folder = path if path.is_dir() else path.parent
     found = statuses_in(folder)
     nbytes = sum(status.st_size for status in found.values())
@@ -154,6 +166,7 @@ def _notes(pieces: Pieces, there: Collection[Path]) -> Iterator[str]:
 
 def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
+    check_has_folder(path)
     folder = path if path.is_dir() else path.parent
     nbytes = sum(status.st_size for status in statuses_in(folder).values())
     return _as_safetensors(pieces_in(walked_metadata(folder, nbytes), folder))

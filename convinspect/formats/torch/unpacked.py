@@ -14,6 +14,7 @@ from convinspect.formats.zip.archive import STORAGE, Archive
 from convinspect.formats.zip.limits import LARGEST_UNPACKED, MOST_RECORDS
 from convinspect.formats.zip.structures import STORED, Record
 from convinspect.records import Container, Contents, Storage, Version
+from convinspect.remote.addresses import Address
 
 PICKLE = "data.pkl"
 _FOLDERS = ("data", "code", "constants", ".data")
@@ -135,6 +136,9 @@ def _files(folder: Path, below: str = "", depth: int = 0) -> Iterator[tuple[str,
 
     A key in a pickle is only looked up among these names, so that none leads elsewhere.
     """
+    if isinstance(folder, Address):
+        yield from _files_there(folder, below, depth)
+        return
     with os.scandir(folder / below) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
@@ -145,6 +149,17 @@ def _files(folder: Path, below: str = "", depth: int = 0) -> Iterator[tuple[str,
         elif entry.is_file():
             if entry.is_symlink() and (below or entry.name == PICKLE):
                 _check_inside(folder, Path(entry.path), name)
+            yield name, entry.stat()
+
+
+def _files_there(folder: Address, below: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
+    """As `_files`, of a folder at an address."""
+    for entry in sorted(folder.joinpath(*below.split("/")[:-1]).iterdir(), key=lambda entry: entry.name):
+        name = below + entry.name
+        if entry.is_dir():
+            if depth < _DEEPEST and (depth or entry.name in _FOLDERS):
+                yield from _files_there(folder, f"{name}/", depth + 1)
+        else:
             yield name, entry.stat()
 
 
