@@ -16,15 +16,12 @@ from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
 from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
-from convinspect.render.style import Scheme
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus, frame, row_focus
 from convinspect.report.explain_steps import COMFORT, drawer
 from convinspect.report.shapes import listing_table
 from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
 
-# The first has both, and shows that of the reader.
-_SCHEMES: tuple[tuple[str, Scheme], ...] = (("", "auto"), ("-light", "light"))
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
 
@@ -49,17 +46,16 @@ def make(folder: Path) -> list[Path]:
             shown_heatmap(matrix, view, TerminalSize(72, 24), True, True),
             72,
         ),
-        "explain": ("convinspect explain --row 2", explained(2, "en"), 118),
-        "explain-zh": ("convinspect explain --row 2 --lang zh", explained(2, "zh"), 118),
-        "patches": ("convinspect explain --patches --row 2", patched(2, "en"), COMFORT),
-        "patches-zh": ("convinspect explain --patches --row 2 --lang zh", patched(2, "zh"), COMFORT),
+        "explain": ("convinspect explain --row 1", explained(1, "en"), 118),
+        "explain-zh": ("convinspect explain --row 1 --lang zh", explained(1, "zh"), 118),
+        "patches": ("convinspect explain --patches --row 1", patched(1, "en"), COMFORT),
+        "patches-zh": ("convinspect explain --patches --row 1 --lang zh", patched(1, "zh"), COMFORT),
     }
     written = []
     for name, (title, thing, width) in pictures.items():
-        for suffix, scheme in _SCHEMES:
-            path = folder / f"{name}{suffix}.svg"
-            save(thing, path, title, width, scheme)
-            written.append(path)
+        # Each has the colours of both schemes, and shows the reader's.
+        written.append(folder / f"{name}.svg")
+        save(thing, written[-1], title, width)
     moving = {
         "explain": ("convinspect explain --animate", stepped(), 118),
         "patches": ("convinspect explain --patches --animate", patched_steps(), COMFORT),
@@ -74,7 +70,7 @@ def stepped() -> list[Block]:
     """All cells of the built-in example, one after another."""
     example = built_in(4)
     digits = decimals(example)
-    sums = [sum_of(example, row, kernel) for row in range(1, 5) for kernel in range(1, 7)]
+    sums = [sum_of(example, row, kernel) for row in range(4) for kernel in range(6)]
     return [
         frame(example, cell_focus(one.row, one.kernel), False, 118, [one], (digits, decimals_of_terms([one], digits)))
         for one in sums
@@ -84,21 +80,21 @@ def stepped() -> list[Block]:
 def explained(row: int, lang: Language) -> Block:
     """One row of the built-in example with its six kernels."""
     example = replace(built_in(4), lang=lang)
-    sums = [sum_of(example, row, kernel) for kernel in range(1, 7)]
+    sums = [sum_of(example, row, kernel) for kernel in range(6)]
     digits = decimals(example)
     return frame(example, row_focus(row, row), False, 118, sums, (digits, decimals_of_terms(sums, digits)))
 
 
 def patched(row: int, lang: Language) -> Block:
     """One patch of the built-in image, as the convolution and as the Linear have it."""
-    return drawer(replace(built_in_patches(None, 4), lang=lang), True, COMFORT)(row_focus(row, 1), [1, 2, 3])
+    return drawer(replace(built_in_patches(None, 4), lang=lang), True, COMFORT)(row_focus(row, 0), [0, 1, 2])
 
 
 def patched_steps() -> list[Block]:
     """All cells of the same, one after another."""
     example = built_in_patches(None, 4)
     draw = drawer(example, True, COMFORT)
-    return [draw(cell_focus(row, kernel), [kernel]) for row in range(1, 5) for kernel in range(1, 4)]
+    return [draw(cell_focus(row, kernel), [kernel]) for row in range(4) for kernel in range(3)]
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.events import Key
 from textual.worker import get_current_worker
 
 from convinspect.browsing.bars import Bar, Keys, Message
-from convinspect.browsing.facts import Line, layer_lines, module_lines
+from convinspect.browsing.facts import Line, error_line, layer_lines, module_lines
 from convinspect.browsing.kind_filters import filters, is_of
 from convinspect.browsing.look import CSS, HELP, KEYS
 from convinspect.browsing.matching import found
@@ -139,12 +140,7 @@ class Browser(App[None]):
 
     def complain(self, error: BaseException) -> None:
         """Tell what went wrong, in one line."""
-        if isinstance(error, ConvInspectError):
-            self.say(f"error: {error.line(as_flag)}", BAD)
-        elif isinstance(error, MemoryError):
-            self.say("error: there is not enough memory for that", BAD)
-        else:
-            self.say(f"error: {type(error).__name__}: {error}", BAD)
+        self.say(error_line(error), BAD)
 
     def _show_model(self) -> None:
         checkpoint = self.model.checkpoint
@@ -260,6 +256,13 @@ class Browser(App[None]):
         """The layers that the search and the filter let through, in the order of the tree."""
         return [self.model.nodes[place].layers[0] for place in self._places()]
 
+    def on_key(self, event: Key) -> None:
+        """Give the search what was typed while it opened: those keys went to the tree."""
+        if event.is_printable and self.focused is not None and self.focused.id == "search":
+            from convinspect.browsing.search import take
+
+            take(self.focused, event)
+
     async def action_search(self) -> None:
         """Ask for a part of a name; what is found is shown while it is typed."""
         from convinspect.browsing.search import SearchInput
@@ -350,11 +353,8 @@ class Browser(App[None]):
         """Put the command that converts a layer into the clipboard, and show it."""
         prospects = self.prospects_of(layer)
         if not prospects.possible:
-            why = (
-                f": {spelled(prospects.why_not, as_flag)}"
-                if prospects.why_not
-                else ", which nothing else holds the numbers of"
-            )
+            reason = spelled(prospects.why_not or "", as_flag)
+            why = f": {reason}" if reason else ", which nothing else holds the numbers of"
             self.say(f"{layer.name or '(root)'} stays {layer.kind}{why}", BAD)
             return
         command = prospects.possible[0].command

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from convinspect.browsing.model import Model
-from convinspect.errors import spelled
+from convinspect.errors import ConvInspectError, spelled
 from convinspect.kinds import shown_kind
 from convinspect.layers.tree import Node, walk
 from convinspect.records import Layer, Tensor
@@ -25,6 +25,15 @@ Line = tuple[Styled, ...]
 _LABEL = 10
 _FEW = 12
 """Names and tensors that are listed; of more, their number."""
+
+
+def error_line(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, ConvInspectError):
+        return f"error: {error.line(as_flag)}"
+    if isinstance(error, MemoryError):
+        return "error: there is not enough memory for that"
+    return f"error: {type(error).__name__}: {error}"
 
 
 def module_lines(model: Model, node: Node, width: int) -> list[Line]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.binding import BindingType
+from textual.events import Key
+from textual.widget import Widget
 from textual.widgets import Input
 
 if TYPE_CHECKING:
@@ -48,3 +50,11 @@ class SearchInput(Input):
     def action_leave(self) -> None:
         """Forget the search."""
         self.browser.end_search(keep=False)
+
+
+def take(search: Widget, event: Key) -> None:
+    """Type a key into the search that another part of the screen was given."""
+    event.stop()
+    event.prevent_default()
+    if isinstance(search, SearchInput) and event.character is not None:
+        search.insert_text_at_cursor(event.character)

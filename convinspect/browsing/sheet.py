@@ -174,7 +174,10 @@ def picture_lines(sheet: Sheet, width: int, height: int, depth: Depth | None) ->
         means = sheet.means(max(room, 1) * cells_a_line, width)
         notes = _mean_note(sheet, means.shape, width)
         # All lines are for the picture: its title and the prompt after it are elsewhere here.
-        block = heatmap(means, width, max(room, 1) + _CHROME, depth is not None, depth=depth or Depth.TRUE)
+        lines = max(room, 1) + _CHROME
+        block = heatmap(
+            means, width, lines, depth is not None, depth=depth or Depth.TRUE, averaged=means.shape != sheet.shape
+        )
         if len(block.lines) + len(notes) <= height or room <= 1:
             return [*(for_rich(pieces(line), depth) for line in block.lines), *notes]
 

@@ -65,8 +65,8 @@ def explain(
         int,
         typer.Option("--samples", "--rows", min=1, max=10_000, metavar="N", help="How many rows of data, or patches."),
     ] = 4,
-    row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row or patch, from 1.")] = None,
-    kernel: Annotated[int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, from 1.")] = None,
+    row: Annotated[int | None, typer.Option("--row", metavar="I", help="Only this row or patch, from 0.")] = None,
+    kernel: Annotated[int | None, typer.Option("--kernel", "-k", metavar="J", help="Only this kernel, from 0.")] = None,
     names: Annotated[
         Names | None,
         typer.Option("--as", help="Draw it as Conv1d, as Linear, or both layouts; what it is by default."),
@@ -100,7 +100,7 @@ def explain(
     """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
 
     Each row of the data meets each kernel; their products, added up, are one number of the result. So 6 kernels make 6
-    columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count from 1.
+    columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count from 0.
 
     With --patches, an image is cut into patches, each is flattened to a row, and each row meets each kernel. Beside it
     the convolution's window, which moves by its own size, gives the same numbers.
@@ -111,7 +111,7 @@ def explain(
 
       convinspect explain --as both
 
-      convinspect explain model.pt conv1 --row 2 --kernel 5
+      convinspect explain model.pt conv1 --row 1 --kernel 4
 
       convinspect explain --patches
 
@@ -192,7 +192,7 @@ def _show(
         from convinspect.cli.player import play as play_steps
 
         lines = sink.space.height or _TERMINAL_LINES
-        play_steps(example, drawer(example, linear, columns, lines - 1), step, (row or 1, kernel or 1), lines)
+        play_steps(example, drawer(example, linear, columns, lines - 1), step, (row or 0, kernel or 0), lines)
     else:
         sink.show(frames(example, draw, row, kernel, names == "both", columns), explain_payload(example))
 

@@ -44,7 +44,7 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
 
     sum_of(example, *first)
     keys = (Words(example.lang)(_KEYS),) if by_keys else ()
-    index, typed = (first[0] - 1) * len(example.w) + first[1] - 1, ""
+    index, typed = first[0] * len(example.w) + first[1], ""
     last = min(index + MOST_PICTURES, cell_count(example)) - 1
     with Live(console=Console(), auto_refresh=False, screen=by_keys) as live:
         while index >= 0:
@@ -81,8 +81,8 @@ def moved(key: str, index: int, size: tuple[int, int], typed: str = "") -> tuple
     if key in ("q", "Q", "\x1b", "\x03", "\x04"):
         return -1, ""
     if key.isdigit():
-        number = next((digits for digits in (typed + key, key) if 1 <= int(digits) <= rows), "")
-        return ((int(number) - 1) * outs if number else index), number
+        number = next((digits for digits in (typed + key, key) if int(digits) < rows), "")
+        return (int(number) * outs if number else index), number
     if key in ("\x1b[D", "\x1bOD", "\xe0K", "h", "p", "b", "\x7f"):
         return max(0, index - 1), ""
     return min(rows * outs - 1, index + 1), ""

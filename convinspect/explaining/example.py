@@ -1,7 +1,7 @@
 """What a convolution or Linear computes, cell by cell: f[i, j] is row i of the data times kernel j, plus bias j.
 
-Rows and kernels are counted from 1 here, as in formulas. The results are PyTorch's, in float64, to which every weight
-is converted exactly.
+Rows, kernels and channels count from 0, as PyTorch's indices do. The results are PyTorch's, in float64, to which
+every weight is converted exactly.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Image:
         return times, rows, columns
 
     def place(self, row: int) -> tuple[int, int, int]:
-        """Where the patch of a row lies in the grid, from 0; rows count from 1."""
+        """Where the patch of a row lies in the grid, from 0 along each axis."""
         _, down, across = self.grid
-        return (row - 1) // (down * across), (row - 1) // across % down, (row - 1) % across
+        return row // (down * across), row // across % down, row % across
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,9 @@ class Sum:
     """One result, term by term.
 
     Attributes:
-        row: i, from 1.
-        kernel: j, from 1.
-        terms: (row of x, channel, value of x, value of w), all from 1, in the order of the sum.
+        row: i, from 0.
+        kernel: j, from 0.
+        terms: (row of x, channel, value of x, value of w), all from 0, in the order of the sum.
         bias: b[j], or None.
         result: f[i, j].
     """
@@ -122,16 +122,16 @@ def sum_of(example: Example, row: int, kernel: int) -> Sum:
         CannotShow: There is no such row or kernel.
     """
     for what, number, count in (("row", row, len(example.f)), ("kernel", kernel, len(example.w))):
-        if not 1 <= number <= count:
-            raise CannotShow(f"there is no {what} {number}", f"they count from 1 to {count:,}")
-    weights = example.w[kernel - 1]
+        if not 0 <= number < count:
+            raise CannotShow(f"there is no {what} {number}", f"they count from 0 to {count - 1:,}")
+    weights = example.w[kernel]
     terms = [
-        (row + tap, channel + 1, example.x[row - 1 + tap][channel], weights[channel][tap])
+        (row + tap, channel, example.x[row + tap][channel], weights[channel][tap])
         for tap in range(example.taps)
         for channel in range(len(weights))
     ]
-    bias = None if example.b is None else example.b[kernel - 1]
-    return Sum(row, kernel, terms, bias, example.f[row - 1][kernel - 1])
+    bias = None if example.b is None else example.b[kernel]
+    return Sum(row, kernel, terms, bias, example.f[row][kernel])
 
 
 def built_in(rows: int) -> Example:

@@ -96,7 +96,7 @@ CHINESE = {
     "channel {n}": "通道 {n}",
     "channel {n}, t {t}": "通道 {n}, t {t}",
     # Titles of a step, and of its panels.
-    "row {n} of {count}: {cell}": "第 {n} 行（共 {count} 行）：{cell}",
+    "row {n} of 0–{last}: {cell}": "行 {n}（0–{last}）：{cell}",
     "X, data ({rows} × {columns})": "X，数据 ({rows} × {columns})",
     "{letter}, result ({rows} × {columns})": "{letter}，结果 ({rows} × {columns})",
     "A, weight ({rows} × {columns})": "A，权重 ({rows} × {columns})",
@@ -140,7 +140,7 @@ CHINESE = {
     "kernel {n}, sliding along L": "卷积核 {n}，沿 L 滑动",
     "and gives (O, L) = ({channels}, {length})": "输出 (O, L) = ({channels}, {length})",
     "Linear takes (L, C) = ({length}, {channels})": "Linear 的输入 (L, C) = ({length}, {channels})",
-    "row {n} of A ({outs}, {ins})": "A ({outs}, {ins}) 的第 {n} 行",
+    "row {n} of A ({outs}, {ins})": "A ({outs}, {ins}) 的行 {n}",
     "and gives (L, O) = ({length}, {channels})": "输出 (L, O) = ({length}, {channels})",
     "Conv1d lays the data on their side: channels down, positions across. Its weight is ({outs}, {ins}, 1):": (
         "Conv1d 把数据横过来放：通道从上到下，位置从左到右。它的权重是 ({outs}, {ins}, 1)："
@@ -164,18 +164,18 @@ CHINESE = {
         "作用在单独一行上的 Linear 做不到；只有大小为 1 的卷积核才等于在每个位置上用同一个 Linear。"
     ),
     # Convolutions over patches.
-    "patch {n} of {count}: {place}": "图像块 {n}（共 {count} 个）：{place}",
+    "patch {n} of 0–{last}: {place}": "图像块 {n}（0–{last}）：{place}",
     "{place} of the sequence": "序列的{place}",
     "{place} of the image": "图像的{place}",
     "{place} of the video": "视频的{place}",
-    "positions {first}–{last}": "第 {first}–{last} 个位置",
-    "times {first}–{last}": "第 {first}–{last} 帧",
-    "rows {first}–{last}": "第 {first}–{last} 行",
-    "columns {first}–{last}": "第 {first}–{last} 列",
-    "position {first}": "第 {first} 个位置",
-    "time {first}": "第 {first} 帧",
-    "row {first}": "第 {first} 行",
-    "column {first}": "第 {first} 列",
+    "positions {first}–{last}": "位置 {first}–{last}",
+    "times {first}–{last}": "帧 {first}–{last}",
+    "rows {first}–{last}": "行 {first}–{last}",
+    "columns {first}–{last}": "列 {first}–{last}",
+    "position {first}": "位置 {first}",
+    "time {first}": "帧 {first}",
+    "row {first}": "行 {first}",
+    "column {first}": "列 {first}",
     "{kind} takes the sequence (C, {axes}) = {sizes}; its window, {patch}, moves by its own size": (
         "{kind} 的输入：序列 (C, {axes}) = {sizes}；窗口 {patch} 每次移动自身的大小"
     ),

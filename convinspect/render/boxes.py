@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from convinspect.render.cells import cell_width
-from convinspect.render.panels import Panel, even
+from convinspect.render.panels import LEFT_OUT, Panel, even
 from convinspect.render.style import HEAD, NAME, QUIET
 from convinspect.render.table import Styled
 
 Groups: TypeAlias = Sequence[Sequence[int]]
-"""Indices from 1, group after group; 0 stands for some that are left out."""
+"""Indices from 0, group after group, with `LEFT_OUT` for some."""
 Numbers: TypeAlias = Callable[[int, int], Styled]
 
 
@@ -71,7 +71,7 @@ def boxed(
     Args:
         title: Above it.
         groups: Of each row of boxes the rows, and of each column of boxes the columns.
-        cell: The number at a row and column, with its style; of what is left out, where either is 0, too.
+        cell: The number at a row and column, with its style; of what is left out, where either is `LEFT_OUT`, too.
         window: What is laid over one of the boxes.
         named: Whether rows and columns have their indices beside them; numbers that have none have blanks of their own.
     """
@@ -81,7 +81,7 @@ def boxed(
     blank = "" if named == "none" else " "
     wide = max([*(cell_width(one.text) for one in cells.values()), 1 if named == "none" else len(str(max(along)))])
     # What is left out takes less room than numbers.
-    widths = {j: wide if j else max(cell_width(cells[i, 0].text) for i in down) for j in along}
+    widths = {j: max(cell_width(cells[i, j].text) for i in down) if j == LEFT_OUT else wide for j in along}
     head = len(str(max(down))) if named == "both" else 0
     spans = [sum(widths[j] + len(blank) for j in group) + len(blank) for group in columns]
     lines: list[tuple[Styled, ...]] = [(Styled(title, HEAD),)]
@@ -102,7 +102,7 @@ def boxed(
 
 
 def _name(index: int) -> str:
-    return str(index) if index else GAP
+    return GAP if index == LEFT_OUT else str(index)
 
 
 def _names(group: Sequence[int], widths: Mapping[int, int]) -> Styled:

@@ -40,6 +40,9 @@ MOST_ACROSS = 512
 MOST_CELLS = 1 << 17
 """Most cells of a picture: 256 × 512. An SVG of as many is below a megabyte."""
 
+_BLOCK = 1 << 18
+"""Values whose extremes are looked for at a time."""
+
 _FEW = 100
 """Values from which on the scale may end before the largest."""
 _REACH = 4
@@ -85,6 +88,7 @@ def heatmap(
     depth: Depth = Depth.TRUE,
     names: Names | None = None,
     pictured: bool = False,
+    averaged: bool = False,
 ) -> Block:
     """The matrix as a picture, rows downwards.
 
@@ -103,6 +107,7 @@ def heatmap(
         depth: Colours of the terminal; of 16, none are shades, so that signs are drawn: `+`, `-`, and `·` near zero.
         names: Of rows and columns, for a picture's cells.
         pictured: For SVG, HTML or PNG: with true cells in place of the characters.
+        averaged: The values are means already, and the legend calls them so.
     """
     import numpy as np
 
@@ -116,7 +121,7 @@ def heatmap(
     grid = _means(array, rows, columns)
     shades = _shades(grid)
     notes = (*_mean_note(array.shape, rows, columns, width), *notes)
-    legend = _legend(shades, width, color, signs)
+    legend = _legend(shades, _range(array, grid, shades, averaged), width, color, signs)
     if pictured:
         return Block(("", *legend), title, notes, Grid(_steps(shades), _titles(grid, array.shape, names)))
     zoom = max(min(room[0] // columns, room[1] // rows, _LARGEST_CELL), 1)
@@ -234,7 +239,7 @@ def shade(step: int | None) -> str:
     return _STRANGE if step is None else f"cell({step})"
 
 
-def _legend(shades: _Shades, width: int | None, color: bool, signs: bool) -> list[Cell]:
+def _legend(shades: _Shades, range_line: str, width: int | None, color: bool, signs: bool) -> list[Cell]:
     """The meaning of the kinds of cells that appear, and the numbers."""
     bad = shades.bad > 0
     sign = Styled("?", "bold magenta" if color else "") if signs else Styled("×", "bold reverse magenta")
@@ -243,7 +248,6 @@ def _legend(shades: _Shades, width: int | None, color: bool, signs: bool) -> lis
     if not shades.limit:
         return [(sign, Styled(" NaN or Inf; all others are 0")) if bad else "all values are 0"]
     last = (Styled("  "), sign, Styled(f" not finite (NaN, Inf): {count(shades.bad)}")) if bad else ()
-    range_line = f"min {shades.low:.4g}, max {shades.high:.4g}"
     if not signs:
         lines = _color_legend(shades.limit, last, width)
     elif color:
@@ -252,6 +256,31 @@ def _legend(shades: _Shades, width: int | None, color: bool, signs: bool) -> lis
         lines = _character_legend(shades.limit, bad, width)
     said = [range_line, *_clipped(shades)]
     return [*lines, *(line for text in said for line in _fitted(text, width))]
+
+
+def _range(array: Numbers, grid: Floats, shades: _Shades, averaged: bool) -> str:
+    """The least and the largest finite value and, where cells are means, mean."""
+    if not averaged and grid.shape == array.shape:
+        return f"min {shades.low:.4g}, max {shades.high:.4g}"
+    means = f"means from {shades.low:.4g} to {shades.high:.4g}"
+    if averaged:
+        return means
+    low, high = _extremes(array)
+    return f"min {low:.4g}, max {high:.4g}; {means}"
+
+
+def _extremes(array: Numbers) -> tuple[float, float]:
+    """The least and the largest finite value, with few rows in float64 at a time."""
+    import numpy as np
+
+    low, high = math.inf, -math.inf
+    step = max(_BLOCK // array.shape[1], 1)
+    for top in range(0, array.shape[0], step):
+        block = array[top : top + step].astype(np.float64)
+        if not np.isfinite(block).all():
+            block = block[np.isfinite(block)]
+        low, high = min(low, float(block.min(initial=math.inf))), max(high, float(block.max(initial=-math.inf)))
+    return low, high
 
 
 def _clipped(shades: _Shades) -> list[str]:

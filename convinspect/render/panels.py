@@ -11,24 +11,26 @@ from convinspect.render.style import HEAD, NAME, QUIET
 from convinspect.render.table import Cell, Styled, pieces
 
 ACTIVE = "bold #000000 on #ffd84d"
+LEFT_OUT = -1
+"""Stands among indices for some that are left out."""
 _GAP = 3
 
 Panel = list[tuple[Styled, ...]]
 
 
 def some(count: int, most: int, wanted: Iterable[int] = ()) -> list[int]:
-    """About `most` of the indices from 1 to `count`: both ends and the wanted ones; 0 stands for a gap."""
+    """About `most` of `count` indices, from 0: both ends and the wanted ones, with `LEFT_OUT` in gaps."""
     if count <= most:
-        return list(range(1, count + 1))
+        return list(range(count))
     kept = {
-        *range(1, most // 2 + 1),
-        *range(count - (most - 1) // 2 + 1, count + 1),
-        *(i for i in wanted if i <= count),
+        *range(most // 2),
+        *range(count - (most - 1) // 2, count),
+        *(i for i in wanted if i < count),
     }
     indices: list[int] = []
     for index in sorted(kept):
         if indices and index != indices[-1] + 1:
-            indices.append(0)
+            indices.append(LEFT_OUT)
         indices.append(index)
     return indices
 
@@ -101,19 +103,19 @@ def matrix_panel(
 
     Args:
         title: Above it.
-        rows: From 1, as `some` gives them; 0 stands for rows that are left out.
+        rows: From 0, as `some` gives them.
         columns: The same of columns.
         names: Names of rows and columns, by number.
         number: The text of the cell at a row and column.
-        style: The style of the cell at a row and column; 0 for one that is left out.
+        style: The style of the cell at a row and column, of what is left out too.
         gap: Cells between two columns.
     """
     row_name, column_name = names
     return panel(
         title,
-        [row_name(i) if i else "⋮" for i in rows],
-        [column_name(j) if j else "…" for j in columns],
-        [[number(i, j) if i and j else "…" for j in columns] for i in rows],
+        ["⋮" if i == LEFT_OUT else row_name(i) for i in rows],
+        ["…" if j == LEFT_OUT else column_name(j) for j in columns],
+        [["…" if LEFT_OUT in (i, j) else number(i, j) for j in columns] for i in rows],
         lambda i, j: style(rows[i], columns[j]),
         gap,
     )

@@ -10,6 +10,7 @@ from convinspect.explaining.words import Words
 from convinspect.render.cells import cell_width, shape
 from convinspect.render.panels import (
     ACTIVE,
+    LEFT_OUT,
     Panel,
     active_where,
     fixed,
@@ -39,8 +40,8 @@ class Focus:
     """The part of the result that is being computed.
 
     Attributes:
-        row: Row of the result, from 1.
-        kernel: Kernel, from 1.
+        row: Row of the result, from 0.
+        kernel: Kernel, from 0.
         done: Whether a cell (row, kernel) of the result has been computed already.
     """
 
@@ -81,7 +82,7 @@ def frame(
     """
     say = Words(example.lang)
     cell = f"{'Y' if linear else 'f'}[{focus.row}, ·]"
-    title = say("row {n} of {count}: {cell}", n=focus.row, count=len(example.f), cell=cell)
+    title = say("row {n} of 0–{last}: {cell}", n=focus.row, last=len(example.f) - 1, cell=cell)
     for most in range(9, 2, -1):
         panels = _panels(example, focus, linear, most, digits[0])
         # A screen that is too low for the panels has no room for a long sum either.
@@ -105,7 +106,7 @@ def _left_out(example: Example, focus: Focus, most: int) -> str:
         ("{count} columns of X", len(example.x[0]), ()),
         ("{count} kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
     ):
-        hidden = count - sum(map(bool, some(count, most, wanted)))
+        hidden = count - sum(index != LEFT_OUT for index in some(count, most, wanted))
         if hidden:
             parts.append(say(what, count=f"{hidden:,}"))
     return say(" · left out: {parts}", parts=say.listed(parts)) if parts else ""
@@ -121,7 +122,7 @@ def _panels(example: Example, focus: Focus, linear: bool, most: int, digits: int
         some(len(example.x), most, window),
         channels,
         (lambda row: mark(say("row {n}", n=row), row in window), "x{}".format),
-        lambda row, channel: value_text(example.x[row - 1][channel - 1]),
+        lambda row, channel: value_text(example.x[row][channel]),
         active_where(lambda row, channel: row in window),
     )
     if example.taps > 1:
@@ -156,9 +157,9 @@ def result_panel(
     title, noun, letter = names
     return panel(
         title,
-        [say(noun, n=row) if row else "⋮" for row in rows],
+        ["⋮" if row == LEFT_OUT else say(noun, n=row) for row in rows],
         # A blank after each, where the closing bracket goes.
-        [f"{letter}{kernel} " if kernel else "… " for kernel in kernels],
+        ["… " if kernel == LEFT_OUT else f"{letter}{kernel} " for kernel in kernels],
         [[result_text(results, focus, row, kernel, digits) for kernel in kernels] for row in rows],
         lambda i, j: result_style(focus, rows[i], kernels[j]),
         gap=1,
@@ -166,10 +167,10 @@ def result_panel(
 
 
 def result_text(results: Matrix, focus: Focus, row: int, kernel: int, digits: int) -> str:
-    """A result, a dot where it is not computed yet, "…" for those left out (row or kernel 0)."""
-    if not row or not kernel:
+    """A result, a dot where it is not computed yet, "…" for those left out."""
+    if LEFT_OUT in (row, kernel):
         return "… "
-    number = fixed(results[row - 1][kernel - 1], digits)
+    number = fixed(results[row][kernel], digits)
     # Every result is as wide as when it is active, in brackets (which mark it without colours), so that nothing
     # moves from step to step.
     if not focus.done(row, kernel):
@@ -181,19 +182,19 @@ def result_style(focus: Focus, row: int, kernel: int) -> str:
     """The style of a result."""
     if (row, kernel) == (focus.row, focus.kernel):
         return ACTIVE
-    return "" if row and kernel and focus.done(row, kernel) else QUIET
+    return QUIET if LEFT_OUT in (row, kernel) or not focus.done(row, kernel) else ""
 
 
 def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> Panel:
     """All kernels of size 1, a row each, and their biases."""
     say, ins, outs, bias = Words(example.lang), len(example.x[0]), len(example.w), example.b
     row_name = "row {n}" if linear else "kernel {n}"
-    columns = some(ins, most) if bias is None else [*some(ins, most), ins + 1]
+    columns = some(ins, most) if bias is None else [*some(ins, most), ins]
 
     def number(kernel: int, column: int) -> str:
-        if bias is not None and column > ins:
-            return weight_text(bias[kernel - 1])
-        return weight_text(example.w[kernel - 1][column - 1][0])
+        if bias is not None and column == ins:
+            return weight_text(bias[kernel])
+        return weight_text(example.w[kernel][column][0])
 
     return matrix_panel(
         say("A, weight ({rows} × {columns})", rows=outs, columns=ins)
@@ -203,7 +204,7 @@ def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> P
         columns,
         (
             lambda kernel: mark(say(row_name, n=kernel), kernel == focus.kernel),
-            lambda column: "b" if column > ins else f"w{column}",
+            lambda column: "b" if column == ins else f"w{column}",
         ),
         number,
         active_where(lambda kernel, column: kernel == focus.kernel),
@@ -212,15 +213,15 @@ def _kernels_panel(example: Example, focus: Focus, linear: bool, most: int) -> P
 
 def _taps_panel(example: Example, focus: Focus, channels: list[int]) -> Panel:
     """One kernel of size > 1: each of its taps meets one row of the window."""
-    weights, say = example.w[focus.kernel - 1], Words(example.lang)
-    bias = "" if example.b is None else weight_text(example.b[focus.kernel - 1])
+    weights, say = example.w[focus.kernel], Words(example.lang)
+    bias = "" if example.b is None else weight_text(example.b[focus.kernel])
     title = "kernel {n} of W {shape}, b{n} = {bias}" if bias else "kernel {n} of W {shape}"
     return matrix_panel(
         say(title, n=focus.kernel, shape=shape(example.stored), bias=bias),
-        range(1, example.taps + 1),
+        range(example.taps),
         channels,
         (lambda tap: mark(say("tap {n}", n=tap), True), "w{}".format),
-        lambda tap, channel: weight_text(weights[channel - 1][tap - 1]),
+        lambda tap, channel: weight_text(weights[channel][tap]),
         active_where(lambda tap, channel: True),
     )
 
@@ -275,7 +276,7 @@ def _in_full(cell: Sum, linear: bool, width: int, digits: tuple[int, int], most_
     first = cell.terms[0][0]
 
     def weight(row: int, channel: int) -> str:
-        tap = "" if cell.terms[-1][0] == first else f",{row - first + 1}"
+        tap = "" if cell.terms[-1][0] == first else f",{row - first}"
         return f"{letter}{cell.kernel},{channel}{tap}"
 
     symbols = [f"x{row},{channel}·{weight(row, channel)}" for row, channel, _, _ in cell.terms]

@@ -68,22 +68,22 @@ def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> li
     say, ins, outs = Words(example.lang), len(example.x[0]), len(example.w)
     channels, kernels = some(ins, most), some(outs, most, [focus.kernel])
     window = range(focus.row, focus.row + example.taps)
-    weights = example.w[focus.kernel - 1]
+    weights = example.w[focus.kernel]
     return [
         matrix_panel(
             say("Conv1d takes (C, L) = ({channels}, {length})", channels=ins, length=len(example.x)),
             channels,
             some(len(example.x), most, [focus.row]),
             (lambda channel: say("channel {n}", n=channel), str),
-            lambda channel, position: value_text(example.x[position - 1][channel - 1]),
+            lambda channel, position: value_text(example.x[position][channel]),
             active_where(lambda channel, position: position in window),
         ),
         matrix_panel(
             say("kernel {n}, sliding along L", n=focus.kernel),
             channels,
-            range(1, example.taps + 1),
+            range(example.taps),
             (lambda channel: say("channel {n}", n=channel), lambda tap: say("tap {n}", n=tap)),
-            lambda channel, tap: weight_text(weights[channel - 1][tap - 1]),
+            lambda channel, tap: weight_text(weights[channel][tap]),
             active_where(lambda channel, tap: True),
         ),
         matrix_panel(
@@ -91,7 +91,7 @@ def _conv1d_panels(example: Example, focus: Focus, most: int, digits: int) -> li
             kernels,
             some(len(example.f), most, [focus.row]),
             (lambda kernel: say("kernel {n}", n=kernel), str),
-            lambda kernel, position: fixed(example.f[position - 1][kernel - 1], digits),
+            lambda kernel, position: fixed(example.f[position][kernel], digits),
             active_where(lambda kernel, position: (kernel, position) == (focus.kernel, focus.row)),
         ),
     ]
@@ -101,22 +101,22 @@ def _linear_panels(example: Example, focus: Focus, most: int, digits: int) -> li
     """The same layer as a Linear has it, a position per row: data, one row of its weight, result."""
     say, ins, outs = Words(example.lang), len(example.x[0]), len(example.w)
     positions, channels = some(len(example.x), most, [focus.row]), some(ins, most)
-    weights, y = example.w[focus.kernel - 1], example.y or []
+    weights, y = example.w[focus.kernel], example.y or []
     return [
         matrix_panel(
             say("Linear takes (L, C) = ({length}, {channels})", length=len(example.x), channels=ins),
             positions,
             channels,
             (lambda row: say("row {n}", n=row), "x{}".format),
-            lambda row, channel: value_text(example.x[row - 1][channel - 1]),
+            lambda row, channel: value_text(example.x[row][channel]),
             active_where(lambda row, channel: row == focus.row),
         ),
         matrix_panel(
             say("row {n} of A ({outs}, {ins})", n=focus.kernel, outs=outs, ins=ins),
-            [1],
+            [0],
             channels,
             (lambda row: "", "a{}".format),
-            lambda row, channel: weight_text(weights[channel - 1][0]),
+            lambda row, channel: weight_text(weights[channel][0]),
             active_where(lambda row, channel: True),
         ),
         matrix_panel(
@@ -124,7 +124,7 @@ def _linear_panels(example: Example, focus: Focus, most: int, digits: int) -> li
             positions,
             some(outs, most, [focus.kernel]),
             (lambda row: say("row {n}", n=row), "Y{}".format),
-            lambda row, kernel: fixed(y[row - 1][kernel - 1], digits),
+            lambda row, kernel: fixed(y[row][kernel], digits),
             active_where(lambda row, kernel: (row, kernel) == (focus.row, focus.kernel)),
         ),
     ]

@@ -19,6 +19,7 @@ from convinspect.report.patch_panels import (
     pair_panel,
     result_grids,
     scene_of,
+    shown_count,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def patch_frame(
     if height is not None:
         ways += [*((_brief, 9, near) for near in (6, 3)), *((_brief, most, 1) for most in range(9, 0, -1))]
     say = Words(example.lang)
-    title = say("patch {n} of {count}: {place}", n=focus.row, count=len(example.x), place=_where(image, focus.row, say))
+    title = say(
+        "patch {n} of 0–{last}: {place}", n=focus.row, last=len(example.x) - 1, place=_where(image, focus.row, say)
+    )
     sums_in_full, in_brief = (
         arithmetic(sums, focus, True, width, digits, terms, say) for terms in (_TERMS, FEWER_TERMS)
     )
@@ -83,9 +86,9 @@ def _where(image: Image, row: int, say: Words) -> str:
     names = ("positions",) if image.dims == 1 else _AXES[-image.dims :]
     places = list(zip(image.place(row), image.patch, strict=True))[-image.dims :]
     parts = [
-        say(name + " {first}–{last}", first=place * step + 1, last=(place + 1) * step)
+        say(name + " {first}–{last}", first=place * step, last=(place + 1) * step - 1)
         if step > 1
-        else say(name[:-1] + " {first}", first=place + 1)
+        else say(name[:-1] + " {first}", first=place)
         for name, (place, step) in zip(names, places, strict=True)
     ]
     return say("{place} of the " + _NOUNS[image.dims], place=say.listed(parts))
@@ -93,11 +96,11 @@ def _where(image: Image, row: int, say: Words) -> str:
 
 def _left_out(scene: Scene) -> str:
     """How much the panels leave out, to be appended to the title; "" if nothing."""
-    example, planes = scene.example, sum(plane is not None for plane in scene.planes)
+    example, planes = scene.example, shown_count(scene.planes)
     counts = (
-        ("patch", len(example.x) - sum(map(bool, scene.rows)), "patches"),
-        ("column of X", len(example.x[0]) - planes * sum(map(bool, scene.columns)), "columns of X"),
-        ("kernel", len(example.w) - sum(map(bool, scene.kernels)), "kernels"),
+        ("patch", len(example.x) - shown_count(scene.rows), "patches"),
+        ("column of X", len(example.x[0]) - planes * shown_count(scene.columns), "columns of X"),
+        ("kernel", len(example.w) - shown_count(scene.kernels), "kernels"),
     )
     say = Words(example.lang)
     parts = [

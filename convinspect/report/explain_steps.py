@@ -68,7 +68,7 @@ def drawer(example: Example, linear: bool, width: int, height: int | None = None
 def frames(
     example: Example, draw: DrawStep, row: int | None, kernel: int | None, both: bool, width: int
 ) -> list[Block]:
-    """Rows 1, 2 and n, or the requested one; then the two layouts if requested, and a description.
+    """The first two rows and the last, or the requested one; then the two layouts if requested, and a description.
 
     Raises:
         CannotShow: There is no such row or kernel.
@@ -76,18 +76,18 @@ def frames(
     from convinspect.explaining.example import decimals, sum_of
 
     count, outs = len(example.f), len(example.w)
-    rows = [row] if row is not None else sorted({1, min(2, count), count})
+    rows = [row] if row is not None else sorted({0, min(1, count - 1), count - 1})
     blocks: list[Block] = []
     for place, shown_row in enumerate(rows):
-        sum_of(example, shown_row, kernel or 1)
+        sum_of(example, shown_row, kernel or 0)
         if kernel is not None:
             blocks.append(draw(cell_focus(shown_row, kernel), [kernel]))
         else:
-            active = outs if place == 2 else min(place + 1, outs)
-            listed = [j for j in range(1, outs + 1) if outs <= 8 or j <= 4 or j > outs - 2 or j == active]
+            active = outs - 1 if place == 2 else min(place, outs - 1)
+            listed = [j for j in range(outs) if outs <= 8 or j < 4 or j >= outs - 2 or j == active]
             blocks.append(draw(row_focus(shown_row, active), listed))
     if both:
-        blocks.append(layouts(example, row_focus(rows[0], kernel or 1), width, decimals(example)))
+        blocks.append(layouts(example, row_focus(rows[0], kernel or 0), width, decimals(example)))
     return [*blocks, moral(example, width)]
 
 
@@ -144,9 +144,8 @@ def cell_count(example: Example) -> int:
 
 
 def cell_at(example: Example, index: int) -> tuple[int, int]:
-    """Row and kernel, from 1, of one number of the result; row after row, from index 0."""
-    row, kernel = divmod(index, len(example.w))
-    return row + 1, kernel + 1
+    """Row and kernel of one number of the result, whose numbers are counted row after row."""
+    return divmod(index, len(example.w))
 
 
 def explain_payload(example: Example) -> dict[str, object]:

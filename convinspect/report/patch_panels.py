@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from convinspect.explaining.words import Words
 from convinspect.render.boxes import GAP, Group, Row, Window, boxed, ruled
 from convinspect.render.cells import cell_width
-from convinspect.render.panels import ACTIVE, Panel, even, prose, some, value_text, weight_text
+from convinspect.render.panels import ACTIVE, LEFT_OUT, Panel, even, prose, some, value_text, weight_text
 from convinspect.render.style import HEAD
 from convinspect.render.table import Styled
 from convinspect.report.explain import Focus, mark, result_panel, result_style, result_text
@@ -24,14 +24,14 @@ _MOST_PLANES = 4
 
 
 class _Plane(NamedTuple):
-    """One channel of a kernel at one of its times, both from 1: a group of a flattened patch's columns."""
+    """One channel of a kernel at one of its times, both from 0: a group of a flattened patch's columns."""
 
     channel: int
     time: int
 
 
 class Scene(NamedTuple):
-    """One step, and how much of it is shown; indices are from 1, and 0 stands for what is left out.
+    """One step, and how much of it is shown; indices count from 0, with `LEFT_OUT` for some.
 
     Attributes:
         example: The layer over patches.
@@ -61,7 +61,7 @@ class Scene(NamedTuple):
     def active(self) -> tuple[int, int]:
         """The active patch's place among the shown ones."""
         _, down, across = self.image.place(self.focus.row)
-        return self.patches[0].index(down + 1), self.patches[1].index(across + 1)
+        return self.patches[0].index(down), self.patches[1].index(across)
 
 
 def scene_of(example: Example, image: Image, focus: Focus, digits: int, counts: tuple[int, int]) -> Scene:
@@ -83,29 +83,41 @@ def scene_of(example: Example, image: Image, focus: Focus, digits: int, counts: 
         image,
         focus,
         digits,
-        [_Plane((n - 1) // times + 1, (n - 1) % times + 1) if n else None for n in shown],
-        _kept(high * across, max(2 * most // sum(map(bool, shown)), min(most, 3))),
+        [None if n == LEFT_OUT else _Plane(n // times, n % times) for n in shown],
+        _kept(high * across, max(2 * most // shown_count(shown), min(most, 3))),
         (_kept(high, min(most, 4)), _kept(across, min(most, 4))),
-        (_around(image.grid[1], near, row + 1), _around(image.grid[2], near, column + 1)),
+        (_around(image.grid[1], near, row), _around(image.grid[2], near, column)),
         some(len(example.x), max(most, 3), [focus.row]),
         some(len(example.w), max(min(most, 6), 3), [focus.kernel]),
     )
 
 
+def shown_count(indices: Sequence[object]) -> int:
+    """How many of them are not left out."""
+    return sum(index not in (LEFT_OUT, None) for index in indices)
+
+
 def _kept(count: int, most: int) -> list[int]:
     """As `some`, and of very few the first."""
-    return some(count, most) if count <= most or most > 2 else [1, 0]
+    return some(count, most) if count <= most or most > 2 else [0, LEFT_OUT]
 
 
 def _around(count: int, most: int, wanted: int) -> list[int]:
     """As `some`, and of very few the wanted one."""
     if count <= most or most > 2:
         return some(count, most, [wanted])
-    return [*([0] if wanted > 1 else []), wanted, *([0] if wanted < count else [])]
+    return [*([LEFT_OUT] if wanted > 0 else []), wanted, *([LEFT_OUT] if wanted < count - 1 else [])]
+
+
+def _positions(patch: int, places: list[int], step: int) -> list[int]:
+    """Rows or columns of the image in one of its patches, of `step` each; of those the ones at `places`."""
+    if patch == LEFT_OUT:
+        return [LEFT_OUT]
+    return [LEFT_OUT if place == LEFT_OUT else patch * step + place for place in places]
 
 
 def _fill(channel: int) -> str:
-    return _CHANNELS[(channel - 1) % len(_CHANNELS)]
+    return _CHANNELS[channel % len(_CHANNELS)]
 
 
 def _plane_name(scene: Scene, plane: _Plane, times: int, first: int = 0) -> str:
@@ -118,7 +130,7 @@ def image_panels(scene: Scene) -> list[Panel]:
     image = scene.image
     first = image.place(scene.focus.row)[0] * image.patch[0]
     rows, columns = (
-        [[(patch - 1) * step + place if place else 0 for place in places] if patch else [0] for patch in patches]
+        [_positions(patch, places, step) for patch in patches]
         for patches, places, step in zip(scene.patches, scene.places, image.patch[1:], strict=True)
     )
     panels: list[Panel] = []
@@ -126,7 +138,7 @@ def image_panels(scene: Scene) -> list[Panel]:
         if plane is None:
             panels.append(even(["⋮"]))
             continue
-        values = image.values[plane.channel - 1][first + plane.time - 1]
+        values = image.values[plane.channel][first + plane.time]
         name = _plane_name(scene, plane, image.sizes[0], first)
         window = Window(scene.active, _fill(plane.channel))
         panels.append(boxed(name, (rows, columns), _numbers(values, value_text), window, _named(image)))
@@ -135,7 +147,7 @@ def image_panels(scene: Scene) -> list[Panel]:
 
 def kernel_panels(scene: Scene) -> list[Panel]:
     """The active kernel's planes, in the frame of the window."""
-    kernel, high, across = scene.example.w[scene.focus.kernel - 1], *scene.image.patch[1:]
+    kernel, high, across = scene.example.w[scene.focus.kernel], *scene.image.patch[1:]
     panels: list[Panel] = []
     for plane in scene.planes:
         if plane is None:
@@ -156,13 +168,13 @@ def _named(image: Image) -> Literal["both", "columns"]:
 
 
 def _numbers(values: Matrix, text: Callable[[float], str]) -> Callable[[int, int], Styled]:
-    """The numbers of a plane by row and column, from 1; 0 stands for what is left out."""
-    return lambda i, j: Styled(text(values[i - 1][j - 1]) if i and j else GAP)
+    """The numbers of a plane by row and column, and the sign for what is left out."""
+    return lambda i, j: Styled(GAP if LEFT_OUT in (i, j) else text(values[i][j]))
 
 
 def result_grids(scene: Scene) -> list[Panel]:
     """A plane of results for each kernel, at the time of the active patch."""
-    return [_result_grid(scene, kernel) if kernel else even(["⋮"]) for kernel in scene.kernels]
+    return [even(["⋮"]) if kernel == LEFT_OUT else _result_grid(scene, kernel) for kernel in scene.kernels]
 
 
 def _result_grid(scene: Scene, kernel: int) -> Panel:
@@ -170,7 +182,7 @@ def _result_grid(scene: Scene, kernel: int) -> Panel:
     before = scene.image.place(focus.row)[0] * down * across
 
     def row_of(i: int, j: int) -> int:
-        return before + (i - 1) * across + j if i and j else 0
+        return LEFT_OUT if LEFT_OUT in (i, j) else before + i * across + j
 
     def result(i: int, j: int) -> Styled:
         row = row_of(i, j)
@@ -227,10 +239,8 @@ def _groups(scene: Scene) -> list[Group]:
         if plane is None:
             groups.append(Group(GAP, (GAP,)))
             continue
-        places = [divmod(column - 1, across) if column else None for column in scene.columns]
-        names = [
-            GAP if at is None else f"{at[0] + 1},{at[1] + 1}" if image.dims > 1 else str(at[1] + 1) for at in places
-        ]
+        places = [None if column == LEFT_OUT else divmod(column, across) for column in scene.columns]
+        names = [GAP if at is None else f"{at[0]},{at[1]}" if image.dims > 1 else str(at[1]) for at in places]
         groups.append(Group(_plane_name(scene, plane, image.patch[0]), names))
     return groups
 
@@ -243,7 +253,9 @@ def _numbered(scene: Scene, groups: Sequence[Group]) -> list[Group]:
             numbered.append(group)
             continue
         first = _first_column(scene.image, plane)
-        numbered.append(Group(group.name, [f"a{first + column}" if column else GAP for column in scene.columns]))
+        numbered.append(
+            Group(group.name, [GAP if column == LEFT_OUT else f"a{first + column}" for column in scene.columns])
+        )
     return numbered
 
 
@@ -251,9 +263,9 @@ def _row_numbers(scene: Scene) -> list[Row]:
     """The shown rows of X."""
     say = Words(scene.example.lang)
     return [
-        _row(scene, (say("patch {n}", n=row), row == scene.focus.row), scene.example.x[row - 1], value_text)
-        if row
-        else _gap(scene)
+        _gap(scene)
+        if row == LEFT_OUT
+        else _row(scene, (say("patch {n}", n=row), row == scene.focus.row), scene.example.x[row], value_text)
         for row in scene.rows
     ]
 
@@ -263,10 +275,13 @@ def _weight_numbers(scene: Scene) -> list[Row]:
     bias, rows, say = scene.example.b, list[Row](), Words(scene.example.lang)
     for kernel in scene.kernels:
         active = kernel == scene.focus.kernel
-        numbers = [tap for (tap,) in scene.example.w[kernel - 1]]
-        row = _row(scene, (say("kernel {n}", n=kernel), active), numbers, weight_text) if kernel else _gap(scene)
+        if kernel == LEFT_OUT:
+            row = _gap(scene)
+        else:
+            numbers = [tap for (tap,) in scene.example.w[kernel]]
+            row = _row(scene, (say("kernel {n}", n=kernel), active), numbers, weight_text)
         if bias is not None:
-            text = weight_text(bias[kernel - 1]) if kernel else GAP
+            text = GAP if kernel == LEFT_OUT else weight_text(bias[kernel])
             row = Row(row.name, (*row.parts, (text,)), (*row.styles, _BIAS if active else ""))
         rows.append(row)
     return rows
@@ -282,7 +297,7 @@ def _row(scene: Scene, name: tuple[str, bool], numbers: Sequence[float], text: C
             styles.append("")
             continue
         first = _first_column(scene.image, plane)
-        parts.append([text(numbers[first + column - 1]) if column else GAP for column in scene.columns])
+        parts.append([GAP if column == LEFT_OUT else text(numbers[first + column]) for column in scene.columns])
         styles.append(_fill(plane.channel) if active else "")
     return Row(mark(label, active), parts, styles)
 
@@ -303,4 +318,4 @@ def _sizes(groups: Sequence[Group], rows: Sequence[Row]) -> tuple[int, int]:
 
 def _first_column(image: Image, plane: _Plane) -> int:
     """Where a plane begins in a flattened patch, from 0: the order is (c, t, h, w)."""
-    return ((plane.channel - 1) * image.patch[0] + plane.time - 1) * image.patch[1] * image.patch[2]
+    return (plane.channel * image.patch[0] + plane.time) * image.patch[1] * image.patch[2]

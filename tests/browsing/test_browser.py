@@ -12,7 +12,9 @@ import torch
 
 pytest.importorskip("textual")
 
+from textual.events import Key
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from convinspect.browsing.app import Browser
 from convinspect.browsing.bars import Bar, Keys
@@ -167,6 +169,21 @@ def test_layers_of_one_kind_are_chosen_from_a_list_with_counts() -> None:
         assert len(browser.outline.rows) == 11
 
     browse(FIXTURES / "pointnet_stnkd_module.pt", steps)
+
+
+def test_what_is_typed_before_the_search_is_open_is_typed_into_it() -> None:
+    async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+        # As a terminal sends what was pasted, or typed while the program was busy: "c" and "q" are no commands here.
+        for key, character in (("slash", "/"), ("c", "c"), ("o", "o"), ("n", "n"), ("q", "q")):
+            browser.post_message(Key(key, character))
+        await pilot.pause()
+        await pilot.pause()
+        assert browser.query_one("#search", Input).value == "conq"
+        assert browser.shown_layers() == []
+        await pilot.press("backspace", "enter")
+        assert [layer.name for layer in browser.shown_layers()] == ["conv1", "conv2", "conv3"]
+
+    browse(STNKD, steps)
 
 
 def test_a_search_and_a_kind_hold_together(tmp_path: Path) -> None:

@@ -67,17 +67,20 @@ def test_speed_is_judged_by_every_layer_and_beyond_noise(pairs: list[tuple[float
     assert claims([made(*pair, noise=0.5) for pair in pairs])[0].verdict == "within noise"
 
 
-# Milliseconds of one call, seven timings each, as they were recorded: of a machine that ran four other programs, and of
-# one at rest.
+# Milliseconds of one call, seven timings each, with bursts as other programs cause them.
 BUSY = (
     (5.259, 7.359, 3.296, 0.609, 0.608, 0.432, 0.476),
     (0.496, 0.63, 7.23, 5.885, 0.5, 4.539, 0.435),
     (0.49, 0.511, 0.496, 7.341, 2.004, 5.909, 0.459),
 )
-SETTLED = (
-    (0.451, 0.447, 0.449, 0.446, 0.458, 0.447, 0.45),
-    (134.443, 145.419, 142.656, 75.62, 153.33, 115.501, 159.986),
-)
+
+
+def constructed(median: float, width: float) -> tuple[float, ...]:
+    """Seven timings evenly around a median, of which the middle half is `width` times the median wide."""
+    return tuple(median * (1 + width * (n - 3) / 4) for n in range(7))
+
+
+SETTLED = (constructed(0.45, 0.01), constructed(140.0, 0.95))
 
 
 def recorded(conv: tuple[float, ...], linear: tuple[float, ...]) -> Measured:
@@ -112,6 +115,7 @@ def test_a_busy_machine_is_said_and_no_ratio_is_given(busy: tuple[float, ...]) -
 
 
 def test_a_quiet_machine_is_not_called_busy() -> None:
+    assert not recorded(constructed(140.0, 1.05), SETTLED[0]).settled
     layers = [recorded(values, values) for values in SETTLED]
     first = claims(layers)[0]
     assert (first.verdict, first.cause) == ("within noise", None)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import convinspect
 from convinspect.errors import CannotShow
 from convinspect.explaining.data import read_rows
 from convinspect.explaining.example import adds_up, built_in, decimals, decimals_of_terms, example, sum_of
@@ -22,6 +23,7 @@ from convinspect.render.plain_table import block_cells
 from convinspect.render.table import Block, plain
 from convinspect.report.explain import cell_focus, frame, row_focus
 from convinspect.report.explain_layouts import layouts
+from support.in_process import call_main
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
 from support.saving import layer_of
@@ -53,7 +55,7 @@ def test_terms_as_printed_add_up_to_the_result_as_printed(data: st.DataObject) -
     bias = torch.randn(wide_out, generator=generator, dtype=torch.float64) * scale if data.draw(st.booleans()) else None
     x = torch.randn(5, wide_in, generator=generator, dtype=torch.float64)
     made = example("layer", "Conv1d", tuple(weight.shape), weight, bias, x)
-    row, kernel = data.draw(st.integers(1, len(made.f))), data.draw(st.integers(1, wide_out))
+    row, kernel = data.draw(st.integers(0, len(made.f) - 1)), data.draw(st.integers(0, wide_out - 1))
     one = sum_of(made, row, kernel)
     torch.testing.assert_close(
         torch.tensor(sum(a * b for _, _, a, b in one.terms) + (one.bias or 0.0)), torch.tensor(one.result)
@@ -72,8 +74,8 @@ def test_terms_as_printed_add_up_to_the_result_as_printed(data: st.DataObject) -
 @pytest.mark.parametrize("linear", [False, True])
 def test_every_frame_fits(width: int, linear: bool) -> None:
     made = built_in(4)
-    sums = [sum_of(made, 2, kernel) for kernel in range(1, 7)]
-    page = text_of(frame(made, row_focus(2, 3), linear, width, sums, (2, 2)))
+    sums = [sum_of(made, 1, kernel) for kernel in range(6)]
+    page = text_of(frame(made, row_focus(1, 2), linear, width, sums, (2, 2)))
     assert max(map(cell_width, page.splitlines())) <= width
     assert page.count("▸") == 2
     assert "[-0.70]" in page
@@ -83,11 +85,12 @@ def test_every_frame_fits(width: int, linear: bool) -> None:
 
 def test_a_step_fits_the_usual_terminal() -> None:
     """24 lines of 80 cells hold panels, arithmetic and the line of keys, also of wide layers and many rows."""
-    weight = torch.randn(40, 24, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    wide = example("wide", "Conv1d", (40, 24, 1), weight, None, torch.randn(30, 24, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(1)
+    weight, data = (torch.randn(*size, dtype=torch.float64, generator=generator) for size in ((40, 24, 1), (30, 24)))
+    wide = example("wide", "Conv1d", (40, 24, 1), weight, None, data)
     for made in (built_in(4), built_in(30), wide):
-        one = sum_of(made, 3, 4)
-        block = frame(made, cell_focus(3, 4), False, 80, [one], (2, 2), height=23)
+        one = sum_of(made, 2, 3)
+        block = frame(made, cell_focus(2, 3), False, 80, [one], (2, 2), height=23)
         lines = text_of(block).splitlines()
         assert len(lines) <= 23
         assert max(map(cell_width, lines)) <= 80
@@ -96,8 +99,8 @@ def test_a_step_fits_the_usual_terminal() -> None:
 
 def test_nothing_moves_from_step_to_step() -> None:
     made = built_in(4)
-    pages = [text_of(frame(made, cell_focus(i, j), False, 118, [], (2, 2))) for i in range(1, 5) for j in range(1, 7)]
-    places = {tuple(page.splitlines()[3].index(f"f{j}") for j in range(1, 7)) for page in pages}
+    pages = [text_of(frame(made, cell_focus(i, j), False, 118, [], (2, 2))) for i in range(4) for j in range(6)]
+    places = {tuple(page.splitlines()[3].index(f"f{j}") for j in range(6)) for page in pages}
     assert len(places) == 1
 
 
@@ -107,17 +110,17 @@ def test_a_layer_of_a_million_weights_is_elided() -> None:
     assert "⋮" in done.stdout
     weight = torch.randn(1024, 1024, 1, dtype=torch.float64)
     made = example("wide", "Linear", (1024, 1024), weight, None, torch.randn(3, 1024, dtype=torch.float64))
-    one = sum_of(made, 1, 600)
-    page = text_of(frame(made, cell_focus(1, 600), True, 80, [one], (2, 4)))
+    one = sum_of(made, 0, 599)
+    page = text_of(frame(made, cell_focus(0, 599), True, 80, [one], (2, 4)))
     assert max(map(cell_width, page.splitlines())) <= 80
     assert "(1019 more)" in page
 
 
 def test_done_cells_are_filled_and_the_rest_dotted() -> None:
     made = built_in(4)
-    page = text_of(frame(made, cell_focus(2, 3), False, 160, [], (2, 2)))
+    page = text_of(frame(made, cell_focus(1, 2), False, 160, [], (2, 2)))
     rows = [
-        line.partition("kernel")[2] or line for line in page.splitlines() if re.search(r"row [1-4] .*row [1-4]", line)
+        line.partition("kernel")[2] or line for line in page.splitlines() if re.search(r"row [0-3] .*row [0-3]", line)
     ]
     dots = [line.count("·") for line in rows]
     assert dots == [0, 3, 6, 6]
@@ -125,7 +128,7 @@ def test_done_cells_are_filled_and_the_rest_dotted() -> None:
 
 def test_both_layouts_and_a_sliding_kernel() -> None:
     made = built_in(4)
-    page = text_of(layouts(made, row_focus(1, 1), 160, 2))
+    page = text_of(layouts(made, row_focus(0, 0), 160, 2))
     assert "(C, L) = (3, 4)" in page
     assert "(out, in, 1)" in " ".join(page.split())
     assert "Linear takes (L, C) = (4, 3)" in page
@@ -134,18 +137,18 @@ def test_both_layouts_and_a_sliding_kernel() -> None:
     torch.testing.assert_close(torch.tensor(made.f), torch.tensor(made.y))
     weight = torch.randn(2, 3, 3, dtype=torch.float64)
     wide = example("conv", "Conv1d", (2, 3, 3), weight, None, torch.randn(5, 3, dtype=torch.float64))
-    page = text_of(layouts(wide, row_focus(1, 1), 160, 2))
+    page = text_of(layouts(wide, row_focus(0, 0), 160, 2))
     assert "3 positions wide" in page
-    page = text_of(frame(wide, cell_focus(2, 1), False, 160, [sum_of(wide, 2, 1)], (2, 4)))
+    page = text_of(frame(wide, cell_focus(1, 0), False, 160, [sum_of(wide, 1, 0)], (2, 4)))
     assert page.count("▸") == 6
 
 
-@pytest.mark.parametrize("arguments", [[], ["--as", "linear"], ["--as", "both"], ["--row", "2", "--kernel", "5"]])
+@pytest.mark.parametrize("arguments", [[], ["--as", "linear"], ["--as", "both"], ["--row", "1", "--kernel", "4"]])
 def test_the_command_draws_three_rows(arguments: list[str]) -> None:
     done = run("explain", *arguments)
     assert done.returncode == 0, done.stderr
-    rows = re.findall(r"^row (\d) of 4", done.stdout, re.MULTILINE)
-    assert rows == (["2"] if "--row" in arguments else ["1", "2", "4"])
+    rows = re.findall(r"^row (\d) of 0–3", done.stdout, re.MULTILINE)
+    assert rows == (["1"] if "--row" in arguments else ["0", "1", "3"])
     assert "6 kernels, so 6 columns" in done.stdout
     assert not any(line.endswith(" ") for line in done.stdout.splitlines())
 
@@ -192,8 +195,9 @@ def test_the_page_has_every_step_and_loads_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--row", "9"], "there is no row 9; they count from 1 to 4"),
-        (["--kernel", "0"], "there is no kernel 0"),
+        (["--row", "9"], "there is no row 9; they count from 0 to 3"),
+        (["--row", "4"], "there is no row 4; they count from 0 to 3"),
+        (["--kernel", "6"], "there is no kernel 6; they count from 0 to 5"),
         ([FIXTURES / "pointnet_stnkd.pt"], "no layer is named"),
         ([FIXTURES / "pointnet_stnkd.pt", "bn1"], "only convolutions and Linear"),
         ([FIXTURES / "pointnet_stnkd.pt", "conv9"], "the closest are"),
@@ -223,13 +227,14 @@ def test_wrong_columns_get_one_line(tmp_path: Path) -> None:
 def test_keys_move_through_the_cells() -> None:
     from convinspect.cli.player import moved
 
-    keys = ("\x1b[C", " ", "\x1b[D", "3", "9", "q")
+    keys = ("\x1b[C", " ", "\x1b[D", "2", "9", "q")
     assert [moved(key, 2, (3, 2))[0] for key in keys] == [3, 3, 1, 4, 2, -1]
     assert moved("\x1b[C", 5, (3, 2)) == (5, "")
     assert moved("\x1b[D", 0, (3, 2)) == (0, "")
-    assert moved("1", 0, (12, 2)) == (0, "1")
-    assert moved("2", 0, (12, 2), "1") == (22, "12"), "a row's number may have two digits"
-    assert moved("3", 0, (12, 2), "1") == (4, "3"), "there is no row 13"
+    assert moved("0", 5, (3, 2)) == (0, "0")
+    assert moved("1", 0, (12, 2)) == (2, "1")
+    assert moved("1", 2, (12, 2), "1") == (22, "11"), "a row's number may have two digits"
+    assert moved("2", 2, (12, 2), "1") == (4, "2"), "there is no row 12"
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -242,7 +247,7 @@ def test_sentences_and_layouts_fit_too(width: int, more: list[str]) -> None:
     assert "6 kernels, so 6 columns: each row of X meets each kernel once and gives one number." in said
     if more:
         assert "the same to within 1e-15, which is rounding" in said
-        assert "Y6" in said
+        assert "Y5" in said
 
 
 @pytest.mark.parametrize(
@@ -282,7 +287,7 @@ def test_a_wide_kernel_is_no_linear(tmp_path: Path) -> None:
     done = run("explain", tmp_path / "m.pt", "0", "--as", "linear")
     assert done.returncode == 2
     assert "0 has a kernel of size 3, which no Linear is" in done.stderr
-    assert "b1 = " in run("explain", tmp_path / "m.pt", "0", "--rows", "5").stdout
+    assert "b0 = " in run("explain", tmp_path / "m.pt", "0", "--rows", "5").stdout
 
 
 def test_the_page_has_both_layouts_when_asked(tmp_path: Path) -> None:
@@ -318,11 +323,11 @@ def test_a_line_of_names_alone_is_no_matrix(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_are_drawn_too(tmp_path: Path) -> None:
     weight = torch.tensor([[[float("inf")], [1.0]], [[float("nan")], [2.0]], [[1.0], [0.5]]], dtype=torch.float64)
     made = example("layer", "Conv1d", (3, 2, 1), weight, None, torch.ones(2, 2, dtype=torch.float64))
-    for kernel, shown in ((1, "inf"), (2, "nan"), (3, "1.50")):
-        one = sum_of(made, 1, kernel)
+    for kernel, shown in ((0, "inf"), (1, "nan"), (2, "1.50")):
+        one = sum_of(made, 0, kernel)
         digits = decimals(made)
         page = text_of(
-            frame(made, cell_focus(1, kernel), False, 118, [one], (digits, decimals_of_terms([one], digits)))
+            frame(made, cell_focus(0, kernel), False, 118, [one], (digits, decimals_of_terms([one], digits)))
         )
         assert shown in page.splitlines()[-1]
 
@@ -359,3 +364,30 @@ def test_a_weight_without_numbers_gets_one_line(tmp_path: Path, shape: tuple[int
 def test_data_without_numbers_get_one_line(tmp_path: Path, shape: tuple[int, ...]) -> None:
     torch.save(torch.ones(shape), tmp_path / "x.pt")
     assert_one_line(run("explain", "-i", tmp_path / "x.pt"), "x.pt: the data ")
+
+
+@pytest.mark.parametrize("more", [[], ["--patches"], ["--as", "both"]])
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_everything_counts_from_0_as_pytorch_does(more: list[str], lang: str, tmp_path: Path) -> None:
+    """What is numbered in the drawing is numbered from 0 to one less than there are: as in the weight's own indices."""
+    size = {"row": 4, "patch": 4, "channel": 3, "kernel": 6, "x": 3, "w": 3, "a": 3, "f": 6, "Y": 6, "tap": 1}
+    if more == ["--patches"]:
+        size |= {"channel": 2, "kernel": 3, "x": 4, "a": 8, "Y": 3}
+    words = (
+        {"row": "行", "patch": "图像块", "channel": "通道", "kernel": "卷积核", "tap": "位置"} if lang == "zh" else {}
+    )
+    said = call_main("explain", *more, "--lang", lang, "--width", "160").out
+    for name, count in size.items():
+        word = words.get(name, name)
+        found = set(map(int, re.findall(rf"(?<![\w·]){word} ?(\d+)(?![,\d]|[–-]\d)", said)))
+        assert found <= set(range(count)), word
+        assert found == set() or {0, count - 1} <= found, word
+    weight = torch.tensor(convinspect.explain(patches="--patches" in more).w)
+    last = tuple(size - 1 for size in weight.shape[:2])
+    ended = call_main("explain", *more, "--lang", lang, "--row", "3", "--kernel", str(last[0]), "--width", "160")
+    assert f"[3,{last[0]}] = " in ended.out
+    letter = "a" if more == ["--patches"] else "w"
+    (symbols,) = re.findall(r"\[3,\d\] = (.*)", ended.out)
+    assert f"{letter}{last[0]},{last[1]} + b{last[0]}" in symbols
+    for option, count in (("--row", 4), ("--kernel", len(weight))):
+        assert f"they count from 0 to {count - 1}" in call_main("explain", *more, option, str(count)).err

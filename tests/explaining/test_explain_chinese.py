@@ -64,9 +64,9 @@ def drawn(models: Path, case: int, lang: Language, width: int = 100) -> str:
     shown = []
     for linear in {False, example.taps == 1}:
         draw = drawer(example, linear, width)
-        shown += [*frames(example, draw, None, None, both, width), *frames(example, draw, 1, 1, both, width)]
+        shown += [*frames(example, draw, None, None, both, width), *frames(example, draw, 0, 0, both, width)]
         shown += steps(example, draw, 3, both)
-        shown += frames(example, drawer(example, linear, 60, 14), 1, 1, False, 60)
+        shown += frames(example, drawer(example, linear, 60, 14), 0, 0, False, 60)
     shown += overview(example)
     lines = [line for block in shown for line in (block.title, *block.lines)]
     return "\n".join(map(plain, lines))
@@ -124,7 +124,7 @@ def test_a_string_without_a_translation_would_be_found(models: Path, monkeypatch
 
 
 def test_columns_align_in_cells() -> None:
-    text = call_main("explain", "--lang", "zh", "--width", "120", "--patches", "--row", "2").out.split("\n")
+    text = call_main("explain", "--lang", "zh", "--width", "120", "--patches", "--row", "1").out.split("\n")
     tops = [line for line in text if "┏" in line]
     for top in tops[:1]:
         below = text[text.index(top) + 1]

@@ -72,7 +72,7 @@ def test_both_forms_are_those_of_pytorch(case: tuple[Any, torch.Tensor]) -> None
     if dims == 2:
         rows = nn.functional.unfold(image[None], conv.kernel_size, stride=conv.stride)[0].T
         assert torch.equal(torch.tensor(made.x, dtype=torch.float64), rows)
-    places = [made.image.place(row) for row in range(1, len(made.x) + 1)]
+    places = [made.image.place(row) for row in range(len(made.x))]
     assert len(set(places)) == math.prod(made.image.grid) == len(places)
 
 
@@ -80,14 +80,14 @@ def test_both_forms_are_those_of_pytorch(case: tuple[Any, torch.Tensor]) -> None
 @given(layers(), st.data())
 def test_every_drawing_fits_and_adds_up(case: tuple[Any, torch.Tensor], data: st.DataObject) -> None:
     made = example_of(*case)
-    row = data.draw(st.integers(1, len(made.x)))
-    kernel = data.draw(st.integers(1, len(made.w)))
+    row = data.draw(st.integers(0, len(made.x) - 1))
+    kernel = data.draw(st.integers(0, len(made.w) - 1))
     page = drawn(made, row, kernel, data.draw(st.sampled_from([80, 120, 200])))
     one = sum_of(made, row, kernel)
     result = re.sub(r"^-(0\.0*)$", r"\1", f"{one.result:.{decimals(made)}f}")
     assert page.splitlines()[-1].split() == ["=", result]
     assert decimals_of_terms([one], decimals(made)) < 20
-    assert f"patch {row} of {len(made.x)}: " in page
+    assert f"patch {row} of 0–{len(made.x) - 1}: " in page
     # Both forms have the active result in brackets, in the grid and in its row.
     assert page.count("[") == 3
 
@@ -152,9 +152,9 @@ def test_windows_never_overlap_and_leave_nothing_out(width: int) -> None:
     """Read back from the pages: over all patches, each number of the image was in the window once."""
     made = built_in_patches(None, 6)
     seen: list[float] = []
-    for row in range(1, 7):
-        inside = list(map(float, windows(drawn(made, row, 1, width).partition("kernel 1 of W")[0])))
-        assert sorted(inside) == sorted(made.x[row - 1])
+    for row in range(6):
+        inside = list(map(float, windows(drawn(made, row, 0, width).partition("kernel 0 of W")[0])))
+        assert sorted(inside) == sorted(made.x[row])
         seen += inside
     assert made.image is not None
     assert sorted(seen) == sorted(np.array(made.image.values).flatten().tolist())
@@ -162,20 +162,20 @@ def test_windows_never_overlap_and_leave_nothing_out(width: int) -> None:
 
 def test_a_patch_is_the_marked_row_in_the_order_of_channels() -> None:
     made = built_in_patches(None, 4)
-    page = drawn(made, 3, 2, 80)
-    (row,) = re.findall(r"^▸ patch 3 │(.*)$", page, re.MULTILINE)
-    (kernel,) = re.findall(r"^▸ kernel 2│(.*)$", page, re.MULTILINE)
+    page = drawn(made, 2, 1, 80)
+    (row,) = re.findall(r"^▸ patch 2 │(.*)$", page, re.MULTILINE)
+    (kernel,) = re.findall(r"^▸ kernel 1│(.*)$", page, re.MULTILINE)
     assert [float(part) for part in row.replace("│", " ").split()] == made.x[2]
     *numbers, bias = (float(part) for part in kernel.replace("│", " ").split())
     assert ([[number] for number in numbers], bias) == (made.w[1], (made.b or [])[1])
     first, second = (part.split() for part in row.split("│"))
     assert (first, second) == (["0.0", "1.0", "1.5", "-1.0"], ["-0.4", "0.8", "0.6", "0.0"])
-    framed = windows(page.partition("kernel 2 of W")[0])
+    framed = windows(page.partition("kernel 1 of W")[0])
     assert framed == ["0.0", "1.0", "-0.4", "0.8", "1.5", "-1.0", "0.6", "0.0"]
 
 
 def test_channels_have_the_same_colour_in_image_row_and_kernel() -> None:
-    block = drawer(built_in_patches(None, 4), True, 120)(row_focus(2, 1), [1])
+    block = drawer(built_in_patches(None, 4), True, 120)(row_focus(1, 0), [0])
     pieces = [piece for line in block.lines if not isinstance(line, str) for piece in line if isinstance(piece, tuple)]
     by_style: dict[str, list[str]] = {}
     for text, style in pieces:
@@ -187,7 +187,7 @@ def test_channels_have_the_same_colour_in_image_row_and_kernel() -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_built_in_layer_fits(width: int) -> None:
-    page = drawn(built_in_patches(None, 4), 2, 3, width)
+    page = drawn(built_in_patches(None, 4), 1, 2, width)
     assert max(map(cell_width, page.splitlines())) <= width
     assert page.count("[3.96]") == 2
     beside = [line for line in page.splitlines() if "and gives (O, " in line and "and gives Y" in line]
@@ -197,7 +197,7 @@ def test_the_built_in_layer_fits(width: int) -> None:
 
 def test_nothing_is_left_out_at_the_usual_widths() -> None:
     for width in (80, 120):
-        page = drawn(built_in_patches(None, 4), 1, 1, width)
+        page = drawn(built_in_patches(None, 4), 0, 0, width)
         assert "…" not in page
         assert "more)" not in page
 
@@ -215,7 +215,7 @@ def test_large_layers_are_cut_to_fit(
     conv = CONVS[len(patch)](channels, outs, patch, stride=patch, dtype=torch.float64)
     sizes = [step * number for step, number in zip(patch, grid, strict=True)]
     made = example_of(conv, (torch.randn(channels, *sizes, dtype=torch.float64) * 10).round() / 10)
-    row, kernel = (len(made.x) + 1) // 2, (outs + 1) // 2
+    row, kernel = (len(made.x) - 1) // 2, (outs - 1) // 2
     for height in (None, 23):
         lines = drawn(made, row, kernel, width, height).splitlines()
         assert max(map(cell_width, lines)) <= width
@@ -226,20 +226,20 @@ def test_large_layers_are_cut_to_fit(
 
 def test_a_step_fits_the_usual_terminal() -> None:
     for made in (built_in_patches(None, 4), built_in_patches(None, 30)):
-        one = sum_of(made, 3, 2)
-        lines = drawn(made, 3, 2, 80, 23).splitlines()
+        one = sum_of(made, 2, 1)
+        lines = drawn(made, 2, 1, 80, 23).splitlines()
         assert len(lines) <= 23
         assert lines[-1].split() == ["=", f"{one.result:.2f}"]
-        assert any("▸ patch 3" in line for line in lines)
-        assert any("▸ kernel 2" in line for line in lines)
+        assert any("▸ patch 2" in line for line in lines)
+        assert any("▸ kernel 1" in line for line in lines)
 
 
 def test_nothing_moves_from_step_to_step() -> None:
     made = built_in_patches(None, 4)
-    pages = [drawn(made, row, kernel, 120).splitlines() for row in range(1, 5) for kernel in range(1, 4)]
+    pages = [drawn(made, row, kernel, 120).splitlines() for row in range(4) for kernel in range(3)]
     assert len({tuple(line.find("Linear takes") for line in page[:4]) for page in pages}) == 1
     assert len({len(page) for page in pages}) == 1
-    assert len({next(line.find("Y2") for line in page if "Y2" in line) for page in pages}) == 1
+    assert len({next(line.find("Y1") for line in page if "Y1" in line) for page in pages}) == 1
 
 
 # --- the command
@@ -248,7 +248,7 @@ def test_nothing_moves_from_step_to_step() -> None:
 def test_the_command_draws_three_patches_without_colours() -> None:
     done = run("explain", "--patches", "--width", "80")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"^patch (\d) of 4: ", done.stdout, re.MULTILINE) == ["1", "2", "4"]
+    assert re.findall(r"^patch (\d) of 0–3: ", done.stdout, re.MULTILINE) == ["0", "1", "3"]
     assert "\x1b" not in done.stdout
     assert not any(line.endswith(" ") for line in done.stdout.splitlines())
     said = " ".join(done.stdout.split())
@@ -278,9 +278,9 @@ def test_a_files_layer_is_drawn_as_torch_computes_it(tmp_path: Path) -> None:
 def test_its_first_numbers_are_drawn_and_what_is_assumed_is_said() -> None:
     from safetensors.torch import load_file
 
-    done = run("explain", QWEN, "visual.patch_embed.proj", "--patches", "--row", "3", "--width", "120")
+    done = run("explain", QWEN, "visual.patch_embed.proj", "--patches", "--row", "2", "--width", "120")
     weight = next(tensor for key, tensor in load_file(QWEN).items() if key.endswith("visual.patch_embed.proj.weight"))
-    (kernel,) = re.findall(r"^▸ kernel 1│ +(\S+) +(\S+) …", done.stdout, re.MULTILINE)
+    (kernel,) = re.findall(r"^▸ kernel 0│ +(\S+) +(\S+) …", done.stdout, re.MULTILINE)
     assert [float(number) for number in kernel] == pytest.approx(weight[0].flatten()[:2].tolist(), abs=6e-4)
     assert "left out: 1,167 columns of X, 3 kernels" in done.stdout
     assert "assumed, since the file does not record it: stride as the kernel's size" in " ".join(done.stdout.split())
@@ -288,8 +288,8 @@ def test_its_first_numbers_are_drawn_and_what_is_assumed_is_said() -> None:
 
 def test_a_recorded_stride_is_not_assumed(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv1d(2, 3, 4, stride=4)), tmp_path / "m.pt")
-    done = run("explain", tmp_path / "m.pt", "0", "--patches", "--row", "2")
-    assert "positions 5–8 of the sequence" in done.stdout
+    done = run("explain", tmp_path / "m.pt", "0", "--patches", "--row", "1")
+    assert "positions 4–7 of the sequence" in done.stdout
     assert "assumed" not in done.stdout
 
 
@@ -302,17 +302,17 @@ def test_an_image_comes_from_a_file_and_what_fills_no_patch_is_said(tmp_path: Pa
     np.save(tmp_path / "x.npy", given)
     torch.save(torch.from_numpy(given), tmp_path / "x.pt")
     pages = [
-        run("explain", "--patches", "--row", "3", "-i", tmp_path / f"x.{suffix}").stdout for suffix in ("npy", "pt")
+        run("explain", "--patches", "--row", "2", "-i", tmp_path / f"x.{suffix}").stdout for suffix in ("npy", "pt")
     ]
     assert pages[0] == pages[1]
-    assert "patch 3 of 4: rows 3–4, columns 1–2 of the image" in pages[0]
+    assert "patch 2 of 0–3: rows 2–3, columns 0–1 of the image" in pages[0]
     assert "the last 1 row of the image fill no patch, and neither form sees them" in " ".join(pages[0].split())
 
 
 def test_a_plane_of_numbers_is_an_image_of_one_channel(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(1, 2, 2, stride=2)), tmp_path / "m.pt")
     (tmp_path / "x.csv").write_text("1,2,3,4\n5,6,7,8\n")
-    done = run("explain", tmp_path / "m.pt", "0", "--patches", "-i", tmp_path / "x.csv", "--row", "2")
+    done = run("explain", tmp_path / "m.pt", "0", "--patches", "-i", tmp_path / "x.csv", "--row", "1")
     assert done.returncode == 0, done.stderr
     assert windows(done.stdout)[:4] == ["3.0", "4.0", "7.0", "8.0"]
 
@@ -355,8 +355,8 @@ def test_what_cuts_no_patches_gets_one_line(tmp_path: Path, layer: str, said: st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--row", "9"], "there is no row 9; they count from 1 to 4"),
-        (["--kernel", "4"], "there is no kernel 4; they count from 1 to 3"),
+        (["--row", "9"], "there is no row 9; they count from 0 to 3"),
+        (["--kernel", "3"], "there is no kernel 3; they count from 0 to 2"),
         (["--as", "linear"], "--patches draws both forms side by side, and --as linear one; leave out --as"),
         (["--as", "conv1d"], "leave out --as"),
     ],
@@ -392,8 +392,8 @@ def test_numbers_that_are_not_finite_are_drawn_too() -> None:
     weight = torch.ones(2, 1, 2, dtype=torch.float64)
     weight[0, 0, 0], weight[1, 0, 1] = math.inf, math.nan
     made = patch_example("proj", "Conv1d", (2, 1, 2), weight, None, torch.ones(1, 4, dtype=torch.float64))
-    assert drawn(made, 1, 1, 80).splitlines()[-1].split() == ["=", "inf"]
-    assert drawn(made, 2, 2, 80).splitlines()[-1].split() == ["=", "nan"]
+    assert drawn(made, 0, 0, 80).splitlines()[-1].split() == ["=", "inf"]
+    assert drawn(made, 1, 1, 80).splitlines()[-1].split() == ["=", "nan"]
 
 
 @pytest.mark.parametrize("patches", [True, False])

@@ -47,23 +47,23 @@ def cells(ended: Ended) -> list[tuple[int, int]]:
 
 
 def test_each_key_shows_one_cell_more(play: Play) -> None:
-    ended = play("--step", keys="  b3 q")
-    assert cells(ended) == [(1, 1), (1, 2), (1, 3), (1, 2), (3, 1), (3, 2)]
+    ended = play("--step", keys="  b2 q")
+    assert cells(ended) == [(0, 0), (0, 1), (0, 2), (0, 1), (2, 0), (2, 1)]
     assert "q leaves" in ended.out
 
 
 def test_a_step_holds_what_torch_computes(play: Play) -> None:
     made = built_in(4)
     expected = nn.functional.linear(torch.tensor(made.x), torch.tensor(made.w)[:, :, 0], torch.tensor(made.b))
-    said = _ESCAPES.sub("", play("--step", "--row", "2", "--kernel", "5", keys="q").out)
+    said = _ESCAPES.sub("", play("--step", "--row", "1", "--kernel", "4", keys="q").out)
     assert f"[{expected[1, 4].item():.2f}]" in said
 
 
 def test_it_begins_where_it_is_told_to(play: Play) -> None:
-    assert cells(play("--step", "--row", "4", "--kernel", "6", keys=" bq")) == [(4, 6), (4, 6), (4, 5)]
-    ended = play("--step", "--row", "5", keys="q")
+    assert cells(play("--step", "--row", "3", "--kernel", "5", keys=" bq")) == [(3, 5), (3, 5), (3, 4)]
+    ended = play("--step", "--row", "4", keys="q")
     assert ended.code == 2
-    assert "there is no row 5" in ended.err
+    assert "there is no row 4" in ended.err
 
 
 def _once(ended: Ended) -> list[tuple[int, int]]:
@@ -72,14 +72,14 @@ def _once(ended: Ended) -> list[tuple[int, int]]:
 
 
 def test_an_animation_shows_all_and_ends(play: Play) -> None:
-    every = [(i, j) for i in range(1, 5) for j in range(1, 7)]
+    every = [(i, j) for i in range(4) for j in range(6)]
     assert _once(play("--animate")) == every
-    assert _once(play("--animate", "--row", "3")) == every[12:]
+    assert _once(play("--animate", "--row", "2")) == every[12:]
 
 
 def test_an_animation_of_many_cells_ends_before_anyone_leaves(play: Play) -> None:
     shown = _once(play("--animate", "--rows", "50"))
-    assert (len(shown), shown[-1]) == (100, (17, 4))
+    assert (len(shown), shown[-1]) == (100, (16, 3))
 
 
 def patch_cells(ended: Ended) -> list[tuple[int, int]]:
@@ -89,17 +89,17 @@ def patch_cells(ended: Ended) -> list[tuple[int, int]]:
 
 
 def test_patches_are_stepped_through_by_the_same_keys(play: Play) -> None:
-    ended = play("--patches", "--step", keys="  b3 q")
-    assert patch_cells(ended) == [(1, 1), (1, 2), (1, 3), (1, 2), (3, 1), (3, 2)]
+    ended = play("--patches", "--step", keys="  b2 q")
+    assert patch_cells(ended) == [(0, 0), (0, 1), (0, 2), (0, 1), (2, 0), (2, 1)]
     screen = _ESCAPES.sub("", ended.out)
     assert "q leaves" in screen
     assert screen.count("┏") == 2 * 6, "one window on each channel in each step"
 
 
 def test_patches_are_played_and_end(play: Play) -> None:
-    every = [(i, j) for i in range(1, 5) for j in range(1, 4)]
+    every = [(i, j) for i in range(4) for j in range(3)]
     assert list(dict.fromkeys(patch_cells(play("--patches", "--animate")))) == every
-    assert list(dict.fromkeys(patch_cells(play("--patches", "--animate", "--as", "both", "--row", "4")))) == every[9:]
+    assert list(dict.fromkeys(patch_cells(play("--patches", "--animate", "--as", "both", "--row", "3")))) == every[9:]
 
 
 def test_a_step_of_a_large_layer_fits_the_terminal(play: Play, tmp_path: Path) -> None:

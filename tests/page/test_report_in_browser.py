@@ -277,6 +277,8 @@ def test_keys_move_open_and_close_rows(small: Chrome) -> None:
     assert not small.find_elements("css selector", "tr.more")
     press(RIGHT)
     press(TAB)
+    assert small.switch_to.active_element.get_attribute("class") == "heat"
+    press(TAB)
     assert small.switch_to.active_element.get_attribute("class") == "copy"
     press(ESCAPE)
     assert here() == names[0]
@@ -375,6 +377,63 @@ def test_narrow_windows_scroll_down_and_not_across(small: Chrome, width: int) ->
     assert "(20, 24, 1)" in row(small, "head").text
     name = row(small, "head").find_element("css selector", ".nametext")
     assert name.size["width"] > 25
+
+
+@pytest.mark.parametrize("width", [800, 1000, 1200, 1500])
+def test_no_number_is_cut_and_names_have_room(
+    browser: Chrome, folder: Path, pages: Callable[..., str], width: int
+) -> None:
+    """Columns are as wide as what they hold; those that matter least go where names of usual length would be cut."""
+    path = folder / "long.pt"
+    if not path.exists():
+        state = {f"model.layers.{n}.self_attn.q_proj.weight": torch.randn(128, 128) / 10**n for n in range(4)}
+        state["model.layers.3.mlp.conv.weight"] = torch.randn(128, 160, 1, 1, dtype=torch.float64) * 1e6
+        torch.save(state, path)
+    emulate(browser, width, 1200)
+    browser.get(pages(path))
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('tr.row td:not(.c-name)')].filter((cell) => cell.offsetParent)"
+        ".filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.textContent)"
+    )
+    assert cut == []
+    room: list[list[int]] = browser.execute_script(
+        "return [...document.querySelectorAll('.nametext')].map((name) => [name.scrollWidth, name.clientWidth])"
+    )
+    assert all(needed <= had for needed, had in room) or (width == 800 and min(had for _, had in room) > 150)
+    heads = [head.text for head in browser.find_elements("css selector", "thead th") if head.is_displayed()]
+    assert {"name", "kind", "weight", "params", "notes"} <= set(heads)
+    everything = ["name", "kind", "weight", "dtype", "params", "share", "size", "std", "values", "notes"]
+    assert (heads == everything) == (width == 1500)
+
+
+def test_a_row_tells_the_whole_name(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
+    name = ".".join(f"part{n}" for n in range(12))
+    torch.save({f"{name}.weight": torch.randn(4, 3, 1)}, folder / "deep.pt")
+    browser.get(pages(folder / "deep.pt"))
+    find(browser, "tr.row").click()
+    assert name in find(browser, "tr.more .facts").text.replace("\n", "")
+
+
+def test_keys_read_the_cells_of_a_heatmap(small: Chrome) -> None:
+    head = row(small, "head")
+    head.click()
+    heat = find(small, ".heat")
+    heat.send_keys(DOWN)  # The first key shows where the cell is.
+    assert "out 0, in 0: " in find(small, ".heatmap .under").text
+    heat.send_keys(DOWN, DOWN, DOWN, RIGHT)
+    assert find(small, ".heatmap .under").text == "out 3, in 1: 0", "channel 3 is dead"
+    cell, picture = find(small, ".heatmap .cell").rect, heat.rect
+    assert abs(cell["x"] + cell["width"] / 2 - (picture["x"] + picture["width"] * 1.5 / 24)) < 3
+    assert abs(cell["y"] + cell["height"] / 2 - (picture["y"] + picture["height"] * 3.5 / 20)) < 3
+    heat.send_keys(TAB)
+    assert "each cell is a number" in find(small, ".heatmap .under").text
+
+
+def test_a_model_of_one_layer_has_no_treemap(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
+    torch.save(torch.nn.Linear(3, 4).state_dict(), folder / "one.pt")
+    browser.get(pages(folder / "one.pt"))
+    assert rows(browser) == ["(root)"]
+    assert not browser.find_elements("css selector", ".treemap")
 
 
 def test_printing_shows_all_rows(small: Chrome) -> None:

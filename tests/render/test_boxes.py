@@ -12,6 +12,7 @@ from convinspect.render.boxes import Group, Row, Window, boxed, ruled
 from convinspect.render.emit import emit
 from convinspect.render.format import Format
 from convinspect.render.marks import Mark, strokes
+from convinspect.render.panels import LEFT_OUT
 from convinspect.render.picture import save
 from convinspect.render.style import Look
 from convinspect.render.table import Block, Styled, plain
@@ -20,8 +21,9 @@ LOOK = Look()
 
 
 def plane(window: Window | None) -> str:
+    groups = [[0, 1], [2]], [[0], [1, LEFT_OUT]]
     lines = boxed(
-        "a plane", ([[1, 2], [3]], [[1], [2, 0]]), lambda i, j: Styled(f"{10 * i + j}" if j else "…"), window, "both"
+        "a plane", groups, lambda i, j: Styled("…" if j == LEFT_OUT else f"{10 * i + 10 + j}"), window, "both"
     )
     return "\n".join(plain(line).rstrip() for line in lines)
 
@@ -29,12 +31,12 @@ def plane(window: Window | None) -> str:
 def test_a_plane_is_cut_by_lines() -> None:
     assert plane(None).splitlines() == [
         "a plane",
-        "    1    2 …",
+        "    0    1 …",
         " ┌────┬──────┐",
-        "1│ 11 │ 12 … │",
-        "2│ 21 │ 22 … │",
+        "0│ 10 │ 11 … │",
+        "1│ 20 │ 21 … │",
         " ├────┼──────┤",
-        "3│ 31 │ 32 … │",
+        "2│ 30 │ 31 … │",
         " └────┴──────┘",
     ]
 
@@ -42,13 +44,13 @@ def test_a_plane_is_cut_by_lines() -> None:
 def test_a_window_is_framed_over_the_lines() -> None:
     assert plane(Window((0, 1), "bold")).splitlines()[2:] == [
         " ┌────┏━━━━━━┓",
-        "1│ 11 ┃ 12 … ┃",
-        "2│ 21 ┃ 22 … ┃",
+        "0│ 10 ┃ 11 … ┃",
+        "1│ 20 ┃ 21 … ┃",
         " ├────┗━━━━━━┛",
-        "3│ 31 │ 32 … │",
+        "2│ 30 │ 31 … │",
         " └────┴──────┘",
     ]
-    assert plane(Window((1, 0), "bold")).splitlines()[5:] == [" ┏━━━━┓──────┤", "3┃ 31 ┃ 32 … │", " ┗━━━━┛──────┘"]
+    assert plane(Window((1, 0), "bold")).splitlines()[5:] == [" ┏━━━━┓──────┤", "2┃ 30 ┃ 31 … │", " ┗━━━━┛──────┘"]
 
 
 def test_rows_are_ruled_between_groups() -> None:
@@ -88,7 +90,7 @@ def test_in_pictures_lines_are_drawn_and_numbers_are_text(tmp_path: Path) -> Non
     page = (tmp_path / "x.svg").read_text(encoding="utf-8")
     words = "".join(re.findall(r"<text[^>]*>([^<]*)</text>", page))
     assert not set(words) & set("─│┌┬┐├┼┤└┴┘━┃┏┓┗┛")
-    assert "31" in words
+    assert "30" in words
     # Lines that become thinner than a pixel are still drawn.
     assert "crispEdges" not in page
 
@@ -108,5 +110,5 @@ def test_where_there_are_no_such_letters_others_stand_for_them() -> None:
     emit(BLOCK, Format.table, out)
     out.flush()
     text = out.buffer.getvalue().decode("ascii")
-    assert "1| 11 | 12 ~ |" in text
+    assert "0| 10 | 11 ~ |" in text
     assert " +----+======+" in text

@@ -64,6 +64,22 @@ def test_few_outliers_do_not_grey_out_the_others_and_are_counted() -> None:
     assert "clipped" not in legend(pictured(np.random.default_rng(0).standard_normal((256, 256))))
 
 
+@pytest.mark.parametrize("width", [None, 40])
+@pytest.mark.parametrize("color", [True, False])
+def test_where_cells_are_means_the_legend_has_the_values_extremes_too(width: int | None, color: bool) -> None:
+    values = np.tile(np.array([-1.0, 1.0, 0.5, 0.5], dtype=np.float32), (600, 300))
+    values[3, 7], values[599, 1199] = 5, -3
+    values[0, 0], values[1, 600] = np.nan, np.inf
+    block = heatmap(values, width or 600, 40, color)
+    said = " ".join(legend(block).split())
+    assert "min -3, max 5; means from " in said
+    low, high = (float(number) for number in re.findall(r"means from (\S+) to ([\d.]+)", said)[0])
+    assert -3 < low <= high < 5
+    assert "each cell is the mean" in said
+    # Given means, they are not called values.
+    assert "min" not in legend(heatmap(values[:4, :4], averaged=True))
+
+
 def drawn_cells(path: Path) -> tuple[dict[tuple[int, int], str], dict[tuple[int, int], str]]:
     """Which colour an SVG has at each cell, and which title, read from its paths."""
     colours: dict[tuple[int, int], str] = {}

@@ -13,7 +13,7 @@ function facts(pairs) {
 /** All that the page knows of a layer. `plain`: without the commands. */
 function layerDetail(layer, model, plain = false) {
   const panel = make("div", { class: "detail" });
-  const known = facts([["kind", layer.kind], ...layer.facts()]);
+  const known = facts([["name", layer.name], ["kind", layer.kind], ...layer.facts()]);
   const notes = layer.notes().map((note) => make("p", { class: "note", text: note }));
   const about = section("Layer", known, ...notes);
   const numbers = numberParts(layer, model);

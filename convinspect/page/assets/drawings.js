@@ -60,8 +60,8 @@ const HIGHEST = 300;
 function heatmap(data, names) {
   const picture = readPicture(data);
   const canvas = make("canvas", {
-    width: picture.columns, height: picture.rows, class: "heat", role: "img",
-    "aria-label": `Heatmap of ${count(picture.out)} × ${count(picture.across)} numbers, largest ${figure(picture.top)}`,
+    width: picture.columns, height: picture.rows, class: "heat", role: "img", tabindex: "0",
+    "aria-label": `Heatmap of ${count(picture.out)} × ${count(picture.across)} numbers, largest ${figure(picture.top)}; arrow keys read its cells`,
   });
   const cell = Math.min(22, WIDEST / picture.columns, HIGHEST / picture.rows);
   canvas.style.width = `min(100%, ${Math.round(Math.max(cell * picture.columns, Math.min(22 * picture.columns, 200)))}px)`;
@@ -71,17 +71,39 @@ function heatmap(data, names) {
     ? "each cell is a number"
     : `each cell: root mean square of up to ${count(picture.high)} × ${count(picture.wide)} numbers`;
   under.textContent = usual;
-  canvas.addEventListener("pointermove", (event) => {
-    const box = canvas.getBoundingClientRect();
-    const column = Math.min(picture.columns - 1, Math.floor(((event.clientX - box.left) / box.width) * picture.columns));
-    const row = Math.min(picture.rows - 1, Math.floor(((event.clientY - box.top) / box.height) * picture.rows));
-    if (column < 0 || row < 0) return;
+  const cursor = make("span", { class: "cell", hidden: true, "aria-hidden": "true" });
+  const tell = (row, column) => {
     const where = [];
     if (picture.out > 1 || names.length > 1) where.push(span(row, picture.high, picture.out, names[0]));
     where.push(span(column, picture.wide, picture.across, names[names.length - 1]));
     under.textContent = `${where.join(", ")}: ${cellValue(picture, row, column)}`;
+  };
+  const rest = () => {
+    under.textContent = usual;
+    cursor.hidden = true;
+  };
+  const point = (event) => {
+    const box = canvas.getBoundingClientRect();
+    tell(within(((event.clientY - box.top) / box.height) * picture.rows, picture.rows),
+      within(((event.clientX - box.left) / box.width) * picture.columns, picture.columns));
+  };
+  canvas.addEventListener("pointermove", point);
+  canvas.addEventListener("pointerdown", point);
+  canvas.addEventListener("pointerleave", rest);
+  canvas.addEventListener("blur", rest);
+  let at = [0, 0];
+  canvas.addEventListener("keydown", (event) => {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!move || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    // The first key shows where the cell is.
+    if (!cursor.hidden) at = [within(at[0] + move[0], picture.rows), within(at[1] + move[1], picture.columns)];
+    tell(...at);
+    announce(under.textContent);
+    const [wide, high] = [canvas.clientWidth / picture.columns, canvas.clientHeight / picture.rows];
+    put(cursor, [at[1] * wide + 1, at[0] * high + 1, wide + 1, high + 1]);
+    cursor.hidden = false;
   });
-  canvas.addEventListener("pointerleave", () => { under.textContent = usual; });
   const scale = make("canvas", { width: 255, height: 1, class: "scale", "aria-hidden": "true" });
   paintNow(canvas, () => {
     const colours = ramp(picture.exact);
@@ -91,7 +113,12 @@ function heatmap(data, names) {
   const legend = make("p", { class: "legend" },
     make("span", { text: figure(picture.least) }), scale,
     make("span", { text: figure(picture.top) }));
-  return make("div", { class: "heatmap" }, canvas, legend, under);
+  return make("div", { class: "heatmap" }, canvas, cursor, legend, under);
+}
+
+/** A place of `size` ones that is not beyond either end. */
+function within(at, size) {
+  return Math.max(0, Math.min(size - 1, Math.floor(at)));
 }
 
 function fill(canvas, codes, colours) {

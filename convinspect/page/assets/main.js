@@ -1,24 +1,45 @@
 // The page: of one checkpoint, or of two and how they differ.
 
+/** How many characters the longest of some texts has. */
+function longest(rows, text) {
+  return rows.reduce((most, row) => Math.max(most, text(row).length), 0);
+}
+
+function largest(rows, number) {
+  return rows.reduce((most, row) => Math.max(most, number(row) || 0), 0);
+}
+
 function columnsOf(model) {
+  const layers = model.layers;
   const whole = model.totals.parameters || model.layers.reduce((sum, layer) => sum + layer.params, 0);
   const columns = [
     { key: "name", title: "name", sort: (layer) => layer.name, cell: (layer) => nameCell(layer.name, `${layer.kind} ${layer.shape}`) },
-    { key: "kind", title: "kind", sort: (layer) => layer.kind, cell: (layer) => layer.kind },
-    { key: "shape", title: "weight", sort: (layer) => layer.params, number: false, cell: (layer) => layer.shape },
-    { key: "dtype", title: "dtype", sort: (layer) => layer.dtype, cell: (layer) => layer.dtype },
+    { key: "kind", title: "kind", wide: Math.min(longest(layers, (layer) => layer.kind), 20),
+      sort: (layer) => layer.kind, cell: (layer) => layer.kind },
+    { key: "shape", title: "weight", wide: Math.min(longest(layers, (layer) => layer.shape), 22),
+      sort: (layer) => layer.params, cell: (layer) => layer.shape },
+    // Where all are of one type, the header says which.
+    { key: "dtype", title: "dtype", wide: longest(layers, (layer) => layer.dtype),
+      drop: new Set(layers.map((layer) => layer.dtype)).size > 1 ? 2 : 0,
+      sort: (layer) => layer.dtype, cell: (layer) => layer.dtype },
     { key: "params", title: model.role === "optimizer" ? "numbers" : "params", number: true,
+      wide: count(largest(layers, (layer) => layer.params)).length,
       sort: (layer) => layer.params, cell: (layer) => count(layer.params) },
-    { key: "share", title: "share", number: true, sort: (layer) => layer.params, cell: (layer) => shareCell(layer.params, whole) },
-    { key: "size", title: "size", number: true, sort: (layer) => layer.nbytes, cell: (layer) => size(layer.nbytes) },
+    { key: "share", title: "share", number: true, wide: 13, drop: 4, sort: (layer) => layer.params, cell: (layer) => shareCell(layer.params, whole) },
+    { key: "size", title: "size", number: true, wide: 7, drop: 5, sort: (layer) => layer.nbytes, cell: (layer) => size(layer.nbytes) },
   ];
   if (model.values) {
     columns.push(
-      { key: "std", title: "std", number: true, sort: (layer) => layer.std ?? null, cell: (layer) => (layer.std === null || layer.std === undefined ? "" : figure(layer.std)) },
-      { key: "spread", title: "values", cell: (layer) => (layer.numbers && layer.numbers.histogram && layer.numbers.histogram.length ? sparkline(layer.numbers.histogram) : "") });
+      { key: "std", title: "std", number: true, wide: longest(layers, stdOf), drop: 3, sort: (layer) => layer.std ?? null, cell: stdOf },
+      { key: "spread", title: "values", wide: 8, drop: 1, cell: (layer) => (layer.numbers && layer.numbers.histogram && layer.numbers.histogram.length ? sparkline(layer.numbers.histogram) : "") });
   }
-  columns.push({ key: "tags", title: "notes", sort: (layer) => layer.tags || null, cell: tagsCell });
+  columns.push({ key: "tags", title: "notes", wide: Math.min(largest(layers, tagsWidth), 25),
+    sort: (layer) => layer.tags || null, cell: tagsCell });
   return columns;
+}
+
+function stdOf(layer) {
+  return layer.std === null || layer.std === undefined ? "" : figure(layer.std);
 }
 
 /** A name, of which the beginning is left out where there is no room: names differ most at their ends. */
@@ -36,14 +57,26 @@ function shareCell(part, whole) {
   return make("span", { class: "sharebox" }, bar, make("span", { text: percent(part, whole) }));
 }
 
-function tagsCell(layer) {
-  const tags = layer.tags.split(", ").filter(Boolean);
-  const parts = tags.map((tag) => make("span", { class: `tag ${tag === "pointwise" || tag === "patch" ? "good" : ""}`, text: tag }));
-  if (typeof layer.numbers === "string") parts.push(make("span", { class: "tag warn", text: "not read" }));
+/** What is noted of a layer: [text, tone], … */
+function tagsOf(layer) {
+  const tags = layer.tags.split(", ").filter(Boolean)
+    .map((tag) => [tag, tag === "pointwise" || tag === "patch" ? "good" : ""]);
+  if (typeof layer.numbers === "string") tags.push(["not read", "warn"]);
   const numbers = layer.numbers;
-  if (layer.dead) parts.push(make("span", { class: "tag warn", text: `${count(layer.dead)} dead` }));
-  if (numbers && (numbers.nan || numbers.inf)) parts.push(make("span", { class: "tag bad", text: numbers.nan ? "NaN" : "Inf" }));
-  return make("span", { class: "tags" }, ...parts);
+  if (layer.dead) tags.push([`${count(layer.dead)} dead`, "warn"]);
+  if (numbers && (numbers.nan || numbers.inf)) tags.push([numbers.nan ? "NaN" : "Inf", "bad"]);
+  return tags;
+}
+
+/** In characters, with the frames around them. */
+function tagsWidth(layer) {
+  return Math.ceil(tagsOf(layer).reduce((sum, [text]) => sum + text.length + 2.4, 0));
+}
+
+function tagsCell(layer) {
+  const tags = tagsOf(layer);
+  return make("span", { class: "tags", title: tags.map(([text]) => text).join(", ") },
+    ...tags.map(([text, tone]) => make("span", { class: `tag ${tone}`, text })));
 }
 
 /** The tools above a table: search, kinds, and boxes to check; they call back with a filter. */
@@ -118,11 +151,11 @@ function showOne(page, model) {
   const { table, tools } = layersTable(model);
   const map = new Treemap(model.tree, (row) => goTo(table, tools, model.layers[row]));
   page.append(modelHeader(model, "h1"),
-    make("section", {}, make("h2", { text: "Where the parameters are" }), map.element),
+    map.isTree ? make("section", {}, make("h2", { text: "Where the parameters are" }), map.element) : "",
     make("section", {}, make("h2", { text: "Layers" }), tools.element, table.box));
   const notes = notesOf(model);
   if (notes) page.append(notes);
-  map.show();
+  if (map.isTree) map.show();
   tools.change();
 }
 
@@ -146,16 +179,17 @@ function showTwo(page, models, diff) {
   const rows = diff.rows.map((row) => new Difference(row, diff.texts, models));
   const columns = [
     { key: "name", title: "name", sort: (row) => row.name, cell: (row) => nameCell(row.name, `${row.kind}: ${row.a || "–"} · ${row.b || "–"}`) },
-    { key: "difference", title: "difference", sort: (row) => row.kind,
+    { key: "difference", title: "difference", wide: longest(rows, (row) => row.kind) + 2, sort: (row) => row.kind,
       cell: (row) => make("span", { class: `tag ${diff.styles[row.kind] || ""}`, text: row.kind }) },
-    { key: "sidea", title: "A", cell: (row) => row.a || "–" },
-    { key: "sideb", title: "B", cell: (row) => row.b || "–" },
+    { key: "sidea", title: "A", wide: Math.min(longest(rows, (row) => row.a), 22), cell: (row) => row.a || "–" },
+    { key: "sideb", title: "B", wide: Math.min(longest(rows, (row) => row.b), 22), cell: (row) => row.b || "–" },
   ];
   if (diff.compared) {
-    columns.push({ key: "most", title: "max |A−B|", number: true, sort: (row) => row.most, cell: (row) => (row.most === null ? "" : figure(row.most)) },
-      { key: "relative", title: "relative", number: true, sort: (row) => row.relative, cell: (row) => (row.relative === null ? "" : figure(row.relative)) });
+    columns.push({ key: "most", title: "max |A−B|", number: true, wide: 9, sort: (row) => row.most, cell: (row) => (row.most === null ? "" : figure(row.most)) },
+      { key: "relative", title: "relative", number: true, wide: 9, drop: 1, sort: (row) => row.relative, cell: (row) => (row.relative === null ? "" : figure(row.relative)) });
   }
-  columns.push({ key: "note", title: "notes", sort: (row) => row.note || null, cell: (row) => row.note });
+  columns.push({ key: "note", title: "notes", wide: Math.min(longest(rows, (row) => row.note), 26), drop: 2,
+    sort: (row) => row.note || null, cell: (row) => row.note });
   const table = new Table(columns, rows, { label: "Differences", detail: (row) => differenceDetail(row, models) });
   const differ = rows.some((row) => !row.same);
   const boxes = differ && rows.some((row) => row.same) ? [{ title: "what is the same too", off: (row) => !row.same }] : [];
@@ -195,11 +229,12 @@ function verdictPart(diff) {
 function differenceDetail(row, models) {
   const sides = row.sides.map((layer, i) => make("div", { class: "side" },
     make("h3", {}, make("span", { class: "letter", text: "AB"[i] }), layer ? layer.name : "not here"),
-    layer ? layerDetail(layer, models[i], true) : make("p", { class: "quiet", text: row.note || "this side has no such layer" })));
+    layer ? layerDetail(layer, models[i], true) : make("p", { class: "quiet", text: "this side has no such layer" })));
   const figures = row.most === null ? null : facts([
     ["max |A−B|", figure(row.most)], ["relative", figure(row.relative)], ["numbers that differ", count(row.differing || 0)],
   ]);
-  return make("div", {}, figures, make("div", { class: "pair sides" }, ...sides));
+  const note = row.note ? make("p", { class: "note", text: row.note }) : null;
+  return make("div", {}, note, figures, make("div", { class: "pair sides" }, ...sides));
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);

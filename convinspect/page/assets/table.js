@@ -2,10 +2,12 @@
 
 const AROUND = 12; // Rows that are kept ready above and below the view.
 const MOST_PRINTED = 3000;
+const NAME_LETTERS = 34; // Of a name, before other columns go.
 
 /**
- * columns: [{ key, title, number, cell(row) → text or element, sort(row), words }]
- * options: { label, detail(row) → element, sorted: [key, direction] or null }
+ * columns: [{ key, title, number, cell(row) → text or element, sort(row), wide, drop }]: `wide` in characters, but for
+ * the name, which has all that is left; those with the least `drop` go first where that is too little for names.
+ * options: { label, detail(row) → element }
  */
 class Table {
   constructor(columns, rows, options) {
@@ -37,6 +39,11 @@ class Table {
       const button = make("button", { type: "button", text: column.title, onclick: () => this.sortBy(column.key) });
       const cell = make("th", { scope: "col", class: `c-${column.key}${column.number ? " number" : ""}` },
         column.sort ? button : column.title);
+      // Two more for the arrow of the column that is sorted by.
+      if (column.wide !== undefined) {
+        cell.classList.add("fit");
+        cell.style.setProperty("--wide", Math.max(column.wide, column.title.length + (column.sort ? 2 : 0)));
+      }
       head.append(cell);
       return cell;
     });
@@ -47,7 +54,10 @@ class Table {
     this.element = make("table", { role: "treegrid", class: "grid", "aria-label": this.options.label },
       make("thead", {}, head), this.body);
     this.empty = make("p", { class: "empty", text: "Nothing fits the filter.", hidden: true });
-    this.box = make("div", { class: "gridbox" }, this.element, this.empty);
+    const letters = Math.min(longest(this.every, (row) => row.name), NAME_LETTERS);
+    this.wanted = make("span", { class: "wanted", "aria-hidden": "true" });
+    this.wanted.style.width = `${letters + 5}ch`;
+    this.box = make("div", { class: "gridbox" }, this.element, this.empty, this.wanted);
   }
 
   /** Sorts by a column: up, down, and back to the file's order. */
@@ -172,7 +182,22 @@ class Table {
     if (!this.all) this.setActive(this.active, false);
   }
 
+  /** Leaves out the columns that matter least until names have room. A narrow window has its own style. */
+  fit() {
+    const places = this.columns.filter((column) => column.drop !== undefined).sort((a, b) => a.drop - b.drop);
+    const dropped = [];
+    const name = this.titles[0];
+    this.element.dataset.drop = "";
+    this.span();
+    while (places.length && name.offsetWidth < this.wanted.offsetWidth && !matchMedia("(max-width: 760px)").matches) {
+      dropped.push(places.shift().key);
+      this.element.dataset.drop = dropped.join(" ");
+      this.span();
+    }
+  }
+
   measure() {
+    this.fit();
     if (!this.shown.length) return;
     const row = this.rowElement(this.shown[0], 0);
     const here = row.isConnected;

@@ -87,6 +87,12 @@ class Treemap {
     }).observe(this.map);
   }
 
+  /** Whether there is more to see than one layer. */
+  get isTree() {
+    const [first, ...more] = this.root.children;
+    return more.length > 0 || Boolean(first && first.children.length);
+  }
+
   /** Which figure counts: parameters, or bytes where there are none. */
   weigh(node) {
     return this.root.parameters ? node.parameters : node.nbytes;
