@@ -18,6 +18,7 @@ class Container(Enum):
     DISTRIBUTED = "distributed checkpoint"
     DISTRIBUTED_PART = "file of a distributed checkpoint"
     TORCH_UNPACKED = "torch.save (unpacked)"
+    SCRIPT_UNPACKED = "TorchScript (unpacked)"
     PICKLE = "pickle"
     JOBLIB = "joblib"
     NUMPY_ARCHIVE = "NumPy archive (.npz)"
@@ -31,7 +32,7 @@ class Container(Enum):
     @property
     def holds_code(self) -> bool:
         """Whether a program stands beside the tensors, with their shapes in it, whatever else the file records."""
-        return self in (Container.TORCH_SCRIPT, Container.EXPORTED)
+        return self in (Container.TORCH_SCRIPT, Container.SCRIPT_UNPACKED, Container.EXPORTED)
 
     @property
     def keeps_order(self) -> bool:
@@ -57,6 +58,7 @@ class Container(Enum):
 _READ_ALONE = (
     Container.DISTRIBUTED_PART,
     Container.TORCH_UNPACKED,
+    Container.SCRIPT_UNPACKED,
     Container.PICKLE,
     Container.JOBLIB,
     Container.NUMPY_ARCHIVE,

@@ -16,15 +16,12 @@ from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
 from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
-from convinspect.render.style import Scheme
 from convinspect.render.table import Block
 from convinspect.report.explain import cell_focus, frame, row_focus
 from convinspect.report.explain_steps import COMFORT, drawer
 from convinspect.report.shapes import listing_table
 from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
 
-# The first has both, and shows that of the reader.
-_SCHEMES: tuple[tuple[str, Scheme], ...] = (("", "auto"), ("-light", "light"))
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
 
@@ -56,10 +53,9 @@ def make(folder: Path) -> list[Path]:
     }
     written = []
     for name, (title, thing, width) in pictures.items():
-        for suffix, scheme in _SCHEMES:
-            path = folder / f"{name}{suffix}.svg"
-            save(thing, path, title, width, scheme)
-            written.append(path)
+        # Each has the colours of both schemes, and shows the reader's.
+        written.append(folder / f"{name}.svg")
+        save(thing, written[-1], title, width)
     moving = {
         "explain": ("convinspect explain --animate", stepped(), 118),
         "patches": ("convinspect explain --patches --animate", patched_steps(), COMFORT),

@@ -27,6 +27,7 @@ WRITTEN_BY = {
     Container.PICKLE: "`pickle.dump`, cloudpickle or `paddle.save`: state_dicts, whole modules, NumPy arrays",
     Container.DISTRIBUTED: "`torch.distributed.checkpoint`: a folder with `.metadata`",
     Container.DISTRIBUTED_PART: "the same, one of its files (`*.distcp`) by itself: the pieces in it",
+    Container.SCRIPT_UNPACKED: "`torch.jit.save`, unzipped: the same with `code/` and `constants.pkl`",
     Container.TORCH_UNPACKED: "the same, unzipped: a folder with `data.pkl` and `data/0`, `data/1`, …",
     Container.JOBLIB: "`joblib.dump`, plain, or compressed with zlib, gzip, bzip2, lzma or xz",
     Container.NUMPY_ARCHIVE: "`numpy.savez` and `numpy.savez_compressed`, also of JAX's and Flax's arrays",

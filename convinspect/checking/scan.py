@@ -24,8 +24,9 @@ from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.safe_globals import DISTRIBUTED
+from convinspect.formats.places import below, files_in, is_folder
 from convinspect.formats.roots import main_root
-from convinspect.formats.sources import fetching, folder_of, is_plain, is_spared, short_name, statuses_in
+from convinspect.formats.sources import fetching, folder_of, is_plain, is_spared, short_name
 from convinspect.formats.torch import distributed, unpacked
 from convinspect.formats.torch.archive import SMALL_STORAGE
 from convinspect.formats.torch.distributed_file import is_part
@@ -97,7 +98,6 @@ def _take_failure(collector: Collector, failure: Finding) -> None:
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     check_no_journal(path)
     if distributed.is_distributed(path):
-        distributed.check_has_folder(path)
         return (yield from _scan_distributed(path, values))
     if unpacked.is_unpacked(path):
         return (yield from _scan_unpacked(path, values))
@@ -120,8 +120,12 @@ def _scan_member(path: Path, member: Path, values: bool) -> Scan[_Kind]:
     yield Note(f"looked at {short_name(member)}")
     with File(path) as file:
         others = others_in(file, member)
-    with File(member) as inner:
-        yield Held(inner.source.within)
+    inside = below(member)
+    if inside is None:
+        with File(member) as inner:
+            yield Held(inner.source.within)
+    else:
+        yield Held(inside.within)
     if others:
         yield Note(f"not looked at, though in the same archive: {first_few(others, _SHOWN)}")
     return (yield from _scan_path(member, values))
@@ -162,7 +166,7 @@ def _scan_single(path: Path, values: bool, of_several: bool = False) -> Scan[Con
 
 def _scan_unpacked(path: Path, values: bool) -> Scan[_Kind]:
     """Scan an unpacked file of torch.save."""
-    folder = path if path.is_dir() else path.parent
+    folder = path if is_folder(path) else folder_of(path)
     yield from _scan_mode(folder)
     pickle, failure, codes = yield from _scan_opened(scan_unpacked(folder), None)
     if failure is not None:
@@ -324,12 +328,12 @@ def _scan_agreement(
 
 def _scan_distributed(path: Path, values: bool) -> Scan[_Kind]:
     """Scan `.metadata`, then each piece of a tensor, which is a torch.save file within another."""
-    folder = path if path.is_dir() else path.parent
+    folder = path if is_folder(path) else folder_of(path)
     metadata = folder / distributed.METADATA
     for place in (folder, metadata):
         yield from _scan_mode(place)
     with File(metadata) as file:
-        nbytes = sum(status.st_size for status in statuses_in(folder).values()) or distributed.UNLISTED
+        nbytes = sum(size for size, _ in files_in(folder).values()) or distributed.UNLISTED
         stream = Stream(file.read, file.size, metadata, ordinary=DISTRIBUTED)
         seen = yield from scan_pickle(stream, 0, nbytes // SMALL_STORAGE)
     yield from _scan_pieces(folder, seen, values)

@@ -66,6 +66,13 @@ class Origin(str, Enum):
     any = "any"
 
 
+_SHAPES = "Names and shapes"
+_PATCHES = "Convolutions over patches"
+_WRITTEN = "Other contents"
+_OPTIMIZER = "Optimizer state"
+_IN_PLACE = "In place"
+"""Headings in `--help`; what is under none is used most."""
+
 Source = Annotated[Path, path_argument("SOURCE", "The checkpoint to convert.")]
 To = Annotated[Target | None, typer.Option("--to", metavar="KIND", help="What the layers become.")]
 Output = Annotated[
@@ -86,12 +93,19 @@ From = Annotated[
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not these layers.")]
 Like = Annotated[
     Path | None,
-    typer.Option("--like", metavar="OTHER", help="Give each tensor the shape that it has in this checkpoint."),
+    typer.Option(
+        "--like",
+        metavar="OTHER",
+        help="Give each tensor the shape that it has in this checkpoint.",
+        rich_help_panel=_SHAPES,
+    ),
 ]
 TurnSquare = Annotated[
     bool,
     typer.Option(
-        "--turn-square", help="With --like: where other matrices are stored transposed, turn the square ones too."
+        "--turn-square",
+        help="With --like: where other matrices are stored transposed, turn the square ones too.",
+        rich_help_panel=_SHAPES,
     ),
 ]
 Patches = Annotated[
@@ -99,6 +113,7 @@ Patches = Annotated[
     typer.Option(
         "--patches",
         help="Convolutions that cut patches (stride = kernel size), not those of kernel size 1; with --to linear.",
+        rich_help_panel=_PATCHES,
     ),
 ]
 Patch = Annotated[
@@ -107,6 +122,7 @@ Patch = Annotated[
         "--patch",
         metavar="16x16",
         help="Kernel size of the convolution over patches, which a Linear over patches becomes.",
+        rich_help_panel=_PATCHES,
     ),
 ]
 InChannels = Annotated[
@@ -116,6 +132,7 @@ InChannels = Annotated[
         min=1,
         metavar="N",
         help="Input channels of the convolution over patches; with --patch: refuse others.",
+        rich_help_panel=_PATCHES,
     ),
 ]
 PatchOrderOption = Annotated[
@@ -123,38 +140,74 @@ PatchOrderOption = Annotated[
     typer.Option(
         "--patch-order",
         help="With --patches, --patch or --like: how patches are flattened. hwc, channels last, moves the numbers.",
+        rich_help_panel=_PATCHES,
     ),
 ]
 Rename = Annotated[
     list[str] | None,
     typer.Option(
-        "--rename", metavar="OLD=NEW", help="Other names, of tensors or modules; what * stands for is carried over."
+        "--rename",
+        metavar="OLD=NEW",
+        help="Other names, of tensors or modules; what * stands for is carried over.",
+        rich_help_panel=_SHAPES,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be done, write nothing.")]
 GroupsOption = Annotated[
     Groups | None,
-    typer.Option("--groups", help="Write grouped convolutions as Linear over all channels, mostly zeros."),
+    typer.Option(
+        "--groups",
+        help="Write grouped convolutions as Linear over all channels, mostly zeros.",
+        rich_help_panel=_WRITTEN,
+    ),
 ]
 StateDict = Annotated[
-    bool, typer.Option("--state-dict", help="Write the plain state_dict of a whole model, TorchScript or .pt2.")
+    bool,
+    typer.Option(
+        "--state-dict",
+        help="Write the plain state_dict of a whole model, TorchScript or .pt2.",
+        rich_help_panel=_WRITTEN,
+    ),
 ]
 Fuse = Annotated[
-    bool, typer.Option("--fuse", help="Write weight-normed, spectral-normed and pruned layers as plain weights.")
+    bool,
+    typer.Option(
+        "--fuse",
+        help="Write weight-normed, spectral-normed and pruned layers as plain weights.",
+        rich_help_panel=_WRITTEN,
+    ),
 ]
 KeepOptimizer = Annotated[
-    bool, typer.Option("--keep-optimizer", help="Leave optimizer state unchanged; it will not fit the new shapes.")
+    bool,
+    typer.Option(
+        "--keep-optimizer",
+        help="Leave optimizer state unchanged; it will not fit the new shapes.",
+        rich_help_panel=_OPTIMIZER,
+    ),
 ]
 DropOptimizer = Annotated[
     bool,
-    typer.Option("--drop-optimizer", help="Leave optimizer state out, so that a resumed run starts with empty state."),
+    typer.Option(
+        "--drop-optimizer",
+        help="Leave optimizer state out, so that a resumed run starts with empty state.",
+        rich_help_panel=_OPTIMIZER,
+    ),
 ]
 InPlace = Annotated[
     bool,
-    typer.Option("--in-place", help="Change the source itself: its header alone where it can be, else by a copy."),
+    typer.Option(
+        "--in-place",
+        help="Change the source itself: its header alone where it can be, else by a copy.",
+        rich_help_panel=_IN_PLACE,
+    ),
 ]
 Copy = Annotated[
-    bool, typer.Option("--copy", help="With --in-place: write a whole new file, which replaces the source at the end.")
+    bool,
+    typer.Option(
+        "--copy",
+        help="With --in-place: write a whole new file, which replaces the source at the end.",
+        rich_help_panel=_IN_PLACE,
+    ),
 ]
 Everything = Annotated[
     bool, typer.Option("--all", "-a", help="List everything: every layer, also where many are left for one reason.")

@@ -29,6 +29,7 @@ class Parameter(NamedTuple):
         limits: What its values may be, as sentences: "At least 40.", "Default: 4.".
         required: Whether it must be given.
         repeated: Whether it may be given several times.
+        group: The heading in `--help` under which the option stands; "" for the common ones.
     """
 
     names: tuple[str, ...]
@@ -37,6 +38,7 @@ class Parameter(NamedTuple):
     limits: tuple[str, ...]
     required: bool
     repeated: bool
+    group: str = ""
 
     @property
     def is_option(self) -> bool:
@@ -78,6 +80,14 @@ class Description(NamedTuple):
     @property
     def options(self) -> list[Parameter]:
         return [parameter for parameter in self.parameters if parameter.is_option]
+
+    @property
+    def groups(self) -> dict[str, list[Parameter]]:
+        """Options by their heading, the common ones, whose heading is "", first."""
+        found: dict[str, list[Parameter]] = {"": []}
+        for option in self.options:
+            found.setdefault(option.group, []).append(option)
+        return found
 
     @property
     def usage(self) -> str:
@@ -139,7 +149,7 @@ def _parameter(name: str, kind: Any, info: Any, default: object) -> Parameter:
     limits = [] if not choices or "|" in value or value in choices else [f"One of {', '.join(choices)}."]
     limits += [f"Or {name}." for name in opposites]
     limits += [*_bounds(info.min, info.max), *(["Repeatable."] if repeated else []), *_default(default)]
-    return Parameter(names, value, info.help or "", tuple(limits), required, repeated)
+    return Parameter(names, value, info.help or "", tuple(limits), required, repeated, info.rich_help_panel or "")
 
 
 def _bounds(least: float | None, most: float | None) -> list[str]:

@@ -47,7 +47,9 @@ def command_help(command: Description, width: int) -> Iterator[tuple[str, str]]:
     """The help of a command, as parts of lines with their style."""
     yield from _usage([command.usage], width)
     yield from _paragraphs(command.paragraphs, width)
-    for title, parameters in (("Arguments", command.arguments), ("Options", command.options)):
+    listings = [("Arguments", command.arguments)]
+    listings += [(title or "Options", options) for title, options in command.groups.items()]
+    for title, parameters in listings:
         if parameters:
             yield from _listing(title, [(_typed(parameter), parameter.text) for parameter in parameters], width)
     if command.examples:

@@ -26,7 +26,11 @@ class Sort(str, Enum):
 
 SortOption = Annotated[
     Sort | None,
-    typer.Option("--sort", help="By name, most params or size first, or as in the file; by default as pickles say."),
+    typer.Option(
+        "--sort",
+        help="By name, most params or size first, or as in the file; by default as in the file where it is a pickle, "
+        "which keeps the order of the model's code, and else by name.",
+    ),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N, and how many more there are.")

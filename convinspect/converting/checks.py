@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.converting.options import ORIGINS, PATCH_ORDERS, Options
 from convinspect.errors import BrokenFile, CannotConvert, CannotWrite, Option, Wording
-from convinspect.formats.sources import is_plain
+from convinspect.formats.sources import is_plain, outermost
 from convinspect.kinds import CONVOLUTIONS, EXTRA_DIMS, TARGETS
 from convinspect.layouts import Maker
 from convinspect.records import Container
@@ -332,6 +332,9 @@ def check_distributed(checkpoint: Checkpoint, drop_optimizer: bool) -> None:
     """
     from convinspect.formats.torch.distributed import holds_safetensors
 
+    if not is_plain(checkpoint.path) and outermost(checkpoint.path) != checkpoint.path:
+        problem = "it lies in an archive, which cannot be written with the folder changed"
+        raise CannotConvert(problem, "end the target in .safetensors or .pt, or unpack the archive first")
     if holds_safetensors(checkpoint.path):
         problem = "its numbers are safetensors within its files, and PyTorch would load no folder of that kind"
         raise CannotConvert(problem, "end the target in .safetensors or .pt, and its tensors are written as one file")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convinspect.errors import ConvInspectError, NotThere, unreadable
-from convinspect.formats import pieces, sharded, sources
+from convinspect.formats import pieces, places, sharded, sources
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
@@ -17,6 +17,7 @@ from convinspect.records import Contents
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
+    from convinspect.formats.places import Below
     from convinspect.formats.sources import Source
 
 
@@ -27,7 +28,14 @@ def _open_within(path: Path) -> Source:
     return open_member(path)
 
 
+def _list_within(path: Path) -> Below | None:
+    from convinspect.formats.containers.members import members_below
+
+    return members_below(path)
+
+
 sources.open_within = _open_within
+places.list_within = _list_within
 
 
 def read_contents(path: Path, keep_pickles: bool = False, pickle: Pickle | None = None) -> Contents:
@@ -58,19 +66,20 @@ def _read_any(path: Path, keep_pickles: bool, pickle: Pickle | None = None) -> C
         return _read_file(path, keep_pickles)
 
     check_no_journal(path)
-    is_folder = path.is_dir()
-    if is_folder or path.name.startswith("."):
+    inside = places.below(path)
+    is_folder = path.is_dir() or inside is not None
+    if is_folder or places.name_of(path).startswith("."):
         # Imported here, as all that only some checkpoints need: a listing of one safetensors file is a third faster.
         from convinspect.formats.torch import distributed
 
         if distributed.is_distributed(path):
             return distributed.read_distributed(path, pickle, keep_pickles)
-    if is_folder or path.name == "data.pkl":
+    if is_folder or places.name_of(path) == "data.pkl":
         from convinspect.formats.torch import unpacked
 
         if unpacked.is_unpacked(path):
             return unpacked.read_unpacked(path, pickle, keep_pickles)
-    if is_folder:
+    if path.is_dir():
         return sharded.read_folder(path, read_file, lambda path: _read_any(path, keep_pickles))
     with File(path) as file:
         head = file.read(0, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import lru_cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -101,7 +101,9 @@ class StoredFile:
 def _facts_of(info: Mapping[str, Any]) -> Facts:
     size = int(info.get("size") or 0)
     mark = next((info[key] for key in _MARKS if info.get(key)), "")
-    # A time may be text in a folder's list, and a time of a file alone.
+    # A time may be text or a number of seconds in a folder's list, and a time of a file alone.
+    if isinstance(mark, float):
+        mark = datetime.fromtimestamp(mark, timezone.utc)
     return Facts(size, version_from(size, mark.isoformat() if isinstance(mark, datetime) else mark))
 
 

@@ -125,11 +125,15 @@ _NOT_LOADED = (Container.PICKLE, Container.JOBLIB, Container.NUMPY_ARCHIVE, Cont
 """What torch.load does not read, so that it is of no use to say what that admits."""
 
 
+_OF_THEIR_OWN = (Container.TORCH_SCRIPT, Container.SCRIPT_UNPACKED, Container.DISTRIBUTED)
+"""What has readers of its own in PyTorch."""
+
+
 def _beyond(report: Report) -> str:
     beyond = report.looked["names"] - report.looked["admitted"]
     if beyond:
         return f"{count(beyond)} beyond what torch.load(weights_only=True) admits"
-    own = report.container in (Container.TORCH_SCRIPT, Container.DISTRIBUTED, *_NOT_LOADED)
+    own = report.container in (*_OF_THEIR_OWN, *_NOT_LOADED)
     return "all ordinary there" if own else "all of which torch.load(weights_only=True) admits"
 
 

@@ -115,17 +115,20 @@ def _target(a: Checkpoint, number: str = "") -> Path:
         above = Path() if isinstance(folder, Address) else folder.parent
         return above / f"{folder.resolve().name}_converted{number}"
     archive = archive_of(path)
-    whole = archive is not None and a.container.rewritten and not a.holds_modules and is_rewritten(path)
+    # Of a folder in an archive one file is written.
+    rewritten = a.container.rewritten and not (archive and a.container is Container.DISTRIBUTED)
+    whole = archive is not None and rewritten and not a.holds_modules and is_rewritten(path)
     if archive is not None:
         # Around a checkpoint that keeps its format its archive is written too; else the checkpoint alone.
-        path = archive if whole else archive.with_name(member_of(path).rpartition(INSIDE)[2].rpartition("/")[2])
+        name = member_of(path).rpartition(INSIDE)[2].rpartition("/")[2]
+        path = archive if whole else archive.with_name(name.lstrip(".") or archive.stem)
     if isinstance(path, Address):
         # What is written is written here.
         path = Path(path.name)
     suffix = path.suffix
     if whole:
         return path.with_name(f"{path.stem}_converted{number}{suffix}")
-    if not a.container.rewritten:
+    if not rewritten:
         suffix = ".safetensors"
     elif a.container is Container.SAFETENSORS:
         suffix = ".safetensors" if suffix in _OF_TORCH else suffix

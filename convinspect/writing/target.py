@@ -30,6 +30,8 @@ _FOREIGN = {
     ".pt2": "an exported program", ".onnx": "an ONNX model", ".gguf": "a GGUF model", ".npz": "a NumPy archive",
     ".npy": "a NumPy array", ".json": "a JSON text", ".h5": "an HDF5 file", ".tflite": "a TensorFlow Lite model",
     ".msgpack": "a Flax checkpoint", ".tar": "a tar archive", ".zip": "a zip archive", ".gz": "a packed file",
+    ".png": "a picture", ".gif": "a picture", ".svg": "a picture", ".html": "a page", ".md": "a text", ".txt": "a text",
+    ".csv": "a table",
 }  # fmt: skip
 """Suffixes of formats that convert does not write."""
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from convinspect.cli.commands import SUMMARIES, load
 from convinspect.cli.described import describe
-from convinspect.cli.help import PROGRAM_OPTIONS
+from convinspect.cli.help import PROGRAM_OPTIONS, command_help
 from convinspect.cli.main import app
 from support.in_process import call_main
 from support.on_terminal import on_terminal
@@ -147,3 +147,17 @@ def test_on_a_terminal_it_has_colours_and_the_same_words(name: str) -> None:
     )
     for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         assert "\x1b" not in on_terminal("-m", "convinspect", *words, env=plain)
+
+
+def test_options_stand_under_their_headings_and_none_is_lost() -> None:
+    command = describe(load("convert").callback)
+    page = "".join(part for part, _ in command_help(command, 80))
+    headings = [line for line in page.splitlines() if re.fullmatch(r"[A-Z][a-z ]+", line)]
+    shown = ["Arguments", "Options", *[title for title in command.groups if title], "Examples"]
+    assert headings == shown
+    assert len(shown) > 5
+    for title, options in command.groups.items():
+        part = page.partition(f"\n{title or 'Options'}\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^ {2}(?:-\w, | {4})?(--[\w-]+)", part, re.MULTILINE) == [one.names[0] for one in options]
+    assert sum(map(len, command.groups.values())) == len(command.options)
+    assert list(describe(load("shapes").callback).groups) == [""]

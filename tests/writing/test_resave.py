@@ -297,6 +297,15 @@ def test_names_that_say_no_format_are_refused(tmp_path: Path, name: str, why: st
     assert not (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.PNG", "x.svg", "x.html", "x.gif", "x.md", "x.txt", "x.csv", "x.json"])
+def test_no_checkpoint_is_written_under_the_name_of_something_else(tmp_path: Path, name: str) -> None:
+    """Also where it would stay in its own format, for which the name is not asked."""
+    torch.save({"c.weight": torch.ones(4, 6, 1)}, tmp_path / "a.pt")
+    done = run("convert", tmp_path / "a.pt", "-o", tmp_path / name, "--to", "linear")
+    assert_one_line(done, f"{name}: its name is that of a", "end it in .safetensors, .pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.pth.tar"])
 def test_a_checkpoint_may_keep_the_suffix_that_it_has(tmp_path: Path, name: str) -> None:
     torch.save({"c.weight": torch.randn(4, 6, 1)}, tmp_path / name)

@@ -15,7 +15,10 @@ from convinspect.formats.files import File
 from convinspect.formats.numpy_files.arrays import is_archive
 from convinspect.formats.sharded import is_shard
 from convinspect.formats.sources import INSIDE
+from convinspect.formats.torch.distributed import METADATA
+from convinspect.formats.torch.distributed_file import SUFFIX
 from convinspect.formats.torch.exported import is_exported
+from convinspect.formats.torch.unpacked import PICKLE, is_unpacked_in
 from convinspect.formats.unsupported.zips import known_zip
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.ends import find_directory
@@ -79,7 +82,9 @@ def checkpoint_in(file: File) -> Path | None:
     inside = listed(file)
     if inside is None:
         return None
-    found = _likeliest(inside)
+    folders = _folders(inside)
+    inside = _without(inside, folders)
+    found = folders + _likeliest(inside)
     if not found and inside.problem:
         raise BrokenFile(f"it is {inside.kind}, and {inside.problem}", "download or copy it again", file.path)
     if len(found) > 1:
@@ -99,6 +104,7 @@ def others_in(file: File, chosen: Path) -> list[str]:
     """Names of an archive's other members that may be checkpoints too."""
     inside = listed(file)
     name = os.fspath(chosen).removeprefix(f"{os.fspath(file.path)}{INSIDE}")
+    inside = None if inside is None else _without(inside, _folders(inside))
     return [] if inside is None else [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one != name]
 
 
@@ -121,6 +127,28 @@ def _by_suffix(inside: Inside) -> list[str]:
             # What a training run keeps beside its weights is not meant.
             return [name for name in found if not is_companion(PurePosixPath(name).name)] or found
     return []
+
+
+def _folders(inside: Inside) -> list[str]:
+    """The folders in an archive that are a checkpoint each: a distributed one, or an unpacked file of `torch.save`."""
+    found = []
+    for name in _readable(inside):
+        folder, _, last = name.rpartition("/")
+        below = f"{folder}/" if folder else ""
+        if last == METADATA:
+            if any(other.startswith(below) and other.endswith(SUFFIX) for other in inside.members):
+                found.append(folder)
+        elif last == PICKLE and is_unpacked_in([other.removeprefix(below) for other in inside.members]):
+            found.append(folder)
+    return found
+
+
+def _without(inside: Inside, folders: Sequence[str]) -> Inside:
+    """An archive without what is in some of its folders."""
+    below = tuple(f"{folder}/" if folder else "" for folder in folders)
+    if not below:
+        return inside
+    return inside._replace(members={name: one for name, one in inside.members.items() if not name.startswith(below)})
 
 
 def _unreadable(inside: Inside) -> str:

@@ -12,6 +12,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.containers import tar
 from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
+from convinspect.formats.places import Below
 from convinspect.formats.safetensors import is_safetensors
 from convinspect.formats.sources import INSIDE, Source, Within, member_of, open_source, outermost
 from convinspect.formats.torch.plain_pickle import begins_pickle
@@ -19,11 +20,12 @@ from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
 from convinspect.records import Version
 from convinspect.remote.addresses import path_of
-from convinspect.text import closest
+from convinspect.text import closest, first_few
 
 DEEPEST = 4
 """Archives within each other at most."""
 _MOST_KEPT = 8
+_SHOWN = 4
 _HEAD = 1 << 14
 _T = TypeVar("_T")
 
@@ -59,6 +61,36 @@ def open_member(path: Path) -> Source:
         raise error.at(path) from None
     file.close()
     raise RefusedFile(f"its archives nest more than {DEEPEST} deep", "unpack the outer ones first", outer)
+
+
+def members_below(path: Path) -> Below | None:
+    """The files of a folder in an archive; None if there is no such folder.
+
+    Raises:
+        ConvInspectError: The archive cannot be read.
+    """
+    outer, rest = outermost(path), member_of(path)
+    file = File.over(outer, open_source(outer))
+    try:
+        for _ in range(DEEPEST):
+            inside = listed(file)
+            if inside is None:
+                return None
+            prefix = f"{tar.clean(rest).rstrip('/')}/".lstrip("/")
+            found = {name[len(prefix) :]: one.size for name, one in inside.members.items() if name.startswith(prefix)}
+            if found:
+                return Below(found, _holder(file, inside))
+            # All of an archive in this one is asked for as `inner.tar!`.
+            is_whole = rest.endswith(INSIDE)
+            name, rest = _split(rest, inside, file.path)
+            if not rest and not is_whole:
+                return None
+            file = _opened(file, name, inside)
+    except NotThere:
+        return None
+    finally:
+        file.close()
+    return None
 
 
 def listed(file: File) -> Inside | None:
@@ -133,6 +165,10 @@ def _split(rest: str, inside: Inside, path: Path) -> tuple[str, str]:
             if name in inside.members:
                 return name, rest[end + 1 :]
         end = rest.rfind(INSIDE, 0, end)
+    below = f"{tar.clean(rest).rstrip('/')}/"
+    files = [quote(f"{named(path)}{INSIDE}{name}") for name in inside.members if name.startswith(below)]
+    if files:
+        raise NotACheckpoint(f"its {rest!r} is a folder of other files", f"give one: {first_few(files, _SHOWN)}", path)
     near = closest(rest, list(inside.members)) if inside.members else ""
     raise NotThere(f"it holds no {rest!r}", near, path)
 
@@ -144,7 +180,7 @@ def _opened(file: File, name: str, inside: Inside) -> File:
     command = command_for(inside, file.path)
     if member.unreadable:
         raise NotACheckpoint(member.unreadable, f"unpack it first: {command}", path)
-    start = _start(file, name, member)
+    start, holder = _start(file, name, member), _holder(file, inside)
     if not member.compression:
         outer = inside.unpacked or file.source
         if start + member.size > outer.size:
@@ -153,7 +189,7 @@ def _opened(file: File, name: str, inside: Inside) -> File:
             raise BrokenFile(what, "download or copy it again", path)
         if inside.unpacked is not None:
             file.close()
-        return File.over(path, Within(outer, start, member.size, inside.kind))
+        return File.over(path, Within(outer, start, member.size, holder))
     key = (path, file.version)
     source = _unpacked.get(key)
     if source is None:
@@ -162,7 +198,12 @@ def _opened(file: File, name: str, inside: Inside) -> File:
         source = unpacked(file, start, member, name, command)
         _keep(_unpacked, key, source)
     file.close()
-    return File.over(path, Within(source, 0, source.size, inside.kind))
+    return File.over(path, Within(source, 0, source.size, holder))
+
+
+def _holder(file: File, inside: Inside) -> str:
+    """An archive, and what holds that in its turn: "a tar archive in a zip archive"."""
+    return f"{inside.kind} in {file.source.within}" if file.source.within else inside.kind
 
 
 def command_for(inside: Inside, path: Path) -> str:

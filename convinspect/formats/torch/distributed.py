@@ -7,7 +7,6 @@ A listing reads `.metadata` alone, and asks the system for the sizes of the file
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,8 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pieces import no_whole
-from convinspect.formats.sources import is_plain, outermost, statuses_in, version_of
+from convinspect.formats.places import below, files_in, is_file, is_folder, name_of
+from convinspect.formats.sources import folder_of, version_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals
 from convinspect.formats.torch.distributed_items import begins_safetensors
 from convinspect.formats.torch.distributed_pieces import (
@@ -31,7 +31,7 @@ from convinspect.formats.torch.distributed_pieces import (
 )
 from convinspect.formats.torch.distributed_roots import optimizer_of, split
 from convinspect.keys.others import EXTRA_STATE, UNREAD, Other, Value
-from convinspect.records import Container, Contents, Problem, Storage, Tensor, contiguous
+from convinspect.records import Container, Contents, Problem, Storage, Tensor, Version, contiguous
 
 METADATA = ".metadata"
 _ALONE = "shapes only: no file with its numbers (*.distcp) is beside .metadata"
@@ -46,18 +46,7 @@ UNLISTED = 1 << 40
 
 def is_distributed(path: Path) -> bool:
     """True for a distributed checkpoint's folder, or its `.metadata` file."""
-    return (path / METADATA).is_file() if path.is_dir() else path.name == METADATA
-
-
-def check_has_folder(path: Path) -> None:
-    """Refuse a `.metadata` in an archive, whose pieces are other members.
-
-    Raises:
-        NotACheckpoint: It is one.
-    """
-    if not is_plain(path) and outermost(path) != path:
-        problem = "it is the .metadata of a distributed checkpoint in an archive, and its pieces are other members"
-        raise NotACheckpoint(problem, "unpack the archive, and give the folder", path)
+    return is_file(path / METADATA) if is_folder(path) else name_of(path) == METADATA
 
 
 def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool = False) -> Contents:
@@ -75,18 +64,18 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
     # Imported here, since this large table is not needed to list most other files.
     from convinspect.formats.pickle.safe_globals import DISTRIBUTED, classify_global
 
-    check_has_folder(path)
-    folder = path if path.is_dir() else path.parent
-    found = statuses_in(folder)
-    nbytes = sum(status.st_size for status in found.values())
+    folder = path if is_folder(path) else folder_of(path)
+    found = files_in(folder)
+    nbytes = sum(size for size, _ in found.values())
     tree = pickle.tree if pickle is not None else walked_metadata(folder, nbytes)
     if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
     pieces = pieces_in(tree, folder)
     files = _ends(pieces)
-    there = {file: status for file in files if (status := found.get(file) or _status(file)) is not None}
-    sizes = {file: status.st_size for file, status in there.items()}
+    there = {file: facts for file in files if (facts := found.get(file) or _facts(file)) is not None}
+    sizes = {file: size for file, (size, _) in there.items()}
     nbytes = nbytes or sum(sizes.values()) + (folder / METADATA).stat().st_size
+    inside = below(folder)
     metadata = folder / METADATA
     tensors = [_tensor(one, metadata, sizes) for one in pieces.tensors]
     return Contents(
@@ -98,8 +87,9 @@ def read_distributed(path: Path, pickle: Pickle | None = None, keep_pickle: bool
         tuple(_notes(pieces, there)),
         {},
         tuple(name for name in foreign_globals(tree) if classify_global(name, DISTRIBUTED).kind != "admitted"),
-        {file: version_of(status) for file, status in there.items()},
+        {file: version for file, (_, version) in there.items()},
         pickles={metadata: Pickle(tree)} if keep_pickle else {},
+        within=inside.within if inside is not None else "",
     )
 
 
@@ -117,10 +107,11 @@ def _ends(pieces: Pieces) -> dict[Path, int]:
     return ends
 
 
-def _status(file: Path) -> os.stat_result | None:
-    """The status of a file that does not lie in the folder itself; None where it is not there."""
+def _facts(file: Path) -> tuple[int, Version] | None:
+    """Size and version of a file that does not lie in the folder itself; None where it is not there."""
     try:
-        return file.stat()
+        status = file.stat()
+        return status.st_size, version_of(status)
     except (OSError, ValueError):
         return None
 
@@ -166,9 +157,8 @@ def _notes(pieces: Pieces, there: Collection[Path]) -> Iterator[str]:
 
 def holds_safetensors(path: Path) -> bool:
     """Whether the numbers of a distributed checkpoint, which was read before, are safetensors within its files."""
-    check_has_folder(path)
-    folder = path if path.is_dir() else path.parent
-    nbytes = sum(status.st_size for status in statuses_in(folder).values())
+    folder = path if is_folder(path) else folder_of(path)
+    nbytes = sum(size for size, _ in files_in(folder).values())
     return _as_safetensors(pieces_in(walked_metadata(folder, nbytes), folder))
 
 

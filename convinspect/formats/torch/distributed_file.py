@@ -15,7 +15,9 @@ from convinspect.errors import CannotShow, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Walk, walk
 from convinspect.formats.pieces import alone
+from convinspect.formats.places import files_in
 from convinspect.formats.safetensors import read_safetensors
+from convinspect.formats.sources import folder_of
 from convinspect.formats.torch.archive import SMALL_STORAGE, missing_records
 from convinspect.formats.torch.distributed import walked_metadata
 from convinspect.formats.torch.distributed_items import begins_safetensors, in_zip, item_of
@@ -104,9 +106,9 @@ def read_part(file: File) -> Contents:
 
 def listed_beside(path: Path) -> tuple[Pieces | None, str]:
     """What the `.metadata` beside a file lists; or None, and why there is nothing, as a clause."""
-    folder = path.parent
+    folder = folder_of(path)
     try:
-        nbytes = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
+        nbytes = sum(size for size, _ in files_in(folder).values())
         tree = walked_metadata(folder, nbytes)
         listed = pieces_in(tree, folder) if is_metadata(tree.value) else None
     except (NotThere, FileNotFoundError, NotADirectoryError):

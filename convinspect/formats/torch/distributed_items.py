@@ -13,6 +13,7 @@ from convinspect.errors import BrokenFile, CannotShow, ConvInspectError, CutShor
 from convinspect.formats.files import File
 from convinspect.formats.pieces import SHARDING, Where, begins_in
 from convinspect.formats.safetensors import is_safetensors, read_safetensors
+from convinspect.formats.sources import is_plain, member_of, outermost
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.tensors import tensor_of
 from convinspect.formats.zip.archive import Archive
@@ -31,6 +32,8 @@ _AGAIN = "save it again"
 
 def to_one_file(folder: Path) -> str:
     """What to do to get at the numbers by PyTorch alone."""
+    if not is_plain(folder) and outermost(folder) != folder:
+        return f"unpack the archive first, then: {_TO_ONE_FILE} {quote(member_of(folder).lstrip('/') or '.')} model.pt"
     return f"{_TO_ONE_FILE} {quote(str(folder))} model.pt"
 
 

@@ -12,6 +12,7 @@ from convinspect.formats.files import File
 from convinspect.formats.pickle.machine import Read, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
+from convinspect.formats.places import is_folder
 from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.arrays import is_of_numbers
 from convinspect.formats.torch.legacy import is_legacy, pickles
@@ -52,7 +53,7 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
     Raises:
         ConvInspectError: The file cannot be read.
     """
-    if path.is_dir() or path.suffix == ".distcp":
+    if is_folder(path) or path.suffix == ".distcp":
         # Of a distributed checkpoint a file has pieces, each like a file of its own.
         return None
     with File(path) as file:

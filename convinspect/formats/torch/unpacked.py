@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from convinspect.errors import BrokenFile, RefusedFile, unreadable
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
+from convinspect.formats.places import Below, below, is_folder, name_of
+from convinspect.formats.sources import folder_of, version_at, version_of
 from convinspect.formats.torch.archive import read_archive
 from convinspect.formats.zip.archive import STORAGE, Archive
 from convinspect.formats.zip.limits import LARGEST_UNPACKED, MOST_RECORDS
@@ -21,17 +23,26 @@ _FOLDERS = ("data", "code", "constants", ".data")
 """Folders of `torch.save` and TorchScript in which records lie."""
 _BESIDE = ("data/0", "version", ".data/version", "byteorder")
 _DEEPEST = 12
+_KINDS = {Container.TORCH_ZIP: Container.TORCH_UNPACKED, Container.TORCH_SCRIPT: Container.SCRIPT_UNPACKED}
 
 
 def is_unpacked(path: Path) -> bool:
     """True for such a folder, or for the `data.pkl` in one."""
-    is_folder = path.is_dir()
-    if not is_folder and path.name != PICKLE:
+    given = is_folder(path)
+    if not given and name_of(path) != PICKLE:
         return False
-    folder = path if is_folder else path.parent
-    if is_folder and not (folder / PICKLE).is_file():
+    folder = path if given else folder_of(path)
+    inside = below(folder)
+    if inside is not None:
+        return is_unpacked_in(inside.sizes)
+    if given and not (folder / PICKLE).is_file():
         return False
     return any((folder / name).is_file() for name in _BESIDE)
+
+
+def is_unpacked_in(names: Collection[str]) -> bool:
+    """As `is_unpacked`, from the names of the files in a folder and below."""
+    return PICKLE in names and any(name in names for name in _BESIDE)
 
 
 def read_unpacked(path: Path, pickle: Pickle | None = None, keep_pickle: bool = False) -> Contents:
@@ -45,14 +56,15 @@ def read_unpacked(path: Path, pickle: Pickle | None = None, keep_pickle: bool = 
     Raises:
         ConvInspectError: It cannot be read, or is hostile.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = path if is_folder(path) else folder_of(path)
     with File(folder / PICKLE) as file:
         archive = Unpacked(folder, file)
         contents = read_archive(file, archive, pickle)
     return contents._replace(
         path=path,
-        container=Container.TORCH_UNPACKED,
+        container=_KINDS.get(contents.container, contents.container),
         versions=archive.versions,
+        within=archive.within,
         pickles=contents.pickles if keep_pickle else {},
     )
 
@@ -66,6 +78,7 @@ class Unpacked(Archive):
 
     Attributes:
         versions: The files, as they were when they were listed.
+        within: What holds the folder, where it lies in an archive, with its article; else "".
 
     Raises:
         RefusedFile: A file is a link that leads out of the folder, or there are far too many.
@@ -76,13 +89,14 @@ class Unpacked(Archive):
         self.folder = ""
         self.versions: dict[Path, Version] = {}
         self.records: dict[str, Record] = {}
+        self.within = ""
         self._path = folder
-        self._outside: set[str] = set()
         try:
-            for name, status in _files(folder):
-                size = status.st_size
+            inside = below(folder)
+            self.within = "" if inside is None else inside.within
+            for name, size, version in _files(folder) if inside is None else _files_within(inside, version_at(folder)):
                 self.records[name] = Record(0, size, size, 0, STORED, 0)
-                self.versions[folder / name] = (status.st_dev, status.st_ino, size, status.st_mtime_ns)
+                self.versions[folder / name] = version
                 if len(self.records) > MOST_RECORDS:
                     raise RefusedFile(f"the folder holds more than {MOST_RECORDS:,} files", path=folder)
         except OSError as error:
@@ -131,7 +145,7 @@ class Unpacked(Archive):
         return lambda key, nbytes: self.storage(f"data/{key}", nbytes, byteorder, key)
 
 
-def _files(folder: Path, below: str = "", depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
+def _files(folder: Path, below: str = "", depth: int = 0) -> Iterator[tuple[str, int, Version]]:
     """The files of the folder, and of the folders in it that an archive of `torch.save` has, by their path below it.
 
     A key in a pickle is only looked up among these names, so that none leads elsewhere.
@@ -149,10 +163,19 @@ def _files(folder: Path, below: str = "", depth: int = 0) -> Iterator[tuple[str,
         elif entry.is_file():
             if entry.is_symlink() and (below or entry.name == PICKLE):
                 _check_inside(folder, Path(entry.path), name)
-            yield name, entry.stat()
+            status = entry.stat()
+            yield name, status.st_size, version_of(status)
 
 
-def _files_there(folder: Address, below: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
+def _files_within(inside: Below, version: Version) -> Iterator[tuple[str, int, Version]]:
+    """As `_files`, of a folder in an archive, whose version is the archive's."""
+    for name, size in sorted(inside.sizes.items()):
+        depth = name.count("/")
+        if not depth or (depth <= _DEEPEST and name.partition("/")[0] in _FOLDERS):
+            yield name, size, version
+
+
+def _files_there(folder: Address, below: str, depth: int) -> Iterator[tuple[str, int, Version]]:
     """As `_files`, of a folder at an address."""
     for entry in sorted(folder.joinpath(*below.split("/")[:-1]).iterdir(), key=lambda entry: entry.name):
         name = below + entry.name
@@ -160,7 +183,8 @@ def _files_there(folder: Address, below: str, depth: int) -> Iterator[tuple[str,
             if depth < _DEEPEST and (depth or entry.name in _FOLDERS):
                 yield from _files_there(folder, f"{name}/", depth + 1)
         else:
-            yield name, entry.stat()
+            status = entry.stat()
+            yield name, status.st_size, version_of(status)
 
 
 def _check_inside(folder: Path, path: Path, name: str) -> None:
