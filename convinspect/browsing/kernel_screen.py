@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _KEYS = (
     Key("esc", "back", "screen.back"),
-    Key("v", "view as table", "screen.view"),
+    Key("v", "view", "screen.view"),
     Key("n p", "layer", "screen.layer(1)"),
     Key("c", "copy command", "screen.copy"),
     Key("?", "help", "app.help"),
-    Key("[ ]", "tap", "screen.sheet(1)"),
+    Key("[ ]", "position", "screen.sheet(1)"),
     Key("q", "quit", "app.quit"),
 )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import typer
+
+from convinspect.cli.commands import SUMMARIES
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line; it gives the class no public name."""
@@ -23,9 +26,16 @@ def is_help(error: Any) -> bool:
 def usage_line(error: Any) -> str:
     """What is wrong and what to do, in one line."""
     near = _near(error)
-    context = error.ctx
-    remedy = f"did you mean {near}?" if near else f"see {context.command_path if context else 'convinspect'} -h"
+    remedy = f"did you mean {near}?" if near else f"see {_command_of(error)} -h"
     return f"{_problem(error)}; {remedy}"
+
+
+def _command_of(error: Any) -> str:
+    """The command whose help tells more. Typer does not say of which one an option lacks its value."""
+    if error.ctx is not None:
+        return str(error.ctx.command_path)
+    word = next(iter(sys.argv[1:]), "")
+    return f"convinspect {word}" if word in SUMMARIES else "convinspect"
 
 
 def _problem(error: Any) -> str:

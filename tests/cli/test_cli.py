@@ -275,7 +275,7 @@ def test_version_help_and_usage_errors() -> None:
         ("weights x.pt -p abc", "--precision: "),
         ("shapes", "missing argument 'PATH'; see convinspect shapes -h"),
         ("shapes x.pt y.pt", "got unexpected extra argument(s) (y.pt); see convinspect shapes -h"),
-        ("shapes x.pt --layer", "option '--layer' requires an argument; see convinspect"),
+        ("shapes x.pt --layer", "option '--layer' requires an argument; see convinspect shapes -h"),
         ("shapes x.pt --bogus", "no such option: --bogus; see convinspect shapes -h"),
         ("shapes x.pt --formt json", "no such option: --formt; did you mean --format?"),
         ("shapes x.pt --jsn", "no such option: --jsn; did you mean --json?"),
