@@ -149,15 +149,10 @@ def _notes_on_parts(roots: tuple[Root, ...]) -> Iterator[str]:
     for root in roots:
         if any(other.key == _IN_PARTS for other in root.others):
             parts = [found for one in root.tensors if (found := _PART.fullmatch(one.key))]
-            whole = first_few(list(dict.fromkeys(found[1] for found in parts)), 3)
-            yield (
-                (
-                    f"{whole}: cut by paddle.save into flat parts ({parts[0][0]}, …), which are listed as they lie; save it"
-                    " again by paddle.save(paddle.load(…), …, protocol=4)"
-                )
-                if parts
-                else "it names parameters in parts, and holds no part"
-            )
+            if parts:
+                whole = first_few(list(dict.fromkeys(found[1] for found in parts)), 3)
+                what = f"cut by paddle.save into flat parts ({parts[0][0]}, …), which are listed as they lie"
+                yield f"{whole}: {what}; save it again by paddle.save(paddle.load(…), …, protocol=4)"
 
 
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
