@@ -58,8 +58,8 @@ _CODES = (
     Code("overlap", "error", "Two records or tensors share bytes.", ELSEWHERE),
     Code("gap", "warning", "Bytes that belong to no record or tensor, where something may be hidden.", RESAVE),
     Code("trailing-bytes", "warning", "Bytes behind the end of what is described.", RESAVE),
-    Code("duplicate-name", "error", "Two records or JSON entries share a name, so what the file holds depends on who"
-         " reads it.", ELSEWHERE),
+    Code("duplicate-name", "error", "Two records, JSON entries or files of a tar share a name, so what the file holds"
+         " depends on who reads it.", ELSEWHERE),
     Code("several-pickles", "error", "More than one data.pkl, so what is loaded depends on who loads it.", ELSEWHERE),
     Code("record-name", "warning", "A record's name leads outside the archive's folder.", ELSEWHERE),
     Code("unnamed-record", "warning", "A record that the pickle does not name, so nothing loads it.", RESAVE),

@@ -20,6 +20,7 @@ from convinspect.checking.unpacked import scan_unpacked
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.containers.choose import checkpoint_within, others_in
+from convinspect.formats.containers.members import listed
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
@@ -119,7 +120,10 @@ def _scan_member(path: Path, member: Path, values: bool) -> Scan[_Kind]:
     yield from _scan_mode(path)
     yield Note(f"looked at {short_name(member)}")
     with File(path) as file:
-        others = others_in(file, member)
+        others, archive = others_in(file, member), listed(file)
+    for name in archive.repeated if archive is not None else ():
+        message = f"the archive holds {name!r} more than once; the last one is read, as tar and tarfile do"
+        yield finding("duplicate-name", path, message, subject=name)
     inside = below(member)
     if inside is None:
         with File(member) as inner:

@@ -44,7 +44,11 @@ def _plain_member(file: File, name: str) -> Member | None:
     """The member of this name; None if it is compressed, or lies in an archive within this one."""
     inside = listed(file)
     member = None if inside is None or inside.unpacked is not None else inside.members.get(name)
-    return None if member is None or member.compression else member
+    if inside is None or member is None or member.compression:
+        return None
+    # What is linked to it would change with it.
+    shared = sum(one.start == member.start for one in inside.members.values())
+    return member if shared == 1 else None
 
 
 def wrapped(source: Path, pieces: Sequence[Piece]) -> tuple[Path, list[Piece]]:

@@ -174,7 +174,8 @@ def test_a_result_can_be_kept(tmp_path: Path, suffix: str) -> None:
 def test_a_kept_result_says_what_could_not_be_read(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"found.{suffix}"
     result = run("check", ROOT / "README.md", "-o", target)
-    assert (result.returncode, result.stdout) == (2, "")
+    verdict = "README.md: could not be read as a whole, so nothing is said of the rest\n"
+    assert (result.returncode, result.stdout) == (2, verdict)
     kept = target.read_text(encoding="utf-8").replace("&#160;", " ")
     assert "unreadable" in kept
     # A picture places each word by itself.

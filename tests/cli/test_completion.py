@@ -26,16 +26,18 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return ended.out.split()
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with a model, a copy of it and an optimizer."""
     model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.ReLU(), nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = torch.optim.Adam(model.parameters())
-    model(torch.ones(2, 3, 4)).sum().backward()
-    optimizer.step()
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    # As after a step, which itself would import PyTorch's compiler.
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     state = {"model": model.state_dict(), "ema": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, tmp_path / "trained.pt")
-    return tmp_path / "trained.pt"
+    path = tmp_path_factory.mktemp("trained") / "trained.pt"
+    torch.save(state, path)
+    return path
 
 
 @pytest.mark.parametrize("command", ["weights", "explain"])

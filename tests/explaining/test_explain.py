@@ -104,14 +104,14 @@ def test_nothing_moves_from_step_to_step() -> None:
     assert len(places) == 1
 
 
-def test_a_layer_of_a_million_weights_is_elided() -> None:
+def test_a_layer_of_many_weights_is_elided() -> None:
     done = run("explain", FIXTURES / "pointnet_stnkd.pt", "fc3", "--width", "80")
     assert done.returncode == 0, done.stderr
     assert "⋮" in done.stdout
-    weight = torch.randn(1024, 1024, 1, dtype=torch.float64)
-    made = example("wide", "Linear", (1024, 1024), weight, None, torch.randn(3, 1024, dtype=torch.float64))
-    one = sum_of(made, 0, 599)
-    page = text_of(frame(made, cell_focus(0, 599), True, 80, [one], (2, 4)))
+    weight = torch.randn(60, 1024, 1, dtype=torch.float64)
+    made = example("wide", "Linear", (60, 1024), weight, None, torch.randn(3, 1024, dtype=torch.float64))
+    one = sum_of(made, 0, 31)
+    page = text_of(frame(made, cell_focus(0, 31), True, 80, [one], (2, 4)))
     assert max(map(cell_width, page.splitlines())) <= 80
     assert "(1019 more)" in page
 

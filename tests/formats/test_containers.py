@@ -26,6 +26,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.containers import members, packed
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.sources import Source
+from support.in_process import call_main
 
 MODEL = torch.nn.Sequential(torch.nn.Conv1d(3, 6, 1), torch.nn.Linear(6, 2))
 STATE = {key: value.detach().clone() for key, value in MODEL.state_dict().items()}
@@ -309,6 +310,31 @@ def test_a_link_in_an_archive_is_named_and_the_archive_closed_once(tmp_path: Pat
     for given in (path, f"{path}!latest.pt"):
         with pytest.raises(NotACheckpoint, match="it is a link"):
             convinspect.open(given)
+
+
+def test_a_hard_link_is_read_and_neither_name_is_rewritten(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(TORCH)
+    (tmp_path / "last.pt").hardlink_to(tmp_path / "w.pt")
+    subprocess.run(["tar", "-cf", "m.tar", "w.pt", "last.pt"], cwd=tmp_path, check=True)
+    for name in ("w.pt", "last.pt"):
+        given = f"{tmp_path}/m.tar!{name}"
+        check_numbers(convinspect.open(given))
+        assert call_main("check", given).code == 0
+        ended = call_main("convert", given, "-o", tmp_path / "new.tar", "--to", "linear")
+        assert (ended.code, (tmp_path / "new.tar").exists()) == (2, False)
+
+
+def test_names_that_are_there_twice_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "m.tar"
+    with tarfile.open(path, "w") as archive:
+        for data in (b"old", TORCH):
+            info = tarfile.TarInfo("w.pt")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    check_numbers(convinspect.open(path))
+    ended = call_main("check", path)
+    assert ended.code == 1
+    assert "'w.pt' more than once; the last one is read" in " ".join(ended.out.split())
 
 
 @pytest.mark.parametrize("name", ["../w.pt", "/etc/w.pt", "a/../../w.pt"])

@@ -99,6 +99,30 @@ def test_the_last_of_two_members_of_one_name_counts_as_when_unpacked() -> None:
     data = once[:1024] + twice
     (member,) = listed(data).members.values()
     assert data[member.start : member.start + member.size] == b"newer" == of_library(data)["a"]
+    assert (listed(data).repeated, listed(once).repeated) == (("a",), ())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("target", ["a", "./a", "d/" * 40 + "file", "missing", "later", "new"])
+def test_hard_links_are_what_the_library_reads(form: int, target: str) -> None:
+    stored = {"a": b"first" * 300, "d/" * 40 + "file": b"deep", "later": b"later", "new": b"old"}
+    before = made({name: stored[name] for name in stored if name != "later"}, form).rstrip(b"\0")
+    before += bytes(-len(before) % 512)
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname, link.size = tarfile.LNKTYPE, target, 700  # some writers repeat the file's size
+    after = made({"later": b"later", "new": b"newer"}, form)
+    data = before + link.tobuf(form) + after  # type: ignore[arg-type]
+    found = listed(data)
+    assert found.repeated == ("new",)
+    assert list(found.members)[-2:] == ["later", "new"]
+    member = found.members["link"]
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        try:
+            file = archive.extractfile("link")
+        except KeyError:
+            file = None
+        assert (file is None) == bool(member.unreadable) == (target in ("missing", "later"))
+        assert file is None or file.read() == data[member.start : member.start + member.size]
 
 
 def test_a_size_of_many_digits_or_bits() -> None:

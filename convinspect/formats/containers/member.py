@@ -39,6 +39,7 @@ class Inside(NamedTuple):
         members: By name, in stored order.
         unpacks: A command that unpacks it, in which {} stands for its path.
         problem: What is wrong with the archive itself, as a sentence about it; "" if nothing is.
+        repeated: Names that several members have, of which the last one is read.
         unpacked: Where the members lie, if the archive as a whole is compressed; else None.
     """
 
@@ -47,3 +48,4 @@ class Inside(NamedTuple):
     unpacks: str
     problem: str = ""
     unpacked: Source | None = None
+    repeated: tuple[str, ...] = ()

@@ -7,6 +7,8 @@ memory, and versions of it that are still in use take quadratic time for some.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from convinspect.errors import RefusedFile
 from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
@@ -17,7 +19,9 @@ _LONGEST_HEADER = 1 << 20
 """Bytes of a long name, or of a pax header, of which real ones take some hundred."""
 _FILES = b"0\0\x007"
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SPARSE = b"L", b"K", b"x", b"g", b"S"
-_OTHERS = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_HARD_LINK = b"1"
+_OTHERS = {b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_HOLES = "it is stored with its holes left out"
 _HOSTILE = "do not unpack it elsewhere either"
 
 
@@ -28,8 +32,9 @@ def members_of(file: File) -> Inside:
         RefusedFile: It has more members, or a larger header, than archives of models have.
     """
     members: dict[str, Member] = {}
+    repeated: dict[str, None] = {}
     at, problem = 0, ""
-    name, size, sparse = "", -1, False
+    name, link, size, sparse = "", "", -1, False
     while at + BLOCK <= file.size:
         head = file.read(at, BLOCK)
         if not head.strip(b"\0"):
@@ -43,27 +48,46 @@ def members_of(file: File) -> Inside:
             text = _long_header(file, at, told)
             if kind == _LONG_NAME:
                 name = _text(text.partition(b"\0")[0])
+            elif kind == _LONG_LINK:
+                link = _text(text.partition(b"\0")[0])
             elif kind == _PAX:
                 fields = _pax_fields(text)
                 name = fields.get("GNU.sparse.name", fields.get("path", name))
+                link = fields.get("linkpath", link)
                 sparse = any(field.startswith("GNU.sparse.") for field in fields)
                 size = _number(fields.get("size", ""))
         else:
             packed = told if size < 0 or kind not in _FILES else size
             known = clean(name or _name(head))
+            member = None
             if kind in _FILES and not known.endswith("/"):
-                unreadable = "it is stored with its holes left out" if sparse else ""
-                members.pop(known, None)
-                members[known] = Member(at, packed, packed, unreadable=unreadable)
+                member = Member(at, packed, packed, unreadable=_HOLES if sparse else "")
+            elif kind == _HARD_LINK:
+                member = _linked(members, clean(link or _text(head[157:257].partition(b"\0")[0])), at)
             elif kind == _SPARSE or kind in _OTHERS:
-                what = _OTHERS.get(kind, "stored with its holes left out")
-                members.pop(known, None)
-                members[known] = Member(at, 0, 0, unreadable=f"it is {what}")
-            told, name, size, sparse = packed if kind in _FILES or kind == _SPARSE else told, "", -1, False
+                member = Member(at, 0, 0, unreadable=f"it is {_OTHERS[kind]}" if kind in _OTHERS else _HOLES)
+            if member is not None:
+                if members.pop(known, None) is not None:
+                    repeated[known] = None
+                members[known] = member
+            if kind in _FILES or kind == _SPARSE:
+                told = packed
+            elif kind == _HARD_LINK:
+                # Whatever size it gives is that of the file it names.
+                told = 0
+            name, link, size, sparse = "", "", -1, False
         at += -(-told // BLOCK) * BLOCK
         if len(members) > MOST_MEMBERS:
             raise RefusedFile(f"the tar archive has more than {MOST_MEMBERS:,} members", _HOSTILE)
-    return Inside("a tar archive", members, "tar -xf {}", problem)
+    return Inside("a tar archive", members, "tar -xf {}", problem, repeated=tuple(repeated))
+
+
+def _linked(members: Mapping[str, Member], target: str, at: int) -> Member:
+    """What a hard link names: a file that is stored before it, as whoever unpacks the archive finds it then."""
+    found = members.get(target)
+    return (
+        Member(at, 0, 0, unreadable=f"it is a link to {target!r}, which is not before it") if found is None else found
+    )
 
 
 def is_header(head: bytes) -> bool:
