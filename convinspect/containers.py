@@ -6,6 +6,11 @@ from enum import Enum
 
 from convinspect.text import plural
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pth.tar", ".pt.tar")
+ARRAYS = (".pdparams", ".pkl", ".pickle", ".joblib", ".npz", ".npy")
+ARCHIVES = (".nemo", ".mar", ".tar", ".zip", ".gz", ".tgz", ".xz", ".bz2", ".dduf")
+"""How names of checkpoints end: what is most likely a model's weights, what may hold other things, what holds files."""
+
 
 class Container(Enum):
     """What keeps a checkpoint's tensors; the values are what users are shown."""

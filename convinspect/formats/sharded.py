@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from convinspect.containers import WEIGHTS
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats.files import File
 from convinspect.formats.pieces import lost, names_of_pieces, of_an_index, read_pieces
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 ReadFile: TypeAlias = Callable[[Path], Contents]
 """Reads one shard."""
 
-SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pkl", ".tar"}
+SUFFIXES = {f".{suffix.rpartition('.')[2]}" for suffix in WEIGHTS} | {".pkl"}
 _NUMBERED = re.compile(r"^(.*?)-?(\d+)-of-(\d+)(\.\w+)$")
 _LARGEST_INDEX = 200_000_000
 _AROUND_ENTRIES, _BESIDE_KEY = 80, 88

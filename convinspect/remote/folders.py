@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from convinspect.containers import ARCHIVES, ARRAYS, WEIGHTS
 from convinspect.errors import NotThere
 from convinspect.remote.stores import Entry, entries_of
 from convinspect.remote.stores import is_folder as is_folder_there
@@ -21,10 +22,7 @@ T = TypeVar("T")
 
 _SERVERS = ("http", "https")
 """Schemes that know no folders."""
-_FILES = {
-    ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".json", ".jit", ".ptl", ".pkl", ".pickle", ".tar", ".zip",
-    ".nemo", ".gz", ".npz", ".npy", ".pdparams", ".joblib", ".distcp", ".msgpack", ".onnx", ".gguf", ".h5",
-}  # fmt: skip
+_FILES = {*WEIGHTS, *ARRAYS, *ARCHIVES, ".json", ".distcp", ".msgpack", ".onnx", ".gguf", ".h5"}
 """Suffixes that say that a file is meant, so that nobody needs to be asked."""
 _KEPT = 30.0
 _MOST = 64

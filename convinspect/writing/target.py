@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.containers import ARCHIVES
 from convinspect.errors import CannotWrite, Option, Wording
-from convinspect.formats.containers.choose import ARCHIVES
 from convinspect.formats.journal import is_interrupted, way_back
 from convinspect.formats.sources import outermost
 from convinspect.records import Container

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from shlex import quote
 
+from convinspect.containers import ARCHIVES, ARRAYS, WEIGHTS
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, named
 from convinspect.formats.companions import is_companion
 from convinspect.formats.containers.member import Inside
@@ -26,14 +27,7 @@ from convinspect.formats.zip.structures import is_zip
 from convinspect.remote.addresses import path_of
 from convinspect.text import first_few
 
-ARCHIVES = (".nemo", ".mar", ".tar", ".zip", ".gz", ".tgz", ".xz", ".bz2", ".dduf")
-"""Names of files that hold others."""
-
-_SUFFIXES = (
-    (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt2", ".jit", ".ptl", ".pth.tar", ".pt.tar"),
-    (".pdparams", ".pkl", ".pickle", ".joblib", ".npz", ".npy"),
-    ARCHIVES,
-)
+_SUFFIXES = (WEIGHTS, ARRAYS, ARCHIVES)
 """Names of checkpoints, from those that are most likely the model's."""
 _SHOWN = 4
 
