@@ -344,3 +344,42 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path, name: str) -> 
     checkpoint = convinspect.open(tmp_path / "inner" / "m.tar")
     check_numbers(checkpoint)
     assert sorted(one.name for one in tmp_path.rglob("*")) == ["inner", "m.tar"]
+
+
+@pytest.mark.parametrize("inner", ["w.pt", "m.tar", "w.joblib"])
+def test_lz4_is_read_where_its_package_is_installed(
+    tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pytest.importorskip("lz4.frame")
+    path = tmp_path / inner
+    path.write_bytes({"w.pt": TORCH}.get(inner, tar_of({"w.pt": TORCH})))
+    if inner == "w.joblib":
+        joblib = pytest.importorskip("joblib")
+        joblib.dump({key: value.numpy() for key, value in STATE.items()}, path, compress="lz4")
+        assert path.read_bytes()[:4] == b"\x04\x22\x4d\x18"
+    else:
+        path.write_bytes(frame.compress(path.read_bytes()))
+    check_numbers(convinspect.open(path))
+    assert call_main("check", path).code == 0
+    data = path.read_bytes()
+    large = io.BytesIO()
+    torch.save({"w": torch.rand(1_600_000)}, large)
+    packed_large = frame.compress(large.getvalue(), block_size=frame.BLOCKSIZE_MAX4MB)
+    (tmp_path / "large").write_bytes(packed_large)
+    assert [*convinspect.open(tmp_path / "large")] == ["w"]
+    (tmp_path / "cut").write_bytes(packed_large[: len(packed_large) * 9 // 10])
+    with pytest.raises(BrokenFile):
+        convinspect.open(tmp_path / "cut")
+    bomb = io.BytesIO()
+    torch.save({"w": torch.zeros(40 << 20)}, bomb)
+    (tmp_path / "bomb").write_bytes(frame.compress(bomb.getvalue()))
+    monkeypatch.setattr(packed, "IN_MEMORY", 1 << 20)
+    monkeypatch.setattr(packed, "LARGEST_RATIO", 4)
+    with pytest.raises(RefusedFile, match="unpacks to more than"):
+        convinspect.open(tmp_path / "bomb")
+    monkeypatch.setitem(sys.modules, "lz4.frame", None)
+    monkeypatch.setattr("convinspect.formats.unsupported.compressed.find_spec", lambda name: None)
+    (tmp_path / "new").write_bytes(data)
+    ended = call_main("shapes", tmp_path / "new")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert inner == "m.tar" or "python -m pip install lz4" in ended.err

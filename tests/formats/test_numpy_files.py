@@ -265,3 +265,18 @@ def test_headers_that_lie_are_one_line(tmp_path: Path, name: str) -> None:
             code, _, err = call_main(command, path)
             assert code == 2, command
             assert command == "check" or err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+def test_the_way_to_what_numpy_keeps_as_raw_bytes_works(tmp_path: Path, dtype: Any, monkeypatch: Any) -> None:
+    """The expression in the message gives the numbers."""
+    monkeypatch.chdir(tmp_path)
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.save("a.npy", numbers.astype(dtype))
+    np.savez("a.npz", a=numbers.astype(dtype), b=numbers)
+    said = call_main("shapes", "a.npy").err.rpartition("; save ")[2].replace(" (or the float8 that it was)", "")
+    given = eval(said, {"numpy": np, "ml_dtypes": ml_dtypes})
+    assert given.dtype == np.float32
+    assert np.array_equal(given, numbers)
+    line = next(note for note in open_checkpoint(Path("a.npz")).notes if "as plain numbers" in note)
+    assert f"numpy.load(…)['a'].view(ml_dtypes.{np.dtype(dtype).name})" in line

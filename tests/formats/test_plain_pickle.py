@@ -462,3 +462,13 @@ def test_of_two_states_the_last_counts(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(twice)
     (tensor,) = read_contents(tmp_path / "m.pkl").roots[0].tensors
     np.testing.assert_array_equal(read_tensor(tensor), [1, 1])
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_masked_arrays_are_left_with_the_reason(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "m.pkl"
+    masked = np.ma.masked_array(np.ones((3, 4), np.float32), mask=np.eye(3, 4, dtype=bool))
+    path.write_bytes(pickle.dumps({"w": masked, "x": np.ones((2, 2), np.float32)}, protocol))
+    contents = read_contents(path)
+    assert [tensor.key for tensor in contents.roots[0].tensors] == ["x"]
+    assert "1 array of no plain numbers, left out: w (numbers with a mask)" in contents.notes

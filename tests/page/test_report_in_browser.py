@@ -377,6 +377,13 @@ def test_narrow_windows_scroll_down_and_not_across(small: Chrome, width: int) ->
     assert "(20, 24, 1)" in row(small, "head").text
     name = row(small, "head").find_element("css selector", ".nametext")
     assert name.size["width"] > 25
+    # A note is there as a whole or not at all.
+    halves = small.execute_script(
+        "return [...document.querySelectorAll('.tags')].flatMap((tags) => [...tags.children].filter((tag) => {"
+        " const [box, all] = [tag.getBoundingClientRect(), tags.getBoundingClientRect()];"
+        " return box.top < all.bottom && box.right > all.right + 0.5; })).map((tag) => tag.textContent)"
+    )
+    assert halves == []
 
 
 @pytest.mark.parametrize("width", [800, 1000, 1200, 1500])

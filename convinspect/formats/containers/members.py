@@ -26,6 +26,8 @@ DEEPEST = 4
 """Archives within each other at most."""
 _MOST_KEPT = 8
 _SHOWN = 4
+_LZ4_BLOCK = (4 << 20) + (1 << 10)
+"""Bytes that the largest block of an lz4 frame takes, with the headers before it."""
 _HEAD = 1 << 14
 _T = TypeVar("_T")
 
@@ -135,6 +137,9 @@ def _compressed(file: File, head: bytes) -> Inside | None:
         return None
     from convinspect.formats.containers.packed import UNPACKERS, unpacked
 
+    if found.name == "lz4":
+        # Nothing comes out before a block is whole.
+        head = file.read(0, _LZ4_BLOCK)
     article = "an" if found.name[0] in "lx" else "a"
     member, beginning = Member(0, -1, file.size, found.name), first_bytes(found, head)
     if not _may_be_a_checkpoint(beginning) or found.name not in UNPACKERS:

@@ -7,6 +7,7 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import IO, Protocol
 
 from convinspect.errors import BrokenFile, CannotWrite, RefusedFile
@@ -53,6 +54,31 @@ class _Deflate:
         return out
 
 
+class _Lz4:
+    """`lz4`'s object, whose errors become those of the standard library's.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._inner: _Unpacker = import_module("lz4.frame").LZ4FrameDecompressor()
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data or b""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        try:
+            return self._inner.decompress(data, max_length)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+
+
 UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
     "deflate": lambda: _Deflate(-zlib.MAX_WBITS),
     "zlib": lambda: _Deflate(zlib.MAX_WBITS),
@@ -60,8 +86,9 @@ UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
     "bzip2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
     "lzma": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    "lz4": _Lz4,
 }
-"""Compressions that the standard library unpacks, by name."""
+"""Compressions that are unpacked, by name: by the standard library, but for lz4."""
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 """What these raise for bytes that are damaged, or ask for too much memory."""
 

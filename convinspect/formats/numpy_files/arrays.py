@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint
 from convinspect.formats.files import File, cut_short
-from convinspect.formats.numpy_files.header import MAGIC, ArrayHeader, read_header
+from convinspect.formats.numpy_files.header import MAGIC, ArrayHeader, read_header, way_to_read
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.limits import Incomplete, inflated
 from convinspect.formats.zip.structures import DEFLATED, ENCRYPTED, STORED, Record
@@ -56,6 +56,8 @@ def read_array(file: File) -> Contents:
         remedy = "load it with numpy.load, and save arrays of plain numbers"
         if header.pickled:
             remedy = "where you trust it, load it with numpy.load and allow_pickle=True, and save its arrays"
+        elif way := way_to_read(f"numpy.load({name!r})", header.what):
+            remedy = f"save {way}"
         raise NotACheckpoint(f"it is a NumPy array of {header.what}, and not of plain numbers", remedy)
     available = max(0, file.size - header.size)
     storage = Storage(
@@ -228,5 +230,8 @@ def _left(others: Sequence[Other]) -> str:
 def _notes(others: Sequence[Other], rest: Sequence[str]) -> Iterator[str]:
     if others:
         yield f"not listed, since they are no plain numbers: {_left(others)}"
+        ways = (way_to_read(f"numpy.load(…)[{one_line(other.key)!r}]", other.what) for other in others)
+        if way := next(filter(None, ways), ""):
+            yield f"as plain numbers such an array is {way}"
     if rest:
         yield f"not listed, since they are no arrays: {first_few([one_line(name) for name in rest], 3)}"

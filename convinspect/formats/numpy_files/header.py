@@ -127,6 +127,11 @@ def _checked(fields: dict[str, Any], size: int) -> ArrayHeader:
     return ArrayHeader(dtype, what, shape, stride, size, any(map(_is_object, _types(descr))))
 
 
+_RAW = {"V1": ("float8_e4m3fn", "float8"), "V2": ("bfloat16", "bfloat16")}
+"""What NumPy, which does not know the dtypes of `ml_dtypes`, keeps the bytes of, by their size: the dtype that is most
+likely, and its family."""
+
+
 def _dtype(descr: object) -> tuple[ArrayDtype | None, str]:
     """The dtype that a header names, or what its elements are instead."""
     if isinstance(descr, str):
@@ -138,11 +143,21 @@ def _dtype(descr: object) -> tuple[ArrayDtype | None, str]:
 def _told(descr: str) -> str:
     """What the elements of a dtype are that is none of plain numbers."""
     size = descr.lstrip("<>|=")
-    if size in ("V1", "V2"):
-        # NumPy does not know the dtypes of `ml_dtypes`, and keeps their bytes.
-        kept = "float8" if size == "V1" else "bfloat16"
-        return f"raw bytes ({size}), as NumPy keeps {kept}"
+    if size in _RAW:
+        return f"raw bytes ({size}), as NumPy keeps {_RAW[size][1]}"
     return told(descr) or f"the dtype {descr[:40]!r}"
+
+
+def way_to_read(path: str, what: str) -> str:
+    """What to type to get at numbers whose bytes NumPy keeps without their dtype.
+
+    Args:
+        path: What `numpy.load` is given, and the name of the array in it where it holds several.
+        what: As of the header.
+    """
+    dtype = next((dtype for size, (dtype, _) in _RAW.items() if f"({size})" in what), "")
+    exact = " (or the float8 that it was)" if dtype.startswith("float8") else ""
+    return f"{path}.view(ml_dtypes.{dtype}){exact}.astype('float32')" if dtype else ""
 
 
 def _types(descr: object, depth: int = 0) -> Iterator[str]:

@@ -21,6 +21,7 @@ from convinspect.records import Tensor, contiguous
 
 _NAMES = re.compile(
     r"numpy\._?core\.(?:multiarray\._reconstruct|numeric\._frombuffer)"
+    r"|numpy\.ma\.core\._mareconstruct"
     r"|jax\._src\.(?:array\._reconstruct_array|device_array\.reconstruct_device_array)"
 )
 NAMES = frozenset(
@@ -85,6 +86,9 @@ def array_of(name: str, node: Call, key: str, strings: Strings) -> Tensor | None
     """
     parts = _parts(name, node)
     if parts is None:
+        if name.startswith("numpy.ma."):
+            # Which of its numbers count is in its mask.
+            strings.left[key] = "numbers with a mask"
         return None
     dtype = dtype_of(parts.dtype)
     if isinstance(dtype, str):

@@ -6,7 +6,8 @@ numbers; so all numbers lie in the file itself, and only the pickle is walked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
@@ -22,9 +23,14 @@ from convinspect.formats.torch.tree import find_roots
 from convinspect.keys import caffe2
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
+from convinspect.text import first_few
 
 _PADDLE = "StructuredToParameterName@@"
-"""A key that `paddle.save` puts beside the tensors of a state_dict."""
+_IN_PARTS = "UnpackBigParamInfor@@"
+"""Keys that `paddle.save` puts beside the tensors of a state_dict: what they are called in the program, and, of
+protocols before 4, which of more than a gigabyte it cut into flat parts (`_unpack_saved_dict` in
+paddle/framework/io_utils.py)."""
+_PART = re.compile(r"(.+)@@\.\d+")
 
 
 ORDINARY = NAMES | {"builtins.bytes", "builtins.tuple"}
@@ -118,6 +124,7 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
             *module_notes(roots),
             *_notes_on_names(roots),
             *notes_on_arrays(strings),
+            *_notes_on_parts(roots),
             *_notes_behind(file.size - tree.end),
         ),
         foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
@@ -137,6 +144,17 @@ def _notes_on_names(roots: tuple[Root, ...]) -> tuple[str, ...]:
     return (caffe2.NAMED_SO,) if any(caffe2.is_so_named(one.key for one in root.tensors) for root in roots) else ()
 
 
+def _notes_on_parts(roots: tuple[Root, ...]) -> Iterator[str]:
+    """A line about parameters that Paddle cut into parts."""
+    for root in roots:
+        if any(other.key == _IN_PARTS for other in root.others):
+            parts = [found for one in root.tensors if (found := _PART.fullmatch(one.key))]
+            if parts:
+                whole = first_few(list(dict.fromkeys(found[1] for found in parts)), 3)
+                what = f"cut by paddle.save into flat parts ({parts[0][0]}, …), which are listed as they lie"
+                yield f"{whole}: {what}; save it again by paddle.save(paddle.load(…), …, protocol=4)"
+
+
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
     return (f"{nbytes:,} bytes follow its pickle, which pickle.load does not read",) if nbytes else ()
 
@@ -149,7 +167,7 @@ def _as_paddle_reads(root: Root, strings: Strings) -> Root:
 
 
 def _of_paddle(root: Root) -> bool:
-    return any(other.key == _PADDLE for other in root.others)
+    return any(other.key in (_PADDLE, _IN_PARTS) for other in root.others)
 
 
 def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from shlex import quote
 
 from convinspect.formats.unsupported.kinds import COMPRESSIONS, ZLIB, Compression, Kind
@@ -25,7 +26,10 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
         what = f"a tar archive, {found.name}-compressed"
         return Kind(what, f"unpack it ({found.tar} {quote(name)}) and open the checkpoint inside")
     unpacked = name.removesuffix(found.suffix) if name.endswith(found.suffix) else f"{name}.unpacked"
-    return Kind(f"{found.name}-compressed", f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}")
+    command = f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}"
+    if found.name == "lz4" and find_spec("lz4") is None:
+        command = f"python -m pip install lz4, which reads it here; or {command}"
+    return Kind(f"{found.name}-compressed", command)
 
 
 def compression_of(head: bytes) -> Compression | None:
@@ -47,5 +51,5 @@ def first_bytes(compression: Compression, head: bytes) -> bytes:
     make = UNPACKERS.get(compression.name)
     try:
         return b"" if make is None else make().decompress(head, _INSIDE)
-    except (*DAMAGED, MemoryError):
+    except (*DAMAGED, MemoryError, ImportError):
         return b""
