@@ -75,6 +75,9 @@ def joined() -> Iterator[Group | None]:
             _leave_at_once(error, place)
         if failure is None or failure.rank == group.rank or (not failure.line and stopped):
             raise
+        if not place.rank and isinstance(error, ConvInspectError) and failure.line == error.line(as_flag):
+            # Every rank finds it; which of them was the first says nothing.
+            raise
         if not group.speaks:
             sys.exit(2)
         sys.stderr = sys.__stderr__

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from convinspect.ranks.place import Place, place_of_process
 from convinspect.ranks.shares import run_of_rank, shared_out
 from support.faults import NOBODY, Ended, Program
-from support.program import run
+from support.program import run, without_wrote
 from support.ranks import complaints, run_ranks, torchrun
 
 KILLS = int(os.environ.get("KILLS", "24"))
@@ -81,6 +81,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("source") / "model")
 
 
+def assert_done(ended: list[Ended]) -> None:
+    """All have done their part, and the first alone says what was written."""
+    assert [(rank.code, without_wrote(rank.stderr)) for rank in ended] == [(0, "")] * len(ended)
+    assert not any(rank.stderr for rank in ended[1:])
+
+
 def assert_given_up(ended: list[Ended], where: Path, *words: str) -> None:
     """One line of one rank, exit code 2, and nothing is written or left."""
     lines = [rank.stderr for rank in ended if rank.stderr]
@@ -99,7 +105,7 @@ def test_a_folder_there_and_back(program: Program, tmp_path: Path, suffix: str, 
     first = make_folder(tmp_path / "first", suffix)
     there, back = tmp_path / "there", tmp_path / "back"
     done = run_ranks(program, "convert", first, "-o", there, "--to", "linear", "--format", "json", ranks=ranks)
-    assert [(rank.code, rank.stderr) for rank in done] == [(0, "")] * ranks
+    assert_done(done)
     assert len(json.loads(done[0].stdout)["converted"]) == 3
     assert not any(rank.stdout for rank in done[1:])
     assert run("convert", first, "-o", tmp_path / "alone", "--to", "linear").returncode == 0
@@ -129,7 +135,7 @@ def test_a_distributed_checkpoint(program: Program, tmp_path: Path, one_file: bo
     dcp.save(state, storage_writer=dcp.FileSystemWriter(first, single_file_per_rank=one_file), no_dist=True)
     (first / "config.json").write_text("{}")
     done = run_ranks(program, "convert", first, "-o", there, "--to", "linear", ranks=3)
-    assert [(rank.code, rank.stderr) for rank in done] == [(0, "")] * 3
+    assert_done(done)
     assert run("convert", first, "-o", tmp_path / "alone", "--to", "linear").returncode == 0
     assert all_bytes(there) == all_bytes(tmp_path / "alone")
     verified = run_ranks(program, "verify", first, there, "--format", "json")
@@ -140,7 +146,7 @@ def test_a_distributed_checkpoint(program: Program, tmp_path: Path, one_file: bo
     for name, tensor in state.items():
         assert torch.equal(loaded[name], tensor.reshape(loaded[name].shape))
     turned = run_ranks(program, "convert", there, "-o", back, "--to", "conv1d", "--layer", "blocks.*")
-    assert [(rank.code, rank.stderr) for rank in turned] == [(0, "")] * 2
+    assert_done(turned)
     assert all_bytes(back) == all_bytes(first)
 
 
